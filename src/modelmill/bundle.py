@@ -1,0 +1,67 @@
+"""A model on disk: a folder of files and `manifest.json`, which names every file with its sha256.
+
+A bundle is built in a draft folder; `seal` writes the manifest last and renames the folder into place, so a
+half-written bundle can't be seen. `open_bundle` verifies every file before anything reads it.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from modelmill.artifacts import sha256_of
+from modelmill.errors import BundleCorrupt, from_os
+from modelmill.types import Manifest
+
+MANIFEST = "manifest.json"
+
+
+def seal(draft: Path, manifest: Manifest, target: Path) -> str:
+    """Finish a draft: digest its files, write the manifest, rename the folder to `target`.
+
+    Returns the bundle's digest (the sha256 of its manifest). Raises `StorageFull` or `MillError`.
+    """
+    try:
+        files = {str(path.relative_to(draft)): sha256_of(path) for path in _files(draft)}
+        complete = msgspec.structs.replace(manifest, files=files)
+        with (draft / MANIFEST).open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(complete), indent=1) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(draft, target)
+    except OSError as error:
+        raise from_os(error, "writing the bundle") from error
+    return digest_of(target)
+
+
+def digest_of(folder: Path) -> str:
+    """The digest of a sealed bundle: that of its manifest, which covers all other files."""
+    return sha256_of(folder / MANIFEST)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a sealed bundle; raises `BundleCorrupt`."""
+    try:
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    except FileNotFoundError as error:
+        raise BundleCorrupt(f"{folder} is not a bundle: it has no {MANIFEST}") from error
+    except msgspec.MsgspecError as error:
+        raise BundleCorrupt(f"the manifest of {folder} can't be read: {error}") from error
+
+
+def open_bundle(folder: Path) -> Manifest:
+    """The manifest, after every file it names was found unchanged; raises `BundleCorrupt` naming the file."""
+    manifest = read_manifest(folder)
+    for name, digest in manifest.files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleCorrupt(f"the manifest of {folder} names a file outside the bundle: {name}")
+        if not path.is_file():
+            raise BundleCorrupt(f"{folder} lacks the file {name}")
+        if sha256_of(path) != digest:
+            raise BundleCorrupt(f"{folder}: {name} was changed since it was written (sha256 differs)")
+    return manifest
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)

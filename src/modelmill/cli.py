@@ -1,0 +1,349 @@
+"""The command line: a thin layer on the SDK. Heavy modules are imported by the command that needs them."""
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from modelmill import __version__
+
+if TYPE_CHECKING:
+    from modelmill.client import Client
+
+HELP = """From a folder of data to a live API.
+
+Commands speak to the platform at MODELMILL_URL with MODELMILL_KEY; without these, to the one that
+`modelmill up` started in MODELMILL_HOME (default ~/.modelmill). With --json every command prints one JSON
+document."""
+
+app = App(name="modelmill", help=HELP, version=__version__, result_action="return_value")
+data = App(name="data", help="Data sets: add, list, show, remove.")
+app.command(data)
+
+_as_json = False
+
+Task = Annotated[str, Parameter(help="a task, such as image-classification (see `modelmill tasks`)")]
+Wait = Annotated[bool, Parameter(negative="", help="wait until it is done, showing progress")]
+Reference = Annotated[str, Parameter(help="NAME, NAME:VERSION or NAME@ALIAS")]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; exits with 0, or 1 after one line on stderr."""
+    from modelmill.errors import MillError
+
+    global _as_json
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    _as_json = "--json" in tokens
+    tokens = [word for word in tokens if word != "--json"]
+    try:
+        app(tokens)
+    except MillError as error:
+        if _as_json:
+            _print_json({"error": error.message, "code": error.code})
+        _fail(error.message)
+    except KeyboardInterrupt:
+        _fail("interrupted")
+    except BrokenPipeError:
+        sys.stderr.close()  # what read our output has gone; nobody is left to tell
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _client() -> "Client":
+    from modelmill.client import Client
+
+    return Client()
+
+
+def _print_json(document: Any) -> None:
+    import json
+
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _show(document: Any, people: Callable[[], None]) -> None:
+    """The document as JSON, or what is meant for people."""
+    if _as_json:
+        _print_json(document)
+    else:
+        people()
+
+
+def _on_event() -> Callable[[dict[str, Any]], None] | None:
+    from modelmill.console_output import Progress
+
+    return Progress(sys.stderr)
+
+
+def _out() -> Any:
+    from modelmill import console_output
+
+    return console_output
+
+
+# ---- the platform
+
+
+@app.command
+def up(
+    *,
+    home: Annotated[Path | None, Parameter(help="database, artifacts, logs and admin.key")] = None,
+    host: Annotated[str | None, Parameter(help="address to listen on (127.0.0.1)")] = None,
+    port: Annotated[int | None, Parameter(help="port to listen on (8080); 0: any free one")] = None,
+    demo: Annotated[bool, Parameter(negative="", help="train and deploy a digit model first")] = False,
+) -> None:
+    """Start the platform; Ctrl-C drains and stops it."""
+    from modelmill.node import up as run
+    from modelmill.settings import read_settings
+
+    settings = read_settings(home=home.expanduser().absolute() if home else None, host=host, port=port)
+    if demo:
+        from modelmill.demo import show
+
+        raise SystemExit(run(settings, show))
+    raise SystemExit(run(settings))
+
+
+# ---- data
+
+
+@data.command(name="add")
+def data_add(
+    name: str,
+    path: Annotated[Path, Parameter(help="a folder, a file or a zip")],
+    /,
+    *,
+    task: Task,
+    format: Annotated[str, Parameter(help="idx, imagefolder, csv, tsv, lines; detected when not named")] = "",
+    set: Annotated[list[str] | None, Parameter(help="option of the format, such as text=COLUMN")] = None,
+    strict: Annotated[bool, Parameter(negative="", help="refuse data in which the check finds anything")] = False,
+) -> None:
+    """Add a data set: upload it, check it, and print what was found."""
+    client = _client()
+    options = _pairs(set)
+    row = client.add_data(name, path, task=task, format=format, options=options, strict=strict, on_event=_on_event())
+    _show(row, lambda: _out().dataset(row))
+
+
+@data.command(name="list")
+def data_list() -> None:
+    """All data sets."""
+    rows = _client().datasets()
+    _show(rows, lambda: _out().table(rows, ("name", "task", "format", "state", "items", "classes", "splits")))
+
+
+@data.command(name="show")
+def data_show(name: str, /) -> None:
+    """One data set with the findings of its check."""
+    row = _client().dataset(name)
+    _show(row, lambda: _out().dataset(row))
+
+
+@data.command(name="remove")
+def data_remove(name: str, /) -> None:
+    """Forget a data set."""
+    _client().remove_data(name)
+    _show({"removed": name}, lambda: print(f"removed {name}"))
+
+
+# ---- jobs
+
+
+@app.command
+def train(
+    name: Annotated[str, Parameter(help="the model to make a version of")],
+    /,
+    *,
+    task: Task,
+    data: Annotated[str, Parameter(help="a data set")],
+    recipe: Annotated[str, Parameter(help="see `modelmill recipes TASK`; default: the task's own")] = "",
+    set: Annotated[list[str] | None, Parameter(help="a setting, as epochs=3; may be repeated")] = None,
+    wait: Wait = False,
+) -> None:
+    """Train a new version of a model."""
+    client = _client()
+    job = client.train(name, task=task, data=data, recipe=recipe, settings=_pairs(set))
+    _submitted(client, job, wait)
+
+
+@app.command
+def evaluate(
+    model: Reference,
+    /,
+    *,
+    data: Annotated[str, Parameter(help="a data set")],
+    split: Annotated[str, Parameter(help="train, val or test")] = "test",
+    wait: Wait = False,
+) -> None:
+    """Measure a version on a data set, through the path that serves it."""
+    client = _client()
+    _submitted(client, client.evaluate(model, data=data, split=split), wait)
+
+
+def _submitted(client: "Client", job: Any, wait: bool) -> None:
+    if not wait:
+        number = job["job"]
+        _show(job, lambda: print(f"job {number} is queued; follow it with `modelmill logs {number} --follow`"))
+        return
+    job = client.wait(job["job"], _on_event())
+    _show(job, lambda: _out().job(job))
+    if job["state"] != "succeeded":
+        _fail(f"job {job['job']} {job['state']}{': ' if job['error'] else ''}{job['error']}")
+
+
+@app.command
+def jobs() -> None:
+    """All jobs, newest first."""
+    rows = _client().jobs()
+    columns = ("job", "kind", "state", "model", "version", "recipe", "dataset", "metrics", "created", "error")
+    _show(rows, lambda: _out().table(rows, columns))
+
+
+@app.command
+def job(number: int, /) -> None:
+    """One job."""
+    row = _client().job(number)
+    _show(row, lambda: _out().job(row))
+
+
+@app.command
+def logs(
+    number: int, /, *, follow: Annotated[bool, Parameter(negative="", help="until the job has ended")] = False
+) -> None:
+    """What a job has printed; with --follow also its live progress."""
+    client = _client()
+    if _as_json:
+        return _print_json({"job": number, "log": "".join(client.logs(number, follow=follow))})
+    if follow:
+        row = client.wait(number, _on_event())
+        return print(f"job {number} {row['state']}{': ' if row['error'] else ''}{row['error']}")
+    for text in client.logs(number):
+        sys.stdout.write(text)
+    return None
+
+
+@app.command
+def cancel(number: int, /) -> None:
+    """Stop a job now."""
+    client = _client()
+    row = client.cancel(number)
+    if row["state"] == "running":
+        row = client.wait(number)
+    _show(row, lambda: print(f"job {number} {row['state']}"))
+
+
+@app.command
+def resume(number: int, /, *, wait: Wait = False) -> None:
+    """Let a stopped job go on from its last checkpoint."""
+    client = _client()
+    _submitted(client, client.resume(number), wait)
+
+
+# ---- models
+
+
+@app.command
+def models() -> None:
+    """All versions of all models."""
+    rows = _client().models()
+    _show(rows, lambda: _out().table(rows, ("name", "version", "task", "aliases", "metrics", "created")))
+
+
+@app.command
+def model(reference: Reference, /) -> None:
+    """One version: metrics, files, lineage."""
+    row = _client().model(reference)
+    _show(row, lambda: _out().version(row))
+
+
+@app.command
+def alias(reference: Annotated[str, Parameter(help="NAME:VERSION")], alias: str, /) -> None:
+    """Point an alias such as `champion` at a version."""
+    row = _client().alias(reference, alias)
+    _show(row, lambda: print(f"{row['name']}@{alias} is version {row['version']}"))
+
+
+# ---- serving
+
+
+@app.command
+def deploy(
+    model: Reference,
+    /,
+    *,
+    as_: Annotated[str, Parameter(name="--as", help="name to serve it under; default: the model's")] = "",
+    replicas: Annotated[int | None, Parameter(help="workers")] = None,
+    wait: Wait = False,
+) -> None:
+    """Serve a version; over a running one without a failed request."""
+    client = _client()
+    row = client.deploy(model, name=as_, replicas=replicas, wait=wait)
+    _show(row, lambda: _out().deployment(row, client.url))
+
+
+@app.command
+def deployments() -> None:
+    """All deployments."""
+    rows = _client().deployments()
+    columns = ("name", "model", "version", "serving", "state", "ready_replicas", "replicas", "error")
+    _show(rows, lambda: _out().table(rows, columns))
+
+
+@app.command
+def undeploy(deployment: str, /) -> None:
+    """Stop serving."""
+    _client().undeploy(deployment)
+    _show({"undeployed": deployment}, lambda: print(f"{deployment} is no longer served"))
+
+
+@app.command
+def predict(
+    deployment: str, /, *inputs: Annotated[str, Parameter(help="files, or texts for a model of texts")]
+) -> None:
+    """Ask a deployed model."""
+    if not inputs:
+        _fail("nothing to predict: name files, or texts for a model of texts")
+    rows = _client().predict(deployment, *inputs)
+    _show(rows, lambda: _out().predictions(rows))
+
+
+# ---- what there is
+
+
+@app.command
+def tasks() -> None:
+    """What can be trained and served."""
+    rows = _client().tasks()
+    _show(rows, lambda: _out().table(rows, ("name", "input", "summary", "recipes", "formats")))
+
+
+@app.command
+def recipes(task: str = "", /) -> None:
+    """The recipes of a task (or of all) with the defaults of their settings."""
+    client = _client()
+    names = [task] if task else [row["name"] for row in client.tasks()]
+    rows = [{"task": name, **recipe} for name in names for recipe in client.recipes(name)]
+    _show(rows, lambda: _out().recipes(rows))
+
+
+def _pairs(given: list[str] | None) -> dict[str, str]:
+    from modelmill.errors import InvalidInput
+
+    pairs = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InvalidInput(f"--set {text}: write NAME=VALUE, as in --set epochs=3")
+        pairs[name] = value
+    return pairs
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):
+        main()

@@ -1,0 +1,416 @@
+"""The Python SDK: the same verbs as the command line, over the REST API.
+
+from modelmill import Client
+
+mill = Client()                                  # the platform of this machine's home
+mill.add_data("waste", "photos.zip", task="image-classification")
+job = mill.train("waste", task="image-classification", data="waste", recipe="resnet", wait=True)
+mill.deploy("waste", wait=True)
+mill.predict("waste", "bottle.jpg")              # [{"input": "bottle.jpg", "output": [{"label": ...}]}]
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import httpx2
+import msgspec
+
+from modelmill.errors import (
+    BY_CODE,
+    InvalidInput,
+    MillError,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    from_code,
+)
+
+POLL_SECONDS = 0.2
+ENDED = ("succeeded", "failed", "cancelled", "interrupted")
+CODES = {
+    400: "invalid_input",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    409: "conflict",
+    413: "too_large",
+    429: "overloaded",
+    503: "unavailable",
+    504: "timeout",
+    507: "storage_full",
+}
+
+Json = dict[str, Any]
+OnEvent = Callable[[Json], None]
+
+
+class Job(TypedDict):
+    """A job; `state` is queued, running, interrupted, succeeded, failed or cancelled."""
+
+    job: int
+    kind: str
+    state: str
+    model: str
+    version: int | None
+    task: str
+    recipe: str
+    dataset: str
+    settings: Json
+    metrics: Json
+    result: Json
+    error: str
+    pid: int | None
+    created: str
+    started: str | None
+    ended: str | None
+
+
+class Dataset(TypedDict):
+    """A data set with the findings of its check."""
+
+    name: str
+    task: str
+    format: str
+    state: str
+    digest: str
+    items: int
+    classes: dict[str, int]
+    splits: dict[str, int]
+    findings: list[Json]
+    created: str
+
+
+class Version(TypedDict):
+    """An immutable version of a model; `files` maps names to sha256."""
+
+    name: str
+    version: int
+    task: str
+    digest: str
+    aliases: list[str]
+    metrics: Json
+    labels: list[str]
+    inputs: list[Json]
+    outputs: list[Json]
+    preprocessing: Json
+    files: dict[str, str]
+    lineage: Json
+    created: str
+
+
+class Deployment(TypedDict):
+    """A served model; `state` is loading, ready or failed, `serving` the version that answers now."""
+
+    name: str
+    model: str
+    version: int
+    replicas: int
+    ready_replicas: int
+    state: str
+    serving: int | None
+    error: str
+    created: str
+
+
+class Prediction(TypedDict):
+    """An input and the model's answer to it."""
+
+    input: str
+    output: Any
+
+
+def home_of(home: str | os.PathLike[str] | None = None) -> Path:
+    """The given home, `MODELMILL_HOME`, or `~/.modelmill`."""
+    return Path(home or os.environ.get("MODELMILL_HOME") or Path.home() / ".modelmill").expanduser().absolute()
+
+
+class Client:
+    """Speaks to one platform. Every method raises `MillError`, whose text says what was wrong."""
+
+    def __init__(
+        self, url: str | None = None, key: str | None = None, home: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Default: `MODELMILL_URL` and `MODELMILL_KEY`, else those that the local home's platform left there."""
+        folder = home_of(home)
+        self.url = (url or os.environ.get("MODELMILL_URL") or _first_line(folder / "address")).rstrip("/")
+        self.key = key or os.environ.get("MODELMILL_KEY") or _first_line(folder / "admin.key")
+        if not self.url:
+            raise Unavailable(f"no platform was started in {folder}: run `modelmill up`, or set MODELMILL_URL")
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=httpx2.Timeout(120, connect=5))
+
+    def __enter__(self) -> "Client":
+        """Use as a context manager to close the connections."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # ---- data
+
+    def add_data(
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        task: str,
+        format: str = "",
+        options: Mapping[str, str] | None = None,
+        strict: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Dataset:
+        """Upload a folder, file or zip, wait for its check, and return what was found."""
+        parameters: Json = {"name": name, "task": task, "format": format, "strict": strict}
+        parameters["option"] = [f"{key}={value}" for key, value in (options or {}).items()]
+        added = self._upload("/api/v1/datasets", Path(path).expanduser(), parameters)
+        if added["job"] is not None:
+            _raise_unless_done(self.wait(added["job"], on_event))
+        return self.dataset(name)
+
+    def datasets(self) -> list[Dataset]:
+        """All data sets."""
+        return cast(list[Dataset], self._get("/api/v1/datasets"))
+
+    def dataset(self, name: str) -> Dataset:
+        """One data set."""
+        return cast(Dataset, self._get(f"/api/v1/datasets/{_quoted(name)}"))
+
+    def remove_data(self, name: str) -> None:
+        """Forget a data set."""
+        self._call("DELETE", f"/api/v1/datasets/{_quoted(name)}")
+
+    # ---- jobs
+
+    def train(
+        self,
+        name: str,
+        *,
+        task: str,
+        data: str,
+        recipe: str = "",
+        settings: Mapping[str, Any] | None = None,
+        wait: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Job:
+        """Train a version of the model `name`; with `wait`, return when it has ended, failing if it failed."""
+        body = {"name": name, "task": task, "data": data, "recipe": recipe, "settings": dict(settings or {})}
+        return self._submit("/api/v1/train", body, wait, on_event)
+
+    def evaluate(
+        self,
+        model: str,
+        *,
+        data: str,
+        split: str = "test",
+        wait: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Job:
+        """Measure `NAME[:VERSION|@ALIAS]` on a data set; the job's `metrics` hold the result."""
+        return self._submit("/api/v1/evaluate", {"model": model, "data": data, "split": split}, wait, on_event)
+
+    def jobs(self) -> list[Job]:
+        """All jobs, newest first."""
+        return cast(list[Job], self._get("/api/v1/jobs"))
+
+    def job(self, number: int) -> Job:
+        """One job."""
+        return cast(Job, self._get(f"/api/v1/jobs/{number}"))
+
+    def cancel(self, number: int) -> Job:
+        """Stop a job now."""
+        return cast(Job, self._call("POST", f"/api/v1/jobs/{number}/cancel"))
+
+    def resume(self, number: int) -> Job:
+        """Let a stopped job go on from its last checkpoint."""
+        return cast(Job, self._call("POST", f"/api/v1/jobs/{number}/resume"))
+
+    def wait(self, number: int, on_event: OnEvent | None = None) -> Job:
+        """Wait until a job has ended; `on_event` gets its events (stage, progress, step, epoch) as they come."""
+        for text in self._follow(number, "events", follow=True):
+            for line in text.splitlines():
+                if on_event is not None:
+                    on_event(msgspec.json.decode(line))
+        return self.job(number)
+
+    def logs(self, number: int, *, follow: bool = False) -> Iterator[str]:
+        """What a job has printed, in pieces; with `follow`, until it has ended."""
+        return self._follow(number, "log", follow=follow)
+
+    # ---- models
+
+    def models(self) -> list[Version]:
+        """All versions of all models."""
+        return cast(list[Version], self._get("/api/v1/models"))
+
+    def model(self, reference: str) -> Version:
+        """One version: NAME (the newest), NAME:VERSION or NAME@ALIAS."""
+        return cast(Version, self._get(f"/api/v1/models/{_quoted(reference)}"))
+
+    def alias(self, reference: str, alias: str) -> Version:
+        """Point an alias such as `champion` at a version."""
+        return cast(Version, self._call("PUT", "/api/v1/aliases", json={"model": reference, "alias": alias}))
+
+    # ---- deployments
+
+    def deploy(self, model: str, *, name: str = "", replicas: int | None = None, wait: bool = False) -> Deployment:
+        """Serve `NAME[:VERSION|@ALIAS]`; over a running version without a failed request."""
+        body = {"model": model, "name": name, "replicas": replicas}
+        row = cast(Deployment, self._call("POST", "/api/v1/deployments", json=body))
+        while wait and not (row["state"] == "failed" or self._answers(row)):
+            time.sleep(POLL_SECONDS / 4)
+            row = self.deployment(row["name"])
+        if wait and row["state"] == "failed":
+            raise MillError(f"'{row['name']}' can't be served: {row['error']}")
+        return row
+
+    def deployments(self) -> list[Deployment]:
+        """All deployments."""
+        return cast(list[Deployment], self._get("/api/v1/deployments"))
+
+    def deployment(self, name: str) -> Deployment:
+        """One deployment."""
+        return cast(Deployment, self._get(f"/api/v1/deployments/{_quoted(name)}"))
+
+    def undeploy(self, name: str) -> None:
+        """Stop serving."""
+        self._call("DELETE", f"/api/v1/deployments/{_quoted(name)}")
+
+    def predict(
+        self,
+        deployment: str,
+        *inputs: str | bytes | os.PathLike[str],
+        parameters: Mapping[str, Any] | None = None,
+    ) -> list[Prediction]:
+        """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the task."""
+        kind = self._get(f"/models/{_quoted(deployment)}")["input"]
+        return [
+            {"input": one.hex()[:16] if isinstance(one, bytes) else str(one), "output": output}
+            for one in inputs
+            for output in [self._predict(deployment, kind, one, dict(parameters or {}))]
+        ]
+
+    # ---- catalogue
+
+    def tasks(self) -> list[Json]:
+        """What can be trained and served."""
+        return cast(list[Json], self._get("/api/v1/tasks"))
+
+    def recipes(self, task: str) -> list[Json]:
+        """The recipes of a task with the defaults of their settings."""
+        return cast(list[Json], self._get("/api/v1/recipes", params={"task": task}))
+
+    # ---- how
+
+    def _answers(self, row: Deployment) -> bool:
+        """Whether the gateway already routes to the wanted version."""
+        path = f"/v2/models/{_quoted(row['name'])}/versions/{row['version']}/ready"
+        return row["state"] == "ready" and self._http.get(path).is_success
+
+    def _predict(self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json) -> Any:
+        path = f"/models/{_quoted(deployment)}"
+        if kind == "text":
+            is_file = not isinstance(one, bytes) and len(str(one)) < 1024 and Path(one).is_file()
+            text = Path(os.fspath(one)).read_text("utf-8") if is_file else one  # type: ignore[arg-type]
+            text = text.decode() if isinstance(text, bytes) else str(text)
+            return self._call("POST", path, json={"inputs": text, "parameters": parameters})[0]
+        data = one if isinstance(one, bytes) else _read_file(Path(one))
+        if not parameters:
+            headers = {"Content-Type": "application/octet-stream"}
+            return self._call("POST", path, content=data, headers=headers)
+        from base64 import b64encode
+
+        body = {"inputs": b64encode(data).decode(), "parameters": parameters}
+        return self._call("POST", path, json=body)
+
+    def _submit(self, path: str, body: Json, wait: bool, on_event: OnEvent | None) -> Job:
+        job = cast(Job, self._call("POST", path, json=body))
+        return _raise_unless_done(self.wait(job["job"], on_event)) if wait else job
+
+    def _follow(self, number: int, what: str, *, follow: bool) -> Iterator[str]:
+        offset = 0
+        while True:
+            chunk = self._get(f"/api/v1/jobs/{number}/{what}", params={"offset": offset})
+            moved, offset = chunk["offset"] != offset, chunk["offset"]
+            if chunk["text"]:
+                yield chunk["text"]
+            if not moved and (not follow or chunk["state"] in ENDED):
+                return
+            if not moved:
+                time.sleep(POLL_SECONDS)
+
+    def _upload(self, path: str, data: Path, parameters: Json) -> Json:
+        from modelmill.data.pack import pack
+
+        with tempfile.TemporaryFile() as file:
+            pack(data, cast(Any, file))
+            size = file.tell()
+            file.seek(0)
+            headers = {"Content-Type": "application/zip", "Content-Length": str(size)}
+            chunks = iter(lambda: file.read(1 << 20), b"")
+            return cast(Json, self._call("POST", path, params=parameters, content=chunks, headers=headers))
+
+    def _get(self, path: str, **options: Any) -> Any:
+        return self._call("GET", path, **options)
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx2.TimeoutException as error:
+            raise Unavailable(f"{self.url} did not answer in time") from error
+        except httpx2.TransportError as error:
+            message = f"no platform answers at {self.url} ({error}): is it running? (`modelmill up`)"
+            raise Unavailable(message) from error
+        if response.is_success:
+            return msgspec.json.decode(response.content) if response.content else None
+        raise self._failure(response)
+
+    def _failure(self, response: "httpx2.Response") -> MillError:
+        try:
+            document = msgspec.json.decode(response.content)
+            message, code = str(document["error"]), document.get("code", "")
+        except (msgspec.DecodeError, KeyError, TypeError):
+            message, code = f"HTTP {response.status_code} from {response.url}", ""
+        failure = from_code(code if code in BY_CODE else CODES.get(response.status_code, "internal"), message)
+        if isinstance(failure, Unauthenticated) and not self.key:
+            failure = Unauthenticated("a key is needed: set MODELMILL_KEY, or MODELMILL_HOME to the platform's home")
+        return failure
+
+
+def _raise_unless_done(job: Job) -> Job:
+    if job["state"] != "succeeded":
+        why = f": {job['error']}" if job["error"] else ""
+        raise MillError(f"job {job['job']} {job['state']}{why}")
+    return job
+
+
+def _quoted(name: str) -> str:
+    from urllib.parse import quote
+
+    if not name or "/" in name:
+        raise InvalidInput(f"'{name}' is not a name")
+    return quote(name, safe=":@")
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file '{path}'") from error
+    except OSError as error:
+        raise InvalidInput(f"'{path}' can't be read: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Clusters: where workers and jobs run, one file each."""

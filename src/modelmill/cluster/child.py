@@ -1,0 +1,46 @@
+"""The first thing that runs in a child: give it its name, tie its life to its parent's, run its entry.
+
+Arguments: `module:function`, title, the descriptor to report on, the parent's pid. The spec comes on stdin.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from setproctitle import setproctitle
+
+Report = Callable[[dict[str, Any]], None]
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Run the entry; its exit status is the process's."""
+    entry, title, descriptor, parent = sys.argv[1:5]
+    spec = sys.stdin.buffer.read()
+    setproctitle(title)
+    die_with_parent(int(parent))
+    pipe = int(descriptor)
+
+    def report(message: dict[str, Any]) -> None:
+        os.write(pipe, json.dumps(message).encode() + b"\n")
+
+    module, _, function = entry.partition(":")
+    return int(getattr(importlib.import_module(module), function)(spec, report) or 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent ends, however that ends (prctl(2), PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

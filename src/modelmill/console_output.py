@@ -1,0 +1,198 @@
+"""What the command line prints for people: tables, cards, and live progress."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+_console = Console(highlight=False)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows under column heads; columns that are empty throughout are left out."""
+    if not rows:
+        return _console.print("none yet")
+    shown = [column for column in columns if any(_cell(row.get(column)) for row in rows)]
+    sheet = Table(*[column.replace("_", " ") for column in shown], box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        sheet.add_row(*[escape(_cell(row.get(column))) for column in shown])
+    return _console.print(sheet)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == {} or value == []:
+        return ""
+    if isinstance(value, dict) and "accuracy" in value:
+        return f"accuracy {value['accuracy']:.4f}"
+    if isinstance(value, dict) and len(value) > 4:
+        return str(len(value))
+    if isinstance(value, dict):
+        return " ".join(f"{key}:{_cell(entry)}" for key, entry in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    text = str(value)
+    return text[:19].replace("T", " ") if len(text) > 25 and text[4:5] == "-" and text[10:11] == "T" else text
+
+
+def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
+    _console.print(f"[bold]{escape(title)}[/bold]")
+    sheet = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in pairs.items():
+        if text := _cell(value):
+            sheet.add_row(f"  {key}", escape(text))
+    _console.print(sheet)
+
+
+def dataset(row: Mapping[str, Any]) -> None:
+    """A data set and its findings."""
+    classes = row["classes"]
+    most = dict(sorted(classes.items(), key=lambda pair: -pair[1])[:12])
+    _pairs(
+        row["name"],
+        {
+            "task": row["task"],
+            "format": row["format"],
+            "items": row["items"],
+            "splits": " ".join(f"{name}:{count}" for name, count in row["splits"].items()),
+            f"{len(classes)} classes": " ".join(f"{name}:{n}" for name, n in most.items())
+            + (" ..." if len(classes) > len(most) else ""),
+            "sha256": row["digest"],
+        },
+    )
+    for finding in row["findings"]:
+        color = "red" if finding["severity"] == "dropped" else "yellow"
+        _console.print(f"  [{color}]{finding['severity']}[/{color}] {escape(finding['message'])}")
+        for example in finding["examples"]:
+            _console.print(f"    {escape(example)}", style="dim")
+    if not row["findings"]:
+        _console.print("  the check found nothing wrong")
+
+
+def job(row: Mapping[str, Any]) -> None:
+    """A job with its metrics."""
+    made = f"{row['model']}:{row['version']}" if row["version"] else row["model"]
+    keys = ("kind", "task", "recipe", "dataset", "error", "created", "started", "ended")
+    seconds = row["result"].get("seconds")
+    _pairs(f"job {row['job']}: {row['state']}", {"model": made, **{k: row[k] for k in keys}, "seconds": seconds})
+    metrics(row["metrics"])
+
+
+def metrics(values: Mapping[str, Any]) -> None:
+    """Numbers, then a table of classes."""
+    if not values:
+        return
+    _pairs("metrics", {key: value for key, value in values.items() if not isinstance(value, dict)})
+    per_class = values.get("per_class", {})
+    if 0 < len(per_class) <= 40:
+        rows = [{"label": label, **entry} for label, entry in per_class.items()]
+        table(rows, ("label", "precision", "recall", "f1", "items"))
+
+
+def version(row: Mapping[str, Any]) -> None:
+    """A version of a model."""
+    lineage = row["lineage"]
+    _pairs(
+        f"{row['name']}:{row['version']}",
+        {
+            "task": row["task"],
+            "aliases": row["aliases"],
+            "inputs": [f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in row["inputs"]],
+            "outputs": [f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in row["outputs"]],
+            "labels": ", ".join(row["labels"][:20]) + (" ..." if len(row["labels"]) > 20 else ""),
+            "trained": f"by {lineage['recipe']} on {lineage['dataset']}, job {lineage['job']}",
+            "files": list(row["files"]),
+            "created": row["created"],
+        },
+    )
+    metrics(row["metrics"])
+
+
+def deployment(row: Mapping[str, Any], url: str) -> None:
+    """How to use a deployment."""
+    _pairs(
+        f"{row['name']}: {row['state']}",
+        {
+            "model": f"{row['model']}:{row['version']}",
+            "workers": f"{row['ready_replicas']} of {row['replicas']}",
+            "Hugging Face": f"{url}/models/{row['name']}",
+            "Open Inference": f"{url}/v2/models/{row['name']}/infer",
+            "error": row["error"],
+        },
+    )
+
+
+def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inputs with their best answers."""
+    flat = []
+    for row in rows:
+        best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]
+        rest = row["output"][1:3] if isinstance(row["output"], list) else []
+        others = ", ".join(f"{one['label']} {one['score']:.3f}" for one in rest)
+        flat.append({"input": row["input"][:60], **best, "then": others})
+    table(flat, ("input", "label", "score", "then"))
+
+
+def recipes(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Recipes, each with its settings."""
+    for row in rows:
+        mark = " (default)" if row["default"] else ""
+        _console.print(f"\n[bold]{row['task']} / {row['name']}[/bold]{mark}: {escape(row['summary'])}")
+        table(row["settings"], ("name", "default", "help"))
+
+
+class Progress:
+    """Events of a job as they come: bars on a terminal, a line per stage and epoch elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        if self._console.is_terminal:
+            self._bars = Bars(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event."""
+        kind = event["event"]
+        if kind == "stage":
+            self._console.print(escape(event["message"]))
+        elif kind == "epoch":
+            self._close()
+            self._console.print(
+                f"epoch {event['epoch']}/{event['epochs']}  loss {event['train_loss']:.4f}  "
+                f"validation: loss {event['val_loss']:.4f} accuracy {event['val_accuracy']:.4f}  "
+                f"({event['samples_per_second']:,.0f} items/s)"
+            )
+        elif kind == "step":
+            self._advance(f"epoch {event['epoch']}  loss {event['loss']:.4f}", event["step"], event["steps"])
+        elif kind == "progress":
+            self._advance(event["message"], event["done"], event["total"])
+        elif kind == "end":
+            self._close()
+
+    def _advance(self, text: str, done: int, total: int) -> None:
+        if self._bars is None:
+            return
+        if not self._tasks:
+            self._bars.start()
+            self._tasks["now"] = self._bars.add_task(text, total=total or None)
+        self._bars.update(self._tasks["now"], description=text, completed=done, total=total or None)
+        if total and done >= total:
+            self._close()
+
+    def _close(self) -> None:
+        if self._bars is not None and self._tasks:
+            self._bars.remove_task(self._tasks.pop("now"))
+            self._bars.stop()

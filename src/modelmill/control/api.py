@@ -1,0 +1,415 @@
+"""The admin API under /api/v1, described by OpenAPI at /docs. The gateway has checked the key before."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import msgspec
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi_offline import FastAPIOffline
+
+from modelmill import __version__, plugins
+from modelmill.control import schemas
+from modelmill.control.datasets import Datasets
+from modelmill.control.db import Database, Dataset, Deployment, Job, project_id
+from modelmill.control.deployments import Deployments
+from modelmill.control.jobs import Jobs
+from modelmill.control.registry import Registry, summary
+from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
+from modelmill.tasks.base import describe, plan, recipe_named, task_named
+from modelmill.types import check_name
+
+PREFIX = "/api/v1"
+CHUNK = 1 << 20
+
+
+class Control:
+    """Everything the admin routes act on."""
+
+    def __init__(
+        self,
+        database: Database,
+        datasets: Datasets,
+        registry: Registry,
+        jobs: Jobs,
+        deployments: Deployments,
+        upload_bytes: int,
+    ) -> None:
+        self.database, self.datasets, self.registry = database, datasets, registry
+        self.jobs, self.deployments, self.upload_bytes = jobs, deployments, upload_bytes
+
+
+def project(request: Request) -> Iterator[int]:
+    """The number of the caller's project; every query is scoped by it."""
+    control: Control = request.app.state.control
+    with control.database.session() as session:
+        number = project_id(session, request.state.caller.project)
+    yield number
+
+
+ProjectId = Annotated[int, Depends(project)]
+
+
+def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
+    """The application; `status` translates our errors to HTTP."""
+    # Its page's scripts come from an installed package: nothing is fetched from outside.
+    api = FastAPIOffline(title="modelmill", version=__version__, redoc_url=None, static_url="/docs/assets")
+    api.state.control = control
+    _add_errors(api, status)
+    for add in (_add_catalogue, _add_datasets, _add_jobs, _add_models, _add_deployments):
+        add(api, control)
+    return api
+
+
+def _add_errors(api: FastAPI, status: Callable[[MillError], int]) -> None:
+    @api.exception_handler(MillError)
+    def ours(request: Request, error: MillError) -> JSONResponse:
+        return JSONResponse({"error": error.message, "code": error.code}, status(error))
+
+    @api.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        text = f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}" if place else first["msg"]
+        return JSONResponse({"error": text, "code": "invalid_input"}, 400)
+
+    @api.exception_handler(HTTPException)
+    @api.exception_handler(404)
+    @api.exception_handler(405)
+    def http(request: Request, error: HTTPException) -> JSONResponse:
+        text = f"{request.method} {request.url.path}: {str(error.detail).lower()}; see /docs"
+        return JSONResponse({"error": text, "code": "not_found"}, error.status_code)
+
+
+def _add_catalogue(api: FastAPI, control: Control) -> None:
+    @api.get(f"{PREFIX}/tasks", tags=["catalogue"])
+    def tasks() -> list[schemas.TaskView]:
+        """What can be trained and served."""
+        return [_task(name) for name in plugins.names("tasks")]
+
+    @api.get(f"{PREFIX}/recipes", tags=["catalogue"])
+    def recipes(task: str) -> list[schemas.RecipeView]:
+        """The recipes of a task, with the defaults and meaning of every setting."""
+        default = cast(Any, task_named(task)).RECIPE
+        return [_recipe(task, name, name == default) for name in plugins.names(plugins.recipes_of(task))]
+
+
+def _task(name: str) -> schemas.TaskView:
+    task = task_named(name)
+    formats = [f for f in plugins.names("data.formats") if plugins.load("data.formats", f).INPUT == task.INPUT]
+    recipes = list(plugins.names(plugins.recipes_of(name)))
+    return schemas.TaskView(name=name, summary=task.SUMMARY, input=task.INPUT, recipes=recipes, formats=formats)
+
+
+def _recipe(task: str, name: str, default: bool) -> schemas.RecipeView:
+    module = recipe_named(task, name)
+    rows = [row for part in plan(module, {}).sections().values() for row in describe(part)]
+    return schemas.RecipeView(name=name, summary=module.SUMMARY, default=default, settings=msgspec.to_builtins(rows))
+
+
+def _add_datasets(api: FastAPI, control: Control) -> None:
+    @api.post(f"{PREFIX}/datasets", status_code=202, tags=["data sets"])
+    async def add(
+        request: Request,
+        project: ProjectId,
+        name: str,
+        task: str,
+        format: str = "",
+        strict: bool = False,
+        option: Annotated[list[str] | None, Query(description="NAME=VALUE for the format")] = None,
+    ) -> schemas.DatasetAdded:
+        """Upload a zip of the data (the body) and check it."""
+        from starlette.concurrency import run_in_threadpool
+
+        check_name("data set", name)
+        options = _options(task, format, option or [])
+        upload = await _receive(request, control)
+        return await run_in_threadpool(_added, control, project, name, task, format, options, strict, upload)
+
+    @api.get(f"{PREFIX}/datasets", tags=["data sets"])
+    def all_sets(project: ProjectId) -> list[schemas.DatasetView]:
+        """All data sets."""
+        return [_dataset(row) for row in control.datasets.all(project)]
+
+    @api.get(f"{PREFIX}/datasets/{{name}}", tags=["data sets"])
+    def one(name: str, project: ProjectId) -> schemas.DatasetView:
+        """One data set with what the check found."""
+        return _dataset(control.datasets.get(project, name))
+
+    @api.delete(f"{PREFIX}/datasets/{{name}}", status_code=204, tags=["data sets"])
+    def remove(name: str, project: ProjectId) -> None:
+        """Forget a data set."""
+        control.datasets.remove(project, name)
+
+
+def _options(task: str, format: str, given: list[str]) -> dict[str, str]:
+    """Options of the reader as a dictionary; raises for a task, format or option that does not exist."""
+    kind = task_named(task).INPUT
+    if format and kind != plugins.load("data.formats", format).INPUT:
+        raise InvalidInput(f"format '{format}' does not hold what {task} takes ({kind})")
+    pairs = dict(pair.partition("=")[::2] for pair in given)
+    formats = [format] if format else plugins.names("data.formats")
+    known = {name for one in formats for name in plugins.load("data.formats", one).OPTIONS}
+    for name in pairs:
+        if name not in known:
+            raise InvalidInput(f"unknown option '{name}'; there are: {', '.join(sorted(known)) or 'none'}")
+    return pairs
+
+
+async def _receive(request: Request, control: Control) -> Path:
+    """The body as a file in the home; removed again when it can't be taken whole."""
+    folder = control.jobs.home / "uploads"
+    path = folder / uuid.uuid4().hex
+    size = 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > control.upload_bytes:
+                    raise TooLarge(f"the upload exceeds {control.upload_bytes:,} bytes")
+                file.write(chunk)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise from_os(error, "taking the upload") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    if not size:
+        path.unlink(missing_ok=True)
+        raise InvalidInput("the body is empty: send the data set as a zip")
+    return path
+
+
+def _added(
+    control: Control,
+    project: int,
+    name: str,
+    task: str,
+    format: str,
+    options: dict[str, str],
+    strict: bool,
+    upload: Path,
+) -> schemas.DatasetAdded:
+    try:
+        row, new = control.datasets.add(project, name, task, format, options, strict, upload)
+    finally:
+        upload.unlink(missing_ok=True)
+    job = None
+    if new:
+        values = {"dataset_id": row.id, "dataset": name, "task": task}
+        job = control.jobs.submit(project, "import", **values).id
+    return schemas.DatasetAdded(name=name, job=job)
+
+
+def _dataset(row: Dataset) -> schemas.DatasetView:
+    report = row.report or {}
+    return schemas.DatasetView(
+        name=row.name,
+        task=row.task,
+        format=row.format,
+        state=row.state,
+        digest=row.digest,
+        items=report.get("sound", 0),
+        classes=report.get("classes", {}),
+        splits=report.get("splits", {}),
+        findings=report.get("findings", []),
+        created=row.created,
+    )
+
+
+def _add_jobs(api: FastAPI, control: Control) -> None:
+    jobs = control.jobs
+
+    @api.post(f"{PREFIX}/train", status_code=202, tags=["jobs"])
+    def train(body: schemas.TrainRequest, project: ProjectId) -> schemas.JobView:
+        """Queue a training."""
+        check_name("model", body.name)
+        recipe = recipe_named(body.task, body.recipe)
+        settings = plan(recipe, body.settings).flat()
+        dataset = control.datasets.trainable(project, body.data, body.task)
+        with control.database.session() as session:
+            control.registry.refuse_other_task(session, project, body.name, body.task)
+        name = recipe.__name__.rpartition(".")[2].replace("_", "-")
+        values = {"model": body.name, "task": body.task, "recipe": name, "settings": settings}
+        return _job(jobs.submit(project, "train", dataset_id=dataset.id, dataset=dataset.name, **values))
+
+    @api.post(f"{PREFIX}/evaluate", status_code=202, tags=["jobs"])
+    def evaluate(body: schemas.EvaluateRequest, project: ProjectId) -> schemas.JobView:
+        """Queue an evaluation of a version on a data set."""
+        version = control.registry.get(project, body.model)
+        dataset = control.datasets.usable(project, body.data, version.task, body.split)
+        _refuse_other_labels(dataset, version.manifest["labels"])
+        return _job(
+            jobs.submit(
+                project,
+                "evaluate",
+                model=version.model,
+                version=version.number,
+                task=version.task,
+                dataset_id=dataset.id,
+                dataset=dataset.name,
+                settings={"split": body.split},
+            )
+        )
+
+    @api.get(f"{PREFIX}/jobs", tags=["jobs"])
+    def all_jobs(project: ProjectId) -> list[schemas.JobView]:
+        """All jobs, newest first."""
+        return [_job(row) for row in jobs.all(project)]
+
+    @api.get(f"{PREFIX}/jobs/{{number}}", tags=["jobs"])
+    def one(number: int, project: ProjectId) -> schemas.JobView:
+        """One job."""
+        return _job(jobs.get(project, number))
+
+    @api.post(f"{PREFIX}/jobs/{{number}}/cancel", tags=["jobs"])
+    def cancel(number: int, project: ProjectId) -> schemas.JobView:
+        """Stop a job now."""
+        return _job(jobs.cancel(project, number))
+
+    @api.post(f"{PREFIX}/jobs/{{number}}/resume", tags=["jobs"])
+    def resume(number: int, project: ProjectId) -> schemas.JobView:
+        """Go on from the last checkpoint."""
+        return _job(jobs.resume(project, number))
+
+    @api.get(f"{PREFIX}/jobs/{{number}}/log", tags=["jobs"])
+    def log(number: int, project: ProjectId, offset: int = 0) -> schemas.Chunk:
+        """What the job has printed, from a byte offset."""
+        return _chunk(jobs.folder(number) / "log.txt", jobs.get(project, number), offset)
+
+    @api.get(f"{PREFIX}/jobs/{{number}}/events", tags=["jobs"])
+    def events(number: int, project: ProjectId, offset: int = 0) -> schemas.Chunk:
+        """Metrics per step and epoch as JSON lines, from a byte offset."""
+        return _chunk(jobs.folder(number) / "events.jsonl", jobs.get(project, number), offset)
+
+    @api.get(f"{PREFIX}/jobs/{{number}}/pictures/{{name}}", tags=["jobs"])
+    def picture(number: int, name: str, project: ProjectId) -> Response:
+        """A picture that the job made, such as its learning curves."""
+        jobs.get(project, number)
+        return _file(jobs.folder(number) / "pictures", name)
+
+
+def _refuse_other_labels(dataset: Dataset, labels: list[str]) -> None:
+    strange = sorted(set(dataset.report.get("classes", {})) - set(labels))
+    if strange:
+        raise InvalidInput(
+            f"data set '{dataset.name}' has classes that the model does not know: {', '.join(strange[:10])}"
+        )
+
+
+def _job(row: Job) -> schemas.JobView:
+    return schemas.JobView(
+        job=row.id,
+        kind=row.kind,
+        state=row.state,
+        model=row.model,
+        version=row.version,
+        task=row.task,
+        recipe=row.recipe,
+        dataset=row.dataset,
+        settings=row.settings or {},
+        metrics=(row.result or {}).get("metrics", {}),
+        result={key: value for key, value in (row.result or {}).items() if key != "metrics"},
+        error=row.error or "",
+        pid=row.pid if row.state == "running" else None,
+        created=row.created,
+        started=row.started,
+        ended=row.ended,
+    )
+
+
+def _chunk(path: Path, row: Job, offset: int) -> schemas.Chunk:
+    data = b""
+    if path.exists() and offset >= 0:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(CHUNK)
+    # Never cut a character in two: what follows the last line end waits for the next call.
+    if row.state == "running" and (end := data.rfind(b"\n") + 1):
+        data = data[:end]
+    return schemas.Chunk(text=data.decode("utf-8", "replace"), offset=offset + len(data), state=row.state)
+
+
+def _file(folder: Path, name: str) -> Response:
+    names = {path.name: path for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
+    if name not in names:
+        raise NotFound(f"there is no file '{name[:80]}'; there are: {', '.join(sorted(names)) or 'none'}")
+    return FileResponse(names[name], headers={"x-content-type-options": "nosniff"})
+
+
+def _add_models(api: FastAPI, control: Control) -> None:
+    registry = control.registry
+
+    @api.get(f"{PREFIX}/models", tags=["models"])
+    def all_versions(project: ProjectId) -> list[schemas.VersionView]:
+        """All versions of all models."""
+        aliases = registry.aliases(project)
+        return [schemas.VersionView(**summary(row, aliases)) for row in registry.all(project)]
+
+    @api.get(f"{PREFIX}/models/{{reference}}", tags=["models"])
+    def one(reference: str, project: ProjectId) -> schemas.VersionView:
+        """One version: NAME, NAME:VERSION or NAME@ALIAS."""
+        row = registry.get(project, reference)
+        return schemas.VersionView(**summary(row, registry.aliases(project)))
+
+    @api.get(f"{PREFIX}/models/{{reference}}/files/{{name:path}}", tags=["models"])
+    def download(reference: str, name: str, project: ProjectId) -> Response:
+        """A file of a version's bundle."""
+        row = registry.get(project, reference)
+        if name not in {*row.manifest["files"], "manifest.json"}:
+            raise NotFound(f"the bundle has no file '{name[:80]}'; it has: {', '.join(row.manifest['files'])}")
+        return FileResponse(registry.folder(row) / name, headers={"x-content-type-options": "nosniff"})
+
+    @api.put(f"{PREFIX}/aliases", tags=["models"])
+    def alias(body: schemas.AliasRequest, project: ProjectId) -> schemas.VersionView:
+        """Point an alias at a version."""
+        row = registry.alias(project, body.model, check_name("alias", body.alias))
+        return schemas.VersionView(**summary(row, registry.aliases(project)))
+
+
+def _add_deployments(api: FastAPI, control: Control) -> None:
+    deployments = control.deployments
+
+    @api.post(f"{PREFIX}/deployments", status_code=202, tags=["deployments"])
+    def deploy(body: schemas.DeployRequest, project: ProjectId) -> schemas.DeploymentView:
+        """Serve a version; over a running one without a failed request."""
+        if body.name:
+            check_name("deployment", body.name)
+        row = deployments.deploy(project, body.model, body.name, body.replicas)
+        return _deployment(row, deployments.ready(project))
+
+    @api.get(f"{PREFIX}/deployments", tags=["deployments"])
+    def all_deployments(project: ProjectId) -> list[schemas.DeploymentView]:
+        """All deployments."""
+        ready = deployments.ready(project)
+        return [_deployment(row, ready) for row in deployments.all(project)]
+
+    @api.get(f"{PREFIX}/deployments/{{name}}", tags=["deployments"])
+    def one(name: str, project: ProjectId) -> schemas.DeploymentView:
+        """One deployment."""
+        return _deployment(deployments.get(project, name), deployments.ready(project))
+
+    @api.delete(f"{PREFIX}/deployments/{{name}}", status_code=204, tags=["deployments"])
+    def undeploy(name: str, project: ProjectId) -> None:
+        """Stop serving."""
+        deployments.undeploy(project, name)
+
+
+def _deployment(row: Deployment, ready: dict[int, int]) -> schemas.DeploymentView:
+    arrived = (row.serving_model, row.serving) == (row.model, row.version)
+    state = "failed" if row.error else "ready" if arrived and ready.get(row.id) else "loading"
+    return schemas.DeploymentView(
+        name=row.name,
+        model=row.model,
+        version=row.version,
+        replicas=row.replicas,
+        ready_replicas=ready.get(row.id, 0),
+        state=state,
+        serving=row.serving,
+        error=row.error,
+        created=row.created,
+    )

@@ -1,0 +1,120 @@
+"""Data sets: what was uploaded, what the check found, and whether it can be trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from modelmill.artifacts import Artifacts
+from modelmill.control.db import Database, Dataset
+from modelmill.errors import Conflict, InvalidInput, unknown
+from modelmill.types import Json
+
+
+class Datasets:
+    """The data sets of all projects."""
+
+    def __init__(self, database: Database, artifacts: Artifacts) -> None:
+        self._database, self._artifacts = database, artifacts
+
+    def add(
+        self,
+        project: int,
+        name: str,
+        task: str,
+        format: str,
+        options: dict[str, str],
+        strict: bool,
+        upload: Path,
+    ) -> tuple[Dataset, bool]:
+        """Take an uploaded archive into the store; returns the row and whether it still must be checked.
+
+        The same archive under the same name is the same data set; another one raises `Conflict`.
+        """
+        digest = self._artifacts.add_file(upload)
+        with self._database.session() as session:
+            query = select(Dataset).where(Dataset.project_id == project, Dataset.name == name)
+            row = session.scalars(query).first()
+            if row is None:
+                row = Dataset(project_id=project, name=name)
+                session.add(row)
+            elif row.state != "failed":
+                same = (row.digest, row.task, row.options) == (digest, task, options)
+                if not same or format not in ("", row.format):
+                    raise Conflict(f"there is another data set '{name}'; choose another name or remove it first")
+                return row, False
+            row.task, row.format, row.options, row.strict = task, format, options, strict
+            row.digest, row.state, row.report = digest, "checking", {}
+            return row, True
+
+    def all(self, project: int) -> list[Dataset]:
+        """All of a project, by name."""
+        with self._database.session() as session:
+            query = select(Dataset).where(Dataset.project_id == project).order_by(Dataset.name)
+            return list(session.scalars(query))
+
+    def get(self, project: int, name: str) -> Dataset:
+        """One by name; raises `NotFound` naming those that exist."""
+        rows = {row.name: row for row in self.all(project)}
+        if name not in rows:
+            raise unknown("data set", name, rows)
+        return rows[name]
+
+    def remove(self, project: int, name: str) -> None:
+        """Forget a data set; its content stays for the versions that came from it."""
+        row = self.get(project, name)
+        with self._database.session() as session:
+            session.delete(session.merge(row))
+
+    def finish(self, dataset: int, result: Json) -> None:
+        """Record what the check found."""
+        with self._database.session() as session:
+            row = session.get(Dataset, dataset)
+            if row is None:
+                return
+            row.state, row.format = "ready", result["format"]
+            row.report, row.index_digest = result["report"], result["index_digest"]
+
+    def fail(self, dataset: int) -> None:
+        """A data set that could not be read does not exist: its name is free again."""
+        with self._database.session() as session:
+            row = session.get(Dataset, dataset)
+            if row is not None and row.state == "checking":
+                session.delete(row)
+
+    def usable(self, project: int, name: str, task: str, split: str) -> Dataset:
+        """A data set that a job of this task can read; raises `NotFound`, `Conflict` or `InvalidInput`."""
+        row = self.get(project, name)
+        if row.state != "ready":
+            raise Conflict(f"data set '{name}' is still being checked; wait for job that adds it")
+        if row.task != task:
+            raise InvalidInput(f"data set '{name}' was added for {row.task}, not for {task}")
+        splits = {split: count for split, count in row.report.get("splits", {}).items() if count}
+        if split not in splits:
+            raise InvalidInput(
+                f"data set '{name}' has no {split} split; it has: {', '.join(splits) or 'nothing'}. Add a folder "
+                f"named '{split}', or add the set without split folders: it is then split 80/10/10"
+            )
+        return row
+
+    def trainable(self, project: int, name: str, task: str) -> Dataset:
+        """A data set with at least two classes, and splits to train on and to test on."""
+        row = self.usable(project, name, task, "test")
+        self.usable(project, name, task, "train")
+        classes = row.report.get("classes", {})
+        if len(classes) < 2:
+            only = ", ".join(classes) or "none"
+            raise InvalidInput(f"data set '{name}' has one class only ({only}); {task} needs at least two")
+        return row
+
+    def spec(self, row: Dataset) -> dict[str, Any]:
+        """What a job is told of a data set."""
+        return {
+            "name": row.name,
+            "format": row.format,
+            "options": row.options,
+            "digest": row.digest,
+            "archive": str(self._artifacts.path(row.digest)),
+            "index": str(self._artifacts.path(row.index_digest)) if row.index_digest else "",
+            "strict": row.strict,
+        }

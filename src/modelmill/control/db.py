@@ -1,0 +1,249 @@
+"""The database: what is wanted and what was seen. Every row belongs to a project.
+
+SQLite in the home by default, any SQLAlchemy URL otherwise. The schema is made by the migrations alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    ForeignKey,
+    UniqueConstraint,
+    create_engine,
+    event,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.types import TypeDecorator
+
+from modelmill.errors import MillError, StorageFull
+from modelmill.types import Json
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+HEAD = "0001"
+"""The newest migration, checked at start without loading the migration tool."""
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+    type_annotation_map = {Json: JSON, list[str]: JSON, list[dict[str, Any]]: JSON}  # noqa: RUF012
+
+
+class Moment(TypeDecorator[datetime]):
+    """A time in UTC, also where the database forgets the zone."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Times from the database carry their zone."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+class Project(Base):
+    """A tenant. For now there is only `default`."""
+
+    __tablename__ = "project"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class Owned:
+    """What every other row has: a number and a project."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
+
+
+class ApiKey(Owned, Base):
+    """A key, as a hash."""
+
+    __tablename__ = "api_key"
+    name: Mapped[str]
+    digest: Mapped[str] = mapped_column(unique=True)
+    role: Mapped[str]
+    created: Mapped[datetime] = mapped_column(Moment, default=now)
+
+
+class Dataset(Owned, Base):
+    """A data set: its archive and its index in the artifact store, and what the check found."""
+
+    __tablename__ = "dataset"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    name: Mapped[str]
+    task: Mapped[str]
+    format: Mapped[str]
+    options: Mapped[Json]
+    digest: Mapped[str]
+    index_digest: Mapped[str] = mapped_column(default="")
+    state: Mapped[str] = mapped_column(default="checking")
+    strict: Mapped[bool] = mapped_column(default=False)
+    report: Mapped[Json] = mapped_column(default=dict)
+    created: Mapped[datetime] = mapped_column(Moment, default=now)
+
+
+class Job(Owned, Base):
+    """A training, an evaluation or an import: what was asked, how it stands, what came of it."""
+
+    __tablename__ = "job"
+    kind: Mapped[str]
+    state: Mapped[str] = mapped_column(default="queued", index=True)
+    cancel: Mapped[bool] = mapped_column(default=False)
+    model: Mapped[str] = mapped_column(default="")
+    version: Mapped[int | None]
+    task: Mapped[str] = mapped_column(default="")
+    recipe: Mapped[str] = mapped_column(default="")
+    dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"))
+    dataset: Mapped[str] = mapped_column(default="")
+    settings: Mapped[Json] = mapped_column(default=dict)
+    result: Mapped[Json] = mapped_column(default=dict)
+    error: Mapped[str] = mapped_column(default="")
+    pid: Mapped[int | None]
+    created: Mapped[datetime] = mapped_column(Moment, default=now)
+    started: Mapped[datetime | None] = mapped_column(Moment)
+    ended: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class Version(Owned, Base):
+    """An immutable version of a model: its bundle by digest."""
+
+    __tablename__ = "version"
+    __table_args__ = (UniqueConstraint("project_id", "model", "number"),)
+    model: Mapped[str] = mapped_column(index=True)
+    number: Mapped[int]
+    task: Mapped[str]
+    digest: Mapped[str]
+    manifest: Mapped[Json]
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"), unique=True)
+    created: Mapped[datetime] = mapped_column(Moment, default=now)
+
+
+class Alias(Owned, Base):
+    """A name for a version that can move."""
+
+    __tablename__ = "alias"
+    __table_args__ = (UniqueConstraint("project_id", "model", "name"),)
+    model: Mapped[str]
+    name: Mapped[str]
+    version: Mapped[int]
+
+
+class Deployment(Owned, Base):
+    """A model that should be served: which version on how many workers, and how that stands."""
+
+    __tablename__ = "deployment"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    name: Mapped[str]
+    model: Mapped[str]
+    version: Mapped[int]
+    replicas: Mapped[int] = mapped_column(default=1)
+    serving_model: Mapped[str | None]
+    serving: Mapped[int | None]
+    error: Mapped[str] = mapped_column(default="")
+    created: Mapped[datetime] = mapped_column(Moment, default=now)
+
+
+class Replica(Owned, Base):
+    """A worker as it was last seen."""
+
+    __tablename__ = "replica"
+    deployment_id: Mapped[int] = mapped_column(ForeignKey("deployment.id", ondelete="CASCADE"), index=True)
+    model: Mapped[str]
+    version: Mapped[int]
+    socket: Mapped[str]
+    pid: Mapped[int]
+    ready: Mapped[bool] = mapped_column(default=False)
+
+
+class Revision(Base):
+    """One row that counts the changes a gateway must know of."""
+
+    __tablename__ = "revision"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[int]
+
+
+class Database:
+    """Sessions, and the errors of the database in our own words."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        options = {"timeout": 15} if url.startswith("sqlite") else {}
+        self.engine: Engine = create_engine(url, connect_args=options, pool_pre_ping=not options)
+        if options:
+            event.listen(self.engine, "connect", _tune_sqlite)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One transaction: committed at the end, rolled back on an error."""
+        try:
+            with self._sessions.begin() as session:
+                yield session
+        except OperationalError as error:
+            words = str(error.orig)
+            if "full" in words:
+                raise StorageFull(f"the disk is full: the database could not be written ({words})") from error
+            raise MillError(f"the database failed: {words}") from error
+
+    def migrate(self) -> None:
+        """Bring the schema to this version; raises `MillError` when it is of a newer one."""
+        current = self._current()
+        if current == HEAD:
+            return
+        from alembic import command
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if current is not None and current not in known:
+            raise MillError(
+                f"the database is of a newer modelmill (schema {current}; this one knows up to {HEAD}): "
+                "install that version, or name another home with --home"
+            )
+        config.attributes["engine"] = self.engine
+        command.upgrade(config, "head")
+
+    def _current(self) -> str | None:
+        try:
+            with self.engine.connect() as connection:
+                return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
+        except SQLAlchemyError:
+            return None
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    # Readers never wait for the writer, and a power cut loses at most the last transactions, never the file.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def bump(session: Session) -> None:
+    """Tell the gateways that routes or keys have changed."""
+    session.execute(update(Revision).values(value=Revision.value + 1))
+
+
+def project_id(session: Session, name: str = "default") -> int:
+    """The number of a project."""
+    return session.scalars(select(Project.id).where(Project.name == name)).one()

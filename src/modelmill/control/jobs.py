@@ -1,0 +1,245 @@
+"""The job queue: rows that nodes claim, and what their processes leave behind.
+
+Two lanes keep jobs from fighting for cores: one training or evaluation at a time, and beside it one import.
+A job that was running when its node died is found interrupted and goes on from its checkpoint.
+"""
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import select, update
+
+from modelmill.cluster.base import Cluster, Handle
+from modelmill.control.datasets import Datasets
+from modelmill.control.db import Database, Dataset, Job, now
+from modelmill.control.registry import Registry
+from modelmill.errors import Conflict, MillError, unknown
+from modelmill.types import ENDED, JobSpec, Json
+
+LANES = (("train", "evaluate"), ("import",))
+RESULT = "result.json"
+
+# Big buffers come and go every step: keep their pages instead of giving them back to the system each time.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
+
+
+class Jobs:
+    """Rows of jobs, for the API."""
+
+    def __init__(self, database: Database, home: Path) -> None:
+        self._database, self.home = database, home
+
+    def submit(self, project: int, kind: str, **values: Any) -> Job:
+        """Put a job in the queue."""
+        with self._database.session() as session:
+            row = Job(project_id=project, kind=kind, **values)
+            session.add(row)
+            session.flush()
+            return row
+
+    def all(self, project: int) -> list[Job]:
+        """All of a project, newest first."""
+        with self._database.session() as session:
+            return list(session.scalars(select(Job).where(Job.project_id == project).order_by(Job.id.desc())))
+
+    def get(self, project: int, number: int) -> Job:
+        """One by number; raises `NotFound`."""
+        with self._database.session() as session:
+            row = session.scalars(select(Job).where(Job.project_id == project, Job.id == number)).first()
+        if row is None:
+            raise unknown("job", str(number), [str(job.id) for job in self.all(project)])
+        return row
+
+    def cancel(self, project: int, number: int) -> Job:
+        """Stop a job now; one that has ended raises `Conflict`."""
+        row = self.get(project, number)
+        with self._database.session() as session:
+            waiting = Job.state.in_(("queued", "interrupted"))
+            ended = update(Job).where(Job.id == row.id, waiting).values(state="cancelled", ended=now())
+            if not session.execute(ended).rowcount:  # type: ignore[attr-defined]
+                asked = update(Job).where(Job.id == row.id, Job.state == "running").values(cancel=True)
+                if not session.execute(asked).rowcount:  # type: ignore[attr-defined]
+                    raise Conflict(f"job {number} has already {row.state}")
+        return self.get(project, number)
+
+    def resume(self, project: int, number: int) -> Job:
+        """Queue a job again; it goes on from its last checkpoint. Raises `Conflict` unless it was stopped."""
+        row = self.get(project, number)
+        stopped = ("interrupted", "failed", "cancelled")
+        with self._database.session() as session:
+            query = update(Job).where(Job.id == row.id, Job.state.in_(stopped))
+            again = query.values(state="queued", cancel=False, error="", ended=None)
+            if not session.execute(again).rowcount:  # type: ignore[attr-defined]
+                raise Conflict(f"job {number} is {row.state}; only {', '.join(stopped)} jobs can be resumed")
+        return self.get(project, number)
+
+    def folder(self, number: int) -> Path:
+        """Where a job keeps its log, events, checkpoint and pictures."""
+        return self.home / "jobs" / str(number)
+
+
+class JobRunner:
+    """The loop that claims jobs, starts their processes and takes in what they leave; owned by one node."""
+
+    def __init__(
+        self,
+        database: Database,
+        jobs: Jobs,
+        datasets: Datasets,
+        registry: Registry,
+        cluster: Cluster,
+        entries: dict[str, str],
+        threads: int,
+        add_file: Callable[[Path], str],
+    ) -> None:
+        self._database, self._jobs, self._datasets, self._registry = database, jobs, datasets, registry
+        self._cluster, self._entries, self._threads, self._add_file = cluster, entries, threads, add_file
+        self._running: dict[int, Handle] = {}
+
+    def recover(self) -> None:
+        """At start: what was running is interrupted, and queued again to go on from its checkpoint."""
+        with self._database.session() as session:
+            session.execute(update(Job).where(Job.state == "running").values(state="interrupted"))
+            again = update(Job).where(Job.state == "interrupted").values(state="queued", cancel=False)
+            session.execute(again)
+
+    def tick(self) -> None:
+        """Look after running jobs and start those whose lane is free."""
+        for number, handle in list(self._running.items()):
+            self._look_after(number, handle)
+        for lane in LANES:
+            if not self._busy(lane):
+                self._start_next(lane)
+
+    def stop(self, patience: float) -> None:
+        """Ask running jobs to keep a checkpoint and go, until a time; they resume at the next start."""
+        for handle in self._running.values():
+            handle.terminate()
+        while any(h.exit_code() is None for h in self._running.values()) and time.monotonic() < patience:
+            time.sleep(0.02)
+        for number, handle in self._running.items():
+            code = handle.exit_code()
+            handle.kill()
+            self._take_in(number, -signal.SIGKILL if code is None else code)
+        self._running.clear()
+
+    def _busy(self, lane: tuple[str, ...]) -> bool:
+        with self._database.session() as session:
+            query = select(Job.id).where(Job.id.in_(self._running), Job.kind.in_(lane)).limit(1)
+            return bool(self._running) and session.scalar(query) is not None
+
+    def _start_next(self, lane: tuple[str, ...]) -> None:
+        with self._database.session() as session:
+            query = select(Job).where(Job.state == "queued", Job.kind.in_(lane)).order_by(Job.id).limit(1)
+            row = session.scalars(query).first()
+            if row is None:
+                return
+            claim = update(Job).where(Job.id == row.id, Job.state == "queued")
+            claimed = session.execute(claim.values(state="running", started=now(), ended=None, error=""))
+            if not claimed.rowcount:  # type: ignore[attr-defined]
+                return
+        try:
+            self._launch(row)
+        except (MillError, OSError) as error:
+            self._finish(row.id, "failed", str(error))
+
+    def _launch(self, row: Job) -> None:
+        folder = self._jobs.folder(row.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT).unlink(missing_ok=True)
+        handle = self._cluster.start(
+            self._entries[row.kind],
+            self._spec(row, folder),
+            title=f"modelmill: job {row.id}",
+            log=folder / "log.txt",
+            env={**ALLOCATOR, "OMP_NUM_THREADS": str(self._threads)},
+        )
+        self._running[row.id] = handle
+        with self._database.session() as session:
+            session.execute(update(Job).where(Job.id == row.id).values(pid=handle.pid))
+
+    def _spec(self, row: Job, folder: Path) -> JobSpec:
+        with self._database.session() as session:
+            dataset = session.get(Dataset, row.dataset_id) if row.dataset_id else None
+        if dataset is None:
+            raise MillError(f"data set '{row.dataset}' was removed")
+        version = None
+        if row.kind == "evaluate":
+            version = self._registry.get(row.project_id, f"{row.model}:{row.version}")
+        return JobSpec(
+            job=row.id,
+            kind=row.kind,  # type: ignore[arg-type]
+            folder=str(folder),
+            threads=self._threads,
+            name=row.model,
+            task=row.task,
+            dataset=self._datasets.spec(dataset),
+            recipe=row.recipe,
+            settings=row.settings,
+            bundle=str(self._registry.folder(version)) if version else "",
+            split=row.settings.get("split", "test") if row.kind == "evaluate" else "test",
+            cache=str(self._jobs.home / "cache"),
+        )
+
+    def _look_after(self, number: int, handle: Handle) -> None:
+        code = handle.exit_code()
+        if code is not None:
+            del self._running[number]
+            handle.kill()  # whatever it started goes with it
+            return self._take_in(number, code)
+        with self._database.session() as session:
+            cancelled = session.scalar(select(Job.cancel).where(Job.id == number))
+        if cancelled:
+            handle.kill()
+            del self._running[number]
+            self._finish(number, "cancelled", "")
+        return None
+
+    def _take_in(self, number: int, code: int) -> None:
+        """Record what an ended process left: a result, an error, or nothing (it was interrupted)."""
+        path = self._jobs.folder(number) / RESULT
+        result: Json = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        if "error" in result:
+            return self._finish(number, "failed", result["error"])
+        if not result:
+            why = f"its process was ended by signal {-code}" if code < 0 else "it was stopped"
+            return self._finish(number, "interrupted", f"{why}; `resume {number}` goes on from its checkpoint")
+        try:
+            self._keep(number, result)
+        except MillError as error:
+            return self._finish(number, "failed", str(error))
+        return None
+
+    def _keep(self, number: int, result: Json) -> None:
+        with self._database.session() as session:
+            row = session.get_one(Job, number)
+        folder, version = self._jobs.folder(number), row.version
+        if row.kind == "train":
+            version = self._registry.add(row.project_id, row.model, folder / "bundle", number).number
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+        elif row.kind == "import" and row.dataset_id:
+            result["index_digest"] = self._add_file(folder / "index")
+            self._datasets.finish(row.dataset_id, result)
+        values = {"state": "succeeded", "version": version, "result": result, "ended": now(), "error": ""}
+        with self._database.session() as session:
+            session.execute(update(Job).where(Job.id == number).values(**values))
+
+    def _finish(self, number: int, state: str, error: str) -> None:
+        with self._database.session() as session:
+            values = {"state": state, "error": error, "ended": now() if state in ENDED else None, "pid": None}
+            session.execute(update(Job).where(Job.id == number).values(**values))
+            row = session.get_one(Job, number)
+        if row.kind == "import" and row.dataset_id and state in ENDED:
+            self._datasets.fail(row.dataset_id)
+        if state == "cancelled":
+            for draft in self._jobs.folder(number).glob("*.draft"):
+                shutil.rmtree(draft, ignore_errors=True)

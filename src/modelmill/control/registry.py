@@ -1,0 +1,132 @@
+"""Models, their immutable versions, and aliases that move."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from modelmill import bundle
+from modelmill.artifacts import Artifacts
+from modelmill.control.db import Alias, Database, Version
+from modelmill.errors import Conflict, NotFound, unknown
+from modelmill.types import Json, Reference, parse_reference
+
+
+class Registry:
+    """What has been trained or imported, by name and number."""
+
+    def __init__(self, database: Database, artifacts: Artifacts) -> None:
+        self._database, self._artifacts = database, artifacts
+
+    def add(self, project: int, model: str, folder: Path, job: int | None) -> Version:
+        """Take a sealed bundle into the store as the model's next version; the same job adds only once."""
+        manifest = bundle.open_bundle(folder)
+        digest = bundle.digest_of(folder)
+        with self._database.session() as session:
+            known = select(Version).where(Version.project_id == project, Version.job_id == job)
+            if job is not None and (version := session.scalars(known).first()):
+                shutil.rmtree(folder, ignore_errors=True)
+                return version
+            self.refuse_other_task(session, project, model, manifest.task)
+            self._artifacts.add_folder(folder, digest)
+            newest = select(func.max(Version.number)).where(Version.project_id == project, Version.model == model)
+            version = Version(
+                project_id=project,
+                model=model,
+                number=(session.scalar(newest) or 0) + 1,
+                task=manifest.task,
+                digest=digest,
+                manifest=msgspec.to_builtins(manifest),
+                job_id=job,
+            )
+            session.add(version)
+            return version
+
+    @staticmethod
+    def refuse_other_task(session: Session, project: int, model: str, task: str) -> None:
+        """Raises `Conflict` when the model's versions are of another task."""
+        query = select(Version.task).where(Version.project_id == project, Version.model == model).limit(1)
+        other = session.scalar(query)
+        if other is not None and other != task:
+            raise Conflict(f"model '{model}' is a {other} model; give this {task} model another name")
+
+    def all(self, project: int) -> list[Version]:
+        """All versions, newest of each model first."""
+        query = select(Version).where(Version.project_id == project)
+        with self._database.session() as session:
+            return list(session.scalars(query.order_by(Version.model, Version.number.desc())))
+
+    def get(self, project: int, reference: str | Reference) -> Version:
+        """The version that `NAME[:VERSION|@ALIAS]` means (the newest by default); raises `NotFound`."""
+        asked = parse_reference(reference) if isinstance(reference, str) else reference
+        with self._database.session() as session:
+            number = asked.version
+            if asked.alias:
+                number = self._aliased(session, project, asked.name, asked.alias)
+            query = select(Version).where(Version.project_id == project, Version.model == asked.name)
+            if number is not None:
+                query = query.where(Version.number == number)
+            version = session.scalars(query.order_by(Version.number.desc()).limit(1)).first()
+            if version is None:
+                raise self._missing(session, project, asked.name, number)
+            return version
+
+    def aliases(self, project: int) -> list[Alias]:
+        """All aliases."""
+        with self._database.session() as session:
+            return list(session.scalars(select(Alias).where(Alias.project_id == project)))
+
+    def alias(self, project: int, reference: str, name: str) -> Version:
+        """Point an alias at a version, in one step."""
+        version = self.get(project, reference)
+        with self._database.session() as session:
+            query = select(Alias).where(Alias.project_id == project, Alias.model == version.model, Alias.name == name)
+            row = session.scalars(query).first()
+            if row is None:
+                session.add(Alias(project_id=project, model=version.model, name=name, version=version.number))
+            else:
+                row.version = version.number
+        return version
+
+    def folder(self, version: Version) -> Path:
+        """Where the bundle of a version lies."""
+        return self._artifacts.path(version.digest)
+
+    @staticmethod
+    def _aliased(session: Session, project: int, model: str, alias: str) -> int:
+        query = select(Alias).where(Alias.project_id == project, Alias.model == model)
+        names = {row.name: row.version for row in session.scalars(query)}
+        if alias not in names:
+            raise unknown(f"alias of '{model}'", alias, names)
+        return names[alias]
+
+    @staticmethod
+    def _missing(session: Session, project: int, model: str, number: int | None) -> NotFound:
+        names = set(session.scalars(select(Version.model).where(Version.project_id == project)))
+        if model not in names:
+            return unknown("model", model, names)
+        query = select(Version.number).where(Version.project_id == project, Version.model == model)
+        there = ", ".join(str(n) for n in sorted(session.scalars(query)))
+        return NotFound(f"model '{model}' has no version {number}; there are: {there}")
+
+
+def summary(version: Version, aliases: list[Alias]) -> Json:
+    """A version as plain data, with its manifest's main parts on top."""
+    manifest = version.manifest
+    return {
+        "name": version.model,
+        "version": version.number,
+        "task": version.task,
+        "digest": version.digest,
+        "aliases": [a.name for a in aliases if (a.model, a.version) == (version.model, version.number)],
+        "metrics": manifest["metrics"],
+        "labels": manifest["labels"],
+        "inputs": manifest["inputs"],
+        "outputs": manifest["outputs"],
+        "preprocessing": manifest["preprocessing"],
+        "files": manifest["files"],
+        "lineage": manifest["lineage"],
+        "created": version.created,
+    }

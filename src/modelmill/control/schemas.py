@@ -1,0 +1,154 @@
+"""The shapes of the admin API, for OpenAPI and validation."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Body(BaseModel):
+    """A request: names that nothing reads are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TrainRequest(Body):
+    """A training to queue."""
+
+    name: str = Field(description="model to make a version of")
+    task: str = Field(examples=["image-classification"])
+    data: str = Field(description="name of a data set")
+    recipe: str = Field("", description="empty: the task's default")
+    settings: dict[str, Any] = Field(default_factory=dict, description="overrides; see /recipes")
+
+
+class EvaluateRequest(Body):
+    """An evaluation to queue."""
+
+    model: str = Field(description="NAME[:VERSION|@ALIAS]")
+    data: str
+    split: str = "test"
+
+
+class DeployRequest(Body):
+    """A version to serve."""
+
+    model: str = Field(description="NAME[:VERSION|@ALIAS]")
+    name: str = Field("", description="deployment; empty: the model's name")
+    replicas: int | None = Field(None, ge=1, le=64, description="workers; empty: as it is, else 1")
+
+
+class AliasRequest(Body):
+    """A version to give a name to."""
+
+    model: str = Field(description="NAME:VERSION")
+    alias: str
+
+
+class DatasetView(BaseModel):
+    """A data set."""
+
+    name: str
+    task: str
+    format: str
+    state: str = Field(description="checking, ready")
+    digest: str
+    items: int
+    classes: dict[str, int]
+    splits: dict[str, int]
+    findings: list[dict[str, Any]]
+    created: datetime
+
+
+class DatasetAdded(BaseModel):
+    """What an upload began."""
+
+    name: str
+    job: int | None = Field(description="the job that checks it; null when the very same set was there")
+
+
+class JobView(BaseModel):
+    """A job."""
+
+    job: int
+    kind: str
+    state: str
+    model: str
+    version: int | None
+    task: str
+    recipe: str
+    dataset: str
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    result: dict[str, Any]
+    error: str
+    pid: int | None
+    created: datetime
+    started: datetime | None
+    ended: datetime | None
+
+
+class Chunk(BaseModel):
+    """A part of a growing file."""
+
+    text: str
+    offset: int = Field(description="where the next part begins")
+    state: str
+
+
+class VersionView(BaseModel):
+    """A version of a model."""
+
+    name: str
+    version: int
+    task: str
+    digest: str
+    aliases: list[str]
+    metrics: dict[str, Any]
+    labels: list[str]
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    preprocessing: dict[str, Any]
+    files: dict[str, str]
+    lineage: dict[str, Any]
+    created: datetime
+
+
+class DeploymentView(BaseModel):
+    """A deployment."""
+
+    name: str
+    model: str
+    version: int
+    replicas: int
+    ready_replicas: int
+    state: str = Field(description="loading, ready, failed")
+    serving: int | None = Field(description="the version that answers now")
+    error: str
+    created: datetime
+
+
+class RecipeView(BaseModel):
+    """A recipe and its settings."""
+
+    name: str
+    summary: str
+    default: bool
+    settings: list[dict[str, Any]]
+
+
+class TaskView(BaseModel):
+    """A task."""
+
+    name: str
+    summary: str
+    input: str
+    recipes: list[str]
+    formats: list[str]
+
+
+class Problem(BaseModel):
+    """An error of the admin API."""
+
+    error: str
+    code: str

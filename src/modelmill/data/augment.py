@@ -1,0 +1,126 @@
+"""Random changes to training pictures, a whole batch at a time: one geometric resampling, then colour and noise.
+
+Everything random comes from torch's default generator, which the training loop seeds before each step.
+"""
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from modelmill.types import Fraction, Struct
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GREY = 127.5
+
+
+class Augment(Struct, frozen=True, kw_only=True):
+    """How far training pictures are changed; 0 or false leaves a property alone."""
+
+    flip: Annotated[bool, Meta(description="mirror left and right at random")] = True
+    flip_vertical: Annotated[bool, Meta(description="mirror top and bottom at random")] = False
+    rotate: Annotated[float, Meta(ge=0, le=180, description="degrees, up to")] = 15.0
+    scale_min: Annotated[float, Meta(gt=0, le=1, description="smallest share of the picture to zoom in on")] = 0.7
+    scale_max: Annotated[float, Meta(ge=1, le=2, description="largest share; above 1 zooms out")] = 1.1
+    aspect: Annotated[float, Meta(ge=0, le=1, description="log of the change of the sides' ratio, up to")] = 0.1
+    crop: Annotated[Fraction, Meta(description="shift, share of the side, up to")] = 0.1
+    brightness: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.25
+    contrast: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.25
+    saturation: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.25
+    noise: Annotated[float, Meta(ge=0, le=128, description="deviation of Gaussian noise, of 255, up to")] = 0.0
+    erase: Annotated[Fraction, Meta(description="share of pictures that get a grey box")] = 0.25
+    mixup: Annotated[float, Meta(ge=0, le=1, description="strength of blending pairs of pictures")] = 0.0
+
+
+def augment(pictures: "Tensor", how: Augment) -> "Tensor":
+    """uint8 [N, H, W, C] -> float [N, H, W, C] of the same range 0..255."""
+    x = _resampled(pictures.permute(0, 3, 1, 2).float(), how)
+    x = _recoloured(x, how)
+    if how.noise:
+        import torch
+
+        x = x + torch.randn_like(x) * (_between(x, 0, 1) * how.noise)
+    if how.erase:
+        x = _erased(x, how.erase)
+    return x.clamp_(0, 255).permute(0, 2, 3, 1)
+
+
+def mix(pictures: "Tensor", target: "Tensor", classes: int, strength: float) -> tuple["Tensor", "Tensor"]:
+    """Each picture blended with another, and the shares of both labels [N, classes] (Zhang et al. 2018, mixup)."""
+    import torch
+
+    share = torch.distributions.Beta(strength, strength).sample()
+    other = torch.randperm(len(target))
+    shares = torch.nn.functional.one_hot(target, classes).float()
+    return torch.lerp(pictures[other], pictures, share), torch.lerp(shares[other], shares, share)
+
+
+def _between(x: "Tensor", low: float, high: float) -> "Tensor":
+    """One random number for each picture, [N, 1, 1, 1]."""
+    import torch
+
+    return torch.rand(len(x), 1, 1, 1, device=x.device) * (high - low) + low
+
+
+def _resampled(x: "Tensor", how: Augment) -> "Tensor":
+    """Flip, rotate, scale and crop as one affine map (angles are true although the sides may differ)."""
+    import torch
+    from torch.nn import functional as F
+
+    count, _, height, width = x.shape
+    angle = _between(x, -how.rotate, how.rotate).flatten() * (math.pi / 180)
+    scale = _between(x, math.log(how.scale_min), math.log(how.scale_max)).flatten().exp()
+    aspect = _between(x, -how.aspect, how.aspect).flatten().exp()
+    across = scale * aspect * _sign(x, how.flip)
+    down = scale / aspect * _sign(x, how.flip_vertical)
+    room = (1 - scale).abs() + how.crop
+    shift_x, shift_y = ((torch.rand(count, device=x.device) * 2 - 1) * room for _ in "xy")
+    cos, sin = angle.cos(), angle.sin()
+    theta = torch.stack(
+        [
+            torch.stack([cos * across, -sin * down * (height / width), shift_x], 1),
+            torch.stack([sin * across * (width / height), cos * down, shift_y], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def _sign(x: "Tensor", flip: bool) -> "Tensor":
+    """+1 or -1 for each picture."""
+    import torch
+
+    return 1 - 2 * (torch.rand(len(x), device=x.device) < (0.5 if flip else 0.0)).float()
+
+
+def _recoloured(x: "Tensor", how: Augment) -> "Tensor":
+    import torch
+
+    if how.brightness or how.contrast:
+        gain = _between(x, 1 - how.brightness, 1 + how.brightness)
+        contrast = _between(x, 1 - how.contrast, 1 + how.contrast)
+        x = x * (gain * contrast) + x.mean((1, 2, 3), keepdim=True) * gain * (1 - contrast)
+    if how.saturation and x.shape[1] == 3:
+        saturation = _between(x, 1 - how.saturation, 1 + how.saturation)
+        x = torch.lerp(x.mean(1, keepdim=True).expand_as(x), x, saturation)
+    return x
+
+
+def _erased(x: "Tensor", share: float) -> "Tensor":
+    """A grey box of 2 to 20 % of the area in some pictures (Zhong et al. 2017, random erasing)."""
+    import torch
+
+    height, width = x.shape[2:]
+    area = _between(x, 0.02, 0.2).squeeze(-1)
+    ratio = _between(x, math.log(0.5), math.log(2)).squeeze(-1).exp()
+    middle_y, middle_x = _between(x, 0, height).squeeze(-1), _between(x, 0, width).squeeze(-1)
+    rows = torch.arange(height, device=x.device).view(1, height, 1)
+    columns = torch.arange(width, device=x.device).view(1, 1, width)
+    inside = ((rows - middle_y).abs() < (area * ratio).sqrt() * height / 2) & (
+        (columns - middle_x).abs() < (area / ratio).sqrt() * width / 2
+    )
+    chosen = _between(x, 0, 1).squeeze(-1) < share
+    return x.masked_fill((inside & chosen).unsqueeze(1), GREY)

@@ -1,0 +1,184 @@
+"""An item of a data set, and the source that a reader reads items from: a folder, a file or a zip."""
+
+import io
+import lzma
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Self, cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelmill.data.names import check_member, is_junk, locate, view
+from modelmill.errors import InvalidInput, NotFound, TooLarge, from_os, unknown_setting
+
+LIMIT = 64 << 20
+SPLITS = ("train", "val", "test")
+ALIASES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError,
+    LookupError,
+)  # fmt: skip
+Opener = Callable[[str], Any]
+
+
+class Item(msgspec.Struct):
+    """One labelled example as a reader found it.
+
+    `name` is its path or row, unique in the set; `data` an encoded picture, a text, or decoded pixels
+    (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader could not read it.
+    """
+
+    name: str
+    label: str
+    data: bytes | str | NDArray[np.uint8]
+    split: str | None = None
+    problem: str = ""
+
+
+class Source:
+    """Files under '/'-separated relative `names`, sorted; a context manager."""
+
+    def __init__(self, title: str, names: list[str], opener: Opener, close: Callable[[], None]) -> None:
+        self.title = title
+        self.names = names
+        self._known = frozenset(names)
+        self._opener = opener
+        self._close = close
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read from start to end; a damaged one raises `InvalidInput` while it is read."""
+        if name not in self._known:
+            raise NotFound(f"'{self.title}' holds no '{name}'")
+        with _damage(name):
+            return guarded(self._opener(name), name)
+
+    def read(self, name: str, limit: int = LIMIT) -> bytes:
+        """A whole file; raises `TooLarge` once it proves longer than `limit` bytes."""
+        with self.open(name) as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise TooLarge(f"'{name}' is larger than {limit >> 20} MiB")
+        return data
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the archive, when it is one."""
+        self._close()
+
+
+def open_source(path: Path) -> Source:
+    """The data at a path: a folder, a file, a zip, or a folder that holds nothing but one zip.
+
+    Raises `NotFound`, and `InvalidInput` for an unsafe or damaged zip, several zips, or no data at all.
+    """
+    place, found = locate(path)
+    if found is None:
+        return _open_zip(place)
+    files = view(found)
+    _refuse_nothing(path, files)
+    return Source(path.name, list(files), lambda name: files[name].open("rb"), lambda: None)
+
+
+def split_of(word: str) -> str | None:
+    """The split that a folder, a file or a cell names: train, val or test, also by other usual names."""
+    return ALIASES.get(word.strip().lower())
+
+
+def check_options(options: Mapping[str, str], known: Iterable[str]) -> None:
+    """Refuse an option that a format does not read; raises `InvalidInput`."""
+    for name in options:
+        if name not in known:
+            raise unknown_setting(name, known)
+
+
+def guarded(file: Any, name: str) -> BinaryIO:
+    """A readable file whose every kind of damage is an `InvalidInput` naming it; closing closes both."""
+    return cast("BinaryIO", io.BufferedReader(_Guarded(file, name), 1 << 16))
+
+
+class _Guarded(io.RawIOBase):
+    def __init__(self, file: Any, name: str) -> None:
+        self._file = file
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _damage(self._name):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise InvalidInput(f"'{name}' is damaged: {error}") from error
+    except OSError as error:
+        if error.errno is None:  # what gzip and bz2 raise for content that is wrong
+            raise InvalidInput(f"'{name}' is damaged: {error}") from error
+        raise from_os(error, f"reading '{name}'") from error
+
+
+def _open_zip(path: Path) -> Source:
+    with _damage(path.name):
+        archive = zipfile.ZipFile(path)
+    try:
+        files = view(_members(path, archive.infolist()))
+        _refuse_nothing(path, files)
+    except BaseException:
+        archive.close()
+        raise
+    return Source(path.name, list(files), lambda name: archive.open(files[name]), archive.close)
+
+
+def _members(path: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        _check_info(path.name, info)
+        if info.is_dir() or is_junk(info.filename):
+            continue
+        if info.filename in members:
+            raise InvalidInput(f"'{path.name}' holds '{info.filename}' twice")
+        members[info.filename] = info
+    # Members that share their bytes make a small file unpack to any size.
+    if sum(info.compress_size for info in members.values()) > path.stat().st_size:
+        raise InvalidInput(f"'{path.name}' is not a sound zip: its members overlap")
+    return members
+
+
+def _check_info(archive: str, info: zipfile.ZipInfo) -> None:
+    check_member(archive, info.filename)
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise InvalidInput(f"'{archive}' holds the link '{info.filename}': put the file itself there")
+    if info.flag_bits & 1:
+        raise InvalidInput(f"'{archive}' is encrypted: send it without a password")
+
+
+def _refuse_nothing(path: Path, files: Mapping[str, object]) -> None:
+    if not files:
+        raise InvalidInput(
+            f"'{path}' holds no data (hidden files, READMEs, licences, links that lead outside do not count)"
+        )

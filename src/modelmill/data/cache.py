@@ -1,0 +1,155 @@
+"""Decoded training data on disk, mapped into memory: decoded once, read at the speed of the page cache."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from modelmill.errors import MillError, from_os
+
+LABELS = "labels"
+STALE = 24 * 3600.0
+"""Seconds without a write after which a half-built entry is taken for abandoned."""
+
+Build = Callable[[], Iterator[tuple[dict[str, NDArray[Any]], int]]]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Training data: each array is [count, ...] and read-only, `labels` is int64 [count]."""
+
+    arrays: dict[str, NDArray[Any]]
+    labels: NDArray[np.int64]
+
+
+def cached(folder: Path, key: str, build: Build, count: int, progress: Callable[[int], None]) -> Arrays:
+    """The arrays kept under `key`, built from `count` items when they are not there yet.
+
+    `progress` is told how many items are done. Builders may race: one wins, the others discard theirs. Raises
+    `StorageFull`, and `MillError` when the items differ in names, shape or type, or are not `count`.
+    """
+    entry = folder / key
+    kept = _load(entry)
+    if kept is not None:
+        return kept
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f"{key}.tmp-{os.getpid()}-", dir=folder))
+        try:
+            _fill(draft, build, count, progress)
+            _publish(draft, entry)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise from_os(error, "caching the decoded data") from error
+    built = _load(entry)
+    if built is None:
+        raise MillError(f"the cache entry '{key}' vanished while it was made; try again")
+    return built
+
+
+def trim(folder: Path, keep_bytes: int) -> int:
+    """Drop the least recently used entries until at most `keep_bytes` stay; returns the bytes freed."""
+    freed = total = 0
+    entries = sorted(_entries(folder), key=lambda entry: entry[1], reverse=True)
+    for path, used, size in entries:
+        draft = ".tmp-" in path.name
+        total += size
+        if used < time.time() - STALE if draft else total > keep_bytes:
+            shutil.rmtree(_aside(path), ignore_errors=True)
+            freed += size
+            total -= size
+    return freed
+
+
+def _load(entry: Path) -> Arrays | None:
+    try:
+        files = {path.stem: np.load(path, mmap_mode="r") for path in sorted(entry.glob("*.npy"))}
+        os.utime(entry)  # the time of last use, for `trim`
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError):
+        shutil.rmtree(entry, ignore_errors=True)  # damaged: it can be made again
+        return None
+    labels = files.pop(LABELS, None)
+    return None if labels is None else Arrays(files, labels)
+
+
+def _fill(draft: Path, build: Build, count: int, progress: Callable[[int], None]) -> None:
+    places: dict[str, NDArray[Any]] = {}
+    done = 0
+    for arrays, label in build():
+        row = {name: np.asarray(part) for name, part in {**arrays, LABELS: np.int64(label)}.items()}
+        if len(row) == len(arrays):
+            raise MillError(f"no array may be called '{LABELS}'")
+        if not places:
+            places = {name: _room(draft / f"{name}.npy", np.asarray(part), count) for name, part in row.items()}
+        if done == count:
+            raise MillError(f"there are more than the {count} items announced")
+        _put(places, row, done)
+        done += 1
+        if done % 256 == 0:
+            progress(done)
+    if done != count or not done:
+        raise MillError(f"{done} items came where {count} were announced")
+    for place in places.values():
+        place.flush()  # type: ignore[attr-defined]
+    progress(done)
+
+
+def _room(path: Path, first: NDArray[Any], count: int) -> NDArray[Any]:
+    place: NDArray[Any] = open_memmap(path, "w+", first.dtype, (count, *first.shape))
+    with path.open("r+b") as file:
+        # Room for all of it now: on a full disk a write to a mapped page would kill the process.
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return place
+
+
+def _put(places: dict[str, NDArray[Any]], row: dict[str, NDArray[Any]], number: int) -> None:
+    if row.keys() != places.keys():
+        raise MillError(f"item {number} has the arrays {sorted(row)}, the first one {sorted(places)}")
+    for name, place in places.items():
+        part = row[name]
+        if part.shape != place.shape[1:] or part.dtype != place.dtype:
+            raise MillError(
+                f"item {number}: '{name}' is {part.dtype} {list(part.shape)}, "
+                f"the first one {place.dtype} {list(place.shape[1:])}"
+            )
+        place[number] = part
+
+
+def _publish(draft: Path, entry: Path) -> None:
+    try:
+        draft.rename(entry)
+    except OSError:
+        if _load(entry) is not None:  # another builder was first: the same content
+            return
+        shutil.rmtree(_aside(entry), ignore_errors=True)
+        draft.rename(entry)
+
+
+def _aside(entry: Path) -> Path:
+    """The entry under a draft's name, so that nobody opens it while its files go one by one."""
+    aside = entry.with_name(f"{entry.name}.tmp-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        return entry.rename(aside)
+    except OSError:
+        return aside
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, float, int]]:
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        try:
+            files = [path.stat() for path in (entry, *entry.glob("*.npy"))]
+        except OSError:  # another process is trimming too
+            continue
+        used = files[0].st_mtime if ".tmp-" not in entry.name else max(file.st_mtime for file in files)
+        yield entry, used, sum(file.st_size for file in files[1:])

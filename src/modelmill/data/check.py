@@ -1,0 +1,126 @@
+"""The check of a data set: one pass over its items, in memory that grows by some bytes an item."""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from modelmill.data._findings import Findings, Table, about_classes, about_contents, about_splits
+from modelmill.data._magic import kind_of_data, kind_of_name
+from modelmill.data.base import SPLITS, Item
+from modelmill.data.names import shown
+from modelmill.data.report import DROPPED, Finding, Index, Report
+from modelmill.data.splits import UNDECLARED, assign
+from modelmill.errors import Cancelled, MillError
+
+__all__ = ["Finding", "Index", "Report", "examine"]
+
+STEP = 256
+"""Items between two tellings of progress."""
+
+
+def examine(
+    items: Iterable[Item], fingerprint: Callable[[Item], str], progress: Callable[[int], None]
+) -> tuple[Index, Report]:
+    """Check all items and give each its split.
+
+    `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it
+    can't be decoded; `progress` is told how many items are done. Bad items are dropped and reported.
+    """
+    seen = _Seen(fingerprint)
+    for item in items:
+        seen.add(item)
+        if len(seen.labels) % STEP == 0:
+            progress(len(seen.labels))
+    progress(len(seen.labels))
+    return _conclude(seen)
+
+
+class _Seen:
+    """What the pass keeps of each item: label, declared split, fingerprint, name."""
+
+    def __init__(self, fingerprint: Callable[[Item], str]) -> None:
+        self.fingerprint = fingerprint
+        self.known: dict[str, int] = {}
+        self.labels, self.declared, self.prints = array("i"), array("b"), array("Q")
+        self.names, self.ends = bytearray(), array("Q", [0])
+        self.findings = Findings()
+
+    def add(self, item: Item) -> None:
+        label = self.known.setdefault(item.label, len(self.known)) if item.label else DROPPED
+        content = self._content(item)
+        self.labels.append(label if content is not None else DROPPED)
+        self.declared.append(SPLITS.index(item.split) if item.split is not None else UNDECLARED)
+        self.prints.append(content or 0)
+        self.names += item.name.encode("utf-8", "backslashreplace")
+        self.ends.append(len(self.names))
+
+    def name(self, number: int) -> str:
+        return shown(self.names[self.ends[number] : self.ends[number + 1]].decode())
+
+    def _content(self, item: Item) -> int | None:
+        """The first 8 bytes of the content's hash, or None for an item to drop."""
+        if problem := item.problem or ("" if item.label else "has no label"):
+            self.findings.drop("unreadable-row", f"{item.name}: {problem}")
+            return None
+        if _is_empty(item):
+            self.findings.drop("empty", item.name)
+            return None
+        try:
+            content = int(self.fingerprint(item)[:16], 16)
+        except Cancelled:
+            raise
+        except MillError as error:
+            self.findings.drop("undecodable", f"{item.name}: {error.message}")
+            return None
+        if isinstance(item.data, bytes) and (said := kind_of_name(item.name)):
+            kind = kind_of_data(item.data)
+            if kind and kind != said:
+                self.findings.warn("mislabelled-extension", f"{item.name} is {kind}")
+        return content
+
+
+def _is_empty(item: Item) -> bool:
+    if isinstance(item.data, np.ndarray):
+        return item.data.size == 0
+    return not (item.data.strip() if isinstance(item.data, str) else item.data)
+
+
+def _conclude(seen: _Seen) -> tuple[Index, Report]:
+    raw = np.array(seen.labels, np.int32)
+    sound = np.flatnonzero(raw >= 0)
+    names = list(seen.known)
+    counts = dict(zip(names, np.bincount(raw[sound], minlength=len(names)).tolist(), strict=True))
+    labels = sorted((name for name in names if counts[name]), key=_order)
+    rank = {label: number for number, label in enumerate(labels)}
+    code = np.array([rank.get(name, DROPPED) for name in names], np.int32)
+    table = Table(
+        labels,
+        code[raw[sound]],
+        np.array(seen.prints, np.uint64)[sound],
+        np.array(seen.declared, np.int8)[sound],
+        lambda number: seen.name(int(sound[number])),
+    )
+    splits = assign(table.codes, table.declared, table.prints)
+    classes = {name: counts[name] for name in sorted(names, key=_order)}
+    found = seen.findings
+    about_contents(found, table, splits)
+    about_classes(found, classes)
+    about_splits(found, table)
+    tally = Counter(splits.tolist())
+    report = Report(
+        items=len(raw),
+        sound=len(sound),
+        classes=classes,
+        splits={name: tally[number] for number, name in enumerate(SPLITS)},
+        findings=found.conclude(),
+    )
+    all_codes, all_splits = np.full(len(raw), DROPPED, np.int32), np.full(len(raw), DROPPED, np.int8)
+    all_codes[sound], all_splits[sound] = table.codes, splits
+    return Index.of(labels, all_codes, all_splits, np.array(seen.prints, np.uint64)), report
+
+
+def _order(label: str) -> tuple[int, int, str]:
+    """Numbers in order of their value, before words."""
+    return (0, int(label), label) if label.isdecimal() and len(label) < 19 else (1, 0, label)

@@ -1,0 +1,195 @@
+"""Tables of texts and labels: which column is which, and one item a row."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from typing import BinaryIO
+
+import msgspec
+
+from modelmill.data.base import SPLITS, Item, Source, check_options, split_of
+from modelmill.data.formats._text import LINE, lines, split_in_name
+from modelmill.data.names import shown
+from modelmill.errors import InvalidInput
+
+COLUMNS = {
+    "text": "column of the text, a name or a number from 0",
+    "label": "column of the label, a name or a number from 0",
+    "split": "column that says train, val or test, a name or a number from 0",
+    "header": "yes or no: whether the first row names the columns",
+}
+WORDS = {
+    "text": (
+        "text", "sentence", "review", "content", "comment", "tweet", "message", "document", "body",
+        "utterance", "query", "question", "sms", "title", "headline", "phrase",
+    ),
+    "label": (
+        "label", "labels", "class", "sentiment", "category", "target", "polarity", "y", "rating", "intent",
+        "topic", "emotion", "tag", "stars", "score",
+    ),
+    "split": ("split",),
+}  # fmt: skip
+SAMPLE = 1000
+END = "\x00end of table\x00"
+
+Rows = Iterator[tuple[int, list[str]]]
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """Where text, label and split stand; `header` is the first row when it names the columns."""
+
+    text: int
+    label: int
+    split: int | None
+    width: int
+    header: list[str] | None
+
+
+def read_tables(source: Source, names: list[str], options: Mapping[str, str], quoted: bool) -> Iterator[Item]:
+    """The items of one table without splits, or of several whose names say theirs, train first."""
+    check_options(options, COLUMNS)
+    if not names:
+        raise InvalidInput(f"'{source.title}' holds no table of this format")
+    splits = {name: split_in_name(name) if len(names) > 1 else None for name in names}
+    if unclear := [name for name in names if len(names) > 1 and splits[name] is None]:
+        raise InvalidInput(
+            f"'{source.title}' holds several tables and '{unclear[0]}' does not say which split it is: "
+            "keep one table, or name them train, val and test"
+        )
+    layout: Layout | None = None
+    for name in sorted(names, key=lambda name: (SPLITS.index(splits[name] or "train"), name)):
+        with source.open(name) as file:
+            rows = _rows(file, name, quoted)
+            sample = list(islice(rows, SAMPLE))
+            layout = layout or plan(name, [row for _, row in sample], options)
+            if layout.header is not None:
+                _check_header(name, layout, sample)
+            for line, row in chain(sample[layout.header is not None :], rows):
+                yield _item(f"{name}:{line}", row, layout, splits[name])
+
+
+def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> Layout:
+    """Where things stand, from the first rows and the options; raises `InvalidInput` naming the columns."""
+    if not sample:
+        raise InvalidInput(f"'{name}' is empty")
+    first, rest = sample[0], sample[1:]
+    found = {role: _find(first, role, options.get(role)) for role in WORDS}
+    by_words = found["text"] is not None or found["label"] is not None
+    text, label = found["text"], found["label"]
+    if len(first) == 2:
+        text, label = _complete(text, label, sample)
+    if text is None or label is None or text == label:
+        held = ", ".join(f"{number} '{shown(cell.strip(), 40)}'" for number, cell in enumerate(first[:20]))
+        raise InvalidInput(
+            f"'{name}': can't tell which column is the text and which the label; "
+            f"use --set text=COLUMN label=COLUMN with one of: {held}"
+        )
+    named = any(value.strip().lower() in _names(first) for role, value in options.items() if role in WORDS)
+    header = named or _has_header(first[label], _cells(rest, label), by_words)
+    if "header" in options:
+        header = options["header"].strip().lower() in ("yes", "true", "1")
+    split = found["split"] if header or "split" in options else None
+    return Layout(text, label, split, len(first), first if header else None)
+
+
+def _find(first: list[str], role: str, wanted: str | None) -> int | None:
+    names = _names(first)
+    if wanted is None:
+        return next((names.index(word) for word in WORDS[role] if word in names), None)
+    if wanted.strip().lower() in names:
+        return names.index(wanted.strip().lower())
+    if wanted.isdecimal() and int(wanted) < len(first):
+        return int(wanted)
+    held = ", ".join(shown(name, 40) for name in names[:20])
+    raise InvalidInput(f"there is no column '{wanted}' for the {role}; there are: {held}")
+
+
+def _complete(text: int | None, label: int | None, rows: list[list[str]]) -> tuple[int | None, int | None]:
+    """Of two columns the other one; when neither is known, the label is the one whose values repeat."""
+    if text is None and label is None:
+        kinds, label = min((len(set(_cells(rows, column))), column) for column in (0, 1))
+        if 2 * (kinds - 1) > len(rows):  # one of the kinds may be the header
+            return None, None
+    if label is None and text is not None:
+        return text, 1 - text
+    return (1 - label if text is None and label is not None else text), label
+
+
+def _has_header(label: str, others: list[str], by_words: bool) -> bool:
+    """A name of a column does not occur as a label, where the labels themselves repeat."""
+    known = {other.strip().lower() for other in others}
+    return label.strip().lower() not in known and (by_words or 2 * len(known) <= len(others))
+
+
+def _names(row: list[str]) -> list[str]:
+    return [cell.strip().lower() for cell in row]
+
+
+def _cells(rows: list[list[str]], column: int) -> list[str]:
+    return [row[column] for row in rows if column < len(row)]
+
+
+def _check_header(name: str, layout: Layout, sample: list[tuple[int, list[str]]]) -> None:
+    first = sample[0][1] if sample else []
+    if _names(first) != _names(layout.header or []):
+        raise InvalidInput(f"'{name}' has other columns than the tables before it: {shown(', '.join(first))}")
+
+
+def _rows(file: BinaryIO, name: str, quoted: bool) -> Rows:
+    """Each row that is not blank, with the number of the line on which it begins."""
+    text = _decoded(file, name)
+    first = next(text, "")
+    # Spreadsheets of half of Europe write ';' into .csv files.
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",") if quoted else "\t"
+    csv.field_size_limit(max(csv.field_size_limit(), LINE))
+    quote = '"' if quoted else None
+    reader = csv.reader(
+        chain([first], text, [END]),
+        delimiter=delimiter,
+        quotechar=quote,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
+    start = 1
+    while True:
+        try:
+            row = next(reader)
+        except csv.Error as error:
+            raise InvalidInput(f"'{name}' line {start} is not a row: {error} (is a quote never closed?)") from error
+        if row == [END]:
+            return
+        if row and row[-1].endswith(END):
+            raise InvalidInput(f"'{name}' line {start}: a quote opened here is never closed")
+        if row:
+            yield start, row
+        start = reader.line_num + 1
+
+
+def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
+    for number, (line, whole) in enumerate(lines(file), start=1):
+        if not whole:
+            raise InvalidInput(f"'{name}' line {number} is longer than {LINE >> 20} MiB")
+        yield line.decode("utf-8", "surrogateescape") + "\n"
+
+
+def _item(name: str, row: list[str], layout: Layout, split: str | None) -> Item:
+    while len(row) > layout.width and not row[-1].strip():
+        row = row[:-1]
+    if len(row) != layout.width:
+        return Item(name, "", "", None, f"{len(row)} columns instead of {layout.width}")
+    text, label = row[layout.text], row[layout.label].strip()
+    named = row[layout.split].strip() if layout.split is not None else ""
+    if problem := _problem(text, label, named):
+        return Item(name, "", "", None, problem)
+    return Item(name, label, text, split_of(named) if named else split)
+
+
+def _problem(text: str, label: str, split: str) -> str:
+    try:
+        f"{text}{label}".encode()
+    except UnicodeEncodeError:
+        return "not UTF-8"
+    if "\0" in text or "\0" in label:
+        return "holds a NUL character"
+    if not label:
+        return "has no label"
+    return "" if not split or split_of(split) else f"unknown split '{shown(split, 40)}'"

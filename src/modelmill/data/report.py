@@ -1,0 +1,107 @@
+"""What a check found, for people and programs, and the index that says where every item goes."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelmill.data.base import SPLITS
+from modelmill.data.names import shown
+from modelmill.errors import MillError, from_os
+
+DROPPED = -1
+
+
+class Finding(msgspec.Struct):
+    """Something that people should know; `kind` is stable, `examples` are at most five."""
+
+    kind: str
+    count: int
+    severity: Literal["warning", "dropped"]
+    message: str
+    examples: list[str]
+
+
+class Report(msgspec.Struct):
+    """The result of a check: counts of sound items, in all, by class and by split, and the findings."""
+
+    items: int
+    sound: int
+    classes: dict[str, int]
+    splits: dict[str, int]
+    findings: list[Finding]
+
+    def lines(self) -> list[str]:
+        """A line of summary, then one for each finding."""
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        classes = sum(count > 0 for count in self.classes.values())
+        total = f"{self.items} items, {self.sound} sound, {classes} classes ({splits})"
+        return [total, *map(_line, self.findings)]
+
+
+class Index(msgspec.Struct):
+    """Where each item goes, in the order in which its format yields it.
+
+    `label_codes` is little-endian int32 [items] into `labels`, `split_codes` int8 [items] into `splits`, both
+    -1 for items that were dropped; `prints` is uint64 [items], the first 8 bytes of each content's sha256.
+    """
+
+    labels: list[str]
+    splits: list[str]
+    label_codes: bytes
+    split_codes: bytes
+    prints: bytes
+    schema: int = 1
+
+    @classmethod
+    def of(
+        cls, labels: list[str], codes: NDArray[np.int32], splits: NDArray[np.int8], prints: NDArray[np.uint64]
+    ) -> Self:
+        """The index of these arrays, all [items]."""
+        return cls(
+            labels, list(SPLITS), codes.astype("<i4").tobytes(), splits.astype("i1").tobytes(),
+            prints.astype("<u8").tobytes(),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        """How many items there are, with those that were dropped."""
+        return len(self.split_codes)
+
+    def label_array(self) -> NDArray[np.int32]:
+        """The label of each item, int32 [items], -1 where it was dropped."""
+        return np.frombuffer(self.label_codes, "<i4").astype(np.int32, copy=False)
+
+    def split_array(self) -> NDArray[np.int8]:
+        """The split of each item, int8 [items], -1 where it was dropped."""
+        return np.frombuffer(self.split_codes, np.int8)
+
+    def print_array(self) -> NDArray[np.uint64]:
+        """The fingerprint of each item, uint64 [items], 0 where it was dropped."""
+        return np.frombuffer(self.prints, "<u8").astype(np.uint64, copy=False)
+
+    def save(self, path: Path) -> None:
+        """Write as MessagePack; raises `StorageFull`."""
+        try:
+            path.write_bytes(msgspec.msgpack.encode(self))
+        except OSError as error:
+            raise from_os(error, "saving the index of the data") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote; raises `MillError` when it is missing or damaged."""
+        try:
+            index = msgspec.msgpack.decode(path.read_bytes(), type=cls)
+        except OSError as error:
+            raise from_os(error, "reading the index of the data") from error
+        except msgspec.DecodeError as error:
+            raise MillError(f"the index of the data is damaged: {error} ({path})") from error
+        if not len(index) == len(index.label_codes) / 4 == len(index.prints) / 8:
+            raise MillError(f"the index of the data is damaged: its arrays disagree ({path})")
+        return index
+
+
+def _line(finding: Finding) -> str:
+    examples = "; ".join(shown(example) for example in finding.examples)
+    return f"{finding.severity}: {finding.kind}: {finding.message}" + (f" (such as {examples})" if examples else "")

@@ -1,0 +1,1 @@
+"""Engines: one runtime each, one file each."""

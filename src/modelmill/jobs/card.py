@@ -1,0 +1,103 @@
+"""The model card: what a version is, for people, with the metadata that the Hugging Face hub reads."""
+
+import io
+import json
+
+from modelmill.types import Json, Manifest
+
+LIBRARY = "modelmill"
+
+
+def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
+    """`README.md` of a bundle."""
+    lineage, metrics = manifest.lineage, manifest.metrics
+    lines = [
+        _front_matter(name, manifest),
+        f"# {name}",
+        "",
+        f"A {manifest.task} model with {len(manifest.labels)} labels, trained by the recipe `{lineage.recipe}` "
+        f"on the data set `{lineage.dataset}`.",
+        "",
+        "## Evaluation",
+        "",
+        f"On {metrics['items']} test items, through the path that serves requests:",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {key} | {value:.4f} |" for key, value in metrics.items() if isinstance(value, float)),
+        "",
+        "| label | precision | recall | F1 | items |",
+        "|---|---|---|---|---|",
+        *(_row(label, row) for label, row in metrics.get("per_class", {}).items()),
+        "",
+        *(f"![{picture.partition('.')[0]}](pictures/{picture})" for picture in pictures),
+        "",
+        "## Input and output",
+        "",
+        *(f"- input `{spec.name}`: {spec.datatype} {spec.shape}" for spec in manifest.inputs),
+        *(f"- output `{spec.name}`: {spec.datatype} {spec.shape}" for spec in manifest.outputs),
+        "",
+        "Preprocessing, executed by the server:",
+        "",
+        _code(manifest.preprocessing),
+        "",
+        "## Lineage",
+        "",
+        f"- data: sha256 `{lineage.data_digest}`",
+        f"- recipe `{lineage.recipe}`, seed {lineage.seed}, modelmill {lineage.code_version}, "
+        f"job {lineage.job}, {lineage.created}",
+        "",
+        _code(lineage.settings),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _front_matter(name: str, manifest: Manifest) -> str:
+    """The metadata block; JSON strings are valid YAML, so nothing in a name can break out of it."""
+    metric = {"type": "accuracy", "value": round(manifest.metrics["accuracy"], 4)}
+    result = {
+        "task": {"type": manifest.task},
+        "dataset": {"name": manifest.lineage.dataset, "type": manifest.lineage.dataset},
+        "metrics": [metric],
+    }
+    index = [{"name": name, "results": [result]}]
+    return "\n".join(
+        [
+            "---",
+            f"library_name: {LIBRARY}",
+            f"pipeline_tag: {manifest.task}",
+            f"model-index: {json.dumps(index, ensure_ascii=False)}",
+            "---",
+            "",
+        ]
+    )
+
+
+def _row(label: str, row: Json) -> str:
+    safe = label.replace("|", "\\|").replace("<", "&lt;")
+    return f"| {safe} | {row['precision']:.4f} | {row['recall']:.4f} | {row['f1']:.4f} | {row['items']} |"
+
+
+def _code(values: Json) -> str:
+    return f"```json\n{json.dumps(values, indent=1, ensure_ascii=False)}\n```"
+
+
+def curves_picture(history: list[Json]) -> bytes:
+    """Loss and accuracy by epoch, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    for key, name in (("train_loss", "training"), ("val_loss", "validation")):
+        left.plot(epochs, [row[key] for row in history], marker=".", label=name)
+    left.set(title="Loss", xlabel="epoch")
+    left.legend()
+    right.plot(epochs, [row["val_accuracy"] for row in history], marker=".", color="tab:orange")
+    right.set(title="Validation accuracy", xlabel="epoch")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100)
+    return buffer.getvalue()

@@ -1,0 +1,67 @@
+"""The evaluation of a bundle, always through the served path: decode -> engine -> encode."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from modelmill import predictor
+from modelmill.cluster.child import Report
+from modelmill.data.base import Item
+from modelmill.errors import from_os
+from modelmill.jobs.material import Material
+from modelmill.jobs.process import Events, Interrupted, Stop, run
+from modelmill.predictor import Predictor
+from modelmill.tasks.base import Evaluation
+from modelmill.types import JobSpec, Json
+
+BATCH = 64
+
+
+def main(spec: bytes, report: Report) -> int:
+    """Entry of the job process."""
+    return run(spec, evaluate_version)
+
+
+def evaluate_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
+    """Measure a version on a split; leaves pictures in the job's folder."""
+    model = predictor.load(Path(spec.bundle), spec.threads)
+    material = Material(spec.dataset)
+    events.stage(f"evaluating on {material.count(spec.split)} items of {spec.split}")
+    found = evaluate(model, material, spec.split, events, stop, spec.threads)
+    save_pictures(Path(spec.folder) / "pictures", found.pictures)
+    return {"metrics": found.metrics, "split": spec.split}
+
+
+def evaluate(model: Predictor, material: Material, split: str, events: Events, stop: Stop, threads: int) -> Evaluation:
+    """Every item of a split through the served path; raises `InvalidInput` for one that can't be decoded."""
+    labels = model.manifest.labels
+    tell = events.counter("evaluating", material.count(split))
+    answers: list[Any] = []
+    truths: list[str] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in _batches(material.items(split)):
+            if stop.asked:
+                raise Interrupted
+            decoded = list(pool.map(lambda item: model.decode(item.data), batch))
+            answers += [model.encode(arrays, {"top_k": len(labels)}) for arrays in model.run(decoded)]
+            truths += [item.label for item in batch]
+            tell(len(truths))
+    return model.task.evaluate(answers, truths, labels)
+
+
+def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
+    while batch := list(islice(items, BATCH)):
+        yield batch
+
+
+def save_pictures(folder: Path, pictures: dict[str, bytes]) -> None:
+    """Write pictures by name; raises `StorageFull`."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name, data in pictures.items():
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise from_os(error, "writing the pictures") from error

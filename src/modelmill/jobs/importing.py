@@ -1,0 +1,62 @@
+"""The import of a data set: detect its format, check every item, sort them into splits."""
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from modelmill import plugins
+from modelmill.cluster.child import Report
+from modelmill.data import formats
+from modelmill.data.base import Item, open_source
+from modelmill.data.check import examine
+from modelmill.errors import InvalidInput
+from modelmill.jobs.process import Events, Interrupted, Stop, run
+from modelmill.tasks.base import task_named
+from modelmill.types import JobSpec, Json
+
+
+def main(spec: bytes, report: Report) -> int:
+    """Entry of the job process."""
+    return run(spec, check_dataset)
+
+
+def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
+    """Leaves `index` in the job's folder; the result holds the format and the report.
+
+    Raises `InvalidInput` for data that no reader understands, none of which is sound, or, when strict, with
+    any finding.
+    """
+    task = task_named(spec.task)
+
+    def fingerprint(item: Item) -> str:
+        return task.fingerprint(item.data)
+
+    def progress(done: int) -> None:
+        if stop.asked:
+            raise Interrupted
+        if done and time.monotonic() - told[0] > 0.3:
+            told[0] = time.monotonic()
+            events.write("progress", message="checking", done=done, total=0)
+
+    told = [0.0]
+    with open_source(Path(spec.dataset["archive"])) as source:
+        source.title = spec.dataset["name"]
+        format = spec.dataset["format"] or formats.detect(source, task.INPUT)
+        events.stage(f"checking '{spec.dataset['name']}' as {format}")
+        reader = plugins.load("data.formats", format)
+        index, report = examine(reader.read(source, spec.dataset["options"]), fingerprint, progress)
+    for line in report.lines():
+        events.stage(line)
+    if not report.sound:
+        why = f": {report.findings[0].message}" if report.findings else ""
+        raise InvalidInput(f"none of the {report.items} items can be used{why}")
+    classes = [name for name, count in report.classes.items() if count]
+    if len(classes) < 2:
+        only = ", ".join(classes)
+        raise InvalidInput(f"'{spec.dataset['name']}' has one class only ({only}); {spec.task} needs two or more")
+    if spec.dataset["strict"] and report.findings:
+        kinds = ", ".join(f"{finding.kind} ({finding.count})" for finding in report.findings)
+        raise InvalidInput(f"refused because of --strict: {kinds}")
+    index.save(Path(spec.folder) / "index")
+    return {"format": format, "report": msgspec.to_builtins(report)}

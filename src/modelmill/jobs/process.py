@@ -1,0 +1,137 @@
+"""What all job processes share: their log, their events, their result, and how they stop.
+
+A job ends in one of three ways: `result.json` with what it made, `result.json` with an error in one line, or
+without a result, which means that it was interrupted and can go on from its checkpoint.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from modelmill.errors import MillError, from_os
+from modelmill.types import JobSpec, Json
+
+log = logging.getLogger("modelmill.job")
+
+RESULT = "result.json"
+NICE = 5
+INTERRUPTED = 75
+FLUSH_SECONDS = 0.3
+
+
+class Interrupted(Exception):
+    """The job was asked to stop; its checkpoint is written."""
+
+
+class Events:
+    """Metrics per step and epoch, as JSON lines that others follow while they are written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self._flushed = 0.0
+
+    def write(self, event: str, **values: Any) -> None:
+        """One line; steps are written at once but shown in small batches."""
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, ensure_ascii=False)
+        self._file.write(line + "\n")
+        if event != "step" or time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def stage(self, message: str) -> None:
+        """What the job begins to do, for people."""
+        log.info("%s", message)
+        self.write("stage", message=message)
+
+    def counter(self, message: str, total: int) -> Callable[[int], None]:
+        """A function that tells how many of `total` items are done, not more often than people can read."""
+        last = [0.0]
+
+        def tell(done: int) -> None:
+            if time.monotonic() - last[0] > FLUSH_SECONDS or done == total:
+                last[0] = time.monotonic()
+                self.write("progress", message=message, done=done, total=total)
+
+        return tell
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._file.close()
+
+
+class Stop:
+    """Whether the job was asked to stop (SIGTERM)."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def run(spec_bytes: bytes, work: Callable[[JobSpec, Events, Stop], Json]) -> int:
+    """Run a job's work and leave its result; returns the exit status."""
+    _set_up()
+    spec = msgspec.json.decode(spec_bytes, type=JobSpec)
+    folder = Path(spec.folder)
+    try:
+        events = Events(folder / "events.jsonl")
+        started = time.monotonic()
+        result = work(spec, events, Stop())
+        result["seconds"] = round(time.monotonic() - started, 2)
+        write_result(folder, result)
+        events.write("end")
+        events.close()
+    except Interrupted:
+        log.info("stopped; the checkpoint is kept")
+        return INTERRUPTED
+    except MillError as error:
+        return _failed(folder, error.message)
+    except MemoryError:
+        return _failed(folder, "the memory was not enough; try a smaller batch_size or smaller inputs")
+    except OSError as error:
+        return _failed(folder, from_os(error, "the job").message)
+    except Exception as error:
+        log.exception("the job failed")
+        return _failed(folder, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return 0
+
+
+def _set_up() -> None:
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout, force=True
+    )
+    logging.getLogger("modelmill").setLevel(logging.INFO)
+    warnings.simplefilter("ignore")  # libraries' notes to their callers would only puzzle the reader of a log
+    os.nice(NICE)  # predictions go before training
+
+
+def _failed(folder: Path, message: str) -> int:
+    log.error("%s", message)
+    for draft in folder.glob("*.draft"):
+        shutil.rmtree(draft, ignore_errors=True)
+    try:
+        write_result(folder, {"error": message})
+    except OSError:
+        # Not even the reason can be written: the supervisor finds the job interrupted and its log empty.
+        return INTERRUPTED
+    return 1
+
+
+def write_result(folder: Path, result: Json) -> None:
+    """The result, whole or not at all."""
+    draft = folder / f"{RESULT}.tmp"
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    os.rename(draft, folder / RESULT)

@@ -1,0 +1,170 @@
+"""A training, from a checked data set to a sealed bundle.
+
+prepare -> decode (cached) -> loop or fit -> convert -> golden set -> evaluate through the served path -> card ->
+seal. Interrupted anywhere, it starts again at the top and goes on from the loop's checkpoint.
+"""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from modelmill import __version__, bundle
+from modelmill.cluster.child import Report
+from modelmill.data.cache import Arrays, trim
+from modelmill.engines.base import engine_named
+from modelmill.errors import InvalidInput
+from modelmill.jobs.card import curves_picture, model_card
+from modelmill.jobs.evaluate import evaluate, save_pictures
+from modelmill.jobs.material import Material
+from modelmill.jobs.process import Events, Stop, run
+from modelmill.predictor import Predictor, write_golden
+from modelmill.tasks._image import png
+from modelmill.tasks.base import Context, Plan, Signature, Task, plan, recipe_named, task_named
+from modelmill.types import JobSpec, Json, Lineage, Manifest
+
+ENGINE = "onnx"
+GOLDEN = 4
+CACHE_BYTES = 50 << 30
+
+
+def main(spec: bytes, report: Report) -> int:
+    """Entry of the job process."""
+    return run(spec, train_version)
+
+
+def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
+    """Leaves a sealed `bundle` and `pictures` in the job's folder; the result holds the metrics."""
+    folder = Path(spec.folder)
+    sealed, draft = folder / "bundle", folder / "bundle.draft"
+    if sealed.exists():  # stopped between sealing and reporting
+        return {"metrics": bundle.open_bundle(sealed).metrics, "bundle": bundle.digest_of(sealed)}
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    material = Material(spec.dataset)
+    task, recipe = task_named(spec.task), recipe_named(spec.task, spec.recipe)
+    chosen = plan(recipe, spec.settings)
+    events.stage(f"preparing {spec.recipe} for {len(material.labels)} classes")
+    context = prepare(task, material, chosen, draft)
+    data, validation = (
+        material.decoded(split, task, context, Path(spec.cache), events, stop) for split in ("train", "val")
+    )
+    history = fit(spec, recipe, chosen, context, data, validation, draft, events, stop)
+    manifest = describe(spec, task, context, chosen)
+    events.stage("evaluating through the served path")
+    model = Predictor(draft, manifest, spec.threads)
+    golden(model, material, draft)
+    found = evaluate(model, material, "test", events, stop, spec.threads)
+    pictures = found.pictures | ({"curves.png": curves_picture(history)} if history else {})
+    for place in (draft / "pictures", folder / "pictures"):
+        save_pictures(place, pictures)
+    manifest = msgspec.structs.replace(manifest, metrics=found.metrics)
+    (draft / "README.md").write_text(model_card(spec.name, manifest, sorted(pictures)), "utf-8")
+    digest = bundle.seal(draft, manifest, sealed)
+    trim(Path(spec.cache), CACHE_BYTES)
+    return {"metrics": found.metrics, "bundle": digest}
+
+
+def prepare(task: Task, material: Material, chosen: Plan, draft: Path) -> Context:
+    """What decode must know, learnt from samples of the training data."""
+    samples = [item.data for item in material.sample("train", task.SAMPLES)]
+    preprocessing = task.prepare(samples, chosen.input, draft)
+    return Context(preprocessing=preprocessing, labels=material.labels, folder=draft)
+
+
+def fit(
+    spec: JobSpec,
+    recipe: ModuleType,
+    chosen: Plan,
+    context: Context,
+    data: Arrays,
+    validation: Arrays,
+    draft: Path,
+    events: Events,
+    stop: Stop,
+) -> list[Json]:
+    """Train by the recipe's own `fit`, or its `network` by the loop; writes weights and model, returns history."""
+    task = task_named(spec.task)
+    inputs, outputs = task.inputs(context), task.outputs(context)
+    signature = Signature(inputs=inputs, classes=len(context.labels), preprocessing=context.preprocessing)
+    if hasattr(recipe, "fit"):
+        events.stage(f"fitting on {len(data.labels)} items")
+        network, weights = recipe.fit(chosen, signature, data.arrays, data.labels)
+        history: list[Json] = []
+    else:
+        network, weights, history = fit_network(spec, recipe, chosen, signature, data, validation, events, stop)
+    save_weights(weights, draft)
+    events.stage(f"converting to {ENGINE}")
+    engine_named(ENGINE).convert(network, inputs, outputs, draft)
+    return history
+
+
+def fit_network(
+    spec: JobSpec,
+    recipe: ModuleType,
+    chosen: Plan,
+    signature: Signature,
+    data: Arrays,
+    validation: Arrays,
+    events: Events,
+    stop: Stop,
+) -> tuple[Any, dict[str, np.ndarray[Any, Any]], list[Json]]:
+    """The loop over a torch network: as it is deployed, its weights, and how it came about."""
+    import torch
+
+    from modelmill.jobs.loop import train
+    from modelmill.tasks._torch import Probabilities, augmentation, classification_loss
+
+    torch.set_num_threads(spec.threads)
+    torch.manual_seed(chosen.train.seed)
+    network = recipe.network(chosen.network, signature)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    events.stage(f"training {count:,} parameters on {len(data.labels)} items, {chosen.train.epochs} epochs")
+    augment = augmentation(chosen.augment, signature.classes) if chosen.augment is not None else None
+    loss = getattr(recipe, "loss", classification_loss)
+    trained = train(network, data, validation, chosen.train, loss, augment, Path(spec.folder), events, stop)
+    weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
+    return Probabilities(trained.network), weights, trained.history
+
+
+def save_weights(weights: dict[str, np.ndarray[Any, Any]], draft: Path) -> None:
+    """`model.safetensors`, for further training."""
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, draft / "model.safetensors")
+
+
+def describe(spec: JobSpec, task: Task, context: Context, chosen: Plan) -> Manifest:
+    """The manifest, but for metrics and files."""
+    return Manifest(
+        task=spec.task,
+        engine=ENGINE,
+        inputs=task.inputs(context),
+        outputs=task.outputs(context),
+        preprocessing=msgspec.to_builtins(context.preprocessing),
+        labels=context.labels,
+        lineage=Lineage(
+            dataset=spec.dataset["name"],
+            data_digest=spec.dataset["digest"],
+            recipe=spec.recipe,
+            settings=chosen.flat(),
+            seed=chosen.train.seed,
+            code_version=__version__,
+            job=spec.job,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+
+
+def golden(model: Predictor, material: Material, draft: Path) -> None:
+    """A few raw test inputs and their answers."""
+    inputs: list[bytes | str] = []
+    for item in material.sample("test", GOLDEN):
+        inputs.append(png(item.data) if isinstance(item.data, np.ndarray) else item.data)
+    if not inputs:
+        raise InvalidInput("there is nothing to test on")
+    write_golden(draft, inputs, [model.predict([raw])[0] for raw in inputs])

@@ -1,0 +1,331 @@
+"""The composition root: `modelmill up`. A small supervisor whose children are the gateway, workers and jobs.
+
+It binds the port itself and hands it down, so that a taken port is found at once and a gateway that dies is
+replaced without a refused connection.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+import msgspec
+
+from modelmill import __version__, plugins
+from modelmill.artifacts import Artifacts
+from modelmill.cluster.base import Cluster, Handle
+from modelmill.cluster.child import Report
+from modelmill.control.datasets import Datasets
+from modelmill.control.db import Database
+from modelmill.control.deployments import Deployments, Reconciler
+from modelmill.control.jobs import JobRunner, Jobs
+from modelmill.control.keys import ensure_admin_key
+from modelmill.control.registry import Registry
+from modelmill.errors import Conflict, InvalidInput, MillError, from_os
+from modelmill.settings import Settings
+from modelmill.types import Struct
+
+log = logging.getLogger("modelmill.node")
+
+ENTRIES = {
+    "train": "modelmill.jobs.train:main",
+    "evaluate": "modelmill.jobs.evaluate:main",
+    "import": "modelmill.jobs.importing:main",
+}
+TICK_SECONDS = 0.05
+SOCKET_PATH_LIMIT = 90
+
+
+class GatewaySpec(Struct, frozen=True, kw_only=True):
+    """What the gateway process is told."""
+
+    settings: dict[str, Any]
+    descriptor: int
+
+
+class Rooms:
+    """Everything over the database of one home; the supervisor and the gateway each open their own."""
+
+    def __init__(self, settings: Settings) -> None:
+        home = settings.home
+        self.settings = settings
+        self.database = Database(settings.database or f"sqlite:///{home / 'modelmill.db'}")
+        self.artifacts = Artifacts(home / "artifacts")
+        self.datasets = Datasets(self.database, self.artifacts)
+        self.registry = Registry(self.database, self.artifacts)
+        self.jobs = Jobs(self.database, home)
+        self.deployments = Deployments(self.database, self.registry)
+
+
+def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> int:
+    """Run the platform until SIGINT or SIGTERM; returns the exit status."""
+    _make_home(settings.home)
+    with _lock(settings.home), _bind(settings.host, settings.port) as listener:
+        settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        _log_to(settings.home / "logs" / "node.log")
+        node = Node(settings, listener)
+        try:
+            node.start()
+            if demo is not None:
+                threading.Thread(target=_demonstrate, args=(demo, settings), daemon=True).start()
+            node.run()
+        finally:
+            node.stop()
+    return 0
+
+
+class Node:
+    """The supervisor."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self.settings, self._listener = settings, listener
+        self.rooms = Rooms(settings)
+        self._cluster = cast(Cluster, plugins.load("cluster", "local"))
+        rooms, threads = self.rooms, settings.threads
+        self._jobs = JobRunner(
+            rooms.database,
+            rooms.jobs,
+            rooms.datasets,
+            rooms.registry,
+            self._cluster,
+            ENTRIES,
+            threads,
+            rooms.artifacts.add_file,
+        )
+        self._workers = Reconciler(
+            rooms.database,
+            rooms.registry,
+            self._cluster,
+            settings.home / "logs",
+            _run_folder(settings.home),
+            "modelmill.serve.worker:main",
+            threads=1,
+        )
+        self._gateway: Handle | None = None
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Bring the database up to date, take over what an earlier run left, start the gateway."""
+        home = self.settings.home
+        self.rooms.database.migrate()
+        key = ensure_admin_key(self.rooms.database, home)
+        self._workers.recover()
+        self._jobs.recover()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stopping.set())
+        self._gateway = self._start_gateway()
+        self._workers.tick()
+        self._wait_for_gateway()
+        url = f"http://{self.settings.host}:{self.settings.port}"
+        (home / "address").write_text(url + "\n")
+        say(f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs)")
+        say(f"admin key: {key}")
+
+    def run(self) -> None:
+        """The control loops, until asked to stop."""
+        while not self._stopping.wait(TICK_SECONDS):
+            try:
+                self._keep_gateway()
+                self._workers.tick()
+                self._jobs.tick()
+            except MillError as error:  # such as a full disk: predictions go on, the loops try again
+                log.error("%s", error)
+                self._stopping.wait(1)
+
+    def stop(self) -> None:
+        """Drain and end everything: the gateway answers what it has, then the workers go, jobs keep a checkpoint."""
+        say("stopping: answering what was accepted ...")
+        (self.settings.home / "address").unlink(missing_ok=True)
+        self._listener.close()
+        patience = time.monotonic() + self.settings.drain_seconds
+        if self._gateway is not None:
+            self._gateway.terminate()
+            while self._gateway.exit_code() is None and time.monotonic() < patience:
+                time.sleep(TICK_SECONDS / 5)
+            self._gateway.kill()
+        patience = time.monotonic() + self.settings.drain_seconds
+        with suppress(MillError):
+            self._jobs.stop(patience)
+        self._workers.stop()
+        self.rooms.database.close()
+        say("stopped")
+
+    def _start_gateway(self) -> Handle:
+        descriptor = self._listener.fileno()
+        spec = GatewaySpec(settings=self.settings.model_dump(mode="json"), descriptor=descriptor)
+        return self._cluster.start(
+            "modelmill.node:gateway",
+            spec,
+            title="modelmill: gateway",
+            log=self.settings.home / "logs" / "gateway.log",
+            env={"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"},
+            fds=(descriptor,),
+        )
+
+    def _wait_for_gateway(self) -> None:
+        assert self._gateway is not None
+        while not any(message.get("ready") for message in self._gateway.messages()):
+            if self._gateway.exit_code() is not None:
+                where = self.settings.home / "logs" / "gateway.log"
+                raise MillError(f"the gateway ended as it started; {where} says why")
+            self._workers.tick()
+            time.sleep(TICK_SECONDS / 5)
+
+    def _keep_gateway(self) -> None:
+        if self._gateway is not None and self._gateway.exit_code() is not None:
+            log.error("the gateway (pid %d) ended; starting another", self._gateway.pid)
+            self._gateway.kill()
+            self._gateway = self._start_gateway()
+
+
+def gateway(spec: bytes, report: Report) -> int:
+    """Entry of the gateway process."""
+    told = msgspec.json.decode(spec, type=GatewaySpec)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings.model_validate(told.settings)
+    import uvloop
+
+    uvloop.run(_serve(settings, told.descriptor, report))
+    return 0
+
+
+async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
+    import uvicorn
+
+    from modelmill.control.api import Control, make_api
+    from modelmill.protocols.app import App
+    from modelmill.protocols.base import STATUS
+    from modelmill.serve.gateway import Gateway
+
+    rooms = Rooms(settings)
+    control = Control(
+        rooms.database,
+        rooms.datasets,
+        rooms.registry,
+        rooms.jobs,
+        rooms.deployments,
+        settings.limits.upload_bytes,
+    )
+    door = Gateway(settings.limits)
+    app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)))
+    config = uvicorn.Config(
+        cast(Any, app),
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_seconds) or 1,
+    )
+    server = uvicorn.Server(config)
+
+    def room_left() -> bool:
+        return shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
+
+    following = asyncio.create_task(door.follow(rooms.deployments.snapshot, room_left))
+    watching = asyncio.create_task(_announce(door, server, report))
+    await server.serve(sockets=[socket.socket(fileno=descriptor)])
+    for task in (following, watching):
+        task.cancel()
+
+
+async def _announce(door: Any, server: Any, report: Report) -> None:
+    """Tell the supervisor when the gateway is ready; stop being ready as soon as it drains."""
+    while not (server.started and door.ready):
+        await asyncio.sleep(0.01)
+    report({"ready": True})
+    while not server.should_exit:
+        await asyncio.sleep(0.02)
+    door.draining = True
+
+
+def say(line: str) -> None:
+    """A line for the person who started the platform."""
+    print(line, flush=True)
+
+
+def _demonstrate(demo: Callable[[Settings], None], settings: Settings) -> None:
+    try:
+        demo(settings)
+    except MillError as error:
+        print(f"the demonstration stopped: {error}", file=sys.stderr, flush=True)
+
+
+def _make_home(home: Path) -> None:
+    try:
+        for name in ("artifacts", "jobs", "logs"):
+            (home / name).mkdir(parents=True, exist_ok=True)
+        home.chmod(stat.S_IRWXU)
+        for path in (home / "uploads").glob("*"):
+            path.unlink()
+    except OSError as error:
+        raise from_os(error, f"using {home} as the home") from error
+
+
+def _lock(home: Path) -> IO[str]:
+    """The home's lock, held until the process ends however that happens; raises `Conflict`."""
+    file = (home / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise Conflict(
+            f"a platform already runs on {home} (pid {holder}): stop it, or name another home with --home"
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket; raises `Conflict` for a taken port and `InvalidInput` for an impossible address."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise InvalidInput(f"'{host}' is not an address to listen on: {error.strerror}") from error
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == 98:
+            raise Conflict(f"port {port} of {host} is taken: choose another with --port (0: any free one)") from error
+        raise InvalidInput(f"can't listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def _run_folder(home: Path) -> Path:
+    """Where sockets live: in the home, or in a private folder when the home's path is too long for one."""
+    folder = home / "run"
+    if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT:
+        mark = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"modelmill-{os.getuid()}-{mark}"  # noqa: S108
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise Conflict(f"{folder} belongs to another user")
+    folder.chmod(0o700)
+    for path in folder.glob("*.sock"):
+        path.unlink()
+    return folder
+
+
+def _log_to(path: Path) -> None:
+    logging.basicConfig(filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # of the demonstration's client

@@ -1,0 +1,115 @@
+"""A loaded model, whole: decode -> stack -> run -> encode. Serving, evaluation and golden sets all go this way."""
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from modelmill.bundle import open_bundle
+from modelmill.engines.base import engine_named
+from modelmill.errors import BundleCorrupt, MillError
+from modelmill.tasks.base import Arrays, Context, Raw, task_named
+from modelmill.types import Manifest
+
+GOLDEN = "golden.json"
+TOLERANCE = 2e-3
+
+
+class Predictor:
+    """A bundle opened by its engine, with its task's decode and encode around it."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int = 1) -> None:
+        self.manifest = manifest
+        self.folder = folder
+        self.task = task_named(manifest.task)
+        preprocessing = msgspec.convert(manifest.preprocessing, self.task.Preprocessing)
+        self.context = Context(preprocessing=preprocessing, labels=manifest.labels, folder=folder)
+        self.session = engine_named(manifest.engine).open(folder, threads)
+
+    def decode(self, data: Raw) -> Arrays:
+        """One raw input as arrays without the batch axis; raises `InvalidInput`."""
+        return self.task.decode(data, self.context)
+
+    def run(self, items: Sequence[Arrays]) -> list[Arrays]:
+        """Decoded items through the engine as one batch, and apart again; raises `ModelFailed`."""
+        batch = {name: np.stack([item[name] for item in items]) for name in items[0]}
+        results = self.session.run(batch)
+        return [{name: array[i] for name, array in results.items()} for i in range(len(items))]
+
+    def encode(self, arrays: Arrays, parameters: Mapping[str, Any] | None = None) -> Any:
+        """One answer as plain data."""
+        return self.task.encode(arrays, self.context, parameters or {})
+
+    def predict(self, inputs: Sequence[Raw], parameters: Mapping[str, Any] | None = None) -> list[Any]:
+        """Raw inputs to answers, one batch."""
+        return [self.encode(arrays, parameters) for arrays in self.run([self.decode(raw) for raw in inputs])]
+
+    def check_golden(self) -> None:
+        """Replay the golden set; raises `BundleCorrupt` when an answer differs from the recorded one."""
+        for number, case in enumerate(read_golden(self.folder)):
+            try:
+                answer = self.predict([case["input"]])[0]
+            except MillError as error:
+                raise BundleCorrupt(f"golden input {number} is no longer accepted: {error}") from error
+            if not alike(answer, case["output"]):
+                raise BundleCorrupt(
+                    f"golden input {number} is answered {json.dumps(answer)[:120]}, "
+                    f"recorded was {json.dumps(case['output'])[:120]}"
+                )
+
+
+def load(folder: Path, threads: int = 1) -> Predictor:
+    """Open a sealed bundle: digests verified, golden set replayed; raises `BundleCorrupt`."""
+    predictor = Predictor(folder, open_bundle(folder), threads)
+    predictor.check_golden()
+    return predictor
+
+
+def write_golden(folder: Path, inputs: Sequence[bytes | str], outputs: Sequence[Any]) -> None:
+    """Record raw inputs and their answers in a bundle's draft."""
+    cases = [
+        {"input": raw, "output": out} if isinstance(raw, str) else {"base64": b64encode(raw).decode(), "output": out}
+        for raw, out in zip(inputs, outputs, strict=True)
+    ]
+    (folder / GOLDEN).write_text(json.dumps(cases, ensure_ascii=False, indent=1), "utf-8")
+
+
+def read_golden(folder: Path) -> list[dict[str, Any]]:
+    """The recorded cases; raises `BundleCorrupt` when there are none."""
+    try:
+        cases = json.loads((folder / GOLDEN).read_text("utf-8"))
+        return [
+            {
+                "input": case["input"] if "input" in case else b64decode(case["base64"]),
+                "output": case["output"],
+            }
+            for case in cases
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleCorrupt(f"the golden set of {folder} can't be read: {error}") from error
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two answers are the same but for rounding; ranked lists may swap near-equal scores."""
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return abs(one - other) <= TOLERANCE * max(1.0, abs(one), abs(other))
+    if isinstance(one, list) and isinstance(other, list):
+        if len(one) != len(other):
+            return False
+        if all(isinstance(x, dict) and {"label", "score"} <= x.keys() for x in [*one, *other]):
+            return _alike_ranking(one, other)
+        return all(map(alike, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    return bool(one == other)
+
+
+def _alike_ranking(one: list[Any], other: list[Any]) -> bool:
+    scores = {entry["label"]: entry["score"] for entry in other}
+    least = min((entry["score"] for entry in other), default=0.0)
+    ranks = all(alike(a["score"], b["score"]) for a, b in zip(one, other, strict=True))
+    return ranks and all(alike(entry["score"], scores.get(entry["label"], least)) for entry in one)

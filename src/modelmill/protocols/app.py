@@ -1,0 +1,137 @@
+"""The ASGI application: finds the route, checks the key, calls the protocol, answers errors in its shape.
+
+Deny by default: a path that no protocol declares public needs a key before anything else is looked at.
+"""
+
+import base64
+import binascii
+import logging
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, cast
+
+from modelmill import plugins
+from modelmill.errors import MethodNotAllowed, MillError, NotFound, Unauthenticated
+from modelmill.protocols.base import (
+    STATUS,
+    Disconnected,
+    HttpProtocol,
+    Receive,
+    Request,
+    Response,
+    Route,
+    Scope,
+    Send,
+    simple_error,
+)
+from modelmill.serve.gateway import Gateway
+
+log = logging.getLogger("modelmill.gateway")
+
+ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
+SHAPE_OF_PREFIX = "/v2"
+
+
+def http_protocols() -> dict[str, HttpProtocol]:
+    """Every protocol spoken over HTTP, by name."""
+    modules = {name: plugins.load("protocols", name) for name in plugins.names("protocols") if name != "app"}
+    return {name: cast(HttpProtocol, module) for name, module in modules.items() if hasattr(module, "ROUTES")}
+
+
+class App:
+    """All protocols and the admin API behind one door."""
+
+    def __init__(self, gateway: Gateway, admin: Any) -> None:
+        self.gateway, self.admin = gateway, admin
+        self.protocols = http_protocols()
+        self._routes = [(route, p) for p in self.protocols.values() for route in p.ROUTES]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] == "lifespan":
+            return await _lifespan(receive, send)
+        if scope["type"] != "http":
+            return None
+        if scope["path"].startswith(ADMIN):
+            return await self._administer(scope, receive, send)
+        request = Request(scope, receive, self.gateway.limits.body_bytes)
+        protocol: HttpProtocol | None = None
+        try:
+            route, protocol, names = self._find(request)
+            caller = None if route.public else self.gateway.authorise(key_of(request.headers))
+            response = await route.handler(self.gateway, cast(Any, caller), request, names)
+        except Disconnected:
+            return None
+        except MillError as error:
+            response = _refusal(error, protocol)
+        except Exception:
+            log.exception("%s %r failed", request.method, request.path)
+            response = _refusal(MillError("the gateway failed; its log says why"), protocol)
+        return await _answer(send, response, head=request.method == "HEAD")
+
+    def _find(self, request: Request) -> tuple[Route, HttpProtocol, dict[str, str]]:
+        """The route; one that does not exist is only admitted to callers with a key."""
+        allowed: list[str] = []
+        method = "GET" if request.method == "HEAD" else request.method
+        for route, protocol in self._routes:
+            names = route.match(request.path)
+            if names is None:
+                continue
+            if route.method == method:
+                return route, protocol, names
+            allowed.append(route.method)
+        self.gateway.authorise(key_of(request.headers))
+        if allowed:
+            raise MethodNotAllowed(f"{request.path} takes {' or '.join(sorted(set(allowed)))}")
+        raise NotFound(f"there is nothing at {request.path[:200]}; the admin API is described at /docs")
+
+    async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            caller = self.gateway.authorise(key_of(dict(scope["headers"])))
+            self.gateway.require_admin(caller)
+        except MillError as error:
+            return await _answer(send, _refusal(error, None))
+        scope["state"] = {**scope.get("state", {}), "caller": caller}
+        await self.admin(scope, receive, send)
+        return None
+
+
+def key_of(headers: Mapping[bytes, bytes]) -> str | None:
+    """The key of a request: a bearer token, or the password of Basic (what a browser asks for)."""
+    scheme, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip() or None
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode("latin-1").partition(":")[2] or None
+        except binascii.Error:
+            return None
+    return None
+
+
+def _refusal(error: MillError, protocol: HttpProtocol | ModuleType | None) -> Response:
+    body = cast(HttpProtocol, protocol).error(error) if protocol else simple_error(error)
+    headers: list[tuple[bytes, bytes]] = []
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b'Basic realm="modelmill: any user name, the key as password"'))
+    return Response(body, STATUS.get(error.code, 500), headers=tuple(headers))
+
+
+async def _answer(send: Send, response: Response, *, head: bool = False) -> None:
+    headers = [
+        (b"content-type", response.content_type.encode()),
+        (b"content-length", str(len(response.body)).encode()),
+        *response.headers,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else response.body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,124 @@
+"""What the protocols share: a request, a response, a route, and the one table from error codes to HTTP status."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote
+
+import msgspec
+
+from modelmill.errors import InvalidInput, MillError, TooLarge
+from modelmill.serve.gateway import Gateway
+from modelmill.types import KeyInfo
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+STATUS = {
+    "invalid_input": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "conflict": 409,
+    "too_large": 413,
+    "overloaded": 429,
+    "cancelled": 499,
+    "internal": 500,
+    "model_failed": 500,
+    "bundle_corrupt": 500,
+    "not_installed": 501,
+    "unavailable": 503,
+    "timeout": 504,
+    "storage_full": 507,
+}
+"""HTTP status of every error code."""
+
+JSON = "application/json"
+
+
+class Response(NamedTuple):
+    """What goes back."""
+
+    body: bytes = b""
+    status: int = 200
+    content_type: str = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Disconnected(Exception):
+    """The client has gone before its request was complete."""
+
+
+class Request:
+    """One HTTP request, read straight from ASGI."""
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.receive, self._limit = receive, limit
+
+    def header(self, name: bytes) -> str:
+        """A header's value (names in lower case), or an empty string."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    async def body(self) -> bytes:
+        """The whole body; raises `TooLarge` while reading, `Disconnected` when the client leaves."""
+        declared = self.header(b"content-length")
+        if declared.isdigit() and int(declared) > self._limit:
+            raise TooLarge(f"the body has {int(declared):,} bytes; at most {self._limit:,} are taken")
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._limit:
+                raise TooLarge(f"the body exceeds {self._limit:,} bytes")
+            chunks.append(chunk)
+            more = message.get("more_body", False)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+Handler = Callable[[Gateway, KeyInfo, Request, Mapping[str, str]], Awaitable[Response]]
+
+
+class Route:
+    """A method and a path pattern, `{name}` standing for one segment. `public` ones need no key."""
+
+    def __init__(self, method: str, pattern: str, handler: Handler, *, public: bool = False) -> None:
+        self.method, self.pattern, self.handler, self.public = method, pattern, handler, public
+        self.regex = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern))
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """The values of the pattern's names, or None."""
+        found = self.regex.fullmatch(path)
+        return {name: unquote(value) for name, value in found.groupdict().items()} if found else None
+
+
+class HttpProtocol(Protocol):
+    """A protocol spoken over HTTP."""
+
+    ROUTES: list[Route]
+
+    def error(self, error: MillError) -> bytes:
+        """The body of an error in the protocol's own shape."""
+
+
+def read_json(body: bytes) -> Any:
+    """A JSON document; raises `InvalidInput` saying where it is wrong."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the body is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidInput("the JSON is nested too deeply") from error
+
+
+def simple_error(error: MillError) -> bytes:
+    """`{"error": "text"}`, as the Open Inference Protocol and Hugging Face have it."""
+    return msgspec.json.encode({"error": error.message})

@@ -1,0 +1,1 @@
+"""Serving: the gateway that users call and the workers that own the models."""

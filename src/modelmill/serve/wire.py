@@ -1,0 +1,62 @@
+"""Gateway <-> worker: frames of MessagePack over a Unix socket, each behind its length (4 bytes, little-endian).
+
+A request frame is a list of calls, a reply frame the list of their answers.
+"""
+
+from typing import Any
+
+import msgspec
+
+HEAD = 4
+
+
+class Tensor(msgspec.Struct, array_like=True, frozen=True):
+    """A named array as raw little-endian bytes; `datatype` in Open Inference Protocol names."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: bytes
+
+
+class Call(msgspec.Struct, array_like=True, frozen=True):
+    """One prediction: raw task input in `data`, or `tensors`; the other is empty."""
+
+    id: int
+    data: bytes | None
+    tensors: list[Tensor]
+    parameters: dict[str, Any]
+
+
+class Answer(msgspec.Struct, array_like=True, frozen=True):
+    """One answer: JSON of the task's output, or tensors, or an error's code and message."""
+
+    id: int
+    data: bytes = b""
+    tensors: list[Tensor] = []
+    code: str = ""
+    message: str = ""
+    compute_seconds: float = 0.0
+
+
+_encoder = msgspec.msgpack.Encoder()
+_calls = msgspec.msgpack.Decoder(list[Call])
+_answers = msgspec.msgpack.Decoder(list[Answer])
+
+
+def frame(items: list[Call] | list[Answer]) -> bytearray:
+    """A list of calls or answers as one frame."""
+    buffer = bytearray(HEAD)
+    _encoder.encode_into(items, buffer, HEAD)
+    buffer[:HEAD] = (len(buffer) - HEAD).to_bytes(HEAD, "little")
+    return buffer
+
+
+def read_calls(body: bytes | bytearray | memoryview) -> list[Call]:
+    """The calls of a frame's body."""
+    return _calls.decode(body)
+
+
+def read_answers(body: bytes | bytearray | memoryview) -> list[Answer]:
+    """The answers of a frame's body."""
+    return _answers.decode(body)

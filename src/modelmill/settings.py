@@ -1,0 +1,72 @@
+"""One frozen tree of settings from `HOME/modelmill.toml` and `MODELMILL_*` variables, read once at start.
+
+A variable names a leaf with two underscores between levels: `MODELMILL_LIMITS__QUEUE=500`.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from modelmill.errors import InvalidInput
+
+FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+def default_home() -> Path:
+    """`MODELMILL_HOME`, else `~/.modelmill`."""
+    return Path(os.environ.get("MODELMILL_HOME") or Path.home() / ".modelmill").expanduser().absolute()
+
+
+class Limits(BaseModel):
+    """What a caller may ask for."""
+
+    model_config = FROZEN
+    body_bytes: int = Field(default=64 << 20, ge=1024, description="largest body of a prediction")
+    upload_bytes: int = Field(default=20 << 30, ge=1024, description="largest upload of a data set")
+    queue: int = Field(default=2048, ge=1, description="calls that may wait for one deployment")
+    timeout_seconds: float = Field(default=60, gt=0, description="longest time a call may take")
+    batch: int = Field(default=64, ge=1, description="most calls in one batch")
+    free_bytes: int = Field(default=64 << 20, ge=0, description="room on the disk below which readiness says no")
+
+
+class Settings(BaseSettings):
+    """All settings of a node."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELMILL_", env_nested_delimiter="__", frozen=True, extra="ignore")
+    home: Path = Field(default_factory=default_home, description="database, artifacts, logs, admin key")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the home")
+    threads: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="cores a job uses")
+    drain_seconds: float = Field(default=30, ge=0, description="longest wait for calls in flight when stopping")
+    limits: Limits = Limits()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over variables, variables over the file."""
+        home = Path(getattr(init_settings, "init_kwargs", {}).get("home") or default_home())
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home / "modelmill.toml")
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings of this process; raises `InvalidInput` naming the wrong one."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidInput(f"setting {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error

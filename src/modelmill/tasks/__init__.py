@@ -1,0 +1,1 @@
+"""Tasks: one folder each, named as on the Hugging Face hub."""

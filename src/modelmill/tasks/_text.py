@@ -1,0 +1,126 @@
+"""Texts in, token ids out: the decoding that all language tasks share. The tokenizer is trained on the data."""
+
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+
+from modelmill.errors import BundleCorrupt, InvalidInput
+from modelmill.tasks.base import Raw
+from modelmill.types import Struct, TensorSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+SPECIAL = ["[PAD]", "[UNK]"]
+"""Ids 0 and 1."""
+MAX_CHARACTERS = 1_000_000
+
+# Scripts written without spaces: each character, with its marks, is a word.
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
+WORD = rf"(?:(?!{UNSPACED})[\p{{L}}\p{{M}}\p{{N}}_])+"
+WORDS = rf"{UNSPACED}|{WORD}(?:'{WORD})*|[^\s]"
+
+
+class Preprocessing(Struct, frozen=True, kw_only=True):
+    """How a text becomes token ids; travels in the manifest, with `tokenizer.json` beside it."""
+
+    tokenizer: Annotated[
+        Literal["word", "char", "bpe"],
+        msgspec.Meta(description="units: words (single characters in scripts without spaces), characters or BPE"),
+    ] = "word"
+    vocabulary: Annotated[int, msgspec.Meta(ge=10, le=1_000_000, description="most token ids")] = 10_000
+    minimum_count: Annotated[int, msgspec.Meta(ge=1, description="times a token occurs to be kept")] = 2
+    lowercase: Annotated[bool, msgspec.Meta(description="ignore case")] = True
+    max_length: Annotated[int, msgspec.Meta(ge=0, le=4096, description="tokens; 0: from the data")] = 0
+    length_limit: Annotated[
+        int, msgspec.Meta(ge=1, le=4096, description="most tokens when the length is taken from the data")
+    ] = 256
+    tokens: Annotated[int, msgspec.Meta(ge=0, description="size of the trained vocabulary; from the data")] = 0
+
+
+def text_of(data: Raw) -> str:
+    """The text itself; raises `InvalidInput` when there is none."""
+    if not isinstance(data, str):
+        raise InvalidInput("a text is wanted")
+    if not data.strip():
+        raise InvalidInput("the text is empty")
+    if len(data) > MAX_CHARACTERS:
+        raise InvalidInput(f"the text has {len(data):,} characters; at most {MAX_CHARACTERS:,} are taken")
+    return data
+
+
+def fingerprint(data: Raw) -> str:
+    """The sha256 of the stripped text."""
+    return hashlib.sha256(text_of(data).strip().encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
+    """Token ids, int64 [max_length], cut or padded with 0."""
+    # A lone surrogate is no character: it reads as an unknown one.
+    text = text_of(data).encode("utf-8", "replace").decode()
+    ids = load_tokenizer(folder / TOKENIZER).encode(text, add_special_tokens=False).ids[: how.max_length]
+    row = np.zeros(how.max_length, np.int64)
+    row[: len(ids)] = ids
+    return row
+
+
+def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preprocessing:
+    """Train the tokenizer into `folder`, and take the length from the longest hundredth of the texts."""
+    kept = [text_of(text) for text in texts]
+    tokenizer = train_tokenizer(kept, how)
+    tokenizer.save(str(folder / TOKENIZER))
+    length = how.max_length
+    if not length:
+        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(kept)]
+        length = max(1, min(how.length_limit, int(np.percentile(lengths, 99))))
+    return msgspec.structs.replace(how, max_length=length, tokens=tokenizer.get_vocab_size())
+
+
+def tensor(how: Preprocessing) -> TensorSpec:
+    """The model's input: token ids, batch first."""
+    return TensorSpec(name="ids", datatype="INT64", shape=[-1, how.max_length])
+
+
+def train_tokenizer(texts: list[str], how: Preprocessing) -> "Tokenizer":
+    """A tokenizer of the training texts, for any language."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    common: dict[str, Any] = {
+        "vocab_size": how.vocabulary,
+        "min_frequency": how.minimum_count,
+        "special_tokens": SPECIAL,
+        "show_progress": False,
+    }
+    trainer: Any
+    before: Any
+    if how.tokenizer == "bpe":
+        tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[1]))
+        trainer = trainers.BpeTrainer(**common, max_token_length=16)
+        before = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    else:
+        tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL[1]))
+        trainer = trainers.WordLevelTrainer(**common)
+        pattern = WORDS if how.tokenizer == "word" else r"\X"
+        before = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
+    steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if how.lowercase else [])]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = before
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(path: Path) -> "Tokenizer":
+    """The tokenizer of a bundle; raises `BundleCorrupt`."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare `Exception`
+        raise BundleCorrupt(f"{path.name} can't be read: {error}") from error

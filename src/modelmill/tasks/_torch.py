@@ -1,0 +1,105 @@
+"""Pieces of networks and losses that several recipes share. The only task module that imports torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelmill.data.augment import Augment, augment, mix
+from modelmill.tasks.base import Signature, TrainSettings
+
+
+class Pixels(nn.Module):
+    """uint8 [N, H, W, C] -> normalised float [N, C, H, W], in channels-last memory without a copy."""
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.shift: Tensor
+        how = signature.preprocessing
+        shape = (1, how.channels, 1, 1)
+        self.register_buffer("scale", (1 / 255 / torch.tensor(how.std)).reshape(shape))
+        self.register_buffer("shift", (-torch.tensor(how.mean) / torch.tensor(how.std)).reshape(shape))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Accepts floats 0..255 as well: an augmented batch is no longer whole numbers."""
+        return image.permute(0, 3, 1, 2).float() * self.scale + self.shift
+
+
+class Probabilities(nn.Module):
+    """A network as it is deployed: logits become probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, classes] summing to 1."""
+        return torch.softmax(self.network(x).float(), dim=1)
+
+
+def classification_loss(logits: Tensor, target: Tensor, settings: TrainSettings) -> Tensor:
+    """Cross-entropy with label smoothing."""
+    return F.cross_entropy(logits.float(), target, label_smoothing=settings.label_smoothing)
+
+
+def pixel_input(signature: Signature) -> tuple[int, int, int]:
+    """Height, width and channels of the picture that a network is built for."""
+    height, width, channels = signature.inputs[0].shape[1:]
+    return height, width, channels
+
+
+def conv(inside: int, outside: int, *, size: int = 3, stride: int = 1, **options: Any) -> nn.Conv2d:
+    """A convolution that keeps the size (divided by the stride)."""
+    return nn.Conv2d(inside, outside, size, stride, padding=size // 2, **options)
+
+
+def augmentation(how: Augment, classes: int) -> Callable[[list[Tensor], Tensor], tuple[list[Tensor], Tensor]]:
+    """What the loop does to every training batch of pictures."""
+
+    def change(inputs: list[Tensor], target: Tensor) -> tuple[list[Tensor], Tensor]:
+        pictures = augment(inputs[0], how)
+        if how.mixup:
+            pictures, target = mix(pictures, target, classes, how.mixup)
+        return [pictures], target
+
+    return change
+
+
+class BiLstm(nn.Module):
+    """Token ids [N, L], padded on the right with 0, to logits [N, classes], whatever the padding's length.
+
+    The LSTM has no bias and the embedding of padding is zero, so its state stays zero until the first word: the
+    backward direction, which meets the padding first, in effect starts at the last word.
+    """
+
+    def __init__(
+        self, tokens: int, classes: int, *, width: int, hidden: int, dense: int, dropout: float, word_dropout: float
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, width, padding_idx=0)
+        nn.init.normal_(self.embedding.weight, std=0.1)  # torch's deviation of 1 learns poorly
+        with torch.no_grad():
+            self.embedding.weight[0] = 0
+        self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True, bias=False)
+        self.dense = nn.Linear(4 * hidden, dense)
+        self.last = nn.Linear(dense, classes)
+        self.dropout = nn.Dropout(dropout)
+        self.word_dropout = word_dropout
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The largest and the mean state of all words decide."""
+        if not torch.compiler.is_exporting():
+            ids = ids[:, : max(1, int((ids != 0).any(0).sum()))]  # padding that all share changes nothing
+        if self.training and self.word_dropout:
+            hidden = (torch.rand(ids.shape, device=ids.device) < self.word_dropout) & (ids != 0)
+            ids = ids.masked_fill(hidden, 1)
+        words = (ids != 0).unsqueeze(2)
+        states, _ = self.lstm(self.dropout(self.embedding(ids)))
+        largest = states.masked_fill(~words, -1.0).amax(1)  # states lie within -1..1
+        mean = (states * words).sum(1) / words.sum(1).clamp(min=1)
+        pooled = self.dropout(torch.cat([largest, mean], 1))
+        logits: Tensor = self.last(self.dropout(torch.relu(self.dense(pooled))))
+        return logits

@@ -1,0 +1,221 @@
+"""The contracts of a task and of a recipe.
+
+A task is a package `tasks/<name>/` whose module has the names of `Task`; a recipe is a module in its
+`recipes/` with the names of `Recipe`. Importing either is cheap: libraries for training (torch, scikit-learn)
+are imported inside the functions that need them, so that a gateway can list and check recipes without them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, Protocol, cast
+
+import msgspec
+import numpy as np
+
+from modelmill import plugins
+from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.types import Fraction, Json, Positive, Struct, TensorSpec
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+Raw = bytes | str | np.ndarray[Any, Any]
+"""What a task decodes: an encoded picture, a text, or pixels that a reader already had as an array."""
+
+
+class Context(Struct, frozen=True, kw_only=True):
+    """What decode and encode know of a model: its preprocessing, its labels and its bundle's folder."""
+
+    preprocessing: Any
+    labels: list[str]
+    folder: Path
+
+
+class Signature(Struct, frozen=True, kw_only=True):
+    """What a recipe builds a network for: shapes without the batch axis."""
+
+    inputs: list[TensorSpec]
+    classes: int
+    preprocessing: Any
+
+
+class Evaluation(Struct, frozen=True, kw_only=True):
+    """What a task makes of outputs and truths: numbers, and pictures as PNG by file name."""
+
+    metrics: Json
+    pictures: dict[str, bytes]
+
+
+class Task(Protocol):
+    """A kind of model, named as on the Hugging Face hub.
+
+    `RECIPE` is the default recipe, `SAMPLES` how many training items `prepare` wants to see.
+    """
+
+    SUMMARY: str
+    INPUT: Literal["image", "text"]
+    RECIPE: str
+    SAMPLES: int
+    Preprocessing: type[Struct]
+
+    def fingerprint(self, data: Raw) -> str:
+        """The sha256 of the decoded content; raises `InvalidInput` when it can't be decoded."""
+
+    def prepare(self, samples: Sequence[Raw], preprocessing: Any, folder: Path) -> Any:
+        """Preprocessing completed from training samples; files it needs are written into `folder`."""
+
+    def inputs(self, context: Context) -> list[TensorSpec]:
+        """The signature of what `decode` makes, the batch axis first."""
+
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """The signature of what the network answers, the batch axis first."""
+
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """One raw input as named arrays without the batch axis; raises `InvalidInput`."""
+
+    def encode(self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
+        """One answer, in the shape of the Hugging Face API, from arrays without the batch axis."""
+
+    def evaluate(self, outputs: Sequence[Any], truths: Sequence[str], labels: Sequence[str]) -> Evaluation:
+        """Metrics and pictures from complete outputs of `encode` and the true labels."""
+
+    def example(self) -> Raw:
+        """A valid input, for tests and documentation."""
+
+
+class TrainSettings(Struct, frozen=True, kw_only=True):
+    """How the training loop runs; every recipe has its own defaults."""
+
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="passes over the training data")] = 10
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536, description="items per step")] = 64
+    optimiser: Annotated[Literal["adam", "adamw", "adadelta", "sgd"], msgspec.Meta(description="update rule")] = "adam"
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100, description="peak learning rate")] = 1e-3
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10, description="decay of weight matrices")] = 0.0
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of sgd (Nesterov)")] = 0.9
+    schedule: Annotated[Literal["cosine", "constant"], msgspec.Meta(description="learning rate after warm-up")] = (
+        "cosine"
+    )
+    warmup: Annotated[float, msgspec.Meta(ge=0, le=1, description="share of all steps spent warming up")] = 0.05
+    label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of the cross-entropy")] = 0.0
+    clip: Annotated[float, msgspec.Meta(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0
+    ema: Annotated[float, msgspec.Meta(ge=0, lt=1, description="decay of averaged weights; 0: no averaging")] = 0.0
+    patience: Annotated[
+        int, msgspec.Meta(ge=0, description="epochs without a better validation before stopping; 0: never")
+    ] = 0
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], msgspec.Meta(description="auto: bf16 where the device has it")
+    ] = "auto"
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**31, description="of weights, order and augmentation")] = 0
+
+
+class Recipe(Protocol):
+    """A way to train a task: defaults, and either `network` (trained by the loop) or `fit` (trains itself).
+
+    `Settings` are the network's own; `TRAIN`, `INPUT` and (optional) `AUGMENT` are instances that change the
+    defaults of the loop, the task's preprocessing and the augmentation. All names share one flat space.
+    """
+
+    SUMMARY: str
+    Settings: type[Struct]
+    TRAIN: TrainSettings
+    INPUT: Any
+
+    def network(self, settings: Any, signature: Signature) -> Any:
+        """A torch module: arrays by name in, logits [batch, classes] out."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """All settings of one training, complete and valid."""
+
+    network: Any
+    train: TrainSettings
+    input: Any
+    augment: Any = None
+
+    def flat(self) -> Json:
+        """The settings as one flat dictionary, as `--set` takes them."""
+        merged: Json = {}
+        for section in self.sections().values():
+            merged |= msgspec.to_builtins(section)
+        return merged
+
+    def sections(self) -> dict[str, Struct]:
+        """The parts that exist, by name."""
+        parts = {"network": self.network, "train": self.train, "input": self.input, "augment": self.augment}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def task_named(name: str) -> Task:
+    """The task; raises `NotFound` naming those that exist."""
+    return cast(Task, plugins.load("tasks", name))
+
+
+def recipe_named(task: str, name: str) -> ModuleType:
+    """The recipe of a task; an empty name takes the task's default one."""
+    return plugins.load(plugins.recipes_of(task), name or task_named(task).RECIPE)
+
+
+def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
+    """The recipe's defaults with some settings overridden (values may be strings).
+
+    Raises `InvalidInput` for a name that nothing reads (suggesting the near one) or a value out of range.
+    """
+    base = Plan(
+        network=recipe.Settings(),
+        train=recipe.TRAIN,
+        input=recipe.INPUT,
+        augment=getattr(recipe, "AUGMENT", None),
+    )
+    sections = base.sections()
+    home = {field: name for name, part in sections.items() for field in part.__struct_fields__}
+    for name in overrides:
+        if name not in home:
+            raise unknown_setting(name, home)
+    changed = {
+        section: _override(part, {k: v for k, v in overrides.items() if home[k] == section})
+        for section, part in sections.items()
+    }
+    return Plan(**{"augment": None} | cast(Any, changed))
+
+
+def _override(part: Struct, values: Mapping[str, Any]) -> Struct:
+    if not values:
+        return part
+    return msgspec.structs.replace(part, **{name: _convert(type(part), name, value) for name, value in values.items()})
+
+
+def _convert(kind: type[Struct], name: str, value: Any) -> Any:
+    """One value as its field wants it; the message of a wrong one names it."""
+    wanted = next(field for field in msgspec.structs.fields(kind) if field.name == name)
+    if isinstance(value, str) and "tuple" in str(wanted.type):
+        value = value.split(",")
+    try:
+        return msgspec.convert(value, wanted.type, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"setting {name}={value!s:.60}: {str(error)[0].lower()}{str(error)[1:]}") from error
+
+
+def describe(part: Struct) -> Iterator[Json]:
+    """The fields of a settings struct as rows for people: name, default, help."""
+    for field in msgspec.structs.fields(type(part)):
+        metadata = getattr(field.type, "__metadata__", ())
+        notes = [note.description for note in metadata if isinstance(note, msgspec.Meta) and note.description]
+        yield {"name": field.name, "default": getattr(part, field.name), "help": "; ".join(notes)}
+
+
+__all__ = [
+    "Arrays",
+    "Context",
+    "Evaluation",
+    "Fraction",
+    "Plan",
+    "Positive",
+    "Raw",
+    "Recipe",
+    "Signature",
+    "Task",
+    "TrainSettings",
+    "describe",
+    "plan",
+    "recipe_named",
+    "task_named",
+]

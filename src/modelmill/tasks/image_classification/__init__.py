@@ -1,0 +1,53 @@
+"""image-classification: a picture in, labels with scores out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from modelmill.tasks import _image
+from modelmill.tasks._classification import encode, evaluate, outputs
+from modelmill.tasks._image import Preprocessing, fingerprint
+from modelmill.tasks.base import Arrays, Context, Raw
+from modelmill.types import TensorSpec
+
+__all__ = [
+    "INPUT",
+    "RECIPE",
+    "SAMPLES",
+    "SUMMARY",
+    "Preprocessing",
+    "decode",
+    "encode",
+    "evaluate",
+    "example",
+    "fingerprint",
+    "inputs",
+    "outputs",
+    "prepare",
+]
+
+SUMMARY = "name what a picture shows"
+INPUT = "image"
+RECIPE = "cnn"
+SAMPLES = 1000
+
+
+def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+    """Size, colour and normalisation taken from the training pictures."""
+    return _image.prepare(samples, preprocessing)
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """`image`: uint8 [-1, height, width, channels]."""
+    return [_image.tensor(context.preprocessing)]
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """`image`: uint8 [height, width, channels]; raises `InvalidInput`, `TooLarge`."""
+    return {"image": _image.decode(data, context.preprocessing)}
+
+
+def example() -> bytes:
+    """A small grey gradient as PNG."""
+    return _image.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))

@@ -1,0 +1,52 @@
+"""cnn: the classic small convolutional network, for digits, icons and other small pictures."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from modelmill.tasks._image import Preprocessing
+from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.types import Struct
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SUMMARY = "two or three convolutions and a dense layer; fast, for small pictures"
+INPUT = Preprocessing(max_side=64)
+TRAIN = TrainSettings(epochs=10, batch_size=128, optimiser="adam", learning_rate=2e-3)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Options of the network."""
+
+    filters: Annotated[int, Meta(ge=1, le=1024, description="of the first convolution")] = 32
+    filters2: Annotated[int, Meta(ge=1, le=1024, description="of the second convolution")] = 64
+    filters3: Annotated[int, Meta(ge=0, le=1024, description="of a third convolution; 0: none")] = 0
+    dense: Annotated[int, Meta(ge=1, le=8192, description="width of the dense layer")] = 64
+    dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.25
+
+
+def network(settings: Settings, signature: Signature) -> "nn.Module":
+    """uint8 [N, H, W, C] -> logits [N, classes]."""
+    from torch import nn
+
+    from modelmill.tasks._torch import Pixels, conv, pixel_input
+
+    height, width, channels = pixel_input(signature)
+    layers: list[nn.Module] = [Pixels(signature)]
+    for filters in (settings.filters, settings.filters2, settings.filters3):
+        if not filters:
+            continue
+        layers += [conv(channels, filters), nn.ReLU()]
+        channels = filters
+        if min(height, width) >= 2:
+            layers.append(nn.MaxPool2d(2))
+            height, width = height // 2, width // 2
+    return nn.Sequential(
+        *layers,
+        nn.Flatten(),
+        nn.Linear(channels * height * width, settings.dense),
+        nn.ReLU(),
+        nn.Dropout(settings.dropout),
+        nn.Linear(settings.dense, signature.classes),
+    )

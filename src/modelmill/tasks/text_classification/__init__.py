@@ -1,0 +1,51 @@
+"""text-classification: a text in, labels with scores out; sentiment is the usual case."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelmill.tasks import _text
+from modelmill.tasks._classification import encode, evaluate, outputs
+from modelmill.tasks._text import Preprocessing, fingerprint
+from modelmill.tasks.base import Arrays, Context, Raw
+from modelmill.types import TensorSpec
+
+__all__ = [
+    "INPUT",
+    "RECIPE",
+    "SAMPLES",
+    "SUMMARY",
+    "Preprocessing",
+    "decode",
+    "encode",
+    "evaluate",
+    "example",
+    "fingerprint",
+    "inputs",
+    "outputs",
+    "prepare",
+]
+
+SUMMARY = "say of what kind a text is, such as its sentiment"
+INPUT = "text"
+RECIPE = "tfidf"
+SAMPLES = 200_000
+
+
+def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+    """The tokenizer and the length, learnt from the training texts."""
+    return _text.prepare(samples, preprocessing, folder)
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """`ids`: int64 [-1, max_length]."""
+    return [_text.tensor(context.preprocessing)]
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """`ids`: int64 [max_length]; raises `InvalidInput`."""
+    return {"ids": _text.decode(data, context.preprocessing, context.folder)}
+
+
+def example() -> str:
+    """A sentence."""
+    return "A quiet film that stays with you."

@@ -1,0 +1,127 @@
+"""tfidf: n-grams weighted by TF-IDF and logistic regression, the classical baseline, as one ONNX graph."""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from msgspec import Meta
+
+from modelmill.errors import InvalidInput
+from modelmill.tasks._text import Preprocessing
+from modelmill.tasks.base import Plan, Signature, TrainSettings
+from modelmill.types import Struct
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+SUMMARY = "TF-IDF of words and pairs of words, logistic regression; trains in seconds"
+INPUT = Preprocessing(vocabulary=10_000, length_limit=512)
+TRAIN = TrainSettings(epochs=1)
+
+Array = np.ndarray[Any, Any]
+Gram = tuple[int, ...]
+PADDING = 0
+OPSET, IR = 18, 10
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Options of the features and the regression."""
+
+    features: Annotated[int, Meta(ge=10, le=1_000_000, description="most n-grams kept, the most frequent")] = 30_000
+    gram_count: Annotated[int, Meta(ge=1, description="texts that must hold an n-gram for it to be kept")] = 2
+    inverse_regularisation: Annotated[float, Meta(gt=0, description="larger fits the training texts closer")] = 30.0
+
+
+def fit(
+    plan: Plan, signature: Signature, arrays: dict[str, Array], labels: Array
+) -> tuple["ModelProto", dict[str, Array]]:
+    """ids [N, L] padded with 0 and labels [N] -> the graph and its weights by name.
+
+    N-grams count for more the further the classes differ in using them (in the manner of Wang and Manning 2012).
+    """
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    ids, settings = np.asarray(arrays["ids"]), plan.network
+    counter = CountVectorizer(analyzer=grams, min_df=settings.gram_count, max_features=settings.features)
+    try:
+        counts = counter.fit_transform(ids)
+    except ValueError as error:
+        raise InvalidInput(
+            f"no n-gram occurs in {settings.gram_count} texts: the training texts are too few"
+        ) from error
+    tfidf = TfidfTransformer(sublinear_tf=True)
+    factor = contrast(counts, labels, signature.classes)
+    features = tfidf.fit_transform(counts).multiply(factor).tocsr()
+    with threadpool_limits(1):  # the matrices are sparse: more threads only wait for one another
+        linear = LogisticRegression(C=settings.inverse_regularisation, max_iter=1000).fit(features, labels)
+    rows, bias = linear.coef_, linear.intercept_
+    if signature.classes == 2:  # sigmoid(z) is softmax(0, z)
+        rows, bias = np.vstack([0 * rows, rows]), np.append(0, bias)
+    weights = {"idf": tfidf.idf_, "weight": rows * factor, "bias": bias}
+    weights = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    names = sorted(counter.vocabulary_, key=counter.vocabulary_.__getitem__)
+    return graph(names, weights, ids.shape[1]), weights
+
+
+def grams(row: Array) -> list[Gram]:
+    """The words and the pairs of neighbouring words of a row of ids, without padding."""
+    ids = [number for number in row.tolist() if number != PADDING]
+    return [(number,) for number in ids] + list(pairwise(ids))
+
+
+def contrast(counts: Any, labels: Array, classes: int) -> Array:
+    """How far the classes differ in the (log) share of their texts that hold each n-gram, [features]."""
+    present = counts > 0
+    share = np.stack([1 + np.asarray(present[labels == c].sum(0)).ravel() for c in range(classes)])
+    return np.asarray(np.log(share / share.sum(1, keepdims=True)).std(0))
+
+
+def counts_node(names: list[Gram]) -> "NodeProto":
+    """The ONNX node that counts n-grams; its pool lists the words, then the pairs."""
+    from onnx import helper
+
+    order = sorted(range(len(names)), key=lambda i: len(names[i]))
+    words = sum(len(name) == 1 for name in names)
+    pairs = words < len(names)
+    return helper.make_node(
+        "TfIdfVectorizer",
+        ["ids"],
+        ["counts"],
+        mode="TF",
+        min_gram_length=1,
+        max_gram_length=2 if pairs else 1,
+        max_skip_count=0,
+        ngram_counts=[0, words] if pairs else [0],
+        ngram_indexes=order,
+        pool_int64s=[number for k in order for number in names[k]],
+    )
+
+
+def graph(names: list[Gram], weights: dict[str, Array], length: int) -> "ModelProto":
+    """scores = softmax(weight . normalised((1 + log count) * idf) + bias)."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    node = helper.make_node
+    nodes = [
+        counts_node(names),
+        node("Max", ["counts", "one"], ["above"]),
+        node("Log", ["above"], ["log"]),
+        node("Min", ["counts", "one"], ["present"]),
+        node("Add", ["log", "present"], ["tf"]),
+        node("Mul", ["tf", "idf"], ["tfidf"]),
+        node("ReduceL2", ["tfidf", "last"], ["norm"], keepdims=1),
+        node("Max", ["norm", "tiny"], ["length"]),
+        node("Div", ["tfidf", "length"], ["unit"]),
+        node("Gemm", ["unit", "weight", "bias"], ["logits"], transB=1),
+        node("Softmax", ["logits"], ["scores"], axis=1),
+    ]
+    constants = {"one": np.float32(1), "tiny": np.float32(1e-12), "last": np.array([1], np.int64), **weights}
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", length])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", len(weights["bias"])])
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    body = helper.make_graph(nodes, "tfidf", [ids], [scores], tensors)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    checker.check_model(model, full_check=True)
+    return model

@@ -1,0 +1,160 @@
+"""The nouns that all rooms share: frozen structs that cross processes as JSON or MessagePack."""
+
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from modelmill.errors import InvalidInput
+
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+"""Names of data sets, models, deployments and aliases: they become paths and URLs, so they are strict."""
+
+Json = dict[str, Any]
+JobState = Literal["queued", "running", "interrupted", "succeeded", "failed", "cancelled"]
+ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """What all nouns are: immutable, named fields only."""
+
+
+class TensorSpec(Struct, frozen=True, kw_only=True):
+    """A named array of the signature; `datatype` as in the Open Inference Protocol, free axes are -1."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class Lineage(Struct, frozen=True, kw_only=True):
+    """Where a version came from: enough to make it again."""
+
+    dataset: str
+    data_digest: str
+    recipe: str
+    settings: Json
+    seed: int
+    code_version: str
+    job: int
+    created: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """What a bundle is. It is written last: its existence means that the bundle is complete."""
+
+    task: str
+    engine: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    preprocessing: Json
+    labels: list[str]
+    lineage: Lineage
+    metrics: Json = msgspec.field(default_factory=dict)
+    files: dict[str, str] = msgspec.field(default_factory=dict)
+    schema: int = 1
+
+
+class JobSpec(Struct, frozen=True, kw_only=True):
+    """What a job process is told: everything it needs, so that it never asks the database."""
+
+    job: int
+    kind: Literal["train", "evaluate", "import"]
+    folder: str
+    threads: int
+    seed: int = 0
+    name: str = ""
+    task: str = ""
+    dataset: Json = msgspec.field(default_factory=dict)
+    recipe: str = ""
+    settings: Json = msgspec.field(default_factory=dict)
+    bundle: str = ""
+    split: str = "test"
+    cache: str = ""
+
+
+class WorkerSpec(Struct, frozen=True, kw_only=True):
+    """What a worker process is told."""
+
+    deployment: str
+    model: str
+    version: int
+    bundle: str
+    socket: str
+    threads: int
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """One deployment as the gateway sees it: where its ready workers listen and what the model takes."""
+
+    deployment: str
+    project: str
+    model: str
+    version: int
+    task: str
+    kind: str
+    ready: bool
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    sockets: list[str]
+    error: str = ""
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """All that the gateway needs to answer predictions, held in memory."""
+
+    revision: int
+    routes: dict[str, Route]
+    keys: dict[str, "KeyInfo"]
+
+
+class KeyInfo(Struct, frozen=True, kw_only=True):
+    """A key as the gateway knows it: never the key itself."""
+
+    digest: str
+    project: str
+    role: str
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """What a deployment has answered since the last report."""
+
+    deployment: str
+    calls: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+
+
+def check_name(what: str, name: str) -> str:
+    """The name itself when it is a safe one; raises `InvalidInput` otherwise."""
+    if not NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{what} {name[:80]!r} is not a valid name: use 1 to 64 letters, digits, '.', '_' or '-', "
+            "beginning and ending with a letter or digit"
+        )
+    return name
+
+
+class Reference(Struct, frozen=True, kw_only=True):
+    """A model as people name it: `name`, `name:3` or `name@alias`."""
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+
+
+def parse_reference(text: str) -> Reference:
+    """Read `NAME[:VERSION|@ALIAS]`; raises `InvalidInput`."""
+    name, mark, rest = text.partition("@") if "@" in text else text.partition(":")
+    if mark and not rest:
+        raise InvalidInput(f"'{text}' lacks what follows '{mark}': write NAME, NAME:VERSION or NAME@ALIAS")
+    check_name("model", name)
+    if mark == ":":
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", rest):
+            raise InvalidInput(f"'{rest}' is not a version: versions are numbers from 1, as in '{name}:1'")
+        return Reference(name=name, version=int(rest))
+    return Reference(name=name, alias=check_name("alias", rest) if rest else None)
+
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]

@@ -1,0 +1,68 @@
+"""Splits are kept, reproducible, per class, and never between equal contents."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmill.data.splits import TEST, TRAIN, UNDECLARED, VAL, assign
+
+ITEMS = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 2), st.integers(0, 40)), max_size=120)
+FREE = st.lists(st.tuples(st.integers(0, 4), st.just(UNDECLARED), st.integers(0, 2**64 - 1)), max_size=120)
+
+
+def columns(items):
+    labels, declared, prints = zip(*items, strict=True) if items else ((), (), ())
+    return np.array(labels, np.int32), np.array(declared, np.int8), np.array(prints, np.uint64)
+
+
+@given(ITEMS, st.randoms())
+def test_order_does_not_matter(items, random):
+    order = list(range(len(items)))
+    random.shuffle(order)
+    straight = assign(*columns(items))
+    shuffled = assign(*columns([items[at] for at in order]))
+    assert shuffled.tolist() == [straight[at] for at in order]
+
+
+@given(ITEMS)
+def test_declared_val_and_test_are_kept_and_the_rest_trains(items):
+    labels, declared, prints = columns(items)
+    splits = assign(labels, declared, prints)
+    assert ((splits >= TRAIN) & (splits <= TEST)).all()
+    for code in (VAL, TEST):
+        assert (splits[declared == code] == code).all()
+    if (declared == VAL).any():
+        assert (splits == np.where(declared == UNDECLARED, TRAIN, declared)).all()
+    elif (declared != UNDECLARED).any():
+        assert (splits[declared <= TRAIN] != TEST).all()
+
+
+@given(st.one_of(FREE, ITEMS.map(lambda items: [(label, UNDECLARED, content) for label, _, content in items])))
+def test_undeclared_items_are_stratified_and_never_straddle(items):
+    labels, declared, prints = columns(items)
+    splits = assign(labels, declared, prints)
+    for label in set(labels.tolist()):
+        mine, contents = splits[labels == label], prints[labels == label]
+        for content in set(contents.tolist()):
+            assert len(set(mine[contents == content].tolist())) == 1
+        distinct = len(set(contents.tolist()))
+        if distinct >= 3:
+            assert set(mine.tolist()) == {TRAIN, VAL, TEST}
+            held = {content for content, split in zip(contents.tolist(), mine.tolist(), strict=True) if split == TEST}
+            assert abs(len(held) - distinct / 10) < 1
+        else:
+            assert set(mine.tolist()) == {TRAIN}
+
+
+def test_shares_are_eighty_ten_ten():
+    prints = np.random.default_rng(0).integers(0, 2**63, 3000).astype(np.uint64)
+    labels = np.repeat([0, 1], [2000, 1000]).astype(np.int32)
+    splits = assign(labels, np.full(3000, UNDECLARED, np.int8), prints)
+    assert np.bincount(splits).tolist() == [2400, 300, 300]
+    assert np.bincount(splits[labels == 1]).tolist() == [800, 100, 100]
+
+
+def test_a_tenth_of_train_becomes_val_when_only_train_and_test_are_declared():
+    declared = np.repeat([TRAIN, TEST], [100, 20]).astype(np.int8)
+    splits = assign(np.zeros(120, np.int32), declared, np.arange(120, dtype=np.uint64))
+    assert np.bincount(splits).tolist() == [90, 10, 20]

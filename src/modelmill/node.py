@@ -45,6 +45,7 @@ ENTRIES = {
     "import": "modelmill.jobs.importing:main",
 }
 TICK_SECONDS = 0.05
+LOOK_SECONDS = 1.0
 SOCKET_PATH_LIMIT = 90
 
 
@@ -135,13 +136,20 @@ class Node:
 
     def run(self) -> None:
         """The control loops, until asked to stop."""
+        seen, looked = -1, 0.0
         while not self._stopping.wait(TICK_SECONDS):
             try:
                 self._keep_gateway()
-                self._workers.tick()
-                self._jobs.tick()
+                revision = self.rooms.database.revision()
+                news = revision != seen or time.monotonic() - looked > LOOK_SECONDS
+                seen, looked = revision, time.monotonic() if news else looked
+                self._workers.tick(news)
+                self._jobs.tick(news)
             except MillError as error:  # such as a full disk: predictions go on, the loops try again
                 log.error("%s", error)
+                self._stopping.wait(1)
+            except Exception:  # a fault in one loop must not end the platform
+                log.exception("a control loop failed")
                 self._stopping.wait(1)
 
     def stop(self) -> None:

@@ -76,6 +76,10 @@ def _add_errors(api: FastAPI, status: Callable[[MillError], int]) -> None:
         text = f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}" if place else first["msg"]
         return JSONResponse({"error": text, "code": "invalid_input"}, 400)
 
+    @api.exception_handler(Exception)
+    def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "the admin API failed; the gateway's log says why", "code": "internal"}, 500)
+
     @api.exception_handler(HTTPException)
     @api.exception_handler(404)
     @api.exception_handler(405)

@@ -21,11 +21,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from modelmill.errors import MillError, StorageFull
+from modelmill.errors import Conflict, MillError, StorageFull
 from modelmill.types import Json
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -108,7 +108,7 @@ class Job(Owned, Base):
     version: Mapped[int | None]
     task: Mapped[str] = mapped_column(default="")
     recipe: Mapped[str] = mapped_column(default="")
-    dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"))
+    dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id", ondelete="SET NULL"))
     dataset: Mapped[str] = mapped_column(default="")
     settings: Mapped[Json] = mapped_column(default=dict)
     result: Mapped[Json] = mapped_column(default=dict)
@@ -171,7 +171,7 @@ class Replica(Owned, Base):
 
 
 class Revision(Base):
-    """One row that counts the changes a gateway must know of."""
+    """One row that counts the changes that loops and gateways must know of."""
 
     __tablename__ = "revision"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -195,6 +195,8 @@ class Database:
         try:
             with self._sessions.begin() as session:
                 yield session
+        except IntegrityError as error:
+            raise Conflict(f"something else changed the same at the same time; try again ({error.orig})") from error
         except OperationalError as error:
             words = str(error.orig)
             if "full" in words:
@@ -228,6 +230,11 @@ class Database:
         except SQLAlchemyError:
             return None
 
+    def revision(self) -> int:
+        """How often anything was changed that the loops and the gateways must know of."""
+        with self.session() as session:
+            return session.scalar(select(Revision.value)) or 0
+
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
@@ -240,7 +247,7 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
 
 
 def bump(session: Session) -> None:
-    """Tell the gateways that routes or keys have changed."""
+    """Tell the loops and the gateways that there is something new."""
     session.execute(update(Revision).values(value=Revision.value + 1))
 
 

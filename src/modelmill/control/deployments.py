@@ -157,9 +157,11 @@ class Reconciler:
             session.execute(update(Deployment).values(serving=None, serving_model=None))
             bump(session)
 
-    def tick(self) -> None:
-        """See what the workers say, then start and stop what is needed."""
+    def tick(self, news: bool = True) -> None:
+        """See what the workers say; when there is news from them or others, start and stop what is needed."""
         changed = self._observe()
+        if not (news or changed):
+            return
         with self._database.session() as session:
             wanted = list(session.scalars(select(Deployment)))
         changed |= self._dismiss_unwanted(wanted)

@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 
 from modelmill.cluster.base import Cluster, Handle
 from modelmill.control.datasets import Datasets
-from modelmill.control.db import Database, Dataset, Job, now
+from modelmill.control.db import Database, Dataset, Job, bump, now
 from modelmill.control.registry import Registry
 from modelmill.errors import Conflict, MillError, unknown
 from modelmill.types import ENDED, JobSpec, Json
@@ -25,10 +25,12 @@ LANES = (("train", "evaluate"), ("import",))
 RESULT = "result.json"
 
 # Big buffers come and go every step: keep their pages instead of giving them back to the system each time.
-ALLOCATOR = {
+# Threads that wait for one another soon sleep: on a busy machine spinning ones slow everybody, and the job most.
+ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(1 << 28),
+    "GOMP_SPINCOUNT": "10000",
 }
 
 
@@ -43,6 +45,7 @@ class Jobs:
         with self._database.session() as session:
             row = Job(project_id=project, kind=kind, **values)
             session.add(row)
+            bump(session)
             session.flush()
             return row
 
@@ -69,6 +72,7 @@ class Jobs:
                 asked = update(Job).where(Job.id == row.id, Job.state == "running").values(cancel=True)
                 if not session.execute(asked).rowcount:  # type: ignore[attr-defined]
                     raise Conflict(f"job {number} has already {row.state}")
+            bump(session)
         return self.get(project, number)
 
     def resume(self, project: int, number: int) -> Job:
@@ -80,6 +84,7 @@ class Jobs:
             again = query.values(state="queued", cancel=False, error="", ended=None)
             if not session.execute(again).rowcount:  # type: ignore[attr-defined]
                 raise Conflict(f"job {number} is {row.state}; only {', '.join(stopped)} jobs can be resumed")
+            bump(session)
         return self.get(project, number)
 
     def folder(self, number: int) -> Path:
@@ -112,13 +117,15 @@ class JobRunner:
             again = update(Job).where(Job.state == "interrupted").values(state="queued", cancel=False)
             session.execute(again)
 
-    def tick(self) -> None:
-        """Look after running jobs and start those whose lane is free."""
+    def tick(self, news: bool = True) -> None:
+        """Look after running jobs; when there is news, or one has ended, also cancel and start what should be."""
         for number, handle in list(self._running.items()):
-            self._look_after(number, handle)
-        for lane in LANES:
-            if not self._busy(lane):
-                self._start_next(lane)
+            news |= self._look_after(number, handle)
+        if news:
+            self._cancel()
+            for lane in LANES:
+                if not self._busy(lane):
+                    self._start_next(lane)
 
     def stop(self, patience: float) -> None:
         """Ask running jobs to keep a checkpoint and go, until a time; they resume at the next start."""
@@ -161,7 +168,7 @@ class JobRunner:
             self._spec(row, folder),
             title=f"modelmill: job {row.id}",
             log=folder / "log.txt",
-            env={**ALLOCATOR, "OMP_NUM_THREADS": str(self._threads)},
+            env={**ENVIRONMENT, "OMP_NUM_THREADS": str(self._threads)},
         )
         self._running[row.id] = handle
         with self._database.session() as session:
@@ -190,19 +197,23 @@ class JobRunner:
             cache=str(self._jobs.home / "cache"),
         )
 
-    def _look_after(self, number: int, handle: Handle) -> None:
+    def _look_after(self, number: int, handle: Handle) -> bool:
+        """Whether the job has ended, in which case what it left is taken in."""
         code = handle.exit_code()
-        if code is not None:
-            del self._running[number]
-            handle.kill()  # whatever it started goes with it
-            return self._take_in(number, code)
+        if code is None:
+            return False
+        del self._running[number]
+        handle.kill()  # whatever it started goes with it
+        self._take_in(number, code)
+        return True
+
+    def _cancel(self) -> None:
         with self._database.session() as session:
-            cancelled = session.scalar(select(Job.cancel).where(Job.id == number))
-        if cancelled:
-            handle.kill()
-            del self._running[number]
-            self._finish(number, "cancelled", "")
-        return None
+            asked = list(session.scalars(select(Job.id).where(Job.state == "running", Job.cancel)))
+        for number in asked:
+            if handle := self._running.pop(number, None):
+                handle.kill()
+                self._finish(number, "cancelled", "")
 
     def _take_in(self, number: int, code: int) -> None:
         """Record what an ended process left: a result, an error, or nothing (it was interrupted)."""

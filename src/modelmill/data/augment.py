@@ -22,15 +22,15 @@ class Augment(Struct, frozen=True, kw_only=True):
     flip: Annotated[bool, Meta(description="mirror left and right at random")] = True
     flip_vertical: Annotated[bool, Meta(description="mirror top and bottom at random")] = False
     rotate: Annotated[float, Meta(ge=0, le=180, description="degrees, up to")] = 15.0
-    scale_min: Annotated[float, Meta(gt=0, le=1, description="smallest share of the picture to zoom in on")] = 0.7
+    scale_min: Annotated[float, Meta(gt=0, le=1, description="smallest share of the picture to zoom in on")] = 0.75
     scale_max: Annotated[float, Meta(ge=1, le=2, description="largest share; above 1 zooms out")] = 1.1
     aspect: Annotated[float, Meta(ge=0, le=1, description="log of the change of the sides' ratio, up to")] = 0.1
     crop: Annotated[Fraction, Meta(description="shift, share of the side, up to")] = 0.1
-    brightness: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.25
-    contrast: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.25
-    saturation: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.25
+    brightness: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.2
+    contrast: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.2
+    saturation: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.2
     noise: Annotated[float, Meta(ge=0, le=128, description="deviation of Gaussian noise, of 255, up to")] = 0.0
-    erase: Annotated[Fraction, Meta(description="share of pictures that get a grey box")] = 0.25
+    erase: Annotated[Fraction, Meta(description="share of pictures that get a grey box")] = 0.0
     mixup: Annotated[float, Meta(ge=0, le=1, description="strength of blending pairs of pictures")] = 0.0
 
 

@@ -11,7 +11,7 @@ from modelmill.data import formats
 from modelmill.data.base import Item, open_source
 from modelmill.data.check import examine
 from modelmill.errors import InvalidInput
-from modelmill.jobs.process import Events, Interrupted, Stop, run
+from modelmill.jobs.process import Events, Interrupted, Stop, log, run
 from modelmill.tasks.base import task_named
 from modelmill.types import JobSpec, Json
 
@@ -47,7 +47,7 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
         reader = plugins.load("data.formats", format)
         index, report = examine(reader.read(source, spec.dataset["options"]), fingerprint, progress)
     for line in report.lines():
-        events.stage(line)
+        log.info("%s", line)  # the data set itself shows them to people
     if not report.sound:
         why = f": {report.findings[0].message}" if report.findings else ""
         raise InvalidInput(f"none of the {report.items} items can be used{why}")

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from modelmill.data.cache import Arrays
+from modelmill.jobs.optimisers import averaging, make_optimisers, schedule
 from modelmill.jobs.process import Events, Interrupted, Stop
 from modelmill.tasks.base import TrainSettings
 from modelmill.types import Json
@@ -34,12 +35,11 @@ class State:
 
     def __init__(self, network: nn.Module, settings: TrainSettings, steps: int) -> None:
         self.network = network
-        decay = settings.ema
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
-        self.averaging = decay > 0
-        self.optimiser = make_optimiser(network, settings)
+        self.averaging = settings.ema > 0
+        self.average = AveragedModel(network, multi_avg_fn=averaging(settings.ema), use_buffers=True)
+        self.optimisers = make_optimisers(network, settings)
         factor = schedule(settings, steps)
-        self.rate = torch.optim.lr_scheduler.LambdaLR(self.optimiser, factor)
+        self.rates = [torch.optim.lr_scheduler.LambdaLR(optimiser, factor) for optimiser in self.optimisers]
         self.step = 0
         self.loss_sum = 0.0
         self.best: dict[str, Any] = {}
@@ -67,11 +67,9 @@ class State:
             setattr(self, name, kept[name])
 
     def _parts(self) -> list[tuple[str, Any]]:
-        parts: list[tuple[str, Any]] = [
-            ("network", self.network),
-            ("optimiser", self.optimiser),
-            ("rate", self.rate),
-        ]
+        parts: list[tuple[str, Any]] = [("network", self.network)]
+        for number, (optimiser, rate) in enumerate(zip(self.optimisers, self.rates, strict=True)):
+            parts += [(f"optimiser{number}", optimiser), (f"rate{number}", rate)]
         return [*parts, ("average", self.average)] if self.averaging else parts
 
 
@@ -126,7 +124,7 @@ def train(
                 step=state.step - epoch * steps,
                 steps=steps,
                 loss=round(number, 5),
-                learning_rate=state.rate.get_last_lr()[0],
+                learning_rate=state.rates[0].get_last_lr()[0],
             )
             if stop.asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 state.save(checkpoint)
@@ -154,12 +152,13 @@ def batches(
 
 def advance(state: State, value: Tensor, settings: TrainSettings) -> float:
     """One step of the optimiser, the schedule and the average; returns the loss."""
-    state.optimiser.zero_grad(set_to_none=True)
+    state.network.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
     if settings.clip:
         nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
-    state.optimiser.step()
-    state.rate.step()
+    for optimiser, rate in zip(state.optimisers, state.rates, strict=True):
+        optimiser.step()
+        rate.step()
     if state.averaging:
         state.average.update_parameters(state.network)
     number = value.item()
@@ -227,42 +226,6 @@ def out_of_patience(history: list[Json], patience: int) -> bool:
         return False
     scores = [(row["val_accuracy"], -row["val_loss"]) for row in history]
     return bool(max(scores[:-patience]) >= max(scores[-patience:]))
-
-
-def make_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser; biases and normalisation are not decayed."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors},
-    ]
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(
-            groups,
-            settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-            fused=True,
-        )
-    if settings.optimiser == "adadelta":
-        return torch.optim.Adadelta(groups, settings.learning_rate)
-    kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
-    return kind(groups, settings.learning_rate, weight_decay=0.0, fused=True)
-
-
-def schedule(settings: TrainSettings, steps: int) -> Callable[[int], float]:
-    """The learning rate's factor by step: a linear warm-up, then a cosine to zero or a constant."""
-    warmup = max(1, round(settings.warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        if settings.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    return factor
 
 
 def uses_bf16(precision: str, device: str) -> bool:

@@ -157,10 +157,9 @@ class Gateway:
         while True:
             try:
                 revision = self._snapshot.revision if self._snapshot else -1
-                snapshot = await asyncio.to_thread(load, revision)
+                snapshot, self.healthy = await asyncio.to_thread(lambda: (load(revision), healthy()))  # noqa: B023
                 if snapshot is not None or self._snapshot is not None:
                     self.update(snapshot or self._snapshot)  # type: ignore[arg-type]
-                self.healthy = await asyncio.to_thread(healthy)
             except MillError as error:
                 log.warning("the snapshot could not be refreshed: %s", error)
             except Exception:

@@ -68,6 +68,30 @@ def augmentation(how: Augment, classes: int) -> Callable[[list[Tensor], Tensor],
     return change
 
 
+class Residual(nn.Module):
+    """Two 3x3 convolutions and a shortcut, which shrinks by averaging (ResNet-D, He et al. 2018, arXiv 1812.01187)."""
+
+    def __init__(self, inside: int, outside: int, *, stride: int) -> None:
+        super().__init__()
+        last = nn.BatchNorm2d(outside)
+        nn.init.zeros_(last.weight)  # each block begins as its shortcut
+        self.body = nn.Sequential(
+            conv(inside, outside, stride=stride, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(),
+            conv(outside, outside, bias=False),
+            last,
+        )
+        shortcut: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=True)] if stride == 2 else []
+        if inside != outside:
+            shortcut += [nn.Conv2d(inside, outside, 1, bias=False), nn.BatchNorm2d(outside)]
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inside, H, W] -> [N, outside, H / stride, W / stride]."""
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
 class BiLstm(nn.Module):
     """Token ids [N, L], padded on the right with 0, to logits [N, classes], whatever the padding's length.
 
@@ -92,7 +116,8 @@ class BiLstm(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """The largest and the mean state of all words decide."""
         if not torch.compiler.is_exporting():
-            ids = ids[:, : max(1, int((ids != 0).any(0).sum()))]  # padding that all share changes nothing
+            used = (ids != 0).any(0).nonzero()
+            ids = ids[:, : int(used.max()) + 1 if len(used) else 1]  # padding that all share changes nothing
         if self.training and self.word_dropout:
             hidden = (torch.rand(ids.shape, device=ids.device) < self.word_dropout) & (ids != 0)
             ids = ids.masked_fill(hidden, 1)

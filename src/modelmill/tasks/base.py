@@ -87,7 +87,10 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
 
     epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="passes over the training data")] = 10
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536, description="items per step")] = 64
-    optimiser: Annotated[Literal["adam", "adamw", "adadelta", "sgd"], msgspec.Meta(description="update rule")] = "adam"
+    optimiser: Annotated[
+        Literal["adam", "adamw", "adadelta", "sgd", "muon"],
+        msgspec.Meta(description="update rule; muon: orthogonal momentum for convolutions, AdamW for the rest"),
+    ] = "adam"
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100, description="peak learning rate")] = 1e-3
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10, description="decay of weight matrices")] = 0.0
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of sgd (Nesterov)")] = 0.9

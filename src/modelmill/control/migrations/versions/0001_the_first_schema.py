@@ -122,10 +122,7 @@ def upgrade() -> None:
         sa.Column("ended", sa.DateTime(), nullable=True),
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("project_id", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["dataset_id"],
-            ["dataset.id"],
-        ),
+        sa.ForeignKeyConstraint(["dataset_id"], ["dataset.id"], ondelete="SET NULL"),
         sa.ForeignKeyConstraint(
             ["project_id"],
             ["project.id"],

@@ -1,0 +1,64 @@
+"""resnet: a small residual network for photographs of 32 to 200 pixels, made to be trained from scratch on a CPU."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from modelmill.data.augment import Augment
+from modelmill.tasks._image import Preprocessing
+from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.types import Struct
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SUMMARY = "a residual network with augmentation, for photographs; minutes on a CPU"
+INPUT = Preprocessing(max_side=160)
+AUGMENT = Augment()
+TRAIN = TrainSettings(
+    epochs=45,
+    batch_size=32,
+    optimiser="muon",
+    learning_rate=0.02,
+    weight_decay=0.05,
+    warmup=0.1,
+    label_smoothing=0.1,
+    clip=1.0,
+    ema=0.995,
+)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Options of the network."""
+
+    channels: Annotated[int, Meta(ge=4, le=512, description="of the first stage; each stage doubles them")] = 32
+    stages: Annotated[int, Meta(ge=1, le=6, description="each after the first halves the picture")] = 4
+    blocks: Annotated[int, Meta(ge=1, le=16, description="residual blocks in each stage")] = 1
+    dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.0
+
+
+def network(settings: Settings, signature: Signature) -> "nn.Module":
+    """uint8 [N, H, W, C] -> logits [N, classes]."""
+    from torch import nn
+
+    from modelmill.tasks._torch import Pixels, Residual, conv, pixel_input
+
+    height, width, channels = pixel_input(signature)
+    side = min(height, width)
+    # The first stage sees about 32 pixels: the stem halves what is larger, and so does the first block.
+    halvings = 0 if side < 48 else 1 if side < 96 else 2
+    inside = settings.channels
+    layers: list[nn.Module] = [
+        Pixels(signature),
+        conv(channels, inside, size=5 if halvings else 3, stride=2 if halvings else 1, bias=False),
+        nn.BatchNorm2d(inside),
+        nn.ReLU(),
+    ]
+    for stage in range(settings.stages):
+        outside = settings.channels << stage
+        for block in range(settings.blocks):
+            halve = block == 0 and (stage > 0 or halvings == 2)
+            layers.append(Residual(inside, outside, stride=2 if halve else 1))
+            inside = outside
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(settings.dropout), nn.Linear(inside, signature.classes)]
+    return nn.Sequential(*layers, *head)

@@ -1,0 +1,22 @@
+"""Where the shared data lie."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """The path of something shared, such as `data/request_samples`; skips when it is not on this machine."""
+    root = Path(os.environ.get("MODELMILL_SHARED", ROOT.parent / "shared"))
+
+    def path(name: str) -> Path:
+        if not (root / name).exists():
+            pytest.skip(f"needs {root / name}; MODELMILL_SHARED says where the shared data lie")
+        return root / name
+
+    return path

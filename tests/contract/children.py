@@ -1,0 +1,60 @@
+"""Entries of processes that a cluster starts in tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def echo(spec: bytes, report: Any) -> int:
+    """Report the spec twice, say something, end with status 3."""
+    report(json.loads(spec))
+    report({"pid": os.getpid(), "env": os.environ.get("MODELMILL_TEST_WORD", "")})
+    print("said aloud", flush=True)
+    return 3
+
+
+def patient(spec: bytes, report: Any) -> int:
+    """Wait for SIGTERM, then end well."""
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+    report({"ready": True})
+    while not asked:
+        time.sleep(0.01)
+    return 0
+
+
+def parent(spec: bytes, report: Any) -> int:
+    """Start a process of its own, deaf to SIGTERM, and wait."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    report({"child": child.pid})
+    time.sleep(60)
+    return 0
+
+
+def crash(spec: bytes, report: Any) -> int:
+    """Fail."""
+    raise RuntimeError("it went wrong")
+
+
+def supervise(name: str, folder: str) -> None:
+    """Start `patient` on a cluster and wait; run as a program, to be killed."""
+    from modelmill import plugins
+    from modelmill.types import Usage
+
+    handle = plugins.load("cluster", name).start(
+        "tests.contract.children:patient", Usage(deployment="x"), title="test: patient", log=Path(folder) / "log.txt"
+    )
+    while not handle.messages():
+        time.sleep(0.01)
+    print(handle.pid, flush=True)
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    supervise(*sys.argv[1:3])

@@ -1,0 +1,101 @@
+"""Every task keeps the contract of `modelmill.tasks.base.Task`."""
+
+import numpy as np
+import pytest
+
+from modelmill import plugins
+from modelmill.engines.base import NUMPY
+from modelmill.errors import InvalidInput
+from modelmill.tasks.base import Context, Evaluation, Task, describe, plan, recipe_named, task_named
+
+TASKS = plugins.names("tasks")
+LABELS = ["one", "two", "three"]
+
+
+@pytest.fixture(params=TASKS)
+def task(request):
+    return task_named(request.param)
+
+
+@pytest.fixture
+def context(task, tmp_path):
+    how = task.prepare([task.example()] * 4, task.Preprocessing(), tmp_path)
+    return Context(preprocessing=how, labels=LABELS, folder=tmp_path)
+
+
+def test_it_has_every_name_of_the_contract(task):
+    wanted = {name for name in {**Task.__annotations__, **vars(Task)} if not name.startswith("_")}
+    missing = sorted(name for name in wanted if not hasattr(task, name))
+    assert not missing
+    assert task.INPUT in ("image", "text")
+    assert task.SUMMARY
+    assert task.SAMPLES > 0
+
+
+def test_its_default_recipe_exists_and_matches_its_preprocessing(task):
+    name = task.__name__.rpartition(".")[2].replace("_", "-")
+    assert task.RECIPE in plugins.names(plugins.recipes_of(name))
+    for recipe in plugins.names(plugins.recipes_of(name)):
+        assert isinstance(recipe_named(name, recipe).INPUT, task.Preprocessing)
+
+
+def test_every_preprocessing_setting_has_a_help_text(task):
+    assert [row["name"] for row in describe(task.Preprocessing()) if not row["help"]] == []
+
+
+def test_the_example_becomes_arrays_of_the_signature(task, context):
+    arrays = task.decode(task.example(), context)
+    specs = task.inputs(context)
+    assert arrays.keys() == {spec.name for spec in specs}
+    for spec in specs:
+        assert spec.shape[0] == -1
+        assert arrays[spec.name].dtype == NUMPY[spec.datatype]
+        assert len(arrays[spec.name].shape) == len(spec.shape) - 1
+        for side, wanted in zip(arrays[spec.name].shape, spec.shape[1:], strict=True):
+            assert wanted in (-1, side)
+
+
+def test_decoding_is_the_same_every_time(task, context):
+    one, two = (task.decode(task.example(), context) for _ in range(2))
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert task.fingerprint(task.example()) == task.fingerprint(task.example())
+
+
+def test_prepare_leaves_nothing_to_the_data_twice(task, context, tmp_path):
+    again = task.prepare([task.example()] * 4, context.preprocessing, tmp_path)
+    assert again == context.preprocessing
+
+
+def uniform(task, context):
+    return {
+        spec.name: np.full([abs(side) for side in spec.shape[1:]], 1 / spec.shape[-1], NUMPY[spec.datatype])
+        for spec in task.outputs(context)
+    }
+
+
+def test_uniform_scores_are_answered_with_labels(task, context):
+    answer = task.encode(uniform(task, context), context, {})
+    assert {entry["label"] for entry in answer} == set(LABELS)
+    assert all(entry["score"] == pytest.approx(1 / 3, abs=1e-5) for entry in answer)
+
+
+def test_answers_are_evaluated(task, context):
+    answers = [task.encode(uniform(task, context), context, {"top_k": len(LABELS)}) for _ in LABELS]
+    found = task.evaluate(answers, LABELS, LABELS)
+    assert isinstance(found, Evaluation)
+    assert found.metrics["items"] == 3
+    assert found.metrics["accuracy"] == pytest.approx(1 / 3)
+    assert all(data.startswith(b"\x89PNG") for data in found.pictures.values())
+
+
+@pytest.mark.parametrize("data", [b"", "", " ", 5, None])
+def test_what_is_no_input_is_refused(task, context, data):
+    with pytest.raises(InvalidInput):
+        task.decode(data, context)
+    with pytest.raises(InvalidInput):
+        task.fingerprint(data)
+
+
+def test_its_settings_can_be_planned(task):
+    name = task.__name__.rpartition(".")[2].replace("_", "-")
+    assert plan(recipe_named(name, ""), {}).input is not None

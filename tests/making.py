@@ -1,0 +1,379 @@
+"""Small real things for tests: pictures, bundles, data sets, a worker's socket, a gateway to knock at."""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from modelmill import bundle
+from modelmill.data.base import open_source
+from modelmill.data.check import examine
+from modelmill.data.formats import detect
+from modelmill.data.pack import pack
+from modelmill.plugins import load
+from modelmill.predictor import Predictor, write_golden
+from modelmill.protocols.app import App
+from modelmill.serve.gateway import Gateway
+from modelmill.serve.wire import HEAD, Answer, Call, frame, read_calls
+from modelmill.settings import Limits
+from modelmill.tasks import _text
+from modelmill.tasks.base import task_named
+from modelmill.types import KeyInfo, Lineage, Manifest, Route, Snapshot, TensorSpec
+
+Answering = Callable[[list[Call]], Awaitable[list[Answer] | None]]
+
+
+def png(pixels: Any) -> bytes:
+    """Pixels as a PNG file."""
+    return encoded(Image.fromarray(np.asarray(pixels, np.uint8)))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture as a file."""
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def a_manifest(**changed: Any) -> Manifest:
+    """A manifest of a classifier of 2x2 grey pictures."""
+    lineage = Lineage(
+        dataset="spots", data_digest="0" * 64, recipe="cnn", settings={}, seed=0, code_version="0", job=1, created=""
+    )
+    values = {
+        "task": "image-classification",
+        "engine": "onnx",
+        "inputs": [TensorSpec(name="image", datatype="UINT8", shape=[-1, 2, 2, 1])],
+        "outputs": [TensorSpec(name="scores", datatype="FP32", shape=[-1, 2])],
+        "preprocessing": {"height": 2, "width": 2, "color": "grey", "mean": [0.5], "std": [0.5]},
+        "labels": ["dark", "bright"],
+        "lineage": lineage,
+        "metrics": {"accuracy": 1.0},
+    }
+    return Manifest(**(values | changed))
+
+
+def plain_bundle(target: Path, **changed: Any) -> Path:
+    """A sealed bundle that holds bytes only: enough for what never loads it."""
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    (draft / "model.onnx").write_bytes(b"weights" * 10)
+    (draft / "golden.json").write_text("[]")
+    bundle.seal(draft, a_manifest(**changed), target)
+    return target
+
+
+def brightness_graph(gain: float = 1.0) -> Any:
+    """scores = (1 - mean, mean) of uint8 pictures of any size, 0..1."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def constant(name: str, *values: float) -> Any:
+        return numpy_helper.from_array(np.array(values, np.float32), name)
+
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        node("ReduceMean", ["floats", "axes"], ["mean"], keepdims=0),
+        node("Mul", ["mean", "gain"], ["bright"]),
+        node("Sub", ["one", "bright"], ["dark"]),
+        node("Concat", ["dark", "bright"], ["scores"], axis=1),
+    ]
+    axes = numpy_helper.from_array(np.array([1, 2], np.int64), "axes")
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 1])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2])
+    body = helper.make_graph(
+        nodes, "brightness", [image], [scores], [axes, constant("gain", gain / 255), constant("one", 1.0)]
+    )
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def picture_bundle(target: Path, gain: float = 1.0) -> Path:
+    """A sealed bundle that says how bright a 2x2 grey picture is."""
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    (draft / "model.onnx").write_bytes(brightness_graph(gain).SerializeToString())
+    manifest = a_manifest()
+    inputs = [png(np.full((2, 2), 51)), png(np.full((2, 2), 204))]
+    model = Predictor(draft, manifest)
+    write_golden(draft, inputs, [model.predict([raw])[0] for raw in inputs])
+    bundle.seal(draft, manifest, target)
+    return target
+
+
+def text_bundle(target: Path) -> Path:
+    """A sealed bundle of texts whose graph fails on ids that are not in its table of `tokens` rows."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    how = _text.prepare(["good film", "bad film"] * 3, _text.Preprocessing(max_length=4), draft)
+    table = np.zeros((how.tokens, 2), np.float32)
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 4])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2])
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["table", "ids"], ["rows"]),
+        node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),
+        node("Softmax", ["sum"], ["scores"], axis=1),
+    ]
+    constants = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1], np.int64), "axes")]
+    body = helper.make_graph(nodes, "table", [ids], [scores], constants)
+    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (draft / "model.onnx").write_bytes(graph.SerializeToString())
+    manifest = a_manifest(
+        task="text-classification",
+        inputs=[TensorSpec(name="ids", datatype="INT64", shape=[-1, 4])],
+        preprocessing=msgspec.to_builtins(how),
+        labels=["bad", "good"],
+    )
+    write_golden(draft, ["good film"], Predictor(draft, manifest).predict(["good film"]))
+    bundle.seal(draft, manifest, target)
+    return target
+
+
+def picture_folder(root: Path, count: int = 40, side: int = 8) -> Path:
+    """Pictures in folders `left` and `right`, after the half that is bright; no two are the same."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        kind = ("left", "right")[number % 2]
+        pixels = rng.integers(0, 60, (side, side), np.uint8)
+        half = slice(0, side // 2) if kind == "left" else slice(side // 2, side)
+        pixels[:, half] += 150
+        path = root / kind / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(pixels))
+    return root
+
+
+def text_table(root: Path, count: int = 60) -> Path:
+    """A CSV table of texts that their words give away."""
+    rng = np.random.default_rng(0)
+    words = {"good": ["fine", "warm", "lovely"], "bad": ["dull", "cold", "broken"]}
+    rows = ["text,label"]
+    for number in range(count):
+        label = ("good", "bad")[number % 2]
+        chosen = " ".join(rng.choice([*words[label], "film", "story", "the"], 6))
+        rows.append(f"{chosen} number {number},{label}")
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "reviews.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:
+    """A folder as a job gets it: packed, checked, sorted into splits."""
+    home.mkdir(parents=True, exist_ok=True)
+    archive, index = home / "archive.zip", home / "index"
+    pack(folder, archive)
+    module = task_named(task)
+    with open_source(archive) as source:
+        format = detect(source, module.INPUT)
+        found, report = examine(
+            load("data.formats", format).read(source, {}), lambda item: module.fingerprint(item.data), lambda _: None
+        )
+    assert not report.findings
+    found.save(index)
+    return {
+        "name": folder.name,
+        "format": format,
+        "options": {},
+        "digest": "0" * 64,
+        "archive": str(archive),
+        "index": str(index),
+        "strict": False,
+    }
+
+
+def going() -> Any:
+    """A job that nobody asks to stop."""
+    return SimpleNamespace(asked=False)
+
+
+# ---- serving
+
+
+class FakeWorker:
+    """Listens where a worker would. What it answers is up to the test; None ends the connection."""
+
+    def __init__(self, path: Path, answering: Answering) -> None:
+        self.path, self._answering = str(path), answering
+        self.got: list[list[Call]] = []
+        self.open = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> "FakeWorker":
+        """Begin to listen."""
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+        return self
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        try:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    size = int.from_bytes(await reader.readexactly(HEAD), "little")
+                    calls = read_calls(await reader.readexactly(size))
+                    self.got.append(calls)
+                    answers = await self._answering(calls)
+                    if answers is None:
+                        return
+                    writer.write(frame(answers))
+        finally:
+            self.open -= 1
+            writer.close()
+
+
+async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+    """Wait for something to become true."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not condition():
+        assert loop.time() < end, "it did not happen"
+        await asyncio.sleep(0.002)
+
+
+def a_route(name: str = "spots", project: str = "default", **changed: Any) -> Route:
+    """A deployment that is ready."""
+    values = {
+        "deployment": name,
+        "project": project,
+        "model": name,
+        "version": 1,
+        "task": "image-classification",
+        "kind": "image",
+        "ready": True,
+        "inputs": [TensorSpec(name="image", datatype="UINT8", shape=[-1, 2, 2, 1])],
+        "outputs": [TensorSpec(name="scores", datatype="FP32", shape=[-1, 2])],
+        "sockets": [],
+    }
+    return Route(**(values | changed))
+
+
+def a_snapshot(*routes: Route, keys: Mapping[str, tuple[str, str]] = {}) -> Snapshot:  # noqa: B006
+    """Routes, and keys as `{key: (project, role)}`."""
+    from modelmill.control.keys import digest_of
+
+    known = [KeyInfo(digest=digest_of(key), project=p, role=r) for key, (p, r) in keys.items()]
+    return Snapshot(
+        revision=1,
+        routes={f"{route.project}/{route.deployment}": route for route in routes},
+        keys={info.digest: info for info in known},
+    )
+
+
+class Reply(NamedTuple):
+    """What came back over HTTP."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return msgspec.json.decode(self.body)
+
+    @property
+    def error(self) -> str:
+        """The line for people."""
+        return str(self.json["error"])
+
+
+async def nobody(scope: Any, receive: Any, send: Any) -> None:
+    """An admin application that answers 204."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class Door:
+    """The application, driven as an ASGI server would, from synchronous tests."""
+
+    KEYS: Mapping[str, tuple[str, str]] = {
+        "admin-key": ("default", "admin"),
+        "user-key": ("default", "user"),
+        "other-key": ("other", "user"),
+    }
+
+    def __init__(self, **limits: Any) -> None:
+        self.runner = asyncio.Runner()
+        self.gateway = Gateway(Limits(**limits))
+        self.app = App(self.gateway, nobody)
+
+    def update(self, *routes: Route) -> None:
+        """Serve these deployments."""
+
+        async def change() -> None:
+            self.gateway.update(a_snapshot(*routes, keys=self.KEYS))
+
+        self.runner.run(change())
+
+    def worker(self, path: Path, answering: Answering) -> FakeWorker:
+        """A worker that the gateway can reach."""
+        return self.runner.run(FakeWorker(path, answering).start())
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.runner.close()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | list[Any] = b"",
+        headers: Mapping[str, str | bytes] | None = None,
+        key: str | None = "admin-key",
+    ) -> Reply:
+        """One request; a list is a body in parts, in which a function is called when its turn comes."""
+        return self.runner.run(self._ask(method, path, body, dict(headers or {}), key))
+
+    async def _ask(self, method: str, path: str, body: Any, headers: dict[str, Any], key: str | None) -> Reply:
+        if key is not None:
+            headers.setdefault("authorization", f"Bearer {key}")
+        parts = list(body) if isinstance(body, list) else [body]
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            while parts and callable(parts[0]):
+                parts.pop(0)()
+            if not parts:
+                return {"type": "http.disconnect"}
+            part = parts.pop(0)
+            return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [
+                (name.lower().encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+                for name, value in headers.items()
+            ],
+        }
+        await self.app(scope, receive, send)
+        if not sent:
+            return Reply(0, {}, b"")
+        return Reply(sent[0]["status"], dict(sent[0]["headers"]), b"".join(m.get("body", b"") for m in sent[1:]))
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+

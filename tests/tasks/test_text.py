@@ -1,0 +1,156 @@
+"""Texts of any language become token ids, always the same ones."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelmill.errors import BundleCorrupt, InvalidInput
+from modelmill.tasks import _text
+from modelmill.tasks._text import Preprocessing, decode, fingerprint, load_tokenizer, prepare, train_tokenizer
+
+ENGLISH = ["A fine film, warm and slow.", "a dull film", "It's a fine day", "the day was dull and cold"] * 3
+KINDS = ["word", "char", "bpe"]
+
+
+def pieces(text, **options):
+    how = Preprocessing(minimum_count=1, **options)
+    return train_tokenizer([text], how).encode(text, add_special_tokens=False).tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("电影很好", ["电", "影", "很", "好"]),
+        ("一部good电影2024年", ["一", "部", "good", "电", "影", "2024", "年"]),
+        ("ひらカナ", ["ひ", "ら", "カ", "ナ"]),
+        ("good films", ["good", "films"]),
+        ("It's fine, isn't it?", ["it's", "fine", ",", "isn't", "it", "?"]),
+        ("Ещё ФИЛЬМ", ["ещё", "фильм"]),
+        ("a\u3000b\tc\nd", ["a", "b", "c", "d"]),
+        ("\uff27\uff4f\uff4f\uff44", ["good"]),
+        ("fun 😀😀", ["fun", "😀", "😀"]),
+    ],
+)
+def test_words_are_split_as_each_script_writes_them(text, wanted):
+    assert pieces(text) == wanted
+
+
+def test_case_is_kept_when_asked():
+    assert pieces("Good GOOD", lowercase=False) == ["Good", "GOOD"]
+
+
+def test_characters_are_seen_as_people_see_them():
+    assert pieces("ab\u0928\u093f", tokenizer="char") == ["a", "b", "\u0928\u093f"]
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    return prepare(ENGLISH, Preprocessing(max_length=6), tmp_path), tmp_path
+
+
+def test_short_texts_are_padded_and_long_ones_cut(prepared):
+    how, folder = prepared
+    short, long = decode("fine film", how, folder), decode("fine film " * 50, how, folder)
+    assert short.shape == long.shape == (6,)
+    assert short.dtype == np.int64
+    assert (short[:2] > 1).all()
+    assert (short[2:] == 0).all()
+    assert long.tolist() == [*short[:2]] * 3
+
+
+def test_a_word_that_was_never_seen_is_unknown(prepared):
+    how, folder = prepared
+    assert decode("zyzzyva film", how, folder)[0] == 1
+
+
+def test_a_lone_surrogate_is_no_reason_to_fail(prepared):
+    how, folder = prepared
+    assert decode("fine \ud800 film", how, folder).shape == (6,)
+    assert fingerprint("fine \ud800 film")
+
+
+def test_texts_with_a_lone_surrogate_can_be_trained_on(tmp_path):
+    assert prepare([*ENGLISH, "fine \ud800 film"], Preprocessing(), tmp_path).tokens > 2
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t\u3000"])
+def test_an_empty_text_is_refused(prepared, text):
+    how, folder = prepared
+    with pytest.raises(InvalidInput, match="empty"):
+        decode(text, how, folder)
+    with pytest.raises(InvalidInput, match="empty"):
+        fingerprint(text)
+
+
+@pytest.mark.parametrize("data", [b"bytes", None, 5, np.zeros(3)])
+def test_what_is_no_text_is_refused(prepared, data):
+    how, folder = prepared
+    with pytest.raises(InvalidInput, match="a text is wanted"):
+        decode(data, how, folder)
+
+
+def test_a_text_of_any_length_is_not_taken(prepared, monkeypatch):
+    monkeypatch.setattr(_text, "MAX_CHARACTERS", 10)
+    how, folder = prepared
+    with pytest.raises(InvalidInput, match="11 characters; at most 10"):
+        decode("x" * 11, how, folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_texts_make_the_same_tokenizer(tmp_path, kind):
+    files = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        prepare(ENGLISH + ["电影很好"] * 3, Preprocessing(tokenizer=kind, vocabulary=60), tmp_path / name)
+        files.append((tmp_path / name / "tokenizer.json").read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_tokenizer_gives_the_ids_it_was_trained_with(tmp_path, kind):
+    how = Preprocessing(tokenizer=kind, max_length=32)
+    prepare(ENGLISH, how, tmp_path)
+    fresh, loaded = train_tokenizer(ENGLISH, how), load_tokenizer(tmp_path / "tokenizer.json")
+    for text in [*ENGLISH[:4], "unseen words, Ünïcode 电影", "x" * 100]:
+        assert loaded.encode(text).ids == fresh.encode(text).ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_length_covers_almost_all_texts(tmp_path, kind):
+    how = prepare(["a b c"] * 99 + ["a " * 1000], Preprocessing(tokenizer=kind, length_limit=50), tmp_path)
+    assert 3 <= how.max_length <= 50
+
+
+def test_padding_and_unknown_have_the_first_ids_and_the_vocabulary_is_bounded(tmp_path):
+    how = prepare([f"word{i} " * 3 for i in range(100)], Preprocessing(vocabulary=20), tmp_path)
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    assert (tokenizer.token_to_id("[PAD]"), tokenizer.token_to_id("[UNK]")) == (0, 1)
+    assert how.tokens == tokenizer.get_vocab_size() == 20
+
+
+def test_a_damaged_tokenizer_is_found(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(BundleCorrupt, match=r"tokenizer\.json can't be read"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    return prepare(ENGLISH, Preprocessing(max_length=8), folder), folder
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.characters() | st.sampled_from("\ud800\udfff\0\u202e😀电"), min_size=1))
+def test_any_text_is_ids_of_the_vocabulary_or_empty(trained, text):
+    how, folder = trained
+    if not text.strip():
+        return
+    ids = decode(text, how, folder)
+    assert ids.shape == (8,)
+    assert 0 <= ids.min() <= ids.max() < how.tokens
+
+
+def test_space_around_a_text_does_not_make_another_text():
+    assert fingerprint(" fine film\n") == fingerprint("fine film") != fingerprint("fine  film")

@@ -1,0 +1,113 @@
+"""A loaded model answers as it did when it was made, or is not loaded."""
+
+import numpy as np
+import pytest
+
+from modelmill import bundle, predictor
+from modelmill.errors import BundleCorrupt
+from modelmill.predictor import Predictor, alike, read_golden, write_golden
+from tests.making import brightness_graph, picture_bundle, png, text_bundle
+
+
+def reseal(folder, change):
+    """A bundle whose files were changed by somebody who also made the digests right."""
+    manifest = bundle.read_manifest(folder)
+    change(folder)
+    draft = folder.with_name("again.draft")
+    folder.rename(draft)
+    bundle.seal(draft, manifest, folder)
+    return folder
+
+
+def test_a_bundle_answers_from_bytes_to_labels(tmp_path):
+    model = predictor.load(picture_bundle(tmp_path / "b"))
+    answers = model.predict([png(np.full((2, 2), 51)), png(np.full((5, 3), 255))])
+    assert [answer[0]["label"] for answer in answers] == ["dark", "bright"]
+    assert [answer[0]["score"] for answer in answers] == pytest.approx([0.8, 1.0], abs=1e-5)
+
+
+def test_a_text_bundle_loads(tmp_path):
+    answer = predictor.load(text_bundle(tmp_path / "b")).predict(["good film"])[0]
+    assert [entry["score"] for entry in answer] == pytest.approx([0.5, 0.5])
+
+
+def test_weights_that_answer_otherwise_are_refused(tmp_path):
+    other = brightness_graph(gain=0.9).SerializeToString()
+    folder = reseal(picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other))
+    bundle.open_bundle(folder)
+    with pytest.raises(BundleCorrupt, match="golden input 0 is answered"):
+        predictor.load(folder)
+
+
+def test_weights_that_differ_by_rounding_are_taken(tmp_path):
+    other = brightness_graph(gain=0.9999).SerializeToString()
+    folder = reseal(picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other))
+    predictor.load(folder)
+
+
+def test_a_golden_input_that_no_longer_decodes_is_refused(tmp_path):
+    folder = reseal(picture_bundle(tmp_path / "b"), lambda f: write_golden(f, [b"no picture"], [[]]))
+    with pytest.raises(BundleCorrupt, match="golden input 0 is no longer accepted"):
+        predictor.load(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b'[{"input": "x"}]', b"[]", b"\xff"])
+def test_a_bundle_without_a_readable_golden_set_is_refused(tmp_path, content):
+    def change(folder):
+        (folder / "golden.json").unlink()
+        if content is not None:
+            (folder / "golden.json").write_bytes(content)
+
+    folder = reseal(picture_bundle(tmp_path / "b"), change)
+    with pytest.raises(BundleCorrupt):
+        predictor.load(folder)
+
+
+def test_the_golden_set_keeps_bytes_and_texts(tmp_path):
+    write_golden(tmp_path, [b"\x00\xff", "ü\u2028"], [[1], {"a": 2.5}])
+    assert read_golden(tmp_path) == [
+        {"input": b"\x00\xff", "output": [1]},
+        {"input": "ü\u2028", "output": {"a": 2.5}},
+    ]
+
+
+def ranking(**scores):
+    return [{"label": label, "score": score} for label, score in scores.items()]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (1.0, 1.0005, True),
+        (1.0, 1.01, False),
+        (1000.0, 1001.0, True),
+        (1000.0, 1010.0, False),
+        (1, 1.0, True),
+        ("a", "a", True),
+        ("a", "b", False),
+        ([1, 2], [1, 2], True),
+        ([1, 2], [1], False),
+        ({"a": 1.0}, {"a": 1.0001}, True),
+        ({"a": 1.0}, {"b": 1.0}, False),
+        (ranking(a=0.9, b=0.1), ranking(a=0.9, b=0.1), True),
+        (ranking(a=0.5004, b=0.4996), ranking(b=0.5003, a=0.4997), True),
+        (ranking(a=0.9, b=0.1), ranking(b=0.9, a=0.1), False),
+        (ranking(a=0.9, b=0.0501, c=0.0499), ranking(a=0.9, c=0.05, b=0.05), True),
+        (ranking(a=0.9, b=0.0501), ranking(a=0.9, c=0.05), True),
+        (ranking(a=0.9, b=0.1), ranking(c=0.9, b=0.1), False),
+        (ranking(a=0.9), ranking(a=0.9, b=0.1), False),
+        ([], [], True),
+        (None, None, True),
+        (1.0, "1.0", False),
+        (float("nan"), 1.0, False),
+    ],
+)
+def test_answers_are_the_same_but_for_rounding(one, other, same):
+    assert alike(one, other) is same
+    assert alike(other, one) is same
+
+
+def test_one_batch_answers_as_many_single_ones(tmp_path):
+    model = Predictor(*(lambda folder: (folder, bundle.open_bundle(folder)))(picture_bundle(tmp_path / "b")))
+    pictures = [png(np.full((2, 2), value)) for value in (0, 100, 200, 255)]
+    assert model.predict(pictures) == [model.predict([one])[0] for one in pictures]

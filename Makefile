@@ -23,7 +23,7 @@ check: $(DONE)
 	$(BIN)/python docs/generate.py --check
 
 bench: $(DONE)
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 docs: $(DONE)
 	$(BIN)/python docs/generate.py

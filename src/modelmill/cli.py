@@ -121,7 +121,7 @@ def data_add(
     *,
     task: Task,
     format: Annotated[str, Parameter(help="idx, imagefolder, csv, tsv, lines; detected when not named")] = "",
-    set: Annotated[list[str] | None, Parameter(help="option of the format, such as text=COLUMN")] = None,
+    set: Annotated[list[str] | None, Parameter(negative="", help="option of the format, such as text=COLUMN")] = None,
     strict: Annotated[bool, Parameter(negative="", help="refuse data in which the check finds anything")] = False,
 ) -> None:
     """Add a data set: upload it, check it, and print what was found."""
@@ -163,7 +163,7 @@ def train(
     task: Task,
     data: Annotated[str, Parameter(help="a data set")],
     recipe: Annotated[str, Parameter(help="see `modelmill recipes TASK`; default: the task's own")] = "",
-    set: Annotated[list[str] | None, Parameter(help="a setting, as epochs=3; may be repeated")] = None,
+    set: Annotated[list[str] | None, Parameter(negative="", help="a setting, as epochs=3; may be repeated")] = None,
     wait: Wait = False,
 ) -> None:
     """Train a new version of a model."""

@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -236,9 +237,9 @@ class Client:
     def wait(self, number: int, on_event: OnEvent | None = None) -> Job:
         """Wait until a job has ended; `on_event` gets its events (stage, progress, step, epoch) as they come."""
         for text in self._follow(number, "events", follow=True):
-            for line in text.splitlines():
+            for event in _events(text):
                 if on_event is not None:
-                    on_event(msgspec.json.decode(line))
+                    on_event(event)
         return self.job(number)
 
     def logs(self, number: int, *, follow: bool = False) -> Iterator[str]:
@@ -383,6 +384,13 @@ class Client:
         if isinstance(failure, Unauthenticated) and not self.key:
             failure = Unauthenticated("a key is needed: set MODELMILL_KEY, or MODELMILL_HOME to the platform's home")
         return failure
+
+
+def _events(text: str) -> Iterator[Json]:
+    """The events of some lines; a line that a killed job left unfinished is none."""
+    for line in text.splitlines():
+        with suppress(msgspec.DecodeError):
+            yield msgspec.json.decode(line)
 
 
 def _raise_unless_done(job: Job) -> Job:

@@ -6,7 +6,7 @@ from typing import Any
 
 from modelmill.client import Client
 from modelmill.errors import NotFound, NotInstalled
-from modelmill.node import say
+from modelmill.node import address_of, say
 from modelmill.settings import Settings
 
 NAME = "digits"
@@ -14,7 +14,7 @@ NAME = "digits"
 
 def show(settings: Settings) -> None:
     """Do what is still missing, telling each step, then print a line to copy."""
-    url = f"http://{settings.host}:{settings.port}"
+    url = address_of(settings)
     sample = settings.home / "demo" / "seven.png"
     with Client(url, home=settings.home) as client:
         if not sample.exists() or not _deployed(client):

@@ -120,16 +120,17 @@ class Node:
     def start(self) -> None:
         """Bring the database up to date, take over what an earlier run left, start the gateway."""
         home = self.settings.home
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stopping.set())
         self.rooms.database.migrate()
         key = ensure_admin_key(self.rooms.database, home)
         self._workers.recover()
         self._jobs.recover()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._stopping.set())
+        self.rooms.datasets.recover()
         self._gateway = self._start_gateway()
         self._workers.tick()
         self._wait_for_gateway()
-        url = f"http://{self.settings.host}:{self.settings.port}"
+        url = address_of(self.settings)
         (home / "address").write_text(url + "\n")
         say(f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs)")
         say(f"admin key: {key}")
@@ -184,7 +185,7 @@ class Node:
 
     def _wait_for_gateway(self) -> None:
         assert self._gateway is not None
-        while not any(message.get("ready") for message in self._gateway.messages()):
+        while not any(message.get("ready") for message in self._gateway.messages()) and not self._stopping.is_set():
             if self._gateway.exit_code() is not None:
                 where = self.settings.home / "logs" / "gateway.log"
                 raise MillError(f"the gateway ended as it started; {where} says why")
@@ -259,6 +260,12 @@ async def _announce(door: Any, server: Any, report: Report) -> None:
     door.draining = True
 
 
+def address_of(settings: Settings) -> str:
+    """The URL of the platform; an IPv6 address goes into brackets."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
+
+
 def say(line: str) -> None:
     """A line for the person who started the platform."""
     print(line, flush=True)
@@ -273,9 +280,9 @@ def _demonstrate(demo: Callable[[Settings], None], settings: Settings) -> None:
 
 def _make_home(home: Path) -> None:
     try:
+        home.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
         for name in ("artifacts", "jobs", "logs"):
-            (home / name).mkdir(parents=True, exist_ok=True)
-        home.chmod(stat.S_IRWXU)
+            (home / name).mkdir(exist_ok=True)
         for path in (home / "uploads").glob("*"):
             path.unlink()
     except OSError as error:

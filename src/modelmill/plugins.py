@@ -8,7 +8,7 @@ point in the group `modelmill.<kind>` (for a recipe: `modelmill.tasks.<task>.rec
 import importlib
 import pkgutil
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 from modelmill.errors import NotInstalled, unknown
@@ -30,9 +30,10 @@ def recipes_of(task: str) -> str:
 @cache
 def names(kind: str) -> tuple[str, ...]:
     """All plugins of a kind, sorted, under the names people type."""
-    own = {module.name for module in pkgutil.iter_modules(_package(kind).__path__)}
-    own |= {point.name for point in entry_points(group=f"modelmill.{kind}")}
-    return tuple(sorted(name.replace("_", "-") for name in own if not name.startswith("_") and name != "base"))
+    package = _package(kind)
+    own = {module.name for module in pkgutil.iter_modules(package.__path__)} if package else set()
+    shown = {name.replace("_", "-") for name in own if not name.startswith("_") and name != "base"}
+    return tuple(sorted(shown | _installed(kind).keys()))
 
 
 def load(kind: str, name: str) -> ModuleType:
@@ -40,7 +41,7 @@ def load(kind: str, name: str) -> ModuleType:
     if name not in names(kind):
         raise unknown(WORD.get(kind, "recipe"), name, names(kind))
     try:
-        for point in entry_points(group=f"modelmill.{kind}", name=name):
+        if point := _installed(kind).get(name):
             module: ModuleType = point.load()
             return module
         return importlib.import_module(f"modelmill.{kind}.{name.replace('-', '_')}")
@@ -53,5 +54,15 @@ def load(kind: str, name: str) -> ModuleType:
 
 
 @cache
-def _package(kind: str) -> ModuleType:
-    return importlib.import_module(f"modelmill.{kind}")
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    """What other packages add, under the names people type."""
+    return {point.name.replace("_", "-"): point for point in entry_points(group=f"modelmill.{kind}")}
+
+
+@cache
+def _package(kind: str) -> ModuleType | None:
+    """Our own folder of a kind; a task from another package has none for its recipes."""
+    try:
+        return importlib.import_module(f"modelmill.{kind}")
+    except ModuleNotFoundError:
+        return None

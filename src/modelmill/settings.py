@@ -4,6 +4,7 @@ A variable names a leaf with two underscores between levels: `MODELMILL_LIMITS__
 """
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Limits(BaseModel):
 class Settings(BaseSettings):
     """All settings of a node."""
 
-    model_config = SettingsConfigDict(env_prefix="MODELMILL_", env_nested_delimiter="__", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="MODELMILL_", env_nested_delimiter="__", frozen=True, extra="forbid")
     home: Path = Field(default_factory=default_home, description="database, artifacts, logs, admin key")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 picks a free one")
@@ -67,6 +68,8 @@ def read_settings(**given: Any) -> Settings:
     """The settings of this process; raises `InvalidInput` naming the wrong one."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"modelmill.toml can't be read: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidInput(f"setting {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error

@@ -62,7 +62,6 @@ class JobSpec(Struct, frozen=True, kw_only=True):
     kind: Literal["train", "evaluate", "import"]
     folder: str
     threads: int
-    seed: int = 0
     name: str = ""
     task: str = ""
     dataset: Json = msgspec.field(default_factory=dict)
@@ -114,15 +113,6 @@ class KeyInfo(Struct, frozen=True, kw_only=True):
     digest: str
     project: str
     role: str
-
-
-class Usage(Struct, frozen=True, kw_only=True):
-    """What a deployment has answered since the last report."""
-
-    deployment: str
-    calls: int = 0
-    errors: int = 0
-    seconds: float = 0.0
 
 
 def check_name(what: str, name: str) -> str:

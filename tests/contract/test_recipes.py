@@ -1,9 +1,11 @@
 """Every recipe: cheap to list, and trains a sealed bundle that answers as it did in training."""
 
+import shutil
 import subprocess
 import sys
 import warnings
 from collections import Counter
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -37,9 +39,9 @@ def trained(request, tmp_path_factory):
         settings=QUICK, cache=str(home / "cache"),
     )  # fmt: skip
     threads = torch.get_num_threads()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
         warnings.simplefilter("ignore")  # as in a job's process
-        result = train_version(spec, Events(folder / "events.jsonl"), going())
+        result = train_version(spec, events, going())
     torch.set_num_threads(threads)
     return task, recipe, folder, result
 
@@ -121,13 +123,12 @@ def test_the_card_tells_the_metrics(trained):
 def test_a_job_that_was_stopped_after_sealing_reports_the_same(trained):
     task, recipe, folder, result = trained
     spec = JobSpec(job=7, kind="train", folder=str(folder), threads=1, task=task, recipe=recipe)
-    again = train_version(spec, Events(folder / "events.jsonl"), going())
+    with closing(Events(folder / "events.jsonl")) as events:
+        again = train_version(spec, events, going())
     assert again == {name: result[name] for name in ("metrics", "bundle")}
 
 
 def test_changed_weights_are_found(trained, tmp_path):
-    import shutil
-
     folder = shutil.copytree(trained[2] / "bundle", tmp_path / "copy")
     data = bytearray((folder / "model.onnx").read_bytes())
     data[len(data) // 2] ^= 1

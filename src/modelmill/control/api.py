@@ -9,6 +9,7 @@ import msgspec
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from modelmill import __version__, plugins
@@ -56,7 +57,14 @@ ProjectId = Annotated[int, Depends(project)]
 def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
     """The application; `status` translates our errors to HTTP."""
     # Its page's scripts come from an installed package: nothing is fetched from outside.
-    api = FastAPIOffline(title="modelmill", version=__version__, redoc_url=None, static_url="/docs/assets")
+    api = FastAPIOffline(
+        title="modelmill",
+        version=__version__,
+        redoc_url=None,
+        static_url="/docs/assets",
+        dependencies=[Depends(HTTPBearer(auto_error=False))],  # the gateway checks it; this describes it
+        responses={"4XX": {"model": schemas.Problem}, "5XX": {"model": schemas.Problem}},
+    )
     api.state.control = control
     _add_errors(api, status)
     for add in (_add_catalogue, _add_datasets, _add_jobs, _add_models, _add_deployments):
@@ -85,7 +93,8 @@ def _add_errors(api: FastAPI, status: Callable[[MillError], int]) -> None:
     @api.exception_handler(405)
     def http(request: Request, error: HTTPException) -> JSONResponse:
         text = f"{request.method} {request.url.path}: {str(error.detail).lower()}; see /docs"
-        return JSONResponse({"error": text, "code": "not_found"}, error.status_code)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_input")
+        return JSONResponse({"error": text, "code": code}, error.status_code)
 
 
 def _add_catalogue(api: FastAPI, control: Control) -> None:
@@ -115,7 +124,9 @@ def _recipe(task: str, name: str, default: bool) -> schemas.RecipeView:
 
 
 def _add_datasets(api: FastAPI, control: Control) -> None:
-    @api.post(f"{PREFIX}/datasets", status_code=202, tags=["data sets"])
+    archive = {"required": True, "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
+
+    @api.post(f"{PREFIX}/datasets", status_code=202, tags=["data sets"], openapi_extra={"requestBody": archive})
     async def add(
         request: Request,
         project: ProjectId,
@@ -237,7 +248,7 @@ def _add_jobs(api: FastAPI, control: Control) -> None:
         dataset = control.datasets.trainable(project, body.data, body.task)
         with control.database.session() as session:
             control.registry.refuse_other_task(session, project, body.name, body.task)
-        name = recipe.__name__.rpartition(".")[2].replace("_", "-")
+        name = body.recipe or task_named(body.task).RECIPE
         values = {"model": body.name, "task": body.task, "recipe": name, "settings": settings}
         return _job(jobs.submit(project, "train", dataset_id=dataset.id, dataset=dataset.name, **values))
 
@@ -332,8 +343,8 @@ def _chunk(path: Path, row: Job, offset: int) -> schemas.Chunk:
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(CHUNK)
-    # Never cut a character in two: what follows the last line end waits for the next call.
-    if row.state == "running" and (end := data.rfind(b"\n") + 1):
+    # Never cut a line in two: what follows the last line end waits for the next call.
+    if (row.state == "running" or len(data) == CHUNK) and (end := data.rfind(b"\n") + 1):
         data = data[:end]
     return schemas.Chunk(text=data.decode("utf-8", "replace"), offset=offset + len(data), state=row.state)
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from modelmill.artifacts import Artifacts
-from modelmill.control.db import Database, Dataset
+from modelmill.control.db import Database, Dataset, Job
 from modelmill.errors import Conflict, InvalidInput, unknown
 from modelmill.types import Json
 
@@ -38,7 +38,9 @@ class Datasets:
             if row is None:
                 row = Dataset(project_id=project, name=name)
                 session.add(row)
-            elif row.state != "failed":
+            else:
+                if row.state != "ready":
+                    raise Conflict(f"data set '{name}' is being checked right now; see `modelmill jobs`")
                 same = (row.digest, row.task, row.options) == (digest, task, options)
                 if not same or format not in ("", row.format):
                     raise Conflict(f"there is another data set '{name}'; choose another name or remove it first")
@@ -66,6 +68,13 @@ class Datasets:
         with self._database.session() as session:
             session.delete(session.merge(row))
 
+    def recover(self) -> None:
+        """At start: forget what was uploaded without a job to check it."""
+        with self._database.session() as session:
+            checking = select(Job.dataset_id).where(Job.kind == "import", Job.state == "queued")
+            lost = delete(Dataset).where(Dataset.state == "checking", Dataset.id.not_in(checking))
+            session.execute(lost.execution_options(synchronize_session=False))
+
     def finish(self, dataset: int, result: Json) -> None:
         """Record what the check found."""
         with self._database.session() as session:
@@ -86,7 +95,7 @@ class Datasets:
         """A data set that a job of this task can read; raises `NotFound`, `Conflict` or `InvalidInput`."""
         row = self.get(project, name)
         if row.state != "ready":
-            raise Conflict(f"data set '{name}' is still being checked; wait for job that adds it")
+            raise Conflict(f"data set '{name}' is still being checked; see `modelmill jobs`")
         if row.task != task:
             raise InvalidInput(f"data set '{name}' was added for {row.task}, not for {task}")
         splits = {split: count for split, count in row.report.get("splits", {}).items() if count}

@@ -202,18 +202,19 @@ class JobRunner:
         code = handle.exit_code()
         if code is None:
             return False
-        del self._running[number]
         handle.kill()  # whatever it started goes with it
         self._take_in(number, code)
+        del self._running[number]  # only now: what could not be recorded is tried again
         return True
 
     def _cancel(self) -> None:
         with self._database.session() as session:
             asked = list(session.scalars(select(Job.id).where(Job.state == "running", Job.cancel)))
         for number in asked:
-            if handle := self._running.pop(number, None):
+            if handle := self._running.get(number):
                 handle.kill()
                 self._finish(number, "cancelled", "")
+                del self._running[number]
 
     def _take_in(self, number: int, code: int) -> None:
         """Record what an ended process left: a result, an error, or nothing (it was interrupted)."""

@@ -51,7 +51,7 @@ class DatasetView(BaseModel):
     name: str
     task: str
     format: str
-    state: str = Field(description="checking, ready")
+    state: str = Field(description="checking or ready")
     digest: str
     items: int
     classes: dict[str, int]

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from modelmill import plugins
+from modelmill import __version__, plugins
 from modelmill.data.base import SPLITS, Item, open_source
 from modelmill.data.cache import Arrays as Cached
 from modelmill.data.cache import cached
@@ -71,7 +71,7 @@ class Material:
 
     def _key(self, split: str, task: Task, context: Context) -> str:
         """Everything that the decoded arrays depend on."""
-        parts: list[Any] = [self.dataset["digest"], self.dataset["format"], self.dataset["options"], split]
+        parts: list[Any] = [__version__, self.dataset["digest"], self.dataset["format"], self.dataset["options"], split]
         parts += [task.__name__, context.preprocessing]  # type: ignore[attr-defined]
         digest = hashlib.sha256(msgspec.json.encode(parts))
         digest.update(self.index.split_codes)

@@ -39,6 +39,8 @@ class Events:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
+        if self._file.tell():
+            self._file.write("\n")  # an earlier run may have been killed in the middle of a line
         self._flushed = 0.0
 
     def write(self, event: str, **values: Any) -> None:
@@ -114,6 +116,7 @@ def _set_up() -> None:
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout, force=True
     )
     logging.getLogger("modelmill").setLevel(logging.INFO)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here uses
     warnings.simplefilter("ignore")  # libraries' notes to their callers would only puzzle the reader of a log
     os.nice(NICE)  # predictions go before training
 

@@ -23,7 +23,6 @@ from modelmill.jobs.evaluate import evaluate, save_pictures
 from modelmill.jobs.material import Material
 from modelmill.jobs.process import Events, Stop, run
 from modelmill.predictor import Predictor, write_golden
-from modelmill.tasks._image import png
 from modelmill.tasks.base import Context, Plan, Signature, Task, plan, recipe_named, task_named
 from modelmill.types import JobSpec, Json, Lineage, Manifest
 
@@ -119,8 +118,9 @@ def fit_network(
     from modelmill.jobs.loop import train
     from modelmill.tasks._torch import Probabilities, augmentation, classification_loss
 
+    assert chosen.train is not None
     torch.set_num_threads(spec.threads)
-    torch.manual_seed(chosen.train.seed)
+    torch.manual_seed(chosen.seed)
     network = recipe.network(chosen.network, signature)
     count = sum(parameter.numel() for parameter in network.parameters())
     events.stage(f"training {count:,} parameters on {len(data.labels)} items, {chosen.train.epochs} epochs")
@@ -152,7 +152,7 @@ def describe(spec: JobSpec, task: Task, context: Context, chosen: Plan) -> Manif
             data_digest=spec.dataset["digest"],
             recipe=spec.recipe,
             settings=chosen.flat(),
-            seed=chosen.train.seed,
+            seed=chosen.seed,
             code_version=__version__,
             job=spec.job,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -164,7 +164,7 @@ def golden(model: Predictor, material: Material, draft: Path) -> None:
     """A few raw test inputs and their answers."""
     inputs: list[bytes | str] = []
     for item in material.sample("test", GOLDEN):
-        inputs.append(png(item.data) if isinstance(item.data, np.ndarray) else item.data)
+        inputs.append(model.task.as_sent(item.data))
     if not inputs:
         raise InvalidInput("there is nothing to test on")
     write_golden(draft, inputs, [model.predict([raw])[0] for raw in inputs])

@@ -6,6 +6,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -72,7 +73,11 @@ class Gateway:
                 pool = self._pools[name] = Pool(route.deployment, batch, self.limits.queue, observe)
             pool.follow(route.sockets)
         for name in self._pools.keys() - snapshot.routes.keys():
-            self._pools.pop(name).close()
+            pool = self._pools.pop(name)
+            pool.close()
+            for gauge in (self.meter.pending, self.meter.workers):
+                with suppress(KeyError):
+                    gauge.remove(pool.deployment)
 
     def authorise(self, key: str | None) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`."""
@@ -109,7 +114,13 @@ class Gateway:
 
     def connected(self, route: Route) -> bool:
         """Whether a worker of the deployment answers this gateway."""
-        return self._pools[f"{route.project}/{route.deployment}"].connected
+        return self._pool(route).connected > 0
+
+    def _pool(self, route: Route) -> Pool:
+        pool = self._pools.get(f"{route.project}/{route.deployment}")
+        if pool is None:
+            raise NotFound(f"'{route.deployment}' was undeployed")
+        return pool
 
     async def predict(
         self,
@@ -124,7 +135,7 @@ class Gateway:
     ) -> Answer:
         """One prediction through the deployment's queue; raises what went wrong as a `MillError`."""
         self.refuse_unservable(route)
-        pool = self._pools[f"{route.project}/{route.deployment}"]
+        pool = self._pool(route)
         patience = min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)
         started, outcome = time.perf_counter(), "failure"
         try:
@@ -149,7 +160,7 @@ class Gateway:
 
         for pool in self._pools.values():
             self.meter.pending.labels(pool.deployment).set(pool.pending)
-            self.meter.workers.labels(pool.deployment).set(int(pool.connected))
+            self.meter.workers.labels(pool.deployment).set(pool.connected)
         return generate_latest(self.meter.registry)
 
     async def follow(self, load: Callable[[int], Snapshot | None], healthy: Callable[[], bool]) -> None:

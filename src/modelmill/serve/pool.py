@@ -50,6 +50,11 @@ class Link(asyncio.Protocol):
         self._buffer = bytearray()
 
     @property
+    def connected(self) -> bool:
+        """Whether the worker is there."""
+        return self._transport is not None
+
+    @property
     def idle(self) -> bool:
         """Connected, wanted, and without a batch."""
         return self._transport is not None and not self.held and not self.retired
@@ -115,9 +120,9 @@ class Pool:
         self._connecting: dict[str, asyncio.Task[None]] = {}
 
     @property
-    def connected(self) -> bool:
-        """Whether a worker can be reached right now."""
-        return any(not link.retired for link in self._links.values())
+    def connected(self) -> int:
+        """How many workers can be reached right now."""
+        return sum(link.connected and not link.retired for link in self._links.values())
 
     @property
     def pending(self) -> int:

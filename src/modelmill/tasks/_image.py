@@ -204,6 +204,8 @@ def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
     height, width = _size(pictures, how)
     color = how.color if how.color != "auto" else ("grey" if all(map(is_grey, pictures)) else "rgb")
     how = msgspec.structs.replace(how, height=height, width=width, color=color)
+    if bool(how.mean) != bool(how.std):
+        raise InvalidInput("mean and std go together: give both, or neither to take them from the data")
     if how.mean and how.std:
         if {len(how.mean), len(how.std)} != {how.channels}:
             raise InvalidInput(f"mean and std want {how.channels} values each for {how.color} pictures")

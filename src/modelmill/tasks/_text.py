@@ -41,7 +41,8 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
     length_limit: Annotated[
         int, msgspec.Meta(ge=1, le=4096, description="most tokens when the length is taken from the data")
     ] = 256
-    tokens: Annotated[int, msgspec.Meta(ge=0, description="size of the trained vocabulary; from the data")] = 0
+    tokens: Annotated[int, msgspec.Meta(extra={"derived": True})] = 0
+    """Size of the trained vocabulary."""
 
 
 def text_of(data: Raw) -> str:

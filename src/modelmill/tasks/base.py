@@ -78,6 +78,9 @@ class Task(Protocol):
     def evaluate(self, outputs: Sequence[Any], truths: Sequence[str], labels: Sequence[str]) -> Evaluation:
         """Metrics and pictures from complete outputs of `encode` and the true labels."""
 
+    def as_sent(self, data: Raw) -> bytes | str:
+        """An item of a data set as a caller would send it."""
+
     def example(self) -> Raw:
         """A valid input, for tests and documentation."""
 
@@ -113,14 +116,15 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
 class Recipe(Protocol):
     """A way to train a task: defaults, and either `network` (trained by the loop) or `fit` (trains itself).
 
-    `Settings` are the network's own; `TRAIN`, `INPUT` and (optional) `AUGMENT` are instances that change the
-    defaults of the loop, the task's preprocessing and the augmentation. All names share one flat space.
+    `Settings` are the network's own; `INPUT`, `TRAIN` and (optional) `AUGMENT` are instances that change the
+    defaults of the task's preprocessing, the loop and the augmentation. All names share one flat space. A recipe
+    with `fit(plan, signature, arrays, labels) -> (model, weights)` has no `TRAIN`: the loop is not for it.
     """
 
     SUMMARY: str
     Settings: type[Struct]
-    TRAIN: TrainSettings
     INPUT: Any
+    TRAIN: TrainSettings
 
     def network(self, settings: Any, signature: Signature) -> Any:
         """A torch module: arrays by name in, logits [batch, classes] out."""
@@ -130,20 +134,25 @@ class Plan(Struct, frozen=True, kw_only=True):
     """All settings of one training, complete and valid."""
 
     network: Any
-    train: TrainSettings
     input: Any
+    train: TrainSettings | None = None
     augment: Any = None
+
+    @property
+    def seed(self) -> int:
+        """Of everything random; a recipe that fits by itself has nothing random."""
+        return self.train.seed if self.train else 0
 
     def flat(self) -> Json:
         """The settings as one flat dictionary, as `--set` takes them."""
         merged: Json = {}
         for section in self.sections().values():
-            merged |= msgspec.to_builtins(section)
+            merged |= {name: value for name, value in msgspec.to_builtins(section).items() if name in names(section)}
         return merged
 
     def sections(self) -> dict[str, Struct]:
         """The parts that exist, by name."""
-        parts = {"network": self.network, "train": self.train, "input": self.input, "augment": self.augment}
+        parts = {"network": self.network, "input": self.input, "train": self.train, "augment": self.augment}
         return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -164,12 +173,12 @@ def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
     """
     base = Plan(
         network=recipe.Settings(),
-        train=recipe.TRAIN,
+        train=getattr(recipe, "TRAIN", None),
         input=recipe.INPUT,
         augment=getattr(recipe, "AUGMENT", None),
     )
     sections = base.sections()
-    home = {field: name for name, part in sections.items() for field in part.__struct_fields__}
+    home = {field: name for name, part in sections.items() for field in names(part)}
     for name in overrides:
         if name not in home:
             raise unknown_setting(name, home)
@@ -177,7 +186,20 @@ def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
         section: _override(part, {k: v for k, v in overrides.items() if home[k] == section})
         for section, part in sections.items()
     }
-    return Plan(**{"augment": None} | cast(Any, changed))
+    return Plan(**cast(Any, changed))
+
+
+def names(part: Struct) -> list[str]:
+    """The settings of a section; what is always learnt from the data is none (`Meta(extra={"derived": True})`)."""
+    return [field.name for field in msgspec.structs.fields(type(part)) if not any(map(_derived, _notes(field)))]
+
+
+def _notes(field: msgspec.structs.FieldInfo) -> list[msgspec.Meta]:
+    return [note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, msgspec.Meta)]
+
+
+def _derived(note: msgspec.Meta) -> bool:
+    return bool((note.extra or {}).get("derived"))
 
 
 def _override(part: Struct, values: Mapping[str, Any]) -> Struct:
@@ -200,9 +222,9 @@ def _convert(kind: type[Struct], name: str, value: Any) -> Any:
 def describe(part: Struct) -> Iterator[Json]:
     """The fields of a settings struct as rows for people: name, default, help."""
     for field in msgspec.structs.fields(type(part)):
-        metadata = getattr(field.type, "__metadata__", ())
-        notes = [note.description for note in metadata if isinstance(note, msgspec.Meta) and note.description]
-        yield {"name": field.name, "default": getattr(part, field.name), "help": "; ".join(notes)}
+        if field.name in names(part):
+            notes = [note.description for note in _notes(field) if note.description]
+            yield {"name": field.name, "default": getattr(part, field.name), "help": "; ".join(notes)}
 
 
 __all__ = [

@@ -82,7 +82,7 @@ def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> Layo
         held = ", ".join(f"{number} '{shown(cell.strip(), 40)}'" for number, cell in enumerate(first[:20]))
         raise InvalidInput(
             f"'{name}': can't tell which column is the text and which the label; "
-            f"use --set text=COLUMN label=COLUMN with one of: {held}"
+            f"use --set text=COLUMN --set label=COLUMN with one of: {held}"
         )
     named = any(value.strip().lower() in _names(first) for role, value in options.items() if role in WORDS)
     header = named or _has_header(first[label], _cells(rest, label), by_words)

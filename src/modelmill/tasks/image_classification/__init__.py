@@ -17,6 +17,7 @@ __all__ = [
     "SAMPLES",
     "SUMMARY",
     "Preprocessing",
+    "as_sent",
     "decode",
     "encode",
     "evaluate",
@@ -46,6 +47,11 @@ def inputs(context: Context) -> list[TensorSpec]:
 def decode(data: Raw, context: Context) -> Arrays:
     """`image`: uint8 [height, width, channels]; raises `InvalidInput`, `TooLarge`."""
     return {"image": _image.decode(data, context.preprocessing)}
+
+
+def as_sent(data: Raw) -> bytes:
+    """A picture as a file: PNG where the data set has mere pixels."""
+    return _image.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
 
 
 def example() -> bytes:

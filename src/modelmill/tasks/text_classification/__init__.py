@@ -15,6 +15,7 @@ __all__ = [
     "SAMPLES",
     "SUMMARY",
     "Preprocessing",
+    "as_sent",
     "decode",
     "encode",
     "evaluate",
@@ -44,6 +45,11 @@ def inputs(context: Context) -> list[TensorSpec]:
 def decode(data: Raw, context: Context) -> Arrays:
     """`ids`: int64 [max_length]; raises `InvalidInput`."""
     return {"ids": _text.decode(data, context.preprocessing, context.folder)}
+
+
+def as_sent(data: Raw) -> str:
+    """The text itself."""
+    return _text.text_of(data)
 
 
 def example() -> str:

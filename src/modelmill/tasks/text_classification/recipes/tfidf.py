@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from modelmill.errors import InvalidInput
 from modelmill.tasks._text import Preprocessing
-from modelmill.tasks.base import Plan, Signature, TrainSettings
+from modelmill.tasks.base import Plan, Signature
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "TF-IDF of words and pairs of words, logistic regression; trains in seconds"
 INPUT = Preprocessing(vocabulary=10_000, length_limit=512)
-TRAIN = TrainSettings(epochs=1)
 
 Array = np.ndarray[Any, Any]
 Gram = tuple[int, ...]

@@ -1,0 +1,254 @@
+"""The application: deny by default, errors in the caller's shape, a status for each."""
+
+import base64
+
+import msgspec
+import pytest
+
+from modelmill.protocols.app import App
+from modelmill.protocols.base import Route
+from modelmill.serve.wire import Answer
+from tests.making import Door, a_route
+
+PATHS = ["/v2", "/metrics", "/models/spots", "/nothing", "/api/jobs", "/docs", "/openapi.json", "/v2/models/x/infer"]
+
+
+async def echo(calls):
+    return [Answer(call.id, data=b'[{"label":"dark","score":1.0}]') for call in calls]
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory):
+    door = Door(body_bytes=4096)
+    worker = door.worker(tmp_path_factory.mktemp("app") / "w", echo)
+    door.update(
+        a_route("spots", sockets=[worker.path]),
+        a_route("words", kind="text", task="text-classification", sockets=[worker.path]),
+        a_route("loading", ready=False),
+        a_route("secret", project="other"),
+    )
+    yield door
+    door.runner.run(worker.stop())
+    door.close()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "BREW"])
+def test_without_a_key_nothing_is_told_apart(door, method, path):
+    reply = door.ask(method, path, key=None)
+    assert (reply.status, reply.headers[b"content-type"]) == (401, b"application/json")
+    assert "Authorization: Bearer" in reply.error
+    assert reply.headers[b"www-authenticate"].startswith(b"Basic")
+
+
+def test_without_a_key_the_body_is_not_read(door):
+    def fail():
+        raise AssertionError("it was read")
+
+    assert door.ask("POST", "/models/spots", [fail, b"x"], key=None).status == 401
+
+
+def basic(text):
+    return f"Basic {base64.b64encode(text.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("Bearer admin-key", 200),
+        ("bearer admin-key", 200),
+        ("Bearer   admin-key ", 200),
+        (basic("anybody:admin-key"), 200),
+        (basic(":admin-key"), 200),
+        ("Bearer", 401),
+        ("Bearer wrong", 401),
+        ("admin-key", 401),
+        (basic("admin-key"), 401),
+        ("Basic !!!", 401),
+        ("Basic ", 401),
+        ("Basic é", 401),
+        ("Bearer é", 401),
+        ("Token admin-key", 401),
+        ("", 401),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v2", "/api/anything"])
+def test_a_key_may_come_as_bearer_or_basic(door, header, status, path):
+    reply = door.ask("GET", path, headers={"authorization": header}, key=None)
+    assert reply.status == {200: 204}.get(status, status) if path.startswith("/api") else status
+
+
+def test_the_admin_api_is_for_admins(door):
+    assert door.ask("GET", "/api/jobs").status == 204
+    reply = door.ask("GET", "/api/jobs", key="user-key")
+    assert (reply.status, reply.error) == (403, "this needs an admin key")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/v2/models/spots/infer", "POST"), ("POST", "/v2", "GET"), ("DELETE", "/models/spots", "GET or POST")],
+)
+def test_a_wrong_verb_is_told_the_right_one(door, method, path, allowed):
+    reply = door.ask(method, path)
+    assert reply.status == 405
+    assert reply.error == f"{path} takes {allowed}"
+
+
+@pytest.mark.parametrize("path", ["/nothing", "", "/v2/", "/models/", "/models/a/b", "/" + "x" * 9000, "/\ud800", "//"])
+def test_an_unknown_path_is_not_found(door, path):
+    reply = door.ask("GET", path)
+    assert reply.status == 404
+    assert len(reply.error) < 400
+
+
+def test_head_is_get_without_a_body(door):
+    head, get = door.ask("HEAD", "/livez", key=None), door.ask("GET", "/livez", key=None)
+    assert (head.status, head.body, head.headers) == (200, b"", get.headers)
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-length": "5000"}, {"content-length": "nonsense"}])
+def test_a_body_is_refused_as_soon_as_it_is_too_large(door, headers):
+    def fail():
+        raise AssertionError("it was read to the end")
+
+    reply = door.ask("POST", "/models/spots", [b"x" * 3000, b"x" * 3000, fail, b"x"], headers)
+    assert reply.status == 413
+    assert "4,096" in reply.error
+
+
+@pytest.mark.parametrize("length", ["²", "9" * 5000, "-1", "1e3", ""])
+def test_a_strange_content_length_is_no_failure_of_ours(door, length):
+    assert door.ask("POST", "/models/spots", b"x", {"content-length": length}).status in (200, 400, 413)
+
+
+def test_a_client_that_leaves_gets_nothing(door):
+    def gone(body):
+        return door.ask("POST", "/models/spots", body)
+
+    assert gone([]).status == 0
+
+
+def test_what_is_not_ready_says_when_to_come_back(door):
+    reply = door.ask("POST", "/models/loading", b"x")
+    assert (reply.status, reply.error, reply.headers[b"retry-after"]) == (503, "'loading' is loading", b"1")
+
+
+def test_a_model_of_another_project_does_not_exist(door):
+    for path in ("/models/secret", "/v2/models/secret"):
+        reply = door.ask("GET", path)
+        assert reply.status == 404
+        assert "secret" not in reply.error.replace("'secret'", "", 1)
+        assert door.ask("GET", path, key="other-key").status == 200
+
+
+def test_a_failure_of_ours_tells_no_secrets(door):
+    async def fail(gateway, caller, request, names):
+        raise RuntimeError("the password is swordfish")
+
+    app = App(door.gateway, None)
+    app._routes = [(Route("GET", "/fail", fail), app.protocols["system"])]
+    door.app, kept = app, door.app
+    reply = door.ask("GET", "/fail")
+    door.app = kept
+    assert reply.status == 500
+    assert b"swordfish" not in reply.body
+
+
+def test_metrics_are_prometheus_text(door):
+    reply = door.ask("GET", "/metrics")
+    assert reply.headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
+    assert b"modelmill_pending_requests" in reply.body
+
+
+def test_readiness_follows_the_gateway(door):
+    assert door.ask("GET", "/readyz", key=None).json == {"ready": True}
+    door.gateway.draining = True
+    reply = door.ask("GET", "/readyz", key=None)
+    assert (reply.status, reply.json) == (503, {"ready": False})
+    assert door.ask("GET", "/livez", key=None).status == 200
+    door.gateway.draining = False
+
+
+def test_starting_and_stopping_are_acknowledged(door):
+    said = []
+
+    async def play():
+        heard = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+
+        async def receive():
+            return heard.pop(0)
+
+        async def send(message):
+            said.append(message["type"])
+
+        await door.app({"type": "lifespan"}, receive, send)
+
+    door.runner.run(play())
+    assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+# ---- the Hugging Face protocol
+
+PICTURE = base64.b64encode(b"picture").decode()
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"\x89PNG bytes", {}),
+        (b"\x89PNG bytes", {"content-type": "image/png"}),
+        (msgspec.json.encode({"inputs": PICTURE}), JSON),
+        (msgspec.json.encode({"inputs": f"data:image/png;base64,{PICTURE}", "parameters": {"top_k": 1}}), {}),
+        (msgspec.json.encode({"inputs": PICTURE, "parameters": None}), JSON),
+    ],
+)
+def test_a_picture_comes_as_bytes_or_base64(door, body, headers):
+    reply = door.ask("POST", "/models/spots", body, headers)
+    assert (reply.status, reply.json) == (200, [{"label": "dark", "score": 1.0}])
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "answers"),
+    [
+        (b'{"inputs": "fine"}', JSON, 1),
+        (b'{"inputs": ["fine", "dull"]}', JSON, 2),
+        (b"fine", {"content-type": "text/plain"}, 1),
+    ],
+)
+def test_texts_are_answered_one_list_each(door, body, headers, answers):
+    reply = door.ask("POST", "/models/words", body, headers)
+    assert (reply.status, reply.json) == (200, [[{"label": "dark", "score": 1.0}]] * answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "headers"),
+    [
+        ("spots", b"", {}),
+        ("words", b"", {}),
+        ("words", b"fine", {}),
+        ("words", b"[]", JSON),
+        ("words", b"{}", JSON),
+        ("words", b"{", JSON),
+        ("words", b"\xff", JSON),
+        ("words", b'{"inputs": "\xff"}', JSON),
+        ("words", b'{"inputs": []}', JSON),
+        ("words", b'{"inputs": 5}', JSON),
+        ("words", b'{"inputs": [5]}', JSON),
+        ("words", b'{"inputs": null}', JSON),
+        ("words", b'{"inputs": "x", "parameters": []}', JSON),
+        ("words", b'{"inputs": ' + b"[" * 2000 + b"]" * 2000 + b"}", JSON),
+        ("words", msgspec.json.encode({"inputs": ["x"] * 129}), JSON),
+        ("spots", b'{"inputs": "not base64!"}', JSON),
+        ("spots", '{"inputs": "é"}'.encode(), JSON),
+    ],
+)
+def test_what_the_hub_would_not_take_is_refused_in_its_shape(door, name, body, headers):
+    reply = door.ask("POST", f"/models/{name}", body, headers)
+    assert reply.status == 400
+    assert reply.json.keys() == {"error"}
+    assert len(reply.error) < 300
+
+
+def test_a_deployment_describes_itself(door):
+    assert door.ask("GET", "/models/words").json["pipeline_tag"] == "text-classification"

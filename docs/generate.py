@@ -13,7 +13,7 @@ import msgspec
 from modelmill import client, errors, plugins, settings
 from modelmill.cli import app
 from modelmill.control.api import make_api
-from modelmill.protocols.app import http_protocols
+from modelmill.protocols._app import http_protocols
 from modelmill.protocols.base import STATUS
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 
@@ -120,7 +120,7 @@ def _answer(response: Json) -> str:
 
 
 def _content(part: Json) -> Json:
-    return cast(Json, part["content"]["application/json"]["schema"])
+    return cast(Json, next(iter(part["content"].values()))["schema"])
 
 
 def _shapes(document: Json) -> Json:

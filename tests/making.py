@@ -19,7 +19,7 @@ from modelmill.data.formats import detect
 from modelmill.data.pack import pack
 from modelmill.plugins import load
 from modelmill.predictor import Predictor, write_golden
-from modelmill.protocols.app import App
+from modelmill.protocols._app import App
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import HEAD, Answer, Call, frame, read_calls
 from modelmill.settings import Limits
@@ -260,7 +260,7 @@ def a_route(name: str = "spots", project: str = "default", **changed: Any) -> Ro
     return Route(**(values | changed))
 
 
-def a_snapshot(*routes: Route, keys: Mapping[str, tuple[str, str]] = {}) -> Snapshot:  # noqa: B006
+def a_snapshot(*routes: Route, keys: Mapping[str, tuple[str, str]] = {}) -> Snapshot:
     """Routes, and keys as `{key: (project, role)}`."""
     from modelmill.control.keys import digest_of
 
@@ -375,5 +375,3 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-

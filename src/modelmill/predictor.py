@@ -82,6 +82,8 @@ def read_golden(folder: Path) -> list[dict[str, Any]]:
     """The recorded cases; raises `BundleCorrupt` when there are none."""
     try:
         cases = json.loads((folder / GOLDEN).read_text("utf-8"))
+        if not cases:
+            raise BundleCorrupt(f"the golden set of {folder} is empty")
         return [
             {
                 "input": case["input"] if "input" in case else b64decode(case["base64"]),

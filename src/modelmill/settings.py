@@ -13,6 +13,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -68,8 +69,10 @@ def read_settings(**given: Any) -> Settings:
     """The settings of this process; raises `InvalidInput` naming the wrong one."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"modelmill.toml can't be read: {error}") from error
+    except SettingsError as error:
+        raise InvalidInput(f"a MODELMILL_ variable can't be read: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidInput(f"setting {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error

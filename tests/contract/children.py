@@ -9,6 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+
+class Note(msgspec.Struct):
+    """What these entries are told."""
+
+    word: str
+    number: int = 0
+
 
 def echo(spec: bytes, report: Any) -> int:
     """Report the spec twice, say something, end with status 3."""
@@ -45,10 +54,9 @@ def crash(spec: bytes, report: Any) -> int:
 def supervise(name: str, folder: str) -> None:
     """Start `patient` on a cluster and wait; run as a program, to be killed."""
     from modelmill import plugins
-    from modelmill.types import Usage
 
     handle = plugins.load("cluster", name).start(
-        "tests.contract.children:patient", Usage(deployment="x"), title="test: patient", log=Path(folder) / "log.txt"
+        "tests.contract.children:patient", Note("x"), title="test: patient", log=Path(folder) / "log.txt"
     )
     while not handle.messages():
         time.sleep(0.01)

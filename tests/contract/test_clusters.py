@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from modelmill import plugins
-from modelmill.types import Usage
+from tests.contract.children import Note
 from tests.making import is_gone
 
 ROOT = str(Path(__file__).parents[2])
 NAMES = plugins.names("cluster")
 CLUSTERS = [name for name in NAMES if hasattr(plugins.load("cluster", name), "start")]
-SPEC = Usage(deployment="digits", calls=3)
+SPEC = Note("digits", 3)
 
 
 @pytest.fixture(params=CLUSTERS)
@@ -59,7 +59,7 @@ def test_every_name_is_a_cluster(name):
 def test_an_entry_gets_its_spec_reports_logs_and_ends(begin, tmp_path):
     handle = begin("echo", env={"MODELMILL_TEST_WORD": "hello"})
     spec, about = messages(handle, 2)
-    assert spec == {"deployment": "digits", "calls": 3, "errors": 0, "seconds": 0.0}
+    assert spec == {"word": "digits", "number": 3}
     assert about == {"pid": handle.pid, "env": "hello"}
     assert until(lambda: handle.exit_code() is not None and handle.exit_code()) == 3
     assert "said aloud" in (tmp_path / "logs/log.txt").read_text()

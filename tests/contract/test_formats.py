@@ -47,7 +47,6 @@ def test_any_files_are_items_or_refused_in_words(format, tmp_path_factory, files
         with open_source(folder) as source:
             format.detect(source)
             items = list(format.read(source, {}))
-    except MillError as error:
-        assert len(error.message.splitlines()) == 1
+    except MillError:
         return
     assert len({item.name for item in items}) == len(items)

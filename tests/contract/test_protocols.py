@@ -7,7 +7,7 @@ import pytest
 
 from modelmill import plugins
 from modelmill.errors import BY_CODE
-from modelmill.protocols.app import App, http_protocols
+from modelmill.protocols._app import App, http_protocols
 from modelmill.protocols.base import STATUS
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import Limits
@@ -64,7 +64,7 @@ def test_no_two_routes_answer_the_same_request():
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("code", sorted(BY_CODE))
 def test_every_error_is_json_with_its_message(name, code):
-    body = PROTOCOLS[name].error(BY_CODE[code]("why: \"ü\" <b> \ud800".encode("utf-8", "replace").decode()))
+    body = PROTOCOLS[name].error(BY_CODE[code]('why: "ü" <b> \ud800'.encode("utf-8", "replace").decode()))
     assert "why" in str(msgspec.json.decode(body))
     assert 400 <= STATUS[code] < 600
 

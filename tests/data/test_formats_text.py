@@ -46,7 +46,7 @@ def test_options_choose_columns_by_name_or_number(tmp_path, options):
 
 def test_columns_that_cannot_be_told_apart_are_listed(tmp_path):
     path = table(tmp_path, "id,words,kind\n1,good,a\n2,bad,b\n")
-    with pytest.raises(InvalidInput, match=r"--set text=COLUMN label=COLUMN .*0 'id', 1 'words', 2 'kind'"):
+    with pytest.raises(InvalidInput, match=r"--set text=COLUMN --set label=COLUMN .*0 'id', 1 'words', 2 'kind'"):
         read_all(path, "text")
     with pytest.raises(InvalidInput, match=r"no column 'word' for the text; there are: id, words, kind"):
         read_all(path, "text", text="word", label="kind")

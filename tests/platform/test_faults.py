@@ -169,12 +169,12 @@ def test_cancel_works_at_once_and_leaves_no_orphan(launch) -> None:
 def test_a_failed_job_says_why_in_one_line(launch) -> None:
     platform = launch()
     job = platform.client.train(
-        "toolarge", task="image-classification", data="digits", settings={"dense": 8192, "height": 4096, "width": 4096}
+        "rare", task="text-classification", data="reviews", recipe="tfidf", settings={"gram_count": 1000}
     )
     done = platform.client.wait(job["job"])
     assert done["state"] == "failed"
-    assert done["error"]
-    assert "\n" not in done["error"]
+    assert done["error"] == "no n-gram occurs in 1000 texts: the training texts are too few"
+    assert done["error"] in "".join(platform.client.logs(job["job"]))
 
 
 def test_a_changed_model_file_is_never_served(launch) -> None:

@@ -148,7 +148,6 @@ def test_numbers_that_json_lacks_come_back_as_null(door):
         ("INT64", [1, 2.5]),
         ("INT64", [1, None]),
         ("INT64", [1, "2"]),
-        ("INT64", [1, 1e400]),
         ("FP32", [1, None]),
         ("FP32", [1, "NaN"]),
         ("FP32", [1, 1e300]),
@@ -177,11 +176,13 @@ def test_what_is_no_number_of_json_is_refused(door, kind, number):
     refused(door.ask("POST", f"/v2/models/m-{kind}/infer", body))
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [[2], [2, 2], [1, 2, 1], [], [0, 2], [1, 3], [-1, 2], [-1, -2], [2**31, 2], [2**31 + 1, 2], [2**64, 2], [2**200, 2]]
-    + [[1.5, 2], ["1", "2"], None, "12", [[1, 2]], [1, None], [1] * 100],
-)
+MISFITS = [
+    [2], [2, 2], [1, 2, 1], [], [0, 2], [1, 3], [-1, 2], [-1, -2], [2**31, 2], [2**31 + 1, 2], [2**64, 2],
+    [2**200, 2], [1.5, 2], ["1", "2"], None, "12", [[1, 2]], [1, None], [1] * 100,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", MISFITS)
 def test_a_shape_that_does_not_fit_is_refused(door, shape):
     refused(infer(door, "m-FP32", {**tensor([1, 2]), "shape": shape}))
 
@@ -189,7 +190,9 @@ def test_a_shape_that_does_not_fit_is_refused(door, shape):
 @pytest.mark.parametrize("shape", [[2**31, 2**31, 2**31, 3], [1, 2**20, 2**20, 3], [2**28, 1, 1, 3]])
 def test_a_huge_shape_is_refused_before_anything_of_its_size_is_made(door, shape):
     refused(infer(door, "free", tensor([1], shape, "UINT8")), "elements; at most")
-    reply = binary(door, "free", tensor(shape=shape, datatype="UINT8", parameters={"binary_data_size": 4}), tail=b"1234")
+    reply = binary(
+        door, "free", tensor(shape=shape, datatype="UINT8", parameters={"binary_data_size": 4}), tail=b"1234"
+    )
     refused(reply, "elements; at most")
 
 
@@ -219,6 +222,8 @@ def test_the_header_length_may_cover_the_whole_body(door):
         ([tensor([1, 2], datatype="fp32")], ["wants the datatype FP32"]),
         ([tensor([1, 2], datatype="x" * 900)], ["wants the datatype FP32"]),
         ([tensor([1, 2], name="y")], ["the model takes the inputs x", "given: y"]),
+        ([tensor([1, 2], name="\ud800")], []),
+        ([tensor([1, 2], datatype="\ud800")], []),
         ([tensor([1, 2], name="y" * 900)], ["the model takes the inputs x"]),
         ([tensor([1, 2]), tensor([1, 2])], ["given: x, x"]),
         ([], ["the model takes the inputs x"]),
@@ -274,7 +279,10 @@ def test_a_model_tells_its_signature(door, path):
 
 
 def test_only_the_served_version_answers(door):
-    assert door.ask("POST", "/v2/models/m-FP32/versions/1/infer", json.dumps({"inputs": [tensor([1, 2])]}).encode()).status == 200
+    assert (
+        door.ask("POST", "/v2/models/m-FP32/versions/1/infer", json.dumps({"inputs": [tensor([1, 2])]}).encode()).status
+        == 200
+    )
     reply = door.ask("GET", "/v2/models/m-FP32/versions/2")
     assert (reply.status, reply.error) == (404, "'m-FP32' serves version 1, not 2")
 

@@ -103,7 +103,10 @@ def test_tensors_and_task_input_share_a_batch(pictures, threads):
 
 def test_calls_of_several_shapes_are_answered(pictures, threads):
     answers = Worker(pictures, threads).answer(
-        [Call(n, None, pixels(value, side=side), {}) for n, (value, side) in enumerate([(0, 2), (51, 3), (255, 2), (102, 3)])]
+        [
+            Call(n, None, pixels(value, side=side), {})
+            for n, (value, side) in enumerate([(0, 2), (51, 3), (255, 2), (102, 3)])
+        ]
     )
     np.testing.assert_allclose([scores(answer)[0, 1] for answer in answers], [0, 0.2, 1, 0.4], atol=1e-5)
 

@@ -24,7 +24,13 @@ SCORES = {"scores": np.array([0.01, 0.3, 0.02, 0.2, 0.03, 0.15, 0.04, 0.1, 0.05,
 
 @pytest.mark.parametrize(
     ("parameters", "labels"),
-    [({}, "bdfhj"), ({"top_k": 1}, "b"), ({"top_k": 2}, "bd"), ({"top_k": 99}, "bdfhjigeca"), ({"top_k": None}, "bdfhj")],
+    [
+        ({}, "bdfhj"),
+        ({"top_k": 1}, "b"),
+        ({"top_k": 2}, "bd"),
+        ({"top_k": 99}, "bdfhjigeca"),
+        ({"top_k": None}, "bdfhj"),
+    ],
 )
 def test_the_best_labels_come_first(parameters, labels):
     answer = encode(SCORES, TEN, parameters)
@@ -112,7 +118,7 @@ def test_a_label_that_looks_like_mathematics_does_not_break_the_picture():
     assert confusion_picture(np.eye(2, dtype=int), ["cheap $", "$\\frac{$"]).startswith(b"\x89PNG")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("ab")), min_size=1, max_size=20))
 def test_metrics_stay_within_their_range(cases):
     found = evaluate(answers(*[(p, 1 - p) for p, _ in cases]), [truth for _, truth in cases], list("ab")).metrics

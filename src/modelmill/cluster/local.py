@@ -69,7 +69,7 @@ def start(
         sys.executable,
         "-P",
         "-m",
-        "modelmill.cluster.child",
+        "modelmill.cluster._child",
         entry,
         title,
         str(writing),

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import delete, select
 
-from modelmill.artifacts import Artifacts
+from modelmill.artifacts import Artifacts, sha256_of
 from modelmill.control.db import Database, Dataset, Job
 from modelmill.errors import Conflict, InvalidInput, unknown
 from modelmill.types import Json
@@ -31,7 +31,7 @@ class Datasets:
 
         The same archive under the same name is the same data set; another one raises `Conflict`.
         """
-        digest = self._artifacts.add_file(upload)
+        digest = sha256_of(upload)
         with self._database.session() as session:
             query = select(Dataset).where(Dataset.project_id == project, Dataset.name == name)
             row = session.scalars(query).first()
@@ -45,6 +45,7 @@ class Datasets:
                 if not same or format not in ("", row.format):
                     raise Conflict(f"there is another data set '{name}'; choose another name or remove it first")
                 return row, False
+            self._artifacts.add_file(upload)
             row.task, row.format, row.options, row.strict = task, format, options, strict
             row.digest, row.state, row.report = digest, "checking", {}
             return row, True
@@ -110,7 +111,7 @@ class Datasets:
         """A data set with at least two classes, and splits to train on and to test on."""
         row = self.usable(project, name, task, "test")
         self.usable(project, name, task, "train")
-        classes = row.report.get("classes", {})
+        classes = [label for label, count in row.report.get("classes", {}).items() if count]
         if len(classes) < 2:
             only = ", ".join(classes) or "none"
             raise InvalidInput(f"data set '{name}' has one class only ({only}); {task} needs at least two")

@@ -21,7 +21,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
@@ -197,7 +197,7 @@ class Database:
                 yield session
         except IntegrityError as error:
             raise Conflict(f"something else changed the same at the same time; try again ({error.orig})") from error
-        except OperationalError as error:
+        except DatabaseError as error:
             words = str(error.orig)
             if "full" in words:
                 raise StorageFull(f"the disk is full: the database could not be written ({words})") from error
@@ -221,7 +221,10 @@ class Database:
                 "install that version, or name another home with --home"
             )
         config.attributes["engine"] = self.engine
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except DatabaseError as error:
+            raise MillError(f"the database at {self.engine.url!r} can't be used: {error.orig}") from error
 
     def _current(self) -> str | None:
         try:

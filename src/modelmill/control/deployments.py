@@ -221,7 +221,7 @@ class Reconciler:
 
     def _dismiss_unwanted(self, wanted: list[Deployment]) -> bool:
         numbers = {row.id for row in wanted}
-        gone = [w for w in self._workers if w.deployment not in numbers]
+        gone = [w for w in self._workers if w.deployment not in numbers and w.leaving is None]
         return self._dismiss(gone)
 
     def _serve(self, row: Deployment) -> bool:

@@ -113,6 +113,8 @@ class JobRunner:
     def recover(self) -> None:
         """At start: what was running is interrupted, and queued again to go on from its checkpoint."""
         with self._database.session() as session:
+            asked = update(Job).where(Job.state == "running", Job.cancel)
+            session.execute(asked.values(state="cancelled", ended=now()))
             session.execute(update(Job).where(Job.state == "running").values(state="interrupted"))
             again = update(Job).where(Job.state == "interrupted").values(state="queued", cancel=False)
             session.execute(again)

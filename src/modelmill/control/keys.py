@@ -22,7 +22,7 @@ def ensure_admin_key(database: Database, home: Path) -> Path:
     path = home / FILE
     with database.session() as session:
         known = set(session.scalars(select(ApiKey.digest).where(ApiKey.role == "admin")))
-        if path.exists() and digest_of(path.read_text().strip()) in known:
+        if path.exists() and digest_of(path.read_text("utf-8", "replace").strip()) in known:
             return path
         key = f"mm_{secrets.token_urlsafe(32)}"
         path.unlink(missing_ok=True)

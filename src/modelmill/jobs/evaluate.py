@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelmill import predictor
-from modelmill.cluster.child import Report
+from modelmill.cluster._child import Report
 from modelmill.data.base import Item
 from modelmill.errors import from_os
 from modelmill.jobs.material import Material

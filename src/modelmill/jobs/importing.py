@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from modelmill import plugins
-from modelmill.cluster.child import Report
+from modelmill.cluster._child import Report
 from modelmill.data import formats
 from modelmill.data.base import Item, open_source
 from modelmill.data.check import examine

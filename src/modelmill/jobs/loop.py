@@ -106,11 +106,11 @@ def train(
         state.load(checkpoint)
         events.stage(f"resuming at step {state.step} of {steps * settings.epochs}")
     saved = time.monotonic()
-    while state.step < steps * settings.epochs and not out_of_patience(state.history, settings.patience):
-        epoch = state.step // steps
+    while len(state.history) < settings.epochs and not out_of_patience(state.history, settings.patience):
+        epoch = len(state.history)  # an epoch is over when it is validated, not with its last step
         network.train()
         started, first = time.monotonic(), state.step
-        for inputs, target in batches(data, settings, epoch, steps, state.step % steps, device):
+        for inputs, target in batches(data, settings, epoch, steps, state.step - epoch * steps, device):
             torch.manual_seed(settings.seed * 1_000_003 + state.step)
             if augment is not None:
                 inputs, target = augment(inputs, target)
@@ -131,7 +131,7 @@ def train(
                 saved = time.monotonic()
                 if stop.asked:
                     raise Interrupted
-        speed = (state.step - first) / steps * count / (time.monotonic() - started)
+        speed = (state.step - first) / steps * count / (time.monotonic() - started + 1e-9)
         close_epoch(state, validation, settings, cast, loss, device, steps, speed, events)
         state.save(checkpoint)
         saved = time.monotonic()

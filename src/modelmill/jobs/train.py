@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from modelmill import __version__, bundle
-from modelmill.cluster.child import Report
+from modelmill.cluster._child import Report
 from modelmill.data.cache import Arrays, trim
 from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput

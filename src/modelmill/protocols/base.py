@@ -67,7 +67,7 @@ class Request:
     async def body(self) -> bytes:
         """The whole body; raises `TooLarge` while reading, `Disconnected` when the client leaves."""
         declared = self.header(b"content-length")
-        if declared.isdigit() and int(declared) > self._limit:
+        if is_number(declared) and int(declared) > self._limit:
             raise TooLarge(f"the body has {int(declared):,} bytes; at most {self._limit:,} are taken")
         chunks: list[bytes] = []
         size, more = 0, True
@@ -107,6 +107,11 @@ class HttpProtocol(Protocol):
 
     def error(self, error: MillError) -> bytes:
         """The body of an error in the protocol's own shape."""
+
+
+def is_number(text: str) -> bool:
+    """Whether a header is a whole number of a sane length."""
+    return text.isascii() and text.isdecimal() and len(text) < 19
 
 
 def read_json(body: bytes) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from modelmill import __version__
 from modelmill.engines.base import NUMPY
 from modelmill.errors import InvalidInput, NotFound, Unavailable
-from modelmill.protocols.base import Request, Response, Route, simple_error
+from modelmill.protocols.base import Request, Response, Route, is_number, simple_error
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import Tensor
 from modelmill.types import KeyInfo, TensorSpec
@@ -115,7 +115,7 @@ def _split(body: bytes, header: str) -> tuple[InferRequest, memoryview]:
     """The JSON and the binary part; raises `InvalidInput`."""
     size = len(body)
     if header:
-        if not header.isdigit() or int(header) > size:
+        if not is_number(header) or int(header) > size:
             raise InvalidInput(f"Inference-Header-Content-Length is {header[:20]!r}, but the body has {size} bytes")
         size = int(header)
     try:
@@ -182,8 +182,9 @@ def _from_json(one: InferInput) -> bytes:
     _bytes_of(one)  # the size is judged before anything of that size is made
     try:
         values = msgspec.json.decode(one.data)
-        array = np.asarray(values)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        # Left to itself numpy makes floats of whole numbers beyond 2^63.
+        array = np.asarray(values, np.uint64) if one.datatype == "UINT64" and _whole(values) else np.asarray(values)
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"input '{one.name}': data is not a list of numbers: {error}") from error
     kind = np.dtype(NUMPY[one.datatype])
     if array.dtype.kind not in {"b": "b", "f": "biuf"}.get(kind.kind, "biu"):
@@ -192,7 +193,16 @@ def _from_json(one: InferInput) -> bytes:
         info = np.iinfo(kind)
         if int(array.min()) < info.min or int(array.max()) > info.max:
             raise InvalidInput(f"input '{one.name}': {one.datatype} holds {info.min} to {info.max}")
-    return array.astype(kind).tobytes()
+    with np.errstate(over="ignore"):
+        cast = array.astype(kind)
+    if kind.kind == "f" and (np.isinf(cast) & ~np.isinf(array)).any():
+        raise InvalidInput(f"input '{one.name}': a number is too large for {one.datatype}")
+    return cast.tobytes()
+
+
+def _whole(values: Any) -> bool:
+    """Whether a nested list holds whole numbers only."""
+    return all(map(_whole, values)) if isinstance(values, list) else type(values) is int
 
 
 def _wanted(asked: InferRequest, route: Deployment) -> list[tuple[str, bool]]:
@@ -200,7 +210,7 @@ def _wanted(asked: InferRequest, route: Deployment) -> list[tuple[str, bool]]:
     default = bool(asked.parameters.get("binary_data_output", False))
     if not asked.outputs:
         return [(spec.name, default) for spec in route.outputs]
-    known = {spec.name for spec in route.outputs}
+    known = [spec.name for spec in route.outputs]
     for output in asked.outputs:
         if output.name not in known:
             raise InvalidInput(f"the model has the outputs {', '.join(known)}; asked: '{output.name[:80]}'")

@@ -127,7 +127,7 @@ class Pool:
     @property
     def pending(self) -> int:
         """Calls that wait or are being answered."""
-        return len(self._queue) + sum(len(link.held) for link in self._links.values())
+        return sum(not waiting.gone() for waiting in self._queue) + sum(len(link.held) for link in self._links.values())
 
     def follow(self, sockets: Iterable[str]) -> None:
         """Connect to workers that are new and let go of those that are no longer wanted."""
@@ -141,6 +141,8 @@ class Pool:
         self, data: bytes | None, tensors: list[Tensor], parameters: Mapping[str, Any], timeout: float
     ) -> Answer:
         """Queue a call and wait for its answer; raises `Overloaded`, `Expired` or what the worker said."""
+        if len(self._queue) >= self._queue_limit:
+            self._queue = deque(waiting for waiting in self._queue if not waiting.gone())
         if len(self._queue) >= self._queue_limit:
             message = f"{len(self._queue)} calls already wait for '{self.deployment}'"
             raise Overloaded(message, retry_after=1)

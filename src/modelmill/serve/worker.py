@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from modelmill import predictor
-from modelmill.cluster.child import Report
+from modelmill.cluster._child import Report
 from modelmill.engines.base import NUMPY, Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed
 from modelmill.serve.wire import HEAD, Answer, Call, Tensor, frame, read_calls
@@ -55,6 +55,8 @@ class Worker:
         """Arrays with a batch axis, or the reason why there are none."""
         try:
             if call.data is None:
+                if not call.tensors:
+                    return InvalidInput("the call brings neither an input nor tensors")
                 return {tensor.name: _array(tensor) for tensor in call.tensors}
             raw = str(call.data, "utf-8") if self.model.task.INPUT == "text" else call.data
             return {name: array[None] for name, array in self.model.decode(raw).items()}

@@ -21,7 +21,7 @@ def outputs(context: Context) -> list[TensorSpec]:
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Json]:
     """`[{label, score}]`, best first, `parameters["top_k"]` of them (5); raises `InvalidInput`."""
-    top_k = parameters.get("top_k") or TOP_K
+    top_k = TOP_K if parameters.get("top_k") is None else parameters["top_k"]
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise InvalidInput(f"top_k is a whole number from 1, not {top_k!r:.40}")
     if parameters.get("function_to_apply") not in (None, "softmax"):
@@ -100,8 +100,8 @@ def confusion_picture(matrix: np.ndarray[Any, Any], labels: Sequence[str]) -> by
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(labels))
-    axes.set_xticks(ticks, labels, rotation=45, ha="right")
-    axes.set_yticks(ticks, labels)
+    axes.set_xticks(ticks, labels, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(ticks, labels, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix (test)")
     if len(labels) <= 25:
         for (row, column), count in np.ndenumerate(matrix):

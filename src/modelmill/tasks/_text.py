@@ -63,17 +63,21 @@ def fingerprint(data: Raw) -> str:
 
 def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     """Token ids, int64 [max_length], cut or padded with 0."""
-    # A lone surrogate is no character: it reads as an unknown one.
-    text = text_of(data).encode("utf-8", "replace").decode()
+    text = _without_surrogates(text_of(data))
     ids = load_tokenizer(folder / TOKENIZER).encode(text, add_special_tokens=False).ids[: how.max_length]
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids
     return row
 
 
+def _without_surrogates(text: str) -> str:
+    """A lone surrogate is no character: it reads as an unknown one."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preprocessing:
     """Train the tokenizer into `folder`, and take the length from the longest hundredth of the texts."""
-    kept = [text_of(text) for text in texts]
+    kept = [_without_surrogates(text_of(text)) for text in texts]
     tokenizer = train_tokenizer(kept, how)
     tokenizer.save(str(folder / TOKENIZER))
     length = how.max_length

@@ -163,7 +163,8 @@ def task_named(name: str) -> Task:
 
 def recipe_named(task: str, name: str) -> ModuleType:
     """The recipe of a task; an empty name takes the task's default one."""
-    return plugins.load(plugins.recipes_of(task), name or task_named(task).RECIPE)
+    default = task_named(task).RECIPE
+    return plugins.load(plugins.recipes_of(task), name or default)
 
 
 def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:

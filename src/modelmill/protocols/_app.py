@@ -4,7 +4,6 @@ Deny by default: a path that no protocol declares public needs a key before anyt
 """
 
 import base64
-import binascii
 import logging
 from collections.abc import Mapping
 from types import ModuleType
@@ -34,7 +33,7 @@ SHAPE_OF_PREFIX = "/v2"
 
 def http_protocols() -> dict[str, HttpProtocol]:
     """Every protocol spoken over HTTP, by name."""
-    modules = {name: plugins.load("protocols", name) for name in plugins.names("protocols") if name != "app"}
+    modules = {name: plugins.load("protocols", name) for name in plugins.names("protocols")}
     return {name: cast(HttpProtocol, module) for name, module in modules.items() if hasattr(module, "ROUTES")}
 
 
@@ -104,7 +103,7 @@ def key_of(headers: Mapping[bytes, bytes]) -> str | None:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(value, validate=True).decode("latin-1").partition(":")[2] or None
-        except binascii.Error:
+        except ValueError:  # also what base64 raises
             return None
     return None
 

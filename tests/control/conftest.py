@@ -1,0 +1,60 @@
+"""A real database in the test's folder."""
+
+import shutil
+
+import pytest
+
+from modelmill.artifacts import Artifacts
+from modelmill.control.datasets import Datasets
+from modelmill.control.db import Database, Project, project_id
+from modelmill.control.registry import Registry
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory):
+    """A database file as the migrations make it."""
+    path = tmp_path_factory.mktemp("empty") / "mill.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    return path
+
+
+@pytest.fixture
+def database(empty, tmp_path):
+    path = tmp_path / "mill.db"
+    shutil.copy(empty, path)
+    database = Database(f"sqlite:///{path}")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def project(database):
+    with database.session() as session:
+        return project_id(session)
+
+
+@pytest.fixture
+def other(database):
+    """Another project."""
+    with database.session() as session:
+        row = Project(name="other")
+        session.add(row)
+        session.flush()
+        return row.id
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    return Artifacts(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def registry(database, artifacts):
+    return Registry(database, artifacts)
+
+
+@pytest.fixture
+def datasets(database, artifacts):
+    return Datasets(database, artifacts)

@@ -1,0 +1,290 @@
+"""The job queue: one job per lane, stopped when asked, found again after a crash, taken in once."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from modelmill.control.db import Job
+from modelmill.control.jobs import JobRunner, Jobs
+from modelmill.errors import Conflict, MillError, NotFound
+from tests.control.fakes import FakeCluster
+from tests.making import plain_bundle
+
+TASK = "image-classification"
+ENTRIES = {kind: f"jobs:{kind}" for kind in ("train", "evaluate", "import")}
+REPORT = {"splits": {"train": 1}, "classes": {}}
+
+
+@pytest.fixture
+def jobs(database, tmp_path):
+    return Jobs(database, tmp_path)
+
+
+@pytest.fixture
+def cluster():
+    return FakeCluster()
+
+
+@pytest.fixture
+def runner(database, jobs, datasets, registry, cluster, artifacts):
+    return JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts.add_file)
+
+
+@pytest.fixture
+def dataset(datasets, project, tmp_path):
+    path = tmp_path / "upload"
+    path.write_bytes(b"archive")
+    return datasets.add(project, "pets", TASK, "", {}, False, path)[0].id
+
+
+@pytest.fixture
+def submit(jobs, project, dataset):
+    def one(kind="train", **values):
+        values = {"model": "digits", "task": TASK, "recipe": "cnn", "dataset_id": dataset, "dataset": "pets"} | values
+        return jobs.submit(project, kind, **values).id
+
+    return one
+
+
+@pytest.fixture
+def state(jobs, project):
+    return lambda number: jobs.get(project, number).state
+
+
+def finish_training(handle, **changed):
+    plain_bundle(Path(handle.spec["folder"]) / "bundle", metrics={"accuracy": 1.0, "job": handle.spec["job"]})
+    handle.leave({"metrics": {"accuracy": 1.0}, "bundle": "x", **changed})
+
+
+def test_a_job_is_started_with_all_it_needs(runner, cluster, submit, jobs, project):
+    number = submit(settings={"epochs": "2"})
+    runner.tick()
+    (handle,) = cluster.started
+    assert handle.entry == "jobs:train"
+    assert handle.title == f"modelmill: job {number}"
+    spec = handle.spec
+    assert (spec["job"], spec["name"], spec["task"], spec["recipe"]) == (number, "digits", TASK, "cnn")
+    assert (spec["threads"], spec["settings"], spec["dataset"]["name"]) == (2, {"epochs": "2"}, "pets")
+    assert Path(spec["dataset"]["archive"]).read_bytes() == b"archive"
+    row = jobs.get(project, number)
+    assert (row.state, row.pid) == ("running", handle.pid)
+
+
+def test_one_job_at_a_time_runs_in_each_lane(runner, cluster, submit, state):
+    train, second, imported, third = submit(), submit(), submit("import"), submit("import")
+    for _ in range(3):
+        runner.tick()
+    assert [handle.spec["job"] for handle in cluster.started] == [train, imported]
+    assert [state(n) for n in (train, second, imported, third)] == ["running", "queued", "running", "queued"]
+    finish_training(cluster.started[0])
+    runner.tick()
+    assert (state(train), state(second), state(third)) == ("succeeded", "running", "queued")
+
+
+def test_a_result_becomes_a_version(runner, cluster, submit, jobs, project, registry):
+    number = submit()
+    runner.tick()
+    (Path(cluster.started[0].spec["folder"]) / "checkpoint.pt").write_bytes(b"x")
+    finish_training(cluster.started[0])
+    runner.tick()
+    row = jobs.get(project, number)
+    assert (row.state, row.version, row.error) == ("succeeded", 1, "")
+    assert row.result["metrics"] == {"accuracy": 1.0}
+    assert row.ended is not None
+    assert registry.get(project, "digits").job_id == number
+    assert not (jobs.folder(number) / "checkpoint.pt").exists()
+    assert cluster.started[0].killed  # nothing that it started is left
+
+
+def test_a_result_is_taken_in_once(runner, cluster, submit, database, jobs, datasets, registry, artifacts, project):
+    number = submit()
+    runner.tick()
+    finish_training(cluster.started[0])
+    runner.tick()
+    # The node died after the version was added and before the job was written down as done.
+    with database.session() as session:
+        session.get_one(Job, number).state = "running"
+    second = JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts.add_file)
+    second.recover()
+    second.tick()
+    finish_training(cluster.started[1])
+    second.tick()
+    assert [version.number for version in registry.all(project)] == [1]
+    assert jobs.get(project, number).version == 1
+
+
+def test_an_import_makes_its_data_set_ready(runner, cluster, submit, datasets, project, dataset):
+    submit("import", dataset_id=dataset)
+    runner.tick()
+    handle = cluster.started[0]
+    (Path(handle.spec["folder"]) / "index").write_bytes(b"index")
+    handle.leave({"format": "imagefolder", "report": REPORT})
+    runner.tick()
+    row = datasets.get(project, "pets")
+    assert (row.state, row.format, row.report) == ("ready", "imagefolder", REPORT)
+    assert row.index_digest
+
+
+def test_an_import_that_failed_leaves_its_name_free(runner, cluster, submit, datasets, project, state, dataset):
+    number = submit("import", dataset_id=dataset)
+    runner.tick()
+    cluster.started[0].leave({"error": "none of the 3 items can be used"}, 1)
+    runner.tick()
+    assert state(number) == "failed"
+    assert datasets.all(project) == []
+
+
+def test_what_went_wrong_is_shown(runner, cluster, submit, jobs, project):
+    number = submit()
+    runner.tick()
+    cluster.started[0].leave({"error": "the disk is full"}, 1)
+    runner.tick()
+    row = jobs.get(project, number)
+    assert (row.state, row.error) == ("failed", "the disk is full")
+    assert row.ended is not None
+
+
+def test_a_bundle_that_was_changed_fails_the_job(runner, cluster, submit, jobs, project):
+    number = submit()
+    runner.tick()
+    finish_training(cluster.started[0])
+    (jobs.folder(number) / "bundle" / "model.onnx").write_bytes(b"other")
+    runner.tick()
+    row = jobs.get(project, number)
+    assert row.state == "failed"
+    assert "was changed" in row.error
+
+
+@pytest.mark.parametrize(("code", "says"), [(-9, "ended by signal 9"), (75, "it was stopped")])
+def test_a_process_that_left_nothing_was_interrupted(runner, cluster, submit, jobs, project, code, says):
+    number = submit()
+    runner.tick()
+    cluster.started[0].code = code
+    runner.tick()
+    row = jobs.get(project, number)
+    assert row.state == "interrupted"
+    assert says in row.error
+    assert f"resume {number}" in row.error
+    assert row.ended is None
+
+
+def test_a_result_of_an_earlier_run_is_not_taken_for_this_one(runner, cluster, submit, jobs, project, state):
+    number = submit()
+    jobs.folder(number).mkdir(parents=True)
+    (jobs.folder(number) / "result.json").write_text('{"error": "old"}')
+    runner.tick()
+    cluster.started[0].code = -9
+    runner.tick()
+    assert state(number) == "interrupted"
+
+
+def test_a_queued_job_is_cancelled_at_once(runner, cluster, submit, jobs, project, state):
+    number = submit()
+    assert jobs.cancel(project, number).state == "cancelled"
+    runner.tick()
+    assert cluster.started == []
+    assert jobs.get(project, number).ended is not None
+    with pytest.raises(Conflict, match="has already cancelled"):
+        jobs.cancel(project, number)
+
+
+def test_a_running_job_is_killed_and_what_it_drafted_removed(runner, cluster, submit, jobs, project, state):
+    number, following = submit(), submit()
+    runner.tick()
+    (jobs.folder(number) / "bundle.draft").mkdir()
+    (jobs.folder(number) / "checkpoint.pt").write_bytes(b"x")
+    jobs.cancel(project, number)
+    runner.tick()
+    assert cluster.started[0].killed
+    assert state(number) == "cancelled"
+    assert not (jobs.folder(number) / "bundle.draft").exists()
+    assert (jobs.folder(number) / "checkpoint.pt").exists()
+    assert state(following) == "running"
+
+
+def test_a_job_that_was_stopped_can_be_resumed(runner, cluster, submit, jobs, project, state):
+    number = submit()
+    runner.tick()
+    jobs.cancel(project, number)
+    runner.tick()
+    assert jobs.resume(project, number).state == "queued"
+    runner.tick()
+    assert len(cluster.started) == 2
+    assert cluster.started[1].spec["folder"] == cluster.started[0].spec["folder"]
+    assert state(number) == "running"
+    with pytest.raises(Conflict, match="is running; only interrupted, failed, cancelled"):
+        jobs.resume(project, number)
+
+
+def test_after_a_crash_running_jobs_go_on(
+    runner, cluster, submit, database, jobs, datasets, registry, artifacts, state
+):
+    number, waiting = submit(), submit()
+    runner.tick()
+    later = JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts.add_file)
+    later.recover()
+    assert (state(number), state(waiting)) == ("queued", "queued")
+    later.tick()
+    assert [handle.spec["job"] for handle in cluster.started] == [number, number]
+
+
+def test_a_job_that_was_asked_to_stop_before_a_crash_does_not_come_back(runner, submit, jobs, project, state):
+    number = submit()
+    runner.tick()
+    jobs.cancel(project, number)
+    runner.recover()
+    assert state(number) == "cancelled"
+
+
+def test_stopping_asks_and_lets_jobs_keep_a_checkpoint(runner, cluster, submit, state):
+    number = submit()
+    runner.tick()
+    runner.stop(time.monotonic() + 5)
+    assert cluster.started[0].asked == 1
+    assert state(number) == "interrupted"
+
+
+def test_a_job_that_does_not_stop_is_ended(runner, cluster, submit, jobs, project):
+    number = submit()
+    runner.tick()
+    cluster.started[0].obeys = False
+    runner.stop(time.monotonic() + 0.05)
+    assert cluster.started[0].killed
+    assert "signal 9" in jobs.get(project, number).error
+
+
+@pytest.mark.parametrize("error", [OSError(11, "no more processes"), MillError("no room")])
+def test_a_job_that_can_not_be_started_has_failed(runner, cluster, submit, state, error):
+    cluster.failing = error
+    number = submit()
+    runner.tick()
+    assert state(number) == "failed"
+    cluster.failing = None
+    following = submit()
+    runner.tick()
+    assert state(following) == "running"
+
+
+def test_a_job_whose_data_were_removed_has_failed_in_words(runner, cluster, submit, jobs, project):
+    number = submit(dataset_id=None)
+    runner.tick()
+    row = jobs.get(project, number)
+    assert (row.state, row.error) == ("failed", "data set 'pets' was removed")
+    assert cluster.started == []
+
+
+def test_an_evaluation_is_told_its_bundle(runner, cluster, submit, registry, project, tmp_path):
+    version = registry.add(project, "digits", plain_bundle(tmp_path / "b"), None)
+    submit("evaluate", version=1, settings={"split": "val"})
+    runner.tick()
+    assert cluster.started[0].spec["bundle"] == str(registry.folder(version))
+    assert cluster.started[0].spec["split"] == "val"
+
+
+def test_another_project_sees_no_job(jobs, other, submit):
+    number = submit()
+    assert jobs.all(other) == []
+    for verb in (jobs.get, jobs.cancel, jobs.resume):
+        with pytest.raises(NotFound, match=f"unknown job '{number}'"):
+            verb(other, number)

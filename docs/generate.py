@@ -103,12 +103,18 @@ def _operation(document: Json, path: str, method: str, operation: Json) -> str:
     ]
     blocks.append(table(("parameter", "in", "type", "required", "default", "meaning"), rows))
     if "requestBody" in operation:
-        name = _content(operation["requestBody"]).get("$ref", "").rpartition("/")[2]
-        blocks += [f"Body: [`{name}`](#{name.lower()})", _fields(document["components"]["schemas"][name])]
+        blocks += _body(document, operation["requestBody"])
     for status, response in operation["responses"].items():
         if status < "400":
             blocks.append(f"Answers {status}: {_answer(response)}.")
     return "\n\n".join(block for block in blocks if block)
+
+
+def _body(document: Json, body: Json) -> list[str]:
+    name = _content(body).get("$ref", "").rpartition("/")[2]
+    if not name:
+        return [f"Body: a file, {' or '.join(map(code, body['content']))}"]
+    return [f"Body: [`{name}`](#{name.lower()})", _fields(document["components"]["schemas"][name])]
 
 
 def _answer(response: Json) -> str:

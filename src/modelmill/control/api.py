@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import msgspec
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -13,14 +12,14 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from modelmill import __version__, plugins
-from modelmill.control import schemas
+from modelmill.control import schemas, views
 from modelmill.control.datasets import Datasets
-from modelmill.control.db import Database, Dataset, Deployment, Job, project_id
+from modelmill.control.db import Database, Dataset, Job, project_id
 from modelmill.control.deployments import Deployments
 from modelmill.control.jobs import Jobs
 from modelmill.control.registry import Registry, summary
 from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
-from modelmill.tasks.base import describe, plan, recipe_named, task_named
+from modelmill.tasks.base import plan, recipe_named, task_named
 from modelmill.types import check_name
 
 PREFIX = "/api/v1"
@@ -101,26 +100,13 @@ def _add_catalogue(api: FastAPI, control: Control) -> None:
     @api.get(f"{PREFIX}/tasks", tags=["catalogue"])
     def tasks() -> list[schemas.TaskView]:
         """What can be trained and served."""
-        return [_task(name) for name in plugins.names("tasks")]
+        return [views.task_view(name) for name in plugins.names("tasks")]
 
     @api.get(f"{PREFIX}/recipes", tags=["catalogue"])
     def recipes(task: str) -> list[schemas.RecipeView]:
         """The recipes of a task, with the defaults and meaning of every setting."""
         default = cast(Any, task_named(task)).RECIPE
-        return [_recipe(task, name, name == default) for name in plugins.names(plugins.recipes_of(task))]
-
-
-def _task(name: str) -> schemas.TaskView:
-    task = task_named(name)
-    formats = [f for f in plugins.names("data.formats") if plugins.load("data.formats", f).INPUT == task.INPUT]
-    recipes = list(plugins.names(plugins.recipes_of(name)))
-    return schemas.TaskView(name=name, summary=task.SUMMARY, input=task.INPUT, recipes=recipes, formats=formats)
-
-
-def _recipe(task: str, name: str, default: bool) -> schemas.RecipeView:
-    module = recipe_named(task, name)
-    rows = [row for part in plan(module, {}).sections().values() for row in describe(part)]
-    return schemas.RecipeView(name=name, summary=module.SUMMARY, default=default, settings=msgspec.to_builtins(rows))
+        return [views.recipe_view(task, name, name == default) for name in plugins.names(plugins.recipes_of(task))]
 
 
 def _add_datasets(api: FastAPI, control: Control) -> None:
@@ -147,12 +133,12 @@ def _add_datasets(api: FastAPI, control: Control) -> None:
     @api.get(f"{PREFIX}/datasets", tags=["data sets"])
     def all_sets(project: ProjectId) -> list[schemas.DatasetView]:
         """All data sets."""
-        return [_dataset(row) for row in control.datasets.all(project)]
+        return [views.dataset_view(row) for row in control.datasets.all(project)]
 
     @api.get(f"{PREFIX}/datasets/{{name}}", tags=["data sets"])
     def one(name: str, project: ProjectId) -> schemas.DatasetView:
         """One data set with what the check found."""
-        return _dataset(control.datasets.get(project, name))
+        return views.dataset_view(control.datasets.get(project, name))
 
     @api.delete(f"{PREFIX}/datasets/{{name}}", status_code=204, tags=["data sets"])
     def remove(name: str, project: ProjectId) -> None:
@@ -220,22 +206,6 @@ def _added(
     return schemas.DatasetAdded(name=name, job=job)
 
 
-def _dataset(row: Dataset) -> schemas.DatasetView:
-    report = row.report or {}
-    return schemas.DatasetView(
-        name=row.name,
-        task=row.task,
-        format=row.format,
-        state=row.state,
-        digest=row.digest,
-        items=report.get("sound", 0),
-        classes=report.get("classes", {}),
-        splits=report.get("splits", {}),
-        findings=report.get("findings", []),
-        created=row.created,
-    )
-
-
 def _add_jobs(api: FastAPI, control: Control) -> None:
     jobs = control.jobs
 
@@ -250,7 +220,7 @@ def _add_jobs(api: FastAPI, control: Control) -> None:
             control.registry.refuse_other_task(session, project, body.name, body.task)
         name = body.recipe or task_named(body.task).RECIPE
         values = {"model": body.name, "task": body.task, "recipe": name, "settings": settings}
-        return _job(jobs.submit(project, "train", dataset_id=dataset.id, dataset=dataset.name, **values))
+        return views.job_view(jobs.submit(project, "train", dataset_id=dataset.id, dataset=dataset.name, **values))
 
     @api.post(f"{PREFIX}/evaluate", status_code=202, tags=["jobs"])
     def evaluate(body: schemas.EvaluateRequest, project: ProjectId) -> schemas.JobView:
@@ -258,7 +228,7 @@ def _add_jobs(api: FastAPI, control: Control) -> None:
         version = control.registry.get(project, body.model)
         dataset = control.datasets.usable(project, body.data, version.task, body.split)
         _refuse_other_labels(dataset, version.manifest["labels"])
-        return _job(
+        return views.job_view(
             jobs.submit(
                 project,
                 "evaluate",
@@ -274,22 +244,22 @@ def _add_jobs(api: FastAPI, control: Control) -> None:
     @api.get(f"{PREFIX}/jobs", tags=["jobs"])
     def all_jobs(project: ProjectId) -> list[schemas.JobView]:
         """All jobs, newest first."""
-        return [_job(row) for row in jobs.all(project)]
+        return [views.job_view(row) for row in jobs.all(project)]
 
     @api.get(f"{PREFIX}/jobs/{{number}}", tags=["jobs"])
     def one(number: int, project: ProjectId) -> schemas.JobView:
         """One job."""
-        return _job(jobs.get(project, number))
+        return views.job_view(jobs.get(project, number))
 
     @api.post(f"{PREFIX}/jobs/{{number}}/cancel", tags=["jobs"])
     def cancel(number: int, project: ProjectId) -> schemas.JobView:
         """Stop a job now."""
-        return _job(jobs.cancel(project, number))
+        return views.job_view(jobs.cancel(project, number))
 
     @api.post(f"{PREFIX}/jobs/{{number}}/resume", tags=["jobs"])
     def resume(number: int, project: ProjectId) -> schemas.JobView:
         """Go on from the last checkpoint."""
-        return _job(jobs.resume(project, number))
+        return views.job_view(jobs.resume(project, number))
 
     @api.get(f"{PREFIX}/jobs/{{number}}/log", tags=["jobs"])
     def log(number: int, project: ProjectId, offset: int = 0) -> schemas.Chunk:
@@ -314,27 +284,6 @@ def _refuse_other_labels(dataset: Dataset, labels: list[str]) -> None:
         raise InvalidInput(
             f"data set '{dataset.name}' has classes that the model does not know: {', '.join(strange[:10])}"
         )
-
-
-def _job(row: Job) -> schemas.JobView:
-    return schemas.JobView(
-        job=row.id,
-        kind=row.kind,
-        state=row.state,
-        model=row.model,
-        version=row.version,
-        task=row.task,
-        recipe=row.recipe,
-        dataset=row.dataset,
-        settings=row.settings or {},
-        metrics=(row.result or {}).get("metrics", {}),
-        result={key: value for key, value in (row.result or {}).items() if key != "metrics"},
-        error=row.error or "",
-        pid=row.pid if row.state == "running" else None,
-        created=row.created,
-        started=row.started,
-        ended=row.ended,
-    )
 
 
 def _chunk(path: Path, row: Job, offset: int) -> schemas.Chunk:
@@ -395,36 +344,20 @@ def _add_deployments(api: FastAPI, control: Control) -> None:
         if body.name:
             check_name("deployment", body.name)
         row = deployments.deploy(project, body.model, body.name, body.replicas)
-        return _deployment(row, deployments.ready(project))
+        return views.deployment_view(row, deployments.ready(project))
 
     @api.get(f"{PREFIX}/deployments", tags=["deployments"])
     def all_deployments(project: ProjectId) -> list[schemas.DeploymentView]:
         """All deployments."""
         ready = deployments.ready(project)
-        return [_deployment(row, ready) for row in deployments.all(project)]
+        return [views.deployment_view(row, ready) for row in deployments.all(project)]
 
     @api.get(f"{PREFIX}/deployments/{{name}}", tags=["deployments"])
     def one(name: str, project: ProjectId) -> schemas.DeploymentView:
         """One deployment."""
-        return _deployment(deployments.get(project, name), deployments.ready(project))
+        return views.deployment_view(deployments.get(project, name), deployments.ready(project))
 
     @api.delete(f"{PREFIX}/deployments/{{name}}", status_code=204, tags=["deployments"])
     def undeploy(name: str, project: ProjectId) -> None:
         """Stop serving."""
         deployments.undeploy(project, name)
-
-
-def _deployment(row: Deployment, ready: dict[int, int]) -> schemas.DeploymentView:
-    arrived = (row.serving_model, row.serving) == (row.model, row.version)
-    state = "failed" if row.error else "ready" if arrived and ready.get(row.id) else "loading"
-    return schemas.DeploymentView(
-        name=row.name,
-        model=row.model,
-        version=row.version,
-        replicas=row.replicas,
-        ready_replicas=ready.get(row.id, 0),
-        state=state,
-        serving=row.serving,
-        error=row.error,
-        created=row.created,
-    )

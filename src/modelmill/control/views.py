@@ -1,0 +1,79 @@
+"""Rows of the database and plugins as the admin API shows them."""
+
+import msgspec
+
+from modelmill import plugins
+from modelmill.control import schemas
+from modelmill.control.db import Dataset, Deployment, Job
+from modelmill.tasks.base import describe, plan, recipe_named, task_named
+
+
+def task_view(name: str) -> schemas.TaskView:
+    """A task with its recipes and the formats it reads."""
+    task = task_named(name)
+    formats = [f for f in plugins.names("data.formats") if plugins.load("data.formats", f).INPUT == task.INPUT]
+    recipes = list(plugins.names(plugins.recipes_of(name)))
+    return schemas.TaskView(name=name, summary=task.SUMMARY, input=task.INPUT, recipes=recipes, formats=formats)
+
+
+def recipe_view(task: str, name: str, default: bool) -> schemas.RecipeView:
+    """A recipe with the defaults and meaning of its settings."""
+    module = recipe_named(task, name)
+    rows = [row for part in plan(module, {}).sections().values() for row in describe(part)]
+    return schemas.RecipeView(name=name, summary=module.SUMMARY, default=default, settings=msgspec.to_builtins(rows))
+
+
+def dataset_view(row: Dataset) -> schemas.DatasetView:
+    """A data set with the findings of its check."""
+    report = row.report or {}
+    return schemas.DatasetView(
+        name=row.name,
+        task=row.task,
+        format=row.format,
+        state=row.state,
+        digest=row.digest,
+        items=report.get("sound", 0),
+        classes=report.get("classes", {}),
+        splits=report.get("splits", {}),
+        findings=report.get("findings", []),
+        created=row.created,
+    )
+
+
+def job_view(row: Job) -> schemas.JobView:
+    """A job."""
+    return schemas.JobView(
+        job=row.id,
+        kind=row.kind,
+        state=row.state,
+        model=row.model,
+        version=row.version,
+        task=row.task,
+        recipe=row.recipe,
+        dataset=row.dataset,
+        settings=row.settings or {},
+        metrics=(row.result or {}).get("metrics", {}),
+        result={key: value for key, value in (row.result or {}).items() if key != "metrics"},
+        error=row.error or "",
+        pid=row.pid if row.state == "running" else None,
+        created=row.created,
+        started=row.started,
+        ended=row.ended,
+    )
+
+
+def deployment_view(row: Deployment, ready: dict[int, int]) -> schemas.DeploymentView:
+    """A deployment; it is ready when the wanted version answers."""
+    arrived = (row.serving_model, row.serving) == (row.model, row.version)
+    state = "failed" if row.error else "ready" if arrived and ready.get(row.id) else "loading"
+    return schemas.DeploymentView(
+        name=row.name,
+        model=row.model,
+        version=row.version,
+        replicas=row.replicas,
+        ready_replicas=ready.get(row.id, 0),
+        state=state,
+        serving=row.serving,
+        error=row.error,
+        created=row.created,
+    )

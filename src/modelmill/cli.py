@@ -76,15 +76,15 @@ def _show(document: Any, people: Callable[[], None]) -> None:
 
 
 def _on_event() -> Callable[[dict[str, Any]], None] | None:
-    from modelmill.console_output import Progress
+    from modelmill.terminal import Progress
 
     return Progress(sys.stderr)
 
 
 def _out() -> Any:
-    from modelmill import console_output
+    from modelmill import terminal
 
-    return console_output
+    return terminal
 
 
 # ---- the platform

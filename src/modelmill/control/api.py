@@ -66,7 +66,7 @@ def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
     )
     api.state.control = control
     _add_errors(api, status)
-    for add in (_add_catalogue, _add_datasets, _add_jobs, _add_models, _add_deployments):
+    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, _add_deployments):
         add(api, control)
     return api
 
@@ -206,7 +206,7 @@ def _added(
     return schemas.DatasetAdded(name=name, job=job)
 
 
-def _add_jobs(api: FastAPI, control: Control) -> None:
+def _add_submissions(api: FastAPI, control: Control) -> None:
     jobs = control.jobs
 
     @api.post(f"{PREFIX}/train", status_code=202, tags=["jobs"])
@@ -240,6 +240,10 @@ def _add_jobs(api: FastAPI, control: Control) -> None:
                 settings={"split": body.split},
             )
         )
+
+
+def _add_jobs(api: FastAPI, control: Control) -> None:
+    jobs = control.jobs
 
     @api.get(f"{PREFIX}/jobs", tags=["jobs"])
     def all_jobs(project: ProjectId) -> list[schemas.JobView]:

@@ -34,6 +34,20 @@ class Augment(Struct, frozen=True, kw_only=True):
     mixup: Annotated[float, Meta(ge=0, le=1, description="strength of blending pairs of pictures")] = 0.0
 
 
+NONE = Augment(
+    flip=False,
+    rotate=0.0,
+    scale_min=1.0,
+    scale_max=1.0,
+    aspect=0.0,
+    crop=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+)
+"""Pictures as they are: the default of recipes for which most changes would be wrong, such as of digits."""
+
+
 def augment(pictures: "Tensor", how: Augment) -> "Tensor":
     """uint8 [N, H, W, C] -> float [N, H, W, C] of the same range 0..255."""
     x = _resampled(pictures.permute(0, 3, 1, 2).float(), how)

@@ -6,17 +6,17 @@ from pathlib import Path
 import msgspec
 
 from modelmill import plugins
-from modelmill.cluster._child import Report
+from modelmill.cluster._child import Report as Tell
 from modelmill.data import formats
 from modelmill.data.base import Item, open_source
-from modelmill.data.check import examine
+from modelmill.data.check import Report, examine
 from modelmill.errors import InvalidInput
 from modelmill.jobs.process import Events, Interrupted, Stop, log, run
 from modelmill.tasks.base import task_named
 from modelmill.types import JobSpec, Json
 
 
-def main(spec: bytes, report: Report) -> int:
+def main(spec: bytes, report: Tell) -> int:
     """Entry of the job process."""
     return run(spec, check_dataset)
 
@@ -46,6 +46,13 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
         events.stage(f"checking '{spec.dataset['name']}' as {format}")
         reader = plugins.load("data.formats", format)
         index, report = examine(reader.read(source, spec.dataset["options"]), fingerprint, progress)
+    _refuse(spec, report)
+    index.save(Path(spec.folder) / "index")
+    return {"format": format, "report": msgspec.to_builtins(report)}
+
+
+def _refuse(spec: JobSpec, report: Report) -> None:
+    """Raises `InvalidInput` for what can't be used, or with strict should not be."""
     for line in report.lines():
         log.info("%s", line)  # the data set itself shows them to people
     if not report.sound:
@@ -58,5 +65,3 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
     if spec.dataset["strict"] and report.findings:
         kinds = ", ".join(f"{finding.kind} ({finding.count})" for finding in report.findings)
         raise InvalidInput(f"refused because of --strict: {kinds}")
-    index.save(Path(spec.folder) / "index")
-    return {"format": format, "report": msgspec.to_builtins(report)}

@@ -80,6 +80,101 @@ class Trained(NamedTuple):
     history: list[Json]
 
 
+class Loop:
+    """One training: what it trains on, how, and where it keeps its checkpoint."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: Arrays,
+        validation: Arrays,
+        settings: TrainSettings,
+        loss: Loss,
+        augment: Augment | None,
+        folder: Path,
+        events: Events,
+        stop: Stop,
+    ) -> None:
+        self.data, self.validation, self.settings, self.loss, self.augment = data, validation, settings, loss, augment
+        self.events, self.stop = events, stop
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        bf16 = uses_bf16(settings.precision, self.device)
+        self.cast = torch.autocast(self.device, torch.bfloat16, enabled=bf16)
+        self.steps = math.ceil(len(data.labels) / settings.batch_size)
+        self.state = State(network, settings, self.steps * settings.epochs)
+        self._checkpoint, self._saved = folder / CHECKPOINT, time.monotonic()
+
+    def run(self) -> Trained:
+        """All epochs that are left; raises `Interrupted`, with a checkpoint, when asked to stop."""
+        state, settings = self.state, self.settings
+        if self._checkpoint.exists():
+            state.load(self._checkpoint)
+            self.events.stage(f"resuming at step {state.step} of {self.steps * settings.epochs}")
+        while len(state.history) < settings.epochs and not out_of_patience(state.history, settings.patience):
+            speed = self._train_epoch(epoch=len(state.history))
+            self._close_epoch(speed)
+            self._save()
+        kept = state.judged
+        kept.load_state_dict(state.best["weights"])
+        return Trained(kept.to("cpu").eval(), state.history)
+
+    def _train_epoch(self, epoch: int) -> float:
+        """The steps of an epoch that are left; returns items a second."""
+        state = self.state
+        state.network.train()
+        started, first = time.monotonic(), state.step
+        skip = state.step - epoch * self.steps
+        for inputs, target in batches(self.data, self.settings, epoch, self.steps, skip, self.device):
+            torch.manual_seed(self.settings.seed * 1_000_003 + state.step)
+            if self.augment is not None:
+                inputs, target = self.augment(inputs, target)
+            with self.cast:
+                value = self.loss(state.network(*inputs), target, self.settings)
+            self._tell_step(epoch, advance(state, value, self.settings))
+            if self.stop.asked or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+                self._save()
+                if self.stop.asked:
+                    raise Interrupted
+        items = (state.step - first) / self.steps * len(self.data.labels)
+        return items / max(time.monotonic() - started, 1e-9)
+
+    def _close_epoch(self, speed: float) -> None:
+        """Validate, remember the best weights, and write the epoch down."""
+        state = self.state
+        accuracy, value = validate(state.judged, self.validation, self.settings, self.cast, self.loss, self.device)
+        row: Json = {
+            "epoch": len(state.history) + 1,
+            "epochs": self.settings.epochs,
+            "train_loss": round(state.loss_sum / self.steps, 5),
+            "val_loss": round(value, 5),
+            "val_accuracy": round(accuracy, 5),
+            "samples_per_second": round(speed, 1),
+        }
+        state.loss_sum = 0.0
+        state.history.append(row)
+        score = [accuracy, -value]
+        if not state.best or score > state.best["score"]:
+            weights = {name: part.detach().clone() for name, part in state.judged.state_dict().items()}
+            state.best = {"score": score, "weights": weights}
+        self.events.write("epoch", **row)
+
+    def _tell_step(self, epoch: int, loss: float) -> None:
+        self.events.write(
+            "step",
+            epoch=epoch + 1,
+            epochs=self.settings.epochs,
+            step=self.state.step - epoch * self.steps,
+            steps=self.steps,
+            loss=round(loss, 5),
+            learning_rate=self.state.rates[0].get_last_lr()[0],
+        )
+
+    def _save(self) -> None:
+        self.state.save(self._checkpoint)
+        self._saved = time.monotonic()
+
+
 def train(
     network: nn.Module,
     data: Arrays,
@@ -95,49 +190,7 @@ def train(
 
     Raises `Interrupted`, with a checkpoint in `folder`, when asked to stop.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cast = torch.autocast(device, torch.bfloat16, enabled=uses_bf16(settings.precision, device))
-    count = len(data.labels)
-    steps = math.ceil(count / settings.batch_size)
-    state = State(network, settings, steps * settings.epochs)
-    checkpoint = folder / CHECKPOINT
-    if checkpoint.exists():
-        state.load(checkpoint)
-        events.stage(f"resuming at step {state.step} of {steps * settings.epochs}")
-    saved = time.monotonic()
-    while len(state.history) < settings.epochs and not out_of_patience(state.history, settings.patience):
-        epoch = len(state.history)  # an epoch is over when it is validated, not with its last step
-        network.train()
-        started, first = time.monotonic(), state.step
-        for inputs, target in batches(data, settings, epoch, steps, state.step - epoch * steps, device):
-            torch.manual_seed(settings.seed * 1_000_003 + state.step)
-            if augment is not None:
-                inputs, target = augment(inputs, target)
-            with cast:
-                value = loss(network(*inputs), target, settings)
-            number = advance(state, value, settings)
-            events.write(
-                "step",
-                epoch=epoch + 1,
-                epochs=settings.epochs,
-                step=state.step - epoch * steps,
-                steps=steps,
-                loss=round(number, 5),
-                learning_rate=state.rates[0].get_last_lr()[0],
-            )
-            if stop.asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                state.save(checkpoint)
-                saved = time.monotonic()
-                if stop.asked:
-                    raise Interrupted
-        speed = (state.step - first) / steps * count / (time.monotonic() - started + 1e-9)
-        close_epoch(state, validation, settings, cast, loss, device, steps, speed, events)
-        state.save(checkpoint)
-        saved = time.monotonic()
-    kept = state.judged
-    kept.load_state_dict(state.best["weights"])
-    return Trained(kept.to("cpu").eval(), state.history)
+    return Loop(network, data, validation, settings, loss, augment, folder, events, stop).run()
 
 
 def batches(
@@ -165,36 +218,6 @@ def advance(state: State, value: Tensor, settings: TrainSettings) -> float:
     state.step += 1
     state.loss_sum += number
     return number
-
-
-def close_epoch(
-    state: State,
-    validation: Arrays,
-    settings: TrainSettings,
-    cast: torch.autocast,
-    loss: Loss,
-    device: str,
-    steps: int,
-    speed: float,
-    events: Events,
-) -> None:
-    """Validate, remember the best weights, and write the epoch down."""
-    accuracy, value = validate(state.judged, validation, settings, cast, loss, device)
-    row: Json = {
-        "epoch": len(state.history) + 1,
-        "epochs": settings.epochs,
-        "train_loss": round(state.loss_sum / steps, 5),
-        "val_loss": round(value, 5),
-        "val_accuracy": round(accuracy, 5),
-        "samples_per_second": round(speed, 1),
-    }
-    state.loss_sum = 0.0
-    state.history.append(row)
-    score = [accuracy, -value]
-    if not state.best or score > state.best["score"]:
-        weights = {name: part.detach().clone() for name, part in state.judged.state_dict().items()}
-        state.best = {"score": score, "weights": weights}
-    events.write("epoch", **row)
 
 
 @torch.inference_mode()

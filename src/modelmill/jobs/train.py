@@ -15,6 +15,7 @@ import numpy as np
 
 from modelmill import __version__, bundle
 from modelmill.cluster._child import Report
+from modelmill.data.augment import NONE
 from modelmill.data.cache import Arrays, trim
 from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput
@@ -124,7 +125,8 @@ def fit_network(
     network = recipe.network(chosen.network, signature)
     count = sum(parameter.numel() for parameter in network.parameters())
     events.stage(f"training {count:,} parameters on {len(data.labels)} items, {chosen.train.epochs} epochs")
-    augment = augmentation(chosen.augment, signature.classes) if chosen.augment is not None else None
+    unchanged = chosen.augment in (None, NONE)
+    augment = None if unchanged else augmentation(chosen.augment, signature.classes)
     loss = getattr(recipe, "loss", classification_loss)
     trained = train(network, data, validation, chosen.train, loss, augment, Path(spec.folder), events, stop)
     weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
+from modelmill.data.augment import NONE
 from modelmill.tasks._image import Preprocessing
 from modelmill.tasks.base import Fraction, Signature, TrainSettings
 from modelmill.types import Struct
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "two or three convolutions and a dense layer; fast, for small pictures"
 INPUT = Preprocessing(max_side=64)
+AUGMENT = NONE
 TRAIN = TrainSettings(epochs=10, batch_size=128, optimiser="adam", learning_rate=2e-3)
 
 

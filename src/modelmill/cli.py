@@ -19,7 +19,7 @@ Commands speak to the platform at MODELMILL_URL with MODELMILL_KEY; without thes
 `modelmill up` started in MODELMILL_HOME (default ~/.modelmill). With --json every command prints one JSON
 document."""
 
-app = App(name="modelmill", help=HELP, version=__version__, result_action="return_value")
+app = App(name="modelmill", help=HELP, version=__version__, result_action="return_value", help_format="plaintext")
 data = App(name="data", help="Data sets: add, list, show, remove.")
 app.command(data)
 

@@ -107,11 +107,19 @@ def test_a_result_is_taken_in_once(runner, cluster, submit, database, jobs, data
         session.get_one(Job, number).state = "running"
     second = JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts.add_file)
     second.recover()
-    second.tick()
-    finish_training(cluster.started[1])
-    second.tick()
     assert [version.number for version in registry.all(project)] == [1]
     assert jobs.get(project, number).version == 1
+
+
+def test_a_job_that_ended_while_nobody_looked_is_taken_in_at_the_next_start(
+    runner, cluster, submit, database, jobs, datasets, registry, artifacts, project
+):
+    number = submit()
+    runner.tick()
+    finish_training(cluster.started[0])
+    later = JobRunner(database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts.add_file)
+    later.recover()
+    assert (jobs.get(project, number).state, jobs.get(project, number).version) == ("succeeded", 1)
 
 
 def test_an_import_makes_its_data_set_ready(runner, cluster, submit, datasets, project, dataset):

@@ -111,7 +111,12 @@ class JobRunner:
         self._running: dict[int, Handle] = {}
 
     def recover(self) -> None:
-        """At start: what was running is interrupted, and queued again to go on from its checkpoint."""
+        """At start: what had ended unseen is taken in; what was running is queued to go on from its checkpoint."""
+        with self._database.session() as session:
+            running = list(session.scalars(select(Job.id).where(Job.state == "running")))
+        for number in running:
+            if (self._jobs.folder(number) / RESULT).exists():
+                self._take_in(number, 0)
         with self._database.session() as session:
             asked = update(Job).where(Job.state == "running", Job.cancel)
             session.execute(asked.values(state="cancelled", ended=now()))

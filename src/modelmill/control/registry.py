@@ -22,13 +22,14 @@ class Registry:
 
     def add(self, project: int, model: str, folder: Path, job: int | None) -> Version:
         """Take a sealed bundle into the store as the model's next version; the same job adds only once."""
-        manifest = bundle.open_bundle(folder)
-        digest = bundle.digest_of(folder)
         with self._database.session() as session:
             known = select(Version).where(Version.project_id == project, Version.job_id == job)
             if job is not None and (version := session.scalars(known).first()):
                 shutil.rmtree(folder, ignore_errors=True)
                 return version
+        manifest = bundle.open_bundle(folder)
+        digest = bundle.digest_of(folder)
+        with self._database.session() as session:
             self.refuse_other_task(session, project, model, manifest.task)
             self._artifacts.add_folder(folder, digest)
             newest = select(func.max(Version.number)).where(Version.project_id == project, Version.model == model)

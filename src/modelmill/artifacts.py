@@ -44,11 +44,13 @@ class Artifacts:
         place = self._place(digest)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
+            if path == place:
+                return digest
             if not place.exists():
                 os.rename(path, place)
             elif path.is_dir():
                 shutil.rmtree(path)
-            elif path != place:
+            else:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise from_os(error, "storing an artifact") from error

@@ -33,6 +33,10 @@ HEAD = "0001"
 """The newest migration, checked at start without loading the migration tool."""
 
 
+NEVER_AGAIN = {"sqlite_autoincrement": True}
+"""The number of a row that was deleted is not given to another: loops may still hold it."""
+
+
 class Base(DeclarativeBase):
     """All tables."""
 
@@ -84,7 +88,7 @@ class Dataset(Owned, Base):
     """A data set: its archive and its index in the artifact store, and what the check found."""
 
     __tablename__ = "dataset"
-    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    __table_args__ = (UniqueConstraint("project_id", "name"), NEVER_AGAIN)
     name: Mapped[str]
     task: Mapped[str]
     format: Mapped[str]
@@ -147,7 +151,7 @@ class Deployment(Owned, Base):
     """A model that should be served: which version on how many workers, and how that stands."""
 
     __tablename__ = "deployment"
-    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    __table_args__ = (UniqueConstraint("project_id", "name"), NEVER_AGAIN)
     name: Mapped[str]
     model: Mapped[str]
     version: Mapped[int]

@@ -89,7 +89,11 @@ class Deployments:
             }
             routes = {}
             for row in session.scalars(select(Deployment)):
-                route = self._route(session, row, projects[row.project_id])
+                try:
+                    route = self._route(session, row, projects[row.project_id])
+                except (MillError, msgspec.MsgspecError) as error:  # such as a task that is no longer installed
+                    log.error("deployment %s can't be routed: %s", row.name, error)
+                    continue
                 routes[f"{route.project}/{route.deployment}"] = route
             return Snapshot(revision=revision, routes=routes, keys=keys)
 
@@ -128,6 +132,7 @@ class Running:
         self.model, self.version = model, version
         self.ready = False
         self.leaving: float | None = None
+        self.asked = False
         self.error = ""
 
 
@@ -148,6 +153,8 @@ class Reconciler:
         self._logs, self._sockets, self._entry, self._threads = logs, sockets, entry, threads
         self._workers: list[Running] = []
         self._failures: dict[tuple[int, str, int], tuple[int, float]] = {}
+        self._updates: dict[int, dict[str, Any]] = {}
+        self._changed = False
         self._count = 0
 
     def recover(self) -> None:
@@ -158,18 +165,49 @@ class Reconciler:
             bump(session)
 
     def tick(self, news: bool = True) -> None:
-        """See what the workers say; when there is news from them or others, start and stop what is needed."""
-        changed = self._observe()
-        if not (news or changed):
+        """See what the workers say; when there is news from them or others, start and stop what is needed.
+
+        What changed is kept in memory until one transaction has written it and told the gateways; should that
+        fail, the next tick tries again.
+        """
+        self._observe()
+        if not (news or self._changed):
             return
         with self._database.session() as session:
             wanted = list(session.scalars(select(Deployment)))
-        changed |= self._dismiss_unwanted(wanted)
+        numbers = {row.id for row in wanted}
+        self._dismiss([w for w in self._workers if w.deployment not in numbers and w.leaving is None])
         for row in wanted:
-            changed |= self._serve(row)
-        if changed:
-            with self._database.session() as session:
-                bump(session)
+            self._serve(row)
+        if self._changed:
+            self._write(wanted)
+        for worker in self._workers:
+            if worker.leaving and not worker.asked:  # only now: the gateways have been told to let go
+                worker.handle.terminate()
+                worker.asked = True
+
+    def _write(self, wanted: list[Deployment]) -> None:
+        """Workers, what is served and what failed, in one transaction that also tells the gateways."""
+        project = {row.id: row.project_id for row in wanted}
+        with self._database.session() as session:
+            session.execute(delete(Replica))
+            for w in self._workers:
+                if w.leaving is None and w.deployment in project:
+                    session.add(
+                        Replica(
+                            project_id=project[w.deployment],
+                            deployment_id=w.deployment,
+                            model=w.model,
+                            version=w.version,
+                            socket=w.socket,
+                            pid=w.handle.pid,
+                            ready=w.ready,
+                        )
+                    )
+            for number, values in self._updates.items():
+                session.execute(update(Deployment).where(Deployment.id == number).values(**values))
+            bump(session)
+        self._changed, self._updates = False, {}
 
     def stop(self) -> None:
         """Ask every worker to go (the gateways have let go of them by now)."""
@@ -181,71 +219,55 @@ class Reconciler:
         for worker in self._workers:
             worker.handle.kill()
 
-    def _observe(self) -> bool:
-        changed = False
+    def _observe(self) -> None:
         for worker in list(self._workers):
             for message in worker.handle.messages():
-                worker.ready |= bool(message.get("ready"))
+                self._changed = True
                 worker.error = message.get("error", worker.error)
-                changed |= self._record_ready(worker) if message.get("ready") else False
+                if message.get("ready"):
+                    worker.ready = True
+                    self._failures.pop((worker.deployment, worker.model, worker.version), None)
             if worker.handle.exit_code() is not None:
-                changed |= self._buried(worker)
+                self._bury(worker)
             elif worker.leaving and time.monotonic() - worker.leaving > KILL_SECONDS:
                 worker.handle.kill()
-        return changed
 
-    def _record_ready(self, worker: Running) -> bool:
-        self._failures.pop((worker.deployment, worker.model, worker.version), None)
-        with self._database.session() as session:
-            query = update(Replica).where(Replica.socket == worker.socket).values(ready=True)
-            session.execute(query)
-        return True
-
-    def _buried(self, worker: Running) -> bool:
+    def _bury(self, worker: Running) -> None:
         """A worker has ended: forget it, and remember an unwanted end."""
         self._workers.remove(worker)
-        code = worker.handle.exit_code()
-        with self._database.session() as session:
-            session.execute(delete(Replica).where(Replica.socket == worker.socket))
-            if worker.leaving is None:
-                message = worker.error or f"its worker ended with status {code}"
-                log.warning("worker %s (pid %d): %s", worker.name, worker.handle.pid, message)
-                key = (worker.deployment, worker.model, worker.version)
-                failures = self._failures.get(key, (0, 0.0))[0] + (0 if worker.ready else 1)
-                wait = BACKOFF[min(failures, len(BACKOFF) - 1)]
-                self._failures[key] = (failures, time.monotonic() + wait)
-                if not worker.ready:
-                    query = update(Deployment).where(Deployment.id == worker.deployment)
-                    session.execute(query.values(error=message))
-        return True
+        self._changed = True
+        if worker.leaving is not None:
+            return
+        message = worker.error or f"its worker ended with status {worker.handle.exit_code()}"
+        log.warning("worker %s (pid %d): %s", worker.name, worker.handle.pid, message)
+        self._failed((worker.deployment, worker.model, worker.version), message, count=not worker.ready)
 
-    def _dismiss_unwanted(self, wanted: list[Deployment]) -> bool:
-        numbers = {row.id for row in wanted}
-        gone = [w for w in self._workers if w.deployment not in numbers and w.leaving is None]
-        return self._dismiss(gone)
+    def _failed(self, key: tuple[int, str, int], message: str, *, count: bool = True) -> None:
+        """Wait longer after each failure to start; a worker that was ready is replaced at once."""
+        failures = self._failures.get(key, (0, 0.0))[0] + count
+        self._failures[key] = (failures, time.monotonic() + BACKOFF[min(failures, len(BACKOFF) - 1)])
+        if count:
+            self._updates.setdefault(key[0], {})["error"] = message
+        self._changed = True
 
-    def _serve(self, row: Deployment) -> bool:
+    def _serve(self, row: Deployment) -> None:
         """Start what lacks; when the wanted version is whole, route to it and let the others go."""
         mine = [w for w in self._workers if w.deployment == row.id and w.leaving is None]
         right = [w for w in mine if (w.model, w.version) == (row.model, row.version)]
-        changed = False
         for _ in range(row.replicas - len(right)):
-            changed |= self._start(row)
+            self._start(row)
         ready = [w for w in right if w.ready]
         if len(ready) < row.replicas:
-            return changed
+            return
         if (row.serving_model, row.serving) != (row.model, row.version) or row.error:
-            with self._database.session() as session:
-                query = update(Deployment).where(Deployment.id == row.id)
-                session.execute(query.values(serving_model=row.model, serving=row.version, error=""))
-            changed = True
-        surplus = [w for w in mine if w not in ready] + ready[row.replicas :]
-        return self._dismiss(surplus) or changed
+            self._updates[row.id] = {"serving_model": row.model, "serving": row.version, "error": ""}
+            self._changed = True
+        self._dismiss([w for w in mine if w not in ready] + ready[row.replicas :])
 
-    def _start(self, row: Deployment) -> bool:
+    def _start(self, row: Deployment) -> None:
         key = (row.id, row.model, row.version)
         if self._failures.get(key, (0, 0.0))[1] > time.monotonic():
-            return False
+            return
         self._count += 1
         socket = str(self._sockets / f"w{self._count}.sock")
         try:
@@ -266,34 +288,13 @@ class Reconciler:
                 env={"OMP_NUM_THREADS": str(self._threads), "MALLOC_ARENA_MAX": "2"},
             )
         except (MillError, OSError) as error:
-            return self._could_not_start(row, key, str(error))
+            self._failed(key, str(error))
+            return
         self._workers.append(Running(row.id, row.name, row.model, row.version, socket, handle))
-        with self._database.session() as session:
-            session.add(
-                Replica(
-                    project_id=row.project_id,
-                    deployment_id=row.id,
-                    model=row.model,
-                    version=row.version,
-                    socket=socket,
-                    pid=handle.pid,
-                )
-            )
-        return True
+        self._changed = True
 
-    def _could_not_start(self, row: Deployment, key: tuple[int, str, int], message: str) -> bool:
-        failures = self._failures.get(key, (0, 0.0))[0] + 1
-        self._failures[key] = (failures, time.monotonic() + BACKOFF[min(failures, len(BACKOFF) - 1)])
-        with self._database.session() as session:
-            session.execute(update(Deployment).where(Deployment.id == row.id).values(error=message))
-        return True
-
-    def _dismiss(self, workers: list[Running]) -> bool:
-        """Hide workers from the gateways and ask them to go."""
-        with self._database.session() as session:
-            for worker in workers:
-                worker.leaving = time.monotonic()
-                session.execute(delete(Replica).where(Replica.socket == worker.socket))
+    def _dismiss(self, workers: list[Running]) -> None:
+        """Workers that are to go: hidden from the gateways with the next write, then asked."""
         for worker in workers:
-            worker.handle.terminate()
-        return bool(workers)
+            worker.leaving = time.monotonic()
+            self._changed = True

@@ -4,15 +4,17 @@ Two lanes keep jobs from fighting for cores: one training or evaluation at a tim
 A job that was running when its node died is found interrupted and goes on from its checkpoint.
 """
 
+import logging
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import delete, exists, select, update
 
 from modelmill.cluster.base import Cluster, Handle
 from modelmill.control.datasets import Datasets
@@ -20,6 +22,8 @@ from modelmill.control.db import Database, Dataset, Job, bump, now
 from modelmill.control.registry import Registry
 from modelmill.errors import Conflict, MillError, unknown
 from modelmill.types import ENDED, JobSpec, Json
+
+log = logging.getLogger("modelmill.node")
 
 LANES = (("train", "evaluate"), ("import",))
 RESULT = "result.json"
@@ -68,6 +72,9 @@ class Jobs:
         with self._database.session() as session:
             waiting = Job.state.in_(("queued", "interrupted"))
             ended = update(Job).where(Job.id == row.id, waiting).values(state="cancelled", ended=now())
+            if row.kind == "import":
+                unchecked = delete(Dataset).where(Dataset.id == row.dataset_id, Dataset.state == "checking")
+                session.execute(unchecked.where(exists().where(Job.id == row.id, waiting)))
             if not session.execute(ended).rowcount:  # type: ignore[attr-defined]
                 asked = update(Job).where(Job.id == row.id, Job.state == "running").values(cancel=True)
                 if not session.execute(asked).rowcount:  # type: ignore[attr-defined]
@@ -116,7 +123,8 @@ class JobRunner:
             running = list(session.scalars(select(Job.id).where(Job.state == "running")))
         for number in running:
             if (self._jobs.folder(number) / RESULT).exists():
-                self._take_in(number, 0)
+                with suppress(MillError):  # else it is queued again below
+                    self._take_in(number, 0)
         with self._database.session() as session:
             asked = update(Job).where(Job.state == "running", Job.cancel)
             session.execute(asked.values(state="cancelled", ended=now()))
@@ -127,7 +135,10 @@ class JobRunner:
     def tick(self, news: bool = True) -> None:
         """Look after running jobs; when there is news, or one has ended, also cancel and start what should be."""
         for number, handle in list(self._running.items()):
-            news |= self._look_after(number, handle)
+            try:
+                news |= self._look_after(number, handle)
+            except MillError as error:  # such as a full disk: tried again, and no reason to leave the others alone
+                log.error("job %d can't be taken in: %s", number, error)
         if news:
             self._cancel()
             for lane in LANES:
@@ -220,8 +231,8 @@ class JobRunner:
         for number in asked:
             if handle := self._running.get(number):
                 handle.kill()
-                self._finish(number, "cancelled", "")
-                del self._running[number]
+            self._finish(number, "cancelled", "")
+            self._running.pop(number, None)
 
     def _take_in(self, number: int, code: int) -> None:
         """Record what an ended process left: a result, an error, or nothing (it was interrupted)."""
@@ -234,7 +245,7 @@ class JobRunner:
             return self._finish(number, "interrupted", f"{why}; `resume {number}` goes on from its checkpoint")
         try:
             self._keep(number, result)
-        except MillError as error:
+        except (MillError, OSError) as error:
             return self._finish(number, "failed", str(error))
         return None
 
@@ -243,10 +254,11 @@ class JobRunner:
             row = session.get_one(Job, number)
         folder, version = self._jobs.folder(number), row.version
         if row.kind == "train":
-            version = self._registry.add(row.project_id, row.model, folder / "bundle", number).number
+            version = self._registry.add(row.project_id, row.model, folder / "bundle", number, result["bundle"]).number
             (folder / "checkpoint.pt").unlink(missing_ok=True)
         elif row.kind == "import" and row.dataset_id:
-            result["index_digest"] = self._add_file(folder / "index")
+            if (folder / "index").exists():  # else it was taken in before, by a node that died
+                self._add_file(folder / "index")
             self._datasets.finish(row.dataset_id, result)
         values = {"state": "succeeded", "version": version, "result": result, "ended": now(), "error": ""}
         with self._database.session() as session:

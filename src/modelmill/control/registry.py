@@ -20,13 +20,19 @@ class Registry:
     def __init__(self, database: Database, artifacts: Artifacts) -> None:
         self._database, self._artifacts = database, artifacts
 
-    def add(self, project: int, model: str, folder: Path, job: int | None) -> Version:
-        """Take a sealed bundle into the store as the model's next version; the same job adds only once."""
+    def add(self, project: int, model: str, folder: Path, job: int | None, digest: str = "") -> Version:
+        """Take a sealed bundle into the store as the model's next version; the same job adds only once.
+
+        A folder that is gone was moved by a node that died before it could write the version down: its `digest`
+        finds it in the store.
+        """
         with self._database.session() as session:
             known = select(Version).where(Version.project_id == project, Version.job_id == job)
             if job is not None and (version := session.scalars(known).first()):
                 shutil.rmtree(folder, ignore_errors=True)
                 return version
+        if digest and not folder.exists():
+            folder = self._artifacts.path(digest)
         manifest = bundle.open_bundle(folder)
         digest = bundle.digest_of(folder)
         with self._database.session() as session:

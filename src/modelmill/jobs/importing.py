@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from modelmill import plugins
+from modelmill.artifacts import sha256_of
 from modelmill.cluster._child import Report as Tell
 from modelmill.data import formats
 from modelmill.data.base import Item, open_source
@@ -47,8 +48,9 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
         reader = plugins.load("data.formats", format)
         index, report = examine(reader.read(source, spec.dataset["options"]), fingerprint, progress)
     _refuse(spec, report)
-    index.save(Path(spec.folder) / "index")
-    return {"format": format, "report": msgspec.to_builtins(report)}
+    path = Path(spec.folder) / "index"
+    index.save(path)
+    return {"format": format, "report": msgspec.to_builtins(report), "index_digest": sha256_of(path)}
 
 
 def _refuse(spec: JobSpec, report: Report) -> None:

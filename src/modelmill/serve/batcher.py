@@ -10,6 +10,7 @@ class Waiting(Protocol):
 
     deadline: float
     size: int
+    attempts: int
 
     def gone(self) -> bool:
         """Whether nobody waits for the answer any more."""
@@ -30,7 +31,7 @@ def take(queue: "deque[T]", now: float, limits: BatchLimits) -> tuple[list[T], l
     """Remove the next batch from the queue, oldest first.
 
     Returns the calls to send and those whose deadline has passed; calls nobody waits for are dropped. A lone
-    call never waits, and one larger than the size limit goes alone.
+    call never waits; one larger than the size limit, or already lost with a worker, goes alone.
     """
     batch: list[T] = []
     expired: list[T] = []
@@ -39,6 +40,8 @@ def take(queue: "deque[T]", now: float, limits: BatchLimits) -> tuple[list[T], l
         call = queue[0]
         if batch and size + call.size > limits.size:
             break
+        if batch and (call.attempts or batch[0].attempts):
+            break  # a call whose worker was lost goes alone: it may be the one that ends workers
         queue.popleft()
         if call.gone():
             continue

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
-from modelmill.errors import Expired, MillError, ModelFailed, Overloaded, Unavailable, from_code
+from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Overloaded, Unavailable, from_code
 from modelmill.serve.batcher import BatchLimits, take
 from modelmill.serve.wire import HEAD, Answer, Call, Tensor, frame, read_answers
 
@@ -21,6 +21,14 @@ log = logging.getLogger("modelmill.gateway")
 
 ATTEMPTS = 2
 _numbers = itertools.count(1)
+
+
+def refuse_unsendable(call: Call) -> None:
+    """Raises `InvalidInput` for parameters that JSON can say and MessagePack can't, before they join a batch."""
+    try:
+        frame([Call(call.id, None, [], call.parameters)])
+    except (OverflowError, RecursionError) as error:
+        raise InvalidInput(f"parameters hold what can't be passed on: {error}") from error
 
 
 class Pending:
@@ -62,8 +70,9 @@ class Link(asyncio.Protocol):
     def send(self, batch: list[Pending]) -> None:
         """Give the worker a batch."""
         assert self._transport is not None
+        data = frame([pending.call for pending in batch])
         self.held = {pending.call.id: pending for pending in batch}
-        self._transport.write(frame([pending.call for pending in batch]))
+        self._transport.write(data)
 
     def retire(self) -> None:
         """Let go of the worker as soon as it has answered what it holds."""
@@ -148,6 +157,8 @@ class Pool:
             raise Overloaded(message, retry_after=1)
         loop = asyncio.get_running_loop()
         call = Call(next(_numbers), data, tensors, dict(parameters))
+        if parameters:
+            refuse_unsendable(call)
         pending = Pending(call, time.monotonic() + timeout, loop.create_future())
         self._queue.append(pending)
         self.pump()

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from modelmill import __version__
 
@@ -31,7 +31,7 @@ Reference = Annotated[str, Parameter(help="NAME, NAME:VERSION or NAME@ALIAS")]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command; exits with 0, or 1 after one line on stderr."""
+    """Run a command; exits with 0, with 1 after one line on stderr, or with 2 for a wrong command line."""
     from modelmill.errors import MillError
 
     global _as_json
@@ -39,7 +39,12 @@ def main(argv: list[str] | None = None) -> None:
     _as_json = "--json" in tokens
     tokens = [word for word in tokens if word != "--json"]
     try:
-        app(tokens)
+        app(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        message = " ".join(str(error).split())
+        if _as_json:
+            _print_json({"error": message, "code": "invalid_input"})
+        _fail(f"{message} (see `modelmill --help`)", status=2)
     except MillError as error:
         if _as_json:
             _print_json({"error": error.message, "code": error.code})
@@ -50,9 +55,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr.close()  # what read our output has gone; nobody is left to tell
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = 1) -> None:
     print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(status)
 
 
 def _client() -> "Client":

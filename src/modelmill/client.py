@@ -319,9 +319,7 @@ class Client:
     def _predict(self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json) -> Any:
         path = f"/models/{_quoted(deployment)}"
         if kind == "text":
-            is_file = not isinstance(one, bytes) and len(str(one)) < 1024 and Path(one).is_file()
-            text = Path(os.fspath(one)).read_text("utf-8") if is_file else one  # type: ignore[arg-type]
-            text = text.decode() if isinstance(text, bytes) else str(text)
+            text = one.decode() if isinstance(one, bytes) else _text_of(one)
             return self._call("POST", path, json={"inputs": text, "parameters": parameters})[0]
         data = one if isinstance(one, bytes) else _read_file(Path(one))
         if not parameters:
@@ -413,6 +411,14 @@ def _first_line(path: Path) -> str:
         return path.read_text("utf-8").strip()
     except OSError:
         return ""
+
+
+def _text_of(one: str | os.PathLike[str]) -> str:
+    """The content of the file of this name, or the text itself."""
+    try:
+        return Path(one).read_text("utf-8") if Path(one).is_file() else str(one)
+    except (OSError, ValueError):  # too long, or otherwise no name that a file can have
+        return str(one)
 
 
 def _read_file(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """`modelmill up --demo`: a digit model from scikit-learn's scans, trained, deployed and tried."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ def show(settings: Settings) -> None:
     url = address_of(settings)
     sample = settings.home / "demo" / "seven.png"
     with Client(url, home=settings.home) as client:
-        if not sample.exists() or not _deployed(client):
+        if not sample.exists() or not _there(client.model):
             _train(client, sample)
-        client.deploy(NAME, wait=True)
+        if not _there(client.deployment):
+            client.deploy(NAME)
+        version = client.deployment(NAME)["version"]  # a user may have pinned another one
+        client.deploy(f"{client.deployment(NAME)['model']}:{version}", name=NAME, wait=True)
         answer = client.predict(NAME, sample)[0]["output"][0]
     say(f"demo: {sample.name} is recognised as '{answer['label']}' (score {answer['score']:.3f}). Try it yourself:")
     say(f'  curl -H "Authorization: Bearer $(cat {settings.home}/admin.key)" \\')
@@ -27,9 +31,9 @@ def show(settings: Settings) -> None:
     say("Ctrl-C stops the platform; everything is still there when it starts again.")
 
 
-def _deployed(client: Client) -> bool:
+def _there(get: Callable[[str], object]) -> bool:
     try:
-        client.model(NAME)
+        get(NAME)
     except NotFound:
         return False
     return True

@@ -7,6 +7,7 @@ replaced without a refused connection.
 import asyncio
 import fcntl
 import hashlib
+import ipaddress
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import msgspec
+from setproctitle import setproctitle
 
 from modelmill import __version__, plugins
 from modelmill.artifacts import Artifacts
@@ -72,8 +74,11 @@ class Rooms:
 
 def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> int:
     """Run the platform until SIGINT or SIGTERM; returns the exit status."""
+    os.umask(0o077)  # what the platform writes is its owner's alone
+    setproctitle("modelmill: supervisor")
     _make_home(settings.home)
     with _lock(settings.home), _bind(settings.host, settings.port) as listener:
+        shutil.rmtree(settings.home / "uploads", ignore_errors=True)  # halves of an earlier run
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         _log_to(settings.home / "logs" / "node.log")
         node = Node(settings, listener)
@@ -134,6 +139,8 @@ class Node:
         (home / "address").write_text(url + "\n")
         say(f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs)")
         say(f"admin key: {key}")
+        if not ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback:
+            say("warning: others can reach this address and nothing encrypts what they send: put TLS in front of it")
 
     def run(self) -> None:
         """The control loops, until asked to stop."""
@@ -144,14 +151,20 @@ class Node:
                 revision = self.rooms.database.revision()
                 news = revision != seen or time.monotonic() - looked > LOOK_SECONDS
                 seen, looked = revision, time.monotonic() if news else looked
-                self._workers.tick(news)
-                self._jobs.tick(news)
+                for loop in (self._workers, self._jobs):
+                    self._tick(loop, news)
             except MillError as error:  # such as a full disk: predictions go on, the loops try again
                 log.error("%s", error)
                 self._stopping.wait(1)
-            except Exception:  # a fault in one loop must not end the platform
-                log.exception("a control loop failed")
-                self._stopping.wait(1)
+
+    def _tick(self, loop: Reconciler | JobRunner, news: bool) -> None:
+        """One round; a fault in one loop must neither end the platform nor stop the other loop."""
+        try:
+            loop.tick(news)
+        except MillError as error:
+            log.error("%s", error)
+        except Exception:
+            log.exception("a control loop failed")
 
     def stop(self) -> None:
         """Drain and end everything: the gateway answers what it has, then the workers go, jobs keep a checkpoint."""
@@ -161,7 +174,7 @@ class Node:
         patience = time.monotonic() + self.settings.drain_seconds
         if self._gateway is not None:
             self._gateway.terminate()
-            while self._gateway.exit_code() is None and time.monotonic() < patience:
+            while self._gateway.exit_code() is None and time.monotonic() < patience + 2:
                 time.sleep(TICK_SECONDS / 5)
             self._gateway.kill()
         patience = time.monotonic() + self.settings.drain_seconds
@@ -283,8 +296,6 @@ def _make_home(home: Path) -> None:
         home.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
         for name in ("artifacts", "jobs", "logs"):
             (home / name).mkdir(exist_ok=True)
-        for path in (home / "uploads").glob("*"):
-            path.unlink()
     except OSError as error:
         raise from_os(error, f"using {home} as the home") from error
 
@@ -333,7 +344,7 @@ def _run_folder(home: Path) -> Path:
         mark = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
         folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"modelmill-{os.getuid()}-{mark}"  # noqa: S108
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if folder.lstat().st_uid != os.getuid():
         raise Conflict(f"{folder} belongs to another user")
     folder.chmod(0o700)
     for path in folder.glob("*.sock"):

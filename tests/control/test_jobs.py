@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from modelmill.artifacts import sha256_of
 from modelmill.control.db import Job
 from modelmill.control.jobs import JobRunner, Jobs
 from modelmill.errors import Conflict, MillError, NotFound
@@ -127,11 +128,33 @@ def test_an_import_makes_its_data_set_ready(runner, cluster, submit, datasets, p
     runner.tick()
     handle = cluster.started[0]
     (Path(handle.spec["folder"]) / "index").write_bytes(b"index")
-    handle.leave({"format": "imagefolder", "report": REPORT})
+    digest = sha256_of(Path(handle.spec["folder"]) / "index")
+    handle.leave({"format": "imagefolder", "report": REPORT, "index_digest": digest})
     runner.tick()
     row = datasets.get(project, "pets")
     assert (row.state, row.format, row.report) == ("ready", "imagefolder", REPORT)
-    assert row.index_digest
+    assert row.index_digest == digest
+
+
+def test_an_import_taken_in_halfway_is_taken_in_whole_at_the_next_start(
+    runner, cluster, submit, database, jobs, datasets, registry, artifacts, project, dataset, state
+):
+    number = submit("import", dataset_id=dataset)
+    runner.tick()
+    handle = cluster.started[0]
+    index = Path(handle.spec["folder"]) / "index"
+    index.write_bytes(b"index")
+    digest = artifacts.add_file(index)  # and then the node died
+    handle.leave({"format": "imagefolder", "report": REPORT, "index_digest": digest})
+    later = JobRunner(database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts.add_file)
+    later.recover()
+    assert (state(number), datasets.get(project, "pets").state) == ("succeeded", "ready")
+
+
+def test_a_cancelled_import_leaves_its_name_free(submit, jobs, datasets, project, dataset):
+    number = submit("import", dataset_id=dataset)
+    jobs.cancel(project, number)
+    assert datasets.all(project) == []
 
 
 def test_an_import_that_failed_leaves_its_name_free(runner, cluster, submit, datasets, project, state, dataset):

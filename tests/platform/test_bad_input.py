@@ -90,6 +90,25 @@ def test_a_bad_picture_gets_a_400_that_says_why(platform: Platform, body: bytes,
     assert words in answer.json()["error"]
 
 
+@pytest.mark.parametrize("value", ["1" + "0" * 30, "[" * 900 + "]" * 900, "-5", "[]", '"many"'])
+def test_odd_parameters_are_refused_and_the_next_call_is_answered(platform: Platform, value: str) -> None:
+    headers = {**platform.headers, "Content-Type": "application/json"}
+    body = f'{{"inputs": "lovely", "parameters": {{"top_k": {value}}}}}'.encode()
+    refused = httpx2.post(f"{platform.url}/models/reviews", content=body, headers=headers)
+    assert refused.status_code == 400, refused.text
+    assert platform.client.predict("reviews", "lovely")[0]["output"]
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("nonsense",), ("job", "x"), ("deploy", "a", "--replicas", "many")])
+def test_a_wrong_command_line_is_one_line_and_with_json_one_document(
+    platform: Platform, arguments: tuple[str, ...]
+) -> None:
+    done = platform.run(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert json.loads(platform.run(*arguments, "--json").stdout)["error"]
+
+
 @pytest.mark.parametrize("text", ["", "   ", "\ud800", "x" * 2_000_000, "\x00", "中文", "🙂" * 500])
 def test_odd_texts_are_answered_or_refused(platform: Platform, text: str) -> None:
     body = json.dumps({"inputs": text}).encode()

@@ -87,6 +87,15 @@ def test_a_new_version_replaces_the_running_one_without_a_failed_request(launch,
     assert platform.client.deployment("digits")["serving"] == 2
 
 
+def test_what_was_undeployed_can_be_deployed_again_at_once(launch, seven: Path) -> None:
+    platform = launch()
+    wait_ready(platform, "digits")
+    for _ in range(3):
+        platform.client.undeploy("digits")
+        platform.client.deploy("digits:1", wait=True)
+        assert platform.client.predict("digits", seven)[0]["output"][0]["label"] == "7"
+
+
 def test_a_killed_gateway_is_replaced(launch, seven: Path) -> None:
     platform = launch()
     wait_ready(platform, "digits")

@@ -20,6 +20,7 @@ class Wait:
     size: int = 1
     deadline: float = NOW + 1
     left: bool = False
+    attempts: int = 0
 
     def gone(self) -> bool:
         return self.left
@@ -36,6 +37,8 @@ LATE, LEFT = NOW - 1, True
     ("queue", "calls", "size", "batch", "expired", "rest"),
     [
         ([], 4, 10, "", "", ""),
+        ([Wait("a", attempts=1), Wait("b", attempts=1), Wait("c")], 4, 10, "a", "", "bc"),
+        ([Wait("a"), Wait("b", attempts=1), Wait("c")], 4, 10, "a", "", "bc"),
         ([Wait("a")], 4, 10, "a", "", ""),
         ([Wait("a"), Wait("b"), Wait("c")], 2, 10, "ab", "", "c"),
         ([Wait("a", 6), Wait("b", 5), Wait("c", 1)], 4, 10, "a", "", "bc"),

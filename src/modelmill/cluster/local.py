@@ -87,6 +87,6 @@ def start(
         )
     os.close(writing)
     assert process.stdin is not None
-    with process.stdin as pipe, suppress(BrokenPipeError):
+    with suppress(BrokenPipeError), process.stdin as pipe:
         pipe.write(msgspec.json.encode(spec))
     return LocalHandle(process, reading)

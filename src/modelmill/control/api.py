@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.security import HTTPBearer
@@ -21,6 +22,9 @@ from modelmill.control.registry import Registry, summary
 from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
 from modelmill.tasks.base import plan, recipe_named, task_named
 from modelmill.types import check_name
+
+Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
+Offset = Annotated[int, Query(ge=0, le=1 << 53)]
 
 PREFIX = "/api/v1"
 CHUNK = 1 << 20
@@ -93,7 +97,7 @@ def _add_errors(api: FastAPI, status: Callable[[MillError], int]) -> None:
     def http(request: Request, error: HTTPException) -> JSONResponse:
         text = f"{request.method} {request.url.path}: {str(error.detail).lower()}; see /docs"
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_input")
-        return JSONResponse({"error": text, "code": code}, error.status_code)
+        return JSONResponse({"error": text, "code": code}, error.status_code, headers=error.headers)
 
 
 def _add_catalogue(api: FastAPI, control: Control) -> None:
@@ -251,32 +255,32 @@ def _add_jobs(api: FastAPI, control: Control) -> None:
         return [views.job_view(row) for row in jobs.all(project)]
 
     @api.get(f"{PREFIX}/jobs/{{number}}", tags=["jobs"])
-    def one(number: int, project: ProjectId) -> schemas.JobView:
+    def one(number: Number, project: ProjectId) -> schemas.JobView:
         """One job."""
         return views.job_view(jobs.get(project, number))
 
     @api.post(f"{PREFIX}/jobs/{{number}}/cancel", tags=["jobs"])
-    def cancel(number: int, project: ProjectId) -> schemas.JobView:
+    def cancel(number: Number, project: ProjectId) -> schemas.JobView:
         """Stop a job now."""
         return views.job_view(jobs.cancel(project, number))
 
     @api.post(f"{PREFIX}/jobs/{{number}}/resume", tags=["jobs"])
-    def resume(number: int, project: ProjectId) -> schemas.JobView:
+    def resume(number: Number, project: ProjectId) -> schemas.JobView:
         """Go on from the last checkpoint."""
         return views.job_view(jobs.resume(project, number))
 
     @api.get(f"{PREFIX}/jobs/{{number}}/log", tags=["jobs"])
-    def log(number: int, project: ProjectId, offset: int = 0) -> schemas.Chunk:
+    def log(number: Number, project: ProjectId, offset: Offset = 0) -> schemas.Chunk:
         """What the job has printed, from a byte offset."""
         return _chunk(jobs.folder(number) / "log.txt", jobs.get(project, number), offset)
 
     @api.get(f"{PREFIX}/jobs/{{number}}/events", tags=["jobs"])
-    def events(number: int, project: ProjectId, offset: int = 0) -> schemas.Chunk:
+    def events(number: Number, project: ProjectId, offset: Offset = 0) -> schemas.Chunk:
         """Metrics per step and epoch as JSON lines, from a byte offset."""
         return _chunk(jobs.folder(number) / "events.jsonl", jobs.get(project, number), offset)
 
     @api.get(f"{PREFIX}/jobs/{{number}}/pictures/{{name}}", tags=["jobs"])
-    def picture(number: int, name: str, project: ProjectId) -> Response:
+    def picture(number: Number, name: str, project: ProjectId) -> Response:
         """A picture that the job made, such as its learning curves."""
         jobs.get(project, number)
         return _file(jobs.folder(number) / "pictures", name)

@@ -42,6 +42,8 @@ class Datasets:
                 if row.state != "ready":
                     raise Conflict(f"data set '{name}' is being checked right now; see `modelmill jobs`")
                 same = (row.digest, row.task, row.options) == (digest, task, options)
+                if same and strict and row.report.get("findings"):
+                    raise InvalidInput(f"refused because of --strict: data set '{name}' is there, and has findings")
                 if not same or format not in ("", row.format):
                     raise Conflict(f"there is another data set '{name}'; choose another name or remove it first")
                 return row, False
@@ -110,7 +112,8 @@ class Datasets:
     def trainable(self, project: int, name: str, task: str) -> Dataset:
         """A data set with at least two classes, and splits to train on and to test on."""
         row = self.usable(project, name, task, "test")
-        self.usable(project, name, task, "train")
+        for split in ("train", "val"):
+            self.usable(project, name, task, split)
         classes = [label for label, count in row.report.get("classes", {}).items() if count]
         if len(classes) < 2:
             only = ", ".join(classes) or "none"

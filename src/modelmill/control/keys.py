@@ -5,7 +5,7 @@ import os
 import secrets
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from modelmill.control.db import ApiKey, Database, bump, project_id
 
@@ -24,6 +24,7 @@ def ensure_admin_key(database: Database, home: Path) -> Path:
         known = set(session.scalars(select(ApiKey.digest).where(ApiKey.role == "admin")))
         if path.exists() and digest_of(path.read_text("utf-8", "replace").strip()) in known:
             return path
+        session.execute(delete(ApiKey).where(ApiKey.name == "admin"))  # a lost key must not open anything
         key = f"mm_{secrets.token_urlsafe(32)}"
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -19,6 +19,10 @@ from modelmill.data.names import check_member, is_junk, locate, view
 from modelmill.errors import InvalidInput, NotFound, TooLarge, from_os, unknown_setting
 
 LIMIT = 64 << 20
+UNPACKED = 200
+"""How many times its size an archive may unpack to; real data reach about 20."""
+UNPACKED_BYTES = 1 << 30
+"""What any archive may unpack to, however small it is."""
 SPLITS = ("train", "val", "test")
 ALIASES = {
     "train": "train", "training": "train",
@@ -49,7 +53,10 @@ class Item(msgspec.Struct):
 class Source:
     """Files under '/'-separated relative `names`, sorted; a context manager."""
 
-    def __init__(self, title: str, names: list[str], opener: Opener, close: Callable[[], None]) -> None:
+    def __init__(
+        self, title: str, names: list[str], opener: Opener, close: Callable[[], None], budget: int | None = None
+    ) -> None:
+        self._budget = None if budget is None else [budget]
         self.title = title
         self.names = names
         self._known = frozenset(names)
@@ -61,7 +68,7 @@ class Source:
         if name not in self._known:
             raise NotFound(f"'{self.title}' holds no '{name}'")
         with _damage(name):
-            return guarded(self._opener(name), name)
+            return guarded(self._opener(name), name, self._budget)
 
     def read(self, name: str, limit: int = LIMIT) -> bytes:
         """A whole file; raises `TooLarge` once it proves longer than `limit` bytes."""
@@ -105,15 +112,19 @@ def check_options(options: Mapping[str, str], known: Iterable[str]) -> None:
             raise unknown_setting(name, known)
 
 
-def guarded(file: Any, name: str) -> BinaryIO:
-    """A readable file whose every kind of damage is an `InvalidInput` naming it; closing closes both."""
-    return cast("BinaryIO", io.BufferedReader(_Guarded(file, name), 1 << 16))
+def guarded(file: Any, name: str, budget: list[int] | None = None) -> BinaryIO:
+    """A readable file whose every kind of damage is an `InvalidInput` naming it; closing closes both.
+
+    `budget` holds how many bytes may still be read from all files of an archive; past it, `TooLarge`.
+    """
+    return cast("BinaryIO", io.BufferedReader(_Guarded(file, name, budget), 1 << 16))
 
 
 class _Guarded(io.RawIOBase):
-    def __init__(self, file: Any, name: str) -> None:
+    def __init__(self, file: Any, name: str, budget: list[int] | None = None) -> None:
         self._file = file
         self._name = name
+        self._budget = budget
 
     def readable(self) -> bool:
         return True
@@ -121,6 +132,10 @@ class _Guarded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         with _damage(self._name):
             data = self._file.read(len(buffer))
+        if self._budget is not None:
+            self._budget[0] -= len(data)
+            if self._budget[0] < 0:
+                raise TooLarge(f"the archive unpacks to more than {UNPACKED} times its size: it is refused as a bomb")
         buffer[: len(data)] = data
         return len(data)
 
@@ -151,7 +166,8 @@ def _open_zip(path: Path) -> Source:
     except BaseException:
         archive.close()
         raise
-    return Source(path.name, list(files), lambda name: archive.open(files[name]), archive.close)
+    budget = 2 * max(UNPACKED_BYTES, UNPACKED * path.stat().st_size)  # a reader may look at a file before it reads it
+    return Source(path.name, list(files), lambda name: archive.open(files[name]), archive.close, budget)
 
 
 def _members(path: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:

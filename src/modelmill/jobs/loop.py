@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from modelmill.data.cache import Arrays
+from modelmill.errors import ModelFailed
 from modelmill.jobs.optimisers import averaging, make_optimisers, schedule
 from modelmill.jobs.process import Events, Interrupted, Stop
 from modelmill.tasks.base import TrainSettings
@@ -55,7 +56,10 @@ class State:
         draft = path.with_suffix(".tmp")
         kept = {name: getattr(self, name) for name in ("step", "loss_sum", "best", "history")}
         kept |= {name: part.state_dict() for name, part in self._parts()}
-        torch.save(kept, draft)
+        with draft.open("wb") as file:
+            torch.save(kept, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.rename(draft, path)
 
     def load(self, path: Path) -> None:
@@ -215,6 +219,8 @@ def advance(state: State, value: Tensor, settings: TrainSettings) -> float:
     if state.averaging:
         state.average.update_parameters(state.network)
     number = value.item()
+    if not math.isfinite(number):
+        raise ModelFailed(f"training diverged at step {state.step + 1}: the loss is {number}; lower learning_rate")
     state.step += 1
     state.loss_sum += number
     return number

@@ -27,8 +27,9 @@ from modelmill.serve.gateway import Gateway
 
 log = logging.getLogger("modelmill.gateway")
 
+UPLOAD = "/api/v1/datasets"
+ADMIN_BODY = 1 << 20
 ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
-SHAPE_OF_PREFIX = "/v2"
 
 
 def http_protocols() -> dict[str, HttpProtocol]:
@@ -86,8 +87,16 @@ class App:
 
     async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            caller = self.gateway.authorise(key_of(dict(scope["headers"])))
+            headers = dict(scope["headers"])
+            if scope["method"] not in ("GET", "HEAD") and headers.get(b"authorization", b"")[:6].lower() == b"basic ":
+                # A browser sends what it was once asked for with every request, also with those of other sites.
+                raise Unauthenticated("to change anything send the key as 'Authorization: Bearer KEY'")
+            caller = self.gateway.authorise(key_of(headers))
             self.gateway.require_admin(caller)
+            if not (scope["method"] == "POST" and scope["path"] == UPLOAD):
+                receive = await _whole_body(scope, receive)
+        except Disconnected:
+            return None
         except MillError as error:
             return await _answer(send, _refusal(error, None))
         scope["state"] = {**scope.get("state", {}), "caller": caller}
@@ -106,6 +115,17 @@ def key_of(headers: Mapping[bytes, bytes]) -> str | None:
         except ValueError:  # also what base64 raises
             return None
     return None
+
+
+async def _whole_body(scope: Scope, receive: Receive) -> Receive:
+    """The body, read within the limit of the admin API, as if it were received now."""
+    body = await Request(scope, receive, ADMIN_BODY).body()
+    parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> dict[str, Any]:
+        return parts.pop() if parts else await receive()
+
+    return replay
 
 
 def _refusal(error: MillError, protocol: HttpProtocol | ModuleType | None) -> Response:

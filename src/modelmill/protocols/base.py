@@ -3,7 +3,6 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import unquote
 
 import msgspec
 
@@ -97,7 +96,7 @@ class Route:
     def match(self, path: str) -> dict[str, str] | None:
         """The values of the pattern's names, or None."""
         found = self.regex.fullmatch(path)
-        return {name: unquote(value) for name, value in found.groupdict().items()} if found else None
+        return found.groupdict() if found else None
 
 
 class HttpProtocol(Protocol):

@@ -103,6 +103,7 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
     route = gateway.route(caller, names["model"], names.get("version"))
     gateway.refuse_unservable(route)
     body = await request.body()
+    route = gateway.route(caller, names["model"], names.get("version"))  # it may have been rolled meanwhile
     asked, binary = _split(body, request.header(HEADER))
     tensors = _tensors(asked, binary, route)
     wanted = _wanted(asked, route)
@@ -180,8 +181,10 @@ def _bytes_of(one: InferInput) -> int:
 def _from_json(one: InferInput) -> bytes:
     """Flat or nested numbers as raw bytes."""
     _bytes_of(one)  # the size is judged before anything of that size is made
+    if b'"' in (raw := bytes(one.data)) or b"{" in raw:  # numpy would make huge arrays of texts
+        raise InvalidInput(f"input '{one.name}': data holds texts or objects, not values of {one.datatype}")
     try:
-        values = msgspec.json.decode(one.data)
+        values = msgspec.json.decode(raw)
         # Left to itself numpy makes floats of whole numbers beyond 2^63.
         array = np.asarray(values, np.uint64) if one.datatype == "UINT64" and _whole(values) else np.asarray(values)
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:

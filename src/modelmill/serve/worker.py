@@ -28,6 +28,7 @@ from modelmill.types import WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
+MAX_ROWS = 256
 DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 
 
@@ -74,11 +75,22 @@ class Worker:
         try:
             batch = {name: np.concatenate([item[name] for item in items]) for name in items[0]}
             with self._running:
-                outputs = self.model.session.run(batch)
+                outputs = self._sliced(batch)
         except MillError as error:
             return [error] if len(items) == 1 else [self._run([item])[0] for item in items]
         edges = np.cumsum([0, *sizes])
         return [{name: array[edges[i] : edges[i + 1]] for name, array in outputs.items()} for i in range(len(items))]
+
+    def _sliced(self, batch: Arrays) -> Arrays:
+        """The engine's answer to any number of rows, so many at a time that its memory stays bounded."""
+        count = len(next(iter(batch.values())))
+        if count <= MAX_ROWS:
+            return self.model.session.run(batch)
+        parts = [
+            self.model.session.run({name: array[at : at + MAX_ROWS] for name, array in batch.items()})
+            for at in range(0, count, MAX_ROWS)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _encode(self, call: Call, result: Arrays | MillError, seconds: float) -> Answer:
         try:

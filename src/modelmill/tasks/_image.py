@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import struct
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -27,7 +26,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from modelmill.errors import InvalidInput, TooLarge
+from modelmill.errors import InvalidInput, MillError, TooLarge
 from modelmill.tasks.base import Raw
 from modelmill.types import Struct, TensorSpec
 
@@ -97,7 +96,9 @@ def read_pixels(data: Raw) -> Pixels:
         raise TooLarge(f"the picture claims more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise InvalidInput(f"not a readable picture: send one of {', '.join(FORMATS)}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError) as error:
+    except (MillError, MemoryError):
+        raise
+    except Exception as error:  # each of a dozen decoders has its own way to say that a file is damaged
         raise InvalidInput(f"the picture is damaged: {str(error)[:120] or type(error).__name__}") from error
 
 
@@ -200,9 +201,10 @@ def decode(data: Raw, how: Preprocessing) -> Pixels:
 
 def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
     """Fill in what is left to the data: size, colour, and the mean and deviation of each channel."""
-    pictures = [read_pixels(sample) for sample in samples]
-    height, width = _size(pictures, how)
-    color = how.color if how.color != "auto" else ("grey" if all(map(is_grey, pictures)) else "rgb")
+    # One picture at a time: a thousand photographs would not fit in memory.
+    seen = [(pixels.shape, is_grey(pixels)) for pixels in map(read_pixels, samples)]
+    height, width = _size([shape for shape, _ in seen], how)
+    color = how.color if how.color != "auto" else ("grey" if all(grey for _, grey in seen) else "rgb")
     how = msgspec.structs.replace(how, height=height, width=width, color=color)
     if bool(how.mean) != bool(how.std):
         raise InvalidInput("mean and std go together: give both, or neither to take them from the data")
@@ -210,17 +212,25 @@ def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
         if {len(how.mean), len(how.std)} != {how.channels}:
             raise InvalidInput(f"mean and std want {how.channels} values each for {how.color} pictures")
         return how
-    values = np.stack([decode(picture, how) for picture in pictures]).astype(np.float64) / 255
-    mean = tuple(round(float(x), 5) for x in values.mean(axis=(0, 1, 2)))
-    std = tuple(max(round(float(x), 5), 0.01) for x in values.std(axis=(0, 1, 2)))
-    return msgspec.structs.replace(how, mean=mean, std=std)
+    total, squares = np.zeros(how.channels), np.zeros(how.channels)
+    for sample in samples:
+        values = decode(sample, how) / 255
+        total += values.mean(axis=(0, 1))
+        squares += (values**2).mean(axis=(0, 1))
+    mean = total / len(samples)
+    std = np.sqrt(np.maximum(squares / len(samples) - mean**2, 0))
+    return msgspec.structs.replace(
+        how,
+        mean=tuple(round(float(x), 5) for x in mean),
+        std=tuple(max(round(float(x), 5), 0.01) for x in std),
+    )
 
 
-def _size(pictures: list[Pixels], how: Preprocessing) -> tuple[int, int]:
+def _size(shapes: list[tuple[int, ...]], how: Preprocessing) -> tuple[int, int]:
     if how.height and how.width:
         return how.height, how.width
-    height = how.height or int(np.median([p.shape[0] for p in pictures]))
-    width = how.width or int(np.median([p.shape[1] for p in pictures]))
+    height = how.height or int(np.median([shape[0] for shape in shapes]))
+    width = how.width or int(np.median([shape[1] for shape in shapes]))
     if not (how.height or how.width) and max(height, width) > how.max_side:
         scale = how.max_side / max(height, width)
         # Multiples of 8 halve cleanly in the network.

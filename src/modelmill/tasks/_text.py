@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer.json"
 SPECIAL = ["[PAD]", "[UNK]"]
 """Ids 0 and 1."""
-MAX_CHARACTERS = 1_000_000
+MAX_CHARACTERS = 200_000
 
 # Scripts written without spaces: each character, with its marks, is a word.
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
@@ -63,7 +63,8 @@ def fingerprint(data: Raw) -> str:
 
 def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     """Token ids, int64 [max_length], cut or padded with 0."""
-    text = _without_surrogates(text_of(data))
+    # Far more characters than tokens are kept: normalising all of a book for its first page would take seconds.
+    text = _without_surrogates(text_of(data)[: how.max_length * 64])
     ids = load_tokenizer(folder / TOKENIZER).encode(text, add_special_tokens=False).ids[: how.max_length]
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids

@@ -5,6 +5,7 @@ A task is a package `tasks/<name>/` whose module has the names of `Task`; a reci
 are imported inside the functions that need them, so that a gateway can list and check recipes without them.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -215,9 +216,12 @@ def _convert(kind: type[Struct], name: str, value: Any) -> Any:
     if isinstance(value, str) and "tuple" in str(wanted.type):
         value = value.split(",")
     try:
-        return msgspec.convert(value, wanted.type, strict=False)
+        converted = msgspec.convert(value, wanted.type, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"setting {name}={value!s:.60}: {str(error)[0].lower()}{str(error)[1:]}") from error
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise InvalidInput(f"setting {name}={value!s:.60}: a finite number is wanted")
+    return converted
 
 
 def describe(part: Struct) -> Iterator[Json]:

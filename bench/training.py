@@ -78,7 +78,7 @@ def ours(seed: int) -> dict[str, float]:
     import torch
 
     from modelmill.data.cache import Arrays
-    from modelmill.jobs.loop import train
+    from modelmill.jobs.loop import Loop
     from modelmill.jobs.process import Events, Stop
     from modelmill.tasks._image import Preprocessing
     from modelmill.tasks._torch import classification_loss
@@ -94,9 +94,9 @@ def ours(seed: int) -> dict[str, float]:
     settings = msgspec.structs.replace(cnn.TRAIN, epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         events = Events(Path(folder) / "events.jsonl")
-        done = train(
+        done = Loop(
             network, data["train"], data["test"], settings, classification_loss, None, Path(folder), events, Stop()
-        )
+        ).run()
         events.close()
     return {
         "samples_per_second": statistics.median(row["samples_per_second"] for row in done.history),

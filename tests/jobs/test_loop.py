@@ -13,7 +13,7 @@ from torch import nn
 
 from modelmill.data.cache import Arrays
 from modelmill.jobs import loop
-from modelmill.jobs.loop import out_of_patience, train
+from modelmill.jobs.loop import Loop, out_of_patience
 from modelmill.jobs.optimisers import schedule
 from modelmill.jobs.process import Events, Interrupted
 from modelmill.tasks._torch import classification_loss
@@ -50,9 +50,9 @@ def run(folder, settings=SETTINGS, stop_at=None, validation=None):
         return [inputs[0] + 0.1 * torch.randn_like(inputs[0])], target
 
     with closing(Events(folder / "events.jsonl")) as events:
-        return train(
+        return Loop(
             network(), data(), validation or data(1), settings, classification_loss, noisy, folder, events, stop
-        )
+        ).run()
 
 
 def same(one, other):

@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
@@ -72,6 +73,9 @@ def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
     _add_errors(api, status)
     for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, _add_deployments):
         add(api, control)
+    for route in api.routes:
+        if isinstance(route, APIRoute):
+            route.summary = route.description.partition(".")[0]
     return api
 
 

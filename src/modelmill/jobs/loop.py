@@ -85,7 +85,10 @@ class Trained(NamedTuple):
 
 
 class Loop:
-    """One training: what it trains on, how, and where it keeps its checkpoint."""
+    """One training: to the last epoch or until patience ends; the weights of the best validation are kept.
+
+    `folder` holds its checkpoint, from which `run` goes on where there is one.
+    """
 
     def __init__(
         self,
@@ -177,24 +180,6 @@ class Loop:
     def _save(self) -> None:
         self.state.save(self._checkpoint)
         self._saved = time.monotonic()
-
-
-def train(
-    network: nn.Module,
-    data: Arrays,
-    validation: Arrays,
-    settings: TrainSettings,
-    loss: Loss,
-    augment: Augment | None,
-    folder: Path,
-    events: Events,
-    stop: Stop,
-) -> Trained:
-    """Train to the last epoch or until patience ends; the weights of the best validation are kept.
-
-    Raises `Interrupted`, with a checkpoint in `folder`, when asked to stop.
-    """
-    return Loop(network, data, validation, settings, loss, augment, folder, events, stop).run()
 
 
 def batches(

@@ -116,7 +116,7 @@ def fit_network(
     """The loop over a torch network: as it is deployed, its weights, and how it came about."""
     import torch
 
-    from modelmill.jobs.loop import train
+    from modelmill.jobs.loop import Loop
     from modelmill.tasks._torch import Probabilities, augmentation, classification_loss
 
     assert chosen.train is not None
@@ -128,7 +128,8 @@ def fit_network(
     unchanged = chosen.augment in (None, NONE)
     augment = None if unchanged else augmentation(chosen.augment, signature.classes)
     loss = getattr(recipe, "loss", classification_loss)
-    trained = train(network, data, validation, chosen.train, loss, augment, Path(spec.folder), events, stop)
+    folder = Path(spec.folder)
+    trained = Loop(network, data, validation, chosen.train, loss, augment, folder, events, stop).run()
     weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
     return Probabilities(trained.network), weights, trained.history
 

@@ -37,6 +37,10 @@ class Artifacts:
         """Move a finished folder in under the digest that its manifest has; returns the digest."""
         return self._move(folder, digest)
 
+    def remove(self, digest: str) -> None:
+        """Forget a file that nothing refers to any more."""
+        self._place(digest).unlink(missing_ok=True)
+
     def _place(self, digest: str) -> Path:
         return self.root / "sha256" / digest[:2] / digest
 

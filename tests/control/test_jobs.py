@@ -157,13 +157,17 @@ def test_a_cancelled_import_leaves_its_name_free(submit, jobs, datasets, project
     assert datasets.all(project) == []
 
 
-def test_an_import_that_failed_leaves_its_name_free(runner, cluster, submit, datasets, project, state, dataset):
+def test_an_import_that_failed_leaves_its_name_free(
+    runner, cluster, submit, datasets, project, state, dataset, artifacts
+):
     number = submit("import", dataset_id=dataset)
+    archive = artifacts.path(datasets.get(project, "pets").digest)
     runner.tick()
     cluster.started[0].leave({"error": "none of the 3 items can be used"}, 1)
     runner.tick()
     assert state(number) == "failed"
     assert datasets.all(project) == []
+    assert not archive.exists()
 
 
 def test_what_went_wrong_is_shown(runner, cluster, submit, jobs, project):

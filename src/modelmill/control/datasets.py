@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import delete, select
 
 from modelmill.artifacts import Artifacts, sha256_of
-from modelmill.control.db import Database, Dataset, Job
+from modelmill.control.db import Database, Dataset, Job, Version
 from modelmill.errors import Conflict, InvalidInput, unknown
 from modelmill.types import Json
 
@@ -91,8 +91,13 @@ class Datasets:
         """A data set that could not be read does not exist: its name is free again."""
         with self._database.session() as session:
             row = session.get(Dataset, dataset)
-            if row is not None and row.state == "checking":
-                session.delete(row)
+            if row is None or row.state != "checking":
+                return
+            session.delete(row)
+            used = set(session.scalars(select(Dataset.digest).where(Dataset.id != dataset)))
+            used |= {manifest["lineage"]["data_digest"] for manifest in session.scalars(select(Version.manifest))}
+        if row.digest not in used:
+            self._artifacts.remove(row.digest)
 
     def usable(self, project: int, name: str, task: str, split: str) -> Dataset:
         """A data set that a job of this task can read; raises `NotFound`, `Conflict` or `InvalidInput`."""

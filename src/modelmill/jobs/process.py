@@ -101,6 +101,8 @@ def run(spec_bytes: bytes, work: Callable[[JobSpec, Events, Stop], Json]) -> int
         return INTERRUPTED
     except MillError as error:
         return _failed(folder, error.message)
+    except ModuleNotFoundError as error:
+        return _failed(folder, f"the package '{error.name}' is not installed: pip install 'modelmill[train]'")
     except MemoryError:
         return _failed(folder, "the memory was not enough; try a smaller batch_size or smaller inputs")
     except OSError as error:

@@ -206,8 +206,7 @@ def _submitted(client: "Client", job: Any, wait: bool) -> None:
 def jobs() -> None:
     """All jobs, newest first."""
     rows = _client().jobs()
-    columns = ("job", "kind", "state", "model", "version", "recipe", "dataset", "metrics", "created", "error")
-    _show(rows, lambda: _out().table(rows, columns))
+    _show(rows, lambda: _out().jobs(rows))
 
 
 @app.command
@@ -263,8 +262,9 @@ def models() -> None:
 @app.command
 def model(reference: Reference, /) -> None:
     """One version: metrics, files, lineage."""
-    row = _client().model(reference)
-    _show(row, lambda: _out().version(row))
+    client = _client()
+    row = client.model(reference)
+    _show(row, lambda: _out().version(row, client.url))
 
 
 @app.command

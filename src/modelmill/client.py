@@ -138,7 +138,10 @@ class Client:
         """Default: `MODELMILL_URL` and `MODELMILL_KEY`, else those that the local home's platform left there."""
         folder = home_of(home)
         self.url = (url or os.environ.get("MODELMILL_URL") or _first_line(folder / "address")).rstrip("/")
-        self.key = key or os.environ.get("MODELMILL_KEY") or _first_line(folder / "admin.key")
+        local = self.url == _first_line(folder / "address")  # the home's key is for the home's platform alone
+        self.key = key or os.environ.get("MODELMILL_KEY") or (_first_line(folder / "admin.key") if local else "")
+        if self.url and "://" not in self.url:
+            raise InvalidInput(f"'{self.url}' is not a URL: write http://{self.url}")
         if not self.url:
             raise Unavailable(f"no platform was started in {folder}: run `modelmill up`, or set MODELMILL_URL")
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -296,7 +299,7 @@ class Client:
         return [
             {"input": one.hex()[:16] if isinstance(one, bytes) else str(one), "output": output}
             for one in inputs
-            for output in [self._predict(deployment, kind, one, dict(parameters or {}))]
+            for output in [self._predict_named(deployment, kind, one, dict(parameters or {}), len(inputs) > 1)]
         ]
 
     # ---- catalogue
@@ -315,6 +318,17 @@ class Client:
         """Whether the gateway already routes to the wanted version."""
         path = f"/v2/models/{_quoted(row['name'])}/versions/{row['version']}/ready"
         return row["state"] == "ready" and self._http.get(path).is_success
+
+    def _predict_named(
+        self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json, many: bool
+    ) -> Any:
+        """One answer; among many inputs an error names the one it is about."""
+        try:
+            return self._predict(deployment, kind, one, parameters)
+        except (InvalidInput, NotFound) as error:
+            if not many or isinstance(one, bytes):
+                raise
+            raise type(error)(f"{os.fspath(one)[:200]}: {error}") from error
 
     def _predict(self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json) -> Any:
         path = f"/models/{_quoted(deployment)}"
@@ -380,7 +394,7 @@ class Client:
             message, code = f"HTTP {response.status_code} from {response.url}", ""
         failure = from_code(code if code in BY_CODE else CODES.get(response.status_code, "internal"), message)
         if isinstance(failure, Unauthenticated) and not self.key:
-            failure = Unauthenticated("a key is needed: set MODELMILL_KEY, or MODELMILL_HOME to the platform's home")
+            failure = Unauthenticated(f"{self.url} needs a key: set MODELMILL_KEY, or MODELMILL_HOME to its home")
         return failure
 
 

@@ -132,16 +132,20 @@ def unknown(what: str, name: str, names: Iterable[str]) -> NotFound:
     return NotFound(f"unknown {what} '{name}'{_near(name, names)}")
 
 
-def unknown_setting(name: str, names: Iterable[str]) -> InvalidInput:
+def unknown_setting(name: str, names: Iterable[str], what: str = "setting") -> InvalidInput:
     """An `InvalidInput` for an option that nothing reads."""
-    return InvalidInput(f"unknown setting '{name}'{_near(name, names)}")
+    return InvalidInput(f"unknown {what} '{name}'{_near(name, names)}")
 
 
 def _near(name: str, names: Iterable[str]) -> str:
     known = sorted(names)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"; did you mean '{close[0]}'?" if close else ";"
-    return f"{guess} there are: {', '.join(known[:30])}" if known else "; there are none yet"
+    return (
+        f"{guess} there are: {', '.join(known[:60])}{', ...' if len(known) > 60 else ''}"
+        if known
+        else "; there are none yet"
+    )
 
 
 def from_os(error: OSError, doing: str) -> MillError:

@@ -137,7 +137,7 @@ class Node:
         self._wait_for_gateway()
         url = address_of(self.settings)
         (home / "address").write_text(url + "\n")
-        say(f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs)")
+        say(f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs, log in with any name and the key)")
         say(f"admin key: {key}")
         if not ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback:
             say("warning: others can reach this address and nothing encrypts what they send: put TLS in front of it")

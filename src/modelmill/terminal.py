@@ -1,5 +1,6 @@
 """What the command line prints for people: tables, cards, and live progress."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -9,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-_console = Console(highlight=False)
+# What reads a pipe wants whole lines; people want them as wide as their window.
+_console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -17,7 +19,9 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     if not rows:
         return _console.print("none yet")
     shown = [column for column in columns if any(_cell(row.get(column)) for row in rows)]
-    sheet = Table(*[column.replace("_", " ") for column in shown], box=None, header_style="bold", pad_edge=False)
+    sheet = Table(box=None, header_style="bold", pad_edge=False)
+    for column in shown:
+        sheet.add_column(column.replace("_", " "), no_wrap=column in ("job", "kind", "state", "version", "accuracy"))
     for row in rows:
         sheet.add_row(*[escape(_cell(row.get(column))) for column in shown])
     return _console.print(sheet)
@@ -83,6 +87,20 @@ def job(row: Mapping[str, Any]) -> None:
     metrics(row["metrics"])
 
 
+def jobs(rows: Sequence[Mapping[str, Any]]) -> None:
+    """All jobs, a line each."""
+    short = [
+        {
+            **row,
+            "model": f"{row['model']}:{row['version']}" if row["version"] else row["model"],
+            "accuracy": row["metrics"].get("accuracy"),
+            "started": (row["started"] or "")[5:16].replace("T", " "),
+        }
+        for row in rows
+    ]
+    table(short, ("job", "kind", "state", "model", "recipe", "dataset", "accuracy", "started", "error"))
+
+
 def metrics(values: Mapping[str, Any]) -> None:
     """Numbers, then a table of classes."""
     if not values:
@@ -94,7 +112,7 @@ def metrics(values: Mapping[str, Any]) -> None:
         table(rows, ("label", "precision", "recall", "f1", "items"))
 
 
-def version(row: Mapping[str, Any]) -> None:
+def version(row: Mapping[str, Any], url: str) -> None:
     """A version of a model."""
     lineage = row["lineage"]
     _pairs(
@@ -107,6 +125,7 @@ def version(row: Mapping[str, Any]) -> None:
             "labels": ", ".join(row["labels"][:20]) + (" ..." if len(row["labels"]) > 20 else ""),
             "trained": f"by {lineage['recipe']} on {lineage['dataset']}, job {lineage['job']}",
             "files": list(row["files"]),
+            "model card": f"{url}/api/v1/models/{row['name']}:{row['version']}/files/README.md",
             "created": row["created"],
         },
     )

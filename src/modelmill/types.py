@@ -96,6 +96,7 @@ class Route(Struct, frozen=True, kw_only=True):
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     sockets: list[str]
+    labels: list[str] = msgspec.field(default_factory=list)
     error: str = ""
 
 

@@ -321,5 +321,5 @@ def test_another_project_sees_no_job(jobs, other, submit):
     number = submit()
     assert jobs.all(other) == []
     for verb in (jobs.get, jobs.cancel, jobs.resume):
-        with pytest.raises(NotFound, match=f"unknown job '{number}'"):
+        with pytest.raises(NotFound, match=f"unknown job {number}; there are none yet"):
             verb(other, number)

@@ -125,3 +125,8 @@ def test_metrics_stay_within_their_range(cases):
     numbers = [value for value in found.values() if isinstance(value, float)]
     assert all(0 <= value <= 1 for value in numbers)
     assert sum(row["items"] for row in found["per_class"].values()) == len(cases)
+
+
+def test_a_parameter_that_nothing_reads_is_refused_with_the_near_one():
+    with pytest.raises(InvalidInput, match="unknown parameter 'topk'; did you mean 'top_k'"):
+        encode({"scores": np.array([0.4, 0.6], np.float32)}, context("a", "b"), {"topk": 1})

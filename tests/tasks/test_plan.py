@@ -18,6 +18,18 @@ def test_without_overrides_the_recipe_decides():
     assert (chosen.train, chosen.input, chosen.network) == (CNN.TRAIN, CNN.INPUT, CNN.Settings())
 
 
+@pytest.mark.parametrize(("mean", "wanted"), [("0.1,0.2,0.3", (0.1, 0.2, 0.3)), ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3))])
+def test_mean_and_std_are_lists_and_go_together(mean, wanted):
+    assert plan(CNN, {"mean": mean, "std": "1,1,1"}).input.mean == wanted
+    with pytest.raises(InvalidInput, match="go together"):
+        plan(CNN, {"mean": mean})
+
+
+def test_a_value_that_is_no_choice_is_answered_with_the_choices():
+    with pytest.raises(InvalidInput, match="optimiser=foo: choose one of adam, adamw, adadelta, sgd, muon"):
+        plan(CNN, {"optimiser": "foo"})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "part", "wanted"),
     [
@@ -31,8 +43,6 @@ def test_without_overrides_the_recipe_decides():
         ("height", "32", "input", 32),
         ("fit", "pad", "input", "pad"),
         ("denoise", "3", "input", 3),
-        ("mean", "0.1,0.2,0.3", "input", (0.1, 0.2, 0.3)),
-        ("mean", [0.1], "input", (0.1,)),
     ],
 )
 def test_a_setting_may_be_given_as_text(name, value, part, wanted):

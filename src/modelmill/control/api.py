@@ -22,7 +22,7 @@ from modelmill.control.jobs import Jobs
 from modelmill.control.registry import Registry, summary
 from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
 from modelmill.tasks.base import plan, recipe_named, task_named
-from modelmill.types import check_name
+from modelmill.types import check_name, parse_reference
 
 Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
 Offset = Annotated[int, Query(ge=0, le=1 << 53)]
@@ -343,6 +343,9 @@ def _add_models(api: FastAPI, control: Control) -> None:
     @api.put(f"{PREFIX}/aliases", tags=["models"])
     def alias(body: schemas.AliasRequest, project: ProjectId) -> schemas.VersionView:
         """Point an alias at a version."""
+        asked = parse_reference(body.model)
+        if asked.version is None and asked.alias is None:
+            raise InvalidInput(f"an alias is for one version: write {asked.name}:VERSION")
         row = registry.alias(project, body.model, check_name("alias", body.alias))
         return schemas.VersionView(**summary(row, registry.aliases(project)))
 

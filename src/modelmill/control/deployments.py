@@ -120,6 +120,7 @@ class Deployments:
             inputs=manifest.inputs,
             outputs=manifest.outputs,
             sockets=sockets,
+            labels=manifest.labels,
             error=row.error,
         )
 

@@ -20,7 +20,7 @@ from modelmill.cluster.base import Cluster, Handle
 from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database, Dataset, Job, bump, now
 from modelmill.control.registry import Registry
-from modelmill.errors import Conflict, MillError, unknown
+from modelmill.errors import Conflict, MillError, NotFound
 from modelmill.types import ENDED, JobSpec, Json
 
 log = logging.getLogger("modelmill.node")
@@ -63,7 +63,8 @@ class Jobs:
         with self._database.session() as session:
             row = session.scalars(select(Job).where(Job.project_id == project, Job.id == number)).first()
         if row is None:
-            raise unknown("job", str(number), [str(job.id) for job in self.all(project)])
+            newest = next((job.id for job in self.all(project)), None)
+            raise NotFound(f"unknown job {number}; " + (f"the newest is {newest}" if newest else "there are none yet"))
         return row
 
     def cancel(self, project: int, number: int) -> Job:

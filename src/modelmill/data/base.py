@@ -87,17 +87,19 @@ class Source:
         self._close()
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, title: str = "") -> Source:
     """The data at a path: a folder, a file, a zip, or a folder that holds nothing but one zip.
+
+    `title` is what errors call it; its name when not given.
 
     Raises `NotFound`, and `InvalidInput` for an unsafe or damaged zip, several zips, or no data at all.
     """
     place, found = locate(path)
     if found is None:
-        return _open_zip(place)
+        return _open_zip(place, title or place.name)
     files = view(found)
-    _refuse_nothing(path, files)
-    return Source(path.name, list(files), lambda name: files[name].open("rb"), lambda: None)
+    _refuse_nothing(title or str(path), files)
+    return Source(title or path.name, list(files), lambda name: files[name].open("rb"), lambda: None)
 
 
 def split_of(word: str) -> str | None:
@@ -157,31 +159,31 @@ def _damage(name: str) -> Iterator[None]:
         raise from_os(error, f"reading '{name}'") from error
 
 
-def _open_zip(path: Path) -> Source:
-    with _damage(path.name):
+def _open_zip(path: Path, title: str) -> Source:
+    with _damage(title):
         archive = zipfile.ZipFile(path)
     try:
-        files = view(_members(path, archive.infolist()))
-        _refuse_nothing(path, files)
+        files = view(_members(path, title, archive.infolist()))
+        _refuse_nothing(title, files)
     except BaseException:
         archive.close()
         raise
     budget = 2 * max(UNPACKED_BYTES, UNPACKED * path.stat().st_size)  # a reader may look at a file before it reads it
-    return Source(path.name, list(files), lambda name: archive.open(files[name]), archive.close, budget)
+    return Source(title, list(files), lambda name: archive.open(files[name]), archive.close, budget)
 
 
-def _members(path: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+def _members(path: Path, title: str, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
-        _check_info(path.name, info)
+        _check_info(title, info)
         if info.is_dir() or is_junk(info.filename):
             continue
         if info.filename in members:
-            raise InvalidInput(f"'{path.name}' holds '{info.filename}' twice")
+            raise InvalidInput(f"'{title}' holds '{info.filename}' twice")
         members[info.filename] = info
     # Members that share their bytes make a small file unpack to any size.
     if sum(info.compress_size for info in members.values()) > path.stat().st_size:
-        raise InvalidInput(f"'{path.name}' is not a sound zip: its members overlap")
+        raise InvalidInput(f"'{title}' is not a sound zip: its members overlap")
     return members
 
 
@@ -193,8 +195,8 @@ def _check_info(archive: str, info: zipfile.ZipInfo) -> None:
         raise InvalidInput(f"'{archive}' is encrypted: send it without a password")
 
 
-def _refuse_nothing(path: Path, files: Mapping[str, object]) -> None:
+def _refuse_nothing(title: str, files: Mapping[str, object]) -> None:
     if not files:
         raise InvalidInput(
-            f"'{path}' holds no data (hidden files, READMEs, licences, links that lead outside do not count)"
+            f"'{title}' holds no data (hidden files, READMEs, licences, links that lead outside do not count)"
         )

@@ -1,5 +1,6 @@
 """ONNX Runtime: the default engine, on every processor."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def convert(network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], f
         return [FILE]
     import torch
 
+    # The exporter misses torchvision, which nothing here uses, and says so at every export.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     network = network.eval()
     examples = [torch.from_numpy(_zeros(spec, 2)) for spec in inputs]
     program = torch.onnx.export(

@@ -15,7 +15,7 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         _front_matter(name, manifest),
         f"# {name}",
         "",
-        f"A {manifest.task} model with {len(manifest.labels)} labels, trained by the recipe `{lineage.recipe}` "
+        f"A model for {manifest.task} with {len(manifest.labels)} labels, trained by the recipe `{lineage.recipe}` "
         f"on the data set `{lineage.dataset}`.",
         "",
         "## Evaluation",

@@ -41,8 +41,7 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
             events.write("progress", message="checking", done=done, total=0)
 
     told = [0.0]
-    with open_source(Path(spec.dataset["archive"])) as source:
-        source.title = spec.dataset["name"]
+    with open_source(Path(spec.dataset["archive"]), spec.dataset["name"]) as source:
         format = spec.dataset["format"] or formats.detect(source, task.INPUT)
         events.stage(f"checking '{spec.dataset['name']}' as {format}")
         reader = plugins.load("data.formats", format)

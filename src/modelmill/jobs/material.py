@@ -41,8 +41,7 @@ class Material:
         """Sound items of a split, one at a time; `label` is the class's name."""
         wanted = self._splits == SPLITS.index(split)
         last = int(np.flatnonzero(wanted)[-1]) if wanted.any() else -1
-        with open_source(Path(self.dataset["archive"])) as source:
-            source.title = self.dataset["name"]
+        with open_source(Path(self.dataset["archive"]), self.dataset["name"]) as source:
             for row, item in enumerate(self._reader.read(source, self.dataset["options"])):
                 if row > last:
                     return

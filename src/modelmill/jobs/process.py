@@ -118,7 +118,6 @@ def _set_up() -> None:
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout, force=True
     )
     logging.getLogger("modelmill").setLevel(logging.INFO)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here uses
     warnings.simplefilter("ignore")  # libraries' notes to their callers would only puzzle the reader of a log
     os.nice(NICE)  # predictions go before training
 

@@ -40,6 +40,10 @@ def _read(body: bytes, content_type: str, kind: str) -> tuple[list[bytes], dict[
     """Raw inputs, parameters, and whether a list was sent."""
     if not body:
         raise InvalidInput(f"the body is empty: send {'a picture' if kind == 'image' else 'JSON with inputs'}")
+    if content_type.startswith("multipart/"):
+        raise InvalidInput(
+            "multipart/form-data is not taken: send the file itself as the body (curl --data-binary @FILE)"
+        )
     json_like = content_type.startswith("application/json") or body.lstrip()[:1] == b"{"
     if kind == "image" and not json_like:
         return [body], {}, False
@@ -78,6 +82,7 @@ async def info(gateway: Gateway, caller: KeyInfo, request: Request, names: Mappi
         "pipeline_tag": route.task,
         "library_name": "modelmill",
         "input": route.kind,
+        "labels": route.labels,
         "sha": f"{route.model}:{route.version}",
     }
     return Response(msgspec.json.encode(document))

@@ -122,7 +122,8 @@ def _split(body: bytes, header: str) -> tuple[InferRequest, memoryview]:
     try:
         return _decoder.decode(memoryview(body)[:size]), memoryview(body)[size:]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the request is not valid: {error}") from error
+        hint = "" if header else "; tensors behind the JSON need the header Inference-Header-Content-Length"
+        raise InvalidInput(f"the request is not valid: {error}{hint}") from error
     except RecursionError as error:
         raise InvalidInput("the JSON is nested too deeply") from error
 

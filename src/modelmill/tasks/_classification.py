@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from modelmill.errors import InvalidInput
+from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks.base import Arrays, Context, Evaluation
 from modelmill.types import Json, TensorSpec
 
 TOP_K = 5
+PARAMETERS = ("function_to_apply", "top_k")
 BINS = 15
 
 
@@ -21,6 +22,9 @@ def outputs(context: Context) -> list[TensorSpec]:
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Json]:
     """`[{label, score}]`, best first, `parameters["top_k"]` of them (5); raises `InvalidInput`."""
+    for name in parameters:
+        if name not in PARAMETERS:
+            raise unknown_setting(name, PARAMETERS, "parameter")
     top_k = TOP_K if parameters.get("top_k") is None else parameters["top_k"]
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise InvalidInput(f"top_k is a whole number from 1, not {top_k!r:.40}")

@@ -73,6 +73,11 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
     mean: Annotated[tuple[float, ...], msgspec.Meta(description="per channel, 0..1; from the data")] = ()
     std: Annotated[tuple[float, ...], msgspec.Meta(description="per channel, 0..1; from the data")] = ()
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for values that do not go together."""
+        if len(self.mean) != len(self.std):
+            raise ValueError("mean and std go together: give both, or neither to take them from the data")
+
     @property
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
@@ -206,8 +211,6 @@ def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
     height, width = _size([shape for shape, _ in seen], how)
     color = how.color if how.color != "auto" else ("grey" if all(grey for _, grey in seen) else "rgb")
     how = msgspec.structs.replace(how, height=height, width=width, color=color)
-    if bool(how.mean) != bool(how.std):
-        raise InvalidInput("mean and std go together: give both, or neither to take them from the data")
     if how.mean and how.std:
         if {len(how.mean), len(how.std)} != {how.channels}:
             raise InvalidInput(f"mean and std want {how.channels} values each for {how.color} pictures")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol, cast, get_args, get_origin
 
 import msgspec
 import numpy as np
@@ -200,6 +200,12 @@ def _notes(field: msgspec.structs.FieldInfo) -> list[msgspec.Meta]:
     return [note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, msgspec.Meta)]
 
 
+def _choices(field: msgspec.structs.FieldInfo) -> list[str]:
+    """The values of a field that takes only some."""
+    kind = getattr(field.type, "__origin__", field.type)
+    return [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
+
+
 def _derived(note: msgspec.Meta) -> bool:
     return bool((note.extra or {}).get("derived"))
 
@@ -207,7 +213,11 @@ def _derived(note: msgspec.Meta) -> bool:
 def _override(part: Struct, values: Mapping[str, Any]) -> Struct:
     if not values:
         return part
-    return msgspec.structs.replace(part, **{name: _convert(type(part), name, value) for name, value in values.items()})
+    changed = {name: _convert(type(part), name, value) for name, value in values.items()}
+    try:
+        return msgspec.structs.replace(part, **changed)
+    except ValueError as error:  # what a section says of values that do not go together
+        raise InvalidInput(str(error)) from error
 
 
 def _convert(kind: type[Struct], name: str, value: Any) -> Any:
@@ -218,6 +228,8 @@ def _convert(kind: type[Struct], name: str, value: Any) -> Any:
     try:
         converted = msgspec.convert(value, wanted.type, strict=False)
     except msgspec.ValidationError as error:
+        if choices := _choices(wanted):
+            raise InvalidInput(f"setting {name}={value!s:.60}: choose one of {', '.join(choices)}") from error
         raise InvalidInput(f"setting {name}={value!s:.60}: {str(error)[0].lower()}{str(error)[1:]}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise InvalidInput(f"setting {name}={value!s:.60}: a finite number is wanted")
@@ -229,6 +241,8 @@ def describe(part: Struct) -> Iterator[Json]:
     for field in msgspec.structs.fields(type(part)):
         if field.name in names(part):
             notes = [note.description for note in _notes(field) if note.description]
+            if choices := _choices(field):
+                notes.append(f"one of {', '.join(choices)}")
             yield {"name": field.name, "default": getattr(part, field.name), "help": "; ".join(notes)}
 
 

@@ -29,7 +29,7 @@ def test_the_key_of_a_home_is_sent_to_no_other_platform(home: Path) -> None:
 
 
 def test_a_url_needs_its_scheme(home: Path) -> None:
-    with pytest.raises(InvalidInput, match="write http://127.0.0.1:8080"):
+    with pytest.raises(InvalidInput, match=r"write http://127\.0\.0\.1:8080"):
         Client("127.0.0.1:8080", home=home)
 
 
@@ -40,5 +40,5 @@ def test_without_a_platform_it_says_how_to_start_one(tmp_path: Path, monkeypatch
 
 
 def test_a_platform_that_is_gone_is_said_to_be(home: Path) -> None:
-    with Client(home=home) as client, pytest.raises(Unavailable, match="no platform answers at http://127.0.0.1:1"):
+    with Client(home=home) as client, pytest.raises(Unavailable, match=r"no platform answers at http://127\.0\.0\.1:1"):
         client.jobs()

@@ -29,9 +29,9 @@ class Artifacts:
             raise NotFound(f"artifact {digest[:12]} is missing from {self.root}")
         return place
 
-    def add_file(self, path: Path) -> str:
-        """Move a finished file in; returns its digest."""
-        return self._move(path, sha256_of(path))
+    def add_file(self, path: Path, digest: str = "") -> str:
+        """Move a finished file in; returns its digest, which a caller that knows it already may give."""
+        return self._move(path, digest or sha256_of(path))
 
     def add_folder(self, folder: Path, digest: str) -> str:
         """Move a finished folder in under the digest that its manifest has; returns the digest."""

@@ -11,8 +11,10 @@ NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 """Names of data sets, models, deployments and aliases: they become paths and URLs, so they are strict."""
 
 Json = dict[str, Any]
-JobState = Literal["queued", "running", "interrupted", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+"""States of a job that do not change by themselves; the others are queued, running and interrupted."""
+RESULT = "result.json"
+"""What a job leaves in its folder, and its supervisor takes in."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):

@@ -47,7 +47,7 @@ class Datasets:
                 if not same or format not in ("", row.format):
                     raise Conflict(f"there is another data set '{name}'; choose another name or remove it first")
                 return row, False
-            self._artifacts.add_file(upload)
+            self._artifacts.add_file(upload, digest)
             row.task, row.format, row.options, row.strict = task, format, options, strict
             row.digest, row.state, row.report = digest, "checking", {}
             return row, True

@@ -21,12 +21,11 @@ from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database, Dataset, Job, bump, now
 from modelmill.control.registry import Registry
 from modelmill.errors import Conflict, MillError, NotFound
-from modelmill.types import ENDED, JobSpec, Json
+from modelmill.types import ENDED, RESULT, JobSpec, Json
 
 log = logging.getLogger("modelmill.node")
 
 LANES = (("train", "evaluate"), ("import",))
-RESULT = "result.json"
 
 # Big buffers come and go every step: keep their pages instead of giving them back to the system each time.
 # Threads that wait for one another soon sleep: on a busy machine spinning ones slow everybody, and the job most.

@@ -36,8 +36,9 @@ class State:
 
     def __init__(self, network: nn.Module, settings: TrainSettings, steps: int) -> None:
         self.network = network
-        self.averaging = settings.ema > 0
-        self.average = AveragedModel(network, multi_avg_fn=averaging(settings.ema), use_buffers=True)
+        self.average: AveragedModel | None = None
+        if settings.ema:
+            self.average = AveragedModel(network, multi_avg_fn=averaging(settings.ema), use_buffers=True)
         self.optimisers = make_optimisers(network, settings)
         factor = schedule(settings, steps)
         self.rates = [torch.optim.lr_scheduler.LambdaLR(optimiser, factor) for optimiser in self.optimisers]
@@ -49,7 +50,7 @@ class State:
     @property
     def judged(self) -> nn.Module:
         """The network that is validated and kept: the averaged one, where weights are averaged."""
-        return self.average.module if self.averaging else self.network
+        return self.network if self.average is None else self.average.module
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
@@ -74,7 +75,7 @@ class State:
         parts: list[tuple[str, Any]] = [("network", self.network)]
         for number, (optimiser, rate) in enumerate(zip(self.optimisers, self.rates, strict=True)):
             parts += [(f"optimiser{number}", optimiser), (f"rate{number}", rate)]
-        return [*parts, ("average", self.average)] if self.averaging else parts
+        return parts if self.average is None else [*parts, ("average", self.average)]
 
 
 class Trained(NamedTuple):
@@ -201,7 +202,7 @@ def advance(state: State, value: Tensor, settings: TrainSettings) -> float:
     for optimiser, rate in zip(state.optimisers, state.rates, strict=True):
         optimiser.step()
         rate.step()
-    if state.averaging:
+    if state.average is not None:
         state.average.update_parameters(state.network)
     number = value.item()
     if not math.isfinite(number):

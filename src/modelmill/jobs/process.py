@@ -20,11 +20,10 @@ from typing import Any
 import msgspec
 
 from modelmill.errors import MillError, from_os
-from modelmill.types import JobSpec, Json
+from modelmill.types import RESULT, JobSpec, Json
 
 log = logging.getLogger("modelmill.job")
 
-RESULT = "result.json"
 NICE = 5
 INTERRUPTED = 75
 FLUSH_SECONDS = 0.3

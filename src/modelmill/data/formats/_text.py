@@ -8,7 +8,6 @@ from modelmill.data.base import Source, split_of
 
 LINE = 1 << 20
 """The longest line that is read, in bytes."""
-TABLES = frozenset({"csv", "tsv"})
 OTHER = (NOT_PICTURES | frozenset(BY_EXTENSION)) - {"txt", "lst", "names", "data", "log"}
 
 

@@ -86,7 +86,14 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """One deployment as the gateway sees it: where its ready workers listen and what the model takes."""
+    """One version behind a deployment's name as the gateway sees it: its workers and what the model takes.
+
+    `kind` is what the task takes as it is sent (image, text), or `tensor` for a model without a task. The route of
+    the main version carries those of canaries and shadows in `others`; each has a `weight` (its share of the
+    requests, 0 to 1), and a shadow gets copies whose answers are dropped. `batch` is how many rows a worker gains
+    from (0: not measured), `max_wait` how many seconds a call may wait for others. A deployment that is `asleep` has
+    no worker until it is called; one that is not `loaded` answers nobody.
+    """
 
     deployment: str
     project: str
@@ -100,6 +107,14 @@ class Route(Struct, frozen=True, kw_only=True):
     sockets: list[str]
     labels: list[str] = msgspec.field(default_factory=list)
     error: str = ""
+    engine: str = "onnx"
+    loaded: bool = True
+    asleep: bool = False
+    weight: float = 0.0
+    shadow: bool = False
+    batch: int = 0
+    max_wait: float = 0.0
+    others: list["Route"] = msgspec.field(default_factory=list)
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -111,11 +126,14 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 class KeyInfo(Struct, frozen=True, kw_only=True):
-    """A key as the gateway knows it: never the key itself."""
+    """A key as the gateway knows it: never the key itself. `rate` is in requests a second (0: no limit)."""
 
     digest: str
     project: str
     role: str
+    name: str = ""
+    rate: float = 0.0
+    burst: int = 0
 
 
 def check_name(what: str, name: str) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from modelmill.serve.batcher import BatchLimits
 from modelmill.serve.pool import Pool
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.settings import Limits
-from modelmill.types import KeyInfo, Route, Snapshot
+from modelmill.types import KeyInfo, Route, Snapshot, Struct
 
 log = logging.getLogger("modelmill.gateway")
 
@@ -46,6 +46,26 @@ class Meter:
         self.workers = Gauge("modelmill_ready_workers", "connected workers", labels, registry=registry)
 
 
+class Statistics(Struct, frozen=True, kw_only=True):
+    """Counts of requests and of batches, and seconds spent, in the meaning of Triton's statistics."""
+
+    success: int = 0
+    failure: int = 0
+    rows: int = 0
+    batches: int = 0
+    success_seconds: float = 0.0
+    failure_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    run_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    last: float = 0.0
+
+
+Operate = Callable[[KeyInfo, str, bool], Awaitable[None]]
+"""Load (True) or unload a deployment and wait until it is so; raises `MillError`."""
+
+
 class Gateway:
     """Answers predictions from a snapshot held in memory."""
 
@@ -54,6 +74,7 @@ class Gateway:
         self.meter = Meter()
         self.draining = False
         self.healthy = True
+        self.operate: Operate | None = None
         self._snapshot: Snapshot | None = None
         self._pools: dict[str, Pool] = {}
 
@@ -112,6 +133,14 @@ class Gateway:
             raise NotFound(f"'{name}' serves version {route.version}, not {version}")
         return route
 
+    def pick(self, caller: KeyInfo, name: str, version: str | None = None) -> Route:
+        """The version that answers the next prediction: the pinned one, else by the weights of the canaries."""
+        return self.route(caller, name, version)
+
+    def statistics(self, route: Route) -> Statistics:
+        """What this version was asked since the platform started, all gateways together."""
+        return Statistics()
+
     def connected(self, route: Route) -> bool:
         """Whether a worker of the deployment answers this gateway."""
         return self._pool(route).connected > 0
@@ -131,9 +160,17 @@ class Gateway:
         data: bytes | None = None,
         tensors: list[Tensor] | None = None,
         parameters: Mapping[str, Any] | None = None,
+        outputs: Sequence[str] = (),
         timeout: float | None = None,
+        priority: int = 0,
+        gone: Callable[[], bool] | None = None,
+        request_id: str = "",
     ) -> Answer:
-        """One prediction through the deployment's queue; raises what went wrong as a `MillError`."""
+        """One prediction through the queue of `route` (from `pick`); raises what went wrong as a `MillError`.
+
+        `outputs` names the tensors wanted (none: all); `timeout` is in seconds; a smaller `priority` goes first, 0
+        stands for the default; `gone` tells whether the caller still waits; `request_id` names the call in logs.
+        """
         self.refuse_unservable(route)
         pool = self._pool(route)
         patience = min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)

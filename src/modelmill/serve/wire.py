@@ -20,12 +20,18 @@ class Tensor(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True):
-    """One prediction: raw task input in `data`, or `tensors`; the other is empty."""
+    """One prediction: raw task input in `data`, or `tensors`; the other is empty.
+
+    `outputs` names the tensors that are wanted (empty: all). A tensor of the datatype BYTES under the name of the
+    task's kind (`image`, `text`) holds raw task inputs, one a row; then the output `answer` may be asked for: BYTES,
+    one JSON document of the task's answer a row.
+    """
 
     id: int
     data: bytes | None
     tensors: list[Tensor]
     parameters: dict[str, Any]
+    outputs: list[str] = []
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):

@@ -228,6 +228,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
 
     from modelmill.control.api import Control, make_api
     from modelmill.protocols._app import App
+    from modelmill.protocols._server import guarded
     from modelmill.protocols.base import STATUS
     from modelmill.serve.gateway import Gateway
 
@@ -244,7 +245,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
     app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)))
     config = uvicorn.Config(
         cast(Any, app),
-        http="httptools",
+        http=guarded(settings.limits),
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -36,6 +36,12 @@ class Limits(BaseModel):
     queue: int = Field(default=2048, ge=1, description="calls that may wait for one deployment")
     timeout_seconds: float = Field(default=60, gt=0, description="longest time a call may take")
     batch: int = Field(default=64, ge=1, description="most calls in one batch")
+    header_bytes: int = Field(default=64 << 10, ge=1024, description="largest request line with its headers")
+    headers: int = Field(default=100, ge=8, description="most headers of a request")
+    header_seconds: float = Field(default=10, gt=0, description="longest time from the first byte to the last header")
+    body_seconds: float = Field(default=30, gt=0, description="longest pause in a body, or in reading an answer")
+    idle_seconds: float = Field(default=75, gt=0, description="how long a connection without a request stays open")
+    connections: int = Field(default=4096, ge=1, description="connections open at once; more get status 503")
     free_bytes: int = Field(default=64 << 20, ge=0, description="room on the disk below which readiness says no")
 
 

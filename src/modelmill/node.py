@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -219,8 +220,17 @@ def gateway(spec: bytes, report: Report) -> int:
     settings = Settings.model_validate(told.settings)
     import uvloop
 
+    _allow_files(settings.limits.connections + 1024)
     uvloop.run(_serve(settings, told.descriptor, report))
     return 0
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files and sockets, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _serve(settings: Settings, descriptor: int, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""What strangers may do to the socket: a real server with the gateway's protocol, raw sockets, and an honest client beside."""
+"""What strangers may do to the socket: a real server, raw sockets, and an honest client beside them."""
 
 import asyncio
 import json
@@ -404,7 +404,9 @@ def test_a_body_that_nobody_wants_may_come_for_a_while(start):
 def test_chunks_heads_and_old_clients_are_served(start):
     running = start()
     close = b"Connection: close\r\n"
-    chunked = POST + close + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nhost: x\r\nX: y\r\n\r\n"
+    chunked = (
+        POST + close + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nhost: x\r\nX: y\r\n\r\n"
+    )
     assert [one[2] for one in ask(running, chunked)] == [b"abcdefg"]
     assert [name for name, _ in running.scopes[0]["headers"]] == [b"host", b"connection", b"transfer-encoding"]
     assert [one[0] for one in ask(running, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))] == [200]
@@ -421,7 +423,9 @@ def test_an_offer_to_upgrade_is_declined_and_the_request_answered(start):
     offer = POST + b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
     whole = offer + b"Content-Length: 20000\r\n\r\n" + b"x" * 20_000
     assert [one[2] for one in ask(running, whole)] == [b"x" * 20_000]
-    assert [one[2] for one in ask(running, offer + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")] == [b"abc"]
+    assert [one[2] for one in ask(running, offer + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")] == [
+        b"abc"
+    ]
     websocket = b"GET /echo HTTP/1.1\r\nHost: here\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
     assert [one[0] for one in ask(running, websocket)] == [200]
 
@@ -440,17 +444,16 @@ def test_a_thousand_idle_connections_disturb_nobody(start):
 
 def test_more_connections_than_allowed_are_sent_away_in_words(start):
     running = start(connections=5)
-    with ExitStack() as stack:
-        with Ordinary(running) as ordinary:
-            idle = [stack.enter_context(running.connect()) for _ in range(4)]
-            until(lambda: running.open == 5)
-            found = ask(running, GET)
-            refused(found, 503, "5 connections are open")
-            assert found[0][1]["retry-after"] == "1"
-            ordinary.ask()
-            idle[0].close()
-            until(lambda: running.open <= 4)
-            assert [one[0] for one in ask(running, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))] == [200]
+    with ExitStack() as stack, Ordinary(running) as ordinary:
+        idle = [stack.enter_context(running.connect()) for _ in range(4)]
+        until(lambda: running.open == 5)
+        found = ask(running, GET)
+        refused(found, 503, "5 connections are open")
+        assert found[0][1]["retry-after"] == "1"
+        ordinary.ask()
+        idle[0].close()
+        until(lambda: running.open <= 4)
+        assert [one[0] for one in ask(running, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))] == [200]
 
 
 def test_a_client_that_never_reads_is_cut_off(start):

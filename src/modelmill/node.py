@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -258,8 +259,17 @@ def gateway(spec: bytes, report: Report) -> int:
     settings = Settings.model_validate(told.settings)
     import uvloop
 
+    _allow_files(settings.limits.connections + 1024)
     uvloop.run(_serve(settings, told.descriptor, report))
     return 0
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files and sockets, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
@@ -268,6 +278,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
     from modelmill.control.api import make_api
     from modelmill.control.api_base import Control
     from modelmill.protocols._app import App
+    from modelmill.protocols._server import guarded
     from modelmill.protocols.base import STATUS
     from modelmill.serve.gateway import Gateway
     from modelmill.serve.gossip import Gossip
@@ -287,7 +298,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
     app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)), settings.invocations)
     config = uvicorn.Config(
         cast(Any, app),
-        http="httptools",
+        http=guarded(settings.limits),
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -40,6 +40,13 @@ class Limits(BaseModel):
         default=30, gt=0, description="a worker that needs longer for one batch is replaced, its calls go to another"
     )
     batch: int = Field(default=64, ge=1, description="most calls and rows in one batch, whatever the model gains")
+    batch: int = Field(default=64, ge=1, description="most calls in one batch")
+    header_bytes: int = Field(default=64 << 10, ge=1024, description="largest request line with its headers")
+    headers: int = Field(default=100, ge=8, description="most headers of a request")
+    header_seconds: float = Field(default=10, gt=0, description="longest time from the first byte to the last header")
+    body_seconds: float = Field(default=30, gt=0, description="longest pause in a body, or in reading an answer")
+    idle_seconds: float = Field(default=75, gt=0, description="how long a connection without a request stays open")
+    connections: int = Field(default=4096, ge=1, description="connections open at once; more get status 503")
     free_bytes: int = Field(default=64 << 20, ge=0, description="room on the disk below which readiness says no")
 
 

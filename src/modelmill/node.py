@@ -302,6 +302,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_seconds) or 1,
     )

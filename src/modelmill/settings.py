@@ -40,7 +40,6 @@ class Limits(BaseModel):
         default=30, gt=0, description="a worker that needs longer for one batch is replaced, its calls go to another"
     )
     batch: int = Field(default=64, ge=1, description="most calls and rows in one batch, whatever the model gains")
-    batch: int = Field(default=64, ge=1, description="most calls in one batch")
     header_bytes: int = Field(default=64 << 10, ge=1024, description="largest request line with its headers")
     headers: int = Field(default=100, ge=8, description="most headers of a request")
     header_seconds: float = Field(default=10, gt=0, description="longest time from the first byte to the last header")

@@ -77,6 +77,7 @@ class Request:
         self.gone: Callable[[], bool] | None = scope.get("modelmill.gone")
         self.default = default
         self.receive, self._limit = receive, limit
+        self._take: Callable[[], bytes | None] | None = scope.get("modelmill.take")
 
     def header(self, name: bytes) -> str:
         """A header's value (names in lower case), or an empty string."""
@@ -90,6 +91,8 @@ class Request:
 
     async def body(self) -> bytes:
         """The whole body; raises `TooLarge` while reading, `Disconnected` when the client leaves."""
+        if self._take is not None and (whole := self._take()) is not None and len(whole) <= self._limit:
+            return whole
         declared = self.header(b"content-length")
         if is_number(declared) and int(declared) > self._limit:
             raise TooLarge(f"the body has {int(declared):,} bytes; at most {self._limit:,} are taken")

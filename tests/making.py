@@ -392,7 +392,10 @@ class LiveDoor:
 
         import uvicorn
 
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        # Named TCP, so that asyncio sends what is short at once.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(128)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.gateway = Gateway(Limits(timeout_seconds=20))
         app: Any = App(self.gateway, nobody)

@@ -65,7 +65,8 @@ A request that does not fit its shape is answered 400 with the code `invalid_inp
 
 PREDICTION_INTRO = """
 Served by the gateway itself, from memory. "Key" says whether a key is needed. `HEAD` works wherever `GET` does.
-A refusal is `{"error": "one line"}`. How to call them is shown in [the tutorial](tutorial.md#7-call-it).
+A refusal is `{"error": "one line"}`, but below `/v1` it is OpenAI's, `{"error": {"message", "type", "param", "code"}}`,
+which KServe's clients read as well. How to call them is shown in [the tutorial](tutorial.md#7-call-it).
 """
 
 
@@ -284,9 +285,9 @@ def _name(node: ast.expr) -> str:
 
 ERRORS_INTRO = """
 Every failure has a code, which is stable, and one line of text for people, which is not. The admin API sends both,
-`{"error": "...", "code": "..."}`; the prediction routes send `{"error": "..."}` in the shape of their protocol. In
-Python every method raises `modelmill.errors.MillError` or the class named here; a refusal that is worth repeating
-carries `Retry-After`, in seconds.
+`{"error": "...", "code": "..."}`; the prediction routes send it in the shape of their protocol: `{"error": "..."}`, or
+below `/v1` OpenAI's object. In Python every method raises `modelmill.errors.MillError` or the class named here; a
+refusal that is worth repeating carries `Retry-After`, in seconds.
 """
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct as Packer
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from modelmill.engines.base import NUMPY
@@ -84,6 +85,9 @@ class Options(NamedTuple):
     task: Mapping[str, Any] = {}
 
 
+NO_OPTIONS = Options()
+
+
 class Input:
     """One input of a signature; `row` is its bytes per first axis, 0 when other axes are free or it is BYTES."""
 
@@ -100,7 +104,7 @@ class Input:
 class Signature:
     """What the requests of a route are checked against, made once."""
 
-    __slots__ = ("inputs", "names", "outputs", "route", "sole", "task_input")
+    __slots__ = ("datatypes", "head", "inputs", "names", "numberless", "outputs", "route", "sole", "task_input")
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -108,6 +112,10 @@ class Signature:
         self.sole = next(iter(self.inputs.values())) if len(self.inputs) == 1 else None
         self.outputs = tuple(spec.name for spec in route.outputs)
         self.names = frozenset(self.outputs)
+        self.datatypes = frozenset(spec.datatype for spec in route.inputs)
+        self.numberless = frozenset(spec.name for spec in route.outputs if spec.datatype in ("FP16", "BF16"))
+        named = msgspec.json.encode({"model_name": route.deployment, "model_version": str(route.version)})
+        self.head = named[:-1]  # of every answer in JSON
         self.task_input = route.kind if route.task and route.kind != "tensor" else ""
 
 
@@ -166,16 +174,10 @@ def _check_names(given: Sequence[Given], own: Signature) -> None:
 def _fitting(one: Given, spec: Input) -> Tensor:
     """The tensor of one input; raises `InvalidInput`."""
     shape, row = one.shape, spec.row
-    if one.datatype != spec.datatype:
-        raise InvalidInput(f"input '{one.name}' wants the datatype {spec.datatype}, given: {one.datatype[:20]!r}")
-    if row and shape and shape[1:] == spec.tail and shape[0] * row == len(one.data) and shape[0] >= 0:
+    if row and one.datatype == spec.datatype and shape and shape[1:] == spec.tail and shape[0] * row == len(one.data):
         return Tensor(one.name, one.datatype, shape, one.data)  # type: ignore[arg-type]
     shape = list(shape)
-    if len(shape) != spec.rank or any(
-        side != wanted if wanted >= 0 else side < 0 for side, wanted in zip(shape, spec.shape, strict=True)
-    ):
-        raise InvalidInput(f"input '{one.name}' wants the shape {spec.shape}, given: {str(shape)[:200]}")
-    count = elements(one.name, shape)
+    count = _expected(one.name, one.datatype, shape, spec)
     if not spec.size:
         check_bytes(one.name, one.data, count)
     elif len(one.data) != count * spec.size:
@@ -183,6 +185,27 @@ def _fitting(one: Given, spec: Input) -> Tensor:
             f"input '{one.name}': shape {shape} of {one.datatype} is {count * spec.size} bytes, given {len(one.data)}"
         )
     return Tensor(one.name, one.datatype, shape, one.data)
+
+
+def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> int:
+    """How many values an input of this name, datatype and shape has; raises `InvalidInput` when it can't be one."""
+    spec = own.inputs.get(name)
+    if spec is not None and (spec.datatype == datatype or datatype != "BYTES" or not _is_raw(own, name)):
+        return _expected(name, datatype, shape, spec)
+    if spec is None and not _is_raw(own, name):
+        _check_names([Given(name, datatype, shape, b"")], own)
+    return elements(name, shape)
+
+
+def _expected(name: str, datatype: str, shape: Sequence[int], spec: Input) -> int:
+    if datatype != spec.datatype:
+        raise InvalidInput(f"input '{name}' wants the datatype {spec.datatype}, given: {datatype[:20]!r}")
+    fits = len(shape) == spec.rank and all(
+        side == wanted if wanted >= 0 else side >= 0 for side, wanted in zip(shape, spec.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(f"input '{name}' wants the shape {spec.shape}, given: {str(shape)[:200]}")
+    return elements(name, shape)
 
 
 def elements(name: str, shape: Sequence[int]) -> int:
@@ -369,6 +392,8 @@ def _whole(parameters: Mapping[str, Any], name: str, meaning: str) -> int:
 
 __all__ = [
     "ANSWER",
+    "MAX_RANK",
+    "NO_OPTIONS",
     "Given",
     "Options",
     "Place",
@@ -377,6 +402,7 @@ __all__ = [
     "check_bytes",
     "classification",
     "elements",
+    "expect",
     "is_ready",
     "is_task_level",
     "load",

@@ -8,6 +8,8 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct as Packer
+from struct import error as PackingError
+from struct import pack
 from typing import Any, NamedTuple
 
 import msgspec
@@ -48,6 +50,8 @@ RESERVED = frozenset(
     }
 )  # fmt: skip
 """Parameters of a request that are the protocol's, not the task's."""
+RESERVED_ONLY = RESERVED - {"priority", "timeout", "version"}
+"""Those that are nobody's business but the wire's."""
 
 
 class Given(NamedTuple):
@@ -104,7 +108,18 @@ class Input:
 class Signature:
     """What the requests of a route are checked against, made once."""
 
-    __slots__ = ("datatypes", "head", "inputs", "names", "numberless", "outputs", "route", "sole", "task_input")
+    __slots__ = (
+        "datatypes",
+        "head",
+        "inputs",
+        "names",
+        "numberless",
+        "outputs",
+        "plans",
+        "route",
+        "sole",
+        "task_input",
+    )
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -116,6 +131,7 @@ class Signature:
         self.numberless = frozenset(spec.name for spec in route.outputs if spec.datatype in ("FP16", "BF16"))
         named = msgspec.json.encode({"model_name": route.deployment, "model_version": str(route.version)})
         self.head = named[:-1]  # of every answer in JSON
+        self.plans: dict[bytes, Any] = {}  # what heads of requests mean
         self.task_input = route.kind if route.task and route.kind != "tensor" else ""
 
 
@@ -280,17 +296,11 @@ def packed(name: str, datatype: str, values: Sequence[Any]) -> bytes:
     if (code := CODES.get(datatype)) is None:
         raise InvalidInput(f"input '{name}': {datatype} has no form as numbers; send it as binary data")
     try:
-        numbers = array(code, values)
-    except (OverflowError, TypeError) as error:
+        return pack(f"<{len(values)}{code}", *values)
+    except OverflowError as error:
+        raise InvalidInput(f"input '{name}': a number is too large for {datatype}") from error
+    except PackingError as error:
         raise InvalidInput(f"input '{name}': data does not hold values of {datatype}: {error}") from error
-    if code == "f" and not _all_fit(numbers, values):
-        raise InvalidInput(f"input '{name}': a number is too large for FP32")
-    return numbers.tobytes()
-
-
-def _all_fit(numbers: "array[float]", values: Sequence[float]) -> bool:
-    infinite = np.isinf(np.frombuffer(numbers, np.float32))
-    return not infinite.any() or all(math.isinf(values[i]) for i in np.flatnonzero(infinite).tolist())
 
 
 def unpacked(tensor: Tensor) -> list[Any]:
@@ -374,10 +384,12 @@ def numbers_of(tensor: Tensor) -> "np.ndarray[Any, Any]":
 
 def options(parameters: Mapping[str, Any]) -> Options:
     """The meaning of a request's parameters; raises `InvalidInput`. Those that nobody knows are the task's."""
+    if parameters.keys() <= RESERVED_ONLY:
+        return NO_OPTIONS
     priority = _whole(parameters, "priority", "0 (the default) or a level from 1, the most urgent")
     microseconds = _whole(parameters, "timeout", "microseconds that the request may wait, from 0 (no limit)")
     version = parameters.get("version")
-    if version is not None and not isinstance(version, (str, int)):
+    if version is not None and (not isinstance(version, (str, int)) or isinstance(version, bool)):
         raise InvalidInput(f"the parameter version is a version's number, not {version!r:.40}")
     task = {name: value for name, value in parameters.items() if name not in RESERVED}
     return Options(priority, microseconds / 1e6 or None, None if version is None else str(version), task)

@@ -27,7 +27,6 @@ from modelmill.protocols._v2 import (
     packed,
     unpacked,
 )
-from modelmill.protocols.base import is_number
 from modelmill.serve.wire import Tensor
 
 T = TypeVar("T")
@@ -114,10 +113,11 @@ def head_size(body: bytes, header: bytes | None) -> int:
     """The length of the JSON at the head of a body; raises `InvalidInput` for one that can't be."""
     if header is None:
         return len(body)
-    text = header.decode("latin-1")
-    if not is_number(text) or int(text) > len(body):
-        raise InvalidInput(f"Inference-Header-Content-Length is {text[:20]!r}, but the body has {len(body)} bytes")
-    return int(text)
+    size = int(header) if header.isdigit() and len(header) < 19 else -1
+    if not 0 <= size <= len(body):
+        text = header[:20].decode("latin-1")
+        raise InvalidInput(f"Inference-Header-Content-Length is {text!r}, but the body has {len(body)} bytes")
+    return size
 
 
 def decode(body: bytes, size: int, own: Signature) -> InferRequest[Any]:

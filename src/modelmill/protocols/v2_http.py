@@ -4,146 +4,20 @@ Binary tensors, classification, statistics, model configuration and repository, 
 memory. What a Content-Type says is never believed: clients send none, or a wrong one.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from modelmill.errors import Expired, InvalidInput, NotFound, NotInstalled
+from modelmill.errors import InvalidInput, NotFound, NotInstalled
 from modelmill.protocols import _v2
-from modelmill.protocols._encoding import in_thread, packed_body, unpacked_body
 from modelmill.protocols._shared_memory import regions
-from modelmill.protocols._v2_json import (
-    LARGE,
-    InferRequest,
-    answer_json,
-    asked_outputs,
-    decode,
-    given,
-    head_size,
-)
+from modelmill.protocols._v2_infer import infer
 from modelmill.protocols.base import Request, Response, Route, read_json, simple_error
 from modelmill.serve.gateway import Gateway
-from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import Json, KeyInfo
-from modelmill.types import Route as Deployment
 
 error = simple_error
-
-HEADER = b"inference-header-content-length"
-VERSION = b"x-modelmill-version"
-BINARY = "application/octet-stream"
-NAME_LENGTH = 128
-
-
-# ---- infer
-
-
-class Plan(NamedTuple):
-    """A request that has been understood: what goes to the gateway, and what comes back of it."""
-
-    tensors: list[Tensor]
-    wanted: Sequence[_v2.Wanted]
-    outputs: Sequence[str]
-    task_level: bool
-
-
-async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
-    """Tensors in, tensors out; or the task's raw input in."""
-    body, headers = await request.body(), request.headers
-    if (encoding := headers.get(b"content-encoding")) is not None:
-        body = await unpacked_body(body, encoding, request.limit)
-    pinned = names.get("version") or request.header(VERSION) or None
-    route = gateway.pick(caller, names["model"], pinned)
-    gateway.refuse_unservable(route)
-    size = head_size(body, headers.get(HEADER))
-    asked = await _aside(len(body), decode, body, size, _v2.signature(route))
-    how = _v2.options(asked.parameters) if asked.parameters else _v2.NO_OPTIONS
-    if how.version is not None and how.version != str(route.version):
-        if pinned is not None:
-            raise InvalidInput(f"the request names the versions {pinned} and {how.version}")
-        route = gateway.pick(caller, names["model"], how.version)
-        gateway.refuse_unservable(route)
-        asked = await _aside(len(body), decode, body, size, _v2.signature(route))
-    plan = await _aside(len(body), _plan, gateway, caller, route, asked, body, size)
-    try:
-        answer = await gateway.predict(
-            caller,
-            route,
-            "v2_http",
-            tensors=plan.tensors,
-            parameters=how.task if plan.task_level and plan.outputs else None,
-            outputs=plan.outputs,
-            timeout=how.timeout,
-            priority=how.priority,
-            gone=request.gone,
-            request_id=_name_of(request, asked),
-        )
-    except Expired as expired:
-        if how.timeout is None:
-            raise
-        return Response(simple_error(expired), 503)  # what clients of v2 know a queue's timeout by
-    length = sum([len(tensor.data) for tensor in answer.tensors])
-    response: Response = await _aside(length, _respond, gateway, caller, route, asked.id, answer, plan)
-    if (accepted := headers.get(b"accept-encoding")) is not None:
-        return await _compressed(response, accepted)
-    return response
-
-
-async def _aside(size: int, work: Any, *arguments: Any) -> Any:
-    """Run at once what is small, in a thread what would hold up others."""
-    return work(*arguments) if size <= LARGE else await in_thread(work, *arguments)
-
-
-def _plan(
-    gateway: Gateway, caller: KeyInfo, route: Deployment, asked: InferRequest[Any], body: bytes, size: int
-) -> Plan:
-    """What a request means for its route; raises `InvalidInput`."""
-    own = _v2.signature(route)
-    budget = gateway.limits.body_bytes
-
-    def read(place: _v2.Place) -> bytes:
-        nonlocal budget
-        budget -= max(0, place.byte_size)
-        if budget < 0:
-            raise InvalidInput(f"the tensors in shared memory exceed {gateway.limits.body_bytes:,} bytes")
-        return regions(gateway).read(caller, place.region, place.offset, place.byte_size)
-
-    tensors = given(asked, body, size, own, read)
-    task_level = _v2.is_task_level(route, tensors)
-    named = asked_outputs(asked) if asked.outputs else ()
-    wanted = _v2.wanted(route, named, task_level=task_level, binary=asked.binary)
-    for one in wanted:
-        if one.place is not None:
-            regions(gateway).check(caller, one.place.region, one.place.offset, one.place.byte_size)
-        elif one.name in own.numberless and not one.binary and not one.classes:
-            raise InvalidInput(f"output '{one.name}' has no form in JSON: ask for it with binary_data true")
-    return Plan(_v2.tensors(route, tensors), wanted, _v2.names_of(route, wanted) if named else (), task_level)
-
-
-def _respond(gateway: Gateway, caller: KeyInfo, route: Deployment, id: str, answer: Answer, plan: Plan) -> Response:
-    """The answer as its request wanted it."""
-    tensors = _v2.results(route, answer, plan.wanted)
-    for tensor, one in zip(tensors, plan.wanted, strict=True):
-        if one.place is not None:
-            regions(gateway).write(caller, one.place.region, one.place.offset, one.place.byte_size, tensor.data)
-    head, blobs = answer_json(_v2.signature(route), id, tensors, plan.wanted)
-    if not blobs:
-        return Response(head)
-    return Response(b"".join([head, *blobs]), 200, BINARY, ((HEADER, b"%d" % len(head)),))
-
-
-async def _compressed(response: Response, accepted: bytes) -> Response:
-    body, encoding = await packed_body(response.body, accepted)
-    if not encoding:
-        return response
-    return response._replace(body=body, headers=(*response.headers, (b"content-encoding", encoding.encode())))
-
-
-def _name_of(request: Request, asked: InferRequest[Any]) -> str:
-    """How logs call the request: nothing that could forge a line of theirs."""
-    name = request.header(b"x-request-id") or asked.id
-    return name if not name or (len(name) <= NAME_LENGTH and name.isprintable()) else ""
 
 
 # ---- health, metadata, statistics

@@ -93,7 +93,7 @@ NO_OPTIONS = Options()
 
 
 class Input:
-    """One input of a signature; `row` is its bytes per first axis, 0 when other axes are free or it is BYTES."""
+    """One input of a signature; `row` is the bytes of one row, 0 when its size is not fixed."""
 
     __slots__ = ("datatype", "name", "rank", "row", "shape", "size", "tail")
 
@@ -216,6 +216,8 @@ def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> in
 def _expected(name: str, datatype: str, shape: Sequence[int], spec: Input) -> int:
     if datatype != spec.datatype:
         raise InvalidInput(f"input '{name}' wants the datatype {spec.datatype}, given: {datatype[:20]!r}")
+    if spec.row and shape and shape[1:] == spec.tail and 0 <= (size := shape[0] * spec.row) <= MAX_ELEMENTS:
+        return size // spec.size
     fits = len(shape) == spec.rank and all(
         side == wanted if wanted >= 0 else side >= 0 for side, wanted in zip(shape, spec.shape, strict=True)
     )

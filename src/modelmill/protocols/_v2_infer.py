@@ -43,11 +43,10 @@ class Plan:
     last answer with its shape, for a request of one binary output.
     """
 
-    __slots__ = ("answer", "cuts", "how", "id", "length", "outputs", "task_level", "wanted")
+    __slots__ = ("answer", "cuts", "how", "id", "length", "outputs", "wanted")
 
-    def __init__(self, asked: InferRequest[Any], how: Options, task_level: bool, wanted: Sequence[Wanted]) -> None:
-        self.id, self.how, self.task_level, self.wanted = asked.id, how, task_level, wanted
-        self.outputs: Sequence[str] = ()
+    def __init__(self, id: str, how: Options, wanted: Sequence[Wanted], outputs: Sequence[str]) -> None:
+        self.id, self.how, self.wanted, self.outputs = id, how, wanted, outputs
         self.cuts: list[tuple[str, str, list[int], int, int]] = []
         self.length = -1
         self.answer: tuple[list[int], str, bytes, Any] | None = None
@@ -81,7 +80,7 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
             route,
             "v2_http",
             tensors=tensors,
-            parameters=how.task if plan.task_level and plan.outputs else None,
+            parameters=how.task if _v2.ANSWER in plan.outputs else None,
             outputs=plan.outputs,
             timeout=how.timeout,
             priority=how.priority,
@@ -103,25 +102,23 @@ async def _understand(
 ) -> tuple[Route, Plan, list[Tensor]]:
     """The route that the request pins, what it wants, and its tensors; raises `InvalidInput`."""
     gateway.refuse_unservable(route)
-    asked = await _aside(len(body), decode, body, size, signature(route))
+    small = len(body) <= LARGE  # what is large would hold up others
+    own = signature(route)
+    asked = decode(body, size, own) if small else await in_thread(decode, body, size, own)
     how = _v2.options(asked.parameters) if asked.parameters else _v2.NO_OPTIONS
     if how.version is not None and how.version != str(route.version):
         if pinned is not None:
             raise InvalidInput(f"the request names the versions {pinned} and {how.version}")
         route = gateway.pick(caller, route.deployment, how.version)
         gateway.refuse_unservable(route)
-        asked = await _aside(len(body), decode, body, size, signature(route))
-    read = _reader(gateway, caller)
-    plan, tensors = await _aside(len(body), _plan, signature(route), asked, how, body, size, read)
+        own = signature(route)
+        asked = await in_thread(decode, body, size, own)
+    parts = own, asked, how, body, size, _reader(gateway, caller)
+    plan, tensors = _plan(*parts) if small else await in_thread(_plan, *parts)
     for one in plan.wanted:
         if one.place is not None:
             regions(gateway).check(caller, *one.place)
     return route, plan, tensors
-
-
-async def _aside(size: int, work: Callable[..., Any], *arguments: Any) -> Any:
-    """Do at once what is small, in a thread what would hold up others."""
-    return work(*arguments) if size <= LARGE else await in_thread(work, *arguments)
 
 
 def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[Place], bytes]:
@@ -149,9 +146,7 @@ def _plan(
     wanted = _v2.wanted(own.route, named, task_level=task_level, binary=asked.binary)
     if own.numberless:
         _refuse_numberless(own, wanted)
-    plan = Plan(asked, how, task_level, wanted)
-    if named:
-        plan.outputs = _v2.names_of(own.route, wanted)
+    plan = Plan(asked.id, how, wanted, _v2.names_of(own.route, wanted) if named else ())
     _remember(own, plan, asked, brought, body, size)
     return plan, tensors
 
@@ -193,8 +188,9 @@ async def _respond(gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, 
     for tensor, one in zip(tensors, plan.wanted, strict=True):
         if one.place is not None:
             regions(gateway).write(caller, *one.place, tensor.data)
-    length = sum([len(tensor.data) for tensor in tensors])
-    head, blobs = await _aside(length, answer_json, signature(route), plan.id, tensors, plan.wanted)
+    parts = signature(route), plan.id, tensors, plan.wanted
+    small = sum([len(tensor.data) for tensor in tensors]) <= LARGE
+    head, blobs = answer_json(*parts) if small else await in_thread(answer_json, *parts)
     if not blobs:
         return Response(head)
     headers = ((HEADER, b"%d" % len(head)),)

@@ -294,6 +294,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
         settings.limits.upload_bytes,
     )
     door = Gateway(settings.limits, settings.gateways)
+    door.shared_memory = settings.shared_memory
     door.operate = operator_of(door, rooms)
     app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)), settings.invocations)
     config = uvicorn.Config(

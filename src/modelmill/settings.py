@@ -68,6 +68,7 @@ class Settings(BaseSettings):
         default=0, ge=0, description="what all workers may hold before idle models sleep; 0: 80 % of the machine's"
     )
     drain_seconds: float = Field(default=30, ge=0, description="longest wait for calls in flight when stopping")
+    shared_memory: bool = Field(default=False, description="tensors in shared memory for clients on this machine (v2)")
     limits: Limits = Limits()
 
     @classmethod

@@ -55,23 +55,37 @@ class OnnxSession:
             self._session = _load(path, threads)
         except Exception as error:  # onnxruntime raises its own kinds, none of them public
             raise BundleCorrupt(f"{path.name} can't be loaded: {_reason(error)}") from error
-        self._outputs = [output.name for output in self._session.get_outputs()]
         self._inputs = {one.name: KINDS.get(one.type, "") for one in self._session.get_inputs()}
-        kinds = {one.type for one in [*self._session.get_inputs(), *self._session.get_outputs()]}
-        self._plain = not kinds & {"tensor(bfloat16)", "tensor(string)"}
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._plain = {"BF16", "BYTES"}.isdisjoint(self._inputs.values())
+        self._bf16_out = _gives_bf16(self._session)
 
     def run(self, arrays: Mapping[str, Array]) -> Arrays:
         """All outputs of one batch; raises `ModelFailed`, or `InvalidInput` for BYTES that are not UTF-8."""
         try:
-            if self._plain:
-                return dict(zip(self._outputs, self._session.run(self._outputs, dict(arrays)), strict=True))
-            values = {name: _value(self._inputs.get(name, ""), array) for name, array in arrays.items()}
-            results = self._session.run_with_ort_values(self._outputs, values)
-            return {name: _array(result) for name, result in zip(self._outputs, results, strict=True)}
+            feed = dict(arrays) if self._plain else {name: self._value(name, one) for name, one in arrays.items()}
+            if self._bf16_out:  # numpy has no such type, so the runtime gives it only as a value of its own
+                feed = {name: _boxed(one) for name, one in feed.items()}
+                results = map(_unboxed, self._session.run_with_ort_values(self._outputs, feed))
+            else:
+                results = map(_bytes, self._session.run(self._outputs, feed))
+            return dict(zip(self._outputs, results, strict=True))
         except InvalidInput:
             raise
         except Exception as error:
             raise ModelFailed(f"the model failed: {_reason(error, 300)}") from error
+
+    def _value(self, name: str, array: Array) -> Any:
+        """An array as the runtime takes it; raises `InvalidInput` for BYTES that are not UTF-8."""
+        datatype = self._inputs.get(name)
+        if datatype == "BF16" and array.dtype == ml_dtypes.bfloat16:
+            bits = np.ascontiguousarray(array).view(np.uint16)
+            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, ONNX_BFLOAT16)
+        if datatype == "BYTES":
+            if array.dtype != object:  # the runtime reads beyond the end of numpy's fixed-size strings
+                raise TypeError(f"BYTES come as an array of objects, not of {array.dtype}")
+            return _texts(array)
+        return array
 
 
 def open(folder: Path, threads: int, device: str = "cpu", precision: str = "") -> OnnxSession:
@@ -92,6 +106,7 @@ def signature(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
         raise InvalidInput(f"{FILE} can't be served: {_reason(error)}") from error
     inputs = [_spec("input", one) for one in session.get_inputs()]
     outputs = [_spec("output", one) for one in session.get_outputs()]
+    _gives_bf16(session)
     if not inputs:
         raise InvalidInput(f"{FILE} has no inputs: there is nothing to ask it")
     return inputs, outputs
@@ -139,18 +154,6 @@ def _spec(what: str, one: Any) -> TensorSpec:
     return TensorSpec(name=one.name, datatype=KINDS[one.type], shape=shape)
 
 
-def _value(datatype: str, array: Array) -> Any:
-    """An array as the runtime's own value; raises `InvalidInput` for BYTES that are not UTF-8."""
-    if datatype == "BF16" and array.dtype == ml_dtypes.bfloat16:
-        bits = np.ascontiguousarray(array).view(np.uint16)
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, ONNX_BFLOAT16)
-    if datatype == "BYTES":
-        if array.dtype != object:  # the runtime reads beyond the end of numpy's fixed-size strings
-            raise TypeError(f"BYTES come as an array of objects, not of {array.dtype}")
-        return ort.OrtValue.ortvalue_from_numpy(_texts(array))
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-
-
 def _texts(array: Array) -> Array:
     """BYTES as str: ONNX strings are UTF-8 (onnx.proto, `string_data`), and the runtime takes only such."""
     texts = np.empty(array.size, object)
@@ -161,22 +164,39 @@ def _texts(array: Array) -> Array:
             f"an element of BYTES is not valid UTF-8 (byte {error.start}: {error.reason}); "
             "an ONNX model takes texts, not arbitrary bytes"
         ) from error
+    except TypeError as error:
+        raise InvalidInput("the elements of BYTES have to be bytes") from error
     return texts.reshape(array.shape)
 
 
-def _array(value: Any) -> Array:
+def _bytes(array: Array) -> Array:
+    """Texts as BYTES; other arrays as they are."""
+    if array.dtype != object:
+        return array
+    elements = np.empty(array.size, object)
+    elements[:] = [text.encode() for text in array.flat]
+    return elements.reshape(array.shape)
+
+
+def _boxed(value: Any) -> Any:
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+
+
+def _unboxed(value: Any) -> Array:
     """One of the runtime's values as an array of our own."""
-    kind = value.data_type()
-    if kind == "tensor(bfloat16)":  # numpy() does not know it
-        size = value.tensor_size_in_bytes()
-        data = ctypes.string_at(value.data_ptr(), size) if size else b""
-        return np.frombuffer(data, ml_dtypes.bfloat16).reshape(value.shape())
-    array: Array = value.numpy()
-    if kind == "tensor(string)":
-        texts = np.empty(array.size, object)
-        texts[:] = [text.encode() for text in array.flat]
-        return texts.reshape(array.shape)
-    return array
+    if value.data_type() != "tensor(bfloat16)":
+        return _bytes(value.numpy())
+    size = value.tensor_size_in_bytes()
+    data = bytearray(ctypes.string_at(value.data_ptr(), size) if size else b"")
+    return np.frombuffer(data, ml_dtypes.bfloat16).reshape(value.shape())
+
+
+def _gives_bf16(session: Any) -> bool:
+    """Whether an output is BF16; raises `InvalidInput` when an input is BYTES too: nothing in Python runs both."""
+    gives = any(one.type == "tensor(bfloat16)" for one in session.get_outputs())
+    if gives and any(one.type == "tensor(string)" for one in session.get_inputs()):
+        raise InvalidInput("a model with BYTES inputs can't have BF16 outputs: give them out as FP32 (a Cast node)")
+    return gives
 
 
 def convert(network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path) -> list[str]:

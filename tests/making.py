@@ -96,6 +96,18 @@ def brightness_graph(gain: float = 1.0) -> Any:
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+def identity_graph(datatype: str, *shape: int | str) -> Any:
+    """y = x, of any data type of the Open Inference Protocol."""
+    from onnx import TensorProto, helper
+
+    other = {"FP16": "FLOAT16", "BF16": "BFLOAT16", "FP32": "FLOAT", "FP64": "DOUBLE", "BYTES": "STRING"}
+    kind = TensorProto.DataType.Value(other.get(datatype, datatype))
+    axes = list(shape or ("batch", 3))
+    x, y = (helper.make_tensor_value_info(name, kind, axes) for name in "xy")
+    body = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
 def picture_bundle(target: Path, gain: float = 1.0) -> Path:
     """A sealed bundle that says how bright a 2x2 grey picture is."""
     draft = target.with_name(f"{target.name}.draft")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
+from pydantic import BaseModel
 
 from modelmill import client, errors, plugins, settings
 from modelmill.cli import app
@@ -309,7 +310,11 @@ port = 9000
 queue = 500
 ```
 """
-IN_WORDS = {"home": "`~/.modelmill`", "threads": "the number of cores that the platform may use"}
+IN_WORDS = {
+    "home": "`~/.modelmill`",
+    "threads": "the number of cores that the platform may use",
+    "tracing.endpoint": "what `OTEL_EXPORTER_OTLP_ENDPOINT` says",
+}
 """Defaults that depend on the machine."""
 
 
@@ -321,8 +326,8 @@ def settings_page() -> str:
 
 def _settings(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
-        if isinstance(field.default, settings.Limits):
-            yield from _settings(settings.Limits, f"{name}.")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _settings(field.annotation, f"{name}.")
             continue
         path = f"{prefix}{name}"
         variable = f"MODELMILL_{path.upper().replace('.', '__')}"
@@ -332,8 +337,10 @@ def _settings(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
 def _default(name: str, value: Any) -> str:
     if not name.endswith("bytes"):
         return code(value) or "empty"
-    step = 30 if value % (1 << 30) == 0 else 20
-    return f"`{value}` ({value >> step} {'GiB' if step == 30 else 'MiB'})"
+    step, unit = next(
+        (step, unit) for step, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if value % (1 << step) == 0
+    )
+    return f"`{value}` ({value >> step} {unit})"
 
 
 def _line(documented: Any) -> str:

@@ -49,6 +49,21 @@ class Limits(BaseModel):
     free_bytes: int = Field(default=64 << 20, ge=0, description="room on the disk below which readiness says no")
 
 
+class TracingSettings(BaseModel):
+    """Where traces go."""
+
+    model_config = FROZEN
+    endpoint: str = Field(
+        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        pattern=r"^(https?://[^\s/]+\S*)?$",
+        validate_default=True,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP, mostly port 4318); empty: no traces",
+    )
+    sample: float = Field(
+        default=1.0, ge=0, le=1, description="share of requests that are traced when the caller has not decided"
+    )
+
+
 class Settings(BaseSettings):
     """All settings of a node."""
 
@@ -70,6 +85,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=30, ge=0, description="longest wait for calls in flight when stopping")
     shared_memory: bool = Field(default=False, description="tensors in shared memory for clients on this machine (v2)")
     limits: Limits = Limits()
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
     @classmethod
     def settings_customise_sources(

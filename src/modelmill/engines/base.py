@@ -59,9 +59,6 @@ class Engine(Protocol):
     def signature(self, folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """Inputs and outputs of a bare model; raises `InvalidInput` saying what can't be served, or read."""
 
-    def signature(self, folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
-        """Inputs and outputs of a bare model file; raises `InvalidInput` for one that can't be served."""
-
     def convert(self, network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path) -> list[str]:
         """Write a trained network in the engine's form into a bundle's draft; returns the files' names."""
 

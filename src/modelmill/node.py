@@ -53,6 +53,9 @@ ENTRIES = {
     "import": "modelmill.jobs.importing:main",
     "register": "modelmill.jobs.registering:main",
 }
+WORKER = "modelmill.serve.worker:main"
+WARM = ("modelmill.engines.onnx", "PIL.Image", "simplejpeg")
+"""What nearly every worker imports."""
 TICK_SECONDS = 0.05
 LOAD_SECONDS = 60.0
 MEMORY_SHARE = 0.8
@@ -120,6 +123,7 @@ class Node:
             threads,
             rooms.artifacts,
         )
+        self._cluster.warm(WORKER, *WARM)
         self._workers = Reconciler(
             rooms.database,
             rooms.registry,
@@ -127,7 +131,7 @@ class Node:
             self._cluster,
             settings.home / "logs",
             self._run,
-            "modelmill.serve.worker:main",
+            WORKER,
             settings.threads,
             settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
         )

@@ -288,6 +288,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
     from modelmill.protocols.base import STATUS
     from modelmill.serve.gateway import Gateway
     from modelmill.serve.gossip import Gossip
+    from modelmill.serve.tracing import Tracing
 
     rooms = Rooms(settings)
     control = Control(
@@ -301,6 +302,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
     )
     door = Gateway(settings.limits, settings.gateways)
     door.shared_memory = settings.shared_memory
+    door.tracing = Tracing.from_settings(settings)
     door.operate = operator_of(door, rooms)
     app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)), settings.invocations)
     config = uvicorn.Config(
@@ -324,6 +326,8 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
     await server.serve(sockets=[socket.socket(fileno=descriptor)])
     for task in (following, watching, gossip):
         task.cancel()
+    if door.tracing is not None:
+        door.tracing.close()
 
 
 async def _announce(door: Any, server: Any, report: Report) -> None:

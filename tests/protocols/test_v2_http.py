@@ -110,7 +110,7 @@ def test_what_is_no_number_of_json_is_refused(door, kind, number):
 
 MISFITS = [
     [2], [2, 2], [1, 2, 1], [], [0, 2], [1, 3], [-1, 2], [-1, -2], [2**31, 2], [2**31 + 1, 2], [2**64, 2],
-    [2**200, 2], [1.5, 2], ["1", "2"], None, "12", [[1, 2]], [1, None], [1] * 100,
+    [2**200, 2], [10**4000, 2], [1.5, 2], ["1", "2"], None, "12", [[1, 2]], [1, None], [1] * 100,
 ]  # fmt: skip
 
 
@@ -119,7 +119,10 @@ def test_a_shape_that_does_not_fit_is_refused(door, shape):
     refused(infer(door, "m-FP32", {**tensor([1, 2]), "shape": shape}))
 
 
-@pytest.mark.parametrize("shape", [[2**31, 2**31, 2**31, 3], [1, 2**20, 2**20, 3], [2**28, 1, 1, 3]])
+@pytest.mark.parametrize(
+    "shape",
+    [[2**31, 2**31, 2**31, 3], [1, 2**20, 2**20, 3], [2**28, 1, 1, 3], [0, 2**62, 2**62, 3], [10**4000] * 3 + [3]],
+)
 def test_a_huge_shape_is_refused_before_anything_of_its_size_is_made(door, shape):
     refused(infer(door, "free", tensor([1], shape, "UINT8")), "elements; at most")
     reply = binary(
@@ -187,6 +190,8 @@ def test_inputs_of_several_batch_sizes_are_refused(door):
         b'{"inputs": [], "parameters": []}',
         b"[" * 100_000,
         b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": ' + b"[" * 5000 + b"]" * 5000 + b"}]}",
+        b'{"inputs": [{"name": "x", "shape": [1' + b"0" * 9000 + b', 2], "datatype": "FP32", "data": [1, 2]}]}',
+        b'{"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1' + b"0" * 9000 + b"]}]}",
         b'{"parameters": {"a": ' + b"[" * 5000 + b"]" * 5000 + b'}, "inputs": []}',
         b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32"}]}',
     ],

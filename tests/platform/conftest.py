@@ -31,8 +31,8 @@ FILLERS = ["the", "a", "film", "story", "plot", "this", "was", "it"]
 class Platform:
     """One running platform and the client that speaks to it."""
 
-    def __init__(self, home: Path, **env: str) -> None:
-        self.home = home
+    def __init__(self, home: Path, *options: str, **env: str) -> None:
+        self.home, self._options = home, options
         self._env = {**os.environ, **env}
         self._env.pop("MODELMILL_URL", None)
         self._env.pop("MODELMILL_KEY", None)
@@ -40,7 +40,7 @@ class Platform:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "modelmill.cli", "up", "--home", str(self.home), "--port", "0"],
+            [sys.executable, "-m", "modelmill.cli", "up", "--home", str(self.home), "--port", "0", *self._options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

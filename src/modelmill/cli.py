@@ -252,6 +252,21 @@ def resume(number: int, /, *, wait: Wait = False) -> None:
 # ---- models
 
 
+@app.command(name="import")
+def import_(
+    name: str,
+    path: Annotated[Path, Parameter(help="model.onnx, or a bundle as a folder or a zip")],
+    /,
+    *,
+    labels: Annotated[Path | None, Parameter(help="text file with the name of a class on each line")] = None,
+) -> None:
+    """Bring a finished model as a new version of NAME."""
+    names = [line for line in _read_text(labels).splitlines() if line] if labels else []
+    client = _client()
+    row = client.import_model(name, path, labels=names, on_event=_on_event())
+    _show(row, lambda: _out().version(row, client.url))
+
+
 @app.command
 def models() -> None:
     """All versions of all models."""
@@ -335,6 +350,15 @@ def recipes(task: str = "", /) -> None:
     names = [task] if task else [row["name"] for row in client.tasks()]
     rows = [{"task": name, **recipe} for name in names for recipe in client.recipes(name)]
     _show(rows, lambda: _out().recipes(rows))
+
+
+def _read_text(path: Path) -> str:
+    from modelmill.errors import InvalidInput
+
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"'{path}' can't be read as text: {error}") from error
 
 
 def _pairs(given: list[str] | None) -> dict[str, str]:

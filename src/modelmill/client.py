@@ -12,7 +12,7 @@ mill.predict("waste", "bottle.jpg")              # [{"input": "bottle.jpg", "out
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -250,6 +250,24 @@ class Client:
         return self._follow(number, "log", follow=follow)
 
     # ---- models
+
+    def import_model(
+        self, name: str, path: str | os.PathLike[str], *, labels: Sequence[str] = (), on_event: OnEvent | None = None
+    ) -> Version:
+        """Bring a finished model, a `.onnx` file or a bundle (folder or zip), and wait until it was checked.
+
+        A bare `.onnx` file has no task: it takes and gives tensors; `labels` names the classes of its output.
+        """
+        place = Path(path).expanduser()
+        parameters: Json = {"name": name, "label": list(labels)}
+        if place.suffix == ".onnx":
+            content = _read_file(place)
+            headers = {"Content-Type": "application/octet-stream"}
+            job = self._call("POST", "/api/v1/models", params=parameters, content=content, headers=headers)
+        else:
+            job = self._upload("/api/v1/models", place, parameters)
+        done = _raise_unless_done(self.wait(job["job"], on_event))
+        return self.model(f"{name}:{done['version']}")
 
     def models(self) -> list[Version]:
         """All versions of all models."""

@@ -45,6 +45,7 @@ ENTRIES = {
     "train": "modelmill.jobs.train:main",
     "evaluate": "modelmill.jobs.evaluate:main",
     "import": "modelmill.jobs.importing:main",
+    "register": "modelmill.jobs.registering:main",
 }
 TICK_SECONDS = 0.05
 LOOK_SECONDS = 1.0
@@ -108,7 +109,7 @@ class Node:
             self._cluster,
             ENTRIES,
             threads,
-            rooms.artifacts.add_file,
+            rooms.artifacts,
         )
         self._workers = Reconciler(
             rooms.database,
@@ -238,6 +239,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
         rooms.registry,
         rooms.jobs,
         rooms.deployments,
+        rooms.artifacts,
         settings.limits.upload_bytes,
     )
     door = Gateway(settings.limits)

@@ -43,7 +43,10 @@ class Lineage(Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """What a bundle is. It is written last: its existence means that the bundle is complete."""
+    """What a bundle is. It is written last: its existence means that the bundle is complete.
+
+    An empty `task` stands for a model without one: it takes and gives the engine's tensors, nothing else.
+    """
 
     task: str
     engine: str
@@ -61,7 +64,7 @@ class JobSpec(Struct, frozen=True, kw_only=True):
     """What a job process is told: everything it needs, so that it never asks the database."""
 
     job: int
-    kind: Literal["train", "evaluate", "import"]
+    kind: Literal["train", "evaluate", "import", "register"]
     folder: str
     threads: int
     name: str = ""

@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from modelmill import __version__, plugins
+from modelmill.artifacts import Artifacts
 from modelmill.control import schemas, views
 from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database, Dataset, Job, project_id
@@ -41,10 +42,12 @@ class Control:
         registry: Registry,
         jobs: Jobs,
         deployments: Deployments,
+        artifacts: Artifacts,
         upload_bytes: int,
     ) -> None:
         self.database, self.datasets, self.registry = database, datasets, registry
         self.jobs, self.deployments, self.upload_bytes = jobs, deployments, upload_bytes
+        self.artifacts = artifacts
 
 
 def project(request: Request) -> Iterator[int]:
@@ -189,7 +192,7 @@ async def _receive(request: Request, control: Control) -> Path:
         raise
     if not size:
         path.unlink(missing_ok=True)
-        raise InvalidInput("the body is empty: send the data set as a zip")
+        raise InvalidInput("the body is empty: send a zip")
     return path
 
 
@@ -212,6 +215,14 @@ def _added(
         values = {"dataset_id": row.id, "dataset": name, "task": task}
         job = control.jobs.submit(project, "import", **values).id
     return schemas.DatasetAdded(name=name, job=job)
+
+
+def _brought(control: Control, project: int, name: str, labels: list[str], upload: Path) -> schemas.JobView:
+    try:
+        settings = {"upload": control.artifacts.add_file(upload), "labels": labels}
+    finally:
+        upload.unlink(missing_ok=True)
+    return views.job_view(control.jobs.submit(project, "register", model=name, settings=settings))
 
 
 def _add_submissions(api: FastAPI, control: Control) -> None:
@@ -319,6 +330,22 @@ def _file(folder: Path, name: str) -> Response:
 
 def _add_models(api: FastAPI, control: Control) -> None:
     registry = control.registry
+    file = {"type": "string", "format": "binary"}
+    model = {"required": True, "content": {"application/octet-stream": {"schema": file}}}
+
+    @api.post(f"{PREFIX}/models", status_code=202, tags=["models"], openapi_extra={"requestBody": model})
+    async def bring(
+        request: Request,
+        project: ProjectId,
+        name: str,
+        label: Annotated[list[str] | None, Query(description="names of the classes, in order")] = None,
+    ) -> schemas.JobView:
+        """Bring a finished model (the body): a bare model.onnx, or a zip of a bundle. A job checks it."""
+        from starlette.concurrency import run_in_threadpool
+
+        check_name("model", name)
+        upload = await _receive(request, control)
+        return await run_in_threadpool(_brought, control, project, name, label or [], upload)
 
     @api.get(f"{PREFIX}/models", tags=["models"])
     def all_versions(project: ProjectId) -> list[schemas.VersionView]:

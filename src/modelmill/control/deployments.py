@@ -21,6 +21,7 @@ from modelmill.types import KeyInfo, Manifest, Route, Snapshot, WorkerSpec
 
 log = logging.getLogger("modelmill.node")
 
+TENSOR = "tensor"
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 KILL_SECONDS = 65
 
@@ -114,7 +115,8 @@ class Deployments:
             model=model,
             version=number,
             task=manifest.task,
-            kind=task_named(manifest.task).INPUT,
+            kind=task_named(manifest.task).INPUT if manifest.task else TENSOR,
+            engine=manifest.engine,
             # A deployment whose only worker was lost keeps its calls waiting for the next one.
             ready=row.serving is not None,
             inputs=manifest.inputs,

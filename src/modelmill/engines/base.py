@@ -41,6 +41,9 @@ class Engine(Protocol):
     def open(self, folder: Path, threads: int, device: str = "cpu") -> Session:
         """Load the model of a bundle; raises `BundleCorrupt`."""
 
+    def signature(self, folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """Inputs and outputs of a bare model file; raises `InvalidInput` for one that can't be served."""
+
     def convert(self, network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path) -> list[str]:
         """Write a trained network in the engine's form into a bundle's draft; returns the files' names."""
 

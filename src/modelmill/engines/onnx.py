@@ -48,6 +48,20 @@ def open(folder: Path, threads: int, device: str = "cpu") -> OnnxSession:
     return OnnxSession(folder / FILE, threads)
 
 
+def signature(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Inputs and outputs of a bare `model.onnx`; raises `InvalidInput` for one that can't be served."""
+    session = OnnxSession(folder / FILE, 1)._session
+    return [_spec(node) for node in session.get_inputs()], [_spec(node) for node in session.get_outputs()]
+
+
+def _spec(node: Any) -> TensorSpec:
+    kinds = {"tensor(float)": "FP32", "tensor(int64)": "INT64", "tensor(uint8)": "UINT8", "tensor(int32)": "INT32"}
+    if node.type not in kinds:
+        raise InvalidInput(f"'{node.name}' is of the type {node.type}, which can't be served")
+    shape = [side if isinstance(side, int) else -1 for side in node.shape]
+    return TensorSpec(name=node.name, datatype=kinds[node.type], shape=shape)
+
+
 def convert(network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path) -> list[str]:
     """A torch module as `model.onnx`: one file, with a dynamic batch. An ONNX `ModelProto` is written as it is.
 

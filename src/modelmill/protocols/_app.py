@@ -27,7 +27,7 @@ from modelmill.serve.gateway import Gateway
 
 log = logging.getLogger("modelmill.gateway")
 
-UPLOAD = "/api/v1/datasets"
+UPLOADS = ("/api/v1/datasets", "/api/v1/models")
 ADMIN_BODY = 1 << 20
 ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
 
@@ -93,7 +93,7 @@ class App:
                 raise Unauthenticated("to change anything send the key as 'Authorization: Bearer KEY'")
             caller = self.gateway.authorise(key_of(headers))
             self.gateway.require_admin(caller)
-            if not (scope["method"] == "POST" and scope["path"] == UPLOAD):
+            if not (scope["method"] == "POST" and scope["path"] in UPLOADS):
                 receive = await _whole_body(scope, receive)
         except Disconnected:
             return None

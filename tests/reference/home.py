@@ -17,6 +17,7 @@ GRAPHS: dict[str, Maker] = {
     "feelings": lambda folder: graphs.feeling_bundle(folder / "feelings"),
 }
 LABELS = {"classifier": graphs.CLASSES}
+MISBEHAVING = ("slow", "fails", "crashes", "hangs", "eats", "counts")
 IDENTITIES = {f"identity-{datatype.lower()}": datatype for datatype in graphs.ONNX}
 
 
@@ -27,6 +28,11 @@ def make(folder: Path, name: str) -> Path:
     if name in SIGNATURES:
         return engine_bundle(folder / name, name)
     return GRAPHS[name](folder)
+
+
+def marked(folder: Path, mark: int) -> Path:
+    """An addsub model that tells in `mark` which one it is."""
+    return graphs.marked_addsub(folder / "marked.onnx", mark)
 
 
 def bring(client: Client, folder: Path, names: Iterable[str]) -> None:

@@ -22,6 +22,8 @@ document."""
 app = App(name="modelmill", help=HELP, version=__version__, result_action="return_value", help_format="plaintext")
 data = App(name="data", help="Data sets: add, list, show, remove.")
 app.command(data)
+key = App(name="key", help="Access keys: add, list, remove.")
+app.command(key)
 
 _as_json = False
 
@@ -331,6 +333,37 @@ def predict(
         _fail("nothing to predict: name files, or texts for a model of texts")
     rows = _client().predict(deployment, *inputs)
     _show(rows, lambda: _out().predictions(rows))
+
+
+# ---- keys
+
+
+@key.command(name="add")
+def key_add(
+    name: Annotated[str, Parameter(help="who or what will use it")],
+    /,
+    *,
+    role: Annotated[str, Parameter(help="user: predict and look; admin: everything")] = "user",
+    rate: Annotated[float, Parameter(help="requests a second; 0: no limit")] = 0,
+    burst: Annotated[int, Parameter(help="requests that may come at once; 0: a second's worth")] = 0,
+) -> None:
+    """Make an access key and print it, this once."""
+    row = _client().add_key(name, role, rate, burst)
+    _show(row, lambda: print(row["key"]))
+
+
+@key.command(name="list")
+def key_list() -> None:
+    """All access keys, without the keys themselves."""
+    rows = _client().keys()
+    _show(rows, lambda: _out().table(rows, ("name", "role", "rate", "burst", "created")))
+
+
+@key.command(name="remove")
+def key_remove(name: str, /) -> None:
+    """Withdraw an access key."""
+    _client().remove_key(name)
+    _show({"removed": name}, lambda: print(f"removed {name}"))
 
 
 # ---- what there is

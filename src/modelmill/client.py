@@ -31,6 +31,7 @@ from modelmill.errors import (
 )
 
 POLL_SECONDS = 0.2
+KNOWN_SECONDS = 5.0
 ENDED = ("succeeded", "failed", "cancelled", "interrupted")
 CODES = {
     400: "invalid_input",
@@ -115,6 +116,22 @@ class Deployment(TypedDict):
     serving: int | None
     error: str
     created: str
+
+
+class Key(TypedDict):
+    """An access key; `rate` in requests a second (0: no limit). The key itself is shown by `add_key` alone."""
+
+    name: str
+    role: str
+    rate: float
+    burst: int
+    created: str
+
+
+class NewKey(Key):
+    """A key that was just made, with the `key` itself."""
+
+    key: str
 
 
 class Prediction(TypedDict):
@@ -320,6 +337,27 @@ class Client:
             for output in [self._predict_named(deployment, kind, one, dict(parameters or {}), len(inputs) > 1)]
         ]
 
+    # ---- keys
+
+    def add_key(self, name: str, role: str = "user", rate: float = 0, burst: int = 0) -> NewKey:
+        """Make an access key; its `key` can't be shown again.
+
+        `role` is user (predict and look) or admin; `rate` is in requests a second (0: no limit), `burst` how many may
+        come at once (0: one second's worth).
+        """
+        body = {"name": name, "role": role, "rate": rate, "burst": burst}
+        made = cast(NewKey, self._call("POST", "/api/v1/keys", json=body))
+        self._until_known(made["key"])
+        return made
+
+    def keys(self) -> list[Key]:
+        """All access keys, without the keys themselves."""
+        return cast(list[Key], self._get("/api/v1/keys"))
+
+    def remove_key(self, name: str) -> None:
+        """Withdraw an access key."""
+        self._call("DELETE", f"/api/v1/keys/{_quoted(name)}")
+
     # ---- catalogue
 
     def tasks(self) -> list[Json]:
@@ -336,6 +374,13 @@ class Client:
         """Whether the gateway already routes to the wanted version."""
         path = f"/v2/models/{_quoted(row['name'])}/versions/{row['version']}/ready"
         return row["state"] == "ready" and self._http.get(path).is_success
+
+    def _until_known(self, key: str) -> None:
+        """Wait until the gateway has heard of a new key, which takes a moment."""
+        end = time.monotonic() + KNOWN_SECONDS
+        headers = {"Authorization": f"Bearer {key}"}
+        while time.monotonic() < end and self._http.get("/v1/models", headers=headers).status_code == 401:
+            time.sleep(POLL_SECONDS / 10)
 
     def _predict_named(
         self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json, many: bool

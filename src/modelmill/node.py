@@ -243,7 +243,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
         settings.limits.upload_bytes,
     )
     door = Gateway(settings.limits)
-    app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)))
+    app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)), settings.invocations)
     config = uvicorn.Config(
         cast(Any, app),
         http="httptools",

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the home")
     threads: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="cores a job uses")
+    invocations: str = Field(
+        default="", description="deployment that SageMaker's /invocations asks; empty: the only one there is"
+    )
     drain_seconds: float = Field(default=30, ge=0, description="longest wait for calls in flight when stopping")
     limits: Limits = Limits()
 

@@ -95,7 +95,7 @@ class Route(Struct, frozen=True, kw_only=True):
     the main version carries those of canaries and shadows in `others`; each has a `weight` (its share of the
     requests, 0 to 1), and a shadow gets copies whose answers are dropped. `batch` is how many rows a worker gains
     from (0: not measured), `max_wait` how many seconds a call may wait for others. A deployment that is `asleep` has
-    no worker until it is called; one that is not `loaded` answers nobody.
+    no worker until it is called; one that is not `loaded` answers nobody. `created` is in seconds since 1970.
     """
 
     deployment: str
@@ -118,6 +118,7 @@ class Route(Struct, frozen=True, kw_only=True):
     batch: int = 0
     max_wait: float = 0.0
     others: list["Route"] = msgspec.field(default_factory=list)
+    created: int = 0
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):

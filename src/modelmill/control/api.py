@@ -20,6 +20,7 @@ from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database, Dataset, Job, project_id
 from modelmill.control.deployments import Deployments
 from modelmill.control.jobs import Jobs
+from modelmill.control.keys import Keys
 from modelmill.control.registry import Registry, summary
 from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
 from modelmill.tasks.base import plan, recipe_named, task_named
@@ -48,6 +49,7 @@ class Control:
         self.database, self.datasets, self.registry = database, datasets, registry
         self.jobs, self.deployments, self.upload_bytes = jobs, deployments, upload_bytes
         self.artifacts = artifacts
+        self.keys = Keys(database)
 
 
 def project(request: Request) -> Iterator[int]:
@@ -74,7 +76,7 @@ def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
     )
     api.state.control = control
     _add_errors(api, status)
-    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, _add_deployments):
+    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, _add_deployments, _add_keys):
         add(api, control)
     for route in api.routes:
         if isinstance(route, APIRoute):
@@ -403,3 +405,22 @@ def _add_deployments(api: FastAPI, control: Control) -> None:
     def undeploy(name: str, project: ProjectId) -> None:
         """Stop serving."""
         deployments.undeploy(project, name)
+
+
+def _add_keys(api: FastAPI, control: Control) -> None:
+    @api.post(f"{PREFIX}/keys", status_code=201, tags=["keys"])
+    def add(body: schemas.KeyRequest, project: ProjectId, response: Response) -> schemas.KeyMade:
+        """Make an access key. The answer is the only place where it is ever shown."""
+        row, key = control.keys.add(project, body.name, body.role, body.rate, body.burst)
+        response.headers["cache-control"] = "no-store"
+        return schemas.KeyMade(**views.key_view(row).model_dump(), key=key)
+
+    @api.get(f"{PREFIX}/keys", tags=["keys"])
+    def all_keys(project: ProjectId) -> list[schemas.KeyView]:
+        """All access keys, without the keys themselves."""
+        return [views.key_view(row) for row in control.keys.all(project)]
+
+    @api.delete(f"{PREFIX}/keys/{{name}}", status_code=204, tags=["keys"])
+    def remove(name: str, project: ProjectId) -> None:
+        """Withdraw an access key."""
+        control.keys.remove(project, name)

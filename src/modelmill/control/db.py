@@ -29,7 +29,7 @@ from modelmill.errors import Conflict, MillError, StorageFull
 from modelmill.types import Json
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration, checked at start without loading the migration tool."""
 
 
@@ -75,12 +75,15 @@ class Owned:
 
 
 class ApiKey(Owned, Base):
-    """A key, as a hash."""
+    """A key, as a hash; `rate` in requests a second (0: no limit)."""
 
     __tablename__ = "api_key"
+    __table_args__ = (UniqueConstraint("project_id", "name", name="uq_api_key_name"),)
     name: Mapped[str]
     digest: Mapped[str] = mapped_column(unique=True)
     role: Mapped[str]
+    rate: Mapped[float] = mapped_column(default=0.0)
+    burst: Mapped[int] = mapped_column(default=0)
     created: Mapped[datetime] = mapped_column(Moment, default=now)
 
 

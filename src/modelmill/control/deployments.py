@@ -85,7 +85,14 @@ class Deployments:
                 return None
             projects = {row.id: row.name for row in session.scalars(select(Project))}
             keys = {
-                key.digest: KeyInfo(digest=key.digest, project=projects[key.project_id], role=key.role)
+                key.digest: KeyInfo(
+                    digest=key.digest,
+                    project=projects[key.project_id],
+                    role=key.role,
+                    name=key.name,
+                    rate=key.rate,
+                    burst=key.burst,
+                )
                 for key in session.scalars(select(ApiKey))
             }
             routes = {}
@@ -124,6 +131,7 @@ class Deployments:
             sockets=sockets,
             labels=manifest.labels,
             error=row.error,
+            created=int(row.created.timestamp()),
         )
 
 

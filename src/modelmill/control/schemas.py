@@ -1,7 +1,7 @@
 """The shapes of the admin API, for OpenAPI and validation."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -43,6 +43,31 @@ class AliasRequest(Body):
 
     model: str = Field(description="NAME:VERSION")
     alias: str
+
+
+class KeyRequest(Body):
+    """A key to make."""
+
+    name: str = Field(description="who or what will use it")
+    role: Literal["admin", "user"] = Field("user", description="user: predict and look; admin: everything")
+    rate: float = Field(0, ge=0, le=1e6, allow_inf_nan=False, description="requests a second; 0: no limit")
+    burst: int = Field(0, ge=0, le=10**6, description="requests that may come at once; 0: a second's worth")
+
+
+class KeyView(BaseModel):
+    """A key; the key itself is not kept."""
+
+    name: str
+    role: str
+    rate: float = Field(description="requests a second; 0: no limit")
+    burst: int = Field(description="requests that may come at once")
+    created: datetime
+
+
+class KeyMade(KeyView):
+    """A new key."""
+
+    key: str = Field(description="the key itself, shown this once")
 
 
 class DatasetView(BaseModel):

@@ -4,7 +4,7 @@ import msgspec
 
 from modelmill import plugins
 from modelmill.control import schemas
-from modelmill.control.db import Dataset, Deployment, Job
+from modelmill.control.db import ApiKey, Dataset, Deployment, Job
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 
 
@@ -77,3 +77,8 @@ def deployment_view(row: Deployment, ready: dict[int, int]) -> schemas.Deploymen
         error=row.error,
         created=row.created,
     )
+
+
+def key_view(row: ApiKey) -> schemas.KeyView:
+    """A key, without the key itself."""
+    return schemas.KeyView(name=row.name, role=row.role, rate=row.rate, burst=row.burst, created=row.created)

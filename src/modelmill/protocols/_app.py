@@ -6,11 +6,11 @@ Deny by default: a path that no protocol declares public needs a key before anyt
 import base64
 import logging
 from collections.abc import Mapping
-from types import ModuleType
+from textwrap import shorten
 from typing import Any, cast
 
 from modelmill import plugins
-from modelmill.errors import MethodNotAllowed, MillError, NotFound, Unauthenticated
+from modelmill.errors import MillError, Unauthenticated
 from modelmill.protocols.base import (
     STATUS,
     Disconnected,
@@ -21,6 +21,8 @@ from modelmill.protocols.base import (
     Route,
     Scope,
     Send,
+    UnknownPath,
+    WrongMethod,
     simple_error,
 )
 from modelmill.serve.gateway import Gateway
@@ -39,12 +41,14 @@ def http_protocols() -> dict[str, HttpProtocol]:
 
 
 class App:
-    """All protocols and the admin API behind one door."""
+    """All protocols and the admin API behind one door; `default` is the deployment of calls that can't name one."""
 
-    def __init__(self, gateway: Gateway, admin: Any) -> None:
-        self.gateway, self.admin = gateway, admin
+    def __init__(self, gateway: Gateway, admin: Any, default: str = "") -> None:
+        self.gateway, self.admin, self.default = gateway, admin, default
         self.protocols = http_protocols()
         self._routes = [(route, p) for p in self.protocols.values() for route in p.ROUTES]
+        prefixes = {getattr(p, "PREFIX", ""): p for p in self.protocols.values()}
+        self._owners = sorted(((prefix, p) for prefix, p in prefixes.items() if prefix), key=lambda own: -len(own[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -54,7 +58,7 @@ class App:
             return None
         if scope["path"].startswith(ADMIN):
             return await self._administer(scope, receive, send)
-        request = Request(scope, receive, self.gateway.limits.body_bytes)
+        request = Request(scope, receive, self.gateway.limits.body_bytes, self.default)
         protocol: HttpProtocol | None = None
         try:
             route, protocol, names = self._find(request)
@@ -63,11 +67,12 @@ class App:
         except Disconnected:
             return None
         except MillError as error:
-            response = _refusal(error, protocol)
+            response = _refusal(error, protocol or self._owner(request.path)[1])
         except Exception:
             log.exception("%s %r failed", request.method, request.path)
-            response = _refusal(MillError("the gateway failed; its log says why"), protocol)
-        return await _answer(send, response, head=request.method == "HEAD")
+            failure = MillError("the gateway failed; its log says why")
+            response = _refusal(failure, protocol or self._owner(request.path)[1])
+        return await _answer(send, response, head=request.method == "HEAD", request_id=request.id)
 
     def _find(self, request: Request) -> tuple[Route, HttpProtocol, dict[str, str]]:
         """The route; one that does not exist is only admitted to callers with a key."""
@@ -82,8 +87,26 @@ class App:
             allowed.append(route.method)
         self.gateway.authorise(key_of(request.headers))
         if allowed:
-            raise MethodNotAllowed(f"{request.path} takes {' or '.join(sorted(set(allowed)))}")
-        raise NotFound(f"there is nothing at {request.path[:200]}; the admin API is described at /docs")
+            allowed = sorted(set(allowed))
+            raise WrongMethod(f"{request.path[:200]} takes {' or '.join(allowed)}", allowed)
+        raise UnknownPath(f"there is nothing at {request.path[:120]}; {self._hint(request.path)}")
+
+    def _owner(self, path: str) -> tuple[str, HttpProtocol | None]:
+        """The longest prefix that a protocol owns of this path, and the protocol."""
+        for prefix, protocol in self._owners:
+            if path == prefix or path.startswith(f"{prefix}/"):
+                return prefix, protocol
+        return "", None
+
+    def _hint(self, path: str) -> str:
+        """What there is near a path that does not exist."""
+        prefix, _ = self._owner(path)
+        if not prefix:
+            return "the admin API is described at /docs"
+        there = sorted(
+            f"{route.method} {route.pattern}" for route, _ in self._routes if route.pattern.startswith(prefix)
+        )
+        return f"below {prefix} there is: {shorten(', '.join(there), 200, placeholder=' ...')}"
 
     async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -128,9 +151,12 @@ async def _whole_body(scope: Scope, receive: Receive) -> Receive:
     return replay
 
 
-def _refusal(error: MillError, protocol: HttpProtocol | ModuleType | None) -> Response:
-    body = cast(HttpProtocol, protocol).error(error) if protocol else simple_error(error)
+def _refusal(error: MillError, protocol: HttpProtocol | None) -> Response:
+    body = protocol.error(error) if protocol else simple_error(error)
     headers: list[tuple[bytes, bytes]] = []
+    if isinstance(error, WrongMethod):
+        verbs = ["HEAD", *error.allowed] if "GET" in error.allowed else error.allowed
+        headers.append((b"allow", ", ".join(sorted(verbs)).encode()))
     if error.retry_after is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if isinstance(error, Unauthenticated):
@@ -138,12 +164,14 @@ def _refusal(error: MillError, protocol: HttpProtocol | ModuleType | None) -> Re
     return Response(body, STATUS.get(error.code, 500), headers=tuple(headers))
 
 
-async def _answer(send: Send, response: Response, *, head: bool = False) -> None:
+async def _answer(send: Send, response: Response, *, head: bool = False, request_id: str = "") -> None:
     headers = [
         (b"content-type", response.content_type.encode()),
         (b"content-length", str(len(response.body)).encode()),
         *response.headers,
     ]
+    if request_id:  # clients show it beside an error
+        headers.append((b"x-request-id", request_id.encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else response.body})
 

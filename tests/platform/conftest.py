@@ -87,6 +87,7 @@ class Platform:
         if self.process.poll() is None:
             self.stop(signal.SIGTERM)
         elif self.process.stdout is not None:
+            self.client.close()
             self.process.stdout.close()
 
 

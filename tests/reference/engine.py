@@ -22,7 +22,7 @@ from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 FILE = "model.json"
-LEDGER = "REFERENCE_LEDGER"
+LEDGER, SECONDS = "REFERENCE_LEDGER", "REFERENCE_SECONDS"
 TRIGGER = -1.0
 """The value that makes a model of the kinds `crashes`, `hangs` and `eats` do so; others are seconds to sleep."""
 TRIGGER_HOLDING = -2.0
@@ -105,7 +105,7 @@ class Eats(Mined):
 
 
 class Counts(Slow):
-    """Writes down the id of every row that it runs, and answers `3 * id + 1`."""
+    """Writes down the id of every row that it runs, and answers `3 * id + 1`, after REFERENCE_SECONDS (0)."""
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """`id` INT64 [n, 1] -> `id`, `answer` INT64 [n, 1]; the ids go to the file named by REFERENCE_LEDGER."""
@@ -115,6 +115,7 @@ class Counts(Slow):
             os.write(ledger, "".join(f"{number}\n" for number in ids.ravel()).encode())
         finally:
             os.close(ledger)
+        time.sleep(float(os.environ.get(SECONDS, "0")))
         return {"id": ids.copy(), "answer": ids * 3 + 1}
 
 

@@ -48,9 +48,7 @@ def engine_bundle(target: Path, kind: str, **settings: Any) -> Path:
         outputs=[TensorSpec(name=name, datatype=datatype, shape=[-1, 1]) for name in answers],
         preprocessing={},
         labels=[],
-        lineage=Lineage(
-            dataset="", data_digest="", recipe="", settings={}, seed=0, code_version="", job=0, created=""
-        ),
+        lineage=Lineage(dataset="", data_digest="", recipe="", settings={}, seed=0, code_version="", job=0, created=""),
     )
     bundle.seal(draft, manifest, target)
     return target

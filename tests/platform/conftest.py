@@ -228,4 +228,5 @@ def seven(tmp_path: Path) -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/platform/" in str(item.path):
-            item.add_marker(pytest.mark.xdist_group("platform"))
+            mine = "reference" if "reference_home" in getattr(item, "fixturenames", ()) else "platform"
+            item.add_marker(pytest.mark.xdist_group(mine))

@@ -148,7 +148,8 @@ class Grpc:
         response: Any = message_factory.GetMessageClass(find("inference.ModelInferResponse"))
         self._error = grpc.aio.AioRpcError
         self._lost = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
-        self._channel = grpc.aio.insecure_channel(address)
+        soon = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+        self._channel = grpc.aio.insecure_channel(address, options=soon)
         self._infer = self._channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
             request_serializer=self._request.SerializeToString,

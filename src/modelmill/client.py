@@ -105,7 +105,12 @@ class Version(TypedDict):
 
 
 class Deployment(TypedDict):
-    """A served model; `state` is loading, ready or failed, `serving` the version that answers now."""
+    """A served model; `state` is loading, ready, asleep, unloaded or failed, `serving` the version that answers now."""
+
+    note: str
+    options: Json
+    variants: list[Json]
+    memory: int
 
     name: str
     model: str
@@ -300,9 +305,16 @@ class Client:
 
     # ---- deployments
 
-    def deploy(self, model: str, *, name: str = "", replicas: int | None = None, wait: bool = False) -> Deployment:
-        """Serve `NAME[:VERSION|@ALIAS]`; over a running version without a failed request."""
-        body = {"model": model, "name": name, "replicas": replicas}
+    def deploy(
+        self, model: str, *, name: str = "", replicas: int | None = None, wait: bool = False, **options: Any
+    ) -> Deployment:
+        """Serve `NAME[:VERSION|@ALIAS]`; over a running version without a failed request.
+
+        Options: `min_replicas`, `max_replicas`, `idle_seconds`, `target_delay_ms`, `threads`, `engine`, `precision`,
+        `max_wait_ms`; with `canary` (percent of the requests) or `shadow=True` the version is served beside the main
+        one, a canary until it breaks `max_error_rate` or `max_slowdown`.
+        """
+        body = {"model": model, "name": name, "replicas": replicas, **options}
         row = cast(Deployment, self._call("POST", "/api/v1/deployments", json=body))
         while wait and not (row["state"] == "failed" or self._answers(row)):
             time.sleep(POLL_SECONDS / 4)
@@ -318,6 +330,27 @@ class Client:
     def deployment(self, name: str) -> Deployment:
         """One deployment."""
         return cast(Deployment, self._get(f"/api/v1/deployments/{_quoted(name)}"))
+
+    def promote(self, name: str, version: int | None = None) -> Deployment:
+        """Make the canary (or shadow) of a deployment its main version."""
+        return self._operate(name, "promote", version)
+
+    def rollback(self, name: str, version: int | None = None) -> Deployment:
+        """Take the canaries and shadows of a deployment away."""
+        return self._operate(name, "rollback", version)
+
+    def load(self, name: str) -> Deployment:
+        """Start the workers of an unloaded deployment."""
+        return self._operate(name, "load")
+
+    def unload(self, name: str) -> Deployment:
+        """End the workers of a deployment; it keeps its name."""
+        return self._operate(name, "unload")
+
+    def _operate(self, name: str, verb: str, version: int | None = None) -> Deployment:
+        parameters = {} if version is None else {"version": version}
+        path = f"/api/v1/deployments/{_quoted(name)}/{verb}"
+        return cast(Deployment, self._call("POST", path, params=parameters))
 
     def undeploy(self, name: str) -> None:
         """Stop serving."""
@@ -372,8 +405,9 @@ class Client:
 
     def _answers(self, row: Deployment) -> bool:
         """Whether the gateway already routes to the wanted version."""
+        beside = [one for one in row["variants"] if not one["ready_replicas"]]
         path = f"/v2/models/{_quoted(row['name'])}/versions/{row['version']}/ready"
-        return row["state"] == "ready" and self._http.get(path).is_success
+        return row["state"] == "ready" and not beside and self._http.get(path).is_success
 
     def _until_known(self, key: str) -> None:
         """Wait until the gateway has heard of a new key, which takes a moment."""

@@ -78,7 +78,7 @@ class JobSpec(Struct, frozen=True, kw_only=True):
 
 
 class WorkerSpec(Struct, frozen=True, kw_only=True):
-    """What a worker process is told."""
+    """What a worker process is told. `threads` are for the engine, `decoders` for pictures and the like."""
 
     deployment: str
     model: str
@@ -86,6 +86,43 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     bundle: str
     socket: str
     threads: int
+    decoders: int = 1
+    engine: str = ""
+    precision: str = ""
+
+
+class ServingOptions(Struct, frozen=True, kw_only=True):
+    """How a deployment is served.
+
+    Between `min_replicas` and `max_replicas` the number of workers follows the queue: one more while calls wait
+    longer than `target_delay_ms`. With a minimum of 0 the last one goes after `idle_seconds` without a call.
+    `threads` of 0 shares the cores among all workers. An empty `engine` is the bundle's own.
+    """
+
+    min_replicas: int = 1
+    max_replicas: int = 1
+    idle_seconds: float = 300.0
+    target_delay_ms: float = 100.0
+    threads: int = 0
+    engine: str = ""
+    precision: str = ""
+    max_wait_ms: float = 0.0
+
+
+class Variant(Struct, frozen=True, kw_only=True):
+    """Another version behind a deployment's name: a canary with a share of the requests, or a shadow with copies.
+
+    A canary goes by itself when, after `min_requests`, more than `max_error_rate` of its requests failed beyond the
+    main version's, or when it is `max_slowdown` times slower.
+    """
+
+    model: str
+    version: int
+    weight: float = 0.0
+    shadow: bool = False
+    max_error_rate: float = 0.05
+    max_slowdown: float = 3.0
+    min_requests: int = 20
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -122,9 +159,9 @@ class Route(Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """All that the gateway needs to answer predictions, held in memory."""
+    """All that the gateway needs to answer predictions, held in memory; `revision` of the routes, then of the keys."""
 
-    revision: int
+    revision: tuple[int, int]
     routes: dict[str, Route]
     keys: dict[str, "KeyInfo"]
 

@@ -1,7 +1,7 @@
 """The admin API under /api/v1, described by OpenAPI at /docs. The gateway has checked the key before."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,14 +14,11 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from modelmill import __version__, plugins
-from modelmill.artifacts import Artifacts
 from modelmill.control import schemas, views
-from modelmill.control.datasets import Datasets
-from modelmill.control.db import Database, Dataset, Job, project_id
-from modelmill.control.deployments import Deployments
-from modelmill.control.jobs import Jobs
-from modelmill.control.keys import Keys
-from modelmill.control.registry import Registry, summary
+from modelmill.control.api_base import PREFIX, Control, ProjectId
+from modelmill.control.api_serving import add_deployments, add_keys
+from modelmill.control.db import Dataset, Job
+from modelmill.control.registry import summary
 from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
 from modelmill.tasks.base import plan, recipe_named, task_named
 from modelmill.types import check_name, parse_reference
@@ -29,38 +26,7 @@ from modelmill.types import check_name, parse_reference
 Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
 Offset = Annotated[int, Query(ge=0, le=1 << 53)]
 
-PREFIX = "/api/v1"
 CHUNK = 1 << 20
-
-
-class Control:
-    """Everything the admin routes act on."""
-
-    def __init__(
-        self,
-        database: Database,
-        datasets: Datasets,
-        registry: Registry,
-        jobs: Jobs,
-        deployments: Deployments,
-        artifacts: Artifacts,
-        upload_bytes: int,
-    ) -> None:
-        self.database, self.datasets, self.registry = database, datasets, registry
-        self.jobs, self.deployments, self.upload_bytes = jobs, deployments, upload_bytes
-        self.artifacts = artifacts
-        self.keys = Keys(database)
-
-
-def project(request: Request) -> Iterator[int]:
-    """The number of the caller's project; every query is scoped by it."""
-    control: Control = request.app.state.control
-    with control.database.session() as session:
-        number = project_id(session, request.state.caller.project)
-    yield number
-
-
-ProjectId = Annotated[int, Depends(project)]
 
 
 def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
@@ -76,7 +42,7 @@ def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
     )
     api.state.control = control
     _add_errors(api, status)
-    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, _add_deployments, _add_keys):
+    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, add_deployments, add_keys):
         add(api, control)
     for route in api.routes:
         if isinstance(route, APIRoute):
@@ -377,50 +343,3 @@ def _add_models(api: FastAPI, control: Control) -> None:
             raise InvalidInput(f"an alias is for one version: write {asked.name}:VERSION")
         row = registry.alias(project, body.model, check_name("alias", body.alias))
         return schemas.VersionView(**summary(row, registry.aliases(project)))
-
-
-def _add_deployments(api: FastAPI, control: Control) -> None:
-    deployments = control.deployments
-
-    @api.post(f"{PREFIX}/deployments", status_code=202, tags=["deployments"])
-    def deploy(body: schemas.DeployRequest, project: ProjectId) -> schemas.DeploymentView:
-        """Serve a version; over a running one without a failed request."""
-        if body.name:
-            check_name("deployment", body.name)
-        row = deployments.deploy(project, body.model, body.name, body.replicas)
-        return views.deployment_view(row, deployments.ready(project))
-
-    @api.get(f"{PREFIX}/deployments", tags=["deployments"])
-    def all_deployments(project: ProjectId) -> list[schemas.DeploymentView]:
-        """All deployments."""
-        ready = deployments.ready(project)
-        return [views.deployment_view(row, ready) for row in deployments.all(project)]
-
-    @api.get(f"{PREFIX}/deployments/{{name}}", tags=["deployments"])
-    def one(name: str, project: ProjectId) -> schemas.DeploymentView:
-        """One deployment."""
-        return views.deployment_view(deployments.get(project, name), deployments.ready(project))
-
-    @api.delete(f"{PREFIX}/deployments/{{name}}", status_code=204, tags=["deployments"])
-    def undeploy(name: str, project: ProjectId) -> None:
-        """Stop serving."""
-        deployments.undeploy(project, name)
-
-
-def _add_keys(api: FastAPI, control: Control) -> None:
-    @api.post(f"{PREFIX}/keys", status_code=201, tags=["keys"])
-    def add(body: schemas.KeyRequest, project: ProjectId, response: Response) -> schemas.KeyMade:
-        """Make an access key. The answer is the only place where it is ever shown."""
-        row, key = control.keys.add(project, body.name, body.role, body.rate, body.burst)
-        response.headers["cache-control"] = "no-store"
-        return schemas.KeyMade(**views.key_view(row).model_dump(), key=key)
-
-    @api.get(f"{PREFIX}/keys", tags=["keys"])
-    def all_keys(project: ProjectId) -> list[schemas.KeyView]:
-        """All access keys, without the keys themselves."""
-        return [views.key_view(row) for row in control.keys.all(project)]
-
-    @api.delete(f"{PREFIX}/keys/{{name}}", status_code=204, tags=["keys"])
-    def remove(name: str, project: ProjectId) -> None:
-        """Withdraw an access key."""
-        control.keys.remove(project, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import delete, func, select
 
-from modelmill.control.db import ApiKey, Database, bump, project_id
+from modelmill.control.db import KEYS, ApiKey, Database, bump, project_id
 from modelmill.errors import Conflict, InvalidInput, unknown
 from modelmill.types import check_name
 
@@ -50,7 +50,7 @@ class Keys:
                 raise Conflict(f"there is a key '{name}' already: choose another name, or remove it first")
             row = ApiKey(project_id=project, name=name, digest=digest_of(key), role=role, rate=rate, burst=burst)
             session.add(row)
-            bump(session)
+            bump(session, KEYS)
         return row, key
 
     def all(self, project: int) -> list[ApiKey]:
@@ -69,7 +69,7 @@ class Keys:
             mine = select(func.count()).where(ApiKey.project_id == project, ApiKey.role == ADMIN)
             if rows[name].role == ADMIN and not session.scalar(mine):
                 raise Conflict(f"'{name}' is the last admin key: add another one first")
-            bump(session)
+            bump(session, KEYS)
 
 
 def ensure_admin_key(database: Database, home: Path) -> Path:
@@ -86,5 +86,5 @@ def ensure_admin_key(database: Database, home: Path) -> Path:
             file.write(key + "\n")
         row = ApiKey(project_id=project_id(session), name=ADMIN, digest=digest_of(key), role=ADMIN)
         session.add(row)
-        bump(session)
+        bump(session, KEYS)
     return path

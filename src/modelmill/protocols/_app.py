@@ -26,11 +26,14 @@ from modelmill.protocols.base import (
     simple_error,
 )
 from modelmill.serve.gateway import Gateway
+from modelmill.types import KeyInfo
 
 log = logging.getLogger("modelmill.gateway")
 
 UPLOADS = ("/api/v1/datasets", "/api/v1/models")
 ADMIN_BODY = 1 << 20
+FOUND = 4096
+"""Paths whose route is remembered."""
 ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
 
 
@@ -48,6 +51,7 @@ class App:
         self.protocols = http_protocols()
         self._routes = [(route, p) for p in self.protocols.values() for route in p.ROUTES]
         prefixes = {getattr(p, "PREFIX", ""): p for p in self.protocols.values()}
+        self._found: dict[tuple[str, str], tuple[Route, HttpProtocol, dict[str, str]]] = {}
         self._owners = sorted(((prefix, p) for prefix, p in prefixes.items() if prefix), key=lambda own: -len(own[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,8 +65,8 @@ class App:
         request = Request(scope, receive, self.gateway.limits.body_bytes, self.default)
         protocol: HttpProtocol | None = None
         try:
-            route, protocol, names = self._find(request)
-            caller = None if route.public else self.gateway.authorise(key_of(request.headers))
+            route, protocol, names = self._found.get((request.method, request.path)) or self._find(request)
+            caller = None if route.public else self._caller(request.headers)
             response = await route.handler(self.gateway, cast(Any, caller), request, names)
         except Disconnected:
             return None
@@ -74,6 +78,15 @@ class App:
             response = _refusal(failure, protocol or self._owner(request.path)[1])
         return await _answer(send, response, head=request.method == "HEAD", request_id=request.id)
 
+    def _caller(self, headers: Mapping[bytes, bytes]) -> KeyInfo:
+        """Who is calling; raises `Unauthenticated`."""
+        header = headers.get(b"authorization", b"")
+        caller = self.gateway.known(header)
+        if caller is None:
+            caller = self.gateway.authorise(key_of(headers))
+            self.gateway.remember(header, caller)
+        return caller
+
     def _find(self, request: Request) -> tuple[Route, HttpProtocol, dict[str, str]]:
         """The route; one that does not exist is only admitted to callers with a key."""
         allowed: list[str] = []
@@ -83,6 +96,8 @@ class App:
             if names is None:
                 continue
             if route.method == method:
+                if len(self._found) < FOUND:
+                    self._found[(request.method, request.path)] = (route, protocol, names)
                 return route, protocol, names
             allowed.append(route.method)
         self.gateway.authorise(key_of(request.headers))

@@ -180,7 +180,7 @@ def launch_reference(reference_home: Path, tmp_path: Path) -> Iterator[Callable[
 
     def start(*options: str, **env: str) -> Platform:
         home = tmp_path / f"reference{len(started)}"
-        shutil.copytree(reference_home / "home", home)
+        shutil.copytree(reference_home / "home", home, ignore=shutil.ignore_patterns("run"))
         given = reference.with_engine(reference_home / "site") | {"REFERENCE_LEDGER": str(tmp_path / "ledger")}
         started.append(Platform(home, *options, **given, **env))
         return started[-1]

@@ -294,6 +294,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
         settings.limits.upload_bytes,
     )
     door = Gateway(settings.limits, settings.gateways)
+    door.shared_memory = settings.shared_memory
     door.operate = operator_of(door, rooms)
     app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)), settings.invocations)
     config = uvicorn.Config(
@@ -302,6 +303,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_seconds) or 1,
     )

@@ -40,7 +40,6 @@ class Limits(BaseModel):
         default=30, gt=0, description="a worker that needs longer for one batch is replaced, its calls go to another"
     )
     batch: int = Field(default=64, ge=1, description="most calls and rows in one batch, whatever the model gains")
-    batch: int = Field(default=64, ge=1, description="most calls in one batch")
     header_bytes: int = Field(default=64 << 10, ge=1024, description="largest request line with its headers")
     headers: int = Field(default=100, ge=8, description="most headers of a request")
     header_seconds: float = Field(default=10, gt=0, description="longest time from the first byte to the last header")
@@ -48,6 +47,21 @@ class Limits(BaseModel):
     idle_seconds: float = Field(default=75, gt=0, description="how long a connection without a request stays open")
     connections: int = Field(default=4096, ge=1, description="connections open at once; more get status 503")
     free_bytes: int = Field(default=64 << 20, ge=0, description="room on the disk below which readiness says no")
+
+
+class TracingSettings(BaseModel):
+    """Where traces go."""
+
+    model_config = FROZEN
+    endpoint: str = Field(
+        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        pattern=r"^(https?://[^\s/]+\S*)?$",
+        validate_default=True,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP, mostly port 4318); empty: no traces",
+    )
+    sample: float = Field(
+        default=1.0, ge=0, le=1, description="share of requests that are traced when the caller has not decided"
+    )
 
 
 class Settings(BaseSettings):
@@ -69,7 +83,9 @@ class Settings(BaseSettings):
         default=0, ge=0, description="what all workers may hold before idle models sleep; 0: 80 % of the machine's"
     )
     drain_seconds: float = Field(default=30, ge=0, description="longest wait for calls in flight when stopping")
+    shared_memory: bool = Field(default=False, description="tensors in shared memory for clients on this machine (v2)")
     limits: Limits = Limits()
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
     @classmethod
     def settings_customise_sources(

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from modelmill import plugins
 from modelmill.errors import MillError, Unauthenticated
+from modelmill.protocols._cycle import RESPOND
 from modelmill.protocols.base import (
     STATUS,
     Disconnected,
@@ -76,7 +77,7 @@ class App:
             log.exception("%s %r failed", request.method, request.path)
             failure = MillError("the gateway failed; its log says why")
             response = _refusal(failure, protocol or self._owner(request.path)[1])
-        return await _answer(send, response, head=request.method == "HEAD", request_id=request.id)
+        return await _answer(scope, send, response, request.id)
 
     def _caller(self, headers: Mapping[bytes, bytes]) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`."""
@@ -136,7 +137,7 @@ class App:
         except Disconnected:
             return None
         except MillError as error:
-            return await _answer(send, _refusal(error, None))
+            return await _answer(scope, send, _refusal(error, None))
         scope["state"] = {**scope.get("state", {}), "caller": caller}
         await self.admin(scope, receive, send)
         return None
@@ -179,15 +180,16 @@ def _refusal(error: MillError, protocol: HttpProtocol | None) -> Response:
     return Response(body, STATUS.get(error.code, 500), headers=tuple(headers))
 
 
-async def _answer(send: Send, response: Response, *, head: bool = False, request_id: str = "") -> None:
-    headers = [
-        (b"content-type", response.content_type.encode()),
-        (b"content-length", str(len(response.body)).encode()),
-        *response.headers,
-    ]
+async def _answer(scope: Scope, send: Send, response: Response, request_id: str = "") -> None:
+    headers, kind, head = response.headers, response.content_type.encode(), scope["method"] == "HEAD"
     if request_id:  # clients show it beside an error
-        headers.append((b"x-request-id", request_id.encode()))
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        headers = (*headers, (b"x-request-id", request_id.encode()))
+    respond = scope.get(RESPOND)
+    if respond is not None and respond(response.status, kind, headers, response.body, head):
+        return
+    length = (b"content-length", str(len(response.body)).encode())
+    start = [(b"content-type", kind), length, *headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": start})
     await send({"type": "http.response.body", "body": b"" if head else response.body})
 
 

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from modelmill.protocols._connection import Connection, Refusal, Sweeper, log
+from modelmill.protocols._cycle import Cycle
 from modelmill.settings import Limits
 
 STEP = 16 << 10  # more than this is read in steps, so that what is made of one read stays small
@@ -141,7 +142,7 @@ class GuardedProtocol(Connection):
             self._offered = True  # answered when the parser stops, see `_decline_upgrade`
             return
         earlier = self.cycle
-        cycle = self.cycle = RequestResponseCycle(
+        cycle = self.cycle = Cycle(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,

@@ -37,6 +37,8 @@ class Gateway:
         self.draining = False
         self.healthy = True
         self.operate: Operate | None = None
+        self.shared_memory = False
+        self.extra: dict[str, Any] = {}
         self.hung: set[str] = set()
         self.wake: Callable[[], None] = lambda: None
         self._rates = Rates(gateways)

@@ -61,6 +61,7 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._later: asyncio.TimerHandle | None = None
         self._leaving: set[str] = set()
+        self._pumping = False
 
     @property
     def connected(self) -> int:
@@ -113,11 +114,15 @@ class Pool:
             self.wanted()
         if pending.deadline < self._sweep_at or self._sweep is None:
             self._sweep_by(pending.deadline)
-        self.pump()
+        if not self._pumping:
+            # Not at once: calls that arrived in the same turn of the loop share a batch, and a lone one loses nothing.
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self.pump)
         return pending
 
     def pump(self) -> None:
         """Give workers batches while calls wait: the idle ones first, then ahead of their last batch."""
+        self._pumping = False
         lanes = self._lanes
         while lanes.count:
             link = self._free()

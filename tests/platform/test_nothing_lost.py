@@ -14,7 +14,7 @@ import pytest
 
 from tests.platform.calling import Caller, answer, deploy, settled, statuses, workers
 from tests.platform.conftest import Platform, until
-from tests.reference.engine import TRIGGER, TRIGGER_HOLDING
+from tests.reference.engine import OTHER_TRIGGER, TRIGGER
 
 HANG = {"MODELMILL_LIMITS__HANG_SECONDS": "1.5"}
 
@@ -95,7 +95,7 @@ def test_a_request_that_ends_workers_is_refused_and_its_batch_mates_are_answered
     assert "guilty" in (platform.home / "logs" / "gateway.log").read_text()
 
 
-@pytest.mark.parametrize("trigger", [TRIGGER, TRIGGER_HOLDING], ids=["asleep", "holding the interpreter"])
+@pytest.mark.parametrize("trigger", [TRIGGER, OTHER_TRIGGER], ids=["asleep", "holding the interpreter"])
 def test_a_hung_worker_is_replaced_and_innocents_are_answered(launch_reference, trigger: float) -> None:
     platform = launch_reference(**HANG)
     deploy(platform, "hangs")
@@ -110,16 +110,21 @@ def test_a_hung_worker_is_replaced_and_innocents_are_answered(launch_reference, 
     assert not set(first) & set(workers(platform, "hangs"))
 
 
-@pytest.mark.parametrize("value", [0, 1], ids=["as an engine should", "as one that forgot to"])
-def test_a_model_that_fails_is_told_from_its_worker(launch_reference, value: int) -> None:
+@pytest.mark.parametrize("trigger", [TRIGGER, OTHER_TRIGGER], ids=["as none should", "as an engine should"])
+def test_a_row_that_fails_is_refused_alone(launch_reference, trigger: float) -> None:
     platform = launch_reference()
-    deploy(platform, "fails")
-    before = workers(platform, "fails")
+    deploy(platform, "raises")
+    before = workers(platform, "raises")
     with Caller(platform) as caller:
-        for response in [caller.now("fails", value) for _ in range(3)]:
-            assert response.status_code == 500
-            assert "ended" not in response.json()["error"]
-    assert workers(platform, "fails") == before
+        occupied = [caller.soon("raises", 0.3) for _ in range(3)]  # what follows gathers into a batch
+        until(lambda: caller.pending("raises") == 3)
+        sent = {n: caller.soon("raises", n / 1000 if n != 5 else trigger) for n in range(12)}
+        found = {n: future.result() for n, future in sent.items()}
+        assert {future.result().status_code for future in occupied} == {200}
+    assert found.pop(5).status_code == 500
+    for number, response in found.items():
+        assert answer(response, "value") == [pytest.approx(number / 1000)]
+    assert workers(platform, "raises") == before
 
 
 def test_killed_workers_lose_no_row(launch_reference, tmp_path: Path) -> None:

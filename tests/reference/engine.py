@@ -21,12 +21,14 @@ from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
+PRECISIONS = ("fp32",)
+DATATYPES = ("FP32", "INT64")
 FILE = "model.json"
 LEDGER, SECONDS = "REFERENCE_LEDGER", "REFERENCE_SECONDS"
 TRIGGER = -1.0
-"""The value that makes a model of the kinds `crashes`, `hangs` and `eats` do so; others are seconds to sleep."""
-TRIGGER_HOLDING = -2.0
-"""The same for `hangs`, with the interpreter's lock held: not even another thread of the process goes on."""
+"""The value that makes a model of the kinds `raises`, `crashes`, `hangs` and `eats` do so; others are seconds."""
+OTHER_TRIGGER = -2.0
+"""The same in another way: `hangs` holds the interpreter's lock, so that no other thread of its process goes on."""
 
 
 class Slow:
@@ -44,12 +46,10 @@ class Slow:
 
 
 class Fails(Slow):
-    """Never answers: says so as an engine should, or, for 1, as one that forgot to."""
+    """Never answers."""
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """Raises `ModelFailed`, or `ValueError` when a row is 1."""
-        if np.any(arrays["value"] == 1):
-            raise ValueError("an error that the engine did not foresee")
+        """Raises `ModelFailed`."""
         raise ModelFailed("this model always fails")
 
 
@@ -59,7 +59,7 @@ class Mined(Slow):
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """`value` FP32 [n, 1] -> `value`."""
         value = arrays["value"]
-        for trigger in (TRIGGER, TRIGGER_HOLDING):
+        for trigger in (TRIGGER, OTHER_TRIGGER):
             if np.any(value == trigger):
                 self.explode(trigger)
         time.sleep(float(value.max(initial=0)))
@@ -78,12 +78,22 @@ class Crashes(Mined):
         os.abort()
 
 
+class Raises(Mined):
+    """Fails on one row, as an engine should or as one that forgot to."""
+
+    def explode(self, trigger: float) -> None:
+        """Raises `ValueError`, or `ModelFailed` on the other trigger."""
+        if trigger == TRIGGER:
+            raise ValueError("an error that the engine did not foresee")
+        raise ModelFailed("this row can't be run")
+
+
 class Hangs(Mined):
     """Never comes back."""
 
     def explode(self, trigger: float) -> None:
         """Sleep for ever."""
-        if trigger == TRIGGER_HOLDING:
+        if trigger == OTHER_TRIGGER:
             ctypes.PyDLL(None).sleep(1 << 30)
         threading.Event().wait()
 
@@ -119,13 +129,21 @@ class Counts(Slow):
         return {"id": ids.copy(), "answer": ids * 3 + 1}
 
 
-KINDS = {"slow": Slow, "fails": Fails, "crashes": Crashes, "hangs": Hangs, "eats": Eats, "counts": Counts}
+KINDS = {
+    "slow": Slow,
+    "fails": Fails,
+    "raises": Raises,
+    "crashes": Crashes,
+    "hangs": Hangs,
+    "eats": Eats,
+    "counts": Counts,
+}
 
 
-def open(folder: Path, threads: int, device: str = "cpu", **settings: Any) -> Slow:
+def open(folder: Path, threads: int, device: str = "cpu", precision: str = "") -> Slow:
     """The model of a bundle; raises `BundleCorrupt` for one that is not of this engine."""
-    if device != "cpu":
-        raise InvalidInput(f"the reference engine runs on 'cpu', not '{device}'")
+    if device != "cpu" or precision not in ("", *PRECISIONS):
+        raise InvalidInput(f"the reference engine runs on 'cpu' in fp32, not on '{device}' in '{precision}'")
     try:
         told = json.loads((folder / FILE).read_text())
         return KINDS[told["kind"]](told)

@@ -17,7 +17,7 @@ GRAPHS: dict[str, Maker] = {
     "feelings": lambda folder: graphs.feeling_bundle(folder / "feelings"),
 }
 LABELS = {"classifier": graphs.CLASSES}
-MISBEHAVING = ("slow", "fails", "crashes", "hangs", "eats", "counts")
+MISBEHAVING = ("slow", "fails", "raises", "crashes", "hangs", "eats", "counts")
 IDENTITIES = {f"identity-{datatype.lower()}": datatype for datatype in graphs.ONNX}
 
 

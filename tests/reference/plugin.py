@@ -16,6 +16,7 @@ MODULE = "modelmill_reference"
 SIGNATURES = {
     "slow": (("seconds", "FP32"), ["slept"]),
     "fails": (("value", "FP32"), ["value"]),
+    "raises": (("value", "FP32"), ["value"]),
     "crashes": (("value", "FP32"), ["value"]),
     "hangs": (("value", "FP32"), ["value"]),
     "eats": (("value", "FP32"), ["value"]),

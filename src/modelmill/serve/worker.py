@@ -122,7 +122,9 @@ class Worker:
             return [error] if len(items) == 1 else [self._run([item])[0] for item in items]
         except Exception:
             log.exception("running failed")
-            return [ModelFailed("the model could not be run") for _ in items]
+            if len(items) == 1:
+                return [ModelFailed("the model could not be run")]
+            return [self._run([item])[0] for item in items]
         results, at = [], 0
         for item in items:
             results.append({name: array[at : at + item.rows] for name, array in outputs.items()})
@@ -148,8 +150,8 @@ class Worker:
                 output = self.model.encode({n: a[0] for n, a in result.items()}, call.parameters)
                 return Answer(call.id, data=msgspec.json.encode(output))
             wanted = call.outputs or list(result)
-            tensors = [tensor_of(name, result[name]) for name in wanted if name != ANSWER]
-            if ANSWER in wanted:
+            tensors = [tensor_of(name, result[name]) for name in wanted if name in result]
+            if ANSWER in wanted and ANSWER not in result:
                 tensors.append(texts_of(ANSWER, self._answers(call, item, result)))
             return Answer(call.id, tensors=tensors)
         except MillError as error:

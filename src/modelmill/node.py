@@ -241,6 +241,7 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
         settings.limits.upload_bytes,
     )
     door = Gateway(settings.limits)
+    door.shared_memory = settings.shared_memory
     app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)))
     config = uvicorn.Config(
         cast(Any, app),

@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the home")
     threads: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="cores a job uses")
     drain_seconds: float = Field(default=30, ge=0, description="longest wait for calls in flight when stopping")
+    shared_memory: bool = Field(default=False, description="tensors in shared memory for clients on this machine (v2)")
     limits: Limits = Limits()
 
     @classmethod

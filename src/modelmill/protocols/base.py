@@ -57,7 +57,8 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.receive, self._limit = receive, limit
+        self.receive, self.limit = receive, limit
+        self.gone: Callable[[], bool] | None = scope.get("modelmill.gone")
 
     def header(self, name: bytes) -> str:
         """A header's value (names in lower case), or an empty string."""
@@ -66,8 +67,8 @@ class Request:
     async def body(self) -> bytes:
         """The whole body; raises `TooLarge` while reading, `Disconnected` when the client leaves."""
         declared = self.header(b"content-length")
-        if is_number(declared) and int(declared) > self._limit:
-            raise TooLarge(f"the body has {int(declared):,} bytes; at most {self._limit:,} are taken")
+        if is_number(declared) and int(declared) > self.limit:
+            raise TooLarge(f"the body has {int(declared):,} bytes; at most {self.limit:,} are taken")
         chunks: list[bytes] = []
         size, more = 0, True
         while more:
@@ -76,8 +77,8 @@ class Request:
                 raise Disconnected
             chunk = message.get("body", b"")
             size += len(chunk)
-            if size > self._limit:
-                raise TooLarge(f"the body exceeds {self._limit:,} bytes")
+            if size > self.limit:
+                raise TooLarge(f"the body exceeds {self.limit:,} bytes")
             chunks.append(chunk)
             more = message.get("more_body", False)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)

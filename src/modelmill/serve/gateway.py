@@ -75,6 +75,8 @@ class Gateway:
         self.draining = False
         self.healthy = True
         self.operate: Operate | None = None
+        self.shared_memory = False
+        self.extra: dict[str, Any] = {}
         self._snapshot: Snapshot | None = None
         self._pools: dict[str, Pool] = {}
 

@@ -62,6 +62,7 @@ LOAD_SECONDS = 60.0
 GARBAGE = 20_000
 MEMORY_SHARE = 0.8
 LOOK_SECONDS = 1.0
+INFORMED_SECONDS = 5.0
 SOCKET_PATH_LIMIT = 90
 
 
@@ -323,11 +324,22 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
     following = asyncio.create_task(door.follow(rooms.deployments.snapshot, room_left))
     watching = asyncio.create_task(_announce(door, server, report))
     gossip = asyncio.create_task(Gossip(door, _run_folder(settings.home, clean=False)).run())
+    await _informed(door)
     await server.serve(sockets=[socket.socket(fileno=descriptor)])
     for task in (following, watching, gossip):
         task.cancel()
     if door.tracing is not None:
         door.tracing.close()
+
+
+async def _informed(door: Any) -> None:
+    """Wait for the first routes before a connection is accepted: a gateway that replaces another refuses nobody.
+
+    Not for ever: while the database is stuck, health at least is answered.
+    """
+    patience = time.monotonic() + INFORMED_SECONDS
+    while door.unready == "starting" and time.monotonic() < patience:
+        await asyncio.sleep(0.005)
 
 
 async def _announce(door: Any, server: Any, report: Report) -> None:

@@ -1,5 +1,4 @@
-"""One gRPC call over an HTTP/2 stream: messages in and out, compression, deadline, status (grpc/doc/PROTOCOL-HTTP2.md).
-"""
+"""One gRPC call over an HTTP/2 stream: messages in and out, compression, deadline, status (grpc/doc/PROTOCOL-HTTP2.md)."""
 
 import asyncio
 import logging

@@ -1,5 +1,6 @@
 """Every datatype of v2, in JSON and in binary, both ways: what goes in comes out."""
 
+import asyncio
 import json
 import math
 import struct
@@ -160,6 +161,25 @@ def test_large_json_is_exact(door):
     texts = [f"[{number}," for number in range(200_000)]
     ((_, _, _, got),) = outputs_of(infer(door, "m-BYTES", tensor(texts, [1, len(texts)], "BYTES")))
     assert got == texts
+
+
+@pytest.mark.parametrize("kind", ["FP32", "INT64", "BYTES"])
+def test_others_are_served_while_a_large_request_is_read(door, kind):
+    count = 300_000
+    values = [str(number) for number in range(count)] if kind == "BYTES" else list(range(count))
+    body = json.dumps({"inputs": [tensor(values, [1, count], kind)]}).encode()
+
+    async def ask():
+        large = asyncio.create_task(door._ask("POST", f"/v2/models/m-{kind}/infer", body, {}, "admin-key"))
+        turns = 0
+        while not large.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return turns, large.result()
+
+    turns, reply = door.runner.run(ask())
+    assert len(outputs_of(reply)[0][3]) == count
+    assert turns > 100
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from modelmill.errors import Conflict, Forbidden, InvalidInput, NotFound
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
 
-KEY = re.compile(r"/(?!\.{1,2}$)[A-Za-z0-9_.-]{1,250}")
+KEY = re.compile(r"/(?!\.{1,2}$|sem\.)[A-Za-z0-9_.-]{1,250}")
+"""Names of objects; those of semaphores, which lie in the same folder, are none."""
 FOLDER = "/dev/shm"  # noqa: S108  where shm_open(3) keeps them
 MAX_REGIONS = 64
 MAX_BYTES = 4 << 30

@@ -11,8 +11,8 @@ import numpy as np
 
 from modelmill.bundle import open_bundle
 from modelmill.engines.base import engine_named
-from modelmill.errors import BundleCorrupt, MillError
-from modelmill.tasks.base import Arrays, Context, Raw, task_named
+from modelmill.errors import BundleCorrupt, InvalidInput, MillError
+from modelmill.tasks.base import Arrays, Context, Raw, Task, task_named
 from modelmill.types import Manifest
 
 GOLDEN = "golden.json"
@@ -30,15 +30,22 @@ class Predictor:
     def __init__(
         self, folder: Path, manifest: Manifest, threads: int = 1, engine: str = "", precision: str = ""
     ) -> None:
-        self.manifest = manifest
-        self.folder = folder
-        self.task = task_named(manifest.task)
-        preprocessing = msgspec.convert(manifest.preprocessing, self.task.Preprocessing)
+        self.manifest, self.folder, self.threads = manifest, folder, threads
+        self._task = task_named(manifest.task) if manifest.task else None
+        shape = self._task.Preprocessing if self._task else dict
+        preprocessing = msgspec.convert(manifest.preprocessing, shape)
         self.context = Context(preprocessing=preprocessing, labels=manifest.labels, folder=folder)
         runtime = engine_named(engine or manifest.engine)
         self.session = runtime.open(folder, threads, precision=precision)
         # An engine of another package may offer a precision that is not known here.
         self.tolerance = TOLERANCE.get(precision or runtime.PRECISIONS[0], max(TOLERANCE.values()))
+
+    @property
+    def task(self) -> Task:
+        """The task; raises `InvalidInput` for a model that has none."""
+        if self._task is None:
+            raise InvalidInput("the model has no task: it takes tensors, as the Open Inference Protocol sends them")
+        return self._task
 
     def decode(self, data: Raw) -> Arrays:
         """One raw input as arrays without the batch axis; raises `InvalidInput`."""
@@ -59,7 +66,12 @@ class Predictor:
         return [self.encode(arrays, parameters) for arrays in self.run([self.decode(raw) for raw in inputs])]
 
     def check_golden(self) -> None:
-        """Replay the golden set; raises `BundleCorrupt` when an answer differs from the recorded one."""
+        """Replay the golden set; raises `BundleCorrupt` when an answer differs from the recorded one.
+
+        A model without a task has none: its digests alone say that it is the one that was brought.
+        """
+        if self._task is None:
+            return
         for number, case in enumerate(read_golden(self.folder)):
             try:
                 answer = self.predict([case["input"]])[0]

@@ -1,5 +1,6 @@
 """Every datatype of v2, in JSON and in binary, both ways: what goes in comes out."""
 
+import asyncio
 import json
 import math
 import struct
@@ -133,6 +134,7 @@ def test_nan_and_infinity_are_bare_in_json_both_ways(door):
         b'{"id":"\xff","inputs":[{"name":"x","shape":[1,1],"datatype":"INT64","data":[NaN]}]}',
         b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"INT64","data":[NaN,' + b"[" * 5000 + b"]" * 5000 + b"]}]}",
         b'{"parameters":{"a":1' + b"0" * 5000 + b'},"inputs":[{"name":"x","data":[NaN]}]}',
+        b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"INT64","data":[1e999,NaN]}]}',
         b'{"inputs":[NaN',
         b"NaN",
         b"[NaN]",
@@ -142,8 +144,15 @@ def test_nan_elsewhere_is_refused(door, body):
     refused(door.ask("POST", "/v2/models/m-INT64/infer", body))
 
 
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1e40", b"1" + b"0" * 400, b"true", b"null", b'"1"'])
+def test_beside_nan_numbers_are_as_strict_as_elsewhere(door, number):
+    for rest in (b"1", b"NaN"):
+        body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[%b,%b]}]}' % (number, rest)
+        refused(door.ask("POST", "/v2/models/m-FP32/infer", body))
+
+
 def test_json_with_nan_is_limited(door):
-    body = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[NaN' + b" " * (8 << 20) + b"]}]}"
+    body = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[NaN' + b" " * (4 << 20) + b"]}]}"
     refused(door.ask("POST", "/v2/models/m-FP32/infer", body), "NaN", "binary")
 
 
@@ -160,6 +169,25 @@ def test_large_json_is_exact(door):
     texts = [f"[{number}," for number in range(200_000)]
     ((_, _, _, got),) = outputs_of(infer(door, "m-BYTES", tensor(texts, [1, len(texts)], "BYTES")))
     assert got == texts
+
+
+@pytest.mark.parametrize("kind", ["FP32", "INT64", "BYTES"])
+def test_others_are_served_while_a_large_request_is_read(door, kind):
+    count = 300_000
+    values = [str(number) for number in range(count)] if kind == "BYTES" else list(range(count))
+    body = json.dumps({"inputs": [tensor(values, [1, count], kind)]}).encode()
+
+    async def ask():
+        large = asyncio.create_task(door._ask("POST", f"/v2/models/m-{kind}/infer", body, {}, "admin-key"))
+        turns = 0
+        while not large.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return turns, large.result()
+
+    turns, reply = door.runner.run(ask())
+    assert len(outputs_of(reply)[0][3]) == count
+    assert turns > 100
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,23 @@ def test_no_descriptor_is_left_behind(door, memory):
 
 @pytest.mark.parametrize(
     "key",
-    ["", "/", "x", "/a/b", "/../etc/passwd", "/..", "/.", "//x", "/x\0", "/ä", "/" + "x" * 251, "/x\n", "/a b", "/*"],
+    [
+        "",
+        "/",
+        "x",
+        "/a/b",
+        "/../etc/passwd",
+        "/..",
+        "/.",
+        "//x",
+        "/x\0",
+        "/ä",
+        "/" + "x" * 251,
+        "/x\n",
+        "/a b",
+        "/*",
+        "/sem.x",
+    ],
 )
 def test_a_key_that_is_no_name_of_shared_memory_is_refused(door, key):
     refused(register(door, "in", key, 8), "key")

@@ -7,14 +7,14 @@ process with SIGBUS. A region belongs to the key that registered it.
 import os
 import re
 import stat
-from contextlib import suppress
 from typing import NamedTuple
 
 from modelmill.errors import Conflict, Forbidden, InvalidInput, NotFound
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
 
-KEY = re.compile(r"/(?!\.{1,2}$)[A-Za-z0-9_.-]{1,250}")
+KEY = re.compile(r"/(?!\.{1,2}$|sem\.)[A-Za-z0-9_.-]{1,250}")
+"""Names of objects; those of semaphores, which lie in the same folder, are none."""
 FOLDER = "/dev/shm"  # noqa: S108  where shm_open(3) keeps them
 MAX_REGIONS = 64
 MAX_BYTES = 4 << 30
@@ -65,9 +65,9 @@ class Regions:
             for each, region in chosen.items()
         ]
 
-    def read(self, caller: KeyInfo, name: str, size: int, offset: int = 0) -> bytes:
+    def read(self, caller: KeyInfo, name: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` of the region; raises `NotFound`, `InvalidInput`."""
-        region = self.check(caller, name, size, offset)
+        region = self.check(caller, name, offset, size)
         parts, at, end = [], region.offset + offset, region.offset + offset + size
         while at < end:
             part = os.pread(region.descriptor, end - at, at)
@@ -77,9 +77,9 @@ class Regions:
             at += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def write(self, caller: KeyInfo, name: str, size: int, offset: int, data: bytes) -> None:
+    def write(self, caller: KeyInfo, name: str, offset: int, size: int, data: bytes) -> None:
         """Leave `data` at `offset` of the region, where `size` bytes are meant for it; raises as `read`."""
-        region = self.check(caller, name, size, offset)
+        region = self.check(caller, name, offset, size)
         if len(data) > size:
             raise InvalidInput(f"the output has {len(data)} bytes; shared_memory_byte_size allows {size}")
         start = region.offset + offset
@@ -90,20 +90,12 @@ class Regions:
             done = os.pwrite(region.descriptor, view, start)
             view, start = view[done:], start + done
 
-    def check(self, caller: KeyInfo, name: str, size: int, offset: int = 0) -> Region:
+    def check(self, caller: KeyInfo, name: str, offset: int, size: int) -> Region:
         """The region, when it has `size` bytes at `offset`; raises `NotFound`, `InvalidInput`."""
         region = self._find(caller, name)
         if not 0 <= offset <= region.byte_size or not 0 <= size <= region.byte_size - offset:
             raise InvalidInput(f"{size} bytes from {offset} do not lie in the region '{name}' of {region.byte_size}")
         return region
-
-    def close(self) -> None:
-        """Let go of everything."""
-        for own in self._owned.values():
-            for region in own.values():
-                with suppress(OSError):
-                    os.close(region.descriptor)
-        self._owned.clear()
 
     def _of(self, caller: KeyInfo) -> dict[str, Region]:
         return self._owned.get(_owner(caller), {})

@@ -31,6 +31,7 @@ from modelmill.protocols._v2_values import (
     unpack_bytes,
     unpacked,
 )
+from modelmill.protocols.base import is_number
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import Route, TensorSpec
 
@@ -279,7 +280,7 @@ def options(parameters: Mapping[str, Any]) -> Options:
     priority = _whole(parameters, "priority", "0 (the default) or a level from 1, the most urgent")
     microseconds = _whole(parameters, "timeout", "microseconds that the request may wait, from 0 (no limit)")
     version = parameters.get("version")
-    if version is not None and (not isinstance(version, (str, int)) or isinstance(version, bool)):
+    if version is not None and (not isinstance(version, (str, int)) or not is_number(str(version))):
         raise InvalidInput(f"the parameter version is a version's number, not {version!r:.40}")
     task = {name: value for name, value in parameters.items() if name not in RESERVED}
     return Options(priority, microseconds / 1e6 or None, None if version is None else str(version), task)

@@ -120,7 +120,7 @@ async def _understand(
     plan, tensors = _plan(*parts) if small else await in_thread(_plan, *parts)
     for one in plan.wanted:
         if one.place is not None:
-            regions(gateway).check(caller, *one.place)
+            regions(gateway).check(caller, one.place.region, one.place.offset, one.place.byte_size)
     return route, plan, tensors
 
 
@@ -133,7 +133,7 @@ def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[Place], bytes]:
         budget -= max(0, place.byte_size)
         if budget < 0:
             raise InvalidInput(f"the tensors in shared memory exceed {gateway.limits.body_bytes:,} bytes")
-        return regions(gateway).read(caller, *place)
+        return regions(gateway).read(caller, place.region, place.offset, place.byte_size)
 
     return read
 
@@ -193,7 +193,7 @@ async def _respond(gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, 
     tensors, head, blobs = _written(route, plan, answer) if small else await in_thread(_written, route, plan, answer)
     for tensor, one in zip(tensors, plan.wanted, strict=True):
         if one.place is not None:
-            regions(gateway).write(caller, *one.place, tensor.data)
+            regions(gateway).write(caller, one.place.region, one.place.offset, one.place.byte_size, tensor.data)
     if not blobs:
         return Response(head)
     headers = ((HEADER, b"%d" % len(head)),)

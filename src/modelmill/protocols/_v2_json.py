@@ -7,6 +7,7 @@ everything else (nested lists, several datatypes, large lists, NaN) is decoded a
 
 import binascii
 import json
+import math
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -151,7 +152,7 @@ def _decode_loosely(head: bytes) -> InferRequest[Any]:
     if len(head) > NUMBERLESS:
         raise InvalidInput(f"JSON with NaN or Infinity has at most {NUMBERLESS:,} bytes; send binary tensors instead")
     try:
-        document = json.loads(head)
+        document = json.loads(head, parse_float=_finite)
         msgspec.json.encode(document)  # refuses lone surrogates and numbers that nothing can take
         asked = msgspec.convert(document, InferRequest[Any])
     except (ValueError, OverflowError, RecursionError) as error:
@@ -160,6 +161,13 @@ def _decode_loosely(head: bytes) -> InferRequest[Any]:
         if one.data is not None:
             one.data = Loose(one.data)
     return asked
+
+
+def _finite(text: str) -> float:
+    """A number that is written with digits; Python would take 1e999 for Infinity."""
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {text[:20]} is out of range")
+    return number
 
 
 # ---- tensors of a request
@@ -179,12 +187,12 @@ def given(asked: InferRequest[Any], body: bytes, size: int, own: Signature, read
             found.append(Given(one.name, one.datatype, one.shape, _from_json(one, own)))
             continue
         if one.data is not None or None not in (where.binary_data_size, where.shared_memory_region):
-            raise InvalidInput(f"input '{one.name}' brings its data twice: in JSON, in binary or in shared memory")
+            raise InvalidInput(f"input '{one.name:.80}' brings its data twice: in JSON, in binary or in shared memory")
         if (length := where.binary_data_size) is None:
             data = read(place_of(where))
         else:
             if not 0 <= length <= end - at:
-                raise InvalidInput(f"input '{one.name}': binary_data_size {length!r:.30} exceeds the body")
+                raise InvalidInput(f"input '{one.name:.80}': binary_data_size {length!r:.30} exceeds the body")
             data = body[at : at + length]
             at += length
         found.append(Given(one.name, one.datatype, one.shape, data))
@@ -298,7 +306,7 @@ def asked_outputs(asked: InferRequest[Any]) -> list[Wanted]:
             found.append(Wanted(one.name, default))
             continue
         if not 0 <= how.classification < 1 << 31:
-            raise InvalidInput(f"output '{one.name}': classification is how many classes to name, from 1")
+            raise InvalidInput(f"output '{one.name:.80}': classification is how many classes to name, from 1")
         binary = default if how.binary_data is None else how.binary_data
         place = place_of(how) if how.shared_memory_region is not None else None
         found.append(Wanted(one.name, binary, how.classification, place))

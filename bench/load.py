@@ -132,7 +132,8 @@ def summary(load: Load, seconds: float) -> dict[str, Any]:
     if not times:
         return {"rps": 0.0, "p50": 0.0, "p99": 0.0, "stall": 0.0, "failed": load.failed, "statuses": load.statuses}
     return {
-        "rps": len(times) / seconds,
+        "rps": len(times) / seconds if seconds else 0.0,
+        "calls": len(times),
         "p50": statistics.median(times) * 1e3,
         "p99": times[int(len(times) * 0.99)] * 1e3,
         "failed": load.failed,

@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
             kind, flags = data[at + 3], data[at + 4]
             if kind == DATA:
                 self.on_data(data[at + 9 : end], flags)
-            elif kind == HEADERS or kind == CONTINUATION:
+            elif kind in (HEADERS, CONTINUATION):
                 self.on_headers(kind, data[at + 9 : end], flags)
             else:
                 self.on_other(kind, flags, int.from_bytes(data[at + 5 : at + 9], "big"), data[at + 9 : end])

@@ -31,7 +31,7 @@ docs: $(DONE)
 $(DONE): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) with the tested set of packages (a few minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,otel,dev]'
 	@touch $@
 
 clean:

@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -29,15 +30,20 @@ from modelmill import __version__, plugins
 from modelmill.artifacts import Artifacts
 from modelmill.cluster._child import Report
 from modelmill.cluster.base import Cluster, Handle
+from modelmill.control.canary import Tally
 from modelmill.control.datasets import Datasets
-from modelmill.control.db import Database
-from modelmill.control.deployments import Deployments, Reconciler
+from modelmill.control.db import Database, project_id
+from modelmill.control.deployments import Deployments
 from modelmill.control.jobs import JobRunner, Jobs
 from modelmill.control.keys import ensure_admin_key
+from modelmill.control.reconciler import Reconciler
 from modelmill.control.registry import Registry
-from modelmill.errors import Conflict, InvalidInput, MillError, from_os
+from modelmill.control.scaling import Signals
+from modelmill.errors import Conflict, InvalidInput, MillError, Unavailable, from_os
+from modelmill.serve.gossip import Ear
+from modelmill.serve.meter import Meter
 from modelmill.settings import Settings
-from modelmill.types import Struct
+from modelmill.types import KeyInfo, Struct
 
 log = logging.getLogger("modelmill.node")
 
@@ -45,8 +51,11 @@ ENTRIES = {
     "train": "modelmill.jobs.train:main",
     "evaluate": "modelmill.jobs.evaluate:main",
     "import": "modelmill.jobs.importing:main",
+    "register": "modelmill.jobs.registering:main",
 }
 TICK_SECONDS = 0.05
+LOAD_SECONDS = 60.0
+MEMORY_SHARE = 0.8
 LOOK_SECONDS = 1.0
 SOCKET_PATH_LIMIT = 90
 
@@ -100,6 +109,7 @@ class Node:
         self.rooms = Rooms(settings)
         self._cluster = cast(Cluster, plugins.load("cluster", "local"))
         rooms, threads = self.rooms, settings.threads
+        self._run = _run_folder(settings.home)
         self._jobs = JobRunner(
             rooms.database,
             rooms.jobs,
@@ -108,18 +118,24 @@ class Node:
             self._cluster,
             ENTRIES,
             threads,
-            rooms.artifacts.add_file,
+            rooms.artifacts,
         )
         self._workers = Reconciler(
             rooms.database,
             rooms.registry,
+            rooms.deployments,
             self._cluster,
             settings.home / "logs",
-            _run_folder(settings.home),
+            self._run,
             "modelmill.serve.worker:main",
-            threads=1,
+            settings.threads,
+            settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
         )
-        self._gateway: Handle | None = None
+        self._workers.tally = self._tally
+        self._meter = Meter()
+        self._ear = Ear(self._run, "node")
+        self._gateways: list[Handle] = []
+        self._gateway_started = self._again = 0.0
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -132,9 +148,9 @@ class Node:
         self._workers.recover()
         self._jobs.recover()
         self.rooms.datasets.recover()
-        self._gateway = self._start_gateway()
+        self._gateways = [self._start_gateway() for _ in range(self.settings.gateways)]
         self._workers.tick()
-        self._wait_for_gateway()
+        self._wait_for_gateways()
         url = address_of(self.settings)
         (home / "address").write_text(url + "\n")
         say(f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs, log in with any name and the key)")
@@ -147,7 +163,8 @@ class Node:
         seen, looked = -1, 0.0
         while not self._stopping.wait(TICK_SECONDS):
             try:
-                self._keep_gateway()
+                self._keep_gateways()
+                self._listen()
                 revision = self.rooms.database.revision()
                 news = revision != seen or time.monotonic() - looked > LOOK_SECONDS
                 seen, looked = revision, time.monotonic() if news else looked
@@ -172,11 +189,13 @@ class Node:
         (self.settings.home / "address").unlink(missing_ok=True)
         self._listener.close()
         patience = time.monotonic() + self.settings.drain_seconds
-        if self._gateway is not None:
-            self._gateway.terminate()
-            while self._gateway.exit_code() is None and time.monotonic() < patience + 2:
-                time.sleep(TICK_SECONDS / 5)
-            self._gateway.kill()
+        for gateway in self._gateways:
+            gateway.terminate()
+        while any(g.exit_code() is None for g in self._gateways) and time.monotonic() < patience + 2:
+            time.sleep(TICK_SECONDS / 5)
+        for gateway in self._gateways:
+            gateway.kill()
+        self._ear.close()
         patience = time.monotonic() + self.settings.drain_seconds
         with suppress(MillError):
             self._jobs.stop(patience)
@@ -185,6 +204,7 @@ class Node:
         say("stopped")
 
     def _start_gateway(self) -> Handle:
+        self._gateway_started = time.monotonic()
         descriptor = self._listener.fileno()
         spec = GatewaySpec(settings=self.settings.model_dump(mode="json"), descriptor=descriptor)
         return self._cluster.start(
@@ -196,20 +216,40 @@ class Node:
             fds=(descriptor,),
         )
 
-    def _wait_for_gateway(self) -> None:
-        assert self._gateway is not None
-        while not any(message.get("ready") for message in self._gateway.messages()) and not self._stopping.is_set():
-            if self._gateway.exit_code() is not None:
+    def _wait_for_gateways(self) -> None:
+        waiting = list(self._gateways)
+        while waiting and not self._stopping.is_set():
+            waiting = [one for one in waiting if not any(message.get("ready") for message in one.messages())]
+            if any(one.exit_code() is not None for one in waiting):
                 where = self.settings.home / "logs" / "gateway.log"
                 raise MillError(f"the gateway ended as it started; {where} says why")
             self._workers.tick()
             time.sleep(TICK_SECONDS / 5)
 
-    def _keep_gateway(self) -> None:
-        if self._gateway is not None and self._gateway.exit_code() is not None:
-            log.error("the gateway (pid %d) ended; starting another", self._gateway.pid)
-            self._gateway.kill()
-            self._gateway = self._start_gateway()
+    def _keep_gateways(self) -> None:
+        """Replace gateways that have ended; more slowly when they do not even start."""
+        for place, gateway in enumerate(self._gateways):
+            if gateway.exit_code() is None or time.monotonic() < self._again:
+                continue
+            log.error("a gateway (pid %d) ended; starting another", gateway.pid)
+            gateway.kill()
+            lived = time.monotonic() - self._gateway_started
+            self._again = time.monotonic() + (0.0 if lived > LOOK_SECONDS * 5 else LOOK_SECONDS)
+            self._gateways[place] = self._start_gateway()
+
+    def _listen(self) -> None:
+        """What the gateways have said: how queues stand, which workers hang, what was counted."""
+        for news in self._ear.news():
+            self._meter.heard(news.gateway, news.series, {})
+            for one in news.load:
+                signals = Signals(one.waiting, one.oldest, one.busy, one.idle_seconds)
+                self._workers.hear(f"{news.gateway} {one.slot}", one.project, one.deployment, signals)
+            for path in news.hung:
+                self._workers.end_hung(path)
+
+    def _tally(self, place: tuple[str, str, str]) -> Tally:
+        series = self._meter.total(place)
+        return Tally(series.success, series.failure, series.success_seconds)
 
 
 def gateway(spec: bytes, report: Report) -> int:
@@ -219,17 +259,29 @@ def gateway(spec: bytes, report: Report) -> int:
     settings = Settings.model_validate(told.settings)
     import uvloop
 
+    _allow_files(settings.limits.connections + 1024)
     uvloop.run(_serve(settings, told.descriptor, report))
     return 0
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files and sockets, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
     import uvicorn
 
-    from modelmill.control.api import Control, make_api
+    from modelmill.control.api import make_api
+    from modelmill.control.api_base import Control
     from modelmill.protocols._app import App
+    from modelmill.protocols._server import guarded
     from modelmill.protocols.base import STATUS
     from modelmill.serve.gateway import Gateway
+    from modelmill.serve.gossip import Gossip
 
     rooms = Rooms(settings)
     control = Control(
@@ -238,16 +290,20 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
         rooms.registry,
         rooms.jobs,
         rooms.deployments,
+        rooms.artifacts,
         settings.limits.upload_bytes,
     )
-    door = Gateway(settings.limits)
-    app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)))
+    door = Gateway(settings.limits, settings.gateways)
+    door.shared_memory = settings.shared_memory
+    door.operate = operator_of(door, rooms)
+    app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)), settings.invocations)
     config = uvicorn.Config(
         cast(Any, app),
-        http="httptools",
+        http=guarded(settings.limits),
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_seconds) or 1,
     )
@@ -258,8 +314,9 @@ async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
 
     following = asyncio.create_task(door.follow(rooms.deployments.snapshot, room_left))
     watching = asyncio.create_task(_announce(door, server, report))
+    gossip = asyncio.create_task(Gossip(door, _run_folder(settings.home, clean=False)).run())
     await server.serve(sockets=[socket.socket(fileno=descriptor)])
-    for task in (following, watching):
+    for task in (following, watching, gossip):
         task.cancel()
 
 
@@ -271,6 +328,37 @@ async def _announce(door: Any, server: Any, report: Report) -> None:
     while not server.should_exit:
         await asyncio.sleep(0.02)
     door.draining = True
+
+
+def operator_of(door: Any, rooms: Rooms) -> Any:
+    """The function by which a gateway loads and unloads: it returns when this gateway sees it done."""
+
+    async def operate(caller: KeyInfo, name: str, loaded: bool) -> None:
+        def write() -> None:
+            with rooms.database.session() as session:
+                number = project_id(session, caller.project)
+            rooms.deployments.set_loaded(number, name, loaded)
+
+        await asyncio.to_thread(write)
+        patience = time.monotonic() + LOAD_SECONDS
+        while time.monotonic() < patience:
+            route = door.route(caller, name)
+            if route.error and loaded:
+                raise MillError(f"'{name}' can't be served: {route.error}")
+            if (route.ready and door.connected(route)) if loaded else not route.loaded:
+                return
+            await asyncio.sleep(TICK_SECONDS / 5)
+        raise Unavailable(f"'{name}' is still loading", retry_after=1)
+
+    return operate
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine, or the container we are in, has."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
 
 
 def address_of(settings: Settings) -> str:
@@ -337,7 +425,7 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run_folder(home: Path) -> Path:
+def _run_folder(home: Path, *, clean: bool = True) -> Path:
     """Where sockets live: in the home, or in a private folder when the home's path is too long for one."""
     folder = home / "run"
     if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT:
@@ -347,7 +435,7 @@ def _run_folder(home: Path) -> Path:
     if folder.lstat().st_uid != os.getuid():
         raise Conflict(f"{folder} belongs to another user")
     folder.chmod(0o700)
-    for path in folder.glob("*.sock"):
+    for path in [*folder.glob("*.sock"), *folder.glob("*.gossip")] if clean else ():
         path.unlink()
     return folder
 

@@ -36,6 +36,14 @@ class LocalHandle:
         """None while it runs; negative for a signal."""
         return self._process.poll()
 
+    def memory(self) -> int:
+        """Bytes that it holds (proc(5), Pss: shared pages are counted in parts)."""
+        try:
+            text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+            return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:"))
+        except (OSError, StopIteration, ValueError):
+            return 0
+
     def terminate(self) -> None:
         """SIGTERM to the process."""
         if self.exit_code() is None:

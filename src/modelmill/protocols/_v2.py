@@ -1,0 +1,443 @@
+"""What the Open Inference Protocol v2 is on every wire: tensors against a signature, outputs, classification.
+
+HTTP and gRPC read their bytes into `Given` and `Wanted`, and write the `Tensor`s of `results` into theirs. A tensor's
+data is its raw little-endian form; an element of BYTES is its length as uint32 and that many bytes.
+"""
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from struct import Struct as Packer
+from struct import error as PackingError
+from struct import pack
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from modelmill.engines.base import NUMPY
+from modelmill.errors import InvalidInput, ModelFailed
+from modelmill.protocols._v2_models import (
+    is_ready,
+    load,
+    model_config,
+    model_metadata,
+    model_statistics,
+    repository_index,
+    server_metadata,
+    unload,
+)
+from modelmill.protocols._v2_settings import log_settings, trace_settings, update_log_settings, update_trace_settings
+from modelmill.serve.wire import Answer, Tensor
+from modelmill.types import Route, TensorSpec
+
+SIZES = {name: int(np.dtype(kind).itemsize) for name, kind in NUMPY.items()} | {"BF16": 2}
+"""Bytes of one element; BYTES has none."""
+CODES = {
+    "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
+    "FP32": "f", "FP64": "d",
+}  # fmt: skip
+"""Letters of Python's `array`."""
+MAX_ELEMENTS = 1 << 28
+MAX_RANK = 16
+ANSWER = "answer"
+"""The output of a task-level call that is the task's answer as JSON."""
+
+RESERVED = frozenset(
+    {
+        "binary_data_output", "content_type", "headers", "priority", "timeout", "version",
+        "sequence_id", "sequence_start", "sequence_end", "triton_enable_empty_final_response",
+    }
+)  # fmt: skip
+"""Parameters of a request that are the protocol's, not the task's."""
+RESERVED_ONLY = RESERVED - {"priority", "timeout", "version"}
+"""Those that are nobody's business but the wire's."""
+
+
+class Given(NamedTuple):
+    """A tensor as a request brings it; nothing of it has been checked."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    data: bytes
+
+
+class Place(NamedTuple):
+    """A stretch of a registered shared-memory region, in bytes."""
+
+    region: str
+    byte_size: int
+    offset: int = 0
+
+
+class Wanted(NamedTuple):
+    """An output that is asked for: raw or not, as so many classes (0: as it is), and where to leave it."""
+
+    name: str
+    binary: bool = False
+    classes: int = 0
+    place: Place | None = None
+
+
+class Options(NamedTuple):
+    """The request's parameters that have a meaning here; `timeout` in seconds, `task` holds the rest."""
+
+    priority: int = 0
+    timeout: float | None = None
+    version: str | None = None
+    task: Mapping[str, Any] = {}
+
+
+NO_OPTIONS = Options()
+
+
+class Input:
+    """One input of a signature; `row` is the bytes of one row, 0 when its size is not fixed."""
+
+    __slots__ = ("datatype", "name", "rank", "row", "shape", "size", "tail")
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.name, self.datatype, self.shape, self.rank = spec.name, spec.datatype, spec.shape, len(spec.shape)
+        self.size = SIZES.get(spec.datatype, 0)
+        self.tail = spec.shape[1:]
+        fixed = bool(spec.shape) and spec.shape[0] == -1 and -1 not in self.tail
+        self.row = self.size * math.prod(self.tail) if fixed else 0
+
+
+class Signature:
+    """What the requests of a route are checked against, made once."""
+
+    __slots__ = (
+        "datatypes",
+        "head",
+        "inputs",
+        "names",
+        "numberless",
+        "outputs",
+        "plans",
+        "route",
+        "sole",
+        "task_input",
+    )
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.inputs = {spec.name: Input(spec) for spec in route.inputs}
+        self.sole = next(iter(self.inputs.values())) if len(self.inputs) == 1 else None
+        self.outputs = tuple(spec.name for spec in route.outputs)
+        self.names = frozenset(self.outputs)
+        self.datatypes = frozenset(spec.datatype for spec in route.inputs)
+        self.numberless = frozenset(spec.name for spec in route.outputs if spec.datatype in ("FP16", "BF16"))
+        named = msgspec.json.encode({"model_name": route.deployment, "model_version": str(route.version)})
+        self.head = named[:-1]  # of every answer in JSON
+        self.plans: dict[bytes, Any] = {}  # what heads of requests mean
+        self.task_input = route.kind if route.task and route.kind != "tensor" else ""
+
+
+_signatures: dict[int, Signature] = {}
+_REMEMBERED = 1024
+
+
+def signature(route: Route) -> Signature:
+    """The signature of a route of the gateway's snapshot."""
+    found = _signatures.get(id(route))  # the entry holds the route, so its id stays its own
+    if found is None:
+        if len(_signatures) >= _REMEMBERED:
+            _signatures.clear()  # most are of earlier snapshots
+        found = _signatures[id(route)] = Signature(route)
+    return found
+
+
+def is_task_level(route: Route, given: Sequence[Given]) -> bool:
+    """Whether a request brings the task's raw input (an encoded picture, a text) and not the model's tensors."""
+    return len(given) == 1 and given[0].datatype == "BYTES" and _is_raw(signature(route), given[0].name)
+
+
+def _is_raw(own: Signature, name: str) -> bool:
+    return name == own.task_input and (name not in own.inputs or own.inputs[name].datatype != "BYTES")
+
+
+def tensors(route: Route, given: Sequence[Given]) -> list[Tensor]:
+    """Every input of the model, checked: names, datatypes, shapes, and that shape and data agree.
+
+    A task-level BYTES input comes out with the shape [n]. Raises `InvalidInput` saying what would be right.
+    """
+    own = signature(route)
+    if len(given) == 1:
+        one = given[0]
+        if (sole := own.sole) is not None and one.name == sole.name and one.datatype == sole.datatype:
+            return [_fitting(one, sole)]
+        if one.datatype == "BYTES" and _is_raw(own, one.name):
+            return [_raw_inputs(one)]
+    _check_names(given, own)
+    checked = [_fitting(one, own.inputs[one.name]) for one in given]
+    batches = {tensor.shape[0] for tensor in checked if tensor.shape}
+    if len(batches) > 1:
+        raise InvalidInput(f"the inputs disagree on the batch size: {sorted(batches)}")
+    return checked
+
+
+def _check_names(given: Sequence[Given], own: Signature) -> None:
+    names = [one.name for one in given]
+    if len(names) == len(own.inputs) and own.inputs.keys() == set(names):
+        return
+    task = f", or '{own.task_input}' of the datatype BYTES alone" if own.task_input else ""
+    wanted = ", ".join(own.inputs) or "none"
+    raise InvalidInput(f"the model takes the inputs {wanted}{task}; given: {', '.join(names)[:200] or 'none'}")
+
+
+def _fitting(one: Given, spec: Input) -> Tensor:
+    """The tensor of one input; raises `InvalidInput`."""
+    shape, row = one.shape, spec.row
+    if row and one.datatype == spec.datatype and shape and shape[1:] == spec.tail and shape[0] * row == len(one.data):
+        return Tensor(one.name, one.datatype, shape, one.data)  # type: ignore[arg-type]
+    shape = list(shape)
+    count = _expected(one.name, one.datatype, shape, spec)
+    if not spec.size:
+        check_bytes(one.name, one.data, count)
+    elif len(one.data) != count * spec.size:
+        raise InvalidInput(
+            f"input '{one.name}': shape {shape} of {one.datatype} is {count * spec.size} bytes, given {len(one.data)}"
+        )
+    return Tensor(one.name, one.datatype, shape, one.data)
+
+
+def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> int:
+    """How many values an input of this name, datatype and shape has; raises `InvalidInput` when it can't be one."""
+    spec = own.inputs.get(name)
+    if spec is not None and (spec.datatype == datatype or datatype != "BYTES" or not _is_raw(own, name)):
+        return _expected(name, datatype, shape, spec)
+    if spec is None and not _is_raw(own, name):
+        _check_names([Given(name, datatype, shape, b"")], own)
+    return elements(name, shape)
+
+
+def _expected(name: str, datatype: str, shape: Sequence[int], spec: Input) -> int:
+    if datatype != spec.datatype:
+        raise InvalidInput(f"input '{name}' wants the datatype {spec.datatype}, given: {datatype[:20]!r}")
+    if spec.row and shape and shape[1:] == spec.tail and 0 <= (size := shape[0] * spec.row) <= MAX_ELEMENTS:
+        return size // spec.size
+    fits = len(shape) == spec.rank and all(
+        side == wanted if wanted >= 0 else side >= 0 for side, wanted in zip(shape, spec.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(f"input '{name}' wants the shape {spec.shape}, given: {str(shape)[:200]}")
+    return elements(name, shape)
+
+
+def elements(name: str, shape: Sequence[int]) -> int:
+    """How many elements a shape has; raises `InvalidInput` for more than anybody may send."""
+    if len(shape) > MAX_RANK or any(side < 0 for side in shape):
+        raise InvalidInput(f"input '{name}': a shape has at most {MAX_RANK} sides, none below 0, not {shape!s:.200}")
+    extent = math.prod(side or 1 for side in shape)  # whole numbers of any size: nothing overflows
+    if extent > MAX_ELEMENTS:
+        raise InvalidInput(f"input '{name}' has {extent:.3g} elements; at most {MAX_ELEMENTS} are taken")
+    return 0 if 0 in shape else extent
+
+
+def _raw_inputs(one: Given) -> Tensor:
+    """The task's inputs, one a row: shape [n] or [n, 1]."""
+    shape = list(one.shape)
+    if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
+        raise InvalidInput(
+            f"input '{one.name}' of the datatype BYTES wants the shape [n] or [n, 1], given: {shape!s:.200}"
+        )
+    check_bytes(one.name, one.data, elements(one.name, shape))
+    return Tensor(one.name, "BYTES", shape[:1], one.data)
+
+
+# ---- BYTES
+
+_length = Packer("<I")
+
+
+def check_bytes(name: str, data: bytes, count: int) -> None:
+    """Raises `InvalidInput` unless `data` is exactly `count` elements, each behind its length."""
+    at, end, read = 0, len(data), _length.unpack_from
+    if count * 4 > end:
+        raise InvalidInput(f"input '{name}': {count} elements of BYTES need {count * 4} bytes or more, given {end}")
+    for number in range(count):
+        if end - at < 4:
+            raise InvalidInput(f"input '{name}': the data end before the length of element {number}")
+        at += 4 + read(data, at)[0]
+        if at > end:
+            raise InvalidInput(f"input '{name}': element {number} ends {at - end} bytes behind the data")
+    if at != end:
+        raise InvalidInput(f"input '{name}': {end - at} bytes follow its {count} elements")
+
+
+def unpack_bytes(data: bytes) -> list[bytes]:
+    """The elements of a BYTES tensor that has been checked."""
+    found, at, end, read = [], 0, len(data), _length.unpack_from
+    while at < end:
+        start = at + 4
+        at = start + read(data, at)[0]
+        found.append(data[start:at])
+    return found
+
+
+def pack_bytes(values: Iterable[bytes]) -> bytes:
+    """Elements as the data of a BYTES tensor."""
+    head = _length.pack
+    return b"".join([part for value in values for part in (head(len(value)), value)])
+
+
+# ---- values
+
+
+def packed(name: str, datatype: str, values: Sequence[Any]) -> bytes:
+    """Flat Python values (numbers, bools, texts or bytes) as a tensor's data; raises `InvalidInput`.
+
+    Whole numbers must be in the datatype's range, and no finite number may become infinite.
+    """
+    if datatype == "BYTES":
+        return pack_bytes([value.encode() if isinstance(value, str) else value for value in values])
+    if datatype == "BOOL":
+        return bytes(values)
+    if (code := CODES.get(datatype)) is None:
+        raise InvalidInput(f"input '{name}': {datatype} has no form as numbers; send it as binary data")
+    try:
+        return pack(f"<{len(values)}{code}", *values)
+    except OverflowError as error:
+        raise InvalidInput(f"input '{name}': a number is too large for {datatype}") from error
+    except PackingError as error:
+        raise InvalidInput(f"input '{name}': data does not hold values of {datatype}: {error}") from error
+
+
+def unpacked(tensor: Tensor) -> list[Any]:
+    """The flat Python values of an output: numbers, bools or bytes; raises `InvalidInput` for FP16 and BF16."""
+    if tensor.datatype == "BYTES":
+        return unpack_bytes(tensor.data)
+    if tensor.datatype == "BOOL":
+        return list(map(bool, tensor.data))
+    if (code := CODES.get(tensor.datatype)) is None:
+        raise InvalidInput(
+            f"output '{tensor.name}' is {tensor.datatype}, which has no form as numbers: ask for binary data"
+        )
+    return array(code, tensor.data).tolist()
+
+
+# ---- outputs
+
+
+def wanted(
+    route: Route, asked: Sequence[Wanted], *, task_level: bool = False, binary: bool = False
+) -> Sequence[Wanted]:
+    """The outputs to send, in their order; none asked: all of the model's, `binary` or not. Raises `InvalidInput`."""
+    own = signature(route)
+    if not asked:
+        return [Wanted(name, binary) for name in own.outputs]
+    for one in asked:
+        if one.name not in own.names and not (task_level and one.name == ANSWER):
+            known = ", ".join([*own.outputs, ANSWER] if task_level else own.outputs)
+            raise InvalidInput(f"the model has the outputs {known}; asked: '{one.name[:80]}'")
+    if len({one.name for one in asked}) != len(asked):
+        raise InvalidInput(f"an output is asked for twice: {', '.join(one.name for one in asked)[:200]}")
+    return asked
+
+
+def names_of(route: Route, asked: Sequence[Wanted]) -> Sequence[str]:
+    """What `Gateway.predict` wants to know of the outputs: nothing when all of the model's are wanted."""
+    own = signature(route)
+    if len(asked) == len(own.outputs) and all(one.name in own.names for one in asked):
+        return ()
+    return [one.name for one in asked]
+
+
+def results(route: Route, answer: Answer, asked: Sequence[Wanted]) -> list[Tensor]:
+    """The tensors to send for `asked`, classified where that was asked; raises `ModelFailed`, `InvalidInput`."""
+    by_name = {tensor.name: tensor for tensor in answer.tensors}
+    found = []
+    for one in asked:
+        tensor = by_name.get(one.name)
+        if tensor is None:
+            raise ModelFailed(f"the model did not answer the output '{one.name}'")
+        found.append(classification(tensor, one.classes, route.labels) if one.classes else tensor)
+    return found
+
+
+def classification(tensor: Tensor, count: int, labels: Sequence[str]) -> Tensor:
+    """The best `count` of each row as BYTES "score:index[:label]", shape [rows, count]; raises `InvalidInput`."""
+    if tensor.datatype in ("BYTES", "BOOL"):
+        raise InvalidInput(f"output '{tensor.name}' is {tensor.datatype}: only numbers can be classified")
+    rows = tensor.shape[0] if tensor.shape else 1
+    scores = numbers_of(tensor).reshape(rows, math.prod(tensor.shape[1:]))
+    count = min(count, scores.shape[1])
+    best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable")[:, :count]
+    named = list(labels) if len(labels) == scores.shape[1] else []
+    texts = [
+        f"{scores[row, index]:f}:{index}{f':{named[index]}' if named else ''}".encode()
+        for row, indices in enumerate(best.tolist())
+        for index in indices
+    ]
+    return Tensor(tensor.name, "BYTES", [rows, count], pack_bytes(texts))
+
+
+def numbers_of(tensor: Tensor) -> "np.ndarray[Any, Any]":
+    """An output's numbers as float64, flat."""
+    if tensor.datatype == "BF16":  # the upper half of an FP32
+        return (np.frombuffer(tensor.data, np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).astype(np.float64)
+
+
+# ---- parameters
+
+
+def options(parameters: Mapping[str, Any]) -> Options:
+    """The meaning of a request's parameters; raises `InvalidInput`. Those that nobody knows are the task's."""
+    if parameters.keys() <= RESERVED_ONLY:
+        return NO_OPTIONS
+    priority = _whole(parameters, "priority", "0 (the default) or a level from 1, the most urgent")
+    microseconds = _whole(parameters, "timeout", "microseconds that the request may wait, from 0 (no limit)")
+    version = parameters.get("version")
+    if version is not None and (not isinstance(version, (str, int)) or isinstance(version, bool)):
+        raise InvalidInput(f"the parameter version is a version's number, not {version!r:.40}")
+    task = {name: value for name, value in parameters.items() if name not in RESERVED}
+    return Options(priority, microseconds / 1e6 or None, None if version is None else str(version), task)
+
+
+def _whole(parameters: Mapping[str, Any], name: str, meaning: str) -> int:
+    value = parameters.get(name, 0)
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise InvalidInput(f"the parameter {name} is {meaning}, not {value!r:.40}")
+    return value
+
+
+__all__ = [
+    "ANSWER",
+    "MAX_RANK",
+    "NO_OPTIONS",
+    "Given",
+    "Options",
+    "Place",
+    "Signature",
+    "Wanted",
+    "check_bytes",
+    "classification",
+    "elements",
+    "expect",
+    "is_ready",
+    "is_task_level",
+    "load",
+    "log_settings",
+    "model_config",
+    "model_metadata",
+    "model_statistics",
+    "names_of",
+    "options",
+    "pack_bytes",
+    "packed",
+    "repository_index",
+    "results",
+    "server_metadata",
+    "signature",
+    "tensors",
+    "trace_settings",
+    "unload",
+    "unpack_bytes",
+    "unpacked",
+    "update_log_settings",
+    "update_trace_settings",
+    "wanted",
+]

@@ -1,0 +1,168 @@
+"""What v2 tells of the server and its models, as dictionaries in the names of Triton's JSON."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from modelmill import __version__
+from modelmill.errors import Unavailable
+from modelmill.serve.gateway import Gateway
+from modelmill.serve.meter import Series
+from modelmill.types import Json, KeyInfo, Route, TensorSpec
+
+EXTENSIONS = (
+    "binary_tensor_data", "classification", "parameters", "schedule_policy", "statistics", "model_configuration",
+    "model_repository", "model_repository(unload_dependents)", "trace", "logging",
+)  # fmt: skip
+PLATFORMS = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "torch": ("pytorch_libtorch", "pytorch")}
+"""Triton's names of platform and backend; another engine goes by its own name."""
+
+
+def server_metadata(gateway: Gateway) -> Json:
+    """Name, version and extensions."""
+    memory = ["system_shared_memory"] if gateway.shared_memory else []
+    return {"name": "modelmill", "version": __version__, "extensions": [*EXTENSIONS, *memory]}
+
+
+def is_ready(gateway: Gateway, route: Route) -> bool:
+    """Whether a request would be answered; a model that is asleep wakes for it."""
+    return route.ready and route.loaded and (route.asleep or gateway.connected(route))
+
+
+def model_metadata(gateway: Gateway, caller: KeyInfo, name: str, version: str | None = None) -> Json:
+    """Versions, platform and signature; `task` tells the raw input and the answer of a task's model."""
+    route = _known(gateway, caller, name, version)
+    document: Json = {
+        "name": route.deployment,
+        "versions": [str(one.version) for one in versions(gateway.route(caller, name))],
+        "platform": PLATFORMS.get(route.engine, (route.engine,))[0],
+        "inputs": [msgspec.to_builtins(spec) for spec in route.inputs],
+        "outputs": [msgspec.to_builtins(spec) for spec in route.outputs],
+    }
+    if route.task and route.kind != "tensor":
+        document["task"] = {
+            "name": route.task,
+            "inputs": [{"name": route.kind, "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [{"name": "answer", "datatype": "BYTES", "shape": [-1]}],
+        }
+    return document
+
+
+def versions(route: Route) -> list[Route]:
+    """The versions behind a name that answer callers, lowest first."""
+    return sorted([route, *(one for one in route.others if not one.shadow)], key=lambda one: one.version)
+
+
+def _known(gateway: Gateway, caller: KeyInfo, name: str, version: str | None) -> Route:
+    """A route whose signature is known; raises `NotFound`, `Unavailable`."""
+    route = gateway.route(caller, name, version)
+    if not route.inputs:
+        gateway.refuse_unservable(route)
+        raise Unavailable(f"'{name}' is loading", retry_after=1)
+    return route
+
+
+def model_config(gateway: Gateway, caller: KeyInfo, name: str, version: str | None = None) -> Json:
+    """The configuration as Triton would have it; `dims` lack the batch axis when `max_batch_size` is not 0."""
+    route = _known(gateway, caller, name, version)
+    batched = all(spec.shape[:1] == [-1] for spec in [*route.inputs, *route.outputs])
+    platform, backend = PLATFORMS.get(route.engine, (route.engine, route.engine))
+    main = gateway.route(caller, name)
+    return {
+        "name": route.deployment,
+        "platform": platform,
+        "backend": backend,
+        "version_policy": {"specific": {"versions": [one.version for one in versions(main)]}},
+        "max_batch_size": max(route.batch, gateway.limits.batch) if batched else 0,
+        "input": [_tensor_config(spec, batched) for spec in route.inputs],
+        "output": [{**_tensor_config(spec, batched), "label_filename": ""} for spec in route.outputs],
+        "instance_group": [{"name": route.deployment, "kind": "KIND_CPU", "count": max(1, len(route.sockets))}],
+        "dynamic_batching": {
+            "preferred_batch_size": [route.batch] if route.batch else [],
+            "max_queue_delay_microseconds": round(route.max_wait * 1e6),
+        },
+        "parameters": {
+            name: {"string_value": value}
+            for name, value in (("model", route.model), ("task", route.task), ("kind", route.kind))
+        },
+    }
+
+
+def _tensor_config(spec: TensorSpec, batched: bool) -> Json:
+    kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": spec.shape[1:] if batched else spec.shape}
+
+
+def model_statistics(gateway: Gateway, caller: KeyInfo, name: str | None = None, version: str | None = None) -> Json:
+    """`{"model_stats": [...]}` of one version, of all of a name, or of all models; times in nanoseconds."""
+    if name is None:
+        routes = [one for route in gateway.routes(caller).values() for one in versions(route)]
+    else:
+        route = gateway.route(caller, name, version)
+        routes = [route] if version else versions(route)
+    return {"model_stats": [_statistics(route, gateway.statistics(route)) for route in routes]}
+
+
+def _statistics(route: Route, counted: Series) -> Json:
+    done = counted.success
+    return {
+        "name": route.deployment,
+        "version": str(route.version),
+        "last_inference": int(counted.last * 1e3),
+        "inference_count": counted.rows,
+        "execution_count": counted.batches,
+        "inference_stats": {
+            "success": _duration(done, counted.success_seconds),
+            "fail": _duration(counted.failure, counted.failure_seconds),
+            "queue": _duration(done, counted.queue_seconds),
+            "compute_input": _duration(done, counted.decode_seconds),
+            "compute_infer": _duration(done, counted.run_seconds),
+            "compute_output": _duration(done, counted.encode_seconds),
+            "cache_hit": _duration(0, 0),
+            "cache_miss": _duration(0, 0),
+        },
+        "batch_stats": [],
+        "memory_usage": [],
+    }
+
+
+def _duration(count: int, seconds: float) -> Json:
+    return {"count": count, "ns": round(seconds * 1e9)}
+
+
+def repository_index(gateway: Gateway, caller: KeyInfo, only_ready: bool = False) -> list[Json]:
+    """Every version that the caller can see: name, version, state and why."""
+    return [row for row in _index(gateway, caller) if row["state"] == "READY" or not only_ready]
+
+
+def _index(gateway: Gateway, caller: KeyInfo) -> Iterator[Json]:
+    for main in gateway.routes(caller).values():
+        for route in versions(main):
+            state, reason = _state(gateway, route)
+            yield {"name": route.deployment, "version": str(route.version), "state": state, "reason": reason}
+
+
+def _state(gateway: Gateway, route: Route) -> tuple[str, str]:
+    if not route.loaded:
+        return "UNAVAILABLE", "unloaded"
+    if route.error and not route.ready:
+        return "UNAVAILABLE", route.error
+    return ("READY", "") if is_ready(gateway, route) else ("LOADING", "")
+
+
+async def load(gateway: Gateway, caller: KeyInfo, name: str) -> None:
+    """Load a deployment and wait until it answers; raises `Forbidden`, `NotFound`, `Unavailable`."""
+    await _operate(gateway, caller, name, True)
+
+
+async def unload(gateway: Gateway, caller: KeyInfo, name: str) -> None:
+    """Unload a deployment: it keeps its name and answers nobody; raises `Forbidden`, `NotFound`, `Unavailable`."""
+    await _operate(gateway, caller, name, False)
+
+
+async def _operate(gateway: Gateway, caller: KeyInfo, name: str, loaded: bool) -> None:
+    gateway.require_admin(caller)
+    if gateway.operate is None:
+        gateway.route(caller, name)
+        raise Unavailable("this gateway can't load or unload models: nothing runs workers for it")
+    await gateway.operate(caller, name, loaded)

@@ -1,0 +1,116 @@
+"""Trace and log settings of v2, in the names of Triton's JSON."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.serve.gateway import Gateway
+from modelmill.types import Json, KeyInfo
+
+TRACE: Json = {
+    "trace_file": "",
+    "trace_level": ["OFF"],
+    "trace_rate": "1000",
+    "trace_count": "-1",
+    "log_frequency": "0",
+    "trace_mode": "opentelemetry",
+}
+LEVELS = ("OFF", "TIMESTAMPS", "TENSORS")
+FIXED = ("trace_file", "trace_mode", "log_file", "log_format")
+LOG = logging.getLogger("modelmill")
+
+
+def trace_settings(gateway: Gateway, caller: KeyInfo, name: str | None = None) -> Json:
+    """All trace settings: the server's, or a model's with the server's where it has none; raises `NotFound`."""
+    kept = gateway.extra.get("trace", {})
+    own = kept.get(_owner(gateway, caller, name), {}) if name else {}
+    return {**TRACE, **kept.get("", {}), **own}
+
+
+def update_trace_settings(
+    gateway: Gateway, caller: KeyInfo, changes: Mapping[str, Any], name: str | None = None
+) -> Json:
+    """Change some (None: back to what it was) and return all; needs an admin key; raises `InvalidInput`."""
+    gateway.require_admin(caller)
+    checked = {key: _trace_value(key, value) for key, value in changes.items()}
+    kept = gateway.extra.setdefault("trace", {})
+    own = kept.setdefault(_owner(gateway, caller, name) if name else "", {})
+    for key, value in checked.items():
+        if value is None:
+            own.pop(key, None)
+        else:
+            own[key] = value
+    return trace_settings(gateway, caller, name)
+
+
+def _owner(gateway: Gateway, caller: KeyInfo, name: str) -> str:
+    return f"{caller.project}/{gateway.route(caller, name).deployment}"
+
+
+def _trace_value(key: str, value: Any) -> Any:
+    if key not in TRACE:
+        raise unknown_setting(key, TRACE)
+    if key in FIXED:
+        raise InvalidInput(f"the setting {key} can't be changed through this protocol")
+    if value is None or value == []:
+        return None
+    if key == "trace_level":
+        levels = [value] if isinstance(value, str) else value
+        if not isinstance(levels, list) or not all(level in LEVELS for level in levels):
+            raise InvalidInput(f"the setting trace_level is a list of {', '.join(LEVELS)}, not {value!r:.80}")
+        return sorted(set(levels), key=LEVELS.index)
+    text = value[0] if isinstance(value, list) and len(value) == 1 else value
+    text = str(text) if type(text) is int else text
+    least = -1 if key == "trace_count" else 0
+    if not _is_whole(text, least):
+        raise InvalidInput(f"the setting {key} is a whole number from {least} as a text, not {value!r:.80}")
+    return str(int(text))
+
+
+def _is_whole(text: Any, least: int) -> bool:
+    if not isinstance(text, str) or len(text) > 18:
+        return False
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdecimal() and int(text) >= least
+
+
+def log_settings(gateway: Gateway) -> Json:
+    """All log settings; those that no one has changed follow the level of the logger `modelmill`."""
+    level = LOG.getEffectiveLevel()
+    return {
+        "log_file": "",
+        "log_info": level <= logging.INFO,
+        "log_warning": level <= logging.WARNING,
+        "log_error": level <= logging.ERROR,
+        "log_verbose_level": int(level <= logging.DEBUG),
+        "log_format": "default",
+        **gateway.extra.get("log", {}),
+    }
+
+
+def update_log_settings(gateway: Gateway, caller: KeyInfo, changes: Mapping[str, Any]) -> Json:
+    """Change some and return all; the logger `modelmill` follows. Needs an admin key; raises `InvalidInput`."""
+    gateway.require_admin(caller)
+    now = log_settings(gateway)
+    for key, value in changes.items():
+        if key not in now:
+            raise unknown_setting(key, now)
+        if key in FIXED and value != now[key]:
+            raise InvalidInput(f"the setting {key} can't be changed through this protocol")
+        if key == "log_verbose_level" and (type(value) is not int or not 0 <= value < 1 << 31):
+            raise InvalidInput(f"the setting log_verbose_level is a whole number from 0, not {value!r:.80}")
+        if isinstance(now[key], bool) and not isinstance(value, bool):
+            raise InvalidInput(f"the setting {key} is true or false, not {value!r:.80}")
+    new = {**now, **changes}
+    gateway.extra["log"] = {key: new[key] for key in new if key not in FIXED}
+    LOG.setLevel(_level(new))
+    return log_settings(gateway)
+
+
+def _level(settings: Mapping[str, Any]) -> int:
+    """The lowest that is wanted: the logger has one threshold, not a switch for each."""
+    if settings["log_verbose_level"]:
+        return logging.DEBUG
+    wanted = (("log_info", logging.INFO), ("log_warning", logging.WARNING), ("log_error", logging.ERROR))
+    return next((level for key, level in wanted if settings[key]), logging.CRITICAL)

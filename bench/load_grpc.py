@@ -271,7 +271,8 @@ def calls_of(address: str, message: bytes, metadata: dict[str, str], method: str
 async def drive(address: str, calls: Calls, connections: int, seconds: float, warmup: float) -> Calls:
     """Keep `connections` calls in flight for a time."""
     host, _, port = address.rpartition(":")
-    return await calls.run(lambda done: Connection(calls, done), host, int(port), connections, seconds, warmup)
+    await calls.run(lambda done: Connection(calls, done), host, int(port), connections, seconds, warmup)
+    return calls
 
 
 def call_once(address: str, message: bytes, metadata: dict[str, str]) -> bytes:

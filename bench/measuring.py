@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx2
 import numpy as np
@@ -241,7 +241,13 @@ def free_port() -> int:
 
 
 def v2_targets(
-    server: Server | None, name: str, url: str, grpc: str, model: str, key: str, given: tuple[dict[str, Array], list[str]]
+    server: Server | None,
+    name: str,
+    url: str,
+    grpc: str,
+    model: str,
+    key: str,
+    given: tuple[dict[str, Array], list[str]],
 ) -> dict[str, Target]:
     """`binary`, `json` and (where there is an address) `grpc` requests of a V2 model; `given`: inputs, output names."""
     inputs, outputs = given
@@ -250,9 +256,7 @@ def v2_targets(
     for kind, encode in (("binary", bodies.v2_binary), ("json", bodies.v2_json)):
         body, headers = encode(inputs, outputs)
         read = lambda headers, body: bodies.read_v2(headers, body)[outputs[0]]  # noqa: E731
-        targets[kind] = Target(
-            name, f"{url}/v2/models/{model}/infer", body, {**headers, **auth}, read, server
-        )
+        targets[kind] = Target(name, f"{url}/v2/models/{model}/infer", body, {**headers, **auth}, read, server)
     if grpc:
         read_grpc = lambda _, body: bodies.read_grpc(body)[outputs[0]]  # noqa: E731
         metadata = {name.lower(): value for name, value in auth.items()}

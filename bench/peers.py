@@ -145,7 +145,9 @@ class Triton(Peer):
         for service, port in (("http", http), ("grpc", grpc), ("metrics", metrics)):
             command += [f"--{service}-port", str(port), f"--{service}-address", "127.0.0.1"]
         url = f"http://127.0.0.1:{http}"
-        self.launch(command, self.folder(), {"PATH": f"{self.bin}:{os.environ['PATH']}"}, f"{url}/v2/models/cnn/ready", 60)
+        self.launch(
+            command, self.folder(), {"PATH": f"{self.bin}:{os.environ['PATH']}"}, f"{url}/v2/models/cnn/ready", 60
+        )
         self.targets = v2_targets(self, self.name, url, f"127.0.0.1:{grpc}", "cnn", "", (inputs, outputs))
         return self.targets["binary"]
 
@@ -228,6 +230,10 @@ class Peers:
         """Pause all."""
         for peer in self.running.values():
             peer.pause()
+
+    def forget(self, name: str) -> None:
+        """Leave out a peer that was ended."""
+        del self.running[name], self.fastest[name]
 
     def close(self) -> None:
         """End all."""

@@ -42,7 +42,7 @@ def kill(bench: Bench) -> list[Row]:
     for _ in range(bench.told.repeats):
         runs.append(_killed(bench, ours, lambda: mill.workers("cnn")))
         first_answer(ours, PATIENCE)
-    worst, failed = max(run.stall for run in runs) / 1e3, sum(run.failed for run in runs)
+    worst, failed = max(max(run.stall, run.silence) for run in runs) / 1e3, sum(run.failed for run in runs)
     rows = [
         Row(
             f"longest time without an answer around `kill -9` of the only worker, worst of {len(runs)}",
@@ -55,7 +55,9 @@ def kill(bench: Bench) -> list[Row]:
         if (peer := bench.peers.running.get(name)) is not None:
             peer.resume()
             got = _killed(bench, bench.peers.fastest[name], lambda p=peer, w=part: _named(p.processes(), w))  # type: ignore[misc]
-            text = f"{got.stall / 1e3:.2f} s" if got.rps and got.stall else "no answer any more"
+            text = (
+                f"{got.stall / 1e3:.2f} s" if got.silence < 1e3 else f"no answer any more in {got.silence / 1e3:.1f} s"
+            )
             rows.append(Row(f"&nbsp;&nbsp;{peer.name}", f"{text}, {got.failed} failed"))
             peer.stop()
             bench.peers.forget(name)

@@ -31,7 +31,7 @@ class Load:
     statuses: dict[str, int] = field(default_factory=dict)
     last: float = 0.0
     stall: float = 0.0
-    """The longest time without a good answer, in seconds."""
+    """The longest time between two good answers, in seconds."""
 
     def note(self, started: float, now: float, status: str | bytes, good: str | bytes) -> None:
         """One answer."""
@@ -127,10 +127,18 @@ def request_of(url: str, body: bytes, headers: dict[str, str]) -> bytes:
 
 
 def summary(load: Load, seconds: float) -> dict[str, Any]:
-    """Requests a second and latencies in milliseconds."""
+    """Requests a second, milliseconds of latency, of the longest stall, and without a good answer at the end."""
     times = sorted(load.times)
     if not times:
-        return {"rps": 0.0, "p50": 0.0, "p99": 0.0, "stall": 0.0, "failed": load.failed, "statuses": load.statuses}
+        return {
+            "rps": 0.0,
+            "p50": 0.0,
+            "p99": 0.0,
+            "stall": 0.0,
+            "silence": seconds * 1e3,
+            "failed": load.failed,
+            "statuses": load.statuses,
+        }
     return {
         "rps": len(times) / seconds if seconds else 0.0,
         "calls": len(times),
@@ -139,6 +147,7 @@ def summary(load: Load, seconds: float) -> dict[str, Any]:
         "failed": load.failed,
         "statuses": load.statuses,
         "stall": load.stall * 1e3,
+        "silence": max(load.until - load.last, 0.0) * 1e3,
     }
 
 

@@ -24,6 +24,35 @@ from bench.bodies import Array
 
 ROOT = Path(__file__).parents[1]
 
+QUIET = 0.15
+"""The share of the cores that others may use while something is measured, before `Machine` waits."""
+
+
+@dataclass
+class Machine:
+    """How busy others keep the machine: looked at before every run, when nothing of ours has work."""
+
+    patience: float = 0.0
+    """Seconds to wait, before each run, for others to be quiet."""
+    seen: list[float] = field(default_factory=list)
+
+    def settle(self) -> None:
+        """Wait for a quiet moment, and note what others used when the run began."""
+        end = time.monotonic() + self.patience
+        while (busy := psutil.cpu_percent(0.2) / 100) > QUIET and time.monotonic() < end:
+            pass
+        self.seen.append(busy)
+
+    def told(self) -> str:
+        """What was seen, as a sentence."""
+        if not self.seen:
+            return ""
+        mean, most = statistics.mean(self.seen), max(self.seen)
+        return f"Before the runs other processes used {mean:.0%} of the cores on average, {most:.0%} at most."
+
+
+MACHINE = Machine()
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -33,6 +62,7 @@ class Figures:
     p50: float = 0.0
     p99: float = 0.0
     stall: float = 0.0
+    silence: float = 0.0
     failed: int = 0
     cpu: float = 0.0
     """Microseconds of a core that the server spent on one call; unlike the others steady on a busy machine."""
@@ -41,7 +71,8 @@ class Figures:
 def median(runs: Sequence[Figures]) -> Figures:
     """The median of each figure; failures are summed."""
     values = {name: statistics.median(getattr(run, name) for run in runs) for name in ("rps", "p50", "p99", "cpu")}
-    return Figures(**values, stall=max(run.stall for run in runs), failed=sum(run.failed for run in runs))
+    worst = {name: max(getattr(run, name) for run in runs) for name in ("stall", "silence")}
+    return Figures(**values, **worst, failed=sum(run.failed for run in runs))
 
 
 class Contestant(Protocol):
@@ -193,7 +224,7 @@ class Driven:
         if read["rps"]:
             calls = read["calls"] / self._share
         cpu = seconds / calls * 1e6 if calls else 0.0
-        return Figures(read["rps"], read["p50"], read["p99"], read["stall"], read["failed"], cpu)
+        return Figures(read["rps"], read["p50"], read["p99"], read["stall"], read["silence"], read["failed"], cpu)
 
 
 def cpu_seconds(server: Server | None) -> float:
@@ -216,6 +247,7 @@ def interleaved(
             for other in contestants:
                 if other is not one:
                     other.pause()
+            MACHINE.settle()
             one.resume()
             runs[one.name].append(one.measure(connections, seconds, warmup))
     for one in contestants:

@@ -22,7 +22,7 @@ import numpy as np
 from bench import networks
 from bench.bodies import Array
 from bench.limit import scores
-from bench.measuring import ROOT, Server, Target, free_port, interleaved, v2_targets
+from bench.measuring import MACHINE, ROOT, Server, Target, free_port, interleaved, v2_targets
 from bench.running import table
 
 APPS = Path(__file__).parent / "apps"
@@ -248,12 +248,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Options that all comparisons have."""
     parser.add_argument("--seconds", type=float, default=4, help="length of one run")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, in turns")
+    parser.add_argument("--patience", type=float, default=0, help="seconds to wait for a quiet machine before each run")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"environments and networks ({CACHE})")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"which of {', '.join(PEERS)}; empty: none")
 
 
 def measure(told: Any) -> str:
     """Every peer at 1, 32 and 128 connections, Triton over gRPC, too; returns a Markdown table."""
+    MACHINE.patience = told.patience
     with ExitStack() as stack:
         peers = Peers([name for name in told.peers.split(",") if name], told.cache)
         stack.callback(peers.close)
@@ -266,7 +268,8 @@ def measure(told: Any) -> str:
             for name, got in interleaved(targets, connections, told.seconds, told.repeats).items():
                 cells = [f"{got.rps:,.0f}", f"{got.p50:.2f}", f"{got.p99:.2f}", f"{got.cpu:.0f}", str(got.failed)]
                 rows.append([name, str(connections), *cells])
-    return table(["server", "connections", "calls/s", "p50 ms", "p99 ms", "server's core µs/call", "failed"], rows)
+    heads = ["server", "connections", "calls/s", "p50 ms", "p99 ms", "server's core µs/call", "failed"]
+    return f"{table(heads, rows)}\n\n{MACHINE.told()}"
 
 
 if __name__ == "__main__":

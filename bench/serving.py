@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench import life, peers, rates
+from bench.measuring import MACHINE
 from bench.running import table
 from bench.subject import Bench, Foreign, Modelmill, Row
 
@@ -56,6 +57,7 @@ def measure(arguments: list[str]) -> str:
     names = told.measurements or (list(OUTSIDE) if told.url else USUAL)
     if unknown := [name for name in names if name not in MEASUREMENTS]:
         raise SystemExit(f"there is no measurement {', '.join(unknown)}; there are: {', '.join(MEASUREMENTS)}")
+    MACHINE.patience = told.patience
     bench = Bench(told, Foreign(told) if told.url else Modelmill(told.cache))
     rows = []
     try:
@@ -65,7 +67,7 @@ def measure(arguments: list[str]) -> str:
                 print(f"| {' | '.join(rows[-1])} |", file=sys.stderr, flush=True)
     finally:
         bench.close()
-    return table(["what", "measured", "bar"], rows)
+    return f"{table(['what', 'measured', 'bar'], rows)}\n\n{MACHINE.told()}"
 
 
 def _rows(bench: Bench, name: str) -> list[Row]:

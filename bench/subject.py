@@ -45,7 +45,12 @@ class Modelmill(Server):
         self.cache = cache
         self._folder = tempfile.TemporaryDirectory(prefix="modelmill-bench-")
         self.home = Path(self._folder.name) / "home"
-        self.platform = Platform(self.home)
+        try:
+            self.platform = Platform(self.home)
+        except SystemExit as error:
+            log = self.home / "logs" / "gateway.log"
+            tail = " ".join(log.read_text("utf-8", "replace").split())[-200:] if log.exists() else ""
+            raise RuntimeError(f"{error}: ...{tail}") from error
         self.process = self.platform.process  # type: ignore[assignment]
         self.client = Client(home=self.home)
         self.key = self.client.add_key("bench")["key"]

@@ -106,7 +106,7 @@ def _against(title: str, mine: Figures, limit: Limit, most: Figures, bar: float)
     ratio, spread = mine.rps / most.rps, mine.p99 / mine.p50 if mine.p50 else 0.0
     return [
         Row(f"{title}, 32 connections", told(mine)),
-        Row(f"{title}: of the limit in process", f"**{ratio:.2f} x** of {most.rps:.1f}/s (batch {limit.batch})",
+        Row(f"{title}: of the limit in process", f"**{ratio:.2f} x** of {most.rps:.1f}/s (batch {limit.batch}, {most.cpu:.0f} µs of a core each)",
             f">= {bar} x", ratio >= bar),
         Row(f"{title}: p99 / p50", f"**{spread:.2f}**", "<= 1.2", 0 < spread <= 1.2),
     ]  # fmt: skip

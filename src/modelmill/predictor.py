@@ -30,8 +30,7 @@ class Predictor:
     def __init__(
         self, folder: Path, manifest: Manifest, threads: int = 1, engine: str = "", precision: str = ""
     ) -> None:
-        self.manifest = manifest
-        self.folder = folder
+        self.manifest, self.folder, self.threads = manifest, folder, threads
         self._task = task_named(manifest.task) if manifest.task else None
         shape = self._task.Preprocessing if self._task else dict
         preprocessing = msgspec.convert(manifest.preprocessing, shape)

@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from modelmill import plugins
 from modelmill.control.db import (
     KEYS,
     ROUTES,
@@ -221,6 +222,7 @@ class Deployments:
             inputs=manifest.inputs,
             outputs=manifest.outputs,
             labels=manifest.labels,
+            created=int(row.created.timestamp()),
             sockets=[replica.socket for replica in mine],
             batch=max((replica.batch for replica in mine), default=0),
             max_wait=options.max_wait_ms / 1e3,
@@ -283,6 +285,8 @@ def complete(row: Deployment, changed: dict[str, Any]) -> ServingOptions:
     if "min_replicas" in given and "max_replicas" not in given:
         given["max_replicas"] = max(before.max_replicas, given["min_replicas"], 1)
     options = msgspec.structs.replace(before, **given)
+    if options.engine and options.engine not in plugins.names("engines"):
+        raise unknown("engine", options.engine, plugins.names("engines"))
     if options.max_replicas < max(options.min_replicas, 1):
         raise InvalidInput(
             f"max_replicas is {options.max_replicas}: at least 1 and not below min_replicas ({options.min_replicas})"

@@ -65,9 +65,9 @@ class Regions:
             for each, region in chosen.items()
         ]
 
-    def read(self, caller: KeyInfo, name: str, offset: int, size: int) -> bytes:
+    def read(self, caller: KeyInfo, name: str, size: int, offset: int = 0) -> bytes:
         """`size` bytes from `offset` of the region; raises `NotFound`, `InvalidInput`."""
-        region = self.check(caller, name, offset, size)
+        region = self.check(caller, name, size, offset)
         parts, at, end = [], region.offset + offset, region.offset + offset + size
         while at < end:
             part = os.pread(region.descriptor, end - at, at)
@@ -77,9 +77,9 @@ class Regions:
             at += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def write(self, caller: KeyInfo, name: str, offset: int, size: int, data: bytes) -> None:
+    def write(self, caller: KeyInfo, name: str, size: int, offset: int, data: bytes) -> None:
         """Leave `data` at `offset` of the region, where `size` bytes are meant for it; raises as `read`."""
-        region = self.check(caller, name, offset, size)
+        region = self.check(caller, name, size, offset)
         if len(data) > size:
             raise InvalidInput(f"the output has {len(data)} bytes; shared_memory_byte_size allows {size}")
         start = region.offset + offset
@@ -90,7 +90,7 @@ class Regions:
             done = os.pwrite(region.descriptor, view, start)
             view, start = view[done:], start + done
 
-    def check(self, caller: KeyInfo, name: str, offset: int, size: int) -> Region:
+    def check(self, caller: KeyInfo, name: str, size: int, offset: int = 0) -> Region:
         """The region, when it has `size` bytes at `offset`; raises `NotFound`, `InvalidInput`."""
         region = self._find(caller, name)
         if not 0 <= offset <= region.byte_size or not 0 <= size <= region.byte_size - offset:

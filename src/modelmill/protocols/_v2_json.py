@@ -18,6 +18,7 @@ import msgspec
 from modelmill.errors import InvalidInput
 from modelmill.protocols._v2 import (
     MAX_RANK,
+    SIZES,
     Given,
     Place,
     Signature,
@@ -37,7 +38,7 @@ CHUNK = 1 << 18
 """Bytes of a list that are decoded at once: between two, other threads run, and memory stays bounded."""
 VALUES = 1 << 15
 """Values of a list that are encoded at once."""
-NUMBERLESS = 8 << 20
+NUMBERLESS = 4 << 20
 """Bytes of JSON with NaN or Infinity, which only Python's own slower parser reads."""
 
 ELEMENTS: dict[str, type] = {
@@ -253,18 +254,17 @@ def _flat(values: Any) -> Any:
 
 def _unnested(raw: bytes) -> bytes:
     """The JSON of a list of lists as that of one list; its brackets are known to match."""
-    inner = raw[1:-1]
     if raw[:1] != b"[":
         raise ValueError("it is no list")
-    if b"[" not in inner:
+    if raw.find(b"[", 1) < 0:
         return raw
     if b'"' in raw or b"{" in raw:
         raise ValueError("it holds texts or objects")
+    flat = raw.translate(None, b"[]")
     lead = raw[: len(raw) - len(raw.lstrip(b"[ \t\r\n"))]
     if lead.count(b"[") > MAX_RANK:
         raise ValueError(f"it is nested more than {MAX_RANK} deep")
-    flat = inner.translate(None, b"[]")
-    return b"[" + (flat if flat.strip(b", \t\r\n") else b"") + b"]"
+    return b"[%b]" % (flat if flat.strip(b", \t\r\n") else b"")
 
 
 def _in_chunks(one: InferInput[Any], raw: bytes, element: type) -> tuple[bytes, int]:
@@ -335,16 +335,18 @@ encode = msgspec.json.Encoder().encode
 
 def values_json(tensor: Tensor) -> bytes:
     """The values of an output as a flat JSON list; NaN and Infinity as Python and Triton write them."""
+    step = VALUES * SIZES.get(tensor.datatype, 0)
+    if 0 < step < len(tensor.data):
+        slices = (tensor.data[at : at + step] for at in range(0, len(tensor.data), step))
+        parts = [values_json(Tensor(tensor.name, tensor.datatype, [], data))[1:-1] for data in slices]
+        return b"[" + b",".join(parts) + b"]"
     values = unpacked(tensor)
     if tensor.datatype == "BYTES":
         try:
             return encode([str(value, "utf-8") for value in values])
         except UnicodeDecodeError as error:
             raise InvalidInput(f"output '{tensor.name}' holds bytes that are not text: ask for binary data") from error
-    if len(values) <= VALUES:
-        return _numbers_json(values)
-    parts = [_numbers_json(values[at : at + VALUES])[1:-1] for at in range(0, len(values), VALUES)]
-    return b"[" + b",".join(parts) + b"]"
+    return _numbers_json(values)
 
 
 def _numbers_json(values: list[Any]) -> bytes:

@@ -19,9 +19,23 @@ FREE = 8
 """Length of a free axis behind the first, for lack of anything better."""
 
 
+def seconds_of_one(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> float:
+    """Seconds that one row takes; endless when the model can't be tried."""
+    if not _can_be_tried(manifest):
+        return float("inf")
+    calls = [Call(0, None, [_example(spec) for spec in manifest.inputs], {})]
+    if answer(calls).answers[0].code:
+        return float("inf")
+    return _timed(answer, calls)
+
+
+def _can_be_tried(manifest: Manifest) -> bool:
+    return all(spec.datatype in NUMPY and spec.datatype != "BYTES" and spec.shape for spec in manifest.inputs)
+
+
 def best_rows(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> int:
     """The smallest batch whose time a row is within 5 % of the best seen; 0 when the model can't be tried."""
-    if any(spec.datatype not in NUMPY or spec.datatype == "BYTES" or not spec.shape for spec in manifest.inputs):
+    if not _can_be_tried(manifest):
         return 0
     times: dict[int, float] = {}
     started = time.perf_counter()

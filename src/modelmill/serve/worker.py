@@ -22,7 +22,7 @@ from modelmill import predictor
 from modelmill.cluster._child import Report
 from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed
-from modelmill.serve.knee import best_rows
+from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
 from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.types import WorkerSpec
@@ -31,6 +31,7 @@ log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
 MAX_ROWS = 256
 ANSWER = "answer"
+QUICK_SECONDS = 0.002
 BATCHES = 2
 """Batches of one gateway that are worked on at a time: one is decoded while the other runs."""
 
@@ -121,7 +122,9 @@ class Worker:
             return [error] if len(items) == 1 else [self._run([item])[0] for item in items]
         except Exception:
             log.exception("running failed")
-            return [ModelFailed("the model could not be run") for _ in items]
+            if len(items) == 1:
+                return [ModelFailed("the model could not be run")]
+            return [self._run([item])[0] for item in items]
         results, at = [], 0
         for item in items:
             results.append({name: array[at : at + item.rows] for name, array in outputs.items()})
@@ -147,8 +150,8 @@ class Worker:
                 output = self.model.encode({n: a[0] for n, a in result.items()}, call.parameters)
                 return Answer(call.id, data=msgspec.json.encode(output))
             wanted = call.outputs or list(result)
-            tensors = [tensor_of(name, result[name]) for name in wanted if name != ANSWER]
-            if ANSWER in wanted:
+            tensors = [tensor_of(name, result[name]) for name in wanted if name in result]
+            if ANSWER in wanted and ANSWER not in result:
                 tensors.append(texts_of(ANSWER, self._answers(call, item, result)))
             return Answer(call.id, tensors=tensors)
         except MillError as error:
@@ -247,13 +250,22 @@ def _receive(link: socket.socket, size: int) -> bytearray | None:
     return buffer
 
 
+def _open(told: WorkerSpec) -> predictor.Predictor:
+    """The model, on the threads it was granted; a quick one does better on one, and leaves the rest to others."""
+    bundle = Path(told.bundle)
+    model = predictor.load(bundle, 1, told.engine, told.precision)
+    if told.threads > 1 and seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS:
+        model = predictor.Predictor(bundle, model.manifest, told.threads, told.engine, told.precision)
+    return model
+
+
 def main(spec: bytes, report: Report) -> int:
     """Entry of a worker process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     told = msgspec.json.decode(spec, type=WorkerSpec)
     started = time.perf_counter()
     try:
-        model = predictor.load(Path(told.bundle), told.threads)
+        model = _open(told)
     except MillError as error:
         log.error("%s can't be served: %s", told.deployment, error)
         report({"error": error.message, "code": error.code})
@@ -264,6 +276,6 @@ def main(spec: bytes, report: Report) -> int:
     signal.signal(signal.SIGTERM, lambda *_: server.stopping.set())
     seconds = time.perf_counter() - started
     log.info("%s: %s:%d ready in %.2f s, batches of %d", told.deployment, told.model, told.version, seconds, rows)
-    report({"ready": True, "batch": rows})
+    report({"ready": True, "batch": rows, "threads": model.threads})
     server.run()
     return 0

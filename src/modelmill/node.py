@@ -6,6 +6,7 @@ replaced without a refused connection.
 
 import asyncio
 import fcntl
+import gc
 import hashlib
 import ipaddress
 import logging
@@ -53,8 +54,12 @@ ENTRIES = {
     "import": "modelmill.jobs.importing:main",
     "register": "modelmill.jobs.registering:main",
 }
+WORKER = "modelmill.serve.worker:main"
+WARM = ("modelmill.engines.onnx", "PIL.Image", "simplejpeg")
+"""What nearly every worker imports."""
 TICK_SECONDS = 0.05
 LOAD_SECONDS = 60.0
+GARBAGE = 20_000
 MEMORY_SHARE = 0.8
 LOOK_SECONDS = 1.0
 SOCKET_PATH_LIMIT = 90
@@ -120,6 +125,7 @@ class Node:
             threads,
             rooms.artifacts,
         )
+        self._cluster.warm(WORKER, *WARM)
         self._workers = Reconciler(
             rooms.database,
             rooms.registry,
@@ -127,7 +133,7 @@ class Node:
             self._cluster,
             settings.home / "logs",
             self._run,
-            "modelmill.serve.worker:main",
+            WORKER,
             settings.threads,
             settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
         )
@@ -324,6 +330,9 @@ async def _announce(door: Any, server: Any, report: Report) -> None:
     """Tell the supervisor when the gateway is ready; stop being ready as soon as it drains."""
     while not (server.started and door.ready):
         await asyncio.sleep(0.01)
+    gc.collect()
+    gc.freeze()  # what was imported stays: collections look at what requests leave behind, and seldom
+    gc.set_threshold(GARBAGE, 20, 100)
     report({"ready": True})
     while not server.should_exit:
         await asyncio.sleep(0.02)

@@ -6,6 +6,8 @@ import json
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelmill.engines.base import NUMPY
 from modelmill.serve.wire import Answer, Tensor
@@ -265,6 +267,22 @@ def test_an_output_without_rows_is_a_failure_of_the_model_and_has_columns(door, 
 
 
 # ---- around it
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just({"b64": B64}),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["x", "a", "b", "text", "b64"]), inner),
+    max_leaves=12,
+)
+
+
+@given(
+    name=st.sampled_from(["spots", "words", "of-FP32", "of-INT8", "two", "scalar", "odd", "rankless"]),
+    document=st.dictionaries(st.sampled_from(["instances", "inputs", "parameters"]), anything) | anything,
+)
+@settings(max_examples=400, deadline=None)
+def test_whatever_comes_is_answered_or_refused_in_shape(door, name, document):
+    reply = predict(door, name, document)
+    assert reply.status == 200 or refused(reply)
 
 
 def test_there_is_no_explainer(door):

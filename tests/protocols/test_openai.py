@@ -9,6 +9,8 @@ from modelmill.protocols import openai as protocol
 from modelmill.protocols.base import STATUS
 from tests.making import Door, LiveDoor, a_route
 
+NAMES = ["asleep", "loading", "spots", "unloaded", "words"]
+
 
 async def never(calls):
     return None
@@ -20,6 +22,7 @@ async def some(worker):
         a_route("words", kind="text", task="text-classification"),
         a_route("asleep", asleep=True),
         a_route("loading", ready=False),
+        a_route("unloaded", loaded=False),
         a_route("secret", project="other"),
     ]
 
@@ -47,7 +50,7 @@ def refused(reply, status, kind, code):
 def test_the_list_of_models_is_for_both_readers(door):
     document = door.ask("GET", "/v1/models").json
     assert document["object"] == "list"
-    assert document["models"] == [row["id"] for row in document["data"]] == ["asleep", "loading", "spots", "words"]
+    assert document["models"] == [row["id"] for row in document["data"]] == NAMES
     assert document["data"][2] == {"id": "spots", "object": "model", "created": 1_790_000_000, "owned_by": "default"}
     assert door.ask("GET", "/v1/models", key="other-key").json["models"] == ["secret"]
 
@@ -60,7 +63,9 @@ def test_a_model_is_described_for_both_readers(door):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "ready"), [("words", False), ("loading", False), ("asleep", True)])
+@pytest.mark.parametrize(
+    ("name", "ready"), [("words", False), ("loading", False), ("unloaded", False), ("asleep", True)]
+)
 def test_a_model_says_whether_it_would_answer(door, name, ready):
     assert door.ask("GET", f"/v1/models/{name}").json["ready"] is ready
 
@@ -138,7 +143,7 @@ def client(live):
 
 
 def test_the_client_lists_and_retrieves(client):
-    assert [model.id for model in client.models.list()] == ["asleep", "loading", "spots", "words"]
+    assert [model.id for model in client.models.list()] == NAMES
     model = client.models.retrieve("spots")
     assert (model.id, model.object, model.created, model.owned_by) == ("spots", "model", 1_790_000_000, "default")
 

@@ -37,6 +37,9 @@ class Handle(Protocol):
 class Cluster(Protocol):
     """A place to run things."""
 
+    def warm(self, entry: str, *modules: str) -> None:
+        """Prepare to start `module:function` often and quickly, with these modules imported; may do nothing."""
+
     def start(
         self,
         entry: str,

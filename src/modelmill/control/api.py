@@ -1,7 +1,7 @@
 """The admin API under /api/v1, described by OpenAPI at /docs. The gateway has checked the key before."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
+from starlette.concurrency import run_in_threadpool
 
 from modelmill import __version__, plugins
 from modelmill.control import schemas, views
@@ -102,8 +103,6 @@ def _add_datasets(api: FastAPI, control: Control) -> None:
         option: Annotated[list[str] | None, Query(description="NAME=VALUE for the format")] = None,
     ) -> schemas.DatasetAdded:
         """Upload a zip of the data (the body) and check it."""
-        from starlette.concurrency import run_in_threadpool
-
         check_name("data set", name)
         options = _options(task, format, option or [])
         upload = await _receive(request, control)
@@ -147,11 +146,11 @@ async def _receive(request: Request, control: Control) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            async for chunk in request.stream():
+            async for chunk in _gathered(request.stream()):
                 size += len(chunk)
                 if size > control.upload_bytes:
                     raise TooLarge(f"the upload exceeds {control.upload_bytes:,} bytes")
-                file.write(chunk)
+                await run_in_threadpool(file.write, chunk)  # a slow disk must not keep predictions waiting
     except OSError as error:
         path.unlink(missing_ok=True)
         raise from_os(error, "taking the upload") from error
@@ -162,6 +161,18 @@ async def _receive(request: Request, control: Control) -> Path:
         path.unlink(missing_ok=True)
         raise InvalidInput("the body is empty: send a zip")
     return path
+
+
+async def _gathered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytearray]:
+    """The same bytes in pieces of a size worth a thread."""
+    gathered = bytearray()
+    async for chunk in stream:
+        gathered += chunk
+        if len(gathered) >= CHUNK:
+            yield gathered
+            gathered = bytearray()
+    if gathered:
+        yield gathered
 
 
 def _added(
@@ -309,8 +320,6 @@ def _add_models(api: FastAPI, control: Control) -> None:
         label: Annotated[list[str] | None, Query(description="names of the classes, in order")] = None,
     ) -> schemas.JobView:
         """Bring a finished model (the body): a bare model.onnx, or a zip of a bundle. A job checks it."""
-        from starlette.concurrency import run_in_threadpool
-
         check_name("model", name)
         upload = await _receive(request, control)
         return await run_in_threadpool(_brought, control, project, name, label or [], upload)

@@ -222,6 +222,7 @@ class Deployments:
             inputs=manifest.inputs,
             outputs=manifest.outputs,
             labels=manifest.labels,
+            created=int(row.created.timestamp()),
             sockets=[replica.socket for replica in mine],
             batch=max((replica.batch for replica in mine), default=0),
             max_wait=options.max_wait_ms / 1e3,

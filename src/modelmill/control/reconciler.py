@@ -378,7 +378,7 @@ class Reconciler:
                 spec,
                 title=f"modelmill: worker {row.name}",
                 log=self._logs / "workers.log",
-                env={"OMP_NUM_THREADS": str(spec.threads), "MALLOC_ARENA_MAX": "2"},
+                env={"OMP_NUM_THREADS": str(spec.threads)},
             )
         except (MillError, OSError) as error:
             self._failed(key, str(error))

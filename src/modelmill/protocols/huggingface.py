@@ -74,7 +74,7 @@ async def _loaded(gateway: Gateway, caller: KeyInfo, request: Request, name: str
         route = pick(gateway, caller, request, name)
         if not route.ready and route.error:
             raise ModelFailed(f"'{name}' can't be served: {route.error}")
-        if route.ready or not wait or not route.loaded:
+        if route.ready or route.asleep or not route.loaded or not wait:  # one that sleeps wakes when it is called
             gateway.refuse_unservable(route)
             return route
         if request.gone is not None and request.gone():
@@ -86,7 +86,7 @@ async def _loaded(gateway: Gateway, caller: KeyInfo, request: Request, name: str
 
 def _repeatable(failure: Unavailable, route: Deployment) -> MillError:
     """The failure itself while the deployment loads; npm's client repeats a 503 at once and for ever."""
-    return failure if not route.ready else MillError(failure.message)
+    return MillError(failure.message) if route.ready and not route.asleep else failure
 
 
 def read(body: bytes, content_type: str, kind: str) -> Asked:

@@ -59,7 +59,7 @@ async def models(gateway: Gateway, caller: KeyInfo, request: Request, names: Map
 async def model(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
     """One deployment: as OpenAI describes a model, with KServe's `name` and `ready`."""
     route = gateway.route(caller, names["id"])
-    ready = route.ready and (route.asleep or gateway.connected(route))
+    ready = route.loaded and (route.asleep or (route.ready and gateway.connected(route)))
     return Response(msgspec.json.encode({**_described(route), "name": route.deployment, "ready": ready}))
 
 

@@ -70,32 +70,37 @@ class Lanes(Generic[T]):
         """The call whose turn it is, left where it is."""
         if self.again:
             return self.again[0]
-        for lanes in self.levels.values():
-            for lane in lanes.values():
-                return lane[0]
-        return None
+        return self._turn()[2][0] if self.count else None
+
+    def _turn(self) -> tuple[int, str, deque[T]]:
+        """The lane whose turn it is, when any has a call."""
+        for level, lanes in self.levels.items():
+            for key, lane in lanes.items():
+                if lane:
+                    return level, key, lane
+        raise IndexError("nothing waits")
 
     def pop(self) -> T:
         """Take the call whose turn it is; its key goes to the end of the round."""
         if self.again:
             call = self.again.popleft()
         else:
-            level, lanes = next(iter(self.levels.items()))
-            key, lane = next(iter(lanes.items()))
+            level, key, lane = self._turn()
             call = lane.popleft()
-            if len(lanes) > 1 or not lane:
+            lanes = self.levels[level]
+            if len(lanes) > 1:
                 del lanes[key]
                 if lane:
                     lanes[key] = lane
-                elif not lanes:
-                    del self.levels[level]
+            elif not lane and len(self.levels) > 1:  # the last lane stays: most queues have one only
+                del self.levels[level]
         self.count -= 1
         self.size -= call.size
         return call
 
     def keys(self) -> int:
         """How many keys wait (at least one)."""
-        return max(1, len({key for lanes in self.levels.values() for key in lanes}))
+        return max(1, len({key for lanes in self.levels.values() for key, lane in lanes.items() if lane}))
 
     def waiting(self, key: str) -> int:
         """How many calls of a key wait."""

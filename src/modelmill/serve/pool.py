@@ -61,7 +61,8 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._later: asyncio.TimerHandle | None = None
         self._leaving: set[str] = set()
-        self._pumping = False
+        self._pumping = self._closed = False
+        self._heir: Pool | None = None
 
     @property
     def connected(self) -> int:
@@ -145,6 +146,8 @@ class Pool:
             link.send(batch, now)
         if self._leaving:
             self._let_go()
+        if self._closed and lanes.count and not self._links:
+            self._hand_over()
 
     def _let_go(self) -> None:
         """Retire the workers that are no longer wanted; while nobody else is there they answer what waits first."""
@@ -181,18 +184,23 @@ class Pool:
 
     def close(self, heir: "Pool | None" = None) -> None:
         """Let what was accepted be answered, by the workers there are or by another version's, and disconnect."""
+        self._closed, self._heir = True, heir
         for task in list(self._connecting.values()):
             task.cancel()
-        if heir is not None or not self._links:
-            while self._lanes.count:
-                pending = self._lanes.pop()
-                if heir is None:
-                    self._fail(pending, Unavailable(f"'{self.deployment}' was undeployed"))
-                else:
-                    heir.adopt(pending)
+        if heir is not None:
+            self._hand_over()
         self._leaving = set(self._links)
         self.pump()
         self._let_go()
+
+    def _hand_over(self) -> None:
+        """What waits goes to the heir, or is refused when there is none."""
+        while self._lanes.count:
+            pending = self._lanes.pop()
+            if self._heir is None:
+                self._fail(pending, Unavailable(f"'{self.deployment}' was undeployed"))
+            else:
+                self._heir.adopt(pending)
 
     def adopt(self, pending: Pending) -> None:
         """Queue a call that another pool had accepted."""

@@ -219,6 +219,7 @@ class FakeWorker:
         self.path, self._answering = str(path), answering
         self.got: list[list[Call]] = []
         self.open = 0
+        self.writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
 
     async def start(self) -> "FakeWorker":
@@ -233,6 +234,7 @@ class FakeWorker:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
+        self.writers.append(writer)
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:

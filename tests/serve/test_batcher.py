@@ -185,7 +185,7 @@ def test_a_lost_call_that_is_over_keeps_nobody_waiting(said):
 
 
 def test_forgetting_what_nobody_waits_for_keeps_the_order():
-    calls = calls_of("a1 a2 b3 a4 b5") + [Wait("6", "c", -1)]
+    calls = [*calls_of("a1 a2 b3 a4 b5"), Wait("6", "c", -1)]
     lanes = queue_of(*calls)
     for name in "98":
         lanes.put_back(Wait(name, attempts=1, left=name == "9"))

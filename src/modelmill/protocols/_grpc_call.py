@@ -162,7 +162,7 @@ class Call(Stream):
             self._timer = self.server.loop.call_later(head.timeout, self._expire)
         if method.streaming:
             self._messages = deque()
-            self._task = self.server.loop.create_task(self._run(self._converse(method)))
+            self._task = self.server.loop.create_task(self._run(self._converse, method))
 
     def data(self, payload: bytes, ended: bool) -> None:
         """A part of the messages."""
@@ -251,12 +251,12 @@ class Call(Stream):
         return not self.open
 
     def _start(self, flag: int, message: bytes) -> None:
-        self._task = self.server.loop.create_task(self._run(self._answer(flag, message)))
+        self._task = self.server.loop.create_task(self._run(self._answer, flag, message))
 
-    async def _run(self, work: Awaitable[None]) -> None:
+    async def _run(self, work: Handler, *given: Any) -> None:
         """The work of the call, whatever becomes of it."""
         try:
-            await work
+            await work(*given)
         except MillError as error:
             self.refuse(error)
         except Exception:

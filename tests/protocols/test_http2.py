@@ -6,6 +6,8 @@ import random
 import socket
 import struct
 import threading
+from contextlib import suppress
+from itertools import pairwise
 
 import grpc
 import hpack
@@ -21,8 +23,28 @@ from modelmill.protocols._hpack import HeaderReader, literal
 from modelmill.types import TensorSpec
 from tests.making import a_route, until
 from tests.protocols.grpc_door import (
-    CONTINUATION, DATA, GOAWAY, HEADERS, KEY, PING, PREFACE, PRIORITY, PUSH, RST, SERVICE, SETTINGS, WINDOW, Client,
-    GrpcDoor, Raw, a_request, fields, framed, prefixed, raw, stub,
+    CONTINUATION,
+    DATA,
+    GOAWAY,
+    HEADERS,
+    KEY,
+    PING,
+    PREFACE,
+    PRIORITY,
+    PUSH,
+    RST,
+    SERVICE,
+    SETTINGS,
+    WINDOW,
+    Client,
+    GrpcDoor,
+    Raw,
+    a_request,
+    fields,
+    framed,
+    prefixed,
+    raw,
+    stub,
 )  # fmt: skip
 from tests.protocols.test_v2_grpc import mirror
 
@@ -118,7 +140,9 @@ def test_an_answer_waits_for_the_windows_of_its_client(door, window):
                 break
             if len(got) >= window + granted and (not window or len(got) > 0 or True) and kind in (DATA, HEADERS):
                 granted += 30_000
-                client.send(framed(WINDOW, 0, 1, struct.pack(">I", 30_000)) + framed(WINDOW, 0, 3, struct.pack(">I", 99)))
+                client.send(
+                    framed(WINDOW, 0, 1, struct.pack(">I", 30_000)) + framed(WINDOW, 0, 3, struct.pack(">I", 99))
+                )
                 client.send(framed(WINDOW, 0, 0, struct.pack(">I", 30_000)))
         assert data in got
 
@@ -153,7 +177,11 @@ def test_a_client_that_remembers_no_headers_is_told_so_once(door):
 
 @pytest.mark.parametrize(
     ("change", "status"),
-    [({":method": "GET"}, "405"), ({"content-type": "text/html"}, "415"), ({"content-type": "application/json"}, "415")],
+    [
+        ({":method": "GET"}, "405"),
+        ({"content-type": "text/html"}, "415"),
+        ({"content-type": "application/json"}, "415"),
+    ],
 )
 def test_what_is_http_but_no_grpc_gets_an_answer_of_http(door, change, status):
     with raw(door.server.port) as client:
@@ -244,7 +272,10 @@ BAD = {
     "continuations for ever": (framed(HEADERS, 0, 1, b"") + framed(CONTINUATION, 0, 1, b"") * 100, CALM),
     "a header flood": (framed(HEADERS, 0, 1, b"") + framed(CONTINUATION, 0, 1, bytes(9000)) * 3, CALM),
     "headers too large": (framed(HEADERS, 4, 1, bytes(100_000)), CALM),
-    "headers that unpack too large": (framed(HEADERS, 4, 1, b"\x40\x01a\x7f\xa1\x1e" + b"b" * 4000 + b"\xbe" * 9), COMPRESSION),
+    "headers that unpack too large": (
+        framed(HEADERS, 4, 1, b"\x40\x01a\x7f\xa1\x1e" + b"b" * 4000 + b"\xbe" * 9),
+        COMPRESSION,
+    ),
     "an index of nothing": (framed(HEADERS, 4, 1, b"\xff\x80\x80\x01"), COMPRESSION),
     "headers cut short": (framed(HEADERS, 4, 1, b"\x00\x05ab"), COMPRESSION),
     "headers of no code": (framed(HEADERS, 4, 1, b"\x00\x84\xff\xff\xff\xff\x01a"), COMPRESSION),
@@ -283,10 +314,8 @@ def test_a_client_that_breaks_the_protocol_is_told_and_let_go(door, name):
 
 
 def _send(client, data):
-    try:
+    with suppress(OSError):
         client.send(data)
-    except OSError:
-        pass
 
 
 def test_resets_in_a_row_end_the_connection(door):
@@ -331,14 +360,17 @@ def test_messages_that_are_never_finished_hold_no_more_than_the_budget(door, mon
     with raw(door.server.port) as client:
         for number in (1, 3, 5):
             client.call(number, None, INFER, **KEY)
-            client.send(framed(DATA, 0, number, b"\x00" + struct.pack(">I", 20 << 20) + bytes(200_000)) + framed(DATA, 0, number, bytes(200_000)))
+            client.send(
+                framed(DATA, 0, number, b"\x00" + struct.pack(">I", 20 << 20) + bytes(200_000))
+                + framed(DATA, 0, number, bytes(200_000))
+            )
         said, _ = client.answer(5)
         assert said["grpc-status"] == "8"
         assert door.server.held <= 1 << 20
     door.run(until(lambda: door.server.held == 0))
 
 
-@pytest.mark.parametrize("headers", [[], [(":method", "POST")], fields() + [(":path", "/x")], fields()[:2]])
+@pytest.mark.parametrize("headers", [[], [(":method", "POST")], [*fields(), (":path", "/x")], fields()[:2]])
 def test_headers_that_make_no_request_reset_the_stream(door, headers):
     with raw(door.server.port) as client:
         client.send(framed(HEADERS, 5, 1, client.encoder.encode(headers)))
@@ -347,7 +379,13 @@ def test_headers_that_make_no_request_reset_the_stream(door, headers):
 
 @pytest.mark.parametrize(
     "data",
-    [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"POST /v2 HTTP/1.1\r\n\r\n", b"PRX", b"\x16\x03\x01\x02\x00\x01", bytes(100)],
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"POST /v2 HTTP/1.1\r\n\r\n",
+        b"PRX",
+        b"\x16\x03\x01\x02\x00\x01",
+        bytes(100),
+    ],
 )
 def test_what_is_no_http2_is_let_go_and_http1_told_why(door, data):
     with raw(door.server.port, greet=False) as client:
@@ -394,9 +432,13 @@ def test_a_client_that_only_sends_is_let_go(door):
         block = literal(b":method", b"POST") + literal(b":scheme", b"http") + literal(b":path", b"/" + b"x" * 300)
         block += literal(b"content-type", b"application/grpc")
         numbers = iter(range(1, 1 << 30, 2))
-        with pytest.raises(OSError):  # noqa: PT011
+
+        def flood():
             for _ in range(3000):
                 client.send(b"".join(framed(HEADERS, 5, next(numbers), block) for _ in range(100)))
+
+        with pytest.raises(ConnectionError):
+            flood()
 
 
 def test_a_thousand_idle_connections_disturb_nobody(door, bystander):
@@ -503,7 +545,7 @@ VALID = (
 @given(st.lists(st.integers(1, len(VALID) - 1), max_size=12))
 def test_pieces_make_no_difference(door, cuts):
     ends = [0, *sorted(cuts), len(VALID)]
-    assert conversation(door, [VALID[a:b] for a, b in zip(ends, ends[1:], strict=False)]) == conversation(door, [VALID])
+    assert conversation(door, [VALID[a:b] for a, b in pairwise(ends)]) == conversation(door, [VALID])
 
 
 @settings(max_examples=400, deadline=None)
@@ -522,7 +564,11 @@ def test_damaged_conversations_are_never_a_failure_of_ours(door, changes, kept, 
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 63), st.sampled_from([0, 1, 2, 3, 5]), st.binary(max_size=40))))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 11), st.integers(0, 63), st.sampled_from([0, 1, 2, 3, 5]), st.binary(max_size=40))
+    )
+)
 def test_random_frames_are_never_a_failure_of_ours(door, frames):
     conversation(door, [PREFACE, OPEN, *(framed(*one) for one in frames)])
     assert door.server.held == 0
@@ -537,7 +583,7 @@ def test_remembered_header_blocks_mean_what_the_decoder_says(blocks):
     for block in [*known, *known, *blocks, *known]:
         try:
             expected = dict(plain.decode(block, raw=True))
-        except Exception:  # noqa: BLE001
+        except Exception:
             return
         try:
             assert len(reader(block)) <= len(expected)

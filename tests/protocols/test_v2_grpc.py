@@ -627,7 +627,8 @@ def test_reflection_describes_everything_that_is_served(client, version):
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
     packages = [
-        FileDescriptorProto.FromString(one.file_descriptor_response.file_descriptor_proto[0]).package for one in got[1:4]
+        FileDescriptorProto.FromString(one.file_descriptor_response.file_descriptor_proto[0]).package
+        for one in got[1:4]
     ]
     assert packages == ["inference", package, "grpc.health.v1"]
     assert [one.error_response.error_code for one in (got[4], got[6])] == [5, 5]
@@ -637,7 +638,9 @@ def test_reflection_describes_everything_that_is_served(client, version):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
     paths = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
         [*command.split(), "-out", paths[0], "-keyout", paths[1]], check=True, capture_output=True, timeout=60
@@ -745,7 +748,8 @@ from modelmill.protocols import _grpc_messages
 file = FileDescriptorProto(name="grpc_service.proto", package="inference", syntax="proto3")
 file.message_type.add(name="ModelInferRequest").field.add(name="other", number=1, type=9, label=1)
 descriptor_pool.Default().Add(file)
-assert [f.name for f in descriptor_pool.Default().FindMessageTypeByName("inference.ModelInferRequest").fields] == ["other"]
+theirs = descriptor_pool.Default().FindMessageTypeByName("inference.ModelInferRequest")
+assert [field.name for field in theirs.fields] == ["other"]
 assert _grpc_messages.message("inference.ModelInferRequest")(model_name="x").SerializeToString() == b"\\n\\x01x"
 """
 
@@ -756,7 +760,9 @@ def test_our_messages_live_beside_those_of_other_packages():
 
 
 def test_grpc_is_not_loaded_before_it_is_served():
-    code = "import sys, modelmill.protocols.v2_grpc; sys.exit(any(m in sys.modules for m in ('google.protobuf', 'hpack')))"
+    code = (
+        "import sys, modelmill.protocols.v2_grpc; sys.exit(any(m in sys.modules for m in ('google.protobuf', 'hpack')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

@@ -1,5 +1,4 @@
-"""One gRPC call over an HTTP/2 stream: messages in and out, compression, deadline, status (grpc/doc/PROTOCOL-HTTP2.md).
-"""
+"""One gRPC call over an HTTP/2 stream: messages, compression, deadline, status (grpc/doc/PROTOCOL-HTTP2.md)."""
 
 import asyncio
 import logging
@@ -122,8 +121,8 @@ class Call(Stream):
     """A call from its headers to its status."""
 
     __slots__ = (
-        "_buffer", "_complete", "_headed", "_held", "_messages", "_owed", "_task", "_timer", "_waiter", "caller", "head",
-        "server", "since", "stopping",
+        "_buffer", "_complete", "_headed", "_held", "_messages", "_owed", "_task", "_timer", "_waiter",
+        "caller", "head", "server", "since", "stopping",
     )  # fmt: skip
 
     def __init__(self, server: "GrpcServer", sender: Sender, number: int, head: Head) -> None:

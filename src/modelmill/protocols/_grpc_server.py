@@ -110,5 +110,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        raise InvalidInput(f"TLS needs a certificate and its key as PEM files; {certificate}, {key}: {error}") from error
+        raise InvalidInput(
+            f"TLS needs a certificate and its key as PEM files; {certificate}, {key}: {error}"
+        ) from error
     return context

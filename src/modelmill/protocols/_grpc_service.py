@@ -67,9 +67,7 @@ async def model_config(call: Call, request: Any) -> Any:
 
 async def model_statistics(call: Call, request: Any) -> Any:
     """What was asked of one model, or of all."""
-    document = _v2.model_statistics(
-        call.server.gateway, call.caller, request.name or None, request.version or None
-    )
+    document = _v2.model_statistics(call.server.gateway, call.caller, request.name or None, request.version or None)
     return _filled("ModelStatisticsResponse", document)
 
 

@@ -12,9 +12,34 @@ from hpack.exceptions import HPACKError
 
 from modelmill.protocols._hpack import LIST_BYTES, HeaderReader, Headers, Malformed
 from modelmill.protocols._http2_send import (
-    ACK, CALM, CLOSED, COMPRESSION, CONTINUATION, END_HEADERS, END_STREAM, FLOW_CONTROL, FRAME_BYTES, FRAME_SIZE,
-    GOAWAY, HEAD, NO_ERROR, PADDED, PING, PRIORITISED, PROTOCOL, REFUSED, RST_STREAM, SETTINGS, STREAM_WINDOW, TOP,
-    WINDOW_UPDATE, WORD, Sender, Stream, Violation, frame,
+    ACK,
+    CALM,
+    CLOSED,
+    COMPRESSION,
+    CONTINUATION,
+    END_HEADERS,
+    END_STREAM,
+    FLOW_CONTROL,
+    FRAME_BYTES,
+    FRAME_SIZE,
+    GOAWAY,
+    HEAD,
+    NO_ERROR,
+    PADDED,
+    PING,
+    PRIORITISED,
+    PROTOCOL,
+    REFUSED,
+    RST_STREAM,
+    SETTINGS,
+    STREAM_WINDOW,
+    TOP,
+    WINDOW_UPDATE,
+    WORD,
+    Sender,
+    Stream,
+    Violation,
+    frame,
 )  # fmt: skip
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

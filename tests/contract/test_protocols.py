@@ -86,7 +86,9 @@ def test_health_answers_anybody(case, door):
     assert reply.json
 
 
-@pytest.mark.parametrize("case", [case for case in ROUTES if "{" in case[1].pattern], ids=said)
+@pytest.mark.parametrize(
+    "case", [case for case in ROUTES if "{region}" not in case[1].pattern and "{" in case[1].pattern], ids=said
+)
 def test_a_model_that_does_not_exist_is_no_failure_of_ours(case, door):
     _, route = case
     assert door.ask(route.method, path_of(route), b"{}").status in (400, 404)

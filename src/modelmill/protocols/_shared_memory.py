@@ -14,7 +14,8 @@ from modelmill.errors import Conflict, Forbidden, InvalidInput, NotFound
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
 
-KEY = re.compile(r"/(?!\.{1,2}$)[A-Za-z0-9_.-]{1,250}")
+KEY = re.compile(r"/(?!\.{1,2}$|sem\.)[A-Za-z0-9_.-]{1,250}")
+"""Names of objects; those of semaphores, which lie in the same folder, are none."""
 FOLDER = "/dev/shm"  # noqa: S108  where shm_open(3) keeps them
 MAX_REGIONS = 64
 MAX_BYTES = 4 << 30
@@ -67,7 +68,7 @@ class Regions:
 
     def read(self, caller: KeyInfo, name: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` of the region; raises `NotFound`, `InvalidInput`."""
-        region = self._inside(caller, name, offset, size)
+        region = self.check(caller, name, offset, size)
         parts, at, end = [], region.offset + offset, region.offset + offset + size
         while at < end:
             part = os.pread(region.descriptor, end - at, at)
@@ -79,7 +80,7 @@ class Regions:
 
     def write(self, caller: KeyInfo, name: str, offset: int, size: int, data: bytes) -> None:
         """Leave `data` at `offset` of the region, where `size` bytes are meant for it; raises as `read`."""
-        region = self._inside(caller, name, offset, size)
+        region = self.check(caller, name, offset, size)
         if len(data) > size:
             raise InvalidInput(f"the output has {len(data)} bytes; shared_memory_byte_size allows {size}")
         start = region.offset + offset
@@ -89,6 +90,13 @@ class Regions:
         while view:
             done = os.pwrite(region.descriptor, view, start)
             view, start = view[done:], start + done
+
+    def check(self, caller: KeyInfo, name: str, offset: int, size: int) -> Region:
+        """The region, when it has `size` bytes at `offset`; raises `NotFound`, `InvalidInput`."""
+        region = self._find(caller, name)
+        if not 0 <= offset <= region.byte_size or not 0 <= size <= region.byte_size - offset:
+            raise InvalidInput(f"{size} bytes from {offset} do not lie in the region '{name}' of {region.byte_size}")
+        return region
 
     def close(self) -> None:
         """Let go of everything."""
@@ -104,12 +112,6 @@ class Regions:
     def _find(self, caller: KeyInfo, name: str) -> Region:
         if (region := self._of(caller).get(name)) is None:
             raise NotFound(f"no region '{name[:80]}' is registered with this key")
-        return region
-
-    def _inside(self, caller: KeyInfo, name: str, offset: int, size: int) -> Region:
-        region = self._find(caller, name)
-        if not 0 <= offset <= region.byte_size or not 0 <= size <= region.byte_size - offset:
-            raise InvalidInput(f"{size} bytes from {offset} do not lie in the region '{name}' of {region.byte_size}")
         return region
 
 

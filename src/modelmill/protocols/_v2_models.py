@@ -162,5 +162,6 @@ async def unload(gateway: Gateway, caller: KeyInfo, name: str) -> None:
 async def _operate(gateway: Gateway, caller: KeyInfo, name: str, loaded: bool) -> None:
     gateway.require_admin(caller)
     if gateway.operate is None:
+        gateway.route(caller, name)
         raise Unavailable("this gateway can't load or unload models: nothing runs workers for it")
     await gateway.operate(caller, name, loaded)

@@ -1,0 +1,221 @@
+"""The infer call of v2 over HTTP, from the body's bytes to the answer's.
+
+Clients send the same head (the JSON before binary tensors) again and again: what it means is kept with the route's
+signature, so that the usual call costs one look-up and one slice.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from modelmill.errors import Expired, InvalidInput
+from modelmill.protocols import _v2
+from modelmill.protocols._encoding import in_thread, packed_body, unpacked_body
+from modelmill.protocols._shared_memory import regions
+from modelmill.protocols._v2 import Given, Options, Place, Signature, Wanted, signature
+from modelmill.protocols._v2_json import (
+    LARGE,
+    InferRequest,
+    answer_json,
+    asked_outputs,
+    decode,
+    given,
+    head_size,
+)
+from modelmill.protocols.base import Request, Response, simple_error
+from modelmill.serve.gateway import Gateway
+from modelmill.serve.wire import Answer, Tensor
+from modelmill.types import KeyInfo, Route
+
+HEADER = b"inference-header-content-length"
+VERSION = b"x-modelmill-version"
+BINARY = "application/octet-stream"
+HEAD_LENGTH = 1024
+"""Bytes of the longest head that is kept."""
+HEADS = 32
+"""Heads that are kept for a route."""
+CLASSIFIED = 1 << 14
+"""Bytes of an answer from which on its classes are named outside the event loop."""
+NAME_LENGTH = 128
+
+
+class Plan:
+    """What the JSON of a request means for its route.
+
+    `cuts` are the stretches of a body of `length` bytes that are tensors. `answer` is the last answer's one binary
+    tensor (name, datatype, shape) with the JSON and the header that announced it.
+    """
+
+    __slots__ = ("answer", "classified", "cuts", "how", "id", "length", "outputs", "wanted")
+
+    def __init__(self, id: str, how: Options, wanted: Sequence[Wanted], outputs: Sequence[str]) -> None:
+        self.id, self.how, self.wanted, self.outputs = id, how, wanted, outputs
+        self.classified = any(one.classes for one in wanted)
+        self.cuts: list[tuple[str, str, list[int], int, int]] = []
+        self.length = -1
+        self.answer: tuple[str, str, list[int], bytes, Any] | None = None
+
+    def cut(self, body: bytes) -> list[Tensor]:
+        """The tensors of a body with the same head and length: all but their values has been checked."""
+        return [Tensor(name, datatype, shape, body[start:end]) for name, datatype, shape, start, end in self.cuts]
+
+
+async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+    """Tensors in, tensors out; or the task's raw input in."""
+    body, headers = await request.body(), request.headers
+    if (encoding := headers.get(b"content-encoding")) is not None:
+        body = await unpacked_body(body, encoding, request.limit)
+    pinned = names.get("version")
+    if pinned is None and VERSION in headers:
+        pinned = request.header(VERSION)
+    route = gateway.pick(caller, names["model"], pinned)
+    header = headers.get(HEADER)
+    size = head_size(body, header)
+    known = header is not None and size <= HEAD_LENGTH
+    plan: Plan | None = signature(route).plans.get(body[:size]) if known else None
+    if plan is not None and plan.length == len(body):
+        tensors = plan.cut(body)
+    else:
+        route, plan, tensors = await _understand(gateway, caller, route, pinned, body, size)
+    how = plan.how
+    try:
+        answer = await gateway.predict(
+            caller,
+            route,
+            "v2_http",
+            tensors=tensors,
+            parameters=how.task if _v2.ANSWER in plan.outputs else None,
+            outputs=plan.outputs,
+            timeout=how.timeout,
+            priority=how.priority,
+            gone=request.gone,
+            request_id=_name_of(headers.get(b"x-request-id"), plan.id),
+        )
+    except Expired as expired:
+        if how.timeout is None:
+            raise
+        return Response(simple_error(expired), 503)  # what clients of v2 know a queue's timeout by
+    response = await _respond(gateway, caller, route, plan, answer)
+    if (accepted := headers.get(b"accept-encoding")) is not None:
+        return await _compressed(response, accepted)
+    return response
+
+
+async def _understand(
+    gateway: Gateway, caller: KeyInfo, route: Route, pinned: str | None, body: bytes, size: int
+) -> tuple[Route, Plan, list[Tensor]]:
+    """The route that the request pins, what it wants, and its tensors; raises `InvalidInput`."""
+    gateway.refuse_unservable(route)
+    small = len(body) <= LARGE  # what is large would hold up others
+    own = signature(route)
+    asked = decode(body, size, own) if small else await in_thread(decode, body, size, own)
+    how = _v2.options(asked.parameters) if asked.parameters else _v2.NO_OPTIONS
+    if how.version is not None and how.version != str(route.version):
+        if pinned is not None:
+            raise InvalidInput(f"the request names the versions {pinned} and {how.version}")
+        route = gateway.pick(caller, route.deployment, how.version)
+        gateway.refuse_unservable(route)
+        own = signature(route)
+        asked = await in_thread(decode, body, size, own)
+    parts = own, asked, how, body, size, _reader(gateway, caller)
+    plan, tensors = _plan(*parts) if small else await in_thread(_plan, *parts)
+    for one in plan.wanted:
+        if one.place is not None:
+            regions(gateway).check(caller, one.place.region, one.place.offset, one.place.byte_size)
+    return route, plan, tensors
+
+
+def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[Place], bytes]:
+    """Reads tensors from shared memory: no more of a request than a body may bring."""
+    budget = gateway.limits.body_bytes
+
+    def read(place: Place) -> bytes:
+        nonlocal budget
+        budget -= max(0, place.byte_size)
+        if budget < 0:
+            raise InvalidInput(f"the tensors in shared memory exceed {gateway.limits.body_bytes:,} bytes")
+        return regions(gateway).read(caller, place.region, place.offset, place.byte_size)
+
+    return read
+
+
+def _plan(
+    own: Signature, asked: InferRequest[Any], how: Options, body: bytes, size: int, read: Callable[[Place], bytes]
+) -> tuple[Plan, list[Tensor]]:
+    """What a request means, and its tensors; raises `InvalidInput`."""
+    brought = given(asked, body, size, own, read)
+    tensors = _v2.tensors(own.route, brought)
+    task_level = _v2.is_task_level(own.route, brought)
+    named = asked_outputs(asked) if asked.outputs else ()
+    wanted = _v2.wanted(own.route, named, task_level=task_level, binary=asked.binary)
+    if own.numberless:
+        _refuse_numberless(own, wanted)
+    plan = Plan(asked.id, how, wanted, _v2.names_of(own.route, wanted) if named else ())
+    _remember(own, plan, asked, brought, body, size)
+    return plan, tensors
+
+
+def _refuse_numberless(own: Signature, wanted: Sequence[Wanted]) -> None:
+    for one in wanted:
+        if one.name in own.numberless and not (one.binary or one.classes or one.place):
+            raise InvalidInput(f"output '{one.name}' has no form in JSON: ask for it with binary_data true")
+
+
+def _remember(
+    own: Signature, plan: Plan, asked: InferRequest[Any], brought: Sequence[Given], body: bytes, size: int
+) -> None:
+    """Keep a plan when the same head means the same next time: all tensors behind it, of sizes that shapes tell."""
+    if size > HEAD_LENGTH or size == len(body) or asked.id or plan.how.version is not None:
+        return
+    if any(one.data is not None or one.parameters is None for one in asked.inputs):
+        return
+    if any(one.parameters.shared_memory_region is not None for one in asked.inputs if one.parameters is not None):
+        return
+    if any(one.datatype == "BYTES" for one in brought) or any(one.place for one in plan.wanted):
+        return
+    at = size
+    for one in brought:
+        plan.cuts.append((one.name, one.datatype, list(one.shape), at, at + len(one.data)))
+        at += len(one.data)
+    plan.length = len(body)
+    if len(own.plans) >= HEADS:
+        own.plans.clear()
+    own.plans[body[:size]] = plan
+
+
+async def _respond(gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, answer: Answer) -> Response:
+    """The answer as its request wanted it."""
+    if (last := plan.answer) is not None and len(answer.tensors) == 1:
+        only = answer.tensors[0]
+        if (only.name, only.datatype, only.shape) == last[:3]:
+            return Response(last[3] + only.data, 200, BINARY, last[4])
+    size = sum([len(tensor.data) for tensor in answer.tensors])
+    small = size <= (CLASSIFIED if plan.classified else LARGE)
+    tensors, head, blobs = _written(route, plan, answer) if small else await in_thread(_written, route, plan, answer)
+    for tensor, one in zip(tensors, plan.wanted, strict=True):
+        if one.place is not None:
+            regions(gateway).write(caller, one.place.region, one.place.offset, one.place.byte_size, tensor.data)
+    if not blobs:
+        return Response(head)
+    headers = ((HEADER, b"%d" % len(head)),)
+    if plan.length >= 0 and len(tensors) == 1 and tensors[0].datatype != "BYTES":
+        plan.answer = (tensors[0].name, tensors[0].datatype, tensors[0].shape, head, headers)
+    return Response(b"".join([head, *blobs]), 200, BINARY, headers)
+
+
+def _written(route: Route, plan: Plan, answer: Answer) -> tuple[list[Tensor], bytes, list[bytes]]:
+    """The tensors that are wanted, the JSON of the answer, and what follows it."""
+    tensors = _v2.results(route, answer, plan.wanted)
+    return tensors, *answer_json(signature(route), plan.id, tensors, plan.wanted)
+
+
+async def _compressed(response: Response, accepted: bytes) -> Response:
+    body, encoding = await packed_body(response.body, accepted)
+    if not encoding:
+        return response
+    return response._replace(body=body, headers=(*response.headers, (b"content-encoding", encoding.encode())))
+
+
+def _name_of(header: bytes | None, id: str) -> str:
+    """How logs call the request: nothing that could forge a line of theirs."""
+    name = id if header is None else header.decode("latin-1")
+    return name if not name or (len(name) <= NAME_LENGTH and name.isprintable()) else ""

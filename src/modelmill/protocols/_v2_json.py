@@ -1,0 +1,362 @@
+"""Infer calls of v2 in JSON and binary: from bytes to `Given` and `Wanted`, from tensors to bytes.
+
+The binary form is Triton's extension: the JSON first (its length in `Inference-Header-Content-Length`), then the
+tensors in their order, little-endian. The usual request, one decode with the element's type known, is the fast path;
+everything else (nested lists, several datatypes, large lists, NaN) is decoded again more carefully.
+"""
+
+import binascii
+import json
+import math
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+import msgspec
+
+from modelmill.errors import InvalidInput
+from modelmill.protocols._v2 import (
+    MAX_RANK,
+    SIZES,
+    Given,
+    Place,
+    Signature,
+    Wanted,
+    expect,
+    pack_bytes,
+    packed,
+    unpacked,
+)
+from modelmill.serve.wire import Tensor
+
+T = TypeVar("T")
+
+LARGE = 1 << 20
+"""Bytes of a body, or of an answer's tensors, from which on it is handled outside the event loop."""
+CHUNK = 1 << 18
+"""Bytes of a list that are decoded at once: between two, other threads run, and memory stays bounded."""
+VALUES = 1 << 15
+"""Values of a list that are encoded at once."""
+NUMBERLESS = 4 << 20
+"""Bytes of JSON with NaN or Infinity, which only Python's own slower parser reads."""
+
+ELEMENTS: dict[str, type] = {
+    "BOOL": bool, "FP32": float, "FP64": float, "BYTES": str,
+    **{f"{sign}INT{bits}": int for sign in ("", "U") for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+"""What the elements of a datatype are in JSON."""
+
+
+class TensorParameters(msgspec.Struct, gc=False):
+    """Where a tensor is, or shall go, other than in the JSON."""
+
+    binary_data_size: int | None = None
+    binary_data: bool | None = None
+    classification: int = 0
+    shared_memory_region: str | None = None
+    shared_memory_byte_size: int = -1
+    shared_memory_offset: int = 0
+
+
+class InferInput(msgspec.Struct, Generic[T], gc=False):
+    """A tensor of the request."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: T = cast(Any, None)
+    parameters: TensorParameters | None = None
+
+
+class InferOutput(msgspec.Struct, gc=False):
+    """A tensor that is asked for."""
+
+    name: str
+    parameters: TensorParameters | None = None
+
+
+class InferRequest(msgspec.Struct, Generic[T], gc=False):
+    """The JSON of an infer call."""
+
+    inputs: list[InferInput[T]]
+    id: str = ""
+    parameters: dict[str, Any] | None = None
+    outputs: list[InferOutput] | None = None
+
+    @property
+    def binary(self) -> bool:
+        """Whether outputs are sent in binary unless they say otherwise."""
+        return self.parameters is not None and self.parameters.get("binary_data_output") is True
+
+
+class Loose(NamedTuple):
+    """Values of a list that nothing has typed yet."""
+
+    values: Any
+
+
+_careful: msgspec.json.Decoder[InferRequest[Any]] = msgspec.json.Decoder(InferRequest[msgspec.Raw])
+_decoders: dict[frozenset[str], msgspec.json.Decoder[InferRequest[Any]]] = {}
+
+
+def _decoder(own: Signature) -> msgspec.json.Decoder[InferRequest[Any]]:
+    """The decoder that knows what the elements are, when all inputs have the same."""
+    elements = {ELEMENTS.get(datatype) for datatype in own.datatypes}
+    element = elements.pop() if len(elements) == 1 else None
+    found = _careful
+    if element is not None:
+        found = msgspec.json.Decoder(InferRequest[list[element]])  # type: ignore[valid-type]
+    return _decoders.setdefault(own.datatypes, found)
+
+
+def head_size(body: bytes, header: bytes | None) -> int:
+    """The length of the JSON at the head of a body; raises `InvalidInput` for one that can't be."""
+    if header is None:
+        return len(body)
+    size = int(header) if header.isdigit() and len(header) < 19 else -1
+    if not 0 <= size <= len(body):
+        text = header[:20].decode("latin-1")
+        raise InvalidInput(f"Inference-Header-Content-Length is {text!r}, but the body has {len(body)} bytes")
+    return size
+
+
+def decode(body: bytes, size: int, own: Signature) -> InferRequest[Any]:
+    """The JSON of a body; what has no place in a call is passed over. Raises `InvalidInput`."""
+    head = body if size == len(body) else memoryview(body)[:size]
+    decoder = _decoders.get(own.datatypes) or _decoder(own)
+    if size <= LARGE:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return decoder.decode(head)
+    return _decode_carefully(head, len(body) > size)
+
+
+def _decode_carefully(head: bytes | memoryview, is_split: bool) -> InferRequest[Any]:
+    """Lists of any nesting and datatype; says what is wrong."""
+    try:
+        return _careful.decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not isinstance(error, msgspec.ValidationError):
+            whole = bytes(head)
+            if b"NaN" in whole or b"Infinity" in whole:
+                return _decode_loosely(whole)
+        hint = "" if is_split else "; tensors behind the JSON need the header Inference-Header-Content-Length"
+        raise InvalidInput(f"the request is not valid: {error}{hint}") from error
+    except RecursionError as error:
+        raise InvalidInput("the JSON is nested too deeply") from error
+
+
+def _decode_loosely(head: bytes) -> InferRequest[Any]:
+    """JSON with bare NaN or Infinity, which msgspec (rightly) refuses."""
+    if len(head) > NUMBERLESS:
+        raise InvalidInput(f"JSON with NaN or Infinity has at most {NUMBERLESS:,} bytes; send binary tensors instead")
+    try:
+        document = json.loads(head, parse_float=_finite)
+        msgspec.json.encode(document)  # refuses lone surrogates and numbers that nothing can take
+        asked = msgspec.convert(document, InferRequest[Any])
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInput(f"the request is not valid: {error}") from error
+    for one in asked.inputs:
+        if one.data is not None:
+            one.data = Loose(one.data)
+    return asked
+
+
+def _finite(text: str) -> float:
+    """A number that is written with digits; Python would take 1e999 for Infinity."""
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {text[:20]} is out of range")
+    return number
+
+
+# ---- tensors of a request
+
+ReadPlace = Callable[[Place], bytes]
+
+
+def given(asked: InferRequest[Any], body: bytes, size: int, own: Signature, read: ReadPlace) -> list[Given]:
+    """Every tensor of a request: from the JSON, from behind it, or from shared memory by `read`.
+
+    Raises `InvalidInput` for one that is not whole, and for bytes that belong to none.
+    """
+    found, at, end = [], size, len(body)
+    for one in asked.inputs:
+        where = one.parameters
+        if where is None or (where.binary_data_size is None and where.shared_memory_region is None):
+            found.append(Given(one.name, one.datatype, one.shape, _from_json(one, own)))
+            continue
+        if one.data is not None or None not in (where.binary_data_size, where.shared_memory_region):
+            raise InvalidInput(f"input '{one.name:.80}' brings its data twice: in JSON, in binary or in shared memory")
+        if (length := where.binary_data_size) is None:
+            data = read(place_of(where))
+        else:
+            if not 0 <= length <= end - at:
+                raise InvalidInput(f"input '{one.name:.80}': binary_data_size {length!r:.30} exceeds the body")
+            data = body[at : at + length]
+            at += length
+        found.append(Given(one.name, one.datatype, one.shape, data))
+    if at != end:
+        raise InvalidInput(f"{end - at} bytes follow the last tensor")
+    return found
+
+
+def place_of(where: TensorParameters) -> Place:
+    """The stretch of shared memory that parameters name."""
+    return Place(where.shared_memory_region or "", where.shared_memory_byte_size, where.shared_memory_offset)
+
+
+def _from_json(one: InferInput[Any], own: Signature) -> bytes:
+    """A list of values, flat or nested, as a tensor's data; raises `InvalidInput`."""
+    count = expect(own, one.name, one.datatype, one.shape)
+    element = ELEMENTS.get(one.datatype)
+    if element is None:
+        raise InvalidInput(f"input '{one.name}': {one.datatype} has no form in JSON; send it as binary data")
+    if one.data is None:
+        raise InvalidInput(f"input '{one.name}' brings no data: neither data nor binary_data_size")
+    if type(one.data) is msgspec.Raw and len(one.data) > CHUNK and element is not str:
+        data, found = _in_chunks(one, bytes(one.data), element)
+    else:
+        values = one.data if type(one.data) is list else _carefully(one, element)
+        data, found = _packed(one, values, own), len(values)
+    if found != count:
+        raise InvalidInput(f"input '{one.name}': the shape {one.shape} has {count} values, given {found}")
+    return data
+
+
+def _packed(one: InferInput[Any], values: list[Any], own: Signature) -> bytes:
+    if own.task_input != "image" or one.name != "image" or one.datatype != "BYTES":
+        return packed(one.name, one.datatype, values)
+    try:
+        return pack_bytes([b64decode(value, validate=True) for value in values])
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput("input 'image': in JSON a picture is its file as base64") from error
+
+
+def _carefully(one: InferInput[Any], element: type) -> list[Any]:
+    """Values of a list that may be nested, in row-major order."""
+    try:
+        if isinstance(one.data, Loose):
+            return msgspec.convert(_flat(one.data.values), list[element])  # type: ignore[valid-type]
+        if element is str:
+            return msgspec.convert(_flat(msgspec.json.decode(one.data)), list[str])
+        return msgspec.json.decode(_unnested(bytes(one.data)), type=list[element])  # type: ignore[valid-type]
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise _not_values(one, error) from error
+
+
+def _not_values(one: InferInput[Any], error: Exception) -> InvalidInput:
+    return InvalidInput(f"input '{one.name}': data is not a list of values of {one.datatype}: {error}")
+
+
+def _flat(values: Any) -> Any:
+    """Nested lists as one."""
+    for _ in range(MAX_RANK):
+        if not isinstance(values, list) or not any(isinstance(value, list) for value in values):
+            return values
+        if not all(isinstance(value, list) for value in values):
+            raise ValueError("it is nested unevenly")
+        values = list(chain.from_iterable(values))
+    raise ValueError(f"it is nested more than {MAX_RANK} deep")
+
+
+def _unnested(raw: bytes) -> bytes:
+    """The JSON of a list of lists as that of one list; its brackets are known to match."""
+    if raw[:1] != b"[":
+        raise ValueError("it is no list")
+    if raw.find(b"[", 1) < 0:
+        return raw
+    if b'"' in raw or b"{" in raw:
+        raise ValueError("it holds texts or objects")
+    flat = raw.translate(None, b"[]")
+    lead = raw[: len(raw) - len(raw.lstrip(b"[ \t\r\n"))]
+    if lead.count(b"[") > MAX_RANK:
+        raise ValueError(f"it is nested more than {MAX_RANK} deep")
+    return b"[%b]" % (flat if flat.strip(b", \t\r\n") else b"")
+
+
+def _in_chunks(one: InferInput[Any], raw: bytes, element: type) -> tuple[bytes, int]:
+    """A long list of numbers, part by part: the data and how many there were."""
+    decoder = msgspec.json.Decoder(list[element])  # type: ignore[valid-type]
+    parts, found, at = [], 0, 1
+    try:
+        flat = _unnested(raw)
+        while at:
+            cut = flat.find(b",", at + CHUNK)
+            part = flat[at : cut if cut > 0 else -1]
+            values = decoder.decode(b"[" + part + b"]")
+            if not values and found:
+                raise ValueError("a value is missing")
+            parts.append(packed(one.name, one.datatype, values))
+            found, at = found + len(values), cut + 1
+    except ValueError as error:  # also what msgspec raises
+        raise _not_values(one, error) from error
+    return b"".join(parts), found
+
+
+# ---- outputs of a request
+
+
+def asked_outputs(asked: InferRequest[Any]) -> list[Wanted]:
+    """The outputs that a request names; raises `InvalidInput`."""
+    default, found = asked.binary, []
+    for one in asked.outputs or ():
+        how = one.parameters
+        if how is None:
+            found.append(Wanted(one.name, default))
+            continue
+        if not 0 <= how.classification < 1 << 31:
+            raise InvalidInput(f"output '{one.name:.80}': classification is how many classes to name, from 1")
+        binary = default if how.binary_data is None else how.binary_data
+        place = place_of(how) if how.shared_memory_region is not None else None
+        found.append(Wanted(one.name, binary, how.classification, place))
+    return found
+
+
+def answer_json(
+    own: Signature, id: str, tensors: Sequence[Tensor], wanted: Sequence[Wanted]
+) -> tuple[bytes, list[bytes]]:
+    """The JSON of an answer and what follows it; raises `InvalidInput` for what JSON can't say."""
+    entries, blobs = [], []
+    for tensor, want in zip(tensors, wanted, strict=True):
+        head = b'{"name":%b,"datatype":"%b","shape":%b' % (
+            encode(tensor.name), tensor.datatype.encode(), encode(tensor.shape)
+        )  # fmt: skip
+        if want.place is not None:
+            place = {
+                "shared_memory_region": want.place.region,
+                "shared_memory_offset": want.place.offset,
+                "shared_memory_byte_size": len(tensor.data),
+            }
+            entries.append(b'%b,"parameters":%b}' % (head, encode(place)))
+        elif want.binary:
+            entries.append(b'%b,"parameters":{"binary_data_size":%d}}' % (head, len(tensor.data)))
+            blobs.append(tensor.data)
+        else:
+            entries.append(b'%b,"data":%b}' % (head, values_json(tensor)))
+    named = b',"id":%b' % encode(id) if id else b""
+    return b'%b%b,"outputs":[%b]}' % (own.head, named, b",".join(entries)), blobs
+
+
+encode = msgspec.json.Encoder().encode
+
+
+def values_json(tensor: Tensor) -> bytes:
+    """The values of an output as a flat JSON list; NaN and Infinity as Python and Triton write them."""
+    step = VALUES * SIZES.get(tensor.datatype, 0)
+    if 0 < step < len(tensor.data):
+        slices = (tensor.data[at : at + step] for at in range(0, len(tensor.data), step))
+        parts = [values_json(Tensor(tensor.name, tensor.datatype, [], data))[1:-1] for data in slices]
+        return b"[" + b",".join(parts) + b"]"
+    values = unpacked(tensor)
+    if tensor.datatype == "BYTES":
+        try:
+            return encode([str(value, "utf-8") for value in values])
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"output '{tensor.name}' holds bytes that are not text: ask for binary data") from error
+    return _numbers_json(values)
+
+
+def _numbers_json(values: list[Any]) -> bytes:
+    text = encode(values)
+    return json.dumps(values, separators=(",", ":")).encode() if b"null" in text else text

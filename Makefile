@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 DONE    = $(VENV)/.installed
 
-.PHONY: up test test-slow check bench docs proto clean
+.PHONY: up test test-slow check bench docs proto compatibility clean
 
 up: $(DONE)
 	@exec $(BIN)/modelmill up --demo
@@ -32,10 +32,13 @@ proto: $(DONE)
 	$(BIN)/python -m grpc_tools.protoc -I src --descriptor_set_out=src/modelmill/protocols/proto/descriptors.binpb \
 	  src/modelmill/protocols/proto/*.proto
 
+compatibility: $(DONE)
+	$(BIN)/python -m tests.kit
+
 $(DONE): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) with the tested set of packages (a few minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,otel,dev]'
 	@touch $@
 
 clean:

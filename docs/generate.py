@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
+from pydantic import BaseModel
 
 from modelmill import client, errors, plugins, settings
 from modelmill.cli import app
@@ -65,7 +66,8 @@ A request that does not fit its shape is answered 400 with the code `invalid_inp
 
 PREDICTION_INTRO = """
 Served by the gateway itself, from memory. "Key" says whether a key is needed. `HEAD` works wherever `GET` does.
-A refusal is `{"error": "one line"}`. How to call them is shown in [the tutorial](tutorial.md#7-call-it).
+A refusal is `{"error": "one line"}`, but below `/v1` it is OpenAI's, `{"error": {"message", "type", "param", "code"}}`,
+which KServe's clients read as well. How to call them is shown in [the tutorial](tutorial.md#7-call-it).
 """
 
 
@@ -284,9 +286,9 @@ def _name(node: ast.expr) -> str:
 
 ERRORS_INTRO = """
 Every failure has a code, which is stable, and one line of text for people, which is not. The admin API sends both,
-`{"error": "...", "code": "..."}`; the prediction routes send `{"error": "..."}` in the shape of their protocol. In
-Python every method raises `modelmill.errors.MillError` or the class named here; a refusal that is worth repeating
-carries `Retry-After`, in seconds.
+`{"error": "...", "code": "..."}`; the prediction routes send it in the shape of their protocol: `{"error": "..."}`, or
+below `/v1` OpenAI's object. In Python every method raises `modelmill.errors.MillError` or the class named here; a
+refusal that is worth repeating carries `Retry-After`, in seconds.
 """
 
 
@@ -308,7 +310,11 @@ port = 9000
 queue = 500
 ```
 """
-IN_WORDS = {"home": "`~/.modelmill`", "threads": "the number of cores that the platform may use"}
+IN_WORDS = {
+    "home": "`~/.modelmill`",
+    "threads": "the number of cores that the platform may use",
+    "tracing.endpoint": "what `OTEL_EXPORTER_OTLP_ENDPOINT` says",
+}
 """Defaults that depend on the machine."""
 
 
@@ -320,8 +326,8 @@ def settings_page() -> str:
 
 def _settings(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
-        if isinstance(field.default, settings.Limits):
-            yield from _settings(settings.Limits, f"{name}.")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _settings(field.annotation, f"{name}.")
             continue
         path = f"{prefix}{name}"
         variable = f"MODELMILL_{path.upper().replace('.', '__')}"
@@ -331,8 +337,10 @@ def _settings(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
 def _default(name: str, value: Any) -> str:
     if not name.endswith("bytes"):
         return code(value) or "empty"
-    step = 30 if value % (1 << 30) == 0 else 20
-    return f"`{value}` ({value >> step} {'GiB' if step == 30 else 'MiB'})"
+    step, unit = next(
+        (step, unit) for step, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if value % (1 << step) == 0
+    )
+    return f"`{value}` ({value >> step} {unit})"
 
 
 def _line(documented: Any) -> str:

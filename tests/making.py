@@ -19,9 +19,11 @@ from modelmill.data.formats import detect
 from modelmill.data.pack import pack
 from modelmill.plugins import load
 from modelmill.predictor import Predictor, write_golden
+from modelmill.predictor import load as load_bundle
 from modelmill.protocols._app import App
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import HEAD, Answer, Call, frame, read_calls
+from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
 from modelmill.tasks import _text
 from modelmill.tasks.base import task_named
@@ -91,6 +93,18 @@ def brightness_graph(gain: float = 1.0) -> Any:
     body = helper.make_graph(
         nodes, "brightness", [image], [scores], [axes, constant("gain", gain / 255), constant("one", 1.0)]
     )
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def identity_graph(datatype: str, *shape: int | str) -> Any:
+    """y = x, of any data type of the Open Inference Protocol."""
+    from onnx import TensorProto, helper
+
+    other = {"FP16": "FLOAT16", "BF16": "BFLOAT16", "FP32": "FLOAT", "FP64": "DOUBLE", "BYTES": "STRING"}
+    kind = TensorProto.DataType.Value(other.get(datatype, datatype))
+    axes = list(shape or ("batch", 3))
+    x, y = (helper.make_tensor_value_info(name, kind, axes) for name in "xy")
+    body = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
@@ -286,8 +300,9 @@ class Reply(NamedTuple):
 
     @property
     def error(self) -> str:
-        """The line for people."""
-        return str(self.json["error"])
+        """The line for people, in whichever shape it came."""
+        error = self.json["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
 
 
 async def nobody(scope: Any, receive: Any, send: Any) -> None:
@@ -367,6 +382,57 @@ class Door:
         if not sent:
             return Reply(0, {}, b"")
         return Reply(sent[0]["status"], dict(sent[0]["headers"]), b"".join(m.get("body", b"") for m in sent[1:]))
+
+
+def answering_with(folder: Path) -> Answering:
+    """What a real worker of this bundle answers."""
+    worker = Worker(load_bundle(folder), 1)
+
+    async def answering(calls: list[Call]) -> list[Answer] | None:
+        return worker.answer(calls)
+
+    return answering
+
+
+class LiveDoor:
+    """The application on a real HTTP server, in a thread, for clients that others wrote."""
+
+    def __init__(self, routes: Callable[["LiveDoor"], Awaitable[list[Route]]]) -> None:
+        """`routes` starts workers, in the server's loop, and returns the deployments."""
+        import socket
+        import threading
+
+        import uvicorn
+
+        # Named TCP, so that asyncio sends what is short at once.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(128)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.gateway = Gateway(Limits(timeout_seconds=20))
+        app: Any = App(self.gateway, nobody)
+        self._server = uvicorn.Server(uvicorn.Config(app, http="httptools", lifespan="off", log_config=None))
+        self._routes, self._workers = routes, list[FakeWorker]()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+
+    async def _serve(self) -> None:
+        self.gateway.update(a_snapshot(*await self._routes(self), keys=Door.KEYS))
+        await self._server.serve(sockets=[self._socket])
+        self.gateway.update(a_snapshot())  # lets go of the workers
+        for worker in self._workers:
+            await worker.stop()
+            await until(lambda worker=worker: not worker.open)
+
+    async def worker(self, path: Path, answering: Answering) -> FakeWorker:
+        """A worker that the gateway can reach, until the end."""
+        self._workers.append(await FakeWorker(path, answering).start())
+        return self._workers[-1]
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.should_exit = True
+        self._thread.join(10)
 
 
 def is_gone(pid: int) -> bool:

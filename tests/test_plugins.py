@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,10 @@ KINDS = ["tasks", "engines", "data.formats", "protocols", "cluster", plugins.rec
 def test_every_name_that_is_listed_can_be_loaded(kind):
     assert plugins.names(kind)
     for name in plugins.names(kind):
-        assert plugins.load(kind, name).__name__.endswith(name.replace("-", "_"))
+        try:
+            assert plugins.load(kind, name).__name__.endswith(name.replace("-", "_"))
+        except NotInstalled as missing:
+            pytest.skip(str(missing))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,18 +56,36 @@ def test_a_recipe_belongs_to_its_task_under_either_spelling():
 def test_listing_imports_nothing():
     code = (
         "import sys; from modelmill import plugins; plugins.names('tasks'); plugins.names('engines');"
-        "assert not {'onnxruntime', 'PIL', 'tokenizers', 'torch'} & sys.modules.keys(), sys.modules.keys()"
+        "assert not {'onnxruntime', 'openvino', 'PIL', 'tokenizers', 'torch'} & sys.modules.keys(), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_plugin_whose_package_is_missing_says_what_to_install(tmp_path, monkeypatch):
-    (tmp_path / "needy.py").write_text("import a_package_that_nobody_has\n")
+@pytest.mark.parametrize(
+    ("package", "says"),
+    [
+        ("a_package_that_nobody_has", "pip install a_package_that_nobody_has"),
+        ("openvino.missing_part", r"the package 'openvino'.*pip install 'modelmill\[openvino\]'"),
+        ("torch.missing_part", r"the package 'torch'.*pip install 'modelmill\[train\]'"),
+    ],
+)
+def test_a_plugin_whose_package_is_missing_says_what_to_install(tmp_path, monkeypatch, package, says):
+    for name in ("openvino", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "needy.py").write_text(f"import {package}\n")
     monkeypatch.setattr(plugins._package("engines"), "__path__", [str(tmp_path)])
     plugins.names.cache_clear()
     try:
-        with pytest.raises(NotInstalled, match="a_package_that_nobody_has"):
+        with pytest.raises(NotInstalled, match=says):
             plugins.load("engines", "needy")
     finally:
         monkeypatch.undo()
         plugins.names.cache_clear()
+
+
+def test_every_extra_that_an_error_names_brings_its_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    other = {"sklearn": "scikit-learn"}
+    for package, extra in plugins.EXTRAS.items():
+        wanted = other.get(package, package)
+        assert any(line.startswith(f"{wanted}>=") for line in project["optional-dependencies"][extra]), package

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modelmill import bundle, predictor
-from modelmill.errors import BundleCorrupt
+from modelmill.errors import BundleCorrupt, InvalidInput, NotFound, NotInstalled
 from modelmill.predictor import Predictor, alike, read_golden, write_golden
 from tests.making import brightness_graph, picture_bundle, png, text_bundle
 
@@ -111,3 +111,55 @@ def test_one_batch_answers_as_many_single_ones(tmp_path):
     model = Predictor(*(lambda folder: (folder, bundle.open_bundle(folder)))(picture_bundle(tmp_path / "b")))
     pictures = [png(np.full((2, 2), value)) for value in (0, 100, 200, 255)]
     assert model.predict(pictures) == [model.predict([one])[0] for one in pictures]
+
+
+def test_another_engine_than_the_manifest_names_can_serve_a_bundle(tmp_path):
+    folder = picture_bundle(tmp_path / "b")
+    try:
+        model = predictor.load(folder, engine="openvino")
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+    assert type(model.session) is not type(predictor.load(folder).session)
+    assert model.manifest.engine == "onnx"
+    answer = model.predict([png(np.full((2, 2), 51))])[0]
+    assert [entry["score"] for entry in answer] == pytest.approx([0.8, 0.2], abs=1e-5)
+
+
+def test_the_golden_set_is_replayed_by_whatever_engine_is_chosen(tmp_path):
+    other = brightness_graph(gain=0.9).SerializeToString()
+    folder = reseal(picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other))
+    try:
+        with pytest.raises(BundleCorrupt, match="golden input 0 is answered"):
+            predictor.load(folder, engine="openvino")
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+
+
+def test_a_bf16_answer_may_be_further_off_but_not_wrong(tmp_path):
+    near = brightness_graph(gain=0.99).SerializeToString()
+    far = brightness_graph(gain=0.8).SerializeToString()
+    good = picture_bundle(tmp_path / "good")
+    try:
+        predictor.load(good, engine="openvino", precision="bf16")
+    except (NotInstalled, InvalidInput) as missing:
+        pytest.skip(str(missing))
+    folder = reseal(picture_bundle(tmp_path / "near"), lambda f: (f / "model.onnx").write_bytes(near))
+    predictor.load(folder, engine="openvino", precision="bf16")
+    with pytest.raises(BundleCorrupt):
+        predictor.load(folder, engine="openvino", precision="fp32")
+    folder = reseal(picture_bundle(tmp_path / "far"), lambda f: (f / "model.onnx").write_bytes(far))
+    with pytest.raises(BundleCorrupt, match="golden input"):
+        predictor.load(folder, engine="openvino", precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind", "says"),
+    [
+        ({"engine": "onyx"}, NotFound, "did you mean 'onnx'"),
+        ({"precision": "bf16"}, InvalidInput, "'onnx' has no precision 'bf16'; it has: fp32"),
+        ({"engine": "onnx", "precision": "int4"}, InvalidInput, "'onnx' has no precision 'int4'"),
+    ],
+)
+def test_an_engine_or_a_precision_that_is_not_there_is_refused_in_words(tmp_path, chosen, kind, says):
+    with pytest.raises(kind, match=says):
+        predictor.load(picture_bundle(tmp_path / "b"), **chosen)

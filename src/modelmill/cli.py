@@ -22,6 +22,8 @@ document."""
 app = App(name="modelmill", help=HELP, version=__version__, result_action="return_value", help_format="plaintext")
 data = App(name="data", help="Data sets: add, list, show, remove.")
 app.command(data)
+key = App(name="key", help="Access keys: add, list, remove.")
+app.command(key)
 
 _as_json = False
 
@@ -101,13 +103,16 @@ def up(
     home: Annotated[Path | None, Parameter(help="database, artifacts, logs and admin.key")] = None,
     host: Annotated[str | None, Parameter(help="address to listen on (127.0.0.1)")] = None,
     port: Annotated[int | None, Parameter(help="port to listen on (8080); 0: any free one")] = None,
+    grpc_port: Annotated[int | None, Parameter(help="port for gRPC (the one after --port); 0: any free one")] = None,
+    gateways: Annotated[int | None, Parameter(help="gateway processes that share the port (1)")] = None,
     demo: Annotated[bool, Parameter(negative="", help="train and deploy a digit model first")] = False,
 ) -> None:
     """Start the platform; Ctrl-C drains and stops it."""
     from modelmill.node import up as run
     from modelmill.settings import read_settings
 
-    settings = read_settings(home=home.expanduser().absolute() if home else None, host=host, port=port)
+    place = home.expanduser().absolute() if home else None
+    settings = read_settings(home=place, host=host, port=port, grpc_port=grpc_port, gateways=gateways)
     if demo:
         from modelmill.demo import show
 
@@ -252,6 +257,21 @@ def resume(number: int, /, *, wait: Wait = False) -> None:
 # ---- models
 
 
+@app.command(name="import")
+def import_(
+    name: str,
+    path: Annotated[Path, Parameter(help="model.onnx, or a bundle as a folder or a zip")],
+    /,
+    *,
+    labels: Annotated[Path | None, Parameter(help="text file with the name of a class on each line")] = None,
+) -> None:
+    """Bring a finished model as a new version of NAME."""
+    names = [line for line in _read_text(labels).splitlines() if line] if labels else []
+    client = _client()
+    row = client.import_model(name, path, labels=names, on_event=_on_event())
+    _show(row, lambda: _out().version(row, client.url))
+
+
 @app.command
 def models() -> None:
     """All versions of all models."""
@@ -283,12 +303,35 @@ def deploy(
     /,
     *,
     as_: Annotated[str, Parameter(name="--as", help="name to serve it under; default: the model's")] = "",
-    replicas: Annotated[int | None, Parameter(help="workers")] = None,
+    replicas: Annotated[int | None, Parameter(help="workers, fixed")] = None,
+    min_replicas: Annotated[int | None, Parameter(help="fewest workers; 0: none while nobody calls")] = None,
+    max_replicas: Annotated[int | None, Parameter(help="most workers, by the queue's delay")] = None,
+    idle_seconds: Annotated[float | None, Parameter(help="without a call, before the last worker goes")] = None,
+    target_delay: Annotated[float | None, Parameter(help="ms in the queue that call for one more worker")] = None,
+    threads: Annotated[int | None, Parameter(help="of the engine in each worker; 0: share the cores")] = None,
+    engine: Annotated[str | None, Parameter(help="such as onnx or openvino; default: the bundle's")] = None,
+    precision: Annotated[str | None, Parameter(help="such as bf16, where the engine offers it")] = None,
+    max_wait: Annotated[float | None, Parameter(help="ms that a call may wait for a fuller batch")] = None,
+    canary: Annotated[float | None, Parameter(help="serve beside the main version: percent of requests")] = None,
+    shadow: Annotated[bool, Parameter(negative="", help="serve beside it: copies, answers dropped")] = False,
     wait: Wait = False,
 ) -> None:
-    """Serve a version; over a running one without a failed request."""
+    """Serve a version; over a running one without a failed request, or beside it as a canary or a shadow."""
     client = _client()
-    row = client.deploy(model, name=as_, replicas=replicas, wait=wait)
+    options = {
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
+        "idle_seconds": idle_seconds,
+        "target_delay_ms": target_delay,
+        "threads": threads,
+        "engine": engine,
+        "precision": precision,
+        "max_wait_ms": max_wait,
+        "canary": canary,
+        "shadow": shadow,
+    }
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    row = client.deploy(model, name=as_, replicas=replicas, wait=wait, **given)
     _show(row, lambda: _out().deployment(row, client.url))
 
 
@@ -298,6 +341,34 @@ def deployments() -> None:
     rows = _client().deployments()
     columns = ("name", "model", "version", "serving", "state", "ready_replicas", "replicas", "error")
     _show(rows, lambda: _out().table(rows, columns))
+
+
+@app.command
+def promote(deployment: str, version: int | None = None, /) -> None:
+    """Make the canary (or shadow) of a deployment its main version."""
+    _shown(_client().promote(deployment, version))
+
+
+@app.command
+def rollback(deployment: str, version: int | None = None, /) -> None:
+    """Take the canaries and shadows of a deployment away."""
+    _shown(_client().rollback(deployment, version))
+
+
+@app.command
+def load(deployment: str, /) -> None:
+    """Start the workers of an unloaded deployment."""
+    _shown(_client().load(deployment))
+
+
+@app.command
+def unload(deployment: str, /) -> None:
+    """End the workers of a deployment; it keeps its name."""
+    _shown(_client().unload(deployment))
+
+
+def _shown(row: Any) -> None:
+    _show(row, lambda: _out().deployment(row, _client().url))
 
 
 @app.command
@@ -318,6 +389,37 @@ def predict(
     _show(rows, lambda: _out().predictions(rows))
 
 
+# ---- keys
+
+
+@key.command(name="add")
+def key_add(
+    name: Annotated[str, Parameter(help="who or what will use it")],
+    /,
+    *,
+    role: Annotated[str, Parameter(help="user: predict and look; admin: everything")] = "user",
+    rate: Annotated[float, Parameter(help="requests a second; 0: no limit")] = 0,
+    burst: Annotated[int, Parameter(help="requests that may come at once; 0: a second's worth")] = 0,
+) -> None:
+    """Make an access key and print it, this once."""
+    row = _client().add_key(name, role, rate, burst)
+    _show(row, lambda: print(row["key"]))
+
+
+@key.command(name="list")
+def key_list() -> None:
+    """All access keys, without the keys themselves."""
+    rows = _client().keys()
+    _show(rows, lambda: _out().table(rows, ("name", "role", "rate", "burst", "created")))
+
+
+@key.command(name="remove")
+def key_remove(name: str, /) -> None:
+    """Withdraw an access key."""
+    _client().remove_key(name)
+    _show({"removed": name}, lambda: print(f"removed {name}"))
+
+
 # ---- what there is
 
 
@@ -335,6 +437,15 @@ def recipes(task: str = "", /) -> None:
     names = [task] if task else [row["name"] for row in client.tasks()]
     rows = [{"task": name, **recipe} for name in names for recipe in client.recipes(name)]
     _show(rows, lambda: _out().recipes(rows))
+
+
+def _read_text(path: Path) -> str:
+    from modelmill.errors import InvalidInput
+
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"'{path}' can't be read as text: {error}") from error
 
 
 def _pairs(given: list[str] | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ mill.predict("waste", "bottle.jpg")              # [{"input": "bottle.jpg", "out
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -31,6 +31,7 @@ from modelmill.errors import (
 )
 
 POLL_SECONDS = 0.2
+KNOWN_SECONDS = 5.0
 ENDED = ("succeeded", "failed", "cancelled", "interrupted")
 CODES = {
     400: "invalid_input",
@@ -104,7 +105,12 @@ class Version(TypedDict):
 
 
 class Deployment(TypedDict):
-    """A served model; `state` is loading, ready or failed, `serving` the version that answers now."""
+    """A served model; `state` is loading, ready, asleep, unloaded or failed, `serving` the version that answers now."""
+
+    note: str
+    options: Json
+    variants: list[Json]
+    memory: int
 
     name: str
     model: str
@@ -115,6 +121,22 @@ class Deployment(TypedDict):
     serving: int | None
     error: str
     created: str
+
+
+class Key(TypedDict):
+    """An access key; `rate` in requests a second (0: no limit). The key itself is shown by `add_key` alone."""
+
+    name: str
+    role: str
+    rate: float
+    burst: int
+    created: str
+
+
+class NewKey(Key):
+    """A key that was just made, with the `key` itself."""
+
+    key: str
 
 
 class Prediction(TypedDict):
@@ -251,6 +273,24 @@ class Client:
 
     # ---- models
 
+    def import_model(
+        self, name: str, path: str | os.PathLike[str], *, labels: Sequence[str] = (), on_event: OnEvent | None = None
+    ) -> Version:
+        """Bring a finished model, a `.onnx` file or a bundle (folder or zip), and wait until it was checked.
+
+        A bare `.onnx` file has no task: it takes and gives tensors; `labels` names the classes of its output.
+        """
+        place = Path(path).expanduser()
+        parameters: Json = {"name": name, "label": list(labels)}
+        if place.suffix == ".onnx":
+            content = _read_file(place)
+            headers = {"Content-Type": "application/octet-stream"}
+            job = self._call("POST", "/api/v1/models", params=parameters, content=content, headers=headers)
+        else:
+            job = self._upload("/api/v1/models", place, parameters)
+        done = _raise_unless_done(self.wait(job["job"], on_event))
+        return self.model(f"{name}:{done['version']}")
+
     def models(self) -> list[Version]:
         """All versions of all models."""
         return cast(list[Version], self._get("/api/v1/models"))
@@ -265,9 +305,16 @@ class Client:
 
     # ---- deployments
 
-    def deploy(self, model: str, *, name: str = "", replicas: int | None = None, wait: bool = False) -> Deployment:
-        """Serve `NAME[:VERSION|@ALIAS]`; over a running version without a failed request."""
-        body = {"model": model, "name": name, "replicas": replicas}
+    def deploy(
+        self, model: str, *, name: str = "", replicas: int | None = None, wait: bool = False, **options: Any
+    ) -> Deployment:
+        """Serve `NAME[:VERSION|@ALIAS]`; over a running version without a failed request.
+
+        Options: `min_replicas`, `max_replicas`, `idle_seconds`, `target_delay_ms`, `threads`, `engine`, `precision`,
+        `max_wait_ms`; with `canary` (percent of the requests) or `shadow=True` the version is served beside the main
+        one, a canary until it breaks `max_error_rate` or `max_slowdown`.
+        """
+        body = {"model": model, "name": name, "replicas": replicas, **options}
         row = cast(Deployment, self._call("POST", "/api/v1/deployments", json=body))
         while wait and not (row["state"] == "failed" or self._answers(row)):
             time.sleep(POLL_SECONDS / 4)
@@ -283,6 +330,27 @@ class Client:
     def deployment(self, name: str) -> Deployment:
         """One deployment."""
         return cast(Deployment, self._get(f"/api/v1/deployments/{_quoted(name)}"))
+
+    def promote(self, name: str, version: int | None = None) -> Deployment:
+        """Make the canary (or shadow) of a deployment its main version."""
+        return self._operate(name, "promote", version)
+
+    def rollback(self, name: str, version: int | None = None) -> Deployment:
+        """Take the canaries and shadows of a deployment away."""
+        return self._operate(name, "rollback", version)
+
+    def load(self, name: str) -> Deployment:
+        """Start the workers of an unloaded deployment."""
+        return self._operate(name, "load")
+
+    def unload(self, name: str) -> Deployment:
+        """End the workers of a deployment; it keeps its name."""
+        return self._operate(name, "unload")
+
+    def _operate(self, name: str, verb: str, version: int | None = None) -> Deployment:
+        parameters = {} if version is None else {"version": version}
+        path = f"/api/v1/deployments/{_quoted(name)}/{verb}"
+        return cast(Deployment, self._call("POST", path, params=parameters))
 
     def undeploy(self, name: str) -> None:
         """Stop serving."""
@@ -302,6 +370,27 @@ class Client:
             for output in [self._predict_named(deployment, kind, one, dict(parameters or {}), len(inputs) > 1)]
         ]
 
+    # ---- keys
+
+    def add_key(self, name: str, role: str = "user", rate: float = 0, burst: int = 0) -> NewKey:
+        """Make an access key; its `key` can't be shown again.
+
+        `role` is user (predict and look) or admin; `rate` is in requests a second (0: no limit), `burst` how many may
+        come at once (0: one second's worth).
+        """
+        body = {"name": name, "role": role, "rate": rate, "burst": burst}
+        made = cast(NewKey, self._call("POST", "/api/v1/keys", json=body))
+        self._until_known(made["key"])
+        return made
+
+    def keys(self) -> list[Key]:
+        """All access keys, without the keys themselves."""
+        return cast(list[Key], self._get("/api/v1/keys"))
+
+    def remove_key(self, name: str) -> None:
+        """Withdraw an access key."""
+        self._call("DELETE", f"/api/v1/keys/{_quoted(name)}")
+
     # ---- catalogue
 
     def tasks(self) -> list[Json]:
@@ -316,8 +405,16 @@ class Client:
 
     def _answers(self, row: Deployment) -> bool:
         """Whether the gateway already routes to the wanted version."""
+        beside = [one for one in row["variants"] if not one["ready_replicas"]]
         path = f"/v2/models/{_quoted(row['name'])}/versions/{row['version']}/ready"
-        return row["state"] == "ready" and self._http.get(path).is_success
+        return row["state"] == "ready" and not beside and self._http.get(path).is_success
+
+    def _until_known(self, key: str) -> None:
+        """Wait until the gateway has heard of a new key, which takes a moment."""
+        end = time.monotonic() + KNOWN_SECONDS
+        headers = {"Authorization": f"Bearer {key}"}
+        while time.monotonic() < end and self._http.get("/v1/models", headers=headers).status_code == 401:
+            time.sleep(POLL_SECONDS / 10)
 
     def _predict_named(
         self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json, many: bool

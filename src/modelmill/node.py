@@ -4,9 +4,7 @@ It binds the port itself and hands it down, so that a taken port is found at onc
 replaced without a refused connection.
 """
 
-import asyncio
 import fcntl
-import hashlib
 import ipaddress
 import logging
 import os
@@ -20,24 +18,23 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
-import msgspec
 from setproctitle import setproctitle
 
 from modelmill import __version__, plugins
-from modelmill.artifacts import Artifacts
-from modelmill.cluster._child import Report
 from modelmill.cluster.base import Cluster, Handle
-from modelmill.control.datasets import Datasets
-from modelmill.control.db import Database
-from modelmill.control.deployments import Deployments, Reconciler
-from modelmill.control.jobs import JobRunner, Jobs
+from modelmill.control.canary import Tally
+from modelmill.control.jobs import JobRunner
 from modelmill.control.keys import ensure_admin_key
-from modelmill.control.registry import Registry
+from modelmill.control.reconciler import Reconciler
+from modelmill.control.scaling import Signals
 from modelmill.errors import Conflict, InvalidInput, MillError, from_os
+from modelmill.rooms import Rooms, run_folder
+from modelmill.serve.gossip import Ear
+from modelmill.serve.meter import Meter
 from modelmill.settings import Settings
-from modelmill.types import Struct
+from modelmill.types import GatewaySpec
 
 log = logging.getLogger("modelmill.node")
 
@@ -45,31 +42,17 @@ ENTRIES = {
     "train": "modelmill.jobs.train:main",
     "evaluate": "modelmill.jobs.evaluate:main",
     "import": "modelmill.jobs.importing:main",
+    "register": "modelmill.jobs.registering:main",
 }
+WORKER = "modelmill.serve.worker:main"
+WARM = ("modelmill.engines.onnx", "PIL.Image", "simplejpeg")
+"""What nearly every worker imports."""
 TICK_SECONDS = 0.05
+LOAD_SECONDS = 60.0
+GARBAGE = 20_000
+MEMORY_SHARE = 0.8
 LOOK_SECONDS = 1.0
 SOCKET_PATH_LIMIT = 90
-
-
-class GatewaySpec(Struct, frozen=True, kw_only=True):
-    """What the gateway process is told."""
-
-    settings: dict[str, Any]
-    descriptor: int
-
-
-class Rooms:
-    """Everything over the database of one home; the supervisor and the gateway each open their own."""
-
-    def __init__(self, settings: Settings) -> None:
-        home = settings.home
-        self.settings = settings
-        self.database = Database(settings.database or f"sqlite:///{home / 'modelmill.db'}")
-        self.artifacts = Artifacts(home / "artifacts")
-        self.datasets = Datasets(self.database, self.artifacts)
-        self.registry = Registry(self.database, self.artifacts)
-        self.jobs = Jobs(self.database, home)
-        self.deployments = Deployments(self.database, self.registry)
 
 
 def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> int:
@@ -77,11 +60,14 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
     os.umask(0o077)  # what the platform writes is its owner's alone
     setproctitle("modelmill: supervisor")
     _make_home(settings.home)
-    with _lock(settings.home), _bind(settings.host, settings.port) as listener:
+    if (settings.certificate is None) != (settings.certificate_key is None):
+        raise InvalidInput("TLS needs both settings: certificate and certificate_key")
+    with _lock(settings.home), _bind(settings.host, settings.port) as listener, _bind_grpc(settings) as grpc_listener:
         shutil.rmtree(settings.home / "uploads", ignore_errors=True)  # halves of an earlier run
-        settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        ports = {"port": listener.getsockname()[1], "grpc_port": grpc_listener.getsockname()[1]}
+        settings = settings.model_copy(update=ports)
         _log_to(settings.home / "logs" / "node.log")
-        node = Node(settings, listener)
+        node = Node(settings, listener, grpc_listener)
         try:
             node.start()
             if demo is not None:
@@ -95,11 +81,14 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
 class Node:
     """The supervisor."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
-        self.settings, self._listener = settings, listener
+    def __init__(self, settings: Settings, listener: socket.socket, grpc_listener: socket.socket) -> None:
+        self.settings, self._listener, self._grpc_listener = settings, listener, grpc_listener
         self.rooms = Rooms(settings)
         self._cluster = cast(Cluster, plugins.load("cluster", "local"))
         rooms, threads = self.rooms, settings.threads
+        self._run = run_folder(settings.home)
+        for path in [*self._run.glob("*.sock"), *self._run.glob("*.gossip")]:
+            path.unlink()
         self._jobs = JobRunner(
             rooms.database,
             rooms.jobs,
@@ -108,18 +97,25 @@ class Node:
             self._cluster,
             ENTRIES,
             threads,
-            rooms.artifacts.add_file,
+            rooms.artifacts,
         )
+        self._cluster.warm(WORKER, *WARM)
         self._workers = Reconciler(
             rooms.database,
             rooms.registry,
+            rooms.deployments,
             self._cluster,
             settings.home / "logs",
-            _run_folder(settings.home),
-            "modelmill.serve.worker:main",
-            threads=1,
+            self._run,
+            WORKER,
+            settings.threads,
+            settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
         )
-        self._gateway: Handle | None = None
+        self._workers.tally = self._tally
+        self._meter = Meter()
+        self._ear = Ear(self._run, "node")
+        self._gateways: list[Handle] = []
+        self._gateway_started = self._again = 0.0
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -132,14 +128,17 @@ class Node:
         self._workers.recover()
         self._jobs.recover()
         self.rooms.datasets.recover()
-        self._gateway = self._start_gateway()
+        self._gateways = [self._start_gateway() for _ in range(self.settings.gateways)]
         self._workers.tick()
-        self._wait_for_gateway()
+        self._wait_for_gateways()
         url = address_of(self.settings)
+        (home / "grpc_address").write_text(_with_port(self.settings.host, self.settings.grpc_port) + "\n")
         (home / "address").write_text(url + "\n")
         say(f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs, log in with any name and the key)")
+        say(f"gRPC (Open Inference Protocol v2): {_with_port(self.settings.host, self.settings.grpc_port)}")
         say(f"admin key: {key}")
-        if not ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback:
+        local = ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback
+        if not local and self.settings.certificate is None:
             say("warning: others can reach this address and nothing encrypts what they send: put TLS in front of it")
 
     def run(self) -> None:
@@ -147,7 +146,8 @@ class Node:
         seen, looked = -1, 0.0
         while not self._stopping.wait(TICK_SECONDS):
             try:
-                self._keep_gateway()
+                self._keep_gateways()
+                self._listen()
                 revision = self.rooms.database.revision()
                 news = revision != seen or time.monotonic() - looked > LOOK_SECONDS
                 seen, looked = revision, time.monotonic() if news else looked
@@ -169,14 +169,18 @@ class Node:
     def stop(self) -> None:
         """Drain and end everything: the gateway answers what it has, then the workers go, jobs keep a checkpoint."""
         say("stopping: answering what was accepted ...")
-        (self.settings.home / "address").unlink(missing_ok=True)
+        for name in ("address", "grpc_address"):
+            (self.settings.home / name).unlink(missing_ok=True)
         self._listener.close()
+        self._grpc_listener.close()
         patience = time.monotonic() + self.settings.drain_seconds
-        if self._gateway is not None:
-            self._gateway.terminate()
-            while self._gateway.exit_code() is None and time.monotonic() < patience + 2:
-                time.sleep(TICK_SECONDS / 5)
-            self._gateway.kill()
+        for gateway in self._gateways:
+            gateway.terminate()
+        while any(g.exit_code() is None for g in self._gateways) and time.monotonic() < patience + 2:
+            time.sleep(TICK_SECONDS / 5)
+        for gateway in self._gateways:
+            gateway.kill()
+        self._ear.close()
         patience = time.monotonic() + self.settings.drain_seconds
         with suppress(MillError):
             self._jobs.stop(patience)
@@ -185,99 +189,72 @@ class Node:
         say("stopped")
 
     def _start_gateway(self) -> Handle:
-        descriptor = self._listener.fileno()
-        spec = GatewaySpec(settings=self.settings.model_dump(mode="json"), descriptor=descriptor)
+        self._gateway_started = time.monotonic()
+        descriptors = self._listener.fileno(), self._grpc_listener.fileno()
+        spec = GatewaySpec(
+            settings=self.settings.model_dump(mode="json"), descriptor=descriptors[0], grpc_descriptor=descriptors[1]
+        )
         return self._cluster.start(
-            "modelmill.node:gateway",
+            "modelmill.gateway:main",
             spec,
             title="modelmill: gateway",
             log=self.settings.home / "logs" / "gateway.log",
             env={"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"},
-            fds=(descriptor,),
+            fds=descriptors,
         )
 
-    def _wait_for_gateway(self) -> None:
-        assert self._gateway is not None
-        while not any(message.get("ready") for message in self._gateway.messages()) and not self._stopping.is_set():
-            if self._gateway.exit_code() is not None:
+    def _wait_for_gateways(self) -> None:
+        waiting = list(self._gateways)
+        while waiting and not self._stopping.is_set():
+            waiting = [one for one in waiting if not any(message.get("ready") for message in one.messages())]
+            if any(one.exit_code() is not None for one in waiting):
                 where = self.settings.home / "logs" / "gateway.log"
                 raise MillError(f"the gateway ended as it started; {where} says why")
             self._workers.tick()
             time.sleep(TICK_SECONDS / 5)
 
-    def _keep_gateway(self) -> None:
-        if self._gateway is not None and self._gateway.exit_code() is not None:
-            log.error("the gateway (pid %d) ended; starting another", self._gateway.pid)
-            self._gateway.kill()
-            self._gateway = self._start_gateway()
+    def _keep_gateways(self) -> None:
+        """Replace gateways that have ended; more slowly when they do not even start."""
+        for place, gateway in enumerate(self._gateways):
+            if gateway.exit_code() is None or time.monotonic() < self._again:
+                continue
+            log.error("a gateway (pid %d) ended; starting another", gateway.pid)
+            gateway.kill()
+            lived = time.monotonic() - self._gateway_started
+            self._again = time.monotonic() + (0.0 if lived > LOOK_SECONDS * 5 else LOOK_SECONDS)
+            self._gateways[place] = self._start_gateway()
+
+    def _listen(self) -> None:
+        """What the gateways have said: how queues stand, which workers hang, what was counted."""
+        for news in self._ear.news():
+            self._meter.heard(news.gateway, news.series, {})
+            for one in news.load:
+                signals = Signals(one.waiting, one.oldest, one.busy, one.idle_seconds)
+                self._workers.hear(f"{news.gateway} {one.slot}", one.project, one.deployment, signals)
+            for path in news.hung:
+                self._workers.end_hung(path)
+
+    def _tally(self, place: tuple[str, str, str]) -> Tally:
+        series = self._meter.total(place)
+        return Tally(series.success, series.failure, series.success_seconds)
 
 
-def gateway(spec: bytes, report: Report) -> int:
-    """Entry of the gateway process."""
-    told = msgspec.json.decode(spec, type=GatewaySpec)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings.model_validate(told.settings)
-    import uvloop
-
-    uvloop.run(_serve(settings, told.descriptor, report))
-    return 0
-
-
-async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
-    import uvicorn
-
-    from modelmill.control.api import Control, make_api
-    from modelmill.protocols._app import App
-    from modelmill.protocols.base import STATUS
-    from modelmill.serve.gateway import Gateway
-
-    rooms = Rooms(settings)
-    control = Control(
-        rooms.database,
-        rooms.datasets,
-        rooms.registry,
-        rooms.jobs,
-        rooms.deployments,
-        settings.limits.upload_bytes,
-    )
-    door = Gateway(settings.limits)
-    door.shared_memory = settings.shared_memory
-    app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)))
-    config = uvicorn.Config(
-        cast(Any, app),
-        http="httptools",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_seconds) or 1,
-    )
-    server = uvicorn.Server(config)
-
-    def room_left() -> bool:
-        return shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
-
-    following = asyncio.create_task(door.follow(rooms.deployments.snapshot, room_left))
-    watching = asyncio.create_task(_announce(door, server, report))
-    await server.serve(sockets=[socket.socket(fileno=descriptor)])
-    for task in (following, watching):
-        task.cancel()
-
-
-async def _announce(door: Any, server: Any, report: Report) -> None:
-    """Tell the supervisor when the gateway is ready; stop being ready as soon as it drains."""
-    while not (server.started and door.ready):
-        await asyncio.sleep(0.01)
-    report({"ready": True})
-    while not server.should_exit:
-        await asyncio.sleep(0.02)
-    door.draining = True
+def machine_memory() -> int:
+    """Bytes of memory that this machine, or the container we are in, has."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
 
 
 def address_of(settings: Settings) -> str:
     """The URL of the platform; an IPv6 address goes into brackets."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
+    scheme = "https" if settings.certificate else "http"
+    return f"{scheme}://{_with_port(settings.host, settings.port)}"
+
+
+def _with_port(host: str, port: int | None) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def say(line: str) -> None:
@@ -319,7 +296,14 @@ def _lock(home: Path) -> IO[str]:
     return file
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind_grpc(settings: Settings) -> socket.socket:
+    port = settings.grpc_port
+    if port is None:
+        port = settings.port + 1 if settings.port else 0
+    return _bind(settings.host, port, "--grpc-port")
+
+
+def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket; raises `Conflict` for a taken port and `InvalidInput` for an impossible address."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -333,24 +317,9 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == 98:
-            raise Conflict(f"port {port} of {host} is taken: choose another with --port (0: any free one)") from error
+            raise Conflict(f"port {port} of {host} is taken: choose another with {option} (0: any free one)") from error
         raise InvalidInput(f"can't listen on {host}:{port}: {error.strerror}") from error
     return listener
-
-
-def _run_folder(home: Path) -> Path:
-    """Where sockets live: in the home, or in a private folder when the home's path is too long for one."""
-    folder = home / "run"
-    if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT:
-        mark = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"modelmill-{os.getuid()}-{mark}"  # noqa: S108
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.lstat().st_uid != os.getuid():
-        raise Conflict(f"{folder} belongs to another user")
-    folder.chmod(0o700)
-    for path in folder.glob("*.sock"):
-        path.unlink()
-    return folder
 
 
 def _log_to(path: Path) -> None:

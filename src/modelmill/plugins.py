@@ -22,6 +22,13 @@ WORD = {
 }
 
 
+EXTRAS = {
+    "openvino": "openvino",
+    **dict.fromkeys(("matplotlib", "onnx", "onnxscript", "safetensors", "sklearn", "threadpoolctl", "torch"), "train"),
+}
+"""The extra of modelmill that brings an optional package, by the name it is imported under."""
+
+
 def recipes_of(task: str) -> str:
     """The plugin kind that holds the recipes of a task."""
     return f"tasks.{task.replace('-', '_')}.recipes"
@@ -48,8 +55,10 @@ def load(kind: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("modelmill"):
             raise
+        package = (error.name or "").partition(".")[0]
+        what = f"'modelmill[{EXTRAS[package]}]'" if package in EXTRAS else package
         raise NotInstalled(
-            f"'{name}' needs the package '{error.name}', which is not installed: pip install 'modelmill[train]'"
+            f"'{name}' needs the package '{package}', which is not installed: pip install {what}"
         ) from error
 
 

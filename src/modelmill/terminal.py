@@ -118,14 +118,18 @@ def version(row: Mapping[str, Any], url: str) -> None:
     _pairs(
         f"{row['name']}:{row['version']}",
         {
-            "task": row["task"],
+            "task": row["task"] or "none: tensors in, tensors out",
             "aliases": row["aliases"],
             "inputs": [f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in row["inputs"]],
             "outputs": [f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in row["outputs"]],
             "labels": ", ".join(row["labels"][:20]) + (" ..." if len(row["labels"]) > 20 else ""),
-            "trained": f"by {lineage['recipe']} on {lineage['dataset']}, job {lineage['job']}",
+            "trained": f"by {lineage['recipe']} on {lineage['dataset']}, job {lineage['job']}"
+            if lineage["recipe"]
+            else "",
             "files": list(row["files"]),
-            "model card": f"{url}/api/v1/models/{row['name']}:{row['version']}/files/README.md",
+            "model card": f"{url}/api/v1/models/{row['name']}:{row['version']}/files/README.md"
+            if "README.md" in row["files"]
+            else "",
             "created": row["created"],
         },
     )

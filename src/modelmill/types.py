@@ -43,7 +43,10 @@ class Lineage(Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """What a bundle is. It is written last: its existence means that the bundle is complete."""
+    """What a bundle is. It is written last: its existence means that the bundle is complete.
+
+    An empty `task` stands for a model without one: it takes and gives the engine's tensors, nothing else.
+    """
 
     task: str
     engine: str
@@ -61,7 +64,7 @@ class JobSpec(Struct, frozen=True, kw_only=True):
     """What a job process is told: everything it needs, so that it never asks the database."""
 
     job: int
-    kind: Literal["train", "evaluate", "import"]
+    kind: Literal["train", "evaluate", "import", "register"]
     folder: str
     threads: int
     name: str = ""
@@ -75,7 +78,7 @@ class JobSpec(Struct, frozen=True, kw_only=True):
 
 
 class WorkerSpec(Struct, frozen=True, kw_only=True):
-    """What a worker process is told."""
+    """What a worker process is told. `threads` are for the engine, `decoders` for pictures and the like."""
 
     deployment: str
     model: str
@@ -83,6 +86,51 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     bundle: str
     socket: str
     threads: int
+    decoders: int = 1
+    engine: str = ""
+    precision: str = ""
+
+
+class GatewaySpec(Struct, frozen=True, kw_only=True):
+    """What a gateway process is told: all settings, and the sockets to accept on."""
+
+    settings: Json
+    descriptor: int
+    grpc_descriptor: int
+
+
+class ServingOptions(Struct, frozen=True, kw_only=True):
+    """How a deployment is served.
+
+    Between `min_replicas` and `max_replicas` the number of workers follows the queue: one more while calls wait
+    longer than `target_delay_ms`. With a minimum of 0 the last one goes after `idle_seconds` without a call.
+    `threads` of 0 shares the cores among all workers. An empty `engine` is the bundle's own.
+    """
+
+    min_replicas: int = 1
+    max_replicas: int = 1
+    idle_seconds: float = 300.0
+    target_delay_ms: float = 100.0
+    threads: int = 0
+    engine: str = ""
+    precision: str = ""
+    max_wait_ms: float = 0.0
+
+
+class Variant(Struct, frozen=True, kw_only=True):
+    """Another version behind a deployment's name: a canary with a share of the requests, or a shadow with copies.
+
+    A canary goes by itself when, after `min_requests`, more than `max_error_rate` of its requests failed beyond the
+    main version's, or when it is `max_slowdown` times slower.
+    """
+
+    model: str
+    version: int
+    weight: float = 0.0
+    shadow: bool = False
+    max_error_rate: float = 0.05
+    max_slowdown: float = 3.0
+    min_requests: int = 20
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -92,7 +140,7 @@ class Route(Struct, frozen=True, kw_only=True):
     the main version carries those of canaries and shadows in `others`; each has a `weight` (its share of the
     requests, 0 to 1), and a shadow gets copies whose answers are dropped. `batch` is how many rows a worker gains
     from (0: not measured), `max_wait` how many seconds a call may wait for others. A deployment that is `asleep` has
-    no worker until it is called; one that is not `loaded` answers nobody.
+    no worker until it is called; one that is not `loaded` answers nobody. `created` is in seconds since 1970.
     """
 
     deployment: str
@@ -115,12 +163,13 @@ class Route(Struct, frozen=True, kw_only=True):
     batch: int = 0
     max_wait: float = 0.0
     others: list["Route"] = msgspec.field(default_factory=list)
+    created: int = 0
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """All that the gateway needs to answer predictions, held in memory."""
+    """All that the gateway needs to answer predictions, held in memory; `revision` of the routes, then of the keys."""
 
-    revision: int
+    revision: tuple[int, int]
     routes: dict[str, Route]
     keys: dict[str, "KeyInfo"]
 

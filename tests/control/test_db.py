@@ -129,3 +129,24 @@ def test_the_file_is_a_database_that_other_programs_can_read(database, tmp_path)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+def test_keys_of_the_first_schema_stay_and_have_no_limit(database, project):
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(db.MIGRATIONS))
+    config.attributes["engine"] = database.engine
+    command.downgrade(config, "0001")
+    with database.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO api_key (project_id, name, digest, role, created) "
+                "VALUES (1, 'admin', 'abc', 'admin', '2026-01-01 00:00:00')"
+            )
+        )
+    database.migrate()
+    with database.session() as session:
+        (row,) = session.scalars(select(db.ApiKey))
+        assert (row.name, row.digest, row.role, row.rate, row.burst) == ("admin", "abc", "admin", 0, 0)

@@ -29,7 +29,7 @@ def cluster():
 
 @pytest.fixture
 def runner(database, jobs, datasets, registry, cluster, artifacts):
-    return JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts.add_file)
+    return JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_result_is_taken_in_once(runner, cluster, submit, database, jobs, data
     # The node died after the version was added and before the job was written down as done.
     with database.session() as session:
         session.get_one(Job, number).state = "running"
-    second = JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts.add_file)
+    second = JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts)
     second.recover()
     assert [version.number for version in registry.all(project)] == [1]
     assert jobs.get(project, number).version == 1
@@ -118,7 +118,7 @@ def test_a_job_that_ended_while_nobody_looked_is_taken_in_at_the_next_start(
     number = submit()
     runner.tick()
     finish_training(cluster.started[0])
-    later = JobRunner(database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts.add_file)
+    later = JobRunner(database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts)
     later.recover()
     assert (jobs.get(project, number).state, jobs.get(project, number).version) == ("succeeded", 1)
 
@@ -146,7 +146,7 @@ def test_an_import_taken_in_halfway_is_taken_in_whole_at_the_next_start(
     index.write_bytes(b"index")
     digest = artifacts.add_file(index)  # and then the node died
     handle.leave({"format": "imagefolder", "report": REPORT, "index_digest": digest})
-    later = JobRunner(database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts.add_file)
+    later = JobRunner(database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts)
     later.recover()
     assert (state(number), datasets.get(project, "pets").state) == ("succeeded", "ready")
 
@@ -257,7 +257,7 @@ def test_after_a_crash_running_jobs_go_on(
 ):
     number, waiting = submit(), submit()
     runner.tick()
-    later = JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts.add_file)
+    later = JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts)
     later.recover()
     assert (state(number), state(waiting)) == ("queued", "queued")
     later.tick()

@@ -2,7 +2,6 @@
 
 import base64
 
-import msgspec
 import pytest
 
 from modelmill.protocols._app import App
@@ -94,6 +93,15 @@ def test_a_wrong_verb_is_told_the_right_one(door, method, path, allowed):
     reply = door.ask(method, path)
     assert reply.status == 405
     assert reply.error == f"{path} takes {allowed}"
+    verbs = {*allowed.split(" or "), *(["HEAD"] if "GET" in allowed else [])}
+    assert reply.headers[b"allow"].decode() == ", ".join(sorted(verbs))
+
+
+@pytest.mark.parametrize(("given", "echoed"), [("abc-1", b"abc-1"), ("x" * 129, None), ("\x7f", None), ("é", None)])
+@pytest.mark.parametrize("path", ["/livez", "/v1/nothing", "/models/spots"])
+def test_the_name_of_a_request_comes_back(door, path, given, echoed):
+    reply = door.ask("GET", path, headers={"x-request-id": given.encode("latin-1")})
+    assert reply.headers.get(b"x-request-id") == echoed
 
 
 @pytest.mark.parametrize("path", ["/nothing", "", "/v2/", "/models/", "/models/a/b", "/" + "x" * 9000, "/\ufffd", "//"])
@@ -166,9 +174,22 @@ def test_readiness_follows_the_gateway(door):
     assert door.ask("GET", "/readyz", key=None).json == {"ready": True}
     door.gateway.draining = True
     reply = door.ask("GET", "/readyz", key=None)
-    assert (reply.status, reply.json) == (503, {"ready": False})
+    assert (reply.status, reply.json["ready"]) == (503, False)
+    assert reply.json["reason"].startswith("draining")
     assert door.ask("GET", "/livez", key=None).status == 200
-    door.gateway.draining = False
+    door.gateway.draining, door.gateway.healthy = False, False
+    assert door.ask("GET", "/readyz", key=None).json["reason"].startswith("disk full")
+    assert door.ask("GET", "/ping", key=None).status == 503
+    door.gateway.healthy = True
+    assert door.ask("GET", "/ping", key=None).status == 200
+
+
+def test_readiness_says_no_before_there_is_a_snapshot():
+    fresh = Door()
+    reply = fresh.ask("GET", "/readyz", key=None)
+    assert (reply.status, reply.json["reason"][:11]) == (503, "no snapshot")
+    assert fresh.ask("GET", "/v1/models").status == 503
+    fresh.close()
 
 
 def test_starting_and_stopping_are_acknowledged(door):
@@ -187,71 +208,3 @@ def test_starting_and_stopping_are_acknowledged(door):
 
     door.runner.run(play())
     assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
-# ---- the Hugging Face protocol
-
-PICTURE = base64.b64encode(b"picture").decode()
-JSON = {"content-type": "application/json"}
-
-
-@pytest.mark.parametrize(
-    ("body", "headers"),
-    [
-        (b"\x89PNG bytes", {}),
-        (b"\x89PNG bytes", {"content-type": "image/png"}),
-        (msgspec.json.encode({"inputs": PICTURE}), JSON),
-        (msgspec.json.encode({"inputs": f"data:image/png;base64,{PICTURE}", "parameters": {"top_k": 1}}), {}),
-        (msgspec.json.encode({"inputs": PICTURE, "parameters": None}), JSON),
-    ],
-)
-def test_a_picture_comes_as_bytes_or_base64(door, body, headers):
-    reply = door.ask("POST", "/models/spots", body, headers)
-    assert (reply.status, reply.json) == (200, [{"label": "dark", "score": 1.0}])
-
-
-@pytest.mark.parametrize(
-    ("body", "headers", "answers"),
-    [
-        (b'{"inputs": "fine"}', JSON, 1),
-        (b'{"inputs": ["fine", "dull"]}', JSON, 2),
-        (b"fine", {"content-type": "text/plain"}, 1),
-    ],
-)
-def test_texts_are_answered_one_list_each(door, body, headers, answers):
-    reply = door.ask("POST", "/models/words", body, headers)
-    assert (reply.status, reply.json) == (200, [[{"label": "dark", "score": 1.0}]] * answers)
-
-
-@pytest.mark.parametrize(
-    ("name", "body", "headers"),
-    [
-        ("spots", b"", {}),
-        ("words", b"", {}),
-        ("words", b"fine", {}),
-        ("words", b"[]", JSON),
-        ("words", b"{}", JSON),
-        ("words", b"{", JSON),
-        ("words", b"\xff", JSON),
-        ("words", b'{"inputs": "\xff"}', JSON),
-        ("words", b'{"inputs": []}', JSON),
-        ("words", b'{"inputs": "\\ud800"}', JSON),
-        ("words", b'{"inputs": 5}', JSON),
-        ("words", b'{"inputs": [5]}', JSON),
-        ("words", b'{"inputs": null}', JSON),
-        ("words", b'{"inputs": "x", "parameters": [1]}', JSON),
-        ("words", b'{"inputs": ' + b"[" * 2000 + b"]" * 2000 + b"}", JSON),
-        ("words", msgspec.json.encode({"inputs": ["x"] * 129}), JSON),
-        ("spots", b'{"inputs": "not base64!"}', JSON),
-        ("spots", '{"inputs": "é"}'.encode(), JSON),
-    ],
-)
-def test_what_the_hub_would_not_take_is_refused_in_its_shape(door, name, body, headers):
-    reply = door.ask("POST", f"/models/{name}", body, headers)
-    assert reply.status == 400
-    assert reply.json.keys() == {"error"}
-    assert len(reply.error) < 300
-
-
-def test_a_deployment_describes_itself(door):
-    assert door.ask("GET", "/models/words").json["pipeline_tag"] == "text-classification"

@@ -24,6 +24,9 @@ class Handle(Protocol):
     def exit_code(self) -> int | None:
         """None while it runs; negative for the signal that ended it."""
 
+    def memory(self) -> int:
+        """Bytes that it holds, pages shared with others counted in parts; 0 when it has ended."""
+
     def terminate(self) -> None:
         """Ask it to finish what it holds and go."""
 
@@ -33,6 +36,9 @@ class Handle(Protocol):
 
 class Cluster(Protocol):
     """A place to run things."""
+
+    def warm(self, entry: str, *modules: str) -> None:
+        """Prepare to start `module:function` often and quickly, with these modules imported; may do nothing."""
 
     def start(
         self,

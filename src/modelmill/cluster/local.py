@@ -1,8 +1,11 @@
-"""Child processes of this machine: each in a session of its own, ended with its parent."""
+"""Child processes on this machine."""
 
 import json
+import logging
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,11 +15,18 @@ from typing import Any
 
 import msgspec
 
+log = logging.getLogger("modelmill.node")
+
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
+"""Of the nursery: its children can't change what the allocator and numpy read when they start."""
+FORK_SECONDS = 5.0
+PACKET = 1 << 16
+
 
 class LocalHandle:
     """A child process and the pipe on which it reports."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", pipe: int) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes] | Forked", pipe: int) -> None:
         self._process, self._pipe, self._rest = process, pipe, b""
 
     @property
@@ -36,6 +46,14 @@ class LocalHandle:
         """None while it runs; negative for a signal."""
         return self._process.poll()
 
+    def memory(self) -> int:
+        """Bytes that it holds (proc(5), Pss: shared pages are counted in parts)."""
+        try:
+            text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+            return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:"))
+        except (OSError, StopIteration, ValueError):
+            return 0
+
     def terminate(self) -> None:
         """SIGTERM to the process."""
         if self.exit_code() is None:
@@ -52,6 +70,94 @@ class LocalHandle:
             os.close(self._pipe)
 
 
+class Forked:
+    """A child of the nursery; as much of `Popen` as a handle needs."""
+
+    def __init__(self, nursery: "Nursery", pid: int) -> None:
+        self._nursery, self.pid = nursery, pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        if self._code is None:
+            self._code = self._nursery.ended(self.pid)
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        """A signal to the process; it is not yet reaped, so the number is still its own."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Until it has ended."""
+        while self.poll() is None:
+            self._nursery.listen(0.05)
+        return self._code or 0
+
+
+class Nursery:
+    """The process that forks, see `_nursery.py`."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self.modules = modules
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-P", "-m", "modelmill.cluster._nursery", str(theirs.fileno()), str(os.getpid())]
+        self._process = subprocess.Popen(
+            [*command, *modules],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+            env={**os.environ, **ENVIRONMENT},
+        )
+        theirs.close()
+        self._link, self._answers, self._codes = ours, list[int](), dict[int, int]()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked; its children end with it."""
+        return self._process.poll() is None
+
+    def fork(self, asked: dict[str, Any], descriptor: int) -> Forked:
+        """A child that runs an entry; raises `OSError` when there is no answer."""
+        socket.send_fds(self._link, [json.dumps(asked).encode()], [descriptor])
+        while not self._answers:
+            if not self.listen(FORK_SECONDS):
+                raise TimeoutError("the nursery does not answer")
+        return Forked(self, self._answers.pop(0))
+
+    def listen(self, seconds: float) -> bool:
+        """Take what it says; False when there was nothing in that time."""
+        ready, _, _ = select.select([self._link], [], [], seconds)
+        if not ready:
+            return False
+        data = self._link.recv(PACKET)
+        if not data:
+            raise ConnectionError("the nursery has ended")
+        said = json.loads(data)
+        if "pid" in said:
+            self._answers.append(said["pid"])
+        else:
+            self._codes[said["ended"]] = said["code"]
+        return True
+
+    def ended(self, pid: int) -> int | None:
+        """The exit status of a child; None while it runs."""
+        try:
+            while self.listen(0):
+                pass
+        except OSError:
+            return self._codes.pop(pid, -signal.SIGKILL)  # they end with it
+        return self._codes.pop(pid, None)
+
+
+_nurseries: dict[str, Nursery] = {}
+
+
+def warm(entry: str, *modules: str) -> None:
+    """Prepare to start `module:function` often and quickly: a process imports it and the modules, and forks."""
+    _nurseries[entry] = Nursery((entry.partition(":")[0], *modules))
+
+
 def start(
     entry: str,
     spec: msgspec.Struct,
@@ -65,28 +171,50 @@ def start(
     log.parent.mkdir(parents=True, exist_ok=True)
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "modelmill.cluster._child",
-        entry,
-        title,
-        str(writing),
-        str(os.getpid()),
-    ]
-    with log.open("ab") as output:
+    try:
+        process = _forked(entry, spec, title, log, env or {}, writing) if not fds else None
+        return LocalHandle(process or _started(entry, spec, title, log, env or {}, (writing, *fds)), reading)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+
+
+def _forked(
+    entry: str, spec: msgspec.Struct, title: str, log_file: Path, env: Mapping[str, str], pipe: int
+) -> Forked | None:
+    """A child of the nursery; None when the entry has none, or it can't."""
+    nursery = _nurseries.get(entry)
+    if nursery is None:
+        return None
+    if not nursery.alive:
+        log.error("the nursery has ended; starting another")
+        nursery = _nurseries[entry] = Nursery(nursery.modules)
+    asked = {"entry": entry, "title": title, "log": str(log_file), "env": dict(env)}
+    try:
+        return nursery.fork({**asked, "spec": msgspec.json.encode(spec).decode()}, pipe)
+    except OSError as error:
+        log.error("the nursery failed: %s", error)
+        return None
+
+
+def _started(
+    entry: str, spec: msgspec.Struct, title: str, log_file: Path, env: Mapping[str, str], fds: tuple[int, ...]
+) -> "subprocess.Popen[bytes]":
+    """A process of its own."""
+    child = [sys.executable, "-P", "-m", "modelmill.cluster._child"]
+    with log_file.open("ab") as output:
         process = subprocess.Popen(
-            command,
+            [*child, entry, title, str(fds[0]), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            pass_fds=(writing, *fds),
+            pass_fds=fds,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone; it ends the children in order
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **env},
         )
-    os.close(writing)
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as pipe:
         pipe.write(msgspec.json.encode(spec))
-    return LocalHandle(process, reading)
+    return process

@@ -1,7 +1,7 @@
 """The admin API under /api/v1, described by OpenAPI at /docs. The gateway has checked the key before."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -12,14 +12,14 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
+from starlette.concurrency import run_in_threadpool
 
 from modelmill import __version__, plugins
 from modelmill.control import schemas, views
-from modelmill.control.datasets import Datasets
-from modelmill.control.db import Database, Dataset, Job, project_id
-from modelmill.control.deployments import Deployments
-from modelmill.control.jobs import Jobs
-from modelmill.control.registry import Registry, summary
+from modelmill.control.api_base import PREFIX, Control, ProjectId
+from modelmill.control.api_serving import add_deployments, add_keys
+from modelmill.control.db import Dataset, Job
+from modelmill.control.registry import summary
 from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
 from modelmill.tasks.base import plan, recipe_named, task_named
 from modelmill.types import check_name, parse_reference
@@ -27,35 +27,7 @@ from modelmill.types import check_name, parse_reference
 Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
 Offset = Annotated[int, Query(ge=0, le=1 << 53)]
 
-PREFIX = "/api/v1"
 CHUNK = 1 << 20
-
-
-class Control:
-    """Everything the admin routes act on."""
-
-    def __init__(
-        self,
-        database: Database,
-        datasets: Datasets,
-        registry: Registry,
-        jobs: Jobs,
-        deployments: Deployments,
-        upload_bytes: int,
-    ) -> None:
-        self.database, self.datasets, self.registry = database, datasets, registry
-        self.jobs, self.deployments, self.upload_bytes = jobs, deployments, upload_bytes
-
-
-def project(request: Request) -> Iterator[int]:
-    """The number of the caller's project; every query is scoped by it."""
-    control: Control = request.app.state.control
-    with control.database.session() as session:
-        number = project_id(session, request.state.caller.project)
-    yield number
-
-
-ProjectId = Annotated[int, Depends(project)]
 
 
 def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
@@ -71,7 +43,7 @@ def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
     )
     api.state.control = control
     _add_errors(api, status)
-    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, _add_deployments):
+    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, add_deployments, add_keys):
         add(api, control)
     for route in api.routes:
         if isinstance(route, APIRoute):
@@ -131,8 +103,6 @@ def _add_datasets(api: FastAPI, control: Control) -> None:
         option: Annotated[list[str] | None, Query(description="NAME=VALUE for the format")] = None,
     ) -> schemas.DatasetAdded:
         """Upload a zip of the data (the body) and check it."""
-        from starlette.concurrency import run_in_threadpool
-
         check_name("data set", name)
         options = _options(task, format, option or [])
         upload = await _receive(request, control)
@@ -176,11 +146,11 @@ async def _receive(request: Request, control: Control) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            async for chunk in request.stream():
+            async for chunk in _gathered(request.stream()):
                 size += len(chunk)
                 if size > control.upload_bytes:
                     raise TooLarge(f"the upload exceeds {control.upload_bytes:,} bytes")
-                file.write(chunk)
+                await run_in_threadpool(file.write, chunk)  # a slow disk must not keep predictions waiting
     except OSError as error:
         path.unlink(missing_ok=True)
         raise from_os(error, "taking the upload") from error
@@ -189,8 +159,20 @@ async def _receive(request: Request, control: Control) -> Path:
         raise
     if not size:
         path.unlink(missing_ok=True)
-        raise InvalidInput("the body is empty: send the data set as a zip")
+        raise InvalidInput("the body is empty: send a zip")
     return path
+
+
+async def _gathered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytearray]:
+    """The same bytes in pieces of a size worth a thread."""
+    gathered = bytearray()
+    async for chunk in stream:
+        gathered += chunk
+        if len(gathered) >= CHUNK:
+            yield gathered
+            gathered = bytearray()
+    if gathered:
+        yield gathered
 
 
 def _added(
@@ -212,6 +194,14 @@ def _added(
         values = {"dataset_id": row.id, "dataset": name, "task": task}
         job = control.jobs.submit(project, "import", **values).id
     return schemas.DatasetAdded(name=name, job=job)
+
+
+def _brought(control: Control, project: int, name: str, labels: list[str], upload: Path) -> schemas.JobView:
+    try:
+        settings = {"upload": control.artifacts.add_file(upload), "labels": labels}
+    finally:
+        upload.unlink(missing_ok=True)
+    return views.job_view(control.jobs.submit(project, "register", model=name, settings=settings))
 
 
 def _add_submissions(api: FastAPI, control: Control) -> None:
@@ -319,6 +309,20 @@ def _file(folder: Path, name: str) -> Response:
 
 def _add_models(api: FastAPI, control: Control) -> None:
     registry = control.registry
+    file = {"type": "string", "format": "binary"}
+    model = {"required": True, "content": {"application/octet-stream": {"schema": file}}}
+
+    @api.post(f"{PREFIX}/models", status_code=202, tags=["models"], openapi_extra={"requestBody": model})
+    async def bring(
+        request: Request,
+        project: ProjectId,
+        name: str,
+        label: Annotated[list[str] | None, Query(description="names of the classes, in order")] = None,
+    ) -> schemas.JobView:
+        """Bring a finished model (the body): a bare model.onnx, or a zip of a bundle. A job checks it."""
+        check_name("model", name)
+        upload = await _receive(request, control)
+        return await run_in_threadpool(_brought, control, project, name, label or [], upload)
 
     @api.get(f"{PREFIX}/models", tags=["models"])
     def all_versions(project: ProjectId) -> list[schemas.VersionView]:
@@ -348,31 +352,3 @@ def _add_models(api: FastAPI, control: Control) -> None:
             raise InvalidInput(f"an alias is for one version: write {asked.name}:VERSION")
         row = registry.alias(project, body.model, check_name("alias", body.alias))
         return schemas.VersionView(**summary(row, registry.aliases(project)))
-
-
-def _add_deployments(api: FastAPI, control: Control) -> None:
-    deployments = control.deployments
-
-    @api.post(f"{PREFIX}/deployments", status_code=202, tags=["deployments"])
-    def deploy(body: schemas.DeployRequest, project: ProjectId) -> schemas.DeploymentView:
-        """Serve a version; over a running one without a failed request."""
-        if body.name:
-            check_name("deployment", body.name)
-        row = deployments.deploy(project, body.model, body.name, body.replicas)
-        return views.deployment_view(row, deployments.ready(project))
-
-    @api.get(f"{PREFIX}/deployments", tags=["deployments"])
-    def all_deployments(project: ProjectId) -> list[schemas.DeploymentView]:
-        """All deployments."""
-        ready = deployments.ready(project)
-        return [views.deployment_view(row, ready) for row in deployments.all(project)]
-
-    @api.get(f"{PREFIX}/deployments/{{name}}", tags=["deployments"])
-    def one(name: str, project: ProjectId) -> schemas.DeploymentView:
-        """One deployment."""
-        return views.deployment_view(deployments.get(project, name), deployments.ready(project))
-
-    @api.delete(f"{PREFIX}/deployments/{{name}}", status_code=204, tags=["deployments"])
-    def undeploy(name: str, project: ProjectId) -> None:
-        """Stop serving."""
-        deployments.undeploy(project, name)

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     ForeignKey,
     UniqueConstraint,
@@ -29,7 +30,7 @@ from modelmill.errors import Conflict, MillError, StorageFull
 from modelmill.types import Json
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0001"
+HEAD = "0003"
 """The newest migration, checked at start without loading the migration tool."""
 
 
@@ -75,12 +76,15 @@ class Owned:
 
 
 class ApiKey(Owned, Base):
-    """A key, as a hash."""
+    """A key, as a hash; `rate` in requests a second (0: no limit)."""
 
     __tablename__ = "api_key"
+    __table_args__ = (UniqueConstraint("project_id", "name", name="uq_api_key_name"),)
     name: Mapped[str]
     digest: Mapped[str] = mapped_column(unique=True)
     role: Mapped[str]
+    rate: Mapped[float] = mapped_column(default=0.0)
+    burst: Mapped[int] = mapped_column(default=0)
     created: Mapped[datetime] = mapped_column(Moment, default=now)
 
 
@@ -160,6 +164,11 @@ class Deployment(Owned, Base):
     serving: Mapped[int | None]
     error: Mapped[str] = mapped_column(default="")
     created: Mapped[datetime] = mapped_column(Moment, default=now)
+    options: Mapped[Json] = mapped_column(default=dict)
+    variants: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    loaded: Mapped[bool] = mapped_column(default=True)
+    asleep: Mapped[bool] = mapped_column(default=False)
+    note: Mapped[str] = mapped_column(default="")
 
 
 class Replica(Owned, Base):
@@ -172,10 +181,17 @@ class Replica(Owned, Base):
     socket: Mapped[str]
     pid: Mapped[int]
     ready: Mapped[bool] = mapped_column(default=False)
+    batch: Mapped[int] = mapped_column(default=0)
+    threads: Mapped[int] = mapped_column(default=1)
+    memory: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+ANY, ROUTES, KEYS = 1, 2, 3
+"""What a row of `Revision` counts: all changes, those that gateways route by, and those of keys."""
 
 
 class Revision(Base):
-    """One row that counts the changes that loops and gateways must know of."""
+    """Counters of the changes that loops and gateways must know of."""
 
     __tablename__ = "revision"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -240,7 +256,7 @@ class Database:
     def revision(self) -> int:
         """How often anything was changed that the loops and the gateways must know of."""
         with self.session() as session:
-            return session.scalar(select(Revision.value)) or 0
+            return session.scalar(select(Revision.value).where(Revision.id == ANY)) or 0
 
     def close(self) -> None:
         """Give all connections back."""
@@ -253,9 +269,9 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def bump(session: Session) -> None:
-    """Tell the loops and the gateways that there is something new."""
-    session.execute(update(Revision).values(value=Revision.value + 1))
+def bump(session: Session, *also: int) -> None:
+    """Tell the loops that there is something new, and the gateways when it is `also` of their concern."""
+    session.execute(update(Revision).where(Revision.id.in_((ANY, *also))).values(value=Revision.value + 1))
 
 
 def project_id(session: Session, name: str = "default") -> int:

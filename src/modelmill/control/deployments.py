@@ -1,50 +1,125 @@
-"""Deployments: what should be served, and the loop that makes it so with workers.
-
-A new version is loaded beside the old one; the gateways are told of its workers only when all are ready, and
-only then the old ones are asked to go. They stay until every gateway has let go of them.
-"""
+"""Deployments: what should be served under which name, and what gateways must know of it."""
 
 import logging
-import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
-from modelmill.cluster.base import Cluster, Handle
-from modelmill.control.db import ApiKey, Database, Deployment, Project, Replica, Revision, Version, bump
+from modelmill import plugins
+from modelmill.control.db import (
+    KEYS,
+    ROUTES,
+    ApiKey,
+    Database,
+    Deployment,
+    Project,
+    Replica,
+    Revision,
+    Version,
+    bump,
+)
 from modelmill.control.registry import Registry
-from modelmill.errors import MillError, unknown
+from modelmill.errors import Conflict, InvalidInput, MillError, unknown
 from modelmill.tasks.base import task_named
-from modelmill.types import KeyInfo, Manifest, Route, Snapshot, WorkerSpec
+from modelmill.types import KeyInfo, Manifest, Route, ServingOptions, Snapshot, Variant
 
 log = logging.getLogger("modelmill.node")
 
-BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
-KILL_SECONDS = 65
+TENSOR = "tensor"
+"""The kind of a model without a task."""
+
+Known = tuple[int, str, int]
+"""A version: project, model and number."""
 
 
 class Deployments:
-    """Rows of deployments, for the API."""
+    """Rows of deployments, for the API and the gateways."""
 
     def __init__(self, database: Database, registry: Registry) -> None:
         self._database, self._registry = database, registry
+        self._manifests: dict[Known, Manifest] = {}
 
-    def deploy(self, project: int, reference: str, name: str, replicas: int | None) -> Deployment:
-        """Want a version served under a name; doing it twice is the same as once."""
+    # ---- what is wanted
+
+    def deploy(self, project: int, reference: str, name: str, **changed: Any) -> Deployment:
+        """Want a version served under a name; doing it twice is the same as once.
+
+        `changed` are fields of `ServingOptions`; what is None stays as it was.
+        """
         version = self._registry.get(project, reference)
         name = name or version.model
         with self._database.session() as session:
-            query = select(Deployment).where(Deployment.project_id == project, Deployment.name == name)
-            row = session.scalars(query).first()
+            row = self._find(session, project, name)
             if row is None:
                 row = Deployment(project_id=project, name=name, model=version.model, version=version.number, replicas=1)
+                row.options, row.variants = {}, []
                 session.add(row)
-            row.model, row.version, row.error = version.model, version.number, ""
-            row.replicas = replicas or row.replicas
-            bump(session)
+            row.model, row.version, row.error, row.note = version.model, version.number, "", ""
+            row.variants = [one for one in row.variants if (one["model"], one["version"]) != (row.model, row.version)]
+            options = complete(row, changed)
+            row.options, row.loaded, row.asleep = msgspec.to_builtins(options), True, False
+            row.replicas = max(options.min_replicas, 1)
+            bump(session, ROUTES)
         return row
+
+    def add_variant(self, project: int, reference: str, name: str, **how: Any) -> Deployment:
+        """Serve another version behind a name, as a canary (`weight`) or a shadow; raises `Conflict`."""
+        version = self._registry.get(project, reference)
+        with self._database.session() as session:
+            row = self._named(session, project, name or version.model)
+            if (row.model, row.version) == (version.model, version.number):
+                raise Conflict(f"{version.model}:{version.number} is what '{row.name}' serves already")
+            self._refuse_other_signature(session, row, version)
+            given = {key: value for key, value in how.items() if value is not None}
+            variant = Variant(model=version.model, version=version.number, **given)
+            others = [one for one in row.variants if (one["model"], one["version"]) != (variant.model, variant.version)]
+            if sum(one["weight"] for one in others) + variant.weight > 1:
+                raise InvalidInput(f"the canaries of '{row.name}' would get more than all requests")
+            row.variants, row.note = [*others, msgspec.to_builtins(variant)], ""
+            bump(session, ROUTES)
+        return row
+
+    def promote(self, project: int, name: str, version: int | None = None) -> Deployment:
+        """Make a canary or shadow the main version, its workers included; raises `Conflict` when there is none."""
+        with self._database.session() as session:
+            row = self._named(session, project, name)
+            chosen = self._variant(row, version)
+            row.variants = [one for one in row.variants if one != chosen]
+            row.model, row.version = chosen["model"], chosen["version"]
+            row.error, row.note = "", ""
+            bump(session, ROUTES)
+        return row
+
+    def drop_variants(self, project: int, name: str, version: int | None = None, note: str = "") -> Deployment:
+        """Take canaries and shadows (or one version) away: the main version answers all; raises `Conflict`."""
+        with self._database.session() as session:
+            row = self._named(session, project, name)
+            chosen = self._variant(row, version) if version is not None or not row.variants else None
+            row.variants = [one for one in row.variants if chosen is not None and one != chosen]
+            row.note = note
+            bump(session, ROUTES)
+        return row
+
+    def set_loaded(self, project: int, name: str, loaded: bool) -> Deployment:
+        """Load a deployment's workers, or end them while it keeps its name."""
+        with self._database.session() as session:
+            row = self._named(session, project, name)
+            if row.loaded != loaded or (loaded and row.asleep):
+                row.loaded, row.asleep, row.error = loaded, False, ""
+                bump(session, ROUTES)
+        return row
+
+    def undeploy(self, project: int, name: str) -> None:
+        """Stop serving a name."""
+        with self._database.session() as session:
+            row = self._named(session, project, name)
+            session.execute(delete(Replica).where(Replica.deployment_id == row.id))
+            session.execute(delete(Deployment).where(Deployment.id == row.id))
+            bump(session, ROUTES)
+
+    # ---- how it stands
 
     def all(self, project: int) -> list[Deployment]:
         """All of a project, by name."""
@@ -54,248 +129,166 @@ class Deployments:
 
     def get(self, project: int, name: str) -> Deployment:
         """One by name; raises `NotFound` naming those that exist."""
-        rows = {row.name: row for row in self.all(project)}
-        if name not in rows:
-            raise unknown("deployment", name, rows)
-        return rows[name]
-
-    def ready(self, project: int) -> dict[int, int]:
-        """How many workers of each deployment (by its number) are ready."""
         with self._database.session() as session:
-            query = select(Replica).where(Replica.project_id == project, Replica.ready)
-            counts: dict[int, int] = {}
-            for replica in session.scalars(query):
-                counts[replica.deployment_id] = counts.get(replica.deployment_id, 0) + 1
-            return counts
+            return self._named(session, project, name)
 
-    def undeploy(self, project: int, name: str) -> None:
-        """Stop serving a name."""
-        row = self.get(project, name)
+    def replicas(self, project: int) -> dict[int, list[Replica]]:
+        """The workers of each deployment, by its number."""
         with self._database.session() as session:
-            session.execute(delete(Replica).where(Replica.deployment_id == row.id))
-            session.execute(delete(Deployment).where(Deployment.id == row.id))
-            bump(session)
+            found: dict[int, list[Replica]] = {}
+            for replica in session.scalars(select(Replica).where(Replica.project_id == project)):
+                found.setdefault(replica.deployment_id, []).append(replica)
+            return found
 
-    def snapshot(self, known: int) -> Snapshot | None:
-        """Routes and keys for a gateway, or None when nothing has changed since revision `known`."""
+    def snapshot(self, known: Snapshot | None) -> Snapshot | None:
+        """Routes and keys for a gateway, or None when nothing has changed since the snapshot it knows."""
         with self._database.session() as session:
-            revision = session.scalar(select(Revision.value)) or 0
-            if revision == known:
+            counts = {row.id: row.value for row in session.scalars(select(Revision))}
+            revision = (counts[ROUTES], counts[KEYS])
+            if known is not None and known.revision == revision:
                 return None
             projects = {row.id: row.name for row in session.scalars(select(Project))}
-            keys = {
-                key.digest: KeyInfo(digest=key.digest, project=projects[key.project_id], role=key.role)
-                for key in session.scalars(select(ApiKey))
-            }
-            routes = {}
-            for row in session.scalars(select(Deployment)):
-                try:
-                    route = self._route(session, row, projects[row.project_id])
-                except (MillError, msgspec.MsgspecError) as error:  # such as a task that is no longer installed
-                    log.error("deployment %s can't be routed: %s", row.name, error)
-                    continue
-                routes[f"{route.project}/{route.deployment}"] = route
+            same_keys = known is not None and known.revision[1] == revision[1]
+            keys = known.keys if known is not None and same_keys else self._keys(session, projects)
+            same_routes = known is not None and known.revision[0] == revision[0]
+            routes = known.routes if known is not None and same_routes else self._routes(session, projects)
             return Snapshot(revision=revision, routes=routes, keys=keys)
 
+    # ---- how
+
     @staticmethod
-    def _route(session: Any, row: Deployment, project: str) -> Route:
-        model, number = row.serving_model or row.model, row.serving or row.version
-        query = select(Version).where(
-            Version.project_id == row.project_id, Version.model == model, Version.number == number
-        )
-        manifest = msgspec.convert(session.scalars(query).one().manifest, Manifest)
-        replicas = select(Replica).where(
-            Replica.deployment_id == row.id, Replica.ready, Replica.model == model, Replica.version == number
-        )
-        sockets = [replica.socket for replica in session.scalars(replicas)]
+    def _keys(session: Session, projects: dict[int, str]) -> dict[str, KeyInfo]:
+        return {
+            key.digest: KeyInfo(
+                digest=key.digest,
+                project=projects[key.project_id],
+                role=key.role,
+                name=key.name,
+                rate=key.rate,
+                burst=key.burst,
+            )
+            for key in session.scalars(select(ApiKey))
+        }
+
+    def _routes(self, session: Session, projects: dict[int, str]) -> dict[str, Route]:
+        replicas: dict[int, list[Replica]] = {}
+        for replica in session.scalars(select(Replica).where(Replica.ready)):
+            replicas.setdefault(replica.deployment_id, []).append(replica)
+        routes = {}
+        for row in session.scalars(select(Deployment)):
+            try:
+                route = self._route(session, row, projects[row.project_id], replicas.get(row.id, []))
+            except (MillError, msgspec.MsgspecError) as error:  # such as a task that is no longer installed
+                log.error("deployment %s can't be routed: %s", row.name, error)
+                continue
+            routes[f"{route.project}/{route.deployment}"] = route
+        return routes
+
+    def _route(self, session: Session, row: Deployment, project: str, replicas: list[Replica]) -> Route:
+        options = options_of(row)
+        variants = [msgspec.convert(one, Variant) for one in row.variants]
+        others = [
+            self._side(session, row, project, options, replicas, (one.model, one.version), one) for one in variants
+        ]
+        main = (row.serving_model or row.model, row.serving or row.version)
+        return self._side(session, row, project, options, replicas, main, None, others)
+
+    def _side(
+        self,
+        session: Session,
+        row: Deployment,
+        project: str,
+        options: ServingOptions,
+        replicas: list[Replica],
+        version: tuple[str, int],
+        variant: Variant | None,
+        others: list[Route] | None = None,
+    ) -> Route:
+        """One version behind the name: the main one, or a variant."""
+        manifest = self._manifest(session, (row.project_id, *version))
+        mine = [replica for replica in replicas if (replica.model, replica.version) == version]
         return Route(
             deployment=row.name,
             project=project,
-            model=model,
-            version=number,
+            model=version[0],
+            version=version[1],
             task=manifest.task,
-            kind=task_named(manifest.task).INPUT,
+            kind=task_named(manifest.task).INPUT if manifest.task else TENSOR,
+            engine=options.engine or manifest.engine,
             # A deployment whose only worker was lost keeps its calls waiting for the next one.
-            ready=row.serving is not None,
+            ready=row.loaded and (bool(mine) if variant else row.serving is not None),
+            loaded=row.loaded,
+            asleep=row.asleep,
             inputs=manifest.inputs,
             outputs=manifest.outputs,
-            sockets=sockets,
             labels=manifest.labels,
-            error=row.error,
+            created=int(row.created.timestamp()),
+            sockets=[replica.socket for replica in mine],
+            batch=max((replica.batch for replica in mine), default=0),
+            max_wait=options.max_wait_ms / 1e3,
+            weight=variant.weight if variant else 0.0,
+            shadow=variant.shadow if variant else False,
+            error="" if variant else row.error,
+            others=others or [],
         )
 
-
-class Running:
-    """A worker process of this node."""
-
-    def __init__(self, deployment: int, name: str, model: str, version: int, socket: str, handle: Handle) -> None:
-        self.deployment, self.name, self.socket, self.handle = deployment, name, socket, handle
-        self.model, self.version = model, version
-        self.ready = False
-        self.leaving: float | None = None
-        self.asked = False
-        self.error = ""
-
-
-class Reconciler:
-    """The loop that turns wanted deployments into workers; owned by one node."""
-
-    def __init__(
-        self,
-        database: Database,
-        registry: Registry,
-        cluster: Cluster,
-        logs: Path,
-        sockets: Path,
-        entry: str,
-        threads: int,
-    ) -> None:
-        self._database, self._registry, self._cluster = database, registry, cluster
-        self._logs, self._sockets, self._entry, self._threads = logs, sockets, entry, threads
-        self._workers: list[Running] = []
-        self._failures: dict[tuple[int, str, int], tuple[int, float]] = {}
-        self._updates: dict[int, dict[str, Any]] = {}
-        self._changed = False
-        self._count = 0
-
-    def recover(self) -> None:
-        """At start: no worker of an earlier run exists any more."""
-        with self._database.session() as session:
-            session.execute(delete(Replica))
-            session.execute(update(Deployment).values(serving=None, serving_model=None))
-            bump(session)
-
-    def tick(self, news: bool = True) -> None:
-        """See what the workers say; when there is news from them or others, start and stop what is needed.
-
-        What changed is kept in memory until one transaction has written it and told the gateways; should that
-        fail, the next tick tries again.
-        """
-        self._observe()
-        if not (news or self._changed):
-            return
-        with self._database.session() as session:
-            wanted = list(session.scalars(select(Deployment)))
-        numbers = {row.id for row in wanted}
-        self._dismiss([w for w in self._workers if w.deployment not in numbers and w.leaving is None])
-        for row in wanted:
-            self._serve(row)
-        if self._changed:
-            self._write(wanted)
-        for worker in self._workers:
-            if worker.leaving and not worker.asked:  # only now: the gateways have been told to let go
-                worker.handle.terminate()
-                worker.asked = True
-
-    def _write(self, wanted: list[Deployment]) -> None:
-        """Workers, what is served and what failed, in one transaction that also tells the gateways."""
-        project = {row.id: row.project_id for row in wanted}
-        with self._database.session() as session:
-            session.execute(delete(Replica))
-            for w in self._workers:
-                if w.leaving is None and w.deployment in project:
-                    session.add(
-                        Replica(
-                            project_id=project[w.deployment],
-                            deployment_id=w.deployment,
-                            model=w.model,
-                            version=w.version,
-                            socket=w.socket,
-                            pid=w.handle.pid,
-                            ready=w.ready,
-                        )
-                    )
-            for number, values in self._updates.items():
-                session.execute(update(Deployment).where(Deployment.id == number).values(**values))
-            bump(session)
-        self._changed, self._updates = False, {}
-
-    def stop(self) -> None:
-        """Ask every worker to go (the gateways have let go of them by now)."""
-        for worker in self._workers:
-            worker.handle.terminate()
-        patience = time.monotonic() + 5
-        while any(w.handle.exit_code() is None for w in self._workers) and time.monotonic() < patience:
-            time.sleep(0.02)
-        for worker in self._workers:
-            worker.handle.kill()
-
-    def _observe(self) -> None:
-        for worker in list(self._workers):
-            for message in worker.handle.messages():
-                self._changed = True
-                worker.error = message.get("error", worker.error)
-                if message.get("ready"):
-                    worker.ready = True
-                    self._failures.pop((worker.deployment, worker.model, worker.version), None)
-            if worker.handle.exit_code() is not None:
-                self._bury(worker)
-            elif worker.leaving and time.monotonic() - worker.leaving > KILL_SECONDS:
-                worker.handle.kill()
-
-    def _bury(self, worker: Running) -> None:
-        """A worker has ended: forget it, and remember an unwanted end."""
-        self._workers.remove(worker)
-        self._changed = True
-        if worker.leaving is not None:
-            return
-        message = worker.error or f"its worker ended with status {worker.handle.exit_code()}"
-        log.warning("worker %s (pid %d): %s", worker.name, worker.handle.pid, message)
-        self._failed((worker.deployment, worker.model, worker.version), message, count=not worker.ready)
-
-    def _failed(self, key: tuple[int, str, int], message: str, *, count: bool = True) -> None:
-        """Wait longer after each failure to start; a worker that was ready is replaced at once."""
-        failures = self._failures.get(key, (0, 0.0))[0] + count
-        self._failures[key] = (failures, time.monotonic() + BACKOFF[min(failures, len(BACKOFF) - 1)])
-        if count:
-            self._updates.setdefault(key[0], {})["error"] = message
-        self._changed = True
-
-    def _serve(self, row: Deployment) -> None:
-        """Start what lacks; when the wanted version is whole, route to it and let the others go."""
-        mine = [w for w in self._workers if w.deployment == row.id and w.leaving is None]
-        right = [w for w in mine if (w.model, w.version) == (row.model, row.version)]
-        for _ in range(row.replicas - len(right)):
-            self._start(row)
-        ready = [w for w in right if w.ready]
-        if len(ready) < row.replicas:
-            return
-        if (row.serving_model, row.serving) != (row.model, row.version) or row.error:
-            self._updates[row.id] = {"serving_model": row.model, "serving": row.version, "error": ""}
-            self._changed = True
-        self._dismiss([w for w in mine if w not in ready] + ready[row.replicas :])
-
-    def _start(self, row: Deployment) -> None:
-        key = (row.id, row.model, row.version)
-        if self._failures.get(key, (0, 0.0))[1] > time.monotonic():
-            return
-        self._count += 1
-        socket = str(self._sockets / f"w{self._count}.sock")
-        try:
-            version = self._registry.get(row.project_id, f"{row.model}:{row.version}")
-            spec = WorkerSpec(
-                deployment=row.name,
-                model=row.model,
-                version=row.version,
-                bundle=str(self._registry.folder(version)),
-                socket=socket,
-                threads=self._threads,
+    def _manifest(self, session: Session, version: Known) -> Manifest:
+        """Versions never change: what was read once is kept."""
+        found = self._manifests.get(version)
+        if found is None:
+            project, model, number = version
+            query = select(Version).where(
+                Version.project_id == project, Version.model == model, Version.number == number
             )
-            handle = self._cluster.start(
-                self._entry,
-                spec,
-                title=f"modelmill: worker {row.name}",
-                log=self._logs / "workers.log",
-                env={"OMP_NUM_THREADS": str(self._threads), "MALLOC_ARENA_MAX": "2"},
-            )
-        except (MillError, OSError) as error:
-            self._failed(key, str(error))
-            return
-        self._workers.append(Running(row.id, row.name, row.model, row.version, socket, handle))
-        self._changed = True
+            found = msgspec.convert(session.scalars(query).one().manifest, Manifest)
+            self._manifests[version] = found
+        return found
 
-    def _dismiss(self, workers: list[Running]) -> None:
-        """Workers that are to go: hidden from the gateways with the next write, then asked."""
-        for worker in workers:
-            worker.leaving = time.monotonic()
-            self._changed = True
+    def _refuse_other_signature(self, session: Session, row: Deployment, version: Version) -> None:
+        mine = self._manifest(session, (row.project_id, row.model, row.version))
+        theirs = self._manifest(session, (row.project_id, version.model, version.number))
+        if (mine.task, [spec.name for spec in mine.inputs]) != (theirs.task, [spec.name for spec in theirs.inputs]):
+            raise Conflict(f"{version.model}:{version.number} takes other inputs than '{row.name}' serves")
+
+    @staticmethod
+    def _find(session: Session, project: int, name: str) -> Deployment | None:
+        query = select(Deployment).where(Deployment.project_id == project, Deployment.name == name)
+        return session.scalars(query).first()
+
+    def _named(self, session: Session, project: int, name: str) -> Deployment:
+        row = self._find(session, project, name)
+        if row is None:
+            names = session.scalars(select(Deployment.name).where(Deployment.project_id == project))
+            raise unknown("deployment", name, names)
+        return row
+
+    @staticmethod
+    def _variant(row: Deployment, version: int | None) -> dict[str, Any]:
+        found = [one for one in row.variants if version in (None, one["version"])]
+        if len(found) != 1:
+            there = ", ".join(f"{one['model']}:{one['version']}" for one in row.variants) or "none"
+            raise Conflict(f"'{row.name}' has these canaries and shadows: {there}; name the version that is meant")
+        return found[0]
+
+
+def options_of(row: Deployment) -> ServingOptions:
+    """How a deployment is served."""
+    return msgspec.convert({"min_replicas": row.replicas, "max_replicas": row.replicas, **row.options}, ServingOptions)
+
+
+def complete(row: Deployment, changed: dict[str, Any]) -> ServingOptions:
+    """The options of a row with some changed (None: not); raises `InvalidInput` for what can't go together."""
+    given = {name: value for name, value in changed.items() if value is not None}
+    if (replicas := given.pop("replicas", None)) is not None:
+        given = {"min_replicas": replicas, "max_replicas": replicas, **given}
+    before = options_of(row)
+    if "min_replicas" in given and "max_replicas" not in given:
+        given["max_replicas"] = max(before.max_replicas, given["min_replicas"], 1)
+    options = msgspec.structs.replace(before, **given)
+    if options.engine and options.engine not in plugins.names("engines"):
+        raise unknown("engine", options.engine, plugins.names("engines"))
+    if options.max_replicas < max(options.min_replicas, 1):
+        raise InvalidInput(
+            f"max_replicas is {options.max_replicas}: at least 1 and not below min_replicas ({options.min_replicas})"
+        )
+    return options

@@ -1,6 +1,7 @@
 """The job queue: rows that nodes claim, and what their processes leave behind.
 
-Two lanes keep jobs from fighting for cores: one training or evaluation at a time, and beside it one import.
+Two lanes keep jobs from fighting for cores: one training or evaluation at a time, and beside it one import of
+data or of a model.
 A job that was running when its node died is found interrupted and goes on from its checkpoint.
 """
 
@@ -8,7 +9,6 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import delete, exists, select, update
 
+from modelmill.artifacts import Artifacts
 from modelmill.cluster.base import Cluster, Handle
 from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database, Dataset, Job, bump, now
@@ -25,7 +26,7 @@ from modelmill.types import ENDED, RESULT, JobSpec, Json
 
 log = logging.getLogger("modelmill.node")
 
-LANES = (("train", "evaluate"), ("import",))
+LANES = (("train", "evaluate"), ("import", "register"))
 
 # Big buffers come and go every step: keep their pages instead of giving them back to the system each time.
 # Threads that wait for one another soon sleep: on a busy machine spinning ones slow everybody, and the job most.
@@ -111,10 +112,10 @@ class JobRunner:
         cluster: Cluster,
         entries: dict[str, str],
         threads: int,
-        add_file: Callable[[Path], str],
+        artifacts: Artifacts,
     ) -> None:
         self._database, self._jobs, self._datasets, self._registry = database, jobs, datasets, registry
-        self._cluster, self._entries, self._threads, self._add_file = cluster, entries, threads, add_file
+        self._cluster, self._entries, self._threads, self._artifacts = cluster, entries, threads, artifacts
         self._running: dict[int, Handle] = {}
 
     def recover(self) -> None:
@@ -195,11 +196,13 @@ class JobRunner:
     def _spec(self, row: Job, folder: Path) -> JobSpec:
         with self._database.session() as session:
             dataset = session.get(Dataset, row.dataset_id) if row.dataset_id else None
-        if dataset is None:
+        if dataset is None and row.kind != "register":
             raise MillError(f"data set '{row.dataset}' was removed")
-        version = None
+        source = ""
         if row.kind == "evaluate":
-            version = self._registry.get(row.project_id, f"{row.model}:{row.version}")
+            source = str(self._registry.folder(self._registry.get(row.project_id, f"{row.model}:{row.version}")))
+        elif row.kind == "register":
+            source = str(self._artifacts.path(row.settings["upload"]))
         return JobSpec(
             job=row.id,
             kind=row.kind,  # type: ignore[arg-type]
@@ -207,10 +210,10 @@ class JobRunner:
             threads=self._threads,
             name=row.model,
             task=row.task,
-            dataset=self._datasets.spec(dataset),
+            dataset=self._datasets.spec(dataset) if dataset else {},
             recipe=row.recipe,
             settings=row.settings,
-            bundle=str(self._registry.folder(version)) if version else "",
+            bundle=source,
             split=row.settings.get("split", "test") if row.kind == "evaluate" else "test",
             cache=str(self._jobs.home / "cache"),
         )
@@ -253,12 +256,14 @@ class JobRunner:
         with self._database.session() as session:
             row = session.get_one(Job, number)
         folder, version = self._jobs.folder(number), row.version
-        if row.kind == "train":
+        if row.kind in ("train", "register"):
             version = self._registry.add(row.project_id, row.model, folder / "bundle", number, result["bundle"]).number
             (folder / "checkpoint.pt").unlink(missing_ok=True)
+            if row.kind == "register":
+                self._artifacts.remove(row.settings["upload"])
         elif row.kind == "import" and row.dataset_id:
             if (folder / "index").exists():  # else it was taken in before, by a node that died
-                self._add_file(folder / "index")
+                self._artifacts.add_file(folder / "index")
             self._datasets.finish(row.dataset_id, result)
         values = {"state": "succeeded", "version": version, "result": result, "ended": now(), "error": ""}
         with self._database.session() as session:

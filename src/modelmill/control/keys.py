@@ -1,15 +1,20 @@
 """Access keys: made once, shown once, kept as a hash."""
 
 import hashlib
+import math
 import os
 import secrets
 from pathlib import Path
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
-from modelmill.control.db import ApiKey, Database, bump, project_id
+from modelmill.control.db import KEYS, ApiKey, Database, bump, project_id
+from modelmill.errors import Conflict, InvalidInput, unknown
+from modelmill.types import check_name
 
 FILE = "admin.key"
+ADMIN = "admin"
+"""Name and role of the key in the file."""
 
 
 def digest_of(key: str) -> str:
@@ -17,19 +22,69 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def new_key() -> str:
+    """A key that nobody can guess."""
+    return f"mm_{secrets.token_urlsafe(32)}"
+
+
+class Keys:
+    """Rows of keys, for the API."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, project: int, name: str, role: str, rate: float, burst: int) -> tuple[ApiKey, str]:
+        """A new key: its row, and the key itself, which is not kept. Raises `InvalidInput`, `Conflict`.
+
+        `rate` is in requests a second (0: no limit); `burst` is how many may come at once (0: one second's worth).
+        """
+        check_name("key", name)
+        if burst and not rate:
+            raise InvalidInput("burst says how many requests may come at once under a rate: give a rate too")
+        if name == ADMIN:
+            raise Conflict(f"'{ADMIN}' is the name of the key in {FILE}: choose another one")
+        key = new_key()
+        burst = burst or math.ceil(rate)
+        with self._database.session() as session:
+            if session.scalar(select(ApiKey.id).where(ApiKey.project_id == project, ApiKey.name == name)):
+                raise Conflict(f"there is a key '{name}' already: choose another name, or remove it first")
+            row = ApiKey(project_id=project, name=name, digest=digest_of(key), role=role, rate=rate, burst=burst)
+            session.add(row)
+            bump(session, KEYS)
+        return row, key
+
+    def all(self, project: int) -> list[ApiKey]:
+        """All of a project, by name."""
+        with self._database.session() as session:
+            return list(session.scalars(select(ApiKey).where(ApiKey.project_id == project).order_by(ApiKey.name)))
+
+    def remove(self, project: int, name: str) -> None:
+        """Let a key open nothing any more; raises `NotFound`, and `Conflict` for the last admin key."""
+        rows = {row.name: row for row in self.all(project)}
+        if name not in rows:
+            raise unknown("key", name, rows)
+        with self._database.session() as session:
+            session.execute(delete(ApiKey).where(ApiKey.id == rows[name].id))
+            # Counted after the deletion, which holds the database's write lock: two can't remove the last two.
+            mine = select(func.count()).where(ApiKey.project_id == project, ApiKey.role == ADMIN)
+            if rows[name].role == ADMIN and not session.scalar(mine):
+                raise Conflict(f"'{name}' is the last admin key: add another one first")
+            bump(session, KEYS)
+
+
 def ensure_admin_key(database: Database, home: Path) -> Path:
     """The file with the admin key: written with mode 600 on the first start, and again if it was lost."""
     path = home / FILE
     with database.session() as session:
-        known = set(session.scalars(select(ApiKey.digest).where(ApiKey.role == "admin")))
+        known = set(session.scalars(select(ApiKey.digest).where(ApiKey.role == ADMIN)))
         if path.exists() and digest_of(path.read_text("utf-8", "replace").strip()) in known:
             return path
-        session.execute(delete(ApiKey).where(ApiKey.name == "admin"))  # a lost key must not open anything
-        key = f"mm_{secrets.token_urlsafe(32)}"
+        session.execute(delete(ApiKey).where(ApiKey.name == ADMIN))  # a lost key must not open anything
+        key = new_key()
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(key + "\n")
-        row = ApiKey(project_id=project_id(session), name="admin", digest=digest_of(key), role="admin")
+        row = ApiKey(project_id=project_id(session), name=ADMIN, digest=digest_of(key), role=ADMIN)
         session.add(row)
-        bump(session)
+        bump(session, KEYS)
     return path

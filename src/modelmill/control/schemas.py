@@ -1,7 +1,7 @@
 """The shapes of the admin API, for OpenAPI and validation."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,7 +35,19 @@ class DeployRequest(Body):
 
     model: str = Field(description="NAME[:VERSION|@ALIAS]")
     name: str = Field("", description="deployment; empty: the model's name")
-    replicas: int | None = Field(None, ge=1, le=64, description="workers; empty: as it is, else 1")
+    replicas: int | None = Field(None, ge=1, le=64, description="workers, fixed; empty: as it is, else 1")
+    min_replicas: int | None = Field(None, ge=0, le=64, description="fewest workers; 0: none while nobody calls")
+    max_replicas: int | None = Field(None, ge=1, le=64, description="most workers, by the queue's delay")
+    idle_seconds: float | None = Field(None, gt=0, description="without a call, before the last worker goes")
+    target_delay_ms: float | None = Field(None, gt=0, description="wait in the queue that calls for one more worker")
+    threads: int | None = Field(None, ge=0, le=256, description="of the engine in each worker; 0: share the cores")
+    engine: str | None = Field(None, description="engine, where it is not to be the bundle's own")
+    precision: str | None = Field(None, description="such as bf16, where the engine offers it")
+    max_wait_ms: float | None = Field(None, ge=0, le=10_000, description="wait for a fuller batch")
+    canary: float | None = Field(None, gt=0, le=100, description="serve beside the main version: percent of requests")
+    shadow: bool = Field(False, description="serve beside the main version: copies of its requests, answers dropped")
+    max_error_rate: float | None = Field(None, ge=0, le=1, description="of a canary, before it is rolled back")
+    max_slowdown: float | None = Field(None, ge=1, description="of a canary against the main version, likewise")
 
 
 class AliasRequest(Body):
@@ -43,6 +55,31 @@ class AliasRequest(Body):
 
     model: str = Field(description="NAME:VERSION")
     alias: str
+
+
+class KeyRequest(Body):
+    """A key to make."""
+
+    name: str = Field(description="who or what will use it")
+    role: Literal["admin", "user"] = Field("user", description="user: predict and look; admin: everything")
+    rate: float = Field(0, ge=0, le=1e6, allow_inf_nan=False, description="requests a second; 0: no limit")
+    burst: int = Field(0, ge=0, le=10**6, description="requests that may come at once; 0: a second's worth")
+
+
+class KeyView(BaseModel):
+    """A key; the key itself is not kept."""
+
+    name: str
+    role: str
+    rate: float = Field(description="requests a second; 0: no limit")
+    burst: int = Field(description="requests that may come at once")
+    created: datetime
+
+
+class KeyMade(KeyView):
+    """A new key."""
+
+    key: str = Field(description="the key itself, shown this once")
 
 
 class DatasetView(BaseModel):
@@ -114,6 +151,16 @@ class VersionView(BaseModel):
     created: datetime
 
 
+class VariantView(BaseModel):
+    """A canary or a shadow."""
+
+    model: str
+    version: int
+    weight: float
+    shadow: bool
+    ready_replicas: int
+
+
 class DeploymentView(BaseModel):
     """A deployment."""
 
@@ -122,9 +169,13 @@ class DeploymentView(BaseModel):
     version: int
     replicas: int
     ready_replicas: int
-    state: str = Field(description="loading, ready, failed")
+    state: str = Field(description="loading, ready, asleep (wakes when called), unloaded, failed")
     serving: int | None = Field(description="the version that answers now")
     error: str
+    note: str = Field(description="what happened by itself, such as the rollback of a canary")
+    options: dict[str, Any]
+    variants: list[VariantView]
+    memory: int = Field(description="bytes that its workers hold")
     created: datetime
 
 

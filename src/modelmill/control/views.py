@@ -1,10 +1,13 @@
 """Rows of the database and plugins as the admin API shows them."""
 
+from collections import Counter
+
 import msgspec
 
 from modelmill import plugins
 from modelmill.control import schemas
-from modelmill.control.db import Dataset, Deployment, Job
+from modelmill.control.db import ApiKey, Dataset, Deployment, Job, Replica
+from modelmill.control.deployments import options_of
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 
 
@@ -62,18 +65,41 @@ def job_view(row: Job) -> schemas.JobView:
     )
 
 
-def deployment_view(row: Deployment, ready: dict[int, int]) -> schemas.DeploymentView:
+def deployment_view(row: Deployment, replicas: dict[int, list[Replica]]) -> schemas.DeploymentView:
     """A deployment; it is ready when the wanted version answers."""
-    arrived = (row.serving_model, row.serving) == (row.model, row.version)
-    state = "failed" if row.error else "ready" if arrived and ready.get(row.id) else "loading"
+    workers = replicas.get(row.id, [])
+    ready = Counter((one.model, one.version) for one in workers if one.ready)
+    main = (row.model, row.version)
+    arrived = (row.serving_model, row.serving) == main
+    state = "failed" if row.error else "ready" if arrived and ready[main] else "loading"
+    state = "unloaded" if not row.loaded else "asleep" if row.asleep and state != "failed" else state
+    variants = [
+        schemas.VariantView(
+            model=one["model"],
+            version=one["version"],
+            weight=one["weight"],
+            shadow=one["shadow"],
+            ready_replicas=ready[(one["model"], one["version"])],
+        )
+        for one in row.variants
+    ]
     return schemas.DeploymentView(
         name=row.name,
         model=row.model,
         version=row.version,
         replicas=row.replicas,
-        ready_replicas=ready.get(row.id, 0),
+        ready_replicas=ready[(row.serving_model or row.model, row.serving or row.version)],
         state=state,
         serving=row.serving,
         error=row.error,
+        note=row.note,
+        options=msgspec.to_builtins(options_of(row)),
+        variants=variants,
+        memory=sum(one.memory for one in workers),
         created=row.created,
     )
+
+
+def key_view(row: ApiKey) -> schemas.KeyView:
+    """A key, without the key itself."""
+    return schemas.KeyView(name=row.name, role=row.role, rate=row.rate, burst=row.burst, created=row.created)

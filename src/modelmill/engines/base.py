@@ -1,15 +1,20 @@
 """The contract of an engine: open a bundle, run named arrays, convert a trained network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import ml_dtypes
 import numpy as np
 
 from modelmill import plugins
+from modelmill.errors import InvalidInput
 from modelmill.types import TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+
+FILE = "model.onnx"
+"""The model in a bundle: every engine here runs the same file."""
 
 NUMPY: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -22,24 +27,37 @@ NUMPY: dict[str, Any] = {
     "INT32": np.int32,
     "INT64": np.int64,
     "FP16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
     "FP32": np.float32,
     "FP64": np.float64,
+    "BYTES": np.object_,
 }
-"""Open Inference Protocol data types as numpy types (those of a fixed size)."""
+"""Open Inference Protocol data types as numpy types. The elements of BYTES are `bytes`, so their size is not fixed."""
 
 
 class Session(Protocol):
     """A loaded model."""
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """Named arrays in and out, the batch axis first; raises `ModelFailed`."""
+        """Named arrays in and out, the batch axis first; any thread may call it.
+
+        Raises `ModelFailed`, or `InvalidInput` for a value that the engine can't hold.
+        """
 
 
 class Engine(Protocol):
     """One runtime."""
 
-    def open(self, folder: Path, threads: int, device: str = "cpu") -> Session:
-        """Load the model of a bundle; raises `BundleCorrupt`."""
+    PRECISIONS: tuple[str, ...]
+    """The arithmetic it offers for float models; the first is the default."""
+    DATATYPES: tuple[str, ...]
+    """The data types that may go in and come out."""
+
+    def open(self, folder: Path, threads: int, device: str = "cpu", precision: str = "") -> Session:
+        """Load the model of a bundle; raises `BundleCorrupt`, or `InvalidInput` for what the engine can't do."""
+
+    def signature(self, folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """Inputs and outputs of a bare model; raises `InvalidInput` saying what can't be served, or read."""
 
     def convert(self, network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path) -> list[str]:
         """Write a trained network in the engine's form into a bundle's draft; returns the files' names."""
@@ -48,3 +66,10 @@ class Engine(Protocol):
 def engine_named(name: str) -> Engine:
     """The engine; raises `NotFound` naming those that exist."""
     return cast(Engine, plugins.load("engines", name))
+
+
+def choose(engine: str, what: str, value: str, offered: Sequence[str]) -> str:
+    """The value, or the first that is offered when it is empty; raises `InvalidInput` naming those."""
+    if value and value not in offered:
+        raise InvalidInput(f"the engine '{engine}' has no {what} '{value}'; it has: {', '.join(offered)}")
+    return value or offered[0]

@@ -6,11 +6,12 @@ Deny by default: a path that no protocol declares public needs a key before anyt
 import base64
 import logging
 from collections.abc import Mapping
-from types import ModuleType
+from textwrap import shorten
 from typing import Any, cast
 
 from modelmill import plugins
-from modelmill.errors import MethodNotAllowed, MillError, NotFound, Unauthenticated
+from modelmill.errors import Cancelled, MillError, Unauthenticated
+from modelmill.protocols._cycle import RESPOND
 from modelmill.protocols.base import (
     STATUS,
     Disconnected,
@@ -21,14 +22,20 @@ from modelmill.protocols.base import (
     Route,
     Scope,
     Send,
+    UnknownPath,
+    WrongMethod,
     simple_error,
 )
 from modelmill.serve.gateway import Gateway
+from modelmill.serve.tracing import CURRENT, Tracing
+from modelmill.types import KeyInfo
 
 log = logging.getLogger("modelmill.gateway")
 
-UPLOAD = "/api/v1/datasets"
+UPLOADS = ("/api/v1/datasets", "/api/v1/models")
 ADMIN_BODY = 1 << 20
+FOUND = 4096
+"""Paths whose route is remembered."""
 ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
 
 
@@ -39,12 +46,15 @@ def http_protocols() -> dict[str, HttpProtocol]:
 
 
 class App:
-    """All protocols and the admin API behind one door."""
+    """All protocols and the admin API behind one door; `default` is the deployment of calls that can't name one."""
 
-    def __init__(self, gateway: Gateway, admin: Any) -> None:
-        self.gateway, self.admin = gateway, admin
+    def __init__(self, gateway: Gateway, admin: Any, default: str = "") -> None:
+        self.gateway, self.admin, self.default = gateway, admin, default
         self.protocols = http_protocols()
         self._routes = [(route, p) for p in self.protocols.values() for route in p.ROUTES]
+        prefixes = {getattr(p, "PREFIX", ""): p for p in self.protocols.values()}
+        self._found: dict[tuple[str, str], tuple[Route, HttpProtocol, dict[str, str]]] = {}
+        self._owners = sorted(((prefix, p) for prefix, p in prefixes.items() if prefix), key=lambda own: -len(own[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -54,20 +64,56 @@ class App:
             return None
         if scope["path"].startswith(ADMIN):
             return await self._administer(scope, receive, send)
-        request = Request(scope, receive, self.gateway.limits.body_bytes)
+        request = Request(scope, receive, self.gateway.limits.body_bytes, self.default)
+        if self.gateway.tracing is None:
+            response = await self._respond(request)
+        else:
+            response = await self._traced(request, self.gateway.tracing)
+        if response is not None:
+            await _answer(scope, send, response, request.id)
+        return None
+
+    async def _traced(self, request: Request, tracing: Tracing) -> Response | None:
+        """The response, with a span around what makes it."""
+        patterns = (route.pattern for route, _ in self._routes if route.match(request.path) is not None)
+        name = f"{request.method} {next(patterns, '')}".rstrip()
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.headers.items()}
+        span = tracing.start(name, headers, {"http.request.method": request.method, "url.path": request.path})
+        CURRENT.set(span)
+        try:
+            response = await self._respond(request)
+            if response is None:
+                return None
+            span.set({"http.response.status_code": response.status})
+            extra = tuple((key.encode(), value.encode()) for key, value in span.response_headers)
+            return response._replace(headers=(*response.headers, *extra))
+        finally:
+            span.end()
+
+    async def _respond(self, request: Request) -> Response | None:
+        """What goes back, errors in their protocol's shape; None when the client has gone."""
         protocol: HttpProtocol | None = None
         try:
-            route, protocol, names = self._find(request)
-            caller = None if route.public else self.gateway.authorise(key_of(request.headers))
-            response = await route.handler(self.gateway, cast(Any, caller), request, names)
-        except Disconnected:
+            route, protocol, names = self._found.get((request.method, request.path)) or self._find(request)
+            caller = None if route.public else self._caller(request.headers)
+            return await route.handler(self.gateway, cast(Any, caller), request, names)
+        except (Disconnected, Cancelled):
             return None
         except MillError as error:
-            response = _refusal(error, protocol)
+            return _refusal(error, protocol or self._owner(request.path)[1])
         except Exception:
             log.exception("%s %r failed", request.method, request.path)
-            response = _refusal(MillError("the gateway failed; its log says why"), protocol)
-        return await _answer(send, response, head=request.method == "HEAD")
+            failure = MillError("the gateway failed; its log says why")
+            return _refusal(failure, protocol or self._owner(request.path)[1])
+
+    def _caller(self, headers: Mapping[bytes, bytes]) -> KeyInfo:
+        """Who is calling; raises `Unauthenticated`."""
+        header = headers.get(b"authorization", b"")
+        caller = self.gateway.known(header)
+        if caller is None:
+            caller = self.gateway.authorise(key_of(headers))
+            self.gateway.remember(header, caller)
+        return caller
 
     def _find(self, request: Request) -> tuple[Route, HttpProtocol, dict[str, str]]:
         """The route; one that does not exist is only admitted to callers with a key."""
@@ -78,12 +124,32 @@ class App:
             if names is None:
                 continue
             if route.method == method:
+                if len(self._found) < FOUND:
+                    self._found[(request.method, request.path)] = (route, protocol, names)
                 return route, protocol, names
             allowed.append(route.method)
         self.gateway.authorise(key_of(request.headers))
         if allowed:
-            raise MethodNotAllowed(f"{request.path} takes {' or '.join(sorted(set(allowed)))}")
-        raise NotFound(f"there is nothing at {request.path[:200]}; the admin API is described at /docs")
+            allowed = sorted(set(allowed))
+            raise WrongMethod(f"{request.path[:200]} takes {' or '.join(allowed)}", allowed)
+        raise UnknownPath(f"there is nothing at {request.path[:120]}; {self._hint(request.path)}")
+
+    def _owner(self, path: str) -> tuple[str, HttpProtocol | None]:
+        """The longest prefix that a protocol owns of this path, and the protocol."""
+        for prefix, protocol in self._owners:
+            if path == prefix or path.startswith(f"{prefix}/"):
+                return prefix, protocol
+        return "", None
+
+    def _hint(self, path: str) -> str:
+        """What there is near a path that does not exist."""
+        prefix, _ = self._owner(path)
+        if not prefix:
+            return "the admin API is described at /docs"
+        there = sorted(
+            f"{route.method} {route.pattern}" for route, _ in self._routes if route.pattern.startswith(prefix)
+        )
+        return f"below {prefix} there is: {shorten(', '.join(there), 200, placeholder=' ...')}"
 
     async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -93,12 +159,12 @@ class App:
                 raise Unauthenticated("to change anything send the key as 'Authorization: Bearer KEY'")
             caller = self.gateway.authorise(key_of(headers))
             self.gateway.require_admin(caller)
-            if not (scope["method"] == "POST" and scope["path"] == UPLOAD):
+            if not (scope["method"] == "POST" and scope["path"] in UPLOADS):
                 receive = await _whole_body(scope, receive)
         except Disconnected:
             return None
         except MillError as error:
-            return await _answer(send, _refusal(error, None))
+            return await _answer(scope, send, _refusal(error, None))
         scope["state"] = {**scope.get("state", {}), "caller": caller}
         await self.admin(scope, receive, send)
         return None
@@ -128,9 +194,12 @@ async def _whole_body(scope: Scope, receive: Receive) -> Receive:
     return replay
 
 
-def _refusal(error: MillError, protocol: HttpProtocol | ModuleType | None) -> Response:
-    body = cast(HttpProtocol, protocol).error(error) if protocol else simple_error(error)
+def _refusal(error: MillError, protocol: HttpProtocol | None) -> Response:
+    body = protocol.error(error) if protocol else simple_error(error)
     headers: list[tuple[bytes, bytes]] = []
+    if isinstance(error, WrongMethod):
+        verbs = ["HEAD", *error.allowed] if "GET" in error.allowed else error.allowed
+        headers.append((b"allow", ", ".join(sorted(verbs)).encode()))
     if error.retry_after is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if isinstance(error, Unauthenticated):
@@ -138,13 +207,16 @@ def _refusal(error: MillError, protocol: HttpProtocol | ModuleType | None) -> Re
     return Response(body, STATUS.get(error.code, 500), headers=tuple(headers))
 
 
-async def _answer(send: Send, response: Response, *, head: bool = False) -> None:
-    headers = [
-        (b"content-type", response.content_type.encode()),
-        (b"content-length", str(len(response.body)).encode()),
-        *response.headers,
-    ]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+async def _answer(scope: Scope, send: Send, response: Response, request_id: str = "") -> None:
+    headers, kind, head = response.headers, response.content_type.encode(), scope["method"] == "HEAD"
+    if request_id:  # clients show it beside an error
+        headers = (*headers, (b"x-request-id", request_id.encode()))
+    respond = scope.get(RESPOND)
+    if respond is not None and respond(response.status, kind, headers, response.body, head):
+        return
+    length = (b"content-length", str(len(response.body)).encode())
+    start = [(b"content-type", kind), length, *headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": start})
     await send({"type": "http.response.body", "body": b"" if head else response.body})
 
 

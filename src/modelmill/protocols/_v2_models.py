@@ -6,7 +6,8 @@ import msgspec
 
 from modelmill import __version__
 from modelmill.errors import Unavailable
-from modelmill.serve.gateway import Gateway, Statistics
+from modelmill.serve.gateway import Gateway
+from modelmill.serve.meter import Series
 from modelmill.types import Json, KeyInfo, Route, TensorSpec
 
 EXTENSIONS = (
@@ -102,7 +103,7 @@ def model_statistics(gateway: Gateway, caller: KeyInfo, name: str | None = None,
     return {"model_stats": [_statistics(route, gateway.statistics(route)) for route in routes]}
 
 
-def _statistics(route: Route, counted: Statistics) -> Json:
+def _statistics(route: Route, counted: Series) -> Json:
     done = counted.success
     return {
         "name": route.deployment,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from modelmill.errors import InvalidInput, MillError, TooLarge
+from modelmill.errors import InvalidInput, MethodNotAllowed, MillError, NotFound, TooLarge
 from modelmill.serve.gateway import Gateway
 from modelmill.types import KeyInfo
 
@@ -35,6 +35,7 @@ STATUS = {
 """HTTP status of every error code."""
 
 JSON = "application/json"
+MAX_ID = 128
 
 
 class Response(NamedTuple):
@@ -50,22 +51,48 @@ class Disconnected(Exception):
     """The client has gone before its request was complete."""
 
 
-class Request:
-    """One HTTP request, read straight from ASGI."""
+class UnknownPath(NotFound):
+    """No route has this path."""
 
-    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+
+class WrongMethod(MethodNotAllowed):
+    """The path takes the methods `allowed`, but not this one."""
+
+    def __init__(self, message: str, allowed: list[str]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class Request:
+    """One HTTP request, read straight from ASGI.
+
+    `gone` tells whether the client has left, where the server can tell; `default` is the deployment that is meant
+    where a protocol has no place to name one.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int, default: str = "") -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.receive, self.limit = receive, limit
         self.gone: Callable[[], bool] | None = scope.get("modelmill.gone")
+        self.default = default
+        self.receive, self.limit = receive, limit
+        self._take: Callable[[], bytes | None] | None = scope.get("modelmill.take")
 
     def header(self, name: bytes) -> str:
         """A header's value (names in lower case), or an empty string."""
         return self.headers.get(name, b"").decode("latin-1")
 
+    @property
+    def id(self) -> str:
+        """The name that the caller gave this request (`X-Request-Id`), or an empty string."""
+        given = self.header(b"x-request-id")
+        return given if len(given) <= MAX_ID and given.isascii() and given.isprintable() else ""
+
     async def body(self) -> bytes:
         """The whole body; raises `TooLarge` while reading, `Disconnected` when the client leaves."""
+        if self._take is not None and (whole := self._take()) is not None and len(whole) <= self.limit:
+            return whole
         declared = self.header(b"content-length")
         if is_number(declared) and int(declared) > self.limit:
             raise TooLarge(f"the body has {int(declared):,} bytes; at most {self.limit:,} are taken")
@@ -88,11 +115,16 @@ Handler = Callable[[Gateway, KeyInfo, Request, Mapping[str, str]], Awaitable[Res
 
 
 class Route:
-    """A method and a path pattern, `{name}` standing for one segment. `public` ones need no key."""
+    """A method and a path pattern; `{name}` stands for one segment, `{name:path}` for one or more.
+
+    The path is matched as ASGI gives it, percent-decoded: an encoded `/` is one. `public` routes need no key.
+    """
 
     def __init__(self, method: str, pattern: str, handler: Handler, *, public: bool = False) -> None:
-        self.method, self.pattern, self.handler, self.public = method, pattern, handler, public
-        self.regex = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern))
+        self.method, self.handler, self.public = method, handler, public
+        self.pattern = pattern.replace(":path}", "}")
+        whole = re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", pattern)
+        self.regex = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", whole))
 
     def match(self, path: str) -> dict[str, str] | None:
         """The values of the pattern's names, or None."""
@@ -101,7 +133,11 @@ class Route:
 
 
 class HttpProtocol(Protocol):
-    """A protocol spoken over HTTP."""
+    """A protocol spoken over HTTP.
+
+    It may also have a `PREFIX`, such as `/v1`: errors at any path below it, also at one that does not exist, then
+    have its shape.
+    """
 
     ROUTES: list[Route]
 

@@ -1,77 +1,124 @@
 """The Hugging Face Inference API: `POST /models/{name}` in the shape of the deployment's task.
 
-A picture comes as the raw bytes or as base64 in `{"inputs": ..., "parameters": {...}}`, a text as `inputs`.
+A picture comes as the raw bytes or as base64 in `{"inputs": ..., "parameters": {...}}`, a text as `inputs`; a list
+of them is answered with a list. While a deployment loads, the answer is 503, or with `X-Wait-For-Model: true` (also
+`{"options": {"wait_for_model": true}}`) it is waited for.
 """
 
-import binascii
-from base64 import b64decode
+import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from modelmill.errors import InvalidInput
-from modelmill.protocols.base import Request, Response, Route, read_json, simple_error
+from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unavailable
+from modelmill.protocols._task import answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
+from modelmill.protocols.base import JSON, Disconnected, Request, Response, Route, read_json, simple_error
 from modelmill.serve.gateway import Gateway
 from modelmill.types import KeyInfo
+from modelmill.types import Route as Deployment
 
+PREFIX = "/models"
 error = simple_error
 
-BATCH = 128
+NAME = "huggingface"
+POLL_SECONDS = 0.05
+READABLE = {JSON, "application/*", "*/*"}
+
+
+class Asked(NamedTuple):
+    """What a request says: raw inputs, parameters, whether it was a list, whether to wait for the model."""
+
+    inputs: list[bytes]
+    parameters: dict[str, Any]
+    many: bool = False
+    wait: bool = False
 
 
 async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
-    """One input, or a list of texts."""
-    route = gateway.route(caller, names["name"])
-    gateway.refuse_unservable(route)
-    body = await request.body()
-    inputs, parameters, many = _read(body, request.header(b"content-type"), route.kind)
-    answers = []
-    for one in inputs:
-        answer = await gateway.predict(caller, route, "huggingface", data=one, parameters=parameters)
-        answers.append(answer.data)
+    """One picture or text, or a list of them."""
+    refuse_tensor_model(pick(gateway, caller, request, names["name"]))
+    _check_accept(request.header(b"accept"))
+    return await respond(gateway, caller, request, names["name"], await request.body(), NAME)
+
+
+async def respond(
+    gateway: Gateway, caller: KeyInfo, request: Request, name: str, body: bytes, protocol: str
+) -> Response:
+    """The answer to one body sent to a deployment of a task model; raises `MillError`."""
+    asked = read(body, request.header(b"content-type"), pick(gateway, caller, request, name).kind)
+    wait = asked.wait or request.header(b"x-wait-for-model").lower() in ("true", "1")
+    route = await _loaded(gateway, caller, request, name, wait)
+    try:
+        found = await answers(gateway, caller, request, route, protocol, asked.inputs, asked.parameters)
+    except Unavailable as failure:
+        raise _repeatable(failure, pick(gateway, caller, request, name)) from failure
     # Text tasks answer one list per input, also for a single one; vision answers the list itself.
-    if many or route.kind == "text":
-        return Response(b"[" + b",".join(answers) + b"]")
-    return Response(answers[0])
+    if asked.many or route.kind == "text":
+        return Response(b"[" + b",".join(found) + b"]")
+    return Response(found[0])
 
 
-def _read(body: bytes, content_type: str, kind: str) -> tuple[list[bytes], dict[str, Any], bool]:
-    """Raw inputs, parameters, and whether a list was sent."""
+def _check_accept(accept: str) -> None:
+    """Raises `InvalidInput` when the caller would not read JSON."""
+    kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    if accept.strip() and not READABLE & set(kinds):
+        raise InvalidInput(f"the answer is {JSON}, but the request accepts only {accept[:100]}")
+
+
+async def _loaded(gateway: Gateway, caller: KeyInfo, request: Request, name: str, wait: bool) -> Deployment:
+    """The version that answers, waited for when that is wanted; raises `Unavailable` while it is loading."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + gateway.limits.timeout_seconds
+    while True:
+        route = pick(gateway, caller, request, name)
+        if not route.ready and route.error:
+            raise ModelFailed(f"'{name}' can't be served: {route.error}")
+        if route.ready or route.asleep or not route.loaded or not wait:  # one that sleeps wakes when it is called
+            gateway.refuse_unservable(route)
+            return route
+        if request.gone is not None and request.gone():
+            raise Disconnected
+        if loop.time() > end:
+            raise Expired(f"'{name}' is still loading after {gateway.limits.timeout_seconds:g} seconds")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _repeatable(failure: Unavailable, route: Deployment) -> MillError:
+    """The failure itself while the deployment loads; npm's client repeats a 503 at once and for ever."""
+    return MillError(failure.message) if route.ready and not route.asleep else failure
+
+
+def read(body: bytes, content_type: str, kind: str) -> Asked:
+    """A body as what the task takes; raises `InvalidInput`."""
     if not body:
-        raise InvalidInput(f"the body is empty: send {'a picture' if kind == 'image' else 'JSON with inputs'}")
+        raise InvalidInput(f"the body is empty: send {'JSON with inputs' if kind == 'text' else f'an {kind}'}")
+    content_type = content_type.lower()
     if content_type.startswith("multipart/"):
         raise InvalidInput(
             "multipart/form-data is not taken: send the file itself as the body (curl --data-binary @FILE)"
         )
-    json_like = content_type.startswith("application/json") or body.lstrip()[:1] == b"{"
-    if kind == "image" and not json_like:
-        return [body], {}, False
-    if kind == "text" and content_type.startswith("text/plain"):
-        return [body], {}, False
+    json_like = content_type.startswith(JSON) or body.lstrip()[:1] == b"{"
+    if content_type.startswith("text/plain") if kind == "text" else not json_like:
+        return Asked([body], {})
     document = read_json(body)
     if not isinstance(document, dict) or "inputs" not in document:
         raise InvalidInput('the JSON wants the form {"inputs": ..., "parameters": {...}}')
-    parameters = document.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        raise InvalidInput("parameters is an object of names and values")
     inputs = document["inputs"]
     many = isinstance(inputs, list)
-    if many and not 1 <= len(inputs) <= BATCH:
-        raise InvalidInput(f"inputs is a list of 1 to {BATCH} entries, not {len(inputs)}")
-    return [_raw(one, kind) for one in (inputs if many else [inputs])], parameters, many
+    if many:
+        check_count("inputs", inputs)
+    given = [raw_of(one, kind, "inputs") for one in (inputs if many else [inputs])]
+    return Asked(given, parameters_of(document), many, _waits(document.get("options")))
 
 
-def _raw(value: Any, kind: str) -> bytes:
-    if not isinstance(value, str):
-        what = "a picture as base64" if kind == "image" else "a text"
-        raise InvalidInput(f"inputs holds {what}, as a string, not {type(value).__name__}")
-    if kind == "text":
-        return value.encode("utf-8", "surrogatepass")
-    try:
-        return b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput("inputs is not valid base64 of a picture") from error
+def _waits(options: Any) -> bool:
+    """`wait_for_model` of the options, of which the others tell a cache that is not here."""
+    if options is None:
+        return False
+    if not isinstance(options, dict) or not isinstance(wait := options.get("wait_for_model", False), bool):
+        raise InvalidInput('options is an object such as {"wait_for_model": true}')
+    return wait
 
 
 async def info(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
@@ -79,7 +126,7 @@ async def info(gateway: Gateway, caller: KeyInfo, request: Request, names: Mappi
     route = gateway.route(caller, names["name"])
     document = {
         "id": route.deployment,
-        "pipeline_tag": route.task,
+        "pipeline_tag": route.task or None,
         "library_name": "modelmill",
         "input": route.kind,
         "labels": route.labels,

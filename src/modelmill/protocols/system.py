@@ -18,7 +18,17 @@ async def live(gateway: Gateway, caller: KeyInfo, request: Request, names: Mappi
 
 async def ready(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
     """Requests should be sent here: routes are known, the disk has room, no shutdown is under way."""
-    return Response(msgspec.json.encode({"ready": gateway.ready}), 200 if gateway.ready else 503)
+    if gateway.ready:
+        return Response(b'{"ready":true}')
+    return Response(msgspec.json.encode({"ready": False, "reason": _reason(gateway)}), 503)
+
+
+def _reason(gateway: Gateway) -> str:
+    if gateway.draining:
+        return "draining: the gateway is being stopped"
+    if not gateway.healthy:
+        return "disk full: the home has less room than limits.free_bytes"
+    return "no snapshot: routes and keys are not known yet"
 
 
 async def metrics(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:

@@ -4,63 +4,26 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-from modelmill.errors import Forbidden, MillError, NotFound, Unauthenticated, Unavailable, unknown
+from modelmill.errors import Forbidden, MillError, NotFound, Unauthenticated, Unavailable, from_code, unknown
+from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
-from modelmill.serve.pool import Pool
+from modelmill.serve.meter import Collector, Meter, Name, Series
+from modelmill.serve.pool import Ask, Pool, PoolLimits
+from modelmill.serve.shadow import copy_to_shadows
+from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.settings import Limits
-from modelmill.types import KeyInfo, Route, Snapshot, Struct
+from modelmill.types import KeyInfo, Route, Snapshot
 
 log = logging.getLogger("modelmill.gateway")
 
 REFRESH_SECONDS = 0.1
-BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-
-class Meter:
-    """What was asked and answered, as Prometheus metrics; durations in seconds."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        labels, registry = ["deployment"], self.registry
-        self.requests = Counter(
-            "modelmill_requests", "predictions", [*labels, "protocol", "outcome"], registry=registry
-        )
-        self.latency = Histogram(
-            "modelmill_request_seconds", "from arrival to answer", labels, registry=registry, buckets=BUCKETS
-        )
-        self.queued = Histogram(
-            "modelmill_queue_seconds", "from arrival to dispatch", labels, registry=registry, buckets=BUCKETS
-        )
-        self.compute = Histogram(
-            "modelmill_compute_seconds", "of the call's batch", labels, registry=registry, buckets=BUCKETS
-        )
-        self.pending = Gauge("modelmill_pending_requests", "waiting or being answered", labels, registry=registry)
-        self.workers = Gauge("modelmill_ready_workers", "connected workers", labels, registry=registry)
-
-
-class Statistics(Struct, frozen=True, kw_only=True):
-    """Counts of requests and of batches, and seconds spent, in the meaning of Triton's statistics."""
-
-    success: int = 0
-    failure: int = 0
-    rows: int = 0
-    batches: int = 0
-    success_seconds: float = 0.0
-    failure_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    run_seconds: float = 0.0
-    encode_seconds: float = 0.0
-    last: float = 0.0
-
+KNOWN_HEADERS = 20_000
 
 Operate = Callable[[KeyInfo, str, bool], Awaitable[None]]
 """Load (True) or unload a deployment and wait until it is so; raises `MillError`."""
@@ -69,7 +32,7 @@ Operate = Callable[[KeyInfo, str, bool], Awaitable[None]]
 class Gateway:
     """Answers predictions from a snapshot held in memory."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, gateways: int = 1) -> None:
         self.limits = limits
         self.meter = Meter()
         self.draining = False
@@ -77,30 +40,109 @@ class Gateway:
         self.operate: Operate | None = None
         self.shared_memory = False
         self.extra: dict[str, Any] = {}
+        self.tracing: Tracing | None = None
+        self.hung: set[str] = set()
+        self.wake: Callable[[], None] = lambda: None
+        self._rates = Rates(gateways)
+        self._pool_limits = PoolLimits(limits.queue, limits.queue_bytes, limits.hang_seconds)
         self._snapshot: Snapshot | None = None
-        self._pools: dict[str, Pool] = {}
+        self._visible: dict[str, dict[str, Route]] = {}
+        self._callers: dict[bytes, KeyInfo] = {}
+        self._pools: dict[tuple[str, str, str], Pool] = {}
 
     @property
     def ready(self) -> bool:
         """Whether this gateway should get requests."""
         return self._snapshot is not None and not self.draining and self.healthy
 
+    @property
+    def unready(self) -> str:
+        """Why this gateway should get no requests; empty when it should."""
+        if self._snapshot is None:
+            return "starting"
+        return "draining" if self.draining else "" if self.healthy else "the disk is full"
+
+    # ---- what there is
+
     def update(self, snapshot: Snapshot) -> None:
         """Take over routes and keys, and connect to workers again that were lost; calls go on undisturbed."""
+        if self._snapshot is None or snapshot.keys is not self._snapshot.keys:
+            self._callers.clear()
+            self._rates.keep(set(snapshot.keys))
         self._snapshot = snapshot
-        batch = BatchLimits(self.limits.batch, self.limits.body_bytes)
-        for name, route in snapshot.routes.items():
-            pool = self._pools.get(name)
-            if pool is None:
-                observe = self.meter.queued.labels(route.deployment).observe
-                pool = self._pools[name] = Pool(route.deployment, batch, self.limits.queue, observe)
-            pool.follow(route.sockets)
-        for name in self._pools.keys() - snapshot.routes.keys():
-            pool = self._pools.pop(name)
-            pool.close()
-            for gauge in (self.meter.pending, self.meter.workers):
-                with suppress(KeyError):
-                    gauge.remove(pool.deployment)
+        self._visible = {}
+        wanted: set[tuple[str, str, str]] = set()
+        for route in snapshot.routes.values():
+            self._visible.setdefault(route.project, {})[route.deployment] = route
+            wanted.add(self._follow(route, "main"))
+            for other in route.others:
+                wanted.add(self._follow(other, version_of(other)))
+        for place in self._pools.keys() - wanted:
+            pool = self._pools.pop(place)
+            pool.close(self._pools.get((place[0], place[1], "main")))
+        self.meter.forget({(route.project, route.deployment) for route in snapshot.routes.values()})
+
+    def _follow(self, route: Route, slot: str) -> tuple[str, str, str]:
+        """The pool of a route is as the route says; returns its place."""
+        place = (route.project, route.deployment, slot)
+        rows = route.batch or self.limits.batch
+        batch = BatchLimits(min(self.limits.batch, rows), rows, self.limits.body_bytes, route.max_wait)
+        series = self.meter.series(name_of(route))
+        pool = self._pools.get(place)
+        if pool is None:
+            pool = self._pools[place] = Pool(route.deployment, batch, self._pool_limits, series)
+            pool.hung = self._report_hung
+            pool.wanted = lambda: self.wake()
+        pool.batch, pool.series = batch, series
+        pool.follow(route.sockets)
+        return place
+
+    def _report_hung(self, path: str) -> None:
+        self.hung.add(path)
+        self.wake()
+
+    def routes(self, caller: KeyInfo) -> dict[str, Route]:
+        """The deployments that the caller can see, by name."""
+        return self._visible.get(caller.project, {})
+
+    def route(self, caller: KeyInfo, name: str, version: str | None = None) -> Route:
+        """One deployment, or one version behind its name; raises `NotFound` naming those that exist."""
+        routes = self._visible.get(caller.project, {})
+        route = routes.get(name)
+        if route is None:
+            raise unknown("model", name, routes)
+        if not version or version == str(route.version):
+            return route
+        for other in route.others:
+            if version == str(other.version):
+                return other
+        serves = " and ".join(str(one.version) for one in (route, *route.others))
+        raise NotFound(f"'{name}' serves version {serves}, not {version[:20]}")
+
+    def pick(self, caller: KeyInfo, name: str, version: str | None = None) -> Route:
+        """The version that answers the next prediction: the pinned one, else by the weights of the canaries."""
+        route = self.route(caller, name, version)
+        if route.others and not version:
+            draw = random.random()
+            for other in route.others:
+                draw -= other.weight
+                if draw < 0 and other.ready:
+                    return other
+        return route
+
+    def connected(self, route: Route) -> bool:
+        """Whether a worker of the version answers this gateway."""
+        return self._pool(route).connected > 0
+
+    def statistics(self, route: Route) -> Series:
+        """What this version was asked, all gateways together."""
+        return self.meter.total(name_of(route))
+
+    def pools(self) -> Iterator[tuple[tuple[str, str, str], Pool]]:
+        """Every pool with its place: project, deployment, and `main` or the version."""
+        return iter(self._pools.items())
+
+    # ---- who may
 
     def authorise(self, key: str | None) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`."""
@@ -114,44 +156,21 @@ class Gateway:
             raise Unauthenticated("the key is not known")
         return info
 
+    def known(self, header: bytes) -> KeyInfo | None:
+        """Who sent this very header before, with the keys of now."""
+        return self._callers.get(header)
+
+    def remember(self, header: bytes, caller: KeyInfo) -> None:
+        """Spare the next request with the same header the hashing."""
+        if len(self._callers) < KNOWN_HEADERS:
+            self._callers[header] = caller
+
     def require_admin(self, caller: KeyInfo) -> None:
         """Raises `Forbidden` unless the key may administer."""
         if caller.role != "admin":
             raise Forbidden("this needs an admin key")
 
-    def routes(self, caller: KeyInfo) -> dict[str, Route]:
-        """The deployments that the caller can see, by name."""
-        assert self._snapshot is not None
-        every = self._snapshot.routes.values()
-        return {route.deployment: route for route in every if route.project == caller.project}
-
-    def route(self, caller: KeyInfo, name: str, version: str | None = None) -> Route:
-        """One deployment; raises `NotFound` naming those that exist."""
-        routes = self.routes(caller)
-        if name not in routes:
-            raise unknown("model", name, routes)
-        route = routes[name]
-        if version is not None and version != str(route.version):
-            raise NotFound(f"'{name}' serves version {route.version}, not {version}")
-        return route
-
-    def pick(self, caller: KeyInfo, name: str, version: str | None = None) -> Route:
-        """The version that answers the next prediction: the pinned one, else by the weights of the canaries."""
-        return self.route(caller, name, version)
-
-    def statistics(self, route: Route) -> Statistics:
-        """What this version was asked since the platform started, all gateways together."""
-        return Statistics()
-
-    def connected(self, route: Route) -> bool:
-        """Whether a worker of the deployment answers this gateway."""
-        return self._pool(route).connected > 0
-
-    def _pool(self, route: Route) -> Pool:
-        pool = self._pools.get(f"{route.project}/{route.deployment}")
-        if pool is None:
-            raise NotFound(f"'{route.deployment}' was undeployed")
-        return pool
+    # ---- what is asked
 
     async def predict(
         self,
@@ -173,45 +192,101 @@ class Gateway:
         `outputs` names the tensors wanted (none: all); `timeout` is in seconds; a smaller `priority` goes first, 0
         stands for the default; `gone` tells whether the caller still waits; `request_id` names the call in logs.
         """
-        self.refuse_unservable(route)
+        if not route.ready:
+            self.refuse_unservable(route)
         pool = self._pool(route)
-        patience = min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)
-        started, outcome = time.perf_counter(), "failure"
+        started = time.monotonic()
+        if caller.rate:
+            self._rates.admit(caller, started)
+        longest = self.limits.timeout_seconds
+        ask = Ask(
+            caller.name, priority, longest if not timeout else min(timeout, longest), tuple(outputs), gone, request_id
+        )
+        good, series = False, pool.series
         try:
-            answer = await pool.submit(data, tensors or [], parameters or {}, patience)
-            outcome = "success"
-            self.meter.compute.labels(route.deployment).observe(answer.compute_seconds)
-            return answer
+            pending = pool.submit(data, tensors or [], parameters or {}, ask)
+            try:
+                answer = await pending.future
+            finally:
+                if not pending.future.done():
+                    pending.future.cancel()  # the caller has gone: what was not sent is dropped
+            if answer.code:
+                raise from_code(answer.code, answer.message)
+            good = True
+        except MillError as error:  # the caller's leaving is one
+            if self.tracing is not None:
+                trace_call(route, None, error)
+            raise
         finally:
-            self.meter.latency.labels(route.deployment).observe(time.perf_counter() - started)
-            self.meter.requests.labels(route.deployment, protocol, outcome).inc()
+            series.answered(protocol, time.monotonic() - started, good)
+        if self.tracing is not None:
+            trace_call(route, pending, None)
+        use = (caller.name, route.deployment)
+        self.meter.usage[use] = self.meter.usage.get(use, 0) + 1
+        if route.others:
+            copy_to_shadows(self._shadows(route), pending.call, answer, ask)
+        return answer
+
+    def _shadows(self, route: Route) -> list[Pool]:
+        places = [(one.project, one.deployment, version_of(one)) for one in route.others if one.shadow]
+        return [self._pools[place] for place in places if place in self._pools]
 
     def refuse_unservable(self, route: Route) -> None:
         """Raises `Unavailable` for a deployment that has no model to answer with."""
+        if not route.loaded:
+            raise Unavailable(f"'{route.deployment}' is unloaded; load it first", retry_after=10)
         if not route.ready:
             if route.error:
                 raise Unavailable(f"'{route.deployment}' can't be served: {route.error}", retry_after=10)
             raise Unavailable(f"'{route.deployment}' is loading", retry_after=1)
 
+    def _pool(self, route: Route) -> Pool:
+        place = (route.project, route.deployment, version_of(route))
+        pool = self._pools.get(place) or self._pools.get((route.project, route.deployment, "main"))
+        if pool is None:
+            raise NotFound(f"'{route.deployment}' was undeployed")
+        return pool
+
+    # ---- what others want to know
+
     def exposition(self) -> bytes:
         """All metrics as Prometheus text."""
-        from prometheus_client import generate_latest
+        from prometheus_client import CollectorRegistry, generate_latest
 
-        for pool in self._pools.values():
-            self.meter.pending.labels(pool.deployment).set(pool.pending)
-            self.meter.workers.labels(pool.deployment).set(pool.connected)
-        return generate_latest(self.meter.registry)
+        registry = CollectorRegistry()
+        registry.register(Collector(self.meter, self._gauges()))
+        return generate_latest(registry)
 
-    async def follow(self, load: Callable[[int], Snapshot | None], healthy: Callable[[], bool]) -> None:
+    def _gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        for (_, deployment, slot), pool in self._pools.items():
+            labels = {"deployment": deployment, "slot": slot}
+            yield "modelmill_pending_requests", "waiting or being answered", labels, pool.pending
+            yield "modelmill_ready_workers", "connected workers", labels, pool.connected
+            yield "modelmill_busy_workers", "workers that hold a batch", labels, pool.busy
+
+    async def follow(self, load: Callable[[Snapshot | None], Snapshot | None], healthy: Callable[[], bool]) -> None:
         """Keep the snapshot fresh until cancelled; a stuck database leaves the last one in force."""
         while True:
             try:
-                revision = self._snapshot.revision if self._snapshot else -1
-                snapshot, self.healthy = await asyncio.to_thread(lambda: (load(revision), healthy()))  # noqa: B023
-                if snapshot is not None or self._snapshot is not None:
-                    self.update(snapshot or self._snapshot)  # type: ignore[arg-type]
+                known = self._snapshot
+                snapshot, self.healthy = await asyncio.to_thread(lambda: (load(known), healthy()))  # noqa: B023
+                if snapshot is not None or known is not None:
+                    self.update(snapshot or known)  # type: ignore[arg-type]
             except MillError as error:
                 log.warning("the snapshot could not be refreshed: %s", error)
             except Exception:
                 log.exception("the snapshot could not be refreshed")
+            now = time.monotonic()
+            for pool in list(self._pools.values()):
+                pool.watch(now)
             await asyncio.sleep(REFRESH_SECONDS)
+
+
+def version_of(route: Route) -> str:
+    """A version as people name it."""
+    return f"{route.model}:{route.version}"
+
+
+def name_of(route: Route) -> Name:
+    """What the series of a route are counted under."""
+    return (route.project, route.deployment, version_of(route))

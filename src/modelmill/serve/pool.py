@@ -8,14 +8,16 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Overloaded, Unavailable, from_code
-from modelmill.serve.batcher import BatchLimits, take
-from modelmill.serve.wire import HEAD, Answer, Call, Tensor, frame, read_answers
+from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Overloaded, Unavailable
+from modelmill.serve.batcher import BatchLimits, Lanes, admit, take
+from modelmill.serve.link import Link, Pending
+from modelmill.serve.meter import Series
+from modelmill.serve.wire import Answer, Batch, Call, Tensor, frame
 
 log = logging.getLogger("modelmill.gateway")
 
@@ -23,169 +25,138 @@ ATTEMPTS = 2
 _numbers = itertools.count(1)
 
 
-def refuse_unsendable(call: Call) -> None:
-    """Raises `InvalidInput` for parameters that JSON can say and MessagePack can't, before they join a batch."""
-    try:
-        frame([Call(call.id, None, [], call.parameters)])
-    except (OverflowError, RecursionError) as error:
-        raise InvalidInput(f"parameters hold what can't be passed on: {error}") from error
+@dataclass(frozen=True)
+class PoolLimits:
+    """What may wait (calls and bytes), and for how many seconds a worker may be busy with one batch."""
+
+    queue: int = 2048
+    queue_bytes: int = 1 << 30
+    hang_seconds: float = 30.0
 
 
-class Pending:
-    """A call until it is answered."""
+class Ask(NamedTuple):
+    """What the callers of a pool may say beside the input."""
 
-    __slots__ = ("arrived", "attempts", "call", "deadline", "future", "size")
-
-    def __init__(self, call: Call, deadline: float, future: "asyncio.Future[Answer]") -> None:
-        self.call, self.deadline, self.future = call, deadline, future
-        self.size = len(call.data or b"") + sum(len(tensor.data) for tensor in call.tensors)
-        self.attempts = 0
-        self.arrived = time.monotonic()
-
-    def gone(self) -> bool:
-        """Answered, abandoned or cancelled."""
-        return self.future.done()
-
-
-class Link(asyncio.Protocol):
-    """The connection to one worker; holds the calls it was given."""
-
-    def __init__(self, pool: "Pool", path: str) -> None:
-        self.pool, self.path = pool, path
-        self.held: dict[int, Pending] = {}
-        self.retired = False
-        self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-
-    @property
-    def connected(self) -> bool:
-        """Whether the worker is there."""
-        return self._transport is not None
-
-    @property
-    def idle(self) -> bool:
-        """Connected, wanted, and without a batch."""
-        return self._transport is not None and not self.held and not self.retired
-
-    def send(self, batch: list[Pending]) -> None:
-        """Give the worker a batch."""
-        assert self._transport is not None
-        data = frame([pending.call for pending in batch])
-        self.held = {pending.call.id: pending for pending in batch}
-        self._transport.write(data)
-
-    def retire(self) -> None:
-        """Let go of the worker as soon as it has answered what it holds."""
-        self.retired = True
-        if not self.held:
-            self.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The worker can take a batch."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own kind is no subclass
-        self.pool.pump()
-
-    def data_received(self, data: bytes) -> None:
-        """Answers arrive in whole frames or parts of them."""
-        buffer = self._buffer
-        buffer += data
-        while len(buffer) >= HEAD:
-            end = HEAD + int.from_bytes(buffer[:HEAD], "little")
-            if len(buffer) < end:
-                return
-            answers = read_answers(buffer[HEAD:end])
-            del buffer[:end]
-            self._settle(answers)
-
-    def _settle(self, answers: list[Answer]) -> None:
-        for answer in answers:
-            pending = self.held.pop(answer.id, None)
-            if pending is not None and not pending.future.done():
-                pending.future.set_result(answer)
-        if self.retired and not self.held:
-            self.close()
-        self.pool.pump()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """The worker has gone; what it held goes to another."""
-        self._transport = None
-        held, self.held = list(self.held.values()), {}
-        self.pool.lost(self, held)
+    key: str = ""
+    priority: int = 0
+    timeout: float = 60.0
+    outputs: tuple[str, ...] = ()
+    gone: Callable[[], bool] | None = None
+    request_id: str = ""
 
 
 class Pool:
-    """The queue of one deployment and the links to its ready workers."""
+    """The queue and the workers of one version behind one name."""
 
-    def __init__(self, deployment: str, batch: BatchLimits, queue_limit: int, waited: Callable[[float], None]) -> None:
-        self.deployment, self._waited = deployment, waited
-        self._batch, self._queue_limit = batch, queue_limit
-        self._queue: deque[Pending] = deque()
+    def __init__(self, deployment: str, batch: BatchLimits, limits: PoolLimits, series: Series) -> None:
+        self.deployment, self.batch, self.limits, self.series = deployment, batch, limits, series
+        self.hung: Callable[[str], None] = lambda path: None
+        self.wanted: Callable[[], None] = lambda: None
+        self.last_call = time.monotonic()
+        self._lanes: Lanes[Pending] = Lanes()
         self._links: dict[str, Link] = {}
         self._connecting: dict[str, asyncio.Task[None]] = {}
+        self._sweep_at = 0.0
+        self._sweep: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
+        self._leaving: set[str] = set()
+        self._pumping = self._closed = False
+        self._heir: Pool | None = None
 
     @property
     def connected(self) -> int:
         """How many workers can be reached right now."""
-        return sum(link.connected and not link.retired for link in self._links.values())
+        return sum(link.connected and path not in self._leaving for path, link in self._links.items())
+
+    @property
+    def busy(self) -> int:
+        """How many workers hold a batch."""
+        return sum(bool(link.batches) for link in self._links.values())
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the queue."""
+        return sum(not pending.gone() for pending in self._lanes)
 
     @property
     def pending(self) -> int:
         """Calls that wait or are being answered."""
-        return sum(not waiting.gone() for waiting in self._queue) + sum(len(link.held) for link in self._links.values())
+        return self.waiting + sum(len(link.held) for link in self._links.values())
+
+    def oldest(self, now: float) -> float:
+        """How many seconds the call at the head of the queue has waited."""
+        return max((now - pending.arrived for pending in self._lanes if not pending.gone()), default=0.0)
 
     def follow(self, sockets: Iterable[str]) -> None:
         """Connect to workers that are new and let go of those that are no longer wanted."""
         wanted = set(sockets)
         for path in wanted - self._links.keys() - self._connecting.keys():
             self._connecting[path] = asyncio.ensure_future(self._connect(path))
-        for path in self._links.keys() - wanted:
-            self._links[path].retire()
+        self._leaving = {path for path in self._links if path not in wanted}
+        self._let_go()
 
-    async def submit(
-        self, data: bytes | None, tensors: list[Tensor], parameters: Mapping[str, Any], timeout: float
-    ) -> Answer:
-        """Queue a call and wait for its answer; raises `Overloaded`, `Expired` or what the worker said."""
-        if len(self._queue) >= self._queue_limit:
-            self._queue = deque(waiting for waiting in self._queue if not waiting.gone())
-        if len(self._queue) >= self._queue_limit:
-            message = f"{len(self._queue)} calls already wait for '{self.deployment}'"
-            raise Overloaded(message, retry_after=1)
-        loop = asyncio.get_running_loop()
-        call = Call(next(_numbers), data, tensors, dict(parameters))
+    def submit(self, data: bytes | None, tensors: list[Tensor], parameters: Mapping[str, Any], ask: Ask) -> Pending:
+        """Queue a call; its future gives the answer, or raises `Expired`, `ModelFailed`, `Unavailable`.
+
+        Raises `Overloaded` when too much waits, `InvalidInput` for parameters that can't be passed on.
+        """
+        now = time.monotonic()
+        call = Call(next(_numbers), data, tensors, dict(parameters) if parameters else {}, list(ask.outputs))
         if parameters:
             refuse_unsendable(call)
-        pending = Pending(call, time.monotonic() + timeout, loop.create_future())
-        self._queue.append(pending)
-        self.pump()
-        timer = loop.call_later(timeout, self._expire, pending)
-        try:
-            answer = await pending.future
-        finally:
-            timer.cancel()
-            pending.future.cancel()  # the caller may have gone: then what was not sent is dropped
-        if answer.code:
-            raise from_code(answer.code, answer.message)
-        return answer
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        pending = Pending(call, ask.key, ask.priority, now + ask.timeout, future, now)
+        pending.abandoned, pending.request_id = ask.gone, ask.request_id
+        self._admit(pending)
+        self._lanes.add(pending)
+        self.last_call = now
+        if not self._links:
+            self.wanted()
+        if pending.deadline < self._sweep_at or self._sweep is None:
+            self._sweep_by(pending.deadline)
+        if not self._pumping:
+            # Not at once: calls that arrived in the same turn of the loop share a batch, and a lone one loses nothing.
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self.pump)
+        return pending
 
     def pump(self) -> None:
-        """Give every idle worker a batch while calls wait."""
-        for link in self._links.values():
-            if not self._queue:
+        """Give workers batches while calls wait: the idle ones first, then ahead of their last batch."""
+        self._pumping = False
+        lanes = self._lanes
+        while lanes.count:
+            link = self._free()
+            if link is None:
                 return
-            if link.idle:
-                now = time.monotonic()
-                batch, expired = take(self._queue, now, self._batch)
-                for pending in expired:
-                    self._expire(pending)
-                if batch:
-                    for pending in batch:
-                        self._waited(now - pending.arrived)
-                    link.send(batch)
+            now = time.monotonic()
+            batch, expired, wait = take(lanes, now, self.batch, idle=link.idle)
+            for pending in expired:
+                self._expire(pending)
+            if wait:
+                self._pump_in(wait)
+                return
+            if not batch:
+                if not expired:
+                    break
+                continue
+            observe = self.series.queue.observe
+            for pending in batch:
+                observe(now - pending.arrived)
+            link.send(batch, now)
+        if self._leaving:
+            self._let_go()
+        if self._closed and lanes.count and not self._links:
+            self._hand_over()
+
+    def _let_go(self) -> None:
+        """Retire the workers that are no longer wanted; while nobody else is there they answer what waits first."""
+        if not self._lanes.count or self.connected:
+            for path in self._leaving & self._links.keys():
+                self._links[path].retire()
+
+    def ran(self, batch: Batch) -> None:
+        """A worker has answered: count what it cost."""
+        self.series.ran(len(batch.answers), batch.rows, batch.decode_seconds, batch.run_seconds, batch.encode_seconds)
 
     def lost(self, link: Link, held: list[Pending]) -> None:
         """A worker has gone with calls in its hands."""
@@ -196,22 +167,97 @@ class Pool:
             if pending.gone():
                 continue
             if pending.attempts < ATTEMPTS:
-                self._queue.appendleft(pending)
+                self._lanes.put_back(pending)
             else:
-                log.error("call %d ended %d workers of %s", pending.call.id, ATTEMPTS, self.deployment)
-                self._fail(pending, ModelFailed("the model's process ended twice on this input"))
+                self._blame(pending)
         if held:
             log.warning("a worker of %s was lost with %d calls", self.deployment, len(held))
         self.pump()
 
-    def close(self) -> None:
-        """Refuse what waits, let the workers finish what they hold, and disconnect."""
+    def watch(self, now: float) -> None:
+        """Tell of workers that are busy with one batch for too long; whoever started them ends them."""
+        for link in self._links.values():
+            if link.batches and now - link.busy_since > self.limits.hang_seconds:
+                log.error("a worker of %s has not answered for %.0f s", self.deployment, now - link.busy_since)
+                self.hung(link.path)
+
+    def close(self, heir: "Pool | None" = None) -> None:
+        """Let what was accepted be answered, by the workers there are or by another version's, and disconnect."""
+        self._closed, self._heir = True, heir
         for task in list(self._connecting.values()):
             task.cancel()
-        while self._queue:
-            self._fail(self._queue.popleft(), Unavailable(f"'{self.deployment}' was undeployed"))
-        for link in list(self._links.values()):
-            link.retire()
+        if heir is not None:
+            self._hand_over()
+        self._leaving = set(self._links)
+        self.pump()
+        self._let_go()
+
+    def _hand_over(self) -> None:
+        """What waits goes to the heir, or is refused when there is none."""
+        while self._lanes.count:
+            pending = self._lanes.pop()
+            if self._heir is None:
+                self._fail(pending, Unavailable(f"'{self.deployment}' was undeployed"))
+            else:
+                self._heir.adopt(pending)
+
+    def adopt(self, pending: Pending) -> None:
+        """Queue a call that another pool had accepted."""
+        self._lanes.add(pending)
+        self._sweep_by(pending.deadline)
+        self.pump()
+
+    def _free(self) -> Link | None:
+        ahead = None
+        for link in self._links.values():
+            if link.idle:
+                return link
+            if ahead is None and link.open:
+                ahead = link
+        return ahead
+
+    def _admit(self, pending: Pending) -> None:
+        lanes, limits = self._lanes, self.limits
+        if lanes.count < limits.queue and lanes.size + pending.size <= limits.queue_bytes:
+            return
+        lanes.purge()
+        full = not admit(lanes, pending.key, limits.queue)
+        if full or (lanes.count and lanes.size + pending.size > limits.queue_bytes):
+            self.series.rejected += 1
+            raise Overloaded(f"{lanes.count} calls already wait for '{self.deployment}'", retry_after=1)
+
+    def _blame(self, pending: Pending) -> None:
+        log.error(
+            "request %s of key %s (call %d, %d bytes) ended %d workers of %s",
+            pending.request_id or "without id", pending.key, pending.call.id, pending.size, ATTEMPTS, self.deployment,
+        )  # fmt: skip
+        self._fail(pending, ModelFailed("the model's process ended twice on this input"))
+
+    def _pump_in(self, seconds: float) -> None:
+        if self._later is not None:
+            self._later.cancel()
+        self._later = asyncio.get_running_loop().call_later(seconds, self.pump)
+
+    def _sweep_by(self, when: float) -> None:
+        """One timer for all deadlines: it goes off at the nearest that was seen."""
+        if self._sweep is not None:
+            if self._sweep_at <= when:
+                return
+            self._sweep.cancel()
+        self._sweep_at = when
+        delay = max(0.0, when - time.monotonic())
+        self._sweep = asyncio.get_running_loop().call_later(delay, self._expire_due)
+
+    def _expire_due(self) -> None:
+        self._sweep = None
+        now = time.monotonic()
+        every = [*self._lanes, *(pending for link in self._links.values() for pending in link.held.values())]
+        for pending in every:
+            if pending.deadline <= now:
+                self._expire(pending)
+        rest = [pending.deadline for pending in every if pending.deadline > now and not pending.future.done()]
+        if rest:
+            self._sweep_by(min(rest))
 
     async def _connect(self, path: str) -> None:
         try:
@@ -231,3 +277,11 @@ class Pool:
     def _fail(pending: Pending, error: MillError) -> None:
         with suppress(asyncio.InvalidStateError):
             pending.future.set_exception(error)
+
+
+def refuse_unsendable(call: Call) -> None:
+    """Raises `InvalidInput` for parameters that JSON can say and MessagePack can't, before they join a batch."""
+    try:
+        frame([Call(call.id, None, [], call.parameters)])
+    except (OverflowError, RecursionError) as error:
+        raise InvalidInput(f"parameters hold what can't be passed on: {error}") from error

@@ -1,6 +1,6 @@
 """Gateway <-> worker: frames of MessagePack over a Unix socket, each behind its length (4 bytes, little-endian).
 
-A request frame is a list of calls, a reply frame the list of their answers.
+A request frame is a list of calls, a reply frame is their batch: the answers and what they cost.
 """
 
 from typing import Any
@@ -10,8 +10,11 @@ import msgspec
 HEAD = 4
 
 
-class Tensor(msgspec.Struct, array_like=True, frozen=True):
-    """A named array as raw little-endian bytes; `datatype` in Open Inference Protocol names."""
+class Tensor(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A named array as raw little-endian bytes; `datatype` in Open Inference Protocol names.
+
+    Elements of BYTES are each behind their length (4 bytes, little-endian).
+    """
 
     name: str
     datatype: str
@@ -19,7 +22,7 @@ class Tensor(msgspec.Struct, array_like=True, frozen=True):
     data: bytes
 
 
-class Call(msgspec.Struct, array_like=True, frozen=True):
+class Call(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One prediction: raw task input in `data`, or `tensors`; the other is empty.
 
     `outputs` names the tensors that are wanted (empty: all). A tensor of the datatype BYTES under the name of the
@@ -34,7 +37,7 @@ class Call(msgspec.Struct, array_like=True, frozen=True):
     outputs: list[str] = []
 
 
-class Answer(msgspec.Struct, array_like=True, frozen=True):
+class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One answer: JSON of the task's output, or tensors, or an error's code and message."""
 
     id: int
@@ -42,16 +45,25 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     tensors: list[Tensor] = []
     code: str = ""
     message: str = ""
-    compute_seconds: float = 0.0
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The answers of one frame, how many rows they had, and seconds spent on decoding, running and encoding."""
+
+    answers: list[Answer]
+    rows: int = 0
+    decode_seconds: float = 0.0
+    run_seconds: float = 0.0
+    encode_seconds: float = 0.0
 
 
 _encoder = msgspec.msgpack.Encoder()
 _calls = msgspec.msgpack.Decoder(list[Call])
-_answers = msgspec.msgpack.Decoder(list[Answer])
+_batch = msgspec.msgpack.Decoder(Batch)
 
 
-def frame(items: list[Call] | list[Answer]) -> bytearray:
-    """A list of calls or answers as one frame."""
+def frame(items: list[Call] | Batch) -> bytearray:
+    """Calls, or their answers, as one frame."""
     buffer = bytearray(HEAD)
     _encoder.encode_into(items, buffer, HEAD)
     buffer[:HEAD] = (len(buffer) - HEAD).to_bytes(HEAD, "little")
@@ -63,6 +75,6 @@ def read_calls(body: bytes | bytearray | memoryview) -> list[Call]:
     return _calls.decode(body)
 
 
-def read_answers(body: bytes | bytearray | memoryview) -> list[Answer]:
+def read_batch(body: bytes | bytearray | memoryview) -> Batch:
     """The answers of a frame's body."""
-    return _answers.decode(body)
+    return _batch.decode(body)

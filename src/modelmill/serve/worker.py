@@ -14,72 +14,122 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from modelmill import predictor
 from modelmill.cluster._child import Report
-from modelmill.engines.base import NUMPY, Arrays
+from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed
-from modelmill.serve.wire import HEAD, Answer, Call, Tensor, frame, read_calls
+from modelmill.serve.knee import best_rows, seconds_of_one
+from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
+from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.types import WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
 MAX_ROWS = 256
-DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
+ANSWER = "answer"
+QUICK_SECONDS = 0.002
+BATCHES = 2
+"""Batches of one gateway that are worked on at a time: one is decoded while the other runs."""
+
+
+class Item:
+    """A decoded call: its arrays, and whether each of its rows was raw task input."""
+
+    __slots__ = ("arrays", "raw", "rows")
+
+    def __init__(self, arrays: Arrays, raw: bool) -> None:
+        self.arrays, self.raw = arrays, raw
+        self.rows = len(next(iter(arrays.values())))
 
 
 class Worker:
     """Batches in, answers out; one lock around the engine, decoding in threads."""
 
-    def __init__(self, model: predictor.Predictor, threads: int) -> None:
+    def __init__(self, model: predictor.Predictor, decoders: int) -> None:
         self.model = model
-        self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
+        self.kind = model.task.INPUT if model.manifest.task else ""
+        self._inputs = [spec.name for spec in model.manifest.inputs]
+        self._pool = ThreadPoolExecutor(decoders, "decode") if decoders > 1 else None
         self._running = threading.Lock()
 
-    def answer(self, calls: Sequence[Call]) -> list[Answer]:
+    def answer(self, calls: Sequence[Call]) -> Batch:
         """One answer per call, in their order; an unfit call never spoils its batch-mates."""
         started = time.perf_counter()
-        decode = self._pool.map if self._pool and len(calls) > 1 else map
-        decoded = list(decode(self._decode, calls))
-        results: list[Arrays | MillError] = list(decoded)
-        for rows in _alike([d if isinstance(d, dict) else None for d in decoded]):
-            for row, result in zip(rows, self._run([decoded[i] for i in rows]), strict=True):  # type: ignore[misc]
-                results[row] = result
-        seconds = time.perf_counter() - started
-        return [self._encode(call, result, seconds) for call, result in zip(calls, results, strict=True)]
+        raw = sum(call.data is not None for call in calls)
+        decode = self._pool.map if self._pool and raw > 1 else map
+        items: list[Item | MillError] = list(decode(self._decode, calls))
+        decoded = time.perf_counter()
+        results: list[Arrays | MillError] = [item if isinstance(item, MillError) else {} for item in items]
+        waited = 0.0
+        for rows in _alike(items):
+            with self._running:
+                waited += time.perf_counter() - decoded
+                for row, result in zip(rows, self._run([items[i] for i in rows]), strict=True):  # type: ignore[misc]
+                    results[row] = result
+        ran = time.perf_counter()
+        answers = [self._encode(*three) for three in zip(calls, items, results, strict=True)]
+        count = sum(item.rows for item in items if isinstance(item, Item))
+        run = max(0.0, ran - decoded - waited)
+        return Batch(answers, count, decoded - started, run, time.perf_counter() - ran)
 
-    def _decode(self, call: Call) -> Arrays | MillError:
+    def _decode(self, call: Call) -> Item | MillError:
         """Arrays with a batch axis, or the reason why there are none."""
         try:
-            if call.data is None:
-                if not call.tensors:
-                    return InvalidInput("the call brings neither an input nor tensors")
-                return {tensor.name: _array(tensor) for tensor in call.tensors}
-            raw = str(call.data, "utf-8") if self.model.task.INPUT == "text" else call.data
-            return {name: array[None] for name, array in self.model.decode(raw).items()}
+            if call.data is not None:
+                return Item({name: array[None] for name, array in self._decode_raw(call.data).items()}, raw=True)
+            if len(call.tensors) == 1 and self._is_raw(call):
+                return self._decode_rows(elements_of(call.tensors[0]))
+            if not call.tensors:
+                return InvalidInput("the call brings neither an input nor tensors")
+            return Item({tensor.name: array_of(tensor) for tensor in call.tensors}, raw=False)
         except MillError as error:
             return error
-        except UnicodeDecodeError:
-            return InvalidInput("the text is not valid UTF-8")
         except Exception:
             log.exception("decoding failed")
             return ModelFailed("the input could not be decoded")
 
-    def _run(self, items: list[Arrays]) -> Sequence[Arrays | MillError]:
-        """One engine run for all; when that fails, each alone, so that only the guilty one is refused."""
-        sizes = [len(next(iter(item.values()))) for item in items]
+    def _is_raw(self, call: Call) -> bool:
+        tensor = call.tensors[0]
+        return tensor.datatype == "BYTES" and tensor.name == self.kind
+
+    def _decode_rows(self, rows: list[bytes]) -> Item:
+        decode = self._pool.map if self._pool and len(rows) > 1 else map
+        decoded = list(decode(self._decode_raw, rows))
+        if not decoded:
+            raise InvalidInput("the batch is empty")
+        return Item({name: np.stack([one[name] for one in decoded]) for name in decoded[0]}, raw=True)
+
+    def _decode_raw(self, data: bytes) -> Arrays:
+        if self.model.task.INPUT != "text":
+            return self.model.decode(data)
         try:
-            batch = {name: np.concatenate([item[name] for item in items]) for name in items[0]}
-            with self._running:
-                outputs = self._sliced(batch)
+            return self.model.decode(str(data, "utf-8"))
+        except UnicodeDecodeError as error:
+            raise InvalidInput("the text is not valid UTF-8") from error
+
+    def _run(self, items: list[Item]) -> Sequence[Arrays | MillError]:
+        """One engine run for all; when that fails, each alone, so that only the guilty one is refused."""
+        try:
+            if len(items) == 1:
+                return [self._sliced(items[0].arrays)]
+            batch = {name: np.concatenate([item.arrays[name] for item in items]) for name in items[0].arrays}
+            outputs = self._sliced(batch)
         except MillError as error:
             return [error] if len(items) == 1 else [self._run([item])[0] for item in items]
-        edges = np.cumsum([0, *sizes])
-        return [{name: array[edges[i] : edges[i + 1]] for name, array in outputs.items()} for i in range(len(items))]
+        except Exception:
+            log.exception("running failed")
+            if len(items) == 1:
+                return [ModelFailed("the model could not be run")]
+            return [self._run([item])[0] for item in items]
+        results, at = [], 0
+        for item in items:
+            results.append({name: array[at : at + item.rows] for name, array in outputs.items()})
+            at += item.rows
+        return results
 
     def _sliced(self, batch: Arrays) -> Arrays:
         """The engine's answer to any number of rows, so many at a time that its memory stays bounded."""
@@ -92,41 +142,48 @@ class Worker:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _encode(self, call: Call, result: Arrays | MillError, seconds: float) -> Answer:
+    def _encode(self, call: Call, item: Item | MillError, result: Arrays | MillError) -> Answer:
         try:
-            if isinstance(result, MillError):
-                return Answer(call.id, code=result.code, message=result.message)
-            if call.data is None:
-                return Answer(call.id, tensors=_tensors(result), compute_seconds=seconds)
-            output = self.model.encode({n: a[0] for n, a in result.items()}, call.parameters)
-            return Answer(call.id, data=msgspec.json.encode(output), compute_seconds=seconds)
+            if isinstance(result, MillError) or isinstance(item, MillError):
+                return Answer(call.id, code=result.code, message=result.message)  # type: ignore[union-attr]
+            if call.data is not None:
+                output = self.model.encode({n: a[0] for n, a in result.items()}, call.parameters)
+                return Answer(call.id, data=msgspec.json.encode(output))
+            wanted = call.outputs or list(result)
+            tensors = [tensor_of(name, result[name]) for name in wanted if name in result]
+            if ANSWER in wanted and ANSWER not in result:
+                tensors.append(texts_of(ANSWER, self._answers(call, item, result)))
+            return Answer(call.id, tensors=tensors)
         except MillError as error:
             return Answer(call.id, code=error.code, message=error.message)
         except Exception:
             log.exception("encoding failed")
             return Answer(call.id, code=ModelFailed.code, message="the model's output could not be encoded")
 
+    def _answers(self, call: Call, item: Item, result: Arrays) -> list[bytes]:
+        """What the task says of each row, as JSON."""
+        if not item.raw:
+            raise InvalidInput(f"the output '{ANSWER}' needs raw input: send '{self.kind}' as BYTES")
+        rows = ({name: array[row] for name, array in result.items()} for row in range(item.rows))
+        return [msgspec.json.encode(self.model.encode(row, call.parameters)) for row in rows]
 
-def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape)
 
-
-def _tensors(arrays: Arrays) -> list[Tensor]:
-    return [Tensor(n, DATATYPES[a.dtype], list(a.shape), a.tobytes()) for n, a in arrays.items()]
-
-
-def _alike(items: Sequence[Arrays | None]) -> list[list[int]]:
+def _alike(items: Sequence[Item | MillError]) -> list[list[int]]:
     """Rows that can share a batch: same names, types and shapes behind the batch axis."""
-    groups: dict[Any, list[int]] = {}
-    for row, arrays in enumerate(items):
-        if arrays is not None:
-            key = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(arrays.items()))
+    groups: dict[object, list[int]] = {}
+    for row, item in enumerate(items):
+        if isinstance(item, Item):
+            if len(item.arrays) == 1:
+                name, array = next(iter(item.arrays.items()))
+                key: object = (name, array.dtype, array.shape[1:])
+            else:
+                key = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(item.arrays.items()))
             groups.setdefault(key, []).append(row)
     return list(groups.values())
 
 
 class Server:
-    """Listens on the worker's socket, one thread per gateway."""
+    """Listens on the worker's socket; each gateway has its own threads."""
 
     def __init__(self, worker: Worker, path: str) -> None:
         self.worker, self._path = worker, path
@@ -155,27 +212,51 @@ class Server:
             time.sleep(0.02)
 
     def _serve(self, link: socket.socket) -> None:
-        try:
-            with link, suppress(ConnectionError):
-                while (head := _receive(link, HEAD)) is not None:
-                    body = _receive(link, int.from_bytes(head, "little"))
-                    if body is None:
-                        return
-                    link.sendall(frame(self.worker.answer(read_calls(body))))
-        finally:
-            self._links.discard(link)
+        """Whoever has the reading lock takes the next frame, and passes the lock on before working on it."""
+        reading, writing = threading.Lock(), threading.Lock()
+        helpers = [
+            threading.Thread(target=self._work, args=(link, reading, writing), daemon=True) for _ in range(BATCHES - 1)
+        ]
+        for helper in helpers:
+            helper.start()
+        self._work(link, reading, writing)
+        for helper in helpers:
+            helper.join()
+        link.close()
+        self._links.discard(link)
+
+    def _work(self, link: socket.socket, reading: threading.Lock, writing: threading.Lock) -> None:
+        with suppress(OSError):
+            while True:
+                with reading:
+                    head = _receive(link, HEAD)
+                    body = _receive(link, int.from_bytes(head, "little")) if head is not None else None
+                if body is None:
+                    return
+                data = frame(self.worker.answer(read_calls(body)))
+                with writing:
+                    link.sendall(data)
 
 
 def _receive(link: socket.socket, size: int) -> bytearray | None:
     """Exactly `size` bytes; None when the other side has closed."""
     buffer = bytearray(size)
-    view, got = memoryview(buffer), 0
+    got = link.recv_into(buffer)
     while got < size:
-        count = link.recv_into(view[got:])
+        count = link.recv_into(memoryview(buffer)[got:])
         if not count:
             return None
         got += count
     return buffer
+
+
+def _open(told: WorkerSpec) -> predictor.Predictor:
+    """The model, on the threads it was granted; a quick one does better on one, and leaves the rest to others."""
+    bundle = Path(told.bundle)
+    model = predictor.load(bundle, 1, told.engine, told.precision)
+    if told.threads > 1 and seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS:
+        model = predictor.Predictor(bundle, model.manifest, told.threads, told.engine, told.precision)
+    return model
 
 
 def main(spec: bytes, report: Report) -> int:
@@ -184,15 +265,17 @@ def main(spec: bytes, report: Report) -> int:
     told = msgspec.json.decode(spec, type=WorkerSpec)
     started = time.perf_counter()
     try:
-        model = predictor.load(Path(told.bundle), told.threads)
+        model = _open(told)
     except MillError as error:
         log.error("%s can't be served: %s", told.deployment, error)
         report({"error": error.message, "code": error.code})
         return 1
-    server = Server(Worker(model, told.threads), told.socket)
+    worker = Worker(model, told.decoders)
+    rows = best_rows(worker.answer, model.manifest)
+    server = Server(worker, told.socket)
     signal.signal(signal.SIGTERM, lambda *_: server.stopping.set())
     seconds = time.perf_counter() - started
-    log.info("%s: %s:%d ready in %.2f s", told.deployment, told.model, told.version, seconds)
-    report({"ready": True})
+    log.info("%s: %s:%d ready in %.2f s, batches of %d", told.deployment, told.model, told.version, seconds, rows)
+    report({"ready": True, "batch": rows, "threads": model.threads})
     server.run()
     return 0

@@ -1,0 +1,46 @@
+"""What the files of the admin API share: what its routes act on, and whose project a call is for."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from modelmill.artifacts import Artifacts
+from modelmill.control.datasets import Datasets
+from modelmill.control.db import Database, project_id
+from modelmill.control.deployments import Deployments
+from modelmill.control.jobs import Jobs
+from modelmill.control.keys import Keys
+from modelmill.control.registry import Registry
+
+PREFIX = "/api/v1"
+
+
+class Control:
+    """Everything the admin routes act on."""
+
+    def __init__(
+        self,
+        database: Database,
+        datasets: Datasets,
+        registry: Registry,
+        jobs: Jobs,
+        deployments: Deployments,
+        artifacts: Artifacts,
+        upload_bytes: int,
+    ) -> None:
+        self.database, self.datasets, self.registry = database, datasets, registry
+        self.jobs, self.deployments, self.upload_bytes = jobs, deployments, upload_bytes
+        self.artifacts = artifacts
+        self.keys = Keys(database)
+
+
+def project(request: Request) -> Iterator[int]:
+    """The number of the caller's project; every query is scoped by it."""
+    control: Control = request.app.state.control
+    with control.database.session() as session:
+        number = project_id(session, request.state.caller.project)
+    yield number
+
+
+ProjectId = Annotated[int, Depends(project)]

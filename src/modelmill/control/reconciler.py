@@ -1,0 +1,437 @@
+"""The loop that turns wanted deployments into workers; owned by one node.
+
+A new version is loaded beside the old one; the gateways are told of its workers only when all are ready, and
+only then the old ones are asked to go. They stay until every gateway has let go of them.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import delete, select, update
+
+from modelmill.cluster.base import Cluster, Handle
+from modelmill.control.canary import Tally, verdict
+from modelmill.control.db import ROUTES, Database, Deployment, Project, Replica, bump
+from modelmill.control.deployments import Deployments, options_of
+from modelmill.control.registry import Registry
+from modelmill.control.scaling import Held, Scale, Signals, evict, scale, share
+from modelmill.errors import MillError
+from modelmill.types import ServingOptions, Variant, WorkerSpec
+
+log = logging.getLogger("modelmill.node")
+
+BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
+KILL_SECONDS = 65
+JUDGE_SECONDS = 0.5
+WEIGH_SECONDS = 2.0
+STALE_SECONDS = 2.0
+CANARY_FAILURES = 3
+FULL = 0.95
+"""Share of the memory budget beyond which nothing is started that nobody has called."""
+
+Version = tuple[str, int]
+Place = tuple[str, str, str]
+"""Project, deployment, and a version as text."""
+
+
+class Running:
+    """A worker process of this node."""
+
+    def __init__(self, row: Deployment, version: Version, spec: WorkerSpec, handle: Handle) -> None:
+        self.deployment, self.name, self.version = row.id, row.name, version
+        self.spec, self.handle = spec, handle
+        self.ready = False
+        self.batch, self.threads, self.memory = 0, spec.threads, 0
+        self.leaving: float | None = None
+        self.asked = False
+        self.error = ""
+
+
+class Heard:
+    """What gateways last said of the queue of a version."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, tuple[float, Signals]] = {}
+
+    def hear(self, gateway: str, signals: Signals, now: float) -> None:
+        """Keep the last word."""
+        self._words[gateway] = (now, signals)
+
+    def signals(self, now: float) -> Signals | None:
+        """All gateways together; None when none has spoken lately."""
+        words = [signals for told, signals in self._words.values() if now - told < STALE_SECONDS]
+        if not words:
+            return None
+        return Signals(
+            sum(word.waiting for word in words),
+            max(word.oldest for word in words),
+            sum(word.busy for word in words),
+            min(word.idle_seconds for word in words),
+        )
+
+
+class Reconciler:
+    """Starts, replaces, scales and ends workers."""
+
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        deployments: Deployments,
+        cluster: Cluster,
+        logs: Path,
+        sockets: Path,
+        entry: str,
+        cores: int,
+        memory_bytes: int = 0,
+    ) -> None:
+        self._database, self._registry, self._deployments = database, registry, deployments
+        self._cluster, self._logs, self._sockets, self._entry = cluster, logs, sockets, entry
+        self._cores, self._budget = cores, memory_bytes
+        self.tally: Callable[[Place], Tally] = lambda place: Tally()
+        self._rows: list[Deployment] = []
+        self._projects: dict[int, str] = {}
+        self._workers: list[Running] = []
+        self._failures: dict[tuple[int, Version], tuple[int, float]] = {}
+        self._updates: dict[int, dict[str, Any]] = {}
+        self._heard: dict[tuple[str, str], Heard] = {}
+        self._scales: dict[int, Scale] = {}
+        self._evicted: set[int] = set()
+        self._bases: dict[tuple[int, Version], tuple[Tally, Tally]] = {}
+        self._changed = False
+        self._count = 0
+        self._judged = self._weighed = 0.0
+
+    def recover(self) -> None:
+        """At start: no worker of an earlier run exists any more; what slept sleeps on."""
+        with self._database.session() as session:
+            session.execute(delete(Replica))
+            session.execute(update(Deployment).values(serving=None, serving_model=None))
+            asleep = update(Deployment).where(Deployment.asleep)
+            session.execute(asleep.values(serving=Deployment.version, serving_model=Deployment.model))
+            bump(session, ROUTES)
+
+    # ---- what gateways say
+
+    def hear(self, gateway: str, project: str, deployment: str, signals: Signals) -> None:
+        """How a deployment's queue stands at a gateway."""
+        self._heard.setdefault((project, deployment), Heard()).hear(gateway, signals, time.monotonic())
+
+    def end_hung(self, socket: str) -> None:
+        """End a worker that no longer answers; it is replaced as one that crashed."""
+        for worker in self._workers:
+            if worker.spec.socket == socket and worker.handle.exit_code() is None:
+                log.error("worker %s (pid %d) hangs: it is ended", worker.name, worker.handle.pid)
+                worker.handle.kill()
+
+    # ---- the loop
+
+    def tick(self, news: bool = True) -> None:
+        """See what workers and gateways say; when something follows from it, start and stop what is needed.
+
+        What changed is kept in memory until one transaction has written it and told the gateways; should that
+        fail, the next tick tries again.
+        """
+        now = time.monotonic()
+        self._observe(now)
+        if news or self._changed:
+            self._read()
+        self._weigh(now)
+        counts = {row.id: self._wanted(row, now) for row in self._rows}
+        if not (news or self._changed):
+            return
+        self._dismiss([w for w in self._workers if w.deployment not in counts and w.leaving is None])
+        threads = self._threads(counts)
+        for row in self._rows:
+            self._serve(row, counts[row.id], threads)
+        self._judge(now)
+        if self._changed:
+            self._write()
+        for worker in self._workers:
+            if worker.leaving and not worker.asked:  # only now: the gateways have been told to let go
+                worker.handle.terminate()
+                worker.asked = True
+
+    def stop(self) -> None:
+        """Ask every worker to go (the gateways have let go of them by now)."""
+        for worker in self._workers:
+            worker.handle.terminate()
+        patience = time.monotonic() + 5
+        while any(w.handle.exit_code() is None for w in self._workers) and time.monotonic() < patience:
+            time.sleep(0.02)
+        for worker in self._workers:
+            worker.handle.kill()
+
+    def _read(self) -> None:
+        with self._database.session() as session:
+            self._rows = list(session.scalars(select(Deployment)))
+            self._projects = {row.id: row.name for row in session.scalars(select(Project))}
+        for row in self._rows:
+            if not row.asleep:  # somebody deployed or loaded it
+                self._evicted.discard(row.id)
+                if row.id in self._scales and not self._scales[row.id].wanted:
+                    self._scales[row.id] = Scale(1, time.monotonic())
+        numbers = {row.id for row in self._rows}
+        for stale in self._scales.keys() - numbers:
+            del self._scales[stale]
+        self._evicted &= numbers
+        names = {(self._projects[row.project_id], row.name) for row in self._rows}
+        for gone in self._heard.keys() - names:
+            del self._heard[gone]
+
+    def _write(self) -> None:
+        """Workers, what is served and what failed, in one transaction that also tells the gateways."""
+        project = {row.id: row.project_id for row in self._rows}
+        with self._database.session() as session:
+            session.execute(delete(Replica))
+            for w in self._workers:
+                if w.leaving is None and w.deployment in project:
+                    session.add(
+                        Replica(
+                            project_id=project[w.deployment],
+                            deployment_id=w.deployment,
+                            model=w.version[0],
+                            version=w.version[1],
+                            socket=w.spec.socket,
+                            pid=w.handle.pid,
+                            ready=w.ready,
+                            batch=w.batch,
+                            threads=w.threads,
+                            memory=w.memory,
+                        )
+                    )
+            for number, values in self._updates.items():
+                session.execute(update(Deployment).where(Deployment.id == number).values(**values))
+            bump(session, ROUTES)
+        self._changed, self._updates = False, {}
+
+    # ---- what workers do
+
+    def _observe(self, now: float) -> None:
+        for worker in list(self._workers):
+            for message in worker.handle.messages():
+                self._changed = True
+                worker.error = message.get("error", worker.error)
+                if message.get("ready"):
+                    worker.ready = True
+                    worker.batch = message.get("batch", 0)
+                    worker.threads = message.get("threads", worker.threads)
+                    self._failures.pop((worker.deployment, worker.version), None)
+            if worker.handle.exit_code() is not None:
+                self._bury(worker)
+            elif worker.leaving and now - worker.leaving > KILL_SECONDS:
+                worker.handle.kill()
+
+    def _bury(self, worker: Running) -> None:
+        """A worker has ended: forget it, and remember an unwanted end."""
+        self._workers.remove(worker)
+        self._changed = True
+        if worker.leaving is not None:
+            return
+        message = worker.error or f"its worker ended with status {worker.handle.exit_code()}"
+        log.warning("worker %s (pid %d): %s", worker.name, worker.handle.pid, message)
+        self._failed((worker.deployment, worker.version), message, count=not worker.ready)
+
+    def _failed(self, key: tuple[int, Version], message: str, *, count: bool = True) -> None:
+        """Wait longer after each failure to start; a worker that was ready is replaced at once."""
+        failures = self._failures.get(key, (0, 0.0))[0] + count
+        self._failures[key] = (failures, time.monotonic() + BACKOFF[min(failures, len(BACKOFF) - 1)])
+        row = next((row for row in self._rows if row.id == key[0]), None)
+        self._changed = True
+        if not count or row is None:
+            return
+        if (row.model, row.version) == key[1]:
+            self._updates.setdefault(key[0], {})["error"] = message
+        elif failures >= CANARY_FAILURES:
+            self._roll_back(row, key[1], message)
+
+    # ---- how many workers
+
+    def _wanted(self, row: Deployment, now: float) -> int:
+        """How many workers the main version should have now; notes when that changes."""
+        if row.id not in self._scales:
+            self._scales[row.id] = Scale(0 if row.asleep else max(options_of(row).min_replicas, 1), now)
+            if row.asleep:
+                self._evicted.add(row.id)
+        if not row.loaded:
+            return self._note_sleep(row, 0)
+        signals = self._signals(row, now)
+        if row.id in self._evicted:
+            if not signals.waiting:
+                return self._note_sleep(row, 0)
+            self._evicted.discard(row.id)
+        before = self._scales[row.id]
+        after = self._scales[row.id] = scale(now, before, signals, options_of(row))
+        if after.wanted != before.wanted:
+            log.info("%s: %d workers, was %d", row.name, after.wanted, before.wanted)
+            self._changed = True
+        return self._note_sleep(row, after.wanted)
+
+    def _note_sleep(self, row: Deployment, count: int) -> int:
+        asleep = count == 0 and row.loaded
+        if row.asleep != asleep:
+            row.asleep = asleep
+            values: dict[str, Any] = {"asleep": asleep}
+            if asleep:  # what sleeps is routed: the first call waits for its worker
+                values |= {"serving_model": row.model, "serving": row.version}
+            self._updates.setdefault(row.id, {}).update(values)
+            self._changed = True
+        return count
+
+    def _signals(self, row: Deployment, now: float) -> Signals:
+        heard = self._heard.get((self._projects[row.project_id], row.name))
+        return (heard.signals(now) if heard else None) or Signals()
+
+    def _weigh(self, now: float) -> None:
+        """Now and then: put the least recently used to sleep when the workers hold more than the budget."""
+        if now - self._weighed < WEIGH_SECONDS:
+            return
+        self._weighed = now
+        for worker in self._workers:
+            worker.memory = worker.handle.memory()
+        if not self._budget:
+            return
+        held = []
+        for row in self._rows:
+            mine = [w for w in self._workers if w.deployment == row.id and w.leaving is None]
+            if mine and all(w.ready for w in mine):
+                seen = self._signals(row, now)
+                memory = sum(w.memory for w in mine)
+                held.append(Held(row.id, memory, seen.idle_seconds, bool(seen.waiting or seen.busy)))
+        for number in evict(held, self._budget):
+            log.info("deployment %d sleeps: the workers hold more than %d bytes", number, self._budget)
+            self._evicted.add(number)
+            self._changed = True
+
+    def _threads(self, counts: dict[int, int]) -> int:
+        """Threads of a worker whose deployment leaves the choice to us."""
+        fixed = automatic = 0
+        for row in self._rows:
+            options, count = options_of(row), counts[row.id] + (len(row.variants) if row.loaded else 0)
+            fixed += count * options.threads
+            automatic += 0 if options.threads else count
+        return share(self._cores, fixed, automatic)
+
+    # ---- who serves
+
+    def _serve(self, row: Deployment, count: int, threads: int) -> None:
+        """Start what lacks; when the wanted version is whole, route to it and let the others go."""
+        options = options_of(row)
+        mine = [w for w in self._workers if w.deployment == row.id and w.leaving is None]
+        kept = self._serve_variants(row, mine, threads) if row.loaded else []
+        if not count:
+            self._dismiss([w for w in mine if w not in kept])
+            return
+        main = (row.model, row.version)
+        right = [w for w in mine if w.version == main and self._fits(w, options, threads)]
+        for _ in range(count - len(right)):
+            self._start(row, main, options, threads)
+        ready = [w for w in right if w.ready]
+        if len(ready) < count:
+            return
+        if (row.serving_model, row.serving) != main or row.error:
+            self._updates.setdefault(row.id, {}).update(serving_model=row.model, serving=row.version, error="")
+            self._changed = True
+        self._dismiss([w for w in mine if w not in ready and w not in kept] + ready[count:])
+
+    def _serve_variants(self, row: Deployment, mine: list[Running], threads: int) -> list[Running]:
+        """The workers of canaries and shadows, one each; starts those that lack."""
+        kept = []
+        for variant in row.variants:
+            version = (variant["model"], variant["version"])
+            there = [w for w in mine if w.version == version]
+            if not there:
+                self._start(row, version, options_of(row), threads)
+            kept += there[:1]
+        return kept
+
+    @staticmethod
+    def _fits(worker: Running, options: ServingOptions, threads: int) -> bool:
+        """Whether a worker runs as the options say; one with more threads than its share of the cores does not."""
+        same = (worker.spec.engine, worker.spec.precision) == (options.engine, options.precision)
+        return same and (worker.spec.threads == options.threads if options.threads else worker.threads <= threads)
+
+    def _start(self, row: Deployment, version: Version, options: ServingOptions, threads: int) -> None:
+        key = (row.id, version)
+        if self._failures.get(key, (0, 0.0))[1] > time.monotonic() or self._postponed(row):
+            return
+        self._count += 1
+        try:
+            found = self._registry.get(row.project_id, f"{version[0]}:{version[1]}")
+            spec = WorkerSpec(
+                deployment=row.name,
+                model=version[0],
+                version=version[1],
+                bundle=str(self._registry.folder(found)),
+                socket=str(self._sockets / f"w{self._count}.sock"),
+                threads=options.threads or threads,
+                decoders=options.threads or threads,
+                engine=options.engine,
+                precision=options.precision,
+            )
+            handle = self._cluster.start(
+                self._entry,
+                spec,
+                title=f"modelmill: worker {row.name}",
+                log=self._logs / "workers.log",
+                env={"OMP_NUM_THREADS": str(spec.threads)},
+            )
+        except (MillError, OSError) as error:
+            self._failed(key, str(error))
+            return
+        self._workers.append(Running(row, version, spec, handle))
+        self._changed = True
+
+    def _postponed(self, row: Deployment) -> bool:
+        """Whether a start must wait: too many start already, or the memory is full and nobody has called."""
+        now = time.monotonic()
+        if self._signals(row, now).waiting:
+            return False
+        if sum(not w.ready for w in self._workers) >= max(2, 2 * self._cores):
+            return True
+        memory = sum(w.memory for w in self._workers)
+        if self._budget and memory > self._budget * FULL and not self._signals(row, now).waiting:
+            self._evicted.add(row.id)
+            self._note_sleep(row, 0)
+            return True
+        return False
+
+    def _dismiss(self, workers: list[Running]) -> None:
+        """Workers that are to go: hidden from the gateways with the next write, then asked."""
+        for worker in workers:
+            worker.leaving = time.monotonic()
+            self._changed = True
+
+    # ---- canaries
+
+    def _judge(self, now: float) -> None:
+        """Now and then: take away the canaries that have shown to be worse."""
+        if now - self._judged < JUDGE_SECONDS:
+            return
+        self._judged = now
+        for row in self._rows:
+            for one in row.variants:
+                variant = msgspec.convert(one, Variant)
+                if not variant.shadow and (why := self._worse(row, variant)):
+                    self._roll_back(row, (variant.model, variant.version), why)
+
+    def _worse(self, row: Deployment, variant: Variant) -> str:
+        def tally(model: str, version: int) -> Tally:
+            return self.tally((self._projects[row.project_id], row.name, f"{model}:{version}"))
+
+        canary = tally(variant.model, variant.version)
+        main = tally(row.serving_model or row.model, row.serving or row.version)
+        bases = self._bases.setdefault((row.id, (variant.model, variant.version)), (canary, main))
+        return verdict(canary.since(bases[0]), main.since(bases[1]), variant)
+
+    def _roll_back(self, row: Deployment, version: Version, why: str) -> None:
+        note = f"{version[0]}:{version[1]} was rolled back: {why}"
+        log.error("%s: %s", row.name, note)
+        self._bases.pop((row.id, version), None)
+        row.variants = [one for one in row.variants if (one["model"], one["version"]) != version]
+        self._updates.setdefault(row.id, {}).update(variants=row.variants, note=note)
+        self._changed = True

@@ -1,0 +1,96 @@
+"""A finished model brought from elsewhere: a bare `model.onnx`, or a zip of a bundle, becomes a sealed bundle.
+
+It is opened and tried in this process, so that a file that ends its reader ends a job and not a gateway.
+"""
+
+import shutil
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from modelmill import __version__, bundle, predictor
+from modelmill.artifacts import sha256_of
+from modelmill.cluster._child import Report
+from modelmill.data.names import check_member
+from modelmill.engines.base import engine_named
+from modelmill.errors import BundleCorrupt, InvalidInput
+from modelmill.jobs.process import Events, Stop, run
+from modelmill.types import JobSpec, Json, Lineage, Manifest
+
+ENGINE = "onnx"
+MANIFEST_BYTES = 16 << 20
+
+
+def main(spec: bytes, report: Report) -> int:
+    """Entry of the job process."""
+    return run(spec, register)
+
+
+def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
+    """Leaves a sealed `bundle` in the job's folder; raises `InvalidInput` for what can't be served."""
+    folder, upload = Path(spec.folder), Path(spec.bundle)
+    sealed, draft = folder / "bundle", folder / "bundle.draft"
+    if not sealed.exists():
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        events.stage("reading the model")
+        manifest = _unpack(upload, draft) if zipfile.is_zipfile(upload) else _wrap(upload, draft, spec)
+        bundle.seal(draft, manifest, sealed)
+        events.stage("trying it")
+        try:
+            predictor.load(sealed, spec.threads)
+        except BundleCorrupt as error:
+            shutil.rmtree(sealed)
+            raise InvalidInput(str(error)) from error
+    manifest = bundle.open_bundle(sealed)
+    return {"metrics": manifest.metrics, "bundle": bundle.digest_of(sealed), "task": manifest.task}
+
+
+def _wrap(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
+    """A bare ONNX file as a model without a task: tensors in, tensors out."""
+    shutil.copyfile(upload, draft / "model.onnx")
+    inputs, outputs = engine_named(ENGINE).signature(draft)
+    return Manifest(
+        task="",
+        engine=ENGINE,
+        inputs=inputs,
+        outputs=outputs,
+        preprocessing={},
+        labels=list(spec.settings.get("labels") or []),
+        lineage=Lineage(
+            dataset="",
+            data_digest=sha256_of(upload),
+            recipe="",
+            settings={},
+            seed=0,
+            code_version=__version__,
+            job=spec.job,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+
+
+def _unpack(upload: Path, draft: Path) -> Manifest:
+    """The files that a bundle's manifest names, their digests checked; whatever else the zip holds stays there."""
+    with zipfile.ZipFile(upload) as archive:
+        names = {info.filename: info for info in archive.infolist()}
+        top = next((n[: -len(bundle.MANIFEST)] for n in names if n.rpartition("/")[2] == bundle.MANIFEST), None)
+        if top is None or names[top + bundle.MANIFEST].file_size > MANIFEST_BYTES:
+            raise InvalidInput(f"the zip is not a bundle: it has no {bundle.MANIFEST}; a bare model.onnx needs no zip")
+        try:
+            manifest = msgspec.json.decode(archive.read(top + bundle.MANIFEST), type=Manifest)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"the bundle's {bundle.MANIFEST} can't be read: {error}") from error
+        for name, digest in manifest.files.items():
+            check_member("the bundle", name)
+            if top + name not in names:
+                raise InvalidInput(f"the bundle lacks the file {name}")
+            target = draft / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(names[top + name]) as source, target.open("wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
+            if sha256_of(target) != digest:
+                raise InvalidInput(f"the bundle's {name} was changed since it was sealed (sha256 differs)")
+    return msgspec.structs.replace(manifest, files={})

@@ -1,0 +1,102 @@
+"""Tensors as nested lists of JSON: one entry a row (`instances`), or one list a tensor (`inputs`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from modelmill.engines.base import NUMPY
+from modelmill.errors import InvalidInput, ModelFailed
+from modelmill.serve.wire import Answer, Tensor
+from modelmill.types import Route, TensorSpec
+
+ROWS = 4096
+"""Most rows in one request."""
+
+
+def from_rows(rows: Sequence[Any], route: Route) -> list[Tensor]:
+    """Rows of the model's only input, or objects by input name, as tensors; raises `InvalidInput`."""
+    names = [spec.name for spec in route.inputs]
+    objects = [isinstance(row, dict) for row in rows]
+    if not any(objects):
+        if len(names) != 1:
+            raise InvalidInput(f"every instance is an object with the inputs {', '.join(names)}")
+        return from_columns({names[0]: rows}, route)
+    if not all(objects):
+        raise InvalidInput("either all instances are objects by input name, or none is")
+    for number, row in enumerate(rows):
+        if row.keys() != set(names):
+            given = ", ".join(map(str, row))[:200] or "nothing"
+            raise InvalidInput(f"instance {number}: the model takes the inputs {', '.join(names)}; given: {given}")
+    return from_columns({name: [row[name] for row in rows] for name in names}, route)
+
+
+def from_columns(columns: Any, route: Route) -> list[Tensor]:
+    """Whole tensors by input name, or the model's only one by itself; raises `InvalidInput`."""
+    names = [spec.name for spec in route.inputs]
+    if not isinstance(columns, dict):
+        columns = {names[0]: columns} if len(names) == 1 else {}
+    if columns.keys() != set(names):
+        given = ", ".join(map(str, columns))[:200] or "no names"
+        raise InvalidInput(f"the model takes the inputs {', '.join(names)}; given: {given}")
+    tensors = [_tensor(spec, columns[spec.name]) for spec in route.inputs]
+    if len({tensor.shape[0] for tensor in tensors}) > 1:
+        counts = ", ".join(f"{tensor.name} {tensor.shape[0]}" for tensor in tensors)
+        raise InvalidInput(f"the inputs disagree on the number of rows: {counts}")
+    return tensors
+
+
+def _tensor(spec: TensorSpec, values: Any) -> Tensor:
+    if spec.datatype not in NUMPY or not spec.shape:
+        raise InvalidInput(f"input '{spec.name}' ({spec.datatype} {spec.shape}) has no form here; send it over /v2")
+    kind = np.dtype(NUMPY[spec.datatype])
+    wanted: Any = {"b": bool, "f": float}.get(kind.kind, int)
+    for _ in spec.shape:
+        wanted = list[wanted]
+    try:
+        # Checked whole before numpy sees it: depth, and the type of every value.
+        checked = msgspec.convert(values, wanted)
+        with np.errstate(over="ignore"):
+            array = np.array(checked, kind)
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
+        shape = f"shape {spec.shape} of {spec.datatype}"
+        raise InvalidInput(f"input '{spec.name}' wants the {shape}: {error}") from error
+    _check(spec, array, checked)
+    return Tensor(spec.name, spec.datatype, list(array.shape), array.tobytes())
+
+
+def _check(spec: TensorSpec, array: np.ndarray[Any, Any], values: list[Any]) -> None:
+    """The shape against the signature; a number too large for the datatype has become infinite."""
+    fits = array.ndim == len(spec.shape) and all(
+        wanted in (-1, side) for side, wanted in zip(array.shape, spec.shape, strict=True)
+    )
+    if not fits or 0 in array.shape:
+        raise InvalidInput(f"input '{spec.name}' wants the shape {spec.shape}, given: {list(array.shape)}")
+    if array.shape[0] > ROWS:
+        raise InvalidInput(f"input '{spec.name}' has {array.shape[0]:,} rows; at most {ROWS:,} are taken")
+    if array.dtype.kind == "f" and np.isinf(array).any():  # JSON has no infinity: it was a number
+        raise InvalidInput(f"input '{spec.name}': a number is too large for {spec.datatype}")
+
+
+def to_rows(answer: Answer, count: int) -> list[Any]:
+    """One row of the model's only output per instance, or an object by output name."""
+    columns = {tensor.name: _values(tensor) for tensor in answer.tensors}
+    for name, values in columns.items():
+        if not isinstance(values, list) or len(values) != count:
+            raise ModelFailed(f"the output '{name}' does not have a row per instance: ask with inputs instead")
+    if len(columns) == 1:
+        return list(next(iter(columns.values())))
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def to_columns(answer: Answer) -> Any:
+    """The model's only output, or all by name."""
+    columns: Mapping[str, Any] = {tensor.name: _values(tensor) for tensor in answer.tensors}
+    return next(iter(columns.values())) if len(columns) == 1 else columns
+
+
+def _values(tensor: Tensor) -> Any:
+    if tensor.datatype not in NUMPY:
+        raise InvalidInput(f"output '{tensor.name}': {tensor.datatype} has no form here; ask over /v2")
+    return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape).tolist()

@@ -1,0 +1,103 @@
+"""What the protocols that take texts and pictures share: the version asked for, inputs as JSON, many at once."""
+
+import asyncio
+import binascii
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelmill.errors import InvalidInput
+from modelmill.protocols.base import Request
+from modelmill.serve.gateway import Gateway
+from modelmill.types import KeyInfo
+from modelmill.types import Route as Deployment
+
+BATCH = 128
+"""Most inputs in one request."""
+
+VERSION = b"x-modelmill-version"
+
+
+def pick(gateway: Gateway, caller: KeyInfo, request: Request, name: str) -> Deployment:
+    """The version that answers this prediction, which the header `X-Modelmill-Version` may pin; raises `NotFound`."""
+    return gateway.pick(caller, name, request.header(VERSION) or None)
+
+
+def raw_of(value: Any, kind: str, place: str) -> bytes:
+    """A text, or a picture as base64 (also as a data URL or `{"b64": ...}`), as the task takes it.
+
+    `place` is what the message of `InvalidInput` calls it.
+    """
+    if isinstance(value, dict) and value.keys() == {"b64"} and kind != "text":
+        value = value["b64"]
+    if not isinstance(value, str):
+        what = "a text" if kind == "text" else f"an {kind} as base64"
+        raise InvalidInput(f"{place} holds {what}, as a string, not {_kind_of(value)}")
+    if kind == "text":
+        return value.encode("utf-8", "surrogatepass")
+    try:
+        return b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"{place} is not valid base64 of an {kind}") from error
+
+
+def _kind_of(value: Any) -> str:
+    words = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number"}
+    return words.get(type(value), "null")
+
+
+def parameters_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The `parameters` of a request; raises `InvalidInput`."""
+    parameters = document.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise InvalidInput(f"parameters is an object of names and values, not {_kind_of(parameters)}")
+    return parameters
+
+
+def check_count(place: str, given: Sequence[Any], most: int = BATCH) -> None:
+    """Raises `InvalidInput` for an empty list and for one that is too long."""
+    if not 1 <= len(given) <= most:
+        raise InvalidInput(f"{place} is a list of 1 to {most:,} entries, not {len(given):,}: send the rest separately")
+
+
+async def answers(
+    gateway: Gateway,
+    caller: KeyInfo,
+    request: Request,
+    route: Deployment,
+    protocol: str,
+    inputs: Sequence[bytes],
+    parameters: Mapping[str, Any],
+) -> list[bytes]:
+    """The answer to each input as JSON, in their order; the gateway puts them into batches.
+
+    Raises what the first refused input was refused for, saying which one of several it is.
+    """
+
+    async def one(data: bytes) -> bytes:
+        answer = await gateway.predict(
+            caller, route, protocol, data=data, parameters=parameters, gone=request.gone, request_id=request.id
+        )
+        return answer.data
+
+    if len(inputs) == 1:
+        return [await one(inputs[0])]
+    # All are waited for: none goes on unseen when another one has failed.
+    results = await asyncio.gather(*map(one, inputs), return_exceptions=True)
+    for number, result in enumerate(results):
+        if isinstance(result, InvalidInput):
+            raise type(result)(f"input {number}: {result}") from result
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if isinstance(result, bytes)]
+
+
+def refuse_tensor_model(route: Deployment) -> None:
+    """Raises `InvalidInput` for a model without a task, which takes tensors alone."""
+    if route.kind == "tensor":
+        raise InvalidInput(
+            f"'{route.deployment}' takes tensors, not pictures or texts: POST them to "
+            f"/v2/models/{route.deployment}/infer or /v1/models/{route.deployment}:predict"
+        )

@@ -1,0 +1,70 @@
+"""The OpenAI API, as far as there is something to answer with: the models that are served.
+
+It owns `/v1`, which KServe v1 shares: the two answers below satisfy clients of both, and so does every error.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from modelmill.errors import MillError, NotFound
+from modelmill.protocols.base import Request, Response, Route, UnknownPath
+from modelmill.serve.gateway import Gateway
+from modelmill.types import Json, KeyInfo
+from modelmill.types import Route as Deployment
+
+PREFIX = "/v1"
+
+KINDS = {
+    "invalid_input": ("invalid_request_error", None),
+    "too_large": ("invalid_request_error", "request_too_large"),
+    "unauthenticated": ("authentication_error", "invalid_api_key"),
+    "forbidden": ("permission_error", "insufficient_permissions"),
+    "not_found": ("not_found_error", "model_not_found"),
+    "method_not_allowed": ("invalid_request_error", "method_not_supported"),
+    "conflict": ("conflict_error", "conflict"),
+    "overloaded": ("rate_limit_error", "rate_limit_exceeded"),
+    "cancelled": ("invalid_request_error", "request_cancelled"),
+}
+"""OpenAI's `type` and `code` by our code; what is not here is a `server_error` under our own code."""
+
+
+def error(error: MillError) -> bytes:
+    """`{"error": {"message", "type", "param", "code"}}`.
+
+    OpenAI's clients want this object. KServe's clients print whatever `error` holds, so they lose nothing by it.
+    """
+    kind, code = KINDS.get(error.code, ("server_error", error.code))
+    unknown_path = isinstance(error, UnknownPath)
+    document = {
+        "message": error.message,
+        "type": kind,
+        "param": "model" if isinstance(error, NotFound) and not unknown_path else None,
+        "code": "unknown_url" if unknown_path else code,
+    }
+    return msgspec.json.encode({"error": document})
+
+
+async def models(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+    """The deployments: `data` for OpenAI's clients, `models` for KServe's."""
+    routes = sorted(gateway.routes(caller).items())
+    document = {
+        "object": "list",
+        "data": [_described(route) for _, route in routes],
+        "models": [name for name, _ in routes],
+    }
+    return Response(msgspec.json.encode(document))
+
+
+async def model(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+    """One deployment: as OpenAI describes a model, with KServe's `name` and `ready`."""
+    route = gateway.route(caller, names["id"])
+    ready = route.loaded and (route.asleep or (route.ready and gateway.connected(route)))
+    return Response(msgspec.json.encode({**_described(route), "name": route.deployment, "ready": ready}))
+
+
+def _described(route: Deployment) -> Json:
+    return {"id": route.deployment, "object": "model", "created": route.created, "owned_by": route.project}
+
+
+ROUTES = [Route("GET", "/v1/models", models), Route("GET", "/v1/models/{id:path}", model)]

@@ -1,0 +1,220 @@
+"""What was asked and answered: plain counters on the hot path, Prometheus text when somebody looks.
+
+Every gateway tells the others what it has counted (see `gossip`), so that each can answer for all of them.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Histogram(msgspec.Struct, array_like=True):
+    """Counts by bucket (the last one has no upper end), and the sum."""
+
+    counts: list[int]
+    sum: float = 0.0
+
+    def observe(self, value: float, edges: tuple[float, ...] = BUCKETS, times: int = 1) -> None:
+        """Count a value."""
+        self.counts[bisect_left(edges, value)] += times
+        self.sum += value * times
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return sum(self.counts)
+
+    def __iadd__(self, other: "Histogram") -> "Histogram":
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+        return self
+
+
+def histogram(edges: tuple[float, ...] = BUCKETS) -> Histogram:
+    """An empty one."""
+    return Histogram([0] * (len(edges) + 1))
+
+
+class Series(msgspec.Struct, array_like=True):
+    """All that is counted of one version behind one deployment's name; times in seconds."""
+
+    requests: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
+    success: int = 0
+    failure: int = 0
+    rejected: int = 0
+    rows: int = 0
+    batches: int = 0
+    success_seconds: float = 0.0
+    failure_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    run_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    shadow_answers: int = 0
+    shadow_disagreements: int = 0
+    last: float = 0.0
+    latency: Histogram = msgspec.field(default_factory=histogram)
+    queue: Histogram = msgspec.field(default_factory=histogram)
+    compute: Histogram = msgspec.field(default_factory=histogram)
+    sizes: Histogram = msgspec.field(default_factory=lambda: histogram(SIZES))
+
+    @property
+    def queue_seconds(self) -> float:
+        """What calls have waited, in all."""
+        return self.queue.sum
+
+    def answered(self, protocol: str, seconds: float, good: bool) -> None:
+        """One request has its answer; `last` is in seconds since 1970."""
+        kind = (protocol, "success" if good else "failure")
+        self.requests[kind] = self.requests.get(kind, 0) + 1
+        if good:
+            self.success += 1
+            self.success_seconds += seconds
+        else:
+            self.failure += 1
+            self.failure_seconds += seconds
+        self.latency.observe(seconds)
+        self.last = time.time()
+
+    def ran(self, calls: int, rows: int, decode: float, run: float, encode: float) -> None:
+        """One batch has come back."""
+        self.batches += 1
+        self.rows += rows
+        self.decode_seconds += decode
+        self.run_seconds += run
+        self.encode_seconds += encode
+        self.compute.observe(decode + run + encode, times=calls)
+        self.sizes.observe(rows, SIZES)
+
+    def add(self, other: "Series") -> None:
+        """What another gateway counted of the same."""
+        for kind, count in other.requests.items():
+            self.requests[kind] = self.requests.get(kind, 0) + count
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.last = max(self.last, other.last)
+        for name in _HISTOGRAMS:
+            mine = getattr(self, name)
+            mine += getattr(other, name)
+
+
+_HISTOGRAMS = ("latency", "queue", "compute", "sizes")
+_SUMS = tuple(
+    field.name for field in msgspec.structs.fields(Series) if field.name not in ("requests", "last", *_HISTOGRAMS)
+)
+
+Name = tuple[str, str, str]
+"""Project, deployment and version (`model:number`)."""
+
+
+class Meter:
+    """Series by name: this gateway's own, and the last word of each other gateway."""
+
+    def __init__(self) -> None:
+        self.own: dict[Name, Series] = {}
+        self.others: dict[str, dict[Name, Series]] = {}
+        self.usage: dict[tuple[str, str], int] = {}
+        self._usages: dict[str, dict[tuple[str, str], int]] = {}
+
+    def series(self, name: Name) -> Series:
+        """The counters of a version; made when asked for the first time."""
+        found = self.own.get(name)
+        if found is None:
+            found = self.own[name] = Series()
+        return found
+
+    def total(self, name: Name) -> Series:
+        """All gateways together."""
+        total = Series()
+        for series in (self.own, *self.others.values()):
+            if name in series:
+                total.add(series[name])
+        return total
+
+    def names(self) -> set[Name]:
+        """Everything that any gateway counted."""
+        return {name for series in (self.own, *self.others.values()) for name in series}
+
+    def heard(self, gateway: str, news: dict[Name, Series], usage: dict[tuple[str, str], int]) -> None:
+        """Another gateway's counters; those of one that has ended stay as they were."""
+        self.others.setdefault(gateway, {}).update(news)
+        self._usages.setdefault(gateway, {}).update(usage)
+
+    def used(self) -> dict[tuple[str, str], int]:
+        """Answered requests by key and deployment, all gateways together."""
+        total: dict[tuple[str, str], int] = {}
+        for usage in (self.usage, *self._usages.values()):
+            for use, count in usage.items():
+                total[use] = total.get(use, 0) + count
+        return total
+
+    def forget(self, known: set[tuple[str, str]]) -> None:
+        """Drop the series of deployments (project, name) that are no longer there."""
+        for series in (self.own, *self.others.values()):
+            for name in [name for name in series if name[:2] not in known]:
+                del series[name]
+        names = {name for _, name in known}
+        for usage in (self.usage, *self._usages.values()):
+            for use in [use for use in usage if use[1] not in names]:
+                del usage[use]
+
+
+class Collector:
+    """The meter as Prometheus metrics; `gauges` yields (metric name, help, labels, value)."""
+
+    def __init__(self, meter: Meter, gauges: Iterable[tuple[str, str, dict[str, str], float]]) -> None:
+        self._meter, self._gauges = meter, gauges
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, in the meaning of Triton's metrics where it has them."""
+        labels = ["deployment", "version"]
+        requests = CounterMetricFamily("modelmill_requests", "predictions", labels=[*labels, "protocol", "outcome"])
+        rejected = CounterMetricFamily("modelmill_rejected_requests", "refused: the queue was full", labels=labels)
+        rows = CounterMetricFamily("modelmill_rows", "rows that models ran", labels=labels)
+        batches = CounterMetricFamily("modelmill_batches", "batches that workers answered", labels=labels)
+        shadows = CounterMetricFamily("modelmill_shadow_answers", "copies answered by a shadow", labels=labels)
+        differ = CounterMetricFamily("modelmill_shadow_disagreements", "of them, other than the answer", labels=labels)
+        histograms = {
+            "latency": HistogramMetricFamily("modelmill_request_seconds", "from arrival to answer", labels=labels),
+            "queue": HistogramMetricFamily("modelmill_queue_seconds", "from arrival to dispatch", labels=labels),
+            "compute": HistogramMetricFamily("modelmill_compute_seconds", "of the call's batch", labels=labels),
+            "sizes": HistogramMetricFamily("modelmill_batch_rows", "rows of a batch", labels=labels),
+        }
+        for name in sorted(self._meter.names()):
+            series, where = self._meter.total(name), [name[1], name[2]]
+            for (protocol, outcome), count in series.requests.items():
+                requests.add_metric([*where, protocol, outcome], count)
+            rejected.add_metric(where, series.rejected)
+            rows.add_metric(where, series.rows)
+            batches.add_metric(where, series.batches)
+            if series.shadow_answers:
+                shadows.add_metric(where, series.shadow_answers)
+                differ.add_metric(where, series.shadow_disagreements)
+            for kind, family in histograms.items():
+                found: Histogram = getattr(series, kind)
+                family.add_metric(where, _cumulated(found, SIZES if kind == "sizes" else BUCKETS), found.sum)
+        usage = CounterMetricFamily("modelmill_usage", "answered requests of a key", labels=["key", "deployment"])
+        for (key, deployment), count in self._meter.used().items():
+            usage.add_metric([key, deployment], count)
+        yield from (requests, rejected, rows, batches, shadows, differ, *histograms.values(), usage)
+        yield from self._shown()
+
+    def _shown(self) -> Iterator[Metric]:
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, text, labels, value in self._gauges:
+            family = families.setdefault(name, GaugeMetricFamily(name, text, labels=list(labels)))
+            family.add_metric(list(labels.values()), value)
+        yield from families.values()
+
+
+def _cumulated(found: Histogram, edges: tuple[float, ...]) -> list[tuple[str, float]]:
+    pairs, total = [], 0
+    for edge, count in zip((*map(float, edges), float("inf")), found.counts, strict=True):
+        total += count
+        pairs.append(("+Inf" if edge == float("inf") else str(edge), float(total)))
+    return pairs

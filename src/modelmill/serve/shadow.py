@@ -1,0 +1,65 @@
+"""Copies of answered calls for versions that are only watched: their answers are compared and dropped."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from modelmill.engines.base import NUMPY
+from modelmill.errors import MillError
+from modelmill.serve.wire import Answer, Call, Tensor
+
+if TYPE_CHECKING:
+    from modelmill.serve.pool import Ask, Pool
+
+TOLERANCE = 1e-2
+LAST = 1 << 30
+"""Shadows go behind all others."""
+
+_running: set["asyncio.Task[None]"] = set()
+
+
+def copy_to_shadows(pools: "Iterable[Pool]", call: Call, answer: Answer, ask: "Ask") -> None:
+    """Send a copy to each shadow and note whether its answer agrees; nobody waits for it, and it may be dropped."""
+    for pool in pools:
+        task = asyncio.ensure_future(_shadow(pool, call, answer, ask._replace(gone=None, priority=LAST)))
+        _running.add(task)  # else the loop could lose it
+        task.add_done_callback(_running.discard)
+
+
+async def _shadow(pool: "Pool", call: Call, answer: Answer, ask: "Ask") -> None:
+    started, good, series = time.monotonic(), False, pool.series
+    try:
+        other = await pool.submit(call.data, call.tensors, call.parameters, ask).future
+        good = not other.code
+        series.shadow_answers += 1
+        series.shadow_disagreements += not (good and agree(answer, other))
+    except MillError:
+        pass
+    finally:
+        series.answered("shadow", time.monotonic() - started, good)
+
+
+def agree(one: Answer, other: Answer) -> bool:
+    """Whether two answers say the same: equal top labels, or tensors that differ by rounding only."""
+    if one.data or other.data:
+        return bool(_top(msgspec.json.decode(one.data)) == _top(msgspec.json.decode(other.data)))
+    theirs = {tensor.name: tensor for tensor in other.tensors}
+    return all(tensor.name in theirs and _close(tensor, theirs[tensor.name]) for tensor in one.tensors)
+
+
+def _top(answer: Any) -> Any:
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    return first.get("label", first) if isinstance(first, dict) else first
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if (one.datatype, one.shape) != (other.datatype, other.shape):
+        return False
+    if not one.datatype.startswith("FP"):
+        return one.data == other.data
+    mine, theirs = (np.frombuffer(tensor.data, NUMPY[tensor.datatype]) for tensor in (one, other))
+    return bool(np.allclose(mine, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True))

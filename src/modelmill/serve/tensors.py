@@ -1,0 +1,54 @@
+"""Tensors as they travel, and the arrays they stand for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from modelmill.engines.base import NUMPY
+from modelmill.errors import InvalidInput
+from modelmill.serve.wire import Tensor
+
+DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
+LENGTH = 4
+
+
+def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The array of a tensor, in its shape; BYTES become an object array of bytes."""
+    if tensor.datatype == "BYTES":
+        array = np.empty(len(elements := elements_of(tensor)), object)
+        array[:] = elements
+        return array.reshape(tensor.shape)
+    return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape)
+
+
+def tensor_of(name: str, array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor of an array."""
+    if array.dtype.kind in "OSU":
+        elements = [
+            one if isinstance(one, bytes) else str(one).encode("utf-8", "surrogateescape") for one in array.flat
+        ]
+        return Tensor(name, "BYTES", list(array.shape), packed(elements))
+    return Tensor(name, DATATYPES[array.dtype], list(array.shape), array.tobytes())
+
+
+def texts_of(name: str, elements: Sequence[bytes]) -> Tensor:
+    """A BYTES tensor of one axis."""
+    return Tensor(name, "BYTES", [len(elements)], packed(elements))
+
+
+def packed(elements: Sequence[bytes]) -> bytes:
+    """Elements, each behind its length."""
+    return b"".join([len(one).to_bytes(LENGTH, "little") + one for one in elements])
+
+
+def elements_of(tensor: Tensor) -> list[bytes]:
+    """The elements of a BYTES tensor; raises `InvalidInput` when a length leads beyond the data."""
+    data, at, elements = tensor.data, 0, []
+    while at < len(data):
+        end = at + LENGTH + int.from_bytes(data[at : at + LENGTH], "little")
+        if at + LENGTH > len(data) or end > len(data):
+            raise InvalidInput(f"input '{tensor.name}': an element is longer than what was sent")
+        elements.append(data[at + LENGTH : end])
+        at = end
+    return elements

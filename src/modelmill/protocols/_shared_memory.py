@@ -7,7 +7,6 @@ process with SIGBUS. A region belongs to the key that registered it.
 import os
 import re
 import stat
-from contextlib import suppress
 from typing import NamedTuple
 
 from modelmill.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -97,14 +96,6 @@ class Regions:
         if not 0 <= offset <= region.byte_size or not 0 <= size <= region.byte_size - offset:
             raise InvalidInput(f"{size} bytes from {offset} do not lie in the region '{name}' of {region.byte_size}")
         return region
-
-    def close(self) -> None:
-        """Let go of everything."""
-        for own in self._owned.values():
-            for region in own.values():
-                with suppress(OSError):
-                    os.close(region.descriptor)
-        self._owned.clear()
 
     def _of(self, caller: KeyInfo) -> dict[str, Region]:
         return self._owned.get(_owner(caller), {})

@@ -62,6 +62,8 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
     _make_home(settings.home)
     if (settings.certificate is None) != (settings.certificate_key is None):
         raise InvalidInput("TLS needs both settings: certificate and certificate_key")
+    if settings.shared_memory and settings.gateways > 1:
+        raise InvalidInput("shared_memory works with one gateway: a region is known to the one that registered it")
     with _lock(settings.home), _bind(settings.host, settings.port) as listener, _bind_grpc(settings) as grpc_listener:
         shutil.rmtree(settings.home / "uploads", ignore_errors=True)  # halves of an earlier run
         ports = {"port": listener.getsockname()[1], "grpc_port": grpc_listener.getsockname()[1]}

@@ -749,4 +749,3 @@ async def test_through_losses_and_changes_every_call_is_answered_once(pool, work
     assert [answer for answer in answers if isinstance(answer, MillError)] == []
     assert answers == [b"<%d>" % n for n in range(400)]
     assert here.pending == 0
-

@@ -231,7 +231,9 @@ class Node:
         for news in self._ear.news():
             self._meter.heard(news.gateway, news.series, {})
             for one in news.load:
-                signals = Signals(one.waiting, one.oldest, one.busy, one.idle_seconds)
+                signals = Signals(idle_seconds=one.idle_seconds)
+                if one.slot == "main":  # more workers of the main version help no canary and no shadow
+                    signals = Signals(one.waiting, one.oldest, one.busy, one.idle_seconds)
                 self._workers.hear(f"{news.gateway} {one.slot}", one.project, one.deployment, signals)
             for path in news.hung:
                 self._workers.end_hung(path)

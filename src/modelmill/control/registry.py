@@ -84,7 +84,7 @@ class Registry:
         """The task of every model, by its name."""
         query = select(Version.model, Version.task).where(Version.project_id == project).distinct()
         with self._database.session() as session:
-            return {model: task for model, task in session.execute(query)}
+            return {row.model: row.task for row in session.execute(query)}
 
     def aliases(self, project: int) -> list[Alias]:
         """All aliases."""

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -80,17 +79,15 @@ def versions(python: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[tuple[Platform, str]]:
-    """A platform that serves every reference model it can, and the address of its gRPC server ('' without one)."""
-    grpc = f"127.0.0.1:{free_port()}"
-    settings = {"MODELMILL_GRPC_PORT": grpc.rpartition(":")[2], "MODELMILL_SHARED_MEMORY": "true"}
-    platform = Platform(folder / "home", **home.with_engine(folder / "site"), **settings)
+    """A platform that serves every reference model it can, and the address of its gRPC server."""
+    platform = Platform(folder / "home", **home.with_engine(folder / "site"), MODELMILL_SHARED_MEMORY="true")
     try:
         names = [name for name in MODELS if brought(platform.client, folder / "made", name)]
         for name in names:
             platform.client.deploy(name)
         for name in names:
             wait_ready(platform, name)
-        yield platform, grpc if listens(grpc) else ""
+        yield platform, (platform.home / "grpc_address").read_text().strip()
     finally:
         platform.stop(signal.SIGTERM)
 
@@ -110,13 +107,12 @@ def variables(platform: Platform, grpc: str) -> dict[str, str]:
     served = {row["name"] for row in platform.client.deployments()}
     told = {
         "URL": platform.url,
+        "GRPC": grpc,
         "KEY": platform.client.key,
         **{name: model for name, model in VARIABLES.items() if model in served},
         **EXPECTED,
         **dict.fromkeys(OPTIONS, "1"),
     }
-    if grpc:
-        told["GRPC"] = grpc
     return {f"KIT_{name}": value for name, value in told.items()}
 
 
@@ -143,21 +139,6 @@ def ask(python: Path, kit: Path, tests: Sequence[str], told: dict[str, str], rep
     done = subprocess.run(command, cwd=kit, env=env, timeout=RUN_SECONDS, check=False)
     if not report.exists():
         raise MillError(f"the kit ended with status {done.returncode} and left no report")
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def listens(address: str) -> bool:
-    """Whether somebody answers there."""
-    host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=2):
-        return True
-    return False
 
 
 def main() -> int:

@@ -31,6 +31,7 @@ from modelmill.settings import Settings
 from modelmill.types import GatewaySpec, KeyInfo
 
 LOAD_SECONDS = 60.0
+INFORMED_SECONDS = 5.0
 POLL_SECONDS = 0.01
 GARBAGE = 20_000
 """Objects that requests may leave behind before they are collected."""
@@ -68,6 +69,7 @@ async def _serve(settings: Settings, told: GatewaySpec, report: Report) -> None:
     following = asyncio.create_task(door.follow(rooms.deployments.snapshot, room_left))
     watching = asyncio.create_task(_announce(door, server, report))
     gossip = asyncio.create_task(Gossip(door, run_folder(settings.home)).run())
+    await _informed(door)
     certificate, key = settings.certificate, settings.certificate_key
     tls = (certificate, key) if certificate and key else None
     grpc_server = await v2_grpc.serve(door, socket.socket(fileno=told.grpc_descriptor), tls)
@@ -107,6 +109,16 @@ async def _stop_grpc(grpc_server: GrpcServer, server: uvicorn.Server, seconds: f
     while not server.should_exit:
         await asyncio.sleep(0.02)
     await grpc_server.stop(seconds)
+
+
+async def _informed(door: Gateway) -> None:
+    """Wait for the first routes before a connection is accepted: a gateway that replaces another refuses nobody.
+
+    Not for ever: while the database is stuck, health at least is answered.
+    """
+    patience = time.monotonic() + INFORMED_SECONDS
+    while door.unready == "starting" and time.monotonic() < patience:
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def _announce(door: Gateway, server: uvicorn.Server, report: Report) -> None:

@@ -246,6 +246,16 @@ def test_of_several_gateways_one_may_die(launch_reference) -> None:
     assert stream.repeated <= 8  # no more than what the dead one held
 
 
+def test_a_gateway_that_replaces_another_refuses_nobody(launch_reference) -> None:
+    platform = launch_reference()
+    deploy(platform, "counts")
+    with Stream(platform) as stream:
+        for _ in range(2):
+            platform.children("modelmill: gateway")[0].kill()
+            stream.goes_on()
+    assert stream.failures == []
+
+
 def test_a_locked_database_stops_no_prediction(launch_reference) -> None:
     platform = launch_reference()
     deploy(platform, "counts", replicas=2)

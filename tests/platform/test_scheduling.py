@@ -125,15 +125,25 @@ def test_the_first_call_wakes_a_deployment_that_sleeps(launch_reference) -> None
             assert len(workers(platform, "counts")) == 1
 
 
-def test_replicas_follow_the_load(launch_reference) -> None:
+def test_another_worker_comes_when_calls_wait(launch_reference) -> None:
     platform = launch_reference(**ALONE)
-    deploy(platform, "slow", min_replicas=1, max_replicas=2, idle_seconds=1)
+    deploy(platform, "slow", min_replicas=1, max_replicas=2)
     assert len(workers(platform, "slow")) == 1
     with Caller(platform) as caller:
         sent = [caller.soon("slow", 0.25) for _ in range(40)]
         until(lambda: len(workers(platform, "slow")) == 2)
         assert {future.result().status_code for future in sent} == {200}
-        until(lambda: len(workers(platform, "slow")) == 1)
+
+
+@pytest.mark.slow
+def test_a_worker_goes_when_there_is_little_to_do(launch_reference) -> None:
+    platform = launch_reference(**ALONE)
+    deploy(platform, "slow", min_replicas=1, max_replicas=2)
+    with Caller(platform) as caller:
+        sent = [caller.soon("slow", 0.25) for _ in range(40)]
+        until(lambda: len(workers(platform, "slow")) == 2)
+        assert {future.result().status_code for future in sent} == {200}
+        until(lambda: caller.now("slow", 0).status_code != 200 or len(workers(platform, "slow")) == 1, 120)
         assert caller.now("slow", 0).status_code == 200
 
 

@@ -115,11 +115,16 @@ class Eats(Mined):
 
 
 class Counts(Slow):
-    """Writes down the id of every row that it runs, and answers `3 * id + 1`, after REFERENCE_SECONDS (0)."""
+    """Writes down the id of every row that it runs, and answers `3 * id + 1`, after REFERENCE_SECONDS (0).
+
+    Zeros are what the platform itself tries a model with: they count for nothing and cost nothing.
+    """
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """`id` INT64 [n, 1] -> `id`, `answer` INT64 [n, 1]; the ids go to the file named by REFERENCE_LEDGER."""
         ids = arrays["id"]
+        if not ids.any():
+            return {"id": ids.copy(), "answer": ids + 1}
         ledger = os.open(os.environ.get(LEDGER, os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(ledger, "".join(f"{number}\n" for number in ids.ravel()).encode())

@@ -41,8 +41,8 @@ KINDS = {
 }
 HINTS = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
-CACHED_KERNELS = 1024
-"""A kernel is compiled for each operation and shape, and kept (50 KB or so). The default of 5000 is 250 MB."""
+CACHED_KERNELS = 512
+"""A kernel is compiled for each operation and shape, and kept: a quarter of a MiB each, 5000 by default."""
 
 Array = np.ndarray[Any, Any]
 

@@ -133,9 +133,13 @@ class Gossip:
             for place, pool in self._gateway.pools()
             if pool.connected or pool.waiting
         ]
-        names = list(fresh)
-        for at in range(0, max(len(names), len(load), 1), PORTION):
-            portion = {name: fresh[name] for name in names[at : at + PORTION]}
-            usage = meter.usage if at == 0 else {}
-            news = News(self._ear.name, portion, load[at : at + PORTION], hung if at == 0 else [], usage)
+        for part in range(max(1, *(-(-len(every) // PORTION) for every in (fresh, load, meter.usage)))):
+            at = slice(part * PORTION, (part + 1) * PORTION)
+            news = News(
+                self._ear.name,
+                dict(list(fresh.items())[at]),
+                load[at],
+                hung if not part else [],
+                dict(list(meter.usage.items())[at]),
+            )
             self._ear.tell(news)

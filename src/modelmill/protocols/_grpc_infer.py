@@ -124,7 +124,7 @@ def _place(name: str, parameters: dict[str, Any]) -> Place | None:
         raise InvalidInput(
             f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and _offset are whole numbers"
         )
-    return Place(region, size, offset)
+    return Place(region=region, offset=offset, byte_size=size)
 
 
 def _asked(one: Any) -> Wanted:

@@ -103,6 +103,7 @@ def up(
     home: Annotated[Path | None, Parameter(help="database, artifacts, logs and admin.key")] = None,
     host: Annotated[str | None, Parameter(help="address to listen on (127.0.0.1)")] = None,
     port: Annotated[int | None, Parameter(help="port to listen on (8080); 0: any free one")] = None,
+    grpc_port: Annotated[int | None, Parameter(help="port for gRPC (the one after --port); 0: any free one")] = None,
     gateways: Annotated[int | None, Parameter(help="gateway processes that share the port (1)")] = None,
     demo: Annotated[bool, Parameter(negative="", help="train and deploy a digit model first")] = False,
 ) -> None:
@@ -111,7 +112,7 @@ def up(
     from modelmill.settings import read_settings
 
     place = home.expanduser().absolute() if home else None
-    settings = read_settings(home=place, host=host, port=port, gateways=gateways)
+    settings = read_settings(home=place, host=host, port=port, grpc_port=grpc_port, gateways=gateways)
     if demo:
         from modelmill.demo import show
 

@@ -4,14 +4,10 @@ It binds the port itself and hands it down, so that a taken port is found at onc
 replaced without a refused connection.
 """
 
-import asyncio
 import fcntl
-import gc
-import hashlib
 import ipaddress
 import logging
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -22,29 +18,23 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
-import msgspec
 from setproctitle import setproctitle
 
 from modelmill import __version__, plugins
-from modelmill.artifacts import Artifacts
-from modelmill.cluster._child import Report
 from modelmill.cluster.base import Cluster, Handle
 from modelmill.control.canary import Tally
-from modelmill.control.datasets import Datasets
-from modelmill.control.db import Database, project_id
-from modelmill.control.deployments import Deployments
-from modelmill.control.jobs import JobRunner, Jobs
+from modelmill.control.jobs import JobRunner
 from modelmill.control.keys import ensure_admin_key
 from modelmill.control.reconciler import Reconciler
-from modelmill.control.registry import Registry
 from modelmill.control.scaling import Signals
-from modelmill.errors import Conflict, InvalidInput, MillError, Unavailable, from_os
+from modelmill.errors import Conflict, InvalidInput, MillError, from_os
+from modelmill.rooms import Rooms, run_folder
 from modelmill.serve.gossip import Ear
 from modelmill.serve.meter import Meter
 from modelmill.settings import Settings
-from modelmill.types import KeyInfo, Struct
+from modelmill.types import GatewaySpec
 
 log = logging.getLogger("modelmill.node")
 
@@ -65,37 +55,21 @@ LOOK_SECONDS = 1.0
 SOCKET_PATH_LIMIT = 90
 
 
-class GatewaySpec(Struct, frozen=True, kw_only=True):
-    """What the gateway process is told."""
-
-    settings: dict[str, Any]
-    descriptor: int
-
-
-class Rooms:
-    """Everything over the database of one home; the supervisor and the gateway each open their own."""
-
-    def __init__(self, settings: Settings) -> None:
-        home = settings.home
-        self.settings = settings
-        self.database = Database(settings.database or f"sqlite:///{home / 'modelmill.db'}")
-        self.artifacts = Artifacts(home / "artifacts")
-        self.datasets = Datasets(self.database, self.artifacts)
-        self.registry = Registry(self.database, self.artifacts)
-        self.jobs = Jobs(self.database, home)
-        self.deployments = Deployments(self.database, self.registry)
-
-
 def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> int:
     """Run the platform until SIGINT or SIGTERM; returns the exit status."""
     os.umask(0o077)  # what the platform writes is its owner's alone
     setproctitle("modelmill: supervisor")
     _make_home(settings.home)
-    with _lock(settings.home), _bind(settings.host, settings.port) as listener:
+    if (settings.certificate is None) != (settings.certificate_key is None):
+        raise InvalidInput("TLS needs both settings: certificate and certificate_key")
+    if settings.shared_memory and settings.gateways > 1:
+        raise InvalidInput("shared_memory works with one gateway: a region is known to the one that registered it")
+    with _lock(settings.home), _bind(settings.host, settings.port) as listener, _bind_grpc(settings) as grpc_listener:
         shutil.rmtree(settings.home / "uploads", ignore_errors=True)  # halves of an earlier run
-        settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        ports = {"port": listener.getsockname()[1], "grpc_port": grpc_listener.getsockname()[1]}
+        settings = settings.model_copy(update=ports)
         _log_to(settings.home / "logs" / "node.log")
-        node = Node(settings, listener)
+        node = Node(settings, listener, grpc_listener)
         try:
             node.start()
             if demo is not None:
@@ -109,12 +83,14 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
 class Node:
     """The supervisor."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
-        self.settings, self._listener = settings, listener
+    def __init__(self, settings: Settings, listener: socket.socket, grpc_listener: socket.socket) -> None:
+        self.settings, self._listener, self._grpc_listener = settings, listener, grpc_listener
         self.rooms = Rooms(settings)
         self._cluster = cast(Cluster, plugins.load("cluster", "local"))
         rooms, threads = self.rooms, settings.threads
-        self._run = _run_folder(settings.home)
+        self._run = run_folder(settings.home)
+        for path in [*self._run.glob("*.sock"), *self._run.glob("*.gossip")]:
+            path.unlink()
         self._jobs = JobRunner(
             rooms.database,
             rooms.jobs,
@@ -158,10 +134,13 @@ class Node:
         self._workers.tick()
         self._wait_for_gateways()
         url = address_of(self.settings)
+        (home / "grpc_address").write_text(_with_port(self.settings.host, self.settings.grpc_port) + "\n")
         (home / "address").write_text(url + "\n")
         say(f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs, log in with any name and the key)")
+        say(f"gRPC (Open Inference Protocol v2): {_with_port(self.settings.host, self.settings.grpc_port)}")
         say(f"admin key: {key}")
-        if not ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback:
+        local = ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback
+        if not local and self.settings.certificate is None:
             say("warning: others can reach this address and nothing encrypts what they send: put TLS in front of it")
 
     def run(self) -> None:
@@ -192,8 +171,10 @@ class Node:
     def stop(self) -> None:
         """Drain and end everything: the gateway answers what it has, then the workers go, jobs keep a checkpoint."""
         say("stopping: answering what was accepted ...")
-        (self.settings.home / "address").unlink(missing_ok=True)
+        for name in ("address", "grpc_address"):
+            (self.settings.home / name).unlink(missing_ok=True)
         self._listener.close()
+        self._grpc_listener.close()
         patience = time.monotonic() + self.settings.drain_seconds
         for gateway in self._gateways:
             gateway.terminate()
@@ -211,15 +192,17 @@ class Node:
 
     def _start_gateway(self) -> Handle:
         self._gateway_started = time.monotonic()
-        descriptor = self._listener.fileno()
-        spec = GatewaySpec(settings=self.settings.model_dump(mode="json"), descriptor=descriptor)
+        descriptors = self._listener.fileno(), self._grpc_listener.fileno()
+        spec = GatewaySpec(
+            settings=self.settings.model_dump(mode="json"), descriptor=descriptors[0], grpc_descriptor=descriptors[1]
+        )
         return self._cluster.start(
-            "modelmill.node:gateway",
+            "modelmill.gateway:main",
             spec,
             title="modelmill: gateway",
             log=self.settings.home / "logs" / "gateway.log",
             env={"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"},
-            fds=(descriptor,),
+            fds=descriptors,
         )
 
     def _wait_for_gateways(self) -> None:
@@ -260,110 +243,6 @@ class Node:
         return Tally(series.success, series.failure, series.success_seconds)
 
 
-def gateway(spec: bytes, report: Report) -> int:
-    """Entry of the gateway process."""
-    told = msgspec.json.decode(spec, type=GatewaySpec)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings.model_validate(told.settings)
-    import uvloop
-
-    _allow_files(settings.limits.connections + 1024)
-    uvloop.run(_serve(settings, told.descriptor, report))
-    return 0
-
-
-def _allow_files(count: int) -> None:
-    """Let this process open so many files and sockets, as far as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < count:
-        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-async def _serve(settings: Settings, descriptor: int, report: Report) -> None:
-    import uvicorn
-
-    from modelmill.control.api import make_api
-    from modelmill.control.api_base import Control
-    from modelmill.protocols._app import App
-    from modelmill.protocols._server import guarded
-    from modelmill.protocols.base import STATUS
-    from modelmill.serve.gateway import Gateway
-    from modelmill.serve.gossip import Gossip
-
-    rooms = Rooms(settings)
-    control = Control(
-        rooms.database,
-        rooms.datasets,
-        rooms.registry,
-        rooms.jobs,
-        rooms.deployments,
-        rooms.artifacts,
-        settings.limits.upload_bytes,
-    )
-    door = Gateway(settings.limits, settings.gateways)
-    door.shared_memory = settings.shared_memory
-    door.operate = operator_of(door, rooms)
-    app = App(door, make_api(control, lambda error: STATUS.get(error.code, 500)), settings.invocations)
-    config = uvicorn.Config(
-        cast(Any, app),
-        http=guarded(settings.limits),
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_seconds) or 1,
-    )
-    server = uvicorn.Server(config)
-
-    def room_left() -> bool:
-        return shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
-
-    following = asyncio.create_task(door.follow(rooms.deployments.snapshot, room_left))
-    watching = asyncio.create_task(_announce(door, server, report))
-    gossip = asyncio.create_task(Gossip(door, _run_folder(settings.home, clean=False)).run())
-    await server.serve(sockets=[socket.socket(fileno=descriptor)])
-    for task in (following, watching, gossip):
-        task.cancel()
-
-
-async def _announce(door: Any, server: Any, report: Report) -> None:
-    """Tell the supervisor when the gateway is ready; stop being ready as soon as it drains."""
-    while not (server.started and door.ready):
-        await asyncio.sleep(0.01)
-    gc.collect()
-    gc.freeze()  # what was imported stays: collections look at what requests leave behind, and seldom
-    gc.set_threshold(GARBAGE, 20, 100)
-    report({"ready": True})
-    while not server.should_exit:
-        await asyncio.sleep(0.02)
-    door.draining = True
-
-
-def operator_of(door: Any, rooms: Rooms) -> Any:
-    """The function by which a gateway loads and unloads: it returns when this gateway sees it done."""
-
-    async def operate(caller: KeyInfo, name: str, loaded: bool) -> None:
-        def write() -> None:
-            with rooms.database.session() as session:
-                number = project_id(session, caller.project)
-            rooms.deployments.set_loaded(number, name, loaded)
-
-        await asyncio.to_thread(write)
-        patience = time.monotonic() + LOAD_SECONDS
-        while time.monotonic() < patience:
-            route = door.route(caller, name)
-            if route.error and loaded:
-                raise MillError(f"'{name}' can't be served: {route.error}")
-            if (route.ready and door.connected(route)) if loaded else not route.loaded:
-                return
-            await asyncio.sleep(TICK_SECONDS / 5)
-        raise Unavailable(f"'{name}' is still loading", retry_after=1)
-
-    return operate
-
-
 def machine_memory() -> int:
     """Bytes of memory that this machine, or the container we are in, has."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -374,8 +253,12 @@ def machine_memory() -> int:
 
 def address_of(settings: Settings) -> str:
     """The URL of the platform; an IPv6 address goes into brackets."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
+    scheme = "https" if settings.certificate else "http"
+    return f"{scheme}://{_with_port(settings.host, settings.port)}"
+
+
+def _with_port(host: str, port: int | None) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def say(line: str) -> None:
@@ -417,7 +300,14 @@ def _lock(home: Path) -> IO[str]:
     return file
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind_grpc(settings: Settings) -> socket.socket:
+    port = settings.grpc_port
+    if port is None:
+        port = settings.port + 1 if settings.port else 0
+    return _bind(settings.host, port, "--grpc-port")
+
+
+def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket; raises `Conflict` for a taken port and `InvalidInput` for an impossible address."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -431,24 +321,9 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == 98:
-            raise Conflict(f"port {port} of {host} is taken: choose another with --port (0: any free one)") from error
+            raise Conflict(f"port {port} of {host} is taken: choose another with {option} (0: any free one)") from error
         raise InvalidInput(f"can't listen on {host}:{port}: {error.strerror}") from error
     return listener
-
-
-def _run_folder(home: Path, *, clean: bool = True) -> Path:
-    """Where sockets live: in the home, or in a private folder when the home's path is too long for one."""
-    folder = home / "run"
-    if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT:
-        mark = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"modelmill-{os.getuid()}-{mark}"  # noqa: S108
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.lstat().st_uid != os.getuid():
-        raise Conflict(f"{folder} belongs to another user")
-    folder.chmod(0o700)
-    for path in [*folder.glob("*.sock"), *folder.glob("*.gossip")] if clean else ():
-        path.unlink()
-    return folder
 
 
 def _log_to(path: Path) -> None:

@@ -71,6 +71,11 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=default_home, description="database, artifacts, logs, admin key")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    grpc_port: int | None = Field(
+        default=None, ge=0, le=65535, description="port for gRPC; empty: the one after `port`; 0 picks a free one"
+    )
+    certificate: Path | None = Field(default=None, description="TLS certificate chain (PEM), for HTTP and gRPC")
+    certificate_key: Path | None = Field(default=None, description="private key of the certificate (PEM)")
     database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the home")
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="cores that jobs use, and workers share"

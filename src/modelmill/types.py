@@ -91,6 +91,14 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     precision: str = ""
 
 
+class GatewaySpec(Struct, frozen=True, kw_only=True):
+    """What a gateway process is told: all settings, and the sockets to accept on."""
+
+    settings: Json
+    descriptor: int
+    grpc_descriptor: int
+
+
 class ServingOptions(Struct, frozen=True, kw_only=True):
     """How a deployment is served.
 

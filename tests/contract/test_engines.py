@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from modelmill import plugins
-from modelmill.engines.base import NUMPY, engine_named
+from modelmill.engines.base import DATATYPES, NUMPY, engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed, NotFound, NotInstalled
 from modelmill.types import TensorSpec
 from tests.making import brightness_graph, identity_graph
@@ -175,7 +175,7 @@ def same(one, other):
     assert one.tolist() == other.tolist() if one.dtype == object else one.tobytes() == other.tobytes()
 
 
-@pytest.mark.parametrize("datatype", NUMPY)
+@pytest.mark.parametrize("datatype", DATATYPES)
 def test_every_datatype_it_claims_comes_back_to_the_bit(engine, tmp_path, datatype):
     (tmp_path / "model.onnx").write_bytes(identity_graph(datatype).SerializeToString())
     if datatype not in engine.DATATYPES:
@@ -184,7 +184,7 @@ def test_every_datatype_it_claims_comes_back_to_the_bit(engine, tmp_path, dataty
                 refused()
         return
     session = engine.open(tmp_path, 1)
-    small = np.zeros((2, 3), NUMPY[datatype]) if datatype != "BYTES" else np.full((2, 3), b"z", object)
+    small = np.full((2, 3), b"z", object) if datatype == "BYTES" else np.zeros((2, 3), NUMPY[datatype])
     same(session.run({"x": small})["y"], small)
     full = values(datatype)
     try:
@@ -198,13 +198,14 @@ def test_every_datatype_it_claims_comes_back_to_the_bit(engine, tmp_path, dataty
     same(session.run({"x": frozen})["y"], small)
 
 
-@pytest.mark.parametrize("datatype", NUMPY)
+@pytest.mark.parametrize("datatype", DATATYPES)
 def test_no_rows_are_answered_with_no_rows(engine, tmp_path, datatype):
     if datatype not in engine.DATATYPES:
         pytest.skip(f"the engine does not offer {datatype}")
     (tmp_path / "model.onnx").write_bytes(identity_graph(datatype).SerializeToString())
-    answer = engine.open(tmp_path, 1).run({"x": np.zeros((0, 3), NUMPY[datatype])})["y"]
-    assert (answer.shape, answer.dtype) == ((0, 3), np.dtype(NUMPY[datatype]))
+    kind = np.dtype(NUMPY.get(datatype, object))
+    answer = engine.open(tmp_path, 1).run({"x": np.zeros((0, 3), kind)})["y"]
+    assert (answer.shape, answer.dtype) == ((0, 3), kind)
 
 
 def test_an_answer_is_not_changed_by_the_next(engine, tmp_path):

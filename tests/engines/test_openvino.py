@@ -60,6 +60,24 @@ def test_int64_within_32_bits_is_exact_and_beyond_is_refused(engine, tmp_path):
             session.run({"x": np.array([[0, number, 0]])})
 
 
+def test_a_model_with_operations_that_it_lacks_is_not_called_corrupt(engine, tmp_path):
+    from onnx import TensorProto, helper
+
+    options = {
+        "max_gram_length": 1, "max_skip_count": 0, "min_gram_length": 1, "mode": "TF", "ngram_counts": [0],
+        "ngram_indexes": [0, 1], "pool_int64s": [2, 3],
+    }  # fmt: skip
+    node = helper.make_node("TfIdfVectorizer", ["x"], ["y"], **options)
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, ["n", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])
+    graph = helper.make_model(
+        helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+    (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(InvalidInput, match=r"lacks operations of this model .TfIdfVectorizer.*use the engine 'onnx'"):
+        engine.open(tmp_path, 1)
+
+
 def test_outputs_have_the_names_of_the_file(engine, tmp_path):
     from onnx import TensorProto, helper
 

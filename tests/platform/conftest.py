@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from modelmill import Client
+from tests.reference import home as reference
 
 START_SECONDS = 60
 WORDS = {
@@ -31,8 +32,8 @@ FILLERS = ["the", "a", "film", "story", "plot", "this", "was", "it"]
 class Platform:
     """One running platform and the client that speaks to it."""
 
-    def __init__(self, home: Path, **env: str) -> None:
-        self.home = home
+    def __init__(self, home: Path, *options: str, **env: str) -> None:
+        self.home, self._options = home, options
         self._env = {**os.environ, **env}
         self._env.pop("MODELMILL_URL", None)
         self._env.pop("MODELMILL_KEY", None)
@@ -40,7 +41,7 @@ class Platform:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "modelmill.cli", "up", "--home", str(self.home), "--port", "0"],
+            [sys.executable, "-m", "modelmill.cli", "up", "--home", str(self.home), "--port", "0", *self._options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -80,6 +81,14 @@ class Platform:
         self.client.close()
         self.process.send_signal(number)
         return self.process.communicate(timeout=60)[0]
+
+    def end(self) -> None:
+        """Stop it if it still runs, and let go of it."""
+        if self.process.poll() is None:
+            self.stop(signal.SIGTERM)
+        elif self.process.stdout is not None:
+            self.client.close()
+            self.process.stdout.close()
 
 
 def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
@@ -150,6 +159,37 @@ def platform(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def reference_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stopped home with the reference models that misbehave, and a folder `site` in which their engine lies."""
+    folder = tmp_path_factory.mktemp("reference")
+    platform = Platform(folder / "home", **reference.with_engine(folder / "site"))
+    reference.bring(platform.client, folder / "made", reference.MISBEHAVING)
+    for mark in (1, 2):
+        platform.client.import_model("marked", reference.marked(folder / f"{mark}", mark))
+    for kind in ("crashes", "fails"):  # version 2 of this model is a bad one
+        platform.client.import_model("worsens", folder / "made" / kind)
+    platform.stop()
+    return folder
+
+
+@pytest.fixture
+def launch_reference(reference_home: Path, tmp_path: Path) -> Iterator[Callable[..., Platform]]:
+    """Start a platform of the test's own with the reference models, none deployed; rows counted in `ledger`."""
+    started: list[Platform] = []
+
+    def start(*options: str, **env: str) -> Platform:
+        home = tmp_path / f"reference{len(started)}"
+        shutil.copytree(reference_home / "home", home, ignore=shutil.ignore_patterns("run"))
+        given = reference.with_engine(reference_home / "site") | {"REFERENCE_LEDGER": str(tmp_path / "ledger")}
+        started.append(Platform(home, *options, **given, **env))
+        return started[-1]
+
+    yield start
+    for platform in started:
+        platform.end()
+
+
 @pytest.fixture
 def launch(prepared: Path, tmp_path: Path) -> Iterator[Callable[..., Platform]]:
     """Start a platform of the test's own: on a copy of the prepared home, or on an empty one."""
@@ -164,10 +204,7 @@ def launch(prepared: Path, tmp_path: Path) -> Iterator[Callable[..., Platform]]:
 
     yield start
     for platform in started:
-        if platform.process.poll() is None:
-            platform.stop(signal.SIGTERM)
-        elif platform.process.stdout is not None:
-            platform.process.stdout.close()
+        platform.end()
 
 
 def wait_ready(platform: Platform, name: str) -> None:
@@ -191,4 +228,5 @@ def seven(tmp_path: Path) -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/platform/" in str(item.path):
-            item.add_marker(pytest.mark.xdist_group("platform"))
+            mine = "reference" if "reference_home" in getattr(item, "fixturenames", ()) else "platform"
+            item.add_marker(pytest.mark.xdist_group(mine))

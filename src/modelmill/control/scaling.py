@@ -47,7 +47,7 @@ def scale(now: float, state: Scale, seen: Signals, options: ServingOptions) -> S
     if wanted <= max(least, 1) or not spare:
         return replace(state, calm_since=None)
     since = now if state.calm_since is None else state.calm_since
-    if now - since >= CALM_SECONDS:
+    if now - since >= min(CALM_SECONDS, options.idle_seconds):
         return Scale(wanted - 1, now)
     return replace(state, calm_since=since)
 

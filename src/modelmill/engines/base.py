@@ -30,9 +30,11 @@ NUMPY: dict[str, Any] = {
     "BF16": ml_dtypes.bfloat16,
     "FP32": np.float32,
     "FP64": np.float64,
-    "BYTES": np.object_,
 }
-"""Open Inference Protocol data types as numpy types. The elements of BYTES are `bytes`, so their size is not fixed."""
+"""Open Inference Protocol data types as numpy types (those of a fixed size)."""
+
+DATATYPES = (*NUMPY, "BYTES")
+"""All data types of the Open Inference Protocol; BYTES are arrays of objects, whose elements are `bytes`."""
 
 
 class Session(Protocol):
@@ -51,7 +53,7 @@ class Engine(Protocol):
     PRECISIONS: tuple[str, ...]
     """The arithmetic it offers for float models; the first is the default."""
     DATATYPES: tuple[str, ...]
-    """The data types that may go in and come out."""
+    """Those of `base.DATATYPES` that may go in and come out."""
 
     def open(self, folder: Path, threads: int, device: str = "cpu", precision: str = "") -> Session:
         """Load the model of a bundle; raises `BundleCorrupt`, or `InvalidInput` for what the engine can't do."""

@@ -11,13 +11,14 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
+from modelmill.engines import base
 from modelmill.engines.base import FILE, NUMPY, Arrays, choose
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 from modelmill.types import TensorSpec
 
 OPSET = 20
 PRECISIONS = ("fp32",)
-DATATYPES = tuple(NUMPY)
+DATATYPES = base.DATATYPES
 ONNX_BFLOAT16 = 16  # TensorProto.DataType; the package onnx is not needed to serve
 
 KINDS = {

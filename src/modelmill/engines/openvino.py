@@ -1,5 +1,6 @@
 """OpenVINO: the same `model.onnx`, faster on processors that multiply bfloat16 themselves."""
 
+import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -40,8 +41,8 @@ KINDS = {
 }
 HINTS = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
-CACHED_KERNELS = 1024
-"""A kernel is compiled for each operation and shape, and kept (50 KB or so). The default of 5000 is 250 MB."""
+CACHED_KERNELS = 512
+"""A kernel is compiled for each operation and shape, and kept: a quarter of a MiB each, 5000 by default."""
 
 Array = np.ndarray[Any, Any]
 
@@ -55,12 +56,14 @@ class OpenvinoSession:
         core = ov.Core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             # OpenVINO would compute in fp32 without a word, or emulate bf16 slower than fp32.
-            raise InvalidInput(
-                "this processor has no bf16 arithmetic (avx512_bf16 or amx_bf16); use the precision fp32"
-            )
+            raise InvalidInput("this processor has no bf16 arithmetic (such as avx512_bf16); use the precision fp32")
         try:
             compiled = core.compile_model(core.read_model(path), "CPU", _options(threads, precision))
         except RuntimeError as error:
+            if found := re.search(r"No conversion rule found for operations: (.*)", str(error)):
+                raise InvalidInput(
+                    f"the engine 'openvino' lacks operations of this model ({found[1][:100]}); use the engine 'onnx'"
+                ) from error
             raise BundleCorrupt(f"{path.name} can't be loaded: {_reason(error)}") from error
         self._inputs = {port.node.friendly_name: _takes(port) for port in compiled.inputs}
         self._outputs = [_output(port) for port in compiled.outputs]

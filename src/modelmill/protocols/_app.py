@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any, cast
 
+import msgspec
+
 from modelmill import plugins
-from modelmill.errors import MillError, Unauthenticated
+from modelmill.errors import Cancelled, MillError, Unauthenticated
 from modelmill.protocols._cycle import RESPOND
 from modelmill.protocols.base import (
     STATUS,
@@ -27,6 +29,7 @@ from modelmill.protocols.base import (
     simple_error,
 )
 from modelmill.serve.gateway import Gateway
+from modelmill.serve.tracing import CURRENT, Tracing
 from modelmill.types import KeyInfo
 
 log = logging.getLogger("modelmill.gateway")
@@ -64,20 +67,46 @@ class App:
         if scope["path"].startswith(ADMIN):
             return await self._administer(scope, receive, send)
         request = Request(scope, receive, self.gateway.limits.body_bytes, self.default)
+        if self.gateway.tracing is None:
+            response = await self._respond(request)
+        else:
+            response = await self._traced(request, self.gateway.tracing)
+        if response is not None:
+            await _answer(scope, send, response, request.id)
+        return None
+
+    async def _traced(self, request: Request, tracing: Tracing) -> Response | None:
+        """The response, with a span around what makes it."""
+        patterns = (route.pattern for route, _ in self._routes if route.match(request.path) is not None)
+        name = f"{request.method} {next(patterns, '')}".rstrip()
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.headers.items()}
+        span = tracing.start(name, headers, {"http.request.method": request.method, "url.path": request.path})
+        CURRENT.set(span)
+        try:
+            response = await self._respond(request)
+            if response is None:
+                return None
+            span.set({"http.response.status_code": response.status})
+            extra = tuple((key.encode(), value.encode()) for key, value in span.response_headers)
+            return response._replace(headers=(*response.headers, *extra))
+        finally:
+            span.end()
+
+    async def _respond(self, request: Request) -> Response | None:
+        """What goes back, errors in their protocol's shape; None when the client has gone."""
         protocol: HttpProtocol | None = None
         try:
             route, protocol, names = self._found.get((request.method, request.path)) or self._find(request)
             caller = None if route.public else self._caller(request.headers)
-            response = await route.handler(self.gateway, cast(Any, caller), request, names)
-        except Disconnected:
+            return await route.handler(self.gateway, cast(Any, caller), request, names)
+        except (Disconnected, Cancelled):
             return None
         except MillError as error:
-            response = _refusal(error, protocol or self._owner(request.path)[1])
+            return _refusal(error, protocol or self._owner(request.path)[1])
         except Exception:
             log.exception("%s %r failed", request.method, request.path)
             failure = MillError("the gateway failed; its log says why")
-            response = _refusal(failure, protocol or self._owner(request.path)[1])
-        return await _answer(scope, send, response, request.id)
+            return _refusal(failure, protocol or self._owner(request.path)[1])
 
     def _caller(self, headers: Mapping[bytes, bytes]) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`."""
@@ -137,7 +166,8 @@ class App:
         except Disconnected:
             return None
         except MillError as error:
-            return await _answer(scope, send, _refusal(error, None))
+            body = msgspec.json.encode({"error": error.message, "code": error.code})
+            return await _answer(scope, send, _refusal(error, None)._replace(body=body))
         scope["state"] = {**scope.get("state", {}), "caller": caller}
         await self.admin(scope, receive, send)
         return None

@@ -7,14 +7,14 @@ process with SIGBUS. A region belongs to the key that registered it.
 import os
 import re
 import stat
-from contextlib import suppress
 from typing import NamedTuple
 
 from modelmill.errors import Conflict, Forbidden, InvalidInput, NotFound
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
 
-KEY = re.compile(r"/(?!\.{1,2}$)[A-Za-z0-9_.-]{1,250}")
+KEY = re.compile(r"/(?!\.{1,2}$|sem\.)[A-Za-z0-9_.-]{1,250}")
+"""Names of objects; those of semaphores, which lie in the same folder, are none."""
 FOLDER = "/dev/shm"  # noqa: S108  where shm_open(3) keeps them
 MAX_REGIONS = 64
 MAX_BYTES = 4 << 30
@@ -96,14 +96,6 @@ class Regions:
         if not 0 <= offset <= region.byte_size or not 0 <= size <= region.byte_size - offset:
             raise InvalidInput(f"{size} bytes from {offset} do not lie in the region '{name}' of {region.byte_size}")
         return region
-
-    def close(self) -> None:
-        """Let go of everything."""
-        for own in self._owned.values():
-            for region in own.values():
-                with suppress(OSError):
-                    os.close(region.descriptor)
-        self._owned.clear()
 
     def _of(self, caller: KeyInfo) -> dict[str, Region]:
         return self._owned.get(_owner(caller), {})

@@ -1,21 +1,15 @@
 """What the Open Inference Protocol v2 is on every wire: tensors against a signature, outputs, classification.
 
-HTTP and gRPC read their bytes into `Given` and `Wanted`, and write the `Tensor`s of `results` into theirs. A tensor's
-data is its raw little-endian form; an element of BYTES is its length as uint32 and that many bytes.
+HTTP and gRPC read their bytes into `Given` and `Wanted`, and write the `Tensor`s of `results` into theirs. This is all
+they need to import: values, models and settings have their own files.
 """
 
 import math
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from struct import Struct as Packer
-from struct import error as PackingError
-from struct import pack
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
-from modelmill.engines.base import NUMPY
 from modelmill.errors import InvalidInput, ModelFailed
 from modelmill.protocols._v2_models import (
     is_ready,
@@ -28,16 +22,19 @@ from modelmill.protocols._v2_models import (
     unload,
 )
 from modelmill.protocols._v2_settings import log_settings, trace_settings, update_log_settings, update_trace_settings
+from modelmill.protocols._v2_values import (
+    SIZES,
+    check_bytes,
+    classification,
+    pack_bytes,
+    packed,
+    unpack_bytes,
+    unpacked,
+)
+from modelmill.protocols.base import is_number
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import Route, TensorSpec
 
-SIZES = {name: int(np.dtype(kind).itemsize) for name, kind in NUMPY.items()} | {"BF16": 2}
-"""Bytes of one element; BYTES has none."""
-CODES = {
-    "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
-    "FP32": "f", "FP64": "d",
-}  # fmt: skip
-"""Letters of Python's `array`."""
 MAX_ELEMENTS = 1 << 28
 MAX_RANK = 16
 ANSWER = "answer"
@@ -108,19 +105,6 @@ class Input:
 class Signature:
     """What the requests of a route are checked against, made once."""
 
-    __slots__ = (
-        "datatypes",
-        "head",
-        "inputs",
-        "names",
-        "numberless",
-        "outputs",
-        "plans",
-        "route",
-        "sole",
-        "task_input",
-    )
-
     def __init__(self, route: Route) -> None:
         self.route = route
         self.inputs = {spec.name: Input(spec) for spec in route.inputs}
@@ -136,7 +120,7 @@ class Signature:
 
 
 _signatures: dict[int, Signature] = {}
-_REMEMBERED = 1024
+_REMEMBERED = 512
 
 
 def signature(route: Route) -> Signature:
@@ -232,7 +216,7 @@ def elements(name: str, shape: Sequence[int]) -> int:
         raise InvalidInput(f"input '{name}': a shape has at most {MAX_RANK} sides, none below 0, not {shape!s:.200}")
     extent = math.prod(side or 1 for side in shape)  # whole numbers of any size: nothing overflows
     if extent > MAX_ELEMENTS:
-        raise InvalidInput(f"input '{name}' has {extent:.3g} elements; at most {MAX_ELEMENTS} are taken")
+        raise InvalidInput(f"input '{name}' has too many elements; at most {MAX_ELEMENTS} are taken")
     return 0 if 0 in shape else extent
 
 
@@ -245,77 +229,6 @@ def _raw_inputs(one: Given) -> Tensor:
         )
     check_bytes(one.name, one.data, elements(one.name, shape))
     return Tensor(one.name, "BYTES", shape[:1], one.data)
-
-
-# ---- BYTES
-
-_length = Packer("<I")
-
-
-def check_bytes(name: str, data: bytes, count: int) -> None:
-    """Raises `InvalidInput` unless `data` is exactly `count` elements, each behind its length."""
-    at, end, read = 0, len(data), _length.unpack_from
-    if count * 4 > end:
-        raise InvalidInput(f"input '{name}': {count} elements of BYTES need {count * 4} bytes or more, given {end}")
-    for number in range(count):
-        if end - at < 4:
-            raise InvalidInput(f"input '{name}': the data end before the length of element {number}")
-        at += 4 + read(data, at)[0]
-        if at > end:
-            raise InvalidInput(f"input '{name}': element {number} ends {at - end} bytes behind the data")
-    if at != end:
-        raise InvalidInput(f"input '{name}': {end - at} bytes follow its {count} elements")
-
-
-def unpack_bytes(data: bytes) -> list[bytes]:
-    """The elements of a BYTES tensor that has been checked."""
-    found, at, end, read = [], 0, len(data), _length.unpack_from
-    while at < end:
-        start = at + 4
-        at = start + read(data, at)[0]
-        found.append(data[start:at])
-    return found
-
-
-def pack_bytes(values: Iterable[bytes]) -> bytes:
-    """Elements as the data of a BYTES tensor."""
-    head = _length.pack
-    return b"".join([part for value in values for part in (head(len(value)), value)])
-
-
-# ---- values
-
-
-def packed(name: str, datatype: str, values: Sequence[Any]) -> bytes:
-    """Flat Python values (numbers, bools, texts or bytes) as a tensor's data; raises `InvalidInput`.
-
-    Whole numbers must be in the datatype's range, and no finite number may become infinite.
-    """
-    if datatype == "BYTES":
-        return pack_bytes([value.encode() if isinstance(value, str) else value for value in values])
-    if datatype == "BOOL":
-        return bytes(values)
-    if (code := CODES.get(datatype)) is None:
-        raise InvalidInput(f"input '{name}': {datatype} has no form as numbers; send it as binary data")
-    try:
-        return pack(f"<{len(values)}{code}", *values)
-    except OverflowError as error:
-        raise InvalidInput(f"input '{name}': a number is too large for {datatype}") from error
-    except PackingError as error:
-        raise InvalidInput(f"input '{name}': data does not hold values of {datatype}: {error}") from error
-
-
-def unpacked(tensor: Tensor) -> list[Any]:
-    """The flat Python values of an output: numbers, bools or bytes; raises `InvalidInput` for FP16 and BF16."""
-    if tensor.datatype == "BYTES":
-        return unpack_bytes(tensor.data)
-    if tensor.datatype == "BOOL":
-        return list(map(bool, tensor.data))
-    if (code := CODES.get(tensor.datatype)) is None:
-        raise InvalidInput(
-            f"output '{tensor.name}' is {tensor.datatype}, which has no form as numbers: ask for binary data"
-        )
-    return array(code, tensor.data).tolist()
 
 
 # ---- outputs
@@ -357,30 +270,6 @@ def results(route: Route, answer: Answer, asked: Sequence[Wanted]) -> list[Tenso
     return found
 
 
-def classification(tensor: Tensor, count: int, labels: Sequence[str]) -> Tensor:
-    """The best `count` of each row as BYTES "score:index[:label]", shape [rows, count]; raises `InvalidInput`."""
-    if tensor.datatype in ("BYTES", "BOOL"):
-        raise InvalidInput(f"output '{tensor.name}' is {tensor.datatype}: only numbers can be classified")
-    rows = tensor.shape[0] if tensor.shape else 1
-    scores = numbers_of(tensor).reshape(rows, math.prod(tensor.shape[1:]))
-    count = min(count, scores.shape[1])
-    best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable")[:, :count]
-    named = list(labels) if len(labels) == scores.shape[1] else []
-    texts = [
-        f"{scores[row, index]:f}:{index}{f':{named[index]}' if named else ''}".encode()
-        for row, indices in enumerate(best.tolist())
-        for index in indices
-    ]
-    return Tensor(tensor.name, "BYTES", [rows, count], pack_bytes(texts))
-
-
-def numbers_of(tensor: Tensor) -> "np.ndarray[Any, Any]":
-    """An output's numbers as float64, flat."""
-    if tensor.datatype == "BF16":  # the upper half of an FP32
-        return (np.frombuffer(tensor.data, np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).astype(np.float64)
-
-
 # ---- parameters
 
 
@@ -391,7 +280,7 @@ def options(parameters: Mapping[str, Any]) -> Options:
     priority = _whole(parameters, "priority", "0 (the default) or a level from 1, the most urgent")
     microseconds = _whole(parameters, "timeout", "microseconds that the request may wait, from 0 (no limit)")
     version = parameters.get("version")
-    if version is not None and (not isinstance(version, (str, int)) or isinstance(version, bool)):
+    if version is not None and (not isinstance(version, (str, int)) or not is_number(str(version))):
         raise InvalidInput(f"the parameter version is a version's number, not {version!r:.40}")
     task = {name: value for name, value in parameters.items() if name not in RESERVED}
     return Options(priority, microseconds / 1e6 or None, None if version is None else str(version), task)
@@ -408,6 +297,7 @@ __all__ = [
     "ANSWER",
     "MAX_RANK",
     "NO_OPTIONS",
+    "SIZES",
     "Given",
     "Options",
     "Place",

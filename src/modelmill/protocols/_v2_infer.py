@@ -29,27 +29,30 @@ from modelmill.types import KeyInfo, Route
 HEADER = b"inference-header-content-length"
 VERSION = b"x-modelmill-version"
 BINARY = "application/octet-stream"
-HEAD_LENGTH = 2048
+HEAD_LENGTH = 1024
 """Bytes of the longest head that is kept."""
-HEADS = 64
+HEADS = 32
 """Heads that are kept for a route."""
+CLASSIFIED = 1 << 14
+"""Bytes of an answer from which on its classes are named outside the event loop."""
 NAME_LENGTH = 128
 
 
 class Plan:
     """What the JSON of a request means for its route.
 
-    `cuts` are the stretches of the body that are tensors, of a body with `length` bytes; `answer` is the head of the
-    last answer with its shape, for a request of one binary output.
+    `cuts` are the stretches of a body of `length` bytes that are tensors. `answer` is the last answer's one binary
+    tensor (name, datatype, shape) with the JSON and the header that announced it.
     """
 
-    __slots__ = ("answer", "cuts", "how", "id", "length", "outputs", "wanted")
+    __slots__ = ("answer", "classified", "cuts", "how", "id", "length", "outputs", "wanted")
 
     def __init__(self, id: str, how: Options, wanted: Sequence[Wanted], outputs: Sequence[str]) -> None:
         self.id, self.how, self.wanted, self.outputs = id, how, wanted, outputs
+        self.classified = any(one.classes for one in wanted)
         self.cuts: list[tuple[str, str, list[int], int, int]] = []
         self.length = -1
-        self.answer: tuple[list[int], str, bytes, Any] | None = None
+        self.answer: tuple[str, str, list[int], bytes, Any] | None = None
 
     def cut(self, body: bytes) -> list[Tensor]:
         """The tensors of a body with the same head and length: all but their values has been checked."""
@@ -117,7 +120,7 @@ async def _understand(
     plan, tensors = _plan(*parts) if small else await in_thread(_plan, *parts)
     for one in plan.wanted:
         if one.place is not None:
-            regions(gateway).check(caller, *one.place)
+            regions(gateway).check(caller, one.place.region, one.place.offset, one.place.byte_size)
     return route, plan, tensors
 
 
@@ -130,7 +133,7 @@ def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[Place], bytes]:
         budget -= max(0, place.byte_size)
         if budget < 0:
             raise InvalidInput(f"the tensors in shared memory exceed {gateway.limits.body_bytes:,} bytes")
-        return regions(gateway).read(caller, *place)
+        return regions(gateway).read(caller, place.region, place.offset, place.byte_size)
 
     return read
 
@@ -181,22 +184,28 @@ def _remember(
 
 async def _respond(gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, answer: Answer) -> Response:
     """The answer as its request wanted it."""
-    tensors = _v2.results(route, answer, plan.wanted)
-    first = tensors[0] if len(tensors) == 1 else None
-    if (last := plan.answer) is not None and first is not None and (first.shape, first.datatype) == last[:2]:
-        return Response(last[2] + first.data, 200, BINARY, last[3])
+    if (last := plan.answer) is not None and len(answer.tensors) == 1:
+        only = answer.tensors[0]
+        if (only.name, only.datatype, only.shape) == last[:3]:
+            return Response(last[3] + only.data, 200, BINARY, last[4])
+    size = sum([len(tensor.data) for tensor in answer.tensors])
+    small = size <= (CLASSIFIED if plan.classified else LARGE)
+    tensors, head, blobs = _written(route, plan, answer) if small else await in_thread(_written, route, plan, answer)
     for tensor, one in zip(tensors, plan.wanted, strict=True):
         if one.place is not None:
-            regions(gateway).write(caller, *one.place, tensor.data)
-    parts = signature(route), plan.id, tensors, plan.wanted
-    small = sum([len(tensor.data) for tensor in tensors]) <= LARGE
-    head, blobs = answer_json(*parts) if small else await in_thread(answer_json, *parts)
+            regions(gateway).write(caller, one.place.region, one.place.offset, one.place.byte_size, tensor.data)
     if not blobs:
         return Response(head)
     headers = ((HEADER, b"%d" % len(head)),)
-    if plan.length >= 0 and first is not None and first.datatype != "BYTES":
-        plan.answer = (first.shape, first.datatype, head, headers)
+    if plan.length >= 0 and len(tensors) == 1 and tensors[0].datatype != "BYTES":
+        plan.answer = (tensors[0].name, tensors[0].datatype, tensors[0].shape, head, headers)
     return Response(b"".join([head, *blobs]), 200, BINARY, headers)
+
+
+def _written(route: Route, plan: Plan, answer: Answer) -> tuple[list[Tensor], bytes, list[bytes]]:
+    """The tensors that are wanted, the JSON of the answer, and what follows it."""
+    tensors = _v2.results(route, answer, plan.wanted)
+    return tensors, *answer_json(signature(route), plan.id, tensors, plan.wanted)
 
 
 async def _compressed(response: Response, accepted: bytes) -> Response:

@@ -7,6 +7,7 @@ everything else (nested lists, several datatypes, large lists, NaN) is decoded a
 
 import binascii
 import json
+import math
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ import msgspec
 from modelmill.errors import InvalidInput
 from modelmill.protocols._v2 import (
     MAX_RANK,
+    SIZES,
     Given,
     Place,
     Signature,
@@ -37,7 +39,7 @@ CHUNK = 1 << 18
 """Bytes of a list that are decoded at once: between two, other threads run, and memory stays bounded."""
 VALUES = 1 << 15
 """Values of a list that are encoded at once."""
-NUMBERLESS = 8 << 20
+NUMBERLESS = 4 << 20
 """Bytes of JSON with NaN or Infinity, which only Python's own slower parser reads."""
 
 ELEMENTS: dict[str, type] = {
@@ -150,7 +152,7 @@ def _decode_loosely(head: bytes) -> InferRequest[Any]:
     if len(head) > NUMBERLESS:
         raise InvalidInput(f"JSON with NaN or Infinity has at most {NUMBERLESS:,} bytes; send binary tensors instead")
     try:
-        document = json.loads(head)
+        document = json.loads(head, parse_float=_finite)
         msgspec.json.encode(document)  # refuses lone surrogates and numbers that nothing can take
         asked = msgspec.convert(document, InferRequest[Any])
     except (ValueError, OverflowError, RecursionError) as error:
@@ -159,6 +161,13 @@ def _decode_loosely(head: bytes) -> InferRequest[Any]:
         if one.data is not None:
             one.data = Loose(one.data)
     return asked
+
+
+def _finite(text: str) -> float:
+    """A number that is written with digits; Python would take 1e999 for Infinity."""
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {text[:20]} is out of range")
+    return number
 
 
 # ---- tensors of a request
@@ -178,12 +187,12 @@ def given(asked: InferRequest[Any], body: bytes, size: int, own: Signature, read
             found.append(Given(one.name, one.datatype, one.shape, _from_json(one, own)))
             continue
         if one.data is not None or None not in (where.binary_data_size, where.shared_memory_region):
-            raise InvalidInput(f"input '{one.name}' brings its data twice: in JSON, in binary or in shared memory")
+            raise InvalidInput(f"input '{one.name:.80}' brings its data twice: in JSON, in binary or in shared memory")
         if (length := where.binary_data_size) is None:
             data = read(place_of(where))
         else:
             if not 0 <= length <= end - at:
-                raise InvalidInput(f"input '{one.name}': binary_data_size {length!r:.30} exceeds the body")
+                raise InvalidInput(f"input '{one.name:.80}': binary_data_size {length!r:.30} exceeds the body")
             data = body[at : at + length]
             at += length
         found.append(Given(one.name, one.datatype, one.shape, data))
@@ -253,18 +262,17 @@ def _flat(values: Any) -> Any:
 
 def _unnested(raw: bytes) -> bytes:
     """The JSON of a list of lists as that of one list; its brackets are known to match."""
-    inner = raw[1:-1]
     if raw[:1] != b"[":
         raise ValueError("it is no list")
-    if b"[" not in inner:
+    if raw.find(b"[", 1) < 0:
         return raw
     if b'"' in raw or b"{" in raw:
         raise ValueError("it holds texts or objects")
+    flat = raw.translate(None, b"[]")
     lead = raw[: len(raw) - len(raw.lstrip(b"[ \t\r\n"))]
     if lead.count(b"[") > MAX_RANK:
         raise ValueError(f"it is nested more than {MAX_RANK} deep")
-    flat = inner.translate(None, b"[]")
-    return b"[" + (flat if flat.strip(b", \t\r\n") else b"") + b"]"
+    return b"[%b]" % (flat if flat.strip(b", \t\r\n") else b"")
 
 
 def _in_chunks(one: InferInput[Any], raw: bytes, element: type) -> tuple[bytes, int]:
@@ -298,7 +306,7 @@ def asked_outputs(asked: InferRequest[Any]) -> list[Wanted]:
             found.append(Wanted(one.name, default))
             continue
         if not 0 <= how.classification < 1 << 31:
-            raise InvalidInput(f"output '{one.name}': classification is how many classes to name, from 1")
+            raise InvalidInput(f"output '{one.name:.80}': classification is how many classes to name, from 1")
         binary = default if how.binary_data is None else how.binary_data
         place = place_of(how) if how.shared_memory_region is not None else None
         found.append(Wanted(one.name, binary, how.classification, place))
@@ -335,16 +343,18 @@ encode = msgspec.json.Encoder().encode
 
 def values_json(tensor: Tensor) -> bytes:
     """The values of an output as a flat JSON list; NaN and Infinity as Python and Triton write them."""
+    step = VALUES * SIZES.get(tensor.datatype, 0)
+    if 0 < step < len(tensor.data):
+        slices = (tensor.data[at : at + step] for at in range(0, len(tensor.data), step))
+        parts = [values_json(Tensor(tensor.name, tensor.datatype, [], data))[1:-1] for data in slices]
+        return b"[" + b",".join(parts) + b"]"
     values = unpacked(tensor)
     if tensor.datatype == "BYTES":
         try:
             return encode([str(value, "utf-8") for value in values])
         except UnicodeDecodeError as error:
             raise InvalidInput(f"output '{tensor.name}' holds bytes that are not text: ask for binary data") from error
-    if len(values) <= VALUES:
-        return _numbers_json(values)
-    parts = [_numbers_json(values[at : at + VALUES])[1:-1] for at in range(0, len(values), VALUES)]
-    return b"[" + b",".join(parts) + b"]"
+    return _numbers_json(values)
 
 
 def _numbers_json(values: list[Any]) -> bytes:

@@ -9,12 +9,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from modelmill.errors import Cancelled, Forbidden, MillError, NotFound, Unauthenticated, Unavailable, from_code, unknown
+from modelmill.errors import Forbidden, MillError, NotFound, Unauthenticated, Unavailable, from_code, unknown
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
 from modelmill.serve.meter import Collector, Meter, Name, Series
 from modelmill.serve.pool import Ask, Pool, PoolLimits
 from modelmill.serve.shadow import copy_to_shadows
+from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.settings import Limits
 from modelmill.types import KeyInfo, Route, Snapshot
@@ -39,6 +40,7 @@ class Gateway:
         self.operate: Operate | None = None
         self.shared_memory = False
         self.extra: dict[str, Any] = {}
+        self.tracing: Tracing | None = None
         self.hung: set[str] = set()
         self.wake: Callable[[], None] = lambda: None
         self._rates = Rates(gateways)
@@ -211,11 +213,14 @@ class Gateway:
             if answer.code:
                 raise from_code(answer.code, answer.message)
             good = True
-        except (Cancelled, asyncio.CancelledError):
-            protocol = f"{protocol} cancelled"
+        except MillError as error:  # the caller's leaving is one
+            if self.tracing is not None:
+                trace_call(route, None, error)
             raise
         finally:
             series.answered(protocol, time.monotonic() - started, good)
+        if self.tracing is not None:
+            trace_call(route, pending, None)
         use = (caller.name, route.deployment)
         self.meter.usage[use] = self.meter.usage.get(use, 0) + 1
         if route.others:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Overloaded, Unavailable
 from modelmill.serve.batcher import BatchLimits, Lanes, admit, take
@@ -38,8 +38,7 @@ class PoolLimits:
     hang_seconds: float = 30.0
 
 
-@dataclass(frozen=True)
-class Ask:
+class Ask(NamedTuple):
     """What the callers of a pool may say beside the input."""
 
     key: str = ""

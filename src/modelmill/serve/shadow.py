@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,7 +25,7 @@ _running: set["asyncio.Task[None]"] = set()
 def copy_to_shadows(pools: "Iterable[Pool]", call: Call, answer: Answer, ask: "Ask") -> None:
     """Send a copy to each shadow and note whether its answer agrees; nobody waits for it, and it may be dropped."""
     for pool in pools:
-        task = asyncio.ensure_future(_shadow(pool, call, answer, replace(ask, gone=None, priority=LAST)))
+        task = asyncio.ensure_future(_shadow(pool, call, answer, ask._replace(gone=None, priority=LAST)))
         _running.add(task)  # else the loop could lose it
         task.add_done_callback(_running.discard)
 

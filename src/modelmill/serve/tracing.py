@@ -11,12 +11,14 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from uuid import uuid4
 
 from modelmill import __version__
-from modelmill.errors import NotInstalled
+from modelmill.errors import MillError, NotInstalled
 from modelmill.settings import Settings
+from modelmill.types import Route
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -80,6 +82,31 @@ class Span:
         """The answer has left."""
         if self._span is not None:
             self._span.end()
+
+
+CURRENT: ContextVar[Span | None] = ContextVar("span", default=None)
+"""The span of the request that is being answered."""
+
+
+class Call(Protocol):
+    """When a call arrived and when a worker was given it, by `time.monotonic()`."""
+
+    arrived: float
+    sent: float
+
+
+def trace_call(route: Route, call: Call | None, error: MillError | None) -> None:
+    """Note in the current span which version answered and how long the call waited and ran, or why it failed."""
+    span = CURRENT.get()
+    if span is None:
+        return
+    span.set({"modelmill.deployment": route.deployment, "modelmill.version": f"{route.model}:{route.version}"})
+    if error is not None:
+        span.fail(error.code, error.message)
+    if call is not None:
+        arrived, sent, now = (nanoseconds(when) for when in (call.arrived, call.sent, time.monotonic()))
+        span.phase("queue", arrived, sent)
+        span.phase("compute", sent, now)
 
 
 class Tracing:

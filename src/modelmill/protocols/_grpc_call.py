@@ -1,0 +1,383 @@
+"""One gRPC call over an HTTP/2 stream: messages, compression, deadline, status (grpc/doc/PROTOCOL-HTTP2.md)."""
+
+import asyncio
+import logging
+import re
+import zlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from struct import Struct as Packer
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+from google.protobuf.message import DecodeError
+
+from modelmill.errors import Expired, InvalidInput, MethodNotAllowed, MillError, Overloaded, TooLarge, Unavailable
+from modelmill.protocols._app import key_of
+from modelmill.protocols._hpack import OK, Headers, Malformed, literal
+from modelmill.protocols._http2_send import Sender, Stream
+from modelmill.types import KeyInfo
+
+if TYPE_CHECKING:
+    from modelmill.protocols._grpc_server import GrpcServer
+
+log = logging.getLogger("modelmill.gateway")
+
+STATUS = {
+    "cancelled": 1,
+    "invalid_input": 3,
+    "timeout": 4,
+    "not_found": 5,
+    "forbidden": 7,
+    "too_large": 8,
+    "overloaded": 8,
+    "storage_full": 8,
+    "conflict": 9,
+    "method_not_allowed": 12,
+    "not_installed": 12,
+    "internal": 13,
+    "model_failed": 13,
+    "unavailable": 14,
+    "bundle_corrupt": 15,
+    "unauthenticated": 16,
+}
+"""gRPC status of every error code."""
+
+MESSAGE_CHARACTERS = 1000
+BACKLOG = 8
+"""Messages of a stream that may wait to be read before its client is told to wait."""
+CREDIT_BYTES = 256 << 10
+THREAD_BYTES = 256 << 10
+"""Size from which packing and unpacking leave the event loop."""
+WORTH_BYTES = 1024
+ENCODINGS = {"gzip": 31, "deflate": 15}
+"""Message encodings and what zlib calls them."""
+UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+LONGEST = 24 * 3600.0
+"""Deadlines further away than this, in seconds, are none."""
+
+_TYPE = OK + literal(b"content-type", b"application/grpc")
+_FINE = literal(b"grpc-status", b"0")
+_ACCEPTED = literal(b"grpc-accept-encoding", b"identity,deflate,gzip")
+_prefix = Packer(">BI")
+_printable = bytes(range(0x20, 0x7F)).replace(b"%", b"").decode()
+
+Handler = Callable[..., Awaitable[Any]]
+
+
+class Method(NamedTuple):
+    """One method of a service: `handler(call, request)` for one message each way, else `handler(call)`."""
+
+    handler: Handler
+    request: Any
+    streaming: bool
+    public: bool
+
+
+class Head(NamedTuple):
+    """The headers of a call."""
+
+    method: Method | None
+    path: str
+    key: str | None
+    timeout: float | None
+    encoding: str
+    metadata: Headers
+    refusal: int
+
+
+def read_head(headers: Headers, methods: dict[str, Method]) -> Head:
+    """What the headers ask for; `refusal` is the HTTP status for what is no gRPC. Raises `Malformed`."""
+    if not headers.get(b":method") or not headers.get(b":path") or b":scheme" not in headers:
+        raise Malformed("a request has a method, a scheme and a path")
+    path = headers[b":path"].decode("latin-1")
+    refusal = 0
+    if headers[b":method"] != b"POST":
+        refusal = 405
+    elif not headers.get(b"content-type", b"").startswith(b"application/grpc"):
+        refusal = 415
+    return Head(
+        methods.get(path),
+        path,
+        key_of(headers),
+        _seconds(headers.get(b"grpc-timeout", b"")),
+        headers.get(b"grpc-encoding", b"identity").decode("latin-1"),
+        headers,
+        refusal,
+    )
+
+
+def _seconds(timeout: bytes) -> float | None:
+    if not timeout:
+        return None
+    found = re.fullmatch(r"([0-9]{1,8})([HMSmun])", timeout.decode("latin-1"))
+    if found is None:
+        raise Malformed("grpc-timeout is a number and its unit")
+    seconds = int(found[1]) * UNITS[found[2]]
+    return seconds if seconds < LONGEST else None
+
+
+class Call(Stream):
+    """A call from its headers to its status."""
+
+    __slots__ = (
+        "_buffer", "_complete", "_headed", "_held", "_messages", "_owed", "_task", "_timer", "_waiter",
+        "caller", "head", "server", "since", "stopping",
+    )  # fmt: skip
+
+    def __init__(self, server: "GrpcServer", sender: Sender, number: int, head: Head) -> None:
+        super().__init__(sender, number)
+        self.server, self.head = server, head
+        self.since = server.loop.time()
+        self.caller: KeyInfo
+        self.stopping = self._complete = self._headed = False
+        self._buffer = bytearray()
+        self._messages: deque[tuple[int, bytes]] | None = None
+        self._held = self._owed = 0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # ---- what arrives
+
+    def opened(self) -> None:
+        """Check the key, then the method; a call that is refused costs nothing more."""
+        head = self.head
+        if head.refusal:
+            self.sender.finish(self, literal(b":status", str(head.refusal).encode()))
+            return
+        try:
+            method = head.method
+            if method is None or not method.public:
+                self.caller = self.server.gateway.authorise(head.key)
+            if method is None:
+                raise MethodNotAllowed(f"there is no method {head.path[:200]}")
+            if head.encoding not in ENCODINGS and head.encoding != "identity":
+                raise MethodNotAllowed(f"the encoding {head.encoding[:40]!r} is not known; gzip and deflate are")
+        except MillError as error:
+            self.refuse(error)
+            return
+        if head.timeout is not None:
+            self._timer = self.server.loop.call_later(head.timeout, self._expire)
+        if method.streaming:
+            self._messages = deque()
+            self._task = self.server.loop.create_task(self._run(self._converse, method))
+
+    def data(self, payload: bytes, ended: bool) -> None:
+        """A part of the messages."""
+        if ended and self._messages is None and len(payload) >= 5:
+            flag, size = _prefix.unpack_from(payload)
+            if size == len(payload) - 5 and size <= self.server.limit and flag < 2:
+                self._start(flag, payload[5:])
+                return
+        try:
+            self._gather(payload, ended)
+        except MillError as error:
+            self.refuse(error)
+
+    def _gather(self, payload: bytes, ended: bool) -> None:
+        """Messages that come in parts, or several at once; raises `TooLarge`, `InvalidInput`, `Overloaded`."""
+        if self._messages is None:
+            self._messages = deque()
+        buffer, messages = self._buffer, self._messages
+        self._hold(len(payload))
+        buffer += payload
+        while len(buffer) >= 5:
+            flag, size = _prefix.unpack_from(buffer)
+            if flag > 1:
+                raise InvalidInput(f"a message begins with 0 or 1, not {flag}")
+            if size > self.server.limit:
+                raise TooLarge(f"the message has {size:,} bytes; at most {self.server.limit:,} are taken")
+            if len(buffer) < 5 + size:
+                break
+            messages.append((flag, bytes(memoryview(buffer)[5 : 5 + size])))
+            del buffer[: 5 + size]
+        self._owed += len(payload)
+        self._credit()
+        self._complete = ended
+        if ended and buffer:
+            raise InvalidInput(f"the call ended within a message, of which {len(buffer)} bytes came")
+        if self._waiter is not None:
+            self._wake()
+        elif self._task is None:
+            if len(messages) > 1 or (messages and buffer) or (ended and not messages):
+                raise InvalidInput(f"{self.head.path} takes exactly one message")
+            if ended:
+                self._start(*messages.popleft())
+
+    def _hold(self, size: int) -> None:
+        """Account for bytes that wait to be whole; raises `Overloaded` when all calls together hold too many."""
+        if self.server.held + size > self.server.budget:
+            raise Overloaded("too many large messages arrive at once", retry_after=1)
+        self.server.held += size
+        self._held += size
+
+    def _credit(self) -> None:
+        """Let the client send on, unless what it sent waits to be read."""
+        assert self._messages is not None
+        if self._owed >= CREDIT_BYTES and len(self._messages) < BACKLOG:
+            self.sender.grant(self, self._owed)
+            self._owed = 0
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def lost(self) -> None:
+        """The client has gone or has cancelled: so is the work for it."""
+        self._release()
+
+    def overdue(self, before: float) -> bool:
+        """Whether the only message of the call has been arriving since then."""
+        return self._task is None and self.since < before
+
+    def stop(self) -> None:
+        """End a stream behind the answers to what has arrived."""
+        if self.head.method is not None and self.head.method.streaming:
+            self.stopping = True
+            self._wake()
+
+    # ---- the work
+
+    def remaining(self) -> float | None:
+        """Seconds until the client's deadline."""
+        if self.head.timeout is None:
+            return None
+        return max(0.001, self.since + self.head.timeout - self.server.loop.time())
+
+    def gone(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return not self.open
+
+    def _start(self, flag: int, message: bytes) -> None:
+        self._task = self.server.loop.create_task(self._run(self._answer, flag, message))
+
+    async def _run(self, work: Handler, *given: Any) -> None:
+        """The work of the call, whatever becomes of it."""
+        try:
+            await work(*given)
+        except MillError as error:
+            self.refuse(error)
+        except Exception:
+            log.exception("%s failed", self.head.path)
+            self.refuse(MillError("the gateway failed; its log says why"))
+
+    async def _answer(self, flag: int, message: bytes) -> None:
+        method = self.head.method
+        assert method is not None
+        request = await self._parsed(flag, message)
+        response = await method.handler(self, request)
+        if self.open:
+            head, body = await self._packed(response.SerializeToString())
+            if self.open:
+                self.sender.reply(self, head, body, _FINE)
+                self._release()
+
+    async def _converse(self, method: Method) -> None:
+        await method.handler(self)
+        if self.stopping:
+            raise Unavailable("the server stops: open the stream again", retry_after=1)
+        if self.open:
+            self.sender.finish(self, _FINE if self._headed else _TYPE + _FINE)
+            self._release()
+
+    async def read(self) -> Any | None:
+        """The next message of a stream; None when there are no more, or the server stops."""
+        assert self._messages is not None
+        while not self._messages:
+            if self._complete or self.stopping:
+                return None
+            self._waiter = self.server.loop.create_future()
+            await self._waiter
+        flag, message = self._messages.popleft()
+        self.server.held -= len(message) + 5
+        self._held -= len(message) + 5
+        self._credit()
+        return await self._parsed(flag, message)
+
+    async def write(self, response: Any) -> None:
+        """Send a message of a stream, as soon as its client has room for it."""
+        head, body = await self._packed(response.SerializeToString())
+        if not self.open:
+            return
+        self.sender.send(self, b"" if self._headed else head, body)
+        self._headed = True
+        while self.queue and self.open:
+            if self.drained is None or self.drained.done():
+                self.drained = self.server.loop.create_future()
+            await asyncio.shield(self.drained)
+
+    def refuse(self, error: MillError) -> None:
+        """End the call with an error; what is still being done for it is cancelled."""
+        if not self.open:
+            return
+        block = b"" if self._headed else _TYPE
+        block += literal(b"grpc-status", str(STATUS.get(error.code, 13)).encode())
+        words = error.message.encode("utf-8", "replace").decode()[:MESSAGE_CHARACTERS]
+        block += literal(b"grpc-message", quote(words, safe=_printable).encode())
+        if error.retry_after is not None:
+            block += literal(b"grpc-retry-pushback-ms", str(round(error.retry_after * 1000)).encode())
+        if error.code == "method_not_allowed":
+            block += _ACCEPTED
+        self.sender.finish(self, block)
+        self._release()
+
+    def _expire(self) -> None:
+        self.refuse(Expired("the deadline of the call has passed"))
+
+    def _release(self) -> None:
+        """Let go of everything but the stream."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.server.held -= self._held
+        self._held = 0
+        self._buffer, self._messages = bytearray(), deque()
+        if self._task is not None and self._task is not asyncio.current_task(self.server.loop):
+            self._task.cancel()
+
+    # ---- messages
+
+    async def _parsed(self, flag: int, message: bytes) -> Any:
+        """A message as an object; raises `InvalidInput`, `TooLarge`."""
+        if flag:
+            message = await _apart(len(message), inflate, message, self.head.encoding, self.server.limit)
+        assert self.head.method is not None
+        try:
+            return self.head.method.request.FromString(message)
+        except DecodeError as error:
+            raise InvalidInput(f"the message is not a {self.head.method.request.DESCRIPTOR.full_name}") from error
+
+    async def _packed(self, body: bytes) -> tuple[bytes, bytes]:
+        """Headers, and a message behind its length; compressed as the request was, if that is worth it."""
+        encoding = self.head.encoding
+        if encoding == "identity" or len(body) < WORTH_BYTES:
+            return _TYPE, _prefix.pack(0, len(body)) + body
+        body = await _apart(len(body), deflate, body, encoding)
+        return _TYPE + literal(b"grpc-encoding", encoding.encode()), _prefix.pack(1, len(body)) + body
+
+
+async def _apart(size: int, work: Callable[..., bytes], *given: Any) -> bytes:
+    """Large work in a thread, so that others are served meanwhile."""
+    return work(*given) if size < THREAD_BYTES else await asyncio.to_thread(work, *given)
+
+
+def inflate(data: bytes, encoding: str, limit: int) -> bytes:
+    """A compressed message; raises `InvalidInput`, and `TooLarge` before more than `limit` bytes are made."""
+    if encoding not in ENCODINGS:
+        raise InvalidInput("a message is compressed, but grpc-encoding does not say how")
+    stream = zlib.decompressobj(ENCODINGS[encoding])
+    try:
+        out = stream.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise InvalidInput(f"the message is not valid {encoding}: {error}") from error
+    if len(out) > limit:
+        raise TooLarge(f"the message has more than {limit:,} bytes when unpacked")
+    if not stream.eof or stream.unused_data:
+        raise InvalidInput(f"the message is not one whole {encoding} stream")
+    return out
+
+
+def deflate(data: bytes, encoding: str) -> bytes:
+    """A message compressed quickly rather than well."""
+    stream = zlib.compressobj(1, wbits=ENCODINGS[encoding])
+    return stream.compress(data) + stream.flush()

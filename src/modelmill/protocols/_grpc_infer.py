@@ -1,0 +1,182 @@
+"""ModelInfer: from its messages to tensors and back, and the stream of them."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from modelmill.errors import InvalidInput, MillError
+from modelmill.protocols import _v2
+from modelmill.protocols._grpc_call import Call
+from modelmill.protocols._grpc_messages import message
+from modelmill.protocols._shared_memory import regions
+from modelmill.protocols._v2 import Given, Place, Wanted
+from modelmill.serve.wire import Tensor
+from modelmill.types import Route
+
+STREAM_CALLS = 64
+"""Requests of one stream that are answered at the same time."""
+
+CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""The list that holds the values of a datatype."""
+
+Response = message("inference.ModelInferResponse")
+StreamResponse = message("inference.ModelStreamInferResponse")
+
+
+async def infer(call: Call, request: Any) -> Any:
+    """One prediction; raises `MillError`."""
+    gateway, caller = call.server.gateway, call.caller
+    told = _v2.options(_values(request.parameters)) if request.parameters else _NOTHING
+    version = request.model_version or told.version
+    route = gateway.pick(caller, request.model_name, version or None)
+    gateway.refuse_unservable(route)
+    given = _given(call, request)
+    tensors = _v2.tensors(route, given)
+    task_level = _v2.is_task_level(route, given)
+    asked = [_asked(one) for one in request.outputs] if request.outputs else ()
+    wanted = _v2.wanted(route, asked, task_level=task_level, binary=True)
+    answer = await gateway.predict(
+        caller,
+        route,
+        "v2_grpc",
+        tensors=tensors,
+        parameters=told.task,
+        outputs=_v2.names_of(route, wanted),
+        timeout=_sooner(told.timeout, call.remaining()),
+        priority=told.priority,
+        gone=call.gone,
+        request_id=request.id,
+    )
+    return _response(call, request, route, _v2.results(route, answer, wanted), wanted)
+
+
+_NOTHING = _v2.options({})
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else min(one, other)
+
+
+def _values(parameters: Any) -> dict[str, Any]:
+    """Parameters by name; raises `InvalidInput` for one without a value."""
+    values = {}
+    for name, parameter in parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if kind is None:
+            raise InvalidInput(f"the parameter '{name[:80]}' has no value")
+        values[name] = getattr(parameter, kind)
+    return values
+
+
+def _given(call: Call, request: Any) -> list[Given]:
+    """The inputs as they come: all raw or all typed, or in shared memory; raises `InvalidInput`."""
+    raw = request.raw_input_contents
+    given, at, count = [], 0, len(raw)
+    for one in request.inputs:
+        place = _place(one.name, _values(one.parameters)) if one.parameters else None
+        if place is not None:
+            data = regions(call.server.gateway).read(call.caller, place.region, place.offset, place.byte_size)
+        elif count:
+            if at == count or one.HasField("contents"):
+                raise InvalidInput(f"raw_input_contents and contents can't be mixed: input '{one.name[:80]}'")
+            data, at = raw[at], at + 1
+        else:
+            data = _typed(one)
+        given.append(Given(one.name, one.datatype, list(one.shape), data))
+    if at != count:
+        raise InvalidInput(f"raw_input_contents has {count} entries for {at} inputs")
+    return given
+
+
+def _typed(one: Any) -> bytes:
+    """The values of `contents` as the tensor's data."""
+    field, contents = CONTENTS.get(one.datatype), one.contents
+    filled = [each.name for each, _ in contents.ListFields()]
+    if one.datatype in ("FP16", "BF16"):
+        raise InvalidInput(f"input '{one.name}': {one.datatype} has no typed contents; use raw_input_contents")
+    if any(name != field for name in filled):
+        raise InvalidInput(
+            f"input '{one.name[:80]}': the values of {one.datatype[:20]} go into {field}, given: {', '.join(filled)}"
+        )
+    return _v2.packed(one.name, one.datatype, getattr(contents, field)) if field else b""
+
+
+def _place(name: str, parameters: dict[str, Any]) -> Place | None:
+    """Where in shared memory a tensor is; raises `InvalidInput`."""
+    region = parameters.get("shared_memory_region")
+    if region is None:
+        return None
+    size, offset = parameters.get("shared_memory_byte_size"), parameters.get("shared_memory_offset", 0)
+    if not isinstance(region, str) or type(size) is not int or type(offset) is not int:
+        raise InvalidInput(
+            f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and _offset are whole numbers"
+        )
+    return Place(region, size, offset)
+
+
+def _asked(one: Any) -> Wanted:
+    parameters = _values(one.parameters) if one.parameters else {}
+    classes = parameters.get("classification", 0)
+    if type(classes) is not int or not 0 <= classes < 1 << 31:
+        raise InvalidInput(f"output '{one.name[:80]}': classification is a number of classes, not {classes!r:.40}")
+    return Wanted(one.name, True, classes, _place(one.name, parameters))
+
+
+def _response(call: Call, request: Any, route: Route, tensors: Sequence[Tensor], wanted: Sequence[Wanted]) -> Any:
+    response = Response(model_name=route.deployment, model_version=str(route.version), id=request.id)
+    outputs, raw = response.outputs, response.raw_output_contents
+    for tensor, one in zip(tensors, wanted, strict=True):
+        output = outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if one.place is None:
+            raw.append(tensor.data)
+        else:
+            _leave(call, output, one.place, tensor.data)
+            raw.append(b"")  # clients count the entries
+    return response
+
+
+def _leave(call: Call, output: Any, place: Place, data: bytes) -> None:
+    """Write an output to shared memory and say so."""
+    regions(call.server.gateway).write(call.caller, place.region, place.offset, place.byte_size, data)
+    output.parameters["shared_memory_region"].string_param = place.region
+    output.parameters["shared_memory_byte_size"].int64_param = len(data)
+    if place.offset:
+        output.parameters["shared_memory_offset"].int64_param = place.offset
+
+
+async def stream(call: Call) -> None:
+    """Requests answered as they come, several at a time; an error is an answer and the stream goes on."""
+    room = asyncio.Semaphore(STREAM_CALLS)
+    writing = asyncio.Lock()
+
+    async def one(request: Any) -> None:
+        try:
+            response = StreamResponse()
+            try:
+                response.infer_response.CopyFrom(await infer(call, request))
+            except MillError as error:
+                response.error_message = error.message[:1000].encode("utf-8", "replace").decode()
+                response.infer_response.id = request.id
+            response.infer_response.parameters["triton_final_response"].bool_param = True
+            async with writing:
+                await call.write(response)
+        finally:
+            room.release()
+
+    async with asyncio.TaskGroup() as tasks:
+        while (request := await call.read()) is not None:
+            await room.acquire()
+            tasks.create_task(one(request))

@@ -1,0 +1,116 @@
+"""Listening for gRPC: sockets, TLS, the watch over slow clients, and the end."""
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from pathlib import Path
+
+from modelmill.errors import Expired, InvalidInput
+from modelmill.protocols._grpc_call import Call, Method, read_head
+from modelmill.protocols._http2 import Connection
+from modelmill.protocols._http2_send import CANCEL, NO_ERROR, PROTOCOL
+from modelmill.serve.gateway import Gateway
+
+Address = tuple[str, int]
+Tls = tuple[Path | str, Path | str]
+"""Certificate chain and private key, both PEM files."""
+
+OVERHEAD_BYTES = 1 << 20
+"""What a message may hold beside the tensors that `limits.body_bytes` allows."""
+MAX_CONNECTIONS = 4096
+WATCH_SECONDS = 1.0
+GREETING_SECONDS = 10
+STALL_SECONDS = 60
+BACKLOG = 2048
+
+
+class GrpcServer:
+    """The connections of all clients. `methods` are the handlers by path (`/package.Service/Method`)."""
+
+    def __init__(self, gateway: Gateway, methods: dict[str, Method]) -> None:
+        self.gateway, self.methods = gateway, methods
+        self.loop = asyncio.get_running_loop()
+        self.limit = gateway.limits.body_bytes + OVERHEAD_BYTES
+        self.budget, self.held = 4 * self.limit, 0
+        self.port = 0
+        self._connections: set[Connection] = set()
+        self._listeners: list[asyncio.Server] = []
+        self._watching = self.loop.create_task(self._watch())
+
+    async def listen(self, where: socket.socket | Address, tls: ssl.SSLContext | None) -> None:
+        """Take connections at an address or from a socket that is bound; raises `OSError`."""
+        if isinstance(where, socket.socket):
+            listener = await self.loop.create_server(self._connect, sock=where, ssl=tls, backlog=BACKLOG)
+        else:
+            host, port = where
+            listener = await self.loop.create_server(
+                self._connect, host, port, ssl=tls, backlog=BACKLOG, reuse_port=bool(port)
+            )
+        self._listeners.append(listener)
+        self.port = self.port or listener.sockets[0].getsockname()[1]
+
+    def _connect(self) -> asyncio.Protocol:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            return _Refused()
+        return Connection(lambda headers: read_head(headers, self.methods), self._accept, self._connections)
+
+    def _accept(self, sender: object, number: int, head: object) -> Call:
+        return Call(self, sender, number, head)  # type: ignore[arg-type]
+
+    async def stop(self, grace: float) -> None:
+        """Answer what has arrived for at most `grace` seconds, refuse the rest, and disconnect."""
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self._connections):
+            for stream in list(connection.streams.values()):
+                if isinstance(stream, Call):
+                    stream.stop()
+            connection.drain()
+        end = self.loop.time() + grace
+        while self._connections and self.loop.time() < end:
+            await asyncio.sleep(0.01)
+        self._watching.cancel()
+        for connection in list(self._connections):
+            connection.fail(NO_ERROR, "the server stops")
+        with suppress(asyncio.CancelledError):
+            await self._watching
+
+    async def _watch(self) -> None:
+        """Nobody may hold what others need by being slow."""
+        patience = self.gateway.limits.timeout_seconds
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = self.loop.time()
+            for connection in list(self._connections):
+                if not connection.greeted and connection.since < now - GREETING_SECONDS:
+                    connection.fail(PROTOCOL, "no greeting")
+                    continue
+                for stream in connection.sender.overdue(STALL_SECONDS):
+                    connection.reset(stream, CANCEL)
+                for stream in list(connection.streams.values()):
+                    if isinstance(stream, Call) and stream.overdue(now - patience):
+                        stream.refuse(Expired(f"the message did not arrive within {patience:g} seconds"))
+
+
+class _Refused(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say goodbye at once."""
+        transport.close()
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """What the files allow to be served; raises `InvalidInput`."""
+    certificate, key = tls
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidInput(
+            f"TLS needs a certificate and its key as PEM files; {certificate}, {key}: {error}"
+        ) from error
+    return context

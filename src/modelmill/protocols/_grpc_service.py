@@ -1,0 +1,193 @@
+"""The methods of inference.GRPCInferenceService, and the table of all that is served over gRPC."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+
+from modelmill.errors import InvalidInput, MethodNotAllowed, NotFound
+from modelmill.protocols import _grpc_infer, _grpc_system, _v2
+from modelmill.protocols._grpc_call import Call, Handler, Method
+from modelmill.protocols._grpc_messages import NEW, OLD, message, services
+from modelmill.protocols._shared_memory import regions
+
+INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
+PUBLIC = frozenset({f"/{INFERENCE}/ServerLive", f"/{INFERENCE}/ServerReady"}) | {
+    f"/{HEALTH}/{name}" for name in ("Check", "List", "Watch")
+}
+"""The only methods that need no key."""
+
+
+def _filled(name: str, document: Mapping[str, Any]) -> Any:
+    """A message of ours from the dictionary that HTTP sends as JSON; what it has beyond the message is left out."""
+    return ParseDict(document, message(f"inference.{name}")(), ignore_unknown_fields=True)
+
+
+def _empty(name: str) -> Any:
+    return message(f"inference.{name}")()
+
+
+async def server_live(call: Call, request: Any) -> Any:
+    """The server answers."""
+    return _filled("ServerLiveResponse", {"live": True})
+
+
+async def server_ready(call: Call, request: Any) -> Any:
+    """The server can take inference calls."""
+    return _filled("ServerReadyResponse", {"ready": call.server.gateway.ready})
+
+
+async def server_metadata(call: Call, request: Any) -> Any:
+    """Name, version and extensions."""
+    return _filled("ServerMetadataResponse", _v2.server_metadata(call.server.gateway))
+
+
+async def model_ready(call: Call, request: Any) -> Any:
+    """Whether a request would be answered; a model that does not exist is not ready."""
+    gateway = call.server.gateway
+    try:
+        ready = _v2.is_ready(gateway, gateway.route(call.caller, request.name, request.version or None))
+    except NotFound:
+        ready = False
+    return _filled("ModelReadyResponse", {"ready": ready})
+
+
+async def model_metadata(call: Call, request: Any) -> Any:
+    """The model's signature."""
+    document = _v2.model_metadata(call.server.gateway, call.caller, request.name, request.version or None)
+    return _filled("ModelMetadataResponse", document)
+
+
+async def model_config(call: Call, request: Any) -> Any:
+    """The model's configuration, as Triton would have it."""
+    document = _v2.model_config(call.server.gateway, call.caller, request.name, request.version or None)
+    return _filled("ModelConfigResponse", {"config": document})
+
+
+async def model_statistics(call: Call, request: Any) -> Any:
+    """What was asked of one model, or of all."""
+    document = _v2.model_statistics(call.server.gateway, call.caller, request.name or None, request.version or None)
+    return _filled("ModelStatisticsResponse", document)
+
+
+async def repository_index(call: Call, request: Any) -> Any:
+    """Every version that the caller can see."""
+    rows = _v2.repository_index(call.server.gateway, call.caller, request.ready)
+    return _filled("RepositoryIndexResponse", {"models": rows})
+
+
+async def repository_model_load(call: Call, request: Any) -> Any:
+    """Load a model and wait until it answers."""
+    if request.parameters:
+        names = ", ".join(sorted(request.parameters))[:200]
+        raise InvalidInput(f"a model is loaded as it was deployed: the parameters {names} are not taken")
+    await _v2.load(call.server.gateway, call.caller, request.model_name)
+    return _empty("RepositoryModelLoadResponse")
+
+
+async def repository_model_unload(call: Call, request: Any) -> Any:
+    """Unload a model: it keeps its name and answers nobody."""
+    await _v2.unload(call.server.gateway, call.caller, request.model_name)
+    return _empty("RepositoryModelUnloadResponse")
+
+
+async def trace_setting(call: Call, request: Any) -> Any:
+    """The trace settings, changed as asked."""
+    gateway, name = call.server.gateway, request.model_name or None
+    if request.settings:
+        changes = {key: list(value.value) or None for key, value in request.settings.items()}
+        settings = _v2.update_trace_settings(gateway, call.caller, changes, name)
+    else:
+        settings = _v2.trace_settings(gateway, call.caller, name)
+    response = _empty("TraceSettingResponse")
+    for key, value in settings.items():
+        response.settings[key].value.extend([value] if isinstance(value, str) else value)
+    return response
+
+
+async def log_settings(call: Call, request: Any) -> Any:
+    """The log settings, changed as asked."""
+    gateway = call.server.gateway
+    if request.settings:
+        changes = {}
+        for key, value in request.settings.items():
+            kind = value.WhichOneof("parameter_choice")
+            changes[key] = getattr(value, kind) if kind else None
+        settings = _v2.update_log_settings(gateway, call.caller, changes)
+    else:
+        settings = _v2.log_settings(gateway)
+    response = _empty("LogSettingsResponse")
+    for key, value in settings.items():
+        kind = {bool: "bool_param", int: "uint32_param"}.get(type(value), "string_param")
+        setattr(response.settings[key], kind, value)
+    return response
+
+
+async def system_shared_memory_status(call: Call, request: Any) -> Any:
+    """The regions that this key has registered."""
+    rows = regions(call.server.gateway).status(call.caller, request.name or None)
+    return _filled("SystemSharedMemoryStatusResponse", {"regions": {row["name"]: row for row in rows}})
+
+
+async def system_shared_memory_register(call: Call, request: Any) -> Any:
+    """Register a region."""
+    own = regions(call.server.gateway)
+    own.register(call.caller, request.name, request.key, request.offset, request.byte_size)
+    return _empty("SystemSharedMemoryRegisterResponse")
+
+
+async def system_shared_memory_unregister(call: Call, request: Any) -> Any:
+    """Let go of a region, or of all that this key has registered."""
+    regions(call.server.gateway).unregister(call.caller, request.name or None)
+    return _empty("SystemSharedMemoryUnregisterResponse")
+
+
+async def no_cuda(call: Call, request: Any) -> Any:
+    """Shared memory of a GPU is not offered."""
+    raise MethodNotAllowed("CUDA shared memory is not offered; use system shared memory, or send the tensors")
+
+
+_HANDLERS: dict[str, dict[str, Handler]] = {
+    INFERENCE: {
+        "ServerLive": server_live,
+        "ServerReady": server_ready,
+        "ServerMetadata": server_metadata,
+        "ModelReady": model_ready,
+        "ModelMetadata": model_metadata,
+        "ModelConfig": model_config,
+        "ModelStatistics": model_statistics,
+        "ModelInfer": _grpc_infer.infer,
+        "ModelStreamInfer": _grpc_infer.stream,
+        "RepositoryIndex": repository_index,
+        "RepositoryModelLoad": repository_model_load,
+        "RepositoryModelUnload": repository_model_unload,
+        "TraceSetting": trace_setting,
+        "LogSettings": log_settings,
+        "SystemSharedMemoryStatus": system_shared_memory_status,
+        "SystemSharedMemoryRegister": system_shared_memory_register,
+        "SystemSharedMemoryUnregister": system_shared_memory_unregister,
+        "CudaSharedMemoryStatus": no_cuda,
+        "CudaSharedMemoryRegister": no_cuda,
+        "CudaSharedMemoryUnregister": no_cuda,
+    },
+    HEALTH: {"Check": _grpc_system.check, "List": _grpc_system.listed, "Watch": _grpc_system.watch},
+    f"{NEW}.ServerReflection": {"ServerReflectionInfo": _grpc_system.reflect(NEW)},
+    f"{OLD}.ServerReflection": {"ServerReflectionInfo": _grpc_system.reflect(OLD)},
+}
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """Every method by its path: each that the services declare has a handler here."""
+    table = {}
+    for service in services():
+        for method in service.methods:
+            path = f"/{service.full_name}/{method.name}"
+            table[path] = Method(
+                _HANDLERS[service.full_name][method.name],
+                message(method.input_type.full_name),
+                method.client_streaming or method.server_streaming,
+                path in PUBLIC,
+            )
+    return table

@@ -1,0 +1,89 @@
+"""The services that every gRPC server has: health (grpc.health.v1) and reflection (grpc.reflection.v1, v1alpha)."""
+
+import asyncio
+from typing import Any
+
+from modelmill.errors import NotFound
+from modelmill.protocols._grpc_call import Call
+from modelmill.protocols._grpc_messages import message, pool, services
+
+SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
+LOOK_SECONDS = 0.1
+
+Health = message("grpc.health.v1.HealthCheckResponse")
+HealthList = message("grpc.health.v1.HealthListResponse")
+
+
+def _status(call: Call, service: str) -> int:
+    if service and service not in {each.full_name for each in services()}:
+        return UNKNOWN
+    return SERVING if call.server.gateway.ready else NOT_SERVING
+
+
+async def check(call: Call, request: Any) -> Any:
+    """Whether the server, or one of its services, can take calls; raises `NotFound` for another service."""
+    status = _status(call, request.service)
+    if status == UNKNOWN:
+        raise NotFound(f"there is no service '{request.service[:80]}'")
+    return Health(status=status)
+
+
+async def listed(call: Call, request: Any) -> Any:
+    """The health of every service."""
+    response = HealthList()
+    for name in ("", *(each.full_name for each in services())):
+        response.statuses[name].status = _status(call, name)
+    return response
+
+
+async def watch(call: Call) -> None:
+    """The health of a service now and whenever it changes, until the client has heard enough."""
+    request = await call.read()
+    told = None
+    while request is not None and not call.gone():
+        status = _status(call, request.service)
+        if status != told:
+            await call.write(Health(status=status))
+            told = status
+        if call.stopping:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def reflect(package: str) -> Any:
+    """The handler of one version of the reflection service."""
+    response_class = message(f"{package}.ServerReflectionResponse")
+
+    async def reflection(call: Call) -> None:
+        """What services, methods and messages there are."""
+        while (request := await call.read()) is not None:
+            response = response_class(valid_host=request.host, original_request=request)
+            try:
+                _describe(request, response)
+            except KeyError:
+                response.error_response.error_code = 5
+                response.error_response.error_message = "nothing of that name is served here"
+            await call.write(response)
+
+    return reflection
+
+
+def _describe(request: Any, response: Any) -> None:
+    """Answer one question; raises `KeyError`."""
+    kind = request.WhichOneof("message_request")
+    if kind == "list_services":
+        for each in services():
+            response.list_services_response.service.add(name=each.full_name)
+    elif kind == "file_by_filename":
+        _add(response, pool().FindFileByName(request.file_by_filename))
+    elif kind == "file_containing_symbol":
+        _add(response, pool().FindFileContainingSymbol(request.file_containing_symbol))
+    elif kind == "all_extension_numbers_of_type":
+        pool().FindMessageTypeByName(request.all_extension_numbers_of_type)
+        response.all_extension_numbers_response.base_type_name = request.all_extension_numbers_of_type
+    else:  # proto3 has no extensions
+        raise KeyError(kind)
+
+
+def _add(response: Any, file: Any) -> None:
+    response.file_descriptor_response.file_descriptor_proto.append(file.serialized_pb)

@@ -1,0 +1,43 @@
+"""Everything over the database of one home; the supervisor and each gateway open their own."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from modelmill.artifacts import Artifacts
+from modelmill.control.datasets import Datasets
+from modelmill.control.db import Database
+from modelmill.control.deployments import Deployments
+from modelmill.control.jobs import Jobs
+from modelmill.control.registry import Registry
+from modelmill.errors import Conflict
+from modelmill.settings import Settings
+
+SOCKET_PATH_LIMIT = 90
+
+
+class Rooms:
+    """Data sets, models, jobs and deployments of a home."""
+
+    def __init__(self, settings: Settings) -> None:
+        home = settings.home
+        self.settings = settings
+        self.database = Database(settings.database or f"sqlite:///{home / 'modelmill.db'}")
+        self.artifacts = Artifacts(home / "artifacts")
+        self.datasets = Datasets(self.database, self.artifacts)
+        self.registry = Registry(self.database, self.artifacts)
+        self.jobs = Jobs(self.database, home)
+        self.deployments = Deployments(self.database, self.registry)
+
+
+def run_folder(home: Path) -> Path:
+    """Where sockets live: in the home, or in a private folder when the home's path is too long for one."""
+    folder = home / "run"
+    if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT:
+        mark = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"modelmill-{os.getuid()}-{mark}"  # noqa: S108
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():
+        raise Conflict(f"{folder} belongs to another user")
+    folder.chmod(0o700)
+    return folder

@@ -1,0 +1,1 @@
+"""Reference models: small graphs and a test engine whose answers and misdeeds are known beforehand."""

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 DONE    = $(VENV)/.installed
 
-.PHONY: up test test-slow check bench docs compatibility clean
+.PHONY: up test test-slow check bench docs proto compatibility clean
 
 up: $(DONE)
 	@exec $(BIN)/modelmill up --demo
@@ -27,6 +27,10 @@ bench: $(DONE)
 
 docs: $(DONE)
 	$(BIN)/python docs/generate.py
+
+proto: $(DONE)
+	$(BIN)/python -m grpc_tools.protoc -I src --descriptor_set_out=src/modelmill/protocols/proto/descriptors.binpb \
+	  src/modelmill/protocols/proto/*.proto
 
 compatibility: $(DONE)
 	$(BIN)/python -m tests.kit

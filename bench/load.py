@@ -9,11 +9,14 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import uvloop
+
+PATIENCE = 15  # seconds that an answer may take when the time is over
 
 
 @dataclass
@@ -26,6 +29,38 @@ class Load:
     times: list[float] = field(default_factory=list)
     failed: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
+    last: float = 0.0
+    stall: float = 0.0
+    """The longest time between two good answers, in seconds."""
+
+    def note(self, started: float, now: float, status: str | bytes, good: str | bytes) -> None:
+        """One answer."""
+        if status != good:
+            self.failed += 1
+            name = status if isinstance(status, str) else status.decode("latin-1")
+            self.statuses[name] = self.statuses.get(name, 0) + 1
+            return
+        if now - self.last > self.stall and self.last:
+            self.stall = now - self.last
+        self.last = now
+        if started >= self.measure_from:
+            self.times.append(now - started)
+
+    async def run(
+        self, protocol: Callable[["asyncio.Future[None]"], asyncio.Protocol], host: str, port: int,
+        connections: int, seconds: float, warmup: float,
+    ) -> "Load":  # fmt: skip
+        """Open the connections and wait until each has ended; one that never does has failed."""
+        loop = asyncio.get_running_loop()
+        self.measure_from = time.perf_counter() + warmup
+        self.until = self.measure_from + seconds
+        ends = [loop.create_future() for _ in range(connections)]
+        for done in ends:
+            await loop.create_connection(lambda done=done: protocol(done), host, port)  # type: ignore[misc]
+        await asyncio.wait(ends, timeout=warmup + seconds + PATIENCE)
+        for _ in range(sum(not done.done() for done in ends)):
+            self.note(0, 0, "unanswered", "")
+        return self
 
 
 class Connection(asyncio.Protocol):
@@ -62,12 +97,7 @@ class Connection(asyncio.Protocol):
         self.rest, self.wanted = b"", 0
         now = time.perf_counter()
         load = self.load
-        if self.status != b"200":
-            load.failed += 1
-            name = self.status.decode("latin-1")
-            load.statuses[name] = load.statuses.get(name, 0) + 1
-        elif self.started >= load.measure_from:
-            load.times.append(now - self.started)
+        load.note(self.started, now, self.status, good=b"200")
         if now < load.until:
             self.started = now
             self.transport.write(load.request)
@@ -76,24 +106,16 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if time.perf_counter() < self.load.until:
-            self.load.failed += 1
+            self.load.note(0, 0, "connection lost", good="200")
         if not self.done.done():
             self.done.set_result(None)
 
 
-async def _drive(url: str, request: bytes, connections: int, seconds: float, warmup: float) -> Load:
-    parts = urlsplit(url)
-    load = Load(request)
-    loop = asyncio.get_running_loop()
-    load.measure_from = time.perf_counter() + warmup
-    load.until = load.measure_from + seconds
-    ends = []
-    for _ in range(connections):
-        done = loop.create_future()
-        ends.append(done)
-        await loop.create_connection(lambda done=done: Connection(load, done), parts.hostname, parts.port)  # type: ignore[misc]
-    await asyncio.wait(ends, timeout=warmup + seconds + 30)
-    return load
+async def drive(url: str, request: bytes, connections: int, seconds: float, warmup: float) -> Load:
+    """Keep `connections` requests in flight for a time."""
+    parts, load = urlsplit(url), Load(request)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    return await load.run(lambda done: Connection(load, done), host, port, connections, seconds, warmup)
 
 
 def request_of(url: str, body: bytes, headers: dict[str, str]) -> bytes:
@@ -105,16 +127,27 @@ def request_of(url: str, body: bytes, headers: dict[str, str]) -> bytes:
 
 
 def summary(load: Load, seconds: float) -> dict[str, Any]:
-    """Requests a second and latencies in milliseconds."""
+    """Requests a second, milliseconds of latency, of the longest stall, and without a good answer at the end."""
     times = sorted(load.times)
     if not times:
-        return {"rps": 0.0, "failed": load.failed, "statuses": load.statuses}
+        return {
+            "rps": 0.0,
+            "p50": 0.0,
+            "p99": 0.0,
+            "stall": 0.0,
+            "silence": seconds * 1e3,
+            "failed": load.failed,
+            "statuses": load.statuses,
+        }
     return {
-        "rps": len(times) / seconds,
+        "rps": len(times) / seconds if seconds else 0.0,
+        "calls": len(times),
         "p50": statistics.median(times) * 1e3,
         "p99": times[int(len(times) * 0.99)] * 1e3,
         "failed": load.failed,
         "statuses": load.statuses,
+        "stall": load.stall * 1e3,
+        "silence": max(load.until - load.last, 0.0) * 1e3,
     }
 
 
@@ -131,7 +164,7 @@ def main() -> None:
     headers = dict(one.partition(":")[::2] for one in told.header)
     with open(told.body, "rb") as file:
         request = request_of(told.url, file.read(), headers)
-    load = uvloop.run(_drive(told.url, request, told.connections, told.seconds, told.warmup))
+    load = uvloop.run(drive(told.url, request, told.connections, told.seconds, told.warmup))
     print(json.dumps(summary(load, told.seconds)))
 
 

@@ -22,14 +22,14 @@ from modelmill.predictor import Predictor, write_golden
 from modelmill.predictor import load as load_bundle
 from modelmill.protocols._app import App
 from modelmill.serve.gateway import Gateway
-from modelmill.serve.wire import HEAD, Answer, Call, frame, read_calls
+from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
 from modelmill.tasks import _text
 from modelmill.tasks.base import task_named
 from modelmill.types import KeyInfo, Lineage, Manifest, Route, Snapshot, TensorSpec
 
-Answering = Callable[[list[Call]], Awaitable[list[Answer] | None]]
+Answering = Callable[[list[Call]], Awaitable[list[Answer] | Batch | None]]
 
 
 def png(pixels: Any) -> bytes:
@@ -219,6 +219,7 @@ class FakeWorker:
         self.path, self._answering = str(path), answering
         self.got: list[list[Call]] = []
         self.open = 0
+        self.writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
 
     async def start(self) -> "FakeWorker":
@@ -233,6 +234,7 @@ class FakeWorker:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
+        self.writers.append(writer)
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
@@ -242,7 +244,7 @@ class FakeWorker:
                     answers = await self._answering(calls)
                     if answers is None:
                         return
-                    writer.write(frame(answers))
+                    writer.write(frame(answers if isinstance(answers, Batch) else Batch(answers, rows=len(calls))))
         finally:
             self.open -= 1
             writer.close()
@@ -280,7 +282,7 @@ def a_snapshot(*routes: Route, keys: Mapping[str, tuple[str, str]] = {}) -> Snap
 
     known = [KeyInfo(digest=digest_of(key), project=p, role=r) for key, (p, r) in keys.items()]
     return Snapshot(
-        revision=1,
+        revision=(1, 1),
         routes={f"{route.project}/{route.deployment}": route for route in routes},
         keys={info.digest: info for info in known},
     )
@@ -388,7 +390,7 @@ def answering_with(folder: Path) -> Answering:
     """What a real worker of this bundle answers."""
     worker = Worker(load_bundle(folder), 1)
 
-    async def answering(calls: list[Call]) -> list[Answer] | None:
+    async def answering(calls: list[Call]) -> Batch:
         return worker.answer(calls)
 
     return answering

@@ -7,6 +7,9 @@ HTTP or gRPC. A message says what was wrong and what would be right, in one line
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SHOWN = 80
+"""Characters of a name that is not known that a message repeats."""
+
 
 class MillError(Exception):
     """A failure with a meaning. `code` is stable and part of the API; `str(error)` is one line for people."""
@@ -14,7 +17,8 @@ class MillError(Exception):
     code = "internal"
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(" ".join(message.split()))
+        text = " ".join(message.split())
+        super().__init__(text.encode("utf-8", "replace").decode())  # a lone surrogate can't be sent to anyone
         self.retry_after = retry_after
 
     @property
@@ -129,17 +133,17 @@ def from_code(code: str, message: str, retry_after: float | None = None) -> Mill
 
 def unknown(what: str, name: str, names: Iterable[str]) -> NotFound:
     """A `NotFound` that says which names exist and suggests the near one."""
-    return NotFound(f"unknown {what} '{name}'{_near(name, names)}")
+    return NotFound(f"unknown {what} '{name[:SHOWN]}'{_near(name, names)}")
 
 
 def unknown_setting(name: str, names: Iterable[str], what: str = "setting") -> InvalidInput:
     """An `InvalidInput` for an option that nothing reads."""
-    return InvalidInput(f"unknown {what} '{name}'{_near(name, names)}")
+    return InvalidInput(f"unknown {what} '{name[:SHOWN]}'{_near(name, names)}")
 
 
 def _near(name: str, names: Iterable[str]) -> str:
     known = sorted(names)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    close = get_close_matches(name[:SHOWN], known, n=1, cutoff=0.5)
     guess = f"; did you mean '{close[0]}'?" if close else ";"
     return (
         f"{guess} there are: {', '.join(known[:60])}{', ...' if len(known) > 60 else ''}"

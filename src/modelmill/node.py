@@ -62,6 +62,8 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
     _make_home(settings.home)
     if (settings.certificate is None) != (settings.certificate_key is None):
         raise InvalidInput("TLS needs both settings: certificate and certificate_key")
+    if settings.shared_memory and settings.gateways > 1:
+        raise InvalidInput("shared_memory works with one gateway: a region is known to the one that registered it")
     with _lock(settings.home), _bind(settings.host, settings.port) as listener, _bind_grpc(settings) as grpc_listener:
         shutil.rmtree(settings.home / "uploads", ignore_errors=True)  # halves of an earlier run
         ports = {"port": listener.getsockname()[1], "grpc_port": grpc_listener.getsockname()[1]}
@@ -229,7 +231,9 @@ class Node:
         for news in self._ear.news():
             self._meter.heard(news.gateway, news.series, {})
             for one in news.load:
-                signals = Signals(one.waiting, one.oldest, one.busy, one.idle_seconds)
+                signals = Signals(idle_seconds=one.idle_seconds)
+                if one.slot == "main":  # more workers of the main version help no canary and no shadow
+                    signals = Signals(one.waiting, one.oldest, one.busy, one.idle_seconds)
                 self._workers.hear(f"{news.gateway} {one.slot}", one.project, one.deployment, signals)
             for path in news.hung:
                 self._workers.end_hung(path)

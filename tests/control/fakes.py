@@ -21,6 +21,7 @@ class FakeHandle:
     asked: int = 0
     killed: bool = False
     obeys: bool = True
+    holds: int = 0
 
     def messages(self) -> list[dict[str, Any]]:
         said, self.said = self.said, []
@@ -28,6 +29,9 @@ class FakeHandle:
 
     def exit_code(self) -> int | None:
         return self.code
+
+    def memory(self) -> int:
+        return self.holds if self.code is None else 0
 
     def terminate(self) -> None:
         self.asked += 1

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select
 
-from modelmill.control.db import ApiKey, Revision
+from modelmill.control.db import KEYS, ApiKey, Revision
 from modelmill.control.deployments import Deployments
 from modelmill.control.keys import Keys, digest_of, ensure_admin_key
 from modelmill.errors import Conflict, InvalidInput, NotFound
@@ -54,7 +54,7 @@ def test_a_key_that_is_lost_or_spoilt_is_written_again(database, tmp_path, conte
 def test_gateways_are_told_of_a_new_key(database, tmp_path):
     def revision():
         with database.session() as session:
-            return session.scalars(select(Revision.value)).one()
+            return session.scalars(select(Revision.value).where(Revision.id == KEYS)).one()
 
     before = revision()
     ensure_admin_key(database, tmp_path)
@@ -80,14 +80,14 @@ def test_a_key_is_returned_once_and_kept_as_a_hash(keys, database, project):
 
 
 def test_gateways_get_name_role_and_limits(keys, database, registry, project):
-    before = Deployments(database, registry).snapshot(-1)
+    before = Deployments(database, registry).snapshot(None)
     _, key = keys.add(project, "shop", "user", 2.5, 10)
-    snapshot = Deployments(database, registry).snapshot(before.revision)
+    snapshot = Deployments(database, registry).snapshot(before)
     assert snapshot.keys[digest_of(key)] == KeyInfo(
         digest=digest_of(key), project="default", role="user", name="shop", rate=2.5, burst=10
     )
     keys.remove(project, "shop")
-    assert digest_of(key) not in Deployments(database, registry).snapshot(snapshot.revision).keys
+    assert digest_of(key) not in Deployments(database, registry).snapshot(snapshot).keys
 
 
 def test_a_name_is_taken_once_in_a_project(keys, project, other):

@@ -238,6 +238,17 @@ def test_a_head_up_to_the_limit_is_taken(start):
             assert [one[0] for one in answers(read_all(client))] == [200]
 
 
+@pytest.mark.parametrize("cut", [10, 30_000, 65_530, 65_990])
+def test_a_head_a_little_above_the_limit_is_refused_however_it_comes(start, cut):
+    running = start()
+    head = b"GET /echo HTTP/1.1\r\nHost: here\r\nX: " + b"x" * 66_000 + b"\r\n\r\n"
+    with running.connect() as client:
+        client.sendall(head[:cut])
+        until(lambda: sum(connection._reads for connection in running.server.server_state.connections))
+        client.sendall(head[cut:])
+        refused(answers(read_all(client)), 431, "65,536 bytes")
+
+
 def test_headers_that_drip_are_cut_off(start):
     running = start(header_seconds=0.4)
     with Ordinary(running) as ordinary, running.connect() as client:

@@ -748,7 +748,8 @@ from modelmill.protocols import _grpc_messages
 file = FileDescriptorProto(name="grpc_service.proto", package="inference", syntax="proto3")
 file.message_type.add(name="ModelInferRequest").field.add(name="other", number=1, type=9, label=1)
 descriptor_pool.Default().Add(file)
-assert [f.name for f in descriptor_pool.Default().FindMessageTypeByName("inference.ModelInferRequest").fields] == ["other"]
+theirs = descriptor_pool.Default().FindMessageTypeByName("inference.ModelInferRequest")
+assert [field.name for field in theirs.fields] == ["other"]
 assert _grpc_messages.message("inference.ModelInferRequest")(model_name="x").SerializeToString() == b"\\n\\x01x"
 """
 

@@ -1,13 +1,17 @@
 """One queue for all workers of a deployment: every call is answered once, whatever becomes of the workers."""
 
 import asyncio
+import logging
+import time
 
 import pytest
 
-from modelmill.errors import Expired, InvalidInput, ModelFailed, Overloaded, Unavailable
+from modelmill.errors import Cancelled, Expired, InvalidInput, MillError, ModelFailed, Overloaded, Unavailable
+from modelmill.serve import link as links
 from modelmill.serve.batcher import BatchLimits
-from modelmill.serve.pool import Pool
-from modelmill.serve.wire import Answer
+from modelmill.serve.meter import Series
+from modelmill.serve.pool import Ask, Pool, PoolLimits
+from modelmill.serve.wire import HEAD, Answer, Batch, Tensor, frame, read_calls
 from tests.making import FakeWorker, until
 
 
@@ -17,6 +21,15 @@ async def echo(calls):
 
 async def die(calls):
     return None
+
+
+def dies_of(poison):
+    """A worker that one input ends."""
+
+    async def answering(calls):
+        return None if poison in [call.data for call in calls] else await echo(calls)
+
+    return answering
 
 
 class Gate:
@@ -31,14 +44,13 @@ class Gate:
 
 
 def play(scene):
-    """Run a scene with a pool and a maker of workers, and clean up."""
+    """Run a scene with makers of pools and of workers, and clean up."""
 
     async def whole(tmp_path):
         pools, workers = [], []
 
-        def pool(calls=64, size=1 << 20, queue=100):
-            waits.clear()
-            pools.append(Pool("digits", BatchLimits(calls, size), queue, waits.append))
+        def pool(queue=100, queue_bytes=1 << 30, hang_seconds=30.0, name="digits", **batch):
+            pools.append(Pool(name, BatchLimits(**batch), PoolLimits(queue, queue_bytes, hang_seconds), Series()))
             return pools[-1]
 
         async def worker(name, answering=echo):
@@ -50,68 +62,187 @@ def play(scene):
         finally:
             for one in pools:
                 one.close()
-                for link in list(one._links.values()):
-                    link.close()
             for one in workers:
                 await one.stop()
+                for writer in one.writers:
+                    writer.transport.abort()
             await asyncio.sleep(0.01)
 
-    waits = []
-
     def test(tmp_path):
-        asyncio.run(whole(tmp_path))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(links, "LONG_SECONDS", 1e9)  # a busy machine makes any worker a slow one
+            asyncio.run(whole(tmp_path))
 
     test.__name__ = scene.__name__
     return test
 
 
-def ask(pool, data=b"x", timeout=10.0):
-    return asyncio.create_task(pool.submit(data, [], {}, timeout))
+def ask(pool, data=b"x", timeout=10.0, **said):
+    """The future of a call."""
+    return pool.submit(data, [], said.pop("parameters", {}), Ask(timeout=timeout, **said)).future
+
+
+def sent(worker):
+    """What a worker got, batch by batch."""
+    return [[call.data for call in batch] for batch in worker.got]
+
+
+def lost(pool):
+    """Whether no link is left."""
+    return lambda: not pool._links and not pool._connecting
+
+
+# ---- batches
 
 
 @play
-async def test_answers_are_matched_by_id_whatever_their_order(pool, worker):
+async def test_calls_of_one_turn_go_as_one_batch_and_answers_are_matched_by_id(pool, worker):
     async def backwards(calls):
         return (await echo(calls))[::-1]
 
-    here = pool()
-    calls = [ask(here, b"%d" % n) for n in range(20)]
-    await asyncio.sleep(0)
-    there = await worker("w", backwards)
+    here, there = pool(), await worker("w", backwards)
     here.follow([there.path])
-    answers = await asyncio.gather(*calls)
+    await until(lambda: here.connected)
+    answers = await asyncio.gather(*[ask(here, b"%d" % n) for n in range(20)])
     assert [answer.data for answer in answers] == [b"<%d>" % n for n in range(20)]
-    assert len(there.got) == 1  # they went as one batch
+    assert len(there.got) == 1
     assert here.pending == 0
 
 
 @play
-async def test_a_lone_call_goes_at_once_and_the_others_follow_in_batches(pool, worker):
+async def test_a_worker_gets_a_second_batch_while_it_runs_the_first_and_no_third(pool, worker):
     gate = Gate()
-    there, here = await worker("w", gate), pool(calls=3)
+    there, here = await worker("w", gate), pool(calls=1)
     here.follow([there.path])
-    await until(lambda: here.connected)
-    calls = [ask(here, b"%d" % n) for n in range(8)]
+    calls = [ask(here, b"%d" % n) for n in range(4)]
     await until(lambda: there.got)
+    assert (here.waiting, here.pending, here.busy) == (2, 4, 1)
     gate.opened.set()
     await asyncio.gather(*calls)
-    sizes = [len(batch) for batch in there.got]
-    assert sum(sizes) == 8
-    assert max(sizes) <= 3
-    assert [call.data for batch in there.got for call in batch] == [b"%d" % n for n in range(8)]
+    assert sent(there) == [[b"0"], [b"1"], [b"2"], [b"3"]]
+    assert (here.waiting, here.pending, here.busy) == (0, 0, 0)
 
 
 @play
-async def test_an_idle_worker_takes_the_next_batch(pool, worker):
-    slow, fast = await worker("slow", Gate()), await worker("fast")
+async def test_an_idle_worker_is_asked_before_a_busy_one(pool, worker):
+    gate = Gate()
+    slow, fast = await worker("slow", gate), await worker("fast", gate)
     here = pool(calls=1)
     here.follow([slow.path, fast.path])
-    await until(lambda: all(link.idle for link in here._links.values()) and len(here._links) == 2)
-    stuck = [ask(here) for _ in range(5)]
-    await until(lambda: sum(call.done() for call in stuck) == 4)
-    assert (len(slow.got), len(fast.got)) == (1, 4)
-    for call in stuck:
-        call.cancel()
+    await until(lambda: here.connected == 2)
+    calls = [ask(here), ask(here)]
+    await until(lambda: slow.got and fast.got)
+    assert here.busy == 2
+    gate.opened.set()
+    await asyncio.gather(*calls)
+
+
+@play
+async def test_a_worker_whose_batches_take_long_gets_one_at_a_time(pool, worker):
+    gate = Gate()
+    there, here = await worker("w", gate), pool(calls=1)
+    here.follow([there.path])
+    links.LONG_SECONDS = 0.0
+    first = ask(here)
+    gate.opened.set()
+    await first
+    gate.opened.clear()
+    calls = [ask(here, b"%d" % n) for n in range(3)]
+    await until(lambda: len(there.got) == 2)
+    assert here.waiting == 2
+    gate.opened.set()
+    await asyncio.gather(*calls)
+
+
+@play
+async def test_a_batch_may_wait_for_more_calls(pool, worker):
+    there, here = await worker("w"), pool(max_wait=10.0, calls=3)
+    here.follow([there.path])
+    await until(lambda: here.connected)
+    calls = [ask(here, b"1")]
+    await asyncio.sleep(0.01)
+    assert not there.got
+    calls += [ask(here, b"2"), ask(here, b"3")]
+    await asyncio.gather(*calls)
+    assert sent(there) == [[b"1", b"2", b"3"]]
+
+
+@play
+async def test_a_batch_that_does_not_fill_goes_when_its_time_has_come(pool, worker):
+    there, here = await worker("w"), pool(max_wait=0.02)
+    here.follow([there.path])
+    await until(lambda: here.connected)
+    assert (await ask(here, b"1")).data == b"<1>"
+
+
+@play
+async def test_priorities_and_turns_hold_in_the_queue(pool, worker):
+    here = pool(calls=1)
+    calls = [ask(here, b"a%d" % n, key="a") for n in range(3)]
+    calls += [ask(here, b"b", key="b"), ask(here, b"late", key="c", priority=9), ask(here, b"first", priority=-1)]
+    there = await worker("w")
+    here.follow([there.path])
+    await asyncio.gather(*calls)
+    assert [data for (data,) in sent(there)] == [b"first", b"a0", b"b", b"a1", b"a2", b"late"]
+
+
+@play
+async def test_what_batches_cost_is_counted(pool, worker):
+    async def costly(calls):
+        return Batch(await echo(calls), 7, 0.5, 0.25, 0.125)
+
+    here, there = pool(), await worker("w", costly)
+    here.follow([there.path])
+    await asyncio.gather(ask(here), ask(here))
+    counted = here.series
+    assert (counted.batches, counted.rows, counted.queue.count, counted.compute.count) == (1, 7, 2, 2)
+    assert (counted.decode_seconds, counted.run_seconds, counted.encode_seconds) == (0.5, 0.25, 0.125)
+
+
+@play
+async def test_an_answer_in_pieces_is_put_together(pool, worker):
+    big = bytes(3 << 20)
+
+    async def much(calls):
+        return [Answer(call.id, data=big) for call in calls]
+
+    here, there = pool(), await worker("w", much)
+    here.follow([there.path])
+    answers = await asyncio.gather(*[ask(here, big[:1000]) for _ in range(3)])
+    assert all(answer.data == big for answer in answers)
+
+
+@pytest.mark.parametrize("cuts", [[1], [HEAD], [HEAD - 1, HEAD + 1], [20], [-1], []])
+def test_frames_may_be_cut_and_joined_anywhere(tmp_path, cuts):
+    """Two answers come in pieces that are no frames."""
+
+    async def serve(reader, writer):
+        calls = []
+        for _ in range(2):
+            size = int.from_bytes(await reader.readexactly(HEAD), "little")
+            calls.append(read_calls(await reader.readexactly(size)))
+        data = b"".join([bytes(frame(Batch(await echo(batch)))) for batch in calls])
+        for start, end in zip([0, *cuts], [*cuts, None], strict=True):
+            writer.write(data[start:end])
+            await writer.drain()
+            await asyncio.sleep(0.005)
+        await reader.read()
+        writer.close()
+
+    async def scene():
+        server = await asyncio.start_unix_server(serve, str(tmp_path / "w"))
+        here = Pool("digits", BatchLimits(1), PoolLimits(), Series())
+        here.follow([str(tmp_path / "w")])
+        answers = await asyncio.wait_for(asyncio.gather(ask(here, b"1"), ask(here, b"2")), 10)
+        assert [answer.data for answer in answers] == [b"<1>", b"<2>"]
+        here.close()
+        server.close()
+        await asyncio.sleep(0.02)
+
+    asyncio.run(scene())
+
+
+# ---- lost workers
 
 
 @play
@@ -124,93 +255,254 @@ async def test_the_calls_of_a_lost_worker_go_to_another(pool, worker):
     here.follow([other.path])
     answers = await asyncio.gather(*calls)
     assert [answer.data for answer in answers] == [b"<%d>" % n for n in range(5)]
-    assert [call.data for batch in other.got for call in batch] == [b"%d" % n for n in range(5)]
+    assert sent(other) == [[b"%d" % n] for n in range(5)]  # each alone: one of them may be what ends workers
 
 
 @play
-async def test_a_call_that_ends_two_workers_has_failed(pool, worker):
-    here, first, second = pool(), await worker("1", die), await worker("2", die)
-    here.follow([first.path])
-    call = ask(here)
-    await until(lambda: first.got and not here._links)
-    here.follow([second.path])
+async def test_the_call_that_ends_workers_is_blamed_and_its_batch_mates_are_answered(pool, worker):
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logging.getLogger("modelmill.gateway").addHandler(handler)
+    here = pool()
+    workers = [await worker(f"{n}", dies_of(b"poison")) for n in range(2)]
+    here.follow([one.path for one in workers])
+    good = [ask(here, b"%d" % n) for n in range(3)]
+    bad = ask(here, b"poison", key="shop", request_id="order-17")
+    good += [ask(here, b"%d" % n) for n in range(3, 6)]
+
+    async def keep_connected():
+        while True:
+            here.follow([one.path for one in workers])
+            await asyncio.sleep(0.005)
+
+    keeping = asyncio.create_task(keep_connected())
     with pytest.raises(ModelFailed, match="ended twice on this input"):
-        await call
-    assert (len(first.got), len(second.got)) == (1, 1)
+        await bad
+    assert [answer.data for answer in await asyncio.gather(*good)] == [b"<%d>" % n for n in range(6)]
+    assert (await ask(here, b"later")).data == b"<later>"
+    keeping.cancel()
+    (line,) = [line for line in records if "order-17" in line]
+    assert "shop" in line
+    assert "2 workers of digits" in line
+    logging.getLogger("modelmill.gateway").removeHandler(handler)
     assert here.pending == 0
+
+
+@play
+async def test_a_suspect_waits_for_an_idle_worker_and_does_not_stop_the_queue_for_ever(pool, worker):
+    gate = Gate()
+    here, dying, busy = pool(calls=1), await worker("dying", die), await worker("busy", gate)
+    here.follow([dying.path])
+    suspect = ask(here, b"suspect")
+    await until(lambda: dying.got)
+    await until(lost(here))
+    others = [ask(here, b"%d" % n) for n in range(4)]
+    here.follow([busy.path])
+    await until(lambda: busy.got)
+    assert sent(busy) == [[b"suspect"]]
+    assert here.waiting == 4  # nothing goes ahead behind a suspect
+    gate.opened.set()
+    await asyncio.gather(suspect, *others)
+    assert len(busy.got) == 5
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [],
+        [Answer(10**9, data=b"whose?")],
+        "fewer",
+    ],
+)
+def test_a_worker_that_does_not_answer_what_it_was_given_is_a_lost_worker(tmp_path, answers):
+    @play
+    async def scene(pool, worker):
+        async def wrong(calls):
+            return (await echo(calls))[:1] if answers == "fewer" else answers
+
+        here, bad = pool(), await worker("bad", wrong)
+        here.follow([bad.path])
+        calls = [ask(here, b"1"), ask(here, b"2")]
+        await until(lambda: bad.got)
+        await until(lost(here))
+        good = await worker("good")
+        here.follow([good.path])
+        assert [answer.data for answer in await asyncio.gather(*calls)] == [b"<1>", b"<2>"]
+
+    scene(tmp_path)
 
 
 @play
 async def test_a_worker_that_speaks_nonsense_is_a_lost_worker(pool, worker):
     async def garbage(calls):
-        return [{"not": "an answer"}]
+        return Batch([{"not": "an answer"}])
 
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     here, bad = pool(), await worker("bad", garbage)
     here.follow([bad.path])
     call = ask(here)
-    await until(lambda: bad.got and not here._links)
+    await until(lambda: bad.got)
+    await until(lost(here))
     good = await worker("good")
     here.follow([good.path])
     assert (await call).data == b"<x>"
 
 
 @play
-async def test_what_the_worker_says_is_raised(pool, worker):
-    async def refuse(calls):
-        return [Answer(call.id, code="invalid_input", message="the picture is damaged") for call in calls]
+async def test_a_worker_that_comes_back_is_connected_again(pool, worker):
+    once = []
 
-    here, there = pool(), await worker("w", refuse)
+    async def first_time(calls):
+        once.append(1)
+        return None if len(once) == 1 else await echo(calls)
+
+    here, there = pool(), await worker("w", first_time)
     here.follow([there.path])
-    with pytest.raises(InvalidInput, match="the picture is damaged"):
-        await ask(here)
+    call = ask(here)
+    await until(lambda: once)
+    await until(lost(here))
+    here.follow([there.path])
+    assert (await call).data == b"<x>"
 
 
 @play
-async def test_a_call_whose_deadline_passed_is_answered_and_not_sent(pool, worker):
+async def test_nobody_at_a_socket_is_no_connection(pool, worker):
     here = pool()
-    late, patient = ask(here, b"late", timeout=0.02), ask(here, b"patient")
-    with pytest.raises(Expired, match="did not answer in the time allowed"):
-        await late
-    there = await worker("w")
-    here.follow([there.path])
-    assert (await patient).data == b"<patient>"
-    assert [call.data for batch in there.got for call in batch] == [b"patient"]
+    here.follow(["/nowhere/w.sock"])
+    await until(lost(here))
+    assert not here.connected
+    with pytest.raises(Expired):
+        await ask(here, timeout=0.02)
 
 
 @play
-async def test_a_call_that_takes_too_long_is_answered_and_its_answer_dropped(pool, worker):
-    gate = Gate()
-    here, there = pool(), await worker("w", gate)
+async def test_a_worker_that_hangs_is_told_of(pool, worker):
+    told = []
+    here, there = pool(hang_seconds=30), await worker("w", Gate())
+    here.hung = told.append
     here.follow([there.path])
-    with pytest.raises(Expired):
-        await ask(here, timeout=0.05)
-    next_one = ask(here, b"next")
+    call = ask(here)
+    await until(lambda: there.got)
+    now = time.monotonic()
+    here.watch(now + 20)
+    assert told == []
+    here.watch(now + 31)
+    here.watch(now + 32)  # told again: the news may be lost
+    assert told == [there.path] * 2
+    call.cancel()
+
+
+@play
+async def test_a_batch_that_hangs_is_noticed_although_others_pass_it(pool, worker):
+    """A worker decodes one batch while it runs another, so one can be stuck and the other come back."""
+
+    async def serve(reader, writer):
+        while head := await reader.read(HEAD):
+            calls = read_calls(await reader.readexactly(int.from_bytes(head, "little")))
+            if calls[0].data != b"stuck":
+                writer.write(frame(Batch(await echo(calls))))
+        writer.close()
+
+    told = []
+    there = await worker("unused")
+    server = await asyncio.start_unix_server(serve, there.path + "2")
+    here = pool(hang_seconds=0.05, calls=1)
+    here.hung = told.append
+    here.follow([there.path + "2"])
+    stuck = ask(here, b"stuck")
+    while not told:
+        assert (await ask(here, b"fine")).data == b"<fine>"
+        here.watch(time.monotonic())
+    stuck.cancel()
+    here.close()
+    for one in list(here._links.values()):
+        one.abort()
+    server.close()
+
+
+# ---- time and callers
+
+
+@play
+async def test_calls_expire_each_at_its_own_time_sent_or_not(pool, worker):
+    gate = Gate()
+    here, there = pool(calls=1), await worker("w", gate)
+    here.follow([there.path])
+    held = ask(here, b"held", timeout=0.03)
+    await until(lambda: there.got)
+    ahead, waiting, patient = ask(here, timeout=5), ask(here, timeout=0.01), ask(here, b"patient", timeout=5)
+    for late in (waiting, held):
+        with pytest.raises(Expired, match="'digits' did not answer in the time allowed"):
+            await late
     gate.opened.set()
-    assert (await next_one).data == b"<next>"
+    assert [answer.data for answer in await asyncio.gather(ahead, patient)] == [b"<x>", b"<patient>"]
+    assert sent(there) == [[b"held"], [b"x"], [b"patient"]]
+
+
+@play
+async def test_one_timer_serves_all_deadlines(pool, worker):
+    here = pool(queue=2000)
+    loop = asyncio.get_running_loop()
+    before = len(loop._scheduled)
+    calls = [ask(here, timeout=10 - n / 1000) for n in range(500)] + [ask(here, timeout=20) for n in range(500)]
+    timers = [timer for timer in loop._scheduled if not timer.cancelled()]
+    assert len(timers) <= before + 1
+    short = ask(here, timeout=0.01)
+    with pytest.raises(Expired):
+        await short
+    assert not any(call.done() for call in calls)
+
+
+@play
+async def test_what_has_expired_is_not_kept(pool, worker):
+    here = pool(queue=2, queue_bytes=100)
+    for _ in range(3):
+        calls = [ask(here, bytes(50), timeout=0.005) for _ in range(2)]
+        for call in calls:
+            with pytest.raises(Expired):
+                await call
+        assert here.pending == 0
+        assert here._lanes.size == 0
 
 
 @play
 async def test_a_call_whose_caller_left_is_not_sent(pool, worker):
     here = pool()
     left, stayed = ask(here, b"left"), ask(here, b"stayed")
+    gone = ask(here, b"gone", gone=lambda: True)
     await asyncio.sleep(0)
     left.cancel()
-    await asyncio.gather(left, return_exceptions=True)
     there = await worker("w")
     here.follow([there.path])
     assert (await stayed).data == b"<stayed>"
-    assert [call.data for batch in there.got for call in batch] == [b"stayed"]
+    with pytest.raises(Cancelled):
+        await gone
+    assert sent(there) == [[b"stayed"]]
+
+
+@play
+async def test_calls_that_nobody_waits_for_take_no_place_in_the_queue(pool, worker):
+    here = pool(queue=2)
+    for call in (ask(here), ask(here)):
+        call.cancel()
+    assert here.waiting == 0
+    call = ask(here, timeout=0.01)
+    with pytest.raises(Expired):
+        await call
+
+
+# ---- a full queue
 
 
 @play
 async def test_a_full_queue_says_come_back_later(pool, worker):
     here = pool(queue=2)
     waiting = [ask(here), ask(here)]
-    await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="2 calls already wait for 'digits'") as caught:
-        await ask(here)
+        ask(here)
     assert caught.value.retry_after == 1
+    assert here.series.rejected == 1
     there = await worker("w")
     here.follow([there.path])
     await asyncio.gather(*waiting)
@@ -218,14 +510,76 @@ async def test_a_full_queue_says_come_back_later(pool, worker):
 
 
 @play
-async def test_calls_that_nobody_waits_for_take_no_place_in_the_queue(pool, worker):
-    here = pool(queue=2)
-    for _ in range(2):
-        with pytest.raises(Expired):
-            await ask(here, timeout=0.01)
-    assert here.pending == 0
-    with pytest.raises(Expired):
-        await ask(here, timeout=0.01)
+async def test_a_greedy_key_leaves_room_for_others(pool, worker):
+    here = pool(queue=4)
+    greedy = [ask(here, key="greedy") for _ in range(4)]
+    with pytest.raises(Overloaded):
+        ask(here, key="greedy")
+    modest = [ask(here, key="modest") for _ in range(2)]
+    with pytest.raises(Overloaded):
+        ask(here, key="modest")
+    there = await worker("w")
+    here.follow([there.path])
+    await asyncio.gather(*greedy, *modest)
+
+
+@play
+async def test_bytes_are_limited_too_and_a_large_call_alone_is_let_in(pool, worker):
+    here = pool(queue_bytes=100)
+    big = ask(here, bytes(150))
+    with pytest.raises(Overloaded):
+        ask(here, b"x")
+    there = await worker("w")
+    here.follow([there.path])
+    await big
+    assert len((await ask(here, bytes(90))).data) == 92
+
+
+@play
+async def test_who_asks_a_queue_without_workers_is_heard(pool, worker):
+    heard = []
+    here = pool()
+    here.wanted = lambda: heard.append(1)
+    call = ask(here)
+    assert heard == [1]
+    there = await worker("w")
+    here.follow([there.path])
+    await call
+    await ask(here)
+    assert heard == [1]
+
+
+# ---- what can't be passed on
+
+
+@pytest.mark.parametrize("parameters", [{"top_k": 2**70}, {"a": {"b": [2**64]}}, {"text": "\ud800"}])
+def test_parameters_that_can_not_be_sent_are_refused(tmp_path, parameters):
+    @play
+    async def scene(pool, worker):
+        with pytest.raises(InvalidInput, match="can't be passed on"):
+            ask(pool(), parameters=parameters)
+
+    scene(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [Tensor("x\udc80", "UINT8", [1], b"1"), Tensor("x", "UINT8", [2**64], b"1")])
+def test_a_call_that_can_not_be_sent_fails_alone(tmp_path, bad):
+    @play
+    async def scene(pool, worker):
+        here, there = pool(), await worker("w")
+        here.follow([there.path])
+        first = ask(here, b"1")
+        refused = here.submit(None, [bad], {}, Ask()).future
+        last = ask(here, b"2")
+        with pytest.raises(InvalidInput, match="can't be passed on"):
+            await refused
+        assert [answer.data for answer in await asyncio.gather(first, last)] == [b"<1>", b"<2>"]
+        assert here.pending == 0
+
+    scene(tmp_path)
+
+
+# ---- coming and going
 
 
 @play
@@ -242,7 +596,7 @@ async def test_a_worker_that_is_let_go_finishes_what_it_holds(pool, worker):
     assert (await held).data == b"<held>"
     await until(lambda: old.open == 0)
     assert new.open == 1
-    assert [len(batch) for batch in old.got] == [1]
+    assert sent(old) == [[b"held"]]
 
 
 @play
@@ -252,11 +606,24 @@ async def test_an_idle_worker_is_let_go_at_once(pool, worker):
     await until(lambda: old.open == 1)
     here.follow([])
     await until(lambda: old.open == 0)
-    await until(lambda: not here.connected)
+    assert not here.connected
 
 
 @play
-async def test_a_retired_worker_that_is_lost_still_loses_no_call(pool, worker):
+async def test_the_last_worker_answers_what_waits_before_it_leaves(pool, worker):
+    gate = Gate()
+    here, last = pool(calls=1), await worker("last", gate)
+    here.follow([last.path])
+    calls = [ask(here, b"%d" % n) for n in range(5)]
+    await until(lambda: last.got)
+    here.follow([])
+    gate.opened.set()
+    assert [answer.data for answer in await asyncio.gather(*calls)] == [b"<%d>" % n for n in range(5)]
+    await until(lambda: last.open == 0)
+
+
+@play
+async def test_a_worker_that_leaves_and_is_lost_still_loses_no_call(pool, worker):
     here, old, new = pool(), await worker("old", die), await worker("new")
     here.follow([old.path])
     call = ask(here)
@@ -266,59 +633,119 @@ async def test_a_retired_worker_that_is_lost_still_loses_no_call(pool, worker):
 
 
 @play
-async def test_a_worker_that_comes_back_is_connected_again(pool, worker):
-    once = []
-
-    async def first_time(calls):
-        once.append(1)
-        return None if len(once) == 1 else await echo(calls)
-
-    here, there = pool(), await worker("w", first_time)
+async def test_a_worker_that_is_no_longer_wanted_while_it_is_reached_is_let_go(pool, worker):
+    here, there = pool(), await worker("w")
     here.follow([there.path])
-    call = ask(here)
-    await until(lambda: once)
-    await until(lambda: not here._links)
-    here.follow([there.path])
-    assert (await call).data == b"<x>"
-
-
-@play
-async def test_an_undeployed_queue_is_answered(pool, worker):
-    gate = Gate()
-    here, there = pool(calls=1), await worker("w", gate)
-    here.follow([there.path])
-    held = ask(here, b"held")
-    await until(lambda: there.got)
-    waiting = ask(here)
     await asyncio.sleep(0)
-    here.close()
-    with pytest.raises(Unavailable, match="was undeployed"):
-        await waiting
-    gate.opened.set()
-    assert (await held).data == b"<held>"
+    here.follow([])
+    await until(lost(here))
     await until(lambda: there.open == 0)
 
 
 @play
-async def test_nobody_at_a_socket_is_no_connection(pool, worker):
-    here = pool()
-    here.follow(["/nowhere/w.sock"])
-    await asyncio.sleep(0)
-    assert not here.connected
-    await until(lambda: not here._connecting)
-    assert not here.connected
-    with pytest.raises(Expired):
-        await ask(here, timeout=0.02)
+async def test_undeployed_the_workers_answer_what_was_accepted(pool, worker):
+    gate = Gate()
+    here, there = pool(calls=1), await worker("w", gate)
+    here.follow([there.path])
+    calls = [ask(here, b"%d" % n) for n in range(5)]
+    await until(lambda: there.got)
+    here.close()
+    with pytest.raises(Unavailable, match="was undeployed"):
+        ask(here)
+    gate.opened.set()
+    await asyncio.gather(*calls)
+    await until(lambda: there.open == 0)
+
+
+@pytest.mark.parametrize("state", ["no worker", "connecting", "just connected"])
+def test_undeployed_without_a_worker_nobody_waits_in_vain(tmp_path, state):
+    @play
+    async def scene(pool, worker):
+        here, there = pool(), await worker("w")
+        if state != "no worker":
+            here.follow([there.path])
+        call = ask(here)
+        if state == "just connected":
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        here.close()
+        result = (await asyncio.gather(call, return_exceptions=True))[0]
+        assert isinstance(result, Unavailable) or result.data == b"<x>"
+        await until(lambda: there.open == 0)
+
+    scene(tmp_path)
 
 
 @play
-async def test_an_answer_in_pieces_is_put_together(pool, worker):
-    big = bytes(3 << 20)
-
-    async def much(calls):
-        return [Answer(call.id, data=big) for call in calls]
-
-    here, there = pool(), await worker("w", much)
+async def test_undeployed_and_the_last_worker_lost_nobody_waits_in_vain(pool, worker):
+    here, there = pool(calls=1), await worker("w", die)
     here.follow([there.path])
-    answers = await asyncio.gather(*[ask(here, big[:1000]) for _ in range(3)])
-    assert all(answer.data == big for answer in answers)
+    await until(lambda: here.connected)
+    calls = [ask(here, b"%d" % n) for n in range(5)]
+    await asyncio.sleep(0)
+    here.close()
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(result, Unavailable)
+
+
+@play
+async def test_promoted_what_waits_and_what_is_lost_goes_to_the_heir(pool, worker):
+    gate, half = Gate(), []
+
+    async def once_then_die(calls):
+        half.append(1)
+        await gate.opened.wait()
+        return await echo(calls) if len(half) == 1 else None
+
+    here, heir = pool(calls=1), pool(name="heir")
+    there, other = await worker("w", once_then_die), await worker("other")
+    here.follow([there.path])
+    calls = [ask(here, b"%d" % n) for n in range(5)]
+    await until(lambda: half)
+    here.close(heir)
+    assert heir.waiting == 3
+    heir.follow([other.path])
+    await asyncio.gather(*calls[2:])
+    gate.opened.set()
+    answers = await asyncio.gather(*calls)
+    assert [answer.data for answer in answers] == [b"<%d>" % n for n in range(5)]
+    assert sorted(data for batch in sent(other) for data in batch) == [b"1", b"2", b"3", b"4"]
+
+
+@play
+async def test_an_heir_that_is_closed_too_refuses_what_it_took_over(pool, worker):
+    here, heir = pool(), pool()
+    call = ask(here)
+    here.close(heir)
+    heir.close()
+    with pytest.raises(Unavailable):
+        await call
+
+
+@play
+async def test_through_losses_and_changes_every_call_is_answered_once(pool, worker):
+    """Workers come, die, and go while calls arrive: each call ends with its own answer."""
+    here, count = pool(calls=4, queue=10_000), 0
+    died = []
+
+    async def frail(calls):
+        await asyncio.sleep(0)
+        if len(died) < 6 and any(call.data.endswith(b"7") for call in calls) and calls[0].data not in died:
+            died.extend(call.data for call in calls)  # so that none of them ends two workers
+            return None
+        return await echo(calls)
+
+    workers = [await worker(f"{n}", frail) for n in range(4)]
+    futures = []
+    for count in range(400):
+        futures.append(ask(here, b"%d" % count, key="ab"[count % 2], priority=count % 3))
+        if count % 10 == 0:
+            here.follow([one.path for one in workers[count // 10 % 3 :][:2]])
+            await asyncio.sleep(0.001)
+    while not all(future.done() for future in futures):
+        here.follow([one.path for one in workers])
+        await asyncio.sleep(0.005)
+    answers = [future.exception() or future.result().data for future in futures]
+    assert [answer for answer in answers if isinstance(answer, MillError)] == []
+    assert answers == [b"<%d>" % n for n in range(400)]
+    assert here.pending == 0

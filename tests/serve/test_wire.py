@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelmill.serve.wire import HEAD, Answer, Call, Tensor, frame, read_answers, read_calls
+from modelmill.serve.wire import HEAD, Answer, Batch, Call, Tensor, frame, read_batch, read_calls
 
 IDS = st.integers(0, 2**63 - 1)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -17,11 +17,19 @@ TENSORS = st.lists(
 )
 PLAIN = st.none() | st.booleans() | IDS | st.floats(allow_nan=False) | TEXT
 CALLS = st.lists(
-    st.builds(Call, IDS, st.none() | st.binary(max_size=60), TENSORS, st.dictionaries(TEXT, PLAIN, max_size=3)),
+    st.builds(
+        Call, IDS, st.none() | st.binary(max_size=60), TENSORS, st.dictionaries(TEXT, PLAIN, max_size=3), st.lists(TEXT)
+    ),
     max_size=5,
 )
-ANSWERS = st.lists(
-    st.builds(Answer, IDS, st.binary(max_size=60), TENSORS, TEXT, TEXT, st.floats(allow_nan=False)), max_size=5
+SECONDS = st.floats(allow_nan=False)
+BATCHES = st.builds(
+    Batch,
+    st.lists(st.builds(Answer, IDS, st.binary(max_size=60), TENSORS, TEXT, TEXT), max_size=5),
+    IDS,
+    SECONDS,
+    SECONDS,
+    SECONDS,
 )
 
 
@@ -38,9 +46,9 @@ def test_calls_arrive_as_they_were_sent(calls):
 
 
 @settings(max_examples=100, deadline=None)
-@given(ANSWERS)
-def test_answers_arrive_as_they_were_sent(answers):
-    assert read_answers(body_of(frame(answers))) == answers
+@given(BATCHES)
+def test_batches_arrive_as_they_were_sent(batch):
+    assert read_batch(body_of(frame(batch))) == batch
 
 
 def test_large_data_is_not_changed():
@@ -52,9 +60,9 @@ def test_large_data_is_not_changed():
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60))
 def test_what_is_no_frame_is_not_read(data):
-    for read in (read_calls, read_answers):
+    for read, kind in ((read_calls, list), (read_batch, Batch)):
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
-            assert isinstance(read(data), list)
+            assert isinstance(read(data), kind)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, -1])

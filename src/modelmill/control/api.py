@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from modelmill import __version__, plugins
 from modelmill.control import schemas, views
@@ -68,10 +69,8 @@ def _add_errors(api: FastAPI, status: Callable[[MillError], int]) -> None:
         return JSONResponse({"error": "the admin API failed; the gateway's log says why", "code": "internal"}, 500)
 
     @api.exception_handler(HTTPException)
-    @api.exception_handler(404)
-    @api.exception_handler(405)
     def http(request: Request, error: HTTPException) -> JSONResponse:
-        text = f"{request.method} {request.url.path}: {str(error.detail).lower()}; see /docs"
+        text = f"{request.method} {request.url.path[:200]}: {str(error.detail).lower()}; see /docs"
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_input")
         return JSONResponse({"error": text, "code": code}, error.status_code, headers=error.headers)
 

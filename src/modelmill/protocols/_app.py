@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any, cast
 
+import msgspec
+
 from modelmill import plugins
 from modelmill.errors import Cancelled, MillError, Unauthenticated
 from modelmill.protocols._cycle import RESPOND
@@ -164,7 +166,8 @@ class App:
         except Disconnected:
             return None
         except MillError as error:
-            return await _answer(scope, send, _refusal(error, None))
+            body = msgspec.json.encode({"error": error.message, "code": error.code})
+            return await _answer(scope, send, _refusal(error, None)._replace(body=body))
         scope["state"] = {**scope.get("state", {}), "caller": caller}
         await self.admin(scope, receive, send)
         return None

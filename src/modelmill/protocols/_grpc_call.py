@@ -1,4 +1,4 @@
-"""One gRPC call over an HTTP/2 stream: messages in and out, compression, deadline, status (grpc/doc/PROTOCOL-HTTP2.md)."""
+"""One gRPC call over an HTTP/2 stream: messages, compression, deadline, status (grpc/doc/PROTOCOL-HTTP2.md)."""
 
 import asyncio
 import logging
@@ -121,8 +121,8 @@ class Call(Stream):
     """A call from its headers to its status."""
 
     __slots__ = (
-        "_buffer", "_complete", "_headed", "_held", "_messages", "_owed", "_task", "_timer", "_waiter", "caller", "head",
-        "server", "since", "stopping",
+        "_buffer", "_complete", "_headed", "_held", "_messages", "_owed", "_task", "_timer", "_waiter",
+        "caller", "head", "server", "since", "stopping",
     )  # fmt: skip
 
     def __init__(self, server: "GrpcServer", sender: Sender, number: int, head: Head) -> None:
@@ -161,7 +161,7 @@ class Call(Stream):
             self._timer = self.server.loop.call_later(head.timeout, self._expire)
         if method.streaming:
             self._messages = deque()
-            self._task = self.server.loop.create_task(self._run(self._converse(method)))
+            self._task = self.server.loop.create_task(self._run(self._converse, method))
 
     def data(self, payload: bytes, ended: bool) -> None:
         """A part of the messages."""
@@ -250,12 +250,12 @@ class Call(Stream):
         return not self.open
 
     def _start(self, flag: int, message: bytes) -> None:
-        self._task = self.server.loop.create_task(self._run(self._answer(flag, message)))
+        self._task = self.server.loop.create_task(self._run(self._answer, flag, message))
 
-    async def _run(self, work: Awaitable[None]) -> None:
+    async def _run(self, work: Handler, *given: Any) -> None:
         """The work of the call, whatever becomes of it."""
         try:
-            await work
+            await work(*given)
         except MillError as error:
             self.refuse(error)
         except Exception:

@@ -122,9 +122,9 @@ def _place(name: str, parameters: dict[str, Any]) -> Place | None:
     size, offset = parameters.get("shared_memory_byte_size"), parameters.get("shared_memory_offset", 0)
     if not isinstance(region, str) or type(size) is not int or type(offset) is not int:
         raise InvalidInput(
-            f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and shared_memory_offset are numbers"
+            f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and _offset are whole numbers"
         )
-    return Place(region, size, offset)
+    return Place(region=region, offset=offset, byte_size=size)
 
 
 def _asked(one: Any) -> Wanted:

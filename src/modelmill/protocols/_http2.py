@@ -233,14 +233,14 @@ class Connection(asyncio.Protocol):
             raise Violation(COMPRESSION, f"headers can't be decoded: {error}") from error
         except Malformed:
             self._cost(20)
+        if not number & 1:
+            raise Violation(PROTOCOL, f"a client can't open stream {number}")
         if number <= self._last:
             self._on_trailers(flags, number)
             return
-        if not number & 1:
-            raise Violation(PROTOCOL, f"a client can't open stream {number}")
+        self._last = number
         if number > self._refuse_above:
             return  # the client was told, and tries elsewhere
-        self._last = number
         if head is None or len(self.streams) >= MAX_STREAMS:
             self._cost(20)
             self.transport.write(frame(RST_STREAM, 0, number, WORD.pack(REFUSED if head is not None else PROTOCOL)))
@@ -365,7 +365,7 @@ class Connection(asyncio.Protocol):
         """End the connection with a reason."""
         if not self.closing:
             if self.greeted:
-                self.transport.write(_goaway(self._last, code, why))
+                self.transport.write(_goaway(min(self._last, self._refuse_above), code, why))
             self._close()
             for stream in list(self.streams.values()):
                 self._drop(stream)

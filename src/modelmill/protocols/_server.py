@@ -133,7 +133,8 @@ class GuardedProtocol(Connection):
         """Hand the request to the application, unless something is wrong with its head."""
         parser, headers = self.parser, self.headers
         version = parser.get_http_version()
-        if self._hosts != 1 or version != "1.1" or len(headers) > self.limits.headers:
+        in_pieces = self._counted == self._messages
+        if in_pieces or self._hosts != 1 or version != "1.1" or len(headers) > self.limits.headers:
             self._check_head(version)
         self.scope = self._scope(parser.get_method(), version)
         self.headers = []  # for what comes behind a chunked body: dropped
@@ -166,7 +167,8 @@ class GuardedProtocol(Connection):
             raise Refusal(505, f"HTTP/{version} is not spoken here; HTTP/1.1 and HTTP/1.0 are")
         if self._hosts != 1 and (self._hosts or version == "1.1"):
             raise Refusal(400, f"a request names one host; this one has {self._hosts} Host headers")
-        if len(self.headers) > self.limits.headers:
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.limits.header_bytes or len(self.headers) > self.limits.headers:
             raise self._too_large()
 
     def _scope(self, method: bytes, version: str) -> Any:

@@ -5,17 +5,17 @@ gRPC is spoken by our own small HTTP/2 server (docs/decisions/0008). It is impor
 
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from modelmill.serve.gateway import Gateway
 
 if TYPE_CHECKING:
     from modelmill.protocols._grpc_server import Address, GrpcServer, Tls
 
+    Where = socket.socket | Address | Sequence[Address]
 
-async def serve(
-    gateway: Gateway, where: "socket.socket | Address | Sequence[Address]", tls: "Tls | None" = None
-) -> "GrpcServer":
+
+async def serve(gateway: Gateway, where: "Where", tls: "Tls | None" = None) -> "GrpcServer":
     """Listen at (host, port) or several of them, or on a bound socket; with `tls` (certificate, key) encrypted.
 
     A port may be shared by several processes. The server has a `port` and `stop(grace)`. Raises `InvalidInput` for
@@ -26,11 +26,18 @@ async def serve(
 
     context = tls_context(tls) if tls is not None else None
     server = GrpcServer(gateway, methods())
-    single = isinstance(where, socket.socket) or (len(where) == 2 and isinstance(where[0], str))
     try:
-        for one in [where] if single else where:
-            await server.listen(one, context)  # type: ignore[arg-type]
+        for one in _each(where):
+            await server.listen(one, context)
     except OSError:
         await server.stop(0)
         raise
     return server
+
+
+def _each(where: "Where") -> "Sequence[socket.socket | Address]":
+    """One place or several, as several."""
+    if isinstance(where, socket.socket):
+        return [where]
+    host, port = where[0], where[-1]
+    return [(host, port)] if isinstance(host, str) and isinstance(port, int) else cast("Sequence[Address]", where)

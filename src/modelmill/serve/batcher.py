@@ -163,12 +163,16 @@ def take(lanes: Lanes[T], now: float, limits: BatchLimits, *, idle: bool = True)
 
 
 def _wait(lanes: Lanes[T], now: float, limits: BatchLimits) -> float:
-    """Seconds until a batch must go though it is not full; none when it is full or nothing waits."""
+    """Seconds until a batch must go though it is not full; none when it is full or nothing waits.
+
+    A call whose time is short waits for others no longer than half of it: the rest is for its answer.
+    """
     calls = [call for call in lanes if not call.gone()]
     if not calls or len(calls) >= limits.calls or sum(call.rows for call in calls) >= limits.rows:
         return 0.0
-    oldest = min(call.arrived for call in calls)
-    return min(oldest + limits.max_wait - now, min(call.deadline for call in calls) - now)
+    if sum(call.size for call in calls) >= limits.size:
+        return 0.0
+    return min(call.arrived + min(limits.max_wait, (call.deadline - call.arrived) / 2) for call in calls) - now
 
 
 def admit(lanes: Lanes[T], key: str, limit: int) -> bool:

@@ -79,7 +79,7 @@ class Gateway:
                 wanted.add(self._follow(other, version_of(other)))
         for place in self._pools.keys() - wanted:
             pool = self._pools.pop(place)
-            pool.close(self._pools.get((place[0], place[1], "main")))
+            pool.close(None if pool.shadow else self._pools.get((place[0], place[1], "main")))
         self.meter.forget({(route.project, route.deployment) for route in snapshot.routes.values()})
 
     def _follow(self, route: Route, slot: str) -> tuple[str, str, str]:
@@ -93,7 +93,7 @@ class Gateway:
             pool = self._pools[place] = Pool(route.deployment, batch, self._pool_limits, series)
             pool.hung = self._report_hung
             pool.wanted = lambda: self.wake()
-        pool.batch, pool.series = batch, series
+        pool.batch, pool.series, pool.shadow = batch, series, route.shadow
         pool.follow(route.sockets)
         return place
 
@@ -126,8 +126,8 @@ class Gateway:
             draw = random.random()
             for other in route.others:
                 draw -= other.weight
-                if draw < 0 and other.ready:
-                    return other
+                if draw < 0:
+                    return other if other.ready else route
         return route
 
     def connected(self, route: Route) -> bool:
@@ -228,7 +228,7 @@ class Gateway:
         return answer
 
     def _shadows(self, route: Route) -> list[Pool]:
-        places = [(one.project, one.deployment, version_of(one)) for one in route.others if one.shadow]
+        places = [(one.project, one.deployment, version_of(one)) for one in route.others if one.shadow and one.ready]
         return [self._pools[place] for place in places if place in self._pools]
 
     def refuse_unservable(self, route: Route) -> None:

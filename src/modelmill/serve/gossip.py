@@ -9,9 +9,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import islice, zip_longest
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,7 +24,10 @@ log = logging.getLogger("modelmill.gateway")
 
 TELL_SECONDS = 0.25
 ALL_SECONDS = 5.0
-PORTION = 64
+PORTION, USES = 64, 512
+"""How many series, and how many counters of keys, go in one datagram."""
+PAUSE_SECONDS = 0.01
+"""Between portions: a socket may hold as few as ten datagrams until its owner looks."""
 SUFFIX = ".gossip"
 
 
@@ -95,6 +100,7 @@ class Gossip:
         self._gateway = gateway
         self._ear = Ear(folder, f"gateway-{os.getpid()}")
         self._told: dict[Name, tuple[int, int]] = {}
+        self._used: dict[tuple[str, str], int] = {}
         self._all_at = 0.0
         self._wake = asyncio.Event()
         gateway.wake = self._wake.set
@@ -107,7 +113,10 @@ class Gossip:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), TELL_SECONDS)
                 self._wake.clear()
-                self._tell()
+                for number, news in enumerate(self._portions()):
+                    if number:
+                        await asyncio.sleep(PAUSE_SECONDS)
+                    self._ear.tell(news)
                 await asyncio.sleep(TELL_SECONDS / 10)  # also when calls for sleeping models come one after another
         finally:
             asyncio.get_running_loop().remove_reader(self._ear.socket.fileno())
@@ -117,25 +126,35 @@ class Gossip:
         for news in self._ear.news():
             self._gateway.meter.heard(news.gateway, news.series, news.usage)
 
-    def _tell(self) -> None:
+    def _portions(self) -> list[News]:
+        """What is new since the last time, in datagrams; now and then all, for those who missed some."""
         meter, now = self._gateway.meter, time.monotonic()
         if now - self._all_at > ALL_SECONDS:
-            self._told, self._all_at = {}, now
+            self._told, self._used, self._all_at = {}, {}, now
         fresh = {}
         for name, series in meter.own.items():
             mark = (series.success + series.failure + series.rejected, series.batches)
             if self._told.get(name) != mark and any(mark):
                 self._told[name] = mark
                 fresh[name] = series
-        hung, self._gateway.hung = list(self._gateway.hung), set()
+        uses = [use for use in meter.usage.items() if self._used.get(use[0]) != use[1]]
+        self._used.update(uses)
         load = [
             Load(*place, pool.waiting, pool.oldest(now), pool.busy, pool.connected, now - pool.last_call)
             for place, pool in self._gateway.pools()
             if pool.connected or pool.waiting
         ]
-        names = list(fresh)
-        for at in range(0, max(len(names), len(load), 1), PORTION):
-            portion = {name: fresh[name] for name in names[at : at + PORTION]}
-            usage = meter.usage if at == 0 else {}
-            news = News(self._ear.name, portion, load[at : at + PORTION], hung if at == 0 else [], usage)
-            self._ear.tell(news)
+        hung, self._gateway.hung = list(self._gateway.hung), set()
+        every = zip_longest(
+            batched(fresh.items(), PORTION), batched(load, PORTION), batched(uses, USES), fillvalue=()
+        )  # fmt: skip
+        portions = [News(self._ear.name, dict(some), list(loads), [], dict(used)) for some, loads, used in every]
+        first = portions[0] if portions else News(self._ear.name, {}, [], [])
+        return [msgspec.structs.replace(first, hung=hung), *portions[1:]]
+
+
+def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """The items in lists of so many."""
+    every = iter(items)
+    while some := list(islice(every, size)):
+        yield some

@@ -1,8 +1,8 @@
 """The gateway's connection to one worker; holds the calls it was given until they are answered."""
 
 import asyncio
+import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +11,8 @@ from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_batch
 
 if TYPE_CHECKING:
     from modelmill.serve.pool import Pool
+
+log = logging.getLogger("modelmill.gateway")
 
 DEPTH = 2
 """Batches in a worker's hands: it decodes the next while it runs the last."""
@@ -22,8 +24,8 @@ class Pending:
     """A call until it is answered."""
 
     __slots__ = (
-        "abandoned", "arrived", "attempts", "call", "deadline", "future", "key", "priority", "request_id", "rows",
-        "sent", "size",
+        "abandoned", "arrived", "attempts", "batch", "call", "deadline", "future", "key", "priority", "request_id",
+        "rows", "sent", "size",
     )  # fmt: skip
 
     def __init__(
@@ -32,6 +34,7 @@ class Pending:
         self.call, self.key, self.priority, self.deadline, self.future = call, key, priority, deadline, future
         self.arrived, self.attempts, self.rows, self.size = arrived, 0, 1, 0
         self.sent = 0.0
+        self.batch: Sent | None = None
         self.request_id = ""
         self.abandoned: Callable[[], bool] | None = None
         for tensor in call.tensors:
@@ -51,15 +54,24 @@ class Pending:
         return False
 
 
+class Sent:
+    """A batch in a worker's hands: how many of its calls lack an answer, and since when the worker could run it."""
+
+    __slots__ = ("left", "since")
+
+    def __init__(self, calls: int, since: float) -> None:
+        self.left, self.since = calls, since
+
+
 class Link(asyncio.Protocol):
     """One worker as the pool sees it."""
 
     def __init__(self, pool: "Pool", path: str) -> None:
         self.pool, self.path = pool, path
         self.held: dict[int, Pending] = {}
-        self.batches: deque[int] = deque()
+        self.batches: list[Sent] = []
         self.retired = False
-        self.busy_since = 0.0
+        self.hung = False
         self.seconds = 0.0
         self.suspect = False
         self._transport: asyncio.Transport | None = None
@@ -71,28 +83,36 @@ class Link(asyncio.Protocol):
         return self._transport is not None
 
     @property
+    def ended(self) -> bool:
+        """Whether there is nobody to talk to, or soon nobody."""
+        return self._transport is None or self._transport.is_closing()
+
+    @property
     def idle(self) -> bool:
         """Connected, wanted, and without a batch."""
-        return self._transport is not None and not self.batches and not self.retired
+        return not self.batches and not self.retired and not self.ended
 
     @property
     def open(self) -> bool:
         """Whether a batch more may be sent ahead of the last one's answers."""
         ahead = len(self.batches) < DEPTH and not self.suspect and self.seconds < LONG_SECONDS
-        return self._transport is not None and not self.retired and ahead
+        return ahead and not self.retired and not self.ended
 
     def send(self, batch: list[Pending], now: float) -> None:
-        """Give the worker a batch."""
+        """Give the worker a batch; raises what can't be encoded before anything is sent."""
         assert self._transport is not None
-        held = self.held
+        data = frame([pending.call for pending in batch])
+        sent, held = Sent(len(batch), now), self.held
         for pending in batch:
             held[pending.call.id] = pending
-            pending.sent = now
-        if not self.batches:
-            self.busy_since = now
-        self.batches.append(len(batch))
+            pending.sent, pending.batch = now, sent
+        self.batches.append(sent)
         self.suspect = batch[0].attempts > 0
-        self._transport.write(frame([pending.call for pending in batch]))
+        self._transport.write(data)
+
+    def busy(self, now: float) -> float:
+        """For how many seconds the worker has been at one batch."""
+        return now - min(sent.since for sent in self.batches) if self.batches else 0.0
 
     def retire(self) -> None:
         """Let go of the worker as soon as it has answered what it holds."""
@@ -108,7 +128,10 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The worker can take a batch."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own kind is no subclass
-        self.pool.pump()
+        if self.retired:
+            self.close()
+        else:
+            self.pool.pump()
 
     def data_received(self, data: bytes) -> None:
         """Answers arrive in whole frames or parts of them."""
@@ -127,19 +150,39 @@ class Link(asyncio.Protocol):
 
     def _answered(self, batch: Batch) -> None:
         now = time.monotonic()
-        self.batches.popleft()
-        self.seconds = now - self.busy_since
-        self.busy_since, self.suspect = now, False
         held = self.held
+        sent: Sent | None = None
         for answer in batch.answers:
             pending = held.pop(answer.id, None)
-            if pending is not None and not pending.future.done():
+            if pending is None:
+                continue
+            if (sent := pending.batch) is not None:
+                sent.left -= 1
+            if not pending.future.done():
                 pending.future.set_result(answer)
+        if sent is None or sent.left or sent not in self.batches:
+            log.error("%s did not answer the calls it was given: it is treated as lost", self.path)
+            self.abort()
+            return
+        self._ended(sent, now)
         self.pool.ran(batch)
         if self.retired and not self.batches:
             self.close()
         else:
             self.pool.pump()
+
+    def _ended(self, sent: Sent, now: float) -> None:
+        """One batch is done: those sent after it could not be run before. Batches may overtake one another."""
+        at = self.batches.index(sent)
+        del self.batches[at]
+        for later in self.batches[at:]:
+            later.since = now
+        self.seconds, self.suspect, self.hung = now - sent.since, False, False
+
+    def abort(self) -> None:
+        """Cut the connection: what the worker holds goes to another one."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The worker has gone: the pool decides what becomes of its calls."""

@@ -22,6 +22,10 @@ from modelmill.serve.wire import Answer, Batch, Call, Tensor, frame
 log = logging.getLogger("modelmill.gateway")
 
 ATTEMPTS = 2
+PURGE_SECONDS = 0.05
+"""A full queue is searched for calls that nobody waits for so seldom: refusing must be cheap."""
+UNSENDABLE = (OverflowError, RecursionError, ValueError)
+"""What encoding raises for numbers beyond 64 bits, endless nesting, and halves of surrogate pairs."""
 _numbers = itertools.count(1)
 
 
@@ -53,10 +57,11 @@ class Pool:
         self.hung: Callable[[str], None] = lambda path: None
         self.wanted: Callable[[], None] = lambda: None
         self.last_call = time.monotonic()
+        self.shadow = False
         self._lanes: Lanes[Pending] = Lanes()
         self._links: dict[str, Link] = {}
         self._connecting: dict[str, asyncio.Task[None]] = {}
-        self._sweep_at = 0.0
+        self._sweep_at = self._purged = 0.0
         self._sweep: asyncio.TimerHandle | None = None
         self._later: asyncio.TimerHandle | None = None
         self._leaving: set[str] = set()
@@ -100,6 +105,8 @@ class Pool:
 
         Raises `Overloaded` when too much waits, `InvalidInput` for parameters that can't be passed on.
         """
+        if self._closed:
+            raise Unavailable(f"'{self.deployment}' was undeployed")
         now = time.monotonic()
         call = Call(next(_numbers), data, tensors, dict(parameters) if parameters else {}, list(ask.outputs))
         if parameters:
@@ -124,17 +131,19 @@ class Pool:
         """Give workers batches while calls wait: the idle ones first, then ahead of their last batch."""
         self._pumping = False
         lanes = self._lanes
+        if self._heir is not None:
+            self._hand_over()
         while lanes.count:
             link = self._free()
             if link is None:
-                return
+                break
             now = time.monotonic()
             batch, expired, wait = take(lanes, now, self.batch, idle=link.idle)
             for pending in expired:
                 self._expire(pending)
             if wait:
                 self._pump_in(wait)
-                return
+                break
             if not batch:
                 if not expired:
                     break
@@ -142,11 +151,22 @@ class Pool:
             observe = self.series.queue.observe
             for pending in batch:
                 observe(now - pending.arrived)
-            link.send(batch, now)
+            self._send(link, batch, now)
         if self._leaving:
             self._let_go()
-        if self._closed and lanes.count and not self._links:
+        if self._closed and lanes.count and not any(link.connected for link in self._links.values()):
             self._hand_over()
+
+    def _send(self, link: Link, batch: list[Pending], now: float) -> None:
+        try:
+            link.send(batch, now)
+        except UNSENDABLE as error:
+            guilty = [pending for pending in batch if _unsendable(pending.call)] or batch
+            for pending in guilty:
+                self._fail(pending, InvalidInput(f"the input can't be passed on: {error}"))
+            for pending in reversed(batch):
+                if not pending.future.done():
+                    self._lanes.put_back(pending)
 
     def _let_go(self) -> None:
         """Retire the workers that are no longer wanted; while nobody else is there they answer what waits first."""
@@ -177,17 +197,18 @@ class Pool:
     def watch(self, now: float) -> None:
         """Tell of workers that are busy with one batch for too long; whoever started them ends them."""
         for link in self._links.values():
-            if link.batches and now - link.busy_since > self.limits.hang_seconds:
-                log.error("a worker of %s has not answered for %.0f s", self.deployment, now - link.busy_since)
-                self.hung(link.path)
+            seconds = link.busy(now)
+            if seconds > self.limits.hang_seconds:
+                if not link.hung:
+                    log.error("a worker of %s has not answered for %.0f s", self.deployment, seconds)
+                link.hung = True
+                self.hung(link.path)  # again and again: the news may be lost
 
     def close(self, heir: "Pool | None" = None) -> None:
         """Let what was accepted be answered, by the workers there are or by another version's, and disconnect."""
         self._closed, self._heir = True, heir
-        for task in list(self._connecting.values()):
+        for task in self._connecting.values():
             task.cancel()
-        if heir is not None:
-            self._hand_over()
         self._leaving = set(self._links)
         self.pump()
         self._let_go()
@@ -203,7 +224,10 @@ class Pool:
 
     def adopt(self, pending: Pending) -> None:
         """Queue a call that another pool had accepted."""
-        self._lanes.add(pending)
+        if pending.attempts:
+            self._lanes.put_back(pending)
+        else:
+            self._lanes.add(pending)
         self._sweep_by(pending.deadline)
         self.pump()
 
@@ -220,7 +244,9 @@ class Pool:
         lanes, limits = self._lanes, self.limits
         if lanes.count < limits.queue and lanes.size + pending.size <= limits.queue_bytes:
             return
-        lanes.purge()
+        if pending.arrived - self._purged > PURGE_SECONDS:
+            self._purged = pending.arrived
+            lanes.purge()
         full = not admit(lanes, pending.key, limits.queue)
         if full or (lanes.count and lanes.size + pending.size > limits.queue_bytes):
             self.series.rejected += 1
@@ -255,20 +281,21 @@ class Pool:
         for pending in every:
             if pending.deadline <= now:
                 self._expire(pending)
+        self._lanes.purge()
         rest = [pending.deadline for pending in every if pending.deadline > now and not pending.future.done()]
         if rest:
             self._sweep_by(min(rest))
 
     async def _connect(self, path: str) -> None:
+        link = self._links[path] = Link(self, path)
         try:
-            link = Link(self, path)
-            self._links[path] = link
             await asyncio.get_running_loop().create_unix_connection(lambda: link, path)
         except OSError as error:
             log.warning("no connection to %s: %s", path, error)
-            self._links.pop(path, None)
         finally:
             self._connecting.pop(path, None)
+            if not link.connected and self._links.get(path) is link:
+                del self._links[path]
 
     def _expire(self, pending: Pending) -> None:
         self._fail(pending, Expired(f"'{self.deployment}' did not answer in the time allowed"))
@@ -281,7 +308,13 @@ class Pool:
 
 def refuse_unsendable(call: Call) -> None:
     """Raises `InvalidInput` for parameters that JSON can say and MessagePack can't, before they join a batch."""
+    if error := _unsendable(Call(call.id, None, [], call.parameters)):
+        raise InvalidInput(f"parameters hold what can't be passed on: {error}")
+
+
+def _unsendable(call: Call) -> str:
     try:
-        frame([Call(call.id, None, [], call.parameters)])
-    except (OverflowError, RecursionError) as error:
-        raise InvalidInput(f"parameters hold what can't be passed on: {error}") from error
+        frame([call])
+    except UNSENDABLE as error:
+        return str(error) or type(error).__name__
+    return ""

@@ -45,7 +45,9 @@ async def _shadow(pool: "Pool", call: Call, answer: Answer, ask: "Ask") -> None:
 
 def agree(one: Answer, other: Answer) -> bool:
     """Whether two answers say the same: equal top labels, or tensors that differ by rounding only."""
-    if one.data or other.data:
+    if bool(one.data) != bool(other.data):
+        return False
+    if one.data:
         return bool(_top(msgspec.json.decode(one.data)) == _top(msgspec.json.decode(other.data)))
     theirs = {tensor.name: tensor for tensor in other.tensors}
     return all(tensor.name in theirs and _close(tensor, theirs[tensor.name]) for tensor in one.tensors)
@@ -59,7 +61,7 @@ def _top(answer: Any) -> Any:
 def _close(one: Tensor, other: Tensor) -> bool:
     if (one.datatype, one.shape) != (other.datatype, other.shape):
         return False
-    if not one.datatype.startswith("FP"):
+    if not one.datatype.startswith(("FP", "BF")):
         return one.data == other.data
-    mine, theirs = (np.frombuffer(tensor.data, NUMPY[tensor.datatype]) for tensor in (one, other))
+    mine, theirs = (np.frombuffer(tensor.data, NUMPY[tensor.datatype]).astype(np.float64) for tensor in (one, other))
     return bool(np.allclose(mine, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True))

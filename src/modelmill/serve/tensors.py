@@ -14,12 +14,19 @@ LENGTH = 4
 
 
 def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """The array of a tensor, in its shape; BYTES become an object array of bytes."""
-    if tensor.datatype == "BYTES":
-        array = np.empty(len(elements := elements_of(tensor)), object)
-        array[:] = elements
-        return array.reshape(tensor.shape)
-    return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape)
+    """The array of a tensor, in its shape; BYTES become an object array of bytes. Raises `InvalidInput`."""
+    if tensor.datatype not in NUMPY:
+        raise InvalidInput(
+            f"input '{tensor.name}': unknown datatype '{tensor.datatype}'; there are: {', '.join(NUMPY)}"
+        )
+    try:
+        if tensor.datatype == "BYTES":
+            array = np.empty(len(elements := elements_of(tensor)), object)
+            array[:] = elements
+            return array.reshape(tensor.shape)
+        return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape)
+    except ValueError as error:
+        raise InvalidInput(f"input '{tensor.name}': its data do not fill the shape {tensor.shape}") from error
 
 
 def tensor_of(name: str, array: np.ndarray[Any, Any]) -> Tensor:

@@ -24,7 +24,7 @@ from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed
 from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
-from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
+from modelmill.serve.wire import HEAD, Answer, Batch, Call, Tensor, frame, read_calls
 from modelmill.types import WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
@@ -64,16 +64,16 @@ class Worker:
         items: list[Item | MillError] = list(decode(self._decode, calls))
         decoded = time.perf_counter()
         results: list[Arrays | MillError] = [item if isinstance(item, MillError) else {} for item in items]
-        waited = 0.0
+        run = 0.0
         for rows in _alike(items):
             with self._running:
-                waited += time.perf_counter() - decoded
+                began = time.perf_counter()
                 for row, result in zip(rows, self._run([items[i] for i in rows]), strict=True):  # type: ignore[misc]
                     results[row] = result
+                run += time.perf_counter() - began
         ran = time.perf_counter()
         answers = [self._encode(*three) for three in zip(calls, items, results, strict=True)]
         count = sum(item.rows for item in items if isinstance(item, Item))
-        run = max(0.0, ran - decoded - waited)
         return Batch(answers, count, decoded - started, run, time.perf_counter() - ran)
 
     def _decode(self, call: Call) -> Item | MillError:
@@ -113,23 +113,29 @@ class Worker:
 
     def _run(self, items: list[Item]) -> Sequence[Arrays | MillError]:
         """One engine run for all; when that fails, each alone, so that only the guilty one is refused."""
+        if len(items) == 1:
+            return [self._run_alone(items[0])]
         try:
-            if len(items) == 1:
-                return [self._sliced(items[0].arrays)]
             batch = {name: np.concatenate([item.arrays[name] for item in items]) for name in items[0].arrays}
             outputs = self._sliced(batch)
-        except MillError as error:
-            return [error] if len(items) == 1 else [self._run([item])[0] for item in items]
         except Exception:
-            log.exception("running failed")
-            if len(items) == 1:
-                return [ModelFailed("the model could not be run")]
-            return [self._run([item])[0] for item in items]
+            return [self._run_alone(item) for item in items]
+        if any(array.shape[:1] != (sum(item.rows for item in items),) for array in outputs.values()):
+            return [self._run_alone(item) for item in items]  # its outputs can't be told apart
         results, at = [], 0
         for item in items:
             results.append({name: array[at : at + item.rows] for name, array in outputs.items()})
             at += item.rows
         return results
+
+    def _run_alone(self, item: Item) -> Arrays | MillError:
+        try:
+            return self._sliced(item.arrays)
+        except MillError as error:
+            return error
+        except Exception:
+            log.exception("running failed")
+            return ModelFailed("the model could not be run")
 
     def _sliced(self, batch: Arrays) -> Arrays:
         """The engine's answer to any number of rows, so many at a time that its memory stays bounded."""
@@ -149,16 +155,20 @@ class Worker:
             if call.data is not None:
                 output = self.model.encode({n: a[0] for n, a in result.items()}, call.parameters)
                 return Answer(call.id, data=msgspec.json.encode(output))
-            wanted = call.outputs or list(result)
-            tensors = [tensor_of(name, result[name]) for name in wanted if name in result]
-            if ANSWER in wanted and ANSWER not in result:
-                tensors.append(texts_of(ANSWER, self._answers(call, item, result)))
-            return Answer(call.id, tensors=tensors)
+            return Answer(call.id, tensors=[self._tensor(name, call, item, result) for name in call.outputs or result])
         except MillError as error:
             return Answer(call.id, code=error.code, message=error.message)
         except Exception:
             log.exception("encoding failed")
             return Answer(call.id, code=ModelFailed.code, message="the model's output could not be encoded")
+
+    def _tensor(self, name: str, call: Call, item: Item, result: Arrays) -> Tensor:
+        """An output of the model, or the task's answer where the model has none of that name."""
+        if name in result:
+            return tensor_of(name, result[name])
+        if name == ANSWER:
+            return texts_of(ANSWER, self._answers(call, item, result))
+        raise InvalidInput(f"unknown output '{name}'; there are: {', '.join(result)}")
 
     def _answers(self, call: Call, item: Item, result: Arrays) -> list[bytes]:
         """What the task says of each row, as JSON."""
@@ -176,6 +186,8 @@ def _alike(items: Sequence[Item | MillError]) -> list[list[int]]:
             if len(item.arrays) == 1:
                 name, array = next(iter(item.arrays.items()))
                 key: object = (name, array.dtype, array.shape[1:])
+            elif any(len(array) != item.rows for array in item.arrays.values()):
+                key = row  # in a batch its rows would shift those of others
             else:
                 key = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(item.arrays.items()))
             groups.setdefault(key, []).append(row)
@@ -222,11 +234,11 @@ class Server:
         self._work(link, reading, writing)
         for helper in helpers:
             helper.join()
-        link.close()
         self._links.discard(link)
+        link.close()
 
     def _work(self, link: socket.socket, reading: threading.Lock, writing: threading.Lock) -> None:
-        with suppress(OSError):
+        try:
             while True:
                 with reading:
                     head = _receive(link, HEAD)
@@ -236,6 +248,12 @@ class Server:
                 data = frame(self.worker.answer(read_calls(body)))
                 with writing:
                     link.sendall(data)
+        except OSError:
+            return
+        except Exception:  # such as a frame that can't be read
+            log.exception("a batch could not be answered: its link is closed")
+            with suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)  # what is lost here goes to another worker
 
 
 def _receive(link: socket.socket, size: int) -> bytearray | None:

@@ -1,0 +1,46 @@
+"""How many rows a model gains from."""
+
+import pytest
+
+from modelmill import predictor
+from modelmill.serve.knee import best_rows, knee, seconds_of_one
+from modelmill.serve.wire import Answer, Batch
+from modelmill.serve.worker import Worker
+from modelmill.types import TensorSpec
+from tests.making import a_manifest, picture_bundle
+
+
+@pytest.mark.parametrize(
+    ("times", "rows"),
+    [
+        ({}, 0),
+        ({1: 1.0}, 1),
+        ({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0}, 1),  # batches gain nothing
+        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, 8),  # a batch costs as one call
+        ({1: 1.0, 2: 1.2, 4: 1.6, 8: 3.2}, 4),
+        ({1: 1.0, 2: 1.2, 4: 1.6, 8: 3.1}, 4),  # within 5 % of the best
+        ({1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8}, 8),
+        ({1: 1.0, 2: 1.1, 4: 2.0, 8: 9.0}, 4),  # too many are worse
+    ],
+)
+def test_the_smallest_batch_that_is_nearly_as_good_as_the_best(times, rows):
+    assert knee(times) == rows
+
+
+def test_a_real_model_is_tried_on_its_path(tmp_path):
+    model = predictor.load(picture_bundle(tmp_path / "b"))
+    worker = Worker(model, 1)
+    assert best_rows(worker.answer, model.manifest) in (1, 2, 4, 8, 16, 32, 64)
+    assert 0 < seconds_of_one(worker.answer, model.manifest) < 60
+
+
+def test_a_model_that_can_not_be_tried_is_not_measured():
+    def refuse(calls):
+        return Batch([Answer(call.id, code="model_failed", message="no") for call in calls])
+
+    assert best_rows(refuse, a_manifest()) == 0
+    assert seconds_of_one(refuse, a_manifest()) == float("inf")
+    for shape, datatype in (([-1], "BYTES"), ([-1, 3], "QUATERNION"), ([], "FP32")):
+        manifest = a_manifest(inputs=[TensorSpec(name="x", datatype=datatype, shape=shape)])
+        assert best_rows(refuse, manifest) == 0
+        assert seconds_of_one(refuse, manifest) == float("inf")

@@ -1,6 +1,6 @@
 """Open Inference Protocol v2 over gRPC: the same as over HTTP, with `ModelStreamInfer`, health and reflection.
 
-gRPC is spoken by our own small HTTP/2 server (docs/decisions/0008). It is imported when `serve` is called, not before.
+gRPC is spoken by our own small HTTP/2 server (docs/decisions/0013). It is imported when `serve` is called, not before.
 """
 
 import socket

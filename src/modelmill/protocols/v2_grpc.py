@@ -25,7 +25,7 @@ async def serve(gateway: Gateway, where: "Where", tls: "Tls | None" = None) -> "
     from modelmill.protocols._grpc_service import methods
 
     context = tls_context(tls) if tls is not None else None
-    server = GrpcServer(gateway, methods())
+    server = GrpcServer(gateway, methods(gateway.public_reflection))
     try:
         for one in _each(where):
             await server.listen(one, context)

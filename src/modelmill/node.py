@@ -52,7 +52,6 @@ LOAD_SECONDS = 60.0
 GARBAGE = 20_000
 MEMORY_SHARE = 0.8
 LOOK_SECONDS = 1.0
-SOCKET_PATH_LIMIT = 90
 
 
 def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> int:

@@ -1,5 +1,7 @@
 """How many workers a deployment should have: tables of what is seen and what follows."""
 
+from itertools import pairwise
+
 import pytest
 
 from modelmill.control.scaling import Held, Scale, Signals, evict, scale, share
@@ -72,7 +74,7 @@ def test_load_that_comes_and_goes_settles():
         now = tick * 0.05
         state = scale(now, state, SLOW if now < 20 else CALM, ELASTIC)
         seen.append(state.wanted)
-    changes = [after - before for before, after in zip(seen, seen[1:], strict=False) if after != before]
+    changes = [after - before for before, after in pairwise(seen) if after != before]
     assert changes == [1, 1, 1, -1, -1, -1]
 
 

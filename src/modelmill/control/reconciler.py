@@ -218,6 +218,7 @@ class Reconciler:
                 worker.error = message.get("error", worker.error)
                 if message.get("ready"):
                     worker.ready = True
+                    worker.memory = worker.handle.memory()  # whether the next may start depends on it
                     worker.batch = message.get("batch", 0)
                     worker.threads = message.get("threads", worker.threads)
                     self._failures.pop((worker.deployment, worker.version), None)
@@ -313,10 +314,15 @@ class Reconciler:
             self._changed = True
 
     def _threads(self, counts: dict[int, int]) -> int:
-        """Threads of a worker whose deployment leaves the choice to us."""
+        """Threads of a worker whose deployment leaves the choice to us.
+
+        Planned for the most workers that a deployment may have: else each one more would roll all the others.
+        """
         fixed = automatic = 0
         for row in self._rows:
-            options, count = options_of(row), counts[row.id] + (len(row.variants) if row.loaded else 0)
+            options = options_of(row)
+            count = max(counts[row.id], options.max_replicas) if counts[row.id] else 0
+            count += len(row.variants) if row.loaded else 0
             fixed += count * options.threads
             automatic += 0 if options.threads else count
         return share(self._cores, fixed, automatic)

@@ -28,7 +28,7 @@ UNNAMED = ("grpcio-reflection",)
 """What the kit imports and its requirements leave out."""
 RUN_SECONDS = 900
 
-ENGINE_MODELS = ("slow", "fails")
+ENGINE_MODELS = ("slow", "fails", "echoes")
 MODELS = (*home.GRAPHS, *home.IDENTITIES, *ENGINE_MODELS)
 VARIABLES = {
     "MODEL_V2": "addsub",
@@ -39,6 +39,7 @@ VARIABLES = {
     "MODEL_IMAGE_CLASSIFICATION": "colours",
     "MODEL_TEXT_CLASSIFICATION": "feelings",
     **{f"MODEL_IDENTITY_{datatype}": name for name, datatype in home.IDENTITIES.items()},
+    "MODEL_IDENTITY_BYTES": "echoes",  # any bytes: those of a model in ONNX are UTF-8
 }
 """What the kit calls our models; one that can't be served is left out, and its tests say so."""
 EXPECTED = {"EXPECT_IMAGE_CLASSIFICATION": "red", "EXPECT_TEXT_CLASSIFICATION": "positive"}
@@ -80,7 +81,12 @@ def versions(python: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[tuple[Platform, str]]:
     """A platform that serves every reference model it can, and the address of its gRPC server."""
-    platform = Platform(folder / "home", **home.with_engine(folder / "site"), MODELMILL_SHARED_MEMORY="true")
+    platform = Platform(
+        folder / "home",
+        **home.with_engine(folder / "site"),
+        MODELMILL_SHARED_MEMORY="true",
+        MODELMILL_PUBLIC_REFLECTION="true",
+    )
     try:
         names = [name for name in MODELS if brought(platform.client, folder / "made", name)]
         for name in names:

@@ -339,8 +339,7 @@ def deploy(
 def deployments() -> None:
     """All deployments."""
     rows = _client().deployments()
-    columns = ("name", "model", "version", "serving", "state", "ready_replicas", "replicas", "error")
-    _show(rows, lambda: _out().table(rows, columns))
+    _show(rows, lambda: _out().deployments(rows))
 
 
 @app.command

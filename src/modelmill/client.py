@@ -107,6 +107,7 @@ class Version(TypedDict):
 class Deployment(TypedDict):
     """A served model; `state` is loading, ready, asleep, unloaded or failed, `serving` the version that answers now."""
 
+    task: str
     note: str
     options: Json
     variants: list[Json]

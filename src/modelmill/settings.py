@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     )
     drain_seconds: float = Field(default=30, ge=0, description="longest wait for calls in flight when stopping")
     shared_memory: bool = Field(default=False, description="tensors in shared memory for clients on this machine (v2)")
+    public_reflection: bool = Field(
+        default=False, description="gRPC reflection without a key: it shows message types, nothing of models"
+    )
     limits: Limits = Limits()
     tracing: TracingSettings = Field(default_factory=TracingSettings)
 

@@ -136,16 +136,44 @@ def version(row: Mapping[str, Any], url: str) -> None:
     metrics(row["metrics"])
 
 
+def deployments(rows: Sequence[Mapping[str, Any]]) -> None:
+    """All deployments, a line each."""
+    shown = [
+        {
+            **row,
+            "workers": f"{row['ready_replicas']} of {row['replicas']}",
+            "beside": _beside(row),
+            "MB": _megabytes(row),
+        }
+        for row in rows
+    ]
+    table(shown, ("name", "model", "version", "serving", "beside", "state", "workers", "MB", "error", "note"))
+
+
+def _beside(row: Mapping[str, Any]) -> str:
+    """Canaries and shadows, in words."""
+    return ", ".join(
+        f"{one['model']}:{one['version']} " + ("shadow" if one["shadow"] else f"canary {one['weight']:.0%}")
+        for one in row["variants"]
+    )
+
+
+def _megabytes(row: Mapping[str, Any]) -> str:
+    return str(round(row["memory"] / 1e6)) if row["memory"] else ""
+
+
 def deployment(row: Mapping[str, Any], url: str) -> None:
     """How to use a deployment."""
     _pairs(
         f"{row['name']}: {row['state']}",
         {
             "model": f"{row['model']}:{row['version']}",
+            "beside it": _beside(row),
             "workers": f"{row['ready_replicas']} of {row['replicas']}",
-            "Hugging Face": f"{url}/models/{row['name']}",
+            "Hugging Face": f"{url}/models/{row['name']}" if row["task"] else "",
             "Open Inference": f"{url}/v2/models/{row['name']}/infer",
             "error": row["error"],
+            "note": row["note"],
         },
     )
 

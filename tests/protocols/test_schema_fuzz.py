@@ -58,7 +58,13 @@ class Admin:
         self.url = "http://{}:{}".format(*self.listener.getsockname())
         limits = self.settings.limits
         control = Control(
-            rooms.database, rooms.datasets, rooms.registry, rooms.jobs, rooms.deployments, limits.upload_bytes
+            rooms.database,
+            rooms.datasets,
+            rooms.registry,
+            rooms.jobs,
+            rooms.deployments,
+            rooms.artifacts,
+            limits.upload_bytes,
         )
         self.gateway = Gateway(limits)
         app: Any = App(self.gateway, make_api(control, lambda error: STATUS.get(error.code, 500)))

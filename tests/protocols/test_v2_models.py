@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from modelmill.errors import NotFound
-from modelmill.serve.gateway import Statistics
+from modelmill.serve.meter import Histogram, Series
 from modelmill.types import TensorSpec
 from tests.making import Door, a_route
 from tests.protocols.v2 import a_mirror, infer, mirror, refused, tensor
@@ -81,8 +81,9 @@ def test_what_does_not_exist_is_404(door, path):
 
 
 def test_statistics_are_told_in_nanoseconds(door):
-    counted = Statistics(
-        success=3, failure=1, rows=5, batches=2, success_seconds=0.25, failure_seconds=0.5, queue_seconds=0.125,
+    counted = Series(
+        success=3, failure=1, rows=5, batches=2, success_seconds=0.25, failure_seconds=0.5,
+        queue=Histogram([3], 0.125),
         decode_seconds=1e-6, run_seconds=2.0, encode_seconds=1e-9, last=1_700_000_000.5,
     )  # fmt: skip
     door.gateway.statistics = lambda route: counted

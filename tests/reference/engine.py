@@ -22,7 +22,7 @@ from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 PRECISIONS = ("fp32",)
-DATATYPES = ("FP32", "INT64")
+DATATYPES = ("FP32", "INT64", "BYTES")
 FILE = "model.json"
 LEDGER, SECONDS = "REFERENCE_LEDGER", "REFERENCE_SECONDS"
 TRIGGER = -1.0
@@ -43,6 +43,14 @@ class Slow:
         for row in seconds.ravel():
             time.sleep(max(0.0, float(row)))
         return {"slept": seconds.copy()}
+
+
+class Echoes(Slow):
+    """Answers any bytes as they came, which a model in ONNX can't: its texts are UTF-8."""
+
+    def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """`input` BYTES [n, m] -> `output`."""
+        return {"output": arrays["input"].copy()}
 
 
 class Fails(Slow):
@@ -137,6 +145,7 @@ class Counts(Slow):
 KINDS = {
     "slow": Slow,
     "fails": Fails,
+    "echoes": Echoes,
     "raises": Raises,
     "crashes": Crashes,
     "hangs": Hangs,

@@ -18,7 +18,7 @@ def add_deployments(api: FastAPI, control: Control) -> None:
     deployments = control.deployments
 
     def view(row: Any, project: int) -> schemas.DeploymentView:
-        return views.deployment_view(row, deployments.replicas(project))
+        return views.deployment_view(row, deployments.replicas(project), control.registry.tasks(project))
 
     @api.post(f"{PREFIX}/deployments", status_code=202, tags=["deployments"])
     def deploy(body: schemas.DeployRequest, project: ProjectId) -> schemas.DeploymentView:
@@ -33,8 +33,8 @@ def add_deployments(api: FastAPI, control: Control) -> None:
     @api.get(f"{PREFIX}/deployments", tags=["deployments"])
     def all_deployments(project: ProjectId) -> list[schemas.DeploymentView]:
         """All deployments."""
-        replicas = deployments.replicas(project)
-        return [views.deployment_view(row, replicas) for row in deployments.all(project)]
+        replicas, tasks = deployments.replicas(project), control.registry.tasks(project)
+        return [views.deployment_view(row, replicas, tasks) for row in deployments.all(project)]
 
     @api.get(f"{PREFIX}/deployments/{{name}}", tags=["deployments"])
     def one(name: str, project: ProjectId) -> schemas.DeploymentView:

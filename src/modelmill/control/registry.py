@@ -80,6 +80,12 @@ class Registry:
                 raise self._missing(session, project, asked.name, number)
             return version
 
+    def tasks(self, project: int) -> dict[str, str]:
+        """The task of every model, by its name."""
+        query = select(Version.model, Version.task).where(Version.project_id == project).distinct()
+        with self._database.session() as session:
+            return {row.model: row.task for row in session.execute(query)}
+
     def aliases(self, project: int) -> list[Alias]:
         """All aliases."""
         with self._database.session() as session:

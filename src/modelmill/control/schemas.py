@@ -167,6 +167,7 @@ class DeploymentView(BaseModel):
     name: str
     model: str
     version: int
+    task: str = Field(description="empty for a model that takes and gives tensors only")
     replicas: int
     ready_replicas: int
     state: str = Field(description="loading, ready, asleep (wakes when called), unloaded, failed")

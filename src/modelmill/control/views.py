@@ -65,7 +65,9 @@ def job_view(row: Job) -> schemas.JobView:
     )
 
 
-def deployment_view(row: Deployment, replicas: dict[int, list[Replica]]) -> schemas.DeploymentView:
+def deployment_view(
+    row: Deployment, replicas: dict[int, list[Replica]], tasks: dict[str, str]
+) -> schemas.DeploymentView:
     """A deployment; it is ready when the wanted version answers."""
     workers = replicas.get(row.id, [])
     ready = Counter((one.model, one.version) for one in workers if one.ready)
@@ -87,6 +89,7 @@ def deployment_view(row: Deployment, replicas: dict[int, list[Replica]]) -> sche
         name=row.name,
         model=row.model,
         version=row.version,
+        task=tasks.get(row.model, ""),
         replicas=row.replicas,
         ready_replicas=ready[(row.serving_model or row.model, row.serving or row.version)],
         state=state,

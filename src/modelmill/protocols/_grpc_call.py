@@ -14,8 +14,10 @@ from google.protobuf.message import DecodeError
 
 from modelmill.errors import Expired, InvalidInput, MethodNotAllowed, MillError, Overloaded, TooLarge, Unavailable
 from modelmill.protocols._app import key_of
+from modelmill.protocols._encoding import BRISK, SMALL, WORTH, in_thread, unpack
 from modelmill.protocols._hpack import OK, Headers, Malformed, literal
 from modelmill.protocols._http2_send import Sender, Stream
+from modelmill.serve.tracing import CURRENT, Span
 from modelmill.types import KeyInfo
 
 if TYPE_CHECKING:
@@ -47,9 +49,6 @@ MESSAGE_CHARACTERS = 1000
 BACKLOG = 8
 """Messages of a stream that may wait to be read before its client is told to wait."""
 CREDIT_BYTES = 256 << 10
-THREAD_BYTES = 256 << 10
-"""Size from which packing and unpacking leave the event loop."""
-WORTH_BYTES = 1024
 ENCODINGS = {"gzip": 31, "deflate": 15}
 """Message encodings and what zlib calls them."""
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -79,7 +78,6 @@ class Head(NamedTuple):
 
     method: Method | None
     path: str
-    key: str | None
     timeout: float | None
     encoding: str
     metadata: Headers
@@ -99,7 +97,6 @@ def read_head(headers: Headers, methods: dict[str, Method]) -> Head:
     return Head(
         methods.get(path),
         path,
-        key_of(headers),
         _seconds(headers.get(b"grpc-timeout", b"")),
         headers.get(b"grpc-encoding", b"identity").decode("latin-1"),
         headers,
@@ -121,7 +118,7 @@ class Call(Stream):
     """A call from its headers to its status."""
 
     __slots__ = (
-        "_buffer", "_complete", "_headed", "_held", "_messages", "_owed", "_task", "_timer", "_waiter",
+        "_buffer", "_complete", "_extra", "_headed", "_held", "_messages", "_owed", "_task", "_timer", "_waiter",
         "caller", "head", "server", "since", "stopping",
     )  # fmt: skip
 
@@ -131,7 +128,7 @@ class Call(Stream):
         self.since = server.loop.time()
         self.caller: KeyInfo
         self.stopping = self._complete = self._headed = False
-        self._buffer = bytearray()
+        self._buffer, self._extra = bytearray(), b""
         self._messages: deque[tuple[int, bytes]] | None = None
         self._held = self._owed = 0
         self._task: asyncio.Task[None] | None = None
@@ -149,7 +146,7 @@ class Call(Stream):
         try:
             method = head.method
             if method is None or not method.public:
-                self.caller = self.server.gateway.authorise(head.key)
+                self.caller = self._authorised()
             if method is None:
                 raise MethodNotAllowed(f"there is no method {head.path[:200]}")
             if head.encoding not in ENCODINGS and head.encoding != "identity":
@@ -162,6 +159,16 @@ class Call(Stream):
         if method.streaming:
             self._messages = deque()
             self._task = self.server.loop.create_task(self._run(self._converse, method))
+
+    def _authorised(self) -> KeyInfo:
+        """Who is calling; raises `Unauthenticated`."""
+        gateway = self.server.gateway
+        header = self.head.metadata.get(b"authorization", b"")
+        caller = gateway.known(header)
+        if caller is None:
+            caller = gateway.authorise(key_of(self.head.metadata))
+            gateway.remember(header, caller)
+        return caller
 
     def data(self, payload: bytes, ended: bool) -> None:
         """A part of the messages."""
@@ -254,6 +261,7 @@ class Call(Stream):
 
     async def _run(self, work: Handler, *given: Any) -> None:
         """The work of the call, whatever becomes of it."""
+        span = self._traced()
         try:
             await work(*given)
         except MillError as error:
@@ -261,6 +269,22 @@ class Call(Stream):
         except Exception:
             log.exception("%s failed", self.head.path)
             self.refuse(MillError("the gateway failed; its log says why"))
+        finally:
+            if span is not None:
+                span.end()
+
+    def _traced(self) -> Span | None:
+        """The span of the call, which its answer names."""
+        tracing = self.server.gateway.tracing
+        if tracing is None:
+            return None
+        metadata = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.head.metadata.items()}
+        service, _, name = self.head.path[1:].partition("/")
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+        span = tracing.start(self.head.path[1:], metadata, attributes)
+        CURRENT.set(span)
+        self._extra = b"".join([literal(key.encode(), value.encode()) for key, value in span.response_headers])
+        return span
 
     async def _answer(self, flag: int, message: bytes) -> None:
         method = self.head.method
@@ -278,7 +302,7 @@ class Call(Stream):
         if self.stopping:
             raise Unavailable("the server stops: open the stream again", retry_after=1)
         if self.open:
-            self.sender.finish(self, _FINE if self._headed else _TYPE + _FINE)
+            self.sender.finish(self, _FINE if self._headed else _TYPE + self._extra + _FINE)
             self._release()
 
     async def read(self) -> Any | None:
@@ -311,7 +335,7 @@ class Call(Stream):
         """End the call with an error; what is still being done for it is cancelled."""
         if not self.open:
             return
-        block = b"" if self._headed else _TYPE
+        block = b"" if self._headed else _TYPE + self._extra
         block += literal(b"grpc-status", str(STATUS.get(error.code, 13)).encode())
         words = error.message.encode("utf-8", "replace").decode()[:MESSAGE_CHARACTERS]
         block += literal(b"grpc-message", quote(words, safe=_printable).encode())
@@ -340,7 +364,11 @@ class Call(Stream):
     async def _parsed(self, flag: int, message: bytes) -> Any:
         """A message as an object; raises `InvalidInput`, `TooLarge`."""
         if flag:
-            message = await _apart(len(message), inflate, message, self.head.encoding, self.server.limit)
+            encoding, limit = self.head.encoding, self.server.limit
+            if encoding == "identity":
+                raise InvalidInput("a message is compressed, but grpc-encoding does not say how")
+            small = len(message) <= SMALL
+            message = unpack(message, encoding, limit) if small else await in_thread(unpack, message, encoding, limit)
         assert self.head.method is not None
         try:
             return self.head.method.request.FromString(message)
@@ -349,35 +377,9 @@ class Call(Stream):
 
     async def _packed(self, body: bytes) -> tuple[bytes, bytes]:
         """Headers, and a message behind its length; compressed as the request was, if that is worth it."""
-        encoding = self.head.encoding
-        if encoding == "identity" or len(body) < WORTH_BYTES:
-            return _TYPE, _prefix.pack(0, len(body)) + body
-        body = await _apart(len(body), deflate, body, encoding)
-        return _TYPE + literal(b"grpc-encoding", encoding.encode()), _prefix.pack(1, len(body)) + body
-
-
-async def _apart(size: int, work: Callable[..., bytes], *given: Any) -> bytes:
-    """Large work in a thread, so that others are served meanwhile."""
-    return work(*given) if size < THREAD_BYTES else await asyncio.to_thread(work, *given)
-
-
-def inflate(data: bytes, encoding: str, limit: int) -> bytes:
-    """A compressed message; raises `InvalidInput`, and `TooLarge` before more than `limit` bytes are made."""
-    if encoding not in ENCODINGS:
-        raise InvalidInput("a message is compressed, but grpc-encoding does not say how")
-    stream = zlib.decompressobj(ENCODINGS[encoding])
-    try:
-        out = stream.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise InvalidInput(f"the message is not valid {encoding}: {error}") from error
-    if len(out) > limit:
-        raise TooLarge(f"the message has more than {limit:,} bytes when unpacked")
-    if not stream.eof or stream.unused_data:
-        raise InvalidInput(f"the message is not one whole {encoding} stream")
-    return out
-
-
-def deflate(data: bytes, encoding: str) -> bytes:
-    """A message compressed quickly rather than well."""
-    stream = zlib.compressobj(1, wbits=ENCODINGS[encoding])
-    return stream.compress(data) + stream.flush()
+        head, encoding = _TYPE + self._extra, self.head.encoding
+        if encoding == "identity" or len(body) < WORTH:
+            return head, _prefix.pack(0, len(body)) + body
+        pack = zlib.compress, body, 1, ENCODINGS[encoding]
+        body = pack[0](*pack[1:]) if len(body) <= BRISK else await in_thread(*pack)
+        return head + literal(b"grpc-encoding", encoding.encode()), _prefix.pack(1, len(body)) + body

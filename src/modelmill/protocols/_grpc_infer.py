@@ -6,13 +6,18 @@ from typing import Any
 
 from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols import _v2
+from modelmill.protocols._encoding import in_thread
 from modelmill.protocols._grpc_call import Call
 from modelmill.protocols._grpc_messages import message
 from modelmill.protocols._shared_memory import regions
 from modelmill.protocols._v2 import Given, Place, Wanted
+from modelmill.protocols._v2_json import LARGE
 from modelmill.serve.wire import Tensor
 from modelmill.types import Route
 
+CLASSIFIED = 1 << 14
+"""Bytes of an answer from which on its classes are named outside the event loop."""
+NAME_LENGTH = 128
 STREAM_CALLS = 64
 """Requests of one stream that are answered at the same time."""
 
@@ -39,31 +44,53 @@ StreamResponse = message("inference.ModelStreamInferResponse")
 async def infer(call: Call, request: Any) -> Any:
     """One prediction; raises `MillError`."""
     gateway, caller = call.server.gateway, call.caller
-    told = _v2.options(_values(request.parameters)) if request.parameters else _NOTHING
-    version = request.model_version or told.version
-    route = gateway.pick(caller, request.model_name, version or None)
+    told = _v2.options(_values(request.parameters)) if request.parameters else _v2.NO_OPTIONS
+    route = gateway.pick(caller, request.model_name, _version(request.model_version, told.version))
     gateway.refuse_unservable(route)
-    given = _given(call, request)
-    tensors = _v2.tensors(route, given)
-    task_level = _v2.is_task_level(route, given)
-    asked = [_asked(one) for one in request.outputs] if request.outputs else ()
-    wanted = _v2.wanted(route, asked, task_level=task_level, binary=True)
+    raw = request.raw_input_contents
+    small = (sum(map(len, raw)) if raw else request.ByteSize()) <= LARGE  # what is large would hold up others
+    tensors, wanted = _plan(call, request, route) if small else await in_thread(_plan, call, request, route)
     answer = await gateway.predict(
         caller,
         route,
         "v2_grpc",
         tensors=tensors,
         parameters=told.task,
-        outputs=_v2.names_of(route, wanted),
+        outputs=_v2.names_of(route, wanted) if request.outputs else (),
         timeout=_sooner(told.timeout, call.remaining()),
         priority=told.priority,
         gone=call.gone,
-        request_id=request.id,
+        request_id=_name_of(call.head.metadata.get(b"x-request-id"), request.id),
     )
-    return _response(call, request, route, _v2.results(route, answer, wanted), wanted)
+    small = not request.outputs or sum([len(tensor.data) for tensor in answer.tensors]) <= CLASSIFIED
+    work = _v2.results, route, answer, wanted
+    return _response(call, request, route, work[0](*work[1:]) if small else await in_thread(*work), wanted)
 
 
-_NOTHING = _v2.options({})
+def _plan(call: Call, request: Any, route: Route) -> tuple[list[Tensor], Sequence[Wanted]]:
+    """The tensors of a request and what it wants; raises `InvalidInput`."""
+    given = _given(call, request)
+    tensors = _v2.tensors(route, given)
+    if not request.outputs:
+        return tensors, _v2.wanted(route, (), binary=True)
+    asked = [_asked(one) for one in request.outputs]
+    for one in asked:
+        if one.place is not None:
+            regions(call.server.gateway).check(call.caller, one.place.region, one.place.offset, one.place.byte_size)
+    return tensors, _v2.wanted(route, asked, task_level=_v2.is_task_level(route, given), binary=True)
+
+
+def _version(named: str, pinned: str | None) -> str | None:
+    """The version that a request wants, by its field or its parameter; raises `InvalidInput` when they differ."""
+    if named and pinned and named != pinned:
+        raise InvalidInput(f"the request names the versions {named[:20]} and {pinned[:20]}")
+    return named or pinned
+
+
+def _name_of(header: bytes | None, id: str) -> str:
+    """How logs call the request: nothing that could forge a line of theirs."""
+    name = id if header is None else header.decode("latin-1")
+    return name if len(name) <= NAME_LENGTH and name.isprintable() else ""
 
 
 def _sooner(one: float | None, other: float | None) -> float | None:
@@ -85,9 +112,13 @@ def _given(call: Call, request: Any) -> list[Given]:
     """The inputs as they come: all raw or all typed, or in shared memory; raises `InvalidInput`."""
     raw = request.raw_input_contents
     given, at, count = [], 0, len(raw)
+    budget = call.server.gateway.limits.body_bytes
     for one in request.inputs:
         place = _place(one.name, _values(one.parameters)) if one.parameters else None
         if place is not None:
+            budget -= max(0, place.byte_size)
+            if budget < 0:
+                raise InvalidInput("the tensors in shared memory exceed what a message may bring")
             data = regions(call.server.gateway).read(call.caller, place.region, place.offset, place.byte_size)
         elif count:
             if at == count or one.HasField("contents"):
@@ -124,7 +155,7 @@ def _place(name: str, parameters: dict[str, Any]) -> Place | None:
         raise InvalidInput(
             f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and _offset are whole numbers"
         )
-    return Place(region, size, offset)
+    return Place(region=region, offset=offset, byte_size=size)
 
 
 def _asked(one: Any) -> Wanted:

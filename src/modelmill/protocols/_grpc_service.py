@@ -17,6 +17,7 @@ PUBLIC = frozenset({f"/{INFERENCE}/ServerLive", f"/{INFERENCE}/ServerReady"}) | 
     f"/{HEALTH}/{name}" for name in ("Check", "List", "Watch")
 }
 """The only methods that need no key."""
+REFLECTION = frozenset({NEW, OLD})
 
 
 def _filled(name: str, document: Mapping[str, Any]) -> Any:
@@ -178,7 +179,7 @@ _HANDLERS: dict[str, dict[str, Handler]] = {
 
 
 @cache
-def methods() -> dict[str, Method]:
+def methods(public_reflection: bool = False) -> dict[str, Method]:
     """Every method by its path: each that the services declare has a handler here."""
     table = {}
     for service in services():
@@ -188,6 +189,6 @@ def methods() -> dict[str, Method]:
                 _HANDLERS[service.full_name][method.name],
                 message(method.input_type.full_name),
                 method.client_streaming or method.server_streaming,
-                path in PUBLIC,
+                path in PUBLIC or (public_reflection and service.full_name.rpartition(".")[0] in REFLECTION),
             )
     return table

@@ -51,7 +51,8 @@ def _tensor(spec: TensorSpec, values: Any) -> Tensor:
     if spec.datatype not in NUMPY or not spec.shape:
         raise InvalidInput(f"input '{spec.name}' ({spec.datatype} {spec.shape}) has no form here; send it over /v2")
     kind = np.dtype(NUMPY[spec.datatype])
-    wanted: Any = {"b": bool, "f": float}.get(kind.kind, int)
+    floats = spec.datatype.startswith(("FP", "BF"))
+    wanted: Any = float if floats else bool if spec.datatype == "BOOL" else int
     for _ in spec.shape:
         wanted = list[wanted]
     try:
@@ -75,7 +76,7 @@ def _check(spec: TensorSpec, array: np.ndarray[Any, Any], values: list[Any]) -> 
         raise InvalidInput(f"input '{spec.name}' wants the shape {spec.shape}, given: {list(array.shape)}")
     if array.shape[0] > ROWS:
         raise InvalidInput(f"input '{spec.name}' has {array.shape[0]:,} rows; at most {ROWS:,} are taken")
-    if array.dtype.kind == "f" and np.isinf(array).any():  # JSON has no infinity: it was a number
+    if spec.datatype.startswith(("FP", "BF")) and np.isinf(array).any():  # JSON has no infinity: it was a number
         raise InvalidInput(f"input '{spec.name}': a number is too large for {spec.datatype}")
 
 

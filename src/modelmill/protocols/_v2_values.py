@@ -17,7 +17,7 @@ from modelmill.engines.base import NUMPY
 from modelmill.errors import InvalidInput
 from modelmill.serve.wire import Tensor
 
-SIZES = {name: int(np.dtype(kind).itemsize) for name, kind in NUMPY.items()} | {"BF16": 2}
+SIZES = {name: int(np.dtype(kind).itemsize) for name, kind in NUMPY.items() if name != "BYTES"}
 """Bytes of one element; BYTES has none."""
 CODES = {
     "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",

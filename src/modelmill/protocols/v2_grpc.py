@@ -1,6 +1,6 @@
 """Open Inference Protocol v2 over gRPC: the same as over HTTP, with `ModelStreamInfer`, health and reflection.
 
-gRPC is spoken by our own small HTTP/2 server (docs/decisions/0008). It is imported when `serve` is called, not before.
+gRPC is spoken by our own small HTTP/2 server (docs/decisions/0013). It is imported when `serve` is called, not before.
 """
 
 import socket
@@ -25,7 +25,7 @@ async def serve(gateway: Gateway, where: "Where", tls: "Tls | None" = None) -> "
     from modelmill.protocols._grpc_service import methods
 
     context = tls_context(tls) if tls is not None else None
-    server = GrpcServer(gateway, methods())
+    server = GrpcServer(gateway, methods(gateway.public_reflection))
     try:
         for one in _each(where):
             await server.listen(one, context)

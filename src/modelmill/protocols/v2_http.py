@@ -170,7 +170,7 @@ async def no_device_memory(gateway: Gateway, caller: KeyInfo, request: Request, 
 
 async def device_memory(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
     """No region: clients ask before they register, and clear up, whether or not they use it."""
-    return Response(b"[]" if request.method == "GET" else b"")
+    return Response(b"" if request.method == "POST" else b"[]")
 
 
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")

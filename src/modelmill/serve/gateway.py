@@ -38,7 +38,7 @@ class Gateway:
         self.draining = False
         self.healthy = True
         self.operate: Operate | None = None
-        self.shared_memory = False
+        self.shared_memory = self.public_reflection = False
         self.extra: dict[str, Any] = {}
         self.tracing: Tracing | None = None
         self.hung: set[str] = set()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from modelmill.engines.base import DATATYPES as KNOWN
 from modelmill.engines.base import NUMPY
 from modelmill.errors import InvalidInput
 from modelmill.serve.wire import Tensor
@@ -15,9 +16,9 @@ LENGTH = 4
 
 def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
     """The array of a tensor, in its shape; BYTES become an object array of bytes. Raises `InvalidInput`."""
-    if tensor.datatype not in NUMPY:
+    if tensor.datatype not in KNOWN:
         raise InvalidInput(
-            f"input '{tensor.name}': unknown datatype '{tensor.datatype}'; there are: {', '.join(NUMPY)}"
+            f"input '{tensor.name}': unknown datatype '{tensor.datatype}'; there are: {', '.join(KNOWN)}"
         )
     try:
         if tensor.datatype == "BYTES":

@@ -100,7 +100,7 @@ class Server:
 
     def launch(self, command: Sequence[str], folder: Path, env: dict[str, str], ready: str, patience: float) -> None:
         """Start it and wait for a good answer at the URL `ready`; raises `RuntimeError` with the end of its log."""
-        self.log = folder / f"{self.name.split()[0].lower()}.log"
+        self.log = folder / f"{'-'.join(self.name.lower().replace(',', '').split())}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=folder, env={**os.environ, **env}, start_new_session=True

@@ -120,9 +120,10 @@ class LitServe(Peer):
 
 
 class Triton(Peer):
-    """Triton Inference Server: HTTP and gRPC, one instance, dynamic batching without delay."""
+    """Triton Inference Server: HTTP and gRPC, one instance of the model, dynamic batching without delay."""
 
     title = "Triton, V2 binary"
+    instances = 1
 
     def setup(self) -> None:
         """A virtual environment of a system's Python that has a shared libpython, which the backend's stub loads."""
@@ -138,8 +139,11 @@ class Triton(Peer):
 
     def start(self, network: Path, item: Array) -> Target:
         """The V2 binary request; `targets` has JSON and gRPC, too."""
-        repository, (http, grpc, metrics) = self.folder() / "repository", (free_port() for _ in range(3))
-        inputs, outputs = _repository(repository, network, item)
+        repository, (http, grpc, metrics) = (
+            self.folder() / f"repository{self.instances}",
+            (free_port() for _ in range(3)),
+        )
+        inputs, outputs = _repository(repository, network, item, self.instances)
         command = [str(self.home / "bin" / "tritonserver"), "--model-repository", str(repository)]
         command += ["--backend-directory", str(self.home / "backends"), "--exit-timeout-secs", "3"]
         for service, port in (("http", http), ("grpc", grpc), ("metrics", metrics)):
@@ -152,7 +156,14 @@ class Triton(Peer):
         return self.targets["binary"]
 
 
-def _repository(folder: Path, network: Path, item: Array) -> tuple[dict[str, Array], list[str]]:
+class Triton2(Triton):
+    """The same with two instances: two processes compute, which is what is fastest on two cores."""
+
+    title = "Triton with 2 instances, V2 binary"
+    instances = 2
+
+
+def _repository(folder: Path, network: Path, item: Array, instances: int) -> tuple[dict[str, Array], list[str]]:
     """Triton's model repository with the one network; inputs and output names of a request."""
     import onnxruntime as ort
 
@@ -162,7 +173,7 @@ def _repository(folder: Path, network: Path, item: Array) -> tuple[dict[str, Arr
 max_batch_size: 64
 input [{{ name: "{given.name}" data_type: TYPE_FP32 dims: {given.shape[1:]} }}]
 output [{{ name: "{answer.name}" data_type: TYPE_FP32 dims: {answer.shape[1:]} }}]
-instance_group [{{ count: 1 kind: KIND_CPU }}]
+instance_group [{{ count: {instances} kind: KIND_CPU }}]
 dynamic_batching {{ max_queue_delay_microseconds: 0 }}
 """
     version = folder / "cnn" / "1"
@@ -201,7 +212,13 @@ def _run(command: Sequence[str]) -> None:
         raise RuntimeError(f"{' '.join(command)[:200]}: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
-PEERS: dict[str, type[Peer]] = {"triton": Triton, "litserve": LitServe, "fastapi": FastApi, "echo": Echo}
+PEERS: dict[str, type[Peer]] = {
+    "triton": Triton,
+    "triton2": Triton2,
+    "litserve": LitServe,
+    "fastapi": FastApi,
+    "echo": Echo,
+}
 
 
 class Peers:

@@ -12,10 +12,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
+
 from bench import life, peers, rates
 from bench.measuring import MACHINE
 from bench.running import table
 from bench.subject import Bench, Foreign, Modelmill, Row
+from modelmill.errors import MillError
 
 MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "cnn": rates.cnn,
@@ -75,7 +78,7 @@ def _rows(bench: Bench, name: str) -> list[Row]:
     try:
         return MEASUREMENTS[name](bench)
     except Exception as error:
-        if not isinstance(error, RuntimeError):
+        if not isinstance(error, RuntimeError | MillError | httpx2.HTTPError):
             traceback.print_exc()
         return [Row(name, f"not measured: {' '.join(str(error).split())[-300:] or type(error).__name__}")]
 

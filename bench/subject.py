@@ -160,6 +160,11 @@ class Bench:
     _deployed: dict[str, dict[str, Target]] = field(default_factory=dict)
 
     @property
+    def title(self) -> str:
+        """What is asked for, as the table names it."""
+        return "CNN" if isinstance(self.subject, Modelmill) else self.subject.model
+
+    @property
     def mill(self) -> Modelmill:
         """The platform; raises `RuntimeError` for a foreign server."""
         if isinstance(self.subject, Modelmill):

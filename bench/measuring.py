@@ -265,6 +265,16 @@ def memory(processes: Sequence[psutil.Process]) -> tuple[float, float]:
     return pss / 1e6, rss / 1e6
 
 
+def end_orderly() -> None:
+    """Let SIGTERM unwind this process, so that the servers it started are ended."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the tidying
+        raise SystemExit("ended by a signal")
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on now."""
     with socket.socket() as probe:

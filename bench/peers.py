@@ -22,7 +22,7 @@ import numpy as np
 from bench import networks
 from bench.bodies import Array
 from bench.limit import scores
-from bench.measuring import MACHINE, ROOT, Server, Target, free_port, interleaved, v2_targets
+from bench.measuring import MACHINE, ROOT, Server, Target, end_orderly, free_port, interleaved, v2_targets
 from bench.running import table
 
 APPS = Path(__file__).parent / "apps"
@@ -292,4 +292,5 @@ def measure(told: Any) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     arguments(parser)
+    end_orderly()
     print(measure(parser.parse_args()))

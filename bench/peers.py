@@ -146,6 +146,7 @@ class Triton(Peer):
         inputs, outputs = _repository(repository, network, item, self.instances)
         command = [str(self.home / "bin" / "tritonserver"), "--model-repository", str(repository)]
         command += ["--backend-directory", str(self.home / "backends"), "--exit-timeout-secs", "3"]
+        command += ["--backend-config", f"python,shm-region-prefix-name={self._shared_memory()}"]
         for service, port in (("http", http), ("grpc", grpc), ("metrics", metrics)):
             command += [f"--{service}-port", str(port), f"--{service}-address", "127.0.0.1"]
         url = f"http://127.0.0.1:{http}"
@@ -154,6 +155,15 @@ class Triton(Peer):
         )
         self.targets = v2_targets(self, self.name, url, f"127.0.0.1:{grpc}", "cnn", "", (inputs, outputs))
         return self.targets["binary"]
+
+    def stop(self) -> None:
+        """End it, and remove the shared memory that it leaves behind when it does not end by itself."""
+        super().stop()
+        for region in Path("/dev/shm").glob(f"{self._shared_memory()}*"):
+            region.unlink(missing_ok=True)
+
+    def _shared_memory(self) -> str:
+        return f"modelmill_bench_{os.getpid()}_{self.instances}_"
 
 
 class Triton2(Triton):
@@ -230,18 +240,25 @@ class Peers:
         self.fastest: dict[str, Target] = {}
         network, item = networks.network("cnn", cache / "networks"), networks.example("cnn")
         wanted = scores(network, item)
-        for name in names:
-            peer = PEERS[name](cache)
-            try:
-                peer.setup()
-                self.fastest[name] = peer.start(network, item)
-                if name != "echo":
-                    self.fastest[name].check(wanted)
-                self.running[name] = peer
-            except (RuntimeError, OSError) as error:
-                peer.stop()
-                self.fastest.pop(name, None)
-                self.missing[peer.title] = " ".join(str(error).split())[-300:]
+        try:
+            for name in names:
+                self._start(PEERS[name](cache), name, network, item, wanted)
+        except BaseException:
+            self.close()  # also when it is ended meanwhile: nothing that was started may be left behind
+            raise
+
+    def _start(self, peer: Peer, name: str, network: Path, item: Array, wanted: Array) -> None:
+        self.running[name] = peer
+        try:
+            peer.setup()
+            self.fastest[name] = peer.start(network, item)
+            if name != "echo":
+                self.fastest[name].check(wanted)
+        except (RuntimeError, OSError) as error:
+            peer.stop()
+            self.fastest.pop(name, None)
+            del self.running[name]
+            self.missing[peer.title] = " ".join(str(error).split())[-300:]
 
     def pause(self) -> None:
         """Pause all."""

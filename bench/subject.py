@@ -51,7 +51,7 @@ class Modelmill(Server):
             log = self.home / "logs" / "gateway.log"
             tail = " ".join(log.read_text("utf-8", "replace").split())[-200:] if log.exists() else ""
             raise RuntimeError(f"{error}: ...{tail}") from error
-        self.process = self.platform.process  # type: ignore[assignment]
+        self.process = self.platform.process
         self.client = Client(home=self.home)
         self.key = self.client.add_key("bench")["key"]
         self._imported: set[str] = set()

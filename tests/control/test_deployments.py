@@ -1,293 +1,280 @@
-"""What is wanted becomes workers: new ones beside the old, and the old go only when all new are ready."""
-
-from itertools import pairwise
+"""What is wanted under which name, and what gateways are told of it."""
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import update
 
-from modelmill.control import deployments as module
-from modelmill.control.db import Replica
-from modelmill.control.deployments import Deployments, Reconciler
-from modelmill.control.keys import ensure_admin_key
-from modelmill.errors import NotFound
-from tests.control.fakes import FakeCluster
+from modelmill.control import views
+from modelmill.control.db import ROUTES, Deployment, Replica, Version, bump
+from modelmill.control.deployments import Deployments, options_of
+from modelmill.control.keys import Keys, ensure_admin_key
+from modelmill.errors import Conflict, InvalidInput, NotFound
+from modelmill.types import ServingOptions, TensorSpec
 from tests.making import plain_bundle
-
-
-class Clock:
-    """Time as the test says."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def cluster():
-    return FakeCluster()
 
 
 @pytest.fixture
 def wanted(database, registry, project, tmp_path):
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         registry.add(project, "digits", plain_bundle(tmp_path / f"b{number}", metrics={"accuracy": number / 10}), None)
+    other = [TensorSpec(name="pixels", datatype="UINT8", shape=[-1, 2, 2, 1])]
+    registry.add(project, "others", plain_bundle(tmp_path / "o", inputs=other), None)
+    registry.add(project, "letters", plain_bundle(tmp_path / "l", labels=["a", "b"]), None)
     return Deployments(database, registry)
 
 
 @pytest.fixture
-def loop(database, registry, cluster, tmp_path, clock):
-    return Reconciler(database, registry, cluster, tmp_path / "logs", tmp_path / "run", "worker:main", 1)
+def serve(database, wanted, project):
+    """Write down workers as the loop would: `serve(row, version, ...)`; the last word of each is what counts."""
+
+    def write(row, *versions, model="digits", **seen):
+        with database.session() as session:
+            for number, version in enumerate(versions):
+                values = {"socket": f"{row.name}-{version}-{number}", "pid": 1, "ready": True, "batch": 8} | seen
+                session.add(
+                    Replica(project_id=project, deployment_id=row.id, model=model, version=version, **values)
+                )  # fmt: skip
+            session.execute(
+                update(Deployment).where(Deployment.id == row.id).values(serving_model=model, serving=versions[0])
+            )
+            bump(session, ROUTES)
+
+    return write
 
 
-@pytest.fixture
-def route(wanted):
-    return lambda name="digits": wanted.snapshot(-1).routes[f"default/{name}"]
+def route(wanted, name="digits"):
+    return wanted.snapshot(None).routes[f"default/{name}"]
 
 
-def ready(loop, *handles):
-    for handle in handles:
-        handle.said.append({"ready": True})
-    loop.tick()
+# ---- options
 
 
-def alive(cluster):
-    return [(h.spec["version"], h.pid) for h in cluster.started if h.code is None]
+@pytest.mark.parametrize(
+    ("steps", "options"),
+    [
+        ([{}], {}),
+        ([{"replicas": 3}], {"min_replicas": 3, "max_replicas": 3}),
+        ([{"replicas": 3}, {}], {"min_replicas": 3, "max_replicas": 3}),  # what is not said stays
+        ([{"replicas": 3, "engine": "openvino"}, {"threads": 2}],
+         {"min_replicas": 3, "max_replicas": 3, "engine": "openvino", "threads": 2}),
+        ([{"min_replicas": 2}], {"min_replicas": 2, "max_replicas": 2}),
+        ([{"min_replicas": 0}], {"min_replicas": 0, "max_replicas": 1}),
+        ([{"min_replicas": 1, "max_replicas": 4}, {"min_replicas": 2}], {"min_replicas": 2, "max_replicas": 4}),
+        ([{"min_replicas": 1, "max_replicas": 4}, {"replicas": 2}], {"min_replicas": 2, "max_replicas": 2}),
+        ([{"max_wait_ms": 5.0}, {"max_wait_ms": 0.0}], {}),
+        ([{"precision": "bf16"}, {"precision": None}], {"precision": "bf16"}),
+        ([{"precision": "bf16"}, {"precision": ""}], {}),
+    ],
+)  # fmt: skip
+def test_options_are_kept_until_they_are_changed(wanted, project, steps, options):
+    for step in steps:
+        row = wanted.deploy(project, "digits:1", "", **step)
+    assert options_of(wanted.get(project, "digits")) == ServingOptions(**options)
+    assert row.replicas == max(1, options.get("min_replicas", 1))
 
 
-def versions(cluster):
-    return [version for version, _ in alive(cluster)]
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"min_replicas": 3, "max_replicas": 2}, "max_replicas is 2: at least 1 and not below min_replicas"),
+        ({"max_replicas": 0, "min_replicas": 0}, "max_replicas is 0"),
+        ({"engine": "onyx"}, "unknown engine 'onyx'; did you mean 'onnx'"),
+    ],
+)
+def test_options_that_can_not_be_are_refused_and_nothing_changes(wanted, project, options, says):
+    wanted.deploy(project, "digits:1", "")
+    with pytest.raises((InvalidInput, NotFound), match=says):
+        wanted.deploy(project, "digits:2", "", **options)
+    assert wanted.get(project, "digits").version == 1
 
 
-def test_a_deployment_gets_its_workers_and_is_ready_when_all_are(loop, cluster, wanted, project, route):
-    wanted.deploy(project, "digits:1", "", 2)
-    loop.tick()
-    loop.tick()
-    one, two = cluster.started
-    assert one.spec["socket"] != two.spec["socket"]
-    assert (one.spec["model"], one.spec["version"], one.entry) == ("digits", 1, "worker:main")
-    assert not route().ready
-    ready(loop, one)
-    assert not route().ready
-    ready(loop, two)
-    assert route().ready
-    assert sorted(route().sockets) == sorted([one.spec["socket"], two.spec["socket"]])
-    assert wanted.ready(project) == {wanted.get(project, "digits").id: 2}
+def test_what_another_project_has_is_not_seen(wanted, other, project):
+    wanted.deploy(project, "digits:1", "")
+    with pytest.raises(NotFound):
+        wanted.deploy(other, "digits:1", "")
+    with pytest.raises(NotFound, match="unknown deployment 'digits'; there are none yet"):
+        wanted.undeploy(other, "digits")
+    assert wanted.all(other) == []
 
 
-def test_deploying_twice_is_the_same_as_once(loop, cluster, wanted, project):
-    for _ in range(2):
-        wanted.deploy(project, "digits:1", "", None)
-        loop.tick()
-    ready(loop, *cluster.started)
-    wanted.deploy(project, "digits:1", "", None)
-    loop.tick()
-    assert len(cluster.started) == 1
-    assert len(wanted.all(project)) == 1
+def test_unknown_names_are_refused_with_those_that_exist(wanted, project):
+    wanted.deploy(project, "digits:1", "")
+    for change in (wanted.undeploy, wanted.promote, wanted.drop_variants, wanted.get):
+        with pytest.raises(NotFound, match="unknown deployment 'digit'; did you mean 'digits'"):
+            change(project, "digit")
+    with pytest.raises(NotFound):
+        wanted.set_loaded(project, "digit", True)
 
 
-def test_a_new_version_comes_up_beside_the_old_one(loop, cluster, wanted, project, route):
-    wanted.deploy(project, "digits:1", "", 2)
-    loop.tick()
-    old = list(cluster.started)
-    for handle in old:
-        handle.obeys = False
-    ready(loop, *old)
-    wanted.deploy(project, "digits:2", "", None)
-    loop.tick()
-    new = cluster.started[2:]
-    assert len(new) == 2
-    assert [h.asked for h in old] == [0, 0]
-    assert (route().version, len(route().sockets)) == (1, 2)
-    ready(loop, new[0])
-    assert [h.asked for h in old] == [0, 0]
-    assert route().version == 1
-    ready(loop, new[1])
-    assert [h.asked for h in old] == [1, 1]
-    assert route().version == 2
-    assert sorted(route().sockets) == sorted(h.spec["socket"] for h in new)
-    for handle in old:
-        handle.code = 0
-    loop.tick()
-    assert versions(cluster) == [2, 2]
-    assert route().ready
+# ---- canaries and shadows
 
 
-def test_a_version_that_can_not_be_loaded_leaves_the_old_one_serving(loop, cluster, wanted, project, route):
-    wanted.deploy(project, "digits:1", "", None)
-    loop.tick()
-    ready(loop, *cluster.started)
-    wanted.deploy(project, "digits:2", "", None)
-    loop.tick()
-    bad = cluster.started[1]
-    bad.said.append({"error": "model.onnx was changed", "code": "bundle_corrupt"})
-    bad.code = 1
-    loop.tick()
-    assert wanted.get(project, "digits").error == "model.onnx was changed"
-    assert (route().version, route().ready, len(route().sockets)) == (1, True, 1)
-    wanted.deploy(project, "digits:1", "", None)
-    loop.tick()
-    assert wanted.get(project, "digits").error == ""
-    assert (route().version, route().ready, versions(cluster)[0]) == (1, True, 1)
+def test_canaries_and_shadows_stand_beside_the_main_version(wanted, project):
+    wanted.deploy(project, "digits:1", "")
+    wanted.add_variant(project, "digits:2", "digits", weight=0.25)
+    wanted.add_variant(project, "digits:3", "", shadow=True)
+    wanted.add_variant(project, "digits:2", "digits", weight=0.5, max_error_rate=0.2, max_slowdown=None)  # anew
+    others = route(wanted).others
+    assert [(one.version, one.weight, one.shadow) for one in others] == [(3, 0.0, True), (2, 0.5, False)]
+    kept = {one["version"]: one for one in wanted.get(project, "digits").variants}
+    assert (kept[2]["max_error_rate"], kept[2]["max_slowdown"], kept[3]["max_error_rate"]) == (0.2, 3.0, 0.05)
 
 
-def test_a_worker_that_fails_is_tried_again_ever_more_slowly(loop, cluster, wanted, project, clock, route):
-    wanted.deploy(project, "digits:1", "", None)
-    began = []
-    for _ in range(600):
-        before = len(cluster.started)
-        loop.tick()
-        if len(cluster.started) > before:
-            began.append(clock.now)
-            cluster.started[-1].code = 3
-        clock.now += 0.25
-    waits = [after - before for before, after in pairwise(began)]
-    assert len(waits) >= 5
-    assert waits == sorted(waits)
-    assert waits[-1] >= 15
-    assert "ended with status 3" in wanted.get(project, "digits").error
-    assert "ended with status 3" in route().error
+def test_what_can_not_stand_beside_it_is_refused(wanted, project):
+    wanted.deploy(project, "digits:1", "")
+    with pytest.raises(Conflict, match="digits:1 is what 'digits' serves already"):
+        wanted.add_variant(project, "digits:1", "digits", weight=0.5)
+    with pytest.raises(Conflict, match="others:1 takes other inputs than 'digits' serves"):
+        wanted.add_variant(project, "others:1", "digits", weight=0.5)
+    with pytest.raises(NotFound):
+        wanted.add_variant(project, "digits:9", "digits", weight=0.5)
+    wanted.add_variant(project, "digits:2", "digits", weight=0.75)
+    with pytest.raises(InvalidInput, match="more than all requests"):
+        wanted.add_variant(project, "digits:3", "digits", weight=0.5)
+    assert [one["version"] for one in wanted.get(project, "digits").variants] == [2]
 
 
-def test_a_worker_that_was_lost_is_replaced_at_once(loop, cluster, wanted, project, route):
-    wanted.deploy(project, "digits:1", "", None)
-    loop.tick()
-    ready(loop, *cluster.started)
-    cluster.started[0].code = -9
-    loop.tick()
-    assert len(cluster.started) == 2
-    assert route().ready  # its calls wait for the next one
-    assert route().sockets == []
-    ready(loop, cluster.started[1])
-    assert route().sockets == [cluster.started[1].spec["socket"]]
-    assert wanted.get(project, "digits").error == ""
+@pytest.mark.parametrize("weights", [(0.1, 0.2, 0.7), (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.34, 0.33, 0.33)])
+def test_shares_that_are_all_together_are_not_too_many(wanted, project, weights):
+    wanted.deploy(project, "digits:1", "")
+    for version, weight in enumerate(weights, 2):
+        wanted.add_variant(project, f"digits:{version}", "digits", weight=weight)
 
 
-def test_more_and_fewer_workers(loop, cluster, wanted, project, route):
-    for replicas in (1, 3, 2):
-        wanted.deploy(project, "digits:1", "", replicas)
-        loop.tick()
-        ready(loop, *[h for h in cluster.started if h.code is None])
-        loop.tick()
-        assert len(alive(cluster)) == len(route().sockets) == replicas
+def test_promoting_says_which_is_meant(wanted, project):
+    wanted.deploy(project, "digits:1", "")
+    with pytest.raises(Conflict, match="has these canaries and shadows: none"):
+        wanted.promote(project, "digits")
+    wanted.add_variant(project, "digits:2", "digits", weight=0.25)
+    wanted.add_variant(project, "digits:3", "digits", shadow=True)
+    with pytest.raises(Conflict, match="digits:2, digits:3; name the version that is meant"):
+        wanted.promote(project, "digits")
+    with pytest.raises(Conflict):
+        wanted.promote(project, "digits", 4)
+    row = wanted.promote(project, "digits", 3)
+    assert (row.version, [one["version"] for one in row.variants]) == (3, [2])
 
 
-def test_an_undeployed_model_loses_its_workers(loop, cluster, wanted, project, database):
-    wanted.deploy(project, "digits:1", "", None)
-    loop.tick()
-    ready(loop, *cluster.started)
-    wanted.undeploy(project, "digits")
-    loop.tick()
-    assert cluster.started[0].asked == 1
-    loop.tick()
-    assert alive(cluster) == []
-    assert wanted.snapshot(-1).routes == {}
-    with database.session() as session:
-        assert session.scalars(select(Replica)).all() == []
-    with pytest.raises(NotFound, match="unknown deployment 'digits'"):
-        wanted.undeploy(project, "digits")
+def test_taking_one_or_all_away(wanted, project):
+    wanted.deploy(project, "digits:1", "")
+    for version in (2, 3, 4):
+        wanted.add_variant(project, f"digits:{version}", "digits", weight=0.25)
+    assert [one["version"] for one in wanted.drop_variants(project, "digits", 3).variants] == [2, 4]
+    assert wanted.drop_variants(project, "digits").variants == []
+    with pytest.raises(Conflict):
+        wanted.drop_variants(project, "digits")
 
 
-def test_a_worker_that_does_not_go_is_ended(loop, cluster, wanted, project, clock):
-    wanted.deploy(project, "digits:1", "", None)
-    loop.tick()
-    ready(loop, *cluster.started)
-    cluster.started[0].obeys = False
-    wanted.undeploy(project, "digits")
-    loop.tick()
-    clock.now += 30
-    loop.tick()
-    assert not cluster.started[0].killed
-    clock.now += 60
-    loop.tick()
-    assert cluster.started[0].killed
+def test_deploying_a_canary_promotes_it(wanted, project):
+    wanted.deploy(project, "digits:1", "")
+    wanted.add_variant(project, "digits:2", "digits", weight=0.25)
+    row = wanted.deploy(project, "digits:2", "")
+    assert (row.version, row.variants) == (2, [])
 
 
-def test_a_worker_that_can_not_be_started_is_told(loop, cluster, wanted, project, route):
-    cluster.failing = OSError(11, "no more processes")
-    wanted.deploy(project, "digits:1", "", None)
-    loop.tick()
-    assert "no more processes" in wanted.get(project, "digits").error
-    assert not route().ready
+# ---- what gateways are told
 
 
-def test_a_bundle_that_is_gone_is_told(loop, cluster, wanted, project, registry, artifacts):
-    import shutil
-
-    shutil.rmtree(registry.folder(registry.get(project, "digits:1")))
-    wanted.deploy(project, "digits:1", "", None)
-    loop.tick()
-    assert "is missing" in wanted.get(project, "digits").error
-    assert cluster.started == []
-
-
-def test_after_a_restart_nothing_is_ready_until_it_is(loop, cluster, wanted, project, route, database):
-    wanted.deploy(project, "digits:1", "", None)
-    loop.tick()
-    ready(loop, *cluster.started)
-    loop.recover()
-    assert not route().ready
-    assert route().sockets == []
-    assert wanted.ready(project) == {}
-
-
-def test_one_model_under_two_names(loop, cluster, wanted, project, route):
-    wanted.deploy(project, "digits:1", "stable", None)
-    wanted.deploy(project, "digits:2", "next", None)
-    loop.tick()
-    ready(loop, *cluster.started)
-    assert (route("stable").version, route("next").version) == (1, 2)
-
-
-def test_another_model_under_the_same_name(loop, cluster, wanted, project, registry, route, tmp_path):
-    registry.add(project, "letters", plain_bundle(tmp_path / "l", labels=["a", "b", "c"]), None)
-    wanted.deploy(project, "digits:1", "app", None)
-    loop.tick()
-    ready(loop, *cluster.started)
-    wanted.deploy(project, "letters:1", "app", None)
-    loop.tick()
-    assert route("app").model == "digits"
-    ready(loop, cluster.started[1])
-    assert route("app").model == "letters"
-
-
-def test_stopping_asks_every_worker_and_ends_those_that_stay(loop, cluster, wanted, project):
-    wanted.deploy(project, "digits:1", "", 2)
-    loop.tick()
-    cluster.started[0].obeys = False
-    loop.stop()
-    assert [h.asked for h in cluster.started] == [1, 1]
-    assert cluster.started[0].killed
-
-
-def test_a_snapshot_is_made_only_when_something_changed(loop, cluster, wanted, project, database, tmp_path):
+def test_a_snapshot_is_made_only_when_something_changed(wanted, project, database, tmp_path, serve):
     key = ensure_admin_key(database, tmp_path).read_text().strip()
-    wanted.deploy(project, "digits:1", "", None)
-    first = wanted.snapshot(-1)
-    assert wanted.snapshot(first.revision) is None
+    row = wanted.deploy(project, "digits:1", "")
+    first = wanted.snapshot(None)
+    assert wanted.snapshot(first) is None
     assert [(info.project, info.role) for info in first.keys.values()] == [("default", "admin")]
     assert key not in first.keys
-    loop.tick()
-    ready(loop, *cluster.started)
-    assert wanted.snapshot(first.revision).routes["default/digits"].ready
-    revision = wanted.snapshot(-1).revision
-    for _ in range(3):
-        loop.tick()
-    assert wanted.snapshot(revision) is None
+    serve(row, 1)
+    second = wanted.snapshot(first)
+    assert second.routes["default/digits"].ready
+    assert second.keys is first.keys  # so that gateways keep what they know of callers
+    Keys(database).add(project, "shop", "user", 0, 0)
+    third = wanted.snapshot(second)
+    assert len(third.keys) == 2
+    assert third.routes is second.routes
+    with database.session() as session:
+        bump(session)  # such as a job
+    assert wanted.snapshot(third) is None
 
 
-def test_another_project_can_not_deploy_what_it_can_not_see(wanted, other):
-    with pytest.raises(NotFound):
-        wanted.deploy(other, "digits:1", "", None)
-    assert wanted.all(other) == []
+def test_a_route_says_what_the_model_takes_and_how_it_is_served(wanted, project, serve):
+    row = wanted.deploy(project, "digits:1", "", engine="openvino", max_wait_ms=20.0)
+    serve(row, 1)
+    found = route(wanted)
+    assert (found.model, found.version, found.task, found.kind) == ("digits", 1, "image-classification", "image")
+    assert (found.engine, found.max_wait, found.batch, found.labels) == ("openvino", 0.02, 8, ["dark", "bright"])
+    assert [spec.name for spec in found.inputs] == ["image"]
+    assert (found.sockets, found.created > 0) == (["digits-1-0"], True)
+
+
+def test_what_rolls_is_routed_to_the_version_that_serves(wanted, project, serve):
+    row = wanted.deploy(project, "digits:1", "")
+    serve(row, 1)
+    wanted.deploy(project, "letters:1", "digits")
+    assert (route(wanted).model, route(wanted).version, route(wanted).ready) == ("digits", 1, True)
+
+
+def test_a_canary_is_routed_when_its_worker_is_there(wanted, project, serve):
+    row = wanted.deploy(project, "digits:1", "")
+    serve(row, 1)
+    wanted.add_variant(project, "digits:2", "digits", weight=0.5)
+    assert [(one.version, one.ready) for one in route(wanted).others] == [(2, False)]
+    serve(row, 1, 2, 2)
+    assert [(one.ready, one.sockets) for one in route(wanted).others] == [(True, ["digits-2-1", "digits-2-2"])]
+
+
+def test_loading_and_unloading_are_told_once(wanted, project, serve):
+    row = wanted.deploy(project, "digits:1", "")
+    serve(row, 1)
+    wanted.set_loaded(project, "digits", False)
+    snapshot = wanted.snapshot(None)
+    assert (snapshot.routes["default/digits"].ready, snapshot.routes["default/digits"].loaded) == (False, False)
+    wanted.set_loaded(project, "digits", False)
+    assert wanted.snapshot(snapshot) is None
+    wanted.set_loaded(project, "digits", True)
+    assert wanted.snapshot(snapshot).routes["default/digits"].loaded
+
+
+def test_a_deployment_that_can_not_be_routed_does_not_hide_the_others(wanted, project, database):
+    wanted.deploy(project, "digits:1", "")
+    wanted.deploy(project, "letters:1", "")
+    with database.session() as session:
+        manifest = dict(session.query(Version).filter_by(model="letters").one().manifest)
+        manifest["task"] = "a-task-that-was-uninstalled"
+        session.execute(update(Version).where(Version.model == "letters").values(manifest=manifest))
+    fresh = Deployments(database, wanted._registry)
+    assert fresh.snapshot(None).routes.keys() == {"default/digits"}
+
+
+# ---- what people see
+
+
+@pytest.mark.parametrize(
+    ("values", "ready", "state"),
+    [
+        ({}, [], "loading"),
+        ({"serving": 1}, [1], "ready"),
+        ({"serving": 1}, [], "loading"),
+        ({"serving": 2}, [2], "loading"),
+        ({"serving": 2, "error": "it broke"}, [2], "failed"),
+        ({"serving": 1, "asleep": True}, [], "asleep"),
+        ({"asleep": True, "error": "it broke"}, [], "failed"),
+        ({"loaded": False, "serving": 1}, [], "unloaded"),
+    ],
+)
+def test_the_state_of_a_deployment_in_one_word(wanted, project, database, serve, values, ready, state):
+    row = wanted.deploy(project, "digits:1", "")
+    if ready:
+        serve(row, *ready, memory=5)
+    with database.session() as session:
+        said = {"serving_model": "digits"} | values
+        session.execute(update(Deployment).values(**said))
+    seen = views.deployment_view(wanted.get(project, "digits"), wanted.replicas(project))
+    assert (seen.state, seen.ready_replicas, seen.memory) == (state, len(ready), 5 * len(ready))
+
+
+def test_a_view_names_canaries_and_options(wanted, project, serve):
+    row = wanted.deploy(project, "digits:1", "", min_replicas=0, max_replicas=3)
+    wanted.add_variant(project, "digits:2", "digits", weight=0.25)
+    serve(row, 1, 2)
+    seen = views.deployment_view(wanted.get(project, "digits"), wanted.replicas(project))
+    (side,) = seen.variants
+    assert (side.model, side.version, side.weight, side.shadow, side.ready_replicas) == ("digits", 2, 0.25, False, 1)
+    assert (seen.options["min_replicas"], seen.options["max_replicas"], seen.serving) == (0, 3, 1)

@@ -41,3 +41,16 @@ def verdict(canary: Tally, main: Tally, limits: Variant) -> str:
             f"(limit {limits.max_slowdown:g} times)"
         )
     return ""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares a canary with one main version, from the counts at which it was appointed."""
+
+    main: tuple[str, int]
+    canary_before: Tally
+    main_before: Tally
+
+    def verdict(self, canary: Tally, main: Tally, limits: Variant) -> str:
+        """Why the canary must go, or an empty string."""
+        return verdict(canary.since(self.canary_before), main.since(self.main_before), limits)

@@ -75,7 +75,7 @@ class Deployments:
             given = {key: value for key, value in how.items() if value is not None}
             variant = Variant(model=version.model, version=version.number, **given)
             others = [one for one in row.variants if (one["model"], one["version"]) != (variant.model, variant.version)]
-            if sum(one["weight"] for one in others) + variant.weight > 1:
+            if sum(one["weight"] for one in others) + variant.weight > 1 + 1e-9:  # sums of tenths are not exact
                 raise InvalidInput(f"the canaries of '{row.name}' would get more than all requests")
             row.variants, row.note = [*others, msgspec.to_builtins(variant)], ""
             bump(session, ROUTES)
@@ -88,7 +88,7 @@ class Deployments:
             chosen = self._variant(row, version)
             row.variants = [one for one in row.variants if one != chosen]
             row.model, row.version = chosen["model"], chosen["version"]
-            row.error, row.note = "", ""
+            row.error, row.note, row.asleep = "", "", False
             bump(session, ROUTES)
         return row
 

@@ -6,19 +6,20 @@ only then the old ones are asked to go. They stay until every gateway has let go
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from sqlalchemy import delete, select, update
 
-from modelmill.cluster.base import Cluster, Handle
-from modelmill.control.canary import Tally, verdict
+from modelmill.cluster.base import Cluster
+from modelmill.control.canary import Judge, Tally
 from modelmill.control.db import ROUTES, Database, Deployment, Project, Replica, bump
 from modelmill.control.deployments import Deployments, options_of
 from modelmill.control.registry import Registry
 from modelmill.control.scaling import Held, Scale, Signals, evict, scale, share
+from modelmill.control.workers import Heard, Running, Version, Wish, wish_of
 from modelmill.errors import MillError
 from modelmill.types import ServingOptions, Variant, WorkerSpec
 
@@ -28,50 +29,12 @@ BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 KILL_SECONDS = 65
 JUDGE_SECONDS = 0.5
 WEIGH_SECONDS = 2.0
-STALE_SECONDS = 2.0
 CANARY_FAILURES = 3
 FULL = 0.95
 """Share of the memory budget beyond which nothing is started that nobody has called."""
 
-Version = tuple[str, int]
 Place = tuple[str, str, str]
 """Project, deployment, and a version as text."""
-
-
-class Running:
-    """A worker process of this node."""
-
-    def __init__(self, row: Deployment, version: Version, spec: WorkerSpec, handle: Handle) -> None:
-        self.deployment, self.name, self.version = row.id, row.name, version
-        self.spec, self.handle = spec, handle
-        self.ready = False
-        self.batch, self.threads, self.memory = 0, spec.threads, 0
-        self.leaving: float | None = None
-        self.asked = False
-        self.error = ""
-
-
-class Heard:
-    """What gateways last said of the queue of a version."""
-
-    def __init__(self) -> None:
-        self._words: dict[str, tuple[float, Signals]] = {}
-
-    def hear(self, gateway: str, signals: Signals, now: float) -> None:
-        """Keep the last word."""
-        self._words[gateway] = (now, signals)
-
-    def signals(self, now: float) -> Signals | None:
-        """All gateways together; None when none has spoken lately."""
-        words = [signals for told, signals in self._words.values() if now - told < STALE_SECONDS]
-        if not words:
-            return None
-        return Signals(
-            sum(word.waiting for word in words),
-            max(word.oldest for word in words),
-            sum(word.busy for word in words),
-            min(word.idle_seconds for word in words),
-        )
 
 
 class Reconciler:
@@ -98,11 +61,14 @@ class Reconciler:
         self._workers: list[Running] = []
         self._failures: dict[tuple[int, Version], tuple[int, float]] = {}
         self._updates: dict[int, dict[str, Any]] = {}
+        self._dropped: dict[int, dict[Version, str]] = {}
+        self._wishes: dict[int, Wish] = {}
+        self._insisted: set[int] = set()
         self._heard: dict[tuple[str, str], Heard] = {}
         self._scales: dict[int, Scale] = {}
         self._evicted: set[int] = set()
-        self._bases: dict[tuple[int, Version], tuple[Tally, Tally]] = {}
-        self._changed = False
+        self._judges: dict[tuple[int, Version], Judge] = {}
+        self._changed = self._begun = False
         self._count = 0
         self._judged = self._weighed = 0.0
 
@@ -170,44 +136,78 @@ class Reconciler:
         with self._database.session() as session:
             self._rows = list(session.scalars(select(Deployment)))
             self._projects = {row.id: row.name for row in session.scalars(select(Project))}
+        wishes = {row.id: wish_of(row) for row in self._rows}
+        for number in [one for one in self._updates if wishes.get(one) != self._wishes.get(one)]:
+            del self._updates[number]  # it was decided over what somebody has changed since
         for row in self._rows:
-            if not row.asleep:  # somebody deployed or loaded it
-                self._evicted.discard(row.id)
-                if row.id in self._scales and not self._scales[row.id].wanted:
-                    self._scales[row.id] = Scale(1, time.monotonic())
+            for name, value in self._updates.get(row.id, {}).items():  # not written yet
+                setattr(row, name, value)
+            row.variants = _without(row.variants, self._dropped.get(row.id, {}))
+            if self._begun and wishes[row.id] != self._wishes.get(row.id) and row.loaded and not row.asleep:
+                self._insist(row)
+        self._wishes, self._begun = wishes, True
+        self._forget()
+
+    def _insist(self, row: Deployment) -> None:
+        """Somebody has just deployed or loaded it: it starts, and counts as called now."""
+        self._insisted.add(row.id)
+        self._evicted.discard(row.id)
+        if row.id in self._scales:
+            self._scales[row.id] = Scale(max(1, self._scales[row.id].wanted), time.monotonic())
+
+    def _forget(self) -> None:
+        """Drop what is known of deployments and versions that are no longer wanted."""
         numbers = {row.id for row in self._rows}
-        for stale in self._scales.keys() - numbers:
-            del self._scales[stale]
+        self._scales = {number: state for number, state in self._scales.items() if number in numbers}
+        self._dropped = {number: versions for number, versions in self._dropped.items() if number in numbers}
         self._evicted &= numbers
+        self._insisted &= {row.id for row in self._rows if row.loaded and not row.asleep}
         names = {(self._projects[row.project_id], row.name) for row in self._rows}
-        for gone in self._heard.keys() - names:
-            del self._heard[gone]
+        self._heard = {name: heard for name, heard in self._heard.items() if name in names}
+        beside = {(row.id, version) for row in self._rows for version in _versions(row)}
+        self._judges = {key: judge for key, judge in self._judges.items() if key in beside}
+        known = beside | {(row.id, (row.model, row.version)) for row in self._rows}
+        self._failures = {key: failed for key, failed in self._failures.items() if key in known}
 
     def _write(self) -> None:
         """Workers, what is served and what failed, in one transaction that also tells the gateways."""
-        project = {row.id: row.project_id for row in self._rows}
         with self._database.session() as session:
-            session.execute(delete(Replica))
-            for w in self._workers:
-                if w.leaving is None and w.deployment in project:
-                    session.add(
-                        Replica(
-                            project_id=project[w.deployment],
-                            deployment_id=w.deployment,
-                            model=w.version[0],
-                            version=w.version[1],
-                            socket=w.spec.socket,
-                            pid=w.handle.pid,
-                            ready=w.ready,
-                            batch=w.batch,
-                            threads=w.threads,
-                            memory=w.memory,
-                        )
-                    )
-            for number, values in self._updates.items():
-                session.execute(update(Deployment).where(Deployment.id == number).values(**values))
+            session.execute(delete(Replica))  # first: from here on nobody else writes
+            rows = {row.id: row for row in session.scalars(select(Deployment))}
+            for worker in self._workers:
+                if worker.leaving is None and worker.deployment in rows:
+                    session.add(self._replica(worker, rows[worker.deployment].project_id))
+            written = [one for one in self._updates if one in rows and wish_of(rows[one]) == self._wishes.get(one)]
+            for number in written:
+                for name, value in self._updates[number].items():
+                    setattr(rows[number], name, value)
+            for number in self._dropped.keys() & rows.keys():
+                self._take_away(rows[number])
             bump(session, ROUTES)
-        self._changed, self._updates = False, {}
+        for number in written:
+            self._wishes[number] = wish_of(rows[number])
+        self._changed, self._updates, self._dropped = False, {}, {}
+
+    def _take_away(self, row: Deployment) -> None:
+        dropped = self._dropped[row.id]
+        for version in dropped.keys() & _versions(row):
+            row.note = dropped[version]
+        row.variants = _without(row.variants, dropped)
+
+    @staticmethod
+    def _replica(worker: Running, project: int) -> Replica:
+        return Replica(
+            project_id=project,
+            deployment_id=worker.deployment,
+            model=worker.version[0],
+            version=worker.version[1],
+            socket=worker.spec.socket,
+            pid=worker.handle.pid,
+            ready=worker.ready,
+            batch=worker.batch,
+            threads=worker.threads,
+            memory=worker.memory,
+        )
 
     # ---- what workers do
 
@@ -218,6 +218,7 @@ class Reconciler:
                 worker.error = message.get("error", worker.error)
                 if message.get("ready"):
                     worker.ready = True
+                    worker.memory = worker.handle.memory()  # whether the next may start depends on it
                     worker.batch = message.get("batch", 0)
                     worker.threads = message.get("threads", worker.threads)
                     self._failures.pop((worker.deployment, worker.version), None)
@@ -246,7 +247,7 @@ class Reconciler:
             return
         if (row.model, row.version) == key[1]:
             self._updates.setdefault(key[0], {})["error"] = message
-        elif failures >= CANARY_FAILURES:
+        elif failures >= CANARY_FAILURES and key[1] in _versions(row):
             self._roll_back(row, key[1], message)
 
     # ---- how many workers
@@ -265,7 +266,8 @@ class Reconciler:
                 return self._note_sleep(row, 0)
             self._evicted.discard(row.id)
         before = self._scales[row.id]
-        after = self._scales[row.id] = scale(now, before, signals, options_of(row))
+        whole = sum(w.ready for w in self._mine(row, (row.model, row.version))) >= before.wanted
+        after = self._scales[row.id] = scale(now, before, signals, options_of(row), whole)
         if after.wanted != before.wanted:
             log.info("%s: %d workers, was %d", row.name, after.wanted, before.wanted)
             self._changed = True
@@ -295,23 +297,32 @@ class Reconciler:
             worker.memory = worker.handle.memory()
         if not self._budget:
             return
-        held = []
+        held, rest = [], 0
         for row in self._rows:
-            mine = [w for w in self._workers if w.deployment == row.id and w.leaving is None]
-            if mine and all(w.ready for w in mine):
+            main = self._mine(row, but=_versions(row))
+            memory = sum(w.memory for w in main)
+            if main and all(w.ready for w in main) and row.id not in self._evicted:
                 seen = self._signals(row, now)
-                memory = sum(w.memory for w in mine)
-                held.append(Held(row.id, memory, seen.idle_seconds, bool(seen.waiting or seen.busy)))
-        for number in evict(held, self._budget):
+                idle = min(seen.idle_seconds, now - self._scales[row.id].changed)
+                held.append(Held(row.id, memory, idle, bool(seen.waiting or seen.busy)))
+            else:
+                rest += memory
+            rest += sum(w.memory for w in self._mine(row)) - memory
+        for number in evict(held, self._budget - rest):
             log.info("deployment %d sleeps: the workers hold more than %d bytes", number, self._budget)
             self._evicted.add(number)
             self._changed = True
 
     def _threads(self, counts: dict[int, int]) -> int:
-        """Threads of a worker whose deployment leaves the choice to us."""
+        """Threads of a worker whose deployment leaves the choice to us.
+
+        Planned for the most workers that a deployment may have: else each one more would roll all the others.
+        """
         fixed = automatic = 0
         for row in self._rows:
-            options, count = options_of(row), counts[row.id] + (len(row.variants) if row.loaded else 0)
+            options = options_of(row)
+            count = max(counts[row.id], options.max_replicas) if counts[row.id] else 0
+            count += len(row.variants) if row.loaded else 0
             fixed += count * options.threads
             automatic += 0 if options.threads else count
         return share(self._cores, fixed, automatic)
@@ -321,39 +332,45 @@ class Reconciler:
     def _serve(self, row: Deployment, count: int, threads: int) -> None:
         """Start what lacks; when the wanted version is whole, route to it and let the others go."""
         options = options_of(row)
-        mine = [w for w in self._workers if w.deployment == row.id and w.leaving is None]
-        kept = self._serve_variants(row, mine, threads) if row.loaded else []
+        mine = self._mine(row)
+        kept = self._serve_variants(row, threads) if row.loaded else []
         if not count:
             self._dismiss([w for w in mine if w not in kept])
             return
         main = (row.model, row.version)
-        right = [w for w in mine if w.version == main and self._fits(w, options, threads)]
+        alike = [w for w in mine if w.version == main and _runs_as(w, options)]
+        # How many threads a worker takes of its share is known when it is ready: a quick model takes one.
+        right = [w for w in alike if options.threads or not w.ready or w.threads <= threads]
         for _ in range(count - len(right)):
             self._start(row, main, options, threads)
+        self._dismiss([w for w in mine if not w.ready and w not in alike and w not in kept])
+        if sum(w.ready for w in alike) >= count:
+            self._arrived(row, main)
         ready = [w for w in right if w.ready]
-        if len(ready) < count:
-            return
+        if len(ready) >= count:
+            self._dismiss([w for w in mine if w.leaving is None and w not in ready and w not in kept] + ready[count:])
+
+    def _arrived(self, row: Deployment, main: Version) -> None:
+        """The wanted version is whole."""
+        self._insisted.discard(row.id)
         if (row.serving_model, row.serving) != main or row.error:
             self._updates.setdefault(row.id, {}).update(serving_model=row.model, serving=row.version, error="")
             self._changed = True
-        self._dismiss([w for w in mine if w not in ready and w not in kept] + ready[count:])
 
-    def _serve_variants(self, row: Deployment, mine: list[Running], threads: int) -> list[Running]:
+    def _mine(self, row: Deployment, only: Version | None = None, but: Iterable[Version] = ()) -> list[Running]:
+        """The workers of a deployment that are not leaving."""
+        mine = [w for w in self._workers if w.deployment == row.id and w.leaving is None and w.version not in but]
+        return [w for w in mine if w.version == only] if only else mine
+
+    def _serve_variants(self, row: Deployment, threads: int) -> list[Running]:
         """The workers of canaries and shadows, one each; starts those that lack."""
         kept = []
-        for variant in row.variants:
-            version = (variant["model"], variant["version"])
-            there = [w for w in mine if w.version == version]
+        for version in _versions(row):
+            there = self._mine(row, version)
             if not there:
                 self._start(row, version, options_of(row), threads)
             kept += there[:1]
         return kept
-
-    @staticmethod
-    def _fits(worker: Running, options: ServingOptions, threads: int) -> bool:
-        """Whether a worker runs as the options say; one with more threads than its share of the cores does not."""
-        same = (worker.spec.engine, worker.spec.precision) == (options.engine, options.precision)
-        return same and (worker.spec.threads == options.threads if options.threads else worker.threads <= threads)
 
     def _start(self, row: Deployment, version: Version, options: ServingOptions, threads: int) -> None:
         key = (row.id, version)
@@ -387,18 +404,21 @@ class Reconciler:
         self._changed = True
 
     def _postponed(self, row: Deployment) -> bool:
-        """Whether a start must wait: too many start already, or the memory is full and nobody has called."""
-        now = time.monotonic()
-        if self._signals(row, now).waiting:
+        """Whether a start must wait: too many start already, or the memory is full and nobody needs it now.
+
+        What serves already may grow and change: it is no reason to put it to sleep.
+        """
+        if self._signals(row, time.monotonic()).waiting:
             return False
         if sum(not w.ready for w in self._workers) >= max(2, 2 * self._cores):
             return True
-        memory = sum(w.memory for w in self._workers)
-        if self._budget and memory > self._budget * FULL and not self._signals(row, now).waiting:
-            self._evicted.add(row.id)
-            self._note_sleep(row, 0)
-            return True
-        return False
+        if row.id in self._insisted or any(w.ready for w in self._mine(row)):
+            return False
+        if not self._budget or sum(w.memory for w in self._workers) <= self._budget * FULL:
+            return False
+        self._evicted.add(row.id)
+        self._note_sleep(row, 0)
+        return True
 
     def _dismiss(self, workers: list[Running]) -> None:
         """Workers that are to go: hidden from the gateways with the next write, then asked."""
@@ -420,18 +440,34 @@ class Reconciler:
                     self._roll_back(row, (variant.model, variant.version), why)
 
     def _worse(self, row: Deployment, variant: Variant) -> str:
-        def tally(model: str, version: int) -> Tally:
-            return self.tally((self._projects[row.project_id], row.name, f"{model}:{version}"))
+        def tally(version: Version) -> Tally:
+            return self.tally((self._projects[row.project_id], row.name, f"{version[0]}:{version[1]}"))
 
-        canary = tally(variant.model, variant.version)
-        main = tally(row.serving_model or row.model, row.serving or row.version)
-        bases = self._bases.setdefault((row.id, (variant.model, variant.version)), (canary, main))
-        return verdict(canary.since(bases[0]), main.since(bases[1]), variant)
+        canary, main = (variant.model, variant.version), (row.serving_model or row.model, row.serving or row.version)
+        judge = self._judges.get((row.id, canary))
+        if judge is None or judge.main != main:  # from now on, not for what was counted before
+            judge = self._judges[row.id, canary] = Judge(main, tally(canary), tally(main))
+        return judge.verdict(tally(canary), tally(main), variant)
 
     def _roll_back(self, row: Deployment, version: Version, why: str) -> None:
         note = f"{version[0]}:{version[1]} was rolled back: {why}"
         log.error("%s: %s", row.name, note)
-        self._bases.pop((row.id, version), None)
-        row.variants = [one for one in row.variants if (one["model"], one["version"]) != version]
-        self._updates.setdefault(row.id, {}).update(variants=row.variants, note=note)
+        self._failures.pop((row.id, version), None)
+        self._dropped.setdefault(row.id, {})[version] = note
+        row.variants = _without(row.variants, [version])
         self._changed = True
+
+
+def _versions(row: Deployment) -> set[Version]:
+    """The canaries and shadows of a deployment."""
+    return {(one["model"], one["version"]) for one in row.variants}
+
+
+def _without(variants: list[dict[str, Any]], versions: Container[Version]) -> list[dict[str, Any]]:
+    return [one for one in variants if (one["model"], one["version"]) not in versions]
+
+
+def _runs_as(worker: Running, options: ServingOptions) -> bool:
+    """Whether a worker was started as the options say."""
+    same = (worker.spec.engine, worker.spec.precision) == (options.engine, options.precision)
+    return same and options.threads in (0, worker.spec.threads)

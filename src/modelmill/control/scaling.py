@@ -30,8 +30,11 @@ class Scale:
     calm_since: float | None = None
 
 
-def scale(now: float, state: Scale, seen: Signals, options: ServingOptions) -> Scale:
-    """The next state: one worker more while calls wait too long, one fewer after a calm time, none when idle."""
+def scale(now: float, state: Scale, seen: Signals, options: ServingOptions, whole: bool = True) -> Scale:
+    """The next state: one worker more while calls wait too long, one fewer after a calm time, none when idle.
+
+    While not all that are wanted are there (`whole`), more would not help sooner. Being loaded counts as a call.
+    """
     least, most = options.min_replicas, max(options.max_replicas, options.min_replicas, 1)
     wanted = min(max(state.wanted, least), most)
     if seen.waiting and not wanted:
@@ -39,9 +42,10 @@ def scale(now: float, state: Scale, seen: Signals, options: ServingOptions) -> S
     if wanted != state.wanted:
         return Scale(wanted, now)
     if seen.waiting and seen.oldest > options.target_delay_ms / 1e3:
-        grown = wanted < most and now - state.changed >= STEP_SECONDS
+        grown = whole and wanted < most and now - state.changed >= STEP_SECONDS
         return Scale(wanted + 1, now) if grown else replace(state, calm_since=None)
-    if not least and wanted and not seen.waiting and not seen.busy and seen.idle_seconds >= options.idle_seconds:
+    idle = min(seen.idle_seconds, now - state.changed)
+    if not least and wanted and not seen.waiting and not seen.busy and idle >= options.idle_seconds:
         return Scale(0, now)
     spare = seen.busy < wanted and seen.oldest <= options.target_delay_ms / 1e3 * BUSY_WAIT
     if wanted <= max(least, 1) or not spare:

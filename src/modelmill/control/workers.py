@@ -1,0 +1,61 @@
+"""What the reconciler remembers: its worker processes, what gateways say of queues, and what people last asked for."""
+
+from typing import NamedTuple
+
+from modelmill.cluster.base import Handle
+from modelmill.control.db import Deployment
+from modelmill.control.scaling import Signals
+from modelmill.types import WorkerSpec
+
+STALE_SECONDS = 2.0
+
+Version = tuple[str, int]
+
+
+class Wish(NamedTuple):
+    """What people may change of a deployment while we decide over it."""
+
+    version: Version
+    loaded: bool
+    asleep: bool
+
+
+def wish_of(row: Deployment) -> Wish:
+    """How a row stands in the database."""
+    return Wish((row.model, row.version), row.loaded, row.asleep)
+
+
+class Running:
+    """A worker process of this node."""
+
+    def __init__(self, row: Deployment, version: Version, spec: WorkerSpec, handle: Handle) -> None:
+        self.deployment, self.name, self.version = row.id, row.name, version
+        self.spec, self.handle = spec, handle
+        self.ready = False
+        self.batch, self.threads, self.memory = 0, spec.threads, 0
+        self.leaving: float | None = None
+        self.asked = False
+        self.error = ""
+
+
+class Heard:
+    """What gateways last said of the queue of a version."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, tuple[float, Signals]] = {}
+
+    def hear(self, gateway: str, signals: Signals, now: float) -> None:
+        """Keep the last word."""
+        self._words[gateway] = (now, signals)
+
+    def signals(self, now: float) -> Signals | None:
+        """All gateways together; None when none has spoken lately."""
+        words = [signals for told, signals in self._words.values() if now - told < STALE_SECONDS]
+        if not words:
+            return None
+        return Signals(
+            sum(word.waiting for word in words),
+            max(word.oldest for word in words),
+            sum(word.busy for word in words),
+            min(word.idle_seconds for word in words),
+        )

@@ -866,14 +866,14 @@ def test_a_rollback_keeps_what_somebody_added_meanwhile(stage):
     stage.ready()
     stage.tick(1, 1)
     stage.tallies = {"digits:1": Tally(100, 0, 1.0), "digits:2": Tally(0, 100)}
-    write = stage.loop._write
+    write = stage.loop._book.write
 
-    def add_first():
-        stage.loop._write = write
+    def add_first(workers):
+        stage.loop._book.write = write
         stage.wanted.add_variant(stage.project, "digits:3", "digits", weight=0.5)
-        write()
+        write(workers)
 
-    stage.loop._write = add_first
+    stage.loop._book.write = add_first
     stage.tick(1, 1)
     assert [one["version"] for one in stage.row().variants] == [3]
     assert "digits:2 was rolled back" in stage.row().note
@@ -912,17 +912,17 @@ class Failing:
 def test_a_write_that_fails_is_tried_again(stage, database, monkeypatch):
     stage.deploy()
     (one,) = stage.alive
-    failing, write = Failing(database), stage.loop._write
-    monkeypatch.setattr(stage.loop, "_database", failing)
+    failing, write = Failing(database), stage.loop._book.write
+    monkeypatch.setattr(stage.loop._book, "database", failing)
 
-    def broken():
+    def broken(workers):
         failing.full = True
         try:
-            write()
+            write(workers)
         finally:
             failing.full = False
 
-    monkeypatch.setattr(stage.loop, "_write", broken)
+    monkeypatch.setattr(stage.loop._book, "write", broken)
     one.said.append({"ready": True})
     for _ in range(3):
         with pytest.raises(MillError):
@@ -931,7 +931,7 @@ def test_a_write_that_fails_is_tried_again(stage, database, monkeypatch):
     with pytest.raises(MillError):
         stage.tick()
     assert (stage.route().ready, one.asked) == (False, 0)
-    monkeypatch.setattr(stage.loop, "_write", write)
+    monkeypatch.setattr(stage.loop._book, "write", write)
     stage.tick(2, news=False)
     assert len(stage.cluster.started) == 2
     stage.ready(stage.cluster.started[1])
@@ -943,7 +943,7 @@ def test_a_decision_to_sleep_survives_a_write_that_fails(stage, database, monkey
     stage.clock.now += 100
     stage.hear(Signals(idle_seconds=100))
     failing = Failing(database)
-    monkeypatch.setattr(stage.loop, "_database", failing)
+    monkeypatch.setattr(stage.loop._book, "database", failing)
     failing.full = True
     with pytest.raises(MillError):
         stage.tick(news=False)
@@ -956,14 +956,14 @@ def test_a_decision_to_sleep_survives_a_write_that_fails(stage, database, monkey
 def test_rows_that_go_between_reading_and_writing_do_not_stop_the_loop(stage):
     stage.deploy()
     stage.deploy("letters:1")
-    write = stage.loop._write
+    write = stage.loop._book.write
 
-    def undeploy_first():
-        stage.loop._write = write
+    def undeploy_first(workers):
+        stage.loop._book.write = write
         stage.wanted.undeploy(stage.project, "digits")
-        write()
+        write(workers)
 
-    stage.loop._write = undeploy_first
+    stage.loop._book.write = undeploy_first
     stage.ready()
     stage.tick(3)
     assert [model for model, *_ in stage.staying] == ["letters"]
@@ -979,6 +979,6 @@ def test_what_nobody_wants_any_more_is_forgotten(stage, database):
         stage.wanted.undeploy(stage.project, "digits")
         stage.tick(3, 1)
     loop = stage.loop
-    assert not any((loop._scales, loop._heard, loop._failures, loop._judges, loop._workers, loop._updates))
+    assert not any((loop._scales, loop._heard, loop._failures, loop._judges, loop._workers, loop._book._updates))
     with database.session() as session:
         assert session.scalars(select(Deployment)).all() == []

@@ -125,9 +125,7 @@ def many(bench: Bench) -> list[Row]:
         seconds = _crowd(crowded, bench.told.models, bench.told.keys)
         full = renamed(crowded.deploy("cnn", replicas=1, threads=1)["binary"], "crowded")
         what = f"CNN with {bench.told.models} deployed models and {bench.told.keys:,} keys"
-        rows = [
-            Row(f"&nbsp;&nbsp;making these models and keys ({len(crowded.workers())} workers run)", f"{seconds:.0f} s")
-        ]
+        rows = [Row("&nbsp;&nbsp;making these models and keys, until all models sleep", f"{seconds:.0f} s")]
         bench.peers.pause()
         for connections in (1, 32):
             got = interleaved([plain, full], connections, bench.told.seconds, bench.told.repeats)

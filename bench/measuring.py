@@ -100,7 +100,7 @@ class Server:
 
     def launch(self, command: Sequence[str], folder: Path, env: dict[str, str], ready: str, patience: float) -> None:
         """Start it and wait for a good answer at the URL `ready`; raises `RuntimeError` with the end of its log."""
-        self.log = folder / f"{self.name.split()[0].lower()}.log"
+        self.log = folder / f"{'-'.join(self.name.lower().replace(',', '').split())}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=folder, env={**os.environ, **env}, start_new_session=True
@@ -263,6 +263,16 @@ def memory(processes: Sequence[psutil.Process]) -> tuple[float, float]:
             info = process.memory_full_info()
             pss, rss = pss + info.pss, rss + info.rss
     return pss / 1e6, rss / 1e6
+
+
+def end_orderly() -> None:
+    """Let SIGTERM unwind this process, so that the servers it started are ended."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the tidying
+        raise SystemExit("ended by a signal")
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ import numpy as np
 from bench import networks
 from bench.bodies import Array
 from bench.limit import scores
-from bench.measuring import MACHINE, ROOT, Server, Target, free_port, interleaved, v2_targets
+from bench.measuring import MACHINE, ROOT, Server, Target, end_orderly, free_port, interleaved, v2_targets
 from bench.running import table
 
 APPS = Path(__file__).parent / "apps"
@@ -120,9 +120,10 @@ class LitServe(Peer):
 
 
 class Triton(Peer):
-    """Triton Inference Server: HTTP and gRPC, one instance, dynamic batching without delay."""
+    """Triton Inference Server: HTTP and gRPC, one instance of the model, dynamic batching without delay."""
 
     title = "Triton, V2 binary"
+    instances = 1
 
     def setup(self) -> None:
         """A virtual environment of a system's Python that has a shared libpython, which the backend's stub loads."""
@@ -138,10 +139,14 @@ class Triton(Peer):
 
     def start(self, network: Path, item: Array) -> Target:
         """The V2 binary request; `targets` has JSON and gRPC, too."""
-        repository, (http, grpc, metrics) = self.folder() / "repository", (free_port() for _ in range(3))
-        inputs, outputs = _repository(repository, network, item)
+        repository, (http, grpc, metrics) = (
+            self.folder() / f"repository{self.instances}",
+            (free_port() for _ in range(3)),
+        )
+        inputs, outputs = _repository(repository, network, item, self.instances)
         command = [str(self.home / "bin" / "tritonserver"), "--model-repository", str(repository)]
         command += ["--backend-directory", str(self.home / "backends"), "--exit-timeout-secs", "3"]
+        command += ["--backend-config", f"python,shm-region-prefix-name={self._shared_memory()}"]
         for service, port in (("http", http), ("grpc", grpc), ("metrics", metrics)):
             command += [f"--{service}-port", str(port), f"--{service}-address", "127.0.0.1"]
         url = f"http://127.0.0.1:{http}"
@@ -151,8 +156,24 @@ class Triton(Peer):
         self.targets = v2_targets(self, self.name, url, f"127.0.0.1:{grpc}", "cnn", "", (inputs, outputs))
         return self.targets["binary"]
 
+    def stop(self) -> None:
+        """End it, and remove the shared memory that it leaves behind when it does not end by itself."""
+        super().stop()
+        for region in Path("/dev/shm").glob(f"{self._shared_memory()}*"):
+            region.unlink(missing_ok=True)
 
-def _repository(folder: Path, network: Path, item: Array) -> tuple[dict[str, Array], list[str]]:
+    def _shared_memory(self) -> str:
+        return f"modelmill_bench_{os.getpid()}_{self.instances}_"
+
+
+class Triton2(Triton):
+    """The same with two instances: two processes compute, which is what is fastest on two cores."""
+
+    title = "Triton with 2 instances, V2 binary"
+    instances = 2
+
+
+def _repository(folder: Path, network: Path, item: Array, instances: int) -> tuple[dict[str, Array], list[str]]:
     """Triton's model repository with the one network; inputs and output names of a request."""
     import onnxruntime as ort
 
@@ -162,7 +183,7 @@ def _repository(folder: Path, network: Path, item: Array) -> tuple[dict[str, Arr
 max_batch_size: 64
 input [{{ name: "{given.name}" data_type: TYPE_FP32 dims: {given.shape[1:]} }}]
 output [{{ name: "{answer.name}" data_type: TYPE_FP32 dims: {answer.shape[1:]} }}]
-instance_group [{{ count: 1 kind: KIND_CPU }}]
+instance_group [{{ count: {instances} kind: KIND_CPU }}]
 dynamic_batching {{ max_queue_delay_microseconds: 0 }}
 """
     version = folder / "cnn" / "1"
@@ -201,7 +222,13 @@ def _run(command: Sequence[str]) -> None:
         raise RuntimeError(f"{' '.join(command)[:200]}: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
-PEERS: dict[str, type[Peer]] = {"triton": Triton, "litserve": LitServe, "fastapi": FastApi, "echo": Echo}
+PEERS: dict[str, type[Peer]] = {
+    "triton": Triton,
+    "triton2": Triton2,
+    "litserve": LitServe,
+    "fastapi": FastApi,
+    "echo": Echo,
+}
 
 
 class Peers:
@@ -213,18 +240,25 @@ class Peers:
         self.fastest: dict[str, Target] = {}
         network, item = networks.network("cnn", cache / "networks"), networks.example("cnn")
         wanted = scores(network, item)
-        for name in names:
-            peer = PEERS[name](cache)
-            try:
-                peer.setup()
-                self.fastest[name] = peer.start(network, item)
-                if name != "echo":
-                    self.fastest[name].check(wanted)
-                self.running[name] = peer
-            except (RuntimeError, OSError) as error:
-                peer.stop()
-                self.fastest.pop(name, None)
-                self.missing[peer.title] = " ".join(str(error).split())[-300:]
+        try:
+            for name in names:
+                self._start(PEERS[name](cache), name, network, item, wanted)
+        except BaseException:
+            self.close()  # also when it is ended meanwhile: nothing that was started may be left behind
+            raise
+
+    def _start(self, peer: Peer, name: str, network: Path, item: Array, wanted: Array) -> None:
+        self.running[name] = peer
+        try:
+            peer.setup()
+            self.fastest[name] = peer.start(network, item)
+            if name != "echo":
+                self.fastest[name].check(wanted)
+        except (RuntimeError, OSError) as error:
+            peer.stop()
+            self.fastest.pop(name, None)
+            del self.running[name]
+            self.missing[peer.title] = " ".join(str(error).split())[-300:]
 
     def pause(self) -> None:
         """Pause all."""
@@ -275,4 +309,5 @@ def measure(told: Any) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     arguments(parser)
+    end_orderly()
     print(measure(parser.parse_args()))

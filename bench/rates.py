@@ -35,7 +35,7 @@ def cnn(bench: Bench) -> list[Row]:
     for connections in (1, 32, 128):
         got = interleaved([ours, *bench.peers.fastest.values()], connections, bench.told.seconds, bench.told.repeats)
         mine = got[ours.name]
-        what = f"CNN, V2 binary, {connections} connection{'s' * (connections > 1)}"
+        what = f"{bench.title}, V2 binary, {connections} connection{'s' * (connections > 1)}"
         one = connections == 1
         rows.append(Row(what, told(mine), "p50 <= 0.20 ms" if one else "", mine.p50 <= 0.20 if one else None))
         if connections == 32:
@@ -59,7 +59,7 @@ def v2_json(bench: Bench) -> list[Row]:
         contestants.append(renamed(bench.peers.running["triton"].targets["json"], "Triton, V2 JSON"))
     got = interleaved(contestants, 32, bench.told.seconds, bench.told.repeats)
     mine = got[bench.subject.name]
-    rows = [Row("CNN, V2 JSON, 32 connections", told(mine), ">= 9,000/s", mine.rps >= 9000)]
+    rows = [Row(f"{bench.title}, V2 JSON, 32 connections", told(mine), ">= 9,000/s", mine.rps >= 9000)]
     return rows + [Row(f"&nbsp;&nbsp;{name}, 32", told(one)) for name, one in got.items() if one is not mine]
 
 
@@ -67,14 +67,16 @@ def grpc(bench: Bench) -> list[Row]:
     """V2 over gRPC, 32 connections with one call in flight on each."""
     ours = bench.cnn().get("grpc")
     if ours is None:
-        return [Row("CNN, V2 gRPC, 32 connections", "skipped: the server tells no gRPC address", ">= Triton")]
+        return [
+            Row(f"{bench.title}, V2 gRPC, 32 connections", "skipped: the server tells no gRPC address", ">= Triton")
+        ]
     contestants = [ours]
     if "triton" in bench.peers.running:
         contestants.append(renamed(bench.peers.running["triton"].targets["grpc"], "Triton, V2 gRPC"))
     got = interleaved(contestants, 32, bench.told.seconds, bench.told.repeats)
     mine, other = got[ours.name], got.get("Triton, V2 gRPC")
     met = mine.rps >= other.rps if other else None
-    rows = [Row("CNN, V2 gRPC, 32 connections", told(mine), ">= Triton", met)]
+    rows = [Row(f"{bench.title}, V2 gRPC, 32 connections", told(mine), ">= Triton", met)]
     return rows + ([Row("&nbsp;&nbsp;Triton, V2 gRPC, 32", told(other))] if other else [])
 
 

@@ -4,7 +4,7 @@ import os
 import platform as machine
 from pathlib import Path
 
-from bench import accuracy, start, training
+from bench import accuracy, serving, start, training
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -29,6 +29,10 @@ def main() -> None:
         "## Start and memory",
         "`python -m bench.start`",
         start.measure(),
+        "## Serving",
+        "`python -m bench.serving`: medians of interleaved repeats, the load generators on the same cores. Peers serve "
+        "the same ONNX file in environments of their own.",
+        serving.measure([]),
     ]
     PAGE.write_text("\n\n".join(blocks) + "\n", "utf-8")
     print(f"written: {PAGE}")

@@ -10,12 +10,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+
+import httpx2
 
 from bench import life, peers, rates
-from bench.measuring import MACHINE
+from bench.measuring import MACHINE, end_orderly
 from bench.running import table
 from bench.subject import Bench, Foreign, Modelmill, Row
+from modelmill.errors import MillError
 
 MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
     "cnn": rates.cnn,
@@ -66,6 +68,7 @@ def measure(arguments: list[str]) -> str:
                 rows.append(row.cells())
                 print(f"| {' | '.join(rows[-1])} |", file=sys.stderr, flush=True)
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing that was started may be left behind
         bench.close()
     return f"{table(['what', 'measured', 'bar'], rows)}\n\n{MACHINE.told()}"
 
@@ -75,15 +78,11 @@ def _rows(bench: Bench, name: str) -> list[Row]:
     try:
         return MEASUREMENTS[name](bench)
     except Exception as error:
-        if not isinstance(error, RuntimeError):
+        if not isinstance(error, RuntimeError | MillError | httpx2.HTTPError):
             traceback.print_exc()
         return [Row(name, f"not measured: {' '.join(str(error).split())[-300:] or type(error).__name__}")]
 
 
-def _ended(*_: Any) -> None:
-    raise SystemExit("ended by a signal")
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _ended)
+    end_orderly()
     print(measure(sys.argv[1:]))

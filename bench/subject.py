@@ -51,7 +51,7 @@ class Modelmill(Server):
             log = self.home / "logs" / "gateway.log"
             tail = " ".join(log.read_text("utf-8", "replace").split())[-200:] if log.exists() else ""
             raise RuntimeError(f"{error}: ...{tail}") from error
-        self.process = self.platform.process  # type: ignore[assignment]
+        self.process = self.platform.process
         self.client = Client(home=self.home)
         self.key = self.client.add_key("bench")["key"]
         self._imported: set[str] = set()
@@ -158,6 +158,11 @@ class Bench:
     told: argparse.Namespace
     subject: Modelmill | Foreign
     _deployed: dict[str, dict[str, Target]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What is asked for, as the table names it."""
+        return "CNN" if isinstance(self.subject, Modelmill) else self.subject.model
 
     @property
     def mill(self) -> Modelmill:

@@ -45,8 +45,8 @@ class Slow:
         return {"slept": seconds.copy()}
 
 
-class Echoes(Slow):
-    """Answers any bytes as they came, which a model in ONNX can't: its texts are UTF-8."""
+class Echo(Slow):
+    """Gives back any bytes, which ONNX can't: its strings are UTF-8."""
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """`input` BYTES [n, m] -> `output`."""
@@ -144,8 +144,8 @@ class Counts(Slow):
 
 KINDS = {
     "slow": Slow,
+    "echo": Echo,
     "fails": Fails,
-    "echoes": Echoes,
     "raises": Raises,
     "crashes": Crashes,
     "hangs": Hangs,

@@ -15,15 +15,15 @@ MODULE = "modelmill_reference"
 
 SIGNATURES = {
     "slow": (("seconds", "FP32"), ["slept"]),
+    "echo": (("input", "BYTES"), ["output"]),
     "fails": (("value", "FP32"), ["value"]),
-    "echoes": (("input", "BYTES"), ["output"]),
     "raises": (("value", "FP32"), ["value"]),
     "crashes": (("value", "FP32"), ["value"]),
     "hangs": (("value", "FP32"), ["value"]),
     "eats": (("value", "FP32"), ["value"]),
     "counts": (("id", "INT64"), ["id", "answer"]),
 }
-"""What each kind takes and gives: one column (`echoes`: any number of them) of any number of rows."""
+"""What each kind takes and gives: one column of any number of rows, any number of columns of BYTES."""
 
 
 def install(folder: Path) -> Path:
@@ -40,15 +40,15 @@ def install(folder: Path) -> Path:
 def engine_bundle(target: Path, kind: str, **settings: Any) -> Path:
     """A sealed bundle of the test engine; `settings` such as `bytes` go to the model."""
     (given, datatype), answers = SIGNATURES[kind]
-    columns = -1 if kind == "echoes" else 1
+    shape = [-1, -1 if datatype == "BYTES" else 1]
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
     (draft / engine.FILE).write_bytes(msgspec.json.encode({"kind": kind, **settings}))
     manifest = Manifest(
         task="",
         engine=NAME,
-        inputs=[TensorSpec(name=given, datatype=datatype, shape=[-1, columns])],
-        outputs=[TensorSpec(name=name, datatype=datatype, shape=[-1, columns]) for name in answers],
+        inputs=[TensorSpec(name=given, datatype=datatype, shape=shape)],
+        outputs=[TensorSpec(name=name, datatype=datatype, shape=shape) for name in answers],
         preprocessing={},
         labels=[],
         lineage=Lineage(dataset="", data_digest="", recipe="", settings={}, seed=0, code_version="", job=0, created=""),

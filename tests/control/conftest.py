@@ -5,9 +5,12 @@ import shutil
 import pytest
 
 from modelmill.artifacts import Artifacts
+from modelmill.control import reconciler
 from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database, Project, project_id
 from modelmill.control.registry import Registry
+from tests.control.stage import Clock, Stage
+from tests.making import plain_bundle
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +61,30 @@ def registry(database, artifacts):
 @pytest.fixture
 def datasets(database, artifacts):
     return Datasets(database, artifacts)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(reconciler, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def make(database, registry, project, tmp_path, clock):
+    for model in ("digits", "letters"):
+        for number in (1, 2, 3):
+            bundle = plain_bundle(tmp_path / f"{model}{number}", metrics={"accuracy": number / 10})
+            registry.add(project, model, bundle, None)
+
+    def made(**how):
+        stage = Stage(database, registry, project, tmp_path / "run", clock, **how)
+        stage.told = []
+        return stage
+
+    return made
+
+
+@pytest.fixture
+def stage(make):
+    return make()

@@ -266,7 +266,9 @@ def test_the_state_of_a_deployment_in_one_word(wanted, project, database, serve,
     with database.session() as session:
         said = {"serving_model": "digits"} | values
         session.execute(update(Deployment).values(**said))
-    seen = views.deployment_view(wanted.get(project, "digits"), wanted.replicas(project))
+    seen = views.deployment_view(
+        wanted.get(project, "digits"), wanted.replicas(project), wanted._registry.tasks(project)
+    )
     assert (seen.state, seen.ready_replicas, seen.memory) == (state, len(ready), 5 * len(ready))
 
 
@@ -274,7 +276,9 @@ def test_a_view_names_canaries_and_options(wanted, project, serve):
     row = wanted.deploy(project, "digits:1", "", min_replicas=0, max_replicas=3)
     wanted.add_variant(project, "digits:2", "digits", weight=0.25)
     serve(row, 1, 2)
-    seen = views.deployment_view(wanted.get(project, "digits"), wanted.replicas(project))
+    seen = views.deployment_view(
+        wanted.get(project, "digits"), wanted.replicas(project), wanted._registry.tasks(project)
+    )
     (side,) = seen.variants
     assert (side.model, side.version, side.weight, side.shadow, side.ready_replicas) == ("digits", 2, 0.25, False, 1)
     assert (seen.options["min_replicas"], seen.options["max_replicas"], seen.serving) == (0, 3, 1)

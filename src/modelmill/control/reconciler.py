@@ -6,20 +6,21 @@ only then the old ones are asked to go. They stay until every gateway has let go
 
 import logging
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
 from modelmill.cluster.base import Cluster
+from modelmill.control.book import Book, versions_of
 from modelmill.control.canary import Judge, Tally
-from modelmill.control.db import ROUTES, Database, Deployment, Project, Replica, bump
+from modelmill.control.db import ROUTES, Database, Deployment, Replica, bump
 from modelmill.control.deployments import Deployments, options_of
 from modelmill.control.registry import Registry
 from modelmill.control.scaling import Held, Scale, Signals, evict, scale, share
-from modelmill.control.workers import Heard, Running, Version, Wish, wish_of
+from modelmill.control.workers import Heard, Running, Version
 from modelmill.errors import MillError
 from modelmill.types import ServingOptions, Variant, WorkerSpec
 
@@ -57,18 +58,14 @@ class Reconciler:
         self._cores, self._budget = cores, memory_bytes
         self.tally: Callable[[Place], Tally] = lambda place: Tally()
         self._rows: list[Deployment] = []
-        self._projects: dict[int, str] = {}
         self._workers: list[Running] = []
         self._failures: dict[tuple[int, Version], tuple[int, float]] = {}
-        self._updates: dict[int, dict[str, Any]] = {}
-        self._dropped: dict[int, dict[Version, str]] = {}
-        self._wishes: dict[int, Wish] = {}
+        self._book = Book(database)
         self._insisted: set[int] = set()
         self._heard: dict[tuple[str, str], Heard] = {}
         self._scales: dict[int, Scale] = {}
         self._evicted: set[int] = set()
         self._judges: dict[tuple[int, Version], Judge] = {}
-        self._changed = self._begun = False
         self._count = 0
         self._judged = self._weighed = 0.0
 
@@ -104,19 +101,19 @@ class Reconciler:
         """
         now = time.monotonic()
         self._observe(now)
-        if news or self._changed:
+        if news or self._book.changed:
             self._read()
         self._weigh(now)
         counts = {row.id: self._wanted(row, now) for row in self._rows}
-        if not (news or self._changed):
+        if not (news or self._book.changed):
             return
         self._dismiss([w for w in self._workers if w.deployment not in counts and w.leaving is None])
         threads = self._threads(counts)
         for row in self._rows:
             self._serve(row, counts[row.id], threads)
         self._judge(now)
-        if self._changed:
-            self._write()
+        if self._book.changed:
+            self._book.write(self._workers)
         for worker in self._workers:
             if worker.leaving and not worker.asked:  # only now: the gateways have been told to let go
                 worker.handle.terminate()
@@ -133,19 +130,9 @@ class Reconciler:
             worker.handle.kill()
 
     def _read(self) -> None:
-        with self._database.session() as session:
-            self._rows = list(session.scalars(select(Deployment)))
-            self._projects = {row.id: row.name for row in session.scalars(select(Project))}
-        wishes = {row.id: wish_of(row) for row in self._rows}
-        for number in [one for one in self._updates if wishes.get(one) != self._wishes.get(one)]:
-            del self._updates[number]  # it was decided over what somebody has changed since
-        for row in self._rows:
-            for name, value in self._updates.get(row.id, {}).items():  # not written yet
-                setattr(row, name, value)
-            row.variants = _without(row.variants, self._dropped.get(row.id, {}))
-            if self._begun and wishes[row.id] != self._wishes.get(row.id) and row.loaded and not row.asleep:
-                self._insist(row)
-        self._wishes, self._begun = wishes, True
+        for row in self._book.read():
+            self._insist(row)
+        self._rows = self._book.rows
         self._forget()
 
     def _insist(self, row: Deployment) -> None:
@@ -159,62 +146,21 @@ class Reconciler:
         """Drop what is known of deployments and versions that are no longer wanted."""
         numbers = {row.id for row in self._rows}
         self._scales = {number: state for number, state in self._scales.items() if number in numbers}
-        self._dropped = {number: versions for number, versions in self._dropped.items() if number in numbers}
         self._evicted &= numbers
         self._insisted &= {row.id for row in self._rows if row.loaded and not row.asleep}
-        names = {(self._projects[row.project_id], row.name) for row in self._rows}
+        names = {(self._book.projects[row.project_id], row.name) for row in self._rows}
         self._heard = {name: heard for name, heard in self._heard.items() if name in names}
-        beside = {(row.id, version) for row in self._rows for version in _versions(row)}
+        beside = {(row.id, version) for row in self._rows for version in versions_of(row)}
         self._judges = {key: judge for key, judge in self._judges.items() if key in beside}
         known = beside | {(row.id, (row.model, row.version)) for row in self._rows}
         self._failures = {key: failed for key, failed in self._failures.items() if key in known}
-
-    def _write(self) -> None:
-        """Workers, what is served and what failed, in one transaction that also tells the gateways."""
-        with self._database.session() as session:
-            session.execute(delete(Replica))  # first: from here on nobody else writes
-            rows = {row.id: row for row in session.scalars(select(Deployment))}
-            for worker in self._workers:
-                if worker.leaving is None and worker.deployment in rows:
-                    session.add(self._replica(worker, rows[worker.deployment].project_id))
-            written = [one for one in self._updates if one in rows and wish_of(rows[one]) == self._wishes.get(one)]
-            for number in written:
-                for name, value in self._updates[number].items():
-                    setattr(rows[number], name, value)
-            for number in self._dropped.keys() & rows.keys():
-                self._take_away(rows[number])
-            bump(session, ROUTES)
-        for number in written:
-            self._wishes[number] = wish_of(rows[number])
-        self._changed, self._updates, self._dropped = False, {}, {}
-
-    def _take_away(self, row: Deployment) -> None:
-        dropped = self._dropped[row.id]
-        for version in dropped.keys() & _versions(row):
-            row.note = dropped[version]
-        row.variants = _without(row.variants, dropped)
-
-    @staticmethod
-    def _replica(worker: Running, project: int) -> Replica:
-        return Replica(
-            project_id=project,
-            deployment_id=worker.deployment,
-            model=worker.version[0],
-            version=worker.version[1],
-            socket=worker.spec.socket,
-            pid=worker.handle.pid,
-            ready=worker.ready,
-            batch=worker.batch,
-            threads=worker.threads,
-            memory=worker.memory,
-        )
 
     # ---- what workers do
 
     def _observe(self, now: float) -> None:
         for worker in list(self._workers):
             for message in worker.handle.messages():
-                self._changed = True
+                self._book.changed = True
                 worker.error = message.get("error", worker.error)
                 if message.get("ready"):
                     worker.ready = True
@@ -230,7 +176,7 @@ class Reconciler:
     def _bury(self, worker: Running) -> None:
         """A worker has ended: forget it, and remember an unwanted end."""
         self._workers.remove(worker)
-        self._changed = True
+        self._book.changed = True
         if worker.leaving is not None:
             return
         message = worker.error or f"its worker ended with status {worker.handle.exit_code()}"
@@ -242,12 +188,12 @@ class Reconciler:
         failures = self._failures.get(key, (0, 0.0))[0] + count
         self._failures[key] = (failures, time.monotonic() + BACKOFF[min(failures, len(BACKOFF) - 1)])
         row = next((row for row in self._rows if row.id == key[0]), None)
-        self._changed = True
+        self._book.changed = True
         if not count or row is None:
             return
         if (row.model, row.version) == key[1]:
-            self._updates.setdefault(key[0], {})["error"] = message
-        elif failures >= CANARY_FAILURES and key[1] in _versions(row):
+            self._book.note(row, error=message)
+        elif failures >= CANARY_FAILURES and key[1] in versions_of(row):
             self._roll_back(row, key[1], message)
 
     # ---- how many workers
@@ -270,7 +216,7 @@ class Reconciler:
         after = self._scales[row.id] = scale(now, before, signals, options_of(row), whole)
         if after.wanted != before.wanted:
             log.info("%s: %d workers, was %d", row.name, after.wanted, before.wanted)
-            self._changed = True
+            self._book.changed = True
         return self._note_sleep(row, after.wanted)
 
     def _note_sleep(self, row: Deployment, count: int) -> int:
@@ -280,12 +226,11 @@ class Reconciler:
             values: dict[str, Any] = {"asleep": asleep}
             if asleep:  # what sleeps is routed: the first call waits for its worker
                 values |= {"serving_model": row.model, "serving": row.version}
-            self._updates.setdefault(row.id, {}).update(values)
-            self._changed = True
+            self._book.note(row, **values)
         return count
 
     def _signals(self, row: Deployment, now: float) -> Signals:
-        heard = self._heard.get((self._projects[row.project_id], row.name))
+        heard = self._heard.get((self._book.projects[row.project_id], row.name))
         return (heard.signals(now) if heard else None) or Signals()
 
     def _weigh(self, now: float) -> None:
@@ -299,7 +244,7 @@ class Reconciler:
             return
         held, rest = [], 0
         for row in self._rows:
-            main = self._mine(row, but=_versions(row))
+            main = self._mine(row, but=versions_of(row))
             memory = sum(w.memory for w in main)
             if main and all(w.ready for w in main) and row.id not in self._evicted:
                 seen = self._signals(row, now)
@@ -311,7 +256,7 @@ class Reconciler:
         for number in evict(held, self._budget - rest):
             log.info("deployment %d sleeps: the workers hold more than %d bytes", number, self._budget)
             self._evicted.add(number)
-            self._changed = True
+            self._book.changed = True
 
     def _threads(self, counts: dict[int, int]) -> int:
         """Threads of a worker whose deployment leaves the choice to us.
@@ -354,8 +299,7 @@ class Reconciler:
         """The wanted version is whole."""
         self._insisted.discard(row.id)
         if (row.serving_model, row.serving) != main or row.error:
-            self._updates.setdefault(row.id, {}).update(serving_model=row.model, serving=row.version, error="")
-            self._changed = True
+            self._book.note(row, serving_model=row.model, serving=row.version, error="")
 
     def _mine(self, row: Deployment, only: Version | None = None, but: Iterable[Version] = ()) -> list[Running]:
         """The workers of a deployment that are not leaving."""
@@ -365,7 +309,7 @@ class Reconciler:
     def _serve_variants(self, row: Deployment, threads: int) -> list[Running]:
         """The workers of canaries and shadows, one each; starts those that lack."""
         kept = []
-        for version in _versions(row):
+        for version in versions_of(row):
             there = self._mine(row, version)
             if not there:
                 self._start(row, version, options_of(row), threads)
@@ -401,7 +345,7 @@ class Reconciler:
             self._failed(key, str(error))
             return
         self._workers.append(Running(row, version, spec, handle))
-        self._changed = True
+        self._book.changed = True
 
     def _postponed(self, row: Deployment) -> bool:
         """Whether a start must wait: too many start already, or the memory is full and nobody needs it now.
@@ -424,7 +368,7 @@ class Reconciler:
         """Workers that are to go: hidden from the gateways with the next write, then asked."""
         for worker in workers:
             worker.leaving = time.monotonic()
-            self._changed = True
+            self._book.changed = True
 
     # ---- canaries
 
@@ -441,7 +385,7 @@ class Reconciler:
 
     def _worse(self, row: Deployment, variant: Variant) -> str:
         def tally(version: Version) -> Tally:
-            return self.tally((self._projects[row.project_id], row.name, f"{version[0]}:{version[1]}"))
+            return self.tally((self._book.projects[row.project_id], row.name, f"{version[0]}:{version[1]}"))
 
         canary, main = (variant.model, variant.version), (row.serving_model or row.model, row.serving or row.version)
         judge = self._judges.get((row.id, canary))
@@ -453,18 +397,7 @@ class Reconciler:
         note = f"{version[0]}:{version[1]} was rolled back: {why}"
         log.error("%s: %s", row.name, note)
         self._failures.pop((row.id, version), None)
-        self._dropped.setdefault(row.id, {})[version] = note
-        row.variants = _without(row.variants, [version])
-        self._changed = True
-
-
-def _versions(row: Deployment) -> set[Version]:
-    """The canaries and shadows of a deployment."""
-    return {(one["model"], one["version"]) for one in row.variants}
-
-
-def _without(variants: list[dict[str, Any]], versions: Container[Version]) -> list[dict[str, Any]]:
-    return [one for one in variants if (one["model"], one["version"]) not in versions]
+        self._book.drop(row, version, note)
 
 
 def _runs_as(worker: Running, options: ServingOptions) -> bool:

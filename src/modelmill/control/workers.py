@@ -1,6 +1,4 @@
-"""What the reconciler remembers: its worker processes, what gateways say of queues, and what people last asked for."""
-
-from typing import NamedTuple
+"""What the reconciler remembers of its worker processes, and of what gateways say of their queues."""
 
 from modelmill.cluster.base import Handle
 from modelmill.control.db import Deployment
@@ -10,19 +8,6 @@ from modelmill.types import WorkerSpec
 STALE_SECONDS = 2.0
 
 Version = tuple[str, int]
-
-
-class Wish(NamedTuple):
-    """What people may change of a deployment while we decide over it."""
-
-    version: Version
-    loaded: bool
-    asleep: bool
-
-
-def wish_of(row: Deployment) -> Wish:
-    """How a row stands in the database."""
-    return Wish((row.model, row.version), row.loaded, row.asleep)
 
 
 class Running:

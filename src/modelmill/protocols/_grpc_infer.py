@@ -12,6 +12,7 @@ from modelmill.protocols._grpc_messages import message
 from modelmill.protocols._shared_memory import regions
 from modelmill.protocols._v2 import Given, Place, Wanted
 from modelmill.protocols._v2_json import LARGE
+from modelmill.serve.gateway import answered_by
 from modelmill.serve.wire import Tensor
 from modelmill.types import Route
 
@@ -61,7 +62,9 @@ async def infer(call: Call, request: Any) -> Any:
         priority=told.priority,
         gone=call.gone,
         request_id=_name_of(call.head.metadata.get(b"x-request-id"), request.id),
+        pinned=bool(request.model_version) or told.version is not None,
     )
+    route = answered_by(route, answer)
     small = not request.outputs or sum([len(tensor.data) for tensor in answer.tensors]) <= CLASSIFIED
     work = _v2.results, route, answer, wanted
     return _response(call, request, route, work[0](*work[1:]) if small else await in_thread(*work), wanted)

@@ -78,7 +78,14 @@ async def answers(
 
     async def one(data: bytes) -> bytes:
         answer = await gateway.predict(
-            caller, route, protocol, data=data, parameters=parameters, gone=request.gone, request_id=request.id
+            caller,
+            route,
+            protocol,
+            data=data,
+            parameters=parameters,
+            gone=request.gone,
+            request_id=request.id,
+            pinned=VERSION in request.headers,
         )
         return answer.data
 

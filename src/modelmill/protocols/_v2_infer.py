@@ -22,7 +22,7 @@ from modelmill.protocols._v2_json import (
     head_size,
 )
 from modelmill.protocols.base import Request, Response, simple_error
-from modelmill.serve.gateway import Gateway
+from modelmill.serve.gateway import Gateway, answered_by
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import KeyInfo, Route
 
@@ -53,6 +53,10 @@ class Plan:
         self.cuts: list[tuple[str, str, list[int], int, int]] = []
         self.length = -1
         self.answer: tuple[str, str, list[int], bytes, Any] | None = None
+
+    def anew(self) -> "Plan":
+        """The same without what it has learnt."""
+        return Plan(self.id, self.how, self.wanted, self.outputs)
 
     def cut(self, body: bytes) -> list[Tensor]:
         """The tensors of a body with the same head and length: all but their values has been checked."""
@@ -89,12 +93,15 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
             priority=how.priority,
             gone=request.gone,
             request_id=_name_of(headers.get(b"x-request-id"), plan.id),
+            pinned=pinned is not None or how.version is not None,
         )
     except Expired as expired:
         if how.timeout is None:
             raise
         return Response(simple_error(expired), 503)  # what clients of v2 know a queue's timeout by
-    response = await _respond(gateway, caller, route, plan, answer)
+    if answer.version:
+        plan = plan.anew()  # what it keeps of answers names the picked version
+    response = await _respond(gateway, caller, answered_by(route, answer), plan, answer)
     if (accepted := headers.get(b"accept-encoding")) is not None:
         return await _compressed(response, accepted)
     return response

@@ -14,7 +14,7 @@ import msgspec
 from modelmill.errors import InvalidInput, NotInstalled
 from modelmill.protocols import openai
 from modelmill.protocols._rows import ROWS, from_columns, from_rows, to_columns, to_rows
-from modelmill.protocols._task import answers, check_count, parameters_of, pick, raw_of
+from modelmill.protocols._task import VERSION, answers, check_count, parameters_of, pick, raw_of
 from modelmill.protocols.base import Request, Response, Route, read_json
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
@@ -83,7 +83,14 @@ async def _tensors(
     else:
         tensors = from_columns(document["inputs"], route)
     answer = await gateway.predict(
-        caller, route, protocol, tensors=tensors, parameters=parameters, gone=request.gone, request_id=request.id
+        caller,
+        route,
+        protocol,
+        tensors=tensors,
+        parameters=parameters,
+        gone=request.gone,
+        request_id=request.id,
+        pinned=VERSION in request.headers,
     )
     if by_row:
         return Response(msgspec.json.encode({"predictions": to_rows(answer, len(document["instances"]))}))

@@ -9,6 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from modelmill.errors import Forbidden, MillError, NotFound, Unauthenticated, Unavailable, from_code, unknown
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
@@ -94,7 +96,7 @@ class Gateway:
             pool.hung = self._report_hung
             pool.wanted = lambda: self.wake()
         pool.batch, pool.series, pool.shadow = batch, series, route.shadow
-        pool.follow(route.sockets)
+        pool.follow(route.sockets, version_of(route))
         return place
 
     def _report_hung(self, path: str) -> None:
@@ -186,11 +188,14 @@ class Gateway:
         priority: int = 0,
         gone: Callable[[], bool] | None = None,
         request_id: str = "",
+        pinned: bool = False,
     ) -> Answer:
         """One prediction through the queue of `route` (from `pick`); raises what went wrong as a `MillError`.
 
         `outputs` names the tensors wanted (none: all); `timeout` is in seconds; a smaller `priority` goes first, 0
         stands for the default; `gone` tells whether the caller still waits; `request_id` names the call in logs.
+        A call that is `pinned` is answered by this version or not at all; another may be answered by the version
+        that takes its place, which the answer then names.
         """
         if not route.ready:
             self.refuse_unservable(route)
@@ -198,10 +203,9 @@ class Gateway:
         started = time.monotonic()
         if caller.rate:
             self._rates.admit(caller, started)
-        longest = self.limits.timeout_seconds
-        ask = Ask(
-            caller.name, priority, longest if not timeout else min(timeout, longest), tuple(outputs), gone, request_id
-        )
+        longest, version = self.limits.timeout_seconds, version_of(route)
+        patience = min(timeout, longest) if timeout else longest
+        ask = Ask(caller.name, priority, patience, tuple(outputs), gone, request_id, version if pinned else "")
         good, series = False, pool.series
         try:
             pending = pool.submit(data, tensors or [], parameters or {}, ask)
@@ -225,6 +229,8 @@ class Gateway:
         self.meter.usage[use] = self.meter.usage.get(use, 0) + 1
         if route.others:
             copy_to_shadows(self._shadows(route), pending.call, answer, ask)
+        if pending.version != version and pending.version:
+            return msgspec.structs.replace(answer, version=pending.version)
         return answer
 
     def _shadows(self, route: Route) -> list[Pool]:
@@ -285,6 +291,14 @@ class Gateway:
 def version_of(route: Route) -> str:
     """A version as people name it."""
     return f"{route.model}:{route.version}"
+
+
+def answered_by(route: Route, answer: Answer) -> Route:
+    """The route as the version that answered: the picked one, unless the answer names another."""
+    if not answer.version:
+        return route
+    model, _, number = answer.version.rpartition(":")
+    return msgspec.structs.replace(route, model=model, version=int(number))
 
 
 def name_of(route: Route) -> Name:

@@ -24,8 +24,8 @@ class Pending:
     """A call until it is answered."""
 
     __slots__ = (
-        "abandoned", "arrived", "attempts", "batch", "call", "deadline", "future", "key", "priority", "request_id",
-        "rows", "sent", "size",
+        "abandoned", "arrived", "attempts", "batch", "call", "deadline", "future", "key", "pin", "priority",
+        "request_id", "rows", "sent", "size", "version",
     )  # fmt: skip
 
     def __init__(
@@ -35,7 +35,7 @@ class Pending:
         self.arrived, self.attempts, self.rows, self.size = arrived, 0, 1, 0
         self.sent = 0.0
         self.batch: Sent | None = None
-        self.request_id = ""
+        self.request_id = self.pin = self.version = ""
         self.abandoned: Callable[[], bool] | None = None
         for tensor in call.tensors:
             self.size += len(tensor.data)
@@ -66,8 +66,8 @@ class Sent:
 class Link(asyncio.Protocol):
     """One worker as the pool sees it."""
 
-    def __init__(self, pool: "Pool", path: str) -> None:
-        self.pool, self.path = pool, path
+    def __init__(self, pool: "Pool", path: str, version: str = "") -> None:
+        self.pool, self.path, self.version = pool, path, version
         self.held: dict[int, Pending] = {}
         self.batches: list[Sent] = []
         self.retired = False

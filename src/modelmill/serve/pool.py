@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Overloaded, Unavailable
+from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, NotFound, Overloaded, Unavailable
 from modelmill.serve.batcher import BatchLimits, Lanes, admit, take
 from modelmill.serve.link import Link, Pending
 from modelmill.serve.meter import Series
@@ -47,6 +47,7 @@ class Ask(NamedTuple):
     outputs: tuple[str, ...] = ()
     gone: Callable[[], bool] | None = None
     request_id: str = ""
+    pin: str = ""
 
 
 class Pool:
@@ -92,11 +93,11 @@ class Pool:
         """How many seconds the call at the head of the queue has waited."""
         return max((now - pending.arrived for pending in self._lanes if not pending.gone()), default=0.0)
 
-    def follow(self, sockets: Iterable[str]) -> None:
-        """Connect to workers that are new and let go of those that are no longer wanted."""
+    def follow(self, sockets: Iterable[str], version: str = "") -> None:
+        """Connect to workers that are new, all of one version, and let go of those that are no longer wanted."""
         wanted = set(sockets)
         for path in wanted - self._links.keys() - self._connecting.keys():
-            self._connecting[path] = asyncio.ensure_future(self._connect(path))
+            self._connecting[path] = asyncio.ensure_future(self._connect(path, version))
         self._leaving = {path for path in self._links if path not in wanted}
         self._let_go()
 
@@ -113,7 +114,7 @@ class Pool:
             refuse_unsendable(call)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         pending = Pending(call, ask.key, ask.priority, now + ask.timeout, future, now)
-        pending.abandoned, pending.request_id = ask.gone, ask.request_id
+        pending.abandoned, pending.request_id, pending.pin = ask.gone, ask.request_id, ask.pin
         self._admit(pending)
         self._lanes.add(pending)
         self.last_call = now
@@ -151,13 +152,18 @@ class Pool:
             observe = self.series.queue.observe
             for pending in batch:
                 observe(now - pending.arrived)
-            self._send(link, batch, now)
+                pending.version = link.version
+                if pending.pin and pending.pin != link.version:
+                    self._fail(pending, NotFound(f"'{self.deployment}' no longer serves {pending.pin}"))
+            self._send(link, [pending for pending in batch if not pending.future.done()], now)
         if self._leaving:
             self._let_go()
         if self._closed and lanes.count and not any(link.connected for link in self._links.values()):
             self._hand_over()
 
     def _send(self, link: Link, batch: list[Pending], now: float) -> None:
+        if not batch:
+            return
         try:
             link.send(batch, now)
         except UNSENDABLE as error:
@@ -286,8 +292,8 @@ class Pool:
         if rest:
             self._sweep_by(min(rest))
 
-    async def _connect(self, path: str) -> None:
-        link = self._links[path] = Link(self, path)
+    async def _connect(self, path: str, version: str) -> None:
+        link = self._links[path] = Link(self, path, version)
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: link, path)
         except OSError as error:

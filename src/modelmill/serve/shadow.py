@@ -25,7 +25,7 @@ _running: set["asyncio.Task[None]"] = set()
 def copy_to_shadows(pools: "Iterable[Pool]", call: Call, answer: Answer, ask: "Ask") -> None:
     """Send a copy to each shadow and note whether its answer agrees; nobody waits for it, and it may be dropped."""
     for pool in pools:
-        task = asyncio.ensure_future(_shadow(pool, call, answer, ask._replace(gone=None, priority=LAST)))
+        task = asyncio.ensure_future(_shadow(pool, call, answer, ask._replace(gone=None, priority=LAST, pin="")))
         _running.add(task)  # else the loop could lose it
         task.add_done_callback(_running.discard)
 

@@ -38,13 +38,18 @@ class Call(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One answer: JSON of the task's output, or tensors, or an error's code and message."""
+    """One answer: JSON of the task's output, or tensors, or an error's code and message.
+
+    The gateway fills in `version` (`model:number`) when another version answered than the one that was picked: one
+    that took its place while the call waited.
+    """
 
     id: int
     data: bytes = b""
     tensors: list[Tensor] = []
     code: str = ""
     message: str = ""
+    version: str = ""
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -15,6 +15,7 @@ from modelmill import client, errors, plugins, settings
 from modelmill.cli import app
 from modelmill.control.api import make_api
 from modelmill.protocols._app import http_protocols
+from modelmill.protocols._grpc_call import STATUS as GRPC_STATUS
 from modelmill.protocols.base import STATUS
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 
@@ -288,14 +289,17 @@ ERRORS_INTRO = """
 Every failure has a code, which is stable, and one line of text for people, which is not. The admin API sends both,
 `{"error": "...", "code": "..."}`; the prediction routes send it in the shape of their protocol: `{"error": "..."}`, or
 below `/v1` OpenAI's object. In Python every method raises `modelmill.errors.MillError` or the class named here; a
-refusal that is worth repeating carries `Retry-After`, in seconds.
+refusal that is worth repeating carries `Retry-After`, in seconds; over gRPC `grpc-retry-pushback-ms`, in milliseconds.
 """
 
 
 def errors_page() -> str:
-    """Codes with their meaning and HTTP status."""
-    rows = [(code(name), str(STATUS[name]), code(kind.__name__), _line(kind)) for name, kind in errors.BY_CODE.items()]
-    return page("Errors", ERRORS_INTRO, table(("code", "HTTP", "Python", "meaning"), rows))
+    """Codes with their meaning and their status over HTTP and gRPC."""
+    rows = [
+        (code(name), str(STATUS[name]), str(GRPC_STATUS[name]), code(kind.__name__), _line(kind))
+        for name, kind in errors.BY_CODE.items()
+    ]
+    return page("Errors", ERRORS_INTRO, table(("code", "HTTP", "gRPC", "Python", "meaning"), rows))
 
 
 SETTINGS_INTRO = """

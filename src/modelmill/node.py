@@ -48,11 +48,8 @@ WORKER = "modelmill.serve.worker:main"
 WARM = ("modelmill.engines.onnx", "PIL.Image", "simplejpeg")
 """What nearly every worker imports."""
 TICK_SECONDS = 0.05
-LOAD_SECONDS = 60.0
-GARBAGE = 20_000
 MEMORY_SHARE = 0.8
 LOOK_SECONDS = 1.0
-SOCKET_PATH_LIMIT = 90
 
 
 def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> int:
@@ -89,8 +86,7 @@ class Node:
         self._cluster = cast(Cluster, plugins.load("cluster", "local"))
         rooms, threads = self.rooms, settings.threads
         self._run = run_folder(settings.home)
-        for path in [*self._run.glob("*.sock"), *self._run.glob("*.gossip")]:
-            path.unlink()
+        _clear(self._run)
         self._jobs = JobRunner(
             rooms.database,
             rooms.jobs,
@@ -187,6 +183,7 @@ class Node:
         with suppress(MillError):
             self._jobs.stop(patience)
         self._workers.stop()
+        _clear(self._run)
         self.rooms.database.close()
         say("stopped")
 
@@ -259,6 +256,12 @@ def address_of(settings: Settings) -> str:
 
 def _with_port(host: str, port: int | None) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _clear(folder: Path) -> None:
+    """Remove the sockets that processes leave behind."""
+    for path in [*folder.glob("*.sock"), *folder.glob("*.gossip")]:
+        path.unlink(missing_ok=True)
 
 
 def say(line: str) -> None:

@@ -13,7 +13,8 @@ from modelmill.control.registry import Registry
 from modelmill.errors import Conflict
 from modelmill.settings import Settings
 
-SOCKET_PATH_LIMIT = 90
+SOCKET_PATH_LIMIT = 80
+"""Bytes of the folder's path; with a name such as `gateway-4194304.gossip` it has to fit 107 (unix(7))."""
 
 
 class Rooms:

@@ -174,8 +174,8 @@ def test_a_canary_gets_its_share_and_can_be_asked_for(launch_reference) -> None:
             for _ in range(10):
                 pinned = caller.add("marked", 1, 1, version=version)
                 assert answer(pinned, "mark") == [float(version)]
-        platform.client._call("POST", "/api/v1/deployments/marked/promote")
-        until(lambda: {mark(caller, []) for _ in range(20)} == {2.0})
+        platform.client.promote("marked")
+        until(lambda: {mark(caller, [], named=False) for _ in range(20)} == {2.0})
     until(lambda: platform.client.deployment("marked")["serving"] == 2)
 
 
@@ -185,8 +185,9 @@ def test_a_canary_can_be_taken_back(launch_reference) -> None:
     deploy(platform, "marked:2", canary=50, wait=False)
     with Caller(platform) as caller:
         until(lambda: mark(caller, []) == 2)
-        platform.client._call("POST", "/api/v1/deployments/marked/rollback")
-        until(lambda: {mark(caller, []) for _ in range(20)} == {1.0})
+        platform.client.rollback("marked")
+        # What waited for the canary is answered by the main version.
+        until(lambda: {mark(caller, [], named=False) for _ in range(20)} == {1.0})
 
 
 def test_a_shadow_is_asked_and_never_answers(launch_reference) -> None:

@@ -46,7 +46,7 @@ from tests.protocols.grpc_door import (
     raw,
     stub,
 )  # fmt: skip
-from tests.protocols.test_v2_grpc import mirror
+from tests.protocols.test_v2_grpc import HELD, mirror
 
 PROTOCOL, FLOW_CONTROL, FRAME_SIZE, COMPRESSION, CALM = 1, 3, 6, 9, 11
 INFER = f"/{SERVICE}/ModelInfer"
@@ -347,12 +347,14 @@ def test_more_streams_than_allowed_are_refused_and_may_be_tried_again(door):
 
 def test_a_stream_that_sends_more_than_is_read_is_told_to_wait_and_else_reset(door):
     slow = request(b"ab")
-    slow.parameters["sleep"].double_param = 1.0
+    slow.parameters["hold"].string_param = "them"
+    HELD.add("them")
     with raw(door.server.port) as client:
         client.call(1, None, f"/{SERVICE}/ModelStreamInfer", **KEY)
         client.send(framed(DATA, 0, 1, prefixed(slow.SerializeToString()) * 90))
         client.send(framed(DATA, 0, 1, prefixed(bytes(250_000))) * 5)
         assert client.answer(1)[0]["reset"] == str(FLOW_CONTROL)
+    HELD.clear()
 
 
 def test_messages_that_are_never_finished_hold_no_more_than_the_budget(door, monkeypatch):
@@ -427,10 +429,9 @@ def test_an_answer_that_is_never_read_is_dropped(monkeypatch, tmp_path):
 
 def test_a_client_that_only_sends_is_let_go(door):
     with raw(door.server.port) as client:
-        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.socket.settimeout(20)
-        block = literal(b":method", b"POST") + literal(b":scheme", b"http") + literal(b":path", b"/" + b"x" * 300)
-        block += literal(b"content-type", b"application/grpc")
+        # Its answers are four times as long as its calls.
+        block = literal(b":method", b"POST") + literal(b":scheme", b"http") + literal(b":path", b"/" + b"\xff" * 199)
+        block += literal(b"content-type", b"application/grpc") + literal(b"authorization", b"Bearer admin-key")
         numbers = iter(range(1, 1 << 30, 2))
 
         def flood():

@@ -28,9 +28,15 @@ KINDS = sorted(NUMPY)
 ROOT = Path(__file__).parents[2]
 
 
+HELD = set()
+"""What calls with such a parameter `hold` wait for to be let go."""
+
+
 async def mirror(calls):
-    """Answers the inputs themselves, after as many seconds as the parameter `sleep` says."""
+    """Answers the inputs themselves: when they are let go, or after as many seconds as the parameter `sleep` says."""
     await asyncio.sleep(max(call.parameters.get("sleep", 0.0) for call in calls))
+    while any(call.parameters.get("hold") in HELD for call in calls):
+        await asyncio.sleep(0.002)
     return [
         Answer(call.id, code="model_failed", message="it broke: ü" * 300)
         if call.parameters.get("fail")
@@ -468,6 +474,16 @@ def sleeping(seconds, **fields):
     return request
 
 
+@pytest.fixture
+def held():
+    """A request that is not answered before the test lets go of it."""
+    HELD.add("it")
+    request = a_request("m-FP32", ("x", "FP32", ROW))
+    request.parameters["hold"].string_param = "it"
+    yield request
+    HELD.discard("it")
+
+
 def test_the_deadline_of_the_caller_is_the_servers_too(client, door):
     before = pool_of(door).series.failure
     error = client.refusal("ModelInfer", sleeping(0.3), timeout=0.1)
@@ -479,9 +495,9 @@ def pool_of(door):
     return next(pool for place, pool in door.gateway.pools() if place[1] == "m-FP32")
 
 
-def test_a_call_that_is_cancelled_is_given_up(client, door):
+def test_a_call_that_is_cancelled_is_given_up(client, door, held):
     pool, infer = pool_of(door), stub(client.channel, f"/{SERVICE}/ModelInfer")
-    running = [infer.future(sleeping(0.7), metadata=client.metadata)]
+    running = [infer.future(held, metadata=client.metadata)]
     while not pool.waiting:  # the worker has all that it may hold
         running.append(infer.future(sleeping(0), metadata=client.metadata))
         door.run(asyncio.sleep(0.02))
@@ -489,6 +505,7 @@ def test_a_call_that_is_cancelled_is_given_up(client, door):
     door.run(until(lambda: pool.waiting >= 2))
     waiting.cancel()
     door.run(until(lambda: pool.waiting <= 1))
+    HELD.clear()
     assert all(call.result(timeout=10).outputs for call in running)
     assert door.run(_settled(door)) == 0
 
@@ -524,12 +541,15 @@ def test_a_stream_answers_every_request_and_goes_on_after_errors(client):
             assert one.infer_response.raw_output_contents[0] == (ROW * int(number)).tobytes()
 
 
-def test_a_slow_request_of_a_stream_holds_up_no_other(door, client, tmp_path):
+def test_a_slow_request_of_a_stream_holds_up_no_other(door, client, tmp_path, held):
     fast = door.worker(tmp_path / "fast", mirror)
     snapshot = door.gateway._snapshot
     door.update(*snapshot.routes.values(), a_mirror("quick", ("x", "FP32", [-1, 2]), sockets=[fast.path]))
-    requests = [sleeping(0.5, id="slow"), a_request("quick", ("x", "FP32", ROW), id="quick")]
-    assert [one.infer_response.id for one in stream_of(client, requests)] == ["quick", "slow"]
+    held.id = "slow"
+    got = stream_of(client, [held, a_request("quick", ("x", "FP32", ROW), id="quick")])
+    assert next(got).infer_response.id == "quick"
+    HELD.clear()
+    assert [one.infer_response.id for one in got] == ["slow"]
 
 
 def test_the_request_for_an_empty_final_answer_is_met(client, door):
@@ -560,11 +580,11 @@ def test_the_deadline_of_a_stream_ends_it(client):
     assert caught.value.code() == StatusCode.DEADLINE_EXCEEDED
 
 
-def test_a_stream_that_is_cancelled_gives_up_its_calls(client, door):
+def test_a_stream_that_is_cancelled_gives_up_its_calls(client, door, held):
     pool, never = pool_of(door), threading.Event()
 
     def many():
-        yield sleeping(0.7)
+        yield held
         while not never.wait(0.02):
             yield sleeping(0)
 

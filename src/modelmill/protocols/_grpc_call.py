@@ -189,16 +189,7 @@ class Call(Stream):
         buffer, messages = self._buffer, self._messages
         self._hold(len(payload))
         buffer += payload
-        while len(buffer) >= 5:
-            flag, size = _prefix.unpack_from(buffer)
-            if flag > 1:
-                raise InvalidInput(f"a message begins with 0 or 1, not {flag}")
-            if size > self.server.limit:
-                raise TooLarge(f"the message has {size:,} bytes; at most {self.server.limit:,} are taken")
-            if len(buffer) < 5 + size:
-                break
-            messages.append((flag, bytes(memoryview(buffer)[5 : 5 + size])))
-            del buffer[: 5 + size]
+        self._cut(buffer, messages)
         self._owed += len(payload)
         self._credit()
         self._complete = ended
@@ -211,6 +202,19 @@ class Call(Stream):
                 raise InvalidInput(f"{self.head.path} takes exactly one message")
             if ended:
                 self._start(*messages.popleft())
+
+    def _cut(self, buffer: bytearray, messages: deque[tuple[int, bytes]]) -> None:
+        """Move the whole messages at the head of the buffer; raises `TooLarge`, `InvalidInput`."""
+        while len(buffer) >= 5:
+            flag, size = _prefix.unpack_from(buffer)
+            if flag > 1:
+                raise InvalidInput(f"a message begins with 0 or 1, not {flag}")
+            if size > self.server.limit:
+                raise TooLarge(f"the message has {size:,} bytes; at most {self.server.limit:,} are taken")
+            if len(buffer) < 5 + size:
+                return
+            messages.append((flag, bytes(memoryview(buffer)[5 : 5 + size])))
+            del buffer[: 5 + size]
 
     def _hold(self, size: int) -> None:
         """Account for bytes that wait to be whole; raises `Overloaded` when all calls together hold too many."""

@@ -105,7 +105,7 @@ def test_left_alone_it_comes_to_rest(make, seed):
     for row in stage.wanted.all(stage.project):
         route = stage.route(row.name)
         assert route.loaded == row.loaded
-        assert row.error == ""
+        assert row.error == "" or row.asleep  # what failed last stays told until it is tried again
         if not row.loaded:
             assert not route.ready
             continue

@@ -144,6 +144,7 @@ def operator_of(door: Gateway, rooms: Rooms) -> Operate:
             rooms.deployments.set_loaded(number, name, loaded)
 
         await asyncio.to_thread(write)
+        door.tell_of_change()
         patience = time.monotonic() + LOAD_SECONDS
         while time.monotonic() < patience:
             route = door.route(caller, name)

@@ -31,7 +31,7 @@ from modelmill.control.reconciler import Reconciler
 from modelmill.control.scaling import Signals
 from modelmill.errors import Conflict, InvalidInput, MillError, from_os
 from modelmill.rooms import Rooms, run_folder
-from modelmill.serve.gossip import Ear
+from modelmill.serve.gossip import Ear, News
 from modelmill.serve.meter import Meter
 from modelmill.settings import Settings
 from modelmill.types import GatewaySpec
@@ -109,7 +109,7 @@ class Node:
             settings.threads,
             settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
         )
-        self._workers.tally = self._tally
+        self._workers.tally, self._workers.told = self._tally, self._tell
         self._meter = Meter()
         self._ear = Ear(self._run, "node")
         self._gateways: list[Handle] = []
@@ -141,14 +141,13 @@ class Node:
 
     def run(self) -> None:
         """The control loops, until asked to stop."""
-        seen, looked = -1, 0.0
-        while not self._stopping.wait(TICK_SECONDS):
+        looked = 0.0
+        while not self._stopping.is_set():
+            self._ear.wait(TICK_SECONDS)
             try:
                 self._keep_gateways()
-                self._listen()
-                revision = self.rooms.database.revision()
-                news = revision != seen or time.monotonic() - looked > LOOK_SECONDS
-                seen, looked = revision, time.monotonic() if news else looked
+                news = self._listen() or time.monotonic() - looked > LOOK_SECONDS
+                looked = time.monotonic() if news else looked
                 for loop in (self._workers, self._jobs):
                     self._tick(loop, news)
             except MillError as error:  # such as a full disk: predictions go on, the loops try again
@@ -223,9 +222,13 @@ class Node:
             self._again = time.monotonic() + (0.0 if lived > LOOK_SECONDS * 5 else LOOK_SECONDS)
             self._gateways[place] = self._start_gateway()
 
-    def _listen(self) -> None:
-        """What the gateways have said: how queues stand, which workers hang, what was counted."""
+    def _listen(self) -> bool:
+        """What the gateways have said: how queues stand, which workers hang, what was counted, and (returned)
+        whether they have changed the database.
+        """
+        changed = False
         for news in self._ear.news():
+            changed |= news.changed
             self._meter.heard(news.gateway, news.series, {})
             for one in news.load:
                 signals = Signals(idle_seconds=one.idle_seconds)
@@ -234,6 +237,11 @@ class Node:
                 self._workers.hear(f"{news.gateway} {one.slot}", one.project, one.deployment, signals)
             for path in news.hung:
                 self._workers.end_hung(path)
+        return changed
+
+    def _tell(self) -> None:
+        """Let the gateways look into the database now."""
+        self._ear.tell(News(self._ear.name, {}, [], [], changed=True))
 
     def _tally(self, place: tuple[str, str, str]) -> Tally:
         series = self._meter.total(place)

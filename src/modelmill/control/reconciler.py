@@ -56,6 +56,7 @@ class Reconciler:
         self._database, self._registry, self._deployments = database, registry, deployments
         self._cluster, self._logs, self._sockets, self._entry = cluster, logs, sockets, entry
         self._cores, self._budget = cores, memory_bytes
+        self.told: Callable[[], None] = lambda: None
         self.tally: Callable[[Place], Tally] = lambda place: Tally()
         self._rows: list[Deployment] = []
         self._workers: list[Running] = []
@@ -114,6 +115,7 @@ class Reconciler:
         self._judge(now)
         if self._book.changed:
             self._book.write(self._workers)
+            self.told()
         for worker in self._workers:
             if worker.leaving and not worker.asked:  # only now: the gateways have been told to let go
                 worker.handle.terminate()

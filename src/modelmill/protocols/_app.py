@@ -170,6 +170,8 @@ class App:
             return await _answer(scope, send, _refusal(error, None)._replace(body=body))
         scope["state"] = {**scope.get("state", {}), "caller": caller}
         await self.admin(scope, receive, send)
+        if scope["method"] not in ("GET", "HEAD"):
+            self.gateway.tell_of_change()
         return None
 
 

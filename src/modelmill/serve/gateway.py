@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -24,7 +25,8 @@ from modelmill.types import KeyInfo, Route, Snapshot
 
 log = logging.getLogger("modelmill.gateway")
 
-REFRESH_SECONDS = 0.1
+REFRESH_SECONDS = 1.0
+"""Between two looks into the database when nobody has told of a change."""
 KNOWN_HEADERS = 20_000
 
 Operate = Callable[[KeyInfo, str, bool], Awaitable[None]]
@@ -45,6 +47,8 @@ class Gateway:
         self.tracing: Tracing | None = None
         self.hung: set[str] = set()
         self.wake: Callable[[], None] = lambda: None
+        self.changed = False
+        self.stale = asyncio.Event()
         self._rates = Rates(gateways)
         self._pool_limits = PoolLimits(limits.queue, limits.queue_bytes, limits.hang_seconds)
         self._snapshot: Snapshot | None = None
@@ -167,6 +171,12 @@ class Gateway:
         if len(self._callers) < KNOWN_HEADERS:
             self._callers[header] = caller
 
+    def tell_of_change(self) -> None:
+        """Something was written into the database: this gateway, the others and the supervisor look now."""
+        self.changed = True
+        self.stale.set()
+        self.wake()
+
     def require_admin(self, caller: KeyInfo) -> None:
         """Raises `Forbidden` unless the key may administer."""
         if caller.role != "admin":
@@ -273,6 +283,7 @@ class Gateway:
     async def follow(self, load: Callable[[Snapshot | None], Snapshot | None], healthy: Callable[[], bool]) -> None:
         """Keep the snapshot fresh until cancelled; a stuck database leaves the last one in force."""
         while True:
+            self.stale.clear()
             try:
                 known = self._snapshot
                 snapshot, self.healthy = await asyncio.to_thread(lambda: (load(known), healthy()))  # noqa: B023
@@ -285,7 +296,8 @@ class Gateway:
             now = time.monotonic()
             for pool in list(self._pools.values()):
                 pool.watch(now)
-            await asyncio.sleep(REFRESH_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stale.wait(), REFRESH_SECONDS)
 
 
 def version_of(route: Route) -> str:

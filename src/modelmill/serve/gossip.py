@@ -7,6 +7,7 @@ supervisor can start and stop workers. News may be lost: what matters is told ag
 import asyncio
 import logging
 import os
+import select
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -45,13 +46,14 @@ class Load(msgspec.Struct, array_like=True, frozen=True):
 
 
 class News(msgspec.Struct, array_like=True, frozen=True):
-    """One datagram. `hung` are sockets of workers that are to be ended."""
+    """One datagram. `hung` are sockets of workers that are to be ended; `changed`: look into the database now."""
 
     gateway: str
     series: dict[Name, Series]
     load: list[Load]
     hung: list[str]
     usage: dict[tuple[str, str], int] = {}
+    changed: bool = False
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -78,6 +80,10 @@ class Ear:
                     yield _decoder.decode(data)
                 except msgspec.MsgspecError:
                     log.warning("news that can't be read: %d bytes", len(data))
+
+    def wait(self, seconds: float) -> None:
+        """Until something arrives, or so long."""
+        select.select([self.socket], [], [], seconds)
 
     def tell(self, news: News) -> None:
         """Send to all others; who does not listen or has no room misses it."""
@@ -125,6 +131,8 @@ class Gossip:
     def _listen(self) -> None:
         for news in self._ear.news():
             self._gateway.meter.heard(news.gateway, news.series, news.usage)
+            if news.changed:
+                self._gateway.stale.set()
 
     def _portions(self) -> list[News]:
         """What is new since the last time, in datagrams; now and then all, for those who missed some."""
@@ -145,12 +153,13 @@ class Gossip:
             if pool.connected or pool.waiting
         ]
         hung, self._gateway.hung = list(self._gateway.hung), set()
+        changed, self._gateway.changed = self._gateway.changed, False
         every = zip_longest(
             batched(fresh.items(), PORTION), batched(load, PORTION), batched(uses, USES), fillvalue=()
         )  # fmt: skip
         portions = [News(self._ear.name, dict(some), list(loads), [], dict(used)) for some, loads, used in every]
         first = portions[0] if portions else News(self._ear.name, {}, [], [])
-        return [msgspec.structs.replace(first, hung=hung), *portions[1:]]
+        return [msgspec.structs.replace(first, hung=hung, changed=changed), *portions[1:]]
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -5,7 +5,7 @@ Deny by default: a path that no protocol declares public needs a key before anyt
 
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from textwrap import shorten
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from modelmill.protocols._cycle import RESPOND
 from modelmill.protocols.base import (
     STATUS,
     Disconnected,
+    Finish,
     HttpProtocol,
     Receive,
     Request,
@@ -75,6 +76,46 @@ class App:
             await _answer(scope, send, response, request.id)
         return None
 
+    def _teach(
+        self, route: Route, protocol: HttpProtocol, caller: KeyInfo, request: Request, names: dict[str, str]
+    ) -> None:
+        """Let the connection answer requests with this head by itself, as long as the key is good."""
+        assert route.quick is not None
+        assert request.learn is not None
+        gateway, header = self.gateway, request.headers.get(b"authorization", b"")
+        if gateway.tracing is not None or (begin := route.quick(gateway, caller, request, names)) is None:
+            return
+
+        def answer(body: bytes, gone: Callable[[], bool], done: Callable[[Response], None]) -> bool:
+            if gateway.known(header) is not caller:
+                return False
+            try:
+                begun = begin(body, gone)
+            except Exception as error:
+                done(self._failed(request, error, protocol))
+                return True
+            if begun is None:
+                return False
+            future, finish = begun
+            future.add_done_callback(lambda _: done(self._finished(request, finish, protocol)))
+            return True
+
+        request.learn(answer)
+
+    def _finished(self, request: Request, finish: Finish, protocol: HttpProtocol) -> Response:
+        try:
+            return finish()
+        except Exception as error:
+            return self._failed(request, error, protocol)
+
+    def _failed(self, request: Request, error: Exception, protocol: HttpProtocol | None) -> Response:
+        """The response of a failure, in the shape of its protocol."""
+        protocol = protocol or self._owner(request.path)[1]
+        if isinstance(error, MillError):
+            return _refusal(error, protocol)
+        log.error("%s %r failed", request.method, request.path, exc_info=error)
+        return _refusal(MillError("the gateway failed; its log says why"), protocol)
+
     async def _traced(self, request: Request, tracing: Tracing) -> Response | None:
         """The response, with a span around what makes it."""
         patterns = (route.pattern for route, _ in self._routes if route.match(request.path) is not None)
@@ -98,15 +139,14 @@ class App:
         try:
             route, protocol, names = self._found.get((request.method, request.path)) or self._find(request)
             caller = None if route.public else self._caller(request.headers)
-            return await route.handler(self.gateway, cast(Any, caller), request, names)
+            response = await route.handler(self.gateway, cast(Any, caller), request, names)
+            if route.quick is not None and request.learn is not None and response.status == 200:
+                self._teach(route, protocol, cast(KeyInfo, caller), request, names)
         except (Disconnected, Cancelled):
             return None
-        except MillError as error:
-            return _refusal(error, protocol or self._owner(request.path)[1])
-        except Exception:
-            log.exception("%s %r failed", request.method, request.path)
-            failure = MillError("the gateway failed; its log says why")
-            return _refusal(failure, protocol or self._owner(request.path)[1])
+        except Exception as error:
+            return self._failed(request, error, protocol)
+        return response
 
     def _caller(self, headers: Mapping[bytes, bytes]) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`."""

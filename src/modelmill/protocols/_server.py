@@ -7,7 +7,7 @@ or dropped here. Source: RFC 9112, sections 3.2, 6.1, 6.3, 7.1 and 9.3.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -15,7 +15,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from modelmill.protocols._connection import Connection, Refusal, Sweeper, log
-from modelmill.protocols._cycle import Cycle
+from modelmill.protocols._cycle import Cycle, Heads, Shortcut
 from modelmill.settings import Limits
 
 STEP = 16 << 10  # more than this is read in steps, so that what is made of one read stays small
@@ -27,9 +27,13 @@ CHECKED = frozenset((b"host", b"transfer-encoding", b"expect"))
 class GuardedProtocol(Connection):
     """One connection. `guarded` makes the class that a server is given."""
 
+    heads: Heads
+
     def data_received(self, data: bytes) -> None:
         """Parse what came. Nearly every request is one small piece on a connection where nothing else waits."""
         self._reads += 1
+        if self._shortcut(data):
+            return None
         if len(data) > STEP or self.pipeline or self._backlog:
             return self._feed_in_steps(data)
         try:
@@ -38,7 +42,29 @@ class GuardedProtocol(Connection):
             self._stopped(stop, data)
         if self._unfinished:
             self._count(len(data))
+        elif isinstance(self.cycle, Cycle) and (end := data.find(b"\r\n\r\n") + 4) <= Heads.LENGTH:
+            self.cycle.head, self.cycle.heads = data[:end], self.heads
         return None
+
+    def _shortcut(self, data: bytes) -> bool:
+        """Answer a whole request whose head is known, on a connection where nothing else is under way."""
+        earlier = self.cycle
+        if (earlier is not None and not earlier.response_complete) or self._unfinished or self._backlog:
+            return False
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4 or end > Heads.LENGTH or (known := self.heads.get(data[:end])) is None:
+            return False
+        length, answer = known
+        if len(data) != end + length or self._refusal is not None or self._half_closed or self.transport.is_closing():
+            return False
+        cycle = Shortcut(self)
+        self.cycle = self._active = cast(Any, cycle)
+        if answer(data[end:], self._gone, cycle.done):
+            self._messages += 1
+            return True
+        self.heads.forget(data[:end])
+        self.cycle = self._active = earlier
+        return False
 
     def _feed(self, data: bytes | memoryview) -> None:
         try:
@@ -272,7 +298,7 @@ class GuardedProtocol(Connection):
 
 def guarded(limits: Limits) -> type[asyncio.Protocol]:
     """The protocol class of one server (`uvicorn.Config(http=...)`), with limits of its own."""
-    return type("Guarded", (GuardedProtocol,), {"limits": limits, "sweeper": Sweeper(limits)})
+    return type("Guarded", (GuardedProtocol,), {"limits": limits, "sweeper": Sweeper(limits), "heads": Heads()})
 
 
 def _refusal_of(error: Exception) -> Refusal:

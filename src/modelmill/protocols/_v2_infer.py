@@ -4,6 +4,7 @@ Clients send the same head (the JSON before binary tensors) again and again: wha
 signature, so that the usual call costs one look-up and one slice.
 """
 
+from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,8 +22,9 @@ from modelmill.protocols._v2_json import (
     given,
     head_size,
 )
-from modelmill.protocols.base import Request, Response, simple_error
-from modelmill.serve.gateway import Gateway, answered_by
+from modelmill.protocols.base import Begin, Finish, Request, Response, simple_error
+from modelmill.serve.gateway import Gateway, answered_by, version_of
+from modelmill.serve.pool import Ask
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import KeyInfo, Route
 
@@ -107,6 +109,71 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
     return response
 
 
+SLOW = (b"accept-encoding", b"content-encoding", b"x-request-id", b"traceparent")
+"""Headers of requests that are each looked at in full."""
+
+
+def quick(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Begin | None:
+    """Infer for further requests with this head: the usual ones need nothing that waits."""
+    headers, model = request.headers, names["model"]
+    if any(name in headers for name in SLOW):
+        return None
+    pinned = names.get("version") or request.header(VERSION) or None
+    header = headers.get(HEADER)
+
+    def begin(body: bytes, gone: Callable[[], bool]) -> tuple[Future[Any], Finish] | None:
+        route = gateway.pick(caller, model, pinned)
+        size = head_size(body, header)
+        plan = signature(route).plans.get(body[:size]) if header is not None else None
+        if plan is not None and plan.length == len(body):
+            tensors = plan.cut(body)
+        elif len(body) > LARGE or not route.ready:
+            return None
+        else:
+            own = signature(route)
+            asked = decode(body, size, own)
+            how = _v2.options(asked.parameters) if asked.parameters else _v2.NO_OPTIONS
+            if how.version is not None:
+                return None
+            plan, tensors = _plan(own, asked, how, body, size, _reader(gateway, caller))
+        return _begun(gateway, caller, route, plan, tensors, pinned is not None, gone)
+
+    return begin
+
+
+def _begun(
+    gateway: Gateway,
+    caller: KeyInfo,
+    route: Route,
+    plan: Plan,
+    tensors: list[Tensor],
+    pinned: bool,
+    gone: Callable[[], bool],
+) -> tuple[Future[Any], Finish] | None:
+    how = plan.how
+    if how.timeout is not None or plan.classified or _v2.ANSWER in plan.outputs or any(w.place for w in plan.wanted):
+        return None
+    pin = version_of(route) if pinned else ""
+    ask = Ask(
+        caller.name,
+        how.priority,
+        gateway.limits.timeout_seconds,
+        tuple(plan.outputs),
+        gone,
+        _name_of(None, plan.id),
+        pin,
+    )
+    flight = gateway.begin(caller, route, "v2_http", ask, None, tensors, {})
+
+    def finish() -> Response:
+        answer = flight.land()
+        if answer.version:
+            return _respond_now(answered_by(route, answer), plan.anew(), answer)
+        return _respond_now(route, plan, answer)
+
+    return flight.future, finish
+
+
 async def _understand(
     gateway: Gateway, caller: KeyInfo, route: Route, pinned: str | None, body: bytes, size: int
 ) -> tuple[Route, Plan, list[Tensor]]:
@@ -189,6 +256,15 @@ def _remember(
     own.plans[body[:size]] = plan
 
 
+def _respond_now(route: Route, plan: Plan, answer: Answer) -> Response:
+    """The answer of a usual request, made here whatever its size."""
+    if (last := plan.answer) is not None and len(answer.tensors) == 1:
+        only = answer.tensors[0]
+        if (only.name, only.datatype, only.shape) == last[:3]:
+            return Response(last[3] + only.data, 200, BINARY, last[4])
+    return _assembled(plan, *_written(route, plan, answer))
+
+
 async def _respond(gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, answer: Answer) -> Response:
     """The answer as its request wanted it."""
     if (last := plan.answer) is not None and len(answer.tensors) == 1:
@@ -201,6 +277,11 @@ async def _respond(gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, 
     for tensor, one in zip(tensors, plan.wanted, strict=True):
         if one.place is not None:
             regions(gateway).write(caller, one.place.region, one.place.offset, one.place.byte_size, tensor.data)
+    return _assembled(plan, tensors, head, blobs)
+
+
+def _assembled(plan: Plan, tensors: Sequence[Tensor], head: bytes, blobs: Sequence[bytes]) -> Response:
+    """One body of the JSON and what follows it; the plan keeps what it may use again."""
     if not blobs:
         return Response(head)
     headers = ((HEADER, b"%d" % len(head)),)

@@ -1,5 +1,6 @@
 """What the protocols share: a request, a response, a route, and the one table from error codes to HTTP status."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -77,6 +78,7 @@ class Request:
         self.gone: Callable[[], bool] | None = scope.get("modelmill.gone")
         self.default = default
         self.receive, self.limit = receive, limit
+        self.learn: Callable[[Any], None] | None = scope.get("modelmill.learn")
         self._take: Callable[[], bytes | None] | None = scope.get("modelmill.take")
 
     def header(self, name: bytes) -> str:
@@ -114,14 +116,24 @@ class Request:
 Handler = Callable[[Gateway, KeyInfo, Request, Mapping[str, str]], Awaitable[Response]]
 
 
+Finish = Callable[[], Response]
+Begin = Callable[[bytes, Callable[[], bool]], "tuple[asyncio.Future[Any], Finish] | None"]
+"""Begin to answer a body: a future, and what makes the response when it is done; None for what has to be looked at
+in full. It is told whether the client has gone. Both raise `MillError`."""
+Quick = Callable[[Gateway, KeyInfo, Request, Mapping[str, str]], "Begin | None"]
+"""What a handler does for requests with the very head that this request had, without a task; None: no short way."""
+
+
 class Route:
     """A method and a path pattern; `{name}` stands for one segment, `{name:path}` for one or more.
 
     The path is matched as ASGI gives it, percent-decoded: an encoded `/` is one. `public` routes need no key.
     """
 
-    def __init__(self, method: str, pattern: str, handler: Handler, *, public: bool = False) -> None:
-        self.method, self.handler, self.public = method, handler, public
+    def __init__(
+        self, method: str, pattern: str, handler: Handler, *, public: bool = False, quick: "Quick | None" = None
+    ) -> None:
+        self.method, self.handler, self.public, self.quick = method, handler, public, quick
         self.pattern = pattern.replace(":path}", "}")
         whole = re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", pattern)
         self.regex = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", whole))

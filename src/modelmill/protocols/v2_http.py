@@ -12,7 +12,7 @@ import msgspec
 from modelmill.errors import InvalidInput, NotFound, NotInstalled
 from modelmill.protocols import _v2
 from modelmill.protocols._shared_memory import regions
-from modelmill.protocols._v2_infer import infer
+from modelmill.protocols._v2_infer import infer, quick
 from modelmill.protocols.base import Request, Response, Route, read_json, simple_error
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
@@ -177,7 +177,7 @@ _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 _SYSTEM, _DEVICE = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
 
 ROUTES = [
-    *(Route("POST", f"{path}/infer", infer) for path in _MODEL),
+    *(Route("POST", f"{path}/infer", infer, quick=quick) for path in _MODEL),
     Route("GET", "/v2/health/live", live, public=True),
     Route("GET", "/v2/health/ready", ready, public=True),
     Route("GET", "/v2", server),

@@ -15,6 +15,7 @@ import msgspec
 from modelmill.errors import Forbidden, MillError, NotFound, Unauthenticated, Unavailable, from_code, unknown
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
+from modelmill.serve.link import Pending
 from modelmill.serve.meter import Collector, Meter, Name, Series
 from modelmill.serve.pool import Ask, Pool, PoolLimits
 from modelmill.serve.shadow import copy_to_shadows
@@ -207,39 +208,61 @@ class Gateway:
         A call that is `pinned` is answered by this version or not at all; another may be answered by the version
         that takes its place, which the answer then names.
         """
+        longest = self.limits.timeout_seconds
+        pin = version_of(route) if pinned else ""
+        patience = min(timeout, longest) if timeout else longest
+        ask = Ask(caller.name, priority, patience, tuple(outputs), gone, request_id, pin)
+        try:
+            flight = self.begin(caller, route, protocol, ask, data, tensors or [], parameters or {})
+            try:
+                await flight.future
+            except MillError:
+                pass  # landing says so
+            finally:
+                if not flight.future.done():
+                    flight.future.cancel()  # the caller has gone: what was not sent is dropped
+                    flight.count(good=False)
+            answer = flight.land()
+        except MillError as error:  # the caller's leaving is one
+            if self.tracing is not None:
+                trace_call(route, None, error)
+            raise
+        if self.tracing is not None:
+            trace_call(route, flight.pending, None)
+        return answer
+
+    def begin(
+        self,
+        caller: KeyInfo,
+        route: Route,
+        protocol: str,
+        ask: Ask,
+        data: bytes | None,
+        tensors: list[Tensor],
+        parameters: Mapping[str, Any],
+    ) -> "Flight":
+        """Queue one prediction; its answer is there when the flight's future is done. Raises as `predict` does."""
         if not route.ready:
             self.refuse_unservable(route)
         pool = self._pool(route)
         started = time.monotonic()
         if caller.rate:
             self._rates.admit(caller, started)
-        longest, version = self.limits.timeout_seconds, version_of(route)
-        patience = min(timeout, longest) if timeout else longest
-        ask = Ask(caller.name, priority, patience, tuple(outputs), gone, request_id, version if pinned else "")
-        good, series = False, pool.series
         try:
-            pending = pool.submit(data, tensors or [], parameters or {}, ask)
-            try:
-                answer = await pending.future
-            finally:
-                if not pending.future.done():
-                    pending.future.cancel()  # the caller has gone: what was not sent is dropped
-            if answer.code:
-                raise from_code(answer.code, answer.message)
-            good = True
-        except MillError as error:  # the caller's leaving is one
-            if self.tracing is not None:
-                trace_call(route, None, error)
+            pending = pool.submit(data, tensors, parameters, ask)
+        except MillError:
+            pool.series.answered(protocol, time.monotonic() - started, False)
             raise
-        finally:
-            series.answered(protocol, time.monotonic() - started, good)
-        if self.tracing is not None:
-            trace_call(route, pending, None)
-        use = (caller.name, route.deployment)
+        return Flight(self, caller, route, protocol, pool.series, pending, started, ask)
+
+    def landed(self, flight: "Flight", answer: Answer) -> Answer:
+        """Count an answered call, copy it to the shadows, and name the version if another one answered."""
+        route, pending = flight.route, flight.pending
+        use = (flight.caller.name, route.deployment)
         self.meter.usage[use] = self.meter.usage.get(use, 0) + 1
         if route.others:
-            copy_to_shadows(self._shadows(route), pending.call, answer, ask)
-        if pending.version != version and pending.version:
+            copy_to_shadows(self._shadows(route), pending.call, answer, flight.ask)
+        if pending.version and pending.version != version_of(route):
             return msgspec.structs.replace(answer, version=pending.version)
         return answer
 
@@ -298,6 +321,42 @@ class Gateway:
                 pool.watch(now)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stale.wait(), REFRESH_SECONDS)
+
+
+class Flight:
+    """A call on its way, from `begin` to `land`."""
+
+    __slots__ = ("ask", "caller", "future", "gateway", "pending", "protocol", "route", "series", "started")
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        caller: KeyInfo,
+        route: Route,
+        protocol: str,
+        series: Series,
+        pending: Pending,
+        started: float,
+        ask: Ask,
+    ) -> None:
+        self.gateway, self.caller, self.route, self.protocol, self.ask = gateway, caller, route, protocol, ask
+        self.series, self.pending, self.started, self.future = series, pending, started, pending.future
+
+    def land(self) -> Answer:
+        """The answer, counted; raises what went wrong as a `MillError`. For a future that is done, once."""
+        good = False
+        try:
+            answer = self.future.result()
+            if answer.code:
+                raise from_code(answer.code, answer.message)
+            good = True
+        finally:
+            self.count(good)
+        return self.gateway.landed(self, answer)
+
+    def count(self, good: bool) -> None:
+        """Note that the call is over."""
+        self.series.answered(self.protocol, time.monotonic() - self.started, good)
 
 
 def version_of(route: Route) -> str:

@@ -14,7 +14,7 @@ ENOUGH_SECONDS = 0.25
 MOST_SECONDS = 2.0
 LEAST = 4
 """Sizes up to this one are tried also when `ENOUGH_SECONDS` have passed."""
-CLOSE = 1.05
+CLOSE = 1.1
 FREE = 8
 """Length of a free axis behind the first, for lack of anything better."""
 
@@ -34,7 +34,7 @@ def _can_be_tried(manifest: Manifest) -> bool:
 
 
 def best_rows(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> int:
-    """The smallest batch whose time a row is within 5 % of the best seen; 0 when the model can't be tried."""
+    """The smallest batch whose time a row is within 10 % of the best seen; 0 when the model can't be tried."""
     if not _can_be_tried(manifest):
         return 0
     times: dict[int, float] = {}

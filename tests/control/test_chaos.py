@@ -87,7 +87,7 @@ def test_left_alone_it_comes_to_rest(make, seed):
         stage.tick(seconds=draw.choice((0.05, 0.05, 2.0)), news=news)
     for one in stage.alive:
         one.obeys = True
-    for _ in range(60):  # everything works again, and nobody calls
+    for _ in range(150):  # everything works again, and nobody calls
         for name in NAMES:
             stage.hear(Signals(idle_seconds=5), name)
         for one in stage.alive:

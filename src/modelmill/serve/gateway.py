@@ -218,10 +218,10 @@ class Gateway:
                 await flight.future
             except MillError:
                 pass  # landing says so
-            finally:
-                if not flight.future.done():
-                    flight.future.cancel()  # the caller has gone: what was not sent is dropped
-                    flight.count(good=False)
+            except asyncio.CancelledError:  # the caller has gone: what was not sent is dropped
+                flight.future.cancel()
+                flight.count(good=False)
+                raise
             answer = flight.land()
         except MillError as error:  # the caller's leaving is one
             if self.tracing is not None:

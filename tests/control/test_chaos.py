@@ -95,7 +95,7 @@ def test_left_alone_it_comes_to_rest(make, seed):
             if one not in stage.told:
                 stage.told.append(one)
                 one.said.append({"ready": True, "batch": 8, "threads": 1})
-        stage.tick(seconds=2)
+        stage.tick(seconds=1)  # more seldom, and what was heard would be stale
     before, started = stage.database.revision(), len(stage.cluster.started)
     for _ in range(30):
         for name in NAMES:

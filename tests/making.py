@@ -21,6 +21,7 @@ from modelmill.plugins import load
 from modelmill.predictor import Predictor, write_golden
 from modelmill.predictor import load as load_bundle
 from modelmill.protocols._app import App
+from modelmill.protocols._server import guarded
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker
@@ -413,18 +414,30 @@ class LiveDoor:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.gateway = Gateway(Limits(timeout_seconds=20))
         app: Any = App(self.gateway, nobody)
-        self._server = uvicorn.Server(uvicorn.Config(app, http="httptools", lifespan="off", log_config=None))
+        http = guarded(self.gateway.limits)
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, http=http, lifespan="off", log_config=None, timeout_graceful_shutdown=5)
+        )
         self._routes, self._workers = routes, list[FakeWorker]()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
 
     async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self.gateway.update(a_snapshot(*await self._routes(self), keys=Door.KEYS))
         await self._server.serve(sockets=[self._socket])
         self.gateway.update(a_snapshot())  # lets go of the workers
         for worker in self._workers:
             await worker.stop()
             await until(lambda worker=worker: not worker.open)
+
+    def change(self, *routes: Route, keys: Mapping[str, tuple[str, str]] | None = None) -> None:
+        """Let the gateway serve other routes, or know other keys."""
+
+        async def update() -> None:
+            self.gateway.update(a_snapshot(*routes, keys=Door.KEYS if keys is None else keys))
+
+        asyncio.run_coroutine_threadsafe(update(), self._loop).result(10)
 
     async def worker(self, path: Path, answering: Answering) -> FakeWorker:
         """A worker that the gateway can reach, until the end."""

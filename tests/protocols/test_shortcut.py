@@ -34,6 +34,11 @@ class Model:
             await asyncio.sleep(0.005)
         return [Answer(call.id, tensors=[self.doubled(call.tensors[0])]) for call in calls]
 
+    def wait_for(self, count):
+        """Until so many calls have arrived."""
+        while self.seen < count:
+            threading.Event().wait(0.01)
+
     @staticmethod
     def doubled(tensor):
         values = np.frombuffer(tensor.data, np.float32) * 2
@@ -186,8 +191,7 @@ def test_requests_behind_one_under_way_wait_for_their_turn(client, model, taken)
     client.ask(0, 0)
     model.go.clear()
     client.send(1, 0)
-    while model.seen < 2:
-        threading.Event().wait(0.01)
+    model.wait_for(2)
     client.link.sendall(request(2, 0) + request(3, 0))
     model.go.set()
     assert [values_of(client.receive())[0] for _ in range(3)] == [2, 4, 6]
@@ -217,8 +221,7 @@ def test_a_client_that_closes_its_side_gets_its_answer(client, model):
     client.ask(1, 2)
     model.go.clear()
     client.send(3, 4)
-    while model.seen < 2:
-        threading.Event().wait(0.01)
+    model.wait_for(2)
     client.link.shutdown(socket.SHUT_WR)
     model.go.set()
     assert values_of(client.receive()) == [6, 8]
@@ -229,8 +232,7 @@ def test_a_client_that_leaves_is_forgotten(client, door, model):
     client.ask(1, 2)
     model.go.clear()
     client.send(3, 4)
-    while model.seen < 2:
-        threading.Event().wait(0.01)
+    model.wait_for(2)
     client.file.close()
     client.link.close()
     model.go.set()
@@ -243,8 +245,7 @@ def test_stopping_answers_what_is_under_way(client, door, model):
     client.ask(1, 2)
     model.go.clear()
     client.send(3, 4)
-    while model.seen < 2:
-        threading.Event().wait(0.01)
+    model.wait_for(2)
     door._server.should_exit = True
     threading.Event().wait(0.3)
     model.go.set()
@@ -257,3 +258,25 @@ def test_all_are_counted(client, door):
         client.ask(1, 2)
     series = door.gateway.statistics(route_of(door))
     assert (series.success, series.failure, series.rows) == (6, 0, 6)
+
+
+@pytest.mark.parametrize("kind", ["a body of its own", "empty lines before"])
+def test_nobody_can_teach_a_head_without_a_key(client, taken, kind):
+    """What is learnt is the head of a request that came whole: never bytes that a caller has made up."""
+    forged = request(1, 2).replace(b"Authorization: Bearer user-key\r\n", b"")
+    if kind == "a body of its own":
+        whole = request(
+            body=b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}   \r\n\r\n'
+        )
+        head, _, body = whole.partition(b"\r\n\r\n")
+        client.link.sendall(head + b"\r\n\r\n")
+        threading.Event().wait(0.1)
+        client.link.sendall(body)
+        forged = body
+    else:
+        client.link.sendall(b"\r\n\r\n" + request(1, 2))
+        forged = b"\r\n\r\n" + request(1, 2).partition(b"\r\n\r\n")[2]
+    assert values_of(client.receive()) == [2, 4]
+    client.link.sendall(forged)
+    assert client.receive()[0] in (400, 401)
+    assert taken == []

@@ -36,15 +36,21 @@ class GuardedProtocol(Connection):
             return None
         if len(data) > STEP or self.pipeline or self._backlog:
             return self._feed_in_steps(data)
-        try:
-            self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as stop:
-            self._stopped(stop, data)
-        if self._unfinished:
-            self._count(len(data))
-        elif isinstance(self.cycle, Cycle) and (end := data.find(b"\r\n\r\n") + 4) <= Heads.LENGTH:
-            self.cycle.head, self.cycle.heads = data[:end], self.heads
+        begins, messages = not self._unfinished and data.startswith(b"POST "), self._messages
+        self._feed(data)
+        if begins and not self._unfinished and self._messages == messages + 1:
+            self._offer_head(data)
         return None
+
+    def _offer_head(self, data: bytes) -> None:
+        """Let the application teach a short way for the head of this request, which came whole and alone.
+
+        Only then is what stands before the first empty line its head: in a later piece it would be of the caller's
+        choosing, and what is learnt for it would be open to others.
+        """
+        end = data.find(b"\r\n\r\n") + 4
+        if isinstance(self.cycle, Cycle) and end <= Heads.LENGTH:
+            self.cycle.head, self.cycle.heads = data[:end], self.heads
 
     def _shortcut(self, data: bytes) -> bool:
         """Answer a whole request whose head is known, on a connection where nothing else is under way."""

@@ -694,7 +694,7 @@ def test_a_call_is_traced_and_its_answer_names_the_trace(client, door, monkeypat
     _, done = call.with_call(a_request("m-FP32", ("x", "FP32", ROW)), metadata=metadata, timeout=10)
     assert dict(done.initial_metadata())["x-request-id"] == "mine"
     assert tracing.started == [(f"{SERVICE}/ModelInfer", "00-9-9-01", "ModelInfer")]
-    assert tracing.ended == 1
+    door.run(until(lambda: tracing.ended == 1))  # once the answer has left
 
 
 @pytest.fixture(scope="module")

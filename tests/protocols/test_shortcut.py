@@ -280,3 +280,15 @@ def test_nobody_can_teach_a_head_without_a_key(client, taken, kind):
     client.link.sendall(forged)
     assert client.receive()[0] in (400, 401)
     assert taken == []
+
+
+def test_a_long_answer_is_not_written_by_the_connection(client, taken, model):
+    def long(tensor):
+        return Tensor("x", "FP32", [30_000, 2], bytes(240_000))
+
+    model.doubled = long
+    for _ in range(3):
+        status, _, body = client.ask(1, 2)
+        assert status == 200
+        assert len(json.loads(body)["outputs"][0]["data"]) == 60_000
+    assert taken == []

@@ -37,6 +37,8 @@ log = logging.getLogger("modelmill.gateway")
 
 UPLOADS = ("/api/v1/datasets", "/api/v1/models")
 ADMIN_BODY = 1 << 20
+SHORT = 1 << 16
+"""Bytes of an answer up to which its like may be written by the connection itself."""
 FOUND = 4096
 """Paths whose route is remembered."""
 ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
@@ -140,7 +142,9 @@ class App:
             route, protocol, names = self._found.get((request.method, request.path)) or self._find(request)
             caller = None if route.public else self._caller(request.headers)
             response = await route.handler(self.gateway, cast(Any, caller), request, names)
-            if route.quick is not None and request.learn is not None and response.status == 200:
+            # What is long to write takes the usual way, on which it does not hold up others.
+            usual = response.status == 200 and len(response.body) <= SHORT
+            if route.quick is not None and request.learn is not None and usual:
                 self._teach(route, protocol, cast(KeyInfo, caller), request, names)
         except (Disconnected, Cancelled):
             return None

@@ -101,7 +101,6 @@ class Node:
         self._workers = Reconciler(
             rooms.database,
             rooms.registry,
-            rooms.deployments,
             self._cluster,
             settings.home / "logs",
             self._run,

@@ -35,7 +35,7 @@ class Stage:
     def begin(self):
         """The loop, as after a start of the platform."""
         self.loop = Reconciler(
-            self.database, self.registry, self.wanted, self.cluster, self.folder, self.folder, "worker:main",
+            self.database, self.registry, self.cluster, self.folder, self.folder, "worker:main",
             self.cores, self.budget,
         )  # fmt: skip
         self.loop.tally = lambda place: self.tallies.get(place[2], Tally())

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from modelmill.engines.base import NUMPY
 from modelmill.errors import InvalidInput
-from modelmill.serve.tensors import array_of, elements_of, packed, tensor_of, texts_of
+from modelmill.serve.tensors import array_of, elements_of, pack_bytes, tensor_of, texts_of
 from modelmill.serve.wire import Tensor
 
 NUMBERS = sorted(NUMPY.keys() - {"BYTES"})
@@ -52,7 +52,7 @@ def test_texts_of_numpy_are_utf8():
 
 
 @pytest.mark.parametrize(
-    "data", [b"\1", b"\1\0\0", b"\1\0\0\0", b"\2\0\0\0a", b"\xff\xff\xff\xff", packed([b"ab"]) + b"\1\0\0\0"]
+    "data", [b"\1", b"\1\0\0", b"\1\0\0\0", b"\2\0\0\0a", b"\xff\xff\xff\xff", pack_bytes([b"ab"]) + b"\1\0\0\0"]
 )
 def test_a_length_that_leads_beyond_the_data_is_refused(data):
     with pytest.raises(InvalidInput, match="input 'x': an element is longer than what was sent"):

@@ -17,7 +17,7 @@ from modelmill.cluster.base import Cluster
 from modelmill.control.book import Book, versions_of
 from modelmill.control.canary import Judge, Tally
 from modelmill.control.db import ROUTES, Database, Deployment, Replica, bump
-from modelmill.control.deployments import Deployments, options_of
+from modelmill.control.deployments import options_of
 from modelmill.control.registry import Registry
 from modelmill.control.scaling import Held, Scale, Signals, evict, scale, share
 from modelmill.control.workers import Heard, Running, Version
@@ -45,7 +45,6 @@ class Reconciler:
         self,
         database: Database,
         registry: Registry,
-        deployments: Deployments,
         cluster: Cluster,
         logs: Path,
         sockets: Path,
@@ -53,7 +52,7 @@ class Reconciler:
         cores: int,
         memory_bytes: int = 0,
     ) -> None:
-        self._database, self._registry, self._deployments = database, registry, deployments
+        self._database, self._registry = database, registry
         self._cluster, self._logs, self._sockets, self._entry = cluster, logs, sockets, entry
         self._cores, self._budget = cores, memory_bytes
         self.told: Callable[[], None] = lambda: None

@@ -11,9 +11,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 TAKE, RESPOND, LEARN = "modelmill.take", "modelmill.respond", "modelmill.learn"
 
-Take = Callable[[], bytes | None]
-Respond = Callable[[int, bytes, Sequence[tuple[bytes, bytes]], bytes, bool], bool]
-
 
 Answer = Callable[[bytes, Callable[[], bool], Callable[[Any], None]], bool]
 """Answer a body by a callback, as the application taught it; False: ask the application again."""

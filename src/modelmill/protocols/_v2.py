@@ -26,12 +26,12 @@ from modelmill.protocols._v2_values import (
     SIZES,
     check_bytes,
     classification,
-    pack_bytes,
     packed,
     unpack_bytes,
     unpacked,
 )
 from modelmill.protocols.base import is_number
+from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import Route, TensorSpec
 

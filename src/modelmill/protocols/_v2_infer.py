@@ -257,20 +257,24 @@ def _remember(
 
 
 def _respond_now(route: Route, plan: Plan, answer: Answer) -> Response:
-    """The answer of a usual request, made here whatever its size."""
-    if (last := plan.answer) is not None and len(answer.tensors) == 1:
-        only = answer.tensors[0]
-        if (only.name, only.datatype, only.shape) == last[:3]:
-            return Response(last[3] + only.data, 200, BINARY, last[4])
-    return _assembled(plan, *_written(route, plan, answer))
+    """The answer of a usual request, whose like were small."""
+    return _again(plan, answer) or _assembled(plan, *_written(route, plan, answer))
+
+
+def _again(plan: Plan, answer: Answer) -> Response | None:
+    """The answer, when all but the values of its one tensor is as it was in the last one."""
+    if (last := plan.answer) is None or len(answer.tensors) != 1:
+        return None
+    only = answer.tensors[0]
+    if (only.name, only.datatype, only.shape) != last[:3]:
+        return None
+    return Response(last[3] + only.data, 200, BINARY, last[4])
 
 
 async def _respond(gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, answer: Answer) -> Response:
     """The answer as its request wanted it."""
-    if (last := plan.answer) is not None and len(answer.tensors) == 1:
-        only = answer.tensors[0]
-        if (only.name, only.datatype, only.shape) == last[:3]:
-            return Response(last[3] + only.data, 200, BINARY, last[4])
+    if (same := _again(plan, answer)) is not None:
+        return same
     size = sum([len(tensor.data) for tensor in answer.tensors])
     small = size <= (CLASSIFIED if plan.classified else LARGE)
     tensors, head, blobs = _written(route, plan, answer) if small else await in_thread(_written, route, plan, answer)

@@ -25,10 +25,10 @@ from modelmill.protocols._v2 import (
     Signature,
     Wanted,
     expect,
-    pack_bytes,
     packed,
     unpacked,
 )
+from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Tensor
 
 T = TypeVar("T")

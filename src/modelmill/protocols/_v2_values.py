@@ -5,7 +5,7 @@ A tensor's data is its raw little-endian form; an element of BYTES is its length
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from struct import Struct as Packer
 from struct import error as PackingError
 from struct import pack
@@ -15,6 +15,7 @@ import numpy as np
 
 from modelmill.engines.base import NUMPY
 from modelmill.errors import InvalidInput
+from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Tensor
 
 SIZES = {name: int(np.dtype(kind).itemsize) for name, kind in NUMPY.items() if name != "BYTES"}
@@ -53,12 +54,6 @@ def unpack_bytes(data: bytes) -> list[bytes]:
         at = start + read(data, at)[0]
         found.append(data[start:at])
     return found
-
-
-def pack_bytes(values: Iterable[bytes]) -> bytes:
-    """Elements as the data of a BYTES tensor."""
-    head = _length.pack
-    return b"".join([part for value in values for part in (head(len(value)), value)])
 
 
 # ---- values

@@ -60,7 +60,7 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether this gateway should get requests."""
-        return self._snapshot is not None and not self.draining and self.healthy
+        return not self.unready
 
     @property
     def unready(self) -> str:

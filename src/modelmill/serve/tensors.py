@@ -36,16 +36,16 @@ def tensor_of(name: str, array: np.ndarray[Any, Any]) -> Tensor:
         elements = [
             one if isinstance(one, bytes) else str(one).encode("utf-8", "surrogateescape") for one in array.flat
         ]
-        return Tensor(name, "BYTES", list(array.shape), packed(elements))
+        return Tensor(name, "BYTES", list(array.shape), pack_bytes(elements))
     return Tensor(name, DATATYPES[array.dtype], list(array.shape), array.tobytes())
 
 
 def texts_of(name: str, elements: Sequence[bytes]) -> Tensor:
     """A BYTES tensor of one axis."""
-    return Tensor(name, "BYTES", [len(elements)], packed(elements))
+    return Tensor(name, "BYTES", [len(elements)], pack_bytes(elements))
 
 
-def packed(elements: Sequence[bytes]) -> bytes:
+def pack_bytes(elements: Sequence[bytes]) -> bytes:
     """Elements, each behind its length."""
     return b"".join([len(one).to_bytes(LENGTH, "little") + one for one in elements])
 

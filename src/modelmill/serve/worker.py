@@ -55,7 +55,6 @@ class Worker:
     def __init__(self, model: predictor.Predictor, decoders: int) -> None:
         self.model = model
         self.kind = model.task.INPUT if model.manifest.task else ""
-        self._inputs = [spec.name for spec in model.manifest.inputs]
         self._pool = ThreadPoolExecutor(decoders, "decode") if decoders > 1 else None
         self._running = threading.Lock()
 

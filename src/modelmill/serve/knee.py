@@ -12,14 +12,13 @@ from modelmill.types import Manifest, TensorSpec
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 ENOUGH_SECONDS = 0.25
 MOST_SECONDS = 2.0
-LEAST = 4
-"""Sizes up to this one are tried also when `ENOUGH_SECONDS` have passed."""
+LEAST = 8
+"""Sizes up to this one are tried also when `ENOUGH_SECONDS` have passed, as far as `MOST_SECONDS` allow."""
 HEAVY_SECONDS = 1e-3
 """A row that takes longer makes the model a heavy one."""
-CLOSE = {True: 1.05, False: 1.15}
-"""Heavy models are worth the last per cent; with light ones small batches let gateway and worker overlap."""
+CLOSE = 1.15
 SHARE_SECONDS = 0.02
-TRIES = 12
+LEAST_TRIES, MOST_TRIES = 2, 12
 FREE = 8
 """Length of a free axis behind the first, for lack of anything better."""
 
@@ -39,37 +38,43 @@ def _can_be_tried(manifest: Manifest) -> bool:
 
 
 def best_rows(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> int:
-    """The smallest batch that gains nearly what the best one does (see `knee`); 0 when the model can't be tried."""
+    """How many rows make a batch (see `knee`), found by trying; 0 when the model can't be tried."""
     if not _can_be_tried(manifest):
         return 0
     times: dict[int, float] = {}
     started = time.perf_counter()
     for size in SIZES:
         passed = time.perf_counter() - started
-        if passed > MOST_SECONDS or (passed > ENOUGH_SECONDS and size > LEAST):
+        expected = 2 * LEAST_TRIES * times[size // 2] if times else 0.0
+        if passed + expected > MOST_SECONDS or (passed > ENOUGH_SECONDS and size > LEAST):
             break
         calls = [Call(0, None, [_example(spec) for spec in manifest.inputs], {}) for _ in range(size)]
-        if answer(calls).answers[0].code:
-            return 0
         times[size] = _best_time(answer, calls)
+        if not times[size]:
+            return 0
     return knee(times)
 
 
 def knee(times: dict[int, float]) -> int:
-    """The smallest size whose time a row is within 15 % of the best one (5 % for heavy models).
+    """How many rows make a batch, from the seconds that batches of each size took.
 
-    `times` are of whole batches, by their size.
+    Of the sizes whose time a row is close to the best one: the smallest for light models, so that gateway and worker
+    overlap; the largest for heavy ones, up to `LEAST`, because each batch has a way there and back.
     """
     if not times:
         return 0
     best = min(seconds / size for size, seconds in times.items())
-    return min(size for size, seconds in times.items() if seconds / size <= best * CLOSE[best > HEAVY_SECONDS])
+    close = [size for size, seconds in times.items() if seconds / size <= best * CLOSE]
+    return max((size for size in close if size <= LEAST), default=min(close)) if best > HEAVY_SECONDS else min(close)
 
 
 def _best_time(answer: Callable[[Sequence[Call]], Batch], calls: Sequence[Call]) -> float:
-    """The best of several tries, fewer for what takes long: others use the machine too."""
-    times = [_timed(answer, calls)]
-    while len(times) < TRIES and sum(times) < SHARE_SECONDS:
+    """The best of several tries, fewer for what takes long: others use the machine too; none when it fails."""
+    started = time.perf_counter()
+    if answer(calls).answers[0].code:
+        return 0.0
+    times = [time.perf_counter() - started]
+    while len(times) < MOST_TRIES and (len(times) < LEAST_TRIES or sum(times) < SHARE_SECONDS):
         times.append(_timed(answer, calls))
     return min(times)
 

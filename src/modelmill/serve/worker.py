@@ -36,7 +36,10 @@ ANSWER = "answer"
 QUICK_SECONDS = 0.002
 GARBAGE = 20_000
 BATCHES = 2
-"""Batches of one gateway that are worked on at a time: one is decoded while the other runs."""
+"""Batches of one gateway that are worked on at a time: one is decoded while the other runs.
+
+Not where the engine has several threads: it leaves no core for more, and runs best when always called by one thread.
+"""
 
 
 class Item:
@@ -249,9 +252,8 @@ class Server:
     def _serve(self, link: socket.socket) -> None:
         """Whoever has the reading lock takes the next frame, and passes the lock on before working on it."""
         reading, writing = threading.Lock(), threading.Lock()
-        helpers = [
-            threading.Thread(target=self._work, args=(link, reading, writing), daemon=True) for _ in range(BATCHES - 1)
-        ]
+        more = BATCHES - 1 if self.worker.model.threads == 1 else 0
+        helpers = [threading.Thread(target=self._work, args=(link, reading, writing), daemon=True) for _ in range(more)]
         for helper in helpers:
             helper.start()
         self._work(link, reading, writing)

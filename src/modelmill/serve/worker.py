@@ -36,10 +36,7 @@ ANSWER = "answer"
 QUICK_SECONDS = 0.002
 GARBAGE = 20_000
 BATCHES = 2
-"""Batches of one gateway that are worked on at a time: one is decoded while the other runs.
-
-Not where the engine has several threads: it leaves no core for more, and runs best when always called by one thread.
-"""
+"""Batches of one gateway that are worked on at a time: one is decoded while the other runs."""
 
 
 class Item:
@@ -250,47 +247,77 @@ class Server:
             time.sleep(0.02)
 
     def _serve(self, link: socket.socket) -> None:
-        """Whoever has the reading lock takes the next frame, and passes the lock on before working on it."""
-        reading, writing = threading.Lock(), threading.Lock()
-        more = BATCHES - 1 if self.worker.model.threads == 1 else 0
-        helpers = [threading.Thread(target=self._work, args=(link, reading, writing), daemon=True) for _ in range(more)]
-        for helper in helpers:
-            helper.start()
-        self._work(link, reading, writing)
-        for helper in helpers:
-            helper.join()
+        """Answer batch after batch; one that has to be decoded is passed to a helper, so that the next can begin."""
+        frames, writing = Frames(link), threading.Lock()
+        with link, ThreadPoolExecutor(BATCHES, "batch") as helpers:
+            try:
+                while (body := frames.next()) is not None:
+                    calls = read_calls(body)
+                    if self._overlaps(calls):
+                        helpers.submit(self._answer, link, calls, writing)
+                    else:
+                        self._answer(link, calls, writing)
+            except OSError:
+                pass
+            except Exception:  # such as a frame that can't be read
+                log.exception("a batch could not be read: its link is closed")
         self._links.discard(link)
-        link.close()
 
-    def _work(self, link: socket.socket, reading: threading.Lock, writing: threading.Lock) -> None:
+    def _overlaps(self, calls: Sequence[Call]) -> bool:
+        """Whether the next batch is worth beginning meanwhile: this one has to be decoded, and leaves a core for it.
+
+        Else a second thread only costs its waking; and an engine of several threads is fastest when always called
+        by the same one.
+        """
+        return self.worker.model.threads == 1 and any(call.data is not None or _is_bytes(call) for call in calls)
+
+    def _answer(self, link: socket.socket, calls: Sequence[Call], writing: threading.Lock) -> None:
+        """Answer one batch; where that fails the link is closed: what is lost with it goes to another worker."""
         try:
-            while True:
-                with reading:
-                    head = _receive(link, HEAD)
-                    body = _receive(link, int.from_bytes(head, "little")) if head is not None else None
-                if body is None:
-                    return
-                data = frame(self.worker.answer(read_calls(body)))
-                with writing:
-                    link.sendall(data)
-        except OSError:
-            return
-        except Exception:  # such as a frame that can't be read
-            log.exception("a batch could not be answered: its link is closed")
+            data = frame(self.worker.answer(calls))
+            with writing:
+                link.sendall(data)
+        except Exception as error:
+            if not isinstance(error, OSError):
+                log.exception("a batch could not be answered: its link is closed")
             with suppress(OSError):
-                link.shutdown(socket.SHUT_RDWR)  # what is lost here goes to another worker
+                link.shutdown(socket.SHUT_RDWR)
 
 
-def _receive(link: socket.socket, size: int) -> bytearray | None:
-    """Exactly `size` bytes; None when the other side has closed."""
-    buffer = bytearray(size)
-    got = link.recv_into(buffer)
-    while got < size:
-        count = link.recv_into(memoryview(buffer)[got:])
-        if not count:
+def _is_bytes(call: Call) -> bool:
+    return len(call.tensors) == 1 and call.tensors[0].datatype == "BYTES"
+
+
+class Frames:
+    """Reads frames from a link: nearly all come whole with the first bytes."""
+
+    READ = 64 << 10  # beyond 128 KiB the allocator would map and unmap pages for each read
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link, self._rest = link, b""
+
+    def next(self) -> memoryview | None:
+        """The next frame without its head; None when the other side has closed."""
+        data = self._rest or self._link.recv(self.READ)
+        while data and len(data) < HEAD:
+            more = self._link.recv(self.READ)
+            data = data + more if more else b""
+        if not data:
             return None
-        got += count
-    return buffer
+        end = HEAD + int.from_bytes(data[:HEAD], "little")
+        self._rest = data[end:]
+        return memoryview(data)[HEAD:end] if len(data) >= end else self._whole(data, end)
+
+    def _whole(self, begun: bytes, end: int) -> memoryview | None:
+        buffer = memoryview(bytearray(end))
+        buffer[: len(begun)] = begun
+        at = len(begun)
+        while at < end:
+            count = self._link.recv_into(buffer[at:])
+            if not count:
+                return None
+            at += count
+        return buffer[HEAD:]
 
 
 def _open(told: WorkerSpec) -> predictor.Predictor:

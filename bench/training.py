@@ -79,24 +79,23 @@ def ours(seed: int) -> dict[str, float]:
 
     from modelmill.data.cache import Arrays
     from modelmill.jobs.loop import Loop
+    from modelmill.jobs.objective import objective
     from modelmill.jobs.process import Events, Stop
     from modelmill.tasks._image import Preprocessing
-    from modelmill.tasks._torch import classification_loss
-    from modelmill.tasks.base import Signature
+    from modelmill.tasks.base import Signature, task_named
     from modelmill.tasks.image_classification.recipes import cnn
     from modelmill.types import TensorSpec
 
-    data = {split: Arrays({"image": images}, labels) for split, (images, labels) in pictures().items()}
+    data = {split: Arrays({"image": images}, {"label": labels}) for split, (images, labels) in pictures().items()}
     spec = TensorSpec(name="image", datatype="UINT8", shape=[-1, 28, 28, 1])
     how = Preprocessing(height=28, width=28, color="grey", mean=(0.1307,), std=(0.3081,))
     torch.manual_seed(seed)
     network = cnn.network(cnn.Settings(), Signature(inputs=[spec], classes=10, preprocessing=how))
+    aim = objective(task_named("image-classification"), cnn)
     settings = msgspec.structs.replace(cnn.TRAIN, epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         events = Events(Path(folder) / "events.jsonl")
-        done = Loop(
-            network, data["train"], data["test"], settings, classification_loss, None, Path(folder), events, Stop()
-        ).run()
+        done = Loop(network, data["train"], data["test"], settings, aim, None, Path(folder), events, Stop()).run()
         events.close()
     return {
         "samples_per_second": statistics.median(row["samples_per_second"] for row in done.history),

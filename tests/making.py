@@ -15,7 +15,7 @@ from PIL import Image
 from modelmill import bundle
 from modelmill.data.base import open_source
 from modelmill.data.check import examine
-from modelmill.data.formats import detect
+from modelmill.data.formats import detect, labels
 from modelmill.data.pack import pack
 from modelmill.plugins import load
 from modelmill.predictor import Predictor, write_golden
@@ -188,9 +188,14 @@ def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:
     pack(folder, archive)
     module = task_named(task)
     with open_source(archive) as source:
-        format = detect(source, module.INPUT)
+        format = detect(source, module)
+        reader = load("data.formats", format)
         found, report = examine(
-            load("data.formats", format).read(source, {}), lambda item: module.fingerprint(item.data), lambda _: None
+            reader.read(source, {}),
+            lambda item: module.fingerprint(item.data),
+            lambda _: None,
+            labelled=module.TARGETS == ("label",),
+            declared=labels(reader, source, {}),
         )
     assert not report.findings
     found.save(index)

@@ -12,7 +12,7 @@ import numpy as np
 from modelmill.bundle import open_bundle
 from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError
-from modelmill.tasks.base import Arrays, Context, Raw, Task, task_named
+from modelmill.tasks.base import NOTE, Arrays, Context, Raw, Task, task_named
 from modelmill.types import Manifest
 
 GOLDEN = "golden.json"
@@ -32,6 +32,7 @@ class Predictor:
     ) -> None:
         self.manifest, self.folder, self.threads = manifest, folder, threads
         self._task = task_named(manifest.task) if manifest.task else None
+        self._infer = getattr(self._task, "infer", None)
         shape = self._task.Preprocessing if self._task else dict
         preprocessing = msgspec.convert(manifest.preprocessing, shape)
         self.context = Context(preprocessing=preprocessing, labels=manifest.labels, folder=folder)
@@ -52,10 +53,25 @@ class Predictor:
         return self.task.decode(data, self.context)
 
     def run(self, items: Sequence[Arrays]) -> list[Arrays]:
-        """Decoded items through the engine as one batch, and apart again; raises `ModelFailed`."""
-        batch = {name: np.stack([item[name] for item in items]) for name in items[0]}
-        results = self.session.run(batch)
-        return [{name: array[i] for name, array in results.items()} for i in range(len(items))]
+        """Decoded items through the engine, those of one shape as a batch, and apart again; raises `ModelFailed`."""
+        groups: dict[Any, list[int]] = {}
+        for row, item in enumerate(items):
+            groups.setdefault(tuple((name, array.shape) for name, array in item.items()), []).append(row)
+        answers: dict[int, Arrays] = {}
+        for rows in groups.values():
+            results = self.infer({name: np.stack([items[row][name] for row in rows]) for name in items[rows[0]]})
+            answers |= {row: {name: array[at] for name, array in results.items()} for at, row in enumerate(rows)}
+        return [answers[row] for row in range(len(items))]
+
+    def infer(self, batch: Arrays) -> Arrays:
+        """A batch through the engine, as the task wants it; its notes come back beside the outputs."""
+        notes = {name: array for name, array in batch.items() if name.startswith(NOTE)}
+        inputs = {name: array for name, array in batch.items() if name not in notes} if notes else batch
+        if self._infer is None:
+            outputs = self.session.run(inputs)
+        else:
+            outputs = self._infer(self.session.run, inputs, self.context)
+        return {**outputs, **notes} if notes else outputs
 
     def encode(self, arrays: Arrays, parameters: Mapping[str, Any] | None = None) -> Any:
         """One answer as plain data."""

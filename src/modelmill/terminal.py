@@ -223,7 +223,7 @@ class Progress:
             self._close()
             self._console.print(
                 f"epoch {event['epoch']}/{event['epochs']}  loss {event['train_loss']:.4f}  "
-                f"validation: loss {event['val_loss']:.4f} accuracy {event['val_accuracy']:.4f}  "
+                f"validation: {_figures(event)}  "
                 f"({event['samples_per_second']:,.0f} items/s)"
             )
         elif kind == "step":
@@ -247,3 +247,8 @@ class Progress:
         if self._bars is not None and self._tasks:
             self._bars.remove_task(self._tasks.pop("now"))
             self._bars.stop()
+
+
+def _figures(event: Mapping[str, Any]) -> str:
+    named = {name.removeprefix("val_"): value for name, value in event.items() if name.startswith("val_")}
+    return " ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in named.items()) or "none"

@@ -6,7 +6,7 @@ import pytest
 from modelmill import plugins
 from modelmill.engines.base import NUMPY
 from modelmill.errors import InvalidInput
-from modelmill.tasks.base import Context, Evaluation, Task, describe, plan, recipe_named, task_named
+from modelmill.tasks.base import Context, Evaluation, Measured, Task, describe, plan, recipe_named, task_named
 
 TASKS = plugins.names("tasks")
 LABELS = ["one", "two", "three"]
@@ -80,8 +80,9 @@ def test_uniform_scores_are_answered_with_labels(task, context):
 
 
 def test_answers_are_evaluated(task, context):
-    answers = [task.encode(uniform(task, context), context, {"top_k": len(LABELS)}) for _ in LABELS]
-    found = task.evaluate(answers, LABELS, LABELS)
+    answers = [task.encode(uniform(task, context), context, task.complete(LABELS)) for _ in LABELS]
+    show = lambda rows: [task.example() for _ in rows]  # noqa: E731
+    found = task.evaluate(Measured(outputs=answers, truths=LABELS, labels=LABELS, show=show))
     assert isinstance(found, Evaluation)
     assert found.metrics["items"] == 3
     assert found.metrics["accuracy"] == pytest.approx(1 / 3)

@@ -17,6 +17,7 @@ from modelmill.data import formats
 from modelmill.data.base import Item, open_source
 from modelmill.data.check import Index, Report, examine
 from modelmill.errors import InvalidInput
+from modelmill.tasks.base import task_named
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,17 +85,20 @@ def read_with(path: Path, module: ModuleType) -> list[Item]:
         return list(module.read(source, {}))
 
 
+TASKS = {"image": "image-classification", "text": "text-classification"}
+
+
 def read_all(path: Path, kind: str, format: str = "", **options: str) -> list[Item]:
     """All items at a path, with the format detected unless it is said."""
     with open_source(path) as source:
-        module = plugins.load("data.formats", format or formats.detect(source, kind))
+        module = plugins.load("data.formats", format or formats.detect(source, task_named(TASKS[kind])))
         return list(module.read(source, options))
 
 
 def check(path: Path, kind: str, fingerprint: Callable[[Item], str] | None = None) -> tuple[Index, Report]:
     """The check of the data at a path."""
     with open_source(path) as source:
-        module = plugins.load("data.formats", formats.detect(source, kind))
+        module = plugins.load("data.formats", formats.detect(source, task_named(TASKS[kind])))
         prints = fingerprint or (pixel_print if kind == "image" else text_print)
         return examine(module.read(source, {}), prints, lambda done: None)
 

@@ -14,7 +14,10 @@ from modelmill.errors import MillError, StorageFull
 
 def rows(count, shape=(4, 3)):
     for number in range(count):
-        yield {"image": np.full(shape, number % 256, np.uint8), "size": np.float32(number)}, number % 7
+        yield (
+            {"image": np.full(shape, number % 256, np.uint8), "size": np.float32(number)},
+            {"label": np.int64(number % 7)},
+        )
 
 
 def build(folder, key="key", count=10, make=None):
@@ -34,8 +37,8 @@ def test_what_was_built_comes_back_without_building_again(tmp_path):
             "image": ((600, 4, 3), np.uint8),
             "size": ((600,), np.float32),
         }
-        assert arrays.labels.dtype == np.int64
-        assert arrays.labels.tolist() == [number % 7 for number in range(600)]
+        assert arrays.targets["label"].dtype == np.int64
+        assert arrays.targets["label"].tolist() == [number % 7 for number in range(600)]
         assert arrays.arrays["image"][599].tolist() == np.full((4, 3), 599 % 256).tolist()
         assert isinstance(arrays.arrays["image"], np.memmap)
         assert not arrays.arrays["image"].flags.writeable
@@ -57,14 +60,12 @@ def test_items_of_another_shape_or_name_fail_and_leave_nothing(tmp_path):
 
     def other_name():
         yield from rows(9)
-        yield {"picture": np.zeros(1)}, 0
+        yield {"picture": np.zeros(1)}, {"label": np.int64(0)}
 
     with pytest.raises(MillError, match="item 9: 'image' is uint8"):
         build(tmp_path, make=other_shape)
     with pytest.raises(MillError, match="item 9 has the arrays"):
         build(tmp_path, make=other_name)
-    with pytest.raises(MillError, match="'labels'"):
-        build(tmp_path, make=lambda: iter([({"labels": np.zeros(1)}, 0)]))
     assert not list(tmp_path.iterdir())
 
 
@@ -90,7 +91,7 @@ def test_builders_may_race(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [arrays.labels.tolist() for arrays in results] == [[0, 1, 2, 3, 4, 5, 6, 0, 1, 2]] * 4
+    assert [arrays.targets["label"].tolist() for arrays in results] == [[0, 1, 2, 3, 4, 5, 6, 0, 1, 2]] * 4
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
@@ -98,8 +99,8 @@ def test_a_damaged_entry_is_made_again(tmp_path):
     build(tmp_path)
     (tmp_path / "key" / "image.npy").write_bytes(b"\x93NUMPY\x01\x00")
     assert build(tmp_path).arrays["image"][3, 0, 0] == 3
-    (tmp_path / "key" / "labels.npy").unlink()
-    assert build(tmp_path).labels[3] == 3
+    (tmp_path / "key" / "target.label.npy").unlink()
+    assert build(tmp_path).targets["label"][3] == 3
 
 
 def test_trim_drops_the_least_recently_used_and_abandoned_drafts(tmp_path):

@@ -13,6 +13,7 @@ from modelmill.data import formats
 from modelmill.data.base import open_source
 from modelmill.data.formats import idx
 from modelmill.errors import InvalidInput, MillError
+from modelmill.tasks.base import task_named
 
 from .conftest import make_folder, make_zip, png, read_all, read_with
 
@@ -182,14 +183,14 @@ def test_unknown_options_are_refused(tmp_path):
 
 def test_detection_prefers_the_specific_and_names_what_exists(tmp_path):
     with open_source(make_folder(tmp_path / "a", MNIST | {"cat/1.png": png()})) as source:
-        assert formats.detect(source, "image") == "idx"
-        with pytest.raises(InvalidInput, match=r"no known text format \(csv: .*lines: .*tsv: "):
-            formats.detect(source, "text")
+        assert formats.detect(source, task_named("image-classification")) == "idx"
+        with pytest.raises(InvalidInput, match=r"no known format for text-classification \(csv: .*lines: .*tsv: "):
+            formats.detect(source, task_named("text-classification"))
     with (
         open_source(make_folder(tmp_path / "b", {"a.csv": b"", "b.tsv": b""})) as source,
         pytest.raises(InvalidInput, match=r"several formats, say which: csv: .*tsv: "),
     ):
-        formats.detect(source, "text")
+        formats.detect(source, task_named("text-classification"))
 
 
 def test_mnist_is_read_as_published(shared):

@@ -14,20 +14,21 @@ from torch import nn
 from modelmill.data.cache import Arrays
 from modelmill.jobs import loop
 from modelmill.jobs.loop import Loop, out_of_patience
+from modelmill.jobs.objective import objective
 from modelmill.jobs.optimisers import schedule
 from modelmill.jobs.process import Events, Interrupted
-from modelmill.tasks._torch import classification_loss
-from modelmill.tasks.base import TrainSettings
+from modelmill.tasks.base import TrainSettings, recipe_named, task_named
 
 ITEMS, BATCH, EPOCHS = 40, 12, 3
 STEPS = 4  # an epoch: 40 items in batches of at most 12
+AIM = objective(task_named("image-classification"), recipe_named("image-classification", "cnn"))
 SETTINGS = TrainSettings(epochs=EPOCHS, batch_size=BATCH, learning_rate=0.01, precision="fp32", seed=5)
 
 
 def data(seed=0, items=ITEMS):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(items, 6)).astype(np.float32)
-    return Arrays({"x": x}, (x[:, 0] > 0).astype(np.int64))
+    return Arrays({"x": x}, {"label": (x[:, 0] > 0).astype(np.int64)})
 
 
 def network():
@@ -44,15 +45,13 @@ def run(folder, settings=SETTINGS, stop_at=None, validation=None):
     stop = SimpleNamespace(asked=False)
     step = [0]
 
-    def noisy(inputs, target):
+    def noisy(batch):
         step[0] += 1
         stop.asked = step[0] == stop_at
-        return [inputs[0] + 0.1 * torch.randn_like(inputs[0])], target
+        return batch | {"x": batch["x"] + 0.1 * torch.randn_like(batch["x"])}
 
     with closing(Events(folder / "events.jsonl")) as events:
-        return Loop(
-            network(), data(), validation or data(1), settings, classification_loss, noisy, folder, events, stop
-        ).run()
+        return Loop(network(), data(), validation or data(1), settings, AIM, noisy, folder, events, stop).run()
 
 
 def same(one, other):
@@ -150,7 +149,7 @@ def test_the_seed_decides(tmp_path):
 def test_the_weights_of_the_best_validation_are_kept(tmp_path):
     # With labels the wrong way round every further epoch is worse.
     wrong = data(1, 200)
-    wrong = Arrays(wrong.arrays, 1 - wrong.labels)
+    wrong = Arrays(wrong.arrays, {"label": 1 - wrong.targets["label"]})
     settings = msgspec.structs.replace(SETTINGS, epochs=6)
     trained = run(tmp_path / "all", settings, validation=wrong)
     scores = [(row["val_accuracy"], -row["val_loss"]) for row in trained.history]
@@ -158,13 +157,13 @@ def test_the_weights_of_the_best_validation_are_kept(tmp_path):
     assert best < 5
     with torch.inference_mode():
         guess = trained.network(torch.from_numpy(wrong.arrays["x"])).argmax(1).numpy()
-    assert float((guess == wrong.labels).mean()) == pytest.approx(scores[best][0], abs=1e-4)
+    assert float((guess == wrong.targets["label"]).mean()) == pytest.approx(scores[best][0], abs=1e-4)
     assert not trained.network.training
 
 
 def test_it_stops_when_nothing_gets_better(tmp_path):
     wrong = data(1, 200)
-    wrong = Arrays(wrong.arrays, 1 - wrong.labels)
+    wrong = Arrays(wrong.arrays, {"label": 1 - wrong.targets["label"]})
     settings = msgspec.structs.replace(SETTINGS, epochs=50, patience=2)
     trained = run(tmp_path, settings, validation=wrong)
     scores = [(row["val_accuracy"], -row["val_loss"]) for row in trained.history]
@@ -192,12 +191,12 @@ def rows(*scores):
     ],
 )
 def test_patience(scores, patience, over):
-    assert out_of_patience(rows(*scores), patience) is over
+    assert out_of_patience(rows(*scores), patience, "accuracy") is over
 
 
 def test_a_lower_loss_at_the_same_accuracy_is_better():
     history = [{"val_accuracy": 0.5, "val_loss": 1.0}, {"val_accuracy": 0.5, "val_loss": 0.9}]
-    assert not out_of_patience(history, 1)
+    assert not out_of_patience(history, 1, "accuracy")
 
 
 @pytest.mark.parametrize(
@@ -229,15 +228,15 @@ def test_events_are_json_lines_that_tell_every_step(tmp_path):
 
 
 def test_every_item_is_seen_once_in_an_epoch_in_an_order_of_its_own():
-    numbered = Arrays({"x": np.arange(ITEMS)}, np.arange(ITEMS))
+    numbered = Arrays({"x": np.arange(ITEMS)}, {"label": np.arange(ITEMS)})
     orders = []
     for epoch in (0, 1):
         batches = list(loop.batches(numbered, SETTINGS, epoch, STEPS, 0, "cpu"))
-        assert [len(target) for _, target in batches] == [10] * 4
-        orders.append(torch.cat([target for _, target in batches]).tolist())
-        assert all(torch.equal(inputs[0], target) for inputs, target in batches)
+        assert [len(batch["label"]) for batch in batches] == [10] * 4
+        orders.append(torch.cat([batch["label"] for batch in batches]).tolist())
+        assert all(torch.equal(batch["x"], batch["label"]) for batch in batches)
         later = list(loop.batches(numbered, SETTINGS, epoch, STEPS, 2, "cpu"))
-        assert torch.equal(later[0][1], batches[2][1])
+        assert torch.equal(later[0]["x"], batches[2]["x"])
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(ITEMS))
     assert orders[0] != orders[1]
 

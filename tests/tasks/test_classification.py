@@ -11,7 +11,7 @@ from PIL import Image
 
 from modelmill.errors import InvalidInput
 from modelmill.tasks._classification import confusion_picture, encode, evaluate, outputs
-from modelmill.tasks.base import Context
+from modelmill.tasks.base import Context, Measured
 
 
 def context(*labels):
@@ -67,9 +67,13 @@ def answers(*rows, labels="ab"):
     return [[{"label": label, "score": score} for label, score in zip(labels, row, strict=True)] for row in rows]
 
 
+def judged(outputs, truths, labels):
+    return evaluate(Measured(outputs=outputs, truths=truths, labels=labels, show=list))
+
+
 def test_metrics_of_a_case_worked_out_by_hand():
     # truth a a a b; guesses a a b b
-    found = evaluate(answers((0.9, 0.1), (0.8, 0.2), (0.3, 0.7), (0.4, 0.6)), list("aaab"), list("ab")).metrics
+    found = judged(answers((0.9, 0.1), (0.8, 0.2), (0.3, 0.7), (0.4, 0.6)), list("aaab"), list("ab")).metrics
     assert found["items"] == 4
     assert found["accuracy"] == 0.75
     assert found["per_class"]["a"] == pytest.approx({"precision": 1.0, "recall": 2 / 3, "f1": 0.8, "items": 3})
@@ -85,20 +89,20 @@ def test_metrics_of_a_case_worked_out_by_hand():
 
 def test_the_calibration_error_is_zero_when_confidence_is_accuracy():
     rows = [(0.75, 0.25)] * 4
-    assert evaluate(answers(*rows), list("aaab"), list("ab")).metrics["calibration_error"] == pytest.approx(0)
-    certain = evaluate(answers((1.0, 0.0), (0.0, 1.0)), list("ab"), list("ab")).metrics
+    assert judged(answers(*rows), list("aaab"), list("ab")).metrics["calibration_error"] == pytest.approx(0)
+    certain = judged(answers((1.0, 0.0), (0.0, 1.0)), list("ab"), list("ab")).metrics
     assert (certain["calibration_error"], certain["accuracy"]) == (0.0, 1.0)
 
 
 def test_top_five_is_counted_when_there_are_more_labels():
     labels = "abcdef"
     row = (0.3, 0.25, 0.2, 0.15, 0.09, 0.01)
-    found = evaluate(answers(row, row, labels=labels), list("ef"), list(labels)).metrics
+    found = judged(answers(row, row, labels=labels), list("ef"), list(labels)).metrics
     assert (found["accuracy"], found["top_5_accuracy"]) == (0.0, 0.5)
 
 
 def test_a_label_that_never_occurs_counts_zero_and_does_not_fail():
-    found = evaluate(answers((0.9, 0.1, 0.0), labels="abc"), ["a"], list("abc")).metrics
+    found = judged(answers((0.9, 0.1, 0.0), labels="abc"), ["a"], list("abc")).metrics
     assert found["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "items": 0}
 
 
@@ -106,7 +110,7 @@ def test_a_label_that_never_occurs_counts_zero_and_does_not_fail():
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_pictures_are_png(labels):
     rows = [[{"label": label, "score": 1.0 if label == labels[0] else 0.0} for label in labels]]
-    pictures = evaluate(rows, [labels[0]], labels).pictures
+    pictures = judged(rows, [labels[0]], labels).pictures
     assert pictures
     for name, data in pictures.items():
         assert name.endswith(".png")
@@ -121,7 +125,7 @@ def test_a_label_that_looks_like_mathematics_does_not_break_the_picture():
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("ab")), min_size=1, max_size=20))
 def test_metrics_stay_within_their_range(cases):
-    found = evaluate(answers(*[(p, 1 - p) for p, _ in cases]), [truth for _, truth in cases], list("ab")).metrics
+    found = judged(answers(*[(p, 1 - p) for p, _ in cases]), [truth for _, truth in cases], list("ab")).metrics
     numbers = [value for value in found.values() if isinstance(value, float)]
     assert all(0 <= value <= 1 for value in numbers)
     assert sum(row["items"] for row in found["per_class"].values()) == len(cases)

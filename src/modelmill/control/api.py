@@ -21,6 +21,7 @@ from modelmill.control.api_base import PREFIX, Control, ProjectId
 from modelmill.control.api_serving import add_deployments, add_keys
 from modelmill.control.db import Dataset, Job
 from modelmill.control.registry import summary
+from modelmill.data.formats import fitting
 from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
 from modelmill.tasks.base import plan, recipe_named, task_named
 from modelmill.types import check_name, parse_reference
@@ -125,12 +126,14 @@ def _add_datasets(api: FastAPI, control: Control) -> None:
 
 def _options(task: str, format: str, given: list[str]) -> dict[str, str]:
     """Options of the reader as a dictionary; raises for a task, format or option that does not exist."""
-    kind = task_named(task).INPUT
-    if format and kind != plugins.load("data.formats", format).INPUT:
-        raise InvalidInput(f"format '{format}' does not hold what {task} takes ({kind})")
+    formats = fitting(task_named(task))
+    if format and format not in formats:
+        plugins.load("data.formats", format)  # says so when there is none
+        raise InvalidInput(
+            f"format '{format}' does not hold what {task} is trained on; choose one of {', '.join(formats)}"
+        )
     pairs = dict(pair.partition("=")[::2] for pair in given)
-    formats = [format] if format else plugins.names("data.formats")
-    known = {name for one in formats for name in plugins.load("data.formats", one).OPTIONS}
+    known = {option for name, one in formats.items() if name == format or not format for option in one.OPTIONS}
     for name in pairs:
         if name not in known:
             raise InvalidInput(f"unknown option '{name}'; there are: {', '.join(sorted(known)) or 'none'}")

@@ -7,7 +7,9 @@ from sqlalchemy import delete, select
 
 from modelmill.artifacts import Artifacts, sha256_of
 from modelmill.control.db import Database, Dataset, Job, Version
+from modelmill.data.report import few
 from modelmill.errors import Conflict, InvalidInput, unknown
+from modelmill.tasks.base import task_named
 from modelmill.types import Json
 
 
@@ -115,14 +117,13 @@ class Datasets:
         return row
 
     def trainable(self, project: int, name: str, task: str) -> Dataset:
-        """A data set with at least two classes, and splits to train on and to test on."""
+        """A data set with as many classes as the task needs, and splits to train on and to test on."""
         row = self.usable(project, name, task, "test")
         for split in ("train", "val"):
             self.usable(project, name, task, split)
         classes = [label for label, count in row.report.get("classes", {}).items() if count]
-        if len(classes) < 2:
-            only = ", ".join(classes) or "none"
-            raise InvalidInput(f"data set '{name}' has one class only ({only}); {task} needs at least two")
+        if len(classes) < (least := task_named(task).CLASSES):
+            raise InvalidInput(f"data set '{name}' has {few(classes)}; {task} needs at least {least}")
         return row
 
     def spec(self, row: Dataset) -> dict[str, Any]:

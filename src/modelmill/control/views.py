@@ -8,13 +8,14 @@ from modelmill import plugins
 from modelmill.control import schemas
 from modelmill.control.db import ApiKey, Dataset, Deployment, Job, Replica
 from modelmill.control.deployments import options_of
+from modelmill.data.formats import fitting
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 
 
 def task_view(name: str) -> schemas.TaskView:
     """A task with its recipes and the formats it reads."""
     task = task_named(name)
-    formats = [f for f in plugins.names("data.formats") if plugins.load("data.formats", f).INPUT == task.INPUT]
+    formats = list(fitting(task))
     recipes = list(plugins.names(plugins.recipes_of(name)))
     return schemas.TaskView(name=name, summary=task.SUMMARY, input=task.INPUT, recipes=recipes, formats=formats)
 

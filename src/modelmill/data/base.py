@@ -36,11 +36,27 @@ DAMAGE = (
 Opener = Callable[[str], Any]
 
 
+class Box(msgspec.Struct, frozen=True):
+    """An object in a picture: its class and its corners in pixels of the upright picture, the far ones excluded.
+
+    `ignored` marks what is there but neither trained on nor counted (VOC's `difficult`, COCO's crowds).
+    """
+
+    label: str
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+    ignored: bool = False
+
+
 class Item(msgspec.Struct):
-    """One labelled example as a reader found it.
+    """One example as a reader found it.
 
     `name` is its path or row, unique in the set; `data` an encoded picture, a text, or decoded pixels
-    (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader could not read it.
+    (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader could not read it. `target`
+    is what the format's TARGET says: for `boxes` a list of `Box`, for `mask` the mask as an encoded picture of class
+    numbers; `label` is then the class that the splits are balanced by, or "".
     """
 
     name: str
@@ -48,6 +64,7 @@ class Item(msgspec.Struct):
     data: bytes | str | NDArray[np.uint8]
     split: str | None = None
     problem: str = ""
+    target: list[Box] | bytes | None = None
 
 
 class Source:

@@ -15,19 +15,29 @@ from numpy.typing import NDArray
 
 from modelmill.errors import MillError, from_os
 
-LABELS = "labels"
+TARGET = "target."
+"""Files of targets begin so."""
 STALE = 24 * 3600.0
 """Seconds without a write after which a half-built entry is taken for abandoned."""
 
-Build = Callable[[], Iterator[tuple[dict[str, NDArray[Any]], int]]]
+Row = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
+Build = Callable[[], Iterator[Row]]
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Training data: each array is [count, ...] and read-only, `labels` is int64 [count]."""
+    """Training data: inputs and targets by name, each [count, ...] and read-only."""
 
     arrays: dict[str, NDArray[Any]]
-    labels: NDArray[np.int64]
+    targets: dict[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return len(next(iter(self.arrays.values())))
+
+    def rows(self, chosen: Any) -> dict[str, NDArray[Any]]:
+        """Inputs and targets of some rows, as a batch."""
+        return {name: array[chosen] for name, array in {**self.arrays, **self.targets}.items()}
 
 
 def cached(folder: Path, key: str, build: Build, count: int, progress: Callable[[int], None]) -> Arrays:
@@ -79,19 +89,19 @@ def _load(entry: Path) -> Arrays | None:
     except (OSError, ValueError, EOFError):
         shutil.rmtree(entry, ignore_errors=True)  # damaged: it can be made again
         return None
-    labels = files.pop(LABELS, None)
-    return None if labels is None else Arrays(files, labels)
+    arrays = {name: array for name, array in files.items() if not name.startswith(TARGET)}
+    targets = {name.removeprefix(TARGET): array for name, array in files.items() if name not in arrays}
+    return Arrays(arrays, targets) if arrays else None
 
 
 def _fill(draft: Path, build: Build, count: int, progress: Callable[[int], None]) -> None:
     places: dict[str, NDArray[Any]] = {}
     done = 0
-    for arrays, label in build():
-        row = {name: np.asarray(part) for name, part in {**arrays, LABELS: np.int64(label)}.items()}
-        if len(row) == len(arrays):
-            raise MillError(f"no array may be called '{LABELS}'")
+    for arrays, targets in build():
+        named = {**arrays, **{f"{TARGET}{name}": part for name, part in targets.items()}}
+        row = {name: np.asarray(part) for name, part in named.items()}
         if not places:
-            places = {name: _room(draft / f"{name}.npy", np.asarray(part), count) for name, part in row.items()}
+            places = {name: _room(draft / f"{name}.npy", part, count) for name, part in row.items()}
         if done == count:
             raise MillError(f"there are more than the {count} items announced")
         _put(places, row, done)

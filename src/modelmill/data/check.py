@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -21,36 +21,47 @@ STEP = 256
 
 
 def examine(
-    items: Iterable[Item], fingerprint: Callable[[Item], str], progress: Callable[[int], None]
+    items: Iterable[Item],
+    fingerprint: Callable[[Item], str],
+    progress: Callable[[int], None],
+    *,
+    labelled: bool = True,
+    declared: Sequence[str] = (),
 ) -> tuple[Index, Report]:
     """Check all items and give each its split.
+
+    Where items are not `labelled` with one class each, a class may be missing, the classes are those of their boxes
+    or those `declared` (in that order), and nothing is said of how the classes are spread.
 
     `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it
     can't be decoded; `progress` is told how many items are done. Bad items are dropped and reported.
     """
-    seen = _Seen(fingerprint)
+    seen = _Seen(fingerprint, labelled)
     for item in items:
         seen.add(item)
         if len(seen.labels) % STEP == 0:
             progress(len(seen.labels))
     progress(len(seen.labels))
-    return _conclude(seen)
+    return _conclude(seen, list(declared))
 
 
 class _Seen:
     """What the pass keeps of each item: label, declared split, fingerprint, name."""
 
-    def __init__(self, fingerprint: Callable[[Item], str]) -> None:
-        self.fingerprint = fingerprint
+    def __init__(self, fingerprint: Callable[[Item], str], labelled: bool) -> None:
+        self.fingerprint, self.labelled = fingerprint, labelled
+        self.boxes: Counter[str] = Counter()
         self.known: dict[str, int] = {}
         self.labels, self.declared, self.prints = array("i"), array("b"), array("Q")
         self.names, self.ends = bytearray(), array("Q", [0])
         self.findings = Findings()
 
     def add(self, item: Item) -> None:
-        label = self.known.setdefault(item.label, len(self.known)) if item.label else DROPPED
+        label = self.known.setdefault(item.label, len(self.known)) if item.label or not self.labelled else DROPPED
         content = self._content(item)
         self.labels.append(label if content is not None else DROPPED)
+        if content is not None and isinstance(item.target, list):
+            self.boxes.update(box.label for box in item.target)
         self.declared.append(SPLITS.index(item.split) if item.split is not None else UNDECLARED)
         self.prints.append(content or 0)
         self.names += item.name.encode("utf-8", "backslashreplace")
@@ -61,7 +72,7 @@ class _Seen:
 
     def _content(self, item: Item) -> int | None:
         """The first 8 bytes of the content's hash, or None for an item to drop."""
-        if problem := item.problem or ("" if item.label else "has no label"):
+        if problem := item.problem or ("" if item.label or not self.labelled else "has no label"):
             self.findings.drop("unreadable-row", f"{item.name}: {problem}")
             return None
         if _is_empty(item):
@@ -87,7 +98,7 @@ def _is_empty(item: Item) -> bool:
     return not (item.data.strip() if isinstance(item.data, str) else item.data)
 
 
-def _conclude(seen: _Seen) -> tuple[Index, Report]:
+def _conclude(seen: _Seen, declared: list[str]) -> tuple[Index, Report]:
     raw = np.array(seen.labels, np.int32)
     sound = np.flatnonzero(raw >= 0)
     names = list(seen.known)
@@ -106,7 +117,13 @@ def _conclude(seen: _Seen) -> tuple[Index, Report]:
     classes = {name: counts[name] for name in sorted(names, key=_order)}
     found = seen.findings
     about_contents(found, table, splits)
-    about_classes(found, classes)
+    if seen.labelled:
+        about_classes(found, classes)
+    elif declared:
+        labels, classes = declared, {}
+    else:
+        labels = sorted(seen.boxes or (name for name in labels if name), key=_order)
+        classes = {name: seen.boxes[name] for name in labels}
     about_splits(found, table)
     tally = Counter(splits.tolist())
     report = Report(

@@ -102,6 +102,12 @@ class Index(msgspec.Struct):
         return index
 
 
+def few(classes: list[str]) -> str:
+    """How many classes there are, where they are too few."""
+    count = {0: "no classes", 1: "one class only"}.get(len(classes), f"{len(classes)} classes only")
+    return f"{count} ({', '.join(classes)})" if classes else count
+
+
 def _line(finding: Finding) -> str:
     examples = "; ".join(shown(example) for example in finding.examples)
     return f"{finding.severity}: {finding.kind}: {finding.message}" + (f" (such as {examples})" if examples else "")

@@ -3,6 +3,7 @@
 import io
 import json
 
+from modelmill.tasks.base import task_named
 from modelmill.types import Json, Manifest
 
 LIBRARY = "modelmill"
@@ -15,7 +16,7 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         _front_matter(name, manifest),
         f"# {name}",
         "",
-        f"A model for {manifest.task} with {len(manifest.labels)} labels, trained by the recipe `{lineage.recipe}` "
+        f"A model for {manifest.task}{_labels(manifest.labels)}, trained by the recipe `{lineage.recipe}` "
         f"on the data set `{lineage.dataset}`.",
         "",
         "## Evaluation",
@@ -26,10 +27,7 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         "|---|---|",
         *(f"| {key} | {value:.4f} |" for key, value in metrics.items() if isinstance(value, float)),
         "",
-        "| label | precision | recall | F1 | items |",
-        "|---|---|---|---|---|",
-        *(_row(label, row) for label, row in metrics.get("per_class", {}).items()),
-        "",
+        *_per_class(metrics.get("per_class", {})),
         *(f"![{picture.partition('.')[0]}](pictures/{picture})" for picture in pictures),
         "",
         "## Input and output",
@@ -55,7 +53,8 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
 
 def _front_matter(name: str, manifest: Manifest) -> str:
     """The metadata block; JSON strings are valid YAML, so nothing in a name can break out of it."""
-    metric = {"type": "accuracy", "value": round(manifest.metrics["accuracy"], 4)}
+    name_of = task_named(manifest.task).METRIC
+    metric = {"type": name_of, "value": round(manifest.metrics.get(name_of, 0.0), 4)}
     result = {
         "task": {"type": manifest.task},
         "dataset": {"name": manifest.lineage.dataset, "type": manifest.lineage.dataset},
@@ -74,9 +73,23 @@ def _front_matter(name: str, manifest: Manifest) -> str:
     )
 
 
+def _labels(labels: list[str]) -> str:
+    return f" with {len(labels)} label{'s' * (len(labels) > 1)}" if labels else ""
+
+
+def _per_class(rows: Json) -> list[str]:
+    """A table of the figures of each class; nothing where there are none."""
+    if not rows:
+        return []
+    names = list(next(iter(rows.values())))
+    head = [f"| label | {' | '.join(name.replace('_', ' ') for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    return [*head, *(_row(label, row) for label, row in rows.items()), ""]
+
+
 def _row(label: str, row: Json) -> str:
     safe = label.replace("|", "\\|").replace("<", "&lt;")
-    return f"| {safe} | {row['precision']:.4f} | {row['recall']:.4f} | {row['f1']:.4f} | {row['items']} |"
+    cells = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values())
+    return f"| {safe} | {' | '.join(cells)} |"
 
 
 def _code(values: Json) -> str:
@@ -84,18 +97,23 @@ def _code(values: Json) -> str:
 
 
 def curves_picture(history: list[Json]) -> bytes:
-    """Loss and accuracy by epoch, as a PNG."""
+    """Loss and the validation's other figures by epoch, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     for key, name in (("train_loss", "training"), ("val_loss", "validation")):
-        left.plot(epochs, [row[key] for row in history], marker=".", label=name)
+        if key in history[0]:
+            left.plot(epochs, [row[key] for row in history], marker=".", label=name)
     left.set(title="Loss", xlabel="epoch")
     left.legend()
-    right.plot(epochs, [row["val_accuracy"] for row in history], marker=".", color="tab:orange")
-    right.set(title="Validation accuracy", xlabel="epoch")
+    for key in [key for key in history[0] if key.startswith("val_") and key != "val_loss"]:
+        name = key.removeprefix("val_").replace("_", " ")
+        right.plot(epochs, [row[key] for row in history], marker=".", label=name)
+    right.set(title="Validation", xlabel="epoch")
+    if right.lines:
+        right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)
     buffer = io.BytesIO()

@@ -1,7 +1,7 @@
 """The evaluation of a bundle, always through the served path: decode -> engine -> encode."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from modelmill.errors import from_os
 from modelmill.jobs.material import Material
 from modelmill.jobs.process import Events, Interrupted, Stop, run
 from modelmill.predictor import Predictor
-from modelmill.tasks.base import Evaluation
+from modelmill.tasks.base import Evaluation, Measured, Raw
 from modelmill.types import JobSpec, Json
 
 BATCH = 64
@@ -38,18 +38,23 @@ def evaluate_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
 def evaluate(model: Predictor, material: Material, split: str, events: Events, stop: Stop, threads: int) -> Evaluation:
     """Every item of a split through the served path; raises `InvalidInput` for one that can't be decoded."""
     labels = model.manifest.labels
+    complete = model.task.complete(labels)
     tell = events.counter("evaluating", material.count(split))
     answers: list[Any] = []
-    truths: list[str] = []
+    truths: list[Any] = []
     with ThreadPoolExecutor(threads) as pool:
         for batch in _batches(material.items(split)):
             if stop.asked:
                 raise Interrupted
             decoded = list(pool.map(lambda item: model.decode(item.data), batch))
-            answers += [model.encode(arrays, {"top_k": len(labels)}) for arrays in model.run(decoded)]
-            truths += [item.label for item in batch]
+            answers += [model.encode(arrays, complete) for arrays in model.run(decoded)]
+            truths += [model.task.truth(item) for item in batch]
             tell(len(truths))
-    return model.task.evaluate(answers, truths, labels)
+
+    def show(rows: Sequence[int]) -> list[Raw]:
+        return [item.data for item in material.rows(split, rows)]
+
+    return model.task.evaluate(Measured(outputs=answers, truths=truths, labels=labels, show=show))
 
 
 def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:

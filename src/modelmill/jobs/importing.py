@@ -11,6 +11,7 @@ from modelmill.cluster._child import Report as Tell
 from modelmill.data import formats
 from modelmill.data.base import Item, open_source
 from modelmill.data.check import Report, examine
+from modelmill.data.report import few
 from modelmill.errors import InvalidInput
 from modelmill.jobs.process import Events, Interrupted, Stop, log, run
 from modelmill.tasks.base import task_named
@@ -42,17 +43,24 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
 
     told = [0.0]
     with open_source(Path(spec.dataset["archive"]), spec.dataset["name"]) as source:
-        format = spec.dataset["format"] or formats.detect(source, task.INPUT)
+        format = spec.dataset["format"] or formats.detect(source, task)
         events.stage(f"checking '{spec.dataset['name']}' as {format}")
         reader = plugins.load("data.formats", format)
-        index, report = examine(reader.read(source, spec.dataset["options"]), fingerprint, progress)
-    _refuse(spec, report)
+        options = spec.dataset["options"]
+        index, report = examine(
+            reader.read(source, options),
+            fingerprint,
+            progress,
+            labelled=task.TARGETS == ("label",),
+            declared=formats.labels(reader, source, options),
+        )
+    _refuse(spec, report, task.CLASSES)
     path = Path(spec.folder) / "index"
     index.save(path)
     return {"format": format, "report": msgspec.to_builtins(report), "index_digest": sha256_of(path)}
 
 
-def _refuse(spec: JobSpec, report: Report) -> None:
+def _refuse(spec: JobSpec, report: Report, least: int) -> None:
     """Raises `InvalidInput` for what can't be used, or with strict should not be."""
     for line in report.lines():
         log.info("%s", line)  # the data set itself shows them to people
@@ -60,9 +68,8 @@ def _refuse(spec: JobSpec, report: Report) -> None:
         why = f": {report.findings[0].message}" if report.findings else ""
         raise InvalidInput(f"none of the {report.items} items can be used{why}")
     classes = [name for name, count in report.classes.items() if count]
-    if len(classes) < 2:
-        only = ", ".join(classes)
-        raise InvalidInput(f"'{spec.dataset['name']}' has one class only ({only}); {spec.task} needs two or more")
+    if len(classes) < least:
+        raise InvalidInput(f"'{spec.dataset['name']}' has {few(classes)}; {spec.task} needs at least {least}")
     if spec.dataset["strict"] and report.findings:
         kinds = ", ".join(f"{finding.kind} ({finding.count})" for finding in report.findings)
         raise InvalidInput(f"refused because of --strict: {kinds}")

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from modelmill.data.cache import Arrays
 from modelmill.errors import ModelFailed
+from modelmill.jobs.objective import Batch, Objective
 from modelmill.jobs.optimisers import averaging, make_optimisers, schedule
 from modelmill.jobs.process import Events, Interrupted, Stop
 from modelmill.tasks.base import TrainSettings
@@ -25,10 +26,9 @@ from modelmill.types import Json
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 20.0
-VALIDATION_BATCH = 256
+VALIDATION_BATCH = 64
 
-Augment = Callable[[list[Tensor], Tensor], tuple[list[Tensor], Tensor]]
-Loss = Callable[[Tensor, Tensor, TrainSettings], Tensor]
+Change = Callable[[Batch], Batch]
 
 
 class State:
@@ -39,9 +39,15 @@ class State:
         self.average: AveragedModel | None = None
         if settings.ema:
             self.average = AveragedModel(network, multi_avg_fn=averaging(settings.ema), use_buffers=True)
-        self.optimisers = make_optimisers(network, settings)
+        # A network whose parts are trained in turns has optimisers for each of them.
+        self.parts = {
+            part: make_optimisers(network.get_submodule(part), settings) for part in getattr(network, "parts", ("",))
+        }
         factor = schedule(settings, steps)
-        self.rates = [torch.optim.lr_scheduler.LambdaLR(optimiser, factor) for optimiser in self.optimisers]
+        self.rates = {
+            part: [torch.optim.lr_scheduler.LambdaLR(optimiser, factor) for optimiser in optimisers]
+            for part, optimisers in self.parts.items()
+        }
         self.step = 0
         self.loss_sum = 0.0
         self.best: dict[str, Any] = {}
@@ -51,6 +57,14 @@ class State:
     def judged(self) -> nn.Module:
         """The network that is validated and kept: the averaged one, where weights are averaged."""
         return self.network if self.average is None else self.average.module
+
+    def close_step(self, loss: float) -> float:
+        """Average the weights and count the step."""
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.step += 1
+        self.loss_sum += loss
+        return loss
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
@@ -73,8 +87,9 @@ class State:
 
     def _parts(self) -> list[tuple[str, Any]]:
         parts: list[tuple[str, Any]] = [("network", self.network)]
-        for number, (optimiser, rate) in enumerate(zip(self.optimisers, self.rates, strict=True)):
-            parts += [(f"optimiser{number}", optimiser), (f"rate{number}", rate)]
+        for part, optimisers in self.parts.items():
+            for number, (optimiser, rate) in enumerate(zip(optimisers, self.rates[part], strict=True)):
+                parts += [(f"optimiser{part}{number}", optimiser), (f"rate{part}{number}", rate)]
         return parts if self.average is None else [*parts, ("average", self.average)]
 
 
@@ -97,19 +112,19 @@ class Loop:
         data: Arrays,
         validation: Arrays,
         settings: TrainSettings,
-        loss: Loss,
-        augment: Augment | None,
+        aim: Objective,
+        change: Change | None,
         folder: Path,
         events: Events,
         stop: Stop,
     ) -> None:
-        self.data, self.validation, self.settings, self.loss, self.augment = data, validation, settings, loss, augment
+        self.data, self.validation, self.settings, self.aim, self.change = data, validation, settings, aim, change
         self.events, self.stop = events, stop
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         bf16 = uses_bf16(settings.precision, self.device)
         self.cast = torch.autocast(self.device, torch.bfloat16, enabled=bf16)
-        self.steps = math.ceil(len(data.labels) / settings.batch_size)
+        self.steps = math.ceil(len(data) / settings.batch_size)
         self.state = State(network, settings, self.steps * settings.epochs)
         self._checkpoint, self._saved = folder / CHECKPOINT, time.monotonic()
 
@@ -119,7 +134,7 @@ class Loop:
         if self._checkpoint.exists():
             state.load(self._checkpoint)
             self.events.stage(f"resuming at step {state.step} of {self.steps * settings.epochs}")
-        while len(state.history) < settings.epochs and not out_of_patience(state.history, settings.patience):
+        while len(state.history) < settings.epochs and not self._out_of_patience():
             speed = self._train_epoch(epoch=len(state.history))
             self._close_epoch(speed)
             self._save()
@@ -133,36 +148,51 @@ class Loop:
         state.network.train()
         started, first = time.monotonic(), state.step
         skip = state.step - epoch * self.steps
-        for inputs, target in batches(self.data, self.settings, epoch, self.steps, skip, self.device):
+        for batch in batches(self.data, self.settings, epoch, self.steps, skip, self.device):
             torch.manual_seed(self.settings.seed * 1_000_003 + state.step)
-            if self.augment is not None:
-                inputs, target = self.augment(inputs, target)
-            with self.cast:
-                value = self.loss(state.network(*inputs), target, self.settings)
-            self._tell_step(epoch, advance(state, value, self.settings))
+            if self.change is not None:
+                batch = self.change(batch)
+            self._tell_step(epoch, self._step(batch))
             if self.stop.asked or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                 self._save()
                 if self.stop.asked:
                     raise Interrupted
-        items = (state.step - first) / self.steps * len(self.data.labels)
+        items = (state.step - first) / self.steps * len(self.data)
         return items / max(time.monotonic() - started, 1e-9)
+
+    def _step(self, batch: Batch) -> float:
+        """One step, or one of each part in turn; returns the loss, summed over the parts."""
+        with self.cast:
+            losses = self.aim.loss(self.state.network, batch, self.settings)
+        if isinstance(losses, Tensor):
+            losses = iter([("", losses)])
+        total = 0.0
+        while True:
+            with self.cast:  # what an iterator computes, it computes here
+                told = next(losses, None)
+            if told is None:
+                break
+            total += descend(self.state, *told, self.settings)
+        return self.state.close_step(total)
+
+    def _out_of_patience(self) -> bool:
+        return out_of_patience(self.state.history, self.settings.patience, self.aim.score)
 
     def _close_epoch(self, speed: float) -> None:
         """Validate, remember the best weights, and write the epoch down."""
         state = self.state
-        accuracy, value = validate(state.judged, self.validation, self.settings, self.cast, self.loss, self.device)
+        figures = validate(state.judged, self.validation, self.settings, self.cast, self.aim, self.device)
         row: Json = {
             "epoch": len(state.history) + 1,
             "epochs": self.settings.epochs,
             "train_loss": round(state.loss_sum / self.steps, 5),
-            "val_loss": round(value, 5),
-            "val_accuracy": round(accuracy, 5),
+            **{f"val_{name}": round(value, 5) for name, value in figures.items()},
             "samples_per_second": round(speed, 1),
         }
         state.loss_sum = 0.0
         state.history.append(row)
-        score = [accuracy, -value]
-        if not state.best or score > state.best["score"]:
+        score = list(score_of(row, self.aim.score))
+        if not state.best or not self.aim.score or score > state.best["score"]:
             weights = {name: part.detach().clone() for name, part in state.judged.state_dict().items()}
             state.best = {"score": score, "weights": weights}
         self.events.write("epoch", **row)
@@ -175,7 +205,7 @@ class Loop:
             step=self.state.step - epoch * self.steps,
             steps=self.steps,
             loss=round(loss, 5),
-            learning_rate=self.state.rates[0].get_last_lr()[0],
+            learning_rate=next(iter(self.state.rates.values()))[0].get_last_lr()[0],
         )
 
     def _save(self) -> None:
@@ -183,63 +213,55 @@ class Loop:
         self._saved = time.monotonic()
 
 
-def batches(
-    data: Arrays, settings: TrainSettings, epoch: int, steps: int, skip: int, device: str
-) -> Iterator[tuple[list[Tensor], Tensor]]:
+def batches(data: Arrays, settings: TrainSettings, epoch: int, steps: int, skip: int, device: str) -> Iterator[Batch]:
     """The batches of an epoch in an order that its number decides, sliced from memory, evenly sized."""
-    order = np.random.default_rng((settings.seed, epoch)).permutation(len(data.labels))
+    order = np.random.default_rng((settings.seed, epoch)).permutation(len(data))
     for rows in np.array_split(order, steps)[skip:]:
-        inputs = [torch.from_numpy(array[rows]).to(device) for array in data.arrays.values()]
-        yield inputs, torch.from_numpy(data.labels[rows]).to(device)
+        yield {name: torch.from_numpy(array).to(device) for name, array in data.rows(rows).items()}
 
 
-def advance(state: State, value: Tensor, settings: TrainSettings) -> float:
-    """One step of the optimiser, the schedule and the average; returns the loss."""
+def descend(state: State, part: str, value: Tensor, settings: TrainSettings) -> float:
+    """One step of the optimisers of a part; returns the loss."""
     state.network.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
     if settings.clip:
-        nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
-    for optimiser, rate in zip(state.optimisers, state.rates, strict=True):
+        nn.utils.clip_grad_norm_(state.network.get_submodule(part).parameters(), settings.clip)
+    for optimiser, rate in zip(state.parts[part], state.rates[part], strict=True):
         optimiser.step()
         rate.step()
-    if state.average is not None:
-        state.average.update_parameters(state.network)
     number = value.item()
     if not math.isfinite(number):
         raise ModelFailed(f"training diverged at step {state.step + 1}: the loss is {number}; lower learning_rate")
-    state.step += 1
-    state.loss_sum += number
     return number
 
 
 @torch.inference_mode()
 def validate(
-    network: nn.Module,
-    data: Arrays,
-    settings: TrainSettings,
-    cast: torch.autocast,
-    loss: Loss,
-    device: str,
-) -> tuple[float, float]:
-    """Accuracy and mean loss."""
+    network: nn.Module, data: Arrays, settings: TrainSettings, cast: torch.autocast, aim: Objective, device: str
+) -> dict[str, float]:
+    """The figures of the objective, means over all items."""
     network.eval()
-    count, right, total = len(data.labels), 0, 0.0
-    for at in range(0, count, VALIDATION_BATCH):
-        rows = slice(at, at + VALIDATION_BATCH)
-        inputs = [torch.from_numpy(np.array(array[rows])).to(device) for array in data.arrays.values()]
-        target = torch.from_numpy(np.array(data.labels[rows])).to(device)
+    sums: dict[str, float] = {}
+    for at in range(0, len(data), VALIDATION_BATCH):
+        rows = {name: np.array(array) for name, array in data.rows(slice(at, at + VALIDATION_BATCH)).items()}
+        batch = {name: torch.from_numpy(array).to(device) for name, array in rows.items()}
         with cast:
-            logits = network(*inputs)
-            total += loss(logits, target, settings).item() * len(target)
-        right += int((logits.argmax(1) == target).sum())
-    return right / max(count, 1), total / max(count, 1)
+            figures = aim.validate(network, batch, settings)
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(next(iter(rows.values())))
+    return {name: value / max(len(data), 1) for name, value in sums.items()}
 
 
-def out_of_patience(history: list[Json], patience: int) -> bool:
+def score_of(row: Json, figure: str) -> tuple[float, float]:
+    """What makes one epoch better than another: its figure, then its loss."""
+    return row.get(f"val_{figure}", 0.0), -row.get("val_loss", 0.0)
+
+
+def out_of_patience(history: list[Json], patience: int, figure: str) -> bool:
     """Whether the last `patience` epochs brought no better validation."""
     if not patience or len(history) <= patience:
         return False
-    scores = [(row["val_accuracy"], -row["val_loss"]) for row in history]
+    scores = [score_of(row, figure) for row in history]
     return bool(max(scores[:-patience]) >= max(scores[-patience:]))
 
 

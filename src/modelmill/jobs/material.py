@@ -1,7 +1,7 @@
 """The data of a job: items of a data set by split, as the check sorted them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from modelmill import __version__, plugins
 from modelmill.data.base import SPLITS, Item, open_source
 from modelmill.data.cache import Arrays as Cached
-from modelmill.data.cache import cached
+from modelmill.data.cache import Row, cached
 from modelmill.data.check import Index
 from modelmill.jobs.process import Events, Interrupted, Stop
 from modelmill.tasks.base import Context, Task
@@ -24,7 +24,6 @@ class Material:
     def __init__(self, dataset: Json) -> None:
         self.dataset = dataset
         self.index = Index.load(Path(dataset["index"]))
-        self._labels = self.index.label_array()
         self._splits = self.index.split_array()
         self._reader = plugins.load("data.formats", dataset["format"])
 
@@ -51,19 +50,23 @@ class Material:
     def sample(self, split: str, most: int) -> list[Item]:
         """Items spread evenly over a split, always the same ones."""
         count = self.count(split)
-        chosen = set(np.linspace(0, count - 1, min(most, count)).astype(int).tolist())
-        return [item for row, item in enumerate(self.items(split)) if row in chosen]
+        return self.rows(split, np.linspace(0, count - 1, min(most, count)).astype(int).tolist())
+
+    def rows(self, split: str, chosen: Sequence[int]) -> list[Item]:
+        """Some items of a split, in the order asked for."""
+        wanted = set(chosen)
+        found = {row: item for row, item in enumerate(self.items(split)) if row in wanted} if wanted else {}
+        return [found[row] for row in chosen]
 
     def decoded(self, split: str, task: Task, context: Context, folder: Path, events: Events, stop: Stop) -> Cached:
         """A split as arrays mapped from the cache, decoded on the first use of this preprocessing."""
         count = self.count(split)
-        codes = {label: number for number, label in enumerate(self.labels)}
 
-        def build() -> Iterator[tuple[dict[str, np.ndarray[Any, Any]], int]]:
+        def build() -> Iterator[Row]:
             for item in self.items(split):
                 if stop.asked:
                     raise Interrupted
-                yield task.decode(item.data, context), codes[item.label]
+                yield task.sample(item, context)
 
         key = self._key(split, task, context)
         return cached(folder, key, build, count, events.counter(f"decoding {split}", count))
@@ -71,7 +74,7 @@ class Material:
     def _key(self, split: str, task: Task, context: Context) -> str:
         """Everything that the decoded arrays depend on."""
         parts: list[Any] = [__version__, self.dataset["digest"], self.dataset["format"], self.dataset["options"], split]
-        parts += [task.__name__, context.preprocessing]  # type: ignore[attr-defined]
+        parts += [task.__name__, context.preprocessing, context.labels]  # type: ignore[attr-defined]
         digest = hashlib.sha256(msgspec.json.encode(parts))
         digest.update(self.index.split_codes)
         for path in sorted(context.folder.glob("tokenizer.json")):

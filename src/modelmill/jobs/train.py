@@ -4,6 +4,7 @@ prepare -> decode (cached) -> loop or fit -> convert -> golden set -> evaluate t
 seal. Interrupted anywhere, it starts again at the top and goes on from the loop's checkpoint.
 """
 
+import functools
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,11 +93,11 @@ def fit(
     inputs, outputs = task.inputs(context), task.outputs(context)
     signature = Signature(inputs=inputs, classes=len(context.labels), preprocessing=context.preprocessing)
     if hasattr(recipe, "fit"):
-        events.stage(f"fitting on {len(data.labels)} items")
-        network, weights = recipe.fit(chosen, signature, data.arrays, data.labels)
+        events.stage(f"fitting on {len(data)} items")
+        network, weights = recipe.fit(chosen, signature, data.arrays, data.targets)
         history: list[Json] = []
     else:
-        network, weights, history = fit_network(spec, recipe, chosen, signature, data, validation, events, stop)
+        network, weights, history = fit_network(spec, task, recipe, chosen, signature, data, validation, events, stop)
     save_weights(weights, draft)
     events.stage(f"converting to {ENGINE}")
     engine_named(ENGINE).convert(network, inputs, outputs, draft)
@@ -105,6 +106,7 @@ def fit(
 
 def fit_network(
     spec: JobSpec,
+    task: Task,
     recipe: ModuleType,
     chosen: Plan,
     signature: Signature,
@@ -117,21 +119,24 @@ def fit_network(
     import torch
 
     from modelmill.jobs.loop import Loop
-    from modelmill.tasks._torch import Probabilities, augmentation, classification_loss
+    from modelmill.jobs.objective import objective
 
     assert chosen.train is not None
     torch.set_num_threads(spec.threads)
     torch.manual_seed(chosen.seed)
     network = recipe.network(chosen.network, signature)
     count = sum(parameter.numel() for parameter in network.parameters())
-    events.stage(f"training {count:,} parameters on {len(data.labels)} items, {chosen.train.epochs} epochs")
-    unchanged = chosen.augment in (None, NONE)
-    augment = None if unchanged else augmentation(chosen.augment, signature.classes)
-    loss = getattr(recipe, "loss", classification_loss)
-    folder = Path(spec.folder)
-    trained = Loop(network, data, validation, chosen.train, loss, augment, folder, events, stop).run()
+    events.stage(f"training {count:,} parameters on {len(data)} items, {chosen.train.epochs} epochs")
+    aim, change = objective(task, recipe), None
+    if aim.change is not None and chosen.augment not in (None, NONE):
+        change = functools.partial(_changed, aim.change, chosen.augment, signature)
+    trained = Loop(network, data, validation, chosen.train, aim, change, Path(spec.folder), events, stop).run()
     weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
-    return Probabilities(trained.network), weights, trained.history
+    return aim.deployed(trained.network, signature), weights, trained.history
+
+
+def _changed(change: Any, how: Any, signature: Signature, batch: Any) -> Any:
+    return change(batch, how, signature)
 
 
 def save_weights(weights: dict[str, np.ndarray[Any, Any]], draft: Path) -> None:

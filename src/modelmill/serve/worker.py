@@ -27,6 +27,7 @@ from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
 from modelmill.serve.wire import HEAD, Answer, Batch, Call, Tensor, frame, read_calls
+from modelmill.tasks.base import NOTE
 from modelmill.types import WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
@@ -164,9 +165,9 @@ class Worker:
         """The engine's answer to any number of rows, so many at a time that its memory stays bounded."""
         count = len(next(iter(batch.values())))
         if count <= MAX_ROWS:
-            return self.model.session.run(batch)
+            return self.model.infer(batch)
         parts = [
-            self.model.session.run({name: array[at : at + MAX_ROWS] for name, array in batch.items()})
+            self.model.infer({name: array[at : at + MAX_ROWS] for name, array in batch.items()})
             for at in range(0, count, MAX_ROWS)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -178,7 +179,9 @@ class Worker:
             if call.data is not None:
                 output = self.model.encode({n: a[0] for n, a in result.items()}, call.parameters)
                 return Answer(call.id, data=msgspec.json.encode(output))
-            return Answer(call.id, tensors=[self._tensor(name, call, item, result) for name in call.outputs or result])
+            return Answer(
+                call.id, tensors=[self._tensor(name, call, item, result) for name in call.outputs or _told(result)]
+            )
         except MillError as error:
             return Answer(call.id, code=error.code, message=error.message)
         except Exception:
@@ -191,7 +194,7 @@ class Worker:
             return tensor_of(name, result[name])
         if name == ANSWER:
             return texts_of(ANSWER, self._answers(call, item, result))
-        raise InvalidInput(f"unknown output '{name}'; there are: {', '.join(result)}")
+        raise InvalidInput(f"unknown output '{name}'; there are: {', '.join(_told(result))}")
 
     def _answers(self, call: Call, item: Item, result: Arrays) -> list[bytes]:
         """What the task says of each row, as JSON."""
@@ -199,6 +202,11 @@ class Worker:
             raise InvalidInput(f"the output '{ANSWER}' needs raw input: send '{self.kind}' as BYTES")
         rows = ({name: array[row] for name, array in result.items()} for row in range(item.rows))
         return [msgspec.json.encode(self.model.encode(row, call.parameters)) for row in rows]
+
+
+def _told(result: Arrays) -> list[str]:
+    """The outputs of the model, without what `decode` noted for `encode`."""
+    return [name for name in result if not name.startswith(NOTE)]
 
 
 def _alike(items: Sequence[Item | MillError]) -> list[list[int]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks.base import Arrays, Context, Evaluation
+from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured
 from modelmill.types import Json, TensorSpec
 
 TOP_K = 5
@@ -35,14 +35,30 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> l
     return [{"label": context.labels[i], "score": round(float(scores[i]), 6)} for i in best]
 
 
-def evaluate(answers: Sequence[list[Json]], truths: Sequence[str], labels: Sequence[str]) -> Evaluation:
+def complete(labels: Sequence[str]) -> Json:
+    """Every label."""
+    return {"top_k": len(labels)}
+
+
+def truth(item: Item) -> str:
+    """The label."""
+    return item.label
+
+
+def target(item: Item, context: Context) -> Arrays:
+    """`label`: its number."""
+    return {"label": np.int64(context.labels.index(item.label))}  # type: ignore[dict-item]
+
+
+def evaluate(measured: Measured) -> Evaluation:
     """Metrics and the confusion matrix.
 
-    `answers` name every label. Accuracy, top-5 accuracy, precision, recall and F1 per class, macro and
+    Outputs name every label. Accuracy, top-5 accuracy, precision, recall and F1 per class, macro and
     weighted, and the expected calibration error over 15 bins (Guo et al. 2017, arXiv 1706.04599).
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+    answers, truths, labels = measured.outputs, measured.truths, measured.labels
     column = {label: i for i, label in enumerate(labels)}
     scores = np.zeros((len(answers), len(labels)), np.float32)
     for row, answer in enumerate(answers):

@@ -1,14 +1,11 @@
-"""Pieces of networks and losses that several recipes share. The only task module that imports torch."""
+"""Pieces of networks that several recipes share."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from modelmill.data.augment import Augment, augment, mix
-from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.base import Signature
 
 
 class Pixels(nn.Module):
@@ -28,23 +25,6 @@ class Pixels(nn.Module):
         return image.permute(0, 3, 1, 2).float() * self.scale + self.shift
 
 
-class Probabilities(nn.Module):
-    """A network as it is deployed: logits become probabilities."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, classes] summing to 1."""
-        return torch.softmax(self.network(x).float(), dim=1)
-
-
-def classification_loss(logits: Tensor, target: Tensor, settings: TrainSettings) -> Tensor:
-    """Cross-entropy with label smoothing."""
-    return F.cross_entropy(logits.float(), target, label_smoothing=settings.label_smoothing)
-
-
 def pixel_input(signature: Signature) -> tuple[int, int, int]:
     """Height, width and channels of the picture that a network is built for."""
     height, width, channels = signature.inputs[0].shape[1:]
@@ -54,18 +34,6 @@ def pixel_input(signature: Signature) -> tuple[int, int, int]:
 def conv(inside: int, outside: int, *, size: int = 3, stride: int = 1, **options: Any) -> nn.Conv2d:
     """A convolution that keeps the size (divided by the stride)."""
     return nn.Conv2d(inside, outside, size, stride, padding=size // 2, **options)
-
-
-def augmentation(how: Augment, classes: int) -> Callable[[list[Tensor], Tensor], tuple[list[Tensor], Tensor]]:
-    """What the loop does to every training batch of pictures."""
-
-    def change(inputs: list[Tensor], target: Tensor) -> tuple[list[Tensor], Tensor]:
-        pictures = augment(inputs[0], how)
-        if how.mixup:
-            pictures, target = mix(pictures, target, classes, how.mixup)
-        return [pictures], target
-
-    return change
 
 
 class Residual(nn.Module):

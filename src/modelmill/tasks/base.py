@@ -6,7 +6,7 @@ are imported inside the functions that need them, so that a gateway can list and
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, Protocol, cast, get_args, get_origin
@@ -15,10 +15,12 @@ import msgspec
 import numpy as np
 
 from modelmill import plugins
+from modelmill.data.base import Item
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.types import Fraction, Json, Positive, Struct, TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+NOTE = "note:"
 Raw = bytes | str | np.ndarray[Any, Any]
 """What a task decodes: an encoded picture, a text, or pixels that a reader already had as an array."""
 
@@ -46,14 +48,33 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     pictures: dict[str, bytes]
 
 
+class Measured(Struct, frozen=True, kw_only=True):
+    """The items of an evaluation, in one order: complete outputs of `encode`, and the truths.
+
+    `show` gives the raw inputs of some rows, for pictures.
+    """
+
+    outputs: Sequence[Any]
+    truths: Sequence[Any]
+    labels: Sequence[str]
+    show: Callable[[Sequence[int]], list[Raw]]
+
+
 class Task(Protocol):
     """A kind of model, named as on the Hugging Face hub.
 
-    `RECIPE` is the default recipe, `SAMPLES` how many training items `prepare` wants to see.
+    `TARGETS` are the targets of data formats it can be trained on, `CLASSES` how many classes a data set needs at
+    least, `METRIC` the figure that sums up an evaluation, `RECIPE` the default recipe, `SAMPLES` how many training
+    items `prepare` wants to see. How its recipes are trained is said by the module `training` in its folder
+    (`jobs.objective`). A task whose inputs have no fixed size may have `infer(run, arrays, context)`: how a batch goes
+    through the engine's `run`, such as in tiles.
     """
 
     SUMMARY: str
     INPUT: Literal["image", "text"]
+    TARGETS: tuple[str, ...]
+    CLASSES: int
+    METRIC: str
     RECIPE: str
     SAMPLES: int
     Preprocessing: type[Struct]
@@ -71,13 +92,25 @@ class Task(Protocol):
         """The signature of what the network answers, the batch axis first."""
 
     def decode(self, data: Raw, context: Context) -> Arrays:
-        """One raw input as named arrays without the batch axis; raises `InvalidInput`."""
+        """One raw input as named arrays without the batch axis; raises `InvalidInput`.
+
+        Names that begin with `NOTE` do not go to the model: `encode` finds them beside the outputs.
+        """
 
     def encode(self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
         """One answer, in the shape of the Hugging Face API, from arrays without the batch axis."""
 
-    def evaluate(self, outputs: Sequence[Any], truths: Sequence[str], labels: Sequence[str]) -> Evaluation:
-        """Metrics and pictures from complete outputs of `encode` and the true labels."""
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """One item as it is trained on: what `decode` makes (or a part of it), and its targets by name."""
+
+    def truth(self, item: Item) -> Any:
+        """What an item's answer is measured by."""
+
+    def complete(self, labels: Sequence[str]) -> Json:
+        """The parameters with which `encode` leaves nothing out."""
+
+    def evaluate(self, measured: Measured) -> Evaluation:
+        """Metrics (with the number of `items`) and pictures."""
 
     def as_sent(self, data: Raw) -> bytes | str:
         """An item of a data set as a caller would send it."""
@@ -117,9 +150,11 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
 class Recipe(Protocol):
     """A way to train a task: defaults, and either `network` (trained by the loop) or `fit` (trains itself).
 
+    What is trained for and how is the task's `training`; a recipe that has one of its names overrides it.
+
     `Settings` are the network's own; `INPUT`, `TRAIN` and (optional) `AUGMENT` are instances that change the
     defaults of the task's preprocessing, the loop and the augmentation. All names share one flat space. A recipe
-    with `fit(plan, signature, arrays, labels) -> (model, weights)` has no `TRAIN`: the loop is not for it.
+    with `fit(plan, signature, arrays, targets) -> (model, weights)` has no `TRAIN`: the loop is not for it.
     """
 
     SUMMARY: str
@@ -128,7 +163,7 @@ class Recipe(Protocol):
     TRAIN: TrainSettings
 
     def network(self, settings: Any, signature: Signature) -> Any:
-        """A torch module: arrays by name in, logits [batch, classes] out."""
+        """A torch module: the inputs in their order, what `loss` and `deployed` expect out."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -251,6 +286,8 @@ __all__ = [
     "Context",
     "Evaluation",
     "Fraction",
+    "Item",
+    "Measured",
     "Plan",
     "Positive",
     "Raw",

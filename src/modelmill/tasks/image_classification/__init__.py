@@ -6,18 +6,22 @@ from pathlib import Path
 import numpy as np
 
 from modelmill.tasks import _image
-from modelmill.tasks._classification import encode, evaluate, outputs
+from modelmill.tasks._classification import complete, encode, evaluate, outputs, target, truth
 from modelmill.tasks._image import Preprocessing, fingerprint
-from modelmill.tasks.base import Arrays, Context, Raw
+from modelmill.tasks.base import Arrays, Context, Item, Raw
 from modelmill.types import TensorSpec
 
 __all__ = [
+    "CLASSES",
     "INPUT",
+    "METRIC",
     "RECIPE",
     "SAMPLES",
     "SUMMARY",
+    "TARGETS",
     "Preprocessing",
     "as_sent",
+    "complete",
     "decode",
     "encode",
     "evaluate",
@@ -26,10 +30,15 @@ __all__ = [
     "inputs",
     "outputs",
     "prepare",
+    "sample",
+    "truth",
 ]
 
 SUMMARY = "name what a picture shows"
 INPUT = "image"
+TARGETS = ("label",)
+CLASSES = 2
+METRIC = "accuracy"
 RECIPE = "cnn"
 SAMPLES = 1000
 
@@ -47,6 +56,11 @@ def inputs(context: Context) -> list[TensorSpec]:
 def decode(data: Raw, context: Context) -> Arrays:
     """`image`: uint8 [height, width, channels]; raises `InvalidInput`, `TooLarge`."""
     return {"image": _image.decode(data, context.preprocessing)}
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """The arrays of `decode`, and `label`."""
+    return decode(item.data, context), target(item, context)
 
 
 def as_sent(data: Raw) -> bytes:

@@ -4,18 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelmill.tasks import _text
-from modelmill.tasks._classification import encode, evaluate, outputs
+from modelmill.tasks._classification import complete, encode, evaluate, outputs, target, truth
 from modelmill.tasks._text import Preprocessing, fingerprint
-from modelmill.tasks.base import Arrays, Context, Raw
+from modelmill.tasks.base import Arrays, Context, Item, Raw
 from modelmill.types import TensorSpec
 
 __all__ = [
+    "CLASSES",
     "INPUT",
+    "METRIC",
     "RECIPE",
     "SAMPLES",
     "SUMMARY",
+    "TARGETS",
     "Preprocessing",
     "as_sent",
+    "complete",
     "decode",
     "encode",
     "evaluate",
@@ -24,10 +28,15 @@ __all__ = [
     "inputs",
     "outputs",
     "prepare",
+    "sample",
+    "truth",
 ]
 
 SUMMARY = "say of what kind a text is, such as its sentiment"
 INPUT = "text"
+TARGETS = ("label",)
+CLASSES = 2
+METRIC = "accuracy"
 RECIPE = "tfidf"
 SAMPLES = 200_000
 
@@ -45,6 +54,11 @@ def inputs(context: Context) -> list[TensorSpec]:
 def decode(data: Raw, context: Context) -> Arrays:
     """`ids`: int64 [max_length]; raises `InvalidInput`."""
     return {"ids": _text.decode(data, context.preprocessing, context.folder)}
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """The arrays of `decode`, and `label`."""
+    return decode(item.data, context), target(item, context)
 
 
 def as_sent(data: Raw) -> str:

@@ -32,9 +32,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit(
-    plan: Plan, signature: Signature, arrays: dict[str, Array], labels: Array
+    plan: Plan, signature: Signature, arrays: dict[str, Array], targets: dict[str, Array]
 ) -> tuple["ModelProto", dict[str, Array]]:
-    """ids [N, L] padded with 0 and labels [N] -> the graph and its weights by name.
+    """`ids` [N, L] padded with 0 and `label` [N] -> the graph and its weights by name.
 
     N-grams count for more the further the classes differ in using them (in the manner of Wang and Manning 2012).
     """
@@ -42,7 +42,7 @@ def fit(
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    ids, settings = np.asarray(arrays["ids"]), plan.network
+    ids, labels, settings = np.asarray(arrays["ids"]), np.asarray(targets["label"]), plan.network
     counter = CountVectorizer(analyzer=grams, min_df=settings.gram_count, max_features=settings.features)
     try:
         counts = counter.fit_transform(ids)

@@ -1,0 +1,44 @@
+"""What a network is trained for: the names of a task's module `training`, each of which a recipe may override.
+
+- `SCORE`: the figure of `validate` by which the best epoch is kept, larger is better; "" keeps the last one.
+- `loss(network, batch, settings)`: a scalar; or an iterator of (part, scalar) where parts of the network named in its
+  `parts` are trained in turns: each is stepped before the next loss is asked for.
+- `validate(network, batch, settings)`: figures of a batch by name, one of them `loss` (optional), means over its items.
+- `deployed(network, signature)`: the module that becomes the model.
+- `change(batch, how, signature)` (optional): a training batch, changed at random as the recipe's `AUGMENT` says.
+
+A batch holds tensors by name: what the task's `sample` gives, inputs and targets.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from modelmill.tasks.base import Signature, TrainSettings
+
+Batch = dict[str, Tensor]
+Loss = Tensor | Iterator[tuple[str, Tensor]]
+
+
+class Objective(NamedTuple):
+    """The task's training, as one recipe has it."""
+
+    score: str
+    loss: Callable[[nn.Module, Batch, TrainSettings], Loss]
+    validate: Callable[[nn.Module, Batch, TrainSettings], dict[str, Tensor]]
+    deployed: Callable[[nn.Module, Signature], nn.Module]
+    change: Callable[[Batch, Any, Signature], Batch] | None = None
+
+
+def objective(task: Any, recipe: ModuleType) -> Objective:
+    """What a recipe of a task trains for."""
+    usual = importlib.import_module(f"{task.__name__}.training")
+
+    def named(name: str) -> Any:
+        return getattr(recipe, name, None) or getattr(usual, name, None)
+
+    score = getattr(recipe, "SCORE", usual.SCORE)
+    return Objective(score, named("loss"), named("validate"), named("deployed"), named("change"))

@@ -1,5 +1,6 @@
 """Decoded training data on disk, mapped into memory: decoded once, read at the speed of the page cache."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from modelmill.errors import MillError, from_os
 
 TARGET = "target."
 """Files of targets begin so."""
+NAMES = "names.json"
 STALE = 24 * 3600.0
 """Seconds without a write after which a half-built entry is taken for abandoned."""
 
@@ -82,10 +84,13 @@ def trim(folder: Path, keep_bytes: int) -> int:
 
 def _load(entry: Path) -> Arrays | None:
     try:
-        files = {path.stem: np.load(path, mmap_mode="r") for path in sorted(entry.glob("*.npy"))}
         os.utime(entry)  # the time of last use, for `trim`
     except FileNotFoundError:
         return None
+    try:
+        files = {
+            name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in json.loads((entry / NAMES).read_text())
+        }
     except (OSError, ValueError, EOFError):
         shutil.rmtree(entry, ignore_errors=True)  # damaged: it can be made again
         return None
@@ -112,6 +117,7 @@ def _fill(draft: Path, build: Build, count: int, progress: Callable[[int], None]
         raise MillError(f"{done} items came where {count} were announced")
     for place in places.values():
         place.flush()  # type: ignore[attr-defined]
+    (draft / NAMES).write_text(json.dumps(sorted(places)))
     progress(done)
 
 

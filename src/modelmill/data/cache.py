@@ -164,7 +164,7 @@ def _aside(entry: Path) -> Path:
 def _entries(folder: Path) -> Iterator[tuple[Path, float, int]]:
     for entry in folder.iterdir() if folder.is_dir() else ():
         try:
-            files = [path.stat() for path in (entry, *entry.glob("*.npy"))]
+            files = [path.stat() for path in (entry, *entry.glob("*.*"))]
         except OSError:  # another process is trimming too
             continue
         used = files[0].st_mtime if ".tmp-" not in entry.name else max(file.st_mtime for file in files)

@@ -15,7 +15,7 @@ from sqlalchemy import delete, update
 
 from modelmill.cluster.base import Cluster
 from modelmill.control.book import Book, versions_of
-from modelmill.control.canary import Judge, Tally
+from modelmill.control.canary import Judges, Tally
 from modelmill.control.db import ROUTES, Database, Deployment, Replica, bump
 from modelmill.control.deployments import options_of
 from modelmill.control.registry import Registry
@@ -28,7 +28,6 @@ log = logging.getLogger("modelmill.node")
 
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 KILL_SECONDS = 65
-JUDGE_SECONDS = 0.5
 WEIGH_SECONDS = 2.0
 CANARY_FAILURES = 3
 FULL = 0.95
@@ -67,9 +66,9 @@ class Reconciler:
         self._heard: dict[tuple[str, str], Heard] = {}
         self._scales: dict[int, Scale] = {}
         self._evicted: set[int] = set()
-        self._judges: dict[tuple[int, Version], Judge] = {}
+        self._judges = Judges()
         self._started = 0
-        self._judged = self._weighed = 0.0
+        self._weighed = 0.0
 
     def recover(self) -> None:
         """At start: no worker of an earlier run exists any more; what slept sleeps on."""
@@ -156,7 +155,7 @@ class Reconciler:
         names = set(map(self._name, self._rows))
         self._heard = {name: heard for name, heard in self._heard.items() if name in names}
         beside = {(row.id, version) for row in self._rows for version in versions_of(row)}
-        self._judges = {key: judge for key, judge in self._judges.items() if key in beside}
+        self._judges.keep(beside)
         known = beside | {(row.id, (row.model, row.version)) for row in self._rows}
         self._failures = {key: failed for key, failed in self._failures.items() if key in known}
 
@@ -396,9 +395,8 @@ class Reconciler:
 
     def _judge(self, now: float) -> None:
         """Now and then: take away the canaries that have shown to be worse."""
-        if now - self._judged < JUDGE_SECONDS:
+        if not self._judges.due(now):
             return
-        self._judged = now
         for row in self._rows:
             for one in row.variants:
                 variant = msgspec.convert(one, Variant)
@@ -407,13 +405,10 @@ class Reconciler:
 
     def _worse(self, row: Deployment, variant: Variant) -> str:
         def tally(version: Version) -> Tally:
-            return self.tally((self._book.projects[row.project_id], row.name, f"{version[0]}:{version[1]}"))
+            return self.tally((*self._name(row), f"{version[0]}:{version[1]}"))
 
-        canary, main = (variant.model, variant.version), (row.serving_model or row.model, row.serving or row.version)
-        judge = self._judges.get((row.id, canary))
-        if judge is None or judge.main != main:  # from now on, not for what was counted before
-            judge = self._judges[row.id, canary] = Judge(main, tally(canary), tally(main))
-        return judge.verdict(tally(canary), tally(main), variant)
+        main = (row.serving_model or row.model, row.serving or row.version)
+        return self._judges.verdict(row.id, variant, main, tally)
 
     def _roll_back(self, row: Deployment, version: Version, why: str) -> None:
         note = f"{version[0]}:{version[1]} was rolled back: {why}"

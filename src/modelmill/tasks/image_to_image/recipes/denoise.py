@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 SUMMARY = "removes Gaussian noise of unknown strength; learns from clean pictures, of which a hundred do"
 INPUT = Preprocessing(repair="denoise", multiple=2)
 TRAIN = TrainSettings(
-    epochs=40,
-    epoch_steps=120,
-    batch_size=32,
-    optimiser="adamw",
-    learning_rate=2e-3,
-    weight_decay=1e-4,
-    warmup=0.02,
-    clip=1.0,
+    epochs=60,
+    epoch_steps=150,
+    batch_size=16,
+    optimiser="muon",
+    learning_rate=0.02,
+    weight_decay=0.01,
+    warmup=0.05,
     ema=0.995,
 )
 

@@ -14,14 +14,12 @@ if TYPE_CHECKING:
 SUMMARY = "makes a picture 2, 3 or 4 times larger (scale); learns from large pictures, of which a hundred do"
 INPUT = Preprocessing(repair="super-resolution", color="grey", scale=2)
 TRAIN = TrainSettings(
-    epochs=40,
-    epoch_steps=120,
+    epochs=50,
+    epoch_steps=100,
     batch_size=16,
-    optimiser="adamw",
-    learning_rate=1e-3,
-    weight_decay=0.0,
-    warmup=0.02,
-    clip=5.0,
+    optimiser="muon",
+    learning_rate=0.02,
+    warmup=0.05,
     ema=0.995,
 )
 

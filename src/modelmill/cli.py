@@ -379,13 +379,35 @@ def undeploy(deployment: str, /) -> None:
 
 @app.command
 def predict(
-    deployment: str, /, *inputs: Annotated[str, Parameter(help="files, or texts for a model of texts")]
+    deployment: str,
+    /,
+    *inputs: Annotated[str, Parameter(help="files, or texts for a model of texts")],
+    out: Annotated[str, Parameter(help="folder for the pictures of a model that answers with pictures")] = "",
 ) -> None:
     """Ask a deployed model."""
     if not inputs:
         _fail("nothing to predict: name files, or texts for a model of texts")
     rows = _client().predict(deployment, *inputs)
+    if out:
+        for number, row in enumerate(rows):
+            _keep_picture(row, Path(out), number if len(rows) > 1 else None)
     _show(rows, lambda: _out().predictions(rows))
+
+
+def _keep_picture(row: Any, folder: Path, number: int | None) -> None:
+    """Write the picture of an answer as a PNG named after its input; the answer then names the file."""
+    from base64 import b64decode
+
+    if not isinstance(row["output"], dict) or "image" not in row["output"]:
+        _fail("--out is for models that answer with pictures: this one does not")
+    mark = "" if number is None else f"{number}-"
+    file = folder / f"{mark}{Path(row['input']).stem}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b64decode(row["output"]["image"]))
+    except OSError as error:
+        _fail(f"can't write {file}: {error.strerror}")
+    row["output"] = {"file": str(file)}
 
 
 # ---- keys

@@ -434,13 +434,14 @@ class Client:
             text = one.decode() if isinstance(one, bytes) else _text_of(one)
             return self._call("POST", path, json={"inputs": text, "parameters": parameters})[0]
         data = one if isinstance(one, bytes) else _read_file(Path(one))
+        headers = {"Accept": "application/json"}
         if not parameters:
-            headers = {"Content-Type": "application/octet-stream"}
+            headers["Content-Type"] = "application/octet-stream"
             return self._call("POST", path, content=data, headers=headers)
         from base64 import b64encode
 
         body = {"inputs": b64encode(data).decode(), "parameters": parameters}
-        return self._call("POST", path, json=body)
+        return self._call("POST", path, json=body, headers=headers)
 
     def _submit(self, path: str, body: Json, wait: bool, on_event: OnEvent | None) -> Job:
         job = cast(Job, self._call("POST", path, json=body))

@@ -12,7 +12,7 @@ import numpy as np
 from modelmill.bundle import open_bundle
 from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError
-from modelmill.tasks.base import NOTE, Arrays, Context, Raw, Task, task_named
+from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw, Task, task_named
 from modelmill.types import Manifest
 
 GOLDEN = "golden.json"
@@ -47,6 +47,11 @@ class Predictor:
         if self._task is None:
             raise InvalidInput("the model has no task: it takes tensors, as the Open Inference Protocol sends them")
         return self._task
+
+    def asked(self, item: Item) -> Raw:
+        """What is sent to measure the model by an item of a data set."""
+        asked = getattr(self._task, "asked", None)
+        return item.data if asked is None else asked(item, self.context)
 
     def decode(self, data: Raw) -> Arrays:
         """One raw input as arrays without the batch axis; raises `InvalidInput`."""
@@ -88,12 +93,13 @@ class Predictor:
         """
         if self._task is None:
             return
+        same = getattr(self._task, "alike", alike)
         for number, case in enumerate(read_golden(self.folder)):
             try:
                 answer = self.predict([case["input"]])[0]
             except MillError as error:
                 raise BundleCorrupt(f"golden input {number} is no longer accepted: {error}") from error
-            if not alike(answer, case["output"], self.tolerance):
+            if not same(answer, case["output"], self.tolerance):
                 raise BundleCorrupt(
                     f"golden input {number} is answered {json.dumps(answer)[:120]}, "
                     f"recorded was {json.dumps(case['output'])[:120]}"

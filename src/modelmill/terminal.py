@@ -179,7 +179,13 @@ def deployment(row: Mapping[str, Any], url: str) -> None:
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inputs with their best answers."""
+    """Inputs with their best answers, or the files of pictures that were answered."""
+    if any(isinstance(row["output"], dict) and row["output"].keys() & {"image", "file"} for row in rows):
+        untold = "a picture: name a folder with --out to keep it"
+        table(
+            [{"input": row["input"], "answer": row["output"].get("file", untold)} for row in rows], ("input", "answer")
+        )
+        return
     flat = []
     for row in rows:
         best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]

@@ -136,7 +136,8 @@ class Variant(Struct, frozen=True, kw_only=True):
 class Route(Struct, frozen=True, kw_only=True):
     """One version behind a deployment's name as the gateway sees it: its workers and what the model takes.
 
-    `kind` is what the task takes as it is sent (image, text), or `tensor` for a model without a task. The route of
+    `kind` is what the task takes as it is sent (image, text), or `tensor` for a model without a task; `output` is what
+    its answer can be sent as (json, or image where it is a picture). The route of
     the main version carries those of canaries and shadows in `others`; each has a `weight` (its share of the
     requests, 0 to 1), and a shadow gets copies whose answers are dropped. `batch` is how many rows a worker gains
     from (0: not measured), `max_wait` how many seconds a call may wait for others. A deployment that is `asleep` has
@@ -164,6 +165,7 @@ class Route(Struct, frozen=True, kw_only=True):
     max_wait: float = 0.0
     others: list["Route"] = msgspec.field(default_factory=list)
     created: int = 0
+    output: str = "json"
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):

@@ -74,12 +74,16 @@ def uniform(task, context):
 
 
 def test_uniform_scores_are_answered_with_labels(task, context):
+    if task.METRIC != "accuracy":
+        pytest.skip("its answers are no labels")
     answer = task.encode(uniform(task, context), context, {})
     assert {entry["label"] for entry in answer} == set(LABELS)
     assert all(entry["score"] == pytest.approx(1 / 3, abs=1e-5) for entry in answer)
 
 
 def test_answers_are_evaluated(task, context):
+    if task.METRIC != "accuracy":
+        pytest.skip("its answers are no labels")
     answers = [task.encode(uniform(task, context), context, task.complete(LABELS)) for _ in LABELS]
     show = lambda rows: [task.example() for _ in rows]  # noqa: E731
     found = task.evaluate(Measured(outputs=answers, truths=LABELS, labels=LABELS, show=show))

@@ -54,6 +54,21 @@ def run(folder, settings=SETTINGS, stop_at=None, validation=None):
         return Loop(network(), data(), validation or data(1), settings, AIM, noisy, folder, events, stop).run()
 
 
+def test_an_epoch_of_a_number_of_steps_takes_items_evenly_again_and_again():
+    settings = msgspec.structs.replace(SETTINGS, epoch_steps=10)
+    numbered = Arrays({"x": np.arange(ITEMS)}, {})
+    found = [batch["x"].numpy() for batch in loop.batches(numbered, settings, 0, 10, 0, "cpu")]
+    assert [len(batch) for batch in found] == [BATCH] * 10
+    assert np.bincount(np.concatenate(found)).tolist() == [3] * ITEMS
+    later = [batch["x"].numpy() for batch in loop.batches(numbered, settings, 0, 10, 7, "cpu")]
+    assert all(map(np.array_equal, later, found[7:]))
+
+
+def test_a_run_of_epochs_of_a_number_of_steps_ends(tmp_path):
+    trained = run(tmp_path / "job", msgspec.structs.replace(SETTINGS, epoch_steps=2))
+    assert len(trained.history) == EPOCHS
+
+
 def same(one, other):
     a, b = one.network.state_dict(), other.network.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

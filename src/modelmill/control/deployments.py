@@ -214,6 +214,7 @@ class Deployments:
             version=version[1],
             task=manifest.task,
             kind=task_named(manifest.task).INPUT if manifest.task else TENSOR,
+            output=getattr(task_named(manifest.task), "OUTPUT", "json") if manifest.task else "json",
             engine=options.engine or manifest.engine,
             # A deployment whose only worker was lost keeps its calls waiting for the next one.
             ready=row.loaded and (bool(mine) if variant else row.serving is not None),

@@ -19,6 +19,8 @@ from modelmill.types import TensorSpec
 OPSET = 20
 PRECISIONS = ("fp32",)
 DATATYPES = base.DATATYPES
+FREE = 32
+"""Length for each row of a batch that axes of no fixed length have when a network is converted."""
 ONNX_BFLOAT16 = 16  # TensorProto.DataType; the package onnx is not needed to serve
 
 KINDS = {
@@ -219,7 +221,7 @@ def convert(network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], f
         tuple(examples),
         input_names=[spec.name for spec in inputs],
         output_names=[spec.name for spec in outputs],
-        dynamic_shapes=tuple({0: torch.export.Dim("batch", min=1, max=65536)} for _ in inputs),
+        dynamic_shapes=tuple(_free(spec, torch) for spec in inputs),
         opset_version=OPSET,
         external_data=False,
         dynamo=True,
@@ -229,6 +231,12 @@ def convert(network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], f
     program.save(str(folder / FILE), external_data=False)
     _compare(network, inputs, folder)
     return [FILE]
+
+
+def _free(spec: TensorSpec, torch: Any) -> dict[int, Any]:
+    """The axes of an input that the graph leaves open: the batch, and those whose length the signature does not say."""
+    axes = {axis: torch.export.Dim.DYNAMIC for axis, side in enumerate(spec.shape) if axis and side < 0}
+    return {0: torch.export.Dim("batch", min=1, max=65536), **axes}
 
 
 def _compare(network: Any, inputs: list[TensorSpec], folder: Path) -> None:
@@ -248,7 +256,7 @@ def _compare(network: Any, inputs: list[TensorSpec], folder: Path) -> None:
 
 
 def _zeros(spec: TensorSpec, batch: int) -> Array:
-    return np.zeros([batch, *(max(side, 1) for side in spec.shape[1:])], NUMPY[spec.datatype])
+    return np.zeros([batch, *(side if side >= 0 else FREE * batch for side in spec.shape[1:])], NUMPY[spec.datatype])
 
 
 def _random(spec: TensorSpec, batch: int, rng: np.random.Generator) -> Array:

@@ -46,7 +46,7 @@ def evaluate(model: Predictor, material: Material, split: str, events: Events, s
         for batch in _batches(material.items(split)):
             if stop.asked:
                 raise Interrupted
-            decoded = list(pool.map(lambda item: model.decode(item.data), batch))
+            decoded = list(pool.map(lambda item: model.decode(model.asked(item)), batch))
             answers += [model.encode(arrays, complete) for arrays in model.run(decoded)]
             truths += [model.task.truth(item) for item in batch]
             tell(len(truths))
@@ -54,7 +54,9 @@ def evaluate(model: Predictor, material: Material, split: str, events: Events, s
     def show(rows: Sequence[int]) -> list[Raw]:
         return [item.data for item in material.rows(split, rows)]
 
-    return model.task.evaluate(Measured(outputs=answers, truths=truths, labels=labels, show=show))
+    return model.task.evaluate(
+        Measured(outputs=answers, truths=truths, labels=labels, show=show, context=model.context)
+    )
 
 
 def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:

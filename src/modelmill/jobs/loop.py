@@ -124,7 +124,7 @@ class Loop:
         network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         bf16 = uses_bf16(settings.precision, self.device)
         self.cast = torch.autocast(self.device, torch.bfloat16, enabled=bf16)
-        self.steps = math.ceil(len(data) / settings.batch_size)
+        self.steps = settings.epoch_steps or math.ceil(len(data) / settings.batch_size)
         self.state = State(network, settings, self.steps * settings.epochs)
         self._checkpoint, self._saved = folder / CHECKPOINT, time.monotonic()
 
@@ -157,8 +157,8 @@ class Loop:
                 self._save()
                 if self.stop.asked:
                     raise Interrupted
-        items = (state.step - first) / self.steps * len(self.data)
-        return items / max(time.monotonic() - started, 1e-9)
+        items = epoch_items(self.data, self.settings)
+        return (state.step - first) / self.steps * items / max(time.monotonic() - started, 1e-9)
 
     def _step(self, batch: Batch) -> float:
         """One step, or one of each part in turn; returns the loss, summed over the parts."""
@@ -215,9 +215,16 @@ class Loop:
 
 def batches(data: Arrays, settings: TrainSettings, epoch: int, steps: int, skip: int, device: str) -> Iterator[Batch]:
     """The batches of an epoch in an order that its number decides, sliced from memory, evenly sized."""
-    order = np.random.default_rng((settings.seed, epoch)).permutation(len(data))
+    rng = np.random.default_rng((settings.seed, epoch))
+    passes = math.ceil(epoch_items(data, settings) / len(data))
+    order = np.concatenate([rng.permutation(len(data)) for _ in range(passes)])[: epoch_items(data, settings)]
     for rows in np.array_split(order, steps)[skip:]:
         yield {name: torch.from_numpy(array).to(device) for name, array in data.rows(rows).items()}
+
+
+def epoch_items(data: Arrays, settings: TrainSettings) -> int:
+    """How many items an epoch takes, some of them again where it is longer than the data."""
+    return settings.epoch_steps * settings.batch_size or len(data)
 
 
 def descend(state: State, part: str, value: Tensor, settings: TrainSettings) -> float:

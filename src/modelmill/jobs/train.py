@@ -172,7 +172,7 @@ def golden(model: Predictor, material: Material, draft: Path) -> None:
     """A few raw test inputs and their answers."""
     inputs: list[bytes | str] = []
     for item in material.sample("test", GOLDEN):
-        inputs.append(model.task.as_sent(item.data))
+        inputs.append(model.task.as_sent(model.asked(item)))
     if not inputs:
         raise InvalidInput("there is nothing to test on")
     write_golden(draft, inputs, [model.predict([raw])[0] for raw in inputs])

@@ -1,11 +1,13 @@
 """The Hugging Face Inference API: `POST /models/{name}` in the shape of the deployment's task.
 
 A picture comes as the raw bytes or as base64 in `{"inputs": ..., "parameters": {...}}`, a text as `inputs`; a list
-of them is answered with a list. While a deployment loads, the answer is 503, or with `X-Wait-For-Model: true` (also
-`{"options": {"wait_for_model": true}}`) it is waited for.
+of them is answered with a list. A task that answers with a picture sends the picture itself, unless the caller takes
+only JSON (`Accept: application/json`) or asked for several. While a deployment loads, the answer is 503, or with
+`X-Wait-For-Model: true` (also `{"options": {"wait_for_model": true}}`) it is waited for.
 """
 
 import asyncio
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +26,8 @@ error = simple_error
 NAME = "huggingface"
 POLL_SECONDS = 0.05
 READABLE = {JSON, "application/*", "*/*"}
+PNG = "image/png"
+PICTURES = {PNG, "image/*", "*/*"}
 
 
 class Asked(NamedTuple):
@@ -37,8 +41,9 @@ class Asked(NamedTuple):
 
 async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
     """One picture or text, or a list of them."""
-    refuse_tensor_model(pick(gateway, caller, request, names["name"]))
-    _check_accept(request.header(b"accept"))
+    route = pick(gateway, caller, request, names["name"])
+    refuse_tensor_model(route)
+    _check_accept(request.header(b"accept"), READABLE | PICTURES if route.output == "image" else READABLE)
     return await respond(gateway, caller, request, names["name"], await request.body(), NAME)
 
 
@@ -56,14 +61,23 @@ async def respond(
     # Text tasks answer one list per input, also for a single one; vision answers the list itself.
     if asked.many or route.kind == "text":
         return Response(b"[" + b",".join(found) + b"]")
+    if route.output == "image" and _wants(request.header(b"accept"), PICTURES):
+        return Response(b64decode(msgspec.json.decode(found[0])["image"]), content_type=PNG)
     return Response(found[0])
 
 
-def _check_accept(accept: str) -> None:
-    """Raises `InvalidInput` when the caller would not read JSON."""
-    kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    if accept.strip() and not READABLE & set(kinds):
-        raise InvalidInput(f"the answer is {JSON}, but the request accepts only {accept[:100]}")
+def _check_accept(accept: str, readable: set[str]) -> None:
+    """Raises `InvalidInput` when the caller would not read what it gets."""
+    if not _wants(accept, readable):
+        what = f"{PNG} or {JSON}" if PNG in readable else JSON
+        raise InvalidInput(f"the answer is {what}, but the request accepts only {accept[:100]}")
+
+
+def _wants(accept: str, kinds: set[str]) -> bool:
+    """Whether a caller reads one of these kinds; one that says nothing reads all."""
+    return not accept.strip() or not kinds.isdisjoint(
+        part.partition(";")[0].strip().lower() for part in accept.split(",")
+    )
 
 
 async def _loaded(gateway: Gateway, caller: KeyInfo, request: Request, name: str, wait: bool) -> Deployment:

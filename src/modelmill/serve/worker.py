@@ -125,6 +125,8 @@ class Worker:
         decoded = list(decode(self._decode_raw, rows))
         if not decoded:
             raise InvalidInput("the batch is empty")
+        if len({tuple((name, array.shape) for name, array in sorted(one.items())) for one in decoded}) > 1:
+            raise InvalidInput(f"this model takes each '{self.kind}' in its own size: send those of one size together")
         return Item({name: np.stack([one[name] for one in decoded]) for name in decoded[0]}, raw=True)
 
     def _decode_raw(self, data: bytes) -> Arrays:

@@ -51,13 +51,14 @@ class Evaluation(Struct, frozen=True, kw_only=True):
 class Measured(Struct, frozen=True, kw_only=True):
     """The items of an evaluation, in one order: complete outputs of `encode`, and the truths.
 
-    `show` gives the raw inputs of some rows, for pictures.
+    `show` gives the raw inputs of some rows, for pictures; `context` is what decode and encode knew of the model.
     """
 
     outputs: Sequence[Any]
     truths: Sequence[Any]
     labels: Sequence[str]
     show: Callable[[Sequence[int]], list[Raw]]
+    context: Context | None = None
 
 
 class Task(Protocol):
@@ -67,7 +68,10 @@ class Task(Protocol):
     least, `METRIC` the figure that sums up an evaluation, `RECIPE` the default recipe, `SAMPLES` how many training
     items `prepare` wants to see. How its recipes are trained is said by the module `training` in its folder
     (`jobs.objective`). A task whose inputs have no fixed size may have `infer(run, arrays, context)`: how a batch goes
-    through the engine's `run`, such as in tiles.
+    through the engine's `run`, such as in tiles. One whose items are not what it is asked may have
+    `asked(item, context)`: the raw input that is sent to measure an item by. One whose answers are not plain numbers
+    and labels may have `alike(one, other, tolerance)`: whether two answers are the same but for rounding; and where an
+    answer is `{"image": base64}`, OUTPUT is "image", and protocols may send the picture itself.
     """
 
     SUMMARY: str
@@ -124,6 +128,9 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
 
     epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="passes over the training data")] = 10
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536, description="items per step")] = 64
+    epoch_steps: Annotated[
+        int, msgspec.Meta(ge=0, le=1_000_000, description="steps in an epoch; 0: one pass over the training data")
+    ] = 0
     optimiser: Annotated[
         Literal["adam", "adamw", "adadelta", "sgd", "muon"],
         msgspec.Meta(description="update rule; muon: orthogonal momentum for convolutions, AdamW for the rest"),

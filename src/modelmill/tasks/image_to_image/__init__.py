@@ -1,0 +1,180 @@
+"""image-to-image: a damaged picture in, the repaired one out, in any resolution."""
+
+import io
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modelmill.errors import unknown_setting
+from modelmill.tasks import _image
+from modelmill.tasks._image import Pixels, fingerprint
+from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.image_to_image import _preprocessing as pre
+from modelmill.tasks.image_to_image._measures import Row, psnr, sheet, ssim
+from modelmill.tasks.image_to_image._preprocessing import Preprocessing
+from modelmill.tasks.image_to_image._tiles import repaired
+from modelmill.types import Json, TensorSpec
+
+__all__ = [
+    "CLASSES",
+    "INPUT",
+    "METRIC",
+    "OUTPUT",
+    "RECIPE",
+    "SAMPLES",
+    "SUMMARY",
+    "TARGETS",
+    "Preprocessing",
+    "alike",
+    "as_sent",
+    "asked",
+    "complete",
+    "decode",
+    "encode",
+    "evaluate",
+    "example",
+    "fingerprint",
+    "infer",
+    "inputs",
+    "outputs",
+    "prepare",
+    "sample",
+    "truth",
+]
+
+SUMMARY = "repair a picture: remove noise, enlarge"
+INPUT = "image"
+OUTPUT = "image"
+TARGETS = ("none", "label")
+CLASSES = 0
+METRIC = "psnr"
+RECIPE = "denoise"
+SAMPLES = 200
+ANSWER = "image"
+"""Where an answer holds its picture, as base64 of a PNG file."""
+REPAIRED = "repaired"
+COLORS = f"{NOTE}colors"
+SHOWN = 6
+CLOSE = 48.0
+"""The PSNR in dB above which two answers are the same but for rounding, at the tolerance of fp32."""
+
+
+def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+    """Colour and kept size taken from the training pictures."""
+    return pre.prepare(samples, preprocessing)
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """`image`: uint8 [-1, any height, any width, channels]."""
+    return [TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, context.preprocessing.channels])]
+
+
+def outputs(context: Context) -> list[TensorSpec]:
+    """`repaired`: levels 0..255, as large as the input times the scale."""
+    return [TensorSpec(name=REPAIRED, datatype="FP32", shape=[-1, -1, -1, context.preprocessing.channels])]
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """`image`: uint8 [height, width, channels] as it was sent, upright; beside it the colours of a grey model's input.
+
+    Raises `InvalidInput`, and `TooLarge` also where the answer would be.
+    """
+    pixels = _image.read_pixels(data)
+    pre.check_size(pixels, context.preprocessing)
+    wanted, colors = pre.as_wanted(pixels, context.preprocessing)
+    return {"image": wanted} if colors is None else {"image": wanted, COLORS: colors}
+
+
+def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> Arrays:
+    """Pictures of any size, large ones in tiles."""
+    how = context.preprocessing
+
+    def network(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return run({"image": np.ascontiguousarray(part)})[REPAIRED]
+
+    return {REPAIRED: repaired(network, arrays["image"], how.tile, how.scale, how.multiple)}
+
+
+def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Json:
+    """`{"image": PNG as base64}`; raises `InvalidInput` for parameters, of which there are none."""
+    for name in parameters:
+        raise unknown_setting(name, (), "parameter")
+    pixels = pre.joined(pre.rounded(arrays[REPAIRED]), arrays.get(COLORS))
+    return {ANSWER: b64encode(_image.png(pixels)).decode()}
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """`image`: the part of the clean picture that is kept, to be damaged anew in each step; there is no target."""
+    return {"image": pre.kept(_image.read_pixels(item.data), context.preprocessing)}, {}
+
+
+def asked(item: Item, context: Context) -> Pixels:
+    """The damaged picture that stands for a clean one where a model is measured."""
+    return pre.damaged(_image.read_pixels(item.data), context.preprocessing)
+
+
+def truth(item: Item) -> Raw:
+    """The clean picture."""
+    return item.data
+
+
+def complete(labels: Sequence[str]) -> Json:
+    """Nothing is ever left out."""
+    return {}
+
+
+def alike(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether two answers show the same picture but for rounding."""
+    first, second = (_pixels(answer) for answer in (one, other))
+    return first.shape == second.shape and psnr(first, second) >= CLOSE - 20 * math.log10(tolerance / 2e-3)
+
+
+def evaluate(measured: Measured) -> Evaluation:
+    """PSNR and SSIM, means over the pictures, beside those of the pictures as sent; and a sheet of some of them.
+
+    A model of luminance is measured on luminance. An enlarged picture is compared with the bicubic one, both without a
+    border of `scale` pixels.
+    """
+    assert measured.context is not None
+    how = measured.context.preprocessing
+    figures, rows = [], []
+    shown = set(np.linspace(0, len(measured.truths) - 1, min(SHOWN, len(measured.truths))).astype(int).tolist())
+    for number, (answer, data) in enumerate(zip(measured.outputs, measured.truths, strict=True)):
+        clean = _image.read_pixels(data)
+        sent = pre.enlarged(pre.damaged(clean, how), how)
+        pictures = (sent, _pixels(answer), pre.cut(clean, how))
+        before, after, wanted = (_inner(pre.measured(picture, how), how.scale) for picture in pictures)
+        figures.append((psnr(after, wanted), ssim(after, wanted), psnr(before, wanted), ssim(before, wanted)))
+        if number in shown:
+            rows.append(Row(*pictures, before=figures[-1][2], after=figures[-1][0]))
+    means = np.mean(figures, axis=0)
+    names = ("psnr", "ssim", "psnr_baseline", "ssim_baseline")
+    metrics: Json = {name: float(value) for name, value in zip(names, means, strict=True)}
+    return Evaluation(metrics=metrics | {"items": len(figures)}, pictures={"repaired.png": sheet(rows)})
+
+
+def as_sent(data: Raw) -> bytes:
+    """A picture as a file: PNG where there are mere pixels."""
+    return _image.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
+
+
+def example() -> bytes:
+    """A small grey gradient as PNG."""
+    return _image.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))
+
+
+def _pixels(answer: Json) -> Pixels:
+    """The picture of an answer of our own."""
+    with Image.open(io.BytesIO(b64decode(answer[ANSWER]))) as image:
+        return np.asarray(image)
+
+
+def _inner(pixels: Pixels, scale: int) -> Pixels:
+    """Without the border that enlarging makes worse, where anything is left then."""
+    border = scale if scale > 1 and min(pixels.shape[:2]) > 2 * scale else 0
+    return pixels[border : pixels.shape[0] - border, border : pixels.shape[1] - border]

@@ -1,0 +1,175 @@
+"""How pictures go into repair and come out: what is repaired, in which colours, and what training keeps of them."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from modelmill.errors import TooLarge
+from modelmill.tasks import _image
+from modelmill.tasks._image import Pixels
+from modelmill.tasks.base import Raw
+from modelmill.types import Struct
+
+STEP = 12
+"""Kept sides are multiples of this: of every scale, and of what networks halve."""
+LEAST = 36
+
+
+class Preprocessing(Struct, frozen=True, kw_only=True):
+    """What is repaired and how; travels in the manifest."""
+
+    repair: Annotated[
+        Literal["denoise", "super-resolution"], msgspec.Meta(description="what is repaired", extra={"derived": True})
+    ] = "denoise"
+    color: Annotated[
+        Literal["auto", "grey", "rgb"],
+        msgspec.Meta(description="grey: luminance alone is repaired; auto: grey if all training pictures are"),
+    ] = "auto"
+    scale: Annotated[int, msgspec.Meta(ge=1, le=4, description="times larger, by super-resolution: 2, 3 or 4")] = 1
+    test_sigma: Annotated[
+        float, msgspec.Meta(ge=0, le=100, description="deviation of the noise that denoising is measured with, of 255")
+    ] = 25.0
+    height: Annotated[
+        int, msgspec.Meta(ge=0, le=4096, description="pixels kept of each training picture; 0: from the data")
+    ] = 0
+    width: Annotated[
+        int, msgspec.Meta(ge=0, le=4096, description="pixels kept of each training picture; 0: from the data")
+    ] = 0
+    max_side: Annotated[
+        int, msgspec.Meta(ge=36, le=4096, description="most pixels kept of a side when taken from the data")
+    ] = 480
+    tile: Annotated[
+        int, msgspec.Meta(ge=96, le=4096, description="side of the tiles in which a larger picture is repaired")
+    ] = 512
+    multiple: Annotated[
+        int, msgspec.Meta(ge=1, le=64, description="of which the network wants sides", extra={"derived": True})
+    ] = 1
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for values that do not go together."""
+        enlarges = self.repair == "super-resolution"
+        if enlarges != (self.scale > 1):
+            wanted = "2, 3 or 4" if enlarges else "1: only super-resolution makes a picture larger"
+            raise ValueError(f"scale={self.scale} does not go with {self.repair}: it wants {wanted}")
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return 1 if self.color == "grey" else 3
+
+
+def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
+    """Fill in what is left to the data: colour, and how much of a picture training keeps."""
+    seen = [
+        (pixels.shape, how.color == "auto" and _image.is_grey(pixels)) for pixels in map(_image.read_pixels, samples)
+    ]
+    color = how.color if how.color != "auto" else ("grey" if all(grey for _, grey in seen) else "rgb")
+    height, width = (
+        given or _kept(float(np.median([shape[axis] for shape, _ in seen])), how.max_side)
+        for axis, given in enumerate((how.height, how.width))
+    )
+    return msgspec.structs.replace(how, color=color, height=height, width=width)
+
+
+def _kept(side: float, most: int) -> int:
+    return max(LEAST, int(min(side, most)) // STEP * STEP)
+
+
+def as_wanted(pixels: Pixels, how: Preprocessing) -> tuple[Pixels, Pixels | None]:
+    """Pixels as the model wants them [H, W, C], and the colours [H, W, 2] that a grey model leaves alone.
+
+    Colours are Cb and Cr of JPEG's YCbCr (ITU-T T.871), so that luminance is what Pillow calls L.
+    """
+    if how.color != "grey":
+        return np.asarray(Image.fromarray(pixels).convert("RGB")), None
+    if pixels.ndim == 2:
+        return pixels[:, :, None], None
+    parts = np.asarray(Image.fromarray(pixels).convert("YCbCr"))
+    return np.ascontiguousarray(parts[:, :, :1]), None if _image.is_grey(pixels) else parts[:, :, 1:].copy()
+
+
+def joined(pixels: Pixels, colors: Pixels | None) -> Pixels:
+    """What `as_wanted` took apart: [H, W], or [H, W, 3]; colours of another size are enlarged."""
+    if colors is None:
+        return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+    size = (pixels.shape[1], pixels.shape[0])
+    parts = [Image.fromarray(np.ascontiguousarray(colors[:, :, at])) for at in (0, 1)]
+    parts = [part if part.size == size else part.resize(size, Image.Resampling.BICUBIC) for part in parts]
+    return np.asarray(Image.merge("YCbCr", [Image.fromarray(pixels[:, :, 0]), *parts]).convert("RGB"))
+
+
+def measured(pixels: Pixels, how: Preprocessing) -> Pixels:
+    """The pixels [H, W, C] on which a model is measured: luminance where it repairs luminance."""
+    return as_wanted(pixels, how)[0]
+
+
+def kept(pixels: Pixels, how: Preprocessing) -> Pixels:
+    """The part of a picture that training keeps [height, width, C]: the same one for the same picture.
+
+    A smaller picture is continued by its mirror image.
+    """
+    wanted = as_wanted(pixels, how)[0]
+    rng = seeded(pixels)
+    for axis, side in enumerate((how.height, how.width)):
+        missing = max(0, side - wanted.shape[axis])
+        if missing:
+            wanted = np.pad(wanted, [(0, missing if at == axis else 0) for at in range(3)], "symmetric")
+        start = int(rng.integers(wanted.shape[axis] - side + 1))
+        wanted = wanted.take(range(start, start + side), axis)
+    return np.ascontiguousarray(wanted)
+
+
+def seeded(pixels: Pixels) -> np.random.Generator:
+    """Random numbers that are always the same for the same picture."""
+    digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def damaged(pixels: Pixels, how: Preprocessing) -> Pixels:
+    """A clean picture as it is sent to be repaired, always the same for the same picture.
+
+    Noise is white and Gaussian with the deviation `test_sigma`, rounded and clipped as in a file; a picture to be
+    enlarged is made smaller by Pillow's bicubic filter (antialiased, a = -0.5), after its sides were cut to multiples.
+    """
+    if how.repair == "denoise":
+        noisy = pixels + seeded(pixels).normal(0.0, how.test_sigma, pixels.shape)
+        return np.asarray(np.clip(np.rint(noisy), 0, 255), np.uint8)
+    image = Image.fromarray(cut(pixels, how))
+    size = (image.width // how.scale, image.height // how.scale)
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def cut(pixels: Pixels, how: Preprocessing) -> Pixels:
+    """A clean picture with sides that are multiples of the scale; one that is smaller than it is continued first."""
+    missing = [(0, max(0, how.scale - side)) for side in pixels.shape[:2]]
+    if any(after for _, after in missing):
+        pixels = np.pad(pixels, [*missing, *[(0, 0)] * (pixels.ndim - 2)], "symmetric")
+    height, width = (side // how.scale * how.scale for side in pixels.shape[:2])
+    return pixels[:height, :width]
+
+
+def enlarged(pixels: Pixels, how: Preprocessing) -> Pixels:
+    """What repair has to beat: the picture as it was sent, enlarged by Pillow's bicubic filter."""
+    if how.scale == 1:
+        return pixels
+    image = Image.fromarray(pixels)
+    size = (image.width * how.scale, image.height * how.scale)
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def check_size(pixels: Pixels, how: Preprocessing) -> None:
+    """Raises `TooLarge` for a picture whose answer would be larger than any picture may be."""
+    count = pixels.shape[0] * pixels.shape[1] * how.scale**2
+    if count > _image.MAX_PIXELS:
+        raise TooLarge(
+            f"enlarged {how.scale} times the picture would have {count:,} pixels; at most {_image.MAX_PIXELS:,}"
+        )
+
+
+def rounded(values: np.ndarray[Any, Any]) -> Pixels:
+    """Levels 0..255 as pixels."""
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

@@ -1,0 +1,1 @@
+"""Recipes of image-to-image: one file each."""

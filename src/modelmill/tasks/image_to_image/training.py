@@ -1,0 +1,32 @@
+"""How repair is trained: patches of clean pictures, damaged anew in every step."""
+
+import torch
+from torch import Tensor, nn
+
+from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.image_to_image._networks import Clamped, patches, psnr
+
+SCORE = "psnr"
+MULTIPLE = 12
+"""Of which the sides of patches are multiples: of every scale, and of what networks halve."""
+Batch = dict[str, Tensor]
+
+
+def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
+    """The mean absolute error, in levels of 255."""
+    clean = patches(batch["image"], network.patch, MULTIPLE)  # type: ignore[arg-type]
+    return (network(network.damaged(clean)) - clean).abs().mean()  # type: ignore[operator,no-any-return]
+
+
+def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
+    """The same error and the PSNR in dB, of pictures that are always damaged in the same way."""
+    clean = batch["image"].float()
+    generator = torch.Generator().manual_seed(0)
+    found = network(network.damaged(clean, generator))  # type: ignore[operator]
+    border = network.scale if network.scale > 1 else 0  # type: ignore[operator]
+    return {"loss": (found - clean).abs().mean(), "psnr": psnr(found.clamp(0, 255), clean, border).mean()}  # type: ignore[arg-type]
+
+
+def deployed(network: nn.Module, signature: Signature) -> nn.Module:
+    """It answers levels 0..255."""
+    return Clamped(network)

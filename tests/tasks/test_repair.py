@@ -1,0 +1,260 @@
+"""image-to-image: what goes in and comes out, tiles without seams, damage that can be repeated, and its measures."""
+
+import io
+from base64 import b64decode, b64encode
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modelmill.errors import InvalidInput, TooLarge
+from modelmill.tasks import image_to_image as task
+from modelmill.tasks.base import Context, Item, Measured, plan, recipe_named
+from modelmill.tasks.image_to_image import _measures, _preprocessing, _tiles
+from modelmill.tasks.image_to_image._preprocessing import Preprocessing
+from tests.making import encoded, png
+
+GREY = Preprocessing(color="grey", multiple=2)
+RGB = Preprocessing(color="rgb", multiple=2)
+LARGER = Preprocessing(repair="super-resolution", color="grey", scale=3)
+
+
+def context(how, tmp_path):
+    return Context(preprocessing=how, labels=[], folder=tmp_path)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def nothing(arrays):
+    """A network that leaves pictures as they are."""
+    return {task.REPAIRED: arrays["image"].astype(np.float32)}
+
+
+def threefold(arrays):
+    """A network that repeats pixels."""
+    return {task.REPAIRED: arrays["image"].repeat(3, 1).repeat(3, 2).astype(np.float32)}
+
+
+def through(data, context, run=nothing):
+    """A picture through decode, infer and encode, as pixels."""
+    arrays = task.decode(data, context)
+    notes = {name: array for name, array in arrays.items() if name != "image"}
+    answer = task.infer(run, {"image": arrays["image"][None]}, context)
+    document = task.encode({task.REPAIRED: answer[task.REPAIRED][0], **notes}, context, {})
+    with Image.open(io.BytesIO(b64decode(document["image"]))) as image:
+        return np.asarray(image)
+
+
+# ---- in and out
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (37, 41), (700, 33), (601, 1301)])
+@pytest.mark.parametrize("how", [GREY, RGB])
+def test_pictures_of_any_size_come_out_as_they_went_in(tmp_path, shape, how):
+    pixels = noise(*shape)
+    found = through(png(pixels), context(how, tmp_path))
+    assert np.array_equal(found, pixels if how is GREY else np.stack([pixels] * 3, -1))
+
+
+def test_colours_pass_through_a_model_of_luminance(tmp_path):
+    pixels = noise(40, 50, 3) // 2 + 64
+    found = through(png(pixels), context(GREY, tmp_path))
+    assert found.shape == pixels.shape
+    assert np.abs(found.astype(int) - pixels).max() <= 3  # the rounding of YCbCr
+    dark = through(png(pixels), context(GREY, tmp_path), lambda arrays: {task.REPAIRED: arrays["image"] * 0.5})
+    for one, other in ((dark, 0.5), (found, 1.0)):
+        grey = np.asarray(Image.fromarray(pixels).convert("L")).astype(float)
+        assert np.asarray(Image.fromarray(one).convert("L")).mean() == pytest.approx(grey.mean() * other, abs=1.5)
+
+
+def test_a_grey_picture_saved_as_colour_has_no_colours_to_keep(tmp_path):
+    arrays = task.decode(png(np.stack([noise(8, 8)] * 3, -1)), context(GREY, tmp_path))
+    assert list(arrays) == ["image"]
+
+
+@pytest.mark.parametrize("shape", [(20, 31), (20, 31, 3)])
+def test_an_enlarged_picture_has_the_scale_times_the_sides(tmp_path, shape):
+    assert through(png(noise(*shape)), context(LARGER, tmp_path), threefold).shape == (60, 93, *shape[2:])
+
+
+def test_the_orientation_of_a_photograph_is_applied(tmp_path):
+    image = Image.fromarray(noise(10, 20, 3))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    assert through(encoded(image, "JPEG", exif=exif), context(RGB, tmp_path)).shape == (20, 10, 3)
+
+
+def test_what_would_become_too_large_is_refused_before_any_work(tmp_path):
+    huge = encoded(Image.new("L", (3000, 2000)))
+    with pytest.raises(TooLarge, match="54,000,000 pixels"):
+        task.decode(huge, context(LARGER, tmp_path))
+    assert task.decode(huge, context(GREY, tmp_path))["image"].shape == (2000, 3000, 1)
+
+
+def test_an_empty_tensor_and_an_unknown_parameter_are_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="0x5 pixels is empty"):
+        task.infer(nothing, {"image": np.zeros((1, 0, 5, 1), np.uint8)}, context(GREY, tmp_path))
+    with pytest.raises(InvalidInput, match="prompt"):
+        task.encode({task.REPAIRED: np.zeros((2, 2, 1))}, context(GREY, tmp_path), {"prompt": "a cat"})
+
+
+# ---- tiles
+
+
+@pytest.mark.parametrize(("height", "width", "scale"), [(97, 300, 1), (1000, 193, 1), (260, 130, 3)])
+def test_tiles_leave_no_seams(height, width, scale):
+    pictures = noise(2, height, width, 1).astype(np.float32)
+    seen = []
+
+    def network(part):
+        seen.append(part.shape)
+        return part.repeat(scale, 1).repeat(scale, 2)
+
+    found = _tiles.repaired(network, pictures, 128, scale, 2)
+    np.testing.assert_allclose(found, pictures.repeat(scale, 1).repeat(scale, 2), atol=1e-3)
+    assert max(max(shape[1:3]) for shape in seen) <= 128
+
+
+def test_what_a_tile_does_to_its_edge_is_not_seen():
+    def network(part):
+        part = part.copy()
+        part[:, :8], part[:, -8:], part[:, :, :8], part[:, :, -8:] = 255, 255, 255, 255
+        return part
+
+    found = _tiles.repaired(network, np.zeros((1, 500, 500, 1), np.float32), 128, 1, 2)
+    assert found[0, 8:-8, 8:-8].max() == 0
+
+
+@pytest.mark.parametrize("length", [96, 100, 132, 160, 192, 196, 500, 4004])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_the_weights_of_all_tiles_sum_to_one(length, scale):
+    spans = _tiles.spans(length, 96, 4)
+    assert (spans[0][0], spans[-1][1]) == (0, length)
+    assert all(start % 4 == 0 for start, _ in spans)
+    total = np.zeros(length * scale)
+    for (start, end), weights in zip(spans, _tiles.ramps(spans, length, scale), strict=True):
+        assert weights.min() >= 0
+        total[start * scale : end * scale] += weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def test_a_large_photograph_needs_no_more_memory_than_its_answer_and_a_tile(tmp_path):
+    import tracemalloc
+
+    pixels = np.zeros((1, 3000, 4000, 1), np.uint8)
+    tracemalloc.start()
+    found = task.infer(nothing, {"image": pixels}, context(GREY, tmp_path))[task.REPAIRED]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == pixels.shape
+    assert peak < 2.2 * found.nbytes
+
+
+def test_small_pictures_share_a_run():
+    runs = []
+
+    def network(part):
+        runs.append(len(part))
+        return part.astype(np.float32)
+
+    _tiles.repaired(network, noise(10, 64, 64, 1), 128, 1, 2)
+    assert runs == [4, 4, 2]
+
+
+# ---- training and measuring
+
+
+def test_damage_is_always_the_same_for_the_same_picture_and_differs_between_pictures():
+    one, other = np.full((64, 64), 128, np.uint8), np.full((64, 64), 129, np.uint8)
+    assert np.array_equal(_preprocessing.damaged(one, GREY), _preprocessing.damaged(one.copy(), GREY))
+    first, second = (_preprocessing.damaged(pixels, GREY).astype(float) for pixels in (one, other))
+    assert first.std() == pytest.approx(25, abs=1.5)
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("shape", [(30, 31), (2, 90, 3), (1, 1)])
+def test_a_picture_to_be_enlarged_is_made_smaller(shape):
+    small = _preprocessing.damaged(noise(*shape), LARGER)
+    assert small.shape[:2] == tuple(max(1, side // 3) for side in shape[:2])
+    assert _preprocessing.enlarged(small, LARGER).shape == _preprocessing.cut(noise(*shape), LARGER).shape
+
+
+@pytest.mark.parametrize("shape", [(36, 48), (100, 20), (5, 300, 3)])
+def test_training_keeps_a_part_of_each_picture_that_is_always_the_same(tmp_path, shape):
+    how = task.prepare([png(noise(36, 48))], Preprocessing(), tmp_path)
+    assert (how.color, how.height, how.width) == ("grey", 36, 48)
+    item = Item("a", "", png(noise(*shape)))
+    (one, targets), (other, _) = (task.sample(item, context(how, tmp_path)) for _ in range(2))
+    assert one["image"].shape == (36, 48, 1)
+    assert np.array_equal(one["image"], other["image"])
+    assert targets == {}
+
+
+def test_psnr_by_hand():
+    zero, ten = np.zeros((4, 4, 1), np.uint8), np.full((4, 4, 1), 10, np.uint8)
+    assert _measures.psnr(zero, ten) == pytest.approx(28.1308, abs=1e-4)  # 20 log10(255 / 10)
+    assert _measures.psnr(zero, zero) == 100
+
+
+def test_ssim_by_hand():
+    one, other = np.full((16, 16, 1), 100, np.uint8), np.full((16, 16, 1), 150, np.uint8)
+    near = (0.01 * 255) ** 2
+    wanted = (2 * 100 * 150 + near) / (100**2 + 150**2 + near)  # two flat pictures differ in luminance alone
+    assert _measures.ssim(one, other) == pytest.approx(wanted, abs=1e-9)
+    assert _measures.ssim(noise(20, 20, 3), noise(20, 20, 3)) == pytest.approx(1)
+    assert abs(_measures.ssim(noise(64, 64, 1), noise(64, 64, 1, seed=1))) < 0.05
+    assert _measures.ssim(noise(3, 3, 1), noise(3, 3, 1)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("how", [GREY, RGB, LARGER])
+def test_an_answer_that_is_what_was_sent_reaches_the_baseline(tmp_path, how):
+    truths = [png(noise(48, 60, seed=seed) // 4 + 90) for seed in range(3)]
+    known = context(how, tmp_path)
+    sent = [_preprocessing.enlarged(task.asked(Item("", "", truth), known), how) for truth in truths]
+    answers = [{"image": b64encode(png(pixels)).decode()} for pixels in sent]
+    found = task.evaluate(Measured(outputs=answers, truths=truths, labels=[], show=lambda rows: [], context=known))
+    assert found.metrics["items"] == 3
+    assert found.metrics["psnr"] == pytest.approx(found.metrics["psnr_baseline"])
+    assert found.metrics["ssim"] == pytest.approx(found.metrics["ssim_baseline"])
+    assert found.pictures["repaired.png"].startswith(b"\x89PNG")
+    if how is not LARGER:
+        assert found.metrics["psnr"] == pytest.approx(20.2, abs=0.4)  # 20 log10(255 / 25)
+
+
+def test_answers_are_alike_up_to_rounding():
+    pixels = noise(64, 64) // 2 + 60
+    one, near, far = (
+        {"image": b64encode(png(other)).decode()}
+        for other in (pixels, pixels + noise(64, 64, seed=1) // 250, pixels + 8)
+    )
+    assert task.alike(one, near, 2e-3)
+    assert not task.alike(one, far, 2e-3)
+    assert task.alike(one, {"image": b64encode(png(pixels + 2)).decode()}, 5e-2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("denoise", {"scale": "2"}, "only super-resolution makes a picture larger"),
+        ("super-resolution", {"scale": "1"}, "it wants 2, 3 or 4"),
+        ("denoise", {"sigma_min": "60"}, "sigma_min=60 is above sigma_max=55"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(recipe, overrides, message):
+    with pytest.raises(InvalidInput, match=message):
+        plan(recipe_named("image-to-image", recipe), overrides)
+
+
+def test_bicubic_enlargement_is_that_of_pillow():
+    torch = pytest.importorskip("torch")
+    from modelmill.tasks.image_to_image._networks import Bicubic
+
+    for scale in (2, 3, 4):
+        pixels = noise(20, 30)
+        image = Image.fromarray(pixels.astype(np.float32), "F")
+        wanted = np.asarray(image.resize((30 * scale, 20 * scale), Image.Resampling.BICUBIC))
+        found = Bicubic(scale)(torch.from_numpy(pixels)[None, None].float())[0, 0].numpy()
+        inner = slice(2 * scale, -2 * scale)
+        np.testing.assert_allclose(found[inner, inner], wanted[inner, inner], atol=0.01)

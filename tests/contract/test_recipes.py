@@ -17,10 +17,9 @@ from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
 from modelmill.tasks.base import describe, plan, recipe_named
 from modelmill.types import JobSpec
-from tests.making import dataset, going, picture_folder, text_table
+from tests.making import TINY, dataset, going
 
 RECIPES = [(task, recipe) for task in plugins.names("tasks") for recipe in plugins.names(plugins.recipes_of(task))]
-DATA = {"image": picture_folder, "text": text_table}
 QUICK = {"epochs": "1", "batch_size": "16"}
 
 
@@ -39,7 +38,8 @@ def trained(request, tmp_path_factory):
     home = tmp_path_factory.mktemp(recipe)
     folder = home / "job"
     folder.mkdir()
-    data = dataset(DATA[plugins.load("tasks", task).INPUT](home / "tiny"), task, home / "store")
+    module = plugins.load("tasks", task)
+    data = dataset(TINY[module.INPUT, module.TARGETS[0]](home / "tiny"), task, home / "store")
     spec = JobSpec(
         job=7, kind="train", folder=str(folder), threads=1, name="tiny", task=task, dataset=data, recipe=recipe,
         settings=quick(task, recipe), cache=str(home / "cache"),
@@ -50,6 +50,11 @@ def trained(request, tmp_path_factory):
         result = train_version(spec, events, going())
     torch.set_num_threads(threads)
     return task, recipe, folder, result
+
+
+def classifies(task):
+    """Whether a task answers the probabilities of labels."""
+    return plugins.load("tasks", task).TARGETS == ("label",)
 
 
 def test_all_recipes_are_listed_without_a_training_library():
@@ -98,8 +103,10 @@ def test_its_manifest_says_all_that_is_needed(trained):
     assert (lineage.recipe, lineage.job, lineage.code_version) == (recipe, 7, __version__)
     module = recipe_named(task, recipe)
     assert plan(module, lineage.settings) == plan(module, quick(task, recipe))
-    assert manifest.outputs[0].shape == [-1, 2]
-    assert result["metrics"]["items"] == sum(row["items"] for row in manifest.metrics["per_class"].values())
+    assert result["metrics"]["items"] > 0
+    if classifies(task):
+        assert manifest.outputs[0].shape == [-1, 2]
+        assert result["metrics"]["items"] == sum(row["items"] for row in manifest.metrics["per_class"].values())
     for name in manifest.files:
         if name.startswith("pictures/"):
             assert (folder / name).read_bytes() == (folder / "bundle" / name).read_bytes()
@@ -115,7 +122,8 @@ def test_one_by_one_and_in_a_batch_it_answers_the_same(trained):
     for one, many in zip([model.run([item])[0] for item in arrays], together, strict=True):
         for name in one:
             np.testing.assert_allclose(one[name], many[name], atol=1e-5)
-            assert many[name].sum() == pytest.approx(1, abs=1e-4)
+            if classifies(trained[0]):
+                assert many[name].sum() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_card_tells_the_metrics(trained):
@@ -123,7 +131,7 @@ def test_the_card_tells_the_metrics(trained):
     card = (folder / "bundle" / "README.md").read_text()
     assert card.startswith("---\n")
     assert f"pipeline_tag: {task}" in card
-    assert f"{result['metrics']['accuracy']:.4f}" in card
+    assert f"{result['metrics'][plugins.load('tasks', task).METRIC]:.4f}" in card
 
 
 def test_a_job_that_was_stopped_after_sealing_reports_the_same(trained):

@@ -8,8 +8,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
-from xml.etree.ElementTree import Element, TreeBuilder  # noqa: S405 -- only to build; entities are refused below
-from xml.parsers import expat  # noqa: S407
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
 
 from modelmill.data.base import Box, Item, Source, check_options, split_of
 from modelmill.data.formats._boxes import box_in, is_picture, main_label, size_of, stem
@@ -151,7 +151,7 @@ def parsed(data: bytes) -> Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any) -> int:
         raise InvalidInput("declares entities, which are not read: save it as plain XML")
 
     parser.EntityDeclHandler = parser.UnparsedEntityDeclHandler = parser.ExternalEntityRefHandler = refuse

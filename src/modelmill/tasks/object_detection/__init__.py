@@ -14,6 +14,7 @@ from modelmill.tasks import _image
 from modelmill.tasks._image import Placement, Preprocessing, fingerprint
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
 from modelmill.tasks.image_classification import as_sent
+from modelmill.tasks.object_detection._settings import IGNORED, NO_BOX, TOP
 from modelmill.types import Json, TensorSpec
 
 __all__ = [
@@ -49,8 +50,6 @@ RECIPE = "centernet"
 SAMPLES = 500
 STRIDE = 32
 """Sizes taken from the data are multiples of it, which the networks halve five times."""
-TOP = 100
-"""Most boxes of an answer."""
 MOST = 128
 """Boxes of a picture that are trained on, the largest."""
 THRESHOLD = 0.3
@@ -59,7 +58,6 @@ LEAST = 0.01
 OVERLAP = 0.6
 """The IoU from which the weaker of two boxes of a class is taken for the same object."""
 SENT = f"{NOTE}size"
-NO_BOX, IGNORED = -1, -2
 Array = NDArray[Any]
 
 

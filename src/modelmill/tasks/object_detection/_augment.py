@@ -10,19 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelmill.data.augment import recoloured
-from modelmill.tasks.object_detection._settings import BoxAugment
+from modelmill.tasks.object_detection._settings import IGNORED, NO_BOX, BoxAugment
 
-NONE = -1
-"""The class of a row without a box."""
 VISIBLE = 0.35
 """The share of a box that must stay inside the picture for it to count; what is left of others is not looked at."""
-IGNORED = -2
-"""The class of a box that is neither to be found nor background."""
 
 
-def changed(
-    pictures: Tensor, boxes: Tensor, classes: Tensor, how: BoxAugment
-) -> tuple[Tensor, Tensor, Tensor]:
+def changed(pictures: Tensor, boxes: Tensor, classes: Tensor, how: BoxAugment) -> tuple[Tensor, Tensor, Tensor]:
     """uint8 [N, H, W, C], boxes [N, M, 4] in 0..1, classes [N, M] -> the same, pictures as floats 0..255.
 
     M may change: rows without a box are left out where no picture needs them.
@@ -38,8 +32,8 @@ def changed(
 
 def packed(boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Rows with a box first, and only as many as the fullest picture needs (at least one)."""
-    order = (classes == NONE).int().argsort(dim=1, stable=True)
-    most = max(1, int((classes != NONE).sum(1).max()))
+    order = (classes == NO_BOX).int().argsort(dim=1, stable=True)
+    most = max(1, int((classes != NO_BOX).sum(1).max()))
     order = order[:, :most]
     return boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4)), classes.gather(1, order)
 
@@ -65,7 +59,7 @@ def _mosaic(x: Tensor, boxes: Tensor, classes: Tensor, share: float) -> tuple[Te
             corner = x.new_tensor([columns.start / width, rows.start / height] * 2)
             parts.append(boxes[other] * scale + corner)
             kinds.append(classes[other])
-    empty = torch.full_like(classes, NONE).repeat(1, 3)
+    empty = torch.full_like(classes, NO_BOX).repeat(1, 3)
     single = torch.cat([classes, empty], 1), torch.cat([boxes, boxes.repeat(1, 3, 1)], 1)
     kind = torch.where(chosen[:, None], torch.cat(kinds, 1), single[0])
     place = torch.where(chosen[:, None, None], torch.cat(parts, 1), single[1])
@@ -88,14 +82,14 @@ def _resampled(x: Tensor, boxes: Tensor, classes: Tensor, how: BoxAugment) -> tu
 
 def _moved(boxes: Tensor, classes: Tensor, ratio: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes where they are after resampling, cut at the border; those that are hardly left are ignored."""
-    corners = (2 * boxes - 1).unflatten(2, (2, 2))
+    corners = (2 * boxes - 1).view(*boxes.shape[:2], 2, 2)
     corners = ((corners - shift[:, None, None]) / ratio[:, None, None] + 1) / 2
     low, high = corners.amin(2), corners.amax(2)
     area = (high - low).prod(2)
     low, high = low.clamp(0, 1), high.clamp(0, 1)
     left = (high - low).prod(2)
-    classes = torch.where((left < VISIBLE * area) & (classes != NONE), IGNORED, classes)
-    classes = torch.where(left <= 0, NONE, classes)
+    classes = torch.where((left < VISIBLE * area) & (classes != NO_BOX), IGNORED, classes)
+    classes = torch.where(left <= 0, NO_BOX, classes)
     return torch.cat([low, high], 2), classes
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from modelmill.data.base import Box
 from modelmill.tasks._image import read_pixels
 from modelmill.tasks.base import Evaluation, Measured
+from modelmill.tasks.object_detection._settings import NO_BOX
 from modelmill.types import Json
 
 SHOWN = 12
@@ -62,7 +63,7 @@ def measure(found: Sequence[Found], truths: Sequence[Found], classes: int) -> Pr
         },
         print_function=silent,
     )
-    objects = [sum(kind == number and not ignored for _, _, kind, ignored in pairs) for number in range(classes)]
+    objects = [sum(int(kind) == number and not ignored for _, _, kind, ignored in pairs) for number in range(classes)]
     rows = [
         {**_row(number, box, kind), "score": float(score)}
         for number, one in enumerate(found, 1)
@@ -95,7 +96,7 @@ def average_precision(scores: Array, boxes: Array, kinds: Array, true_boxes: Arr
     """
     found = [Found(b[s > 0], k[s > 0], s[s > 0]) for s, b, k in zip(scores, boxes, kinds, strict=True)]
     truths = [
-        Found(b[k != -1], np.maximum(k, 0)[k != -1], k[k != -1] < 0)
+        Found(b[k != NO_BOX], np.maximum(k, 0)[k != NO_BOX], k[k != NO_BOX] < 0)
         for b, k in zip(true_boxes, true_kinds, strict=True)
     ]
     top = max((int(one.classes.max(initial=0)) for one in (*found, *truths)), default=0)

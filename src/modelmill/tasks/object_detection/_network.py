@@ -1,6 +1,7 @@
 """A residual network with a feature pyramid, down to an eighth of the picture."""
 
-import torch
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,9 +36,8 @@ class Detector(nn.Module):
         )
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths)
         self.smooth = nn.Sequential(conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU())
-        self.heat = _head(neck, signature.classes)
-        self.reach = _head(neck, 4)
-        nn.init.constant_(self.heat[-1].bias, -torch.log(torch.tensor(1 / PRIOR - 1)).item())  # type: ignore[arg-type]
+        self.heat = _head(neck, signature.classes, -math.log(1 / PRIOR - 1))
+        self.reach = _head(neck, 4, 0.0)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The coarse features are added to the finer ones from below (Lin et al. 2017, FPN)."""
@@ -54,8 +54,9 @@ class Detector(nn.Module):
         return self.heat(top), self.reach(top)
 
 
-def _head(neck: int, outside: int) -> nn.Sequential:
+def _head(neck: int, outside: int, bias: float) -> nn.Sequential:
     last = nn.Conv2d(neck, outside, 1)
     nn.init.normal_(last.weight, std=0.01)
-    nn.init.zeros_(last.bias)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, bias)
     return nn.Sequential(conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU(), last)

@@ -1,10 +1,17 @@
-"""How far the training pictures of a detector are changed; importing it costs nothing."""
+"""What the parts of the task agree on, and how far training pictures are changed; importing it costs nothing."""
 
 from typing import Annotated
 
 from msgspec import Meta
 
 from modelmill.types import Fraction, Struct
+
+TOP = 100
+"""Most boxes of an answer."""
+NO_BOX = -1
+"""The class of a row without a box."""
+IGNORED = -2
+"""The class of a box that is neither to be found nor background."""
 
 
 class BoxAugment(Struct, frozen=True, kw_only=True):

@@ -4,20 +4,18 @@ After CenterNet (Zhou et al. 2019, arXiv 1904.07850) and TTFNet (Liu et al. 2019
 are learnt at every cell of the Gaussian instead of the centre alone: a few hundred pictures are enough.
 """
 
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelmill.tasks.base import Signature, TrainSettings
-from modelmill.tasks.object_detection._augment import IGNORED, NONE, changed, packed
+from modelmill.tasks.object_detection._augment import changed, packed
 from modelmill.tasks.object_detection._metrics import average_precision
-from modelmill.tasks.object_detection._settings import BoxAugment
+from modelmill.tasks.object_detection._settings import IGNORED, TOP, BoxAugment
 
 SCORE = ""
 """The last epoch is kept: the learning rate has come to rest there, and few validation pictures tell little."""
-TOP = 100
 SPREAD = 0.54 / 6
 """The Gaussian's deviation as a share of the box's side (TTFNet)."""
 LEAST = 0.01

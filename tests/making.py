@@ -167,6 +167,36 @@ def picture_folder(root: Path, count: int = 40, side: int = 8) -> Path:
     return root
 
 
+def box_folder(root: Path, count: int = 40, side: int = 64) -> Path:
+    """Pascal VOC: a `red` or a `blue` rectangle on grey noise in each picture; no two are the same."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        label = ("red", "blue")[number % 2]
+        pixels = rng.integers(70, 110, (side, side, 3), np.uint8)
+        width, height = rng.integers(side // 4, side // 2, 2).tolist()
+        left, top = rng.integers(0, side - width), rng.integers(0, side - height)
+        pixels[top : top + height, left : left + width] = (220, 40, 40) if label == "red" else (40, 40, 220)
+        voc_picture(root, f"{number}", png(pixels), (side, side), [(label, left, top, left + width, top + height)])
+    return root
+
+
+def voc_picture(root: Path, name: str, data: bytes, size: tuple[int, int], boxes: list[Any], kind: str = "png") -> None:
+    """A picture and its XML; boxes are (label, xmin, ymin, xmax, ymax) from 0, the far corner excluded."""
+    objects = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{xmin + 1}</xmin><ymin>{ymin + 1}</ymin>"
+        f"<xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox></object>"
+        for label, xmin, ymin, xmax, ymax in boxes
+    )
+    width, height = size
+    xml = (
+        f"<annotation><filename>{name}.{kind}</filename><size><width>{width}</width><height>{height}</height></size>"
+        f"{objects}</annotation>"
+    )
+    for folder, file, content in (("JPEGImages", f"{name}.{kind}", data), ("Annotations", f"{name}.xml", xml.encode())):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / file).write_bytes(content)
+
+
 def text_table(root: Path, count: int = 60) -> Path:
     """A CSV table of texts that their words give away."""
     rng = np.random.default_rng(0)
@@ -179,6 +209,15 @@ def text_table(root: Path, count: int = 60) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "reviews.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+TINY = {
+    ("image", "label"): picture_folder,
+    ("image", "boxes"): box_folder,
+    ("image", "none"): picture_folder,
+    ("text", "label"): text_table,
+}
+"""Makers of a tiny data set of two classes, by a task's input and the first of its targets."""
 
 
 def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Everything random comes from torch's default generator, which the training loop 
 """
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from msgspec import Meta
 
@@ -51,7 +51,7 @@ NONE = Augment(
 def augment(pictures: "Tensor", how: Augment) -> "Tensor":
     """uint8 [N, H, W, C] -> float [N, H, W, C] of the same range 0..255."""
     x = _resampled(pictures.permute(0, 3, 1, 2).float(), how)
-    x = _recoloured(x, how)
+    x = recoloured(x, how)
     if how.noise:
         import torch
 
@@ -110,7 +110,24 @@ def _sign(x: "Tensor", flip: bool) -> "Tensor":
     return 1 - 2 * (torch.rand(len(x), device=x.device) < (0.5 if flip else 0.0)).float()
 
 
-def _recoloured(x: "Tensor", how: Augment) -> "Tensor":
+class Colours(Protocol):
+    """The settings that `recoloured` reads."""
+
+    @property
+    def brightness(self) -> float:
+        """Factor, up to 1 + this."""
+
+    @property
+    def contrast(self) -> float:
+        """Factor, up to 1 + this."""
+
+    @property
+    def saturation(self) -> float:
+        """Factor, up to 1 + this."""
+
+
+def recoloured(x: "Tensor", how: Colours) -> "Tensor":
+    """float [N, C, H, W] with each picture's brightness, contrast and saturation changed; may leave 0..255."""
     import torch
 
     if how.brightness or how.contrast:

@@ -167,6 +167,24 @@ def picture_folder(root: Path, count: int = 40, side: int = 8) -> Path:
     return root
 
 
+def mask_folder(root: Path, count: int = 40, side: int = 24) -> Path:
+    """Bright boxes on dark ground, with masks of the classes `ground` and `shape`; no two are the same."""
+    rng = np.random.default_rng(0)
+    for place in ("images", "masks"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        pixels = rng.integers(0, 60, (side, side, 3), np.uint8)
+        mask = np.zeros((side, side), np.uint8)
+        top, left = rng.integers(1, side // 2, 2)
+        box = np.s_[top : top + side // 2 - 1, left : left + side // 2 - 1]
+        pixels[box] += 150
+        mask[box] = 1
+        (root / "images" / f"{number}.png").write_bytes(png(pixels))
+        (root / "masks" / f"{number}.png").write_bytes(png(mask))
+    (root / "classes.txt").write_text("ground\nshape\n")
+    return root
+
+
 def text_table(root: Path, count: int = 60) -> Path:
     """A CSV table of texts that their words give away."""
     rng = np.random.default_rng(0)

@@ -45,7 +45,7 @@ __all__ = [
 SUMMARY = "name every pixel of a picture: a mask for each class"
 INPUT = "image"
 TARGETS = ("mask",)
-CLASSES = 0  # formats refuse masks of one class
+CLASSES = 2
 METRIC = "miou"
 RECIPE = "unet"
 SAMPLES = 500
@@ -98,7 +98,7 @@ def decode(data: Raw, context: Context) -> Arrays:
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
     """A mask for each class, of the size of the picture that was sent (upright); raises `InvalidInput`.
 
-    `[{label, score, mask}]` in the order of the classes: `score` is the mean probability of the pixels, `mask` a PNG
+    `[{label, score, mask}]` largest first: `score` is the mean probability of the pixels, `mask` a PNG
     as base64, 255 where the class is and 0 elsewhere. With `mask_format` "classes" it is
     `{"classes": [...], "mask": ...}` instead, one PNG whose values are places in `classes`, of which it names all.
     `threshold` leaves out classes of a lower score.
@@ -109,7 +109,8 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> A
         return {"classes": context.labels, "mask": _masks.packed(mask)}
     scores = _masks.confident(arrays["mask"], arrays["scores"], len(context.labels))
     answer: list[Json] = []
-    for number in np.unique(mask).tolist():
+    pixels = np.bincount(mask.ravel(), minlength=len(context.labels))
+    for number in np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)].tolist():
         if (score := round(float(scores[number]), 6)) >= threshold:
             only = np.where(mask == number, np.uint8(255), np.uint8(0))
             answer.append({"label": context.labels[number], "score": score, "mask": _masks.packed(only)})

@@ -25,16 +25,16 @@ class UNet(nn.Module):
         widths = [width << stage for stage in range(depth)]
         self.stem = nn.Sequential(
             Pixels(signature),
-            conv(pixel_input(signature)[2], width, size=5 if stride > 1 else 3, stride=stride, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
+            *_convolved(pixel_input(signature)[2], width // 2),
+            *_convolved(width // 2, width, size=5 if stride > 2 else 3, stride=stride),
         )
         self.down = nn.ModuleList(
             _stage(widths[max(stage - 1, 0)], widths[stage], blocks, halve=stage > 0) for stage in range(depth)
         )
         self.bottom = nn.Dropout2d(dropout)
         self.up = nn.ModuleList(_Up(widths[stage + 1], widths[stage]) for stage in reversed(range(depth - 1)))
-        self.head = nn.Conv2d(width, signature.classes, 1)
+        # Each place at the top of the network names all the pixels that the stem folded into it.
+        self.head = nn.Sequential(nn.Conv2d(width, signature.classes * stride**2, 1), nn.PixelShuffle(stride))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of every pixel of the picture."""
@@ -47,7 +47,11 @@ class UNet(nn.Module):
         for stage in self.up:
             x = stage(x, beside.pop())
         logits: Tensor = self.head(x)
-        return F.interpolate(logits.float(), size=self.size, mode="bilinear", align_corners=False)
+        return logits[:, :, : self.size[0], : self.size[1]]
+
+
+def _convolved(inside: int, outside: int, **options: int) -> tuple[nn.Module, ...]:
+    return conv(inside, outside, bias=False, **options), nn.BatchNorm2d(outside), nn.ReLU()
 
 
 class _Up(nn.Module):

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 SUMMARY = "a small residual U-Net for scenes of up to about 256 pixels; minutes on a CPU"
 INPUT = Preprocessing()
-AUGMENT = Changes(rotate=5.0, scale_min=0.5, scale_max=1.1, brightness=0.3, contrast=0.3, saturation=0.3)
+AUGMENT = Changes(rotate=5.0, scale_min=0.6, scale_max=1.2, brightness=0.3, contrast=0.3, saturation=0.3)
 TRAIN = TrainSettings(
     epochs=60,
-    batch_size=8,
+    batch_size=4,
     optimiser="muon",
     learning_rate=0.02,
     weight_decay=0.05,
     warmup=0.1,
     clip=1.0,
-    ema=0.99,
+    ema=0.995,
 )
 
 

@@ -89,12 +89,13 @@ def _loss(logits: Tensor, mask: Tensor, settings: TrainSettings, scale: Tensor |
 def _dice(logits: Tensor, mask: Tensor) -> Tensor:
     """One less the mean Dice coefficient of the classes in the batch (Milletari et al. 2016, arXiv 1606.04797)."""
     shares = torch.softmax(logits, 1)
-    known = (mask != IGNORED).unsqueeze(1)
-    truth = torch.zeros_like(shares).scatter_(1, mask.clamp(max=logits.shape[1] - 1).unsqueeze(1), 1.0) * known
-    both = (shares * truth).sum((0, 2, 3))
-    each = (shares * known).sum((0, 2, 3)) + truth.sum((0, 2, 3))
-    held = truth.sum((0, 2, 3)) > 0
-    return 1 - (2 * both[held] / each[held]).mean()
+    known = mask != IGNORED
+    numbers = mask[known]
+    right = shares.gather(1, mask.where(known, 0).unsqueeze(1)).squeeze(1)[known]
+    both = torch.zeros(logits.shape[1], device=logits.device).index_add(0, numbers, right)
+    true = torch.bincount(numbers, minlength=logits.shape[1])
+    each = (shares * known.unsqueeze(1)).sum((0, 2, 3)) + true
+    return 1 - (2 * both / each)[true > 0].mean()
 
 
 def _confusion(guess: Tensor, truth: Tensor, classes: int) -> Tensor:

@@ -142,8 +142,8 @@ def mask_bundle(target: Path) -> Path:
     constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [*grey, 1])
     outputs = [
-        helper.make_tensor_value_info("mask", TensorProto.UINT8, grey),
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, grey),
+        helper.make_tensor_value_info("mask", TensorProto.UINT8, grey),
     ]
     body = helper.make_graph(nodes, "bright", [image], outputs, constants)
     graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -152,8 +152,8 @@ def mask_bundle(target: Path) -> Path:
         task="image-segmentation",
         inputs=[TensorSpec(name="image", datatype="UINT8", shape=[-1, 4, 6, 1])],
         outputs=[
-            TensorSpec(name="mask", datatype="UINT8", shape=[-1, 4, 6]),
             TensorSpec(name="scores", datatype="FP32", shape=[-1, 4, 6]),
+            TensorSpec(name="mask", datatype="UINT8", shape=[-1, 4, 6]),
         ],
         preprocessing={"height": 4, "width": 6, "color": "grey", "mean": [0.5], "std": [0.5]},
     )
@@ -238,6 +238,14 @@ def text_table(root: Path, count: int = 60) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "reviews.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+TINY = {
+    ("image", "label"): picture_folder,
+    ("image", "mask"): mask_folder,
+    ("text", "label"): text_table,
+}
+"""Makers of a tiny data set of two classes, by a task's input and the first of its targets."""
 
 
 def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def test_the_network_names_every_pixel_of_any_size(height, width, stride):
     settings = recipe.Settings(channels=4, depth=3, stem_stride=stride)
     signature = Signature(inputs=TASK.inputs(context), classes=2, preprocessing=how)
     network = recipe.network(settings, signature).eval()
-    mask, scores = training.deployed(network, signature)(torch.zeros(2, height, width, 1, dtype=torch.uint8))
+    scores, mask = training.deployed(network, signature)(torch.zeros(2, height, width, 1, dtype=torch.uint8))
     assert mask.shape == scores.shape == (2, height, width)
     assert mask.dtype == torch.uint8
     assert 0.5 <= scores.min() <= scores.max() <= 1

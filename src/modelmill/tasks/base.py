@@ -67,8 +67,8 @@ class Task(Protocol):
     least, `METRIC` the figure that sums up an evaluation, `RECIPE` the default recipe, `SAMPLES` how many training
     items `prepare` wants to see. How its recipes are trained is said by the module `training` in its folder
     (`jobs.objective`). A task whose inputs have no fixed size may have `infer(run, arrays, context)`: how a batch goes
-    through the engine's `run`, such as in tiles. One whose answers are not only labels and numbers may have
-    `alike(answer, recorded, tolerance)`: whether an answer is the recorded one but for rounding.
+    through the engine's `run`, such as in tiles. One whose answers are no scored labels, numbers or texts may have
+    `alike(one, other, tolerance)`: whether two answers are the same but for rounding.
     """
 
     SUMMARY: str

@@ -80,11 +80,11 @@ def inputs(context: Context) -> list[TensorSpec]:
 
 
 def outputs(context: Context) -> list[TensorSpec]:
-    """`mask`: the best class of each pixel, `scores`: its probability; both [-1, height, width]."""
+    """`mask`: the best class of each pixel; `scores`: its probability; both [-1, height, width]."""
     shape = [-1, context.preprocessing.height, context.preprocessing.width]
     return [
-        TensorSpec(name="mask", datatype="UINT8", shape=shape),
         TensorSpec(name="scores", datatype="FP32", shape=shape),
+        TensorSpec(name="mask", datatype="UINT8", shape=shape),
     ]
 
 

@@ -22,9 +22,9 @@ class Named(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """`mask` uint8 [N, H, W] and `scores` [N, H, W]."""
+        """`scores` [N, H, W] and `mask` uint8 [N, H, W]."""
         scores, mask = torch.softmax(self.network(image).float(), dim=1).max(1)
-        return mask.to(torch.uint8), scores
+        return scores, mask.to(torch.uint8)
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

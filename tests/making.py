@@ -122,6 +122,47 @@ def picture_bundle(target: Path, gain: float = 1.0) -> Path:
     return target
 
 
+def mask_bundle(target: Path) -> Path:
+    """A sealed bundle that tells bright pixels from dark ones in grey pictures of 4x6 pixels."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    node, grey = helper.make_node, ["batch", 4, 6]
+    nodes = [
+        node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        node("ReduceMax", ["floats", "axes"], ["grey"], keepdims=0),
+        node("Div", ["grey", "top"], ["bright"]),
+        node("Sub", ["one", "bright"], ["dark"]),
+        node("Greater", ["bright", "dark"], ["more"]),
+        node("Cast", ["more"], ["mask"], to=TensorProto.UINT8),
+        node("Max", ["bright", "dark"], ["scores"]),
+    ]
+    values = {"axes": np.array([3]), "top": np.float32(255), "one": np.float32(1)}
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [*grey, 1])
+    outputs = [
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, grey),
+        helper.make_tensor_value_info("mask", TensorProto.UINT8, grey),
+    ]
+    body = helper.make_graph(nodes, "bright", [image], outputs, constants)
+    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (draft / "model.onnx").write_bytes(graph.SerializeToString())
+    manifest = a_manifest(
+        task="image-segmentation",
+        inputs=[TensorSpec(name="image", datatype="UINT8", shape=[-1, 4, 6, 1])],
+        outputs=[
+            TensorSpec(name="scores", datatype="FP32", shape=[-1, 4, 6]),
+            TensorSpec(name="mask", datatype="UINT8", shape=[-1, 4, 6]),
+        ],
+        preprocessing={"height": 4, "width": 6, "color": "grey", "mean": [0.5], "std": [0.5]},
+    )
+    raw = png(np.full((8, 12), 204))
+    write_golden(draft, [raw], Predictor(draft, manifest).predict([raw]))
+    bundle.seal(draft, manifest, target)
+    return target
+
+
 def text_bundle(target: Path) -> Path:
     """A sealed bundle of texts whose graph fails on ids that are not in its table of `tokens` rows."""
     from onnx import TensorProto, helper, numpy_helper
@@ -197,6 +238,24 @@ def voc_picture(root: Path, name: str, data: bytes, size: tuple[int, int], boxes
         (root / folder / file).write_bytes(content)
 
 
+def mask_folder(root: Path, count: int = 40, side: int = 24) -> Path:
+    """Bright boxes on dark ground, with masks of the classes `ground` and `shape`; no two are the same."""
+    rng = np.random.default_rng(0)
+    for place in ("images", "masks"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        pixels = rng.integers(0, 60, (side, side, 3), np.uint8)
+        mask = np.zeros((side, side), np.uint8)
+        top, left = rng.integers(1, side // 2, 2)
+        box = np.s_[top : top + side // 2 - 1, left : left + side // 2 - 1]
+        pixels[box] += 150
+        mask[box] = 1
+        (root / "images" / f"{number}.png").write_bytes(png(pixels))
+        (root / "masks" / f"{number}.png").write_bytes(png(mask))
+    (root / "classes.txt").write_text("ground\nshape\n")
+    return root
+
+
 def text_table(root: Path, count: int = 60) -> Path:
     """A CSV table of texts that their words give away."""
     rng = np.random.default_rng(0)
@@ -215,6 +274,7 @@ TINY = {
     ("image", "label"): picture_folder,
     ("image", "boxes"): box_folder,
     ("image", "none"): picture_folder,
+    ("image", "mask"): mask_folder,
     ("text", "label"): text_table,
 }
 """Makers of a tiny data set of two classes, by a task's input and the first of its targets."""

@@ -8,10 +8,15 @@ from modelmill.data.base import Box
 from modelmill.engines.base import NUMPY
 from modelmill.errors import InvalidInput
 from modelmill.tasks.base import NOTE, Context, Evaluation, Measured, Task, describe, plan, recipe_named, task_named
+from tests.making import png
 
 TASKS = plugins.names("tasks")
 LABELS = ["one", "two", "three"]
-TRUTHS = {"label": LABELS, "boxes": [[Box(label, 8, 8, 24, 24)] for label in LABELS]}
+TRUTHS = {
+    "label": LABELS,
+    "boxes": [[Box(label, 8, 8, 24, 24)] for label in LABELS],
+    "mask": [png(np.full((24, 24), number)) for number in range(len(LABELS))],
+}
 """What three items are measured by, for each target."""
 
 

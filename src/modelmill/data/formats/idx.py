@@ -14,7 +14,7 @@ from modelmill.errors import InvalidInput
 INPUT = "image"
 SUMMARY = "train-images-idx3-ubyte and t10k-images-idx3-ubyte with their labels, plain or .gz (MNIST)"
 OPTIONS = {"set": "which one, where there are several, e.g. emnist-letters"}
-RANK = 2
+RANK = 3
 
 NAME = re.compile(
     r"(?P<set>(?:.*/)?(?:[^/]+?(?=[-_.](?:train|t10k|test)))?)[-_.]?(?P<split>train|t10k|test)[-_]"

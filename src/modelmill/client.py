@@ -430,6 +430,9 @@ class Client:
 
     def _predict(self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json) -> Any:
         path = f"/models/{_quoted(deployment)}"
+        if kind == "seed":
+            text = one.decode() if isinstance(one, bytes) else str(one)
+            return self._call("POST", path, json={"inputs": text, "parameters": parameters})
         if kind == "text":
             text = one.decode() if isinstance(one, bytes) else _text_of(one)
             return self._call("POST", path, json={"inputs": text, "parameters": parameters})[0]

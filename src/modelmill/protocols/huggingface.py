@@ -1,11 +1,13 @@
 """The Hugging Face Inference API: `POST /models/{name}` in the shape of the deployment's task.
 
 A picture comes as the raw bytes or as base64 in `{"inputs": ..., "parameters": {...}}`, a text as `inputs`; a list
-of them is answered with a list. While a deployment loads, the answer is 503, or with `X-Wait-For-Model: true` (also
+of them is answered with a list. A model that makes pictures takes a seed as `inputs`, or nothing, and answers
+`Accept: image/png` with the picture itself. While a deployment loads, the answer is 503, or with `X-Wait-For-Model: true` (also
 `{"options": {"wait_for_model": true}}`) it is waited for.
 """
 
 import asyncio
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unav
 from modelmill.protocols._task import answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
 from modelmill.protocols.base import JSON, Disconnected, Request, Response, Route, read_json, simple_error
 from modelmill.serve.gateway import Gateway
-from modelmill.types import KeyInfo
+from modelmill.types import SEED, TEXTS, KeyInfo
 from modelmill.types import Route as Deployment
 
 PREFIX = "/models"
@@ -24,6 +26,7 @@ error = simple_error
 NAME = "huggingface"
 POLL_SECONDS = 0.05
 READABLE = {JSON, "application/*", "*/*"}
+PICTURES = {"image/png", "image/*"}
 
 
 class Asked(NamedTuple):
@@ -37,9 +40,16 @@ class Asked(NamedTuple):
 
 async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
     """One picture or text, or a list of them."""
-    refuse_tensor_model(pick(gateway, caller, request, names["name"]))
-    _check_accept(request.header(b"accept"))
-    return await respond(gateway, caller, request, names["name"], await request.body(), NAME)
+    route = pick(gateway, caller, request, names["name"])
+    refuse_tensor_model(route)
+    kinds = _accepted(request.header(b"accept"))
+    as_picture = (
+        route.kind == SEED and bool(kinds) and not {JSON, "application/*"} & kinds and PICTURES & kinds != set()
+    )
+    if kinds and not as_picture and not READABLE & kinds:
+        raise InvalidInput(f"the answer is {JSON}, but the request accepts only {request.header(b'accept')[:100]}")
+    answer = await respond(gateway, caller, request, names["name"], await request.body(), NAME)
+    return _picture(answer.body) if as_picture else answer
 
 
 async def respond(
@@ -59,11 +69,17 @@ async def respond(
     return Response(found[0])
 
 
-def _check_accept(accept: str) -> None:
-    """Raises `InvalidInput` when the caller would not read JSON."""
-    kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    if accept.strip() and not READABLE & set(kinds):
-        raise InvalidInput(f"the answer is {JSON}, but the request accepts only {accept[:100]}")
+def _accepted(accept: str) -> set[str]:
+    """The media types that a caller reads; none when it does not say."""
+    return {kind for part in accept.split(",") if (kind := part.partition(";")[0].strip().lower())}
+
+
+def _picture(answer: bytes) -> Response:
+    """The only picture of an answer as a file; raises `InvalidInput` for several."""
+    pictures = msgspec.json.decode(answer)
+    if len(pictures) != 1:
+        raise InvalidInput(f"image/png holds one picture, not {len(pictures)}: accept {JSON} for a list of them")
+    return Response(b64decode(pictures[0]), content_type="image/png")
 
 
 async def _loaded(gateway: Gateway, caller: KeyInfo, request: Request, name: str, wait: bool) -> Deployment:
@@ -91,6 +107,8 @@ def _repeatable(failure: Unavailable, route: Deployment) -> MillError:
 
 def read(body: bytes, content_type: str, kind: str) -> Asked:
     """A body as what the task takes; raises `InvalidInput`."""
+    if not body and kind == SEED:
+        return Asked([b""], {})
     if not body:
         raise InvalidInput(f"the body is empty: send {'JSON with inputs' if kind == 'text' else f'an {kind}'}")
     content_type = content_type.lower()
@@ -99,9 +117,11 @@ def read(body: bytes, content_type: str, kind: str) -> Asked:
             "multipart/form-data is not taken: send the file itself as the body (curl --data-binary @FILE)"
         )
     json_like = content_type.startswith(JSON) or body.lstrip()[:1] == b"{"
-    if content_type.startswith("text/plain") if kind == "text" else not json_like:
+    if content_type.startswith("text/plain") if kind in TEXTS else not json_like:
         return Asked([body], {})
     document = read_json(body)
+    if kind == SEED and isinstance(document, dict):
+        document.setdefault("inputs", None)
     if not isinstance(document, dict) or "inputs" not in document:
         raise InvalidInput('the JSON wants the form {"inputs": ..., "parameters": {...}}')
     inputs = document["inputs"]

@@ -48,16 +48,23 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     pictures: dict[str, bytes]
 
 
+def nothing(most: int) -> list[Item]:
+    """Where there are no training items to learn from."""
+    return []
+
+
 class Measured(Struct, frozen=True, kw_only=True):
     """The items of an evaluation, in one order: complete outputs of `encode`, and the truths.
 
-    `show` gives the raw inputs of some rows, for pictures.
+    `show` gives the raw inputs of some rows, for pictures; `learn` at most so many training items of the data set,
+    for figures that are measured by a model of the data.
     """
 
     outputs: Sequence[Any]
     truths: Sequence[Any]
     labels: Sequence[str]
     show: Callable[[Sequence[int]], list[Raw]]
+    learn: Callable[[int], list[Item]] = nothing
 
 
 class Task(Protocol):
@@ -67,7 +74,14 @@ class Task(Protocol):
     least, `METRIC` the figure that sums up an evaluation, `RECIPE` the default recipe, `SAMPLES` how many training
     items `prepare` wants to see. How its recipes are trained is said by the module `training` in its folder
     (`jobs.objective`). A task whose inputs have no fixed size may have `infer(run, arrays, context)`: how a batch goes
-    through the engine's `run`, such as in tiles.
+    through the engine's `run`, such as in tiles; where it runs the network differently from how callers see the model,
+    `graph(context) -> (inputs, outputs)` is the network's own signature.
+
+    A task that is not asked about its items, but makes new ones, has `ASKED`, the kind of what callers send (`seed`: a
+    whole number as a text, or nothing), `request(data, context, parameters)`, which is `decode` that reads parameters,
+    and `questions(items) -> list of (raw input, parameters)`, what an evaluation asks to compare with that many items,
+    of which it takes at most `EVALUATED`. One request may then ask for several rows: its arrays have an axis of their
+    own for them, which `infer` knows to take away.
     """
 
     SUMMARY: str
@@ -131,6 +145,8 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100, description="peak learning rate")] = 1e-3
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10, description="decay of weight matrices")] = 0.0
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of sgd (Nesterov)")] = 0.9
+    beta1: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of the gradient")] = 0.9
+    beta2: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of its square")] = 0.999
     schedule: Annotated[Literal["cosine", "constant"], msgspec.Meta(description="learning rate after warm-up")] = (
         "cosine"
     )
@@ -190,6 +206,11 @@ class Plan(Struct, frozen=True, kw_only=True):
         """The parts that exist, by name."""
         parts = {"network": self.network, "input": self.input, "train": self.train, "augment": self.augment}
         return {name: part for name, part in parts.items() if part is not None}
+
+
+def asked(task: Task) -> str:
+    """The kind of what callers send: that of the items, but for tasks that make new ones."""
+    return str(getattr(task, "ASKED", task.INPUT))
 
 
 def task_named(name: str) -> Task:
@@ -295,6 +316,7 @@ __all__ = [
     "Signature",
     "Task",
     "TrainSettings",
+    "asked",
     "describe",
     "plan",
     "recipe_named",

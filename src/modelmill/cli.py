@@ -379,13 +379,43 @@ def undeploy(deployment: str, /) -> None:
 
 @app.command
 def predict(
-    deployment: str, /, *inputs: Annotated[str, Parameter(help="files, or texts for a model of texts")]
+    deployment: str,
+    /,
+    *inputs: Annotated[str, Parameter(help="files, texts for a model of texts, seeds for one that makes pictures")],
+    set: Annotated[list[str] | None, Parameter(negative="", help="a parameter, as top_k=3; may be repeated")] = None,
+    out: Annotated[Path | None, Parameter(help="a folder for pictures that are answered")] = None,
 ) -> None:
     """Ask a deployed model."""
-    if not inputs:
+    rows = _client().predict(deployment, *inputs, parameters=_parameters(set))
+    if not rows:
         _fail("nothing to predict: name files, or texts for a model of texts")
-    rows = _client().predict(deployment, *inputs)
+    if out is not None:
+        _save_pictures(rows, out)
     _show(rows, lambda: _out().predictions(rows))
+
+
+def _parameters(pairs: list[str] | None) -> dict[str, Any]:
+    """Parameters of a task: what reads as JSON is meant so, anything else is a text."""
+    import json
+
+    found: dict[str, Any] = dict(_pairs(pairs))
+    for name, value in found.items():
+        with suppress(ValueError):
+            found[name] = json.loads(value)
+    return found
+
+
+def _save_pictures(rows: list[Any], folder: Path) -> None:
+    """Write the pictures among the answers as files, and name these in their place."""
+    from base64 import b64decode
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(rows):
+        for place, one in enumerate(row["output"] if isinstance(row["output"], list) else ()):
+            if isinstance(one, str):
+                path = folder / f"{number}-{place}.png"
+                path.write_bytes(b64decode(one))
+                row["output"][place] = str(path)
 
 
 # ---- keys

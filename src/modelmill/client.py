@@ -363,8 +363,13 @@ class Client:
         *inputs: str | bytes | os.PathLike[str],
         parameters: Mapping[str, Any] | None = None,
     ) -> list[Prediction]:
-        """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the task."""
+        """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the task.
+
+        A model that makes pictures takes seeds, or nothing, and answers a list of PNG files in base64 for each.
+        """
         kind = self._get(f"/models/{_quoted(deployment)}")["input"]
+        if kind == "seed" and not inputs:
+            inputs = ("",)
         return [
             {"input": one.hex()[:16] if isinstance(one, bytes) else str(one), "output": output}
             for one in inputs

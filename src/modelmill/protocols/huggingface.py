@@ -2,8 +2,8 @@
 
 A picture comes as the raw bytes or as base64 in `{"inputs": ..., "parameters": {...}}`, a text as `inputs`; a list
 of them is answered with a list. A model that makes pictures takes a seed as `inputs`, or nothing, and answers
-`Accept: image/png` with the picture itself. While a deployment loads, the answer is 503, or with `X-Wait-For-Model: true` (also
-`{"options": {"wait_for_model": true}}`) it is waited for.
+`Accept: image/png` with the picture itself. While a deployment loads, the answer is 503, or with
+`X-Wait-For-Model: true` (also `{"options": {"wait_for_model": true}}`) it is waited for.
 """
 
 import asyncio
@@ -77,8 +77,8 @@ def _accepted(accept: str) -> set[str]:
 def _picture(answer: bytes) -> Response:
     """The only picture of an answer as a file; raises `InvalidInput` for several."""
     pictures = msgspec.json.decode(answer)
-    if len(pictures) != 1:
-        raise InvalidInput(f"image/png holds one picture, not {len(pictures)}: accept {JSON} for a list of them")
+    if len(pictures) != 1 or not isinstance(pictures[0], str):
+        raise InvalidInput(f"image/png holds one picture, not several: accept {JSON} for a list of them")
     return Response(b64decode(pictures[0]), content_type="image/png")
 
 

@@ -30,7 +30,7 @@ TRAIN = TrainSettings(
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    width: Annotated[
+    filters: Annotated[
         int, Meta(ge=4, le=512, description="channels at the full size of a picture, doubled at each half")
     ] = 32
 
@@ -43,7 +43,7 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks.unconditional_image_generation.networks import Adversaries
 
     how = signature.preprocessing
-    return Adversaries((how.height, how.width, how.channels), how.latent or 100, settings.width)
+    return Adversaries((how.height, how.width, how.channels), how.latent or 100, settings.filters)
 
 
 def loss(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> Iterator[tuple[str, "Tensor"]]:

@@ -29,7 +29,9 @@ TRAIN = TrainSettings(
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    width: Annotated[int, Meta(ge=8, le=512, multiple_of=8, description="channels at half the size of a picture")] = 48
+    filters: Annotated[int, Meta(ge=8, le=512, multiple_of=8, description="channels at half the size of a picture")] = (
+        48
+    )
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
@@ -37,7 +39,7 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks.unconditional_image_generation.networks import Denoiser
 
     how = signature.preprocessing
-    return Denoiser((how.height, how.width, how.channels), settings.width)
+    return Denoiser((how.height, how.width, how.channels), settings.filters)
 
 
 def loss(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> "Tensor":

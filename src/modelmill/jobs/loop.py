@@ -198,16 +198,15 @@ class Loop:
         if not state.best or not self.aim.score or score > state.best["score"]:
             weights = {name: part.detach().clone() for name, part in state.judged.state_dict().items()}
             state.best = {"score": score, "weights": weights}
-        self._preview(row["epoch"])
+        self._preview(row["epoch"], row["epochs"])
         self.events.write("epoch", **row)
 
-    def _preview(self, epoch: int) -> None:
+    def _preview(self, epoch: int, epochs: int) -> None:
         """Show what has been learnt, after some of the epochs."""
-        epochs = self.settings.epochs
         if self.aim.preview is None or epoch * PREVIEWS // epochs == (epoch - 1) * PREVIEWS // epochs:
             return
-        name = f"samples-{epoch:0{len(str(epochs))}}.png"
-        save_pictures(self._pictures, {name: self.aim.preview(self.state.judged.eval())})
+        picture = self.aim.preview(self.state.judged.eval())
+        save_pictures(self._pictures, {f"samples-{epoch:04}.png": picture})
 
     def _tell_step(self, epoch: int, loss: float) -> None:
         self.events.write(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SUMMARY = "a generator against a discriminator with spectral norm, its weights averaged; quick to train and to draw"
 INPUT = Preprocessing(latent=100, max_side=64)
 TRAIN = TrainSettings(
-    epochs=20,
+    epochs=10,
     batch_size=64,
     optimiser="adam",
     learning_rate=4e-4,
@@ -23,7 +23,6 @@ TRAIN = TrainSettings(
     schedule="constant",
     warmup=0.0,
     ema=0.998,
-    precision="fp32",
 )
 
 

@@ -22,7 +22,6 @@ TRAIN = TrainSettings(
     schedule="cosine",
     warmup=0.05,
     ema=0.998,
-    precision="fp32",
 )
 
 
@@ -69,7 +68,8 @@ def _error(network: Any, images: "Tensor", times: "Tensor", noise: "Tensor") -> 
     angle = (times * torch.pi / 2).view(-1, 1, 1, 1)
     noisy = angle.cos() * pictures + angle.sin() * noise
     velocity = angle.cos() * noise - angle.sin() * pictures
-    return ((network(noisy, times).float() - velocity) ** 2).mean()
+    error: Tensor = network(noisy, times).float() - velocity
+    return (error**2).mean()
 
 
 def deployed(network: Any, signature: Signature) -> "nn.Module":

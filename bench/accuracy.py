@@ -10,6 +10,9 @@ CASES = [
     ("mnist", "image-classification", "cnn", 0.99, 180),
     ("trashnet/trashnet_192x256.zip", "image-classification", "resnet", 0.75, 600),
     ("camvid_half", "image-segmentation", "unet", 0.50, 1200),
+    ("raccoon_voc", "object-detection", "centernet", 0.60, 1200),
+    ("mnist", "unconditional-image-generation", "dcgan", 0.04, 1200),
+    ("mnist", "unconditional-image-generation", "ddpm", 0.04, 1200),
     ("rt_polarity", "text-classification", "bilstm", 0.75, None),
     ("rt_polarity", "text-classification", "tfidf", 0.76, None),
     ("chnsenticorp_htl", "text-classification", "tfidf", 0.88, None),
@@ -21,6 +24,13 @@ REPAIR = [
 ]
 OPTIONS = {"camvid_half": ["--set", "ignore=11"]}
 """What a data set's format has to be told."""
+FIGURES = {"object-detection": "ap50", "unconditional-image-generation": "least_class_share"}
+"""What the bar is about, where it is not the task's own figure.
+
+Of 1,000 pictures that are made, the share that a classifier of the real ones gives to the rarest class; the largest is
+in the job's metrics too, and the bar holds only where it is at most 20 %.
+"""
+MOST = 0.2
 
 
 def measure(only: str = "") -> str:
@@ -41,20 +51,21 @@ def measure(only: str = "") -> str:
 
 
 def _case(running: Platform, name: str, task: str, recipe: str, bar: float, limit: int | None) -> list[str]:
-    data = name.partition("/")[0]
+    data, figure = name.partition("/")[0], FIGURES.get(task, task_named(task).METRIC)
+    title = data if figure == "accuracy" else f"{data}-{task}"
     known = [row["name"] for row in running.run("data", "list")]
-    if data not in known:
-        running.run("data", "add", data, str(shared(name)), "--task", task, *OPTIONS.get(data, []))
-    splits = running.run("data", "show", data)["splits"]
-    job = running.run("train", f"{data}-{recipe}", "--task", task, "--data", data, "--recipe", recipe, "--wait")
-    figure, seconds = task_named(task).METRIC, job["result"]["seconds"]
-    reached = job["metrics"][figure]
+    if title not in known:
+        running.run("data", "add", title, str(shared(name)), "--task", task, *OPTIONS.get(data, []))
+    splits = running.run("data", "show", title)["splits"]
+    job = running.run("train", f"{title}-{recipe}", "--task", task, "--data", title, "--recipe", recipe, "--wait")
+    metrics, seconds = job["metrics"], job["result"]["seconds"]
+    met = metrics[figure] >= bar and metrics.get("largest_class_share", 0) <= MOST
     return [
         data,
         f"`{recipe}`",
         "/".join(str(count) for count in splits.values()),
-        f"**{100 * reached:.2f} %** {figure}",
-        f"{100 * bar:.0f} % {'met' if reached >= bar else 'MISSED'}",
+        f"{figure.replace('_', ' ')} **{100 * metrics[figure]:.2f} %**",
+        f"{100 * bar:.0f} % {'met' if met else 'MISSED'}",
         f"{seconds:.0f}",
         "" if limit is None else f"{limit} {'met' if seconds <= limit else 'MISSED'}",
         f"`python -m bench.accuracy {recipe}`",

@@ -14,10 +14,11 @@ from pydantic import BaseModel
 from modelmill import client, errors, plugins, settings
 from modelmill.cli import app
 from modelmill.control.api import make_api
+from modelmill.data.formats import fits
 from modelmill.protocols._app import http_protocols
 from modelmill.protocols._grpc_call import STATUS as GRPC_STATUS
 from modelmill.protocols.base import STATUS
-from modelmill.tasks.base import describe, plan, recipe_named, task_named
+from modelmill.tasks.base import asked, describe, plan, recipe_named, task_named
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the code: change the code, then run `make docs`. -->"
@@ -185,9 +186,9 @@ def recipes_page() -> str:
 def _task(name: str) -> Iterator[str]:
     task = task_named(name)
     yield f"## {name}"
-    yield f"{task.SUMMARY[0].upper()}{task.SUMMARY[1:]}. Input: {task.INPUT}. Default recipe: `{task.RECIPE}`."
+    yield f"{task.SUMMARY[0].upper()}{task.SUMMARY[1:]}. Input: {asked(task)}. Default recipe: `{task.RECIPE}`."
     yield f"### Data formats of {name}"
-    yield table(("format", "what it reads", "options"), _formats(task.INPUT))
+    yield table(("format", "what it reads", "options"), _formats(task))
     for recipe in plugins.names(plugins.recipes_of(name)):
         module = recipe_named(name, recipe)
         yield f"### {name} / {recipe}"
@@ -196,10 +197,10 @@ def _task(name: str) -> Iterator[str]:
         yield table(("setting", "default", "allowed", "meaning"), rows)
 
 
-def _formats(kind: str) -> Iterator[tuple[str, str, str]]:
+def _formats(task: Any) -> Iterator[tuple[str, str, str]]:
     for name in plugins.names("data.formats"):
         module = plugins.load("data.formats", name)
-        if kind == module.INPUT:
+        if fits(module, task):
             options = "; ".join(f"`{option}`: {meaning}" for option, meaning in module.OPTIONS.items())
             yield code(name), module.SUMMARY, options
 

@@ -383,33 +383,51 @@ def undeploy(deployment: str, /) -> None:
 def predict(
     deployment: str,
     /,
-    *inputs: Annotated[str, Parameter(help="files, or texts for a model of texts")],
-    out: Annotated[str, Parameter(help="folder for the pictures of a model that answers with pictures")] = "",
+    *inputs: Annotated[str, Parameter(help="files, texts for a model of texts, seeds for one that makes pictures")],
+    set: Annotated[list[str] | None, Parameter(negative="", help="a parameter, as top_k=3; may be repeated")] = None,
+    out: Annotated[Path | None, Parameter(help="a folder for pictures that are answered")] = None,
 ) -> None:
     """Ask a deployed model."""
-    if not inputs:
+    rows = _client().predict(deployment, *inputs, parameters=_parameters(set))
+    if not rows:
         _fail("nothing to predict: name files, or texts for a model of texts")
-    rows = _client().predict(deployment, *inputs)
-    if out:
-        for number, row in enumerate(rows):
-            _keep_picture(row, Path(out), number if len(rows) > 1 else None)
+    if out is not None:
+        _save_pictures(rows, out)
     _show(rows, lambda: _out().predictions(rows))
 
 
-def _keep_picture(row: Any, folder: Path, number: int | None) -> None:
-    """Write the picture of an answer as a PNG named after its input; the answer then names the file."""
+def _parameters(pairs: list[str] | None) -> dict[str, Any]:
+    """Parameters of a task: what reads as JSON is meant so, anything else is a text."""
+    import json
+
+    found: dict[str, Any] = dict(_pairs(pairs))
+    for name, value in found.items():
+        with suppress(ValueError):
+            found[name] = json.loads(value)
+    return found
+
+
+def _save_pictures(rows: list[Any], folder: Path) -> None:
+    """Write the pictures of the answers as PNG files named after the inputs; the answers then name the files."""
     from base64 import b64decode
 
-    if not isinstance(row["output"], dict) or "image" not in row["output"]:
-        _fail("--out is for models that answer with pictures: this one does not")
-    mark = "" if number is None else f"{number}-"
-    file = folder / f"{mark}{Path(row['input']).stem}.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b64decode(row["output"]["image"]))
-    except OSError as error:
-        _fail(f"can't write {file}: {error.strerror}")
-    row["output"] = {"file": str(file)}
+    for number, row in enumerate(rows):
+        output = row["output"]
+        pictures = [output["image"]] if isinstance(output, dict) and "image" in output else output
+        if not isinstance(pictures, list) or not all(isinstance(one, str) for one in pictures):
+            _fail("--out is for models that answer with pictures: this one does not")
+        several = len(rows) > 1 or len(pictures) > 1
+        files = []
+        for place, picture in enumerate(pictures):
+            mark = f"{number}-{place}-" if several else ""
+            file = folder / f"{mark}{Path(row['input']).stem or 'picture'}.png"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(b64decode(picture))
+            except OSError as error:
+                _fail(f"can't write {file}: {error.strerror}")
+            files.append(str(file))
+        row["output"] = {"file": files[0]} if len(files) == 1 else {"files": files}
 
 
 # ---- keys

@@ -363,8 +363,13 @@ class Client:
         *inputs: str | bytes | os.PathLike[str],
         parameters: Mapping[str, Any] | None = None,
     ) -> list[Prediction]:
-        """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the task."""
+        """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the task.
+
+        A model that makes pictures takes seeds, or nothing, and answers a list of PNG files in base64 for each.
+        """
         kind = self._get(f"/models/{_quoted(deployment)}")["input"]
+        if kind == "seed" and not inputs:
+            inputs = ("",)
         return [
             {"input": one.hex()[:16] if isinstance(one, bytes) else str(one), "output": output}
             for one in inputs
@@ -430,6 +435,9 @@ class Client:
 
     def _predict(self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json) -> Any:
         path = f"/models/{_quoted(deployment)}"
+        if kind == "seed":
+            text = one.decode() if isinstance(one, bytes) else str(one)
+            return self._call("POST", path, json={"inputs": text, "parameters": parameters})
         if kind == "text":
             text = one.decode() if isinstance(one, bytes) else _text_of(one)
             return self._call("POST", path, json={"inputs": text, "parameters": parameters})[0]

@@ -1,10 +1,11 @@
 """A loaded model, whole: decode -> stack -> run -> encode. Serving, evaluation and golden sets all go this way."""
 
+import io
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -16,6 +17,8 @@ from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw, Task, task_na
 from modelmill.types import Manifest
 
 GOLDEN = "golden.json"
+PNG = "iVBORw0KGgo"
+"""How a PNG file begins as base64."""
 TOLERANCE = {"fp32": 2e-3, "bf16": 5e-2}
 """How far an answer may be from the recorded one, which an engine computed in fp32.
 
@@ -33,6 +36,7 @@ class Predictor:
         self.manifest, self.folder, self.threads = manifest, folder, threads
         self._task = task_named(manifest.task) if manifest.task else None
         self._infer = getattr(self._task, "infer", None)
+        self._request = getattr(self._task, "request", None)
         shape = self._task.Preprocessing if self._task else dict
         preprocessing = msgspec.convert(manifest.preprocessing, shape)
         self.context = Context(preprocessing=preprocessing, labels=manifest.labels, folder=folder)
@@ -53,8 +57,10 @@ class Predictor:
         asked = getattr(self._task, "asked", None)
         return item.data if asked is None else asked(item, self.context)
 
-    def decode(self, data: Raw) -> Arrays:
+    def decode(self, data: Raw, parameters: Mapping[str, Any] | None = None) -> Arrays:
         """One raw input as arrays without the batch axis; raises `InvalidInput`."""
+        if self._request is not None:  # the parameters are about what is fed
+            return cast(Arrays, self._request(data, self.context, parameters or {}))
         return self.task.decode(data, self.context)
 
     def run(self, items: Sequence[Arrays]) -> list[Arrays]:
@@ -84,7 +90,9 @@ class Predictor:
 
     def predict(self, inputs: Sequence[Raw], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         """Raw inputs to answers, one batch."""
-        return [self.encode(arrays, parameters) for arrays in self.run([self.decode(raw) for raw in inputs])]
+        return [
+            self.encode(arrays, parameters) for arrays in self.run([self.decode(raw, parameters) for raw in inputs])
+        ]
 
     def check_golden(self) -> None:
         """Replay the golden set; raises `BundleCorrupt` when an answer differs from the recorded one.
@@ -155,7 +163,17 @@ def alike(one: Any, other: Any, tolerance: float = TOLERANCE["fp32"]) -> bool:
         return all(alike(a, b, tolerance) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(alike(one[key], other[key], tolerance) for key in one)
+    if isinstance(one, str) and isinstance(other, str) and one.startswith(PNG) and other.startswith(PNG):
+        return one == other or _alike_pictures(one, other, tolerance)
     return bool(one == other)
+
+
+def _alike_pictures(one: str, other: str, tolerance: float) -> bool:
+    """Whether two PNG files as base64 show the same, but for a mean of `tolerance` of the range."""
+    from PIL import Image
+
+    first, second = (np.asarray(Image.open(io.BytesIO(b64decode(file))), np.float32) for file in (one, other))
+    return first.shape == second.shape and float(np.abs(first - second).mean()) <= 255 * tolerance
 
 
 def _alike_ranking(one: list[Any], other: list[Any], tolerance: float) -> bool:

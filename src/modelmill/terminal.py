@@ -178,6 +178,15 @@ def deployment(row: Mapping[str, Any], url: str) -> None:
     )
 
 
+PICTURE = ("input", "picture")
+
+
+def _named(picture: str) -> str:
+    """The name of its file, or how large it is."""
+    is_file = picture.endswith(".png")
+    return picture if is_file else f"{len(picture) * 3 // 4} bytes of PNG (--out FOLDER keeps pictures as files)"
+
+
 def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
     """Inputs with their best answers, or the files of pictures that were answered."""
     if any(isinstance(row["output"], dict) and row["output"].keys() & {"image", "file"} for row in rows):
@@ -187,6 +196,9 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
         )
         return
     flat = []
+    if any(isinstance(one, str) for row in rows for one in row["output"]):
+        table([{"input": row["input"][:60], "picture": _named(one)} for row in rows for one in row["output"]], PICTURE)
+        return
     for row in rows:
         best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]
         rest = row["output"][1:3] if isinstance(row["output"], list) else []

@@ -15,6 +15,9 @@ ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 """States of a job that do not change by themselves; the others are queued, running and interrupted."""
 RESULT = "result.json"
 """What a job leaves in its folder, and its supervisor takes in."""
+TEXTS = ("text", "seed")
+"""Kinds of raw input that are sent as a text; a seed is a whole number, or nothing."""
+SEED = "seed"
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):

@@ -98,6 +98,7 @@ def test_its_manifest_says_all_that_is_needed(trained):
     assert {"model.onnx", "model.safetensors", "golden.json", "README.md"} <= manifest.files.keys()
     assert manifest.task == task
     assert sorted(manifest.labels) == manifest.labels
+    assert len(manifest.labels) == (2 if task_named(task).CLASSES else 0)
     lineage = manifest.lineage
     assert (lineage.recipe, lineage.job, lineage.code_version) == (recipe, 7, __version__)
     module = recipe_named(task, recipe)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import softplus
+from torch.nn.utils.parametrizations import spectral_norm
 
 from modelmill.data.cache import Arrays
 from modelmill.jobs import loop
 from modelmill.jobs.loop import Loop, out_of_patience
-from modelmill.jobs.objective import objective
+from modelmill.jobs.objective import Objective, objective
 from modelmill.jobs.optimisers import schedule
 from modelmill.jobs.process import Events, Interrupted
 from modelmill.tasks.base import TrainSettings, recipe_named, task_named
@@ -87,6 +89,7 @@ WAYS = {
     "fp32": {},
     "bf16": {"precision": "bf16"},
     "averaged": {"ema": 0.9},
+    "with betas": {"beta1": 0.5, "beta2": 0.99},
     "adamw": {"optimiser": "adamw", "weight_decay": 0.1, "clip": 1.0},
     "sgd": {"optimiser": "sgd", "schedule": "constant"},
     "muon": {"optimiser": "muon"},
@@ -106,6 +109,80 @@ def undisturbed(tmp_path_factory):
         return known[way]
 
     return ended
+
+
+class Rivals(nn.Module):
+    """Two parts that are trained in turns."""
+
+    parts = ("judge", "maker")
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.maker = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 6))
+        self.judge = nn.Sequential(spectral_norm(nn.Linear(6, 16)), nn.ReLU(), spectral_norm(nn.Linear(16, 1)))
+
+
+def rivalry(network, batch, settings):
+    """Told the loss of one, the next sees what its step has changed."""
+    real = batch["x"]
+    made = network.maker(torch.randn(len(real), 4)).detach()
+    yield "judge", softplus(-network.judge(real)).mean() + softplus(network.judge(made)).mean()
+    yield "maker", softplus(-network.judge(network.maker(torch.randn(len(real), 4)))).mean()
+
+
+def judged(network, batch, settings):
+    return {"taken_for_real": (network.judge(batch["x"]) > 0).float().mean()}
+
+
+IN_TURNS = msgspec.structs.replace(SETTINGS, beta1=0.5, ema=0.9)
+
+
+def run_in_turns(folder, stop_at=None, **changed):
+    folder.mkdir(exist_ok=True)
+    stop, step = SimpleNamespace(asked=False), [0]
+
+    def counting(batch):
+        step[0] += 1
+        stop.asked = step[0] == stop_at
+        return batch
+
+    aim = Objective("", rivalry, judged, lambda network, signature: network, **changed)
+    with closing(Events(folder / "events.jsonl")) as events:
+        return Loop(Rivals(), data(), data(1), IN_TURNS, aim, counting, folder, events, stop).run()
+
+
+@pytest.mark.parametrize("step", [1, STEPS - 1, STEPS, STEPS + 2, STEPS * EPOCHS])
+def test_parts_trained_in_turns_resume_bit_for_bit(tmp_path, step):
+    whole = run_in_turns(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run_in_turns(tmp_path / "cut", stop_at=step)
+    resumed = run_in_turns(tmp_path / "cut")
+    assert same(resumed, whole)
+    assert without_time(resumed.history) == without_time(whole.history)
+
+
+def test_both_parts_are_trained_and_the_last_epoch_is_kept(tmp_path):
+    trained = run_in_turns(tmp_path)
+    begun = Rivals().state_dict()
+    changed = {name for name, part in trained.network.state_dict().items() if not torch.equal(part, begun[name])}
+    assert {"maker.0.weight", "maker.3.weight"} <= changed
+    assert any(name.startswith("judge.0") for name in changed)
+    assert len(trained.history) == EPOCHS
+
+
+def test_a_training_leaves_pictures_of_what_it_has_learnt(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "PREVIEWS", 2)
+    seen = []
+
+    def preview(network):
+        seen.append(network.training)
+        return b"picture %d" % len(seen)
+
+    run_in_turns(tmp_path, preview=preview)
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
+    assert pictures == {"samples-0002.png": b"picture 1", "samples-0003.png": b"picture 2"}
+    assert seen == [False, False]
 
 
 def interrupted(folder, settings, step):

@@ -22,7 +22,7 @@ from modelmill.control.db import (
 )
 from modelmill.control.registry import Registry
 from modelmill.errors import Conflict, InvalidInput, MillError, unknown
-from modelmill.tasks.base import task_named
+from modelmill.tasks.base import kind_of, task_named
 from modelmill.types import KeyInfo, Manifest, Route, ServingOptions, Snapshot, Variant
 
 log = logging.getLogger("modelmill.node")
@@ -213,8 +213,8 @@ class Deployments:
             model=version[0],
             version=version[1],
             task=manifest.task,
-            kind=task_named(manifest.task).INPUT if manifest.task else TENSOR,
             output=getattr(task_named(manifest.task), "OUTPUT", "json") if manifest.task else "json",
+            kind=kind_of(task_named(manifest.task)) if manifest.task else TENSOR,
             engine=options.engine or manifest.engine,
             # A deployment whose only worker was lost keeps its calls waiting for the next one.
             ready=row.loaded and (bool(mine) if variant else row.serving is not None),

@@ -9,7 +9,7 @@ from modelmill.control import schemas
 from modelmill.control.db import ApiKey, Dataset, Deployment, Job, Replica
 from modelmill.control.deployments import options_of
 from modelmill.data.formats import fitting
-from modelmill.tasks.base import describe, plan, recipe_named, task_named
+from modelmill.tasks.base import describe, kind_of, plan, recipe_named, task_named
 
 
 def task_view(name: str) -> schemas.TaskView:
@@ -17,7 +17,7 @@ def task_view(name: str) -> schemas.TaskView:
     task = task_named(name)
     formats = list(fitting(task))
     recipes = list(plugins.names(plugins.recipes_of(name)))
-    return schemas.TaskView(name=name, summary=task.SUMMARY, input=task.INPUT, recipes=recipes, formats=formats)
+    return schemas.TaskView(name=name, summary=task.SUMMARY, input=kind_of(task), recipes=recipes, formats=formats)
 
 
 def recipe_view(task: str, name: str, default: bool) -> schemas.RecipeView:

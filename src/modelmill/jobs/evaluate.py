@@ -1,6 +1,5 @@
 """The evaluation of a bundle, always through the served path: decode -> engine -> encode."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -10,9 +9,8 @@ from typing import Any
 from modelmill import predictor
 from modelmill.cluster._child import Report
 from modelmill.data.base import Item
-from modelmill.errors import from_os
 from modelmill.jobs.material import Material
-from modelmill.jobs.process import Events, Interrupted, Stop, run
+from modelmill.jobs.process import Events, Interrupted, Stop, run, save_pictures
 from modelmill.predictor import Predictor
 from modelmill.tasks.base import Evaluation, Measured, Raw
 from modelmill.types import JobSpec, Json
@@ -37,6 +35,8 @@ def evaluate_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
 
 def evaluate(model: Predictor, material: Material, split: str, events: Events, stop: Stop, threads: int) -> Evaluation:
     """Every item of a split through the served path; raises `InvalidInput` for one that can't be decoded."""
+    if hasattr(model.task, "questions"):
+        return _evaluate_made(model, material, split, events, stop)
     labels = model.manifest.labels
     complete = model.task.complete(labels)
     tell = events.counter("evaluating", material.count(split))
@@ -59,16 +59,29 @@ def evaluate(model: Predictor, material: Material, split: str, events: Events, s
     )
 
 
+def _evaluate_made(model: Predictor, material: Material, split: str, events: Events, stop: Stop) -> Evaluation:
+    """What a model makes of questions of its own, compared with items of a split as a whole."""
+    items = material.sample(split, model.task.EVALUATED)  # type: ignore[attr-defined]
+    questions = model.task.questions(len(items))  # type: ignore[attr-defined]
+    tell = events.counter("evaluating", len(questions))
+    answers: list[Any] = []
+    for number, (raw, parameters) in enumerate(questions):
+        if stop.asked:
+            raise Interrupted
+        answers += model.predict([raw], parameters)
+        tell(number + 1)
+
+    return model.task.evaluate(
+        Measured(
+            outputs=answers,
+            truths=[model.task.truth(item) for item in items],
+            labels=model.manifest.labels,
+            show=lambda rows: [items[row].data for row in rows],
+            learn=lambda most: material.sample("train", most),
+        )
+    )
+
+
 def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
     while batch := list(islice(items, BATCH)):
         yield batch
-
-
-def save_pictures(folder: Path, pictures: dict[str, bytes]) -> None:
-    """Write pictures by name; raises `StorageFull`."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        for name, data in pictures.items():
-            (folder / name).write_bytes(data)
-    except OSError as error:
-        raise from_os(error, "writing the pictures") from error

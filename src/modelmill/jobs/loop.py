@@ -20,13 +20,15 @@ from modelmill.data.cache import Arrays
 from modelmill.errors import ModelFailed
 from modelmill.jobs.objective import Batch, Objective
 from modelmill.jobs.optimisers import averaging, make_optimisers, schedule
-from modelmill.jobs.process import Events, Interrupted, Stop
+from modelmill.jobs.process import Events, Interrupted, Stop, save_pictures
 from modelmill.tasks.base import TrainSettings
 from modelmill.types import Json
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 20.0
 VALIDATION_BATCH = 64
+PICTURES, PREVIEWS = "pictures", 8
+"""Where the pictures of a job are, and how many previews a training leaves there."""
 
 Change = Callable[[Batch], Batch]
 
@@ -127,6 +129,7 @@ class Loop:
         self.steps = settings.epoch_steps or math.ceil(len(data) / settings.batch_size)
         self.state = State(network, settings, self.steps * settings.epochs)
         self._checkpoint, self._saved = folder / CHECKPOINT, time.monotonic()
+        self._pictures = folder / PICTURES
 
     def run(self) -> Trained:
         """All epochs that are left; raises `Interrupted`, with a checkpoint, when asked to stop."""
@@ -195,7 +198,15 @@ class Loop:
         if not state.best or not self.aim.score or score > state.best["score"]:
             weights = {name: part.detach().clone() for name, part in state.judged.state_dict().items()}
             state.best = {"score": score, "weights": weights}
+        self._preview(row["epoch"], row["epochs"])
         self.events.write("epoch", **row)
+
+    def _preview(self, epoch: int, epochs: int) -> None:
+        """Show what has been learnt, after some of the epochs."""
+        if self.aim.preview is None or epoch * PREVIEWS // epochs == (epoch - 1) * PREVIEWS // epochs:
+            return
+        picture = self.aim.preview(self.state.judged.eval())
+        save_pictures(self._pictures, {f"samples-{epoch:04}.png": picture})
 
     def _tell_step(self, epoch: int, loss: float) -> None:
         self.events.write(

@@ -5,6 +5,7 @@
   `parts` are trained in turns: each is stepped before the next loss is asked for.
 - `validate(network, batch, settings)`: figures of a batch by name, one of them `loss` (optional), means over its items.
 - `deployed(network, signature)`: the module that becomes the model.
+- `preview(network)` (optional): a picture (PNG) of what the network has learnt, kept a few times during a training.
 - `change(batch, how, signature)` (optional): a training batch, changed at random as the recipe's `AUGMENT` says.
 
 A batch holds tensors by name: what the task's `sample` gives, inputs and targets.
@@ -31,6 +32,7 @@ class Objective(NamedTuple):
     validate: Callable[[nn.Module, Batch, TrainSettings], dict[str, Tensor]]
     deployed: Callable[[nn.Module, Signature], nn.Module]
     change: Callable[[Batch, Any, Signature], Batch] | None = None
+    preview: Callable[[nn.Module], bytes] | None = None
 
 
 def objective(task: Any, recipe: ModuleType) -> Objective:
@@ -41,4 +43,4 @@ def objective(task: Any, recipe: ModuleType) -> Objective:
         return getattr(recipe, name, None) or getattr(usual, name, None)
 
     score = getattr(recipe, "SCORE", usual.SCORE)
-    return Objective(score, named("loss"), named("validate"), named("deployed"), named("change"))
+    return Objective(score, named("loss"), named("validate"), named("deployed"), named("change"), named("preview"))

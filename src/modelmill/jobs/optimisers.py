@@ -82,7 +82,7 @@ def _one_optimiser(groups: list[dict[str, Any]], settings: TrainSettings) -> tor
     if settings.optimiser == "adadelta":
         return torch.optim.Adadelta(groups, rate)
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
-    return kind(groups, rate, fused=True)
+    return kind(groups, rate, betas=(settings.beta1, settings.beta2), fused=True)
 
 
 def schedule(settings: TrainSettings, steps: int) -> Callable[[int], float]:

@@ -138,3 +138,13 @@ def write_result(folder: Path, result: Json) -> None:
     draft = folder / f"{RESULT}.tmp"
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     os.rename(draft, folder / RESULT)
+
+
+def save_pictures(folder: Path, pictures: dict[str, bytes]) -> None:
+    """Write pictures by name; raises `StorageFull`."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name, data in pictures.items():
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise from_os(error, "writing the pictures") from error

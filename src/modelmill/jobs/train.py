@@ -21,9 +21,9 @@ from modelmill.data.cache import Arrays, trim
 from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput
 from modelmill.jobs.card import curves_picture, model_card
-from modelmill.jobs.evaluate import evaluate, save_pictures
+from modelmill.jobs.evaluate import evaluate
 from modelmill.jobs.material import Material
-from modelmill.jobs.process import Events, Stop, run
+from modelmill.jobs.process import Events, Stop, run, save_pictures
 from modelmill.predictor import Predictor, write_golden
 from modelmill.tasks.base import Context, Plan, Signature, Task, plan, recipe_named, task_named
 from modelmill.types import JobSpec, Json, Lineage, Manifest
@@ -60,7 +60,8 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     model = Predictor(draft, manifest, spec.threads)
     golden(model, material, draft)
     found = evaluate(model, material, "test", events, stop, spec.threads)
-    pictures = found.pictures | ({"curves.png": curves_picture(history)} if history else {})
+    previews = {path.name: path.read_bytes() for path in (folder / "pictures").glob("samples-*.png")}
+    pictures = previews | found.pictures | ({"curves.png": curves_picture(history)} if history else {})
     for place in (draft / "pictures", folder / "pictures"):
         save_pictures(place, pictures)
     manifest = msgspec.structs.replace(manifest, metrics=found.metrics)
@@ -100,6 +101,8 @@ def fit(
         network, weights, history = fit_network(spec, task, recipe, chosen, signature, data, validation, events, stop)
     save_weights(weights, draft)
     events.stage(f"converting to {ENGINE}")
+    if hasattr(task, "graph"):
+        inputs, outputs = task.graph(context)
     engine_named(ENGINE).convert(network, inputs, outputs, draft)
     return history
 

@@ -9,7 +9,7 @@ from typing import Any
 from modelmill.errors import InvalidInput
 from modelmill.protocols.base import Request
 from modelmill.serve.gateway import Gateway
-from modelmill.types import KeyInfo
+from modelmill.types import SEED, TEXTS, KeyInfo
 from modelmill.types import Route as Deployment
 
 BATCH = 128
@@ -24,16 +24,18 @@ def pick(gateway: Gateway, caller: KeyInfo, request: Request, name: str) -> Depl
 
 
 def raw_of(value: Any, kind: str, place: str) -> bytes:
-    """A text, or a picture as base64 (also as a data URL or `{"b64": ...}`), as the task takes it.
+    """A text, a seed, or a picture as base64 (also as a data URL or `{"b64": ...}`), as the task takes it.
 
     `place` is what the message of `InvalidInput` calls it.
     """
-    if isinstance(value, dict) and value.keys() == {"b64"} and kind != "text":
+    if kind == SEED and (value is None or type(value) is int):
+        value = "" if value is None else str(value)
+    if isinstance(value, dict) and value.keys() == {"b64"} and kind not in TEXTS:
         value = value["b64"]
     if not isinstance(value, str):
-        what = "a text" if kind == "text" else f"an {kind} as base64"
+        what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(kind, f"an {kind} as base64")
         raise InvalidInput(f"{place} holds {what}, as a string, not {_kind_of(value)}")
-    if kind == "text":
+    if kind in TEXTS:
         return value.encode("utf-8", "surrogatepass")
     try:
         return b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)

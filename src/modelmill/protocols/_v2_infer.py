@@ -26,7 +26,7 @@ from modelmill.protocols.base import Begin, Finish, Request, Response, simple_er
 from modelmill.serve.gateway import Gateway, answered_by, version_of
 from modelmill.serve.pool import Ask
 from modelmill.serve.wire import Answer, Tensor
-from modelmill.types import KeyInfo, Route
+from modelmill.types import SEED, KeyInfo, Route
 
 HEADER = b"inference-header-content-length"
 VERSION = b"x-modelmill-version"
@@ -89,7 +89,7 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
             route,
             "v2_http",
             tensors=tensors,
-            parameters=how.task if _v2.ANSWER in plan.outputs else None,
+            parameters=how.task if _v2.ANSWER in plan.outputs or route.kind == SEED else None,
             outputs=plan.outputs,
             timeout=how.timeout,
             priority=how.priority,
@@ -152,6 +152,8 @@ def _begun(
 ) -> tuple[Future[Any], Finish] | None:
     how = plan.how
     if how.timeout is not None or plan.classified or _v2.ANSWER in plan.outputs or any(w.place for w in plan.wanted):
+        return None
+    if route.kind == SEED:  # its parameters say what is fed
         return None
     pin = version_of(route) if pinned else ""
     ask = Ask(

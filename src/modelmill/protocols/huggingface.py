@@ -17,7 +17,7 @@ from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unav
 from modelmill.protocols._task import answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
 from modelmill.protocols.base import JSON, Disconnected, Request, Response, Route, read_json, simple_error
 from modelmill.serve.gateway import Gateway
-from modelmill.types import KeyInfo
+from modelmill.types import SEED, TEXTS, KeyInfo
 from modelmill.types import Route as Deployment
 
 PREFIX = "/models"
@@ -62,8 +62,18 @@ async def respond(
     if asked.many or route.kind == "text":
         return Response(b"[" + b",".join(found) + b"]")
     if route.output == "image" and _wants(request.header(b"accept"), PICTURES):
-        return Response(b64decode(msgspec.json.decode(found[0])["image"]), content_type=PNG)
+        if (picture := _only_picture(found[0])) is not None:
+            return Response(picture, content_type=PNG)
+        if not _wants(request.header(b"accept"), READABLE):
+            raise InvalidInput(f"{PNG} holds one picture, not several: accept {JSON} for a list of them")
     return Response(found[0])
+
+
+def _only_picture(answer: bytes) -> bytes | None:
+    """The picture of an answer as a file; None where there are several."""
+    found = msgspec.json.decode(answer)
+    pictures = [found["image"]] if isinstance(found, dict) else found
+    return b64decode(pictures[0]) if len(pictures) == 1 else None
 
 
 def _check_accept(accept: str, readable: set[str]) -> None:
@@ -105,6 +115,8 @@ def _repeatable(failure: Unavailable, route: Deployment) -> MillError:
 
 def read(body: bytes, content_type: str, kind: str) -> Asked:
     """A body as what the task takes; raises `InvalidInput`."""
+    if not body and kind == SEED:
+        return Asked([b""], {})
     if not body:
         raise InvalidInput(f"the body is empty: send {'JSON with inputs' if kind == 'text' else f'an {kind}'}")
     content_type = content_type.lower()
@@ -113,9 +125,11 @@ def read(body: bytes, content_type: str, kind: str) -> Asked:
             "multipart/form-data is not taken: send the file itself as the body (curl --data-binary @FILE)"
         )
     json_like = content_type.startswith(JSON) or body.lstrip()[:1] == b"{"
-    if content_type.startswith("text/plain") if kind == "text" else not json_like:
+    if content_type.startswith("text/plain") if kind in TEXTS else not json_like:
         return Asked([body], {})
     document = read_json(body)
+    if kind == SEED and isinstance(document, dict):
+        document.setdefault("inputs", None)
     if not isinstance(document, dict) or "inputs" not in document:
         raise InvalidInput('the JSON wants the form {"inputs": ..., "parameters": {...}}')
     inputs = document["inputs"]

@@ -1,18 +1,21 @@
-"""The OpenAI API, as far as there is something to answer with: the models that are served.
+"""The OpenAI API, as far as there is something to answer with: the models that are served, and pictures of those.
 
 It owns `/v1`, which KServe v1 shares: the two answers below satisfy clients of both, and so does every error.
 """
 
+import time
 from collections.abc import Mapping
 
 import msgspec
 
-from modelmill.errors import MillError, NotFound
-from modelmill.protocols.base import Request, Response, Route, UnknownPath
+from modelmill.errors import InvalidInput, MillError, NotFound
+from modelmill.protocols._task import answers, pick, raw_of
+from modelmill.protocols.base import Request, Response, Route, UnknownPath, read_json
 from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo
+from modelmill.types import SEED, Json, KeyInfo
 from modelmill.types import Route as Deployment
 
+NAME = "openai"
 PREFIX = "/v1"
 
 KINDS = {
@@ -67,4 +70,25 @@ def _described(route: Deployment) -> Json:
     return {"id": route.deployment, "object": "model", "created": route.created, "owned_by": route.project}
 
 
-ROUTES = [Route("GET", "/v1/models", models), Route("GET", "/v1/models/{id:path}", model)]
+async def images(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+    """`n` new pictures as `b64_json`; the prompt is a seed, or empty."""
+    document = read_json(await request.body())
+    if not isinstance(document, dict) or not isinstance(document.get("model"), str):
+        raise InvalidInput('the JSON wants the form {"model": ..., "prompt": "", "n": 1}')
+    route = pick(gateway, caller, request, document["model"])
+    if route.kind != SEED:
+        raise InvalidInput(f"'{route.deployment}' makes no pictures: its task is {route.task or 'unknown'}")
+    if document.get("response_format") not in (None, "b64_json"):
+        raise InvalidInput("response_format: pictures are answered as b64_json")
+    gateway.refuse_unservable(route)
+    seed, parameters = raw_of(document.get("prompt"), SEED, "prompt"), {"num_images": document.get("n")}
+    (found,) = await answers(gateway, caller, request, route, NAME, [seed], parameters)
+    data = [{"b64_json": picture} for picture in msgspec.json.decode(found)]
+    return Response(msgspec.json.encode({"created": int(time.time()), "data": data}))
+
+
+ROUTES = [
+    Route("GET", "/v1/models", models),
+    Route("GET", "/v1/models/{id:path}", model),
+    Route("POST", "/v1/images/generations", images),
+]

@@ -11,10 +11,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,8 +29,8 @@ from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
 from modelmill.serve.wire import HEAD, Answer, Batch, Call, Tensor, frame, read_calls
-from modelmill.tasks.base import NOTE
-from modelmill.types import WorkerSpec
+from modelmill.tasks.base import NOTE, kind_of
+from modelmill.types import TEXTS, WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
@@ -55,7 +57,7 @@ class Worker:
 
     def __init__(self, model: predictor.Predictor, decoders: int) -> None:
         self.model = model
-        self.kind = model.task.INPUT if model.manifest.task else ""
+        self.kind = kind_of(model.task) if model.manifest.task else ""
         self._pool = ThreadPoolExecutor(decoders, "decode") if decoders > 1 else None
         self._running = threading.Lock()
 
@@ -104,9 +106,10 @@ class Worker:
         """Arrays with a batch axis, or the reason why there are none."""
         try:
             if call.data is not None:
-                return Item({name: array[None] for name, array in self._decode_raw(call.data).items()}, raw=True)
+                decoded = self._decode_raw(call.data, call.parameters)
+                return Item({name: array[None] for name, array in decoded.items()}, raw=True)
             if len(call.tensors) == 1 and self._is_raw(call):
-                return self._decode_rows(elements_of(call.tensors[0]))
+                return self._decode_rows(elements_of(call.tensors[0]), call.parameters)
             if not call.tensors:
                 return InvalidInput("the call brings neither an input nor tensors")
             return Item({tensor.name: array_of(tensor) for tensor in call.tensors}, raw=False)
@@ -120,20 +123,20 @@ class Worker:
         tensor = call.tensors[0]
         return tensor.datatype == "BYTES" and tensor.name == self.kind
 
-    def _decode_rows(self, rows: list[bytes]) -> Item:
+    def _decode_rows(self, rows: list[bytes], parameters: Mapping[str, Any]) -> Item:
         decode = self._pool.map if self._pool and len(rows) > 1 else map
-        decoded = list(decode(self._decode_raw, rows))
+        decoded = list(decode(self._decode_raw, rows, repeat(parameters)))
         if not decoded:
             raise InvalidInput("the batch is empty")
         if len({tuple((name, array.shape) for name, array in sorted(one.items())) for one in decoded}) > 1:
             raise InvalidInput(f"this model takes each '{self.kind}' in its own size: send those of one size together")
         return Item({name: np.stack([one[name] for one in decoded]) for name in decoded[0]}, raw=True)
 
-    def _decode_raw(self, data: bytes) -> Arrays:
-        if self.model.task.INPUT != "text":
-            return self.model.decode(data)
+    def _decode_raw(self, data: bytes, parameters: Mapping[str, Any]) -> Arrays:
+        if self.kind not in TEXTS:
+            return self.model.decode(data, parameters)
         try:
-            return self.model.decode(str(data, "utf-8"))
+            return self.model.decode(str(data, "utf-8"), parameters)
         except UnicodeDecodeError as error:
             raise InvalidInput("the text is not valid UTF-8") from error
 

@@ -48,10 +48,16 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     pictures: dict[str, bytes]
 
 
+def nothing(most: int) -> list[Item]:
+    """Where there are no training items to learn from."""
+    return []
+
+
 class Measured(Struct, frozen=True, kw_only=True):
     """The items of an evaluation, in one order: complete outputs of `encode`, and the truths.
 
-    `show` gives the raw inputs of some rows, for pictures; `context` is what decode and encode knew of the model.
+    `show` gives the raw inputs of some rows, for pictures; `learn` at most so many training items of the data set,
+    for figures that are measured by a model of the data.
     """
 
     outputs: Sequence[Any]
@@ -59,6 +65,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     labels: Sequence[str]
     show: Callable[[Sequence[int]], list[Raw]]
     context: Context | None = None
+    learn: Callable[[int], list[Item]] = nothing
 
 
 class Task(Protocol):
@@ -68,10 +75,18 @@ class Task(Protocol):
     least, `METRIC` the figure that sums up an evaluation, `RECIPE` the default recipe, `SAMPLES` how many training
     items `prepare` wants to see. How its recipes are trained is said by the module `training` in its folder
     (`jobs.objective`). A task whose inputs have no fixed size may have `infer(run, arrays, context)`: how a batch goes
-    through the engine's `run`, such as in tiles. One whose items are not what it is asked may have
-    `asked(item, context)`: the raw input that is sent to measure an item by. One whose answers are not plain numbers
-    and labels may have `alike(one, other, tolerance)`: whether two answers are the same but for rounding; and where an
-    answer is `{"image": base64}`, OUTPUT is "image", and protocols may send the picture itself.
+    through the engine's `run`, such as in tiles; where it runs the network differently from how callers see the model,
+    `graph(context) -> (inputs, outputs)` is the network's own signature. One whose items are not what it is asked may
+    have `asked(item, context)`: the raw input that is sent to measure an item by. One whose answers are not plain
+    numbers and labels may have `alike(one, other, tolerance)`: whether two answers are the same but for rounding; and
+    where an answer is `{"image": base64}`, or a list of pictures as base64, OUTPUT is "image", and protocols may send
+    the picture itself.
+
+    A task that is not asked about its items, but makes new ones, has `ASKED`, the kind of what callers send (`seed`: a
+    whole number as a text, or nothing), `request(data, context, parameters)`, which is `decode` that reads parameters,
+    and `questions(items) -> list of (raw input, parameters)`, what an evaluation asks to compare with that many items,
+    of which it takes at most `EVALUATED`. One request may then ask for several rows: its arrays have an axis of their
+    own for them, which `infer` knows to take away.
     """
 
     SUMMARY: str
@@ -138,6 +153,8 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100, description="peak learning rate")] = 1e-3
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10, description="decay of weight matrices")] = 0.0
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of sgd (Nesterov)")] = 0.9
+    beta1: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of the gradient")] = 0.9
+    beta2: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of its square")] = 0.999
     schedule: Annotated[Literal["cosine", "constant"], msgspec.Meta(description="learning rate after warm-up")] = (
         "cosine"
     )
@@ -197,6 +214,11 @@ class Plan(Struct, frozen=True, kw_only=True):
         """The parts that exist, by name."""
         parts = {"network": self.network, "input": self.input, "train": self.train, "augment": self.augment}
         return {name: part for name, part in parts.items() if part is not None}
+
+
+def kind_of(task: Task) -> str:
+    """The kind of what callers send: that of the items, but for tasks that make new ones."""
+    return str(getattr(task, "ASKED", task.INPUT))
 
 
 def task_named(name: str) -> Task:
@@ -303,6 +325,7 @@ __all__ = [
     "Task",
     "TrainSettings",
     "describe",
+    "kind_of",
     "plan",
     "recipe_named",
     "task_named",

@@ -1,0 +1,201 @@
+"""unconditional-image-generation: a seed in, new pictures out that look like those it was trained on."""
+
+import secrets
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from msgspec import Meta
+
+from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.tasks import _image
+from modelmill.tasks._image import fingerprint
+from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.unconditional_image_generation.sampling import denoised
+from modelmill.types import Json, TensorSpec
+
+__all__ = ["Preprocessing", "fingerprint"]
+
+SUMMARY = "make new pictures like those of a data set; measured by their distance from real ones, so less is better"
+INPUT = "image"
+ASKED = "seed"
+OUTPUT = "image"
+TARGETS = ("none", "label")
+CLASSES = 0
+METRIC = "distance"
+RECIPE = "dcgan"
+SAMPLES = 1000
+EVALUATED = 1000
+
+PARAMETERS = ("num_images", "seed", "steps", "num_inference_steps")
+MOST_IMAGES, MOST_STEPS, MOST_SEED = 64, 100, 2**63 - 1
+STEPS = 25
+Run = Callable[[Arrays], Arrays]
+
+
+class Preprocessing(_image.Preprocessing, frozen=True, kw_only=True):
+    """The pictures that are learnt and made, and the noise that they are made of."""
+
+    latent: Annotated[
+        int, Meta(ge=0, le=4096, description="numbers of noise a picture is made of; 0: noise of the picture's shape")
+    ] = 0
+
+
+def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+    """Size and colour taken from the training pictures."""
+    return _image.prepare(samples, preprocessing)  # type: ignore[return-value]
+
+
+def _shape(how: Preprocessing) -> list[int]:
+    """Of a picture."""
+    return [how.height, how.width, how.channels]
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """`latent`: standard normal noise; for a diffusion model also `steps` (0: the usual number)."""
+    how = context.preprocessing
+    noise = TensorSpec(name="latent", datatype="FP32", shape=[-1, *([how.latent] if how.latent else _shape(how))])
+    return [noise] if how.latent else [noise, TensorSpec(name="steps", datatype="INT64", shape=[-1])]
+
+
+def outputs(context: Context) -> list[TensorSpec]:
+    """`image`: 0..1 [-1, height, width, channels]."""
+    return [TensorSpec(name="image", datatype="FP32", shape=[-1, *_shape(context.preprocessing)])]
+
+
+def graph(context: Context) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """A diffusion network takes a noisy picture -1..1 and its time 0..1, and gives the velocity from which to step."""
+    noise, *steps = inputs(context)
+    if not steps:
+        return [noise], outputs(context)
+    time = TensorSpec(name="time", datatype="FP32", shape=[-1])
+    return [noise, time], [TensorSpec(name="velocity", datatype="FP32", shape=noise.shape)]
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """The noise of one picture, drawn from a seed; raises `InvalidInput`."""
+    return request(data, context, {})
+
+
+def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
+    """`latent`: the noise of `num_images` pictures [n, ...], drawn from the seed; `steps` of a diffusion model.
+
+    The first pictures of a seed are the same ones, however many are asked for. Without a seed it is drawn by chance.
+    Raises `InvalidInput`.
+    """
+    for name in parameters:
+        if name not in PARAMETERS:
+            raise unknown_setting(name, PARAMETERS, "parameter")
+    count = _whole(parameters, "num_images", 1, 1, MOST_IMAGES)
+    rng = np.random.default_rng(_seed(data, parameters))
+    noise, *diffusion = inputs(context)
+    arrays: Arrays = {"latent": rng.standard_normal((count, *noise.shape[1:]), np.float32)}
+    given = [name for name in PARAMETERS[2:] if parameters.get(name) is not None]
+    if diffusion:
+        arrays["steps"] = np.asarray(_whole(parameters, given[0], STEPS, 1, MOST_STEPS) if given else STEPS, np.int64)
+    elif given:
+        raise InvalidInput(f"{given[0]}: this model draws a picture in one step; only diffusion models take steps")
+    return arrays
+
+
+def _whole(parameters: Mapping[str, Any], name: str, usual: int, least: int, most: int) -> int:
+    value = parameters.get(name)
+    if value is None:
+        return usual
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InvalidInput(f"{name} is a whole number from {least} to {most}, not {value!r:.40}")
+    return value
+
+
+def _seed(data: Raw, parameters: Mapping[str, Any]) -> int:
+    """What is sent as the input or as a parameter; both may be left out."""
+    if not isinstance(data, str):
+        raise InvalidInput("the input is a seed, a whole number as a text, or an empty text for a seed by chance")
+    named = parameters.get("seed")
+    if not (text := data.strip()):
+        return secrets.randbits(63) if named is None else _whole(parameters, "seed", 0, 0, MOST_SEED)
+    if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) > MOST_SEED:
+        raise InvalidInput(f"the input is a seed, a whole number from 0 to {MOST_SEED}, or nothing; not {text!r:.40}")
+    if named is not None and named != int(text):
+        raise InvalidInput(f"the input names the seed {text}, the parameter seed another: {named!r:.40}; give one")
+    return int(text)
+
+
+def infer(run: Run, arrays: Arrays, context: Context) -> Arrays:
+    """`image` 0..1: rows of noise [N, ...] as one batch, requests [B, n, ...] one by one.
+
+    A request runs alone because the last bit of a sum depends on the size of the batch: the same request is answered
+    with the same pictures, whatever else is asked at the time.
+    """
+    latent = arrays["latent"]
+    steps = arrays.get("steps")
+    if latent.ndim == len(inputs(context)[0].shape):
+        return {"image": _pictures(run, latent, steps)}
+    each = [_pictures(run, noise, None if steps is None else steps[row]) for row, noise in enumerate(latent)]
+    return {"image": np.stack(each)}
+
+
+def _pictures(run: Run, latent: np.ndarray[Any, Any], steps: Any) -> np.ndarray[Any, Any]:
+    """Noise [N, ...] to pictures; rows of a diffusion model that want as many steps go together."""
+    if steps is None:
+        return run({"latent": latent})["image"]
+    wanted = np.broadcast_to(np.where(np.asarray(steps) == 0, STEPS, steps), len(latent))
+    if wanted.size and not 1 <= wanted.min() <= wanted.max() <= MOST_STEPS:
+        raise InvalidInput(f"steps are 1 to {MOST_STEPS}, or 0 for the usual {STEPS}")
+    images = np.empty(latent.shape, np.float32)
+    for count in np.unique(wanted):
+        rows = wanted == count
+        images[rows] = denoised(lambda x, time: run({"latent": x, "time": time})["velocity"], latent[rows], int(count))
+    return images / 2 + 0.5
+
+
+def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[str]:
+    """The pictures as PNG files in base64; one where the arrays hold one."""
+    images = arrays["image"].reshape(-1, *_shape(context.preprocessing))
+    return [b64encode(_image.png(eight_bits(image))).decode() for image in images]
+
+
+def eight_bits(image: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """0..1 as pixels."""
+    return np.asarray(np.rint(np.clip(image, 0, 1) * 255), np.uint8)
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """`image`: uint8 [height, width, channels]; nothing is aimed at but its likeness."""
+    return {"image": _image.decode(item.data, context.preprocessing)}, {}
+
+
+def truth(item: Item) -> tuple[Raw, str]:
+    """A real picture, with its class where there are classes."""
+    return item.data, item.label
+
+
+def questions(items: int) -> list[tuple[str, Json]]:
+    """Seeds that ask for as many pictures as there are items, many at a time."""
+    full, rest = divmod(items, MOST_IMAGES)
+    counts = [MOST_IMAGES] * full + ([rest] if rest else [])
+    return [(str(seed), {"num_images": count}) for seed, count in enumerate(counts)]
+
+
+def complete(labels: Sequence[str]) -> Json:
+    """An answer leaves nothing out."""
+    return {}
+
+
+def evaluate(measured: Measured) -> Evaluation:
+    """Distance, precision and recall against real pictures, the shares of the classes, and a grid of samples."""
+    from modelmill.tasks.unconditional_image_generation.judging import evaluate
+
+    return evaluate(measured)
+
+
+def as_sent(data: Raw) -> str:
+    """A seed, one for each picture."""
+    return str(int(fingerprint(data)[:8], 16))
+
+
+def example() -> str:
+    """A seed."""
+    return "7"

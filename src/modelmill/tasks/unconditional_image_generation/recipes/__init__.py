@@ -1,0 +1,1 @@
+"""Recipes of unconditional-image-generation: one file each."""

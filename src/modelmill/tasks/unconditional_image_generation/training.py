@@ -1,0 +1,29 @@
+"""How generators are trained: each recipe has its own loss; the last epoch is kept, and shown from time to time."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modelmill.tasks._image import png
+from modelmill.tasks.unconditional_image_generation.sheets import sheet
+
+SCORE = ""
+SHOWN = 64
+
+
+def scaled(pictures: Tensor) -> Tensor:
+    """uint8 [N, H, W, C] as float -1..1 [N, C, H, W]."""
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def fixed_noise(count: int, *shape: int, device: torch.device) -> Tensor:
+    """The same standard normal noise every time, whatever else was drawn."""
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1)).to(device)
+
+
+@torch.inference_mode()
+def preview(network: nn.Module) -> bytes:
+    """A sheet of pictures, of the same noise every time."""
+    images: Tensor = network.draw(SHOWN)  # type: ignore[operator]
+    pixels = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return png(np.asarray(sheet(pixels)))

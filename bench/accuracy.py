@@ -5,13 +5,16 @@ import sys
 from bench.running import Platform, platform, shared, table
 
 CASES = [
-    # data set, task, recipe, bar: test accuracy, bar: seconds of the whole job
+    # data set, task, recipe, bar: the task's figure on test, bar: seconds of the whole job
     ("mnist", "image-classification", "cnn", 0.99, 180),
     ("trashnet/trashnet_192x256.zip", "image-classification", "resnet", 0.75, 600),
+    ("raccoon_voc", "object-detection", "centernet", 0.60, 1200),
     ("rt_polarity", "text-classification", "bilstm", 0.75, None),
     ("rt_polarity", "text-classification", "tfidf", 0.76, None),
     ("chnsenticorp_htl", "text-classification", "tfidf", 0.88, None),
 ]
+FIGURE = {"object-detection": "ap50"}
+"""The figure by which a task is judged here; `accuracy` for the others."""
 
 
 def measure(only: str = "") -> str:
@@ -24,7 +27,7 @@ def measure(only: str = "") -> str:
                 continue
             rows.append(_case(running, name, task, recipe, bar, limit))
             print("|", " | ".join(rows[-1]), "|", flush=True)
-    return table(["data", "recipe", "split", "test accuracy", "bar", "job, seconds", "bar", "command"], rows)
+    return table(["data", "recipe", "split", "figure on test", "bar", "job, seconds", "bar", "command"], rows)
 
 
 def _case(running: Platform, name: str, task: str, recipe: str, bar: float, limit: int | None) -> list[str]:
@@ -34,13 +37,14 @@ def _case(running: Platform, name: str, task: str, recipe: str, bar: float, limi
         running.run("data", "add", data, str(shared(name)), "--task", task)
     splits = running.run("data", "show", data)["splits"]
     job = running.run("train", f"{data}-{recipe}", "--task", task, "--data", data, "--recipe", recipe, "--wait")
-    accuracy, seconds = job["metrics"]["accuracy"], job["result"]["seconds"]
+    name_of = FIGURE.get(task, "accuracy")
+    figure, seconds = job["metrics"][name_of], job["result"]["seconds"]
     return [
         data,
         f"`{recipe}`",
         "/".join(str(count) for count in splits.values()),
-        f"**{100 * accuracy:.2f} %**",
-        f"{100 * bar:.0f} % {'met' if accuracy >= bar else 'MISSED'}",
+        f"{name_of} **{100 * figure:.2f} %**",
+        f"{100 * bar:.0f} % {'met' if figure >= bar else 'MISSED'}",
         f"{seconds:.0f}",
         "" if limit is None else f"{limit} {'met' if seconds <= limit else 'MISSED'}",
         f"`python -m bench.accuracy {recipe}`",

@@ -206,7 +206,9 @@ def test_coco_says_what_is_wrong_with_a_box(tmp_path, annotation, said):
     assert said in item.problem
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [], "annotations": 5, "categories": []}', "\xff", "[" * 9999])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"images": [], "annotations": 5, "categories": []}', "\xff", "[" * 9999]
+)
 def test_coco_json_of_another_shape_is_refused_by_name(tmp_path, text):
     a_coco(tmp_path, name="other.txt")
     write(tmp_path, "instances_train.json", text)
@@ -285,6 +287,7 @@ def test_the_check_counts_boxes_by_class(tmp_path):
 @pytest.mark.parametrize("format", [voc, coco])
 def test_nothing_but_pictures_is_refused_in_words(tmp_path, format):
     write(tmp_path, "1.png", picture())
-    with open_source(tmp_path) as source, pytest.raises(MillError):
+    with open_source(tmp_path) as source:
         assert not format.detect(source)
-        list(format.read(source, {}))
+        with pytest.raises(MillError):
+            list(format.read(source, {}))

@@ -220,7 +220,7 @@ TRUE = Box("cat", 10, 10, 50, 50)
         # one of two objects: precision 1 up to recall 0.5, which is 51 of 101 points
         ([[found(10, 10, 50, 50)], []], [[TRUE], [TRUE]], 51 / 101, 51 / 101, 51 / 101),
         # the second box on one object is wrong
-        ([[found(10, 10, 50, 50, 0.9), found(10, 10, 50, 50, 0.8)], []], [[TRUE], [TRUE]], 51 / 101, 51 / 101, 51 / 101),
+        ([[found(10, 10, 50, 50), found(10, 10, 50, 50, 0.8)], []], [[TRUE], [TRUE]], 51 / 101, 51 / 101, 51 / 101),
         # the wrong class finds nothing, and takes nothing from a class without objects
         ([[found(10, 10, 50, 50, label="dog")]], [[TRUE]], 0.0, 0.0, 0.0),
     ],
@@ -229,7 +229,9 @@ def test_average_precision_of_cases_made_by_hand(answers, truths, map, ap50, ap7
     metrics = measured(answers, truths).metrics
     assert [metrics[name] for name in ("map", "ap50", "ap75")] == pytest.approx([map, ap50, ap75], abs=1e-6)
     assert metrics["items"] == len(truths)
-    assert metrics["objects"] == metrics["per_class"]["cat"]["objects"] == sum(map_ is TRUE for t in truths for map_ in t)
+    assert (
+        metrics["objects"] == metrics["per_class"]["cat"]["objects"] == sum(map_ is TRUE for t in truths for map_ in t)
+    )
 
 
 def test_ignored_objects_are_neither_right_nor_wrong():

@@ -4,7 +4,6 @@ After CenterNet (Zhou et al. 2019, arXiv 1904.07850) and TTFNet (Liu et al. 2019
 are learnt at every cell of the Gaussian instead of the centre alone: a few hundred pictures are enough.
 """
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

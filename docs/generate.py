@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from modelmill import client, errors, plugins, settings
 from modelmill.cli import app
 from modelmill.control.api import make_api
+from modelmill.data.formats import fitting
 from modelmill.protocols._app import http_protocols
 from modelmill.protocols._grpc_call import STATUS as GRPC_STATUS
 from modelmill.protocols.base import STATUS
@@ -187,7 +188,7 @@ def _task(name: str) -> Iterator[str]:
     yield f"## {name}"
     yield f"{task.SUMMARY[0].upper()}{task.SUMMARY[1:]}. Input: {task.INPUT}. Default recipe: `{task.RECIPE}`."
     yield f"### Data formats of {name}"
-    yield table(("format", "what it reads", "options"), _formats(task.INPUT))
+    yield table(("format", "what it reads", "options"), _formats(task))
     for recipe in plugins.names(plugins.recipes_of(name)):
         module = recipe_named(name, recipe)
         yield f"### {name} / {recipe}"
@@ -196,12 +197,10 @@ def _task(name: str) -> Iterator[str]:
         yield table(("setting", "default", "allowed", "meaning"), rows)
 
 
-def _formats(kind: str) -> Iterator[tuple[str, str, str]]:
-    for name in plugins.names("data.formats"):
-        module = plugins.load("data.formats", name)
-        if kind == module.INPUT:
-            options = "; ".join(f"`{option}`: {meaning}" for option, meaning in module.OPTIONS.items())
-            yield code(name), module.SUMMARY, options
+def _formats(task: Any) -> Iterator[tuple[str, str, str]]:
+    for name, module in fitting(task).items():
+        options = "; ".join(f"`{option}`: {meaning}" for option, meaning in module.OPTIONS.items())
+        yield code(name), module.SUMMARY, options
 
 
 def _settings_of(part: Any) -> Iterator[tuple[str, str, str, str]]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from modelmill import client, errors, plugins, settings
 from modelmill.cli import app
 from modelmill.control.api import make_api
-from modelmill.data.formats import fits
+from modelmill.data.formats import fitting
 from modelmill.protocols._app import http_protocols
 from modelmill.protocols._grpc_call import STATUS as GRPC_STATUS
 from modelmill.protocols.base import STATUS
@@ -198,11 +198,9 @@ def _task(name: str) -> Iterator[str]:
 
 
 def _formats(task: Any) -> Iterator[tuple[str, str, str]]:
-    for name in plugins.names("data.formats"):
-        module = plugins.load("data.formats", name)
-        if fits(module, task):
-            options = "; ".join(f"`{option}`: {meaning}" for option, meaning in module.OPTIONS.items())
-            yield code(name), module.SUMMARY, options
+    for name, module in fitting(task).items():
+        options = "; ".join(f"`{option}`: {meaning}" for option, meaning in module.OPTIONS.items())
+        yield code(name), module.SUMMARY, options
 
 
 def _settings_of(part: Any) -> Iterator[tuple[str, str, str, str]]:

@@ -85,7 +85,7 @@ def test_a_plugin_whose_package_is_missing_says_what_to_install(tmp_path, monkey
 
 def test_every_extra_that_an_error_names_brings_its_package():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    other = {"sklearn": "scikit-learn"}
+    other = {"sklearn": "scikit-learn", "faster_coco_eval": "faster-coco-eval"}
     for package, extra in plugins.EXTRAS.items():
         wanted = other.get(package, package)
         assert any(line.startswith(f"{wanted}>=") for line in project["optional-dependencies"][extra]), package

@@ -21,7 +21,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     shown = [column for column in columns if any(_cell(row.get(column)) for row in rows)]
     sheet = Table(box=None, header_style="bold", pad_edge=False)
     for column in shown:
-        sheet.add_column(column.replace("_", " "), no_wrap=column in ("job", "kind", "state", "version", "accuracy"))
+        sheet.add_column(column.replace("_", " "), no_wrap=column in ("job", "kind", "state", "version", "figure"))
     for row in rows:
         sheet.add_row(*[escape(_cell(row.get(column))) for column in shown])
     return _console.print(sheet)
@@ -30,8 +30,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
 def _cell(value: Any) -> str:
     if value is None or value == {} or value == []:
         return ""
-    if isinstance(value, dict) and "accuracy" in value:
-        return f"accuracy {value['accuracy']:.4f}"
+    if isinstance(value, dict) and "per_class" in value:
+        return _figure(value)
     if isinstance(value, dict) and len(value) > 4:
         return str(len(value))
     if isinstance(value, dict):
@@ -78,6 +78,12 @@ def dataset(row: Mapping[str, Any]) -> None:
         _console.print("  the check found nothing wrong")
 
 
+def _figure(metrics: Mapping[str, Any]) -> str:
+    """The first figure of an evaluation, by which a task sums it up."""
+    named = ((name, value) for name, value in metrics.items() if isinstance(value, float))
+    return next((f"{name} {value:.4f}" for name, value in named), "")
+
+
 def job(row: Mapping[str, Any]) -> None:
     """A job with its metrics."""
     made = f"{row['model']}:{row['version']}" if row["version"] else row["model"]
@@ -93,12 +99,12 @@ def jobs(rows: Sequence[Mapping[str, Any]]) -> None:
         {
             **row,
             "model": f"{row['model']}:{row['version']}" if row["version"] else row["model"],
-            "accuracy": row["metrics"].get("accuracy"),
+            "figure": _figure(row["metrics"]),
             "started": (row["started"] or "")[5:16].replace("T", " "),
         }
         for row in rows
     ]
-    table(short, ("job", "kind", "state", "model", "recipe", "dataset", "accuracy", "started", "error"))
+    table(short, ("job", "kind", "state", "model", "recipe", "dataset", "figure", "started", "error"))
 
 
 def metrics(values: Mapping[str, Any]) -> None:

@@ -291,3 +291,26 @@ def test_nothing_but_pictures_is_refused_in_words(tmp_path, format):
         assert not format.detect(source)
         with pytest.raises(MillError):
             list(format.read(source, {}))
+
+
+def test_raccoons_have_the_same_boxes_in_both_formats_but_for_where_counting_begins(shared):
+    path = shared("raccoon_voc")
+    with open_source(path) as source:
+        assert detect(source, TASK) == "voc"
+    one, two = ({item.name: item for item in items_of(format, path)} for format in (voc, coco))
+    assert one.keys() == two.keys()
+    assert sum(item.split == "train" for item in one.values()) == 160
+    assert sum(len(item.target) for item in one.values()) == 217
+    assert not any(item.problem for item in (*one.values(), *two.values()))
+    for name, item in one.items():
+        assert item.split == two[name].split
+        for mine, other in zip(item.target, two[name].target, strict=True):
+            assert (mine.xmax, mine.ymax) == (other.xmax, other.ymax)
+            assert mine.xmin == max(0, other.xmin - 1)  # the JSON was converted without the step from 1 to 0
+
+
+def test_nuts_have_boxes_of_three_kinds(shared):
+    items = items_of(coco, shared("nuts_coco"))
+    assert len(items) == 18
+    assert {box.label for item in items for box in item.target} == {"date", "fig", "hazelnut"}
+    assert not any(item.problem or item.split for item in items)

@@ -12,6 +12,7 @@ FORMATS = plugins.names("data.formats")
 FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "cat/1.png", "train/dog/2.jpg", "a.csv", "b.tsv"]
 FILES += ["pos/1.txt", "neg/2.txt", "labels.txt", "x.jsonl", "train.txt"]
 FILES += ["Annotations/1.xml", "JPEGImages/1.jpg", "ImageSets/Main/val.txt", "instances_train.json"]
+FILES += ["images/1.png", "masks/1.png", "classes.txt", "instances.json"]
 
 
 @pytest.fixture(params=FORMATS)

@@ -1,6 +1,8 @@
 """Pictures with masks: the layouts they come in, what their values mean, and what is wrong with some."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -148,6 +150,13 @@ def test_masks_of_other_kinds_hold_the_same_numbers(tmp_path, data):
     assert target(items[0]) == VALUES
 
 
+def bomb(width, height):
+    """A PNG of a few bytes that claims to be large."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return start + struct.pack(">I", 9) + b"IDAT" + bytes(13)
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -157,6 +166,8 @@ def test_masks_of_other_kinds_hold_the_same_numbers(tmp_path, data):
         (png(), "it is coloured"),
         (png(kind="JPEG"), "JPEG would blur"),
         (mask()[:50], "it is damaged"),
+        (bomb(60_000, 60_000), "it claims more than 50,000,000 pixels"),
+        (bomb(8_000, 8_000), "it has 64,000,000 pixels; at most 50,000,000"),
         (b"", "no PNG"),
         (b"garbage", "no PNG"),
     ],

@@ -103,6 +103,8 @@ def values_of(data: bytes) -> Values:
                 return _numbers(np.asarray(image.convert("L") if image.mode == "LA" else image))
     except (MillError, MemoryError):
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLarge(f"it claims more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise InvalidInput("it is no PNG, BMP or TIFF file (JPEG would blur class numbers)") from error
     except Exception as error:  # each decoder has its own way to say that a file is damaged

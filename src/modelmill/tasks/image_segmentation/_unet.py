@@ -35,6 +35,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_Up(widths[stage + 1], widths[stage]) for stage in reversed(range(depth - 1)))
         # Each place at the top of the network names all the pixels that the stem folded into it.
         self.head = nn.Sequential(nn.Conv2d(width, signature.classes * stride**2, 1), nn.PixelShuffle(stride))
+        _start_alike(self.head[0], stride**2)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of every pixel of the picture."""
@@ -52,6 +53,13 @@ class UNet(nn.Module):
 
 def _convolved(inside: int, outside: int, **options: int) -> tuple[nn.Module, ...]:
     return conv(inside, outside, bias=False, **options), nn.BatchNorm2d(outside), nn.ReLU()
+
+
+def _start_alike(last: nn.Module, pixels: int) -> None:
+    """Begin with the same answer for all pixels of a place: no chessboard (Aitken et al. 2017, arXiv 1707.02937)."""
+    for weight in last.parameters():
+        with torch.no_grad():
+            weight.copy_(weight[::pixels].repeat_interleave(pixels, 0))
 
 
 class _Up(nn.Module):

@@ -15,7 +15,7 @@ SUMMARY = "a small residual U-Net for scenes of up to about 256 pixels; minutes 
 INPUT = Preprocessing()
 AUGMENT = Changes(rotate=5.0, scale_min=0.6, scale_max=1.2, brightness=0.3, contrast=0.3, saturation=0.3)
 TRAIN = TrainSettings(
-    epochs=60,
+    epochs=90,
     batch_size=4,
     optimiser="muon",
     learning_rate=0.02,

@@ -1,0 +1,220 @@
+"""COCO's outlines as masks: each pixel has the class of the smallest object that covers it, or is background.
+
+Polygons are drawn in coordinates of the upright picture (EXIF applied). Crowds and run lengths that are compressed
+can't be told apart by pixel: crowds are ignored, compressed run lengths refused.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from PIL import Image, ImageDraw
+
+from modelmill.data._magic import kind_of_name
+from modelmill.data.base import Item, Source, check_options, split_of
+from modelmill.data.formats import _masks, masks
+from modelmill.data.names import shown
+from modelmill.errors import InvalidInput, MillError
+
+INPUT = "image"
+TARGET = "mask"
+SUMMARY = "COCO: instances_train.json and the like with outlines, beside folders of pictures"
+OPTIONS = {
+    "annotations": "which JSON files, as a part of their names, e.g. instances; otherwise all that hold outlines"
+}
+RANK = 1
+
+BACKGROUND = "background"
+JSON_BYTES = 1 << 30
+WORD = re.compile(r"[a-z]+")
+FAR = float(1 << 20)
+"""No outline is followed further than this many pixels."""
+Size = tuple[int, int]
+
+
+class Picture(msgspec.Struct):
+    """A picture as a file describes it."""
+
+    id: int | str
+    file_name: str
+
+
+class Outline(msgspec.Struct):
+    """An object of a picture."""
+
+    image_id: int | str
+    category_id: int | str
+    segmentation: Any = None
+    iscrowd: Any = 0
+
+
+class Category(msgspec.Struct):
+    """A class; the ids may have gaps."""
+
+    id: int | str
+    name: str
+
+
+class Document(msgspec.Struct):
+    """What is read of a file."""
+
+    images: list[Picture]
+    annotations: list[Outline]
+    categories: list[Category]
+
+
+def detect(source: Source) -> bool:
+    """Whether there is JSON beside pictures, and no folder of masks."""
+    pictures = any(kind_of_name(name) for name in source.names)
+    return pictures and any(_is_json(name) for name in source.names) and not masks.detect(source)
+
+
+def labels(source: Source, options: Mapping[str, str]) -> list[str]:
+    """Background, then the categories in the order of the files."""
+    check_options(options, OPTIONS)
+    return _classes([_document(source, name) for name in _chosen(source, options.get("annotations", ""))])
+
+
+def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
+    """All pictures that a file lists, with their masks as PNG; raises `InvalidInput` for a file that is not COCO's."""
+    check_options(options, OPTIONS)
+    documents = {name: _document(source, name) for name in _chosen(source, options.get("annotations", ""))}
+    classes = _classes(list(documents.values()))
+    places = _places(source)
+    seen: set[str] = set()
+    for file, document in documents.items():
+        for number, item in enumerate(_items(source, places, file, document, classes)):
+            if item.name in seen:
+                item = Item(f"{file}#{number}", "", b"", None, f"lists '{shown(item.name)}' a second time")
+            seen.add(item.name)
+            yield item
+
+
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(".json")
+
+
+def _chosen(source: Source, wanted: str) -> list[str]:
+    """The files asked for, or named `instances`, or all."""
+    every = [name for name in source.names if _is_json(name) and wanted in name]
+    if not every:
+        asked = f" with '{shown(wanted, 40)}' in its name" if wanted else ""
+        raise InvalidInput(f"'{source.title}' has no JSON file{asked}: put instances_train.json beside the pictures")
+    usual = [name for name in every if "instances" in name.rpartition("/")[2]]
+    return every if wanted else usual or every
+
+
+def _document(source: Source, name: str) -> Document:
+    try:
+        return msgspec.json.decode(source.read(name, JSON_BYTES), type=Document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(
+            f"'{name}' is not COCO's JSON (an object of images, annotations and categories): {str(error)[:160]}"
+        ) from error
+
+
+def _classes(documents: list[Document]) -> list[str]:
+    names = dict.fromkeys([BACKGROUND, *(category.name for one in documents for category in one.categories)])
+    if not 2 <= len(names) <= _masks.IGNORED:
+        raise InvalidInput(f"the files list {len(names) - 1} categories; 1 to {_masks.IGNORED - 1} are possible")
+    return list(names)
+
+
+def _places(source: Source) -> dict[str, list[str]]:
+    """The pictures of a source by each end of their path."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in source.names:
+        if kind_of_name(name):
+            parts = name.split("/")
+            for at in range(len(parts)):
+                found["/".join(parts[at:])].append(name)
+    return found
+
+
+def _place(places: Mapping[str, list[str]], file: str, path: str) -> str:
+    """The picture that a file means; raises `InvalidInput` when there is none, or several."""
+    path = path.replace("\\", "/").removeprefix("./")
+    beside = f"{file.rpartition('/')[0]}/{path}".lstrip("/")
+    for end in (beside, path, path.rpartition("/")[2]):
+        found = places.get(end, [])
+        near = found if len(found) < 2 else [name for name in found if _split(name.rpartition("/")[0]) == _split(file)]
+        if end in found or len(near) == 1:
+            return end if end in found else near[0]
+        if found:
+            raise InvalidInput(f"several pictures are named so: {', '.join(map(shown, found[:3]))}")
+    raise InvalidInput("there is no such picture")
+
+
+def _split(path: str) -> str | None:
+    """The split that a word of a path names, such as instances_val2017.json; none where several do."""
+    words = WORD.findall(path.lower().removesuffix(".json"))
+    found = {split for word in words if (split := split_of(word))}
+    return found.pop() if len(found) == 1 else None
+
+
+def _items(
+    source: Source, places: Mapping[str, list[str]], file: str, document: Document, classes: list[str]
+) -> Iterator[Item]:
+    number = {category.id: classes.index(category.name) for category in document.categories}
+    objects: dict[int | str, list[Outline]] = defaultdict(list)
+    for one in document.annotations:
+        objects[one.image_id].append(one)
+    split = _split(file)
+    for picture in document.images:
+        name = ""
+        try:
+            name = _place(places, file, picture.file_name)
+            data = source.read(name)
+            size = _masks.upright_size(data)
+            target = _drawn(objects.get(picture.id, []), number, size) if size else b""
+            yield Item(name, "", data, split, target=target)
+        except MillError as error:
+            yield Item(name or f"{file}:{picture.file_name}", "", b"", split, error.message)
+
+
+def _drawn(objects: list[Outline], number: Mapping[int | str, int], size: Size) -> bytes:
+    """A mask of these objects, large ones first; raises `InvalidInput` for an outline that is none."""
+    if size[0] * size[1] > _masks.MAX_PIXELS:
+        raise InvalidInput(f"it has {size[0] * size[1]:,} pixels; at most {_masks.MAX_PIXELS:,}")
+    covered: list[tuple[int, int, int, np.ndarray[Any, Any]]] = []
+    for order, one in enumerate(objects):
+        if one.category_id not in number:
+            raise InvalidInput(f"has an outline of the category {shown(str(one.category_id), 20)}, which is not listed")
+        area = _area(one.segmentation, size)
+        value = _masks.IGNORED if one.iscrowd else number[one.category_id]
+        covered.append((-int(np.count_nonzero(area)), order, value, np.packbits(area)))
+    mask = np.zeros(size, np.uint8)
+    for _, _, value, bits in sorted(covered, key=lambda entry: entry[:2]):
+        mask[np.unpackbits(bits, count=mask.size).reshape(size).astype(bool)] = value
+    return _masks.packed(mask)
+
+
+def _area(outline: Any, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """The pixels of an object, [H, W]."""
+    if isinstance(outline, dict):
+        return _runs(outline, size)
+    if not isinstance(outline, list) or not outline:
+        raise InvalidInput("has an object without an outline (segmentation): boxes alone make no mask")
+    image = Image.new("1", (size[1], size[0]))
+    for ring in outline:
+        try:
+            flat = [min(max(float(value), -FAR), FAR) for value in ring]
+            ImageDraw.Draw(image).polygon(list(zip(flat[::2], flat[1::2], strict=True)), fill=1)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidInput("has an outline that is not a list of x, y, x, y, ...") from error
+    return np.asarray(image)
+
+
+def _runs(outline: Mapping[str, Any], size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Run lengths down the columns, of pixels outside and inside in turns (COCO's uncompressed RLE)."""
+    counts: Any = outline.get("counts")
+    if isinstance(counts, str):
+        raise InvalidInput("has a compressed run-length outline: write it as a list of counts, or as polygons")
+    whole = isinstance(counts, list) and all(isinstance(count, int) and 0 <= count <= 1 << 31 for count in counts)
+    if not whole or outline.get("size") != list(size) or sum(counts) != size[0] * size[1]:
+        raise InvalidInput(f"has a run-length outline that is not of {size[1]}x{size[0]} pixels, as the picture is")
+    inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return np.asarray(inside.reshape(size[1], size[0]).T)

@@ -1,6 +1,7 @@
 """image-to-image: what goes in and comes out, tiles without seams, damage that can be repeated, and its measures."""
 
 import io
+import warnings
 from base64 import b64decode, b64encode
 
 import numpy as np
@@ -258,3 +259,25 @@ def test_bicubic_enlargement_is_that_of_pillow():
         found = Bicubic(scale)(torch.from_numpy(pixels)[None, None].float())[0, 0].numpy()
         inner = slice(2 * scale, -2 * scale)
         np.testing.assert_allclose(found[inner, inner], wanted[inner, inner], atol=0.01)
+
+
+@pytest.mark.parametrize("recipe", ["denoise", "super-resolution"])
+def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_it_has_learnt(tmp_path, recipe):
+    pytest.importorskip("torch")
+    from modelmill.engines import onnx
+    from modelmill.tasks.base import Signature
+    from modelmill.tasks.image_to_image.training import deployed
+
+    module = recipe_named("image-to-image", recipe)
+    chosen = plan(module, {"color": "rgb", "channels": "8"})
+    known = context(chosen.input, tmp_path)
+    signature = Signature(inputs=task.inputs(known), classes=0, preprocessing=chosen.input)
+    network = module.network(chosen.network, signature)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in a job's process
+        onnx.convert(deployed(network, signature), task.inputs(known), task.outputs(known), tmp_path)
+    session = onnx.open(tmp_path, 1)
+    pixels = np.asarray(Image.fromarray(noise(9, 11, 3)).resize((51, 37), Image.Resampling.BICUBIC))
+    found = through(png(pixels), known, session.run)
+    wanted = _preprocessing.enlarged(pixels, chosen.input)
+    assert _measures.psnr(found[4:-4, 4:-4], wanted[4:-4, 4:-4]) > 45

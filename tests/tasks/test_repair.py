@@ -17,6 +17,7 @@ from tests.making import encoded, png
 
 GREY = Preprocessing(color="grey", multiple=2)
 RGB = Preprocessing(color="rgb", multiple=2)
+FILLED = Preprocessing(repair="inpaint", color="rgb", multiple=8)
 LARGER = Preprocessing(repair="super-resolution", color="grey", scale=3)
 
 
@@ -101,6 +102,27 @@ def test_an_empty_tensor_and_an_unknown_parameter_are_refused(tmp_path):
         task.encode({task.REPAIRED: np.zeros((2, 2, 1))}, context(GREY, tmp_path), {"prompt": "a cat"})
 
 
+def test_what_is_transparent_is_what_is_filled_in(tmp_path):
+    pixels = noise(20, 30, 4)
+    pixels[:, :, 3] = 255
+    pixels[5:9, 10:20, 3] = 0
+    arrays = task.decode(png(pixels), context(FILLED, tmp_path))
+    assert arrays["image"].shape == (20, 30, 4)
+    assert np.array_equal(arrays["image"][:, :, 3] == 255, pixels[:, :, 3] == 0)
+    assert np.array_equal(arrays["image"][:5, :, :3], pixels[:5, :, :3])
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    turned = task.decode(encoded(image, exif=exif), context(FILLED, tmp_path))["image"]
+    assert np.array_equal(turned, np.rot90(arrays["image"], -1))
+
+
+def test_a_picture_that_does_not_say_what_is_missing_is_refused(tmp_path):
+    for data in (png(noise(8, 8, 3)), encoded(Image.fromarray(noise(8, 8, 3)), "JPEG"), noise(8, 8, 3)):
+        with pytest.raises(InvalidInput, match="alpha channel, transparent where"):
+            task.decode(data, context(FILLED, tmp_path))
+
+
 # ---- tiles
 
 
@@ -179,16 +201,16 @@ def test_damage_is_always_the_same_for_the_same_picture_and_differs_between_pict
 def test_a_picture_to_be_enlarged_is_made_smaller(shape):
     small = _preprocessing.damaged(noise(*shape), LARGER)
     assert small.shape[:2] == tuple(max(1, side // 3) for side in shape[:2])
-    assert _preprocessing.enlarged(small, LARGER).shape == _preprocessing.cut(noise(*shape), LARGER).shape
+    assert _preprocessing.unrepaired(small, LARGER).shape == _preprocessing.cut(noise(*shape), LARGER).shape
 
 
-@pytest.mark.parametrize("shape", [(36, 48), (100, 20), (5, 300, 3)])
+@pytest.mark.parametrize("shape", [(48, 72), (100, 20), (5, 300, 3)])
 def test_training_keeps_a_part_of_each_picture_that_is_always_the_same(tmp_path, shape):
-    how = task.prepare([png(noise(36, 48))], Preprocessing(), tmp_path)
-    assert (how.color, how.height, how.width) == ("grey", 36, 48)
+    how = task.prepare([png(noise(50, 90))], Preprocessing(), tmp_path)
+    assert (how.color, how.height, how.width) == ("grey", 48, 72)
     item = Item("a", "", png(noise(*shape)))
     (one, targets), (other, _) = (task.sample(item, context(how, tmp_path)) for _ in range(2))
-    assert one["image"].shape == (36, 48, 1)
+    assert one["image"].shape == (48, 72, 1)
     assert np.array_equal(one["image"], other["image"])
     assert targets == {}
 
@@ -209,18 +231,18 @@ def test_ssim_by_hand():
     assert _measures.ssim(noise(3, 3, 1), noise(3, 3, 1)) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("how", [GREY, RGB, LARGER])
+@pytest.mark.parametrize("how", [GREY, RGB, LARGER, FILLED])
 def test_an_answer_that_is_what_was_sent_reaches_the_baseline(tmp_path, how):
     truths = [png(noise(48, 60, seed=seed) // 4 + 90) for seed in range(3)]
     known = context(how, tmp_path)
-    sent = [_preprocessing.enlarged(task.asked(Item("", "", truth), known), how) for truth in truths]
+    sent = [_preprocessing.unrepaired(task.asked(Item("", "", truth), known), how) for truth in truths]
     answers = [{"image": b64encode(png(pixels)).decode()} for pixels in sent]
     found = task.evaluate(Measured(outputs=answers, truths=truths, labels=[], show=lambda rows: [], context=known))
     assert found.metrics["items"] == 3
     assert found.metrics["psnr"] == pytest.approx(found.metrics["psnr_baseline"])
     assert found.metrics["ssim"] == pytest.approx(found.metrics["ssim_baseline"])
     assert found.pictures["repaired.png"].startswith(b"\x89PNG")
-    if how is not LARGER:
+    if how in (GREY, RGB):
         assert found.metrics["psnr"] == pytest.approx(20.2, abs=0.4)  # 20 log10(255 / 25)
 
 
@@ -261,7 +283,7 @@ def test_bicubic_enlargement_is_that_of_pillow():
         np.testing.assert_allclose(found[inner, inner], wanted[inner, inner], atol=0.01)
 
 
-@pytest.mark.parametrize("recipe", ["denoise", "super-resolution"])
+@pytest.mark.parametrize("recipe", ["denoise", "super-resolution", "inpaint"])
 def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_it_has_learnt(tmp_path, recipe):
     pytest.importorskip("torch")
     from modelmill.engines import onnx
@@ -278,6 +300,8 @@ def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_
         onnx.convert(deployed(network, signature), task.inputs(known), task.outputs(known), tmp_path)
     session = onnx.open(tmp_path, 1)
     pixels = np.asarray(Image.fromarray(noise(9, 11, 3)).resize((51, 37), Image.Resampling.BICUBIC))
+    if recipe == "inpaint":
+        pixels = _preprocessing.damaged(pixels, chosen.input)
     found = through(png(pixels), known, session.run)
-    wanted = _preprocessing.enlarged(pixels, chosen.input)
+    wanted = _preprocessing.unrepaired(pixels, chosen.input)
     assert _measures.psnr(found[4:-4, 4:-4], wanted[4:-4, 4:-4]) > 45

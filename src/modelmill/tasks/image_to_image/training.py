@@ -7,7 +7,7 @@ from modelmill.tasks.base import Signature, TrainSettings
 from modelmill.tasks.image_to_image._networks import Clamped, patches, psnr
 
 SCORE = "psnr"
-MULTIPLE = 12
+MULTIPLE = 24
 """Of which the sides of patches are multiples: of every scale, and of what networks halve."""
 Batch = dict[str, Tensor]
 

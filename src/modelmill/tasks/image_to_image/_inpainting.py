@@ -60,5 +60,5 @@ class Inpainter(Repair):
     def damaged(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Clean levels and a plane that is 255 in boxes and strokes at random places."""
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-        missing = np.stack([holes(*clean.shape[1:3], rng) for _ in range(len(clean))])
+        missing = np.stack([holes(clean.shape[1], clean.shape[2], rng) for _ in range(len(clean))])
         return torch.cat([clean, torch.from_numpy(missing)[..., None].to(clean) * 255], dim=3)

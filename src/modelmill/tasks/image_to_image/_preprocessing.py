@@ -171,7 +171,7 @@ def damaged(pixels: Pixels, how: Preprocessing) -> Pixels:
     """
     if how.repair == "inpaint":
         colors = np.asarray(Image.fromarray(pixels).convert("RGB"))
-        missing = holes(*pixels.shape[:2], seeded(pixels))
+        missing = holes(pixels.shape[0], pixels.shape[1], seeded(pixels))
         return np.dstack([np.where(missing[:, :, None], 255, colors), np.where(missing, 0, 255)]).astype(np.uint8)
     if how.repair == "denoise":
         noisy = pixels + seeded(pixels).normal(0.0, how.test_sigma, pixels.shape)

@@ -3,11 +3,13 @@
 import sys
 
 from bench.running import Platform, platform, shared, table
+from modelmill.tasks.base import task_named
 
 CASES = [
-    # data set, task, recipe, bar: test accuracy, bar: seconds of the whole job
+    # data set, task, recipe, bar: the task's figure on the test split, bar: seconds of the whole job
     ("mnist", "image-classification", "cnn", 0.99, 180),
     ("trashnet/trashnet_192x256.zip", "image-classification", "resnet", 0.75, 600),
+    ("camvid_half", "image-segmentation", "unet", 0.50, 1200),
     ("rt_polarity", "text-classification", "bilstm", 0.75, None),
     ("rt_polarity", "text-classification", "tfidf", 0.76, None),
     ("chnsenticorp_htl", "text-classification", "tfidf", 0.88, None),
@@ -17,6 +19,8 @@ REPAIR = [
     ("denoise", "BSD68", [], 28.5, False, 1200),
     ("super-resolution", "Set5", ["--set", "scale=3"], 1.5, True, 900),
 ]
+OPTIONS = {"camvid_half": ["--set", "ignore=11"]}
+"""What a data set's format has to be told."""
 
 
 def measure(only: str = "") -> str:
@@ -33,23 +37,24 @@ def measure(only: str = "") -> str:
             if shared("denoise_sr") is not None and only in f"denoise_sr {recipe}":
                 rows.append(_repair(running, recipe, folder, *rest))
                 print("|", " | ".join(rows[-1]), "|", flush=True)
-    return table(["data", "recipe", "split", "test accuracy", "bar", "job, seconds", "bar", "command"], rows)
+    return table(["data", "recipe", "split", "test figure", "bar", "job, seconds", "bar", "command"], rows)
 
 
 def _case(running: Platform, name: str, task: str, recipe: str, bar: float, limit: int | None) -> list[str]:
     data = name.partition("/")[0]
     known = [row["name"] for row in running.run("data", "list")]
     if data not in known:
-        running.run("data", "add", data, str(shared(name)), "--task", task)
+        running.run("data", "add", data, str(shared(name)), "--task", task, *OPTIONS.get(data, []))
     splits = running.run("data", "show", data)["splits"]
     job = running.run("train", f"{data}-{recipe}", "--task", task, "--data", data, "--recipe", recipe, "--wait")
-    accuracy, seconds = job["metrics"]["accuracy"], job["result"]["seconds"]
+    figure, seconds = task_named(task).METRIC, job["result"]["seconds"]
+    reached = job["metrics"][figure]
     return [
         data,
         f"`{recipe}`",
         "/".join(str(count) for count in splits.values()),
-        f"**{100 * accuracy:.2f} %**",
-        f"{100 * bar:.0f} % {'met' if accuracy >= bar else 'MISSED'}",
+        f"**{100 * reached:.2f} %** {figure}",
+        f"{100 * bar:.0f} % {'met' if reached >= bar else 'MISSED'}",
         f"{seconds:.0f}",
         "" if limit is None else f"{limit} {'met' if seconds <= limit else 'MISSED'}",
         f"`python -m bench.accuracy {recipe}`",

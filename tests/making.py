@@ -122,6 +122,47 @@ def picture_bundle(target: Path, gain: float = 1.0) -> Path:
     return target
 
 
+def mask_bundle(target: Path) -> Path:
+    """A sealed bundle that tells bright pixels from dark ones in grey pictures of 4x6 pixels."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    node, grey = helper.make_node, ["batch", 4, 6]
+    nodes = [
+        node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        node("ReduceMax", ["floats", "axes"], ["grey"], keepdims=0),
+        node("Div", ["grey", "top"], ["bright"]),
+        node("Sub", ["one", "bright"], ["dark"]),
+        node("Greater", ["bright", "dark"], ["more"]),
+        node("Cast", ["more"], ["mask"], to=TensorProto.UINT8),
+        node("Max", ["bright", "dark"], ["scores"]),
+    ]
+    values = {"axes": np.array([3]), "top": np.float32(255), "one": np.float32(1)}
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [*grey, 1])
+    outputs = [
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, grey),
+        helper.make_tensor_value_info("mask", TensorProto.UINT8, grey),
+    ]
+    body = helper.make_graph(nodes, "bright", [image], outputs, constants)
+    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (draft / "model.onnx").write_bytes(graph.SerializeToString())
+    manifest = a_manifest(
+        task="image-segmentation",
+        inputs=[TensorSpec(name="image", datatype="UINT8", shape=[-1, 4, 6, 1])],
+        outputs=[
+            TensorSpec(name="scores", datatype="FP32", shape=[-1, 4, 6]),
+            TensorSpec(name="mask", datatype="UINT8", shape=[-1, 4, 6]),
+        ],
+        preprocessing={"height": 4, "width": 6, "color": "grey", "mean": [0.5], "std": [0.5]},
+    )
+    raw = png(np.full((8, 12), 204))
+    write_golden(draft, [raw], Predictor(draft, manifest).predict([raw]))
+    bundle.seal(draft, manifest, target)
+    return target
+
+
 def text_bundle(target: Path) -> Path:
     """A sealed bundle of texts whose graph fails on ids that are not in its table of `tokens` rows."""
     from onnx import TensorProto, helper, numpy_helper
@@ -167,6 +208,54 @@ def picture_folder(root: Path, count: int = 40, side: int = 8) -> Path:
     return root
 
 
+def box_folder(root: Path, count: int = 40, side: int = 64) -> Path:
+    """Pascal VOC: a `red` or a `blue` rectangle on grey noise in each picture; no two are the same."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        label = ("red", "blue")[number % 2]
+        pixels = rng.integers(70, 110, (side, side, 3), np.uint8)
+        width, height = rng.integers(side // 4, side // 2, 2).tolist()
+        left, top = rng.integers(0, side - width), rng.integers(0, side - height)
+        pixels[top : top + height, left : left + width] = (220, 40, 40) if label == "red" else (40, 40, 220)
+        voc_picture(root, f"{number}", png(pixels), (side, side), [(label, left, top, left + width, top + height)])
+    return root
+
+
+def voc_picture(root: Path, name: str, data: bytes, size: tuple[int, int], boxes: list[Any], kind: str = "png") -> None:
+    """A picture and its XML; boxes are (label, xmin, ymin, xmax, ymax) from 0, the far corner excluded."""
+    objects = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{xmin + 1}</xmin><ymin>{ymin + 1}</ymin>"
+        f"<xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox></object>"
+        for label, xmin, ymin, xmax, ymax in boxes
+    )
+    width, height = size
+    xml = (
+        f"<annotation><filename>{name}.{kind}</filename><size><width>{width}</width><height>{height}</height></size>"
+        f"{objects}</annotation>"
+    )
+    for folder, file, content in (("JPEGImages", f"{name}.{kind}", data), ("Annotations", f"{name}.xml", xml.encode())):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / file).write_bytes(content)
+
+
+def mask_folder(root: Path, count: int = 40, side: int = 24) -> Path:
+    """Bright boxes on dark ground, with masks of the classes `ground` and `shape`; no two are the same."""
+    rng = np.random.default_rng(0)
+    for place in ("images", "masks"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        pixels = rng.integers(0, 60, (side, side, 3), np.uint8)
+        mask = np.zeros((side, side), np.uint8)
+        top, left = rng.integers(1, side // 2, 2)
+        box = np.s_[top : top + side // 2 - 1, left : left + side // 2 - 1]
+        pixels[box] += 150
+        mask[box] = 1
+        (root / "images" / f"{number}.png").write_bytes(png(pixels))
+        (root / "masks" / f"{number}.png").write_bytes(png(mask))
+    (root / "classes.txt").write_text("ground\nshape\n")
+    return root
+
+
 def text_table(root: Path, count: int = 60) -> Path:
     """A CSV table of texts that their words give away."""
     rng = np.random.default_rng(0)
@@ -179,6 +268,16 @@ def text_table(root: Path, count: int = 60) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "reviews.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+TINY = {
+    ("image", "label"): picture_folder,
+    ("image", "boxes"): box_folder,
+    ("image", "none"): picture_folder,
+    ("image", "mask"): mask_folder,
+    ("text", "label"): text_table,
+}
+"""Makers of a tiny data set of two classes, by a task's input and the first of its targets."""
 
 
 def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:

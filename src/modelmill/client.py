@@ -283,7 +283,7 @@ class Client:
         """
         place = Path(path).expanduser()
         parameters: Json = {"name": name, "label": list(labels)}
-        if place.suffix == ".onnx":
+        if place.is_file():  # what it holds is seen where it arrives
             content = _read_file(place)
             headers = {"Content-Type": "application/octet-stream"}
             job = self._call("POST", "/api/v1/models", params=parameters, content=content, headers=headers)

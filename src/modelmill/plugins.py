@@ -24,6 +24,7 @@ WORD = {
 
 EXTRAS = {
     "openvino": "openvino",
+    "faster_coco_eval": "train",
     **dict.fromkeys(("matplotlib", "onnx", "onnxscript", "safetensors", "sklearn", "threadpoolctl", "torch"), "train"),
 }
 """The extra of modelmill that brings an optional package, by the name it is imported under."""

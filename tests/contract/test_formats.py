@@ -11,6 +11,7 @@ from modelmill.errors import InvalidInput, MillError
 FORMATS = plugins.names("data.formats")
 FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "cat/1.png", "train/dog/2.jpg", "a.csv", "b.tsv"]
 FILES += ["pos/1.txt", "neg/2.txt", "labels.txt", "x.jsonl", "train.txt"]
+FILES += ["Annotations/1.xml", "JPEGImages/1.jpg", "ImageSets/Main/val.txt", "instances_train.json"]
 
 
 @pytest.fixture(params=FORMATS)

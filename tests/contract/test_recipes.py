@@ -17,10 +17,9 @@ from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 from modelmill.types import JobSpec
-from tests.making import dataset, going, picture_folder, text_table
+from tests.making import TINY, dataset, going
 
 RECIPES = [(task, recipe) for task in plugins.names("tasks") for recipe in plugins.names(plugins.recipes_of(task))]
-DATA = {"image": picture_folder, "text": text_table}
 QUICK = {"epochs": "1", "batch_size": "16", "epoch_steps": "2"}
 
 
@@ -44,7 +43,8 @@ def trained(request, tmp_path_factory):
     home = tmp_path_factory.mktemp(recipe)
     folder = home / "job"
     folder.mkdir()
-    data = dataset(DATA[plugins.load("tasks", task).INPUT](home / "tiny"), task, home / "store")
+    module = plugins.load("tasks", task)
+    data = dataset(TINY[module.INPUT, module.TARGETS[0]](home / "tiny"), task, home / "store")
     spec = JobSpec(
         job=7, kind="train", folder=str(folder), threads=1, name="tiny", task=task, dataset=data, recipe=recipe,
         settings=quick(task, recipe), cache=str(home / "cache"),
@@ -104,7 +104,6 @@ def test_its_manifest_says_all_that_is_needed(trained):
     assert plan(module, lineage.settings) == plan(module, quick(task, recipe))
     assert result["metrics"]["items"] > 0
     if classifies(task):
-        assert len(manifest.labels) == 2
         assert manifest.outputs[0].shape == [-1, 2]
         assert result["metrics"]["items"] == sum(row["items"] for row in manifest.metrics["per_class"].values())
     for name in manifest.files:

@@ -385,6 +385,6 @@ def test_what_nobody_wants_any_more_is_forgotten(stage, database):
         stage.wanted.undeploy(stage.project, "digits")
         stage.tick(3, 1)
     loop = stage.loop
-    assert not any((loop._scales, loop._heard, loop._failures, loop._judges, loop._workers, loop._book._updates))
+    assert not any((loop._scales, loop._heard, loop._failures, len(loop._judges), loop._workers, loop._book._updates))
     with database.session() as session:
         assert session.scalars(select(Deployment)).all() == []

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 import torch
 
-from modelmill.data.augment import Augment, augment, mix
+from modelmill.data.augment import Augment, augment, augment_with_masks, mix
 
 NONE = Augment(
     flip=False, rotate=0, scale_min=1, scale_max=1, aspect=0, crop=0, brightness=0, contrast=0, saturation=0, erase=0
@@ -94,3 +94,17 @@ def test_mixing_keeps_the_sum_of_labels():
     assert shares.shape == (6, 3)
     torch.testing.assert_close(shares.sum(1), torch.ones(6))
     assert 0 <= mixed.min() <= mixed.max() <= 255
+
+
+def test_masks_move_with_their_pictures_and_keep_their_values():
+    mask = torch.zeros(8, 40, 60, dtype=torch.uint8)
+    mask[:, 10:30, 20:50] = 7
+    mask[:, 30:] = 255
+    pictures = mask.unsqueeze(3).expand(-1, -1, -1, 3)
+    how = Augment(rotate=30, scale_min=0.5, brightness=0, contrast=0, saturation=0)
+    changed, moved = augment_with_masks(pictures, mask, how)
+    assert moved.dtype == torch.uint8
+    assert set(moved.unique().tolist()) <= {0, 7, 255}
+    assert (moved != mask).any()
+    inside = (changed[..., 0] - changed[..., 0].round()).abs() < 1e-3  # away from borders, which are blurred
+    assert (changed[..., 0].round()[inside] == moved[inside]).float().mean() > 0.97

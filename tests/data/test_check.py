@@ -93,8 +93,19 @@ def test_classes_that_are_few_small_or_uneven():
 
 
 def test_declared_splits_without_test():
-    rows = texts(*many("a", 9, "train"), *many("b", 9, "train"), *many("a", 9, "val", 50), *many("b", 9, "val", 50))
+    rows = texts(*many("a", 9, "train"), *many("b", 9, "train"))
     assert kinds(run(rows)[1]) == {"no-test-split": 1}
+
+
+def test_a_declared_val_measures_where_no_test_is_declared():
+    rows = texts(*many("a", 10, "train"), *many("b", 10, "train"), *many("a", 9, "val", 50), *many("b", 9, "val", 50))
+    report = run(rows)[1]
+    assert report.splits == {"train": 18, "val": 2, "test": 18}
+    (finding,) = report.findings
+    assert (finding.kind, finding.count) == ("val-as-test", 18)
+    assert finding.message == (
+        "no test items are declared: 18 items of val measure instead, and a tenth of train becomes val"
+    )
 
 
 def test_examples_are_at_most_five_and_safe_to_print():

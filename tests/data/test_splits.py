@@ -29,9 +29,10 @@ def test_declared_val_and_test_are_kept_and_the_rest_trains(items):
     labels, declared, prints = columns(items)
     splits = assign(labels, declared, prints)
     assert ((splits >= TRAIN) & (splits <= TEST)).all()
-    for code in (VAL, TEST):
-        assert (splits[declared == code] == code).all()
-    if (declared == VAL).any():
+    assert (splits[declared == TEST] == TEST).all()
+    if (declared == VAL).any() and not (declared == TEST).any():
+        assert ((splits == TEST) == (declared == VAL)).all()
+    elif (declared == VAL).any():
         assert (splits == np.where(declared == UNDECLARED, TRAIN, declared)).all()
     elif (declared != UNDECLARED).any():
         assert (splits[declared <= TRAIN] != TEST).all()
@@ -66,3 +67,10 @@ def test_a_tenth_of_train_becomes_val_when_only_train_and_test_are_declared():
     declared = np.repeat([TRAIN, TEST], [100, 20]).astype(np.int8)
     splits = assign(np.zeros(120, np.int32), declared, np.arange(120, dtype=np.uint64))
     assert np.bincount(splits).tolist() == [90, 10, 20]
+
+
+def test_a_val_without_a_test_measures_and_a_tenth_of_train_becomes_val():
+    declared = np.repeat([TRAIN, VAL], [100, 20]).astype(np.int8)
+    splits = assign(np.zeros(120, np.int32), declared, np.arange(120, dtype=np.uint64))
+    assert np.bincount(splits).tolist() == [90, 10, 20]
+    assert (splits[100:] == TEST).all()

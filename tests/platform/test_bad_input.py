@@ -148,6 +148,22 @@ def test_data_that_cannot_be_used_leaves_nothing_behind(platform: Platform, tmp_
         assert "unusable" not in platform.run("data", "list").stdout
 
 
+def test_what_is_no_model_is_refused_whatever_its_name(platform: Platform, tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.bin"):
+        (tmp_path / name).write_bytes(b"no model at all")
+        done = platform.run("import", "nothing", str(tmp_path / name))
+        assert done.returncode == 1
+        assert "no ONNX model" in done.stderr
+        gone = platform.run("import", "nothing", str(tmp_path / f"missing-{name}"))
+        assert "there is no file" in gone.stderr
+
+
+def test_a_body_that_does_not_say_it_is_json_is_told_so(platform: Platform) -> None:
+    answer = httpx2.post(f"{platform.url}/api/v1/keys", content=b'{"name": "x"}', headers=platform.headers)
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["error"]
+
+
 def test_strict_refuses_what_is_otherwise_only_reported(platform: Platform, tmp_path: Path) -> None:
     folder = write_digits(tmp_path / "digits", 60)
     (folder / "1" / "broken.png").write_bytes(b"\x89PNG broken")

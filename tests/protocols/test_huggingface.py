@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from modelmill.serve.wire import Answer
 from modelmill.types import TensorSpec
-from tests.making import Door, LiveDoor, a_route, answering_with, picture_bundle, png, text_bundle
+from tests.making import Door, LiveDoor, a_route, answering_with, mask_bundle, picture_bundle, png, text_bundle
 
 PICTURE = base64.b64encode(b"picture").decode()
 JSON = {"content-type": "application/json"}
@@ -253,14 +253,17 @@ def test_waiting_ends_with_the_time_a_call_may_take(tmp_path):
 def live(tmp_path_factory):
     folder = tmp_path_factory.mktemp("live")
     pictures, texts = picture_bundle(folder / "pictures"), text_bundle(folder / "texts")
+    scenes = mask_bundle(folder / "scenes")
 
     async def routes(live):
         spots = await live.worker(folder / "p.sock", answering_with(pictures))
         words = await live.worker(folder / "t.sock", answering_with(texts))
+        masks = await live.worker(folder / "m.sock", answering_with(scenes))
         ids = [TensorSpec(name="ids", datatype="INT64", shape=[-1, 4])]
         task = "text-classification"
         return [
             a_route("spots", sockets=[spots.path]),
+            a_route("scenes", task="image-segmentation", sockets=[masks.path]),
             a_route("words", kind="text", task=task, inputs=ids, sockets=[words.path]),
         ]
 
@@ -281,6 +284,18 @@ def test_the_hub_client_classifies_pictures(live, tmp_path):
         assert [row.label for row in rows] == ["bright", "dark"]
         assert rows[0].score == pytest.approx(0.8, abs=0.01)
     assert [row.label for row in client(live, "spots").image_classification(bright, top_k=1)] == ["bright"]
+
+
+def test_the_hub_client_segments_pictures(live):
+    scene = np.full((40, 60), 20, np.uint8)
+    scene[:, 30:] = 230
+    rows = {row.label: row for row in client(live, "scenes").image_segmentation(png(scene))}
+    assert rows.keys() == {"dark", "bright"}
+    assert rows["bright"].mask.size == (60, 40)
+    assert (np.asarray(rows["bright"].mask) == np.where(scene == 230, 255, 0)).mean() > 0.95
+    assert rows["bright"].score > 0.8
+    only = client(live, "scenes").image_segmentation(png(np.full((40, 60), 90)), threshold=0.7)
+    assert only == []
 
 
 def test_the_hub_client_classifies_texts(live):

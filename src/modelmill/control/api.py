@@ -61,6 +61,9 @@ def _add_errors(api: FastAPI, status: Callable[[MillError], int]) -> None:
     @api.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] in ("model_attributes_type", "dict_type") and first["loc"] == ("body",):
+            text = "the body is a JSON object, sent with the header Content-Type: application/json"
+            return JSONResponse({"error": text, "code": "invalid_input"}, 400)
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         text = f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}" if place else first["msg"]
         return JSONResponse({"error": text, "code": "invalid_input"}, 400)

@@ -15,7 +15,7 @@ from sqlalchemy import delete, update
 
 from modelmill.cluster.base import Cluster
 from modelmill.control.book import Book, versions_of
-from modelmill.control.canary import Judge, Tally
+from modelmill.control.canary import Judges, Tally
 from modelmill.control.db import ROUTES, Database, Deployment, Replica, bump
 from modelmill.control.deployments import options_of
 from modelmill.control.registry import Registry
@@ -28,7 +28,6 @@ log = logging.getLogger("modelmill.node")
 
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 KILL_SECONDS = 65
-JUDGE_SECONDS = 0.5
 WEIGH_SECONDS = 2.0
 CANARY_FAILURES = 3
 FULL = 0.95
@@ -58,6 +57,8 @@ class Reconciler:
         self.told: Callable[[], None] = lambda: None
         self.tally: Callable[[Place], Tally] = lambda place: Tally()
         self._rows: list[Deployment] = []
+        self._numbered: dict[int, Deployment] = {}
+        self._sleepers: dict[int, tuple[str, str]] = {}
         self._workers: list[Running] = []
         self._failures: dict[tuple[int, Version], tuple[int, float]] = {}
         self._book = Book(database)
@@ -65,9 +66,9 @@ class Reconciler:
         self._heard: dict[tuple[str, str], Heard] = {}
         self._scales: dict[int, Scale] = {}
         self._evicted: set[int] = set()
-        self._judges: dict[tuple[int, Version], Judge] = {}
-        self._count = 0
-        self._judged = self._weighed = 0.0
+        self._judges = Judges()
+        self._started = 0
+        self._weighed = 0.0
 
     def recover(self) -> None:
         """At start: no worker of an earlier run exists any more; what slept sleeps on."""
@@ -104,7 +105,7 @@ class Reconciler:
         if news or self._book.changed:
             self._read()
         self._weigh(now)
-        counts = {row.id: self._wanted(row, now) for row in self._rows}
+        counts = {number: self._count(number, row, now) for number, row in self._numbered.items()}
         if not (news or self._book.changed):
             return
         self._dismiss([w for w in self._workers if w.deployment not in counts and w.leaving is None])
@@ -134,7 +135,9 @@ class Reconciler:
         for row in self._book.read():
             self._insist(row)
         self._rows = self._book.rows
+        self._numbered = {row.id: row for row in self._rows}
         self._forget()
+        self._sleepers = {row.id: self._name(row) for row in self._rows if self._sleeps(row)}
 
     def _insist(self, row: Deployment) -> None:
         """Somebody has just deployed or loaded it: it starts, and counts as called now."""
@@ -149,10 +152,10 @@ class Reconciler:
         self._scales = {number: state for number, state in self._scales.items() if number in numbers}
         self._evicted &= numbers
         self._insisted &= {row.id for row in self._rows if row.loaded and not row.asleep}
-        names = {(self._book.projects[row.project_id], row.name) for row in self._rows}
+        names = set(map(self._name, self._rows))
         self._heard = {name: heard for name, heard in self._heard.items() if name in names}
         beside = {(row.id, version) for row in self._rows for version in versions_of(row)}
-        self._judges = {key: judge for key, judge in self._judges.items() if key in beside}
+        self._judges.keep(beside)
         known = beside | {(row.id, (row.model, row.version)) for row in self._rows}
         self._failures = {key: failed for key, failed in self._failures.items() if key in known}
 
@@ -199,6 +202,23 @@ class Reconciler:
 
     # ---- how many workers
 
+    def _count(self, number: int, row: Deployment, now: float) -> int:
+        """How many workers it should have now; hundreds may sleep, and cost nearly nothing."""
+        if (name := self._sleepers.get(number)) is not None:
+            heard = self._heard.get(name)
+            if heard is None or not heard.waiting(now):
+                return 0
+        return self._wanted(row, now)
+
+    def _sleeps(self, row: Deployment) -> bool:
+        """Whether nothing but a call, or a change of its row, wakes a deployment."""
+        if not row.asleep or not row.loaded or (state := self._scales.get(row.id)) is None:
+            return False
+        return row.id in self._evicted or (not state.wanted and not options_of(row).min_replicas)
+
+    def _name(self, row: Deployment) -> tuple[str, str]:
+        return self._book.projects[row.project_id], row.name
+
     def _wanted(self, row: Deployment, now: float) -> int:
         """How many workers the main version should have now; notes when that changes."""
         if row.id not in self._scales:
@@ -231,7 +251,7 @@ class Reconciler:
         return count
 
     def _signals(self, row: Deployment, now: float) -> Signals:
-        heard = self._heard.get((self._book.projects[row.project_id], row.name))
+        heard = self._heard.get(self._name(row))
         return (heard.signals(now) if heard else None) or Signals()
 
     def _weigh(self, now: float) -> None:
@@ -321,7 +341,7 @@ class Reconciler:
         key = (row.id, version)
         if self._failures.get(key, (0, 0.0))[1] > time.monotonic() or self._postponed(row):
             return
-        self._count += 1
+        self._started += 1
         try:
             found = self._registry.get(row.project_id, f"{version[0]}:{version[1]}")
             spec = WorkerSpec(
@@ -329,7 +349,7 @@ class Reconciler:
                 model=version[0],
                 version=version[1],
                 bundle=str(self._registry.folder(found)),
-                socket=str(self._sockets / f"w{self._count}.sock"),
+                socket=str(self._sockets / f"w{self._started}.sock"),
                 threads=options.threads or threads,
                 decoders=options.threads or threads,
                 engine=options.engine,
@@ -375,9 +395,8 @@ class Reconciler:
 
     def _judge(self, now: float) -> None:
         """Now and then: take away the canaries that have shown to be worse."""
-        if now - self._judged < JUDGE_SECONDS:
+        if not self._judges.due(now):
             return
-        self._judged = now
         for row in self._rows:
             for one in row.variants:
                 variant = msgspec.convert(one, Variant)
@@ -386,13 +405,10 @@ class Reconciler:
 
     def _worse(self, row: Deployment, variant: Variant) -> str:
         def tally(version: Version) -> Tally:
-            return self.tally((self._book.projects[row.project_id], row.name, f"{version[0]}:{version[1]}"))
+            return self.tally((*self._name(row), f"{version[0]}:{version[1]}"))
 
-        canary, main = (variant.model, variant.version), (row.serving_model or row.model, row.serving or row.version)
-        judge = self._judges.get((row.id, canary))
-        if judge is None or judge.main != main:  # from now on, not for what was counted before
-            judge = self._judges[row.id, canary] = Judge(main, tally(canary), tally(main))
-        return judge.verdict(tally(canary), tally(main), variant)
+        main = (row.serving_model or row.model, row.serving or row.version)
+        return self._judges.verdict(row.id, variant, main, tally)
 
     def _roll_back(self, row: Deployment, version: Version, why: str) -> None:
         note = f"{version[0]}:{version[1]} was rolled back: {why}"

@@ -33,6 +33,10 @@ class Heard:
         """Keep the last word."""
         self._words[gateway] = (now, signals)
 
+    def waiting(self, now: float) -> bool:
+        """Whether a call waits at any gateway that has spoken lately."""
+        return any(signals.waiting for told, signals in self._words.values() if now - told < STALE_SECONDS)
+
     def signals(self, now: float) -> Signals | None:
         """All gateways together; None when none has spoken lately."""
         words = [signals for told, signals in self._words.values() if now - told < STALE_SECONDS]

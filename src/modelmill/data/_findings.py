@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from modelmill.data.names import shown
 from modelmill.data.report import Finding
-from modelmill.data.splits import TEST, UNDECLARED
+from modelmill.data.splits import TEST, UNDECLARED, VAL, val_measures
 
 EXAMPLES = 5
 FEW = 5
@@ -29,6 +29,7 @@ MESSAGES = {
     "one-class": "{classes} with sound items, where a classifier needs two",
     "few-items": "{classes} with fewer than 5 sound items",
     "imbalance": "{text}",
+    "val-as-test": "no test items are declared: {items} of val measure instead, and a tenth of train becomes val",
     "no-test-split": "the set declares splits but no test items, so nothing can measure a model",
 }
 """All kinds, in the order in which they are reported."""
@@ -107,8 +108,10 @@ def about_classes(found: Findings, classes: dict[str, int]) -> None:
 
 
 def about_splits(found: Findings, table: Table) -> None:
-    """Splits that the set declares without the one that measures."""
-    if (table.declared != UNDECLARED).any() and not (table.declared == TEST).any():
+    """Splits that the set declares without the one that measures; its val then does, where there is one."""
+    if val_measures(table.declared):
+        found.warn("val-as-test", count=int((table.declared == VAL).sum()))
+    elif (table.declared != UNDECLARED).any() and not (table.declared == TEST).any():
         found.warn("no-test-split")
 
 

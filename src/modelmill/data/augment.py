@@ -4,7 +4,7 @@ Everything random comes from torch's default generator, which the training loop 
 """
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from msgspec import Meta
 
@@ -50,8 +50,21 @@ NONE = Augment(
 
 def augment(pictures: "Tensor", how: Augment) -> "Tensor":
     """uint8 [N, H, W, C] -> float [N, H, W, C] of the same range 0..255."""
-    x = _resampled(pictures.permute(0, 3, 1, 2).float(), how)
-    x = _recoloured(x, how)
+    x = pictures.permute(0, 3, 1, 2).float()
+    return _recast(_sampled(x, _grid(x, how)), how)
+
+
+def augment_with_masks(pictures: "Tensor", masks: "Tensor", how: Augment) -> tuple["Tensor", "Tensor"]:
+    """The same, and the masks uint8 [N, H, W] moved with their pictures; their values stay what they are."""
+    x = pictures.permute(0, 3, 1, 2).float()
+    grid = _grid(x, how)
+    moved = _sampled(masks.unsqueeze(1).float(), grid, "nearest").squeeze(1).to(masks.dtype)
+    return _recast(_sampled(x, grid), how), moved
+
+
+def _recast(x: "Tensor", how: Augment) -> "Tensor":
+    """Colour, noise and boxes: [N, C, H, W] -> [N, H, W, C]."""
+    x = recoloured(x, how)
     if how.noise:
         import torch
 
@@ -78,8 +91,11 @@ def _between(x: "Tensor", low: float, high: float) -> "Tensor":
     return torch.rand(len(x), 1, 1, 1, device=x.device) * (high - low) + low
 
 
-def _resampled(x: "Tensor", how: Augment) -> "Tensor":
-    """Flip, rotate, scale and crop as one affine map (angles are true although the sides may differ)."""
+def _grid(x: "Tensor", how: Augment) -> "Tensor":
+    """Where each pixel comes from: flip, rotate, scale and crop as one affine map, [N, H, W, 2].
+
+    Angles are true although the sides may differ.
+    """
     import torch
     from torch.nn import functional as F
 
@@ -99,8 +115,13 @@ def _resampled(x: "Tensor", how: Augment) -> "Tensor":
         ],
         1,
     )
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.affine_grid(theta, list(x.shape), align_corners=False)
+
+
+def _sampled(x: "Tensor", grid: "Tensor", mode: str = "bilinear") -> "Tensor":
+    from torch.nn import functional as F
+
+    return F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
 
 def _sign(x: "Tensor", flip: bool) -> "Tensor":
@@ -110,7 +131,24 @@ def _sign(x: "Tensor", flip: bool) -> "Tensor":
     return 1 - 2 * (torch.rand(len(x), device=x.device) < (0.5 if flip else 0.0)).float()
 
 
-def _recoloured(x: "Tensor", how: Augment) -> "Tensor":
+class Colours(Protocol):
+    """The settings that `recoloured` reads."""
+
+    @property
+    def brightness(self) -> float:
+        """Factor, up to 1 + this."""
+
+    @property
+    def contrast(self) -> float:
+        """Factor, up to 1 + this."""
+
+    @property
+    def saturation(self) -> float:
+        """Factor, up to 1 + this."""
+
+
+def recoloured(x: "Tensor", how: Colours) -> "Tensor":
+    """float [N, C, H, W] with each picture's brightness, contrast and saturation changed; may leave 0..255."""
     import torch
 
     if how.brightness or how.contrast:

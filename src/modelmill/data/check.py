@@ -9,6 +9,7 @@ import numpy as np
 from modelmill.data._findings import Findings, Table, about_classes, about_contents, about_splits
 from modelmill.data._magic import kind_of_data, kind_of_name
 from modelmill.data.base import SPLITS, Item
+from modelmill.data.formats._masks import values_of
 from modelmill.data.names import shown
 from modelmill.data.report import DROPPED, Finding, Index, Report
 from modelmill.data.splits import UNDECLARED, assign
@@ -31,7 +32,8 @@ def examine(
     """Check all items and give each its split.
 
     Where items are not `labelled` with one class each, a class may be missing, the classes are those of their boxes
-    or those `declared` (in that order), and nothing is said of how the classes are spread.
+    or those `declared` (in that order, each counted once for a mask that holds it), and nothing is said of how the
+    classes are spread.
 
     `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it
     can't be decoded; `progress` is told how many items are done. Bad items are dropped and reported.
@@ -51,6 +53,7 @@ class _Seen:
     def __init__(self, fingerprint: Callable[[Item], str], labelled: bool) -> None:
         self.fingerprint, self.labelled = fingerprint, labelled
         self.boxes: Counter[str] = Counter()
+        self.masks: Counter[int] = Counter()
         self.known: dict[str, int] = {}
         self.labels, self.declared, self.prints = array("i"), array("b"), array("Q")
         self.names, self.ends = bytearray(), array("Q", [0])
@@ -62,6 +65,8 @@ class _Seen:
         self.labels.append(label if content is not None else DROPPED)
         if content is not None and isinstance(item.target, list):
             self.boxes.update(box.label for box in item.target)
+        elif content is not None and isinstance(item.target, bytes):
+            self.masks.update(np.unique(values_of(item.target)).tolist())
         self.declared.append(SPLITS.index(item.split) if item.split is not None else UNDECLARED)
         self.prints.append(content or 0)
         self.names += item.name.encode("utf-8", "backslashreplace")
@@ -120,7 +125,7 @@ def _conclude(seen: _Seen, declared: list[str]) -> tuple[Index, Report]:
     if seen.labelled:
         about_classes(found, classes)
     elif declared:
-        labels, classes = declared, {}
+        labels, classes = declared, {name: seen.masks[number] for number, name in enumerate(declared)}
     else:
         labels = sorted(seen.boxes or (name for name in labels if name), key=_order)
         classes = {name: seen.boxes[name] for name in labels}

@@ -17,11 +17,14 @@ def assign(labels: NDArray[np.int32], declared: Codes, fingerprints: NDArray[np.
     """The split of every item as a code: 0 train, 1 val, 2 test.
 
     All arrays are [items]; `declared` is -1 where the set says nothing. Declared splits are kept; where only
-    some are, the rest trains. Without any, a tenth of every class becomes val and a tenth test; with train
-    but no val, a tenth of every class's train becomes val. The choice is by rank of the content's hash within
-    the class: independent of order, and never between two items of one class with the same content.
+    some are, the rest trains; a val without a test is the test. Without any, a tenth of every class becomes val
+    and a tenth test; with train but no val, a tenth of every class's train becomes val. The choice is by rank of
+    the content's hash within the class: independent of order, and never between two items of one class with the
+    same content.
     """
     splits: Codes = np.where(declared == UNDECLARED, TRAIN, declared).astype(np.int8)
+    if val_measures(declared):
+        splits[splits == VAL] = TEST
     wanted = [] if (splits == VAL).any() else [VAL]
     if (declared == UNDECLARED).all():
         wanted = [TEST, VAL]
@@ -32,6 +35,11 @@ def assign(labels: NDArray[np.int32], declared: Codes, fingerprints: NDArray[np.
             for place, split in enumerate(wanted):
                 splits[members[rank // size == place]] = split
     return splits
+
+
+def val_measures(declared: Codes) -> bool:
+    """Whether a set declares val but no test: what its makers measured on then measures here as well."""
+    return bool((declared == VAL).any() and not (declared == TEST).any())
 
 
 def _classes(labels: NDArray[np.int32], chosen: NDArray[np.bool_]) -> list[NDArray[np.intp]]:

@@ -4,7 +4,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -260,3 +260,46 @@ def png(pixels: Pixels) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+class Placement(NamedTuple):
+    """Where a picture lies in the model's frame, in the frame's pixels; beyond the frame, where it was cropped."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def upright_size(data: Raw) -> tuple[int, int]:
+    """Height and width of a picture as it should be seen, from its header alone; raises as `read_pixels`."""
+    if not isinstance(data, bytes | bytearray | memoryview) or not data:
+        height, width = read_pixels(data).shape[:2]
+        return height, width
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            size = image.height, image.width
+            return size[::-1] if _orientation(image) in (5, 6, 7, 8) else size
+    except Exception:  # what is wrong is said where the whole picture is read
+        height, width = read_pixels(data).shape[:2]
+        return height, width
+
+
+def placed(size: tuple[int, int], how: Preprocessing) -> Placement:
+    """Where `decode` puts a picture of this height and width."""
+    height, width = size
+    if how.fit == "stretch":
+        return Placement(0, 0, how.width, how.height)
+    if how.fit == "crop":  # as ImageOps.fit: the middle, as large as it can be
+        scale = max(how.width / width, how.height / height)
+        across, down = width * scale, height * scale
+        return Placement((how.width - across) / 2, (how.height - down) / 2, across, down)
+    # as ImageOps.pad: whole pixels
+    across, down = how.width, how.height
+    if width / height > how.width / how.height:
+        down = round(height / width * how.width)
+    elif width / height < how.width / how.height:
+        across = round(width / height * how.height)
+    if across != how.width:
+        return Placement(round((how.width - across) * 0.5), 0, across, down)
+    return Placement(0, round((how.height - down) * 0.5), across, down)

@@ -1,0 +1,163 @@
+"""image-segmentation: a picture in, a mask for each class that it shows out (semantic segmentation)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+
+from modelmill.data.augment import Augment
+from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.tasks import _image
+from modelmill.tasks._image import fingerprint
+from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw
+from modelmill.tasks.image_segmentation import _masks
+from modelmill.tasks.image_segmentation._alike import alike
+from modelmill.tasks.image_segmentation._evaluation import evaluate
+from modelmill.types import Json, TensorSpec
+
+__all__ = [
+    "CLASSES",
+    "INPUT",
+    "METRIC",
+    "RECIPE",
+    "SAMPLES",
+    "SUMMARY",
+    "TARGETS",
+    "Changes",
+    "Preprocessing",
+    "alike",
+    "as_sent",
+    "complete",
+    "decode",
+    "encode",
+    "evaluate",
+    "example",
+    "fingerprint",
+    "inputs",
+    "outputs",
+    "prepare",
+    "sample",
+    "truth",
+]
+
+SUMMARY = "name every pixel of a picture: a mask for each class"
+INPUT = "image"
+TARGETS = ("mask",)
+CLASSES = 2
+METRIC = "miou"
+RECIPE = "unet"
+SAMPLES = 500
+SIZE = f"{NOTE}size"
+PARAMETERS = ("mask_format", "subtask", "threshold")
+FORMATS = ("png", "classes")
+
+
+class Preprocessing(_image.Preprocessing, frozen=True, kw_only=True):
+    """As for other pictures, but larger, and always stretched: every pixel that was sent gets an answer."""
+
+    max_side: Annotated[
+        int, msgspec.Meta(ge=8, le=4096, description="longest side when the size is taken from the data")
+    ] = 256
+    fit: Annotated[Literal["stretch"], msgspec.Meta(extra={"derived": True})] = "stretch"
+
+
+class Changes(Augment, frozen=True, kw_only=True):
+    """How far training pictures and their masks are changed, together; blended masks would name nothing."""
+
+    mixup: Annotated[float, msgspec.Meta(extra={"derived": True})] = 0.0
+
+
+def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+    """Size, colour and normalisation taken from the training pictures."""
+    return _image.prepare(samples, preprocessing)  # type: ignore[return-value]
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """`image`: uint8 [-1, height, width, channels]."""
+    return [_image.tensor(context.preprocessing)]
+
+
+def outputs(context: Context) -> list[TensorSpec]:
+    """`mask`: the best class of each pixel; `scores`: its probability; both [-1, height, width]."""
+    shape = [-1, context.preprocessing.height, context.preprocessing.width]
+    return [
+        TensorSpec(name="scores", datatype="FP32", shape=shape),
+        TensorSpec(name="mask", datatype="UINT8", shape=shape),
+    ]
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """`image`: uint8 [height, width, channels], and the size that was sent; raises `InvalidInput`, `TooLarge`."""
+    pixels = _image.read_pixels(data)
+    size = np.array(pixels.shape[:2], np.int32)
+    return {"image": _image.decode(pixels, context.preprocessing), SIZE: size}
+
+
+def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
+    """A mask for each class, of the size of the picture that was sent (upright); raises `InvalidInput`.
+
+    `[{label, score, mask}]` largest first: `score` is the mean probability of the pixels, `mask` a PNG
+    as base64, 255 where the class is and 0 elsewhere. With `mask_format` "classes" it is
+    `{"classes": [...], "mask": ...}` instead, one PNG whose values are places in `classes`, of which it names all.
+    `threshold` leaves out classes of a lower score.
+    """
+    threshold, form = _parameters(parameters)
+    mask = _masks.enlarged(arrays["mask"], *map(int, arrays[SIZE]))
+    if form == "classes":
+        return {"classes": context.labels, "mask": _masks.packed(mask)}
+    scores = _masks.confident(arrays["mask"], arrays["scores"], len(context.labels))
+    answer: list[Json] = []
+    pixels = np.bincount(mask.ravel(), minlength=len(context.labels))
+    for number in np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)].tolist():
+        if (score := round(float(scores[number]), 6)) >= threshold:
+            only = np.where(mask == number, np.uint8(255), np.uint8(0))
+            answer.append({"label": context.labels[number], "score": score, "mask": _masks.packed(only)})
+    return answer
+
+
+def _parameters(given: Mapping[str, Any]) -> tuple[float, str]:
+    """The threshold and the form of the masks; raises `InvalidInput`."""
+    for name in given:
+        if name not in PARAMETERS:
+            raise unknown_setting(name, PARAMETERS, "parameter")
+    if given.get("subtask") not in (None, "semantic"):
+        raise InvalidInput("subtask: this model tells classes apart, not single objects ('semantic')")
+    form = given.get("mask_format") or FORMATS[0]
+    if form not in FORMATS:
+        raise InvalidInput(f"mask_format is one of {', '.join(FORMATS)}, not {form!r:.40}")
+    threshold = given.get("threshold") or 0.0
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise InvalidInput(f"threshold is a number from 0 to 1, not {threshold!r:.40}")
+    if threshold and form == "classes":
+        raise InvalidInput("threshold leaves out masks: it does not go with mask_format 'classes', which has one")
+    return float(threshold), form
+
+
+def complete(labels: Sequence[str]) -> Json:
+    """One mask of all classes, compressed: what an evaluation can hold for every picture of a split."""
+    return {"mask_format": "classes"}
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """`image` as `decode` makes it, and `mask`: uint8 [height, width], 255 where nothing is to be learnt."""
+    how = context.preprocessing
+    mask = _masks.resized(_masks.read(truth(item)), how.height, how.width)
+    return {"image": decode(item.data, context)["image"]}, {"mask": mask}
+
+
+def truth(item: Item) -> bytes:
+    """The true class of every pixel as a PNG, 255 for those that do not count."""
+    assert isinstance(item.target, bytes)
+    return item.target
+
+
+def as_sent(data: Raw) -> bytes:
+    """A picture as a file: PNG where the data set has mere pixels."""
+    return _image.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
+
+
+def example() -> bytes:
+    """A small grey gradient as PNG."""
+    return _image.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))

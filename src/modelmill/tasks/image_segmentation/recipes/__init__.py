@@ -1,0 +1,1 @@
+"""Recipes of image-segmentation: one file each."""

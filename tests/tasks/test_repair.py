@@ -31,12 +31,12 @@ def noise(*shape, seed=0):
 
 def nothing(arrays):
     """A network that leaves pictures as they are."""
-    return {task.REPAIRED: arrays["image"].astype(np.float32)}
+    return {task.REPAIRED: arrays["image"] / np.float32(255)}
 
 
 def threefold(arrays):
     """A network that repeats pixels."""
-    return {task.REPAIRED: arrays["image"].repeat(3, 1).repeat(3, 2).astype(np.float32)}
+    return {task.REPAIRED: arrays["image"].repeat(3, 1).repeat(3, 2) / np.float32(255)}
 
 
 def through(data, context, run=nothing):
@@ -65,7 +65,7 @@ def test_colours_pass_through_a_model_of_luminance(tmp_path):
     found = through(png(pixels), context(GREY, tmp_path))
     assert found.shape == pixels.shape
     assert np.abs(found.astype(int) - pixels).max() <= 3  # the rounding of YCbCr
-    dark = through(png(pixels), context(GREY, tmp_path), lambda arrays: {task.REPAIRED: arrays["image"] * 0.5})
+    dark = through(png(pixels), context(GREY, tmp_path), lambda arrays: {task.REPAIRED: arrays["image"] * 0.5 / 255})
     for one, other in ((dark, 0.5), (found, 1.0)):
         grey = np.asarray(Image.fromarray(pixels).convert("L")).astype(float)
         assert np.asarray(Image.fromarray(one).convert("L")).mean() == pytest.approx(grey.mean() * other, abs=1.5)

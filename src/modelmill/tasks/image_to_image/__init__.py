@@ -75,7 +75,7 @@ def inputs(context: Context) -> list[TensorSpec]:
 
 
 def outputs(context: Context) -> list[TensorSpec]:
-    """`repaired`: levels 0..255, as large as the input times the scale."""
+    """`repaired`: values of 0..1, as large as the input times the scale."""
     return [TensorSpec(name=REPAIRED, datatype="FP32", shape=[-1, -1, -1, context.preprocessing.channels])]
 
 
@@ -106,7 +106,7 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> J
     """`{"image": PNG as base64}`; raises `InvalidInput` for parameters, of which there are none."""
     for name in parameters:
         raise unknown_setting(name, (), "parameter")
-    pixels = pre.joined(pre.rounded(arrays[REPAIRED]), arrays.get(COLORS))
+    pixels = pre.joined(pre.rounded(arrays[REPAIRED] * 255), arrays.get(COLORS))
     return {ANSWER: b64encode(_image.png(pixels)).decode()}
 
 

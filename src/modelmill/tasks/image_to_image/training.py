@@ -28,5 +28,5 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:
-    """It answers levels 0..255."""
+    """It answers values of 0..1."""
     return Clamped(network)

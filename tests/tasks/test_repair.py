@@ -1,6 +1,7 @@
 """image-to-image: what goes in and comes out, tiles without seams, damage that can be repeated, and its measures."""
 
 import io
+import warnings
 from base64 import b64decode, b64encode
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.making import encoded, png
 
 GREY = Preprocessing(color="grey", multiple=2)
 RGB = Preprocessing(color="rgb", multiple=2)
+FILLED = Preprocessing(repair="inpaint", color="rgb", multiple=8)
 LARGER = Preprocessing(repair="super-resolution", color="grey", scale=3)
 
 
@@ -29,12 +31,12 @@ def noise(*shape, seed=0):
 
 def nothing(arrays):
     """A network that leaves pictures as they are."""
-    return {task.REPAIRED: arrays["image"].astype(np.float32)}
+    return {task.REPAIRED: arrays["image"] / np.float32(255)}
 
 
 def threefold(arrays):
     """A network that repeats pixels."""
-    return {task.REPAIRED: arrays["image"].repeat(3, 1).repeat(3, 2).astype(np.float32)}
+    return {task.REPAIRED: arrays["image"].repeat(3, 1).repeat(3, 2) / np.float32(255)}
 
 
 def through(data, context, run=nothing):
@@ -63,7 +65,7 @@ def test_colours_pass_through_a_model_of_luminance(tmp_path):
     found = through(png(pixels), context(GREY, tmp_path))
     assert found.shape == pixels.shape
     assert np.abs(found.astype(int) - pixels).max() <= 3  # the rounding of YCbCr
-    dark = through(png(pixels), context(GREY, tmp_path), lambda arrays: {task.REPAIRED: arrays["image"] * 0.5})
+    dark = through(png(pixels), context(GREY, tmp_path), lambda arrays: {task.REPAIRED: arrays["image"] * 0.5 / 255})
     for one, other in ((dark, 0.5), (found, 1.0)):
         grey = np.asarray(Image.fromarray(pixels).convert("L")).astype(float)
         assert np.asarray(Image.fromarray(one).convert("L")).mean() == pytest.approx(grey.mean() * other, abs=1.5)
@@ -98,6 +100,27 @@ def test_an_empty_tensor_and_an_unknown_parameter_are_refused(tmp_path):
         task.infer(nothing, {"image": np.zeros((1, 0, 5, 1), np.uint8)}, context(GREY, tmp_path))
     with pytest.raises(InvalidInput, match="prompt"):
         task.encode({task.REPAIRED: np.zeros((2, 2, 1))}, context(GREY, tmp_path), {"prompt": "a cat"})
+
+
+def test_what_is_transparent_is_what_is_filled_in(tmp_path):
+    pixels = noise(20, 30, 4)
+    pixels[:, :, 3] = 255
+    pixels[5:9, 10:20, 3] = 0
+    arrays = task.decode(png(pixels), context(FILLED, tmp_path))
+    assert arrays["image"].shape == (20, 30, 4)
+    assert np.array_equal(arrays["image"][:, :, 3] == 255, pixels[:, :, 3] == 0)
+    assert np.array_equal(arrays["image"][:5, :, :3], pixels[:5, :, :3])
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    turned = task.decode(encoded(image, exif=exif), context(FILLED, tmp_path))["image"]
+    assert np.array_equal(turned, np.rot90(arrays["image"], -1))
+
+
+def test_a_picture_that_does_not_say_what_is_missing_is_refused(tmp_path):
+    for data in (png(noise(8, 8, 3)), encoded(Image.fromarray(noise(8, 8, 3)), "JPEG"), noise(8, 8, 3)):
+        with pytest.raises(InvalidInput, match="alpha channel, transparent where"):
+            task.decode(data, context(FILLED, tmp_path))
 
 
 # ---- tiles
@@ -178,16 +201,16 @@ def test_damage_is_always_the_same_for_the_same_picture_and_differs_between_pict
 def test_a_picture_to_be_enlarged_is_made_smaller(shape):
     small = _preprocessing.damaged(noise(*shape), LARGER)
     assert small.shape[:2] == tuple(max(1, side // 3) for side in shape[:2])
-    assert _preprocessing.enlarged(small, LARGER).shape == _preprocessing.cut(noise(*shape), LARGER).shape
+    assert _preprocessing.unrepaired(small, LARGER).shape == _preprocessing.cut(noise(*shape), LARGER).shape
 
 
-@pytest.mark.parametrize("shape", [(36, 48), (100, 20), (5, 300, 3)])
+@pytest.mark.parametrize("shape", [(48, 72), (100, 20), (5, 300, 3)])
 def test_training_keeps_a_part_of_each_picture_that_is_always_the_same(tmp_path, shape):
-    how = task.prepare([png(noise(36, 48))], Preprocessing(), tmp_path)
-    assert (how.color, how.height, how.width) == ("grey", 36, 48)
+    how = task.prepare([png(noise(50, 90))], Preprocessing(), tmp_path)
+    assert (how.color, how.height, how.width) == ("grey", 48, 72)
     item = Item("a", "", png(noise(*shape)))
     (one, targets), (other, _) = (task.sample(item, context(how, tmp_path)) for _ in range(2))
-    assert one["image"].shape == (36, 48, 1)
+    assert one["image"].shape == (48, 72, 1)
     assert np.array_equal(one["image"], other["image"])
     assert targets == {}
 
@@ -208,18 +231,18 @@ def test_ssim_by_hand():
     assert _measures.ssim(noise(3, 3, 1), noise(3, 3, 1)) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("how", [GREY, RGB, LARGER])
+@pytest.mark.parametrize("how", [GREY, RGB, LARGER, FILLED])
 def test_an_answer_that_is_what_was_sent_reaches_the_baseline(tmp_path, how):
     truths = [png(noise(48, 60, seed=seed) // 4 + 90) for seed in range(3)]
     known = context(how, tmp_path)
-    sent = [_preprocessing.enlarged(task.asked(Item("", "", truth), known), how) for truth in truths]
+    sent = [_preprocessing.unrepaired(task.asked(Item("", "", truth), known), how) for truth in truths]
     answers = [{"image": b64encode(png(pixels)).decode()} for pixels in sent]
     found = task.evaluate(Measured(outputs=answers, truths=truths, labels=[], show=lambda rows: [], context=known))
     assert found.metrics["items"] == 3
     assert found.metrics["psnr"] == pytest.approx(found.metrics["psnr_baseline"])
     assert found.metrics["ssim"] == pytest.approx(found.metrics["ssim_baseline"])
     assert found.pictures["repaired.png"].startswith(b"\x89PNG")
-    if how is not LARGER:
+    if how in (GREY, RGB):
         assert found.metrics["psnr"] == pytest.approx(20.2, abs=0.4)  # 20 log10(255 / 25)
 
 
@@ -258,3 +281,27 @@ def test_bicubic_enlargement_is_that_of_pillow():
         found = Bicubic(scale)(torch.from_numpy(pixels)[None, None].float())[0, 0].numpy()
         inner = slice(2 * scale, -2 * scale)
         np.testing.assert_allclose(found[inner, inner], wanted[inner, inner], atol=0.01)
+
+
+@pytest.mark.parametrize("recipe", ["denoise", "super-resolution", "inpaint"])
+def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_it_has_learnt(tmp_path, recipe):
+    pytest.importorskip("torch")
+    from modelmill.engines import onnx
+    from modelmill.tasks.base import Signature
+    from modelmill.tasks.image_to_image.training import deployed
+
+    module = recipe_named("image-to-image", recipe)
+    chosen = plan(module, {"color": "rgb", "channels": "8"})
+    known = context(chosen.input, tmp_path)
+    signature = Signature(inputs=task.inputs(known), classes=0, preprocessing=chosen.input)
+    network = module.network(chosen.network, signature)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in a job's process
+        onnx.convert(deployed(network, signature), task.inputs(known), task.outputs(known), tmp_path)
+    session = onnx.open(tmp_path, 1)
+    pixels = np.asarray(Image.fromarray(noise(9, 11, 3)).resize((51, 37), Image.Resampling.BICUBIC))
+    if recipe == "inpaint":
+        pixels = _preprocessing.damaged(pixels, chosen.input)
+    found = through(png(pixels), known, session.run)
+    wanted = _preprocessing.unrepaired(pixels, chosen.input)
+    assert _measures.psnr(found[4:-4, 4:-4], wanted[4:-4, 4:-4]) > 45

@@ -12,10 +12,12 @@ from modelmill.data.base import Item
 from modelmill.jobs.material import Material
 from modelmill.jobs.process import Events, Interrupted, Stop, run, save_pictures
 from modelmill.predictor import Predictor
-from modelmill.tasks.base import Evaluation, Measured, Raw
+from modelmill.tasks.base import Arrays, Evaluation, Measured, Raw
 from modelmill.types import JobSpec, Json
 
 BATCH = 64
+PORTION_BYTES = 16 << 20
+"""Decoded items that go through the engine together."""
 
 
 def main(spec: bytes, report: Report) -> int:
@@ -47,7 +49,8 @@ def evaluate(model: Predictor, material: Material, split: str, events: Events, s
             if stop.asked:
                 raise Interrupted
             decoded = list(pool.map(lambda item: model.decode(model.asked(item)), batch))
-            answers += [model.encode(arrays, complete) for arrays in model.run(decoded)]
+            for part in _portions(decoded):
+                answers += [model.encode(arrays, complete) for arrays in model.run(part)]
             truths += [model.task.truth(item) for item in batch]
             tell(len(truths))
 
@@ -85,3 +88,15 @@ def _evaluate_made(model: Predictor, material: Material, split: str, events: Eve
 def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
     while batch := list(islice(items, BATCH)):
         yield batch
+
+
+def _portions(decoded: list[Arrays]) -> Iterator[list[Arrays]]:
+    """So many items at a time that large ones do not fill the memory."""
+    part, size = list[Arrays](), 0
+    for arrays in decoded:
+        size += sum(array.nbytes for array in arrays.values())
+        if part and size > PORTION_BYTES:
+            yield part
+            part, size = [], sum(array.nbytes for array in arrays.values())
+        part.append(arrays)
+    yield part

@@ -127,6 +127,15 @@ def _decoded(data: bytes) -> Pixels:
         return _turned(pixels, turn)
 
 
+def read_opacity(data: bytes) -> Pixels | None:
+    """How opaque each pixel of a picture that `read_pixels` has read is, upright [H, W]; None where nothing says it."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if "A" not in image.getbands() and "transparency" not in image.info:
+            return None
+        turn = _orientation(image)
+        return _turned(np.asarray(image.convert("RGBA").getchannel("A")), turn)
+
+
 def _turbo(data: bytes, image: Image.Image) -> Pixels | None:
     """An ordinary JPEG in about half of Pillow's time; None when it has an oddity for Pillow to judge."""
     try:

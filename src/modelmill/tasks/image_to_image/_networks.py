@@ -32,16 +32,16 @@ class Repair(nn.Module):
 
 
 class Clamped(nn.Module):
-    """A network as it is deployed: no level beyond 0..255."""
+    """A network as it is deployed: it answers values of 0..1."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        """Levels."""
+        """uint8 [N, H, W, C] -> float [N, H * scale, W * scale, C]."""
         levels: Tensor = self.network(image)
-        return levels.clamp(0, 255)
+        return (levels / 255).clamp(0, 1)
 
 
 class Denoiser(Repair):

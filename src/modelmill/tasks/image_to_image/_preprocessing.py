@@ -6,24 +6,25 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from modelmill.errors import TooLarge
+from modelmill.errors import InvalidInput, TooLarge
 from modelmill.tasks import _image
 from modelmill.tasks._image import Pixels
 from modelmill.tasks.base import Raw
 from modelmill.types import Struct
 
-STEP = 12
+STEP = 24
 """Kept sides are multiples of this: of every scale, and of what networks halve."""
-LEAST = 36
+LEAST = 48
 
 
 class Preprocessing(Struct, frozen=True, kw_only=True):
     """What is repaired and how; travels in the manifest."""
 
     repair: Annotated[
-        Literal["denoise", "super-resolution"], msgspec.Meta(description="what is repaired", extra={"derived": True})
+        Literal["denoise", "super-resolution", "inpaint"],
+        msgspec.Meta(description="what is repaired", extra={"derived": True}),
     ] = "denoise"
     color: Annotated[
         Literal["auto", "grey", "rgb"],
@@ -34,13 +35,19 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
         float, msgspec.Meta(ge=0, le=100, description="deviation of the noise that denoising is measured with, of 255")
     ] = 25.0
     height: Annotated[
-        int, msgspec.Meta(ge=0, le=4096, description="pixels kept of each training picture; 0: from the data")
+        int,
+        msgspec.Meta(
+            ge=0, le=4096, description="pixels kept of each training picture, in steps of 24; 0: from the data"
+        ),
     ] = 0
     width: Annotated[
-        int, msgspec.Meta(ge=0, le=4096, description="pixels kept of each training picture; 0: from the data")
+        int,
+        msgspec.Meta(
+            ge=0, le=4096, description="pixels kept of each training picture, in steps of 24; 0: from the data"
+        ),
     ] = 0
     max_side: Annotated[
-        int, msgspec.Meta(ge=36, le=4096, description="most pixels kept of a side when taken from the data")
+        int, msgspec.Meta(ge=48, le=4096, description="most pixels kept of a side when taken from the data")
     ] = 480
     tile: Annotated[
         int, msgspec.Meta(ge=96, le=4096, description="side of the tiles in which a larger picture is repaired")
@@ -61,6 +68,11 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
         """1 for grey, 3 for RGB."""
         return 1 if self.color == "grey" else 3
 
+    @property
+    def planes(self) -> int:
+        """Of what the model takes: the colours, and for inpainting what is missing."""
+        return self.channels + (self.repair == "inpaint")
+
 
 def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
     """Fill in what is left to the data: colour, and how much of a picture training keeps."""
@@ -69,14 +81,14 @@ def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
     ]
     color = how.color if how.color != "auto" else ("grey" if all(grey for _, grey in seen) else "rgb")
     height, width = (
-        given or _kept(float(np.median([shape[axis] for shape, _ in seen])), how.max_side)
+        _kept(given or min(float(np.median([shape[axis] for shape, _ in seen])), how.max_side))
         for axis, given in enumerate((how.height, how.width))
     )
     return msgspec.structs.replace(how, color=color, height=height, width=width)
 
 
-def _kept(side: float, most: int) -> int:
-    return max(LEAST, int(min(side, most)) // STEP * STEP)
+def _kept(side: float) -> int:
+    return max(LEAST, int(side) // STEP * STEP)
 
 
 def as_wanted(pixels: Pixels, how: Preprocessing) -> tuple[Pixels, Pixels | None]:
@@ -89,7 +101,28 @@ def as_wanted(pixels: Pixels, how: Preprocessing) -> tuple[Pixels, Pixels | None
     if pixels.ndim == 2:
         return pixels[:, :, None], None
     parts = np.asarray(Image.fromarray(pixels).convert("YCbCr"))
-    return np.ascontiguousarray(parts[:, :, :1]), None if _image.is_grey(pixels) else parts[:, :, 1:].copy()
+    luminance = np.ascontiguousarray(parts[:, :, :1])
+    return luminance, None if how.repair == "inpaint" or _image.is_grey(pixels) else parts[:, :, 1:].copy()
+
+
+def with_holes(data: Raw, how: Preprocessing) -> Pixels:
+    """A picture of which parts are transparent, as colours and a plane that is 255 where they are [H, W, C + 1].
+
+    Raises `InvalidInput` for a picture that can't say what is missing.
+    """
+    if isinstance(data, np.ndarray) and data.ndim == 3 and data.shape[2] == 4:
+        pixels, opacity = np.ascontiguousarray(data[:, :, :3]), data[:, :, 3]
+    else:
+        pixels = _image.read_pixels(data)
+        found = None if isinstance(data, np.ndarray | str) else _image.read_opacity(data)
+        if found is None:
+            raise InvalidInput(
+                "the picture does not say what to fill in: send a PNG or WebP with an alpha channel, "
+                "transparent where the picture is missing"
+            )
+        opacity = found
+    missing = np.where(opacity < 128, 255, 0).astype(np.uint8)
+    return np.concatenate([as_wanted(pixels, how)[0], missing[:, :, None]], axis=2)
 
 
 def joined(pixels: Pixels, colors: Pixels | None) -> Pixels:
@@ -133,14 +166,32 @@ def damaged(pixels: Pixels, how: Preprocessing) -> Pixels:
     """A clean picture as it is sent to be repaired, always the same for the same picture.
 
     Noise is white and Gaussian with the deviation `test_sigma`, rounded and clipped as in a file; a picture to be
-    enlarged is made smaller by Pillow's bicubic filter (antialiased, a = -0.5), after its sides were cut to multiples.
+    enlarged is made smaller by Pillow's bicubic filter (antialiased, a = -0.5), after its sides were cut to multiples;
+    one to be filled in is transparent in places [H, W, 4].
     """
+    if how.repair == "inpaint":
+        colors = np.asarray(Image.fromarray(pixels).convert("RGB"))
+        missing = holes(pixels.shape[0], pixels.shape[1], seeded(pixels))
+        return np.dstack([np.where(missing[:, :, None], 255, colors), np.where(missing, 0, 255)]).astype(np.uint8)
     if how.repair == "denoise":
         noisy = pixels + seeded(pixels).normal(0.0, how.test_sigma, pixels.shape)
         return np.asarray(np.clip(np.rint(noisy), 0, 255), np.uint8)
     image = Image.fromarray(cut(pixels, how))
     size = (image.width // how.scale, image.height // how.scale)
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def holes(height: int, width: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Where a picture is to be filled in [H, W]: some boxes and strokes at random places."""
+    image = Image.new("1", (width, height))
+    draw = ImageDraw.Draw(image)
+    for _ in range(rng.integers(1, 5)):
+        x, y, across, down = rng.uniform((0, 0, 0.05, 0.05), (1, 1, 0.25, 0.25)) * (width, height, width, height)
+        draw.rectangle((x - across / 2, y - down / 2, x + across / 2, y + down / 2), fill=1)
+    for _ in range(rng.integers(1, 5)):
+        ends = rng.uniform(size=4) * (width, height, width, height)
+        draw.line(tuple(ends), fill=1, width=max(1, round(rng.uniform(0.01, 0.05) * min(height, width))))
+    return np.array(image)
 
 
 def cut(pixels: Pixels, how: Preprocessing) -> Pixels:
@@ -152,8 +203,16 @@ def cut(pixels: Pixels, how: Preprocessing) -> Pixels:
     return pixels[:height, :width]
 
 
-def enlarged(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """What repair has to beat: the picture as it was sent, enlarged by Pillow's bicubic filter."""
+def unrepaired(pixels: Pixels, how: Preprocessing) -> Pixels:
+    """What repair has to beat: the picture as it was sent, enlarged by Pillow's bicubic filter where it has to be.
+
+    Holes are filled with the mean colour of the rest.
+    """
+    if how.repair == "inpaint":
+        missing = pixels[:, :, 3] < 128
+        known = pixels[:, :, :3][~missing]
+        mean = known.mean(axis=0) if len(known) else np.full(3, 127.5)
+        return np.where(missing[:, :, None], rounded(mean), pixels[:, :, :3])
     if how.scale == 1:
         return pixels
     image = Image.fromarray(pixels)

@@ -42,9 +42,9 @@ def _padded(pictures: np.ndarray[Any, Any], multiple: int) -> np.ndarray[Any, An
 
 
 def _blended(network: Network, picture: np.ndarray[Any, Any], tile: int, scale: int, multiple: int) -> Floats:
-    height, width, channels = picture.shape
+    height, width = picture.shape[:2]
     tile -= tile % multiple
-    whole = np.zeros((height * scale, width * scale, channels), np.float32)
+    whole: Floats | None = None
     across = list(spans(width, tile, multiple))
     weights = ramps(across, width, scale)
     for (top, bottom), down in zip(
@@ -52,8 +52,11 @@ def _blended(network: Network, picture: np.ndarray[Any, Any], tile: int, scale: 
     ):
         for (left, right), along in zip(across, weights, strict=True):
             answer = network(picture[None, top:bottom, left:right])[0]
+            if whole is None:
+                whole = np.zeros((height * scale, width * scale, answer.shape[2]), np.float32)
             place = whole[top * scale : bottom * scale, left * scale : right * scale]
             place += answer * (down[:, None, None] * along[None, :, None])
+    assert whole is not None
     return whole
 
 

@@ -7,7 +7,7 @@ from modelmill.tasks.base import Signature, TrainSettings
 from modelmill.tasks.image_to_image._networks import Clamped, patches, psnr
 
 SCORE = "psnr"
-MULTIPLE = 12
+MULTIPLE = 24
 """Of which the sides of patches are multiples: of every scale, and of what networks halve."""
 Batch = dict[str, Tensor]
 
@@ -28,5 +28,5 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:
-    """It answers levels 0..255."""
+    """It answers values of 0..1."""
     return Clamped(network)

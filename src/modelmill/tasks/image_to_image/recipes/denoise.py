@@ -32,7 +32,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     depth: Annotated[int, Meta(ge=3, le=64, description="layers")] = 11
     sigma_min: Annotated[float, Meta(ge=0, le=255, description="least deviation of the noise, of 255")] = 5.0
     sigma_max: Annotated[float, Meta(ge=0, le=255, description="largest deviation of the noise, of 255")] = 55.0
-    patch: Annotated[int, Meta(ge=12, le=512, description="side of the patches it is trained on")] = 48
+    patch: Annotated[int, Meta(ge=24, le=512, description="side of the patches it is trained on")] = 48
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for values that do not go together."""

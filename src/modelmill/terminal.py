@@ -109,7 +109,7 @@ def metrics(values: Mapping[str, Any]) -> None:
     per_class = values.get("per_class", {})
     if 0 < len(per_class) <= 40:
         rows = [{"label": label, **entry} for label, entry in per_class.items()]
-        table(rows, ("label", "precision", "recall", "f1", "items"))
+        table(rows, list(rows[0]))
 
 
 def version(row: Mapping[str, Any], url: str) -> None:

@@ -128,7 +128,7 @@ def _conclude(seen: _Seen, declared: list[str]) -> tuple[Index, Report]:
         labels, classes = declared, {name: seen.masks[number] for number, name in enumerate(declared)}
     else:
         labels = sorted(seen.boxes or (name for name in labels if name), key=_order)
-        classes = {name: seen.boxes[name] for name in labels}
+        classes = {name: seen.boxes[name] if seen.boxes else counts[name] for name in labels}
     about_splits(found, table)
     tally = Counter(splits.tolist())
     report = Report(

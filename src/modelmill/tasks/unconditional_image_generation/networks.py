@@ -93,8 +93,8 @@ class Drawing(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Of noise [N, latent]."""
-        pictures: Tensor = self.generator(latent).float() / 2 + 0.5
-        return pictures.permute(0, 2, 3, 1).contiguous()
+        images: Tensor = self.generator(latent).float() / 2 + 0.5
+        return images.permute(0, 2, 3, 1).contiguous()
 
 
 class Norm(nn.GroupNorm):

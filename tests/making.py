@@ -27,7 +27,7 @@ from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
 from modelmill.tasks import _text
-from modelmill.tasks.base import task_named
+from modelmill.tasks.base import split_by, task_named
 from modelmill.types import KeyInfo, Lineage, Manifest, Route, Snapshot, TensorSpec
 
 Answering = Callable[[list[Call]], Awaitable[list[Answer] | Batch | None]]
@@ -196,6 +196,7 @@ def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:
             lambda _: None,
             labelled=module.TARGETS == ("label",),
             declared=labels(reader, source, {}),
+            whole_classes=split_by(module) == "classes",
         )
     assert not report.findings
     found.save(index)

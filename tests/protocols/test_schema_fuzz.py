@@ -57,6 +57,7 @@ class Admin:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.url = "http://{}:{}".format(*self.listener.getsockname())
         limits = self.settings.limits
+        self.gateway = Gateway(limits)
         control = Control(
             rooms.database,
             rooms.datasets,
@@ -65,8 +66,9 @@ class Admin:
             rooms.deployments,
             rooms.artifacts,
             limits.upload_bytes,
+            rooms.indexes,
+            embedder_of(self.gateway),
         )
-        self.gateway = Gateway(limits)
         app: Any = App(self.gateway, make_api(control, lambda error: STATUS.get(error.code, 500)))
         self.server = uvicorn.Server(uvicorn.Config(app, http=guarded(limits), lifespan="off", log_config=None))
         self.thread = threading.Thread(target=lambda: uvloop.run(self._serve()))

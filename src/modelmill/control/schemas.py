@@ -199,6 +199,71 @@ class TaskView(BaseModel):
     formats: list[str]
 
 
+LABEL = 200
+"""Most characters of a label."""
+
+
+class IndexRequest(Body):
+    """An index to make."""
+
+    name: str
+    model: str = Field(
+        description="NAME[:VERSION|@ALIAS] of a model that answers vectors; it has to be deployed to add"
+    )
+
+
+class ItemRequest(Body):
+    """An item to add to an index."""
+
+    input: str = Field(min_length=1, description="what the model takes, such as the bytes of a picture file, as base64")
+    label: str = Field("", max_length=LABEL)
+    metadata: dict[str, Any] = Field(default_factory=dict, description="kept with it and given back")
+
+
+class ItemsRequest(Body):
+    """Items to add to an index."""
+
+    items: list[ItemRequest] = Field(min_length=1, max_length=256)
+
+
+class ItemsAdded(BaseModel):
+    """The numbers of the items that were added, in their order."""
+
+    ids: list[int]
+
+
+class ItemsRemoved(BaseModel):
+    """How many items were removed."""
+
+    removed: int
+
+
+class IndexView(BaseModel):
+    """An index."""
+
+    name: str
+    model: str
+    version: int = Field(description="the version of the model whose vectors it holds")
+    dimensions: int
+    items: int
+    labels: dict[str, int] = Field(description="items of each label")
+    created: datetime
+
+
+class ItemView(BaseModel):
+    """An item of an index."""
+
+    id: int
+    label: str
+    metadata: dict[str, Any]
+
+
+class HitView(ItemView):
+    """An item that was found."""
+
+    score: float = Field(description="cosine similarity: 1 for the same direction")
+
+
 class Problem(BaseModel):
     """An error of the admin API."""
 

@@ -67,7 +67,8 @@ class Task(Protocol):
     least, `METRIC` the figure that sums up an evaluation, `RECIPE` the default recipe, `SAMPLES` how many training
     items `prepare` wants to see. How its recipes are trained is said by the module `training` in its folder
     (`jobs.objective`). A task whose inputs have no fixed size may have `infer(run, arrays, context)`: how a batch goes
-    through the engine's `run`, such as in tiles.
+    through the engine's `run`, such as in tiles. One whose answers name no class has `SPLIT = "classes"`: whole
+    classes are held out to measure it, and it may be measured on classes that it was not trained on.
     """
 
     SUMMARY: str
@@ -197,6 +198,11 @@ def task_named(name: str) -> Task:
     return cast(Task, plugins.load("tasks", name))
 
 
+def split_by(task: Task) -> str:
+    """What goes to a split as a whole where a data set declares none: `items` or `classes`."""
+    return getattr(task, "SPLIT", "items")
+
+
 def recipe_named(task: str, name: str) -> ModuleType:
     """The recipe of a task; an empty name takes the task's default one."""
     default = task_named(task).RECIPE
@@ -298,5 +304,6 @@ __all__ = [
     "describe",
     "plan",
     "recipe_named",
+    "split_by",
     "task_named",
 ]

@@ -122,6 +122,39 @@ def picture_bundle(target: Path, gain: float = 1.0) -> Path:
     return target
 
 
+def vector_bundle(target: Path) -> Path:
+    """A sealed bundle whose vector is the 4 pixels of a 2x2 grey picture, 1 added to each, at length 1."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        node("Reshape", ["floats", "shape"], ["flat"]),
+        node("Add", ["flat", "one"], ["above"]),
+        node("LpNormalization", ["above"], ["embedding"], axis=1, p=2),
+    ]
+    constants = [numpy_helper.from_array(np.array([-1, 4], np.int64), "shape")]
+    constants.append(numpy_helper.from_array(np.array([1], np.float32), "one"))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 2, 2, 1])
+    vector = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 4])
+    body = helper.make_graph(nodes, "pixels", [image], [vector], constants)
+    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (draft / "model.onnx").write_bytes(graph.SerializeToString())
+    manifest = a_manifest(**vector_signature(), preprocessing={**a_manifest().preprocessing, "dimensions": 4})
+    inputs = [png([[0, 255], [0, 255]]), png([[9, 9], [200, 0]])]
+    write_golden(draft, inputs, [Predictor(draft, manifest).predict([raw])[0] for raw in inputs])
+    bundle.seal(draft, manifest, target)
+    return target
+
+
+def vector_signature() -> dict[str, Any]:
+    """What a manifest says of a model that answers vectors of 4 numbers."""
+    outputs = [TensorSpec(name="embedding", datatype="FP32", shape=[-1, 4])]
+    return {"task": "image-feature-extraction", "outputs": outputs}
+
+
 def text_bundle(target: Path) -> Path:
     """A sealed bundle of texts whose graph fails on ids that are not in its table of `tokens` rows."""
     from onnx import TensorProto, helper, numpy_helper

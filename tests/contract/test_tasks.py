@@ -74,6 +74,8 @@ def uniform(task, context):
 
 
 def test_uniform_scores_are_answered_with_labels(task, context):
+    if task.METRIC != "accuracy":
+        pytest.skip("its answers are no scores of labels")
     answer = task.encode(uniform(task, context), context, {})
     assert {entry["label"] for entry in answer} == set(LABELS)
     assert all(entry["score"] == pytest.approx(1 / 3, abs=1e-5) for entry in answer)
@@ -85,7 +87,9 @@ def test_answers_are_evaluated(task, context):
     found = task.evaluate(Measured(outputs=answers, truths=LABELS, labels=LABELS, show=show))
     assert isinstance(found, Evaluation)
     assert found.metrics["items"] == 3
-    assert found.metrics["accuracy"] == pytest.approx(1 / 3)
+    assert 0 <= found.metrics[task.METRIC] <= 1
+    if task.METRIC == "accuracy":
+        assert found.metrics["accuracy"] == pytest.approx(1 / 3)
     assert all(data.startswith(b"\x89PNG") for data in found.pictures.values())
 
 

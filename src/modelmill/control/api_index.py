@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import json
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -58,7 +59,9 @@ def _add_items(api: FastAPI, control: Control) -> None:
         told, index = await run_in_threadpool(indexes.get, project, name)
         inputs = [_bytes(item.input, number) for number, item in enumerate(body.items)]
         vectors = await _embedded(control, request.state.caller, told, inputs)
-        made = [New(vector, item.label, item.metadata) for vector, item in zip(vectors, body.items, strict=True)]
+        made = [
+            New(vector, item.label, json.dumps(item.metadata)) for vector, item in zip(vectors, body.items, strict=True)
+        ]
         return schemas.ItemsAdded(ids=await run_in_threadpool(index.add, made))
 
     @api.get(f"{PREFIX}/indexes/{{name}}/items", tags=["indexes"])
@@ -71,7 +74,7 @@ def _add_items(api: FastAPI, control: Control) -> None:
     ) -> list[schemas.ItemView]:
         """Items in the order in which they came."""
         found = indexes.get(project, name)[1].items(label, offset, limit)
-        return [schemas.ItemView(id=item.id, label=item.label, metadata=item.metadata) for item in found]
+        return [schemas.ItemView(id=item.id, label=item.label, metadata=json.loads(item.metadata)) for item in found]
 
     @api.delete(f"{PREFIX}/indexes/{{name}}/items", tags=["indexes"])
     def remove_label(
@@ -133,4 +136,4 @@ def _view(told: Description, labels: dict[str, int]) -> schemas.IndexView:
 
 
 def _hit(hit: Hit) -> schemas.HitView:
-    return schemas.HitView(id=hit.id, label=hit.label, score=round(hit.score, 6), metadata=hit.metadata)
+    return schemas.HitView(id=hit.id, label=hit.label, score=round(hit.score, 6), metadata=json.loads(hit.metadata))

@@ -111,7 +111,7 @@ def _dimensions(version: Version) -> int:
     """How long the vectors of a version are; raises `InvalidInput` for a model that answers none."""
     outputs = version.manifest["outputs"]
     if not version.task or len(outputs) != 1 or outputs[0]["name"] != OUTPUT or len(outputs[0]["shape"]) != 2:
-        kind = f"is a {version.task} model" if version.task else "has no task"
+        kind = f"is for {version.task}" if version.task else "has no task"
         raise InvalidInput(
             f"'{version.model}' {kind}: an index wants a model that answers vectors, such as one of "
             "image-feature-extraction"

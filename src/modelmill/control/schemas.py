@@ -1,9 +1,10 @@
 """The shapes of the admin API, for OpenAPI and validation."""
 
+import json
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Body(BaseModel):
@@ -201,6 +202,8 @@ class TaskView(BaseModel):
 
 LABEL = 200
 """Most characters of a label."""
+METADATA = 1 << 14
+"""Most bytes of an item's metadata."""
 
 
 class IndexRequest(Body):
@@ -218,6 +221,18 @@ class ItemRequest(Body):
     input: str = Field(min_length=1, description="what the model takes, such as the bytes of a picture file, as base64")
     label: str = Field("", max_length=LABEL)
     metadata: dict[str, Any] = Field(default_factory=dict, description="kept with it and given back")
+
+    @field_validator("metadata")
+    @classmethod
+    def _sendable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """What can be given back as JSON, and is not too long."""
+        try:
+            size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+        except ValueError as error:  # NaN, or a lone surrogate
+            raise ValueError("only finite numbers and whole characters can be kept") from error
+        if size > METADATA:
+            raise ValueError(f"at most {METADATA:,} bytes of JSON are kept with an item, not {size:,}")
+        return value
 
 
 class ItemsRequest(Body):

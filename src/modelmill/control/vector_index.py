@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from modelmill.control.vector_log import COPY, HEADER, Added, Change, Entry, Removed, Replaced, VectorLog
 from modelmill.errors import InvalidInput, unknown
-from modelmill.types import Json
 
 LOG, SNAPSHOT = "log", "graph"
 EXACT = 10_000
@@ -33,11 +32,11 @@ Floats = NDArray[np.float32]
 
 
 class New(NamedTuple):
-    """An item to add."""
+    """An item to add; its metadata are JSON."""
 
     vector: Sequence[float] | Floats
     label: str = ""
-    metadata: Json | None = None
+    metadata: str = "{}"
 
 
 class Hit(NamedTuple):
@@ -46,7 +45,7 @@ class Hit(NamedTuple):
     id: int
     label: str
     score: float
-    metadata: Json
+    metadata: str
 
 
 class VectorIndex:
@@ -76,7 +75,7 @@ class VectorIndex:
             self._read()
             ids = list(range(self._next_id, self._next_id + len(items)))
             entries = [
-                Entry(number, item.label, item.metadata or {}, vector.astype("<f4").tobytes())
+                Entry(number, item.label, item.metadata, vector.astype("<f4").tobytes())
                 for number, item, vector in zip(ids, items, vectors, strict=True)
             ]
             self._log.append(Added(entries, self._next_id + len(items)))
@@ -131,7 +130,7 @@ class VectorIndex:
         self._vectors: Floats = np.zeros((0, self.dimensions), np.float32)
         self._ids: list[int] = []
         self._labels: list[str] = []
-        self._metadata: list[Json] = []
+        self._metadata: list[str] = []
         self._alive: NDArray[np.bool_] = np.zeros(0, bool)
         self._row_of: dict[int, int] = {}
         self._graph: Any = None
@@ -199,12 +198,13 @@ class VectorIndex:
     def _unit(self, vectors: Sequence[Sequence[float] | Floats]) -> Floats:
         """Vectors of length 1, float32 [items, dimensions]; raises `InvalidInput`."""
         try:
-            values = np.asarray(vectors, np.float32).reshape(len(vectors), -1)
+            values = np.asarray(vectors, np.float64).reshape(len(vectors), -1)
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"vectors are lists of {self.dimensions} numbers each") from error
         if len(values) and values.shape[1] != self.dimensions:
             raise InvalidInput(f"the index holds vectors of {self.dimensions} numbers, not of {values.shape[1]}")
-        lengths = np.linalg.norm(values, axis=1, keepdims=True)
+        with np.errstate(over="ignore"):
+            lengths = np.linalg.norm(values, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise InvalidInput("a vector has finite numbers that are not all 0")
         return np.asarray(values / lengths, np.float32)

@@ -19,7 +19,6 @@ from typing import BinaryIO
 import msgspec
 
 from modelmill.errors import MillError, NotFound, from_os
-from modelmill.types import Json
 
 MAGIC = b"MMVECLG1"
 HEADER = len(MAGIC) + 16
@@ -30,11 +29,11 @@ COPY = 4096
 
 
 class Entry(msgspec.Struct, array_like=True):
-    """An item: its number, its label and metadata, and its vector as little-endian float32."""
+    """An item: its number, its label, its metadata as JSON, and its vector as little-endian float32."""
 
     id: int
     label: str
-    metadata: Json
+    metadata: str
     vector: bytes
 
 

@@ -449,6 +449,21 @@ def index_list(name: str = "", /) -> None:
     return _show(rows, lambda: _out().table(rows, ("name", "model", "version", "dimensions", "items", "created")))
 
 
+@index.command(name="deploy")
+def index_deploy(
+    name: str,
+    /,
+    *,
+    as_: Annotated[str, Parameter(name="--as", help="model and deployment to make")],
+    k: Annotated[int, Parameter(name=["--k", "-k"], help="neighbours that share the score")] = 5,
+    wait: Wait = False,
+) -> None:
+    """Serve a classifier by nearest neighbours among the items of now; again when the index has changed."""
+    client = _client()
+    row = client.deploy_index(name, as_, k=k, wait=wait)
+    _show(row, lambda: _out().deployment(row, client.url))
+
+
 @index.command(name="delete")
 def index_delete(name: str, /) -> None:
     """Forget an index with all its items."""

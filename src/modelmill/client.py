@@ -455,6 +455,16 @@ class Client:
         parameters = {} if label is None else {"label": label}
         return int(self._call("DELETE", path, params=parameters)["removed"])
 
+    def deploy_index(self, name: str, deployment: str, *, k: int = 5, wait: bool = False) -> Deployment:
+        """Serve a classifier by the `k` nearest neighbours among the items that the index has now.
+
+        It is the next version of the model `deployment`; deploy again when the index has changed.
+        """
+        body = {"name": deployment, "k": k}
+        path = f"/api/v1/indexes/{_quoted(name)}/classifier"
+        done = _raise_unless_done(self.wait(self._call("POST", path, json=body)["job"]))
+        return self.deploy(f"{deployment}:{done['version']}", wait=wait)
+
     def delete_index(self, name: str) -> None:
         """Forget an index with all its items."""
         self._call("DELETE", f"/api/v1/indexes/{_quoted(name)}")

@@ -88,6 +88,30 @@ def test_items_are_added_all_or_none(running, shapes):
         running.client.search_index(shapes, b"no picture")
 
 
+def test_an_index_is_deployed_as_a_classifier_and_again_when_it_has_grown(running, shapes, pictures, tmp_path):
+    client = running.client
+    client.add_to_index(shapes, pictures)
+    query = tmp_path / "query.png"
+    query.write_bytes(near(RIGHT, 5))
+    assert running.run("index", "deploy", shapes, "--as", "sides", "-k", "3", "--wait").returncode == 0
+    (answer,) = client.predict("sides", query)
+    assert [entry["label"] for entry in answer["output"]] == ["right", "left"]
+    assert answer["output"][0]["score"] > 0.9
+    assert sum(entry["score"] for entry in answer["output"]) == pytest.approx(1, abs=1e-5)
+    client.add_to_index(shapes, near(TOP, 1), near(TOP, 2), label="top")
+    row = client.deploy_index(shapes, "sides", wait=True)
+    assert (row["version"], row["task"]) == (2, "image-classification")
+    assert client.predict("sides", near(TOP, 3))[0]["output"][0]["label"] == "top"
+    assert client.model("sides:2")["lineage"]["settings"] == {"k": 5, "model": "pixels:1"}
+    client.undeploy("sides")
+
+
+def test_an_index_of_one_label_is_no_classifier(running, shapes):
+    running.client.add_to_index(shapes, near(TOP, 1), label="top")
+    with pytest.raises(InvalidInput, match="items of 1 labels"):
+        running.client.deploy_index(shapes, "sides")
+
+
 def test_a_user_may_search_but_not_change(running, shapes):
     running.client.add_to_index(shapes, near(LEFT, 1), label="left")
     key = running.client.add_key("looker")["key"]

@@ -4,17 +4,19 @@ import asyncio
 import base64
 import binascii
 import json
+import uuid
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from modelmill.control import schemas
+from modelmill.control import schemas, views
 from modelmill.control.api_base import PREFIX, Control, ProjectId
 from modelmill.control.indexes import Description
 from modelmill.control.vector_index import Hit, New
-from modelmill.errors import InvalidInput
-from modelmill.types import KeyInfo
+from modelmill.errors import InvalidInput, from_os
+from modelmill.types import KeyInfo, check_name
 
 BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 Label = Annotated[str | None, Query(max_length=schemas.LABEL)]
@@ -45,6 +47,20 @@ def add_indexes(api: FastAPI, control: Control) -> None:
     def delete(name: str, project: ProjectId) -> None:
         """Forget an index with all its items."""
         indexes.delete(project, name)
+
+    @api.post(f"{PREFIX}/indexes/{{name}}/classifier", status_code=202, tags=["indexes"])
+    def classifier(name: str, body: schemas.ClassifierRequest, project: ProjectId) -> schemas.JobView:
+        """Make a classifier of the items of now. A job makes it a version of a model, to deploy as any other."""
+        check_name("model", body.name)
+        told, index = indexes.get(project, name)
+        version = control.registry.get(project, f"{told.model}:{told.version}")
+        vectors, labels = index.labelled()
+        if len(set(labels)) < 2:
+            raise InvalidInput(f"index '{name}' has items of {len(set(labels))} labels: a classifier needs at least 2")
+        settings = {"model": f"{version.model}:{version.number}", "index": name, "k": body.k}
+        upload = _written(control, vectors, labels)
+        job = control.jobs.submit(project, "register", model=body.name, settings={**settings, "upload": upload})
+        return views.job_view(job)
 
     _add_items(api, control)
     _add_search(api, control)
@@ -114,6 +130,21 @@ async def _embedded(control: Control, caller: KeyInfo, told: Description, inputs
         if isinstance(result, BaseException):
             raise result
     return list(results)
+
+
+def _written(control: Control, vectors: Any, labels: list[str]) -> str:
+    """The items of an index as a file in the store; returns its digest."""
+    folder = control.jobs.home / "uploads"
+    path = folder / uuid.uuid4().hex
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            np.savez(file, vectors=vectors, labels=np.array(labels))
+        return control.artifacts.add_file(path)
+    except OSError as error:
+        raise from_os(error, "writing the items of the index") from error
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _bytes(text: str, number: int) -> bytes:

@@ -215,6 +215,13 @@ class IndexRequest(Body):
     )
 
 
+class ClassifierRequest(Body):
+    """A classifier to make of an index."""
+
+    name: str = Field(description="model to make a version of")
+    k: int = Field(5, ge=1, le=1000, description="nearest neighbours that share the score")
+
+
 class ItemRequest(Body):
     """An item to add to an index."""
 

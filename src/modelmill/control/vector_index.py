@@ -22,7 +22,7 @@ from modelmill.errors import InvalidInput, unknown
 LOG, SNAPSHOT = "log", "graph"
 EXACT = 10_000
 """Up to so many rows every one of them is looked at."""
-CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 128
+CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 64, 96
 SNAPSHOT_SHARE = 8
 """A snapshot is written again when the rows have grown by one in this many."""
 WASTE = 1000
@@ -122,6 +122,13 @@ class VectorIndex:
             self._catch_up()
             rows = (row for row in self._row_of.values() if label is None or self._labels[row] == label)
             return [self._hit(row, 1.0) for row in islice(rows, offset, offset + limit)]
+
+    def labelled(self) -> tuple[Floats, list[str]]:
+        """The vectors of all items that have a label, float32 [items, dimensions], and their labels."""
+        with self._guard:
+            self._catch_up()
+            rows = [row for row in self._row_of.values() if self._labels[row]]
+            return self._vectors[rows], [self._labels[row] for row in rows]
 
     # ---- what is in memory
 

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -34,11 +36,15 @@ def filled(folder, count=40):
     VectorIndex.create(folder)
     index = VectorIndex(folder, SIDE)
     index.add([New(vector, f"label{row % 4}", f'{{"row": {row}}}') for row, vector in enumerate(vectors(count))])
+    index.settle()
     return index
 
 
 def again(folder):
-    return VectorIndex(folder, SIDE)
+    index = VectorIndex(folder, SIDE)
+    with suppress(MillError):
+        index.settle()
+    return index
 
 
 @pytest.fixture(params=["exact", "graph"])
@@ -127,6 +133,7 @@ def test_damage_before_sound_records_is_said_and_never_cut_off(tmp_path, place):
 @pytest.mark.parametrize("damage", ["missing", "changed", "cut", "of another log"])
 def test_a_snapshot_is_made_again_when_it_is_no_good(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(vector_index, "EXACT", 10)
+    monkeypatch.setattr(vector_index, "PART", 10)
     filled(tmp_path)
     graph = tmp_path / "graph"
     data = graph.read_bytes()
@@ -193,3 +200,26 @@ def test_a_full_disk_leaves_the_index_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", real)
     assert (tmp_path / "log").stat().st_size == size
     assert index.add([New(vectors(1)[0])]) == [41]
+
+
+def test_while_the_graph_is_made_every_row_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(vector_index, "EXACT", 10)
+    released = threading.Event()
+    real = vector_index._open_graph
+
+    def slow(*arguments):
+        released.wait(30)
+        return real(*arguments)
+
+    monkeypatch.setattr(vector_index, "_open_graph", slow)
+    VectorIndex.create(tmp_path)
+    index = VectorIndex(tmp_path, SIDE)
+    index.add([New(vector) for vector in vectors(40)])
+    assert index.search(vectors(40)[7], 1)[0].id == 8
+    index.remove(id=8)
+    index.add([New(vectors(1, seed=1)[0])])
+    released.set()
+    for _ in "before", "after":
+        assert index.search(vectors(40)[7], 1)[0].id != 8
+        assert index.search(vectors(1, seed=1)[0], 1)[0].id == 41
+        index.settle()

@@ -23,7 +23,9 @@ LOG, SNAPSHOT = "log", "graph"
 EXACT = 10_000
 """Up to so many rows every one of them is looked at."""
 CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 64, 96
-SNAPSHOT_SHARE = 8
+PART = 1000
+"""Rows that go into a graph at once while it is made."""
+SNAPSHOT_SHARE = 16
 """A snapshot is written again when the rows have grown by one in this many."""
 WASTE = 1000
 """Removed rows from which the log is rewritten, when they are more than those that are left."""
@@ -55,6 +57,7 @@ class VectorIndex:
         self.folder, self.dimensions = folder, dimensions
         self._log = VectorLog(folder / LOG)
         self._guard = threading.RLock()
+        self._builder: threading.Thread | None = None
         self._forget()
 
     @staticmethod
@@ -218,21 +221,56 @@ class VectorIndex:
 
     # ---- the graph
 
+    def settle(self) -> None:
+        """Wait until the graph is made, where it is being made: until then searches look at every row."""
+        with self._guard:
+            self._catch_up()
+        while (builder := self._builder) is not None:
+            builder.join()
+
     def _follow(self, before: int, gone: list[int]) -> None:
-        """Bring the graph up to the rows; make it once they are many."""
-        if self._graph is None:
-            if self._rows <= EXACT:
-                return
-            place = self.folder / SNAPSHOT
-            self._graph, self._kept = _open_graph(place, self._log.generation, self.dimensions, self._rows)
-            before, gone = self._kept, np.flatnonzero(~self._alive[: self._kept]).tolist()
+        """Bring the graph up to the rows; have it made once they are many."""
+        if self._graph is not None:
+            self._extend(self._graph, before, gone)
+            self._keep(self._kept // SNAPSHOT_SHARE)
+        elif self._rows > EXACT and self._builder is None:
+            self._builder = threading.Thread(target=self._build, name="index", daemon=True)
+            self._builder.start()
+
+    def _build(self) -> None:
+        """Make the graph beside what goes on: usearch lets other threads run."""
+        with self._guard:
+            generation, rows, vectors = self._log.generation, self._rows, self._vectors
+            alive = self._alive[:rows].copy()
+        try:
+            graph, kept = _open_graph(self.folder / SNAPSHOT, generation, self.dimensions, rows)
+            fresh = kept + np.flatnonzero(alive[kept:])
+            for part in np.array_split(fresh, len(fresh) // PART + 1):
+                graph.add(part, vectors[part])
+        except BaseException:
+            self._builder = None  # the next change has it tried again
+            raise
+        with self._guard:
+            self._builder = None
+            if self._log.generation == generation and self._rows >= rows:
+                dead = np.flatnonzero(~self._alive[:rows])
+                self._extend(graph, rows, dead[graph.contains(dead)].tolist() if len(dead) else [])
+                self._graph, self._kept = graph, kept
+                self._keep(PART)
+            else:  # another log has taken the place of that one
+                self._follow(self._rows, [])
+
+    def _extend(self, graph: Any, before: int, gone: list[int]) -> None:
         fresh = before + np.flatnonzero(self._alive[before : self._rows])
         if len(fresh):
-            self._graph.add(fresh, self._vectors[fresh])
+            graph.add(fresh, self._vectors[fresh])
         for row in gone:
             if row < before:
-                self._graph.remove(row)
-        if self._rows - self._kept > max(self._kept // SNAPSHOT_SHARE, 1):
+                graph.remove(row)
+
+    def _keep(self, growth: int) -> None:
+        """Write a snapshot when the rows have grown by more than this since the last one."""
+        if self._rows - self._kept > growth:
             with suppress(OSError):  # without it the next start is slower, nothing else
                 _keep_graph(self.folder / SNAPSHOT, self._graph, self._log.generation, self._rows)
                 self._kept = self._rows

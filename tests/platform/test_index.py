@@ -80,6 +80,28 @@ def test_what_one_gateway_has_answered_all_of_them_find(running, shapes):
         assert found.json()[0]["id"] <= made.json()["ids"][0] == number + 1
 
 
+def test_a_vector_is_answered_by_every_protocol(running, tmp_path):
+    picture = near(TOP, 10)
+    path = tmp_path / "top.png"
+    path.write_bytes(picture)
+    answer = running.client.predict("eyes", path)[0]["output"]
+    assert answer == pytest.approx(np.array([241, 241, 11, 11]) / np.linalg.norm([241, 241, 11, 11]), abs=1e-5)
+    assert "[0.706, 0.706, 0.032, 0.032]" in running.run("predict", "eyes", str(path)).stdout
+    data = [base64.b64encode(picture).decode()]
+    url, headers = running.url, running.headers
+    raw = {"name": "image", "datatype": "BYTES", "shape": [1], "data": data}
+    body = {"inputs": [raw], "outputs": [{"name": "answer"}]}
+    told = httpx2.post(f"{url}/v2/models/eyes/infer", json=body, headers=headers).json()
+    assert json.loads(told["outputs"][0]["data"][0]) == answer
+    pixels = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 2, 1], "data": [240, 240, 10, 10]}
+    told = httpx2.post(f"{url}/v2/models/eyes/infer", json={"inputs": [pixels]}, headers=headers).json()
+    assert told["outputs"][0]["name"] == "embedding"
+    assert told["outputs"][0]["data"] == pytest.approx(answer, abs=1e-5)
+    rows = {"instances": [{"image": {"b64": data[0]}}]}
+    told = httpx2.post(f"{url}/v1/models/eyes:predict", json=rows, headers=headers).json()
+    assert told["predictions"][0] == answer
+
+
 def test_items_are_added_all_or_none(running, shapes):
     with pytest.raises(InvalidInput, match="item 1: not a readable picture"):
         running.client.add_to_index(shapes, near(LEFT, 1), b"no picture")

@@ -75,7 +75,7 @@ which KServe's clients read as well. How to call them is shown in [the tutorial]
 
 def api_page() -> str:
     """Prediction routes, admin routes and the shapes they speak."""
-    nothing = cast(Any, SimpleNamespace(datasets=None, registry=None, jobs=None, deployments=None))
+    nothing = cast(Any, SimpleNamespace(datasets=None, registry=None, jobs=None, indexes=None, deployments=None))
     document = make_api(nothing, lambda error: STATUS[error.code]).openapi()
     groups: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():

@@ -27,7 +27,7 @@ from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
 from modelmill.tasks import _text
-from modelmill.tasks.base import task_named
+from modelmill.tasks.base import split_by, task_named
 from modelmill.types import KeyInfo, Lineage, Manifest, Route, Snapshot, TensorSpec
 
 Answering = Callable[[list[Call]], Awaitable[list[Answer] | Batch | None]]
@@ -124,6 +124,10 @@ def picture_bundle(target: Path, gain: float = 1.0) -> Path:
 
 def mask_bundle(target: Path) -> Path:
     """A sealed bundle that tells bright pixels from dark ones in grey pictures of 4x6 pixels."""
+
+
+def vector_bundle(target: Path) -> Path:
+    """A sealed bundle whose vector is the 4 pixels of a 2x2 grey picture, 1 added to each, at length 1."""
     from onnx import TensorProto, helper, numpy_helper
 
     draft = target.with_name(f"{target.name}.draft")
@@ -159,8 +163,31 @@ def mask_bundle(target: Path) -> Path:
     )
     raw = png(np.full((8, 12), 204))
     write_golden(draft, [raw], Predictor(draft, manifest).predict([raw]))
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        node("Reshape", ["floats", "shape"], ["flat"]),
+        node("Add", ["flat", "one"], ["above"]),
+        node("LpNormalization", ["above"], ["embedding"], axis=1, p=2),
+    ]
+    constants = [numpy_helper.from_array(np.array([-1, 4], np.int64), "shape")]
+    constants.append(numpy_helper.from_array(np.array([1], np.float32), "one"))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 2, 2, 1])
+    vector = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 4])
+    body = helper.make_graph(nodes, "pixels", [image], [vector], constants)
+    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (draft / "model.onnx").write_bytes(graph.SerializeToString())
+    manifest = a_manifest(**vector_signature(), preprocessing={**a_manifest().preprocessing, "dimensions": 4})
+    inputs = [png([[0, 255], [0, 255]]), png([[9, 9], [200, 0]])]
+    write_golden(draft, inputs, [Predictor(draft, manifest).predict([raw])[0] for raw in inputs])
     bundle.seal(draft, manifest, target)
     return target
+
+
+def vector_signature() -> dict[str, Any]:
+    """What a manifest says of a model that answers vectors of 4 numbers."""
+    outputs = [TensorSpec(name="embedding", datatype="FP32", shape=[-1, 4])]
+    return {"task": "image-feature-extraction", "outputs": outputs}
 
 
 def text_bundle(target: Path) -> Path:
@@ -295,6 +322,7 @@ def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:
             lambda _: None,
             labelled=module.TARGETS == ("label",),
             declared=labels(reader, source, {}),
+            whole_classes=split_by(module) == "classes",
         )
     assert not report.findings
     found.save(index)

@@ -25,6 +25,9 @@ app.command(data)
 key = App(name="key", help="Access keys: add, list, remove.")
 app.command(key)
 
+index = App(name="index", help="Indexes: create, add, search, remove, list, delete; recognition without training.")
+app.command(index)
+
 _as_json = False
 
 Task = Annotated[str, Parameter(help="a task, such as image-classification (see `modelmill tasks`)")]
@@ -430,6 +433,86 @@ def _save_pictures(rows: list[Any], folder: Path) -> None:
         row["output"] = {"file": files[0]} if len(files) == 1 else {"files": files}
 
 
+# ---- indexes
+
+
+@index.command(name="create")
+def index_create(name: str, /, *, model: Reference) -> None:
+    """Make an empty index of the vectors of a model, such as one of image-feature-extraction."""
+    row = _client().create_index(name, model)
+    _show(row, lambda: _out().index(row))
+
+
+@index.command(name="add")
+def index_add(
+    name: str,
+    /,
+    *paths: Annotated[Path, Parameter(help="pictures, or folders of them; LABEL/1.jpg in a folder has that label")],
+    label: Annotated[str | None, Parameter(help="of all of them, instead of the folder's")] = None,
+    metadata: Annotated[str, Parameter(help="kept with each and given back, as JSON: '{\"shelf\": 3}'")] = "",
+) -> None:
+    """Add pictures to an index; the model has to be deployed."""
+    if not paths:
+        _fail("nothing to add: name pictures or folders")
+    ids = _client().add_to_index(name, *paths, label=label, metadata=_object(metadata))
+    people = f"added {len(ids)} items" + (f", numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f", number {ids[0]}")
+    _show({"ids": ids}, lambda: print(people))
+
+
+@index.command(name="search")
+def index_search(
+    name: str, picture: str, /, *, k: Annotated[int, Parameter(name=["--k", "-k"], help="most items to find")] = 5
+) -> None:
+    """The items of an index that are most like a picture."""
+    rows = _client().search_index(name, picture, k)
+    _show(rows, lambda: _out().table(rows, ("id", "label", "score", "metadata")))
+
+
+@index.command(name="remove")
+def index_remove(
+    name: str,
+    id: Annotated[int | None, Parameter(help="number of an item")] = None,
+    /,
+    *,
+    label: Annotated[str | None, Parameter(help="remove all items of this label")] = None,
+) -> None:
+    """Remove items from an index, by number or by label."""
+    count = _client().remove_from_index(name, id, label=label)
+    _show({"removed": count}, lambda: print(f"removed {count} item{'s' * (count != 1)}"))
+
+
+@index.command(name="list")
+def index_list(name: str = "", /) -> None:
+    """All indexes; with a name, the first items of that one."""
+    if name:
+        items = _client().index_items(name)
+        return _show(items, lambda: _out().table(items, ("id", "label", "metadata")))
+    rows = _client().indexes()
+    return _show(rows, lambda: _out().table(rows, ("name", "model", "version", "dimensions", "items", "created")))
+
+
+@index.command(name="deploy")
+def index_deploy(
+    name: str,
+    /,
+    *,
+    as_: Annotated[str, Parameter(name="--as", help="model and deployment to make")],
+    k: Annotated[int, Parameter(name=["--k", "-k"], help="neighbours that share the score")] = 5,
+    wait: Wait = False,
+) -> None:
+    """Serve a classifier by nearest neighbours among the items of now; again when the index has changed."""
+    client = _client()
+    row = client.deploy_index(name, as_, k=k, wait=wait)
+    _show(row, lambda: _out().deployment(row, client.url))
+
+
+@index.command(name="delete")
+def index_delete(name: str, /) -> None:
+    """Forget an index with all its items."""
+    _client().delete_index(name)
+    _show({"deleted": name}, lambda: print(f"deleted {name}"))
+
+
 # ---- keys
 
 
@@ -487,6 +570,21 @@ def _read_text(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"'{path}' can't be read as text: {error}") from error
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object; empty for nothing."""
+    import json
+
+    from modelmill.errors import InvalidInput
+
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise InvalidInput(f"--metadata is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidInput('--metadata is a JSON object, such as {"shelf": 3}')
+    return found
 
 
 def _pairs(given: list[str] | None) -> dict[str, str]:

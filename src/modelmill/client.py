@@ -46,6 +46,9 @@ CODES = {
     507: "storage_full",
 }
 
+ITEMS, ITEMS_BYTES = 64, 16 << 20
+"""Most items, and bytes of them, in one request to an index."""
+
 Json = dict[str, Any]
 OnEvent = Callable[[Json], None]
 
@@ -138,6 +141,27 @@ class NewKey(Key):
     """A key that was just made, with the `key` itself."""
 
     key: str
+
+
+class Index(TypedDict):
+    """An index of what a version of a model makes of pictures; `labels` counts the items of each label."""
+
+    name: str
+    model: str
+    version: int
+    dimensions: int
+    items: int
+    labels: dict[str, int]
+    created: str
+
+
+class Hit(TypedDict):
+    """An item of an index that was found; `score` is the cosine similarity, 1 for the same direction."""
+
+    id: int
+    label: str
+    score: float
+    metadata: Json
 
 
 class Prediction(TypedDict):
@@ -376,6 +400,80 @@ class Client:
             for output in [self._predict_named(deployment, kind, one, dict(parameters or {}), len(inputs) > 1)]
         ]
 
+    # ---- indexes
+
+    def create_index(self, name: str, model: str) -> Index:
+        """An empty index of the vectors of `NAME[:VERSION|@ALIAS]`, such as a model of image-feature-extraction."""
+        return cast(Index, self._call("POST", "/api/v1/indexes", json={"name": name, "model": model}))
+
+    def indexes(self) -> list[Index]:
+        """All indexes."""
+        return cast(list[Index], self._get("/api/v1/indexes"))
+
+    def index(self, name: str) -> Index:
+        """One index."""
+        return cast(Index, self._get(f"/api/v1/indexes/{_quoted(name)}"))
+
+    def add_to_index(
+        self,
+        name: str,
+        *inputs: str | bytes | os.PathLike[str],
+        label: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Add files (their bytes, or all files of folders); returns the numbers of the items.
+
+        Without a `label` a file of a folder has the label that its place in the folder says, as in `LABEL/1.jpg`.
+        Some dozens go at once: when one is refused, those that went before stay.
+        """
+        from base64 import b64encode
+
+        ids: list[int] = []
+        items: list[Json] = []
+        size = 0
+        for data, said in _enrolled(inputs):
+            if items and (len(items) == ITEMS or size + len(data) > ITEMS_BYTES):
+                ids += self._add_items(name, items)
+                items, size = [], 0
+            given = said if label is None else label
+            items.append({"input": b64encode(data).decode(), "label": given, "metadata": dict(metadata or {})})
+            size += len(data)
+        return ids + self._add_items(name, items) if items else ids
+
+    def search_index(self, name: str, query: str | bytes | os.PathLike[str], k: int = 5) -> list[Hit]:
+        """The `k` items most like a picture (a file or its bytes), the nearest first."""
+        data = query if isinstance(query, bytes) else _read_file(Path(query))
+        headers = {"Content-Type": "application/octet-stream"}
+        path = f"/api/v1/indexes/{_quoted(name)}/search"
+        return cast(list[Hit], self._call("POST", path, params={"k": k}, content=data, headers=headers))
+
+    def index_items(self, name: str, *, label: str | None = None, offset: int = 0, limit: int = 100) -> list[Json]:
+        """Items in the order in which they came: `id`, `label` and `metadata`."""
+        parameters: Json = {"offset": offset, "limit": limit, **({} if label is None else {"label": label})}
+        return cast(list[Json], self._get(f"/api/v1/indexes/{_quoted(name)}/items", params=parameters))
+
+    def remove_from_index(self, name: str, id: int | None = None, *, label: str | None = None) -> int:
+        """Remove the item of a number, or all of a label; returns how many."""
+        if (id is None) == (label is None):
+            raise InvalidInput("say which items to remove: the number of one, or a label")
+        path = f"/api/v1/indexes/{_quoted(name)}/items" + (f"/{id}" if label is None else "")
+        parameters = {} if label is None else {"label": label}
+        return int(self._call("DELETE", path, params=parameters)["removed"])
+
+    def deploy_index(self, name: str, deployment: str, *, k: int = 5, wait: bool = False) -> Deployment:
+        """Serve a classifier by the `k` nearest neighbours among the items that the index has now.
+
+        It is the next version of the model `deployment`; deploy again when the index has changed.
+        """
+        body = {"name": deployment, "k": k}
+        path = f"/api/v1/indexes/{_quoted(name)}/classifier"
+        done = _raise_unless_done(self.wait(self._call("POST", path, json=body)["job"]))
+        return self.deploy(f"{deployment}:{done['version']}", wait=wait)
+
+    def delete_index(self, name: str) -> None:
+        """Forget an index with all its items."""
+        self._call("DELETE", f"/api/v1/indexes/{_quoted(name)}")
+
     # ---- keys
 
     def add_key(self, name: str, role: str = "user", rate: float = 0, burst: int = 0) -> NewKey:
@@ -450,6 +548,9 @@ class Client:
 
         body = {"inputs": b64encode(data).decode(), "parameters": parameters}
         return self._call("POST", path, json=body, headers=headers)
+
+    def _add_items(self, name: str, items: list[Json]) -> list[int]:
+        return list(self._call("POST", f"/api/v1/indexes/{_quoted(name)}/items", json={"items": items})["ids"])
 
     def _submit(self, path: str, body: Json, wait: bool, on_event: OnEvent | None) -> Job:
         job = cast(Job, self._call("POST", path, json=body))
@@ -540,6 +641,22 @@ def _text_of(one: str | os.PathLike[str]) -> str:
         return Path(one).read_text("utf-8") if Path(one).is_file() else str(one)
     except (OSError, ValueError):  # too long, or otherwise no name that a file can have
         return str(one)
+
+
+def _enrolled(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[tuple[bytes, str]]:
+    """What is to be added to an index, with the label that a folder gives it."""
+    for one in inputs:
+        if isinstance(one, bytes):
+            yield one, ""
+        elif not (place := Path(one).expanduser()).is_dir():
+            yield _read_file(place), ""
+        else:
+            files = sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+            if not files:
+                raise InvalidInput(f"the folder '{place}' holds no files")
+            for path in files:
+                label = path.relative_to(place).parent.as_posix()
+                yield _read_file(path), "" if label == "." else label
 
 
 def _read_file(path: Path) -> bytes:

@@ -15,7 +15,7 @@ import uvloop
 
 from modelmill.cluster._child import Report
 from modelmill.control.api import make_api
-from modelmill.control.api_base import Control
+from modelmill.control.api_base import Control, Embed
 from modelmill.control.db import project_id
 from modelmill.errors import MillError, Unavailable
 from modelmill.protocols import v2_grpc
@@ -61,7 +61,7 @@ async def _serve(settings: Settings, told: GatewaySpec, report: Report) -> None:
     door.shared_memory, door.public_reflection = settings.shared_memory, settings.public_reflection
     door.tracing = Tracing.from_settings(settings)
     door.operate = operator_of(door, rooms)
-    server = _http_server(settings, App(door, _admin(rooms), settings.invocations))
+    server = _http_server(settings, App(door, _admin(door, rooms), settings.invocations))
 
     def room_left() -> bool:
         return shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
@@ -82,10 +82,11 @@ async def _serve(settings: Settings, told: GatewaySpec, report: Report) -> None:
         door.tracing.close()
 
 
-def _admin(rooms: Rooms) -> Any:
+def _admin(door: Gateway, rooms: Rooms) -> Any:
     upload_bytes = rooms.settings.limits.upload_bytes
     parts = rooms.database, rooms.datasets, rooms.registry, rooms.jobs, rooms.deployments, rooms.artifacts
-    return make_api(Control(*parts, upload_bytes), lambda error: STATUS.get(error.code, 500))
+    control = Control(*parts, upload_bytes, rooms.indexes, embedder_of(door))
+    return make_api(control, lambda error: STATUS.get(error.code, 500))
 
 
 def _http_server(settings: Settings, app: App) -> uvicorn.Server:
@@ -132,6 +133,21 @@ async def _announce(door: Gateway, server: uvicorn.Server, report: Report) -> No
     while not server.should_exit:
         await asyncio.sleep(0.02)
     door.draining = True
+
+
+def embedder_of(door: Gateway) -> Embed:
+    """The function by which an index asks the model that it is of, whatever name that is deployed under."""
+
+    async def embed(caller: KeyInfo, model: str, version: int, data: bytes) -> list[float]:
+        every = (one for route in door.routes(caller).values() for one in (route, *route.others))
+        serving = [one for one in every if (one.model, one.version) == (model, version) and not one.shadow]
+        if not serving:
+            raise Unavailable(f"the index is of {model}:{version}, which is not deployed: deploy that version first")
+        route = max(serving, key=lambda one: one.ready)
+        answer = await door.predict(caller, route, "index", data=data, pinned=True)
+        return msgspec.json.decode(answer.data, type=list[float])
+
+    return embed
 
 
 def operator_of(door: Gateway, rooms: Rooms) -> Operate:

@@ -8,6 +8,7 @@ from modelmill.artifacts import Artifacts
 from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database
 from modelmill.control.deployments import Deployments
+from modelmill.control.indexes import Indexes
 from modelmill.control.jobs import Jobs
 from modelmill.control.registry import Registry
 from modelmill.errors import Conflict
@@ -18,7 +19,7 @@ SOCKET_PATH_LIMIT = 80
 
 
 class Rooms:
-    """Data sets, models, jobs and deployments of a home."""
+    """Data sets, models, jobs, deployments and indexes of a home."""
 
     def __init__(self, settings: Settings) -> None:
         home = settings.home
@@ -29,6 +30,7 @@ class Rooms:
         self.registry = Registry(self.database, self.artifacts)
         self.jobs = Jobs(self.database, home)
         self.deployments = Deployments(self.database, self.registry)
+        self.indexes = Indexes(home / "indexes")
 
 
 def run_folder(home: Path) -> Path:

@@ -193,6 +193,20 @@ def _named(picture: str) -> str:
     return picture if is_file else f"{len(picture) * 3 // 4} bytes of PNG (--out FOLDER keeps pictures as files)"
 
 
+def index(row: Mapping[str, Any]) -> None:
+    """An index."""
+    labels = row["labels"]
+    _pairs(
+        row["name"],
+        {
+            "model": f"{row['model']}:{row['version']}",
+            "dimensions": row["dimensions"],
+            "items": str(row["items"]),
+            f"{len(labels)} labels": " ".join(f"{name}:{count}" for name, count in list(labels.items())[:12]),
+        },
+    )
+
+
 def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
     """Inputs with their best answers, or the files of pictures that were answered."""
     if any(isinstance(row["output"], dict) and row["output"].keys() & {"image", "file"} for row in rows):
@@ -207,10 +221,18 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
         return
     for row in rows:
         best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]
+        if isinstance(best, float):
+            flat.append({"input": row["input"][:60], "vector": _vector(row["output"])})
+            continue
         rest = row["output"][1:3] if isinstance(row["output"], list) else []
         others = ", ".join(f"{one['label']} {one['score']:.3f}" for one in rest)
         flat.append({"input": row["input"][:60], **best, "then": others})
-    table(flat, ("input", "label", "score", "then"))
+    table(flat, ("input", "label", "score", "then", "vector"))
+
+
+def _vector(values: Sequence[float]) -> str:
+    first = ", ".join(f"{value:.3f}" for value in values[:4])
+    return f"[{first}, ...] ({len(values)} numbers)" if len(values) > 4 else f"[{first}]"
 
 
 def recipes(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -23,15 +23,15 @@ RECIPES = [(task, recipe) for task in plugins.names("tasks") for recipe in plugi
 QUICK = {"epochs": "1", "batch_size": "16", "epoch_steps": "2"}
 
 
+def classifies(task):
+    """Whether its answers are scores of labels."""
+    return task_named(task).METRIC == "accuracy"
+
+
 def quick(task, recipe):
     """Settings for a short training: those of the loop that the recipe has."""
     known = plan(recipe_named(task, recipe), {}).flat()
     return {name: value for name, value in QUICK.items() if name in known}
-
-
-def classifies(task):
-    """Whether the answer is a score for each class."""
-    return task_named(task).METRIC == "accuracy"
 
 
 @pytest.fixture(scope="session", params=RECIPES, ids="/".join)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmill.data.splits import TEST, TRAIN, UNDECLARED, VAL, assign
+from modelmill.data.splits import TEST, TRAIN, UNDECLARED, VAL, assign, assign_classes
 
 ITEMS = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 2), st.integers(0, 40)), max_size=120)
 FREE = st.lists(st.tuples(st.integers(0, 4), st.just(UNDECLARED), st.integers(0, 2**64 - 1)), max_size=120)
@@ -74,3 +74,35 @@ def test_a_val_without_a_test_measures_and_a_tenth_of_train_becomes_val():
     splits = assign(np.zeros(120, np.int32), declared, np.arange(120, dtype=np.uint64))
     assert np.bincount(splits).tolist() == [90, 10, 20]
     assert (splits[100:] == TEST).all()
+
+
+def by_class(names, items=6, declared=UNDECLARED):
+    """The splits that each class of `items` items has, by name."""
+    labels = np.repeat(np.arange(len(names)), items).astype(np.int32)
+    prints = np.random.default_rng(0).integers(0, 2**63, len(labels)).astype(np.uint64)
+    splits = assign_classes(names, labels, np.full(len(labels), declared, np.int8), prints)
+    return {name: set(splits[labels == number].tolist()) for number, name in enumerate(names)}
+
+
+def test_whole_classes_are_held_out_the_same_ones_in_any_order():
+    names = [f"person {number}" for number in range(40)]
+    found = by_class(names)
+    assert by_class(names[::-1]) == found
+    assert all(len(splits) == 1 for splits in found.values())
+    count = [sum(splits == {split} for splits in found.values()) for split in (TRAIN, VAL, TEST)]
+    assert count == [29, 3, 8]
+
+
+def test_classes_in_folders_are_held_out_by_folders():
+    found = by_class(
+        [f"{alphabet}/{number}" for alphabet in ("Greek", "Latin", "Korean", "Thai") for number in range(9)]
+    )
+    tested = {name.partition("/")[0] for name, splits in found.items() if splits == {TEST}}
+    assert len(tested) == 1
+    assert all(splits == {TEST} for name, splits in found.items() if name.partition("/")[0] in tested)
+    assert sum(splits == {VAL} for splits in found.values()) == 3
+
+
+def test_too_few_classes_or_declared_splits_are_split_by_items():
+    assert by_class(["cat", "dog"]) == {"cat": {TRAIN, VAL, TEST}, "dog": {TRAIN, VAL, TEST}}
+    assert by_class([str(number) for number in range(20)], declared=TEST) == {str(n): {TEST} for n in range(20)}

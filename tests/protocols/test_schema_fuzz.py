@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from modelmill.control.api import Control, make_api
 from modelmill.control.db import project_id
 from modelmill.control.keys import ensure_admin_key
+from modelmill.control.vector_index import New
+from modelmill.gateway import embedder_of
 from modelmill.node import Rooms
 from modelmill.protocols._app import App
 from modelmill.protocols._server import guarded
 from modelmill.protocols.base import STATUS
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import read_settings
-from tests.making import plain_bundle
+from tests.making import plain_bundle, vector_signature
 
 schemathesis = pytest.importorskip("schemathesis")
 schemathesis.serializer.alias("application/zip", "application/octet-stream")
@@ -57,6 +59,7 @@ class Admin:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.url = "http://{}:{}".format(*self.listener.getsockname())
         limits = self.settings.limits
+        self.gateway = Gateway(limits)
         control = Control(
             rooms.database,
             rooms.datasets,
@@ -65,8 +68,9 @@ class Admin:
             rooms.deployments,
             rooms.artifacts,
             limits.upload_bytes,
+            rooms.indexes,
+            embedder_of(self.gateway),
         )
-        self.gateway = Gateway(limits)
         app: Any = App(self.gateway, make_api(control, lambda error: STATUS.get(error.code, 500)))
         self.server = uvicorn.Server(uvicorn.Config(app, http=guarded(limits), lifespan="off", log_config=None))
         self.thread = threading.Thread(target=lambda: uvloop.run(self._serve()))
@@ -86,6 +90,9 @@ class Admin:
         rooms.datasets.finish(row.id, {"format": "imagefolder", "report": report, "index_digest": "0" * 64})
         rooms.registry.add(project, "spots", plain_bundle(home / "bundle"), None)
         rooms.registry.alias(project, "spots:1", "best")
+        version = rooms.registry.add(project, "vectors", plain_bundle(home / "vectors", **vector_signature()), None)
+        _, index = rooms.indexes.get(project, rooms.indexes.create(project, "spots", version).name)
+        index.add([New([1, 0, 0, 0], "dark", '{"shelf": 3}'), New([0, 1, 0, 0], "bright")])
 
     async def _serve(self) -> None:
         following = asyncio.create_task(self.gateway.follow(self.rooms.deployments.snapshot, lambda: True))
@@ -111,7 +118,7 @@ def admin(tmp_path_factory) -> Iterator[Admin]:
 
 EXISTING = {
     "name": ["spots", "new"],
-    "model": ["spots", "spots:1", "spots@best"],
+    "model": ["spots", "spots:1", "spots@best", "vectors"],
     "reference": ["spots", "spots:1", "spots@best"],
     "data": ["spots"],
     "task": ["image-classification", "text-classification"],

@@ -18,12 +18,13 @@ from starlette.exceptions import HTTPException
 from modelmill import __version__, plugins
 from modelmill.control import schemas, views
 from modelmill.control.api_base import PREFIX, Control, ProjectId
+from modelmill.control.api_index import add_indexes
 from modelmill.control.api_serving import add_deployments, add_keys
 from modelmill.control.db import Dataset, Job
 from modelmill.control.registry import summary
 from modelmill.data.formats import fitting
 from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
-from modelmill.tasks.base import plan, recipe_named, task_named
+from modelmill.tasks.base import plan, recipe_named, split_by, task_named
 from modelmill.types import check_name, parse_reference
 
 Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
@@ -45,7 +46,8 @@ def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
     )
     api.state.control = control
     _add_errors(api, status)
-    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, add_deployments, add_keys):
+    serving = add_deployments, add_indexes, add_keys
+    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, *serving):
         add(api, control)
     for route in api.routes:
         if isinstance(route, APIRoute):
@@ -230,7 +232,8 @@ def _add_submissions(api: FastAPI, control: Control) -> None:
         """Queue an evaluation of a version on a data set."""
         version = control.registry.get(project, body.model)
         dataset = control.datasets.usable(project, body.data, version.task, body.split)
-        _refuse_other_labels(dataset, version.manifest["labels"])
+        if split_by(task_named(version.task)) != "classes":
+            _refuse_other_labels(dataset, version.manifest["labels"])
         return views.job_view(
             jobs.submit(
                 project,

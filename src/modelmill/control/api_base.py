@@ -1,6 +1,6 @@
 """What the files of the admin API share: what its routes act on, and whose project a call is for."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -9,11 +9,15 @@ from modelmill.artifacts import Artifacts
 from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database, project_id
 from modelmill.control.deployments import Deployments
+from modelmill.control.indexes import Indexes
 from modelmill.control.jobs import Jobs
 from modelmill.control.keys import Keys
 from modelmill.control.registry import Registry
+from modelmill.types import KeyInfo
 
 PREFIX = "/api/v1"
+Embed = Callable[[KeyInfo, str, int, bytes], Awaitable[Sequence[float]]]
+"""The vector that a version (model, number) makes of an input, asked as the caller; raises `MillError`."""
 
 
 class Control:
@@ -28,10 +32,12 @@ class Control:
         deployments: Deployments,
         artifacts: Artifacts,
         upload_bytes: int,
+        indexes: Indexes,
+        embed: Embed,
     ) -> None:
         self.database, self.datasets, self.registry = database, datasets, registry
         self.jobs, self.deployments, self.upload_bytes = jobs, deployments, upload_bytes
-        self.artifacts = artifacts
+        self.artifacts, self.indexes, self.embed = artifacts, indexes, embed
         self.keys = Keys(database)
 
 

@@ -198,11 +198,14 @@ class JobRunner:
             dataset = session.get(Dataset, row.dataset_id) if row.dataset_id else None
         if dataset is None and row.kind != "register":
             raise MillError(f"data set '{row.dataset}' was removed")
-        source = ""
+        source, settings = "", row.settings
         if row.kind == "evaluate":
             source = str(self._registry.folder(self._registry.get(row.project_id, f"{row.model}:{row.version}")))
         elif row.kind == "register":
             source = str(self._artifacts.path(row.settings["upload"]))
+            if "model" in row.settings:  # whose vectors the upload holds
+                base = self._registry.get(row.project_id, row.settings["model"])
+                settings = {**settings, "source": str(self._registry.folder(base))}
         return JobSpec(
             job=row.id,
             kind=row.kind,  # type: ignore[arg-type]
@@ -212,7 +215,7 @@ class JobRunner:
             task=row.task,
             dataset=self._datasets.spec(dataset) if dataset else {},
             recipe=row.recipe,
-            settings=row.settings,
+            settings=settings,
             bundle=source,
             split=row.settings.get("split", "test") if row.kind == "evaluate" else "test",
             cache=str(self._jobs.home / "cache"),

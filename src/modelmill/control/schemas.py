@@ -1,9 +1,10 @@
 """The shapes of the admin API, for OpenAPI and validation."""
 
+import json
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Body(BaseModel):
@@ -197,6 +198,92 @@ class TaskView(BaseModel):
     input: str
     recipes: list[str]
     formats: list[str]
+
+
+LABEL = 200
+"""Most characters of a label."""
+METADATA = 1 << 14
+"""Most bytes of an item's metadata."""
+
+
+class IndexRequest(Body):
+    """An index to make."""
+
+    name: str
+    model: str = Field(
+        description="NAME[:VERSION|@ALIAS] of a model that answers vectors; it has to be deployed to add"
+    )
+
+
+class ClassifierRequest(Body):
+    """A classifier to make of an index."""
+
+    name: str = Field(description="model to make a version of")
+    k: int = Field(5, ge=1, le=1000, description="nearest neighbours that share the score")
+
+
+class ItemRequest(Body):
+    """An item to add to an index."""
+
+    input: str = Field(min_length=1, description="what the model takes, such as the bytes of a picture file, as base64")
+    label: str = Field("", max_length=LABEL)
+    metadata: dict[str, Any] = Field(default_factory=dict, description="kept with it and given back")
+
+    @field_validator("metadata")
+    @classmethod
+    def _sendable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """What can be given back as JSON, and is not too long."""
+        try:
+            size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+        except ValueError as error:  # NaN, or a lone surrogate
+            raise ValueError("only finite numbers and whole characters can be kept") from error
+        if size > METADATA:
+            raise ValueError(f"at most {METADATA:,} bytes of JSON are kept with an item, not {size:,}")
+        return value
+
+
+class ItemsRequest(Body):
+    """Items to add to an index."""
+
+    items: list[ItemRequest] = Field(min_length=1, max_length=256)
+
+
+class ItemsAdded(BaseModel):
+    """The numbers of the items that were added, in their order."""
+
+    ids: list[int]
+
+
+class ItemsRemoved(BaseModel):
+    """How many items were removed."""
+
+    removed: int
+
+
+class IndexView(BaseModel):
+    """An index."""
+
+    name: str
+    model: str
+    version: int = Field(description="the version of the model whose vectors it holds")
+    dimensions: int
+    items: int
+    labels: dict[str, int] = Field(description="items of each label")
+    created: datetime
+
+
+class ItemView(BaseModel):
+    """An item of an index."""
+
+    id: int
+    label: str
+    metadata: dict[str, Any]
+
+
+class HitView(ItemView):
+    """An item that was found."""
+
+    score: float = Field(description="cosine similarity: 1 for the same direction")
 
 
 class Problem(BaseModel):

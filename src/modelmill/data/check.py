@@ -12,7 +12,7 @@ from modelmill.data.base import SPLITS, Item
 from modelmill.data.formats._masks import values_of
 from modelmill.data.names import shown
 from modelmill.data.report import DROPPED, Finding, Index, Report
-from modelmill.data.splits import UNDECLARED, assign
+from modelmill.data.splits import UNDECLARED, assign, assign_classes
 from modelmill.errors import Cancelled, MillError
 
 __all__ = ["Finding", "Index", "Report", "examine"]
@@ -28,12 +28,13 @@ def examine(
     *,
     labelled: bool = True,
     declared: Sequence[str] = (),
+    whole_classes: bool = False,
 ) -> tuple[Index, Report]:
     """Check all items and give each its split.
 
     Where items are not `labelled` with one class each, a class may be missing, the classes are those of their boxes
     or those `declared` (in that order, each counted once for a mask that holds it), and nothing is said of how the
-    classes are spread.
+    classes are spread. With `whole_classes` a class goes to one split, where the set does not say otherwise.
 
     `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it
     can't be decoded; `progress` is told how many items are done. Bad items are dropped and reported.
@@ -44,7 +45,7 @@ def examine(
         if len(seen.labels) % STEP == 0:
             progress(len(seen.labels))
     progress(len(seen.labels))
-    return _conclude(seen, list(declared))
+    return _conclude(seen, list(declared), whole_classes)
 
 
 class _Seen:
@@ -103,7 +104,7 @@ def _is_empty(item: Item) -> bool:
     return not (item.data.strip() if isinstance(item.data, str) else item.data)
 
 
-def _conclude(seen: _Seen, declared: list[str]) -> tuple[Index, Report]:
+def _conclude(seen: _Seen, declared: list[str], whole_classes: bool) -> tuple[Index, Report]:
     raw = np.array(seen.labels, np.int32)
     sound = np.flatnonzero(raw >= 0)
     names = list(seen.known)
@@ -118,7 +119,10 @@ def _conclude(seen: _Seen, declared: list[str]) -> tuple[Index, Report]:
         np.array(seen.declared, np.int8)[sound],
         lambda number: seen.name(int(sound[number])),
     )
-    splits = assign(table.codes, table.declared, table.prints)
+    if whole_classes:
+        splits = assign_classes(labels, table.codes, table.declared, table.prints)
+    else:
+        splits = assign(table.codes, table.declared, table.prints)
     classes = {name: counts[name] for name in sorted(names, key=_order)}
     found = seen.findings
     about_contents(found, table, splits)

@@ -1,5 +1,8 @@
 """Which items train, which choose the best epoch, and which measure: the same answer for the same content."""
 
+import hashlib
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +12,11 @@ TRAIN, VAL, TEST = 0, 1, 2
 UNDECLARED = -1
 SHARE = 10
 """One item in this many goes to each split that is made here."""
+TEST_CLASSES = 5
+"""One class in this many is tested on, where whole classes are held out: a search among few is too easy."""
+LEAST_CLASSES = 10
+"""Classes from which whole ones can be held out: two to choose by, two to test on, and enough to learn from."""
+LEAST_FOLDERS = 4
 
 Codes = NDArray[np.int8]
 
@@ -40,6 +48,36 @@ def assign(labels: NDArray[np.int32], declared: Codes, fingerprints: NDArray[np.
 def val_measures(declared: Codes) -> bool:
     """Whether a set declares val but no test: what its makers measured on then measures here as well."""
     return bool((declared == VAL).any() and not (declared == TEST).any())
+
+
+def assign_classes(
+    names: Sequence[str], labels: NDArray[np.int32], declared: Codes, prints: NDArray[np.uint64]
+) -> Codes:
+    """As `assign`, but without declared splits whole classes go to one split, so that unknown ones are tested on.
+
+    A fifth of the classes is tested on and a tenth is val, by rank of the name's hash. Classes in several folders,
+    such as ALPHABET/CHARACTER, are tested on by whole folders. Where there are fewer than ten classes, every class
+    is split.
+    """
+    if (declared != UNDECLARED).any() or len(names) < LEAST_CLASSES:
+        return assign(labels, declared, prints)
+    order = sorted(names, key=_hash)
+    test = _held_folders(order) or order[: max(2, len(order) // TEST_CLASSES)]
+    rest = [name for name in order if name not in set(test)]
+    split = dict.fromkeys(test, TEST) | dict.fromkeys(rest[: max(2, round(len(rest) / SHARE))], VAL)
+    return np.array([split.get(name, TRAIN) for name in names], np.int8)[labels]
+
+
+def _held_folders(names: list[str]) -> list[str]:
+    """The classes of a fifth of the folders; none where the folders are too few or hold too much."""
+    folders = sorted({name.rpartition("/")[0].partition("/")[0] for name in names}, key=_hash)
+    held = set(folders[: max(1, len(folders) // TEST_CLASSES)])
+    inside = [name for name in names if name.partition("/")[0] in held and "/" in name]
+    return inside if len(folders) >= LEAST_FOLDERS and 2 <= len(inside) <= len(names) / 2 else []
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
 def _classes(labels: NDArray[np.int32], chosen: NDArray[np.bool_]) -> list[NDArray[np.intp]]:

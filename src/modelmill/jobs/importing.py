@@ -14,7 +14,7 @@ from modelmill.data.check import Report, examine
 from modelmill.data.report import few
 from modelmill.errors import InvalidInput
 from modelmill.jobs.process import Events, Interrupted, Stop, log, run
-from modelmill.tasks.base import task_named
+from modelmill.tasks.base import split_by, task_named
 from modelmill.types import JobSpec, Json
 
 
@@ -53,6 +53,7 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
             progress,
             labelled=task.TARGETS == ("label",),
             declared=formats.labels(reader, source, options),
+            whole_classes=split_by(task) == "classes",
         )
     _refuse(spec, report, task.CLASSES)
     path = Path(spec.folder) / "index"

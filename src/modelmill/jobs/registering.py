@@ -1,5 +1,7 @@
 """A finished model brought from elsewhere: a bare `model.onnx`, or a zip of a bundle, becomes a sealed bundle.
 
+So does a model that answers vectors together with the items of an index.
+
 It is opened and tried in this process, so that a file that ends its reader ends a job and not a gateway.
 """
 
@@ -16,6 +18,7 @@ from modelmill.cluster._child import Report
 from modelmill.data.names import check_member
 from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput
+from modelmill.jobs import neighbours
 from modelmill.jobs.process import Events, Stop, run
 from modelmill.types import JobSpec, Json, Lineage, Manifest
 
@@ -36,7 +39,10 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         events.stage("reading the model")
-        manifest = _unpack(upload, draft) if zipfile.is_zipfile(upload) else _wrap(upload, draft, spec)
+        if "source" in spec.settings:
+            manifest = neighbours.assemble(upload, draft, spec)
+        else:
+            manifest = _unpack(upload, draft) if zipfile.is_zipfile(upload) else _wrap(upload, draft, spec)
         bundle.seal(draft, manifest, sealed)
         events.stage("trying it")
         try:

@@ -5,6 +5,7 @@ Deny by default: a path that no protocol declares public needs a key before anyt
 
 import base64
 import logging
+import re
 from collections.abc import Callable, Mapping
 from textwrap import shorten
 from typing import Any, cast
@@ -42,6 +43,8 @@ SHORT = 1 << 16
 FOUND = 4096
 """Paths whose route is remembered."""
 ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
+INDEX = re.compile(r"/api/v1/indexes(?:/[^/]+)?(/items|/search)?")
+"""Routes of indexes: what is added and searched for is as large as any input."""
 
 
 def http_protocols() -> dict[str, HttpProtocol]:
@@ -204,9 +207,13 @@ class App:
                 # A browser sends what it was once asked for with every request, also with those of other sites.
                 raise Unauthenticated("to change anything send the key as 'Authorization: Bearer KEY'")
             caller = self.gateway.authorise(key_of(headers))
-            self.gateway.require_admin(caller)
+            found = INDEX.fullmatch(scope["path"])
+            looks = scope["method"] in ("GET", "HEAD") or (found is not None and found[1] == "/search")
+            if not (looks and found and found[1] != "/items"):
+                self.gateway.require_admin(caller)
             if not (scope["method"] == "POST" and scope["path"] in UPLOADS):
-                receive = await _whole_body(scope, receive)
+                limit = self.gateway.limits.body_bytes if found and found[1] else ADMIN_BODY
+                receive = await _whole_body(scope, receive, limit)
         except Disconnected:
             return None
         except MillError as error:
@@ -214,7 +221,7 @@ class App:
             return await _answer(scope, send, _refusal(error, None)._replace(body=body))
         scope["state"] = {**scope.get("state", {}), "caller": caller}
         await self.admin(scope, receive, send)
-        if scope["method"] not in ("GET", "HEAD"):
+        if not looks:
             self.gateway.tell_of_change()
         return None
 
@@ -232,9 +239,9 @@ def key_of(headers: Mapping[bytes, bytes]) -> str | None:
     return None
 
 
-async def _whole_body(scope: Scope, receive: Receive) -> Receive:
-    """The body, read within the limit of the admin API, as if it were received now."""
-    body = await Request(scope, receive, ADMIN_BODY).body()
+async def _whole_body(scope: Scope, receive: Receive, limit: int) -> Receive:
+    """The body, read within a limit, as if it were received now."""
+    body = await Request(scope, receive, limit).body()
     parts = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> dict[str, Any]:

@@ -80,7 +80,8 @@ class Task(Protocol):
     have `asked(item, context)`: the raw input that is sent to measure an item by. One whose answers are not plain
     numbers and labels may have `alike(one, other, tolerance)`: whether two answers are the same but for rounding; and
     where an answer is `{"image": base64}`, or a list of pictures as base64, OUTPUT is "image", and protocols may send
-    the picture itself.
+    the picture itself. One whose answers name no class has `SPLIT = "classes"`: whole classes are held out to measure
+    it, and it may be measured on classes that it was not trained on.
 
     A task that is not asked about its items, but makes new ones, has `ASKED`, the kind of what callers send (`seed`: a
     whole number as a text, or nothing), `request(data, context, parameters)`, which is `decode` that reads parameters,
@@ -226,6 +227,11 @@ def task_named(name: str) -> Task:
     return cast(Task, plugins.load("tasks", name))
 
 
+def split_by(task: Task) -> str:
+    """What goes to a split as a whole where a data set declares none: `items` or `classes`."""
+    return getattr(task, "SPLIT", "items")
+
+
 def recipe_named(task: str, name: str) -> ModuleType:
     """The recipe of a task; an empty name takes the task's default one."""
     default = task_named(task).RECIPE
@@ -328,5 +334,6 @@ __all__ = [
     "kind_of",
     "plan",
     "recipe_named",
+    "split_by",
     "task_named",
 ]

@@ -1,0 +1,327 @@
+"""Vectors with labels and metadata, searched by cosine similarity: exactly while they are few, by a graph when many.
+
+The log is the truth. The graph (usearch's HNSW) is made from it, and a snapshot spares making it again.
+"""
+
+import threading
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelmill.control.vector_log import COPY, HEADER, Added, Change, Entry, Removed, Replaced, VectorLog
+from modelmill.errors import InvalidInput, unknown
+
+LOG, SNAPSHOT = "log", "graph"
+EXACT = 10_000
+"""Up to so many rows every one of them is looked at."""
+CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 64, 96
+PART = 1000
+"""Rows that go into a graph at once while it is made."""
+SNAPSHOT_SHARE = 16
+"""A snapshot is written again when the rows have grown by one in this many."""
+WASTE = 1000
+"""Removed rows from which the log is rewritten, when they are more than those that are left."""
+
+Floats = NDArray[np.float32]
+
+
+class New(NamedTuple):
+    """An item to add; its metadata are JSON."""
+
+    vector: Sequence[float] | Floats
+    label: str = ""
+    metadata: str = "{}"
+
+
+class Hit(NamedTuple):
+    """An item that was found; `score` is the cosine similarity, 1 for the same direction."""
+
+    id: int
+    label: str
+    score: float
+    metadata: str
+
+
+class VectorIndex:
+    """One index in a folder. Any number of threads and processes may use it; changes are on disk when they return."""
+
+    def __init__(self, folder: Path, dimensions: int) -> None:
+        self.folder, self.dimensions = folder, dimensions
+        self._log = VectorLog(folder / LOG)
+        self._guard = threading.RLock()
+        self._builder: threading.Thread | None = None
+        self._forget()
+
+    @staticmethod
+    def create(folder: Path) -> None:
+        """Make the files of an empty index; raises `StorageFull`."""
+        VectorLog(folder / LOG).create()
+
+    def __len__(self) -> int:
+        """How many items there are now."""
+        with self._guard:
+            self._catch_up()
+            return len(self._row_of)
+
+    def add(self, items: Sequence[New]) -> list[int]:
+        """All of them or none; returns their numbers. Raises `InvalidInput`, `StorageFull`."""
+        vectors = self._unit([item.vector for item in items])
+        with self._guard, self._log.lock(exclusive=True):
+            self._read()
+            ids = list(range(self._next_id, self._next_id + len(items)))
+            entries = [
+                Entry(number, item.label, item.metadata, vector.astype("<f4").tobytes())
+                for number, item, vector in zip(ids, items, vectors, strict=True)
+            ]
+            self._log.append(Added(entries, self._next_id + len(items)))
+            self._read()
+        return ids
+
+    def remove(self, *, id: int | None = None, label: str | None = None) -> int:
+        """The item of a number, or all of a label; returns how many. Raises `NotFound`."""
+        with self._guard, self._log.lock(exclusive=True):
+            self._read()
+            found = [
+                n for n, row in self._row_of.items() if n == id or (label is not None and label == self._labels[row])
+            ]
+            if not found:
+                raise unknown("label", label, self._counts()) if label is not None else unknown("item", str(id), ())
+            self._log.append(Removed(found))
+            self._read()
+            if self._rows - len(self._row_of) > max(WASTE, len(self._row_of)):
+                self._rewrite()
+        return len(found)
+
+    def search(self, vector: Sequence[float] | Floats, k: int) -> list[Hit]:
+        """The `k` items nearest to a vector, the nearest first; raises `InvalidInput`."""
+        query = self._unit([vector])[0]
+        with self._guard:
+            self._catch_up()
+            count = min(k, len(self._row_of))
+            if not count:
+                return []
+            rows = self._exact(query, count) if self._graph is None else self._near(query, count)
+            scores = self._vectors[rows] @ query
+            order = np.argsort(-scores, kind="stable")
+            return [self._hit(int(rows[at]), float(scores[at])) for at in order]
+
+    def labels(self) -> dict[str, int]:
+        """How many items each label has, by name."""
+        with self._guard:
+            self._catch_up()
+            return self._counts()
+
+    def items(self, label: str | None = None, offset: int = 0, limit: int = 1000) -> list[Hit]:
+        """Items in the order of their numbers, `score` 1."""
+        with self._guard:
+            self._catch_up()
+            rows = (row for row in self._row_of.values() if label is None or self._labels[row] == label)
+            return [self._hit(row, 1.0) for row in islice(rows, offset, offset + limit)]
+
+    def labelled(self) -> tuple[Floats, list[str]]:
+        """The vectors of all items that have a label, float32 [items, dimensions], and their labels."""
+        with self._guard:
+            self._catch_up()
+            rows = [row for row in self._row_of.values() if self._labels[row]]
+            return self._vectors[rows], [self._labels[row] for row in rows]
+
+    # ---- what is in memory
+
+    def _forget(self) -> None:
+        self._rows, self._next_id = 0, 1
+        self._vectors: Floats = np.zeros((0, self.dimensions), np.float32)
+        self._ids: list[int] = []
+        self._labels: list[str] = []
+        self._metadata: list[str] = []
+        self._alive: NDArray[np.bool_] = np.zeros(0, bool)
+        self._row_of: dict[int, int] = {}
+        self._graph: Any = None
+        self._kept = 0
+
+    def _catch_up(self) -> None:
+        """Take in what others have written."""
+        if self._log.changed():
+            with self._log.lock(exclusive=False):
+                self._read()
+
+    def _read(self) -> None:
+        before, gone = self._rows, []
+        try:
+            for change in self._log.read():
+                gone += self._apply(change)
+        except Replaced:
+            self._forget()
+            return self._read()
+        except BaseException:
+            self._log = VectorLog(self.folder / LOG)  # nothing is taken in by halves
+            self._forget()
+            raise
+        self._follow(before, gone)
+        return None
+
+    def _apply(self, change: Change) -> list[int]:
+        """Take in a change; returns the rows that went."""
+        if isinstance(change, Removed):
+            rows = [self._row_of.pop(number) for number in change.ids if number in self._row_of]
+            self._alive[rows] = False
+            return rows
+        first, end = self._rows, self._rows + len(change.items)
+        if end > len(self._vectors):
+            room = max(end, 2 * len(self._vectors), 256)
+            self._vectors = np.concatenate(
+                [self._vectors, np.zeros((room - len(self._vectors), self.dimensions), "f4")]
+            )
+            self._alive = np.concatenate([self._alive, np.zeros(room - len(self._alive), bool)])
+        for row, entry in enumerate(change.items, first):
+            self._vectors[row] = np.frombuffer(entry.vector, "<f4")
+            self._ids.append(entry.id)
+            self._labels.append(entry.label)
+            self._metadata.append(entry.metadata)
+            self._row_of[entry.id] = row
+        self._alive[first:end] = True
+        self._rows, self._next_id = end, change.next_id
+        return []
+
+    def _counts(self) -> dict[str, int]:
+        return dict(sorted(Counter(self._labels[row] for row in self._row_of.values()).items()))
+
+    def _hit(self, row: int, score: float) -> Hit:
+        return Hit(self._ids[row], self._labels[row], score, self._metadata[row])
+
+    def _exact(self, query: Floats, count: int) -> NDArray[np.intp]:
+        scores = self._vectors[: self._rows] @ query
+        scores[~self._alive[: self._rows]] = -np.inf
+        return np.argpartition(-scores, count - 1)[:count]
+
+    def _near(self, query: Floats, count: int) -> NDArray[np.intp]:
+        found = self._graph.search(query, count)
+        return np.asarray(found.keys, np.intp)
+
+    def _unit(self, vectors: Sequence[Sequence[float] | Floats]) -> Floats:
+        """Vectors of length 1, float32 [items, dimensions]; raises `InvalidInput`."""
+        try:
+            values = np.asarray(vectors, np.float64).reshape(len(vectors), -1)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"vectors are lists of {self.dimensions} numbers each") from error
+        if len(values) and values.shape[1] != self.dimensions:
+            raise InvalidInput(f"the index holds vectors of {self.dimensions} numbers, not of {values.shape[1]}")
+        with np.errstate(over="ignore"):
+            lengths = np.linalg.norm(values, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise InvalidInput("a vector has finite numbers that are not all 0")
+        return np.asarray(values / lengths, np.float32)
+
+    # ---- the graph
+
+    def settle(self) -> None:
+        """Wait until the graph is made, where it is being made: until then searches look at every row."""
+        with self._guard:
+            self._catch_up()
+        while (builder := self._builder) is not None:
+            builder.join()
+
+    def _follow(self, before: int, gone: list[int]) -> None:
+        """Bring the graph up to the rows; have it made once they are many."""
+        if self._graph is not None:
+            self._extend(self._graph, before, gone)
+            self._keep(self._kept // SNAPSHOT_SHARE)
+        elif self._rows > EXACT and self._builder is None:
+            self._builder = threading.Thread(target=self._build, name="index", daemon=True)
+            self._builder.start()
+
+    def _build(self) -> None:
+        """Make the graph beside what goes on: usearch lets other threads run."""
+        with self._guard:
+            generation, rows, vectors = self._log.generation, self._rows, self._vectors
+            alive = self._alive[:rows].copy()
+        try:
+            graph, kept = _open_graph(self.folder / SNAPSHOT, generation, self.dimensions, rows)
+            fresh = kept + np.flatnonzero(alive[kept:])
+            for part in np.array_split(fresh, len(fresh) // PART + 1):
+                graph.add(part, vectors[part])
+        except BaseException:
+            self._builder = None  # the next change has it tried again
+            raise
+        with self._guard:
+            self._builder = None
+            if self._log.generation == generation and self._rows >= rows:
+                dead = np.flatnonzero(~self._alive[:rows])
+                self._extend(graph, rows, dead[graph.contains(dead)].tolist() if len(dead) else [])
+                self._graph, self._kept = graph, kept
+                self._keep(PART)
+            else:  # another log has taken the place of that one
+                self._follow(self._rows, [])
+
+    def _extend(self, graph: Any, before: int, gone: list[int]) -> None:
+        fresh = before + np.flatnonzero(self._alive[before : self._rows])
+        if len(fresh):
+            graph.add(fresh, self._vectors[fresh])
+        for row in gone:
+            if row < before:
+                graph.remove(row)
+
+    def _keep(self, growth: int) -> None:
+        """Write a snapshot when the rows have grown by more than this since the last one."""
+        if self._rows - self._kept > growth:
+            with suppress(OSError):  # without it the next start is slower, nothing else
+                _keep_graph(self.folder / SNAPSHOT, self._graph, self._log.generation, self._rows)
+                self._kept = self._rows
+
+    def _rewrite(self) -> None:
+        """A log without what was removed, under the exclusive lock."""
+        kept = [
+            Entry(number, self._labels[row], self._metadata[row], self._vectors[row].astype("<f4").tobytes())
+            for number, row in self._row_of.items()
+        ]
+        parts = [kept[at : at + COPY] for at in range(0, len(kept), COPY)] or [[]]
+        self._log.create([Added(part, self._next_id) for part in parts])
+        self._read()
+
+
+def _new_graph(dimensions: int) -> Any:
+    from usearch.index import Index
+
+    return Index(
+        ndim=dimensions,
+        metric="ip",
+        dtype="f32",
+        connectivity=CONNECTIVITY,
+        expansion_add=EXPANSION_ADD,
+        expansion_search=EXPANSION_SEARCH,
+    )
+
+
+def _keep_graph(path: Path, graph: Any, generation: bytes, rows: int) -> None:
+    """The graph of so many rows of a log, with a checksum; whole or not at all."""
+    payload = bytes(graph.save())
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with draft.open("wb") as file:
+            file.write(generation + rows.to_bytes(8, "little") + zlib.crc32(payload).to_bytes(4, "little"))
+            file.write(payload)
+        draft.rename(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _open_graph(path: Path, generation: bytes, dimensions: int, most: int) -> tuple[Any, int]:
+    """The graph of the snapshot and its rows; an empty one where there is none that is sound and of this log."""
+    graph = _new_graph(dimensions)
+    with suppress(OSError, ValueError, RuntimeError):
+        data = path.read_bytes()
+        head, payload = data[: HEADER + 12], memoryview(data)[HEADER + 12 :]
+        rows = int.from_bytes(head[HEADER : HEADER + 8], "little")
+        sound = head[HEADER + 8 :] == zlib.crc32(payload).to_bytes(4, "little")
+        if sound and head.startswith(generation) and rows <= most:
+            graph.load(bytes(payload))
+            return graph, rows
+    return _new_graph(dimensions), 0

@@ -1,0 +1,1 @@
+"""Recipes of image-feature-extraction: one file each."""

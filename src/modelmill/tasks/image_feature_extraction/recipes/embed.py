@@ -1,0 +1,65 @@
+"""embed: a small residual network whose vectors are told apart by their angles."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from modelmill.data.augment import Augment
+from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.tasks.image_feature_extraction import Preprocessing
+from modelmill.types import Struct
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SUMMARY = "a small residual network with a cosine softmax and a margin; minutes on a CPU"
+INPUT = Preprocessing(max_side=64)
+AUGMENT = Augment(flip=False, rotate=10.0, scale_min=0.85, scale_max=1.15, erase=0.2)
+TRAIN = TrainSettings(
+    epochs=40,
+    batch_size=64,
+    optimiser="muon",
+    learning_rate=0.02,
+    weight_decay=0.05,
+    warmup=0.1,
+    clip=1.0,
+    ema=0.99,
+)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Options of the network."""
+
+    channels: Annotated[int, Meta(ge=4, le=512, description="of the first stage; each stage doubles them")] = 32
+    stages: Annotated[int, Meta(ge=1, le=6, description="each after the first halves the picture")] = 4
+    blocks: Annotated[int, Meta(ge=1, le=16, description="residual blocks in each stage")] = 1
+    scale: Annotated[float, Meta(gt=0, le=256, description="factor of the cosines in the softmax")] = 24.0
+    margin: Annotated[Fraction, Meta(description="by which the cosine of the right class has to be larger")] = 0.2
+
+
+def network(settings: Settings, signature: Signature) -> "nn.Module":
+    """uint8 [N, H, W, C] -> unit vectors [N, dimensions]."""
+    from torch import nn
+
+    from modelmill.tasks._torch import Pixels, Residual, conv, pixel_input
+    from modelmill.tasks.image_feature_extraction.training import Angles
+
+    height, width, channels = pixel_input(signature)
+    dimensions = signature.preprocessing.dimensions
+    # The first stage sees about 32 pixels, as in the classifier `resnet`.
+    halve = min(height, width) >= 48
+    inside = settings.channels
+    layers: list[nn.Module] = [
+        Pixels(signature),
+        conv(channels, inside, size=5 if halve else 3, stride=2 if halve else 1, bias=False),
+        nn.BatchNorm2d(inside),
+        nn.ReLU(),
+    ]
+    for stage in range(settings.stages):
+        outside = settings.channels << stage
+        for block in range(settings.blocks):
+            layers.append(Residual(inside, outside, stride=2 if block == 0 and stage > 0 else 1))
+            inside = outside
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, dimensions, bias=False)]
+    body = nn.Sequential(*layers, *head, nn.BatchNorm1d(dimensions, affine=False))
+    return Angles(body, dimensions, signature.classes, settings.scale, settings.margin)

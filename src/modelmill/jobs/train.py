@@ -25,7 +25,17 @@ from modelmill.jobs.evaluate import evaluate, save_pictures
 from modelmill.jobs.material import Material
 from modelmill.jobs.process import Events, Stop, run
 from modelmill.predictor import Predictor, write_golden
-from modelmill.tasks.base import Context, Plan, Signature, Task, plan, recipe_named, task_named
+from modelmill.tasks.base import (
+    MOST_EPOCHS,
+    Context,
+    Plan,
+    Signature,
+    Task,
+    TrainSettings,
+    plan,
+    recipe_named,
+    task_named,
+)
 from modelmill.types import JobSpec, Json, Lineage, Manifest
 
 ENGINE = "onnx"
@@ -126,13 +136,20 @@ def fit_network(
     torch.manual_seed(chosen.seed)
     network = recipe.network(chosen.network, signature)
     count = sum(parameter.numel() for parameter in network.parameters())
-    events.stage(f"training {count:,} parameters on {len(data)} items, {chosen.train.epochs} epochs")
+    events.stage(f"training {count:,} parameters on {len(data)} items, {_length(chosen.train)}")
     aim, change = objective(task, recipe), None
     if aim.change is not None and chosen.augment not in (None, NONE):
         change = functools.partial(_changed, aim.change, chosen.augment, signature)
     trained = Loop(network, data, validation, chosen.train, aim, change, Path(spec.folder), events, stop).run()
     weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
     return aim.deployed(trained.network, signature), weights, trained.history
+
+
+def _length(settings: TrainSettings) -> str:
+    if not settings.time:
+        return f"{settings.epochs} epochs"
+    most = f", at most {settings.epochs} epochs" if settings.epochs < MOST_EPOCHS else ""
+    return f"{settings.time}{most}; the learning rate falls to the end of that time"
 
 
 def _changed(change: Any, how: Any, signature: Signature, batch: Any) -> Any:

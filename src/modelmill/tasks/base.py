@@ -6,6 +6,7 @@ are imported inside the functions that need them, so that a gateway can list and
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,9 @@ from modelmill.types import Fraction, Json, Positive, Struct, TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 NOTE = "note:"
+MOST_EPOCHS = 10_000
+TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?) ?([smh])")
+SECONDS = {"s": 1, "m": 60, "h": 3600}
 Raw = bytes | str | np.ndarray[Any, Any]
 """What a task decodes: an encoded picture, a text, or pixels that a reader already had as an array."""
 
@@ -122,7 +126,14 @@ class Task(Protocol):
 class TrainSettings(Struct, frozen=True, kw_only=True):
     """How the training loop runs; every recipe has its own defaults."""
 
-    epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="passes over the training data")] = 10
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=MOST_EPOCHS, description="passes over the training data")] = 10
+    time: Annotated[
+        str,
+        msgspec.Meta(
+            description="how long to train, such as 90s, 10m or 1h: the learning rate falls to its end, and epochs "
+            "count only where they are set too; empty: by epochs"
+        ),
+    ] = ""
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536, description="items per step")] = 64
     optimiser: Annotated[
         Literal["adam", "adamw", "adadelta", "sgd", "muon"],
@@ -145,6 +156,17 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
         Literal["auto", "bf16", "fp32"], msgspec.Meta(description="auto: bf16 where the device has it")
     ] = "auto"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31, description="of weights, order and augmentation")] = 0
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a time that is none."""
+        if self.time and not (TIME.fullmatch(self.time) and self.seconds > 0):
+            raise ValueError(f"setting time={self.time:.60}: write a number and s, m or h, such as 90s, 10m or 1h")
+
+    @property
+    def seconds(self) -> float:
+        """The time budget in seconds; 0 where there is none."""
+        found = TIME.fullmatch(self.time)
+        return float(found[1]) * SECONDS[found[2]] if found else 0.0
 
 
 class Recipe(Protocol):
@@ -223,6 +245,9 @@ def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
         section: _override(part, {k: v for k, v in overrides.items() if home[k] == section})
         for section, part in sections.items()
     }
+    train = changed.get("train")
+    if isinstance(train, TrainSettings) and train.time and "epochs" not in overrides:
+        changed["train"] = msgspec.structs.replace(train, epochs=MOST_EPOCHS)  # the time alone decides
     return Plan(**cast(Any, changed))
 
 

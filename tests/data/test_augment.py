@@ -94,3 +94,17 @@ def test_mixing_keeps_the_sum_of_labels():
     assert shares.shape == (6, 3)
     torch.testing.assert_close(shares.sum(1), torch.ones(6))
     assert 0 <= mixed.min() <= mixed.max() <= 255
+
+
+def test_pictures_that_are_only_mirrored_and_shifted_keep_their_pixels():
+    pictures = torch.randint(0, 255, (64, 12, 10, 3), dtype=torch.uint8)
+    how = msgspec.structs.replace(NONE, flip=True, crop=0.25)
+    changed = augment(pictures, how)
+    assert how.upright
+    assert torch.allclose(changed, changed.round(), atol=1e-3)
+    kept = [
+        set(one.flatten().tolist()) >= set(new.round().byte().flatten().tolist())
+        for one, new in zip(pictures, changed, strict=True)
+    ]
+    assert all(kept)
+    assert not torch.allclose(changed, pictures.float(), atol=1)

@@ -17,6 +17,7 @@ import numpy as np
 from modelmill import __version__, bundle
 from modelmill.cluster._child import Report
 from modelmill.data.augment import NONE
+from modelmill.data.base import SPLITS
 from modelmill.data.cache import Arrays, trim
 from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput
@@ -28,11 +29,13 @@ from modelmill.predictor import Predictor, write_golden
 from modelmill.tasks.base import (
     MOST_EPOCHS,
     Context,
+    Facts,
     Plan,
+    Raw,
     Signature,
     Task,
     TrainSettings,
-    plan,
+    fitted,
     recipe_named,
     task_named,
 )
@@ -58,9 +61,11 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     draft.mkdir(parents=True)
     material = Material(spec.dataset)
     task, recipe = task_named(spec.task), recipe_named(spec.task, spec.recipe)
-    chosen = plan(recipe, spec.settings)
     events.stage(f"preparing {spec.recipe} for {len(material.labels)} classes")
-    context = prepare(task, material, chosen, draft)
+    samples = [item.data for item in material.sample("train", task.SAMPLES)]
+    chosen = choose(task, recipe, material, samples, spec.settings, events)
+    preprocessing = task.prepare(samples, chosen.input, draft)
+    context = Context(preprocessing=preprocessing, labels=material.labels, folder=draft)
     data, validation = (
         material.decoded(split, task, context, Path(spec.cache), events, stop) for split in ("train", "val")
     )
@@ -80,11 +85,18 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     return {"metrics": found.metrics, "bundle": digest}
 
 
-def prepare(task: Task, material: Material, chosen: Plan, draft: Path) -> Context:
-    """What decode must know, learnt from samples of the training data."""
-    samples = [item.data for item in material.sample("train", task.SAMPLES)]
-    preprocessing = task.prepare(samples, chosen.input, draft)
-    return Context(preprocessing=preprocessing, labels=material.labels, folder=draft)
+def choose(task: Task, recipe: ModuleType, material: Material, samples: list[Raw], given: Json, events: Events) -> Plan:
+    """The settings that were given, and for the others what fits the data; the log says what was chosen and why."""
+    look = getattr(task, "look", None)
+    facts = Facts(
+        counts={split: material.count(split) for split in SPLITS},
+        classes=material.classes("train"),
+        inputs=look(samples) if look else None,
+    )
+    plan, choices = fitted(recipe, facts, given)
+    for choice in choices:
+        events.stage(f"{choice.why}: {', '.join(f'{name}={value}' for name, value in choice.settings.items())}")
+    return plan
 
 
 def fit(

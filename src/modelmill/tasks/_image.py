@@ -54,6 +54,8 @@ MARGINS = {8: 3.0, 4: 2.0, 2: 1.5}
 
 On photographs (raccoons, waste) each of these pairs stays within 8 grey levels of a full decode, 95th percentile.
 """
+COLOUR_SAMPLES = 64
+"""Pictures that are looked at to tell whether a data set is grey."""
 BACKGROUND = (255, 255, 255)  # what shows through a transparent pixel
 
 # Pillow refuses twice this number while it reads a header; our own check below refuses the rest.
@@ -265,6 +267,25 @@ def _fitted(image: Image.Image, ratio: float, how: Preprocessing) -> Image.Image
     padded = Image.new(image.mode, (how.width, how.height))
     padded.paste(resized, (round((how.width - size[0]) / 2), round((how.height - size[1]) / 2)))
     return padded
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """What pictures are like: their median height and width as they are seen, and whether all are grey."""
+
+    height: int
+    width: int
+    grey: bool
+
+    def for_model(self, how: Preprocessing) -> tuple[int, int]:
+        """Height and width of the model's input for such pictures."""
+        return _size([(self.height, self.width)], how)
+
+
+def look(samples: Sequence[Raw]) -> Look:
+    """The sizes of all samples by their headers, the colours of some; raises `InvalidInput` for a damaged one."""
+    sizes = np.median([size_of(sample) for sample in samples], axis=0)
+    some = samples[:: max(1, len(samples) // COLOUR_SAMPLES)]
+    return Look(height=int(sizes[0]), width=int(sizes[1]), grey=all(is_grey(read_pixels(one)) for one in some))
 
 
 def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:

@@ -177,6 +177,9 @@ class Recipe(Protocol):
     `Settings` are the network's own; `INPUT`, `TRAIN` and (optional) `AUGMENT` are instances that change the
     defaults of the task's preprocessing, the loop and the augmentation. All names share one flat space. A recipe
     with `fit(plan, signature, arrays, targets) -> (model, weights)` has no `TRAIN`: the loop is not for it.
+
+    A recipe may have `fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]`: what it chooses for a data set. It counts
+    where the user left it open, is said in the job's log and is written into the lineage like any setting.
     """
 
     SUMMARY: str
@@ -186,6 +189,25 @@ class Recipe(Protocol):
 
     def network(self, settings: Any, signature: Signature) -> Any:
         """A torch module: the inputs in their order, what `loss` and `deployed` expect out."""
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What a data set is like before it is trained on.
+
+    `counts` has the items of each split, `classes` the training items of each class, `inputs` what the task's
+    `look(samples)` says, where it has one (of pictures, `tasks._image.Look`).
+    """
+
+    counts: dict[str, int]
+    classes: dict[str, int]
+    inputs: Any = None
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """Settings that fit a data set better than the defaults, and why, as the beginning of a sentence."""
+
+    why: str
+    settings: Json
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -251,6 +273,19 @@ def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
     return Plan(**cast(Any, changed))
 
 
+def fitted(recipe: ModuleType, facts: Facts, given: Mapping[str, Any]) -> tuple[Plan, list[Choice]]:
+    """The plan with what the recipe chooses for the data where nothing was `given`, and the choices that changed it."""
+    chosen = plan(recipe, given)
+    current, taken, told = chosen.flat(), dict[str, Any](), list[Choice]()
+    for choice in recipe.fit_to(facts, chosen) if hasattr(recipe, "fit_to") else ():
+        fixed = {*given, "epochs"} if given.get("time") else {*given}
+        changes = {name: value for name, value in choice.settings.items() if name not in fixed}
+        if changes := {name: value for name, value in changes.items() if value != current[name]}:
+            taken |= changes
+            told.append(Choice(why=choice.why, settings=changes))
+    return plan(recipe, {**taken, **given}), told
+
+
 def names(part: Struct) -> list[str]:
     """The settings of a section; what is always learnt from the data is none (`Meta(extra={"derived": True})`)."""
     return [field.name for field in msgspec.structs.fields(type(part)) if not any(map(_derived, _notes(field)))]
@@ -308,8 +343,10 @@ def describe(part: Struct) -> Iterator[Json]:
 
 __all__ = [
     "Arrays",
+    "Choice",
     "Context",
     "Evaluation",
+    "Facts",
     "Fraction",
     "Item",
     "Measured",
@@ -321,6 +358,7 @@ __all__ = [
     "Task",
     "TrainSettings",
     "describe",
+    "fitted",
     "plan",
     "recipe_named",
     "task_named",

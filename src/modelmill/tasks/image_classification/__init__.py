@@ -7,7 +7,7 @@ import numpy as np
 
 from modelmill.tasks import _image
 from modelmill.tasks._classification import complete, encode, evaluate, outputs, target, truth
-from modelmill.tasks._image import Preprocessing, fingerprint
+from modelmill.tasks._image import Preprocessing, fingerprint, look
 from modelmill.tasks.base import Arrays, Context, Item, Raw
 from modelmill.types import TensorSpec
 
@@ -28,6 +28,7 @@ __all__ = [
     "example",
     "fingerprint",
     "inputs",
+    "look",
     "outputs",
     "prepare",
     "sample",

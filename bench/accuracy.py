@@ -7,7 +7,9 @@ from bench.running import Platform, platform, shared, table
 CASES = [
     # data set, task, recipe, bar: test accuracy, bar: seconds of the whole job
     ("mnist", "image-classification", "cnn", 0.99, 180),
-    ("trashnet/trashnet_192x256.zip", "image-classification", "resnet", 0.75, 600),
+    ("mnist", "image-classification", "hog-svm", 0.97, 300),
+    ("trashnet/trashnet_192x256.zip", "image-classification", "resnet", 0.80, 900),
+    ("cifar10_jpg/cifar10_jpg_subset.zip", "image-classification", "resnet", 0.75, 900),
     ("rt_polarity", "text-classification", "bilstm", 0.75, None),
     ("rt_polarity", "text-classification", "tfidf", 0.76, None),
     ("chnsenticorp_htl", "text-classification", "tfidf", 0.88, None),

@@ -12,11 +12,13 @@ from modelmill.tasks.base import task_named
 CASES = [
     # data set, task, recipe, bar: the task's figure on the test split, bar: seconds of the whole job
     ("mnist", "image-classification", "cnn", 0.99, 180),
-    ("trashnet/trashnet_192x256.zip", "image-classification", "resnet", 0.75, 600),
     ("camvid_half", "image-segmentation", "unet", 0.50, 1200),
     ("raccoon_voc", "object-detection", "centernet", 0.60, 1200),
     ("mnist", "unconditional-image-generation", "dcgan", 0.04, 1200),
     ("mnist", "unconditional-image-generation", "ddpm", 0.04, 1200),
+    ("mnist", "image-classification", "hog-svm", 0.97, 300),
+    ("trashnet/trashnet_192x256.zip", "image-classification", "resnet", 0.80, 900),
+    ("cifar10_jpg/cifar10_jpg_subset.zip", "image-classification", "resnet", 0.75, 900),
     ("rt_polarity", "text-classification", "bilstm", 0.75, None),
     ("rt_polarity", "text-classification", "tfidf", 0.76, None),
     ("chnsenticorp_htl", "text-classification", "tfidf", 0.88, None),

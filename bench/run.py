@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import accuracy, serving, start, training
+from bench import accuracy, decode, serving, start, training
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """<!-- Written by `make bench`: the figures of a section are of one run on one machine. -->
@@ -30,6 +30,11 @@ SECTIONS = {
         f"`python -m bench.training`: the same network, batch {training.BATCH}, {training.EPOCHS} epochs, "
         "alternating runs.",
     ),
+    "decode": (
+        "Decoding pictures",
+        "`python -m bench.decode`: a JPEG of 1280x720 to 224x224 on one core, in turns; the same function in training "
+        "and in serving.",
+    ),
     "start": ("Start and memory", "`python -m bench.start`"),
     "serving": (
         "Serving",
@@ -40,6 +45,7 @@ SECTIONS = {
 MEASURE: dict[str, Callable[[list[str]], str]] = {
     "accuracy": lambda _: accuracy.measure(),
     "training": lambda _: training.measure(),
+    "decode": lambda _: decode.measure(),
     "start": lambda _: start.measure(),
     "serving": serving.measure,
 }

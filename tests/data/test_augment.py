@@ -108,3 +108,17 @@ def test_masks_move_with_their_pictures_and_keep_their_values():
     assert (moved != mask).any()
     inside = (changed[..., 0] - changed[..., 0].round()).abs() < 1e-3  # away from borders, which are blurred
     assert (changed[..., 0].round()[inside] == moved[inside]).float().mean() > 0.97
+
+
+def test_pictures_that_are_only_mirrored_and_shifted_keep_their_pixels():
+    pictures = torch.randint(0, 255, (64, 12, 10, 3), dtype=torch.uint8)
+    how = msgspec.structs.replace(NONE, flip=True, crop=0.25)
+    changed = augment(pictures, how)
+    assert how.upright
+    assert torch.allclose(changed, changed.round(), atol=1e-3)
+    kept = [
+        set(one.flatten().tolist()) >= set(new.round().byte().flatten().tolist())
+        for one, new in zip(pictures, changed, strict=True)
+    ]
+    assert all(kept)
+    assert not torch.allclose(changed, pictures.float(), atol=1)

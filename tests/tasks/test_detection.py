@@ -95,7 +95,7 @@ def test_boxes_are_those_of_the_upright_picture(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(stored, "JPEG", exif=exif)
-    assert _image.upright_size(data) == (40, 80)
+    assert _image.size_of(data) == (40, 80)
     given = context("pad", 64, 64)
     (entry,) = answer_of(TASK.decode(data, given), [[0.25, 0.375, 0.5, 0.75]], given)
     assert corners(entry) == [20, 10, 40, 40]

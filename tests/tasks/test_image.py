@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from PIL import Image
 
 from modelmill.errors import InvalidInput, MillError, TooLarge
 from modelmill.tasks import _image
-from modelmill.tasks._image import Preprocessing, decode, fingerprint, prepare, read_pixels
+from modelmill.tasks._image import Preprocessing, decode, fingerprint, prepare, read_pixels, size_of
 from tests.making import encoded, png
 
 SAMPLES = Path(os.environ.get("MODELMILL_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "request_samples"
@@ -277,7 +278,8 @@ def test_size_colour_and_normalisation_come_from_the_data():
 
 def test_what_is_given_is_not_taken_from_the_data():
     given = Preprocessing(height=4, width=4, color="rgb", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
-    assert prepare([png(np.zeros((9, 9)))], given) == given
+    how = prepare([png(np.zeros((9, 9)))], given)
+    assert msgspec.structs.replace(how, dct_scaling=False) == given
 
 
 def test_large_pictures_are_scaled_to_the_longest_side():
@@ -302,3 +304,108 @@ def test_the_same_picture_has_one_fingerprint():
     other[0, 0, 0] ^= 1
     assert fingerprint(other) != fingerprint(pixels)
     assert fingerprint(np.zeros((2, 8), np.uint8)) != fingerprint(np.zeros((4, 4), np.uint8))
+
+
+def scene(height, width):
+    """Something of everything that a photograph has: gradients, round shapes, fine grain."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    red = 120 + 90 * np.sin(rows / 31) * np.cos(columns / 23)
+    green = 255 * columns / width
+    blue = np.where(np.hypot(rows - height / 2, columns - width / 3) < height / 4, 220, 40)
+    grain = np.random.default_rng(7).normal(0, 6, (height, width, 1))
+    return np.clip(np.stack([red, green, blue], 2) + grain, 0, 255).astype(np.uint8)
+
+
+def by_pillow(data, how):
+    """The picture decoded in full and resized, as a model without DCT scaling gets it."""
+    from PIL import ImageOps
+
+    with Image.open(io.BytesIO(data)) as image:
+        image = ImageOps.exif_transpose(image).convert("L" if how.color == "grey" else "RGB")
+    size, filter = (how.width, how.height), Image.Resampling.BILINEAR
+    if how.fit == "stretch":
+        return np.asarray(image.resize(size, filter)).reshape(how.height, how.width, -1)
+    fitted = (ImageOps.fit if how.fit == "crop" else ImageOps.pad)(image, size, filter)
+    return np.asarray(fitted).reshape(how.height, how.width, -1)
+
+
+def agree(data, how):
+    difference = np.abs(decode(data, how).astype(int) - by_pillow(data, how))
+    return difference.mean() <= 4 and np.percentile(difference, 95) <= 8
+
+
+SCALED = Preprocessing(height=48, width=64, color="rgb", dct_scaling=True)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("shape", [(72, 96), (150, 200), (151, 203), (399, 533), (600, 200), (90, 700)])
+def test_a_jpeg_decoded_small_looks_as_one_decoded_in_full(fit, subsampling, shape):
+    data = encoded(Image.fromarray(scene(*shape)), "JPEG", quality=90, subsampling=subsampling)
+    assert agree(data, msgspec.structs.replace(SCALED, fit=fit))
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_decoded_small_is_upright(orientation, fit):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(scene(301, 507)), "JPEG", quality=90, exif=exif.tobytes())
+    assert agree(data, msgspec.structs.replace(SCALED, fit=fit))
+    assert size_of(data) == read_pixels(data).shape[:2]
+
+
+@pytest.mark.parametrize("color", ["grey", "rgb"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_grey_cmyk_and_progressive_jpegs_agree_too(mode, color, progressive):
+    image = Image.fromarray(scene(240, 320)).convert(mode)
+    data = encoded(image, "JPEG", quality=90, progressive=progressive)
+    assert agree(data, msgspec.structs.replace(SCALED, color=color))
+
+
+def test_no_more_of_a_jpeg_is_decoded_than_is_needed(monkeypatch):
+    seen = []
+    usual = _image.simplejpeg.decode_jpeg
+    monkeypatch.setattr(_image.simplejpeg, "decode_jpeg", lambda *a, **k: seen.append(usual(*a, **k)) or seen[-1])
+    data = encoded(Image.fromarray(scene(720, 1280)), "JPEG")
+    for changes, wanted in (
+        ({"height": 224, "width": 224}, (360, 640)),
+        ({"height": 64, "width": 64}, (180, 320)),
+        ({"height": 32, "width": 32, "fit": "pad"}, (90, 160)),
+        ({"height": 480, "width": 480}, (720, 1280)),
+        ({"height": 64, "width": 64, "denoise": 3}, (720, 1280)),
+        ({"height": 64, "width": 64, "dct_scaling": False}, (720, 1280)),
+    ):
+        decode(data, msgspec.structs.replace(SCALED, **changes))
+        assert seen.pop().shape[:2] == wanted
+    assert fingerprint(data)
+    assert seen.pop().shape[:2] == (720, 1280)
+
+
+def test_a_model_decodes_as_it_was_trained():
+    data = encoded(Image.fromarray(scene(300, 400)), "JPEG")
+    how = prepare([data], Preprocessing(max_side=64))
+    assert how.dct_scaling
+    travelled = msgspec.convert(msgspec.to_builtins(how), Preprocessing)
+    assert np.array_equal(decode(data, travelled), decode(data, how))
+    before = msgspec.to_builtins(how)
+    del before["dct_scaling"]  # as the manifest of a model from before this was there
+    old = msgspec.convert(before, Preprocessing)
+    assert np.abs(decode(data, old).astype(int) - by_pillow(data, old)).max() <= 3
+
+
+def test_the_size_is_known_without_decoding():
+    assert size_of(png(np.zeros((5, 7)))) == (5, 7)
+    assert size_of(np.zeros((5, 7, 3), np.uint8)) == (5, 7)
+    cut = encoded(Image.fromarray(scene(30, 40)), "JPEG")[:700]
+    assert size_of(cut) == (30, 40)
+    for data, says in ((b"", "empty"), (b"hello", "not a readable picture"), ("text", "bytes of an image")):
+        with pytest.raises(InvalidInput, match=says):
+            size_of(data)
+
+
+def test_a_jpeg_cut_short_is_refused_at_any_size():
+    data = encoded(Image.fromarray(scene(300, 400)), "JPEG")
+    with pytest.raises(InvalidInput, match="damaged"):
+        decode(data[: len(data) // 2], SCALED)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.errors import InvalidInput, NotFound
-from modelmill.tasks.base import describe, plan, recipe_named, task_named
+from modelmill.tasks.base import MOST_EPOCHS, describe, plan, recipe_named, task_named
 
 CNN = recipe_named("image-classification", "cnn")
 BILSTM = recipe_named("text-classification", "bilstm")
@@ -120,6 +120,28 @@ def test_any_overrides_are_a_plan_or_refused_in_words(overrides):
     except InvalidInput:
         return
     assert plan(CNN, chosen.flat()) == chosen
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"), [("", 0), ("90s", 90), ("10m", 600), ("1h", 3600), ("1.5h", 5400), ("2 m", 120)]
+)
+def test_a_time_budget_is_a_number_and_a_unit(time, seconds):
+    assert plan(CNN, {"time": time}).train.seconds == seconds
+
+
+@pytest.mark.parametrize("time", ["10", "m", "-5m", "0s", "10 minutes", "1e3s", "ten", "9" * 99 + "s"])
+def test_a_time_budget_that_is_none_is_refused(time):
+    with pytest.raises(InvalidInput, match=r"setting time=.*such as 90s, 10m or 1h"):
+        plan(CNN, {"time": time})
+
+
+def test_with_a_time_budget_epochs_count_only_where_they_are_set():
+    assert plan(CNN, {"time": "10m"}).train.epochs == MOST_EPOCHS
+    assert plan(CNN, {"time": "10m", "epochs": "7"}).train.epochs == 7
+    assert plan(CNN, {"time": ""}).train.epochs == CNN.TRAIN.epochs
+    for asked in ({"time": "10m"}, {"time": "10m", "epochs": "7"}):
+        chosen = plan(CNN, asked)
+        assert plan(CNN, chosen.flat()) == chosen
 
 
 def test_every_setting_is_described():

@@ -33,6 +33,11 @@ class Augment(Struct, frozen=True, kw_only=True):
     erase: Annotated[Fraction, Meta(description="share of pictures that get a grey box")] = 0.0
     mixup: Annotated[float, Meta(ge=0, le=1, description="strength of blending pairs of pictures")] = 0.0
 
+    @property
+    def upright(self) -> bool:
+        """Whether pictures are mirrored and shifted at most, not turned or scaled."""
+        return not self.rotate and not self.aspect and self.scale_min == self.scale_max == 1
+
 
 NONE = Augment(
     flip=False,
@@ -107,6 +112,9 @@ def _grid(x: "Tensor", how: Augment) -> "Tensor":
     down = scale / aspect * _sign(x, how.flip_vertical)
     room = (1 - scale).abs() + how.crop
     shift_x, shift_y = ((torch.rand(count, device=x.device) * 2 - 1) * room for _ in "xy")
+    if how.upright:
+        # By whole pixels nothing is blurred, which small pictures would suffer from.
+        shift_x, shift_y = (shift_x * width / 2).round() * 2 / width, (shift_y * height / 2).round() * 2 / height
     cos, sin = angle.cos(), angle.sin()
     theta = torch.stack(
         [

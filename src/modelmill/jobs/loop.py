@@ -19,7 +19,8 @@ from torch.optim.swa_utils import AveragedModel
 from modelmill.data.cache import Arrays
 from modelmill.errors import ModelFailed
 from modelmill.jobs.objective import Batch, Objective
-from modelmill.jobs.optimisers import averaging, make_optimisers, schedule
+from modelmill.jobs.optimisers import averaging, make_optimisers
+from modelmill.jobs.pace import Clock, Pace
 from modelmill.jobs.process import Events, Interrupted, Stop, save_pictures
 from modelmill.tasks.base import TrainSettings
 from modelmill.types import Json
@@ -36,7 +37,7 @@ Change = Callable[[Batch], Batch]
 class State:
     """All that a checkpoint keeps: what has been learnt and how far the loop has come."""
 
-    def __init__(self, network: nn.Module, settings: TrainSettings, steps: int) -> None:
+    def __init__(self, network: nn.Module, settings: TrainSettings, pace: Pace) -> None:
         self.network = network
         self.average: AveragedModel | None = None
         if settings.ema:
@@ -45,11 +46,7 @@ class State:
         self.parts = {
             part: make_optimisers(network.get_submodule(part), settings) for part in getattr(network, "parts", ("",))
         }
-        factor = schedule(settings, steps)
-        self.rates = {
-            part: [torch.optim.lr_scheduler.LambdaLR(optimiser, factor) for optimiser in optimisers]
-            for part, optimisers in self.parts.items()
-        }
+        self.pace = pace
         self.step = 0
         self.loss_sum = 0.0
         self.best: dict[str, Any] = {}
@@ -72,6 +69,7 @@ class State:
         """Whole or not at all."""
         draft = path.with_suffix(".tmp")
         kept = {name: getattr(self, name) for name in ("step", "loss_sum", "best", "history")}
+        kept |= {"spent": self.pace.spent, "share": self.pace.share}
         kept |= {name: part.state_dict() for name, part in self._parts()}
         with draft.open("wb") as file:
             torch.save(kept, file)
@@ -86,12 +84,12 @@ class State:
             part.load_state_dict(kept[name])
         for name in ("step", "loss_sum", "best", "history"):
             setattr(self, name, kept[name])
+        self.pace.resume(kept.get("spent", 0.0), kept.get("share", 0.0))
 
     def _parts(self) -> list[tuple[str, Any]]:
         parts: list[tuple[str, Any]] = [("network", self.network)]
         for part, optimisers in self.parts.items():
-            for number, (optimiser, rate) in enumerate(zip(optimisers, self.rates[part], strict=True)):
-                parts += [(f"optimiser{part}{number}", optimiser), (f"rate{part}{number}", rate)]
+            parts += [(f"optimiser{part}{number}", optimiser) for number, optimiser in enumerate(optimisers)]
         return parts if self.average is None else [*parts, ("average", self.average)]
 
 
@@ -103,9 +101,10 @@ class Trained(NamedTuple):
 
 
 class Loop:
-    """One training: to the last epoch or until patience ends; the weights of the best validation are kept.
+    """One training: to the last epoch, the end of its time or of patience; the weights of the best validation are kept.
 
-    `folder` holds its checkpoint, from which `run` goes on where there is one.
+    `folder` holds its checkpoint, from which `run` goes on where there is one. A time budget is kept by the `clock`: it
+    ends an epoch where it is, and a run that was interrupted goes on with what is left.
     """
 
     def __init__(
@@ -119,15 +118,17 @@ class Loop:
         folder: Path,
         events: Events,
         stop: Stop,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.data, self.validation, self.settings, self.aim, self.change = data, validation, settings, aim, change
-        self.events, self.stop = events, stop
+        self.events, self.stop, self.clock = events, stop, clock
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         bf16 = uses_bf16(settings.precision, self.device)
         self.cast = torch.autocast(self.device, torch.bfloat16, enabled=bf16)
         self.steps = settings.epoch_steps or math.ceil(len(data) / settings.batch_size)
-        self.state = State(network, settings, self.steps * settings.epochs)
+        self.state = State(network, settings, Pace(settings, self.steps * settings.epochs, clock))
+        self.trained = 0
         self._checkpoint, self._saved = folder / CHECKPOINT, time.monotonic()
         self._pictures = folder / PICTURES
 
@@ -136,8 +137,8 @@ class Loop:
         state, settings = self.state, self.settings
         if self._checkpoint.exists():
             state.load(self._checkpoint)
-            self.events.stage(f"resuming at step {state.step} of {self.steps * settings.epochs}")
-        while len(state.history) < settings.epochs and not self._out_of_patience():
+            self.events.stage(f"resuming {self._where()}")
+        while len(state.history) < settings.epochs and not self._ended():
             speed = self._train_epoch(epoch=len(state.history))
             self._close_epoch(speed)
             self._save()
@@ -145,23 +146,33 @@ class Loop:
         kept.load_state_dict(state.best["weights"])
         return Trained(kept.to("cpu").eval(), state.history)
 
+    def _where(self) -> str:
+        state, settings = self.state, self.settings
+        if settings.seconds:
+            return f"at step {state.step}, {state.pace.spent:.0f} s of {settings.time} are spent"
+        return f"at step {state.step} of {self.steps * settings.epochs}"
+
     def _train_epoch(self, epoch: int) -> float:
-        """The steps of an epoch that are left; returns items a second."""
-        state = self.state
+        """The steps of an epoch that are left, or for which there is time; returns items a second."""
+        state, items = self.state, 0
         state.network.train()
-        started, first = time.monotonic(), state.step
+        started = time.monotonic()
         skip = state.step - epoch * self.steps
         for batch in batches(self.data, self.settings, epoch, self.steps, skip, self.device):
             torch.manual_seed(self.settings.seed * 1_000_003 + state.step)
             if self.change is not None:
                 batch = self.change(batch)
             self._tell_step(epoch, self._step(batch))
+            items += len(next(iter(batch.values())))
+            self.trained += len(next(iter(batch.values())))
+            state.pace.advance(state.step, self.trained, len(self.validation))
             if self.stop.asked or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                 self._save()
                 if self.stop.asked:
                     raise Interrupted
-        items = epoch_items(self.data, self.settings)
-        return (state.step - first) / self.steps * items / max(time.monotonic() - started, 1e-9)
+            if state.pace.over:
+                break
+        return items / max(time.monotonic() - started, 1e-9)
 
     def _step(self, batch: Batch) -> float:
         """One step, or one of each part in turn; returns the loss, summed over the parts."""
@@ -178,17 +189,22 @@ class Loop:
             total += descend(self.state, *told, self.settings)
         return self.state.close_step(total)
 
-    def _out_of_patience(self) -> bool:
-        return out_of_patience(self.state.history, self.settings.patience, self.aim.score)
+    def _ended(self) -> bool:
+        history = self.state.history
+        return out_of_patience(history, self.settings.patience, self.aim.score) or bool(
+            history and self.state.pace.over
+        )
 
     def _close_epoch(self, speed: float) -> None:
         """Validate, remember the best weights, and write the epoch down."""
-        state = self.state
+        state, started = self.state, self.clock()
         figures = validate(state.judged, self.validation, self.settings, self.cast, self.aim, self.device)
+        state.pace.validated(self.clock() - started)
+        epoch = len(state.history) + 1
         row: Json = {
-            "epoch": len(state.history) + 1,
-            "epochs": self.settings.epochs,
-            "train_loss": round(state.loss_sum / self.steps, 5),
+            "epoch": epoch,
+            "epochs": state.pace.epochs(state.step / self.steps, self.settings.epochs),
+            "train_loss": round(state.loss_sum / (state.step - (epoch - 1) * self.steps), 5),
             **{f"val_{name}": round(value, 5) for name, value in figures.items()},
             "samples_per_second": round(speed, 1),
         }
@@ -212,11 +228,11 @@ class Loop:
         self.events.write(
             "step",
             epoch=epoch + 1,
-            epochs=self.settings.epochs,
+            epochs=self.state.pace.epochs(self.state.step / self.steps, self.settings.epochs),
             step=self.state.step - epoch * self.steps,
             steps=self.steps,
             loss=round(loss, 5),
-            learning_rate=next(iter(self.state.rates.values()))[0].get_last_lr()[0],
+            learning_rate=next(iter(self.state.parts.values()))[0].param_groups[0]["lr"],
         )
 
     def _save(self) -> None:
@@ -244,9 +260,9 @@ def descend(state: State, part: str, value: Tensor, settings: TrainSettings) -> 
     value.backward()  # type: ignore[no-untyped-call]
     if settings.clip:
         nn.utils.clip_grad_norm_(state.network.get_submodule(part).parameters(), settings.clip)
-    for optimiser, rate in zip(state.parts[part], state.rates[part], strict=True):
+    state.pace.set_rates(state.parts[part], state.step)
+    for optimiser in state.parts[part]:
         optimiser.step()
-        rate.step()
     number = value.item()
     if not math.isfinite(number):
         raise ModelFailed(f"training diverged at step {state.step + 1}: the loss is {number}; lower learning_rate")

@@ -36,6 +36,12 @@ class Material:
         """Sound items of a split."""
         return int((self._splits == SPLITS.index(split)).sum())
 
+    def classes(self, split: str) -> dict[str, int]:
+        """Sound items of a split by class, in the order of the labels."""
+        codes = self.index.label_array()[self._splits == SPLITS.index(split)]
+        counts = np.bincount(codes[codes >= 0], minlength=len(self.labels))
+        return {label: int(count) for label, count in zip(self.labels, counts, strict=True)}
+
     def items(self, split: str) -> Iterator[Item]:
         """Sound items of a split, one at a time; `label` is the class's name."""
         wanted = self._splits == SPLITS.index(split)

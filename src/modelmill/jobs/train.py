@@ -17,6 +17,7 @@ import numpy as np
 from modelmill import __version__, bundle
 from modelmill.cluster._child import Report
 from modelmill.data.augment import NONE
+from modelmill.data.base import SPLITS
 from modelmill.data.cache import Arrays, trim
 from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput
@@ -25,7 +26,19 @@ from modelmill.jobs.evaluate import evaluate
 from modelmill.jobs.material import Material
 from modelmill.jobs.process import Events, Stop, run, save_pictures
 from modelmill.predictor import Predictor, write_golden
-from modelmill.tasks.base import Context, Plan, Signature, Task, plan, recipe_named, task_named
+from modelmill.tasks.base import (
+    MOST_EPOCHS,
+    Context,
+    Facts,
+    Plan,
+    Raw,
+    Signature,
+    Task,
+    TrainSettings,
+    fitted,
+    recipe_named,
+    task_named,
+)
 from modelmill.types import JobSpec, Json, Lineage, Manifest
 
 ENGINE = "onnx"
@@ -48,9 +61,11 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     draft.mkdir(parents=True)
     material = Material(spec.dataset)
     task, recipe = task_named(spec.task), recipe_named(spec.task, spec.recipe)
-    chosen = plan(recipe, spec.settings)
     events.stage(f"preparing {spec.recipe} for {len(material.labels)} classes")
-    context = prepare(task, material, chosen, draft)
+    samples = [item.data for item in material.sample("train", task.SAMPLES)]
+    chosen = choose(task, recipe, material, samples, spec.settings, events)
+    preprocessing = task.prepare(samples, chosen.input, draft)
+    context = Context(preprocessing=preprocessing, labels=material.labels, folder=draft)
     data, validation = (
         material.decoded(split, task, context, Path(spec.cache), events, stop) for split in ("train", "val")
     )
@@ -71,11 +86,18 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     return {"metrics": found.metrics, "bundle": digest}
 
 
-def prepare(task: Task, material: Material, chosen: Plan, draft: Path) -> Context:
-    """What decode must know, learnt from samples of the training data."""
-    samples = [item.data for item in material.sample("train", task.SAMPLES)]
-    preprocessing = task.prepare(samples, chosen.input, draft)
-    return Context(preprocessing=preprocessing, labels=material.labels, folder=draft)
+def choose(task: Task, recipe: ModuleType, material: Material, samples: list[Raw], given: Json, events: Events) -> Plan:
+    """The settings that were given, and for the others what fits the data; the log says what was chosen and why."""
+    look = getattr(task, "look", None)
+    facts = Facts(
+        counts={split: material.count(split) for split in SPLITS},
+        classes=material.classes("train"),
+        inputs=look(samples) if look else None,
+    )
+    plan, choices = fitted(recipe, facts, given)
+    for choice in choices:
+        events.stage(f"{choice.why}: {', '.join(f'{name}={value}' for name, value in choice.settings.items())}")
+    return plan
 
 
 def fit(
@@ -129,13 +151,20 @@ def fit_network(
     torch.manual_seed(chosen.seed)
     network = recipe.network(chosen.network, signature)
     count = sum(parameter.numel() for parameter in network.parameters())
-    events.stage(f"training {count:,} parameters on {len(data)} items, {chosen.train.epochs} epochs")
+    events.stage(f"training {count:,} parameters on {len(data)} items, {_length(chosen.train)}")
     aim, change = objective(task, recipe), None
     if aim.change is not None and chosen.augment not in (None, NONE):
         change = functools.partial(_changed, aim.change, chosen.augment, signature)
     trained = Loop(network, data, validation, chosen.train, aim, change, Path(spec.folder), events, stop).run()
     weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
     return aim.deployed(trained.network, signature), weights, trained.history
+
+
+def _length(settings: TrainSettings) -> str:
+    if not settings.time:
+        return f"{settings.epochs} epochs"
+    most = f", at most {settings.epochs} epochs" if settings.epochs < MOST_EPOCHS else ""
+    return f"{settings.time}{most}; the learning rate falls to the end of that time"
 
 
 def _changed(change: Any, how: Any, signature: Signature, batch: Any) -> Any:

@@ -6,6 +6,7 @@ are imported inside the functions that need them, so that a gateway can list and
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,9 @@ from modelmill.types import Fraction, Json, Positive, Struct, TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 NOTE = "note:"
+MOST_EPOCHS = 10_000
+TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?) ?([smh])")
+SECONDS = {"s": 1, "m": 60, "h": 3600}
 Raw = bytes | str | np.ndarray[Any, Any]
 """What a task decodes: an encoded picture, a text, or pixels that a reader already had as an array."""
 
@@ -142,7 +146,14 @@ class Task(Protocol):
 class TrainSettings(Struct, frozen=True, kw_only=True):
     """How the training loop runs; every recipe has its own defaults."""
 
-    epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="passes over the training data")] = 10
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=MOST_EPOCHS, description="passes over the training data")] = 10
+    time: Annotated[
+        str,
+        msgspec.Meta(
+            description="how long to train, such as 90s, 10m or 1h: the learning rate falls to its end, and epochs "
+            "count only where they are set too; empty: by epochs"
+        ),
+    ] = ""
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536, description="items per step")] = 64
     epoch_steps: Annotated[
         int, msgspec.Meta(ge=0, le=1_000_000, description="steps in an epoch; 0: one pass over the training data")
@@ -171,6 +182,17 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
     ] = "auto"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31, description="of weights, order and augmentation")] = 0
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a time that is none."""
+        if self.time and not (TIME.fullmatch(self.time) and self.seconds > 0):
+            raise ValueError(f"setting time={self.time:.60}: write a number and s, m or h, such as 90s, 10m or 1h")
+
+    @property
+    def seconds(self) -> float:
+        """The time budget in seconds; 0 where there is none."""
+        found = TIME.fullmatch(self.time)
+        return float(found[1]) * SECONDS[found[2]] if found else 0.0
+
 
 class Recipe(Protocol):
     """A way to train a task: defaults, and either `network` (trained by the loop) or `fit` (trains itself).
@@ -180,6 +202,9 @@ class Recipe(Protocol):
     `Settings` are the network's own; `INPUT`, `TRAIN` and (optional) `AUGMENT` are instances that change the
     defaults of the task's preprocessing, the loop and the augmentation. All names share one flat space. A recipe
     with `fit(plan, signature, arrays, targets) -> (model, weights)` has no `TRAIN`: the loop is not for it.
+
+    A recipe may have `fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]`: what it chooses for a data set. It counts
+    where the user left it open, is said in the job's log and is written into the lineage like any setting.
     """
 
     SUMMARY: str
@@ -189,6 +214,25 @@ class Recipe(Protocol):
 
     def network(self, settings: Any, signature: Signature) -> Any:
         """A torch module: the inputs in their order, what `loss` and `deployed` expect out."""
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What a data set is like before it is trained on.
+
+    `counts` has the items of each split, `classes` the training items of each class, `inputs` what the task's
+    `look(samples)` says, where it has one (of pictures, `tasks._image.Look`).
+    """
+
+    counts: dict[str, int]
+    classes: dict[str, int]
+    inputs: Any = None
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """Settings that fit a data set better than the defaults, and why, as the beginning of a sentence."""
+
+    why: str
+    settings: Json
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -258,7 +302,23 @@ def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
         section: _override(part, {k: v for k, v in overrides.items() if home[k] == section})
         for section, part in sections.items()
     }
+    train = changed.get("train")
+    if isinstance(train, TrainSettings) and train.time and "epochs" not in overrides:
+        changed["train"] = msgspec.structs.replace(train, epochs=MOST_EPOCHS)  # the time alone decides
     return Plan(**cast(Any, changed))
+
+
+def fitted(recipe: ModuleType, facts: Facts, given: Mapping[str, Any]) -> tuple[Plan, list[Choice]]:
+    """The plan with what the recipe chooses for the data where nothing was `given`, and the choices that changed it."""
+    chosen = plan(recipe, given)
+    current, taken, told = chosen.flat(), dict[str, Any](), list[Choice]()
+    for choice in recipe.fit_to(facts, chosen) if hasattr(recipe, "fit_to") else ():
+        fixed = {*given, "epochs"} if given.get("time") else {*given}
+        changes = {name: value for name, value in choice.settings.items() if name not in fixed}
+        if changes := {name: value for name, value in changes.items() if value != current[name]}:
+            taken |= changes
+            told.append(Choice(why=choice.why, settings=changes))
+    return plan(recipe, {**taken, **given}), told
 
 
 def names(part: Struct) -> list[str]:
@@ -318,8 +378,10 @@ def describe(part: Struct) -> Iterator[Json]:
 
 __all__ = [
     "Arrays",
+    "Choice",
     "Context",
     "Evaluation",
+    "Facts",
     "Fraction",
     "Item",
     "Measured",
@@ -331,6 +393,7 @@ __all__ = [
     "Task",
     "TrainSettings",
     "describe",
+    "fitted",
     "kind_of",
     "plan",
     "recipe_named",

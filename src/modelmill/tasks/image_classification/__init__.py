@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from modelmill.tasks import _image
-from modelmill.tasks._classification import complete, encode, evaluate, outputs, target, truth
-from modelmill.tasks._image import Preprocessing, fingerprint
-from modelmill.tasks.base import Arrays, Context, Item, Raw
+from modelmill.tasks import _classification, _image, _sheet
+from modelmill.tasks._classification import complete, encode, outputs, target, truth
+from modelmill.tasks._image import Preprocessing, fingerprint, look
+from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
 from modelmill.types import TensorSpec
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "example",
     "fingerprint",
     "inputs",
+    "look",
     "outputs",
     "prepare",
     "sample",
@@ -41,6 +42,7 @@ CLASSES = 2
 METRIC = "accuracy"
 RECIPE = "cnn"
 SAMPLES = 1000
+WORST = 24
 
 
 def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
@@ -61,6 +63,22 @@ def decode(data: Raw, context: Context) -> Arrays:
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     """The arrays of `decode`, and `label`."""
     return decode(item.data, context), target(item, context)
+
+
+def evaluate(measured: Measured) -> Evaluation:
+    """What all classifiers are measured by, and a sheet of the errors that the model was most sure of."""
+    found = _classification.evaluate(measured)
+    guesses = [max(answer, key=lambda entry: entry["score"]) for answer in measured.outputs]
+    wrong = [row for row, guess in enumerate(guesses) if guess["label"] != measured.truths[row]]
+    wrong.sort(key=lambda row: -guesses[row]["score"])
+    if not (worst := wrong[:WORST]):
+        return found
+    captions = [
+        f"true: {measured.truths[row]}\nfound: {guesses[row]['label']} {guesses[row]['score']:.2f}" for row in worst
+    ]
+    title = f"{len(wrong)} of {len(guesses)} misclassified, the surest first"
+    pictures = {"misclassified.png": _sheet.sheet(title, measured.show(worst), captions)}
+    return Evaluation(metrics=found.metrics, pictures=found.pictures | pictures)
 
 
 def as_sent(data: Raw) -> bytes:

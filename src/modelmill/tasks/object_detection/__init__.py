@@ -65,7 +65,7 @@ def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) 
     """Size, colour and normalisation taken from the training pictures."""
     how = preprocessing
     if not (how.height and how.width):
-        height, width = np.median([_image.upright_size(raw) for raw in samples], axis=0)
+        height, width = np.median([_image.size_of(raw) for raw in samples], axis=0)
         scale = min(1.0, how.max_side / max(height, width))
         sides = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (height, width)]
         how = msgspec.structs.replace(how, height=how.height or sides[0], width=how.width or sides[1])
@@ -92,7 +92,7 @@ def decode(data: Raw, context: Context) -> Arrays:
     Raises `InvalidInput`, `TooLarge`.
     """
     image = _image.decode(data, context.preprocessing)
-    return {"image": image, SENT: np.array(_image.upright_size(data), np.int32)}
+    return {"image": image, SENT: np.array(_image.size_of(data), np.int32)}
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Json]:

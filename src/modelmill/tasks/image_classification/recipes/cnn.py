@@ -1,12 +1,13 @@
 """cnn: the classic small convolutional network, for digits, icons and other small pictures."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from modelmill.data.augment import NONE
 from modelmill.tasks._image import Preprocessing
-from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ INPUT = Preprocessing(max_side=64)
 AUGMENT = NONE
 TRAIN = TrainSettings(epochs=10, batch_size=128, optimiser="adam", learning_rate=2e-3)
 
+TWO_FILTERS = 40
+"""Pixels of a side up to which two convolutions see enough of a picture."""
+LEAST_STEPS = 1500
+
 
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
@@ -26,6 +31,20 @@ class Settings(Struct, frozen=True, kw_only=True):
     filters3: Annotated[int, Meta(ge=0, le=1024, description="of a third convolution; 0: none")] = 0
     dense: Annotated[int, Meta(ge=1, le=8192, description="width of the dense layer")] = 64
     dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.25
+
+
+def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
+    """Depth by the size of the pictures, augmentation by their colour, batches and epochs by how many there are."""
+    count, seen = facts.counts["train"], facts.inputs
+    height, width = seen.for_model(plan.input)
+    if min(height, width) > TWO_FILTERS:
+        yield Choice(why=f"pictures of {width}x{height} want a third convolution", settings={"filters3": 128})
+    if not seen.grey:
+        yield Choice(why="pictures in colour are taken for photographs", settings={"flip": True, "crop": 0.125})
+    batch = 32 if count < 2500 else 64 if count < 5000 else 128
+    epochs = min(60, max(10 if seen.grey or count > 20_000 else 20, -(-LEAST_STEPS * batch // count)))
+    settings = {"batch_size": batch, "epochs": epochs}
+    yield Choice(why=f"{count:,} pictures give {epochs * -(-count // batch):,} steps", settings=settings)
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":

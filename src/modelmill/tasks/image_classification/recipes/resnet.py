@@ -1,12 +1,13 @@
 """resnet: a small residual network for photographs of 32 to 200 pixels, made to be trained from scratch on a CPU."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from modelmill.data.augment import Augment
 from modelmill.tasks._image import Preprocessing
-from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -26,6 +27,22 @@ TRAIN = TrainSettings(
     clip=1.0,
     ema=0.995,
 )
+STEM = 48
+"""Pictures smaller than this are not halved by the stem."""
+FEW, FEWER, MANY = 500, 1000, 4000
+SMALL_SEEN, LARGE_SEEN = 320_000, 135_000
+"""Pictures that a training sees, all epochs together: what two cores see in ten minutes."""
+SIGNS = {"flip": False, "rotate": 10.0, "brightness": 0.0, "contrast": 0.0}
+SHIFTED = {
+    "rotate": 0.0,
+    "scale_min": 1.0,
+    "scale_max": 1.0,
+    "aspect": 0.0,
+    "crop": 0.25,
+    "brightness": 0.1,
+    "contrast": 0.1,
+    "saturation": 0.1,
+}
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -37,6 +54,26 @@ class Settings(Struct, frozen=True, kw_only=True):
     dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.0
 
 
+def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
+    """Augmentation by the size and colour of the pictures; batches and epochs by how many there are."""
+    count, seen = facts.counts["train"], facts.inputs
+    height, width = seen.for_model(plan.input)
+    small = max(height, width) < STEM
+    if small and seen.grey:
+        yield Choice(why=f"grey pictures of {width}x{height} may be characters, which a mirror spoils", settings=SIGNS)
+    elif small:
+        yield Choice(why=f"photographs of {width}x{height} blur when they are turned or scaled", settings=SHIFTED)
+    if small and count >= MANY:
+        yield Choice(why=f"{count:,} small pictures give enough steps in large batches", settings={"batch_size": 128})
+    elif count < FEW:
+        yield Choice(why=f"{count:,} pictures give too few steps in large batches", settings={"batch_size": 16})
+    if small:
+        epochs = min(60, max(8, round(SMALL_SEEN / count)))
+    else:
+        epochs = min(90, round(45 * FEWER / count)) if count < FEWER else max(8, min(45, round(LARGE_SEEN / count)))
+    yield Choice(why=f"{count:,} pictures of {width}x{height} in some minutes", settings={"epochs": epochs})
+
+
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> logits [N, classes]."""
     from torch import nn
@@ -46,7 +83,7 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     height, width, channels = pixel_input(signature)
     side = min(height, width)
     # The first stage sees about 32 pixels: the stem halves what is larger, and so does the first block.
-    halvings = 0 if side < 48 else 1 if side < 96 else 2
+    halvings = 0 if side < STEM else 1 if side < 96 else 2
     inside = settings.channels
     layers: list[nn.Module] = [
         Pixels(signature),

@@ -1,0 +1,115 @@
+"""What a recipe chooses for a data set: only where the user left it open, said in the log, kept in the lineage."""
+
+import json
+from contextlib import closing
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modelmill.bundle import open_bundle
+from modelmill.jobs.process import Events
+from modelmill.jobs.train import train_version
+from modelmill.tasks._image import Look, look
+from modelmill.tasks.base import MOST_EPOCHS, Facts, fitted, plan, recipe_named
+from modelmill.types import JobSpec
+from tests.making import dataset, encoded, going, picture_folder, png
+
+RESNET = recipe_named("image-classification", "resnet")
+CNN = recipe_named("image-classification", "cnn")
+
+
+def facts(train, height, width, grey=False, classes=10):
+    counts = {"train": train, "val": train // 10, "test": train // 10}
+    each = {str(number): train // classes for number in range(classes)}
+    return Facts(counts=counts, classes=each, inputs=Look(height=height, width=width, grey=grey))
+
+
+TRASHNET = facts(1769, 192, 256, classes=6)
+MNIST = facts(54_000, 28, 28, grey=True)
+CIFAR = facts(8000, 32, 32)
+
+
+@pytest.mark.parametrize(("recipe", "seen"), [(RESNET, TRASHNET), (CNN, MNIST)])
+def test_where_the_defaults_fit_nothing_is_chosen(recipe, seen):
+    chosen, choices = fitted(recipe, seen, {})
+    assert choices == []
+    assert chosen == plan(recipe, {})
+
+
+def test_small_photographs_are_shifted_by_whole_pixels_in_large_batches():
+    chosen, choices = fitted(RESNET, CIFAR, {})
+    assert chosen.augment.upright
+    assert chosen.augment.flip
+    assert (chosen.train.batch_size, chosen.train.epochs) == (128, 40)
+    assert any("32x32" in choice.why for choice in choices)
+
+
+def test_small_grey_pictures_are_not_mirrored():
+    chosen, _ = fitted(RESNET, MNIST, {})
+    assert not chosen.augment.flip
+    assert chosen.train.epochs < RESNET.TRAIN.epochs
+
+
+def test_the_size_that_counts_is_the_models_own():
+    assert fitted(RESNET, TRASHNET, {"max_side": 32})[0].augment.upright
+    assert not fitted(RESNET, CIFAR, {"height": 64, "width": 64})[0].augment.upright
+
+
+@pytest.mark.parametrize("count", [3, 200, 900, 4000, 20_000, 10**6])
+@pytest.mark.parametrize("recipe", [RESNET, CNN])
+@pytest.mark.parametrize("side", [8, 32, 100, 1000])
+def test_fewer_pictures_are_seen_more_often(recipe, count, side):
+    train = fitted(recipe, facts(count, side, side), {})[0].train
+    more = fitted(recipe, facts(10 * count, side, side), {})[0].train
+    assert train.epochs >= more.epochs >= 8
+    assert train.batch_size <= more.batch_size
+
+
+@pytest.mark.parametrize("given", [{"epochs": "3"}, {"batch_size": 7, "rotate": 5.0}, {"epochs": 40, "flip": False}])
+def test_what_the_user_set_stays(given):
+    chosen, choices = fitted(RESNET, CIFAR, given)
+    asked, flat = plan(RESNET, given).flat(), chosen.flat()
+    assert all(flat[name] == asked[name] for name in given)
+    assert not any(name in choice.settings for choice in choices for name in given)
+
+
+def test_with_a_time_budget_no_epochs_are_chosen():
+    assert fitted(RESNET, CIFAR, {"time": "10m"})[0].train.epochs == MOST_EPOCHS
+    assert fitted(RESNET, CIFAR, {"time": "10m", "epochs": 4})[0].train.epochs == 4
+
+
+def test_a_recipe_without_an_opinion_keeps_its_defaults():
+    tfidf = recipe_named("text-classification", "tfidf")
+    assert fitted(tfidf, Facts(counts={"train": 5}, classes={}), {"features": 50}) == (
+        plan(tfidf, {"features": 50}),
+        [],
+    )
+
+
+def test_pictures_are_looked_at_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = encoded(Image.fromarray(np.zeros((10, 30, 3), np.uint8)), "JPEG", exif=exif.tobytes())
+    assert look([lying]) == Look(height=30, width=10, grey=True)
+    red = png(np.full((4, 4, 3), (255, 0, 0)))
+    assert not look([png(np.zeros((4, 4)))] * 100 + [red] * 100).grey
+
+
+@pytest.mark.filterwarnings("ignore")  # as in a job's process
+def test_a_job_says_what_it_chose_and_keeps_it(tmp_path):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    data = dataset(picture_folder(tmp_path / "tiny"), "image-classification", tmp_path / "store")
+    spec = JobSpec(
+        job=1, kind="train", folder=str(folder), threads=1, name="tiny", task="image-classification", dataset=data,
+        recipe="cnn", settings={"epochs": "2", "precision": "fp32"}, cache=str(tmp_path / "cache"),
+    )  # fmt: skip
+    with closing(Events(folder / "events.jsonl")) as events:
+        train_version(spec, events, going())
+    rows = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines() if line]
+    told = [row["message"] for row in rows if row["event"] == "stage"]
+    assert any(message.endswith(": batch_size=32") for message in told)
+    settings = open_bundle(folder / "bundle").lineage.settings
+    assert (settings["batch_size"], settings["epochs"]) == (32, 2)
+    assert json.loads(json.dumps(plan(CNN, settings).flat())) == settings

@@ -49,7 +49,8 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     material = Material(spec.dataset)
     task, recipe = task_named(spec.task), recipe_named(spec.task, spec.recipe)
     chosen = plan(recipe, spec.settings)
-    events.stage(f"preparing {spec.recipe} for {len(material.labels)} classes")
+    count = f" for {len(material.labels)} classes" if material.labels else ""
+    events.stage(f"preparing {spec.recipe}{count}")
     context = prepare(task, material, chosen, draft)
     data, validation = (
         material.decoded(split, task, context, Path(spec.cache), events, stop) for split in ("train", "val")

@@ -430,15 +430,17 @@ class Client:
 
         ids: list[int] = []
         items: list[Json] = []
+        names: list[str] = []
         size = 0
-        for data, said in _enrolled(inputs):
+        for title, data, said in _enrolled(inputs):
             if items and (len(items) == ITEMS or size + len(data) > ITEMS_BYTES):
-                ids += self._add_items(name, items)
-                items, size = [], 0
+                ids += self._add_items(name, items, names)
+                items, names, size = [], [], 0
             given = said if label is None else label
             items.append({"input": b64encode(data).decode(), "label": given, "metadata": dict(metadata or {})})
+            names.append(title)
             size += len(data)
-        return ids + self._add_items(name, items) if items else ids
+        return ids + self._add_items(name, items, names) if items else ids
 
     def search_index(self, name: str, query: str | bytes | os.PathLike[str], k: int = 5) -> list[Hit]:
         """The `k` items most like a picture (a file or its bytes), the nearest first."""
@@ -549,8 +551,16 @@ class Client:
         body = {"inputs": b64encode(data).decode(), "parameters": parameters}
         return self._call("POST", path, json=body, headers=headers)
 
-    def _add_items(self, name: str, items: list[Json]) -> list[int]:
-        return list(self._call("POST", f"/api/v1/indexes/{_quoted(name)}/items", json={"items": items})["ids"])
+    def _add_items(self, name: str, items: list[Json], names: list[str]) -> list[int]:
+        """Add some items to an index; an error about one of them names its file."""
+        try:
+            return list(self._call("POST", f"/api/v1/indexes/{_quoted(name)}/items", json={"items": items})["ids"])
+        except InvalidInput as error:
+            place, colon, why = error.message.partition(": ")
+            number = place.removeprefix("item ") if len(items) > 1 else "0"
+            if not number.isdecimal() or not names[int(number)]:
+                raise
+            raise type(error)(f"{names[int(number)][:200]}: {why if colon and len(items) > 1 else error}") from error
 
     def _submit(self, path: str, body: Json, wait: bool, on_event: OnEvent | None) -> Job:
         job = cast(Job, self._call("POST", path, json=body))
@@ -643,20 +653,20 @@ def _text_of(one: str | os.PathLike[str]) -> str:
         return str(one)
 
 
-def _enrolled(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[tuple[bytes, str]]:
-    """What is to be added to an index, with the label that a folder gives it."""
+def _enrolled(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[tuple[str, bytes, str]]:
+    """What is to be added to an index: the file's name, its bytes, and the label that a folder gives it."""
     for one in inputs:
         if isinstance(one, bytes):
-            yield one, ""
+            yield "", one, ""
         elif not (place := Path(one).expanduser()).is_dir():
-            yield _read_file(place), ""
+            yield str(one), _read_file(place), ""
         else:
             files = sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
             if not files:
                 raise InvalidInput(f"the folder '{place}' holds no files")
             for path in files:
                 label = path.relative_to(place).parent.as_posix()
-                yield _read_file(path), "" if label == "." else label
+                yield str(path), _read_file(path), "" if label == "." else label
 
 
 def _read_file(path: Path) -> bytes:

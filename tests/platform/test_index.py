@@ -102,6 +102,15 @@ def test_a_vector_is_answered_by_every_protocol(running, tmp_path):
     assert told["predictions"][0] == answer
 
 
+def test_a_file_that_is_refused_is_named(running, shapes, pictures):
+    (pictures / "left" / "notes.txt").write_text("not a picture")
+    with pytest.raises(InvalidInput, match=r"left/notes\.txt: not a readable picture"):
+        running.client.add_to_index(shapes, pictures)
+    with pytest.raises(InvalidInput, match=r"left/notes\.txt: not a readable picture"):
+        running.client.add_to_index(shapes, pictures / "left" / "notes.txt")
+    assert running.client.index(shapes)["items"] == 0
+
+
 def test_items_are_added_all_or_none(running, shapes):
     with pytest.raises(InvalidInput, match="item 1: not a readable picture"):
         running.client.add_to_index(shapes, near(LEFT, 1), b"no picture")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modelmill.tasks import _retrieval
-from modelmill.tasks.base import Measured, task_named
+from modelmill.tasks.base import Measured, TrainSettings, task_named
 
 TASK = task_named("image-feature-extraction")
 
@@ -51,3 +51,43 @@ def test_many_items_search_in_parts(monkeypatch):
     assert TASK.evaluate(measured(vectors, truths)).metrics == pytest.approx(whole)
     monkeypatch.setattr(_retrieval, "QUERIES", 10)
     assert TASK.evaluate(measured(vectors, truths)).metrics["queries"] == 10
+
+
+def angles(margin=0.0):
+    """A network of two numbers for three classes, whose body gives back what it gets."""
+    import torch
+
+    from modelmill.tasks.image_feature_extraction.training import Angles
+
+    network = Angles(torch.nn.Identity(), 2, 3, 10.0, margin)
+    network.classes.data = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+    return network
+
+
+def test_a_margin_asks_more_of_the_right_class_alone():
+    import torch
+
+    from modelmill.tasks.image_feature_extraction.training import loss
+
+    batch = {"image": torch.tensor([[3.0, 0.0]]), "label": torch.tensor([0])}
+    plain, strict = (angles(margin).logits(angles()(batch["image"]), batch["label"]) for margin in (0.0, 0.2))
+    assert plain.tolist() == [[10, 0, -10]]
+    assert strict.tolist() == [[8, 0, -10]]
+    easy, hard = (loss(angles(margin), batch, TrainSettings()).item() for margin in (0.0, 0.2))
+    assert easy < hard
+
+
+def test_an_item_that_is_alone_in_its_batch_is_judged_by_its_class():
+    import torch
+
+    from modelmill.tasks.image_feature_extraction.training import validate
+
+    pairs = {
+        "image": torch.tensor([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]),
+        "label": torch.tensor([0, 0, 1, 1]),
+    }
+    found = validate(angles(), pairs, TrainSettings())
+    assert found["recall_at_1"] == 1
+    assert found["margin"] > 0.8
+    alone = {"image": torch.tensor([[1.0, 0.1], [0.1, 1.0], [1.0, 0.0]]), "label": torch.tensor([0, 1, 2])}
+    assert validate(angles(), alone, TrainSettings())["recall_at_1"] == pytest.approx(1 / 3)

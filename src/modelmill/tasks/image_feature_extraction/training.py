@@ -59,12 +59,17 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
 
 
 def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
-    """How often the nearest other item of the batch has the same label, and how much nearer it is than a wrong one."""
+    """How often the nearest other item of the batch has the same label, and how much nearer it is than a wrong one.
+
+    An item without a like one in the batch is compared with the vector of its class instead.
+    """
     vectors, label = network(batch["image"]), batch["label"]
-    scores = (vectors @ vectors.T).fill_diagonal_(-2.0)
-    alike = label[:, None] == label[None, :]
-    right = scores.masked_fill(~alike, -2.0).amax(1)
-    wrong = scores.masked_fill(alike, -2.0).amax(1)
+    scores = vectors @ vectors.T
+    alike = (label[:, None] == label[None, :]).fill_diagonal_(False)
+    others = label[:, None] != label[None, :]
+    own = (vectors * F.normalize(cast(Angles, network).classes[label].float(), dim=1)).sum(1)
+    right = torch.where(alike.any(1), scores.masked_fill(~alike, -1.0).amax(1), own)
+    wrong = scores.masked_fill(~others, -1.0).amax(1)
     return {"recall_at_1": (right > wrong).float().mean(), "margin": (right - wrong).mean()}
 
 

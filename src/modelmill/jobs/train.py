@@ -61,10 +61,12 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     draft.mkdir(parents=True)
     material = Material(spec.dataset)
     task, recipe = task_named(spec.task), recipe_named(spec.task, spec.recipe)
-    chosen = plan(recipe, spec.settings)
     count = f" for {len(material.labels)} classes" if material.labels else ""
     events.stage(f"preparing {spec.recipe}{count}")
-    context = prepare(task, material, chosen, draft)
+    samples = [item.data for item in material.sample("train", task.SAMPLES)]
+    chosen = choose(task, recipe, material, samples, spec.settings, events)
+    preprocessing = task.prepare(samples, chosen.input, draft)
+    context = Context(preprocessing=preprocessing, labels=material.labels, folder=draft)
     data, validation = (
         material.decoded(split, task, context, Path(spec.cache), events, stop) for split in ("train", "val")
     )

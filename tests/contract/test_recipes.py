@@ -35,7 +35,11 @@ def quick(task, recipe):
     return {name: value for name, value in QUICK.items() if name in known}
 
 
-@pytest.fixture(scope="session", params=RECIPES, ids="/".join)
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(one, marks=pytest.mark.xdist_group("/".join(one))) for one in RECIPES],
+    ids="/".join,
+)
 def trained(request, tmp_path_factory):
     """The recipe's task, its name, the job's folder and what the job said."""
     import torch

@@ -143,7 +143,9 @@ def _conclude(seen: _Seen, declared: list[str], whole_classes: bool) -> tuple[In
         findings=found.conclude(),
     )
     all_codes, all_splits = np.full(len(raw), DROPPED, np.int32), np.full(len(raw), DROPPED, np.int8)
-    all_codes[sound], all_splits[sound] = table.codes, splits
+    place = {label: number for number, label in enumerate(labels)}
+    codes = np.array([place.get(label, DROPPED) for label in table.labels], np.int32)
+    all_codes[sound], all_splits[sound] = codes[table.codes], splits
     return Index.of(labels, all_codes, all_splits, np.array(seen.prints, np.uint64)), report
 
 

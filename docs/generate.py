@@ -18,7 +18,7 @@ from modelmill.data.formats import fitting
 from modelmill.protocols._app import http_protocols
 from modelmill.protocols._grpc_call import STATUS as GRPC_STATUS
 from modelmill.protocols.base import STATUS
-from modelmill.tasks.base import asked, describe, plan, recipe_named, task_named
+from modelmill.tasks.base import describe, kind_of, plan, recipe_named, task_named
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the code: change the code, then run `make docs`. -->"
@@ -186,7 +186,7 @@ def recipes_page() -> str:
 def _task(name: str) -> Iterator[str]:
     task = task_named(name)
     yield f"## {name}"
-    yield f"{task.SUMMARY[0].upper()}{task.SUMMARY[1:]}. Input: {asked(task)}. Default recipe: `{task.RECIPE}`."
+    yield f"{task.SUMMARY[0].upper()}{task.SUMMARY[1:]}. Input: {kind_of(task)}. Default recipe: `{task.RECIPE}`."
     yield f"### Data formats of {name}"
     yield table(("format", "what it reads", "options"), _formats(task))
     for recipe in plugins.names(plugins.recipes_of(name)):

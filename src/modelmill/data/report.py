@@ -45,7 +45,8 @@ class Index(msgspec.Struct):
     """Where each item goes, in the order in which its format yields it.
 
     `label_codes` is little-endian int32 [items] into `labels`, `split_codes` int8 [items] into `splits`, both
-    -1 for items that were dropped (the label also for items that have none); `prints` is uint64 [items], the first 8 bytes of each content's sha256.
+    -1 for items that were dropped (the label also for items that have none); `prints` is uint64 [items], the first 8
+    bytes of each content's sha256.
     """
 
     labels: list[str]

@@ -52,7 +52,8 @@ TURNED = (5, 6, 7, 8)
 MARGINS = {8: 3.0, 4: 2.0, 2: 1.5}
 """A JPEG is decoded so many times smaller when that leaves the target's size times the margin.
 
-On photographs (raccoons, waste) each of these pairs stays within 8 grey levels of a full decode, 95th percentile.
+On 40 photographs of animals at just these margins the 95th percentile of the difference from a full decode averages 6
+to 8 grey levels; of single pictures full of fine texture it reaches 19.
 """
 COLOUR_SAMPLES = 64
 """Pictures that are looked at to tell whether a data set is grey."""

@@ -124,10 +124,6 @@ def picture_bundle(target: Path, gain: float = 1.0) -> Path:
 
 def mask_bundle(target: Path) -> Path:
     """A sealed bundle that tells bright pixels from dark ones in grey pictures of 4x6 pixels."""
-
-
-def vector_bundle(target: Path) -> Path:
-    """A sealed bundle whose vector is the 4 pixels of a 2x2 grey picture, 1 added to each, at length 1."""
     from onnx import TensorProto, helper, numpy_helper
 
     draft = target.with_name(f"{target.name}.draft")
@@ -163,6 +159,16 @@ def vector_bundle(target: Path) -> Path:
     )
     raw = png(np.full((8, 12), 204))
     write_golden(draft, [raw], Predictor(draft, manifest).predict([raw]))
+    bundle.seal(draft, manifest, target)
+    return target
+
+
+def vector_bundle(target: Path) -> Path:
+    """A sealed bundle whose vector is the 4 pixels of a 2x2 grey picture, 1 added to each, at length 1."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
     node = helper.make_node
     nodes = [
         node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),

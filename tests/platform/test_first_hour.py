@@ -127,7 +127,7 @@ def test_logs_metrics_and_catalogue_are_there(platform: Platform, seven: Path) -
     names = [task["name"] for task in json.loads(platform.run("tasks", "--json").stdout)]
     assert {"image-classification", "text-classification", "unconditional-image-generation"} <= set(names)
     recipes = json.loads(platform.run("recipes", "image-classification", "--json").stdout)
-    assert {recipe["name"] for recipe in recipes} == {"cnn", "resnet"}
+    assert {recipe["name"] for recipe in recipes} == {"cnn", "hog-svm", "resnet"}
 
 
 def test_the_admin_api_describes_itself_without_fetching_from_outside(platform: Platform) -> None:

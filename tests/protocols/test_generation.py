@@ -61,6 +61,7 @@ def the_route(worker):
         "noise",
         task="unconditional-image-generation",
         kind="seed",
+        output="image",
         inputs=INPUTS,
         outputs=OUTPUTS,
         sockets=[worker.path],

@@ -28,6 +28,7 @@ POLL_SECONDS = 0.05
 READABLE = {JSON, "application/*", "*/*"}
 PNG = "image/png"
 PICTURES = {PNG, "image/*", "*/*"}
+SEVERAL = f"{PNG} holds one picture, not several: accept {JSON} for a list of them"
 
 
 class Asked(NamedTuple):
@@ -59,13 +60,17 @@ async def respond(
     except Unavailable as failure:
         raise _repeatable(failure, pick(gateway, caller, request, name)) from failure
     # Text tasks answer one list per input, also for a single one; vision answers the list itself.
+    accept = request.header(b"accept")
+    if route.output == "image" and asked.many and not _wants(accept, READABLE):
+        raise InvalidInput(SEVERAL)
     if asked.many or route.kind == "text":
         return Response(b"[" + b",".join(found) + b"]")
-    if route.output == "image" and _wants(request.header(b"accept"), PICTURES):
+    # A model that makes pictures makes any number of them, so it answers a list unless only a picture would be read.
+    if route.output == "image" and _wants(accept, PICTURES) and (route.kind != SEED or not _wants(accept, READABLE)):
         if (picture := _only_picture(found[0])) is not None:
             return Response(picture, content_type=PNG)
-        if not _wants(request.header(b"accept"), READABLE):
-            raise InvalidInput(f"{PNG} holds one picture, not several: accept {JSON} for a list of them")
+        if not _wants(accept, READABLE):
+            raise InvalidInput(SEVERAL)
     return Response(found[0])
 
 

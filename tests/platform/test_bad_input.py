@@ -177,9 +177,10 @@ def test_strict_refuses_what_is_otherwise_only_reported(platform: Platform, tmp_
 
 
 def test_a_set_without_anything_to_test_on_is_not_trained_on(platform: Platform, tmp_path: Path) -> None:
-    write_digits(tmp_path / "set" / "train", 60)
-    platform.client.add_data("untested", tmp_path / "set", task="image-classification")
-    done = platform.run("train", "x", "--task", "image-classification", "--data", "untested")
+    rows = [f"film {number} was {word},{word},train" for number in range(20) for word in ("fine", "dull")]
+    (tmp_path / "films.csv").write_text("\n".join(["text,label,split", *rows]))
+    platform.client.add_data("untested", tmp_path / "films.csv", task="text-classification")
+    done = platform.run("train", "x", "--task", "text-classification", "--data", "untested")
     assert done.returncode == 1
     assert "no test split" in done.stderr
     platform.client.remove_data("untested")

@@ -1,6 +1,5 @@
 """A loaded model, whole: decode -> stack -> run -> encode. Serving, evaluation and golden sets all go this way."""
 
-import io
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,6 @@ from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw, Task, task_na
 from modelmill.types import Manifest
 
 GOLDEN = "golden.json"
-PNG = "iVBORw0KGgo"
-"""How a PNG file begins as base64."""
 TOLERANCE = {"fp32": 2e-3, "bf16": 5e-2}
 """How far an answer may be from the recorded one, which an engine computed in fp32.
 
@@ -163,17 +160,7 @@ def alike(one: Any, other: Any, tolerance: float = TOLERANCE["fp32"]) -> bool:
         return all(alike(a, b, tolerance) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(alike(one[key], other[key], tolerance) for key in one)
-    if isinstance(one, str) and isinstance(other, str) and one.startswith(PNG) and other.startswith(PNG):
-        return one == other or _alike_pictures(one, other, tolerance)
     return bool(one == other)
-
-
-def _alike_pictures(one: str, other: str, tolerance: float) -> bool:
-    """Whether two PNG files as base64 show the same, but for a mean of `tolerance` of the range."""
-    from PIL import Image
-
-    first, second = (np.asarray(Image.open(io.BytesIO(b64decode(file))), np.float32) for file in (one, other))
-    return first.shape == second.shape and float(np.abs(first - second).mean()) <= 255 * tolerance
 
 
 def _alike_ranking(one: list[Any], other: list[Any], tolerance: float) -> bool:

@@ -1,7 +1,7 @@
 """unconditional-image-generation: a seed in, new pictures out that look like those it was trained on."""
 
 import secrets
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -155,6 +155,18 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> l
     """The pictures as PNG files in base64; one where the arrays hold one."""
     images = arrays["image"].reshape(-1, *_shape(context.preprocessing))
     return [b64encode(_image.png(eight_bits(image))).decode() for image in images]
+
+
+def alike(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether two answers show the same pictures, but for a mean difference of `tolerance` of the range each."""
+    if not isinstance(one, list) or not isinstance(other, list) or len(one) != len(other):
+        return False
+    return all(a == b or _alike_pictures(a, b, tolerance) for a, b in zip(one, other, strict=True))
+
+
+def _alike_pictures(one: str, other: str, tolerance: float) -> bool:
+    first, second = (_image.read_pixels(b64decode(file)).astype(np.float32) for file in (one, other))
+    return first.shape == second.shape and float(np.abs(first - second).mean()) <= 255 * tolerance
 
 
 def eight_bits(image: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -133,9 +133,7 @@ def data_add(
     /,
     *,
     task: Task,
-    format: Annotated[
-        str, Parameter(help="idx, imagefolder, voc, coco, csv, tsv, lines; detected when not named")
-    ] = "",
+    format: Annotated[str, Parameter(help="a format that `modelmill tasks` names; detected when not given")] = "",
     set: Annotated[list[str] | None, Parameter(negative="", help="option of the format, such as text=COLUMN")] = None,
     strict: Annotated[bool, Parameter(negative="", help="refuse data in which the check finds anything")] = False,
 ) -> None:

@@ -4,7 +4,6 @@ Polygons are drawn in coordinates of the upright picture (EXIF applied). Crowds 
 can't be told apart by pixel: crowds are ignored, compressed run lengths refused.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,8 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from modelmill.data._magic import kind_of_name
-from modelmill.data.base import Item, Source, check_options, split_of
+from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats import _masks, masks
+from modelmill.data.formats._coco import Document, chosen, document, each_once, is_json, split_in
 from modelmill.data.names import shown
 from modelmill.errors import InvalidInput, MillError
 
@@ -28,18 +28,9 @@ OPTIONS = {
 RANK = 1
 
 BACKGROUND = "background"
-JSON_BYTES = 1 << 30
-WORD = re.compile(r"[a-z]+")
 FAR = float(1 << 20)
 """No outline is followed further than this many pixels."""
 Size = tuple[int, int]
-
-
-class Picture(msgspec.Struct):
-    """A picture as a file describes it."""
-
-    id: int | str
-    file_name: str
 
 
 class Outline(msgspec.Struct):
@@ -51,72 +42,30 @@ class Outline(msgspec.Struct):
     iscrowd: Any = 0
 
 
-class Category(msgspec.Struct):
-    """A class; the ids may have gaps."""
-
-    id: int | str
-    name: str
-
-
-class Document(msgspec.Struct):
-    """What is read of a file."""
-
-    images: list[Picture]
-    annotations: list[Outline]
-    categories: list[Category]
-
-
 def detect(source: Source) -> bool:
     """Whether there is JSON beside pictures, and no folder of masks."""
     pictures = any(kind_of_name(name) for name in source.names)
-    return pictures and any(_is_json(name) for name in source.names) and not masks.detect(source)
+    return pictures and any(map(is_json, source.names)) and not masks.detect(source)
 
 
 def labels(source: Source, options: Mapping[str, str]) -> list[str]:
     """Background, then the categories in the order of the files."""
     check_options(options, OPTIONS)
-    return _classes([_document(source, name) for name in _chosen(source, options.get("annotations", ""))])
+    return _classes([document(source, name, Outline) for name in chosen(source, options.get("annotations", ""))])
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """All pictures that a file lists, with their masks as PNG; raises `InvalidInput` for a file that is not COCO's."""
     check_options(options, OPTIONS)
-    documents = {name: _document(source, name) for name in _chosen(source, options.get("annotations", ""))}
+    documents = {name: document(source, name, Outline) for name in chosen(source, options.get("annotations", ""))}
     classes = _classes(list(documents.values()))
     places = _places(source)
     seen: set[str] = set()
-    for file, document in documents.items():
-        for number, item in enumerate(_items(source, places, file, document, classes)):
-            if item.name in seen:
-                item = Item(f"{file}#{number}", "", b"", None, f"lists '{shown(item.name)}' a second time")
-            seen.add(item.name)
-            yield item
+    for file, said in documents.items():
+        yield from each_once(file, _items(source, places, file, said, classes), seen)
 
 
-def _is_json(name: str) -> bool:
-    return name.lower().endswith(".json")
-
-
-def _chosen(source: Source, wanted: str) -> list[str]:
-    """The files asked for, or named `instances`, or all."""
-    every = [name for name in source.names if _is_json(name) and wanted in name]
-    if not every:
-        asked = f" with '{shown(wanted, 40)}' in its name" if wanted else ""
-        raise InvalidInput(f"'{source.title}' has no JSON file{asked}: put instances_train.json beside the pictures")
-    usual = [name for name in every if "instances" in name.rpartition("/")[2]]
-    return every if wanted else usual or every
-
-
-def _document(source: Source, name: str) -> Document:
-    try:
-        return msgspec.json.decode(source.read(name, JSON_BYTES), type=Document)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(
-            f"'{name}' is not COCO's JSON (an object of images, annotations and categories): {str(error)[:160]}"
-        ) from error
-
-
-def _classes(documents: list[Document]) -> list[str]:
+def _classes(documents: list[Document[Outline]]) -> list[str]:
     names = dict.fromkeys([BACKGROUND, *(category.name for one in documents for category in one.categories)])
     if not 2 <= len(names) <= _masks.IGNORED:
         raise InvalidInput(f"the files list {len(names) - 1} categories; 1 to {_masks.IGNORED - 1} are possible")
@@ -140,7 +89,9 @@ def _place(places: Mapping[str, list[str]], file: str, path: str) -> str:
     beside = f"{file.rpartition('/')[0]}/{path}".lstrip("/")
     for end in (beside, path, path.rpartition("/")[2]):
         found = places.get(end, [])
-        near = found if len(found) < 2 else [name for name in found if _split(name.rpartition("/")[0]) == _split(file)]
+        near = (
+            found if len(found) < 2 else [name for name in found if split_in(name.rpartition("/")[0]) == split_in(file)]
+        )
         if end in found or len(near) == 1:
             return end if end in found else near[0]
         if found:
@@ -148,22 +99,13 @@ def _place(places: Mapping[str, list[str]], file: str, path: str) -> str:
     raise InvalidInput("there is no such picture")
 
 
-def _split(path: str) -> str | None:
-    """The split that a word of a path names, such as instances_val2017.json; none where several do."""
-    words = WORD.findall(path.lower().removesuffix(".json"))
-    found = {split for word in words if (split := split_of(word))}
-    return found.pop() if len(found) == 1 else None
-
-
 def _items(
-    source: Source, places: Mapping[str, list[str]], file: str, document: Document, classes: list[str]
+    source: Source, places: Mapping[str, list[str]], file: str, said: Document[Outline], classes: list[str]
 ) -> Iterator[Item]:
-    number = {category.id: classes.index(category.name) for category in document.categories}
-    objects: dict[int | str, list[Outline]] = defaultdict(list)
-    for one in document.annotations:
-        objects[one.image_id].append(one)
-    split = _split(file)
-    for picture in document.images:
+    number = {category.id: classes.index(category.name) for category in said.categories}
+    objects = said.objects()
+    split = split_in(file)
+    for picture in said.images:
         name = ""
         try:
             name = _place(places, file, picture.file_name)

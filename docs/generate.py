@@ -240,9 +240,11 @@ The SDK speaks the [REST API](api.md). Rows are plain dictionaries; their fields
 
 def sdk_page() -> str:
     """`Client`: signatures and docstrings, in the order of the source."""
-    tree = ast.parse(Path(client.__file__).read_text("utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    methods = [node for node in classes["Client"].body if isinstance(node, ast.FunctionDef)]
+    sources = sorted(Path(client.__file__).parent.glob("*.py"))
+    nodes = [node for path in sources for node in ast.parse(path.read_text("utf-8")).body]
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+    parts = [classes[name].body for name in ("Connection", "Client", "Indexes")]
+    methods = [node for body in parts for node in body if isinstance(node, ast.FunctionDef)]
     shown = [_method(node) for node in methods if node.name == "__init__" or not node.name.startswith("_")]
     rows = [_row_type(node) for node in classes.values() if any(_name(base) == "TypedDict" for base in node.bases)]
     return page("The Python SDK", SDK_INTRO, "## Client", getdoc(client.Client) or "", *shown, "## Rows", *rows)

@@ -1,0 +1,8 @@
+"""`python -m modelmill.cli`."""
+
+from contextlib import suppress
+
+from modelmill.cli import main
+
+with suppress(BrokenPipeError):
+    main()

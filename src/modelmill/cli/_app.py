@@ -1,0 +1,139 @@
+"""The application that commands join, and how it is run."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from modelmill import __version__
+
+if TYPE_CHECKING:
+    from modelmill.client import Client
+
+HELP = """From a folder of data to a live API.
+
+Commands speak to the platform at MODELMILL_URL with MODELMILL_KEY; without these, to the one that
+`modelmill up` started in MODELMILL_HOME (default ~/.modelmill). With --json every command prints one JSON
+document."""
+
+app = App(name="modelmill", help=HELP, version=__version__, result_action="return_value", help_format="plaintext")
+data = App(name="data", help="Data sets: add, list, show, remove.")
+app.command(data)
+key = App(name="key", help="Access keys: add, list, remove.")
+app.command(key)
+
+index = App(name="index", help="Indexes: create, add, search, remove, list, delete; recognition without training.")
+app.command(index)
+
+as_json = False
+
+Task = Annotated[str, Parameter(help="a task, such as image-classification (see `modelmill tasks`)")]
+Wait = Annotated[bool, Parameter(negative="", help="wait until it is done, showing progress")]
+Reference = Annotated[str, Parameter(help="NAME, NAME:VERSION or NAME@ALIAS")]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; exits with 0, with 1 after one line on stderr, or with 2 for a wrong command line."""
+    from modelmill.errors import MillError
+
+    global as_json
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in tokens
+    tokens = [word for word in tokens if word != "--json"]
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        message = " ".join(str(error).split())
+        if as_json:
+            print_json({"error": message, "code": "invalid_input"})
+        fail(f"{message} (see `modelmill --help`)", status=2)
+    except MillError as error:
+        if as_json:
+            print_json({"error": error.message, "code": error.code})
+        fail(error.message)
+    except KeyboardInterrupt:
+        fail("interrupted")
+    except BrokenPipeError:
+        sys.stderr.close()  # what read our output has gone; nobody is left to tell
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """End with one line on stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def connect() -> "Client":
+    """The platform that the environment names, or this machine's."""
+    from modelmill.client import Client
+
+    return Client()
+
+
+def print_json(document: Any) -> None:
+    """For programs."""
+    import json
+
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def show(document: Any, people: Callable[[], None]) -> None:
+    """The document as JSON, or what is meant for people."""
+    if as_json:
+        print_json(document)
+    else:
+        people()
+
+
+def on_event() -> Callable[[dict[str, Any]], None] | None:
+    """What shows the progress of a job on stderr."""
+    from modelmill.terminal import Progress
+
+    return Progress(sys.stderr)
+
+
+def screen() -> Any:
+    """How things are shown to people."""
+    from modelmill import terminal
+
+    return terminal
+
+
+def read_text(path: Path) -> str:
+    """A text file; raises `InvalidInput`."""
+    from modelmill.errors import InvalidInput
+
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"'{path}' can't be read as text: {error}") from error
+
+
+def object_of(text: str) -> dict[str, Any]:
+    """A JSON object; empty for nothing. Raises `InvalidInput`."""
+    import json
+
+    from modelmill.errors import InvalidInput
+
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise InvalidInput(f"--metadata is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidInput('--metadata is a JSON object, such as {"shelf": 3}')
+    return found
+
+
+def pairs_of(given: list[str] | None) -> dict[str, str]:
+    """What `--set NAME=VALUE` says; raises `InvalidInput`."""
+    from modelmill.errors import InvalidInput
+
+    pairs = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InvalidInput(f"--set {text}: write NAME=VALUE, as in --set epochs=3")
+        pairs[name] = value
+    return pairs

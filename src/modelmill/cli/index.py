@@ -1,0 +1,85 @@
+"""Indexes."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from modelmill.cli._app import Reference, Wait, connect, fail, index, object_of, screen, show
+
+
+@index.command(name="create")
+def index_create(name: str, /, *, model: Reference) -> None:
+    """Make an empty index of the vectors of a model, such as one of image-feature-extraction."""
+    row = connect().create_index(name, model)
+    show(row, lambda: screen().index(row))
+
+
+@index.command(name="add")
+def index_add(
+    name: str,
+    /,
+    *paths: Annotated[Path, Parameter(help="pictures, or folders of them; LABEL/1.jpg in a folder has that label")],
+    label: Annotated[str | None, Parameter(help="of all of them, instead of the folder's")] = None,
+    metadata: Annotated[str, Parameter(help="kept with each and given back, as JSON: '{\"shelf\": 3}'")] = "",
+) -> None:
+    """Add pictures to an index; the model has to be deployed."""
+    if not paths:
+        fail("nothing to add: name pictures or folders")
+    ids = connect().add_to_index(name, *paths, label=label, metadata=object_of(metadata))
+    people = f"added {len(ids)} items" + (f", numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f", number {ids[0]}")
+    show({"ids": ids}, lambda: print(people))
+
+
+@index.command(name="search")
+def index_search(
+    name: str, picture: str, /, *, k: Annotated[int, Parameter(name=["--k", "-k"], help="most items to find")] = 5
+) -> None:
+    """The items of an index that are most like a picture."""
+    rows = connect().search_index(name, picture, k)
+    show(rows, lambda: screen().table(rows, ("id", "label", "score", "metadata")))
+
+
+@index.command(name="remove")
+def index_remove(
+    name: str,
+    id: Annotated[int | None, Parameter(help="number of an item")] = None,
+    /,
+    *,
+    label: Annotated[str | None, Parameter(help="remove all items of this label")] = None,
+) -> None:
+    """Remove items from an index, by number or by label."""
+    count = connect().remove_from_index(name, id, label=label)
+    show({"removed": count}, lambda: print(f"removed {count} item{'s' * (count != 1)}"))
+
+
+@index.command(name="list")
+def index_list(name: str = "", /) -> None:
+    """All indexes; with a name, the first items of that one."""
+    if name:
+        items = connect().index_items(name)
+        return show(items, lambda: screen().table(items, ("id", "label", "metadata")))
+    rows = connect().indexes()
+    return show(rows, lambda: screen().table(rows, ("name", "model", "version", "dimensions", "items", "created")))
+
+
+@index.command(name="deploy")
+def index_deploy(
+    name: str,
+    /,
+    *,
+    as_: Annotated[str, Parameter(name="--as", help="model and deployment to make")],
+    k: Annotated[int, Parameter(name=["--k", "-k"], help="neighbours that share the score")] = 5,
+    wait: Wait = False,
+) -> None:
+    """Serve a classifier by nearest neighbours among the items of now; again when the index has changed."""
+    client = connect()
+    row = client.deploy_index(name, as_, k=k, wait=wait)
+    show(row, lambda: screen().deployment(row, client.url))
+
+
+@index.command(name="delete")
+def index_delete(name: str, /) -> None:
+    """Forget an index with all its items."""
+    connect().delete_index(name)
+    show({"deleted": name}, lambda: print(f"deleted {name}"))

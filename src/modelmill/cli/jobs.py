@@ -1,0 +1,101 @@
+"""Jobs: training, evaluating, and what becomes of them."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from modelmill.cli import _app
+from modelmill.cli._app import Reference, Task, Wait, app, connect, fail, on_event, pairs_of, print_json, screen, show
+
+if TYPE_CHECKING:
+    from modelmill.client import Client
+
+
+@app.command
+def train(
+    name: Annotated[str, Parameter(help="the model to make a version of")],
+    /,
+    *,
+    task: Task,
+    data: Annotated[str, Parameter(help="a data set")],
+    recipe: Annotated[str, Parameter(help="see `modelmill recipes TASK`; default: the task's own")] = "",
+    set: Annotated[list[str] | None, Parameter(negative="", help="a setting, as epochs=3; may be repeated")] = None,
+    wait: Wait = False,
+) -> None:
+    """Train a new version of a model."""
+    client = connect()
+    job = client.train(name, task=task, data=data, recipe=recipe, settings=pairs_of(set))
+    _submitted(client, job, wait)
+
+
+@app.command
+def evaluate(
+    model: Reference,
+    /,
+    *,
+    data: Annotated[str, Parameter(help="a data set")],
+    split: Annotated[str, Parameter(help="train, val or test")] = "test",
+    wait: Wait = False,
+) -> None:
+    """Measure a version on a data set, through the path that serves it."""
+    client = connect()
+    _submitted(client, client.evaluate(model, data=data, split=split), wait)
+
+
+def _submitted(client: "Client", job: Any, wait: bool) -> None:
+    if not wait:
+        number = job["job"]
+        show(job, lambda: print(f"job {number} is queued; follow it with `modelmill logs {number} --follow`"))
+        return
+    job = client.wait(job["job"], on_event())
+    show(job, lambda: screen().job(job))
+    if job["state"] != "succeeded":
+        fail(f"job {job['job']} {job['state']}{': ' if job['error'] else ''}{job['error']}")
+
+
+@app.command
+def jobs() -> None:
+    """All jobs, newest first."""
+    rows = connect().jobs()
+    show(rows, lambda: screen().jobs(rows))
+
+
+@app.command
+def job(number: int, /) -> None:
+    """One job."""
+    row = connect().job(number)
+    show(row, lambda: screen().job(row))
+
+
+@app.command
+def logs(
+    number: int, /, *, follow: Annotated[bool, Parameter(negative="", help="until the job has ended")] = False
+) -> None:
+    """What a job has printed; with --follow also its live progress."""
+    client = connect()
+    if _app.as_json:
+        return print_json({"job": number, "log": "".join(client.logs(number, follow=follow))})
+    if follow:
+        row = client.wait(number, on_event())
+        return print(f"job {number} {row['state']}{': ' if row['error'] else ''}{row['error']}")
+    for text in client.logs(number):
+        sys.stdout.write(text)
+    return None
+
+
+@app.command
+def cancel(number: int, /) -> None:
+    """Stop a job now."""
+    client = connect()
+    row = client.cancel(number)
+    if row["state"] == "running":
+        row = client.wait(number)
+    show(row, lambda: print(f"job {number} {row['state']}"))
+
+
+@app.command
+def resume(number: int, /, *, wait: Wait = False) -> None:
+    """Let a stopped job go on from its last checkpoint."""
+    client = connect()
+    _submitted(client, client.resume(number), wait)

@@ -1,0 +1,160 @@
+"""Deployments, and asking them."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from modelmill.cli._app import Reference, Wait, app, connect, fail, pairs_of, screen, show
+
+
+@app.command
+def deploy(
+    model: Reference,
+    /,
+    *,
+    as_: Annotated[str, Parameter(name="--as", help="name to serve it under; default: the model's")] = "",
+    replicas: Annotated[int | None, Parameter(help="workers, fixed")] = None,
+    min_replicas: Annotated[int | None, Parameter(help="fewest workers; 0: none while nobody calls")] = None,
+    max_replicas: Annotated[int | None, Parameter(help="most workers, by the queue's delay")] = None,
+    idle_seconds: Annotated[float | None, Parameter(help="without a call, before the last worker goes")] = None,
+    target_delay: Annotated[float | None, Parameter(help="ms in the queue that call for one more worker")] = None,
+    threads: Annotated[int | None, Parameter(help="of the engine in each worker; 0: share the cores")] = None,
+    engine: Annotated[str | None, Parameter(help="such as onnx or openvino; default: the bundle's")] = None,
+    precision: Annotated[str | None, Parameter(help="such as bf16, where the engine offers it")] = None,
+    max_wait: Annotated[float | None, Parameter(help="ms that a call may wait for a fuller batch")] = None,
+    canary: Annotated[float | None, Parameter(help="serve beside the main version: percent of requests")] = None,
+    shadow: Annotated[bool, Parameter(negative="", help="serve beside it: copies, answers dropped")] = False,
+    wait: Wait = False,
+) -> None:
+    """Serve a version; over a running one without a failed request, or beside it as a canary or a shadow."""
+    client = connect()
+    options = {
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
+        "idle_seconds": idle_seconds,
+        "target_delay_ms": target_delay,
+        "threads": threads,
+        "engine": engine,
+        "precision": precision,
+        "max_wait_ms": max_wait,
+        "canary": canary,
+        "shadow": shadow,
+    }
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    row = client.deploy(model, name=as_, replicas=replicas, wait=wait, **given)
+    show(row, lambda: screen().deployment(row, client.url))
+
+
+@app.command
+def deployments() -> None:
+    """All deployments."""
+    rows = connect().deployments()
+    show(rows, lambda: screen().deployments(rows))
+
+
+@app.command
+def promote(deployment: str, version: int | None = None, /) -> None:
+    """Make the canary (or shadow) of a deployment its main version."""
+    _shown(connect().promote(deployment, version))
+
+
+@app.command
+def rollback(deployment: str, version: int | None = None, /) -> None:
+    """Take the canaries and shadows of a deployment away."""
+    _shown(connect().rollback(deployment, version))
+
+
+@app.command
+def load(deployment: str, /) -> None:
+    """Start the workers of an unloaded deployment."""
+    _shown(connect().load(deployment))
+
+
+@app.command
+def unload(deployment: str, /) -> None:
+    """End the workers of a deployment; it keeps its name."""
+    _shown(connect().unload(deployment))
+
+
+def _shown(row: Any) -> None:
+    show(row, lambda: screen().deployment(row, connect().url))
+
+
+@app.command
+def undeploy(deployment: str, /) -> None:
+    """Stop serving."""
+    connect().undeploy(deployment)
+    show({"undeployed": deployment}, lambda: print(f"{deployment} is no longer served"))
+
+
+@app.command
+def predict(
+    deployment: str,
+    /,
+    *inputs: Annotated[str, Parameter(help="files, texts for a model of texts, seeds for one that makes pictures")],
+    set: Annotated[list[str] | None, Parameter(negative="", help="a parameter, as top_k=3 or mask=@FILE")] = None,
+    out: Annotated[Path | None, Parameter(help="a folder for pictures and masks that are answered")] = None,
+) -> None:
+    """Ask a deployed model."""
+    rows = connect().predict(deployment, *inputs, parameters=_parameters(set))
+    if not rows:
+        fail("nothing to predict: name files, or texts for a model of texts")
+    if out is not None:
+        _save_pictures(rows, out)
+    show(rows, lambda: screen().predictions(rows))
+
+
+def _parameters(pairs: list[str] | None) -> dict[str, Any]:
+    """Parameters of a task: `@FILE` is that file as base64, what reads as JSON is meant so, anything else is a text."""
+    import json
+    from base64 import b64encode
+
+    found: dict[str, Any] = dict(pairs_of(pairs))
+    for name, value in found.items():
+        if value.startswith("@"):
+            try:
+                found[name] = b64encode(Path(value[1:]).read_bytes()).decode()
+            except OSError as error:
+                fail(f"--set {name}={value}: the file can't be read: {error.strerror}")
+            continue
+        with suppress(ValueError):
+            found[name] = json.loads(value)
+    return found
+
+
+def _save_pictures(rows: list[Any], folder: Path) -> None:
+    """Write the pictures of the answers as PNG files named after the inputs; the answers then name the files."""
+    several = len(rows) > 1
+    for number, row in enumerate(rows):
+        output, stem = row["output"], Path(row["input"]).stem or "picture"
+        begin = f"{number}-" if several else ""
+        if isinstance(output, dict) and "image" in output:
+            row["output"] = {"file": _save(output["image"], folder, f"{begin}{stem}")}
+        elif isinstance(output, list) and output and all(isinstance(one, dict) and "mask" in one for one in output):
+            for part in output:
+                part["mask"] = _save(part["mask"], folder, f"{begin}{stem}-{_plain(part['label'])}")
+        elif isinstance(output, list) and all(isinstance(one, str) for one in output):
+            marks = [f"{number}-{place}-" if several or len(output) > 1 else "" for place in range(len(output))]
+            files = [_save(one, folder, f"{mark}{stem}") for mark, one in zip(marks, output, strict=True)]
+            row["output"] = {"file": files[0]} if len(files) == 1 else {"files": files}
+        else:
+            fail("--out is for models that answer with pictures or masks: this one does not")
+
+
+def _plain(label: str) -> str:
+    """A label as a part of a file's name."""
+    return "".join(letter if letter.isalnum() else "_" for letter in label)[:60]
+
+
+def _save(picture: str, folder: Path, stem: str) -> str:
+    from base64 import b64decode
+
+    file = folder / f"{stem}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b64decode(picture))
+    except OSError as error:
+        fail(f"can't write {file}: {error.strerror}")
+    return str(file)

@@ -1,0 +1,299 @@
+"""The calls of the SDK, in the order of a model's life."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from modelmill.client._connection import KNOWN_SECONDS, POLL_SECONDS, quoted, raise_unless_done, read_file
+from modelmill.client._indexes import Indexes
+from modelmill.client.rows import Dataset, Deployment, Job, Json, Key, NewKey, OnEvent, Prediction, Version
+from modelmill.errors import (
+    InvalidInput,
+    MillError,
+    NotFound,
+)
+
+
+class Client(Indexes):
+    """Speaks to one platform. Every method raises `MillError`, whose text says what was wrong."""
+
+    # ---- data
+
+    def add_data(
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        task: str,
+        format: str = "",
+        options: Mapping[str, str] | None = None,
+        strict: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Dataset:
+        """Upload a folder, file or zip, wait for its check, and return what was found."""
+        parameters: Json = {"name": name, "task": task, "format": format, "strict": strict}
+        parameters["option"] = [f"{key}={value}" for key, value in (options or {}).items()]
+        added = self._upload("/api/v1/datasets", Path(path).expanduser(), parameters)
+        if added["job"] is not None:
+            raise_unless_done(self.wait(added["job"], on_event))
+        return self.dataset(name)
+
+    def datasets(self) -> list[Dataset]:
+        """All data sets."""
+        return cast(list[Dataset], self._get("/api/v1/datasets"))
+
+    def dataset(self, name: str) -> Dataset:
+        """One data set."""
+        return cast(Dataset, self._get(f"/api/v1/datasets/{quoted(name)}"))
+
+    def remove_data(self, name: str) -> None:
+        """Forget a data set."""
+        self._call("DELETE", f"/api/v1/datasets/{quoted(name)}")
+
+    # ---- jobs
+
+    def train(
+        self,
+        name: str,
+        *,
+        task: str,
+        data: str,
+        recipe: str = "",
+        settings: Mapping[str, Any] | None = None,
+        wait: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Job:
+        """Train a version of the model `name`; with `wait`, return when it has ended, failing if it failed."""
+        body = {"name": name, "task": task, "data": data, "recipe": recipe, "settings": dict(settings or {})}
+        return self._submit("/api/v1/train", body, wait, on_event)
+
+    def evaluate(
+        self,
+        model: str,
+        *,
+        data: str,
+        split: str = "test",
+        wait: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Job:
+        """Measure `NAME[:VERSION|@ALIAS]` on a data set; the job's `metrics` hold the result."""
+        return self._submit("/api/v1/evaluate", {"model": model, "data": data, "split": split}, wait, on_event)
+
+    def jobs(self) -> list[Job]:
+        """All jobs, newest first."""
+        return cast(list[Job], self._get("/api/v1/jobs"))
+
+    def job(self, number: int) -> Job:
+        """One job."""
+        return cast(Job, self._get(f"/api/v1/jobs/{number}"))
+
+    def cancel(self, number: int) -> Job:
+        """Stop a job now."""
+        return cast(Job, self._call("POST", f"/api/v1/jobs/{number}/cancel"))
+
+    def resume(self, number: int) -> Job:
+        """Let a stopped job go on from its last checkpoint."""
+        return cast(Job, self._call("POST", f"/api/v1/jobs/{number}/resume"))
+
+    def logs(self, number: int, *, follow: bool = False) -> Iterator[str]:
+        """What a job has printed, in pieces; with `follow`, until it has ended."""
+        return self._follow(number, "log", follow=follow)
+
+    # ---- models
+
+    def import_model(
+        self, name: str, path: str | os.PathLike[str], *, labels: Sequence[str] = (), on_event: OnEvent | None = None
+    ) -> Version:
+        """Bring a finished model, a `.onnx` file or a bundle (folder or zip), and wait until it was checked.
+
+        A bare `.onnx` file has no task: it takes and gives tensors; `labels` names the classes of its output.
+        """
+        place = Path(path).expanduser()
+        parameters: Json = {"name": name, "label": list(labels)}
+        if place.is_file():  # what it holds is seen where it arrives
+            content = read_file(place)
+            headers = {"Content-Type": "application/octet-stream"}
+            job = self._call("POST", "/api/v1/models", params=parameters, content=content, headers=headers)
+        else:
+            job = self._upload("/api/v1/models", place, parameters)
+        done = raise_unless_done(self.wait(job["job"], on_event))
+        return self.model(f"{name}:{done['version']}")
+
+    def models(self) -> list[Version]:
+        """All versions of all models."""
+        return cast(list[Version], self._get("/api/v1/models"))
+
+    def model(self, reference: str) -> Version:
+        """One version: NAME (the newest), NAME:VERSION or NAME@ALIAS."""
+        return cast(Version, self._get(f"/api/v1/models/{quoted(reference)}"))
+
+    def alias(self, reference: str, alias: str) -> Version:
+        """Point an alias such as `champion` at a version."""
+        return cast(Version, self._call("PUT", "/api/v1/aliases", json={"model": reference, "alias": alias}))
+
+    # ---- deployments
+
+    def deploy(
+        self, model: str, *, name: str = "", replicas: int | None = None, wait: bool = False, **options: Any
+    ) -> Deployment:
+        """Serve `NAME[:VERSION|@ALIAS]`; over a running version without a failed request.
+
+        Options: `min_replicas`, `max_replicas`, `idle_seconds`, `target_delay_ms`, `threads`, `engine`, `precision`,
+        `max_wait_ms`; with `canary` (percent of the requests) or `shadow=True` the version is served beside the main
+        one, a canary until it breaks `max_error_rate` or `max_slowdown`.
+        """
+        body = {"model": model, "name": name, "replicas": replicas, **options}
+        row = cast(Deployment, self._call("POST", "/api/v1/deployments", json=body))
+        while wait and not (row["state"] == "failed" or self._answers(row)):
+            time.sleep(POLL_SECONDS / 4)
+            row = self.deployment(row["name"])
+        if wait and row["state"] == "failed":
+            raise MillError(f"'{row['name']}' can't be served: {row['error']}")
+        return row
+
+    def deployments(self) -> list[Deployment]:
+        """All deployments."""
+        return cast(list[Deployment], self._get("/api/v1/deployments"))
+
+    def deployment(self, name: str) -> Deployment:
+        """One deployment."""
+        return cast(Deployment, self._get(f"/api/v1/deployments/{quoted(name)}"))
+
+    def promote(self, name: str, version: int | None = None) -> Deployment:
+        """Make the canary (or shadow) of a deployment its main version."""
+        return self._operate(name, "promote", version)
+
+    def rollback(self, name: str, version: int | None = None) -> Deployment:
+        """Take the canaries and shadows of a deployment away."""
+        return self._operate(name, "rollback", version)
+
+    def load(self, name: str) -> Deployment:
+        """Start the workers of an unloaded deployment."""
+        return self._operate(name, "load")
+
+    def unload(self, name: str) -> Deployment:
+        """End the workers of a deployment; it keeps its name."""
+        return self._operate(name, "unload")
+
+    def _operate(self, name: str, verb: str, version: int | None = None) -> Deployment:
+        parameters = {} if version is None else {"version": version}
+        path = f"/api/v1/deployments/{quoted(name)}/{verb}"
+        return cast(Deployment, self._call("POST", path, params=parameters))
+
+    def undeploy(self, name: str) -> None:
+        """Stop serving."""
+        self._call("DELETE", f"/api/v1/deployments/{quoted(name)}")
+
+    def deploy_index(self, name: str, deployment: str, *, k: int = 5, wait: bool = False) -> Deployment:
+        """Serve a classifier by the `k` nearest neighbours among the items that the index has now.
+
+        It is the next version of the model `deployment`; deploy again when the index has changed.
+        """
+        body = {"name": deployment, "k": k}
+        path = f"/api/v1/indexes/{quoted(name)}/classifier"
+        done = raise_unless_done(self.wait(self._call("POST", path, json=body)["job"]))
+        return self.deploy(f"{deployment}:{done['version']}", wait=wait)
+
+    def predict(
+        self,
+        deployment: str,
+        *inputs: str | bytes | os.PathLike[str],
+        parameters: Mapping[str, Any] | None = None,
+    ) -> list[Prediction]:
+        """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the task.
+
+        A model that makes pictures takes seeds, or nothing, and answers a list of PNG files in base64 for each.
+        """
+        kind = self._get(f"/models/{quoted(deployment)}")["input"]
+        if kind == "seed" and not inputs:
+            inputs = ("",)
+        return [
+            {"input": one.hex()[:16] if isinstance(one, bytes) else str(one), "output": output}
+            for one in inputs
+            for output in [self._predict_named(deployment, kind, one, dict(parameters or {}), len(inputs) > 1)]
+        ]
+
+    # ---- keys
+
+    def add_key(self, name: str, role: str = "user", rate: float = 0, burst: int = 0) -> NewKey:
+        """Make an access key; its `key` can't be shown again.
+
+        `role` is user (predict and look) or admin; `rate` is in requests a second (0: no limit), `burst` how many may
+        come at once (0: one second's worth).
+        """
+        body = {"name": name, "role": role, "rate": rate, "burst": burst}
+        made = cast(NewKey, self._call("POST", "/api/v1/keys", json=body))
+        self._until_known(made["key"])
+        return made
+
+    def keys(self) -> list[Key]:
+        """All access keys, without the keys themselves."""
+        return cast(list[Key], self._get("/api/v1/keys"))
+
+    def remove_key(self, name: str) -> None:
+        """Withdraw an access key."""
+        self._call("DELETE", f"/api/v1/keys/{quoted(name)}")
+
+    # ---- catalogue
+
+    def tasks(self) -> list[Json]:
+        """What can be trained and served."""
+        return cast(list[Json], self._get("/api/v1/tasks"))
+
+    def recipes(self, task: str) -> list[Json]:
+        """The recipes of a task with the defaults of their settings."""
+        return cast(list[Json], self._get("/api/v1/recipes", params={"task": task}))
+
+    # ---- how
+
+    def _answers(self, row: Deployment) -> bool:
+        """Whether the gateway already routes to the wanted version."""
+        beside = [one for one in row["variants"] if not one["ready_replicas"]]
+        path = f"/v2/models/{quoted(row['name'])}/versions/{row['version']}/ready"
+        return row["state"] == "ready" and not beside and self._http.get(path).is_success
+
+    def _until_known(self, key: str) -> None:
+        """Wait until the gateway has heard of a new key, which takes a moment."""
+        end = time.monotonic() + KNOWN_SECONDS
+        headers = {"Authorization": f"Bearer {key}"}
+        while time.monotonic() < end and self._http.get("/v1/models", headers=headers).status_code == 401:
+            time.sleep(POLL_SECONDS / 10)
+
+    def _predict_named(
+        self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json, many: bool
+    ) -> Any:
+        """One answer; among many inputs an error names the one it is about."""
+        try:
+            return self._predict(deployment, kind, one, parameters)
+        except (InvalidInput, NotFound) as error:
+            if not many or isinstance(one, bytes):
+                raise
+            raise type(error)(f"{os.fspath(one)[:200]}: {error}") from error
+
+    def _predict(self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json) -> Any:
+        path = f"/models/{quoted(deployment)}"
+        if kind == "seed":
+            text = one.decode() if isinstance(one, bytes) else str(one)
+            return self._call("POST", path, json={"inputs": text, "parameters": parameters})
+        if kind == "text":
+            text = one.decode() if isinstance(one, bytes) else _text_of(one)
+            return self._call("POST", path, json={"inputs": text, "parameters": parameters})[0]
+        data = one if isinstance(one, bytes) else read_file(Path(one))
+        headers = {"Accept": "application/json"}
+        if not parameters:
+            headers["Content-Type"] = "application/octet-stream"
+            return self._call("POST", path, content=data, headers=headers)
+        from base64 import b64encode
+
+        body = {"inputs": b64encode(data).decode(), "parameters": parameters}
+        return self._call("POST", path, json=body, headers=headers)
+
+
+def _text_of(one: str | os.PathLike[str]) -> str:
+    """The content of the file of this name, or the text itself."""
+    try:
+        return Path(one).read_text("utf-8") if Path(one).is_file() else str(one)
+    except (OSError, ValueError):  # too long, or otherwise no name that a file can have
+        return str(one)

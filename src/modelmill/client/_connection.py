@@ -1,0 +1,174 @@
+"""The connection to a platform: its address and key, calls, uploads, and jobs."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self, cast
+
+import httpx2
+import msgspec
+
+from modelmill.client.rows import Job, Json, OnEvent
+from modelmill.errors import (
+    BY_CODE,
+    InvalidInput,
+    MillError,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    from_code,
+)
+
+POLL_SECONDS = 0.2
+KNOWN_SECONDS = 5.0
+ENDED = ("succeeded", "failed", "cancelled", "interrupted")
+CODES = {
+    400: "invalid_input",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    409: "conflict",
+    413: "too_large",
+    429: "overloaded",
+    503: "unavailable",
+    504: "timeout",
+    507: "storage_full",
+}
+
+
+def home_of(home: str | os.PathLike[str] | None = None) -> Path:
+    """The given home, `MODELMILL_HOME`, or `~/.modelmill`."""
+    return Path(home or os.environ.get("MODELMILL_HOME") or Path.home() / ".modelmill").expanduser().absolute()
+
+
+class Connection:
+    """Calls to one platform, and jobs that are waited for."""
+
+    def __init__(
+        self, url: str | None = None, key: str | None = None, home: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Default: `MODELMILL_URL` and `MODELMILL_KEY`, else those that the local home's platform left there."""
+        folder = home_of(home)
+        self.url = (url or os.environ.get("MODELMILL_URL") or _first_line(folder / "address")).rstrip("/")
+        local = self.url == _first_line(folder / "address")  # the home's key is for the home's platform alone
+        self.key = key or os.environ.get("MODELMILL_KEY") or (_first_line(folder / "admin.key") if local else "")
+        if self.url and "://" not in self.url:
+            raise InvalidInput(f"'{self.url}' is not a URL: write http://{self.url}")
+        if not self.url:
+            raise Unavailable(f"no platform was started in {folder}: run `modelmill up`, or set MODELMILL_URL")
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=httpx2.Timeout(120, connect=5))
+
+    def __enter__(self) -> Self:
+        """Use as a context manager to close the connections."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def wait(self, number: int, on_event: OnEvent | None = None) -> Job:
+        """Wait until a job has ended; `on_event` gets its events (stage, progress, step, epoch) as they come."""
+        for text in self._follow(number, "events", follow=True):
+            for event in _events(text):
+                if on_event is not None:
+                    on_event(event)
+        return cast(Job, self._get(f"/api/v1/jobs/{number}"))
+
+    def _submit(self, path: str, body: Json, wait: bool, on_event: OnEvent | None) -> Job:
+        job = cast(Job, self._call("POST", path, json=body))
+        return raise_unless_done(self.wait(job["job"], on_event)) if wait else job
+
+    def _follow(self, number: int, what: str, *, follow: bool) -> Iterator[str]:
+        offset = 0
+        while True:
+            chunk = self._get(f"/api/v1/jobs/{number}/{what}", params={"offset": offset})
+            moved, offset = chunk["offset"] != offset, chunk["offset"]
+            if chunk["text"]:
+                yield chunk["text"]
+            if not moved and (not follow or chunk["state"] in ENDED):
+                return
+            if not moved:
+                time.sleep(POLL_SECONDS)
+
+    def _upload(self, path: str, data: Path, parameters: Json) -> Json:
+        from modelmill.data.pack import pack
+
+        with tempfile.TemporaryFile() as file:
+            pack(data, cast(Any, file))
+            size = file.tell()
+            file.seek(0)
+            headers = {"Content-Type": "application/zip", "Content-Length": str(size)}
+            chunks = iter(lambda: file.read(1 << 20), b"")
+            return cast(Json, self._call("POST", path, params=parameters, content=chunks, headers=headers))
+
+    def _get(self, path: str, **options: Any) -> Any:
+        return self._call("GET", path, **options)
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx2.TimeoutException as error:
+            raise Unavailable(f"{self.url} did not answer in time") from error
+        except httpx2.TransportError as error:
+            message = f"no platform answers at {self.url} ({error}): is it running? (`modelmill up`)"
+            raise Unavailable(message) from error
+        if response.is_success:
+            return msgspec.json.decode(response.content) if response.content else None
+        raise self._failure(response)
+
+    def _failure(self, response: "httpx2.Response") -> MillError:
+        try:
+            document = msgspec.json.decode(response.content)
+            message, code = str(document["error"]), document.get("code", "")
+        except (msgspec.DecodeError, KeyError, TypeError):
+            message, code = f"HTTP {response.status_code} from {response.url}", ""
+        failure = from_code(code if code in BY_CODE else CODES.get(response.status_code, "internal"), message)
+        if isinstance(failure, Unauthenticated) and not self.key:
+            failure = Unauthenticated(f"{self.url} needs a key: set MODELMILL_KEY, or MODELMILL_HOME to its home")
+        return failure
+
+
+def _events(text: str) -> Iterator[Json]:
+    """The events of some lines; a line that a killed job left unfinished is none."""
+    for line in text.splitlines():
+        with suppress(msgspec.DecodeError):
+            yield msgspec.json.decode(line)
+
+
+def raise_unless_done(job: Job) -> Job:
+    if job["state"] != "succeeded":
+        why = f": {job['error']}" if job["error"] else ""
+        raise MillError(f"job {job['job']} {job['state']}{why}")
+    return job
+
+
+def quoted(name: str) -> str:
+    from urllib.parse import quote
+
+    if not name or "/" in name:
+        raise InvalidInput(f"'{name}' is not a name")
+    return quote(name, safe=":@")
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError:
+        return ""
+
+
+def read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file '{path}'") from error
+    except OSError as error:
+        raise InvalidInput(f"'{path}' can't be read: {error.strerror}") from error

@@ -28,6 +28,15 @@ def facts(train, height, width, grey=False, classes=10):
 TRASHNET = facts(1769, 192, 256, classes=6)
 MNIST = facts(54_000, 28, 28, grey=True)
 CIFAR = facts(8000, 32, 32)
+UNET = recipe_named("image-segmentation", "unet")
+EMBED = recipe_named("image-feature-extraction", "embed")
+COUNTED = [
+    UNET,
+    EMBED,
+    recipe_named("object-detection", "centernet"),
+    *(recipe_named("unconditional-image-generation", name) for name in ("dcgan", "ddpm")),
+]
+"""Recipes whose epochs are chosen by the number of items."""
 
 
 @pytest.mark.parametrize(("recipe", "seen"), [(RESNET, TRASHNET), (CNN, MNIST)])
@@ -64,6 +73,23 @@ def test_fewer_pictures_are_seen_more_often(recipe, count, side):
     more = fitted(recipe, facts(10 * count, side, side), {})[0].train
     assert train.epochs >= more.epochs >= 8
     assert train.batch_size <= more.batch_size
+
+
+@pytest.mark.parametrize("count", [1, 200, 4000, 60_000, 10**6])
+@pytest.mark.parametrize("recipe", COUNTED)
+def test_larger_sets_are_passed_over_less_often(recipe, count):
+    epochs, more = (fitted(recipe, facts(many, 64, 64), {})[0].train.epochs for many in (count, 10 * count))
+    assert 4 <= more <= epochs <= 200
+
+
+def test_small_pictures_are_segmented_in_full():
+    assert fitted(UNET, facts(300, 64, 80), {})[0].network.stem_stride == 1
+    assert fitted(UNET, facts(300, 180, 240), {})[0].network.stem_stride == 2
+
+
+def test_photographs_are_embedded_mirrored_too_but_characters_are_not():
+    assert fitted(EMBED, facts(1000, 64, 64), {})[0].augment.flip
+    assert not fitted(EMBED, facts(1000, 64, 64, grey=True), {})[0].augment.flip
 
 
 @pytest.mark.parametrize("given", [{"epochs": "3"}, {"batch_size": 7, "rotate": 5.0}, {"epochs": 40, "flip": False}])

@@ -123,6 +123,42 @@ def test_a_picture_that_does_not_say_what_is_missing_is_refused(tmp_path):
             task.decode(data, context(FILLED, tmp_path))
 
 
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
+def test_a_mask_says_what_is_filled_in(tmp_path, shape):
+    pixels, hole = noise(*shape), np.zeros((20, 30), bool)
+    hole[5:9, 10:20] = True
+    white = png(np.where(hole, 255, 0))
+    clear = png(np.dstack([noise(20, 30, 3), np.where(hole, 0, 255)]))
+    for mask in (white, clear):
+        for text in (b64encode(mask).decode(), f"data:image/png;base64,{b64encode(mask).decode()}"):
+            arrays = task.request(png(pixels), context(FILLED, tmp_path), {"mask": text})
+            assert np.array_equal(arrays["image"][:, :, 3] == 255, hole)
+    both = np.dstack([noise(20, 30, 3), np.full((20, 30), 255)])
+    assert np.array_equal(
+        task.request(png(both), context(FILLED, tmp_path), {"mask": text})["image"][:, :, 3] == 255, hole
+    )
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (7, "mask wants a picture as base64"),
+        ("&&&", "mask wants a picture as base64"),
+        (b64encode(b"hello").decode(), "mask: "),
+        (b64encode(png(np.zeros((4, 5)))).decode(), "mask is 5x4, the picture 8x8"),
+    ],
+)
+def test_a_mask_that_is_none_is_refused(tmp_path, mask, says):
+    with pytest.raises(InvalidInput, match=says):
+        task.request(png(noise(8, 8, 3)), context(FILLED, tmp_path), {"mask": mask})
+
+
+def test_only_what_is_filled_in_takes_a_mask(tmp_path):
+    arrays = task.request(png(noise(8, 8)), context(GREY, tmp_path), {"mask": "x"})
+    with pytest.raises(InvalidInput, match="unknown parameter 'mask'"):
+        task.encode({task.REPAIRED: arrays["image"] / 255}, context(GREY, tmp_path), {"mask": "x"})
+
+
 # ---- tiles
 
 
@@ -213,6 +249,49 @@ def test_training_keeps_a_part_of_each_picture_that_is_always_the_same(tmp_path,
     assert one["image"].shape == (48, 72, 1)
     assert np.array_equal(one["image"], other["image"])
     assert targets == {}
+
+
+@pytest.mark.parametrize("how", [GREY, LARGER])
+@pytest.mark.parametrize("shape", [(40, 60), (300, 200), (20, 400)])
+def test_training_keeps_the_same_part_of_both_pictures_of_a_pair(tmp_path, how, shape):
+    how = task.prepare([png(noise(96, 96))], how, tmp_path)
+    sent = noise(*shape)
+    clean = sent.repeat(how.scale, 0).repeat(how.scale, 1)
+    item = Item("a", "", png(sent), target=png(clean))
+    inputs, targets = task.sample(item, context(how, tmp_path))
+    assert targets["clean"].shape == (96, 96, 1)
+    assert np.array_equal(inputs["image"].repeat(how.scale, 1).repeat(how.scale, 0), targets["clean"])
+    assert np.array_equal(task.asked(item, context(how, tmp_path)), sent)
+
+
+def test_pairs_that_do_not_fit_a_model_are_refused_with_what_would(tmp_path):
+    pair = Item("a", "", png(noise(96, 96)), target=png(noise(192, 192)))
+    for how, says in ((LARGER, "set scale=2"), (GREY, "another recipe"), (FILLED, "not pairs")):
+        how = task.prepare([png(noise(96, 96))], how, tmp_path)
+        with pytest.raises(InvalidInput, match=says):
+            task.sample(pair, context(how, tmp_path))
+
+
+def test_an_answer_to_a_pair_is_compared_with_what_should_come_out(tmp_path):
+    sent, clean = noise(48, 60), noise(48, 60, seed=1)
+    truth = task.truth(Item("a", "", png(sent), target=png(clean)))
+    answer = {"image": b64encode(png(clean)).decode()}
+    known = context(GREY, tmp_path)
+    found = task.evaluate(Measured(outputs=[answer], truths=[truth], labels=[], show=lambda rows: [], context=known))
+    assert found.metrics["psnr"] == 100
+    assert found.metrics["psnr_baseline"] == pytest.approx(_measures.psnr(sent, clean))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_patches_of_pairs_are_cut_at_the_same_place_and_turned_alike(scale):
+    torch = pytest.importorskip("torch")
+    from modelmill.tasks.image_to_image._networks import patches
+
+    sent = torch.from_numpy(noise(5, 48, 96, 1))
+    clean = sent.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    small, large = patches([sent, clean], 48, 24)
+    assert large.shape == (5, 48, 48, 1)
+    assert torch.equal(small.repeat_interleave(scale, 1).repeat_interleave(scale, 2), large)
 
 
 def test_psnr_by_hand():

@@ -56,7 +56,8 @@ class Item(msgspec.Struct):
     `name` is its path or row, unique in the set; `data` an encoded picture, a text, or decoded pixels
     (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader could not read it. `target`
     is what the format's TARGET says: for `boxes` a list of `Box`, for `mask` the mask as an encoded picture of class
-    numbers; `label` is then the class that the splits are balanced by, or "".
+    numbers, for `picture` the encoded picture that should come out; `label` is then the class that the splits are
+    balanced by, or "".
     """
 
     name: str

@@ -39,7 +39,7 @@ def examine(
     `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it
     can't be decoded; `progress` is told how many items are done. Bad items are dropped and reported.
     """
-    seen = _Seen(fingerprint, labelled)
+    seen = _Seen(fingerprint, labelled, masked=bool(declared))
     for item in items:
         seen.add(item)
         if len(seen.labels) % STEP == 0:
@@ -51,8 +51,8 @@ def examine(
 class _Seen:
     """What the pass keeps of each item: label, declared split, fingerprint, name."""
 
-    def __init__(self, fingerprint: Callable[[Item], str], labelled: bool) -> None:
-        self.fingerprint, self.labelled = fingerprint, labelled
+    def __init__(self, fingerprint: Callable[[Item], str], labelled: bool, masked: bool) -> None:
+        self.fingerprint, self.labelled, self.masked = fingerprint, labelled, masked
         self.boxes: Counter[str] = Counter()
         self.masks: Counter[int] = Counter()
         self.known: dict[str, int] = {}
@@ -66,7 +66,7 @@ class _Seen:
         self.labels.append(label if content is not None else DROPPED)
         if content is not None and isinstance(item.target, list):
             self.boxes.update(box.label for box in item.target)
-        elif content is not None and isinstance(item.target, bytes):
+        elif content is not None and self.masked and isinstance(item.target, bytes):
             self.masks.update(np.unique(values_of(item.target)).tolist())
         self.declared.append(SPLITS.index(item.split) if item.split is not None else UNDECLARED)
         self.prints.append(content or 0)

@@ -12,7 +12,7 @@ from modelmill.data import formats
 from modelmill.data.base import Item, open_source
 from modelmill.data.check import Report, examine
 from modelmill.data.report import few
-from modelmill.errors import InvalidInput
+from modelmill.errors import InvalidInput, MillError
 from modelmill.jobs.process import Events, Interrupted, Stop, log, run
 from modelmill.tasks.base import split_by, task_named
 from modelmill.types import JobSpec, Json
@@ -32,6 +32,11 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
     task = task_named(spec.task)
 
     def fingerprint(item: Item) -> str:
+        if pairs and isinstance(item.target, bytes):
+            try:
+                task.fingerprint(item.target)
+            except MillError as error:
+                raise InvalidInput(f"the picture that should come out: {error.message}") from error
         return task.fingerprint(item.data)
 
     def progress(done: int) -> None:
@@ -46,7 +51,7 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
         format = spec.dataset["format"] or formats.detect(source, task)
         events.stage(f"checking '{spec.dataset['name']}' as {format}")
         reader = plugins.load("data.formats", format)
-        options = spec.dataset["options"]
+        options, pairs = spec.dataset["options"], getattr(reader, "TARGET", "") == "picture"
         index, report = examine(
             reader.read(source, options),
             fingerprint,

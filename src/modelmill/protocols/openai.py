@@ -1,14 +1,16 @@
-"""The OpenAI API, as far as there is something to answer with: the models that are served, and pictures of those.
+"""The OpenAI API, as far as there is something to answer with: the models that are served, and pictures they make.
 
 It owns `/v1`, which KServe v1 shares: the two answers below satisfy clients of both, and so does every error.
 """
 
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 
 import msgspec
 
 from modelmill.errors import InvalidInput, MillError, NotFound
+from modelmill.protocols._form import Form, field, read_form
 from modelmill.protocols._task import answers, pick, raw_of
 from modelmill.protocols.base import Request, Response, Route, UnknownPath, read_json
 from modelmill.serve.gateway import Gateway
@@ -17,6 +19,7 @@ from modelmill.types import Route as Deployment
 
 NAME = "openai"
 PREFIX = "/v1"
+EDITS = "image-to-image"
 
 KINDS = {
     "invalid_input": ("invalid_request_error", None),
@@ -78,12 +81,49 @@ async def images(gateway: Gateway, caller: KeyInfo, request: Request, names: Map
     route = pick(gateway, caller, request, document["model"])
     if route.kind != SEED:
         raise InvalidInput(f"'{route.deployment}' makes no pictures: its task is {route.task or 'unknown'}")
-    if document.get("response_format") not in (None, "b64_json"):
-        raise InvalidInput("response_format: pictures are answered as b64_json")
+    _check_format(document.get("response_format"))
     gateway.refuse_unservable(route)
     seed, parameters = raw_of(document.get("prompt"), SEED, "prompt"), {"num_images": document.get("n")}
     (found,) = await answers(gateway, caller, request, route, NAME, [seed], parameters)
-    data = [{"b64_json": picture} for picture in msgspec.json.decode(found)]
+    return _pictures(msgspec.json.decode(found))
+
+
+async def edits(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+    """The picture of a form, repaired, as `b64_json`; where it is filled in, `mask` says where, or its alpha channel.
+
+    The prompt is not read: what these models do, they do to every picture.
+    """
+    form = read_form(await request.body(), request.header(b"content-type"))
+    route = pick(gateway, caller, request, field(form, "model"))
+    if route.task != EDITS:
+        raise InvalidInput(f"'{route.deployment}' edits no pictures: its task is {route.task or 'unknown'}")
+    _check_format(field(form, "response_format") or None)
+    if field(form, "n") not in ("", "1"):
+        raise InvalidInput("n: a picture is repaired in one way only, so n is 1")
+    gateway.refuse_unservable(route)
+    picture = _file(form, "image")
+    parameters = {"mask": b64encode(_file(form, "mask")).decode()} if "mask" in form else {}
+    (found,) = await answers(gateway, caller, request, route, NAME, [picture], parameters)
+    return _pictures([msgspec.json.decode(found)["image"]])
+
+
+def _file(form: Form, name: str) -> bytes:
+    """The one file of a name, which clients also call `name[]`; raises `InvalidInput`."""
+    files = [*form.get(name, []), *form.get(f"{name}[]", [])]
+    if len(files) != 1 or not files[0]:
+        raise InvalidInput(
+            f"the form wants one file '{name}', not {len(files)}" if files else f"the form has no '{name}'"
+        )
+    return files[0]
+
+
+def _check_format(given: object) -> None:
+    if given not in (None, "b64_json"):
+        raise InvalidInput("response_format: pictures are answered as b64_json")
+
+
+def _pictures(found: list[str]) -> Response:
+    data = [{"b64_json": picture} for picture in found]
     return Response(msgspec.json.encode({"created": int(time.time()), "data": data}))
 
 
@@ -91,4 +131,5 @@ ROUTES = [
     Route("GET", "/v1/models", models),
     Route("GET", "/v1/models/{id:path}", model),
     Route("POST", "/v1/images/generations", images),
+    Route("POST", "/v1/images/edits", edits),
 ]

@@ -87,11 +87,12 @@ class Task(Protocol):
     the picture itself. One whose answers name no class has `SPLIT = "classes"`: whole classes are held out to measure
     it, and it may be measured on classes that it was not trained on.
 
+    One whose parameters say what is fed has `request(data, context, parameters)`, which is `decode` that reads them.
+
     A task that is not asked about its items, but makes new ones, has `ASKED`, the kind of what callers send (`seed`: a
-    whole number as a text, or nothing), `request(data, context, parameters)`, which is `decode` that reads parameters,
-    and `questions(items) -> list of (raw input, parameters)`, what an evaluation asks to compare with that many items,
-    of which it takes at most `EVALUATED`. One request may then ask for several rows: its arrays have an axis of their
-    own for them, which `infer` knows to take away.
+    whole number as a text, or nothing), and `questions(items) -> list of (raw input, parameters)`, what an evaluation
+    asks to compare with that many items, of which it takes at most `EVALUATED`. One request may then ask for several
+    rows: its arrays have an axis of their own for them, which `infer` knows to take away.
     """
 
     SUMMARY: str
@@ -226,6 +227,12 @@ class Facts(Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     classes: dict[str, int]
     inputs: Any = None
+
+    def epochs(self, usual: int, enough: int, least: int = 8) -> "Choice":
+        """The `usual` passes over up to `enough` training items, and fewer over more, so that they take as long."""
+        count = self.counts["train"]
+        epochs = max(least, round(usual * min(1.0, enough / count)))
+        return Choice(why=f"{count:,} items are seen {count * epochs:,} times in all", settings={"epochs": epochs})
 
 
 class Choice(Struct, frozen=True, kw_only=True):

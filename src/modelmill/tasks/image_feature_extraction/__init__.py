@@ -9,7 +9,7 @@ import numpy as np
 
 from modelmill.errors import unknown_setting
 from modelmill.tasks import _image
-from modelmill.tasks._image import fingerprint
+from modelmill.tasks._image import fingerprint, look
 from modelmill.tasks._retrieval import evaluate
 from modelmill.tasks.base import Arrays, Context, Item, Raw
 from modelmill.types import Json, TensorSpec
@@ -32,6 +32,7 @@ __all__ = [
     "example",
     "fingerprint",
     "inputs",
+    "look",
     "outputs",
     "prepare",
     "sample",

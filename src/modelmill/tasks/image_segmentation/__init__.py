@@ -10,7 +10,7 @@ import numpy as np
 from modelmill.data.augment import Augment
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks import _image
-from modelmill.tasks._image import fingerprint
+from modelmill.tasks._image import fingerprint, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw
 from modelmill.tasks.image_segmentation import _masks
 from modelmill.tasks.image_segmentation._alike import alike
@@ -36,6 +36,7 @@ __all__ = [
     "example",
     "fingerprint",
     "inputs",
+    "look",
     "outputs",
     "prepare",
     "sample",

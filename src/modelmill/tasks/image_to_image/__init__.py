@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modelmill.errors import unknown_setting
+from modelmill.errors import InvalidInput, MillError, unknown_setting
 from modelmill.tasks import _image
 from modelmill.tasks._image import Pixels, fingerprint
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
@@ -43,6 +43,7 @@ __all__ = [
     "inputs",
     "outputs",
     "prepare",
+    "request",
     "sample",
     "truth",
 ]
@@ -50,7 +51,7 @@ __all__ = [
 SUMMARY = "repair a picture: remove noise, enlarge, fill in"
 INPUT = "image"
 OUTPUT = "image"
-TARGETS = ("none", "label")
+TARGETS = ("none", "label", "picture")
 CLASSES = 0
 METRIC = "psnr"
 RECIPE = "denoise"
@@ -60,6 +61,7 @@ ANSWER = "image"
 REPAIRED = "repaired"
 COLORS = f"{NOTE}colors"
 SHOWN = 6
+PARAMETERS = ("mask",)
 CLOSE = 48.0
 """The PSNR in dB above which two answers are the same but for rounding, at the tolerance of fp32."""
 
@@ -92,6 +94,26 @@ def decode(data: Raw, context: Context) -> Arrays:
     return {"image": wanted} if colors is None else {"image": wanted, COLORS: colors}
 
 
+def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
+    """What `decode` does; `mask` (base64 of a picture) says what of a picture is to be filled in."""
+    how = context.preprocessing
+    if how.repair != "inpaint" or parameters.get("mask") is None:
+        return decode(data, context)
+    return {"image": pre.masked(_image.read_pixels(data), _mask(parameters["mask"]), how)}
+
+
+def _mask(given: Any) -> pre.Mask:
+    """What is missing, as true or false [H, W]; raises `InvalidInput`."""
+    try:
+        data = b64decode(given.partition(",")[2] if given.startswith("data:") else given, validate=True)
+    except (AttributeError, ValueError) as error:
+        raise InvalidInput("mask wants a picture as base64") from error
+    try:
+        return pre.missing(data)
+    except MillError as error:
+        raise type(error)(f"mask: {error.message}") from error
+
+
 def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> Arrays:
     """Pictures of any size, large ones in tiles."""
     how = context.preprocessing
@@ -103,26 +125,37 @@ def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> 
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Json:
-    """`{"image": PNG as base64}`; raises `InvalidInput` for parameters, of which there are none."""
+    """`{"image": PNG as base64}`; raises `InvalidInput` for parameters that nothing reads: there is but `mask`."""
+    known = PARAMETERS if context.preprocessing.repair == "inpaint" else ()
     for name in parameters:
-        raise unknown_setting(name, (), "parameter")
+        if name not in known:
+            raise unknown_setting(name, known, "parameter")
     pixels = pre.joined(pre.rounded(arrays[REPAIRED] * 255), arrays.get(COLORS))
     return {ANSWER: b64encode(_image.png(pixels)).decode()}
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`image`: the part of the clean picture that is kept, to be damaged anew in each step; there is no target."""
-    return {"image": pre.kept(_image.read_pixels(item.data), context.preprocessing)}, {}
+    """`image`: the part of the clean picture that is kept, to be damaged anew in each step; there is no target.
+
+    Of a pair: the part of the picture that is sent, and as target `clean` the same part of what should come out.
+    """
+    how = context.preprocessing
+    if not isinstance(item.target, bytes):
+        return {"image": pre.kept(_image.read_pixels(item.data), how)}, {}
+    pre.check_pairs(how)
+    sent, clean = pre.kept_pair(_image.read_pixels(item.data), _image.read_pixels(item.target), how)
+    return {"image": sent}, {"clean": clean}
 
 
 def asked(item: Item, context: Context) -> Pixels:
-    """The damaged picture that stands for a clean one where a model is measured."""
-    return pre.damaged(_image.read_pixels(item.data), context.preprocessing)
+    """The damaged picture that stands for a clean one where a model is measured; of a pair, what is sent."""
+    pixels = _image.read_pixels(item.data)
+    return pixels if isinstance(item.target, bytes) else pre.damaged(pixels, context.preprocessing)
 
 
-def truth(item: Item) -> Raw:
-    """The clean picture."""
-    return item.data
+def truth(item: Item) -> Raw | tuple[Raw, Raw]:
+    """The clean picture; of a pair, what is sent and what should come out."""
+    return (item.data, item.target) if isinstance(item.target, bytes) else item.data
 
 
 def complete(labels: Sequence[str]) -> Json:
@@ -147,9 +180,8 @@ def evaluate(measured: Measured) -> Evaluation:
     figures, rows = [], []
     shown = set(np.linspace(0, len(measured.truths) - 1, min(SHOWN, len(measured.truths))).astype(int).tolist())
     for number, (answer, data) in enumerate(zip(measured.outputs, measured.truths, strict=True)):
-        clean = _image.read_pixels(data)
-        sent = pre.unrepaired(pre.damaged(clean, how), how)
-        pictures = (sent, _pixels(answer), pre.cut(clean, how))
+        sent, clean = _before_and_after(data, how)
+        pictures = (pre.unrepaired(sent, how), _pixels(answer), pre.cut(clean, how))
         before, after, wanted = (_inner(pre.measured(picture, how), how.scale) for picture in pictures)
         figures.append((psnr(after, wanted), ssim(after, wanted), psnr(before, wanted), ssim(before, wanted)))
         if number in shown:
@@ -171,6 +203,13 @@ def example() -> bytes:
     pixels[:, :, :3] = np.arange(0, 240, 10)[:, None]
     pixels[8:16, 8:16, 3] = 0
     return _image.png(pixels)
+
+
+def _before_and_after(truth: Raw | tuple[Raw, Raw], how: Preprocessing) -> tuple[Pixels, Pixels]:
+    if isinstance(truth, tuple):
+        return _image.read_pixels(truth[0]), _image.read_pixels(truth[1])
+    clean = _image.read_pixels(truth)
+    return pre.damaged(clean, how), clean
 
 
 def _pixels(answer: Json) -> Pixels:

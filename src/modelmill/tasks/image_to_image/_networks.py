@@ -1,6 +1,7 @@
 """What the networks of repair share: levels in and out, damage made on the fly, and random patches."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -155,18 +156,26 @@ def _cubic(x: float, a: float = -0.5) -> float:
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
 
 
-def patches(pictures: Tensor, side: int, multiple: int) -> Tensor:
-    """A square patch of each picture [N, H, W, C], at a random place, turned and mirrored at random, as floats."""
-    count, height, width, _ = pictures.shape
-    side = min(side, height, width) // multiple * multiple
+def patches(sizes: Sequence[Tensor], side: int, multiple: int) -> list[Tensor]:
+    """A square patch of each picture [N, H, W, C], at a random place, turned and mirrored at random, as floats.
+
+    `sizes` are the same pictures, the smallest first; `side` is that of the patches of the largest.
+    """
+    count, height, width, _ = sizes[0].shape
+    largest = sizes[-1].shape[1] // height
+    side = min(side, largest * height, largest * width) // multiple * multiple // largest
     tops = torch.randint(height - side + 1, (count,)).tolist()
     lefts = torch.randint(width - side + 1, (count,)).tolist()
     turns = torch.randint(8, (count,)).tolist()
-    cut = [
-        _turned(picture[top : top + side, left : left + side], turn)
-        for picture, top, left, turn in zip(pictures, tops, lefts, turns, strict=True)
-    ]
-    return torch.stack(cut).float()
+
+    def cut(pictures: Tensor) -> Tensor:
+        by = pictures.shape[1] // height
+        return torch.stack([
+            _turned(picture[by * top : by * (top + side), by * left : by * (left + side)], turn)
+            for picture, top, left, turn in zip(pictures, tops, lefts, turns, strict=True)
+        ]).float()  # fmt: skip
+
+    return [cut(pictures) for pictures in sizes]
 
 
 def _turned(picture: Tensor, turn: int) -> Tensor:

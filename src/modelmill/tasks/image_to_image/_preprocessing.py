@@ -14,6 +14,7 @@ from modelmill.tasks._image import Pixels
 from modelmill.tasks.base import Raw
 from modelmill.types import Struct
 
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 STEP = 24
 """Kept sides are multiples of this: of every scale, and of what networks halve."""
 LEAST = 48
@@ -118,11 +119,28 @@ def with_holes(data: Raw, how: Preprocessing) -> Pixels:
         if found is None:
             raise InvalidInput(
                 "the picture does not say what to fill in: send a PNG or WebP with an alpha channel, "
-                "transparent where the picture is missing"
+                "transparent where the picture is missing, or the parameter 'mask'"
             )
         opacity = found
-    missing = np.where(opacity < 128, 255, 0).astype(np.uint8)
-    return np.concatenate([as_wanted(pixels, how)[0], missing[:, :, None]], axis=2)
+    return masked(pixels, opacity < 128, how)
+
+
+def missing(data: bytes) -> Mask:
+    """What a mask says is missing [H, W]: where it is transparent, or if it is nowhere, where it is white."""
+    pixels, opacity = _image.read_pixels(data), _image.read_opacity(data)
+    if opacity is not None and (opacity < 128).any():
+        return opacity < 128
+    return (pixels if pixels.ndim == 2 else pixels.mean(axis=2)) >= 128
+
+
+def masked(pixels: Pixels, hole: Mask, how: Preprocessing) -> Pixels:
+    """Colours, and a plane that is 255 where they are missing [H, W, C + 1]; raises `InvalidInput`."""
+    if hole.shape != pixels.shape[:2]:
+        raise InvalidInput(
+            f"mask is {hole.shape[1]}x{hole.shape[0]}, the picture {pixels.shape[1]}x{pixels.shape[0]}: "
+            "they have to be of one size"
+        )
+    return np.concatenate([as_wanted(pixels, how)[0], np.where(hole, 255, 0).astype(np.uint8)[:, :, None]], axis=2)
 
 
 def joined(pixels: Pixels, colors: Pixels | None) -> Pixels:
@@ -148,12 +166,44 @@ def kept(pixels: Pixels, how: Preprocessing) -> Pixels:
     wanted = as_wanted(pixels, how)[0]
     rng = seeded(pixels)
     for axis, side in enumerate((how.height, how.width)):
-        missing = max(0, side - wanted.shape[axis])
-        if missing:
-            wanted = np.pad(wanted, [(0, missing if at == axis else 0) for at in range(3)], "symmetric")
-        start = int(rng.integers(wanted.shape[axis] - side + 1))
+        wanted, room = _continued(wanted, axis, side)
+        start = int(rng.integers(room + 1))
         wanted = wanted.take(range(start, start + side), axis)
     return np.ascontiguousarray(wanted)
+
+
+def kept_pair(sent: Pixels, clean: Pixels, how: Preprocessing) -> tuple[Pixels, Pixels]:
+    """The same part of both pictures of a pair: [height, width, C] of the clean one; raises `InvalidInput`."""
+    scale = clean.shape[0] // sent.shape[0]
+    if scale != how.scale:
+        hint = f"set scale={scale}" if how.scale > 1 and scale > 1 else "it takes another recipe"
+        raise InvalidInput(
+            f"the pictures that should come out are {scale} times as large as those sent, "
+            f"the model makes them {how.scale} times as large: {hint}"
+        )
+    rng = seeded(sent)
+    parts = [as_wanted(sent, how)[0], as_wanted(clean, how)[0]]
+    for axis, side in enumerate((how.height // scale, how.width // scale)):
+        start = 0
+        for number, factor in enumerate((1, scale)):
+            parts[number], room = _continued(parts[number], axis, side * factor)
+            start = start if number else int(rng.integers(room + 1))
+            parts[number] = parts[number].take(range(start * factor, (start + side) * factor), axis)
+    return np.ascontiguousarray(parts[0]), np.ascontiguousarray(parts[1])
+
+
+def check_pairs(how: Preprocessing) -> None:
+    """Raises `InvalidInput` where pairs teach nothing."""
+    if how.repair == "inpaint":
+        raise InvalidInput("inpaint makes the holes itself: give it whole pictures, not pairs")
+
+
+def _continued(pixels: Pixels, axis: int, side: int) -> tuple[Pixels, int]:
+    """At least `side` long by its mirror image, and how much longer than that."""
+    missing = max(0, side - pixels.shape[axis])
+    if missing:
+        pixels = np.pad(pixels, [(0, missing if at == axis else 0) for at in range(3)], "symmetric")
+    return pixels, pixels.shape[axis] - side
 
 
 def seeded(pixels: Pixels) -> np.random.Generator:
@@ -181,7 +231,7 @@ def damaged(pixels: Pixels, how: Preprocessing) -> Pixels:
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def holes(height: int, width: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def holes(height: int, width: int, rng: np.random.Generator) -> Mask:
     """Where a picture is to be filled in [H, W]: some boxes and strokes at random places."""
     image = Image.new("1", (width, height))
     draw = ImageDraw.Draw(image)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from modelmill.data.base import Box
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks import _image
-from modelmill.tasks._image import Placement, Preprocessing, fingerprint
+from modelmill.tasks._image import Placement, Preprocessing, fingerprint, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
 from modelmill.tasks.image_classification import as_sent
 from modelmill.tasks.object_detection._settings import IGNORED, NO_BOX, TOP
@@ -35,6 +35,7 @@ __all__ = [
     "example",
     "fingerprint",
     "inputs",
+    "look",
     "outputs",
     "prepare",
     "sample",

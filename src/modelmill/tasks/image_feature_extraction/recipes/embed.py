@@ -1,11 +1,12 @@
 """embed: a small residual network whose vectors are told apart by their angles."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from modelmill.data.augment import Augment
-from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
 from modelmill.tasks.image_feature_extraction import Preprocessing
 from modelmill.types import Struct
 
@@ -25,6 +26,8 @@ TRAIN = TrainSettings(
     clip=1.0,
     ema=0.99,
 )
+ENOUGH = 4000
+"""Pictures of which so many epochs take minutes on two cores."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -35,6 +38,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     blocks: Annotated[int, Meta(ge=1, le=16, description="residual blocks in each stage")] = 1
     scale: Annotated[float, Meta(gt=0, le=256, description="factor of the cosines in the softmax")] = 24.0
     margin: Annotated[Fraction, Meta(description="by which the cosine of the right class has to be larger")] = 0.2
+
+
+def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
+    """Augmentation by the colour of the pictures, epochs by how many there are."""
+    if not facts.inputs.grey:
+        yield Choice(why="pictures in colour are taken for photographs", settings={"flip": True})
+    yield facts.epochs(TRAIN.epochs, ENOUGH)
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":

@@ -1,10 +1,11 @@
 """ddpm: a small diffusion model, which takes the noise out of a picture in a number of steps."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
 from modelmill.tasks.unconditional_image_generation import Preprocessing
 from modelmill.types import Struct
 
@@ -23,6 +24,8 @@ TRAIN = TrainSettings(
     warmup=0.05,
     ema=0.998,
 )
+MOST, ENOUGH, LEAST = 200, 2_160, 4
+"""Epochs over so many pictures at most: the 432,000 pictures that a training sees make 60,000 digits 8 times."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -31,6 +34,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     filters: Annotated[int, Meta(ge=8, le=512, multiple_of=8, description="channels at half the size of a picture")] = (
         48
     )
+
+
+def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
+    """Epochs by how many pictures there are."""
+    yield facts.epochs(MOST, ENOUGH, least=LEAST)
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":

@@ -1,0 +1,200 @@
+"""A model that fills in pictures: the mask comes with the request, over every protocol that has a place for it."""
+
+import base64
+import io
+from contextlib import suppress
+
+import msgspec
+import numpy as np
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from modelmill import bundle
+from modelmill.errors import InvalidInput
+from modelmill.predictor import Predictor, write_golden
+from modelmill.protocols._form import PARTS, read_form
+from modelmill.tasks import image_to_image
+from modelmill.types import TensorSpec
+from tests.making import Door, LiveDoor, a_manifest, a_route, answering_with, png
+
+INPUTS = [TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 4])]
+OUTPUTS = [TensorSpec(name="repaired", datatype="FP32", shape=[-1, -1, -1, 3])]
+
+
+def mask_graph():
+    """The plane of what is missing, as a grey picture."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 4])
+    repaired = helper.make_tensor_value_info("repaired", TensorProto.FLOAT, ["batch", "height", "width", 3])
+    nodes = [
+        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["levels", "white"], ["values"]),
+        helper.make_node("Gather", ["values", "planes"], ["repaired"], axis=3),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(255, np.float32), "white"),
+        numpy_helper.from_array(np.array([3, 3, 3], np.int64), "planes"),
+    ]
+    body = helper.make_graph(nodes, "mask", [image], [repaired], constants)
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A sealed bundle that answers with the mask it was given."""
+    target = tmp_path_factory.mktemp("mask") / "b"
+    draft = target.with_name("draft")
+    draft.mkdir()
+    (draft / "model.onnx").write_bytes(mask_graph().SerializeToString())
+    how = {"repair": "inpaint", "color": "rgb", "multiple": 8}
+    manifest = a_manifest(task="image-to-image", inputs=INPUTS, outputs=OUTPUTS, preprocessing=how, labels=[])
+    example = image_to_image.example()
+    write_golden(draft, [example], Predictor(draft, manifest).predict([example]))
+    bundle.seal(draft, manifest, target)
+    return target
+
+
+def the_route(worker):
+    return a_route("fill", task="image-to-image", output="image", inputs=INPUTS, outputs=OUTPUTS, sockets=[worker.path])
+
+
+@pytest.fixture(scope="module")
+def door(folder, tmp_path_factory):
+    door = Door()
+    worker = door.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
+    door.update(the_route(worker), a_route("spots", sockets=[worker.path]))
+    yield door
+    door.runner.run(worker.stop())
+    door.close()
+
+
+PICTURE = png(np.full((8, 12, 3), 90))
+HOLE = np.zeros((8, 12), bool)
+HOLE[2:5, 3:9] = True
+MASK = png(np.where(HOLE, 255, 0))
+
+
+def hole_of(picture):
+    """The mask that the model saw."""
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        return np.asarray(image)[:, :, 0] > 127
+
+
+def form(parts, boundary="xyz"):
+    """A multipart body of (name, file name or "", content), and its header."""
+    body = b""
+    for name, file, content in parts:
+        said = f'; filename="{file}"' if file else ""
+        body += (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{said}\r\n\r\n'.encode() + content + b"\r\n"
+        )
+    return body + f"--{boundary}--\r\n".encode(), {"content-type": f"multipart/form-data; boundary={boundary}"}
+
+
+def test_hugging_face_takes_a_mask_as_a_parameter(door):
+    document = {"inputs": base64.b64encode(PICTURE).decode(), "parameters": {"mask": base64.b64encode(MASK).decode()}}
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    reply = door.ask("POST", "/models/fill", msgspec.json.encode(document), headers)
+    assert reply.status == 200
+    assert np.array_equal(hole_of(reply.json["image"]), HOLE)
+
+
+def test_v2_takes_a_mask_as_a_parameter(door):
+    document = {
+        "inputs": [
+            {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(PICTURE).decode()],
+             "parameters": {"content_type": "base64"}}
+        ],
+        "outputs": [{"name": "answer"}],
+        "parameters": {"mask": base64.b64encode(MASK).decode()},
+    }  # fmt: skip
+    reply = door.ask(
+        "POST", "/v2/models/fill/infer", msgspec.json.encode(document), {"content-type": "application/json"}
+    )
+    assert reply.status == 200, reply.error
+    answer = msgspec.json.decode(reply.json["outputs"][0]["data"][0])
+    assert np.array_equal(hole_of(answer["image"]), HOLE)
+
+
+@pytest.mark.parametrize("name", ["image", "image[]"])
+def test_openai_edits_a_picture_of_a_form_in_any_order(door, name):
+    parts = [(name, "upload", PICTURE), ("mask", "m.png", MASK), ("model", "", b"fill"), ("prompt", "", b"a cat")]
+    for order in (parts, parts[::-1]):
+        reply = door.ask("POST", "/v1/images/edits", *form(order))
+        assert reply.status == 200, reply.error
+        assert np.array_equal(hole_of(reply.json["data"][0]["b64_json"]), HOLE)
+
+
+def test_the_official_client_edits_pictures(folder, tmp_path):
+    async def routes(live):
+        return [the_route(await live.worker(tmp_path / "w", answering_with(folder)))]
+
+    live = LiveDoor(routes)
+    try:
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="user-key", max_retries=0)
+        clear = png(np.dstack([np.full((8, 12, 3), 90), np.where(HOLE, 0, 255)]))
+        for options in ({"image": PICTURE, "mask": clear}, {"image": [clear]}):
+            found = client.images.edit(model="fill", prompt="", **options)
+            assert np.array_equal(hole_of(found.data[0].b64_json), HOLE)
+    finally:
+        live.close()
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "says"),
+    [
+        ([("model", "", b"fill")], 400, "the form has no 'image'"),
+        ([("model", "", b"fill"), ("image", "a", b"")], 400, "the form wants one file 'image'"),
+        ([("model", "", b"fill"), ("image", "a", PICTURE), ("image", "b", PICTURE)], 400, "one file 'image', not 2"),
+        ([("model", "", b"fill"), ("image", "a", PICTURE)], 400, "does not say what to fill in"),
+        ([("model", "", b"fill"), ("image", "a", PICTURE), ("mask", "m", b"x")], 400, "mask: "),
+        ([("model", "", b"fill"), ("image", "a", PICTURE), ("n", "", b"2")], 400, "n is 1"),
+        ([("model", "", b"fill"), ("image", "a", PICTURE), ("response_format", "", b"url")], 400, "b64_json"),
+        ([("model", "", b"spots"), ("image", "a", PICTURE)], 400, "'spots' edits no pictures"),
+        ([("model", "", b"fil"), ("image", "a", PICTURE)], 404, "did you mean 'fill'"),
+        ([("model", "", b"\xff"), ("image", "a", PICTURE)], 400, "not valid UTF-8"),
+        ([("model", "", b"fill"), ("model", "", b"fill")], 400, "'model' 2 times"),
+        ([("", "", b"fill")], 400, "has no name"),
+        ([("x", "", b"")] * (PARTS + 1), 400, f"more than {PARTS} parts"),
+    ],
+)
+def test_openai_says_what_is_wrong_with_a_form(door, parts, status, says):
+    reply = door.ask("POST", "/v1/images/edits", *form(parts))
+    assert reply.status == status
+    assert says in reply.error
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"{}", "application/json"),
+        (b"", "multipart/form-data"),
+        (b"--x\r\n", "multipart/form-data; boundary=x"),
+        (b"hello", "multipart/form-data; boundary=x"),
+        (form([("a", "", b"1")])[0][:-8], "multipart/form-data; boundary=xyz"),
+        (form([("a", "", b"1")])[0], f"multipart/form-data; boundary={'y' * 5000}"),
+    ],
+)
+def test_what_is_no_form_is_refused(body, kind):
+    with pytest.raises(InvalidInput):
+        read_form(body, kind)
+
+
+@given(st.lists(st.tuples(st.from_regex(r"[a-z\[\]]{1,9}", fullmatch=True), st.binary()), max_size=6))
+def test_what_is_sent_in_a_form_is_what_is_read(fields):
+    body, headers = form([(name, "f", content) for name, content in fields], boundary="aB0-never-in-it")
+    wanted: dict[str, list[bytes]] = {}
+    for name, content in fields:
+        wanted.setdefault(name, []).append(content)
+    assert read_form(body, headers["content-type"]) == wanted
+
+
+@given(st.binary(max_size=300), st.text(max_size=60))
+def test_no_bytes_are_more_than_refused(body, kind):
+    for content_type in (kind, f"multipart/form-data; boundary={kind}"):
+        with suppress(InvalidInput):
+            read_form(body, content_type)

@@ -1,8 +1,13 @@
-"""What the recipes reach with their defaults, measured through the served path: `python -m bench.accuracy`."""
+"""What the recipes reach with their defaults, measured through the served path: `python -m bench.accuracy`.
 
+`python -m bench.accuracy NAME FOLDER` measures the cases of one data set or recipe and keeps their pictures.
+"""
+
+import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.running import Platform, platform, shared, table
@@ -41,24 +46,33 @@ MOST = 0.2
 FACES = "orl_faces/orl_faces.zip"
 
 
-def measure(only: str = "") -> str:
+def measure(only: str = "", pictures: Path | None = None) -> str:
     """Train every case whose data are here; returns a Markdown table."""
-    rows = []
     with platform() as running:
-        for name, task, recipe, bar, limit in CASES:
-            path = shared(name)
-            if path is None or only not in f"{name} {recipe}":
-                continue
-            rows.append(_case(running, name, task, recipe, bar, limit))
-            print("|", " | ".join(rows[-1]), "|", flush=True)
-        for recipe, folder, *rest in REPAIR:
-            if shared("denoise_sr") is not None and only in f"denoise_sr {recipe}":
-                rows.append(_repair(running, recipe, folder, *rest))
-                print("|", " | ".join(rows[-1]), "|", flush=True)
-        if shared(FACES) is not None and only in f"{FACES} embed index":
-            rows.append(_faces(running, 0.85, 600))
-            print("|", " | ".join(rows[-1]), "|", flush=True)
+        try:
+            rows = list(_measured(running, only))
+        finally:
+            for folder in (running.home / "jobs").glob("*/pictures") if pictures else ():
+                shutil.copytree(folder, pictures / folder.parent.name, dirs_exist_ok=True)  # type: ignore[operator]
     return table(["data", "recipe", "split", "test figure", "bar", "job, seconds", "bar", "command"], rows)
+
+
+def _measured(running: Platform, only: str) -> Iterator[list[str]]:
+    """The rows, each told when it is there."""
+    for row in _rows(running, only):
+        print("|", " | ".join(row), "|", flush=True)
+        yield row
+
+
+def _rows(running: Platform, only: str) -> Iterator[list[str]]:
+    for name, task, recipe, bar, limit in CASES:
+        if shared(name) is not None and only in f"{name} {recipe}":
+            yield _case(running, name, task, recipe, bar, limit)
+    for recipe, folder, *rest in REPAIR:
+        if shared("denoise_sr") is not None and only in f"denoise_sr {recipe}":
+            yield _repair(running, recipe, folder, *rest)
+    if shared(FACES) is not None and only in f"{FACES} embed index":
+        yield _faces(running, 0.85, 600)
 
 
 def _case(running: Platform, name: str, task: str, recipe: str, bar: float, limit: int | None) -> list[str]:
@@ -144,4 +158,4 @@ def _repair(
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1] if len(sys.argv) > 1 else "")
+    measure(sys.argv[1] if len(sys.argv) > 1 else "", Path(sys.argv[2]) if len(sys.argv) > 2 else None)

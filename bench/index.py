@@ -20,11 +20,15 @@ BAR_MS = 5.0
 
 def measure(sizes: list[int]) -> str:
     """Fill indexes of these sizes, search them, open them again; returns a Markdown table."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
     rows = []
-    for size in sizes:
-        rows.append(_case(size))
-        print("|", " | ".join(rows[-1]), "|", flush=True)
+    try:
+        for size in sizes:
+            rows.append(_case(size))
+            print("|", " | ".join(rows[-1]), "|", flush=True)
+    finally:
+        os.sched_setaffinity(0, allowed)
     return table(
         [
             "vectors",

@@ -1,6 +1,7 @@
 """`make bench`: all benchmarks, one after the other, into docs/benchmarks.md.
 
-`python -m bench.run serving -- --seconds 2` measures one section anew and leaves the others as they are.
+`python -m bench.run serving -- --seconds 2` measures one section anew and leaves the others as they are;
+`python -m bench.run accuracy -- unet ddpm` measures some rows of that section.
 """
 
 import os
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import accuracy, decode, serving, start, training
+from bench import accuracy, decode, index, recipes, serving, start, training
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """<!-- Written by `make bench`: the figures of a section are of one run on one machine. -->
@@ -30,11 +31,17 @@ SECTIONS = {
         f"`python -m bench.training`: the same network, batch {training.BATCH}, {training.EPOCHS} epochs, "
         "alternating runs.",
     ),
+    "recipes": (
+        "Training speed of every recipe",
+        "`python -m bench.recipes`: the same network, loss, changes, optimisers and batches in our loop and in a plain "
+        "DataLoader loop, alternating runs; and the parts of our time.",
+    ),
     "decode": (
         "Decoding pictures",
         "`python -m bench.decode`: a JPEG of 1280x720 to 224x224 on one core, in turns; the same function in training "
         "and in serving.",
     ),
+    "index": ("Search in an index", f"`python -m bench.index`: {index.DIMENSIONS} numbers a vector, one core."),
     "start": ("Start and memory", "`python -m bench.start`"),
     "serving": (
         "Serving",
@@ -43,16 +50,18 @@ SECTIONS = {
     ),
 }
 MEASURE: dict[str, Callable[[list[str]], str]] = {
-    "accuracy": lambda _: accuracy.measure(),
+    "accuracy": lambda names: "\n".join(map(accuracy.measure, names or [""])),
     "training": lambda _: training.measure(),
+    "recipes": lambda _: recipes.measure(),
     "decode": lambda _: decode.measure(),
+    "index": lambda _: index.measure([index.EXACT, 100_000]),
     "start": lambda _: start.measure(),
     "serving": serving.measure,
 }
 
 
 def main() -> None:
-    """Measure all, or the sections that are named, and write the page; what follows `--` goes to bench.serving."""
+    """Measure all, or the sections that are named, and write the page; what follows `--` is for the section."""
     names, _, options = " ".join(sys.argv[1:]).partition("--")
     wanted = names.split() or list(SECTIONS)
     if unknown := [name for name in wanted if name not in SECTIONS]:
@@ -61,7 +70,10 @@ def main() -> None:
     blocks = [HEAD.format(cores=os.cpu_count(), processor=processor(), python=machine.python_version())]
     for name, (title, text) in SECTIONS.items():
         if name in wanted:
-            blocks += [f"## {title}", text, MEASURE[name](options.split())]
+            found = MEASURE[name](options.split())
+            if name == "accuracy" and options:
+                found = merged(before.get(title, ""), found)
+            blocks += [f"## {title}", text, found]
         elif title in before:
             blocks += [f"## {title}", before[title]]
     PAGE.write_text("\n\n".join(blocks) + "\n", "utf-8")
@@ -72,6 +84,17 @@ def _sections(page: str) -> dict[str, str]:
     """What stands under each title."""
     parts = page.split("\n## ")[1:]
     return {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
+
+
+def merged(before: str, after: str) -> str:
+    """The rows of a table with those that were measured anew in their places, and new ones below."""
+    rows = {_key(line): line for text in (before, after) for line in text.splitlines() if line.startswith("|")}
+    return "\n".join(rows.values())
+
+
+def _key(row: str) -> tuple[str, ...]:
+    """What was measured: the data set and the recipe."""
+    return tuple(cell.strip() for cell in row.split("|")[1:3])
 
 
 def processor() -> str:

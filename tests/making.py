@@ -163,6 +163,40 @@ def mask_bundle(target: Path) -> Path:
     return target
 
 
+HOLES: dict[str, Any] = {
+    "inputs": [TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 4])],
+    "outputs": [TensorSpec(name="repaired", datatype="FP32", shape=[-1, -1, -1, 3])],
+}
+
+
+def hole_bundle(target: Path) -> Path:
+    """A sealed bundle that fills pictures in: its answer is the mask it was given, white where pixels are missing."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 4])
+    repaired = helper.make_tensor_value_info("repaired", TensorProto.FLOAT, ["batch", "height", "width", 3])
+    nodes = [
+        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["levels", "white"], ["values"]),
+        helper.make_node("Gather", ["values", "planes"], ["repaired"], axis=3),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(255, np.float32), "white"),
+        numpy_helper.from_array(np.array([3, 3, 3], np.int64), "planes"),
+    ]
+    body = helper.make_graph(nodes, "holes", [image], [repaired], constants)
+    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (draft / "model.onnx").write_bytes(graph.SerializeToString())
+    how = {"repair": "inpaint", "color": "rgb", "multiple": 8}
+    manifest = a_manifest(task="image-to-image", **HOLES, preprocessing=how, labels=[])
+    hole = png(np.dstack([np.full((8, 8, 3), 90), np.eye(8) * 255]))
+    write_golden(draft, [hole], Predictor(draft, manifest).predict([hole]))
+    bundle.seal(draft, manifest, target)
+    return target
+
+
 def vector_bundle(target: Path) -> Path:
     """A sealed bundle whose vector is the 4 pixels of a 2x2 grey picture, 1 added to each, at length 1."""
     from onnx import TensorProto, helper, numpy_helper

@@ -13,7 +13,7 @@ import pytest
 
 from modelmill import __version__, bundle, plugins, predictor
 from modelmill.bundle import open_bundle
-from modelmill.errors import BundleCorrupt
+from modelmill.errors import BundleCorrupt, InvalidInput, NotInstalled
 from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
@@ -21,6 +21,9 @@ from modelmill.types import JobSpec
 from tests.making import TINY, dataset, going
 
 RECIPES = [(task, recipe) for task in plugins.names("tasks") for recipe in plugins.names(plugins.recipes_of(task))]
+ENGINES = [
+    (name, precision) for name in plugins.names("engines") for precision in plugins.load("engines", name).PRECISIONS
+]
 QUICK = {"epochs": "1", "batch_size": "16", "epoch_steps": "2"}
 
 
@@ -95,6 +98,14 @@ def test_the_bundle_is_whole_and_answers_as_recorded(trained):
     assert len(predictor.read_golden(folder / "bundle")) >= 1
     assert model.manifest.metrics == result["metrics"]
     assert not (folder / "bundle.draft").exists()
+
+
+@pytest.mark.parametrize(("engine", "precision"), ENGINES, ids="/".join)
+def test_every_engine_answers_as_recorded(trained, engine, precision):
+    try:
+        predictor.load(trained[2] / "bundle", engine=engine, precision=precision)
+    except (NotInstalled, InvalidInput) as error:  # an extra, or arithmetic that this processor does not have
+        pytest.skip(error.message)
 
 
 def test_its_manifest_says_all_that_is_needed(trained):

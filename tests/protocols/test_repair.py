@@ -12,54 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelmill import bundle
 from modelmill.errors import InvalidInput
-from modelmill.predictor import Predictor, write_golden
 from modelmill.protocols._form import PARTS, read_form
-from modelmill.tasks import image_to_image
-from modelmill.types import TensorSpec
-from tests.making import Door, LiveDoor, a_manifest, a_route, answering_with, png
-
-INPUTS = [TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 4])]
-OUTPUTS = [TensorSpec(name="repaired", datatype="FP32", shape=[-1, -1, -1, 3])]
-
-
-def mask_graph():
-    """The plane of what is missing, as a grey picture."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 4])
-    repaired = helper.make_tensor_value_info("repaired", TensorProto.FLOAT, ["batch", "height", "width", 3])
-    nodes = [
-        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["levels", "white"], ["values"]),
-        helper.make_node("Gather", ["values", "planes"], ["repaired"], axis=3),
-    ]
-    constants = [
-        numpy_helper.from_array(np.array(255, np.float32), "white"),
-        numpy_helper.from_array(np.array([3, 3, 3], np.int64), "planes"),
-    ]
-    body = helper.make_graph(nodes, "mask", [image], [repaired], constants)
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+from tests.making import HOLES, Door, LiveDoor, a_route, answering_with, hole_bundle, png
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A sealed bundle that answers with the mask it was given."""
-    target = tmp_path_factory.mktemp("mask") / "b"
-    draft = target.with_name("draft")
-    draft.mkdir()
-    (draft / "model.onnx").write_bytes(mask_graph().SerializeToString())
-    how = {"repair": "inpaint", "color": "rgb", "multiple": 8}
-    manifest = a_manifest(task="image-to-image", inputs=INPUTS, outputs=OUTPUTS, preprocessing=how, labels=[])
-    example = image_to_image.example()
-    write_golden(draft, [example], Predictor(draft, manifest).predict([example]))
-    bundle.seal(draft, manifest, target)
-    return target
+    return hole_bundle(tmp_path_factory.mktemp("mask") / "b")
 
 
 def the_route(worker):
-    return a_route("fill", task="image-to-image", output="image", inputs=INPUTS, outputs=OUTPUTS, sockets=[worker.path])
+    return a_route("fill", task="image-to-image", output="image", **HOLES, sockets=[worker.path])
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +163,12 @@ def test_no_bytes_are_more_than_refused(body, kind):
     for content_type in (kind, f"multipart/form-data; boundary={kind}"):
         with suppress(InvalidInput):
             read_form(body, content_type)
+
+
+def test_a_large_mask_is_not_sent_with_every_one_of_many_pictures(door):
+    picture, mask = base64.b64encode(PICTURE).decode(), "A" * (2 << 20)
+    document = {"inputs": [picture] * 64, "parameters": {"mask": mask}}
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    reply = door.ask("POST", "/models/fill", msgspec.json.encode(document), headers)
+    assert reply.status == 413
+    assert "send fewer inputs" in reply.error

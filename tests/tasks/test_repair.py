@@ -154,9 +154,10 @@ def test_a_mask_that_is_none_is_refused(tmp_path, mask, says):
 
 
 def test_only_what_is_filled_in_takes_a_mask(tmp_path):
-    arrays = task.request(png(noise(8, 8)), context(GREY, tmp_path), {"mask": "x"})
     with pytest.raises(InvalidInput, match="unknown parameter 'mask'"):
-        task.encode({task.REPAIRED: arrays["image"] / 255}, context(GREY, tmp_path), {"mask": "x"})
+        task.request(png(noise(8, 8)), context(GREY, tmp_path), {"mask": "x"})
+    with pytest.raises(InvalidInput, match="did you mean 'mask'"):
+        task.request(png(noise(8, 8, 4)), context(FILLED, tmp_path), {"mesk": "x"})
 
 
 # ---- tiles

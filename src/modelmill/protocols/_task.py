@@ -6,7 +6,7 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelmill.errors import InvalidInput
+from modelmill.errors import InvalidInput, TooLarge
 from modelmill.protocols.base import Request
 from modelmill.serve.gateway import Gateway
 from modelmill.types import SEED, TEXTS, KeyInfo
@@ -93,6 +93,9 @@ async def answers(
 
     if len(inputs) == 1:
         return [await one(inputs[0])]
+    size = sum(len(value) for value in parameters.values() if isinstance(value, str)) * len(inputs)
+    if size > gateway.limits.body_bytes:  # each input is sent with all parameters
+        raise TooLarge(f"parameters for {len(inputs)} inputs come to {size:,} bytes: send fewer inputs with them")
     # All are waited for: none goes on unseen when another one has failed.
     results = await asyncio.gather(*map(one, inputs), return_exceptions=True)
     for number, result in enumerate(results):

@@ -110,11 +110,11 @@ class Pool:
             raise Unavailable(f"'{self.deployment}' was undeployed")
         now = time.monotonic()
         call = Call(next(_numbers), data, tensors, dict(parameters) if parameters else {}, list(ask.outputs))
-        if parameters:
-            refuse_unsendable(call)
+        weight = bytes_of_parameters(call) if parameters else 0
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         pending = Pending(call, ask.key, ask.priority, now + ask.timeout, future, now)
         pending.abandoned, pending.request_id, pending.pin = ask.gone, ask.request_id, ask.pin
+        pending.size += weight
         self._admit(pending)
         self._lanes.add(pending)
         self.last_call = now
@@ -312,10 +312,11 @@ class Pool:
             pending.future.set_exception(error)
 
 
-def refuse_unsendable(call: Call) -> None:
-    """Raises `InvalidInput` for parameters that JSON can say and MessagePack can't, before they join a batch."""
+def bytes_of_parameters(call: Call) -> int:
+    """About what they add to a frame, by their texts; raises `InvalidInput` for what can't be in one."""
     if error := _unsendable(Call(call.id, None, [], call.parameters)):
         raise InvalidInput(f"parameters hold what can't be passed on: {error}")
+    return sum(len(value) for value in call.parameters.values() if isinstance(value, str))
 
 
 def _unsendable(call: Call) -> str:

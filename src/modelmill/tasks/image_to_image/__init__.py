@@ -95,11 +95,22 @@ def decode(data: Raw, context: Context) -> Arrays:
 
 
 def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
-    """What `decode` does; `mask` (base64 of a picture) says what of a picture is to be filled in."""
+    """What `decode` does; `mask` (base64 of a picture) says what of a picture is to be filled in.
+
+    Raises `InvalidInput` also for parameters that nothing reads.
+    """
     how = context.preprocessing
-    if how.repair != "inpaint" or parameters.get("mask") is None:
+    _check(parameters, how)
+    if parameters.get("mask") is None:
         return decode(data, context)
     return {"image": pre.masked(_image.read_pixels(data), _mask(parameters["mask"]), how)}
+
+
+def _check(parameters: Mapping[str, Any], how: Preprocessing) -> None:
+    known = PARAMETERS if how.repair == "inpaint" else ()
+    for name in parameters:
+        if name not in known:
+            raise unknown_setting(name, known, "parameter")
 
 
 def _mask(given: Any) -> pre.Mask:
@@ -125,11 +136,8 @@ def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> 
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Json:
-    """`{"image": PNG as base64}`; raises `InvalidInput` for parameters that nothing reads: there is but `mask`."""
-    known = PARAMETERS if context.preprocessing.repair == "inpaint" else ()
-    for name in parameters:
-        if name not in known:
-            raise unknown_setting(name, known, "parameter")
+    """`{"image": PNG as base64}`; raises `InvalidInput` for parameters that nothing reads."""
+    _check(parameters, context.preprocessing)
     pixels = pre.joined(pre.rounded(arrays[REPAIRED] * 255), arrays.get(COLORS))
     return {ANSWER: b64encode(_image.png(pixels)).decode()}
 

@@ -1,0 +1,68 @@
+"""Models that answer with pictures, on a running platform: the command line sends masks and keeps what comes back."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.making import hole_bundle, mask_bundle
+from tests.platform.conftest import Platform
+
+HOLE = np.zeros((8, 12), bool)
+HOLE[2:5, 3:9] = True
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    platform = Platform(folder / "home")
+    for name, make in {"fill": hole_bundle, "scenes": mask_bundle}.items():
+        platform.client.import_model(name, make(folder / name))
+        platform.client.deploy(name, wait=True)
+    yield platform
+    platform.end()
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.full((8, 12), 40, np.uint8)
+    pixels[:, 6:] = 220
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_the_masks_of_a_segmentation_are_kept_as_files(running, photo, tmp_path):
+    done = running.run("predict", "scenes", str(photo), "--out", str(tmp_path / "masks"), "--json")
+    assert done.returncode == 0, done.stderr
+    parts = json.loads(done.stdout)[0]["output"]
+    assert {part["mask"] for part in parts} == {str(path) for path in (tmp_path / "masks").iterdir()}
+    assert len(parts) == 2
+    for part in parts:
+        with Image.open(part["mask"]) as mask:
+            assert mask.size == (12, 8)
+
+
+def test_a_mask_goes_along_as_a_file(running, photo, tmp_path):
+    Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(tmp_path / "hole.png")
+    out = tmp_path / "out"
+    done = running.run("predict", "fill", str(photo), "--set", f"mask=@{tmp_path / 'hole.png'}", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    with Image.open(out / "photo.png") as filled:
+        assert np.array_equal(np.asarray(filled)[:, :, 0] > 127, HOLE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--set", "mask=@nowhere.png"], "the file can't be read"),
+        (["--set", "mask=white"], "mask wants a picture as base64"),
+        (["--set", "msk=1"], "unknown parameter 'msk'; did you mean 'mask'?"),
+        ([], "does not say what to fill in"),
+    ],
+)
+def test_a_wrong_call_is_one_line(running, photo, arguments, says):
+    done = running.run("predict", "fill", str(photo), *arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -17,7 +17,7 @@ import pytest
 from modelmill.errors import MillError
 from tests.platform.conftest import Platform, until, wait_ready, write_digits
 
-SETTINGS = {"epochs": 30, "batch_size": 8, "learning_rate": 0.003}
+SETTINGS = {"epochs": 14, "batch_size": 8, "learning_rate": 0.003}
 
 
 class Load:

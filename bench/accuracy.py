@@ -66,7 +66,7 @@ def _measured(running: Platform, only: str) -> Iterator[list[str]]:
 
 def _rows(running: Platform, only: str) -> Iterator[list[str]]:
     for name, task, recipe, bar, limit in CASES:
-        if shared(name) is not None and only in f"{name} {recipe}":
+        if shared(name) is not None and only in f"{name.partition('/')[0]} {recipe}":
             yield _case(running, name, task, recipe, bar, limit)
     for recipe, folder, *rest in REPAIR:
         if shared("denoise_sr") is not None and only in f"denoise_sr {recipe}":
@@ -93,7 +93,7 @@ def _case(running: Platform, name: str, task: str, recipe: str, bar: float, limi
         f"{100 * bar:.0f} % {'met' if met else 'MISSED'}",
         f"{seconds:.0f}",
         "" if limit is None else f"{limit} {'met' if seconds <= limit else 'MISSED'}",
-        f"`python -m bench.accuracy {data if figure != 'accuracy' else recipe}`",
+        f"`python -m bench.accuracy '{data} {recipe}'`",
     ]
 
 
@@ -153,7 +153,7 @@ def _repair(
         f"{bar:g} {words} {'met' if reached >= bar else 'MISSED'}",
         f"{seconds:.0f}",
         f"{limit} {'met' if seconds <= limit else 'MISSED'}",
-        f"`python -m bench.accuracy {recipe}`",
+        f"`python -m bench.accuracy 'denoise_sr {recipe}'`",
     ]
 
 

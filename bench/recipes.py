@@ -25,7 +25,7 @@ from PIL import Image
 
 from bench.running import table
 
-EPOCHS, ROUNDS = 3, 3
+EPOCHS, ROUNDS = 2, 3
 KINDS = ("ours", "plain")
 WORDS = [f"word{number}" for number in range(2000)]
 
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("image-classification", "cnn", 28, 28, True, 150),
+    Case("image-classification", "cnn", 28, 28, True, 40),
     Case("image-classification", "resnet", 120, 160, False, 12),
     Case("object-detection", "centernet", 192, 256, False, 8),
     Case("image-segmentation", "unet", 180, 240, False, 16),

@@ -26,7 +26,7 @@ from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
-from modelmill.tasks import _text
+from modelmill.tasks import _audio, _text
 from modelmill.tasks.base import split_by, task_named
 from modelmill.types import KeyInfo, Lineage, Manifest, Route, Snapshot, TensorSpec
 
@@ -337,7 +337,84 @@ def text_table(root: Path, count: int = 60) -> Path:
     return root
 
 
+def tones(letters: str, rate: int = 8000) -> bytes:
+    """A WAV file with a tone of a tenth of a second for each letter, higher for b than for a, and pauses between."""
+    time = np.arange(rate // 10) / rate
+    pieces = [np.zeros(rate // 20)]
+    for letter in letters:
+        pieces += [0.5 * np.sin(2 * np.pi * {"a": 400, "b": 1500}[letter] * time), np.zeros(rate // 20)]
+    return _audio.wav(np.concatenate(pieces).astype(np.float32), rate)
+
+
+SPEECH: dict[str, Any] = {
+    "labels": ["a", "b"],
+    "inputs": [TensorSpec(name="audio", datatype="FP32", shape=[-1, -1])],
+    "outputs": [TensorSpec(name="scores", datatype="FP32", shape=[-1, -1, 3])],
+}
+
+
+def speech_bundle(target: Path) -> Path:
+    """A sealed bundle that hears `tones`: for every 160 samples nothing, a or b, by how often they change sign."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    node = helper.make_node
+    time = np.arange(160) / 8000
+    waves = [wave(2 * np.pi * pitch * time) for pitch in (400, 1500) for wave in (np.cos, np.sin)]
+    constants = [
+        numpy_helper.from_array(np.stack(waves).astype(np.float32)[:, None], "waves"),
+        numpy_helper.from_array(np.array([1], np.int64), "one"),
+        numpy_helper.from_array(np.array([[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32).T, "sums"),
+        numpy_helper.from_array(np.array([50, 0, 0], np.float32), "nothing"),
+    ]
+    nodes = [
+        node("Unsqueeze", ["audio", "one"], ["row"]),
+        node("Conv", ["row", "waves"], ["parts"], strides=[160], kernel_shape=[160]),
+        node("Mul", ["parts", "parts"], ["power"]),
+        node("Transpose", ["power"], ["places"], perm=[0, 2, 1]),
+        node("MatMul", ["places", "sums"], ["heard"]),
+        node("Add", ["heard", "nothing"], ["levels"]),
+        node("LogSoftmax", ["levels"], ["scores"], axis=2),
+    ]
+    audio = helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["batch", "samples"])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "places", 3])
+    body = helper.make_graph(nodes, "tones", [audio], [scores], constants)
+    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (draft / "model.onnx").write_bytes(graph.SerializeToString())
+    how = {"rate": 8000, "seconds": 1.0}
+    manifest = a_manifest(task="automatic-speech-recognition", **SPEECH, preprocessing=how)
+    raw = tones("ab")
+    write_golden(draft, [raw], Predictor(draft, manifest).predict([raw]))
+    bundle.seal(draft, manifest, target)
+    return target
+
+
+def sound_folder(root: Path, count: int = 40) -> Path:
+    """Recordings of two classes, one tone each, no two alike."""
+    for number in range(count):
+        label = "ab"[number % 2]
+        path = root / label / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tones(label, rate=8000 + number))
+    return root
+
+
+def speech_folder(root: Path, count: int = 40) -> Path:
+    """Recordings of words of the letters a and b, and what is said in metadata.csv."""
+    root.mkdir(parents=True, exist_ok=True)
+    rows = ["file_name,transcription"]
+    for number in range(count):
+        word = f"{number % 8:03b}".replace("0", "a").replace("1", "b")
+        (root / f"{number}.wav").write_bytes(tones(word, rate=8000 + number))
+        rows.append(f"{number}.wav,{word}")
+    (root / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
 TINY = {
+    ("audio", "label"): sound_folder,
+    ("audio", "text"): speech_folder,
     ("image", "label"): picture_folder,
     ("image", "boxes"): box_folder,
     ("image", "none"): picture_folder,

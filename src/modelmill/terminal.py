@@ -219,6 +219,9 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
     if any(isinstance(one, str) for row in rows for one in row["output"]):
         table([{"input": row["input"][:60], "picture": _named(one)} for row in rows for one in row["output"]], PICTURE)
         return
+    if all(isinstance(row["output"], dict) and "text" in row["output"] for row in rows):
+        table([{"input": row["input"][:60], **row["output"]} for row in rows], ("input", "text"))
+        return
     for row in rows:
         best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]
         if isinstance(best, float):

@@ -19,7 +19,7 @@ from modelmill.tasks.base import (
     recipe_named,
     task_named,
 )
-from tests.making import png
+from tests.making import png, tones
 
 TASKS = plugins.names("tasks")
 LABELS = ["one", "two", "three"]
@@ -27,9 +27,14 @@ TRUTHS = {
     "label": LABELS,
     "boxes": [[Box(label, 8, 8, 24, 24)] for label in LABELS],
     "mask": [png(np.full((24, 24), number)) for number in range(len(LABELS))],
+    "text": LABELS,
 }
 """What three items are measured by, for each target."""
-ITEMS = {"image": png(np.tile(np.arange(0, 240, 10), (24, 1))), "text": "A quiet film that stays with you."}
+ITEMS = {
+    "image": png(np.tile(np.arange(0, 240, 10), (24, 1))),
+    "text": "A quiet film that stays with you.",
+    "audio": tones("ab"),
+}
 """What the items of a data set hold."""
 
 
@@ -49,7 +54,7 @@ def test_it_has_every_name_of_the_contract(task):
     missing = sorted(name for name in wanted if not hasattr(task, name))
     assert not missing
     assert task.INPUT in ITEMS
-    assert kind_of(task) in ("image", "text", "seed")
+    assert kind_of(task) in ("image", "text", "audio", "seed")
     assert task.SUMMARY
     assert task.SAMPLES > 0
 

@@ -56,8 +56,8 @@ class Item(msgspec.Struct):
     `name` is its path or row, unique in the set; `data` an encoded picture, a text, or decoded pixels
     (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader could not read it. `target`
     is what the format's TARGET says: for `boxes` a list of `Box`, for `mask` the mask as an encoded picture of class
-    numbers, for `picture` the encoded picture that should come out; `label` is then the class that the splits are
-    balanced by, or "".
+    numbers, for `picture` the encoded picture that should come out, for `text` a text; `label` is then the class that
+    the splits are balanced by, or "".
     """
 
     name: str
@@ -65,7 +65,7 @@ class Item(msgspec.Struct):
     data: bytes | str | NDArray[np.uint8]
     split: str | None = None
     problem: str = ""
-    target: list[Box] | bytes | None = None
+    target: list[Box] | bytes | str | None = None
 
 
 class Source:

@@ -32,9 +32,10 @@ def examine(
 ) -> tuple[Index, Report]:
     """Check all items and give each its split.
 
-    Where items are not `labelled` with one class each, a class may be missing, the classes are those of their boxes
-    or those `declared` (in that order, each counted once for a mask that holds it), and nothing is said of how the
-    classes are spread. With `whole_classes` a class goes to one split, where the set does not say otherwise.
+    Where items are not `labelled` with one class each, a class may be missing, the classes are those of their boxes,
+    the characters of their texts, or those `declared` (in that order, each counted once for a mask that holds it), and
+    nothing is said of how the classes are spread. With `whole_classes` a class goes to one split, where the set does
+    not say otherwise.
 
     `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it
     can't be decoded; `progress` is told how many items are done. Bad items are dropped and reported.
@@ -53,7 +54,7 @@ class _Seen:
 
     def __init__(self, fingerprint: Callable[[Item], str], labelled: bool, masked: bool) -> None:
         self.fingerprint, self.labelled, self.masked = fingerprint, labelled, masked
-        self.boxes: Counter[str] = Counter()
+        self.named: Counter[str] = Counter()
         self.masks: Counter[int] = Counter()
         self.known: dict[str, int] = {}
         self.labels, self.declared, self.prints = array("i"), array("b"), array("Q")
@@ -65,7 +66,9 @@ class _Seen:
         content = self._content(item)
         self.labels.append(label if content is not None else DROPPED)
         if content is not None and isinstance(item.target, list):
-            self.boxes.update(box.label for box in item.target)
+            self.named.update(box.label for box in item.target)
+        elif content is not None and isinstance(item.target, str):
+            self.named.update(set(item.target))
         elif content is not None and self.masked and isinstance(item.target, bytes):
             self.masks.update(np.unique(values_of(item.target)).tolist())
         self.declared.append(SPLITS.index(item.split) if item.split is not None else UNDECLARED)
@@ -131,8 +134,8 @@ def _conclude(seen: _Seen, declared: list[str], whole_classes: bool) -> tuple[In
     elif declared:
         labels, classes = declared, {name: seen.masks[number] for number, name in enumerate(declared)}
     else:
-        labels = sorted(seen.boxes or (name for name in labels if name), key=_order)
-        classes = {name: seen.boxes[name] if seen.boxes else counts[name] for name in labels}
+        labels = sorted(seen.named or (name for name in labels if name), key=_order)
+        classes = {name: seen.named[name] if seen.named else counts[name] for name in labels}
     about_splits(found, table)
     tally = Counter(splits.tolist())
     report = Report(

@@ -16,6 +16,8 @@ BATCH = 128
 """Most inputs in one request."""
 
 VERSION = b"x-modelmill-version"
+A = {"image": "an image", "audio": "a recording", "tensor": "a tensor"}
+"""Kinds of raw input that are files, as sentences have them."""
 
 
 def pick(gateway: Gateway, caller: KeyInfo, request: Request, name: str) -> Deployment:
@@ -33,14 +35,14 @@ def raw_of(value: Any, kind: str, place: str) -> bytes:
     if isinstance(value, dict) and value.keys() == {"b64"} and kind not in TEXTS:
         value = value["b64"]
     if not isinstance(value, str):
-        what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(kind, f"an {kind} as base64")
+        what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(kind, f"{A[kind]} as base64")
         raise InvalidInput(f"{place} holds {what}, as a string, not {_kind_of(value)}")
     if kind in TEXTS:
         return value.encode("utf-8", "surrogatepass")
     try:
         return b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"{place} is not valid base64 of an {kind}") from error
+        raise InvalidInput(f"{place} is not valid base64 of {A[kind]}") from error
 
 
 def _kind_of(value: Any) -> str:

@@ -30,6 +30,7 @@ from modelmill.protocols._v2 import (
 )
 from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Tensor
+from modelmill.types import TEXTS
 
 T = TypeVar("T")
 
@@ -225,12 +226,12 @@ def _from_json(one: InferInput[Any], own: Signature) -> bytes:
 
 
 def _packed(one: InferInput[Any], values: list[Any], own: Signature) -> bytes:
-    if own.task_input != "image" or one.name != "image" or one.datatype != "BYTES":
+    if own.task_input in (*TEXTS, "") or one.name != own.task_input or one.datatype != "BYTES":
         return packed(one.name, one.datatype, values)
     try:
         return pack_bytes([b64decode(value, validate=True) for value in values])
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput("input 'image': in JSON a picture is its file as base64") from error
+        raise InvalidInput(f"input '{one.name}': in JSON it is a file as base64") from error
 
 
 def _carefully(one: InferInput[Any], element: type) -> list[Any]:

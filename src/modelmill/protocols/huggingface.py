@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unavailable
-from modelmill.protocols._task import answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
+from modelmill.protocols._task import A, answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
 from modelmill.protocols.base import JSON, Disconnected, Request, Response, Route, read_json, simple_error
 from modelmill.serve.gateway import Gateway
 from modelmill.types import SEED, TEXTS, KeyInfo
@@ -123,7 +123,7 @@ def read(body: bytes, content_type: str, kind: str) -> Asked:
     if not body and kind == SEED:
         return Asked([b""], {})
     if not body:
-        raise InvalidInput(f"the body is empty: send {'JSON with inputs' if kind == 'text' else f'an {kind}'}")
+        raise InvalidInput(f"the body is empty: send {'JSON with inputs' if kind == 'text' else A[kind]}")
     content_type = content_type.lower()
     if content_type.startswith("multipart/"):
         raise InvalidInput(

@@ -96,7 +96,7 @@ class Task(Protocol):
     """
 
     SUMMARY: str
-    INPUT: Literal["image", "text"]
+    INPUT: Literal["image", "text", "audio"]
     TARGETS: tuple[str, ...]
     CLASSES: int
     METRIC: str

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from modelmill.data._magic import BY_EXTENSION, NOT_PICTURES, extension
-from modelmill.data.base import Item, Source, check_options, split_of
+from modelmill.data.base import Item, Source, check_options
+from modelmill.data.formats._folders import place_of, splits_in
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
@@ -20,8 +21,8 @@ def detect(source: Source) -> bool:
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """All files by name, as encoded bytes; raises `InvalidInput` when no folder names a class."""
     check_options(options, OPTIONS)
-    splits = _splits(source.names)
-    places = {name: _place(name, splits) for name in source.names}
+    splits = splits_in(source.names, _may_be_picture)
+    places = {name: place_of(name, splits) for name in source.names}
     if not any(label for name, (_, label) in places.items() if _may_be_picture(name)):
         raise InvalidInput(
             f"'{source.title}' has no pictures in class folders: lay them out as CLASS/NAME.jpg or train/CLASS/NAME.jpg"
@@ -31,22 +32,6 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             yield _picture(source, name, split, label)
         else:
             yield Item(name, "", b"", split, "not a picture file")
-
-
-def _splits(names: list[str]) -> dict[str, str]:
-    """The top folders that name a split, if they do: 'train' may also be a class, beside 'bus' and 'car'."""
-    tops = {name.partition("/")[0] for name in names if "/" in name and _may_be_picture(name)}
-    named = {top: split for top in tops if (split := split_of(top))}
-    return named if len(named) == len(tops) or len(set(named.values())) > 1 else {}
-
-
-def _place(name: str, splits: dict[str, str]) -> tuple[str | None, str]:
-    """The split and the class of a name; the class is empty where no folder names one."""
-    folder = name.rpartition("/")[0]
-    if not splits:
-        return None, folder
-    top, _, label = folder.partition("/")
-    return (splits[top], label) if top in splits else (None, "")
 
 
 def _picture(source: Source, name: str, split: str | None, label: str) -> Item:

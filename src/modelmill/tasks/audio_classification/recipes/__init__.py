@@ -1,0 +1,1 @@
+"""Recipes of audio-classification: one file each."""

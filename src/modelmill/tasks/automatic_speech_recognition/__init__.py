@@ -1,0 +1,212 @@
+"""automatic-speech-recognition: a recording in, what is said in it out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.tasks import _audio
+from modelmill.tasks._audio import fingerprint
+from modelmill.tasks.automatic_speech_recognition._decoding import Heard, beam, greedy, words
+from modelmill.tasks.automatic_speech_recognition._measures import error_rate, sheet
+from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.types import Json, TensorSpec
+
+__all__ = [
+    "CLASSES",
+    "INPUT",
+    "METRIC",
+    "RECIPE",
+    "SAMPLES",
+    "SUMMARY",
+    "TARGETS",
+    "Preprocessing",
+    "as_sent",
+    "complete",
+    "decode",
+    "encode",
+    "evaluate",
+    "example",
+    "fingerprint",
+    "infer",
+    "inputs",
+    "outputs",
+    "prepare",
+    "sample",
+    "truth",
+]
+
+SUMMARY = "write down what is said in a recording"
+INPUT = "audio"
+TARGETS = ("text",)
+CLASSES = 1
+METRIC = "wer"
+RECIPE = "ctc"
+SAMPLES = 500
+PARAMETERS = ("return_timestamps", "num_beams")
+MOST_BEAMS = 100
+SECONDS = f"{NOTE}seconds"
+SCORES = "scores"
+SHOWN = 16
+
+
+class Preprocessing(_audio.Preprocessing, frozen=True, kw_only=True):
+    """How a recording becomes samples, and how many of them are heard at once; travels in the manifest."""
+
+    seconds: Annotated[
+        float, msgspec.Meta(ge=0, le=120, description="of the longest recording to train on; 0: from the data")
+    ] = 0.0
+    max_seconds: Annotated[float, msgspec.Meta(gt=0, le=120, description="most of them when taken from the data")] = (
+        20.0
+    )
+    window: Annotated[
+        float, msgspec.Meta(ge=2, le=120, description="seconds in which a longer recording is heard, one after another")
+    ] = 20.0
+    overlap: Annotated[float, msgspec.Meta(ge=0, le=10, description="seconds that two of these share")] = 1.0
+    hop: Annotated[
+        float, msgspec.Meta(gt=0, le=0.1, description="seconds between two answers", extra={"derived": True})
+    ] = 0.02
+
+    @property
+    def length(self) -> int:
+        """Samples of the longest recording that is trained on."""
+        return max(1, round(self.seconds * self.rate))
+
+    @property
+    def step(self) -> int:
+        """Samples between two answers."""
+        return max(1, round(self.hop * self.rate))
+
+
+def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+    """Rate and length taken from the training recordings."""
+    recordings = [_audio.read(sample) for sample in samples]
+    longest = max(one.seconds for one in recordings)
+    seconds = preprocessing.seconds or min(preprocessing.max_seconds, max(0.1, round(longest * 1.05, 2)))
+    return msgspec.structs.replace(preprocessing, rate=_audio.rate_of(recordings, preprocessing), seconds=seconds)
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """`audio`: samples -1..1 [-1, any length]."""
+    return [TensorSpec(name="audio", datatype="FP32", shape=[-1, -1])]
+
+
+def outputs(context: Context) -> list[TensorSpec]:
+    """`scores`: logarithms of the probabilities of nothing and of each character [-1, places, characters + 1]."""
+    return [TensorSpec(name=SCORES, datatype="FP32", shape=[-1, -1, len(context.labels) + 1])]
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """`audio`: the samples at the model's rate; raises `InvalidInput`, `TooLarge`."""
+    recording = _audio.read(data)
+    heard = _audio.at_rate(recording, context.preprocessing.rate)
+    return {"audio": np.ascontiguousarray(heard), SECONDS: np.float32(recording.seconds)}  # type: ignore[dict-item]
+
+
+def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> Arrays:
+    """Recordings of any length, long ones in windows whose halves of the overlap are put together."""
+    how, audio = context.preprocessing, arrays["audio"]
+    if audio.ndim != 2 or not audio.shape[1]:
+        raise InvalidInput(f"audio wants the shape [batch, samples], not {list(audio.shape)}")
+    window, half = round(how.window / how.hop), round(how.overlap / how.hop / 2)
+    if audio.shape[1] <= window * how.step:
+        return {SCORES: run({"audio": audio})[SCORES]}
+    parts, stride, places = [], window - 2 * half, -(-audio.shape[1] // how.step)
+    for start in range(0, max(1, places - 2 * half), stride):
+        part = np.ascontiguousarray(audio[:, start * how.step : (start + window) * how.step])
+        scores = run({"audio": part})[SCORES]
+        last = start + stride >= places - 2 * half
+        parts.append(scores[:, half if start else 0 : None if last else half + stride])
+    return {SCORES: np.concatenate(parts, axis=1)}
+
+
+def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Json:
+    """`{"text"}`, with `return_timestamps` also `chunks` and `duration`; `num_beams` looks further.
+
+    Raises `InvalidInput`.
+    """
+    for name in parameters:
+        if name not in PARAMETERS:
+            raise unknown_setting(name, PARAMETERS, "parameter")
+    beams, stamps = parameters.get("num_beams"), parameters.get("return_timestamps")
+    if beams is not None and not (type(beams) is int and 1 <= beams <= MOST_BEAMS):
+        raise InvalidInput(f"num_beams is a whole number from 1 to {MOST_BEAMS}, not {beams!r:.40}")
+    if stamps not in (None, True, False, "word", "char"):
+        raise InvalidInput(f"return_timestamps is true, false, 'word' or 'char', not {stamps!r:.40}")
+    scores, labels = arrays[SCORES], context.labels
+    heard = beam(scores, labels, beams) if beams is not None and beams > 1 else greedy(scores, labels)
+    text = "".join(one.text for one in heard).strip()
+    if not stamps:
+        return {"text": text}
+    seconds = float(arrays[SECONDS]) if SECONDS in arrays else len(arrays[SCORES]) * context.preprocessing.hop
+    chunks = _chunks(heard, context.preprocessing.hop, seconds, stamps)
+    return {"text": text, "chunks": chunks, "duration": round(seconds, 3)}
+
+
+def _chunks(heard: Sequence[Heard], hop: float, seconds: float, stamps: Any) -> list[Json]:
+    """Words (or characters) and when they are said, in seconds."""
+    parts = [one for one in heard if one.text.strip()] if stamps == "char" else words(heard)
+    return [
+        {
+            "text": one.text,
+            "timestamp": [round(min(one.start * hop, seconds), 2), round(min(one.end * hop, seconds), 2)],
+        }
+        for one in parts
+    ]
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """`audio` with silence behind it, its `length`, and what is said: numbers of characters from 1, and how many.
+
+    A recording that is longer than those trained on teaches nothing: its text counts as empty.
+    """
+    how = context.preprocessing
+    heard = decode(item.data, context)["audio"]
+    places = {label: number for number, label in enumerate(context.labels, 1)}
+    said = [places[letter] for letter in str(item.target) if letter in places]
+    room = -(-how.length // how.step)
+    known = len(heard) <= how.length and len(said) <= room
+    audio, text = np.zeros(how.length, np.float32), np.zeros(room, np.int64)
+    audio[: len(heard)] = heard[: how.length]
+    text[: len(said)] = said[:room]
+    targets = {"length": min(len(heard), how.length), "text": text, "count": len(said) if known else 0}
+    return {"audio": audio}, {name: np.asarray(value, np.int64) for name, value in targets.items()}
+
+
+def truth(item: Item) -> str:
+    """What is said."""
+    return str(item.target)
+
+
+def complete(labels: Sequence[str]) -> Json:
+    """Nothing is left out."""
+    return {}
+
+
+def evaluate(measured: Measured) -> Evaluation:
+    """Word and character error rates over all recordings (less is better), and a sheet of the worst."""
+    said = [answer["text"] for answer in measured.outputs]
+    truths = list(measured.truths)
+    metrics: Json = {
+        "wer": error_rate([one.split() for one in truths], [one.split() for one in said]),
+        "cer": error_rate(truths, said),
+        "exact": float(np.mean([one == other for one, other in zip(truths, said, strict=True)])),
+        "items": len(said),
+    }
+    rates = [error_rate([one], [other]) for one, other in zip(truths, said, strict=True)]
+    worst = sorted(range(len(said)), key=lambda row: -rates[row])[:SHOWN]
+    rows = [(truths[row], said[row], rates[row]) for row in worst]
+    return Evaluation(metrics=metrics, pictures={"transcripts.png": sheet(rows)})
+
+
+def as_sent(data: Raw) -> bytes:
+    """The file itself."""
+    return bytes(data)  # type: ignore[arg-type]
+
+
+def example() -> bytes:
+    """Half a second of a rising tone as WAV."""
+    return _audio.tone()

@@ -1,0 +1,43 @@
+"""How far what was heard is from what was said."""
+
+import io
+from collections.abc import Sequence
+
+
+def error_rate(truths: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) -> float:
+    """Insertions, deletions and substitutions for each unit that was said, over all texts together."""
+    wrong = sum(distance(truth, answer) for truth, answer in zip(truths, answers, strict=True))
+    return wrong / max(1, sum(map(len, truths)))
+
+
+def distance(one: Sequence[str], other: Sequence[str]) -> int:
+    """The fewest changes that make one sequence the other (Levenshtein 1966)."""
+    row = list(range(len(other) + 1))
+    for number, unit in enumerate(one, 1):
+        before, row[0] = row[0], number
+        for at, found in enumerate(other, 1):
+            before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (unit != found))
+    return row[-1]
+
+
+def sheet(rows: Sequence[tuple[str, str, float]]) -> bytes:
+    """What was said and heard, line by line, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 0.6 * len(rows) + 0.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.set_title("the worst first: said, and heard (character error rate)", fontsize=10)
+    for number, (truth, answer, rate) in enumerate(rows):
+        y = 1 - (number + 0.5) / len(rows)
+        axes.text(
+            0,
+            y,
+            f"{truth[:110]}\n{answer[:110] or '(nothing)'}  ({rate:.2f})",
+            va="center",
+            fontsize=9,
+            parse_math=False,
+        )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=90)
+    return buffer.getvalue()

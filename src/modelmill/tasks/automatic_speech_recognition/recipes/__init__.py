@@ -1,0 +1,1 @@
+"""Recipes of automatic-speech-recognition: one file each."""

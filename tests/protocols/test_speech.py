@@ -1,0 +1,131 @@
+"""A model that listens: what is said comes as JSON, plain text or subtitles, over every protocol."""
+
+import base64
+
+import msgspec
+import numpy as np
+import openai
+import pytest
+from huggingface_hub import InferenceClient
+
+from modelmill.protocols._transcripts import segments, subtitles
+from tests.making import SPEECH, Door, LiveDoor, a_route, answering_with, speech_bundle, tones
+from tests.protocols.test_repair import form
+
+SAID = "abba"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return speech_bundle(tmp_path_factory.mktemp("speech") / "b")
+
+
+def the_route(worker):
+    return a_route("ears", task="automatic-speech-recognition", kind="audio", **SPEECH, sockets=[worker.path])
+
+
+@pytest.fixture(scope="module")
+def door(folder, tmp_path_factory):
+    door = Door()
+    worker = door.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
+    door.update(the_route(worker), a_route("spots", sockets=[worker.path]))
+    yield door
+    door.runner.run(worker.stop())
+    door.close()
+
+
+def post(door, path, document):
+    return door.ask("POST", path, msgspec.json.encode(document), {"content-type": "application/json"})
+
+
+def test_hugging_face_takes_a_file_or_base64(door):
+    assert door.ask("POST", "/models/ears", tones(SAID), {}).json == {"text": SAID}
+    document = {"inputs": base64.b64encode(tones(SAID)).decode(), "parameters": {"return_timestamps": "char"}}
+    answer = post(door, "/models/ears", document).json
+    assert [chunk["text"] for chunk in answer["chunks"]] == list(SAID)
+    times = [time for chunk in answer["chunks"] for time in chunk["timestamp"]]
+    assert times == sorted(times)
+
+
+def test_kserve_v1_and_v2_take_it_too(door):
+    file = base64.b64encode(tones(SAID)).decode()
+    for instance in (file, {"b64": file}, {"audio": {"b64": file}}):
+        assert post(door, "/v1/models/ears:predict", {"instances": [instance]}).json == {
+            "predictions": [{"text": SAID}]
+        }
+    tensor = {"name": "audio", "datatype": "BYTES", "shape": [1], "data": [file]}
+    reply = post(door, "/v2/models/ears/infer", {"inputs": [tensor], "outputs": [{"name": "answer"}]})
+    assert msgspec.json.decode(reply.json["outputs"][0]["data"][0]) == {"text": SAID}
+
+
+def test_openai_writes_it_down_in_every_form(door):
+    def ask(**fields):
+        parts = [("file", "upload", tones(SAID)), ("model", "", b"ears")]
+        parts += [(name, "", value.encode()) for name, value in fields.items()]
+        return door.ask("POST", "/v1/audio/transcriptions", *form(parts))
+
+    assert ask().json == {"text": SAID}
+    assert ask(response_format="text").body == f"{SAID}\n".encode()
+    assert ask(response_format="srt").body.startswith(b"1\n00:00:00,0")
+    assert ask(response_format="vtt").body.startswith(b"WEBVTT\n\n00:00:00.0")
+    whole = ask(response_format="verbose_json", language="en", **{"timestamp_granularities[]": "word"}).json
+    assert (whole["text"], whole["language"], "segments" in whole) == (SAID, "en", False)
+    assert [word["word"] for word in whole["words"]] == [SAID]
+    assert whole["duration"] == pytest.approx(0.65, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "says"),
+    [
+        ([("model", "", b"ears")], 400, "the form has no 'file'"),
+        ([("model", "", b"ears"), ("file", "f", b"hello")], 400, "not a sound file"),
+        ([("model", "", b"spots"), ("file", "f", tones("a"))], 400, "'spots' writes down no speech"),
+        ([("model", "", b"ears"), ("file", "f", tones("a")), ("response_format", "", b"xml")], 400, "json, text, srt"),
+        (
+            [("model", "", b"ears"), ("file", "f", tones("a")), ("timestamp_granularities[]", "", b"day")],
+            400,
+            "segment",
+        ),
+        ([("model", "", b"eras"), ("file", "f", tones("a"))], 404, "did you mean 'ears'"),
+    ],
+)
+def test_what_is_wrong_is_said(door, parts, status, says):
+    reply = door.ask("POST", "/v1/audio/transcriptions", *form(parts))
+    assert reply.status == status
+    assert says in reply.error
+
+
+def test_translations_are_refused_in_words(door):
+    assert "translates speech" in door.ask("POST", "/v1/audio/translations", *form([])).error
+
+
+def test_the_published_clients_listen(folder, tmp_path):
+    async def routes(live):
+        return [the_route(await live.worker(tmp_path / "w", answering_with(folder)))]
+
+    live = LiveDoor(routes)
+    try:
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="user-key", max_retries=0)
+        assert client.audio.transcriptions.create(model="ears", file=("a.wav", tones(SAID))).text == SAID
+        whole = client.audio.transcriptions.create(
+            model="ears", file=("a.wav", tones(SAID)), response_format="verbose_json"
+        )
+        assert [segment.text for segment in whole.segments] == [SAID]
+        with InferenceClient(token="user-key") as hub:
+            assert hub.automatic_speech_recognition(tones(SAID), model=f"{live.url}/models/ears").text == SAID
+    finally:
+        live.close()
+
+
+def test_segments_end_at_pauses_and_subtitles_count():
+    words = [
+        {"text": text, "timestamp": [at, at + 0.3]} for text, at in (("one", 0.0), ("two", 0.5), ("three", 3661.2))
+    ]
+    parts = segments(words)
+    assert [part["text"] for part in parts] == ["one two", "three"]
+    assert subtitles(parts, "srt") == (
+        "1\n00:00:00,000 --> 00:00:00,800\none two\n\n2\n01:01:01,200 --> 01:01:01,500\nthree\n\n"
+    )
+    assert subtitles(parts, "vtt").startswith("WEBVTT\n\n00:00:00.000 --> 00:00:00.800\none two\n\n01:01:01.200")
+    long = segments([{"text": "w", "timestamp": [np.float64(n), n + 0.9]} for n in range(30)])
+    assert max(part["end"] - part["start"] for part in long) <= 8

@@ -25,6 +25,7 @@ CASES = [
     ("trashnet/trashnet_192x256.zip", "image-classification", "resnet", 0.80, 900),
     ("cifar10_jpg/cifar10_jpg_subset.zip", "image-classification", "resnet", 0.75, 900),
     ("rt_polarity", "text-classification", "bilstm", 0.75, None),
+    ("rt_polarity", "text-classification", "transformer", 0.75, None),
     ("rt_polarity", "text-classification", "tfidf", 0.76, None),
     ("chnsenticorp_htl", "text-classification", "tfidf", 0.88, None),
     ("fsdd", "audio-classification", "cnn", 0.97, 600),

@@ -64,6 +64,7 @@ def test_channels_are_averaged():
         (sound(np.full(100, np.nan), subtype="FLOAT"), "no numbers"),
         (sound(np.full(100, np.inf), subtype="FLOAT"), "no numbers"),
         (sound(wave(), 500), "500 samples a second"),
+        (sound(np.zeros((10, 40))), "40 channels"),
         ("a text", "bytes of a sound file"),
     ],
 )

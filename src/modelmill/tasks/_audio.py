@@ -14,7 +14,7 @@ from modelmill.types import Struct
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")
-MAX_SECONDS = 3600
+MAX_SECONDS, MAX_CHANNELS = 3600, 32
 MAX_SAMPLES = 200_000_000
 """Of all channels together, before they become one."""
 RATES = (1000, 384_000)
@@ -72,13 +72,19 @@ def _check(frames: int, channels: int, rate: int) -> None:
     """What the header says; raises `InvalidInput`, `TooLarge`."""
     if not RATES[0] <= rate <= RATES[1]:
         raise InvalidInput(f"the recording has {rate:,} samples a second; from {RATES[0]:,} to {RATES[1]:,} are taken")
+    if channels > MAX_CHANNELS:
+        raise InvalidInput(f"the recording has {channels} channels; at most {MAX_CHANNELS} are taken")
     if frames > rate * MAX_SECONDS or frames * channels > MAX_SAMPLES:
         raise TooLarge(f"the recording is {frames / rate:,.0f} s long; at most {MAX_SECONDS:,} s are taken")
 
 
 def _mono(file: Any) -> Samples:
-    """All that is there, block by block: a header may promise more."""
-    blocks = [block.mean(axis=1) for block in file.blocks(BLOCK, dtype="float32", always_2d=True)]
+    """All that is there, block by block: a header may promise more, or less."""
+    blocks, count = list[Samples](), 0
+    for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
+        blocks.append(block.mean(axis=1))
+        count += len(block)
+        _check(count, file.channels, file.samplerate)
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 

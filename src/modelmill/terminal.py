@@ -220,7 +220,8 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
         table([{"input": row["input"][:60], "picture": _named(one)} for row in rows for one in row["output"]], PICTURE)
         return
     if all(isinstance(row["output"], dict) and "text" in row["output"] for row in rows):
-        table([{"input": row["input"][:60], **row["output"]} for row in rows], ("input", "text"))
+        said = [part for row in rows for part in _said(row["input"], row["output"])]
+        table(said, ("input", "text") if "from" not in said[0] else ("input", "from", "to", "text"))
         return
     for row in rows:
         best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]
@@ -231,6 +232,21 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
         others = ", ".join(f"{one['label']} {one['score']:.3f}" for one in rest)
         flat.append({"input": row["input"][:60], **best, "then": others})
     table(flat, ("input", "label", "score", "then", "vector"))
+
+
+def _said(name: str, output: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was heard: whole, or each word with its seconds."""
+    if not output.get("chunks"):
+        return [{"input": name[:60], "text": output["text"]}]
+    return [
+        {
+            "input": name[:60],
+            "from": f"{one['timestamp'][0]:.2f}",
+            "to": f"{one['timestamp'][1]:.2f}",
+            "text": one["text"],
+        }
+        for one in output["chunks"]
+    ]
 
 
 def _vector(values: Sequence[float]) -> str:

@@ -215,13 +215,13 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
             [{"input": row["input"], "answer": row["output"].get("file", untold)} for row in rows], ("input", "answer")
         )
         return
-    flat = []
-    if any(isinstance(one, str) for row in rows for one in row["output"]):
-        table([{"input": row["input"][:60], "picture": _named(one)} for row in rows for one in row["output"]], PICTURE)
-        return
     if all(isinstance(row["output"], dict) and "text" in row["output"] for row in rows):
         said = [part for row in rows for part in _said(row["input"], row["output"])]
         table(said, ("input", "text") if "from" not in said[0] else ("input", "from", "to", "text"))
+        return
+    flat = []
+    if any(isinstance(one, str) for row in rows for one in row["output"]):
+        table([{"input": row["input"][:60], "picture": _named(one)} for row in rows for one in row["output"]], PICTURE)
         return
     for row in rows:
         best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]

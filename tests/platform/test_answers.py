@@ -1,4 +1,4 @@
-"""Models that answer with pictures, on a running platform: the command line sends masks and keeps what comes back."""
+"""Models that answer with pictures or texts: the command line sends masks, keeps pictures and shows what was heard."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.making import hole_bundle, mask_bundle
+from tests.making import hole_bundle, mask_bundle, speech_bundle, tones
 from tests.platform.conftest import Platform
 
 HOLE = np.zeros((8, 12), bool)
@@ -17,7 +17,7 @@ HOLE[2:5, 3:9] = True
 def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     platform = Platform(folder / "home")
-    for name, make in {"fill": hole_bundle, "scenes": mask_bundle}.items():
+    for name, make in {"fill": hole_bundle, "scenes": mask_bundle, "ears": speech_bundle}.items():
         platform.client.import_model(name, make(folder / name))
         platform.client.deploy(name, wait=True)
     yield platform
@@ -50,6 +50,17 @@ def test_a_mask_goes_along_as_a_file(running, photo, tmp_path):
     assert done.returncode == 0, done.stderr
     with Image.open(out / "photo.png") as filled:
         assert np.array_equal(np.asarray(filled)[:, :, 0] > 127, HOLE)
+
+
+def test_what_is_heard_is_shown_with_its_seconds(running, tmp_path):
+    (tmp_path / "call.wav").write_bytes(tones("abba"))
+    plain = running.run("predict", "ears", str(tmp_path / "call.wav")).stdout.split()
+    assert plain[:2] == ["input", "text"]
+    assert plain[-1] == "abba"
+    timed = running.run("predict", "ears", str(tmp_path / "call.wav"), "--set", "return_timestamps=char").stdout
+    rows = [line.split()[-3:] for line in timed.splitlines()]
+    assert rows[0] == ["from", "to", "text"]
+    assert [row[2] for row in rows[1:]] == list("abba")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,17 @@ def test_a_version_says_where_it_came_from(platform: Platform) -> None:
     assert lineage["data_digest"] == platform.client.dataset("digits")["digest"]
 
 
+def test_what_is_left_open_is_chosen_by_the_data_and_said_in_the_log(launch) -> None:
+    platform = launch()
+    job = platform.client.train(
+        "chosen", task="image-classification", data="digits", settings={"epochs": "1"}, wait=True
+    )
+    assert job["settings"] == {"epochs": 1}
+    assert re.search(r"pictures give .* steps: batch_size=32", "".join(platform.client.logs(job["job"])))
+    settings = platform.client.model("chosen")["lineage"]["settings"]
+    assert (settings["epochs"], settings["batch_size"]) == (1, 32)
+
+
 def test_the_model_card_and_the_pictures_can_be_fetched(platform: Platform) -> None:
     base = f"{platform.url}/api/v1/models/digits:1/files"
     card = httpx2.get(f"{base}/README.md", headers=platform.headers).text

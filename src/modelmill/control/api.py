@@ -219,7 +219,10 @@ def _add_submissions(api: FastAPI, control: Control) -> None:
         """Queue a training."""
         check_name("model", body.name)
         recipe = recipe_named(body.task, body.recipe)
-        settings = plan(recipe, body.settings).flat()
+        valid = plan(recipe, body.settings).flat()
+        settings = {
+            setting: valid[setting] for setting in body.settings
+        }  # what is left open the job chooses by the data
         dataset = control.datasets.trainable(project, body.data, body.task)
         with control.database.session() as session:
             control.registry.refuse_other_task(session, project, body.name, body.task)

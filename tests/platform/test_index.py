@@ -3,6 +3,7 @@
 import base64
 import json
 import signal
+import zipfile
 
 import httpx2
 import numpy as np
@@ -67,6 +68,23 @@ def test_a_folder_is_enrolled_and_pictures_are_recognised_over_the_command_line(
     gone = running.run("index", "search", "toys", str(query))
     assert gone.returncode == 1
     assert "unknown index 'toys'" in gone.stderr
+
+
+def test_a_data_set_is_enrolled_as_it_is(running, shapes, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("set/README.md", "Pictures of two kinds.")
+        for split, by in (("train", 10), ("train", 20), ("test", 30)):
+            for label, pixels in (("left", LEFT), ("right", RIGHT)):
+                archive.writestr(f"set/{split}/{label}/{by}.png", near(pixels, by))
+    assert len(running.client.add_to_index(shapes, tmp_path / "set.zip")) == 6
+    assert running.client.index(shapes)["labels"] == {"left": 3, "right": 3}
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04 and nothing else", b"PK\x05\x06" + bytes(18)])
+def test_a_zip_that_holds_nothing_to_read_is_refused(running, shapes, tmp_path, data):
+    (tmp_path / "set.zip").write_bytes(data)
+    with pytest.raises(InvalidInput, match=r"set\.zip"):
+        running.client.add_to_index(shapes, tmp_path / "set.zip")
 
 
 def test_what_one_gateway_has_answered_all_of_them_find(running, shapes):

@@ -19,7 +19,7 @@ def index_create(name: str, /, *, model: Reference) -> None:
 def index_add(
     name: str,
     /,
-    *paths: Annotated[Path, Parameter(help="pictures, or folders of them; LABEL/1.jpg in a folder has that label")],
+    *paths: Annotated[Path, Parameter(help="pictures, folders or zips; LABEL/1.jpg in a folder has that label")],
     label: Annotated[str | None, Parameter(help="of all of them, instead of the folder's")] = None,
     metadata: Annotated[str, Parameter(help="kept with each and given back, as JSON: '{\"shelf\": 3}'")] = "",
 ) -> None:

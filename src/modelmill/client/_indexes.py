@@ -1,15 +1,16 @@
 """The part of the SDK that is about indexes."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from modelmill.client._connection import Connection, quoted, read_file
 from modelmill.client.rows import Hit, Index, Json
-from modelmill.errors import (
-    InvalidInput,
-)
+from modelmill.data.names import is_junk, is_note, is_zip, list_folder, split_of, view
+from modelmill.errors import InvalidInput
 
 ITEMS, ITEMS_BYTES = 64, 16 << 20
 """Most items, and bytes of them, in one request to an index."""
@@ -37,9 +38,10 @@ class Indexes(Connection):
         label: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Add files (their bytes, or all files of folders); returns the numbers of the items.
+        """Add files (their bytes, or all files of folders and zips); returns the numbers of the items.
 
-        Without a `label` a file of a folder has the label that its place in the folder says, as in `LABEL/1.jpg`.
+        Without a `label` a file of a folder has the label that its place in the folder says, as in `LABEL/1.jpg` or
+        `train/LABEL/1.jpg`, so that a data set of pictures can be added as it is.
         Some dozens go at once: when one is refused, those that went before stay.
         """
         from base64 import b64encode
@@ -97,14 +99,43 @@ class Indexes(Connection):
 def _enrolled(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[tuple[str, bytes, str]]:
     """What is to be added to an index: the file's name, its bytes, and the label that a folder gives it."""
     for one in inputs:
+        place = Path() if isinstance(one, bytes) else Path(one).expanduser()
         if isinstance(one, bytes):
             yield "", one, ""
-        elif not (place := Path(one).expanduser()).is_dir():
-            yield str(one), read_file(place), ""
+        elif place.is_dir():
+            yield from _labelled(place, list_folder(place), read_file)
+        elif place.is_file() and is_zip(place):
+            yield from _zipped(place)
         else:
-            files = sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
-            if not files:
-                raise InvalidInput(f"the folder '{place}' holds no files")
-            for path in files:
-                label = path.relative_to(place).parent.as_posix()
-                yield str(path), read_file(path), "" if label == "." else label
+            yield str(one), read_file(place), ""
+
+
+def _labelled(place: Path, files: Mapping[str, Any], read: Callable[[Any], bytes]) -> Iterator[tuple[str, bytes, str]]:
+    """The files of a folder or a zip, with the folders in which they lie as labels; those of splits are none."""
+    names = [name for name in sorted(files) if not is_junk(name) and not is_note(name)]
+    if not names:
+        raise InvalidInput(f"'{place}' holds no files")
+    split = all("/" in name and split_of(name.partition("/")[0]) for name in names)
+    for name in names:
+        label = (name.partition("/")[2] if split else name).rpartition("/")[0]
+        yield f"{place}/{name}", read(files[name]), label
+
+
+def _zipped(place: Path) -> Iterator[tuple[str, bytes, str]]:
+    try:
+        archive = zipfile.ZipFile(place)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InvalidInput(f"'{place}' is no zip that can be read: {error}") from error
+    with archive:
+        members = {name: name for name in archive.namelist() if not name.endswith("/")}
+        yield from _labelled(place, view(members), lambda name: _member(archive, name))
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of a zip; raises `InvalidInput` for a damaged or huge one."""
+    try:
+        if archive.getinfo(name).file_size > ITEMS_BYTES:
+            raise InvalidInput(f"{name[:200]} is larger than {ITEMS_BYTES >> 20} MiB")
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+        raise InvalidInput(f"{name[:200]} can't be read from the zip: {error}") from error

@@ -24,11 +24,6 @@ UNPACKED = 200
 UNPACKED_BYTES = 1 << 30
 """What any archive may unpack to, however small it is."""
 SPLITS = ("train", "val", "test")
-ALIASES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 DAMAGE = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError,
     LookupError,
@@ -118,11 +113,6 @@ def open_source(path: Path, title: str = "") -> Source:
     files = view(found)
     _refuse_nothing(title or str(path), files)
     return Source(title or path.name, list(files), lambda name: files[name].open("rb"), lambda: None)
-
-
-def split_of(word: str) -> str | None:
-    """The split that a folder, a file or a cell names: train, val or test, also by other usual names."""
-    return ALIASES.get(word.strip().lower())
 
 
 def check_options(options: Mapping[str, str], known: Iterable[str]) -> None:

@@ -13,7 +13,17 @@ Member = TypeVar("Member")
 JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 NOTE = re.compile(r"(?:readme|licen[sc]e)[^/]*?(?:\.(?:txt|rst|html|pdf))?|[^/]*\.md", re.IGNORECASE)
 TABLE = re.compile(r".*\.(?:csv|tsv|zip)", re.IGNORECASE)
+ALIASES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 UNSAFE = re.compile(r"\Z|/|[A-Za-z]:|.*\\|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
+
+
+def split_of(word: str) -> str | None:
+    """The split that a folder, a file or a cell names: train, val or test, also by other usual names."""
+    return ALIASES.get(word.strip().lower())
 
 
 def is_junk(name: str) -> bool:

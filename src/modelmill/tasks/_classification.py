@@ -80,6 +80,7 @@ def evaluate(measured: Measured) -> Evaluation:
             f"recall_{average}": float(r),
             f"f1_{average}": float(f),
         }
+    metrics["f1"] = metrics["f1_macro"]
     rows = precision_recall_fscore_support(truth, guess, labels=indices, zero_division=0.0)
     metrics["per_class"] = {
         label: {

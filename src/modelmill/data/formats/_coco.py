@@ -7,8 +7,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from modelmill.data.base import Item, Source, split_of
-from modelmill.data.names import shown
+from modelmill.data.base import Item, Source
+from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput
 
 JSON_BYTES = 1 << 30

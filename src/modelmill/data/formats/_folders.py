@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from modelmill.data.base import split_of
+from modelmill.data.names import split_of
 
 
 def splits_in(names: Sequence[str], wanted: Callable[[str], bool]) -> dict[str, str]:

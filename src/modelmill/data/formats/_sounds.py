@@ -5,8 +5,8 @@ import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 
 from modelmill.data._magic import extension
-from modelmill.data.base import Item, Source, split_of
-from modelmill.data.names import shown
+from modelmill.data.base import Item, Source
+from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput, MillError
 
 EXTENSIONS = frozenset({"wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "au", "caf", "w64"})

@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 import msgspec
 
-from modelmill.data.base import SPLITS, Item, Source, check_options, split_of
+from modelmill.data.base import SPLITS, Item, Source, check_options
 from modelmill.data.formats._text import LINE, lines, split_in_name
-from modelmill.data.names import shown
+from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput
 
 COLUMNS = {

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from modelmill.data._magic import BY_EXTENSION, NOT_PICTURES, extension
-from modelmill.data.base import Source, split_of
+from modelmill.data.base import Source
+from modelmill.data.names import split_of
 
 LINE = 1 << 20
 """The longest line that is read, in bytes."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from modelmill.data._magic import kind_of_name
-from modelmill.data.base import SPLITS, Item, Source, check_options, split_of
+from modelmill.data.base import SPLITS, Item, Source, check_options
 from modelmill.data.formats import _masks
-from modelmill.data.names import shown
+from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput
 
 INPUT = "image"

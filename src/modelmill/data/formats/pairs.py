@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from modelmill.data._magic import kind_of_name
-from modelmill.data.base import Item, Source, check_options, split_of
+from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats._masks import upright_size
-from modelmill.data.names import shown
+from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"

@@ -4,10 +4,11 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
-from modelmill.data.base import Item, Source, check_options, split_of
+from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats import _sounds
 from modelmill.data.formats._sounds import is_recording
 from modelmill.data.formats.audiofolder import pattern_of
+from modelmill.data.names import split_of
 from modelmill.errors import InvalidInput
 
 INPUT = "audio"

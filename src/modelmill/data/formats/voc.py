@@ -11,9 +11,9 @@ from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from modelmill.data.base import Box, Item, Source, check_options, split_of
+from modelmill.data.base import Box, Item, Source, check_options
 from modelmill.data.formats._boxes import box_in, is_picture, main_label, size_of, stem
-from modelmill.data.names import shown
+from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"

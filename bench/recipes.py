@@ -235,6 +235,8 @@ def shares(case: Case) -> dict[str, float]:
     from torch.optim import Optimizer
     from torch.optim.swa_utils import AveragedModel
 
+    from modelmill.jobs import optimisers  # noqa: F401, its own kinds are watched, too
+
     spent = dict.fromkeys(("changes", "forward", "backward", "optimiser", "averaging"), 0.0)
     marks: list[float] = []
 

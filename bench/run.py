@@ -34,7 +34,7 @@ SECTIONS = {
     "recipes": (
         "Training speed of every recipe",
         "`python -m bench.recipes`: the same network, loss, changes, optimisers and batches in our loop and in a plain "
-        "DataLoader loop, alternating runs; and the parts of our time.",
+        "DataLoader loop, alternating runs; and the parts of our time (the rest: validation, checkpoints, reading).",
     ),
     "decode": (
         "Decoding pictures",

@@ -35,7 +35,7 @@ def raw_of(value: Any, kind: str, place: str) -> bytes:
     if isinstance(value, dict) and value.keys() == {"b64"} and kind not in TEXTS:
         value = value["b64"]
     if not isinstance(value, str):
-        what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(kind, f"{A[kind]} as base64")
+        what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(kind) or f"{A[kind]} as base64"
         raise InvalidInput(f"{place} holds {what}, as a string, not {_kind_of(value)}")
     if kind in TEXTS:
         return value.encode("utf-8", "surrogatepass")

@@ -45,7 +45,9 @@ def test_a_caller_that_goes_takes_its_waiting_calls_along(launch_reference, tmp_
         until(lambda: caller.pending("counts") <= 2)
         assert [future.result().status_code for future in sent] == [200, 200]
         assert caller.now("counts", 3).status_code == 200
-    assert ran(tmp_path / "ledger") == [1, 2, 3]
+    first, second, third = ran(tmp_path / "ledger")
+    assert {first, second} == {1, 2}  # they came at the same time
+    assert third == 3
 
 
 def leave_call(platform: Platform, number: int) -> socket.socket:

@@ -11,7 +11,7 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a small attention encoder with rotary positions; like bilstm in its accuracy, and grows from a bert"
+SUMMARY = "a small attention encoder with rotary positions, trained from scratch"
 INPUT = Preprocessing()
 TRAIN = TrainSettings(
     epochs=8,

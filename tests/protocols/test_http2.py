@@ -309,8 +309,7 @@ def test_a_client_that_breaks_the_protocol_is_told_and_let_go(door, name):
     data, code = BAD[name]
     with raw(door.server.port) as client:
         threading.Thread(target=_send, args=(client, data)).start()
-        # The last words may be lost on the way when the client sends on and on.
-        assert client.goaway() in ((code, -1) if len(data) > 1 << 16 else (code,))
+        assert client.goaway() == code
 
 
 def _send(client, data):
@@ -322,7 +321,7 @@ def test_resets_in_a_row_end_the_connection(door):
     with raw(door.server.port) as client:
         flood = b"".join(framed(HEADERS, 4, n, BLOCK) + framed(RST, 0, n, bytes(4)) for n in range(1, 6001, 2))
         threading.Thread(target=_send, args=(client, flood)).start()
-        assert client.goaway() in (CALM, -1)
+        assert client.goaway() == CALM
 
 
 @pytest.mark.parametrize("more", [0, (1 << 31) - 1])
@@ -331,7 +330,7 @@ def test_resets_that_a_client_provokes_end_the_connection_too(door, more):
         blame = struct.pack(">I", more)
         flood = b"".join(framed(HEADERS, 4, n, BLOCK) + framed(WINDOW, 0, n, blame) for n in range(1, 6001, 2))
         threading.Thread(target=_send, args=(client, flood)).start()
-        assert client.goaway() in (CALM, -1)
+        assert client.goaway() == CALM
 
 
 def test_more_streams_than_allowed_are_refused_and_may_be_tried_again(door):
@@ -499,6 +498,9 @@ class Pipe:
         self.closed = True
 
     abort = close
+
+    def can_write_eof(self):
+        return False
 
     def set_write_buffer_limits(self, high):
         pass

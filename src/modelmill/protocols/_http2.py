@@ -383,9 +383,13 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
+        """Say the last words and go when the client has: what arrives unread at a close would take them back."""
         self.closing = True
         self._rest = bytearray()
-        self.transport.close()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()  # TLS says goodbye by itself
         self._loop.call_later(LINGER_SECONDS, self.transport.abort)  # a client may never read the last words
 
 

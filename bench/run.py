@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import accuracy, decode, index, recipes, serving, start, training
+from bench import accuracy, decode, generation, index, recipes, serving, start, training
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """<!-- Written by `make bench`: the figures of a section are of one run on one machine. -->
@@ -41,6 +41,10 @@ SECTIONS = {
         "`python -m bench.decode`: a JPEG of 1280x720 to 224x224 on one core, in turns; the same function in training "
         "and in serving.",
     ),
+    "generation": (
+        "Texts that grow",
+        "`python -m bench.generation`: 64 tokens behind prompts of 32, in turns.",
+    ),
     "index": ("Search in an index", f"`python -m bench.index`: {index.DIMENSIONS} numbers a vector, one core."),
     "start": ("Start and memory", "`python -m bench.start`"),
     "serving": (
@@ -54,6 +58,7 @@ MEASURE: dict[str, Callable[[list[str]], str]] = {
     "training": lambda _: training.measure(),
     "recipes": lambda _: recipes.measure(),
     "decode": lambda _: decode.measure(),
+    "generation": generation.measure,
     "index": lambda _: index.measure([index.EXACT, 100_000]),
     "start": lambda _: start.measure(),
     "serving": serving.measure,

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
-from modelmill.tasks import _audio, _text
+from modelmill.tasks import _audio, _text, _units
 from modelmill.tasks.base import split_by, task_named
 from modelmill.types import KeyInfo, Lineage, Manifest, Route, Snapshot, TensorSpec
 
@@ -197,6 +198,53 @@ def hole_bundle(target: Path) -> Path:
     return target
 
 
+WRITING: dict[str, Any] = {
+    "labels": [],
+    "inputs": [TensorSpec(name="ids", datatype="INT64", shape=[-1, -1])],
+    "outputs": [TensorSpec(name="logits", datatype="FP32", shape=[-1, -1, 30])],
+}
+
+
+def writing_bundle(target: Path, context: int = 128) -> Path:
+    """A sealed bundle that writes letters: a decoder of two blocks with weights by chance."""
+    import onnx
+
+    from modelmill.tasks._steps_graph import decoder
+
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    letters = "abcdefghijklmnopqrstuvwxyz "
+    tokenizer = _units.train([letters], _units.Units())
+    tokenizer.save(str(draft / _units.TOKENIZER))
+    rng, width = np.random.default_rng(0), 64
+    assert tokenizer.get_vocab_size() == 30
+
+    def drawn(*shape: int) -> Any:
+        return (rng.normal(size=shape) * 0.3).astype(np.float32)
+
+    weights = {
+        "embedding.weight": drawn(30, width),
+        "last.weight": np.ones(width, np.float32),
+        "last.bias": np.full(width, 0.2, np.float32),
+    }
+    for layer in range(2):
+        for name, shape in {
+            "first.weight": (width,), "first.bias": (width,), "second.weight": (width,), "second.bias": (width,),
+            "attention.inside.weight": (3 * width, width), "attention.inside.bias": (3 * width,),
+            "attention.outside.weight": (width, width), "attention.outside.bias": (width,),
+            "body.0.weight": (4 * width, width), "body.0.bias": (4 * width,),
+            "body.2.weight": (width, 4 * width), "body.2.bias": (width,),
+        }.items():  # fmt: skip
+            weights[f"blocks.{layer}.{name}"] = drawn(*shape)
+    weights["embedding.weight"][:3] -= 5  # what is special is never said
+    onnx.save(decoder(weights, layers=2, heads=4, places=context), draft / "model.onnx")
+    how = {"units": "char", "context": context, "tokens": 30}
+    manifest = a_manifest(task="text-generation", **WRITING, preprocessing=how)
+    write_golden(draft, ["the mill"], Predictor(draft, manifest).predict(["the mill"]))
+    bundle.seal(draft, manifest, target)
+    return target
+
+
 def vector_bundle(target: Path) -> Path:
     """A sealed bundle whose vector is the 4 pixels of a 2x2 grey picture, 1 added to each, at length 1."""
     from onnx import TensorProto, helper, numpy_helper
@@ -337,6 +385,47 @@ def text_table(root: Path, count: int = 60) -> Path:
     return root
 
 
+def book(root: Path, count: int = 60) -> Path:
+    """A text file in which every line goes on like the one before."""
+    root.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"line {number}: the mill turns and turns, and grinds the corn of {number % 7} men.\n"
+        for number in range(20 * count)
+    ]
+    (root / "book.txt").write_text("".join(lines))
+    return root
+
+
+def pairs_table(root: Path, count: int = 120) -> Path:
+    """Sentences of two or three colours with their translations, in one table."""
+    words = {"red": "rot", "blue": "blau", "green": "gruen", "black": "schwarz", "white": "weiss"}
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    seen: dict[str, str] = {}
+    while len(seen) < count:
+        said = rng.choice(list(words), rng.integers(2, 4))
+        seen[" ".join(said)] = " ".join(words[word] for word in said)
+    (root / "colours.txt").write_text("".join(f"{one}\t{other}\n" for one, other in seen.items()))
+    return root
+
+
+def questions(root: Path, count: int = 60) -> Path:
+    """SQuAD's JSON: who has which thing, in passages of three sentences."""
+    names, things = ("Ann", "Bob", "Cleo", "Dan", "Eve"), ("cup", "hat", "key", "pen", "map")
+    rng = np.random.default_rng(0)
+    paragraphs = []
+    for number in range(count):
+        owners, owned = rng.permutation(names)[:3], rng.permutation(things)[:3]
+        context = " ".join(f"{who} has the {what} in room {number}." for who, what in zip(owners, owned, strict=True))
+        place = int(rng.integers(3))
+        answer = {"text": str(owners[place]), "answer_start": context.index(owners[place])}
+        question = {"id": str(number), "question": f"Who has the {owned[place]}?", "answers": [answer]}
+        paragraphs.append({"context": context, "qas": [question]})
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "questions.json").write_text(json.dumps({"data": [{"title": "rooms", "paragraphs": paragraphs}]}))
+    return root
+
+
 def tones(letters: str, rate: int = 8000) -> bytes:
     """A WAV file with a tone of a tenth of a second for each letter, higher for b than for a, and pauses between."""
     time = np.arange(rate // 10) / rate
@@ -420,6 +509,9 @@ TINY = {
     ("image", "none"): picture_folder,
     ("image", "mask"): mask_folder,
     ("text", "label"): text_table,
+    ("text", "none"): book,
+    ("text", "texts"): pairs_table,
+    ("question", "answers"): questions,
 }
 """Makers of a tiny data set of two classes, by a task's input and the first of its targets."""
 

@@ -12,10 +12,13 @@ import numpy as np
 from modelmill.bundle import open_bundle
 from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError
+from modelmill.generation.generator import Generator, Piece, Text
 from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw, Task, task_named
 from modelmill.types import Manifest
 
 GOLDEN = "golden.json"
+SLOTS = 16
+"""Texts that grow beside one another."""
 TOLERANCE = {"fp32": 2e-3, "bf16": 5e-2}
 """How far an answer may be from the recorded one, which an engine computed in fp32.
 
@@ -38,7 +41,20 @@ class Predictor:
         preprocessing = msgspec.convert(manifest.preprocessing, shape)
         self.context = Context(preprocessing=preprocessing, labels=manifest.labels, folder=folder)
         runtime = engine_named(engine or manifest.engine)
-        self.session = runtime.open(folder, threads, precision=precision)
+        self.grows = bool(getattr(self._task, "GROWS", False))
+        self.session: Any
+        if self.grows:
+            if not hasattr(runtime, "steps") or precision not in ("", runtime.PRECISIONS[0]):
+                asked = f"{engine} {precision}".strip()
+                raise InvalidInput(f"{manifest.task} runs on the engine onnx in fp32, not on {asked}")
+            self.session = runtime.steps(folder, threads, SLOTS)
+        else:
+            self.session = runtime.open(folder, threads, precision=precision)
+        further = {
+            name: runtime.open(folder / name, threads, precision=precision).run
+            for name in getattr(self._task, "GRAPHS", ())
+        }
+        self._runs: Any = {"": self.session.run, **further} if further else self.session.run
         # An engine of another package may offer a precision that is not known here.
         self.tolerance = TOLERANCE.get(precision or runtime.PRECISIONS[0], max(TOLERANCE.values()))
 
@@ -75,18 +91,35 @@ class Predictor:
         """A batch through the engine, as the task wants it; its notes come back beside the outputs."""
         notes = {name: array for name, array in batch.items() if name.startswith(NOTE)}
         inputs = {name: array for name, array in batch.items() if name not in notes} if notes else batch
-        if self._infer is None:
-            outputs = self.session.run(inputs)
-        else:
-            outputs = self._infer(self.session.run, inputs, self.context)
+        outputs = self._infer(self._runs, inputs, self.context) if self._infer else self.session.run(inputs)
         return {**outputs, **notes} if notes else outputs
 
     def encode(self, arrays: Arrays, parameters: Mapping[str, Any] | None = None) -> Any:
         """One answer as plain data."""
         return self.task.encode(arrays, self.context, parameters or {})
 
+    def begin(self, name: Any, data: Raw, parameters: Mapping[str, Any]) -> Text:
+        """A text that is to grow; raises `InvalidInput`."""
+        return cast(Text, self.task.begin(name, data, self.context, parameters))  # type: ignore[attr-defined]
+
+    def _grow(self, inputs: Sequence[Raw], parameters: Mapping[str, Any]) -> list[Any]:
+        """Texts beside one another, to their ends."""
+        generator, pieces = Generator(self.session), dict[int, list[Piece]]()
+        texts = [self.begin(number, raw, parameters) for number, raw in enumerate(inputs)]
+        for text in texts:
+            generator.add(text)
+        while generator.busy:
+            for piece in generator.tick():
+                pieces.setdefault(piece.name, []).append(piece)
+        return [
+            self.task.grown(text, pieces[number], parameters, self.context)  # type: ignore[attr-defined]
+            for number, text in enumerate(texts)
+        ]
+
     def predict(self, inputs: Sequence[Raw], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         """Raw inputs to answers, one batch."""
+        if self.grows:
+            return self._grow(inputs, parameters or {})
         return [
             self.encode(arrays, parameters) for arrays in self.run([self.decode(raw, parameters) for raw in inputs])
         ]

@@ -132,6 +132,7 @@ def version(row: Mapping[str, Any], url: str) -> None:
             "trained": f"by {lineage['recipe']} on {lineage['dataset']}, job {lineage['job']}"
             if lineage["recipe"]
             else "",
+            "started from": [f"{one['name']} ({one['task']} on {one['dataset']})" for one in lineage.get("chain", [])],
             "files": list(row["files"]),
             "model card": f"{url}/api/v1/models/{row['name']}:{row['version']}/files/README.md"
             if "README.md" in row["files"]
@@ -184,6 +185,8 @@ def deployment(row: Mapping[str, Any], url: str) -> None:
     )
 
 
+WRITTEN = ("generated_text", "translation_text", "answer", "sequence")
+"""Fields of answers that are texts."""
 PICTURE = ("input", "picture")
 
 
@@ -223,6 +226,9 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
     if any(isinstance(one, str) for row in rows for one in row["output"]):
         table([{"input": row["input"][:60], "picture": _named(one)} for row in rows for one in row["output"]], PICTURE)
         return
+    if texts := [part for row in rows for part in _written(row["input"], row["output"])]:
+        table(texts, ("input", "answer", "score"))
+        return
     for row in rows:
         best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]
         if isinstance(best, float):
@@ -232,6 +238,21 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
         others = ", ".join(f"{one['label']} {one['score']:.3f}" for one in rest)
         flat.append({"input": row["input"][:60], **best, "then": others})
     table(flat, ("input", "label", "score", "then", "vector"))
+
+
+def _written(name: str, output: Any) -> list[dict[str, Any]]:
+    """Texts that were answered, with their scores where they have some; nothing for other answers."""
+    found = output if isinstance(output, list) else [output]
+    nested = [one for part in found for one in (part if isinstance(part, list) else [part])]
+    return [
+        {
+            "input": name[:60],
+            "answer": next(one[field] for field in WRITTEN if field in one),
+            "score": f"{one['score']:.3f}" if "score" in one else "",
+        }
+        for one in nested
+        if isinstance(one, dict) and one.keys() & set(WRITTEN)
+    ]
 
 
 def _said(name: str, output: Mapping[str, Any]) -> list[dict[str, Any]]:

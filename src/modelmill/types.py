@@ -13,9 +13,12 @@ NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 Json = dict[str, Any]
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 """States of a job that do not change by themselves; the others are queued, running and interrupted."""
+WEIGHTS = "model.safetensors"
+"""The file of a bundle from which its training can go on."""
 RESULT = "result.json"
 """What a job leaves in its folder, and its supervisor takes in."""
-TEXTS = ("text", "seed")
+QUESTION = "question"
+TEXTS = ("text", "seed", QUESTION)
 """Kinds of raw input that are sent as a text; a seed is a whole number, or nothing."""
 SEED = "seed"
 
@@ -32,8 +35,20 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
     shape: list[int]
 
 
+class Ancestor(Struct, frozen=True, kw_only=True):
+    """A version from which another one was trained on."""
+
+    name: str
+    digest: str
+    task: str
+    dataset: str
+
+
 class Lineage(Struct, frozen=True, kw_only=True):
-    """Where a version came from: enough to make it again."""
+    """Where a version came from: enough to make it again.
+
+    `chain` are the versions that its training started from, the last one directly.
+    """
 
     dataset: str
     data_digest: str
@@ -43,6 +58,7 @@ class Lineage(Struct, frozen=True, kw_only=True):
     code_version: str
     job: int
     created: str
+    chain: list[Ancestor] = msgspec.field(default_factory=list)
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -64,7 +80,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 class JobSpec(Struct, frozen=True, kw_only=True):
-    """What a job process is told: everything it needs, so that it never asks the database."""
+    """What a job process is told: everything it needs, so that it never asks the database.
+
+    `base` names the version whose `bundle` a training starts from.
+    """
 
     job: int
     kind: Literal["train", "evaluate", "import", "register"]
@@ -76,6 +95,7 @@ class JobSpec(Struct, frozen=True, kw_only=True):
     recipe: str = ""
     settings: Json = msgspec.field(default_factory=dict)
     bundle: str = ""
+    base: str = ""
     split: str = "test"
     cache: str = ""
 
@@ -144,7 +164,8 @@ class Route(Struct, frozen=True, kw_only=True):
     the main version carries those of canaries and shadows in `others`; each has a `weight` (its share of the
     requests, 0 to 1), and a shadow gets copies whose answers are dropped. `batch` is how many rows a worker gains
     from (0: not measured), `max_wait` how many seconds a call may wait for others. A deployment that is `asleep` has
-    no worker until it is called; one that is not `loaded` answers nobody. `created` is in seconds since 1970.
+    no worker until it is called; one that is not `loaded` answers nobody. `created` is in seconds since 1970. Where
+    answers `grow` token by token, `batch` is how many of them a worker has at a time.
     """
 
     deployment: str
@@ -169,6 +190,7 @@ class Route(Struct, frozen=True, kw_only=True):
     others: list["Route"] = msgspec.field(default_factory=list)
     created: int = 0
     output: str = "json"
+    grows: bool = False
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ def format(request):
 
 
 def test_it_says_what_it_is(format):
-    assert format.INPUT in ("image", "text", "audio")
+    assert format.INPUT in ("image", "text", "audio", "question")
     assert format.SUMMARY
     assert all(isinstance(text, str) and text for text in dict(format.OPTIONS).values())
 

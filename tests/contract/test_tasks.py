@@ -28,12 +28,15 @@ TRUTHS = {
     "boxes": [[Box(label, 8, 8, 24, 24)] for label in LABELS],
     "mask": [png(np.full((24, 24), number)) for number in range(len(LABELS))],
     "text": LABELS,
+    "texts": [(label,) for label in LABELS],
+    "answers": [[label] for label in LABELS],
 }
 """What three items are measured by, for each target."""
 ITEMS = {
     "image": png(np.tile(np.arange(0, 240, 10), (24, 1))),
     "text": "A quiet film that stays with you.",
     "audio": tones("ab"),
+    "question": '{"question": "Who sat there?", "context": "A cat sat there."}',
 }
 """What the items of a data set hold."""
 
@@ -54,7 +57,7 @@ def test_it_has_every_name_of_the_contract(task):
     missing = sorted(name for name in wanted if not hasattr(task, name))
     assert not missing
     assert task.INPUT in ITEMS
-    assert kind_of(task) in ("image", "text", "audio", "seed")
+    assert kind_of(task) in ("image", "text", "audio", "seed", "question")
     assert task.SUMMARY
     assert task.SAMPLES > 0
 

@@ -77,7 +77,7 @@ def test_a_model_that_does_not_exist_is_said_so(door, name):
     assert error["param"] == "model"
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/models/", "/v1//models", "/v1/chat/completions", "/v1/MODELS"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/models/", "/v1//models", "/v1/threads", "/v1/MODELS"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_path_that_does_not_exist_says_what_is_served(door, method, path):
     error = refused(door.ask(method, path, b"{}"), 404, "not_found_error", "unknown_url")
@@ -159,6 +159,8 @@ def test_the_client_understands_errors(client):
         client.with_options(api_key="wrong").models.list()
     assert caught.value.code == "invalid_api_key"
     with pytest.raises(openai.NotFoundError, match="below /v1 there is: GET /v1/models"):
+        client.moderations.create(model="spots", input="hello")
+    with pytest.raises(openai.BadRequestError, match="'spots' writes no texts: its task is image-classification"):
         client.chat.completions.create(model="spots", messages=[{"role": "user", "content": "hello"}])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelmill import Client
+from tests.making import writing_bundle
 from tests.reference import graphs
 from tests.reference.plugin import SIGNATURES, engine_bundle, install
 
@@ -15,6 +16,7 @@ GRAPHS: dict[str, Maker] = {
     "classifier": lambda folder: graphs.classifier(folder / "classifier.onnx"),
     "colours": lambda folder: graphs.colour_bundle(folder / "colours"),
     "feelings": lambda folder: graphs.feeling_bundle(folder / "feelings"),
+    "writer": lambda folder: writing_bundle(folder / "writer"),
 }
 LABELS = {"classifier": graphs.CLASSES}
 MISBEHAVING = ("slow", "fails", "raises", "crashes", "hangs", "eats", "counts")

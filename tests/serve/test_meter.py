@@ -77,15 +77,17 @@ def counted(**values):
 def test_several_gateways_are_one():
     meter = Meter()
     meter.own[DIGITS] = counted(shadow_answers=1, last=5.0)
-    meter.heard("a", {DIGITS: counted(rejected=2)}, {("shop", "digits"): 2})
-    meter.heard("b", {DIGITS: counted(rejected=3)}, {("shop", "digits"): 3, ("other", "digits"): 1})
-    meter.heard("b", {DIGITS: counted(rejected=4)}, {("shop", "digits"): 4})  # the last word counts
-    meter.usage["shop", "digits"] = 1
+    meter.heard("a", {DIGITS: counted(rejected=2)}, {("shop", "digits", "requests"): 2})
+    meter.heard(
+        "b", {DIGITS: counted(rejected=3)}, {("shop", "digits", "requests"): 3, ("other", "digits", "requests"): 1}
+    )
+    meter.heard("b", {DIGITS: counted(rejected=4)}, {("shop", "digits", "requests"): 4})  # the last word counts
+    meter.usage["shop", "digits", "requests"] = 1
     total = meter.total(DIGITS)
     assert (total.success, total.rejected, total.rows, total.batches, total.shadow_answers) == (3, 6, 9, 3, 1)
     assert total.requests == {("v2_http", "success"): 3}
     assert (total.latency.count, total.queue.count, total.compute.count, total.queue_seconds) == (3, 3, 6, 1.5)
-    assert meter.used() == {("shop", "digits"): 7, ("other", "digits"): 1}
+    assert meter.used() == {("shop", "digits", "requests"): 7, ("other", "digits", "requests"): 1}
     assert (meter.own[DIGITS].success, meter.own[DIGITS].latency.count) == (1, 1)  # adding up changes nothing
     assert meter.total(("default", "digits", "digits:2")).success == 0
 
@@ -95,11 +97,11 @@ def test_what_is_undeployed_is_forgotten():
     other = ("default", "reviews", "reviews:1")
     for name in (DIGITS, other):
         meter.series(name).answered("x", 0.1, True)
-        meter.heard("a", {name: counted()}, {("shop", name[1]): 1})
-        meter.usage["shop", name[1]] = 1
+        meter.heard("a", {name: counted()}, {("shop", name[1], "requests"): 1})
+        meter.usage["shop", name[1], "requests"] = 1
     meter.forget({("default", "reviews")})
     assert meter.names() == {other}
-    assert meter.used() == {("shop", "reviews"): 2}
+    assert meter.used() == {("shop", "reviews", "requests"): 2}
 
 
 def test_a_series_survives_the_way_to_another_process():
@@ -111,7 +113,7 @@ def test_prometheus_reads_what_was_counted():
     meter = Meter()
     meter.own[DIGITS] = series = counted(shadow_answers=3, shadow_disagreements=1, rejected=2)
     series.answered("v2_http", 100.0, False)
-    meter.usage['sh"o\np\\', "digits"] = 4
+    meter.usage['sh"o\np\\', "digits", "requests"] = 4
     found = exposed(meter, [("modelmill_pending_requests", "waiting", {"deployment": "digits", "slot": "main"}, 7)])
     where = {"deployment": "digits", "version": "digits:1"}
     assert value(found, "modelmill_requests_total", **where, protocol="v2_http", outcome="success") == 1

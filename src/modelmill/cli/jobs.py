@@ -20,12 +20,15 @@ def train(
     task: Task,
     data: Annotated[str, Parameter(help="a data set")],
     recipe: Annotated[str, Parameter(help="see `modelmill recipes TASK`; default: the task's own")] = "",
+    base: Annotated[
+        str, Parameter(name="--from", help="NAME[:VERSION|@ALIAS] whose weights it starts from; default: from nothing")
+    ] = "",
     set: Annotated[list[str] | None, Parameter(negative="", help="a setting, as epochs=3; may be repeated")] = None,
     wait: Wait = False,
 ) -> None:
-    """Train a new version of a model."""
+    """Train a new version of a model, from scratch or from another version."""
     client = connect()
-    job = client.train(name, task=task, data=data, recipe=recipe, settings=pairs_of(set))
+    job = client.train(name, task=task, data=data, recipe=recipe, settings=pairs_of(set), base=base)
     _submitted(client, job, wait)
 
 

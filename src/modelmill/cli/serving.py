@@ -93,7 +93,9 @@ def undeploy(deployment: str, /) -> None:
 def predict(
     deployment: str,
     /,
-    *inputs: Annotated[str, Parameter(help="files, texts for a model of texts, seeds for one that makes pictures")],
+    *inputs: Annotated[
+        str, Parameter(help="files, texts for a model of texts, seeds for one that makes pictures, JSON for questions")
+    ],
     set: Annotated[list[str] | None, Parameter(negative="", help="a parameter, as top_k=3 or mask=@FILE")] = None,
     out: Annotated[Path | None, Parameter(help="a folder for pictures and masks that are answered")] = None,
 ) -> None:

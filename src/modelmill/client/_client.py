@@ -62,11 +62,17 @@ class Client(Indexes):
         data: str,
         recipe: str = "",
         settings: Mapping[str, Any] | None = None,
+        base: str = "",
         wait: bool = False,
         on_event: OnEvent | None = None,
     ) -> Job:
-        """Train a version of the model `name`; with `wait`, return when it has ended, failing if it failed."""
+        """Train a version of the model `name`, from the version `base` where one is named.
+
+        With `wait`, return when it has ended, failing if it failed.
+        """
         body = {"name": name, "task": task, "data": data, "recipe": recipe, "settings": dict(settings or {})}
+        if base:
+            body["from"] = base
         return self._submit("/api/v1/train", body, wait, on_event)
 
     def evaluate(
@@ -204,7 +210,8 @@ class Client(Indexes):
     ) -> list[Prediction]:
         """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the task.
 
-        A model that makes pictures takes seeds, or nothing, and answers a list of PNG files in base64 for each.
+        A model that answers questions takes JSON of a question and a context. One that makes pictures takes seeds, or
+        nothing, and answers a list of PNG files in base64 for each.
         """
         kind = self._get(f"/models/{quoted(deployment)}")["input"]
         if kind == "seed" and not inputs:
@@ -277,9 +284,10 @@ class Client(Indexes):
         if kind == "seed":
             text = one.decode() if isinstance(one, bytes) else str(one)
             return self._call("POST", path, json={"inputs": text, "parameters": parameters})
-        if kind == "text":
+        if kind in ("text", "question"):
             text = one.decode() if isinstance(one, bytes) else _text_of(one)
-            return self._call("POST", path, json={"inputs": text, "parameters": parameters})[0]
+            # A list of one is answered by a list of one, whatever the task answers to a text alone.
+            return self._call("POST", path, json={"inputs": [text], "parameters": parameters})[0]
         data = one if isinstance(one, bytes) else read_file(Path(one))
         headers = {"Accept": "application/json"}
         if not parameters:

@@ -20,12 +20,13 @@ from modelmill.control import schemas, views
 from modelmill.control.api_base import PREFIX, Control, ProjectId
 from modelmill.control.api_index import add_indexes
 from modelmill.control.api_serving import add_deployments, add_keys
-from modelmill.control.db import Dataset, Job
+from modelmill.control.db import Dataset, Job, Version
+from modelmill.control.jobs import FROM
 from modelmill.control.registry import summary
 from modelmill.data.formats import fitting
 from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
 from modelmill.tasks.base import plan, recipe_named, split_by, task_named
-from modelmill.types import check_name, parse_reference
+from modelmill.types import WEIGHTS, check_name, parse_reference
 
 Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
 Offset = Annotated[int, Query(ge=0, le=1 << 53)]
@@ -218,7 +219,9 @@ def _add_submissions(api: FastAPI, control: Control) -> None:
     def train(body: schemas.TrainRequest, project: ProjectId) -> schemas.JobView:
         """Queue a training."""
         check_name("model", body.name)
-        recipe = recipe_named(body.task, body.recipe)
+        base = control.registry.get(project, body.base) if body.base else None
+        recipe_name = _recipe_name(body, base)
+        recipe = recipe_named(body.task, recipe_name)
         valid = plan(recipe, body.settings).flat()
         settings = {
             setting: valid[setting] for setting in body.settings
@@ -226,8 +229,9 @@ def _add_submissions(api: FastAPI, control: Control) -> None:
         dataset = control.datasets.trainable(project, body.data, body.task)
         with control.database.session() as session:
             control.registry.refuse_other_task(session, project, body.name, body.task)
-        name = body.recipe or task_named(body.task).RECIPE
-        values = {"model": body.name, "task": body.task, "recipe": name, "settings": settings}
+        if base:
+            settings[FROM] = f"{base.model}:{base.number}"
+        values = {"model": body.name, "task": body.task, "recipe": recipe_name, "settings": settings}
         return views.job_view(jobs.submit(project, "train", dataset_id=dataset.id, dataset=dataset.name, **values))
 
     @api.post(f"{PREFIX}/evaluate", status_code=202, tags=["jobs"])
@@ -249,6 +253,22 @@ def _add_submissions(api: FastAPI, control: Control) -> None:
                 settings={"split": body.split},
             )
         )
+
+
+def _recipe_name(body: schemas.TrainRequest, base: Version | None) -> str:
+    """The recipe that is asked for, that of the version to start from, or the task's own; raises `InvalidInput`."""
+    if base is None:
+        return body.recipe or task_named(body.task).RECIPE
+    name = f"{base.model}:{base.number}"
+    if WEIGHTS not in base.manifest["files"]:
+        raise InvalidInput(f"{name} has no weights to start from: it came here as a finished network")
+    same = base.manifest["lineage"]["recipe"] if base.task == body.task else ""
+    chosen = body.recipe or same or task_named(body.task).RECIPE
+    if not hasattr(recipe_named(body.task, chosen), "network"):
+        recipes = plugins.names(plugins.recipes_of(body.task))
+        others = [one for one in recipes if hasattr(recipe_named(body.task, one), "network")]
+        raise InvalidInput(f"the recipe {chosen} starts from nothing; choose another: {', '.join(others)}")
+    return chosen
 
 
 def _add_jobs(api: FastAPI, control: Control) -> None:

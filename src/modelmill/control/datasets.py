@@ -5,11 +5,13 @@ from typing import Any
 
 from sqlalchemy import delete, select
 
+from modelmill import plugins
 from modelmill.artifacts import Artifacts, sha256_of
 from modelmill.control.db import Database, Dataset, Job, Version
+from modelmill.data.formats import KIND, fits
 from modelmill.data.report import few
 from modelmill.errors import Conflict, InvalidInput, unknown
-from modelmill.tasks.base import task_named
+from modelmill.tasks.base import split_by, task_named
 from modelmill.types import Json
 
 
@@ -106,7 +108,7 @@ class Datasets:
         row = self.get(project, name)
         if row.state != "ready":
             raise Conflict(f"data set '{name}' is still being checked; see `modelmill jobs`")
-        if row.task != task:
+        if row.task != task and not _serves(row, task):
             raise InvalidInput(f"data set '{name}' was added for {row.task}, not for {task}")
         splits = {split: count for split, count in row.report.get("splits", {}).items() if count}
         if split not in splits:
@@ -137,3 +139,9 @@ class Datasets:
             "index": str(self._artifacts.path(row.index_digest)) if row.index_digest else "",
             "strict": row.strict,
         }
+
+
+def _serves(row: Dataset, task: str) -> bool:
+    """Whether a set that was added for one task is read the same way for another."""
+    other = task_named(task)
+    return fits(plugins.load(KIND, row.format), other) and split_by(other) == split_by(task_named(row.task))

@@ -214,6 +214,7 @@ class Deployments:
             version=version[1],
             task=manifest.task,
             output=getattr(task_named(manifest.task), "OUTPUT", "json") if manifest.task else "json",
+            grows=bool(manifest.task and getattr(task_named(manifest.task), "GROWS", False)),
             kind=kind_of(task_named(manifest.task)) if manifest.task else TENSOR,
             engine=options.engine or manifest.engine,
             # A deployment whose only worker was lost keeps its calls waiting for the next one.

@@ -26,6 +26,8 @@ from modelmill.types import ENDED, RESULT, JobSpec, Json
 
 log = logging.getLogger("modelmill.node")
 
+FROM = "from"
+"""Among the settings of a training: the version that it starts from. No setting can have the name."""
 LANES = (("train", "evaluate"), ("import", "register"))
 
 # Big buffers come and go every step: keep their pages instead of giving them back to the system each time.
@@ -201,6 +203,9 @@ class JobRunner:
         source, settings = "", row.settings
         if row.kind == "evaluate":
             source = str(self._registry.folder(self._registry.get(row.project_id, f"{row.model}:{row.version}")))
+        elif row.kind == "train" and FROM in settings:
+            source = str(self._registry.folder(self._registry.get(row.project_id, settings[FROM])))
+            settings = {name: value for name, value in settings.items() if name != FROM}
         elif row.kind == "register":
             source = str(self._artifacts.path(row.settings["upload"]))
             if "model" in row.settings:  # whose vectors the upload holds
@@ -217,6 +222,7 @@ class JobRunner:
             recipe=row.recipe,
             settings=settings,
             bundle=source,
+            base=row.settings.get(FROM, "") if row.kind == "train" else "",
             split=row.settings.get("split", "test") if row.kind == "evaluate" else "test",
             cache=str(self._jobs.home / "cache"),
         )

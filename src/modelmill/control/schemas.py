@@ -19,7 +19,8 @@ class TrainRequest(Body):
     name: str = Field(description="model to make a version of")
     task: str = Field(examples=["image-classification"])
     data: str = Field(description="name of a data set")
-    recipe: str = Field("", description="empty: the task's default")
+    recipe: str = Field("", description="empty: the task's default, or that of the version it starts from")
+    base: str = Field("", alias="from", description="NAME[:VERSION|@ALIAS] to start from; empty: from nothing")
     settings: dict[str, Any] = Field(default_factory=dict, description="overrides; see /recipes")
 
 

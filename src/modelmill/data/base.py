@@ -51,7 +51,8 @@ class Item(msgspec.Struct):
     `name` is its path or row, unique in the set; `data` an encoded picture, a text, or decoded pixels
     (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader could not read it. `target`
     is what the format's TARGET says: for `boxes` a list of `Box`, for `mask` the mask as an encoded picture of class
-    numbers, for `picture` the encoded picture that should come out, for `text` a text; `label` is then the class that
+    numbers, for `picture` the encoded picture that should come out, for `text` a text, for `texts` a tuple of them
+    that are equally right, for `answers` a tuple of (text, place in the passage); `label` is then the class that
     the splits are balanced by, or "".
     """
 
@@ -60,7 +61,7 @@ class Item(msgspec.Struct):
     data: bytes | str | NDArray[np.uint8]
     split: str | None = None
     problem: str = ""
-    target: list[Box] | bytes | str | None = None
+    target: list[Box] | tuple[Any, ...] | bytes | str | None = None
 
 
 class Source:

@@ -19,8 +19,9 @@ from modelmill.types import TensorSpec
 OPSET = 20
 PRECISIONS = ("fp32",)
 DATATYPES = base.DATATYPES
-FREE = 32
-"""Length for each row of a batch that axes of no fixed length have when a network is converted."""
+FREE, FREE_ALONE = 32, 8
+"""Length for each row of a batch that axes of no fixed length have when a network is converted: the sides of a picture,
+or one alone, such as the words of a text, of which the exporter follows a recurrent network one by one."""
 ONNX_BFLOAT16 = 16  # TensorProto.DataType; the package onnx is not needed to serve
 
 KINDS = {
@@ -96,6 +97,13 @@ def open(folder: Path, threads: int, device: str = "cpu", precision: str = "") -
     choose("onnx", "device", device, ("cpu",))
     choose("onnx", "precision", precision, PRECISIONS)
     return OnnxSession(folder / FILE, threads)
+
+
+def steps(folder: Path, threads: int, slots: int) -> Any:
+    """Load a model that answers token by token, for up to `slots` texts beside one another; raises `BundleCorrupt`."""
+    from modelmill.engines._steps import Steps
+
+    return Steps(folder, threads, slots)
 
 
 def signature(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
@@ -260,7 +268,8 @@ def _compare(network: Any, inputs: list[TensorSpec], folder: Path) -> None:
 
 
 def _zeros(spec: TensorSpec, batch: int) -> Array:
-    return np.zeros([batch, *(side if side >= 0 else FREE * batch for side in spec.shape[1:])], NUMPY[spec.datatype])
+    free = batch * (FREE_ALONE if sum(side < 0 for side in spec.shape[1:]) == 1 else FREE)
+    return np.zeros([batch, *(side if side >= 0 else free for side in spec.shape[1:])], NUMPY[spec.datatype])
 
 
 def _random(spec: TensorSpec, batch: int, rng: np.random.Generator) -> Array:

@@ -44,6 +44,10 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         f"- data: sha256 `{lineage.data_digest}`",
         f"- recipe `{lineage.recipe}`, seed {lineage.seed}, modelmill {lineage.code_version}, "
         f"job {lineage.job}, {lineage.created}",
+        *(
+            f"- started from `{one.name}` ({one.task} on the data set `{one.dataset}`), sha256 `{one.digest}`"
+            for one in reversed(lineage.chain)
+        ),
         "",
         _code(lineage.settings),
         "",

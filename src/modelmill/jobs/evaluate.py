@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from modelmill import predictor
 from modelmill.cluster._child import Report
@@ -39,6 +39,9 @@ def evaluate(model: Predictor, material: Material, split: str, events: Events, s
     """Every item of a split through the served path; raises `InvalidInput` for one that can't be decoded."""
     if hasattr(model.task, "questions"):
         return _evaluate_made(model, material, split, events, stop)
+    if hasattr(model.task, "measure"):
+        texts = [item.data for item in material.items(split)]
+        return cast(Evaluation, model.task.measure(model.session.run, texts, model.context))
     labels = model.manifest.labels
     complete = model.task.complete(labels)
     tell = events.counter("evaluating", material.count(split))

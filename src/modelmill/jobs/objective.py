@@ -4,7 +4,7 @@
 - `loss(network, batch, settings)`: a scalar; or an iterator of (part, scalar) where parts of the network named in its
   `parts` are trained in turns: each is stepped before the next loss is asked for.
 - `validate(network, batch, settings)`: figures of a batch by name, one of them `loss` (optional), means over its items.
-- `deployed(network, signature)`: the module that becomes the model.
+- `deployed(network, signature)`: the module that becomes the model, or several `Graph` by name.
 - `preview(network)` (optional): a picture (PNG) of what the network has learnt, kept a few times during a training.
 - `change(batch, how, signature)` (optional): a training batch, changed at random as the recipe's `AUGMENT` says.
 

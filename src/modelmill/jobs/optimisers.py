@@ -57,14 +57,15 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 
 def make_optimisers(network: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
     """One optimiser, or two for muon; biases and normalisation are not decayed."""
+    every = [p for p in network.parameters() if p.requires_grad]
     if settings.optimiser == "muon":
-        kernels = [p for p in network.parameters() if p.ndim == 4 and p.shape[1] > 4]
+        kernels = [p for p in every if p.ndim == 4 and p.shape[1] > 4]
         chosen = {id(p) for p in kernels}
-        groups = _groups((p for p in network.parameters() if id(p) not in chosen), settings)
+        groups = _groups((p for p in every if id(p) not in chosen), settings)
         rest = torch.optim.AdamW(groups, settings.learning_rate * ADAMW_SHARE, fused=True)
         decay = settings.weight_decay
         return [Muon(kernels, settings.learning_rate, weight_decay=decay), rest] if kernels else [rest]
-    return [_one_optimiser(_groups(network.parameters(), settings), settings)]
+    return [_one_optimiser(_groups(every, settings), settings)]
 
 
 def _groups(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> list[dict[str, Any]]:

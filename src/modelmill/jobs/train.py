@@ -6,6 +6,7 @@ seal. Interrupted anywhere, it starts again at the top and goes on from the loop
 
 import functools
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput
 from modelmill.jobs.card import curves_picture, model_card
 from modelmill.jobs.evaluate import evaluate
+from modelmill.jobs.inheriting import Base, few, freeze, head_of
 from modelmill.jobs.material import Material
 from modelmill.jobs.process import Events, Stop, run, save_pictures
 from modelmill.predictor import Predictor, write_golden
@@ -30,6 +32,8 @@ from modelmill.tasks.base import (
     MOST_EPOCHS,
     Context,
     Facts,
+    Graph,
+    Item,
     Plan,
     Raw,
     Signature,
@@ -39,7 +43,7 @@ from modelmill.tasks.base import (
     recipe_named,
     task_named,
 )
-from modelmill.types import JobSpec, Json, Lineage, Manifest
+from modelmill.types import WEIGHTS, JobSpec, Json, Lineage, Manifest
 
 ENGINE = "onnx"
 GOLDEN = 4
@@ -63,15 +67,19 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     task, recipe = task_named(spec.task), recipe_named(spec.task, spec.recipe)
     count = f" for {len(material.labels)} classes" if material.labels else ""
     events.stage(f"preparing {spec.recipe}{count}")
-    samples = [item.data for item in material.sample("train", task.SAMPLES)]
-    chosen = choose(task, recipe, material, samples, spec.settings, events)
+    shown = getattr(task, "shown", _data)
+    samples = [shown(item) for item in material.sample("train", task.SAMPLES)]
+    base = Base(spec.base, Path(spec.bundle)) if spec.base else None
+    chosen = choose(spec, task, recipe, material, samples, base, events)
+    if base is not None:
+        chosen = base.prepared(chosen, draft)
     preprocessing = task.prepare(samples, chosen.input, draft)
     context = Context(preprocessing=preprocessing, labels=material.labels, folder=draft)
     data, validation = (
         material.decoded(split, task, context, Path(spec.cache), events, stop) for split in ("train", "val")
     )
-    history = fit(spec, recipe, chosen, context, data, validation, draft, events, stop)
-    manifest = describe(spec, task, context, chosen)
+    history = fit(spec, recipe, chosen, context, data, validation, base, draft, events, stop)
+    manifest = describe(spec, task, context, chosen, base)
     events.stage("evaluating through the served path")
     model = Predictor(draft, manifest, spec.threads)
     golden(model, material, draft)
@@ -87,13 +95,28 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     return {"metrics": found.metrics, "bundle": digest}
 
 
-def choose(task: Task, recipe: ModuleType, material: Material, samples: list[Raw], given: Json, events: Events) -> Plan:
+def _data(item: Item) -> Raw:
+    return item.data
+
+
+def choose(
+    spec: JobSpec,
+    task: Task,
+    recipe: ModuleType,
+    material: Material,
+    samples: list[Raw],
+    base: Base | None,
+    events: Events,
+) -> Plan:
     """The settings that were given, and for the others what fits the data; the log says what was chosen and why."""
-    look = getattr(task, "look", None)
+    look, given = getattr(task, "look", None), spec.settings
+    if base is not None:
+        given = base.settings(recipe, spec.task, given)
     facts = Facts(
         counts={split: material.count(split) for split in SPLITS},
         classes=material.classes("train"),
         inputs=look(samples) if look else None,
+        base=base.manifest.task if base else "",
     )
     plan, choices = fitted(recipe, facts, given)
     for choice in choices:
@@ -108,6 +131,7 @@ def fit(
     context: Context,
     data: Arrays,
     validation: Arrays,
+    base: Base | None,
     draft: Path,
     events: Events,
     stop: Stop,
@@ -121,12 +145,17 @@ def fit(
         network, weights = recipe.fit(chosen, signature, data.arrays, data.targets)
         history: list[Json] = []
     else:
-        network, weights, history = fit_network(spec, task, recipe, chosen, signature, data, validation, events, stop)
+        start = functools.partial(begin, recipe, chosen, signature, context.labels, base, events)
+        both = data, validation
+        network, weights, history = fit_network(spec, task, recipe, chosen, signature, both, start, events, stop)
     save_weights(weights, draft)
     events.stage(f"converting to {ENGINE}")
     if hasattr(task, "graph"):
         inputs, outputs = task.graph(context)
-    engine_named(ENGINE).convert(network, inputs, outputs, draft)
+    graphs = network if isinstance(network, dict) else {"": Graph(network, inputs, outputs)}
+    for name, graph in graphs.items():
+        (draft / name).mkdir(exist_ok=True)
+        engine_named(ENGINE).convert(graph.network, graph.inputs, graph.outputs, draft / name)
     return history
 
 
@@ -136,8 +165,8 @@ def fit_network(
     recipe: ModuleType,
     chosen: Plan,
     signature: Signature,
-    data: Arrays,
-    validation: Arrays,
+    both: tuple[Arrays, Arrays],
+    start: Callable[[], Any],
     events: Events,
     stop: Stop,
 ) -> tuple[Any, dict[str, np.ndarray[Any, Any]], list[Json]]:
@@ -148,9 +177,10 @@ def fit_network(
     from modelmill.jobs.objective import objective
 
     assert chosen.train is not None
+    data, validation = both
     torch.set_num_threads(spec.threads)
     torch.manual_seed(chosen.seed)
-    network = recipe.network(chosen.network, signature)
+    network = start()
     count = sum(parameter.numel() for parameter in network.parameters())
     events.stage(f"training {count:,} parameters on {len(data)} items, {_length(chosen.train)}")
     aim, change = objective(task, recipe), None
@@ -159,6 +189,21 @@ def fit_network(
     trained = Loop(network, data, validation, chosen.train, aim, change, Path(spec.folder), events, stop).run()
     weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
     return aim.deployed(trained.network, signature), weights, trained.history
+
+
+def begin(
+    recipe: ModuleType, chosen: Plan, signature: Signature, labels: list[str], base: Base | None, events: Events
+) -> Any:
+    """The network before its training: new, or with the weights of the version it starts from."""
+    assert chosen.train is not None
+    network, taken = recipe.network(chosen.network, signature), list[str]()
+    if base is not None:
+        head = head_of(recipe, chosen, signature) if labels != base.manifest.labels else set()
+        taken, new = base.give(network, head)
+        events.stage(f"starting from {base.name}: {len(taken)} weights taken{f', new: {few(new)}' if new else ''}")
+    if chosen.train.freeze:
+        events.stage(f"{freeze(network, chosen.train.freeze, taken):,} parameters stay as they are")
+    return network
 
 
 def _length(settings: TrainSettings) -> str:
@@ -173,13 +218,13 @@ def _changed(change: Any, how: Any, signature: Signature, batch: Any) -> Any:
 
 
 def save_weights(weights: dict[str, np.ndarray[Any, Any]], draft: Path) -> None:
-    """`model.safetensors`, for further training."""
+    """For further training."""
     from safetensors.numpy import save_file
 
-    save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, draft / "model.safetensors")
+    save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, draft / WEIGHTS)
 
 
-def describe(spec: JobSpec, task: Task, context: Context, chosen: Plan) -> Manifest:
+def describe(spec: JobSpec, task: Task, context: Context, chosen: Plan, base: Base | None) -> Manifest:
     """The manifest, but for metrics and files."""
     return Manifest(
         task=spec.task,
@@ -197,6 +242,7 @@ def describe(spec: JobSpec, task: Task, context: Context, chosen: Plan) -> Manif
             code_version=__version__,
             job=spec.job,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            chain=base.chain() if base else [],
         ),
     )
 

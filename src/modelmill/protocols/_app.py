@@ -26,6 +26,7 @@ from modelmill.protocols.base import (
     Route,
     Scope,
     Send,
+    Stream,
     UnknownPath,
     WrongMethod,
     simple_error,
@@ -77,7 +78,9 @@ class App:
             response = await self._respond(request)
         else:
             response = await self._traced(request, self.gateway.tracing)
-        if response is not None:
+        if isinstance(response, Stream):
+            await _stream(send, response, request)
+        elif response is not None:
             await _answer(scope, send, response, request.id)
         return None
 
@@ -121,7 +124,7 @@ class App:
         log.error("%s %r failed", request.method, request.path, exc_info=error)
         return _refusal(MillError("the gateway failed; its log says why"), protocol)
 
-    async def _traced(self, request: Request, tracing: Tracing) -> Response | None:
+    async def _traced(self, request: Request, tracing: Tracing) -> Response | Stream | None:
         """The response, with a span around what makes it."""
         patterns = (route.pattern for route, _ in self._routes if route.match(request.path) is not None)
         name = f"{request.method} {next(patterns, '')}".rstrip()
@@ -138,7 +141,7 @@ class App:
         finally:
             span.end()
 
-    async def _respond(self, request: Request) -> Response | None:
+    async def _respond(self, request: Request) -> Response | Stream | None:
         """What goes back, errors in their protocol's shape; None when the client has gone."""
         protocol: HttpProtocol | None = None
         try:
@@ -146,6 +149,8 @@ class App:
             caller = None if route.public else self._caller(request.headers)
             response = await route.handler(self.gateway, cast(Any, caller), request, names)
             # What is long to write takes the usual way, on which it does not hold up others.
+            if isinstance(response, Stream):
+                return response
             usual = response.status == 200 and len(response.body) <= SHORT
             if route.quick is not None and request.learn is not None and usual:
                 self._teach(route, protocol, cast(KeyInfo, caller), request, names)
@@ -274,6 +279,22 @@ async def _answer(scope: Scope, send: Send, response: Response, request_id: str 
     start = [(b"content-type", kind), length, *headers]
     await send({"type": "http.response.start", "status": response.status, "headers": start})
     await send({"type": "http.response.body", "body": b"" if head else response.body})
+
+
+async def _stream(send: Send, response: Stream, request: Request) -> None:
+    """Pieces as they come; when the client has gone nobody goes on making them."""
+    headers = [(b"content-type", response.content_type.encode()), *response.headers]
+    if request.id:
+        headers.append((b"x-request-id", request.id.encode()))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    try:
+        async for piece in response.pieces:
+            if request.gone is not None and request.gone():
+                return
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        await response.pieces.aclose()
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -1,18 +1,20 @@
 """ModelInfer: from its messages to tensors and back, and the stream of them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols import _v2
 from modelmill.protocols._encoding import in_thread
+from modelmill.protocols._growing import parts_of
 from modelmill.protocols._grpc_call import Call
 from modelmill.protocols._grpc_messages import message
 from modelmill.protocols._shared_memory import regions
 from modelmill.protocols._v2 import Given, Place, Wanted
 from modelmill.protocols._v2_json import LARGE
-from modelmill.serve.gateway import answered_by
+from modelmill.serve.flight import answered_by
+from modelmill.serve.tensors import elements_of, pack_bytes
 from modelmill.serve.wire import Tensor
 from modelmill.types import Route
 
@@ -37,6 +39,9 @@ CONTENTS = {
     "BYTES": "bytes_contents",
 }
 """The list that holds the values of a datatype."""
+
+TEXT_OUTPUT = "text_output"
+"""The output of a stream's request for a text that grows; Triton's models call it so."""
 
 Response = message("inference.ModelInferResponse")
 StreamResponse = message("inference.ModelStreamInferResponse")
@@ -191,6 +196,36 @@ def _leave(call: Call, output: Any, place: Place, data: bytes) -> None:
         output.parameters["shared_memory_offset"].int64_param = place.offset
 
 
+async def parts(call: Call, request: Any, route: Route) -> AsyncIterator[Any]:
+    """A text as it grows: a response with `text_output` for each part, and an empty last one. Raises `MillError`."""
+    gateway = call.server.gateway
+    gateway.refuse_unservable(route)
+    told = _v2.options(_values(request.parameters)) if request.parameters else _v2.NO_OPTIONS
+    inputs = elements_of(_v2.tensors(route, _given(call, request))[0])
+    if len(inputs) != 1:
+        raise InvalidInput(f"a stream answers one text, not {len(inputs)}")
+    grown = gateway.stream(call.caller, route, "v2_grpc", data=inputs[0], parameters=told.task, request_id=request.id)
+    async for part in parts_of(grown):
+        response = StreamResponse()
+        answer = response.infer_response
+        answer.model_name, answer.model_version, answer.id = route.deployment, str(route.version), request.id
+        if "at" in part:
+            answer.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
+            answer.raw_output_contents.append(pack_bytes([part["text"].encode()]))
+        else:
+            answer.parameters["finish_reason"].string_param = part["finish_reason"]
+        answer.parameters["triton_final_response"].bool_param = "at" not in part
+        yield response
+
+
+def _growing(call: Call, request: Any) -> Route | None:
+    """Whose text grows in parts for this request, if it is one of those."""
+    if [one.name for one in request.outputs] != [TEXT_OUTPUT]:
+        return None
+    route = call.server.gateway.pick(call.caller, request.model_name, _version(request.model_version, None))
+    return route if route.grows else None
+
+
 async def stream(call: Call) -> None:
     """Requests answered as they come, several at a time; an error is an answer and the stream goes on."""
     room = asyncio.Semaphore(STREAM_CALLS)
@@ -200,6 +235,11 @@ async def stream(call: Call) -> None:
         try:
             response = StreamResponse()
             try:
+                if (route := _growing(call, request)) is not None:
+                    async for part in parts(call, request, route):
+                        async with writing:
+                            await call.write(part)
+                    return
                 response.infer_response.CopyFrom(await infer(call, request))
             except MillError as error:
                 response.error_message = error.message[:1000].encode("utf-8", "replace").decode()

@@ -6,10 +6,12 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from modelmill.errors import InvalidInput, TooLarge
 from modelmill.protocols.base import Request
 from modelmill.serve.gateway import Gateway
-from modelmill.types import SEED, TEXTS, KeyInfo
+from modelmill.types import QUESTION, SEED, TEXTS, KeyInfo
 from modelmill.types import Route as Deployment
 
 BATCH = 128
@@ -32,9 +34,13 @@ def raw_of(value: Any, kind: str, place: str) -> bytes:
     """
     if kind == SEED and (value is None or type(value) is int):
         value = "" if value is None else str(value)
+    if kind == QUESTION and isinstance(value, dict):
+        return msgspec.json.encode(value)
     if isinstance(value, dict) and value.keys() == {"b64"} and kind not in TEXTS:
         value = value["b64"]
     if not isinstance(value, str):
+        if kind == QUESTION:
+            raise InvalidInput(f'{place} holds {{"question": ..., "context": ...}}, not {_kind_of(value)}')
         what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(kind) or f"{A[kind]} as base64"
         raise InvalidInput(f"{place} holds {what}, as a string, not {_kind_of(value)}")
     if kind in TEXTS:

@@ -32,13 +32,11 @@ from modelmill.protocols._v2_values import (
 )
 from modelmill.protocols.base import is_number
 from modelmill.serve.tensors import pack_bytes
-from modelmill.serve.wire import Answer, Tensor
+from modelmill.serve.wire import ANSWER, Answer, Tensor
 from modelmill.types import Route, TensorSpec
 
 MAX_ELEMENTS = 1 << 28
 MAX_RANK = 16
-ANSWER = "answer"
-"""The output of a task-level call that is the task's answer as JSON."""
 
 RESERVED = frozenset(
     {

@@ -23,7 +23,8 @@ from modelmill.protocols._v2_json import (
     head_size,
 )
 from modelmill.protocols.base import Begin, Finish, Request, Response, simple_error
-from modelmill.serve.gateway import Gateway, answered_by, version_of
+from modelmill.serve.flight import answered_by, version_of
+from modelmill.serve.gateway import Gateway
 from modelmill.serve.pool import Ask
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import SEED, KeyInfo, Route

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -46,6 +46,15 @@ class Response(NamedTuple):
     status: int = 200
     content_type: str = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Stream(NamedTuple):
+    """What goes back piece by piece: each as soon as it is there. The pieces end early where the client leaves."""
+
+    pieces: AsyncGenerator[bytes]
+    content_type: str = "text/event-stream"
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
 
 class Disconnected(Exception):
@@ -113,7 +122,7 @@ class Request:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-Handler = Callable[[Gateway, KeyInfo, Request, Mapping[str, str]], Awaitable[Response]]
+Handler = Callable[[Gateway, KeyInfo, Request, Mapping[str, str]], Awaitable[Response | Stream]]
 
 
 Finish = Callable[[], Response]

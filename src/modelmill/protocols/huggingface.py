@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unavailable
+from modelmill.protocols._hf_stream import streamed, wants_stream
 from modelmill.protocols._task import A, answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
-from modelmill.protocols.base import JSON, Disconnected, Request, Response, Route, read_json, simple_error
+from modelmill.protocols.base import JSON, Disconnected, Request, Response, Route, Stream, read_json, simple_error
 from modelmill.serve.gateway import Gateway
 from modelmill.types import SEED, TEXTS, KeyInfo
 from modelmill.types import Route as Deployment
@@ -40,12 +41,18 @@ class Asked(NamedTuple):
     wait: bool = False
 
 
-async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response | Stream:
     """One picture or text, or a list of them."""
     route = pick(gateway, caller, request, names["name"])
     refuse_tensor_model(route)
+    body = await request.body()
+    if wants_stream(route, body):
+        asked = read(body, request.header(b"content-type"), route.kind)
+        if asked.many:
+            raise InvalidInput("a stream answers one text, not a list")
+        return await streamed(gateway, caller, request, route, asked.inputs[0], asked.parameters)
     _check_accept(request.header(b"accept"), READABLE | PICTURES if route.output == "image" else READABLE)
-    return await respond(gateway, caller, request, names["name"], await request.body(), NAME)
+    return await respond(gateway, caller, request, names["name"], body, NAME)
 
 
 async def respond(
@@ -59,11 +66,11 @@ async def respond(
         found = await answers(gateway, caller, request, route, protocol, asked.inputs, asked.parameters)
     except Unavailable as failure:
         raise _repeatable(failure, pick(gateway, caller, request, name)) from failure
-    # Text tasks answer one list per input, also for a single one; vision answers the list itself.
+    # Text classification answers one list per input, also for a single one; others answer a list themselves.
     accept = request.header(b"accept")
     if route.output == "image" and asked.many and not _wants(accept, READABLE):
         raise InvalidInput(SEVERAL)
-    if asked.many or route.kind == "text":
+    if asked.many or (route.kind == "text" and (found[0][:1] != b"[" or route.task == "text-classification")):
         return Response(b"[" + b",".join(found) + b"]")
     # A model that makes pictures makes any number of them, so it answers a list unless only a picture would be read.
     if route.output == "image" and _wants(accept, PICTURES) and (route.kind != SEED or not _wants(accept, READABLE)):

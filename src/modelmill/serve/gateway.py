@@ -6,21 +6,21 @@ import hmac
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from modelmill.errors import Forbidden, MillError, NotFound, Unauthenticated, Unavailable, from_code, unknown
+from modelmill.errors import Forbidden, MillError, NotFound, Unauthenticated, Unavailable, unknown
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
-from modelmill.serve.link import Pending
-from modelmill.serve.meter import Collector, Meter, Name, Series
+from modelmill.serve.flight import Flight, Tokens, name_of, read_usage, version_of
+from modelmill.serve.meter import Collector, Meter, Series
 from modelmill.serve.pool import Ask, Pool, PoolLimits
 from modelmill.serve.shadow import copy_to_shadows
 from modelmill.serve.tracing import Tracing, trace_call
-from modelmill.serve.wire import Answer, Tensor
+from modelmill.serve.wire import STREAM, Answer, Tensor
 from modelmill.settings import Limits
 from modelmill.types import KeyInfo, Route, Snapshot
 
@@ -94,6 +94,8 @@ class Gateway:
         place = (route.project, route.deployment, slot)
         rows = route.batch or self.limits.batch
         batch = BatchLimits(min(self.limits.batch, rows), rows, self.limits.body_bytes, route.max_wait)
+        if route.grows:  # each call goes as soon as there is room for it
+            batch = BatchLimits(1, 1, self.limits.body_bytes, 0.0)
         series = self.meter.series(name_of(route))
         pool = self._pools.get(place)
         if pool is None:
@@ -101,6 +103,7 @@ class Gateway:
             pool.hung = self._report_hung
             pool.wanted = lambda: self.wake()
         pool.batch, pool.series, pool.shadow = batch, series, route.shadow
+        pool.slots = max(1, route.batch) if route.grows else 0
         pool.follow(route.sockets, version_of(route))
         return place
 
@@ -231,6 +234,40 @@ class Gateway:
             trace_call(route, flight.pending, None)
         return answer
 
+    async def stream(
+        self,
+        caller: KeyInfo,
+        route: Route,
+        protocol: str,
+        *,
+        data: bytes,
+        parameters: Mapping[str, Any],
+        request_id: str = "",
+    ) -> AsyncIterator[bytes]:
+        """The parts of an answer as it grows, then the whole one, each as JSON; raises what went wrong.
+
+        What another worker says again after one was lost is not told twice. Closing the iterator takes the call back.
+        """
+        parts: asyncio.Queue[bytes] = asyncio.Queue()
+        ask = Ask(caller.name, 0, self.limits.timeout_seconds, (STREAM,), None, request_id, heard=parts.put_nowait)
+        flight = self.begin(caller, route, protocol, ask, data, [], parameters)
+        flight.future.add_done_callback(lambda _: parts.put_nowait(b""))
+        series, last, told = flight.series, flight.started, 0
+        try:
+            while part := await parts.get():
+                now = time.monotonic()
+                (series.next_token if told else series.first_token).observe(now - last)
+                last, told = now, told + 1
+                # The time allowed is that without a word: a long answer may take its time.
+                flight.pending.deadline = now + self.limits.timeout_seconds
+                yield part
+            yield flight.land().data
+        finally:
+            if not flight.future.done():
+                flight.future.cancel()
+                flight.count(good=False)
+                self._count_tokens(flight, Tokens(0, told))
+
     def begin(
         self,
         caller: KeyInfo,
@@ -240,7 +277,7 @@ class Gateway:
         data: bytes | None,
         tensors: list[Tensor],
         parameters: Mapping[str, Any],
-    ) -> "Flight":
+    ) -> Flight:
         """Queue one prediction; its answer is there when the flight's future is done. Raises as `predict` does."""
         if not route.ready:
             self.refuse_unservable(route)
@@ -253,18 +290,26 @@ class Gateway:
         except MillError:
             pool.series.answered(protocol, time.monotonic() - started, False)
             raise
-        return Flight(self, caller, route, protocol, pool.series, pending, started, ask)
+        return Flight(self, caller, route, protocol, pool, pending, started, ask)
 
-    def landed(self, flight: "Flight", answer: Answer) -> Answer:
+    def landed(self, flight: Flight, answer: Answer) -> Answer:
         """Count an answered call, copy it to the shadows, and name the version if another one answered."""
         route, pending = flight.route, flight.pending
-        use = (flight.caller.name, route.deployment)
-        self.meter.usage[use] = self.meter.usage.get(use, 0) + 1
+        self.meter.count((flight.caller.name, route.deployment, "requests"))
+        if route.grows and answer.data:
+            self._count_tokens(flight, read_usage(answer.data).usage)
         if route.others:
             copy_to_shadows(self._shadows(route), pending.call, answer, flight.ask)
         if pending.version and pending.version != version_of(route):
             return msgspec.structs.replace(answer, version=pending.version)
         return answer
+
+    def _count_tokens(self, flight: Flight, tokens: Tokens) -> None:
+        series, who = flight.series, (flight.caller.name, flight.route.deployment)
+        series.prompt_tokens += tokens.prompt_tokens
+        series.completion_tokens += tokens.completion_tokens
+        self.meter.count((*who, "prompt_tokens"), tokens.prompt_tokens)
+        self.meter.count((*who, "completion_tokens"), tokens.completion_tokens)
 
     def _shadows(self, route: Route) -> list[Pool]:
         places = [(one.project, one.deployment, version_of(one)) for one in route.others if one.shadow and one.ready]
@@ -321,57 +366,3 @@ class Gateway:
                 pool.watch(now)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stale.wait(), REFRESH_SECONDS)
-
-
-class Flight:
-    """A call on its way, from `begin` to `land`."""
-
-    __slots__ = ("ask", "caller", "future", "gateway", "pending", "protocol", "route", "series", "started")
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        caller: KeyInfo,
-        route: Route,
-        protocol: str,
-        series: Series,
-        pending: Pending,
-        started: float,
-        ask: Ask,
-    ) -> None:
-        self.gateway, self.caller, self.route, self.protocol, self.ask = gateway, caller, route, protocol, ask
-        self.series, self.pending, self.started, self.future = series, pending, started, pending.future
-
-    def land(self) -> Answer:
-        """The answer, counted; raises what went wrong as a `MillError`. For a future that is done, once."""
-        good = False
-        try:
-            answer = self.future.result()
-            if answer.code:
-                raise from_code(answer.code, answer.message)
-            good = True
-        finally:
-            self.count(good)
-        return self.gateway.landed(self, answer)
-
-    def count(self, good: bool) -> None:
-        """Note that the call is over."""
-        self.series.answered(self.protocol, time.monotonic() - self.started, good)
-
-
-def version_of(route: Route) -> str:
-    """A version as people name it."""
-    return f"{route.model}:{route.version}"
-
-
-def answered_by(route: Route, answer: Answer) -> Route:
-    """The route as the version that answered: the picked one, unless the answer names another."""
-    if not answer.version:
-        return route
-    model, _, number = answer.version.rpartition(":")
-    return msgspec.structs.replace(route, model=model, version=int(number))
-
-
-def name_of(route: Route) -> Name:
-    """What the series of a route are counted under."""
-    return (route.project, route.deployment, version_of(route))

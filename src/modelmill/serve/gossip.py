@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from modelmill.serve.gateway import Gateway
-from modelmill.serve.meter import Name, Series
+from modelmill.serve.meter import Name, Series, Use
 
 log = logging.getLogger("modelmill.gateway")
 
@@ -52,7 +52,7 @@ class News(msgspec.Struct, array_like=True, frozen=True):
     series: dict[Name, Series]
     load: list[Load]
     hung: list[str]
-    usage: dict[tuple[str, str], int] = {}
+    usage: dict[Use, int] = {}
     changed: bool = False
 
 
@@ -106,7 +106,7 @@ class Gossip:
         self._gateway = gateway
         self._ear = Ear(folder, f"gateway-{os.getpid()}")
         self._told: dict[Name, tuple[int, int]] = {}
-        self._used: dict[tuple[str, str], int] = {}
+        self._used: dict[Use, int] = {}
         self._all_at = 0.0
         self._wake = asyncio.Event()
         gateway.wake = self._wake.set

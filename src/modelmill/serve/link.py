@@ -4,10 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from modelmill.errors import Cancelled
-from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_batch
+from modelmill.serve.wire import CANCEL, HEAD, Answer, Batch, Call, Part, frame, read_batch
 
 if TYPE_CHECKING:
     from modelmill.serve.pool import Pool
@@ -24,7 +25,7 @@ class Pending:
     """A call until it is answered."""
 
     __slots__ = (
-        "abandoned", "arrived", "attempts", "batch", "call", "deadline", "future", "key", "pin", "priority",
+        "abandoned", "arrived", "attempts", "batch", "call", "deadline", "future", "heard", "key", "pin", "priority",
         "request_id", "rows", "sent", "size", "version",
     )  # fmt: skip
 
@@ -37,6 +38,7 @@ class Pending:
         self.batch: Sent | None = None
         self.request_id = self.pin = self.version = ""
         self.abandoned: Callable[[], bool] | None = None
+        self.heard: Callable[[bytes], None] | None = None
         for tensor in call.tensors:
             self.size += len(tensor.data)
             if tensor.shape:
@@ -66,8 +68,8 @@ class Sent:
 class Link(asyncio.Protocol):
     """One worker as the pool sees it."""
 
-    def __init__(self, pool: "Pool", path: str, version: str = "") -> None:
-        self.pool, self.path, self.version = pool, path, version
+    def __init__(self, pool: "Pool", path: str, version: str = "", slots: int = 0) -> None:
+        self.pool, self.path, self.version, self.slots = pool, path, version, slots
         self.held: dict[int, Pending] = {}
         self.batches: list[Sent] = []
         self.retired = False
@@ -89,12 +91,16 @@ class Link(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """Connected, wanted, and without a batch."""
+        """Connected, wanted, and without a batch; or with room, where answers grow beside one another."""
+        if self.slots:
+            return len(self.batches) < self.slots and not self.retired and not self.ended
         return not self.batches and not self.retired and not self.ended
 
     @property
     def open(self) -> bool:
         """Whether a batch more may be sent ahead of the last one's answers."""
+        if self.slots:
+            return False
         ahead = len(self.batches) < DEPTH and not self.suspect and self.seconds < LONG_SECONDS
         return ahead and not self.retired and not self.ended
 
@@ -106,9 +112,17 @@ class Link(asyncio.Protocol):
         for pending in batch:
             held[pending.call.id] = pending
             pending.sent, pending.batch = now, sent
+            if self.slots:
+                pending.future.add_done_callback(partial(self._let_go, pending))
         self.batches.append(sent)
         self.suspect = batch[0].attempts > 0
         self._transport.write(data)
+
+    def _let_go(self, pending: Pending, future: "asyncio.Future[Answer]") -> None:
+        """Tell the worker when nobody waits any more for an answer that still grows."""
+        if not self.ended and pending.call.id in self.held:
+            assert self._transport is not None
+            self._transport.write(frame([Call(pending.call.id, None, [], {}, [CANCEL])]))
 
     def busy(self, now: float) -> float:
         """For how many seconds the worker has been at one batch."""
@@ -148,9 +162,22 @@ class Link(asyncio.Protocol):
             del buffer[:end]
             self._answered(batch)
 
+    def _grown(self, parts: list[Part], now: float) -> None:
+        """Answers have grown, or are still being thought about: the worker is alive."""
+        for sent in self.batches:
+            sent.since = now
+        for part in parts:
+            pending = self.held.get(part.id)
+            if pending is not None and pending.heard is not None and not pending.future.done():
+                pending.heard(part.data)
+
     def _answered(self, batch: Batch) -> None:
         now = time.monotonic()
         held = self.held
+        if self.slots:
+            self._grown(batch.parts, now)
+            if not batch.answers:
+                return
         sent: Sent | None = None
         for answer in batch.answers:
             pending = held.pop(answer.id, None)

@@ -58,10 +58,14 @@ class Series(msgspec.Struct, array_like=True):
     shadow_answers: int = 0
     shadow_disagreements: int = 0
     last: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     latency: Histogram = msgspec.field(default_factory=histogram)
     queue: Histogram = msgspec.field(default_factory=histogram)
     compute: Histogram = msgspec.field(default_factory=histogram)
     sizes: Histogram = msgspec.field(default_factory=lambda: histogram(SIZES))
+    first_token: Histogram = msgspec.field(default_factory=histogram)
+    next_token: Histogram = msgspec.field(default_factory=histogram)
 
     @property
     def queue_seconds(self) -> float:
@@ -103,13 +107,15 @@ class Series(msgspec.Struct, array_like=True):
             mine += getattr(other, name)
 
 
-_HISTOGRAMS = ("latency", "queue", "compute", "sizes")
+_HISTOGRAMS = ("latency", "queue", "compute", "sizes", "first_token", "next_token")
 _SUMS = tuple(
     field.name for field in msgspec.structs.fields(Series) if field.name not in ("requests", "last", *_HISTOGRAMS)
 )
 
 Name = tuple[str, str, str]
 """Project, deployment and version (`model:number`)."""
+Use = tuple[str, str, str]
+"""Key, deployment, and what was used: `requests`, `prompt_tokens` or `completion_tokens`."""
 
 
 class Meter:
@@ -118,8 +124,8 @@ class Meter:
     def __init__(self) -> None:
         self.own: dict[Name, Series] = {}
         self.others: dict[str, dict[Name, Series]] = {}
-        self.usage: dict[tuple[str, str], int] = {}
-        self._usages: dict[str, dict[tuple[str, str], int]] = {}
+        self.usage: dict[Use, int] = {}
+        self._usages: dict[str, dict[Use, int]] = {}
 
     def series(self, name: Name) -> Series:
         """The counters of a version; made when asked for the first time."""
@@ -140,14 +146,18 @@ class Meter:
         """Everything that any gateway counted."""
         return {name for series in (self.own, *self.others.values()) for name in series}
 
-    def heard(self, gateway: str, news: dict[Name, Series], usage: dict[tuple[str, str], int]) -> None:
+    def heard(self, gateway: str, news: dict[Name, Series], usage: dict[Use, int]) -> None:
         """Another gateway's counters; those of one that has ended stay as they were."""
         self.others.setdefault(gateway, {}).update(news)
         self._usages.setdefault(gateway, {}).update(usage)
 
-    def used(self) -> dict[tuple[str, str], int]:
-        """Answered requests by key and deployment, all gateways together."""
-        total: dict[tuple[str, str], int] = {}
+    def count(self, use: Use, more: int = 1) -> None:
+        """A key has used something."""
+        self.usage[use] = self.usage.get(use, 0) + more
+
+    def used(self) -> dict[Use, int]:
+        """Answered requests and their tokens, all gateways together."""
+        total: dict[Use, int] = {}
         for usage in (self.usage, *self._usages.values()):
             for use, count in usage.items():
                 total[use] = total.get(use, 0) + count
@@ -184,7 +194,14 @@ class Collector:
             "queue": HistogramMetricFamily("modelmill_queue_seconds", "from arrival to dispatch", labels=labels),
             "compute": HistogramMetricFamily("modelmill_compute_seconds", "of the call's batch", labels=labels),
             "sizes": HistogramMetricFamily("modelmill_batch_rows", "rows of a batch", labels=labels),
+            "first_token": HistogramMetricFamily(
+                "modelmill_first_token_seconds", "from arrival to a stream's first token", labels=labels
+            ),
+            "next_token": HistogramMetricFamily(
+                "modelmill_next_token_seconds", "between the tokens of a stream", labels=labels
+            ),
         }
+        tokens = CounterMetricFamily("modelmill_tokens", "read and written", labels=[*labels, "kind"])
         for name in sorted(self._meter.names()):
             series, where = self._meter.total(name), [name[1], name[2]]
             for (protocol, outcome), count in series.requests.items():
@@ -195,14 +212,29 @@ class Collector:
             if series.shadow_answers:
                 shadows.add_metric(where, series.shadow_answers)
                 differ.add_metric(where, series.shadow_disagreements)
+            if series.prompt_tokens:
+                tokens.add_metric([*where, "prompt"], series.prompt_tokens)
+                tokens.add_metric([*where, "completion"], series.completion_tokens)
             for kind, family in histograms.items():
                 found: Histogram = getattr(series, kind)
+                if kind.endswith("_token") and not found.count:
+                    continue
                 family.add_metric(where, _cumulated(found, SIZES if kind == "sizes" else BUCKETS), found.sum)
-        usage = CounterMetricFamily("modelmill_usage", "answered requests of a key", labels=["key", "deployment"])
-        for (key, deployment), count in self._meter.used().items():
-            usage.add_metric([key, deployment], count)
-        yield from (requests, rejected, rows, batches, shadows, differ, *histograms.values(), usage)
+        yield from (requests, rejected, rows, batches, shadows, differ, tokens, *histograms.values())
+        yield from self._used()
         yield from self._shown()
+
+    def _used(self) -> Iterator[Metric]:
+        usage = CounterMetricFamily("modelmill_usage", "answered requests of a key", labels=["key", "deployment"])
+        tokens = CounterMetricFamily(
+            "modelmill_usage_tokens", "tokens of a key's requests", labels=["key", "deployment", "kind"]
+        )
+        for (key, deployment, kind), count in self._meter.used().items():
+            if kind == "requests":
+                usage.add_metric([key, deployment], count)
+            else:
+                tokens.add_metric([key, deployment, kind.removesuffix("_tokens")], count)
+        yield from (usage, tokens)
 
     def _shown(self) -> Iterator[Metric]:
         families: dict[str, GaugeMetricFamily] = {}

@@ -48,6 +48,7 @@ class Ask(NamedTuple):
     gone: Callable[[], bool] | None = None
     request_id: str = ""
     pin: str = ""
+    heard: Callable[[bytes], None] | None = None
 
 
 class Pool:
@@ -59,6 +60,7 @@ class Pool:
         self.wanted: Callable[[], None] = lambda: None
         self.last_call = time.monotonic()
         self.shadow = False
+        self.slots = 0
         self._lanes: Lanes[Pending] = Lanes()
         self._links: dict[str, Link] = {}
         self._connecting: dict[str, asyncio.Task[None]] = {}
@@ -114,6 +116,7 @@ class Pool:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         pending = Pending(call, ask.key, ask.priority, now + ask.timeout, future, now)
         pending.abandoned, pending.request_id, pending.pin = ask.gone, ask.request_id, ask.pin
+        pending.heard = ask.heard
         pending.size += weight
         self._admit(pending)
         self._lanes.add(pending)
@@ -293,7 +296,7 @@ class Pool:
             self._sweep_by(min(rest))
 
     async def _connect(self, path: str, version: str) -> None:
-        link = self._links[path] = Link(self, path, version)
+        link = self._links[path] = Link(self, path, version, self.slots)
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: link, path)
         except OSError as error:

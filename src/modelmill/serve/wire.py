@@ -8,6 +8,12 @@ from typing import Any
 import msgspec
 
 HEAD = 4
+ANSWER = "answer"
+"""The output that is the task's answer as JSON."""
+CANCEL = "cancel"
+"""The only output of a call that takes another one back: that of its `id`."""
+STREAM = "stream"
+"""The only output of a call whose answer is told in parts while it grows."""
 
 
 class Tensor(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -52,14 +58,25 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
     version: str = ""
 
 
+class Part(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A piece of an answer that is still growing, as JSON: what has come since the last one."""
+
+    id: int
+    data: bytes
+
+
 class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """The answers of one frame, how many rows they had, and seconds spent on decoding, running and encoding."""
+    """The answers of one frame, how many rows they had, and seconds spent on decoding, running and encoding.
+
+    A worker whose answers grow tells `parts` of those that are streamed, or nothing but that it is alive.
+    """
 
     answers: list[Answer]
     rows: int = 0
     decode_seconds: float = 0.0
     run_seconds: float = 0.0
     encode_seconds: float = 0.0
+    parts: list[Part] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -25,17 +25,17 @@ from modelmill import predictor
 from modelmill.cluster._child import Report
 from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed
+from modelmill.serve.growing import Growing
 from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
-from modelmill.serve.wire import HEAD, Answer, Batch, Call, Tensor, frame, read_calls
+from modelmill.serve.wire import ANSWER, HEAD, Answer, Batch, Call, Tensor, frame, read_calls
 from modelmill.tasks.base import NOTE, kind_of
 from modelmill.types import TEXTS, WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
 MAX_ROWS = 256
-ANSWER = "answer"
 QUICK_SECONDS = 0.002
 GARBAGE = 20_000
 BATCHES = 2
@@ -235,6 +235,7 @@ class Server:
 
     def __init__(self, worker: Worker, path: str) -> None:
         self.worker, self._path = worker, path
+        self._growing = Growing(worker.model) if worker.model.grows else None
         self._links: set[socket.socket] = set()
         self.stopping = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -262,11 +263,18 @@ class Server:
     def _serve(self, link: socket.socket) -> None:
         """Answer batch after batch; one that has to be decoded is passed to a helper, so that the next can begin."""
         frames, writing = Frames(link), threading.Lock()
+
+        def send(batch: Batch) -> None:
+            with suppress(OSError), writing:
+                link.sendall(frame(batch))
+
         with link, ThreadPoolExecutor(BATCHES, "batch") as helpers:
             try:
                 while (body := frames.next()) is not None:
                     calls = read_calls(body)
-                    if self._overlaps(calls):
+                    if self._growing is not None and all(map(Growing.takes, calls)):
+                        self._growing.take(calls, send)
+                    elif self._overlaps(calls):
                         helpers.submit(self._answer, link, calls, writing)
                     else:
                         self._answer(link, calls, writing)
@@ -274,6 +282,9 @@ class Server:
                 pass
             except Exception:  # such as a frame that can't be read
                 log.exception("a batch could not be read: its link is closed")
+            finally:
+                if self._growing is not None:
+                    self._growing.leave(send)
         self._links.discard(link)
 
     def _overlaps(self, calls: Sequence[Call]) -> bool:
@@ -337,6 +348,8 @@ def _open(told: WorkerSpec) -> predictor.Predictor:
     """The model, on the threads it was granted; a quick one does better on one, and leaves the rest to others."""
     bundle = Path(told.bundle)
     model = predictor.load(bundle, 1, told.engine, told.precision)
+    if model.grows:
+        return predictor.Predictor(bundle, model.manifest, told.threads)
     if told.threads > 1 and seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS:
         model = predictor.Predictor(bundle, model.manifest, told.threads, told.engine, told.precision)
     return model
@@ -354,7 +367,7 @@ def main(spec: bytes, report: Report) -> int:
         report({"error": error.message, "code": error.code})
         return 1
     worker = Worker(model, told.decoders)
-    rows = best_rows(worker.answer, model.manifest)
+    rows = model.session.slots if model.grows else best_rows(worker.answer, model.manifest)
     server = Server(worker, told.socket)
     gc.freeze()
     gc.set_threshold(GARBAGE, 20, 100)

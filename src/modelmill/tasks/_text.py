@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
-SPECIAL = ["[PAD]", "[UNK]"]
-"""Ids 0 and 1."""
+MASK = "[MASK]"
+SPECIAL = ["[PAD]", "[UNK]", MASK]
+"""Ids 0, 1 and 2."""
 MAX_CHARACTERS = 200_000
+NOTED = 1024
 
 # Scripts written without spaces: each character, with its marks, is a word.
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
@@ -71,6 +73,21 @@ def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     return row
 
 
+def noted(text: str) -> np.ndarray[Any, Any]:
+    """A text that goes by the model: its length and its UTF-8, filled up so that texts of about one length agree."""
+    data = _without_surrogates(text).encode()
+    row = np.zeros(4 + -(-max(1, len(data)) // NOTED) * NOTED, np.uint8)
+    row[:4] = np.frombuffer(len(data).to_bytes(4, "little"), np.uint8)
+    row[4 : 4 + len(data)] = np.frombuffer(data, np.uint8)
+    return row
+
+
+def told(note: np.ndarray[Any, Any]) -> str:
+    """The text of a note."""
+    size = int.from_bytes(note[:4].tobytes(), "little")
+    return note[4 : 4 + size].tobytes().decode()
+
+
 def _without_surrogates(text: str) -> str:
     """A lone surrogate is no character: it reads as an unknown one."""
     return text.encode("utf-8", "replace").decode()
@@ -79,8 +96,11 @@ def _without_surrogates(text: str) -> str:
 def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preprocessing:
     """Train the tokenizer into `folder`, and take the length from the longest hundredth of the texts."""
     kept = [_without_surrogates(text_of(text)) for text in texts]
-    tokenizer = train_tokenizer(kept, how)
-    tokenizer.save(str(folder / TOKENIZER))
+    if how.tokens and (folder / TOKENIZER).exists():  # that of the version which the training starts from
+        tokenizer = load_tokenizer(folder / TOKENIZER)
+    else:
+        tokenizer = train_tokenizer(kept, how)
+        tokenizer.save(str(folder / TOKENIZER))
     length = how.max_length
     if not length:
         lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(kept)]

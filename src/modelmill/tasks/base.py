@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, Protocol, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, cast, get_args, get_origin
 
 import msgspec
 import numpy as np
@@ -43,6 +43,14 @@ class Signature(Struct, frozen=True, kw_only=True):
     inputs: list[TensorSpec]
     classes: int
     preprocessing: Any
+
+
+class Graph(NamedTuple):
+    """A network, or a part of it, as it becomes a graph of its own."""
+
+    network: Any
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
 
 
 class Evaluation(Struct, frozen=True, kw_only=True):
@@ -87,6 +95,16 @@ class Task(Protocol):
     the picture itself. One whose answers name no class has `SPLIT = "classes"`: whole classes are held out to measure
     it, and it may be measured on classes that it was not trained on.
 
+    One whose `training.deployed` gives several graphs by name (`Graph`; "" is the model itself) names the others in
+    GRAPHS: they lie in folders of the bundle, and `infer` gets what runs each of them by its name.
+
+    One whose `prepare` learns from more than the data of its items has `shown(item)`, what it is to see of them.
+
+    One whose answers grow token by token has `GROWS = True`: its model runs in steps (`engines._steps`). It has
+    `begin(name, data, context, parameters) -> Text`, `part(piece, at, context)`, what a step adds to an answer behind
+    so many characters, and `grown(text, pieces, parameters, context)`, the whole answer. One that is measured by what
+    the model thinks of texts, not by its answers, has `measure(run, texts, context) -> Evaluation`.
+
     One whose parameters say what is fed has `request(data, context, parameters)`, which is `decode` that reads them.
 
     A task that is not asked about its items, but makes new ones, has `ASKED`, the kind of what callers send (`seed`: a
@@ -96,7 +114,7 @@ class Task(Protocol):
     """
 
     SUMMARY: str
-    INPUT: Literal["image", "text", "audio"]
+    INPUT: Literal["image", "text", "audio", "question"]
     TARGETS: tuple[str, ...]
     CLASSES: int
     METRIC: str
@@ -181,6 +199,13 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], msgspec.Meta(description="auto: bf16 where the device has it")
     ] = "auto"
+    freeze: Annotated[
+        str,
+        msgspec.Meta(
+            description="parts of the network that stay as they are, separated by commas, such as encoder.embedding; "
+            "inherited: all that was taken from the version it starts from"
+        ),
+    ] = ""
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31, description="of weights, order and augmentation")] = 0
 
     def __post_init__(self) -> None:
@@ -221,12 +246,14 @@ class Facts(Struct, frozen=True, kw_only=True):
     """What a data set is like before it is trained on.
 
     `counts` has the items of each split, `classes` the training items of each class, `inputs` what the task's
-    `look(samples)` says, where it has one (of pictures, `tasks._image.Look`).
+    `look(samples)` says, where it has one (of pictures, `tasks._image.Look`). `base` is the task of the version that
+    the training starts from, or "".
     """
 
     counts: dict[str, int]
     classes: dict[str, int]
     inputs: Any = None
+    base: str = ""
 
     def epochs(self, usual: int, enough: int, least: int = 8) -> "Choice":
         """The `usual` passes over up to `enough` training items, and fewer over more, so that they take as long."""
@@ -390,6 +417,7 @@ __all__ = [
     "Evaluation",
     "Facts",
     "Fraction",
+    "Graph",
     "Item",
     "Measured",
     "Plan",
@@ -402,6 +430,7 @@ __all__ = [
     "describe",
     "fitted",
     "kind_of",
+    "names",
     "plan",
     "recipe_named",
     "split_by",

@@ -1,9 +1,10 @@
 """Formats of data sets: one module each, found by its file name.
 
-A format has INPUT ("image", "text" or "audio"), TARGET (what its items bring beside the input: `label` where it says
-nothing, `boxes`, `mask`, `picture`, `text` or `none`), SUMMARY (a line for people), OPTIONS (option -> help), RANK
-(where several fit, the highest is meant), `detect(source) -> bool`, and `read(source, options)`, which yields items in
-a fixed order, one at a time. Where the order of the classes means something, `labels(source, options)` names them all.
+A format has INPUT ("image", "text", "audio" or "question"), TARGET (what its items bring beside the input: `label`
+where it says nothing, `boxes`, `mask`, `picture`, `text`, `texts`, `answers` or `none`), SUMMARY (a line for people),
+OPTIONS (option -> help), RANK (where several fit, the highest is meant), `detect(source) -> bool`, and
+`read(source, options)`, which yields items in a fixed order, one at a time. Where the order of the classes means
+something, `labels(source, options)` names them all.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,12 @@
 """transformer: a small attention encoder over words, trained from scratch on a CPU."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from modelmill.tasks._text import Preprocessing
-from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ TRAIN = TrainSettings(
     clip=1.0,
     ema=0.99,
 )
+
+
+def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
+    """What is trained already is changed with care."""
+    if facts.base:
+        settings = {"learning_rate": 2e-4, "epochs": 6, "dropout": 0.2}
+        yield Choice(why="the model it starts from knows the language", settings=settings)
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""Texts that grow token by token: how each token is chosen, and many texts beside one another."""

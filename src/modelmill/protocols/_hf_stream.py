@@ -1,0 +1,59 @@
+"""Hugging Face's streamed text generation: an event for each token, the last of which has the whole text."""
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import msgspec
+
+from modelmill.errors import MillError
+from modelmill.protocols._growing import begun, event, parts_of
+from modelmill.protocols.base import Request, Stream
+from modelmill.serve.gateway import Gateway
+from modelmill.types import Json, KeyInfo
+from modelmill.types import Route as Deployment
+
+
+def wants_stream(route: Deployment, body: bytes) -> bool:
+    """Whether a body asks a model that writes for a stream."""
+    if not route.grows or b'"stream"' not in body:
+        return False
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False  # who reads the body says what is wrong with it
+    return isinstance(document, dict) and document.get("stream") is True
+
+
+async def streamed(
+    gateway: Gateway, caller: KeyInfo, request: Request, route: Deployment, data: bytes, parameters: Mapping[str, Any]
+) -> Stream:
+    """Events as they come; raises what is wrong from the beginning."""
+
+    async def events() -> AsyncGenerator[bytes]:
+        number, whole = 0, ""
+        stream = gateway.stream(caller, route, "huggingface", data=data, parameters=parameters, request_id=request.id)
+        try:
+            async for part in parts_of(stream):
+                if "at" in part:
+                    number, whole = number + 1, whole + part["text"]
+                    yield event(_token(part, number, whole))
+        except MillError as failure:
+            if not number:
+                raise
+            yield event({"error": failure.message, "error_type": failure.code})
+
+    return Stream(await begun(events()))
+
+
+def _token(part: Json, number: int, whole: str) -> Json:
+    ended = part.get("finish_reason")
+    details = (
+        {"finish_reason": part["ended_by"], "generated_tokens": part["usage"]["completion_tokens"]} if ended else None
+    )
+    near = part.get("logprob", {})
+    return {
+        "index": number,
+        "token": {"id": part["token"], "text": part["text"], "logprob": near.get("logprob"), "special": False},
+        "generated_text": whole if ended else None,
+        "details": details,
+    }

@@ -1,0 +1,249 @@
+"""OpenAI's completions and chat: texts that grow, whole or as server-sent events."""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from modelmill.errors import InvalidInput, MillError
+from modelmill.protocols import openai
+from modelmill.protocols._growing import begun, event, parts_of
+from modelmill.protocols._task import pick
+from modelmill.protocols.base import Request, Response, Route, Stream, read_json
+from modelmill.serve.gateway import Gateway
+from modelmill.types import Json, KeyInfo
+from modelmill.types import Route as Deployment
+
+NAME = "openai"
+error = openai.error
+MOST = 16
+"""Answers to one request: prompts times `n`."""
+DONE = b"data: [DONE]\n\n"
+SAME = ("temperature", "top_p", "stop", "seed", "max_tokens")
+"""Parameters that are called the same here."""
+NEUTRAL: Json = {
+    "frequency_penalty": 0, "presence_penalty": 0, "best_of": 1, "logit_bias": {}, "suffix": None, "echo": False,
+    "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
+}  # fmt: skip
+"""What is not offered may be said where it changes nothing."""
+
+
+class Asked(NamedTuple):
+    """A request: the prompts with the parameters of each answer, and how to send what comes."""
+
+    route: Deployment
+    calls: list[tuple[bytes, Json]]
+    chat: bool
+    stream: bool
+    usage: bool
+    id: str
+    created: int
+
+
+async def completions(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Any:
+    """Texts that go on from prompts."""
+    document = _document(await request.body(), names)
+    prompts = document.get("prompt", "")
+    prompts = prompts if isinstance(prompts, list) else [prompts]
+    if not prompts or not all(isinstance(one, str) for one in prompts):
+        raise InvalidInput("prompt is a text or a list of texts")
+    return await _answered(
+        gateway, caller, request, document, [(one.encode("utf-8", "replace"), {}) for one in prompts]
+    )
+
+
+async def chat(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Any:
+    """The next message of a conversation."""
+    document = _document(await request.body(), names)
+    messages = document.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidInput('messages is a list of {"role": ..., "content": ...}')
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InvalidInput(f"message {number} wants a role and a content")
+    return await _answered(gateway, caller, request, document, [(b"", {"messages": messages})], chat=True)
+
+
+def _document(body: bytes, names: Mapping[str, str]) -> Json:
+    """The body; a path that names a deployment counts more than its `model`. Raises `InvalidInput`."""
+    document = read_json(body)
+    if isinstance(document, dict) and "name" in names:
+        document["model"] = names["name"]
+    if not isinstance(document, dict) or not isinstance(document.get("model"), str):
+        raise InvalidInput('the JSON wants the form {"model": ..., "prompt" or "messages": ...}')
+    return document
+
+
+async def _answered(
+    gateway: Gateway,
+    caller: KeyInfo,
+    request: Request,
+    document: Json,
+    prompts: Sequence[tuple[bytes, Json]],
+    *,
+    chat: bool = False,
+) -> Response | Stream:
+    route = pick(gateway, caller, request, document["model"])
+    if not route.grows:
+        raise InvalidInput(f"'{route.deployment}' writes no texts: its task is {route.task or 'unknown'}")
+    gateway.refuse_unservable(route)
+    parameters, count = _parameters(document, chat), document.get("n") or 1
+    if type(count) is not int or not 1 <= count * len(prompts) <= MOST:
+        raise InvalidInput(f"n is a whole number from 1, for at most {MOST} answers in all")
+    seed = parameters.setdefault("seed", random.getrandbits(48))
+    calls = [
+        (prompt, {**parameters, **own, "seed": seed + number}) for prompt, own in prompts for number in range(count)
+    ]
+    options = document.get("stream_options") or {}
+    kind = "chatcmpl" if chat else "cmpl"
+    asked = Asked(
+        route, calls, chat, document.get("stream") is True, bool(options.get("include_usage")),
+        f"{kind}-{uuid.uuid4().hex}", int(time.time()),
+    )  # fmt: skip
+    if not asked.stream:
+        return await _whole(gateway, caller, request, asked)
+    return Stream(await begun(_events(gateway, caller, request, asked)))
+
+
+def _parameters(document: Json, chat: bool) -> Json:
+    """What the task is told; raises `InvalidInput` for what is not offered."""
+    for name, neutral in NEUTRAL.items():
+        if document.get(name) not in (None, neutral):
+            raise InvalidInput(f"{name} is not offered: leave it out")
+    found = {name: document[name] for name in SAME if document.get(name) is not None}
+    found.setdefault("temperature", 1.0)
+    if (most := document.get("max_completion_tokens")) is not None:
+        found["max_tokens"] = most
+    elif not chat:
+        found.setdefault("max_tokens", 16)  # OpenAI's default
+    if chat and document.get("logprobs"):
+        found["logprobs"] = document.get("top_logprobs") or 0
+    elif not chat and document.get("logprobs") is not None:
+        found["logprobs"] = document["logprobs"]
+    return found
+
+
+async def _whole(gateway: Gateway, caller: KeyInfo, request: Request, asked: Asked) -> Response:
+    async def one(data: bytes, parameters: Json) -> Json:
+        answer = await gateway.predict(
+            caller, asked.route, NAME, data=data, parameters=parameters, gone=request.gone, request_id=request.id
+        )
+        return dict(msgspec.json.decode(answer.data))
+
+    found = await asyncio.gather(*(one(*call) for call in asked.calls))
+    choices = [
+        _choice(asked, number, answer["generated_text"], answer["finish_reason"], answer.get("logprobs"))
+        for number, answer in enumerate(found)
+    ]
+    usage = _sum([answer["usage"] for answer in found])
+    return Response(msgspec.json.encode({**_head(asked, chunk=False), "choices": choices, "usage": usage}))
+
+
+def _head(asked: Asked, *, chunk: bool) -> Json:
+    kind = f"chat.completion{'.chunk' if chunk else ''}" if asked.chat else "text_completion"
+    return {"id": asked.id, "object": kind, "created": asked.created, "model": asked.route.deployment}
+
+
+def _choice(asked: Asked, number: int, text: str, reason: str, near: Any) -> Json:
+    logprobs = _logprobs(asked, near) if near is not None else None
+    if asked.chat:
+        message = {"role": "assistant", "content": text}
+        return {"index": number, "message": message, "finish_reason": reason, "logprobs": logprobs}
+    return {"index": number, "text": text, "finish_reason": reason, "logprobs": logprobs}
+
+
+def _logprobs(asked: Asked, near: Sequence[Json]) -> Json:
+    if asked.chat:
+        return {
+            "content": [
+                {"token": one["token"], "logprob": one["logprob"], "bytes": None, "top_logprobs": one["top"]}
+                for one in near
+            ]
+        }
+    return {
+        "tokens": [one["token"] for one in near],
+        "token_logprobs": [one["logprob"] for one in near],
+        "top_logprobs": [{best["token"]: best["logprob"] for best in one["top"]} for one in near],
+        "text_offset": [],
+    }
+
+
+def _sum(usages: Sequence[Json]) -> Json:
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return {name: sum(usage[name] for usage in usages) for name in names}
+
+
+# ---- as it grows
+
+
+async def _events(gateway: Gateway, caller: KeyInfo, request: Request, asked: Asked) -> AsyncGenerator[bytes]:
+    """Server-sent events of all answers, as they come; a failure in between is one as well."""
+    queue: asyncio.Queue[tuple[int, Json | MillError | None]] = asyncio.Queue()
+
+    async def one(number: int, data: bytes, parameters: Json) -> None:
+        try:
+            stream = gateway.stream(caller, asked.route, NAME, data=data, parameters=parameters, request_id=request.id)
+            async for part in parts_of(stream):
+                if "at" in part:
+                    queue.put_nowait((number, part))
+            queue.put_nowait((number, None))
+        except MillError as error:
+            queue.put_nowait((number, error))
+
+    tasks = [asyncio.create_task(one(number, *call)) for number, call in enumerate(asked.calls)]
+    left, sent, roles, usages = len(tasks), False, set[int](), list[Json]()
+    try:
+        while left:
+            number, part = await queue.get()
+            if isinstance(part, MillError):
+                if not sent:
+                    raise part
+                yield b"data: " + error(part) + b"\n\n"
+                left -= 1
+            elif part is None:
+                left -= 1
+            else:
+                if asked.chat and number not in roles:
+                    roles.add(number)
+                    yield _event(
+                        asked, [{"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
+                    )
+                sent = True
+                usages += [part["usage"]] if "usage" in part else []
+                yield _event(asked, [_delta(asked, number, part)])
+        if asked.usage:
+            yield (
+                b"data: "
+                + msgspec.json.encode({**_head(asked, chunk=True), "choices": [], "usage": _sum(usages)})
+                + b"\n\n"
+            )
+        yield DONE
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _delta(asked: Asked, number: int, part: Json) -> Json:
+    reason = part.get("finish_reason")
+    near = _logprobs(asked, [part["logprob"]]) if "logprob" in part else None
+    if asked.chat:
+        delta = {"content": part["text"]} if part["text"] else {}
+        return {"index": number, "delta": delta, "finish_reason": reason, "logprobs": near}
+    return {"index": number, "text": part["text"], "finish_reason": reason, "logprobs": near}
+
+
+def _event(asked: Asked, choices: list[Json]) -> bytes:
+    return event({**_head(asked, chunk=True), "choices": choices})
+
+
+ROUTES = [
+    Route("POST", "/v1/completions", completions),
+    Route("POST", "/v1/chat/completions", chat),
+    # Hugging Face's client asks below the address of a model.
+    Route("POST", "/models/{name}/v1/completions", completions),
+    Route("POST", "/models/{name}/v1/chat/completions", chat),
+]

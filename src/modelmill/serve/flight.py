@@ -1,0 +1,87 @@
+"""A call on its way through the gateway, and the version that answers it."""
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from modelmill.errors import from_code
+from modelmill.serve.link import Pending
+from modelmill.serve.meter import Name
+from modelmill.serve.pool import Ask, Pool
+from modelmill.serve.wire import Answer
+from modelmill.types import KeyInfo, Route
+
+if TYPE_CHECKING:
+    from modelmill.serve.gateway import Gateway
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """What an answer that grew has cost."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Grown(msgspec.Struct, frozen=True):
+    """An answer that grew, as far as it is counted."""
+
+    usage: Tokens = Tokens()
+
+
+read_usage = msgspec.json.Decoder(Grown).decode
+
+
+class Flight:
+    """A call on its way, from `begin` to `land`."""
+
+    __slots__ = ("ask", "caller", "future", "gateway", "pending", "pool", "protocol", "route", "series", "started")
+
+    def __init__(
+        self,
+        gateway: "Gateway",
+        caller: KeyInfo,
+        route: Route,
+        protocol: str,
+        pool: Pool,
+        pending: Pending,
+        started: float,
+        ask: Ask,
+    ) -> None:
+        self.gateway, self.caller, self.route, self.protocol, self.ask = gateway, caller, route, protocol, ask
+        self.pool, self.series = pool, pool.series
+        self.pending, self.started, self.future = pending, started, pending.future
+
+    def land(self) -> Answer:
+        """The answer, counted; raises what went wrong as a `MillError`. For a future that is done, once."""
+        good = False
+        try:
+            answer = self.future.result()
+            if answer.code:
+                raise from_code(answer.code, answer.message)
+            good = True
+        finally:
+            self.count(good)
+        return self.gateway.landed(self, answer)
+
+    def count(self, good: bool) -> None:
+        """Note that the call is over."""
+        self.series.answered(self.protocol, time.monotonic() - self.started, good)
+
+
+def version_of(route: Route) -> str:
+    """A version as people name it."""
+    return f"{route.model}:{route.version}"
+
+
+def answered_by(route: Route, answer: Answer) -> Route:
+    """The route as the version that answered: the picked one, unless the answer names another."""
+    if not answer.version:
+        return route
+    model, _, number = answer.version.rpartition(":")
+    return msgspec.structs.replace(route, model=model, version=int(number))
+
+
+def name_of(route: Route) -> Name:
+    """What the series of a route are counted under."""
+    return (route.project, route.deployment, version_of(route))

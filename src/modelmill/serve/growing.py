@@ -1,0 +1,178 @@
+"""A worker whose answers grow token by token: one thread steps for all callers, whoever is there."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from modelmill.errors import InvalidInput, MillError, ModelFailed
+from modelmill.generation.generator import Generator, Piece, Text
+from modelmill.predictor import Predictor
+from modelmill.serve.tensors import elements_of, texts_of
+from modelmill.serve.wire import ANSWER, CANCEL, STREAM, Answer, Batch, Call, Part
+from modelmill.tasks.base import kind_of
+
+log = logging.getLogger("modelmill.worker")
+
+ALIVE_SECONDS = 1.0
+"""After so long without a word a link is told that its calls are being worked on."""
+Send = Callable[[Batch], None]
+
+
+@dataclass
+class Row:
+    """One of a call's texts, and what has come of it."""
+
+    text: Text
+    pieces: list[Piece] = field(default_factory=list)
+    told: int = 0
+    """Characters."""
+
+
+@dataclass
+class Caller:
+    """A call that is being answered, and where its answer goes."""
+
+    call: Call
+    send: Send
+    rows: list[Row]
+    left: int
+
+
+class Growing:
+    """Takes calls from all links, and lets their answers grow beside one another."""
+
+    def __init__(self, model: Predictor) -> None:
+        self.model, self.task = model, model.task
+        self._generator = Generator(model.session)
+        self._callers: dict[tuple[int, int], Caller] = {}
+        self._changed = threading.Condition()
+        self._arrived: list[tuple[Send, Call]] = []
+        self._gone: list[Send] = []
+        self._told = 0.0
+        self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def takes(call: Call) -> bool:
+        """Whether a call wants texts to grow; others want what the model thinks of theirs."""
+        return call.data is not None or call.outputs in ([ANSWER], [CANCEL])
+
+    def take(self, calls: Sequence[Call], send: Send) -> None:
+        """Let calls begin, or take them back; never waits for the engine."""
+        with self._changed:
+            self._arrived += [(send, call) for call in calls]
+            self._changed.notify()
+
+    def leave(self, send: Send) -> None:
+        """A link has ended: nobody is told any more."""
+        with self._changed:
+            self._gone.append(send)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._arrived or self._gone or self._generator.busy):
+                    self._changed.wait()
+                arrived, self._arrived = self._arrived, []
+                gone, self._gone = self._gone, []
+            for send, call in arrived:
+                self._begin(call, send)
+            for name in [name for name, caller in self._callers.items() if caller.send in gone]:
+                self._forget(name)
+            try:
+                self._tell(list(self._generator.tick()))
+            except Exception as error:
+                self._fail(error)
+
+    def _begin(self, call: Call, send: Send) -> None:
+        name = (id(send), call.id)
+        if call.outputs == [CANCEL]:
+            if name in self._callers:
+                self._forget(name)
+                send(Batch([Answer(call.id, code="cancelled", message="the client has gone")]))
+            return
+        try:
+            texts = [
+                self.model.begin((*name, row), str(data, "utf-8"), call.parameters)
+                for row, data in enumerate(self._inputs(call))
+            ]
+        except MillError as error:
+            send(Batch([Answer(call.id, code=error.code, message=error.message)]))
+        except UnicodeDecodeError:
+            send(Batch([Answer(call.id, code=InvalidInput.code, message="the text is not valid UTF-8")]))
+        except Exception:
+            log.exception("a prompt could not be read")
+            send(Batch([Answer(call.id, code=ModelFailed.code, message="the prompt could not be read")]))
+        else:
+            self._callers[name] = Caller(call, send, [Row(text) for text in texts], len(texts))
+            for text in texts:
+                self._generator.add(text)
+
+    def _inputs(self, call: Call) -> list[bytes]:
+        if call.data is not None:
+            return [call.data]
+        kind = kind_of(self.task)
+        if len(call.tensors) != 1 or (call.tensors[0].datatype, call.tensors[0].name) != ("BYTES", kind):
+            raise InvalidInput(f"the output '{ANSWER}' needs raw input: send '{kind}' as BYTES")
+        if not (inputs := elements_of(call.tensors[0])):
+            raise InvalidInput("the batch is empty")
+        return inputs
+
+    def _forget(self, name: tuple[int, int]) -> None:
+        for row in self._callers.pop(name).rows:
+            self._generator.cancel(row.text.name)
+
+    def _tell(self, pieces: Sequence[Piece]) -> None:
+        """Parts of what is streamed go together to each link; whole answers one by one."""
+        parts: dict[int, tuple[Send, list[Part]]] = {}
+        for piece in pieces:
+            caller = self._callers[piece.name[:2]]
+            row = caller.rows[piece.name[2]]
+            row.pieces.append(piece)
+            if caller.call.outputs == [STREAM] and (piece.text or piece.ended or piece.logprob is not None):
+                part = self.task.part(piece, row.told, self.model.context)  # type: ignore[attr-defined]
+                parts.setdefault(id(caller.send), (caller.send, []))[1].append(
+                    Part(caller.call.id, msgspec.json.encode(part))
+                )
+            row.told += len(piece.text)
+        for send, told in parts.values():
+            send(Batch([], parts=told))
+        for piece in pieces:
+            if piece.ended:
+                self._end(piece.name[:2])
+        self._say_alive()
+
+    def _end(self, name: tuple[int, int]) -> None:
+        """One of a caller's texts is whole; the last one makes the answer."""
+        caller = self._callers[name]
+        caller.left -= 1
+        if caller.left:
+            return
+        del self._callers[name]
+        call, found = caller.call, [self._answer(caller, row) for row in caller.rows]
+        answer = Answer(call.id, tensors=[texts_of(ANSWER, found)]) if call.data is None else Answer(call.id, found[0])
+        caller.send(Batch([answer], rows=len(found)))
+
+    def _answer(self, caller: Caller, row: Row) -> bytes:
+        parameters = caller.call.parameters
+        return msgspec.json.encode(self.task.grown(row.text, row.pieces, parameters, self.model.context))  # type: ignore[attr-defined]
+
+    def _say_alive(self) -> None:
+        now = time.monotonic()
+        if now - self._told > ALIVE_SECONDS:
+            self._told = now
+            for send in {id(one.send): one.send for one in self._callers.values()}.values():
+                send(Batch([]))
+
+    def _fail(self, error: Exception) -> None:
+        """A step that fails fails all that took part: nobody can say whose fault it was."""
+        log.exception("a step failed")
+        message = error.message if isinstance(error, MillError) else "the model could not be run"
+        for name, caller in list(self._callers.items()):
+            self._forget(name)
+            caller.send(Batch([Answer(caller.call.id, code=ModelFailed.code, message=message)]))

@@ -1,0 +1,56 @@
+"""Texts as tokens and back without loss, for models that write: characters, or pieces of words from bytes."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from modelmill.tasks._text import TOKENIZER, load_tokenizer
+from modelmill.types import Struct
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SPECIAL = ["[PAD]", "[UNK]", "[END]"]
+PAD, UNKNOWN, END = range(3)
+CHARACTER = r"[\s\S]"
+
+__all__ = ["END", "PAD", "SPECIAL", "TOKENIZER", "UNKNOWN", "Units", "load_tokenizer", "pieces", "train"]
+
+
+class Units(Struct, frozen=True, kw_only=True):
+    """What a text is made of; travels in the manifest, with `tokenizer.json` beside it."""
+
+    units: Annotated[Literal["char", "bpe"], Meta(description="characters, or pieces of words (byte pairs)")] = "char"
+    vocabulary: Annotated[int, Meta(ge=300, le=200_000, description="most tokens of byte pairs")] = 4096
+    tokens: Annotated[int, Meta(extra={"derived": True})] = 0
+    """Size of the trained vocabulary."""
+
+
+def train(texts: Iterable[str], how: Units) -> "Tokenizer":
+    """A tokenizer whose tokens put together are the text again, but for characters that training never saw."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if how.units == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=how.vocabulary, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return tokenizer
+    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL[UNKNOWN]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTER), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False))
+    return tokenizer
+
+
+def pieces(tokenizer: "Tokenizer") -> Callable[[int], str]:
+    """What each further token adds to a text: nothing while a character is not whole."""
+    from tokenizers.decoders import DecodeStream
+
+    stream = DecodeStream(skip_special_tokens=True)
+    return lambda token: stream.step(tokenizer, token) or ""

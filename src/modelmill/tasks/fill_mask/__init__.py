@@ -1,0 +1,180 @@
+"""fill-mask: a text with [MASK] in the place of words in, the likeliest words out; pre-training for other tasks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.tasks import _text
+from modelmill.tasks._text import MASK, SPECIAL, TOKENIZER, Preprocessing, fingerprint, load_tokenizer
+from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.types import Json, TensorSpec
+
+__all__ = ["Preprocessing", "fingerprint"]
+
+SUMMARY = "say which words are missing; learns a language from plain text, as a start for other tasks"
+INPUT = "text"
+TARGETS = ("none", "label")
+CLASSES = 0
+METRIC = "perplexity"
+RECIPE = "bert"
+SAMPLES = 200_000
+PARAMETERS = ("top_k", "targets")
+MOST, USUAL = 100, 5
+MASKED = SPECIAL.index(MASK)
+SHARE = 0.15
+"""Of the words, hidden to measure by, as in training (Devlin et al. 2018, arXiv 1810.04805)."""
+
+
+def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+    """The tokenizer and the length, learnt from the training texts."""
+    return _text.prepare(samples, preprocessing, folder)
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """`ids`: int64 [-1, max_length]; `places` of the words that are wanted [-1, any number]."""
+    return [_text.tensor(context.preprocessing), TensorSpec(name="places", datatype="INT64", shape=[-1, -1])]
+
+
+def outputs(context: Context) -> list[TensorSpec]:
+    """`logits` of all words for each place [-1, places, tokens]."""
+    return [TensorSpec(name="logits", datatype="FP32", shape=[-1, -1, context.preprocessing.tokens])]
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput` where there is none."""
+    ids = _text.decode(data, context.preprocessing, context.folder)
+    places = np.flatnonzero(ids == MASKED)
+    if not len(places):
+        late = f" among its first {context.preprocessing.max_length} tokens" if MASK in str(data) else ""
+        raise InvalidInput(f"the text has no {MASK}{late}: write it where a word is missing")
+    return {"ids": ids, "places": places.astype(np.int64), f"{NOTE}text": _text.noted(str(data))}
+
+
+def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Any]:
+    """The likeliest words, `top_k` of them (5) or those of `targets`; for each [MASK] a list where there are several.
+
+    Raises `InvalidInput` for parameters that are none.
+    """
+    for name in parameters:
+        if name not in PARAMETERS:
+            raise unknown_setting(name, PARAMETERS, "parameter")
+    text = _text.told(arrays[f"{NOTE}text"])
+    wanted = _targets(parameters, context)
+    count = parameters.get("top_k", USUAL)
+    if type(count) is not int or not 1 <= count <= MOST:
+        raise InvalidInput(f"top_k is a whole number from 1 to {MOST}, not {count!r:.40}")
+    tokenizer = load_tokenizer(context.folder / TOKENIZER)
+    found = []
+    for number, logits in enumerate(arrays["logits"].astype(np.float64)):
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        ids = wanted if wanted is not None else np.arange(len(SPECIAL), len(shares))
+        best = ids[np.argsort(-shares[ids], kind="stable")][:count]
+        found.append([_guess(tokenizer, text, number, int(one), float(shares[one])) for one in best])
+    return found[0] if len(found) == 1 else found
+
+
+def _targets(parameters: Mapping[str, Any], context: Context) -> Any:
+    """The ids of the words that are to be compared; None for all."""
+    targets = parameters.get("targets")
+    if targets is None:
+        return None
+    words = [targets] if isinstance(targets, str) else targets
+    if not isinstance(words, list) or not words or not all(isinstance(one, str) for one in words):
+        raise InvalidInput("targets is a word or a list of words")
+    tokenizer, ids = load_tokenizer(context.folder / TOKENIZER), []
+    for word in words:
+        known = tokenizer.encode(word.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+        if len(known) != 1 or known[0] < len(SPECIAL):
+            raise InvalidInput(f"the model knows no single token {word[:60]!r}")
+        ids.append(known[0])
+    return np.array(ids)
+
+
+def _guess(tokenizer: Any, text: str, number: int, token: int, score: float) -> Json:
+    """One word in its place, the other masks as they were."""
+    word = tokenizer.id_to_token(token).replace("▁", " ").strip()
+    parts = text.split(MASK)
+    whole = MASK.join(parts[: number + 1]) + word + MASK.join(["", *parts[number + 1 :]])[len(MASK) :]
+    return {"score": round(score, 6), "token": token, "token_str": word, "sequence": whole}
+
+
+def alike(one: list[Any], other: list[Any], tolerance: float) -> bool:
+    """Whether the words are as likely, rank by rank: rounding may turn a tie."""
+    if len(one) != len(other):
+        return False
+    if one and isinstance(one[0], list):
+        return all(alike(mine, theirs, tolerance) for mine, theirs in zip(one, other, strict=True))
+    return all(abs(a["score"] - b["score"]) <= tolerance for a, b in zip(one, other, strict=True))
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """`ids` alone: training hides words of its own choice each time."""
+    ids = _text.decode(item.data, context.preprocessing, context.folder)
+    return {"ids": ids.astype(np.int32)}, {}
+
+
+def truth(item: Item) -> Raw:
+    """The text."""
+    return item.data
+
+
+def complete(labels: Sequence[str]) -> Json:
+    """Nothing is left out."""
+    return {}
+
+
+def measure(score: Callable[[Arrays], Arrays], texts: Sequence[Raw], context: Context) -> Evaluation:
+    """How often the likeliest word is the one that was hidden, and the surprise at it in nats."""
+    right, surprise, count = 0, 0.0, 0
+    for number, text in enumerate(texts):
+        ids = _text.decode(text, context.preprocessing, context.folder)
+        places = _hidden(ids, number)
+        if not len(places):
+            continue
+        kept = ids[places]
+        ids[places] = MASKED
+        logits = score({"ids": ids[None], "places": places[None]})["logits"][0].astype(np.float64)
+        logits -= logits.max(1, keepdims=True)
+        own = logits[np.arange(len(places)), kept] - np.log(np.exp(logits).sum(1))
+        right += int((logits.argmax(1) == kept).sum())
+        surprise, count = surprise - float(own.sum()), count + len(places)
+    loss = surprise / max(1, count)
+    metrics = {
+        "accuracy": right / max(1, count),
+        "loss": loss,
+        "perplexity": float(np.exp(min(loss, 50))),
+        "hidden": count,
+        "items": len(texts),
+    }
+    return Evaluation(metrics=metrics, pictures={})
+
+
+def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
+    """Places of known words, always the same ones of a text at its place in the data."""
+    places = np.flatnonzero(ids >= len(SPECIAL))
+    if not len(places):
+        return places
+    chance = np.random.default_rng((len(ids), number)).permutation(len(places))
+    return np.sort(places[chance[: max(1, round(SHARE * len(places)))]])
+
+
+def evaluate(measured: Measured) -> Evaluation:
+    """What was measured of texts; see `measure`."""
+    assert measured.context is not None
+    return measure(measured.outputs[0], measured.truths, measured.context)
+
+
+def as_sent(data: Raw) -> str:
+    """A text whose middle word is hidden."""
+    words = _text.text_of(data).split()
+    words[len(words) // 2] = MASK
+    return " ".join(words)
+
+
+def example() -> str:
+    """A sentence without one of its words."""
+    return f"A quiet film that {MASK} with you."

@@ -1,0 +1,259 @@
+"""question-answering: a question and a passage in, the part of the passage that answers it out."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.tasks import _text
+from modelmill.tasks._text import TOKENIZER, load_tokenizer
+from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.question_answering._features import COUNT, features, window_baseline
+from modelmill.tasks.question_answering._measures import exact, f1
+from modelmill.types import QUESTION, Json, TensorSpec
+
+SUMMARY = "find the answer to a question in a passage of text"
+INPUT = QUESTION
+TARGETS = ("answers",)
+CLASSES = 0
+METRIC = "f1"
+RECIPE = "reader"
+SAMPLES = 200_000
+PARAMETERS = ("top_k", "max_answer_len", "handle_impossible_answer")
+OTHER = frozenset({"doc_stride", "max_seq_len", "max_question_len", "align_to_words"})
+"""What cuts passages for other models; these read them whole."""
+STEP = 64
+"""Passages are filled up to a multiple of it, so that those of about one length make a batch."""
+MOST_TOKENS, QUESTION_TOKENS = 16_384, 64
+MOST_ANSWERS, ANSWER_TOKENS = 20, 30
+
+
+class Preprocessing(_text.Preprocessing, frozen=True, kw_only=True):
+    """How question and passage become tokens, and how much of a passage training looks at."""
+
+    vocabulary: Annotated[int, Meta(ge=10, le=1_000_000, description="most token ids")] = 20_000
+    minimum_count: Annotated[int, Meta(ge=1, description="times a token occurs to be kept")] = 3
+    length_limit: Annotated[
+        int, Meta(ge=1, le=4096, description="most tokens when the length is taken from the data")
+    ] = 512
+
+
+class Asked(NamedTuple):
+    """A question and its passage, with their tokens and where they stand."""
+
+    question: str
+    context: str
+    words: list[str]
+    ids: np.ndarray[Any, Any]
+    offsets: list[tuple[int, int]]
+    question_words: list[str]
+    question_ids: np.ndarray[Any, Any]
+
+
+def asked_of(data: Raw) -> tuple[str, str]:
+    """The question and the passage of a raw input; raises `InvalidInput`."""
+    wanted = 'a question is JSON of the form {"question": ..., "context": ...}'
+    if not isinstance(data, str):
+        raise InvalidInput(wanted)
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(wanted) from error
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(name), str) for name in ("question", "context")
+    ):
+        raise InvalidInput(wanted)
+    return _text.text_of(document["question"]), _text.text_of(document["context"])
+
+
+def fingerprint(data: Raw) -> str:
+    """The sha256 of question and passage."""
+    return hashlib.sha256("\0".join(asked_of(data)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+    """The tokenizer, learnt from questions and passages, and the length of passages."""
+    questions, contexts = zip(*(asked_of(sample) for sample in samples), strict=True)
+    passages = list(dict.fromkeys(contexts))
+    if preprocessing.max_length and preprocessing.tokens:
+        return _text.prepare([*questions, *passages], preprocessing, folder)  # type: ignore[return-value]
+    found = _text.prepare([*questions, *passages], preprocessing, folder)
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    lengths = [len(one.ids) for one in tokenizer.encode_batch([_clean(text) for text in passages])]
+    length = max(STEP, min(preprocessing.length_limit, int(np.percentile(lengths, 98))))
+    return msgspec.structs.replace(found, max_length=preprocessing.max_length or length)  # type: ignore[return-value]
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """Token ids of `question` and `passage` (0 behind the end), and what they have in common (`_features`)."""
+    return [
+        TensorSpec(name="question", datatype="INT64", shape=[-1, -1]),
+        TensorSpec(name="passage", datatype="INT64", shape=[-1, -1]),
+        TensorSpec(name="features", datatype="FP32", shape=[-1, -1, COUNT]),
+    ]
+
+
+def outputs(context: Context) -> list[TensorSpec]:
+    """Log-probabilities of where the answer begins and ends; place 0 stands for no answer [-1, passage + 1]."""
+    return [TensorSpec(name=name, datatype="FP32", shape=[-1, -1]) for name in ("start", "end")]
+
+
+def _read(data: Raw, context: Context) -> Asked:
+    question, text = asked_of(data)
+    tokenizer = load_tokenizer(context.folder / TOKENIZER)
+    told = tokenizer.encode(_clean(text), add_special_tokens=False)
+    if len(told.ids) > MOST_TOKENS:
+        raise InvalidInput(f"the passage has {len(told.ids):,} tokens; at most {MOST_TOKENS:,} are taken: send a part")
+    said = tokenizer.encode(_clean(question), add_special_tokens=False)
+    row = np.zeros(QUESTION_TOKENS, np.int64)
+    ids = said.ids[:QUESTION_TOKENS]
+    row[: len(ids)] = ids
+    words, question_words = ([text[a:b] for a, b in one.offsets] for text, one in ((text, told), (question, said)))
+    return Asked(question, text, words, np.array(told.ids, np.int64), told.offsets, question_words, row)
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """`question`: int64 [64]; `passage`: int64 [C], `features`: float32 [C, F], C a multiple of 64. `InvalidInput`."""
+    asked = _read(data, context)
+    size = max(1, -(-len(asked.ids) // STEP)) * STEP
+    passage, common = np.zeros(size, np.int64), np.zeros((size, COUNT), np.float32)
+    places = np.zeros((size, 2), np.int64)
+    count = len(asked.ids)
+    if count:
+        passage[:count], places[:count] = asked.ids, asked.offsets
+        common[:count] = features(asked.question_words, asked.words, asked.ids, context.preprocessing.tokens)
+    notes = {f"{NOTE}places": places, f"{NOTE}context": _text.noted(asked.context)}
+    return {"question": asked.question_ids, "passage": passage, "features": common, **notes}
+
+
+def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
+    """The best answer, or with `top_k` a list of them: `answer`, `score`, and `start` and `end` in characters.
+
+    With `handle_impossible_answer` the answer may be that there is none, "". Raises `InvalidInput`.
+    """
+    for name in parameters:
+        if name not in PARAMETERS and name not in OTHER:
+            raise unknown_setting(name, PARAMETERS, "parameter")
+    count, longest = _whole(parameters, "top_k", 1, MOST_ANSWERS), _whole(parameters, "max_answer_len", 15, 1000)
+    places, text = arrays[f"{NOTE}places"], _text.told(arrays[f"{NOTE}context"])
+    start, end = (np.exp(arrays[name].astype(np.float64)) for name in ("start", "end"))
+    best = _best(start[1:], end[1:], longest, count, int((places[:, 1] > 0).sum()))
+    found = [_answer(score, text, int(places[a, 0]), int(places[b, 1])) for score, a, b in best]
+    if parameters.get("handle_impossible_answer") is True or not found:
+        found.append(_answer(float(start[0] * end[0]), "", 0, 0))
+        found = sorted(found, key=lambda one: -one["score"])[:count]
+    return found if parameters.get("top_k") is not None and count > 1 else found[0]
+
+
+def _answer(score: float, text: str, start: int, end: int) -> Json:
+    return {"score": round(score, 6), "start": start, "end": end, "answer": text[start:end]}
+
+
+def _whole(parameters: Mapping[str, Any], name: str, usual: int, most: int) -> int:
+    value = parameters.get(name)
+    if value is None:
+        return usual
+    if type(value) is not int or not 1 <= value <= most:
+        raise InvalidInput(f"{name} is a whole number from 1 to {most}, not {value!r:.40}")
+    return value
+
+
+def _best(start: Any, end: Any, longest: int, count: int, size: int) -> list[tuple[float, int, int]]:
+    """The likeliest spans (score, first, last token) of at most `longest` tokens, of which none overlap."""
+    every = []
+    for length in range(min(longest, size)):
+        scores = start[: size - length] * end[length:size]
+        for first in np.argsort(-scores, kind="stable")[:count]:
+            every.append((float(scores[first]), int(first), int(first) + length))
+    found: list[tuple[float, int, int]] = []
+    for score, first, last in sorted(every, reverse=True):
+        if len(found) == count:
+            break
+        if all(last < a or first > b for _, a, b in found):
+            found.append((score, first, last))
+    return found
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """A part of the passage as long as `max_length` that holds the answer, and the `span` of its tokens from 1 [2]."""
+    asked, size = _read(item.data, context), context.preprocessing.max_length
+    assert isinstance(item.target, tuple)
+    first, last = _tokens_of(asked, item.target[0]) if item.target else (-1, -1)
+    common = features(asked.question_words, asked.words, asked.ids, context.preprocessing.tokens)
+    begin = max(0, min(first - size // 2, len(asked.ids) - size)) if last >= size else 0
+    passage, kept = np.zeros(size, np.int32), np.zeros((size, COUNT), np.float32)
+    ids = asked.ids[begin : begin + size]
+    passage[: len(ids)], kept[: len(ids)] = ids, common[begin : begin + size]
+    inside = first >= 0 and last - begin < size
+    span = np.array([first - begin + 1, last - begin + 1] if inside else [0, 0], np.int64)
+    return {"question": asked.question_ids.astype(np.int32), "passage": passage, "features": kept}, {"span": span}
+
+
+def _tokens_of(asked: Asked, answer: tuple[str, int]) -> tuple[int, int]:
+    """The first and the last token that an answer touches; (-1, -1) where it touches none."""
+    text, start = answer
+    touched = [n for n, (a, b) in enumerate(asked.offsets) if a < start + len(text) and b > start]
+    return (touched[0], touched[-1]) if touched else (-1, -1)
+
+
+def truth(item: Item) -> Any:
+    """The answers that are right."""
+    assert isinstance(item.target, tuple)
+    return [text for text, _ in item.target]
+
+
+def complete(labels: Sequence[str]) -> Json:
+    """Nothing is left out."""
+    return {}
+
+
+def evaluate(measured: Measured) -> Evaluation:
+    """`em` and `f1` as SQuAD's script computes them, by character where there are no spaces, beside the baseline's."""
+    said = [one["answer"] for one in measured.outputs]
+    pairs = list(zip(said, measured.truths, strict=True))
+    metrics = {
+        "em": sum(exact(*pair) for pair in pairs) / max(1, len(pairs)),
+        "f1": sum(f1(*pair) for pair in pairs) / max(1, len(pairs)),
+        "items": len(pairs),
+    }
+    if measured.context is not None:
+        answers = [_baseline(raw, measured.context) for raw in measured.show(range(len(pairs)))]
+        metrics["f1_baseline"] = sum(
+            f1(answer, truths) for answer, truths in zip(answers, measured.truths, strict=True)
+        ) / max(1, len(pairs))
+    return Evaluation(metrics=metrics, pictures={})
+
+
+def _baseline(data: Raw, context: Context) -> str:
+    asked = _read(data, context)
+    first, last = window_baseline(asked.question_words, asked.words, asked.ids, context.preprocessing.tokens)
+    return asked.context[asked.offsets[first][0] : asked.offsets[last - 1][1]] if last > first else ""
+
+
+def alike(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether two answers are the same, or as likely: rounding may turn a tie."""
+    mine, theirs = ([found] if isinstance(found, dict) else found for found in (one, other))
+    return len(mine) == len(theirs) and all(
+        abs(a["score"] - b["score"]) <= tolerance for a, b in zip(mine, theirs, strict=True)
+    )
+
+
+def as_sent(data: Raw) -> str:
+    """Question and passage as JSON."""
+    question, context = asked_of(data)
+    return json.dumps({"question": question, "context": context}, ensure_ascii=False)
+
+
+def example() -> str:
+    """A question about a sentence."""
+    return '{"question": "Where does she live?", "context": "Her name is Clara and she lives in Berkeley."}'

@@ -1,0 +1,84 @@
+"""What a question and its passage have in common, for each token of the passage."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+WINDOWS = (3, 8, 20)
+STEM = 5
+COUNT = 9 + len(WINDOWS)
+ENDS = frozenset(".!?\u3002\uff01\uff1f\uff1b;")
+
+
+def features(question: Sequence[str], passage: Sequence[str], ids: Array, tokens: int) -> Array:
+    """Float32 [passage, COUNT]; words as they are in the texts, `ids` of the passage's (the smaller the commoner).
+
+    Matches as in DrQA (Chen et al. 2017, arXiv 1704.00051): the word, and its beginning; by how rare it is; with its
+    neighbour; summed over windows; in the best sentence; beside a number; and how often the passage has the word.
+    """
+    asked = [word.lower() for word in question]
+    words = [word.lower() for word in passage]
+    whole, begun = set(asked), {word[:STEM] for word in asked if len(word) >= STEM}
+    pairs = set(pairwise(asked))
+    size = len(words)
+    rare = np.log(np.where(ids > 1, ids, tokens) + 1.0) / np.log(tokens + 2.0)
+    match = np.array([word in whole for word in words], np.float32)
+    stem = np.array([word[:STEM] in begun if len(word) >= STEM else word in whole for word in words], np.float32)
+    pair = np.zeros(size, np.float32)
+    for place, two in enumerate(pairwise(words)):
+        if two in pairs:
+            pair[place : place + 2] = 1
+    weight = np.maximum(match, stem) * rare
+    total = max(1e-3, float(sum(rare[words.index(word)] for word in whole if word in words)))
+    around = [np.convolve(weight, np.ones(2 * width + 1), "same") / total for width in WINDOWS if size]
+    found = [
+        match, stem, pair, weight, rare, _of_sentences(words, weight / total),
+        np.array([any(letter.isdigit() for letter in word) for word in words], np.float32),
+        np.array([word[:1].isupper() for word in passage], np.float32),
+        _shares(words),
+        *(_fitted(one, size) for one in around),
+    ]  # fmt: skip
+    return np.stack(found, 1).astype(np.float32) if size else np.zeros((0, COUNT), np.float32)
+
+
+def _fitted(values: Array, size: int) -> Array:
+    """np.convolve gives as many as the longer side has."""
+    extra = len(values) - size
+    return values[extra // 2 : extra // 2 + size]
+
+
+def _of_sentences(words: Sequence[str], weight: Array) -> Array:
+    """For each token what its sentence has in common with the question."""
+    ends = np.cumsum([0, *(word in ENDS for word in words)])[:-1]
+    return np.bincount(ends, weight)[ends] if len(words) else weight
+
+
+def _shares(words: Sequence[str]) -> Array:
+    counts: dict[str, int] = {}
+    for word in words:
+        counts[word] = counts.get(word, 0) + 1
+    return np.array([counts[word] / len(words) for word in words], np.float32)
+
+
+def window_baseline(
+    question: Sequence[str], passage: Sequence[str], ids: Array, tokens: int, length: int = 3
+) -> tuple[int, int]:
+    """The tokens [from, to) that the sliding-window baseline answers (Richardson et al. 2013, MCTest).
+
+    Of all spans of `length` tokens without words of the question, that whose surroundings have most of them.
+    """
+    found = features(question, passage, ids, tokens)
+    if not len(found):
+        return 0, 0
+    score, match = found[:, 9 + 1], found[:, 0]
+    best, place = -1.0, 0
+    for start in range(max(1, len(found) - length + 1)):
+        if match[start : start + length].any():
+            continue
+        value = float(score[start : start + length].mean())
+        if value > best:
+            best, place = value, start
+    return place, min(len(found), place + length)

@@ -1,0 +1,86 @@
+"""Networks that read a passage with a question in mind."""
+
+import torch
+from torch import Tensor, nn
+
+from modelmill.tasks._recurrent import BothWays
+from modelmill.tasks._transformer import Encoder
+from modelmill.tasks.question_answering._features import COUNT
+
+FAR = -1e4
+
+
+class Pointers(nn.Module):
+    """Where an answer begins and ends, by what is known of the question."""
+
+    def __init__(self, states: int, question: int) -> None:
+        super().__init__()
+        self.start, self.end = nn.Linear(question, states), nn.Linear(question, states)
+        self.own = nn.Linear(states, 2)
+        self.none = nn.Linear(question, 2)
+
+    def forward(self, states: Tensor, question: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """States [N, C, S], the question [N, K] and where there are words [N, C] -> both [N, C + 1]."""
+        own, none = self.own(states), self.none(question)
+        found = [
+            torch.cat([
+                none[:, end : end + 1],
+                ((states @ ask(question)[:, :, None])[:, :, 0] + own[:, :, end]).masked_fill(~seen, FAR),
+            ], 1)
+            for end, ask in enumerate((self.start, self.end))
+        ]  # fmt: skip
+        return found[0], found[1]
+
+
+class Reader(nn.Module):
+    """Recurrent layers over words, aligned words of the question and exact matches (Chen et al. 2017, 1704.00051)."""
+
+    def __init__(self, tokens: int, *, width: int, hidden: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, width, padding_idx=0)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.align = nn.Linear(width, width)
+        self.common = nn.Linear(COUNT, width // 2)
+        sizes = [2 * width + width // 2, *[2 * hidden] * (layers - 1)]
+        self.passage = nn.ModuleList(BothWays(size, hidden) for size in sizes)
+        self.question = BothWays(width, hidden)
+        self.weigh = nn.Linear(2 * hidden, 1)
+        self.pointers = Pointers(2 * hidden * layers + width // 2, 2 * hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, question: Tensor, passage: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [N, Q] and [N, C], features [N, C, F] -> start and end [N, C + 1]."""
+        asked, seen = question != 0, passage != 0
+        asked = asked | (torch.arange(question.shape[1], device=question.device) == 0)
+        words, says = self.dropout(self.embedding(question)), self.dropout(self.embedding(passage))
+        scores = torch.relu(self.align(says)) @ torch.relu(self.align(words)).transpose(1, 2)
+        aligned = scores.masked_fill(~asked[:, None, :], FAR).softmax(2) @ words
+        common = torch.relu(self.common(features))
+        x, every = torch.cat([says, aligned, common], 2), [common]
+        for layer in self.passage:
+            x = self.dropout(layer(x, seen))
+            every.append(x)
+        read = self.dropout(self.question(words, asked))
+        shares = self.weigh(read)[:, :, 0].masked_fill(~asked, FAR).softmax(1)
+        return self.pointers(torch.cat(every, 2), (shares[:, None] @ read)[:, 0], seen)  # type: ignore[no-any-return]
+
+
+class SpanHead(nn.Module):
+    """An attention encoder over the question and the passage behind it, and what they have in common."""
+
+    def __init__(self, encoder: Encoder, width: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.common = nn.Linear(COUNT, width // 2)
+        states = width + width // 2
+        self.body = nn.Sequential(nn.Linear(states, width), nn.GELU(), nn.Dropout(dropout))
+        self.pointers = Pointers(width, width)
+
+    def forward(self, question: Tensor, passage: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [N, Q] and [N, C], features [N, C, F] -> start and end [N, C + 1]."""
+        states = self.encoder(torch.cat([question, passage], 1))
+        asked = (question != 0)[:, :, None]
+        size = question.shape[1]
+        read = (states[:, :size] * asked).sum(1) / asked.sum(1).clamp(min=1)
+        both = self.body(torch.cat([states[:, size:], torch.relu(self.common(features))], 2))
+        return self.pointers(both, read, passage != 0)  # type: ignore[no-any-return]

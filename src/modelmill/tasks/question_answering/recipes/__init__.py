@@ -1,0 +1,1 @@
+"""Recipes of question-answering: one file each."""

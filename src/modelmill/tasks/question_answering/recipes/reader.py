@@ -1,0 +1,48 @@
+"""reader: recurrent layers over the passage, which sees the question beside each of its words."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.tasks.question_answering import Preprocessing
+from modelmill.types import Struct
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SUMMARY = "recurrent, with question-aligned attention and exact matches; learns from a few thousand questions"
+INPUT = Preprocessing()
+TRAIN = TrainSettings(
+    epochs=20,
+    batch_size=32,
+    optimiser="adamw",
+    learning_rate=2e-3,
+    weight_decay=0.02,
+    warmup=0.1,
+    label_smoothing=0.1,
+    clip=1.0,
+    ema=0.99,
+)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Options of the network."""
+
+    width: Annotated[int, Meta(ge=8, le=2048, description="of a word's vector")] = 96
+    hidden: Annotated[int, Meta(ge=8, le=2048, description="of the recurrent states, each way")] = 96
+    layers: Annotated[int, Meta(ge=1, le=8, description="recurrent layers over the passage")] = 2
+    dropout: Annotated[Fraction, Meta(description="of vectors and states")] = 0.4
+
+
+def network(settings: Settings, signature: Signature) -> "nn.Module":
+    """Question [N, Q], passage [N, C] and features [N, C, F] -> start and end [N, C + 1], place 0 for no answer."""
+    from modelmill.tasks.question_answering._network import Reader
+
+    return Reader(
+        signature.preprocessing.tokens,
+        width=settings.width,
+        hidden=settings.hidden,
+        layers=settings.layers,
+        dropout=settings.dropout,
+    )

@@ -1,0 +1,281 @@
+"""text-generation: the beginning of a text in, its continuation out, token by token."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.generation.generator import LENGTH, Piece, Text
+from modelmill.generation.sampling import Sampling, sampling
+from modelmill.tasks import _units
+from modelmill.tasks._units import END, PAD, SPECIAL, TOKENIZER, load_tokenizer
+from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.text_generation._chat import rendered, stops
+from modelmill.types import Json, TensorSpec
+
+SUMMARY = "write a text on, in the manner of those it was trained on"
+INPUT = "text"
+TARGETS = ("none",)
+CLASSES = 0
+METRIC = "nats_per_char"
+RECIPE = "gpt"
+SAMPLES = 200_000
+GROWS = True
+SAME = 4
+"""Letters by which two answers of one model are known."""
+LONGEST = 1_000_000
+"""Characters of a prompt, before they are tokens."""
+USUAL = Sampling(max_tokens=100, temperature=0.0)
+PARAMETERS = {
+    "max_new_tokens": "max_tokens",
+    "max_tokens": "max_tokens",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "repetition_penalty": "repetition_penalty",
+    "seed": "seed",
+    "stop": "stop",
+    "stop_sequences": "stop",
+    "logprobs": "logprobs",
+}
+"""Names that callers use, of Hugging Face and of OpenAI, and what they mean."""
+OTHER = ("do_sample", "return_full_text", "details", "messages", "stream", "truncate")
+
+
+class Preprocessing(_units.Units, frozen=True, kw_only=True):
+    """How a text becomes tokens, and how many of them the model looks back on."""
+
+    context: Annotated[int, msgspec.Meta(ge=16, le=8192, description="tokens that a text may have in all")] = 512
+    passage: Annotated[
+        int, msgspec.Meta(ge=32, le=65_536, description="tokens of a passage that training keeps; 0: from the data")
+    ] = 2048
+
+
+def fingerprint(data: Raw) -> str:
+    """The sha256 of the text; raises `InvalidInput`."""
+    return hashlib.sha256(_text_of(data).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _text_of(data: Raw) -> str:
+    if not isinstance(data, str) or not data.strip():
+        raise InvalidInput("a text is wanted, not an empty one" if isinstance(data, str) else "a text is wanted")
+    return data
+
+
+def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+    """The tokenizer, learnt from the training texts."""
+    if preprocessing.tokens and (folder / TOKENIZER).exists():  # that of the version which the training starts from
+        return preprocessing
+    tokenizer = _units.train((_text_of(sample) for sample in samples), preprocessing)
+    tokenizer.save(str(folder / TOKENIZER))
+    return msgspec.structs.replace(preprocessing, tokens=tokenizer.get_vocab_size())
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """`ids`: int64 [-1, any length]."""
+    return [TensorSpec(name="ids", datatype="INT64", shape=[-1, -1])]
+
+
+def outputs(context: Context) -> list[TensorSpec]:
+    """`logits` of what comes behind each token [-1, length, tokens]."""
+    return [TensorSpec(name="logits", datatype="FP32", shape=[-1, -1, context.preprocessing.tokens])]
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """`ids`: int64 [length]; raises `InvalidInput` for what is longer than the model looks back."""
+    return {"ids": np.array(_prompt(_text_of(data), context), np.int64)}
+
+
+def _prompt(text: str, context: Context, room: int = 0) -> list[int]:
+    """The tokens of a text, which leave room for some more; raises `InvalidInput`."""
+    if len(text) > LONGEST:
+        raise InvalidInput(f"the text has {len(text):,} characters; at most {LONGEST:,} are taken")
+    clean = text.encode("utf-8", "replace").decode()
+    ids = load_tokenizer(context.folder / TOKENIZER).encode(clean, add_special_tokens=False).ids
+    most = context.preprocessing.context - max(1, room)
+    if len(ids) > most:
+        raise InvalidInput(
+            f"the prompt has {len(ids):,} tokens, and the model a context of {context.preprocessing.context:,}: "
+            f"send at most {most:,} (the parameter truncate=N keeps the last N)"
+        )
+    return ids
+
+
+def begin(name: Any, data: Raw, context: Context, parameters: Mapping[str, Any]) -> Text:
+    """A text that is to grow, as its caller wants it; raises `InvalidInput`."""
+    how = _asked(parameters)
+    text = data if isinstance(data, str) else ""
+    if parameters.get("messages") is not None:
+        text = rendered(parameters["messages"], context.folder)
+        how = msgspec.structs.replace(how, stop=(*how.stop, *stops(context.folder)))
+    truncate = parameters.get("truncate")
+    if truncate is not None:
+        if type(truncate) is not int or truncate < 1:
+            raise InvalidInput(f"truncate is a whole number from 1, not {truncate!r:.40}")
+        tokenizer = load_tokenizer(context.folder / TOKENIZER)
+        text = tokenizer.decode(tokenizer.encode(text[-LONGEST:], add_special_tokens=False).ids[-truncate:])
+    ids = _prompt(_text_of(text), context)
+    tokenizer = load_tokenizer(context.folder / TOKENIZER)
+    return Text(name, ids, how, frozenset({END, PAD}), _units.pieces(tokenizer))
+
+
+def _asked(parameters: Mapping[str, Any]) -> Sampling:
+    given: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if name in PARAMETERS:
+            given[PARAMETERS[name]] = tuple(value) if isinstance(value, list) else value
+        elif name not in OTHER:
+            raise unknown_setting(name, [*PARAMETERS, *OTHER], "parameter")
+    if parameters.get("do_sample") is True and parameters.get("temperature") is None:
+        given["temperature"] = 1.0
+    if parameters.get("details") is True:
+        given.setdefault("logprobs", 0)
+    return sampling(given, USUAL)
+
+
+def part(piece: Piece, at: int, context: Context) -> Json:
+    """What a step has added to an answer, for those who read it while it grows."""
+    found: Json = {"text": piece.text, "at": at, "token": piece.token}
+    if piece.logprob is not None:
+        found["logprob"] = _told(piece, context)
+    if piece.ended:
+        found |= {"finish_reason": piece.ended, "ended_by": _ended_by(piece), "usage": _usage(piece)}
+    return found
+
+
+def grown(text: Text, pieces: Sequence[Piece], parameters: Mapping[str, Any], context: Context) -> Json:
+    """The whole answer, in the shape of the Hugging Face API, with what OpenAI's wants to know beside it."""
+    last, answer = pieces[-1], "".join(piece.text for piece in pieces)
+    found: Json = {"generated_text": answer, "finish_reason": last.ended, "usage": _usage(last)}
+    if text.how.logprobs >= 0:
+        found["logprobs"] = [_told(piece, context) for piece in pieces]
+    if parameters.get("return_full_text") is True:
+        tokenizer = load_tokenizer(context.folder / TOKENIZER)
+        found["generated_text"] = tokenizer.decode(text.prompt, skip_special_tokens=False) + answer
+    if parameters.get("details") is True:
+        found["details"] = {
+            "finish_reason": _ended_by(last),
+            "generated_tokens": last.tokens,
+            "seed": text.how.seed,
+            "prefill": [],
+            "tokens": [
+                {
+                    "id": one.token,
+                    "text": _token(one.token, context),
+                    "logprob": one.logprob,
+                    "special": one.token < len(SPECIAL),
+                }
+                for one in pieces
+            ],
+        }
+    return found
+
+
+def alike(one: Json, other: Json, tolerance: float) -> bool:
+    """Whether two answers begin with the same letters: further on rounding may turn a tie, and all behind it."""
+    mine, theirs = one["generated_text"], other["generated_text"]
+    same = next((place for place, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None)
+    return mine == theirs or (same is not None and same >= SAME)
+
+
+def _told(piece: Piece, context: Context) -> Json:
+    """A token with the logarithm of its probability, and those of the likeliest ones."""
+    near = [{"token": _token(token, context), "logprob": value} for token, value in piece.near]
+    return {"token": _token(piece.token, context), "logprob": piece.logprob, "top": near}
+
+
+def _ended_by(piece: Piece) -> str:
+    """Why an answer has ended, in Hugging Face's words."""
+    return "length" if piece.ended == LENGTH else "eos_token" if piece.token in (END, PAD) else "stop_sequence"
+
+
+def _usage(piece: Piece) -> Json:
+    both = piece.prompt_tokens + piece.tokens
+    return {"prompt_tokens": piece.prompt_tokens, "completion_tokens": piece.tokens, "total_tokens": both}
+
+
+def _token(token: int, context: Context) -> str:
+    return str(load_tokenizer(context.folder / TOKENIZER).decode([token], skip_special_tokens=False))
+
+
+def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Json]:
+    """The likeliest next tokens with their probabilities; raises `InvalidInput` for any parameter."""
+    for name in parameters:
+        raise unknown_setting(name, (), "parameter")
+    logits = arrays["logits"][-1].astype(np.float64)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    best = np.argsort(-shares, kind="stable")[:5]
+    return [{"token": _token(int(one), context), "score": round(float(shares[one]), 6)} for one in best]
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """`ids`: a passage that ends in [END], 0 behind it [passage]."""
+    how = context.preprocessing
+    text = _text_of(item.data).encode("utf-8", "replace").decode()
+    ids = load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False).ids
+    kept = np.zeros(how.passage, np.int32)
+    whole = [*ids, END][: how.passage] if not item.name.endswith("+") else ids[: how.passage]
+    kept[: len(whole)] = whole
+    return {"ids": kept}, {}
+
+
+def truth(item: Item) -> Raw:
+    """The text."""
+    return item.data
+
+
+def complete(labels: Sequence[str]) -> Json:
+    """Nothing is left out."""
+    return {}
+
+
+def measure(score: Callable[[Arrays], Arrays], texts: Sequence[Raw], context: Context) -> Evaluation:
+    """How surprised the model is by each character of texts, on average: nats, bits, and the perplexity of tokens.
+
+    Each token is judged by at least half of the model's context before it, where there is so much.
+    """
+    size = context.preprocessing.context - 1
+    tokenizer = load_tokenizer(context.folder / TOKENIZER)
+    whole = "".join(str(text) for text in texts)
+    ids = np.array(tokenizer.encode(whole, add_special_tokens=False).ids, np.int64)
+    total, start, step = 0.0, 0, max(1, size // 2)
+    while start < len(ids) - 1:
+        part = ids[start : start + size + 1]
+        logits = score({"ids": part[None, :-1]})["logits"][0].astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        own = logits[np.arange(len(part) - 1), part[1:]] - np.log(np.exp(logits).sum(axis=1))
+        fresh = own if start == 0 else own[size - step :]
+        total -= float(fresh.sum())
+        if start + size + 1 >= len(ids):
+            break
+        start += step
+    count = max(1, len(ids) - 1)
+    nats = total / max(1, len(whole) - 1)
+    metrics = {
+        "nats_per_char": nats,
+        "bits_per_char": nats / float(np.log(2)),
+        "perplexity": float(np.exp(total / count)),
+        "items": len(texts),
+    }
+    return Evaluation(metrics=metrics, pictures={})
+
+
+def evaluate(measured: Measured) -> Evaluation:
+    """What was measured of texts; see `measure`."""
+    assert measured.context is not None
+    return measure(measured.outputs[0], measured.truths, measured.context)
+
+
+def as_sent(data: Raw) -> str:
+    """The first letters of a passage: they fit in any context."""
+    return _text_of(data)[:12]
+
+
+def example() -> str:
+    """The beginning of a text."""
+    return "A quiet film that"

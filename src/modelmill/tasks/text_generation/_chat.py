@@ -1,0 +1,62 @@
+"""Conversations as texts: a template of the model's own, rendered where it can do nothing else."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from modelmill.data.conversations import ANSWER, NEXT, spoken
+from modelmill.errors import InvalidInput
+from modelmill.types import Json
+
+TEMPLATE = "chat_template.jinja"
+LONGEST = 1_000_000
+
+
+def rendered(messages: Any, folder: Path) -> str:
+    """The text from which the answer goes on; raises `InvalidInput` for messages that are none."""
+    plain = [_plain(message, number) for number, message in enumerate(_listed(messages))]
+    if not (folder / TEMPLATE).exists():
+        return spoken(plain) + ANSWER
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text = _template(folder).render(messages=plain, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise InvalidInput(f"the model's chat template refuses these messages: {str(error)[:200]}") from error
+    return str(text)
+
+
+def stops(folder: Path) -> tuple[str, ...]:
+    """Texts with which the next message of somebody else begins; a template's own end is a token."""
+    return () if (folder / TEMPLATE).exists() else (f"{NEXT}user:", f"{NEXT}system:")
+
+
+def _listed(messages: Any) -> Sequence[Any]:
+    if not isinstance(messages, list) or not messages:
+        raise InvalidInput('messages is a list of {"role": ..., "content": ...}')
+    return messages
+
+
+def _plain(message: Any, number: int) -> Json:
+    """A message whose content is one text; its parts may be texts alone."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise InvalidInput(f"message {number} wants a role and a content")
+    content = message.get("content")
+    if isinstance(content, list):
+        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+            raise InvalidInput(f"message {number} has parts that are no texts; this model reads texts alone")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise InvalidInput(f"message {number} has no content")
+    if len(content) > LONGEST:
+        raise InvalidInput(f"message {number} has {len(content):,} characters; at most {LONGEST:,} are taken")
+    return {"role": message["role"], "content": content}
+
+
+@lru_cache(maxsize=16)
+def _template(folder: Path) -> Any:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    source = (folder / TEMPLATE).read_text("utf-8")
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)

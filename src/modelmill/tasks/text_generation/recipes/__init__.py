@@ -1,0 +1,1 @@
+"""Recipes of text-generation: one file each."""

@@ -1,0 +1,1 @@
+"""Recipes of translation: one file each."""

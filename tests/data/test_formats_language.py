@@ -1,0 +1,126 @@
+"""Plain texts, conversations and translations: what is read, in which order, and what is refused."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmill.data.base import open_source
+from modelmill.data.formats import messages, parallel, plaintext
+from modelmill.errors import InvalidInput
+
+
+def write(root, **files):
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return root
+
+
+def read(format, root, **options):
+    with open_source(root) as source:
+        return list(format.read(source, options))
+
+
+# ---- plain text
+
+
+@given(st.text(max_size=30_000).filter(lambda text: "\r" not in text))
+def test_passages_put_together_are_the_text(text):
+    parts = list(plaintext.passages(text))
+    assert "".join(parts) == text
+    assert all(len(part) <= plaintext.PASSAGE for part in parts)
+
+
+def test_a_single_text_is_split_by_place(tmp_path):
+    items = read(plaintext, write(tmp_path, **{"book.txt": "a line of text\n" * 2000}))
+    assert [item.split for item in items] == sorted((item.split for item in items), key=["train", "val", "test"].index)
+    assert {item.split for item in items} == {"train", "val", "test"}
+    assert all(item.name.endswith("+") for item in items[:-1])
+    assert not items[-1].name.endswith("+")
+
+
+def test_names_tell_the_splits_of_several_texts(tmp_path):
+    items = read(plaintext, write(tmp_path, **{"train/a.txt": "one", "test/b.txt": "two", "c.txt": "three"}))
+    assert [(item.data, item.split) for item in items] == [("three", None), ("two", "test"), ("one", "train")]
+
+
+def test_what_is_no_text_is_told(tmp_path):
+    (item, _) = read(plaintext, write(tmp_path, **{"a.txt": b"\xff\xfe\x00", "b.txt": "fine"}))
+    assert "can't be read as text" in item.problem
+
+
+# ---- conversations
+
+TURN = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hi."}]}
+
+
+def test_each_line_is_a_conversation(tmp_path):
+    root = write(tmp_path, **{"train.jsonl": json.dumps(TURN) + "\n\n" + json.dumps(TURN)})
+    with open_source(root) as source:
+        assert messages.detect(source)
+    items = read(messages, root)
+    assert [item.data for item in items] == ["user:\nHello?\n\nassistant:\nHi.\n\n"] * 2
+    assert [item.split for item in items] == ["train", "train"]
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"messages": []}', '{"messages": [{"role": "user"}]}', '{"messages": [5]}', '{"text": "x"}']
+)
+def test_a_line_that_is_no_conversation_is_told(tmp_path, line):
+    items = read(messages, write(tmp_path, **{"a.jsonl": json.dumps(TURN) + "\n" + line}))
+    assert [bool(item.problem) for item in items] == [False, True]
+
+
+# ---- translations
+
+
+def test_languages_are_told_by_the_suffix(tmp_path):
+    files = {"train.en.gz": gzip.compress(b"a house\na dog\n"), "train.de.gz": gzip.compress(b"ein Haus\nein Hund\n")}
+    files |= {"val.en": b"a cat\n", "val.de": b"eine Katze\n", "notes.txt": b"nothing\n"}
+    root = write(tmp_path, **files)
+    with open_source(root) as source:
+        assert parallel.detect(source)
+    items = read(parallel, root, source="en")
+    assert [(item.data, item.target, item.split) for item in items] == [
+        ("a house", ("ein Haus",), "train"), ("a dog", ("ein Hund",), "train"), ("a cat", ("eine Katze",), "val"),
+    ]  # fmt: skip
+    assert read(parallel, root)[0].data == "ein Haus"  # by the alphabet
+    assert [item.split for item in read(parallel, root, skip="train*")] == ["val"]
+
+
+def test_pairs_have_a_tab_between(tmp_path):
+    root = write(tmp_path, **{"cmn.txt": "Hi.\t嗨。\nRun!\t跑了\tmore\nalone\nleft\t\n"})
+    with open_source(root) as source:
+        assert parallel.detect(source)
+    items = read(parallel, root)
+    assert [(item.data, item.target) for item in items[:2]] == [("Hi.", ("嗨。",)), ("Run!", ("跑了",))]
+    assert "1 columns" in items[2].problem
+    assert items[3].problem == "has no translation"
+    assert read(parallel, root, source="1", target="0")[0].data == "嗨。"
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "says"),
+    [
+        ({"a.en": "x\n", "a.de": "x\ny\n"}, {}, "different numbers of lines"),
+        ({"a.en": "x\n", "a.de": "x\n"}, {"source": "fr"}, "there is no language 'fr': de, en"),
+        ({"a.en": "x\n", "a.de": "x\n"}, {"source": "en", "target": "en"}, "say source=LANGUAGE"),
+        ({"a.en": "x", "a.de": "x", "a.fr": "x"}, {}, "say source=LANGUAGE and target=LANGUAGE; there are: de, en, fr"),
+        ({"a.pdf": "x"}, {}, "no files of two languages"),
+        ({"a.txt": "x\ty"}, {"source": "en"}, "the number of a column"),
+        ({"a.en": "x\n", "a.de": "x\n"}, {"from": "en"}, "from"),
+        ({"a.en.gz": gzip.compress(b"x\n" * 999)[:20], "a.de": "x\n" * 999}, {}, "damaged"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, files, options, says):
+    with pytest.raises(InvalidInput, match=says):
+        read(parallel, write(tmp_path, **files), **options)
+
+
+def test_a_line_that_is_not_utf8_is_told(tmp_path):
+    items = read(parallel, write(tmp_path, **{"a.en": b"fine\n\xff\n", "a.de": b"gut\nschlecht\n"}), source="en")
+    assert ["UTF-8" in item.problem for item in items] == [False, True]

@@ -1,0 +1,107 @@
+"""fill-mask: what is hidden, what is guessed and how it is told."""
+
+import numpy as np
+import pytest
+import torch
+
+from modelmill.errors import InvalidInput
+from modelmill.tasks import fill_mask
+from modelmill.tasks._text import MASK, SPECIAL
+from modelmill.tasks.base import Context, Measured
+from modelmill.tasks.fill_mask.training import hide
+
+TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"]
+MASKED = SPECIAL.index(MASK)
+
+
+@pytest.fixture
+def context(tmp_path):
+    how = fill_mask.prepare(TEXTS * 2, fill_mask.Preprocessing(), tmp_path)
+    return Context(preprocessing=how, labels=[], folder=tmp_path)
+
+
+def token(context, word):
+    return fill_mask.load_tokenizer(context.folder / fill_mask.TOKENIZER).token_to_id(word)
+
+
+def answered(context, text, parameters=None, **logits):
+    arrays = fill_mask.decode(text, context)
+    scores = np.zeros((len(arrays["places"]), context.preprocessing.tokens), np.float32)
+    for word, value in logits.items():
+        scores[:, token(context, word)] = value
+    notes = {name: one for name, one in arrays.items() if name.startswith("note:")}
+    return fill_mask.encode({"logits": scores, **notes}, context, parameters or {})
+
+
+def test_the_likeliest_words_are_told_in_their_place(context):
+    found = answered(context, f"The {MASK} sat", cat=9.0, dog=8.0)
+    assert [one["token_str"] for one in found[:2]] == ["cat", "dog"]
+    assert found[0]["sequence"] == "The cat sat"
+    assert found[0]["score"] > found[1]["score"] > found[2]["score"]
+    assert len(found) == 5
+
+
+def test_each_mask_has_a_list_of_its_own(context):
+    found = answered(context, f"{MASK} and {MASK}", {"top_k": 1}, cat=9.0)
+    assert [one[0]["sequence"] for one in found] == [f"cat and {MASK}", f"{MASK} and cat"]
+
+
+def test_some_words_may_be_compared(context):
+    found = answered(context, f"the {MASK}", {"targets": ["dog", "mat"]}, cat=9.0, dog=2.0)
+    assert [one["token_str"] for one in found] == ["dog", "mat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "says"),
+    [
+        ("no gap", {}, "the text has no \\[MASK\\]: write it"),
+        (" ".join(["cat"] * 50 + [MASK]), {}, "among its first"),
+        ("", {}, "empty"),
+        (MASK, {"top_k": 0}, "top_k is a whole number"),
+        (MASK, {"top_k": True}, "top_k is a whole number"),
+        (MASK, {"targets": []}, "targets is a word or a list of words"),
+        (MASK, {"targets": "zeppelin"}, "knows no single token 'zeppelin'"),
+        (MASK, {"topk": 3}, "top_k"),
+    ],
+)
+def test_what_is_wrong_is_said(context, text, parameters, says):
+    with pytest.raises(InvalidInput, match=says):
+        answered(context, text, parameters)
+
+
+@pytest.mark.parametrize("length", [1, 2, 30])
+def test_words_are_hidden_and_never_what_is_none(length):
+    torch.manual_seed(0)
+    ids = torch.zeros(64, 40, dtype=torch.long)
+    ids[:, :length] = torch.randint(1, 50, (64, length))
+    shown, hidden = hide(ids, 50, None)
+    assert hidden.any()
+    assert (ids[hidden] >= len(SPECIAL)).all()
+    assert (shown[~hidden] == ids[~hidden]).all()
+    if length == 30:
+        assert 0.17 < hidden.sum() / (ids >= len(SPECIAL)).sum() < 0.23
+        assert 0.75 < (shown[hidden] == MASKED).float().mean() < 0.85
+        assert (shown[hidden] >= MASKED).all()
+
+
+def test_texts_of_nothing_but_padding_hide_nothing():
+    shown, hidden = hide(torch.zeros(2, 5, dtype=torch.long), 50, None)
+    assert not hidden.any()
+    assert not shown.any()
+
+
+def test_it_is_measured_by_the_words_that_are_hidden(context):
+    def knows_all(arrays):
+        # It sees the rest of the text, and this one knows the only text that fits.
+        texts = [fill_mask._text.decode(text, context.preprocessing, context.folder) for text in TEXTS]
+        (fit,) = [text for text in texts if ((arrays["ids"][0] == text) | (arrays["ids"][0] == MASKED)).all()]
+        return {"logits": 20 * np.eye(context.preprocessing.tokens, dtype=np.float32)[fit[arrays["places"]]]}
+
+    def knows_nothing(arrays):
+        return {"logits": np.zeros((*arrays["places"].shape, context.preprocessing.tokens), np.float32)}
+
+    best, worst = (fill_mask.measure(model, TEXTS, context).metrics for model in (knows_all, knows_nothing))
+    assert (best["accuracy"], best["items"]) == (1.0, 3)
+    assert best["perplexity"] == pytest.approx(1, abs=1e-3)
+    assert worst["perplexity"] == pytest.approx(context.preprocessing.tokens)
+    assert fill_mask.evaluate(Measured(outputs=[knows_all], truths=TEXTS, labels=[], show=list, context=context))

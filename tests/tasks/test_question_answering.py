@@ -1,0 +1,147 @@
+"""question-answering: what is read, which part answers, how likely, and how answers are compared."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from modelmill.errors import InvalidInput
+from modelmill.tasks import question_answering as task
+from modelmill.tasks._transformer import Encoder
+from modelmill.tasks.base import Context, Item, Measured
+from modelmill.tasks.question_answering._features import features, window_baseline
+from modelmill.tasks.question_answering._measures import exact, f1, normal
+from modelmill.tasks.question_answering._network import Reader, SpanHead
+
+PASSAGE = "Ann has the red hat. Bob has the old key. Nobody has 7 maps."
+
+
+def ask(question="Who has the key?", context=PASSAGE):
+    return json.dumps({"question": question, "context": context})
+
+
+@pytest.fixture
+def context(tmp_path):
+    how = task.prepare(
+        [ask(), ask("Where is it?", "It is in Paris.")] * 3, task.Preprocessing(minimum_count=1), tmp_path
+    )
+    return Context(preprocessing=how, labels=[], folder=tmp_path)
+
+
+def answered(context, first, last, parameters=None, data=None, none=0.0):
+    """The answer of a network that is sure of two places."""
+    arrays = task.decode(data or ask(), context)
+    size = len(arrays["passage"]) + 1
+    start, end = np.full(size, -9.0), np.full(size, -9.0)
+    start[first + 1] = end[last + 1] = np.log(0.8)
+    start[0] = end[0] = np.log(max(none, 1e-9))
+    notes = {name: one for name, one in arrays.items() if name.startswith("note:")}
+    return task.encode({"start": start, "end": end, **notes}, context, parameters or {})
+
+
+def test_the_answer_is_a_part_of_the_passage_in_characters(context):
+    found = answered(context, 6, 6)
+    assert found["answer"] == "Bob"
+    assert PASSAGE[found["start"] : found["end"]] == "Bob"
+    assert found["score"] == pytest.approx(0.64, abs=0.01)
+    assert answered(context, 9, 10)["answer"] == "old key"
+
+
+def test_the_answer_is_the_text_as_it_was_sent(context):
+    said = "  É́tat \U0001f600 Bob\u00a0has ﬁve "
+    found = answered(context, 2, 2, data=ask("Who?", said))
+    assert said[found["start"] : found["end"]] == found["answer"] == "Bob"
+
+
+def test_several_answers_do_not_overlap(context):
+    found = answered(context, 6, 6, {"top_k": 3})
+    assert len(found) == 3
+    spans = [(one["start"], one["end"]) for one in found]
+    assert all(a[1] <= b[0] or b[1] <= a[0] for i, a in enumerate(spans) for b in spans[i + 1 :])
+    assert [one["score"] for one in found] == sorted((one["score"] for one in found), reverse=True)
+
+
+def test_there_may_be_no_answer(context):
+    assert answered(context, 6, 6, none=0.99)["answer"] == "Bob"
+    assert answered(context, 6, 6, {"handle_impossible_answer": True}, none=0.99)["answer"] == ""
+    assert answered(context, 6, 6, {"handle_impossible_answer": True}, none=0.1)["answer"] == "Bob"
+
+
+def test_answers_are_at_most_so_long(context):
+    assert len(answered(context, 0, 12, {"max_answer_len": 2})["answer"].split()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("data", "parameters", "says"),
+    [
+        ("{", {}, 'JSON of the form {"question"'),
+        ('{"question": "x"}', {}, "JSON of the form"),
+        ('{"question": 5, "context": "x"}', {}, "JSON of the form"),
+        (ask(""), {}, "the text is empty"),
+        (ask("Who?", " "), {}, "the text is empty"),
+        (ask("Who?", "a " * 20_000), {}, "at most 16,384 are taken"),
+        (None, {"top_k": 0}, "top_k is a whole number"),
+        (None, {"max_answer_len": "x"}, "max_answer_len"),
+        (None, {"topk": 1}, "top_k"),
+    ],
+)
+def test_what_is_wrong_is_said(context, data, parameters, says):
+    with pytest.raises(InvalidInput, match=says):
+        answered(context, 0, 0, parameters, data)
+
+
+def test_an_item_is_trained_on_where_its_answer_is(context):
+    where = PASSAGE.index("Bob")
+    inputs, targets = task.sample(Item("a", "", ask(), target=(("Bob", where),)), context)
+    assert targets["span"].tolist() == [7, 7]
+    assert inputs["passage"].shape == (context.preprocessing.max_length,)
+    late = "word " * 500 + "Zoe has it."
+    inputs, targets = task.sample(Item("a", "", ask("Who?", late), target=(("Zoe", 2500),)), context)
+    assert 0 < targets["span"][0] <= context.preprocessing.max_length
+    assert task.sample(Item("a", "", ask(), target=()), context)[1]["span"].tolist() == [0, 0]
+
+
+def test_what_both_have_in_common_is_seen():
+    passage = ["Ann", "has", "the", "red", "hat", ".", "Bob", "has", "the", "old", "key", "."]
+    found = features(["Who", "has", "the", "old", "keys"], passage, np.arange(2, 2 + len(passage)), 30)
+    assert found.shape[0] == len(passage)
+    assert found[:, 0].tolist() == [0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0]
+    assert found[8:10, 2].tolist() == [1, 1]
+    assert found[6, 5] > found[0, 5]  # its sentence has more of the question
+    first, last = window_baseline(["Who", "has", "the", "old", "key"], passage, np.arange(2, 2 + len(passage)), 30, 1)
+    assert passage[first:last] in (["Bob"], ["."])
+
+
+@pytest.mark.parametrize("kind", ["reader", "transformer"])
+def test_padding_changes_nothing(kind):
+    torch.manual_seed(0)
+    if kind == "reader":
+        network = Reader(50, width=16, hidden=12, layers=2, dropout=0.1).eval()
+    else:
+        network = SpanHead(Encoder(50, width=32, heads=2, layers=1, dropout=0.1), 32, 0.1).eval()
+    question = torch.tensor([[3, 4, 5, 0]])
+    passage, common = torch.randint(3, 50, (1, 20)), torch.randn(1, 20, task.COUNT)
+    with torch.inference_mode():
+        short = network(question, passage, common)
+        filled = [torch.nn.functional.pad(passage, (0, 9)), torch.nn.functional.pad(common, (0, 0, 0, 9))]
+        for one, other in zip(short, network(question, *filled), strict=True):
+            assert torch.allclose(one, other[:, :21], atol=1e-5)
+            assert other[:, 21:].max() < -1000
+
+
+def test_answers_are_compared_as_squad_does():
+    assert normal("The  Cat's, hat!") == "cats hat"
+    assert exact("the Cat", ["dog", "a cat"]) == 1
+    assert f1("the old red hat", ["red hat"]) == pytest.approx(0.8)
+    assert f1("", []) == exact("", []) == 1
+    assert f1("x", []) == 0
+    assert f1("\u5fb7\u570b\u5b78\u8005", ["\u5fb7\u570b"]) == pytest.approx(2 / 3)
+
+
+def test_it_is_measured_beside_the_sliding_window(context):
+    said = [{"answer": "Bob"}, {"answer": "wrong"}]
+    show = lambda rows: [ask() for _ in rows]  # noqa: E731
+    found = task.evaluate(Measured(outputs=said, truths=[["Bob"], ["Ann"]], labels=[], show=show, context=context))
+    assert (found.metrics["em"], found.metrics["f1"], found.metrics["items"]) == (0.5, 0.5, 2)
+    assert 0 <= found.metrics["f1_baseline"] <= 1

@@ -222,6 +222,9 @@ def convert(network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], f
 
     # The exporter misses torchvision, which nothing here uses, and says so at every export.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    # What torch keeps of the first recurrent layer that was exported makes it unroll the next one, at one length.
+    for layer in (torch.ops.aten.gru.input, torch.ops.aten.lstm.input):
+        getattr(layer, "_dispatch_cache", {}).clear()
     network = network.eval()
     examples = [torch.from_numpy(_zeros(spec, 2)) for spec in inputs]
     program = torch.onnx.export(

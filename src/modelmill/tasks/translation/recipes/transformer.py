@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SUMMARY = "an encoder and a decoder of attention with rotary positions, from scratch"
 INPUT = Preprocessing()
 TRAIN = TrainSettings(
-    epochs=8,
+    epochs=10,
     batch_size=128,
     optimiser="adamw",
     learning_rate=1e-3,
@@ -44,7 +44,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
     """Few pairs are seen more often."""
-    yield facts.epochs(8, 29_000, least=4)
+    yield facts.epochs(10, 29_000, least=4)
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":

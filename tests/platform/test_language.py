@@ -129,6 +129,8 @@ def test_questions_are_answered_over_every_protocol(running, hub):
     several = httpx2.post(f"{running.url}/models/asks", json=body, headers=running.headers).json()
     assert len(several) == 3
     assert running.client.model("asks")["metrics"]["f1"] > 0.6
+    far = f"{ROOM} {'Nobody has the map. ' * 90}"  # of another length than those that were measured
+    assert hub("asks").question_answering(question="Who has the key?", context=far).answer
 
 
 @pytest.mark.parametrize(

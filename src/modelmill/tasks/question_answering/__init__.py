@@ -97,7 +97,8 @@ def _clean(text: str) -> str:
 def inputs(context: Context) -> list[TensorSpec]:
     """Token ids of `question` and `passage` (0 behind the end), and what they have in common (`_features`)."""
     return [
-        TensorSpec(name="question", datatype="INT64", shape=[-1, -1]),
+        # Of one length: two free lengths that recurrent layers run over are taken for the same one by the exporter.
+        TensorSpec(name="question", datatype="INT64", shape=[-1, QUESTION_TOKENS]),
         TensorSpec(name="passage", datatype="INT64", shape=[-1, -1]),
         TensorSpec(name="features", datatype="FP32", shape=[-1, -1, COUNT]),
     ]

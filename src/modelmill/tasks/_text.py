@@ -66,7 +66,7 @@ def fingerprint(data: Raw) -> str:
 def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     """Token ids, int64 [max_length], cut or padded with 0."""
     # Far more characters than tokens are kept: normalising all of a book for its first page would take seconds.
-    text = _without_surrogates(text_of(data)[: how.max_length * 64])
+    text = without_surrogates(text_of(data)[: how.max_length * 64])
     ids = load_tokenizer(folder / TOKENIZER).encode(text, add_special_tokens=False).ids[: how.max_length]
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids
@@ -75,7 +75,7 @@ def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
 
 def noted(text: str) -> np.ndarray[Any, Any]:
     """A text that goes by the model: its length and its UTF-8, filled up so that texts of about one length agree."""
-    data = _without_surrogates(text).encode()
+    data = without_surrogates(text).encode()
     row = np.zeros(4 + -(-max(1, len(data)) // NOTED) * NOTED, np.uint8)
     row[:4] = np.frombuffer(len(data).to_bytes(4, "little"), np.uint8)
     row[4 : 4 + len(data)] = np.frombuffer(data, np.uint8)
@@ -88,14 +88,14 @@ def told(note: np.ndarray[Any, Any]) -> str:
     return note[4 : 4 + size].tobytes().decode()
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """A lone surrogate is no character: it reads as an unknown one."""
     return text.encode("utf-8", "replace").decode()
 
 
 def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preprocessing:
     """Train the tokenizer into `folder`, and take the length from the longest hundredth of the texts."""
-    kept = [_without_surrogates(text_of(text)) for text in texts]
+    kept = [without_surrogates(text_of(text)) for text in texts]
     if how.tokens and (folder / TOKENIZER).exists():  # that of the version which the training starts from
         tokenizer = load_tokenizer(folder / TOKENIZER)
     else:

@@ -1,6 +1,7 @@
 """Texts as tokens and back without loss, for models that write: characters, or pieces of words from bytes."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
@@ -15,7 +16,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[END]"]
 PAD, UNKNOWN, END = range(3)
 CHARACTER = r"[\s\S]"
 
-__all__ = ["END", "PAD", "SPECIAL", "TOKENIZER", "UNKNOWN", "Units", "load_tokenizer", "pieces", "train"]
+__all__ = ["END", "PAD", "SPECIAL", "TOKENIZER", "UNKNOWN", "Units", "learnt", "load_tokenizer", "pieces", "train"]
 
 
 class Units(Struct, frozen=True, kw_only=True):
@@ -45,6 +46,15 @@ def train(texts: Iterable[str], how: Units) -> "Tokenizer":
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTER), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False))
+    return tokenizer
+
+
+def learnt(texts: Iterable[str], how: Units, folder: Path) -> "Tokenizer":
+    """The tokenizer in `folder`: that of the version which the training starts from, or one that is trained now."""
+    if how.tokens and (folder / TOKENIZER).exists():
+        return load_tokenizer(folder / TOKENIZER)
+    tokenizer = train(texts, how)
+    tokenizer.save(str(folder / TOKENIZER))
     return tokenizer
 
 

@@ -87,7 +87,7 @@ def _targets(parameters: Mapping[str, Any], context: Context) -> Any:
         raise InvalidInput("targets is a word or a list of words")
     tokenizer, ids = load_tokenizer(context.folder / TOKENIZER), []
     for word in words:
-        known = tokenizer.encode(word.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+        known = tokenizer.encode(_text.without_surrogates(word), add_special_tokens=False).ids
         if len(known) != 1 or known[0] < len(SPECIAL):
             raise InvalidInput(f"the model knows no single token {word[:60]!r}")
         ids.append(known[0])

@@ -81,17 +81,13 @@ def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) 
     """The tokenizer, learnt from questions and passages, and the length of passages."""
     questions, contexts = zip(*(asked_of(sample) for sample in samples), strict=True)
     passages = list(dict.fromkeys(contexts))
-    if preprocessing.max_length and preprocessing.tokens:
-        return _text.prepare([*questions, *passages], preprocessing, folder)  # type: ignore[return-value]
     found = _text.prepare([*questions, *passages], preprocessing, folder)
+    if preprocessing.max_length:
+        return found  # type: ignore[return-value]
     tokenizer = load_tokenizer(folder / TOKENIZER)
-    lengths = [len(one.ids) for one in tokenizer.encode_batch([_clean(text) for text in passages])]
+    lengths = [len(one.ids) for one in tokenizer.encode_batch([_text.without_surrogates(text) for text in passages])]
     length = max(STEP, min(preprocessing.length_limit, int(np.percentile(lengths, 98))))
-    return msgspec.structs.replace(found, max_length=preprocessing.max_length or length)  # type: ignore[return-value]
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+    return msgspec.structs.replace(found, max_length=length)  # type: ignore[return-value]
 
 
 def inputs(context: Context) -> list[TensorSpec]:
@@ -112,10 +108,10 @@ def outputs(context: Context) -> list[TensorSpec]:
 def _read(data: Raw, context: Context) -> Asked:
     question, text = asked_of(data)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    told = tokenizer.encode(_clean(text), add_special_tokens=False)
+    told = tokenizer.encode(_text.without_surrogates(text), add_special_tokens=False)
     if len(told.ids) > MOST_TOKENS:
         raise InvalidInput(f"the passage has {len(told.ids):,} tokens; at most {MOST_TOKENS:,} are taken: send a part")
-    said = tokenizer.encode(_clean(question), add_special_tokens=False)
+    said = tokenizer.encode(_text.without_surrogates(question), add_special_tokens=False)
     row = np.zeros(QUESTION_TOKENS, np.int64)
     ids = said.ids[:QUESTION_TOKENS]
     row[: len(ids)] = ids

@@ -12,6 +12,7 @@ from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.generator import LENGTH, Piece, Text
 from modelmill.generation.sampling import Sampling, sampling
 from modelmill.tasks import _units
+from modelmill.tasks._text import without_surrogates
 from modelmill.tasks._units import END, PAD, SPECIAL, TOKENIZER, load_tokenizer
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
 from modelmill.tasks.text_generation._chat import rendered, stops
@@ -68,10 +69,7 @@ def _text_of(data: Raw) -> str:
 
 def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
     """The tokenizer, learnt from the training texts."""
-    if preprocessing.tokens and (folder / TOKENIZER).exists():  # that of the version which the training starts from
-        return preprocessing
-    tokenizer = _units.train((_text_of(sample) for sample in samples), preprocessing)
-    tokenizer.save(str(folder / TOKENIZER))
+    tokenizer = _units.learnt((_text_of(sample) for sample in samples), preprocessing, folder)
     return msgspec.structs.replace(preprocessing, tokens=tokenizer.get_vocab_size())
 
 
@@ -90,13 +88,12 @@ def decode(data: Raw, context: Context) -> Arrays:
     return {"ids": np.array(_prompt(_text_of(data), context), np.int64)}
 
 
-def _prompt(text: str, context: Context, room: int = 0) -> list[int]:
-    """The tokens of a text, which leave room for some more; raises `InvalidInput`."""
+def _prompt(text: str, context: Context) -> list[int]:
+    """The tokens of a text, which leave room for one more; raises `InvalidInput`."""
     if len(text) > LONGEST:
         raise InvalidInput(f"the text has {len(text):,} characters; at most {LONGEST:,} are taken")
-    clean = text.encode("utf-8", "replace").decode()
-    ids = load_tokenizer(context.folder / TOKENIZER).encode(clean, add_special_tokens=False).ids
-    most = context.preprocessing.context - max(1, room)
+    ids = load_tokenizer(context.folder / TOKENIZER).encode(without_surrogates(text), add_special_tokens=False).ids
+    most = context.preprocessing.context - 1
     if len(ids) > most:
         raise InvalidInput(
             f"the prompt has {len(ids):,} tokens, and the model a context of {context.preprocessing.context:,}: "
@@ -216,7 +213,7 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> l
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     """`ids`: a passage that ends in [END], 0 behind it [passage]."""
     how = context.preprocessing
-    text = _text_of(item.data).encode("utf-8", "replace").decode()
+    text = without_surrogates(_text_of(item.data))
     ids = load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False).ids
     kept = np.zeros(how.passage, np.int32)
     whole = [*ids, END][: how.passage] if not item.name.endswith("+") else ids[: how.passage]

@@ -47,11 +47,7 @@ class Preprocessing(_units.Units, frozen=True, kw_only=True):
 def prepare(samples: Sequence[Any], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
     """The tokenizer of both languages, and the length of the longest sentence."""
     both = [_clean(text) for sample in samples for text in (sample if isinstance(sample, tuple) else (sample,))]
-    if preprocessing.tokens and (folder / TOKENIZER).exists():  # that of the version which the training starts from
-        tokenizer = load_tokenizer(folder / TOKENIZER)
-    else:
-        tokenizer = _units.train(both, preprocessing)
-        tokenizer.save(str(folder / TOKENIZER))
+    tokenizer = _units.learnt(both, preprocessing, folder)
     length = preprocessing.max_length
     if not length:
         lengths = [len(one.ids) for one in tokenizer.encode_batch(both, add_special_tokens=False)]
@@ -66,7 +62,7 @@ def shown(item: Item) -> Any:
 
 
 def _clean(data: Raw) -> str:
-    return _text.text_of(data).encode("utf-8", "replace").decode()
+    return _text.without_surrogates(_text.text_of(data))
 
 
 def inputs(context: Context) -> list[TensorSpec]:

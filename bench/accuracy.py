@@ -34,6 +34,7 @@ CASES = [
     ("spoken_squad_en", "question-answering", "reader", 0.35, 1800),
     ("drcd_zh", "question-answering", "reader", 0.35, 1800),
     ("tinyshakespeare", "text-generation", "gpt", 1.65, 1800),
+    ("multi30k_ende", "feature-extraction", "encoder", 0.75, 1200),
     ("fsdd", "audio-classification", "cnn", 0.97, 600),
     ("fsdd", "automatic-speech-recognition", "ctc", 0.05, 600),
     ("omniglot_small1/images_background_small1.zip", "image-feature-extraction", "embed", 0.80, 600),

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx2
 import numpy as np
 
 from bench.measuring import ROOT
@@ -68,13 +68,16 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
     from modelmill.predictor import Predictor, write_golden
     from modelmill.tasks import _units
     from modelmill.tasks._steps_graph import decoder
-    from modelmill.types import Lineage, Manifest, TensorSpec
+    from modelmill.types import INT8, Lineage, Manifest, TensorSpec
 
     draft = folder / "draft"
     draft.mkdir()
     tokenizer = _units.train([text_of(range(3, VOCABULARY))], _units.Units())
     tokenizer.save(str(draft / _units.TOKENIZER))
-    onnx.save(decoder(network, layers=LAYERS, heads=HEADS, places=PLACES), draft / "model.onnx")
+    (draft / INT8).mkdir()
+    for place in (draft, draft / INT8):
+        graph = decoder(network, layers=LAYERS, heads=HEADS, places=PLACES, int8=place != draft)
+        onnx.save(graph, place / "model.onnx")
     manifest = Manifest(
         task="text-generation",
         engine="onnx",
@@ -86,7 +89,8 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
         metrics={},
     )
     question = text_of([5, 6, 7])
-    write_golden(draft, [question], Predictor(draft, manifest).predict([question]))
+    for precision, place in (("", draft), (INT8, draft / INT8)):
+        write_golden(place, [question], Predictor(draft, manifest, precision=precision).predict([question]))
     bundle.seal(draft, manifest, folder / "bundle")
     return folder / "bundle"
 
@@ -142,13 +146,13 @@ class Process:
         self.process.communicate()
 
 
-def _alone(bundle: Path, threads: int) -> None:
+def _alone(bundle: Path, threads: int, precision: str) -> None:
     """Our generator in this process: jobs from the input, one a line."""
     from modelmill import predictor
     from modelmill.bundle import open_bundle
     from modelmill.generation.generator import Generator, Piece
 
-    model = predictor.Predictor(bundle, open_bundle(bundle), threads)
+    model = predictor.Predictor(bundle, open_bundle(bundle), threads, precision=precision)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)
@@ -183,21 +187,23 @@ def served(bundle: Path, home: Path) -> Iterator[Any]:
 
 
 async def _streams(url: str, key: str, texts: list[str]) -> dict[str, Any]:
-    async with httpx2.AsyncClient(timeout=120, headers={"Authorization": f"Bearer {key}"}) as client:
+    """Streams beside one another, read from bare sockets: a client takes time of the cores that it shares, too."""
+    address = urlsplit(url)
 
-        async def one(text: str) -> list[int]:
-            body = {"model": "writer", "prompt": text, "max_tokens": TOKENS, "temperature": 0, "stream": True}
-            said = ""
-            async with client.stream("POST", f"{url}/v1/completions", json=body) as reply:
-                async for line in reply.aiter_lines():
-                    if line.startswith("data: {"):
-                        said += "".join(choice["text"] for choice in json.loads(line[6:])["choices"])
-            return [ord(letter) - FIRST for letter in said]
+    async def one(text: str) -> list[int]:
+        body = {"model": "writer", "prompt": text, "max_tokens": TOKENS, "temperature": 0, "stream": True}
+        data = json.dumps(body).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n"
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        reply = await reader.read()
+        writer.close()
+        said = [json.loads(line[6:]) for line in reply.splitlines() if line.startswith(b"data: {")]
+        return [ord(letter) - FIRST for event in said for letter in event["choices"][0]["text"]]
 
-        await client.get(f"{url}/v2/health/ready")
-        started = time.perf_counter()
-        found = await asyncio.gather(*map(one, texts))
-        return {"seconds": time.perf_counter() - started, "tokens": list(found)}
+    started = time.perf_counter()
+    found = await asyncio.gather(*map(one, texts))
+    return {"seconds": time.perf_counter() - started, "tokens": list(found)}
 
 
 # ---- the comparison
@@ -214,10 +220,14 @@ def measure(options: Sequence[str] = ()) -> str:
         folder = Path(temporary)
         network = weights()
         bundle = bundle_of(folder, network)
-        ours = Process([sys.executable, "-m", "bench.generation", "alone", str(bundle), str(threads)], {})
-        stack.callback(ours.end)
-        ours.given = prompts(MANY)
-        asks = {"ours": ours.ask, "served": stack.enter_context(served(bundle, folder / "home"))}
+        asks: dict[str, Any] = {}
+        for kind, precision in (("ours", "fp32"), ("int8", "int8")):
+            command = [sys.executable, "-m", "bench.generation", "alone", str(bundle), str(threads), precision]
+            process = Process(command, {})
+            stack.callback(process.end)
+            process.given = prompts(MANY)
+            asks[kind] = process.ask
+        asks["served"] = stack.enter_context(served(bundle, folder / "home"))
         try:
             theirs = _theirs(folder, network, told.cache, threads)
             stack.callback(theirs.end)
@@ -278,17 +288,23 @@ def _told(speeds: Speeds) -> str:
         bars = (1.5, 1.0) if count == MANY else (1.0, 1.0)
         rows.append([
             str(count), *speed, ratio("ours", "generate", count, bars[0]), ratio("ours", "continuous", count, bars[1]),
-            ratio("served", "ours", count, 0.9),
+            ratio("served", "ours", count, 0.9), ratio("int8", "ours", count, 1.0),
         ])  # fmt: skip
-    heads = ["requests at a time", "ours, tokens/s", "ours, streamed over HTTP", "transformers `generate`"]
-    heads += ["its continuous batching", "ours to `generate`", "ours to continuous", "streamed to ours"]
+    heads = [
+        "requests at a time",
+        "ours, tokens/s",
+        "ours, int8",
+        "ours, streamed over HTTP",
+        "transformers `generate`",
+    ]
+    heads += ["its continuous batching", "ours to `generate`", "ours to continuous", "streamed to ours", "int8 to ours"]
     return table(heads, rows)
 
 
-KINDS = ("ours", "served", "generate", "continuous")
+KINDS = ("ours", "int8", "served", "generate", "continuous")
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["alone"]:
-        _alone(Path(sys.argv[2]), int(sys.argv[3]))
+        _alone(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     else:
         print(measure(sys.argv[1:]))

@@ -55,6 +55,13 @@ CASES = [
     Case("unconditional-image-generation", "ddpm", 28, 28, True, 12),
     Case("text-classification", "bilstm", 0, 0, False, 20),
     Case("text-classification", "transformer", 0, 0, False, 20),
+    Case("fill-mask", "bert", 0, 0, False, 20),
+    Case("feature-extraction", "encoder", 0, 0, False, 6),
+    Case("translation", "transformer", 0, 0, False, 6),
+    Case("translation", "attention", 0, 0, False, 6),
+    Case("question-answering", "reader", 0, 0, False, 10),
+    Case("question-answering", "transformer", 0, 0, False, 10),
+    Case("text-generation", "gpt", 0, 0, False, 6),
     Case("audio-classification", "cnn", 0, 0, False, 20),
     Case("automatic-speech-recognition", "ctc", 0, 0, False, 12),
 ]
@@ -117,7 +124,8 @@ def training(case: Case, folder: Path) -> Training:
     assert chosen.train is not None
     items = list(made(case, 8 * chosen.train.batch_size))
     labels = ["0", "1", "2", "3"]
-    how = task.prepare([item.data for item in items], chosen.input, folder)
+    shown = getattr(task, "shown", lambda item: item.data)
+    how = task.prepare([shown(item) for item in items], chosen.input, folder)
     context = Context(preprocessing=how, labels=labels, folder=folder)
     samples = [task.sample(item, context) for item in items]
     inputs, targets = (
@@ -150,7 +158,7 @@ def made(case: Case, count: int) -> Iterator[Any]:
             yield Item(str(number), label, wav(noise, 8000), target=label * 5)
             continue
         if not case.height:
-            yield Item(str(number), label, " ".join(rng.choice(WORDS, 20)))
+            yield _text(case.task, str(number), label, rng)
             continue
         shape = (case.height, case.width) if case.grey else (case.height, case.width, 3)
         target: Any = None
@@ -161,6 +169,22 @@ def made(case: Case, count: int) -> Iterator[Any]:
             Image.fromarray(rng.integers(0, 4, (case.height, case.width)).astype(np.uint8)).save(out, "PNG")
             target = out.getvalue()
         yield Item(str(number), label, rng.integers(0, 256, shape).astype(np.uint8), target=target)
+
+
+def _text(task: str, name: str, label: str, rng: np.random.Generator) -> Any:
+    """An item of a language task: sentences of 20 words, passages of 120, pages of 500."""
+    from modelmill.data.base import Item
+
+    def words(count: int) -> str:
+        return " ".join(rng.choice(WORDS, count))
+
+    if task in ("translation", "feature-extraction"):
+        return Item(name, "", words(20), target=(words(20),))
+    if task == "question-answering":
+        passage = words(120)
+        asked = json.dumps({"question": words(10), "context": passage})
+        return Item(name, "", asked, target=((passage[:16].rpartition(" ")[0], 0),))
+    return Item(name, label, words(500 if task == "text-generation" else 20))
 
 
 # ---- both loops

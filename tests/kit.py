@@ -38,12 +38,21 @@ VARIABLES = {
     "MODEL_IMAGE_CLASSIFICATION": "colours",
     "MODEL_TEXT_CLASSIFICATION": "feelings",
     **dict.fromkeys(("MODEL_CHAT", "MODEL_COMPLETION", "MODEL_TEXT_GENERATION"), "writer"),
+    "MODEL_OBJECT_DETECTION": "finder",
+    "MODEL_IMAGE_SEGMENTATION": "painter",
+    "MODEL_IMAGE_TO_IMAGE": "mender",
+    "MODEL_TRANSLATION": "interpreter",
+    "MODEL_QUESTION_ANSWERING": "librarian",
+    "MODEL_FILL_MASK": "guesser",
+    **dict.fromkeys(("MODEL_FEATURE_EXTRACTION", "MODEL_SENTENCE_SIMILARITY", "MODEL_EMBEDDING"), "thinker"),
+    **dict.fromkeys(("MODEL_AUTOMATIC_SPEECH_RECOGNITION", "MODEL_ASR"), "scribe"),
+    "MODEL_AUDIO_CLASSIFICATION": "listener",
     **{f"MODEL_IDENTITY_{datatype}": name for name, datatype in home.IDENTITIES.items()},
     "MODEL_IDENTITY_BYTES": "echo",
 }
 """What the kit calls our models; one that can't be served is left out, and its tests say so."""
 EXPECTED = {"EXPECT_IMAGE_CLASSIFICATION": "red", "EXPECT_TEXT_CLASSIFICATION": "positive"}
-OPTIONS = ("ADMIN", "V1", "SHM", "REFLECTION", "HF_INFO", "REAL_MODELS")
+OPTIONS = ("ADMIN", "V1", "SHM", "REFLECTION", "HF_INFO", "REAL_MODELS", "EMBED_TOKENS", "EMBED_DIMENSIONS")
 
 
 def python_of(kit: Path) -> Path:
@@ -81,6 +90,7 @@ def serving(folder: Path) -> Iterator[tuple[Platform, str]]:
         names = [name for name in MODELS if brought(platform.client, folder / "made", name)]
         for name in names:
             platform.client.deploy(name)
+        names += home.teach(platform.client, folder / "taught")
         for name in names:
             wait_ready(platform, name)
         yield platform, (platform.home / "grpc_address").read_text().strip()

@@ -16,7 +16,7 @@ from PIL import Image
 from modelmill import bundle
 from modelmill.data.base import open_source
 from modelmill.data.check import examine
-from modelmill.data.formats import detect, labels
+from modelmill.data.formats import detect, labelled, labels
 from modelmill.data.pack import pack
 from modelmill.plugins import load
 from modelmill.predictor import Predictor, write_golden
@@ -27,9 +27,9 @@ from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
-from modelmill.tasks import _audio, _text, _units
+from modelmill.tasks import _audio, _text, _units, feature_extraction
 from modelmill.tasks.base import split_by, task_named
-from modelmill.types import KeyInfo, Lineage, Manifest, Route, Snapshot, TensorSpec
+from modelmill.types import INT8, KeyInfo, Lineage, Manifest, Route, Snapshot, TensorSpec
 
 Answering = Callable[[list[Call]], Awaitable[list[Answer] | Batch | None]]
 
@@ -237,10 +237,14 @@ def writing_bundle(target: Path, context: int = 128) -> Path:
         }.items():  # fmt: skip
             weights[f"blocks.{layer}.{name}"] = drawn(*shape)
     weights["embedding.weight"][:3] -= 5  # what is special is never said
-    onnx.save(decoder(weights, layers=2, heads=4, places=context), draft / "model.onnx")
+    (draft / INT8).mkdir()
+    for folder in (draft, draft / INT8):
+        graph = decoder(weights, layers=2, heads=4, places=context, int8=folder != draft)
+        onnx.save(graph, folder / "model.onnx")
     how = {"units": "char", "context": context, "tokens": 30}
     manifest = a_manifest(task="text-generation", **WRITING, preprocessing=how)
-    write_golden(draft, ["the mill"], Predictor(draft, manifest).predict(["the mill"]))
+    for precision, folder in (("", draft), (INT8, draft / INT8)):
+        write_golden(folder, ["the mill"], Predictor(draft, manifest, precision=precision).predict(["the mill"]))
     bundle.seal(draft, manifest, target)
     return target
 
@@ -276,6 +280,40 @@ def vector_signature() -> dict[str, Any]:
     """What a manifest says of a model that answers vectors of 4 numbers."""
     outputs = [TensorSpec(name="embedding", datatype="FP32", shape=[-1, 4])]
     return {"task": "image-feature-extraction", "outputs": outputs}
+
+
+def text_vector_bundle(target: Path) -> Path:
+    """A sealed bundle whose vector of a text is the sum of those of its words, at length 1."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draft = target.with_name(f"{target.name}.draft")
+    draft.mkdir(parents=True)
+    how = feature_extraction.Preprocessing(max_length=6, dimensions=8)
+    how = feature_extraction.prepare([("a cat sat", "a dog sat")] * 3, how, draft)  # type: ignore[assignment]
+    table = np.random.default_rng(0).normal(size=(how.tokens, 8)).astype(np.float32)
+    table[0] = 0
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 6])
+    vector = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 8])
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["table", "ids"], ["rows"]),
+        node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),
+        node("LpNormalization", ["sum"], ["embedding"], axis=1, p=2),
+    ]
+    constants = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1], np.int64), "axes")]
+    body = helper.make_graph(nodes, "words", [ids], [vector], constants)
+    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (draft / "model.onnx").write_bytes(graph.SerializeToString())
+    manifest = a_manifest(
+        task="feature-extraction",
+        inputs=[TensorSpec(name="ids", datatype="INT64", shape=[-1, 6])],
+        outputs=[TensorSpec(name="embedding", datatype="FP32", shape=[-1, 8])],
+        preprocessing=msgspec.to_builtins(how),
+        labels=[],
+    )
+    write_golden(draft, ["a cat"], Predictor(draft, manifest).predict(["a cat"]))
+    bundle.seal(draft, manifest, target)
+    return target
 
 
 def text_bundle(target: Path) -> Path:
@@ -529,7 +567,7 @@ def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:
             reader.read(source, {}),
             lambda item: module.fingerprint(item.data),
             lambda _: None,
-            labelled=module.TARGETS == ("label",),
+            labelled=labelled(reader, module),
             declared=labels(reader, source, {}),
             whole_classes=split_by(module) == "classes",
         )

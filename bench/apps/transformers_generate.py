@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import ContinuousBatchingConfig, GenerationConfig, GPTNeoXConfig, GPTNeoXForCausalLM
 
 PARTS = {
     "first": "input_layernorm",
@@ -33,7 +33,7 @@ def network(weights, heads, layers, places):
     )  # fmt: skip
     model = GPTNeoXForCausalLM(config).eval()
     state = model.state_dict()
-    state["gpt_neox.embed_in.weight"] = state["embed_out.weight"] = weights["embedding.weight"]
+    state["gpt_neox.embed_in.weight"] = state["lm_head.weight"] = weights["embedding.weight"]
     for end in ("weight", "bias"):
         state[f"gpt_neox.final_layer_norm.{end}"] = weights[f"last.{end}"]
         for layer in range(layers):
@@ -50,17 +50,25 @@ def network(weights, heads, layers, places):
 def generate(model, prompts, tokens):
     """A static batch."""
     ids = torch.tensor(prompts)
-    found = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False
-    )
+    with torch.inference_mode():
+        found = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False
+        )
     return found[:, ids.shape[1] :].tolist()
 
 
 def continuous(model, prompts, tokens):
     """Its continuous batching."""
     how = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-    found = model.generate_batch(inputs=prompts, generation_config=how, progress_bar=False)
-    return [one.generated_tokens for one in found.values()]
+    # Unless it is told how much to keep, it takes half of the memory first.
+    room = ContinuousBatchingConfig(num_blocks=256, max_batch_tokens=512)
+    found = model.generate_batch(
+        inputs=prompts, generation_config=how, continuous_batching_config=room, progress_bar=False
+    )
+    said = sorted(found.values(), key=lambda one: int(one.request_id.rpartition("_")[2]))
+    if failed := next((one.error for one in said if one.error), None):
+        raise RuntimeError(failed)
+    return [one.generated_tokens for one in said]
 
 
 def main():
@@ -75,12 +83,9 @@ def main():
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            with torch.inference_mode():
-                started = time.perf_counter()
-                found = {"generate": generate, "continuous": continuous}[job["kind"]](
-                    model, job["prompts"], job["tokens"]
-                )
-                seconds = time.perf_counter() - started
+            started = time.perf_counter()
+            found = {"generate": generate, "continuous": continuous}[job["kind"]](model, job["prompts"], job["tokens"])
+            seconds = time.perf_counter() - started
             print(json.dumps({"seconds": seconds, "tokens": found}), flush=True)
         except Exception as error:
             print(json.dumps({"error": f"{type(error).__name__}: {error}"[:300]}), flush=True)

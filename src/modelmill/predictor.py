@@ -14,7 +14,7 @@ from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError
 from modelmill.generation.generator import Generator, Piece, Text
 from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw, Task, task_named
-from modelmill.types import Manifest
+from modelmill.types import INT8, Manifest
 
 GOLDEN = "golden.json"
 SLOTS = 16
@@ -41,13 +41,13 @@ class Predictor:
         preprocessing = msgspec.convert(manifest.preprocessing, shape)
         self.context = Context(preprocessing=preprocessing, labels=manifest.labels, folder=folder)
         runtime = engine_named(engine or manifest.engine)
+        self.golden = folder / INT8 if precision == INT8 else folder
         self.grows = bool(getattr(self._task, "GROWS", False))
         self.session: Any
         if self.grows:
-            if not hasattr(runtime, "steps") or precision not in ("", runtime.PRECISIONS[0]):
-                asked = f"{engine} {precision}".strip()
-                raise InvalidInput(f"{manifest.task} runs on the engine onnx in fp32, not on {asked}")
-            self.session = runtime.steps(folder, threads, SLOTS)
+            if not hasattr(runtime, "steps"):
+                raise InvalidInput(f"{manifest.task} runs on the engine onnx, not on {engine}")
+            self.session = runtime.steps(folder, threads, SLOTS, precision)
         else:
             self.session = runtime.open(folder, threads, precision=precision)
         further = {
@@ -125,14 +125,14 @@ class Predictor:
         ]
 
     def check_golden(self) -> None:
-        """Replay the golden set; raises `BundleCorrupt` when an answer differs from the recorded one.
+        """Replay the golden set, of int8 its own; raises `BundleCorrupt` when an answer differs from the recorded one.
 
         A model without a task has none: its digests alone say that it is the one that was brought.
         """
         if self._task is None:
             return
         same = getattr(self._task, "alike", alike)
-        for number, case in enumerate(read_golden(self.folder)):
+        for number, case in enumerate(read_golden(self.golden)):
             try:
                 answer = self.predict([case["input"]])[0]
             except MillError as error:

@@ -14,6 +14,8 @@ Json = dict[str, Any]
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 """States of a job that do not change by themselves; the others are queued, running and interrupted."""
 WEIGHTS = "model.safetensors"
+INT8 = "int8"
+"""A precision of models that write, and the folder of their bundle with the weights in it."""
 """The file of a bundle from which its training can go on."""
 RESULT = "result.json"
 """What a job leaves in its folder, and its supervisor takes in."""

@@ -54,6 +54,8 @@ def context(task, tmp_path):
 
 def test_it_has_every_name_of_the_contract(task):
     wanted = {name for name in {**Task.__annotations__, **vars(Task)} if not name.startswith("_")}
+    if hasattr(task, "measure"):
+        wanted -= {"evaluate"}
     missing = sorted(name for name in wanted if not hasattr(task, name))
     assert not missing
     assert task.INPUT in ITEMS
@@ -122,7 +124,7 @@ def test_uniform_scores_are_answered_with_labels(task, context):
 
 
 def test_answers_are_evaluated(task, context):
-    if task.TARGETS[0] not in TRUTHS:
+    if hasattr(task, "measure") or task.TARGETS[0] not in TRUTHS:
         pytest.skip("what it is measured by is made from real items")
     answers = [task.encode(uniform(task, context), context, task.complete(LABELS)) for _ in LABELS]
     show = lambda rows: [task.example() for _ in rows]  # noqa: E731

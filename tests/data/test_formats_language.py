@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmill.data.base import open_source
-from modelmill.data.formats import messages, parallel, plaintext
+from modelmill.data.formats import messages, parallel, plaintext, scored
 from modelmill.errors import InvalidInput
 
 
@@ -37,10 +37,21 @@ def test_passages_put_together_are_the_text(text):
 
 def test_a_single_text_is_split_by_place(tmp_path):
     items = read(plaintext, write(tmp_path, **{"book.txt": "a line of text\n" * 2000}))
-    assert [item.split for item in items] == sorted((item.split for item in items), key=["train", "val", "test"].index)
-    assert {item.split for item in items} == {"train", "val", "test"}
+    splits = [item.split for item in items]
+    assert splits.index("test") == len(items) - splits.count("test")  # the last ones
+    assert len(items) // 10 == splits.count("test")
+    assert splits.count("val") == 1
     assert all(item.name.endswith("+") for item in items[:-1])
     assert not items[-1].name.endswith("+")
+
+
+@pytest.mark.parametrize("count", [*range(1, 45), 560])
+def test_a_text_of_any_length_has_something_to_learn_from(count):
+    splits = [plaintext._by_place(number, count) for number in range(count)]
+    assert splits[0] == "train"
+    assert ("test" in splits) == (count > 2)
+    assert ("val" in splits) == (count > 1)
+    assert splits.count("test") <= max(1, count / 10)
 
 
 def test_names_tell_the_splits_of_several_texts(tmp_path):
@@ -124,3 +135,38 @@ def test_what_does_not_fit_is_refused(tmp_path, files, options, says):
 def test_a_line_that_is_not_utf8_is_told(tmp_path):
     items = read(parallel, write(tmp_path, **{"a.en": b"fine\n\xff\n", "a.de": b"gut\nschlecht\n"}), source="en")
     assert ["UTF-8" in item.problem for item in items] == [False, True]
+
+
+# ---- pairs with scores
+
+
+SCORED = 'sentence1,sentence2,score\na cat,a kitten,4.5\n"one, two",three,0\n'
+
+
+def test_scored_pairs_are_read(tmp_path):
+    root = write(tmp_path, **{"sts-train.csv": SCORED, "sts-test.csv": SCORED.replace("cat", "dog")})
+    with open_source(root) as source:
+        assert scored.detect(source)
+    items = read(scored, root)
+    assert [(item.data, item.target, item.split) for item in items] == [
+        ("a dog", ("a kitten", 4.5), "test"), ("one, two", ("three", 0.0), "test"),
+        ("a cat", ("a kitten", 4.5), "train"), ("one, two", ("three", 0.0), "train"),
+    ]  # fmt: skip
+
+
+def test_columns_of_scored_pairs_can_be_named(tmp_path):
+    root = write(tmp_path, **{"a.tsv": "left\tright\talike\nx\ty\t1\n"})
+    with open_source(root) as source:
+        assert not scored.detect(source)
+    with pytest.raises(InvalidInput, match="which column is the first\\? Say first=COLUMN, one of: left, right, alike"):
+        read(scored, root)
+    assert read(scored, root, first="left", second="right", score="alike")[0].target == ("y", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [("a,b,much", "no number"), ("a,b,inf", "not finite"), ("a,b", "2 columns"), ("a,,1", "no second text")],
+)
+def test_a_row_without_a_score_is_a_problem(tmp_path, row, said):
+    (item,) = read(scored, write(tmp_path, **{"a.csv": f"text1,text2,score\n{row}\n"}))
+    assert said in item.problem

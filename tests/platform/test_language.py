@@ -3,8 +3,10 @@
 import json
 
 import httpx2
+import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
+from openai import OpenAI
 
 from modelmill.errors import InvalidInput, MillError, NotFound
 from tests.making import pairs_table, questions, text_table
@@ -17,6 +19,7 @@ SMALL = {"width": "32", "layers": "1", "heads": "2", "epochs": "2", "batch_size"
 EXACT = {"ema": "0", "dropout": "0", "label_smoothing": "0"}
 SURE = {**SMALL, **EXACT, "width": "48", "epochs": "60", "learning_rate": "0.004", "vocabulary": "300"}
 QUICK_READER = {"width": "32", "hidden": "32", "layers": "1", "epochs": "6", "dropout": "0.1", "learning_rate": "0.006"}
+NEAR = {**SMALL, "epochs": "30", "learning_rate": "0.01", "dimensions": "16", "word_dropout": "0"}
 ROOM = "Bob has the hat in room 900. Eve has the key in room 900. Dan has the cup in room 900."
 
 
@@ -32,8 +35,9 @@ def running(tmp_path_factory):
         client.train("german", task="translation", data="colours", settings=SURE, wait=True)
         client.add_data("rooms", questions(folder / "rooms", 300), task="question-answering")
         client.train("asks", task="question-answering", data="rooms", settings=QUICK_READER, wait=True)
+        client.train("means", task="feature-extraction", data="colours", settings=NEAR, wait=True)
         client.import_model("plain", addsub(folder / "addsub.onnx"))
-        for name in ("words", "german", "asks"):
+        for name in ("words", "german", "asks", "means"):
             client.deploy(name, wait=True)
         yield platform
     finally:
@@ -131,6 +135,34 @@ def test_questions_are_answered_over_every_protocol(running, hub):
     assert running.client.model("asks")["metrics"]["f1"] > 0.6
     far = f"{ROOM} {'Nobody has the map. ' * 90}"  # of another length than those that were measured
     assert hub("asks").question_answering(question="Who has the key?", context=far).answer
+
+
+def test_a_sentence_lies_near_its_translation(running, hub):
+    metrics = running.client.model("means")["metrics"]
+    assert metrics["recall_at_1"] > 0.5
+    with OpenAI(base_url=f"{running.url}/v1", api_key=running.client.key) as client:
+        found = client.embeddings.create(model="means", input=["red blue", "rot blau", "weiss gruen"], dimensions=16)
+    near, far = (np.dot(found.data[0].embedding, found.data[other].embedding) for other in (1, 2))
+    assert near > far
+    same = hub("means").sentence_similarity("red blue", ["rot blau", "weiss gruen"])
+    assert same == pytest.approx([near, far], abs=1e-5)
+    assert "[" in running.run("predict", "means", "red blue").stdout
+
+
+def test_texts_are_searched_by_meaning_and_sorted_by_their_neighbours(running, tmp_path):
+    client = running.client
+    client.create_index("sayings", "means")
+    for label, texts in (("cold", ("blau blau", "blau gruen")), ("warm", ("rot rot", "rot weiss"))):
+        for number, text in enumerate(texts):
+            path = tmp_path / label / f"{number}.txt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    client.add_to_index("sayings", tmp_path)
+    assert client.search_index("sayings", text="red red", k=1)[0]["label"] == "warm"
+    assert "cold" in running.run("index", "search", "sayings", "--text", "blue blue", "-k", "1").stdout
+    assert "a file, or --text" in running.run("index", "search", "sayings").stderr
+    client.deploy_index("sayings", "temper", k=1, wait=True)
+    assert client.predict("temper", "blue blue")[0]["output"][0]["label"] == "cold"
 
 
 @pytest.mark.parametrize(

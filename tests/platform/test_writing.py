@@ -80,6 +80,14 @@ def test_several_prompts_and_several_answers(client):
     assert found.usage.completion_tokens == 120
 
 
+def test_token_ids_are_prompts(client):
+    found = write(client, prompt=[[5, 6, 7], [8, 9]], seed=1)
+    assert found.usage.prompt_tokens == 5
+    assert write(client, prompt=[5, 6, 7], seed=1).choices[0].text == found.choices[0].text
+    with pytest.raises(openai.BadRequestError, match="token ids are whole numbers from 0 to"):
+        write(client, prompt=[[5, 10_000]])
+
+
 def test_stop_texts_end_it(client):
     whole = write(client).choices[0].text
     stopped = write(client, stop=whole[5:8]).choices[0]
@@ -175,7 +183,8 @@ def test_tokens_are_counted_and_timed(running, client):
         ({"max_tokens": 0}, "max_tokens"),
         ({"n": 100}, "at most 16 answers"),
         ({"presence_penalty": 1}, "presence_penalty is not offered"),
-        ({"prompt": [1, 2]}, "prompt is a text or a list of texts"),
+        ({"prompt": [1, 10_000]}, "token ids are whole numbers from 0 to"),
+        ({"prompt": {"text": "a"}}, "prompt is a text, a list of texts"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -1,11 +1,22 @@
 """A platform's home with reference models in it: imported as anybody would import theirs."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from modelmill import Client
-from tests.making import writing_bundle
+from tests.making import (
+    box_folder,
+    mask_folder,
+    pairs_table,
+    picture_folder,
+    questions,
+    sound_folder,
+    speech_folder,
+    text_table,
+    writing_bundle,
+)
 from tests.reference import graphs
 from tests.reference.plugin import SIGNATURES, engine_bundle, install
 
@@ -41,6 +52,41 @@ def bring(client: Client, folder: Path, names: Iterable[str]) -> None:
     """Make models and import them, each under its name; raises `MillError` for one that can't be served."""
     for name in names:
         client.import_model(name, make(folder, name), labels=LABELS.get(name, ()))
+
+
+class Lesson(NamedTuple):
+    """What a reference model is trained on here: they answer in the right shapes, and know next to nothing."""
+
+    task: str
+    data: Callable[[Path], Path]
+    recipe: str = ""
+    settings: Mapping[str, str] = {}
+
+
+SMALL = {"width": "32", "layers": "1", "heads": "2"}
+LESSONS = {
+    "finder": Lesson("object-detection", box_folder),
+    "painter": Lesson("image-segmentation", mask_folder),
+    "mender": Lesson("image-to-image", picture_folder, "denoise"),
+    "interpreter": Lesson(
+        "translation", pairs_table, "transformer", {**SMALL, "epochs": "30", "learning_rate": "0.004"}
+    ),
+    "librarian": Lesson("question-answering", questions),
+    "guesser": Lesson("fill-mask", text_table, "bert", SMALL),
+    "thinker": Lesson("feature-extraction", text_table, "encoder", {**SMALL, "dimensions": "16"}),
+    "scribe": Lesson("automatic-speech-recognition", speech_folder),
+    "listener": Lesson("audio-classification", sound_folder),
+}
+
+
+def teach(client: Client, folder: Path) -> list[str]:
+    """Train a small model of each task whose answers have a shape of their own, and deploy it; their names."""
+    for name, lesson in LESSONS.items():
+        client.add_data(name, lesson.data(folder / name), task=lesson.task)
+        settings = {"epochs": "2", "batch_size": "16", **lesson.settings}
+        client.train(name, task=lesson.task, data=name, recipe=lesson.recipe, settings=settings, wait=True)
+        client.deploy(name, wait=True)
+    return list(LESSONS)
 
 
 def with_engine(folder: Path) -> dict[str, str]:

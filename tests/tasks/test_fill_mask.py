@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from modelmill.data.base import Item
 from modelmill.errors import InvalidInput
 from modelmill.tasks import fill_mask
 from modelmill.tasks._text import MASK, SPECIAL
-from modelmill.tasks.base import Context, Measured
+from modelmill.tasks.base import Context
 from modelmill.tasks.fill_mask.training import hide
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"]
@@ -100,8 +101,10 @@ def test_it_is_measured_by_the_words_that_are_hidden(context):
     def knows_nothing(arrays):
         return {"logits": np.zeros((*arrays["places"].shape, context.preprocessing.tokens), np.float32)}
 
-    best, worst = (fill_mask.measure(model, TEXTS, context).metrics for model in (knows_all, knows_nothing))
+    best, worst = (
+        fill_mask.measure(model, [Item(text, "", text) for text in TEXTS], context).metrics
+        for model in (knows_all, knows_nothing)
+    )
     assert (best["accuracy"], best["items"]) == (1.0, 3)
     assert best["perplexity"] == pytest.approx(1, abs=1e-3)
     assert worst["perplexity"] == pytest.approx(context.preprocessing.tokens)
-    assert fill_mask.evaluate(Measured(outputs=[knows_all], truths=TEXTS, labels=[], show=list, context=context))

@@ -10,7 +10,7 @@ from modelmill.cli._app import Reference, Wait, connect, fail, index, object_of,
 
 @index.command(name="create")
 def index_create(name: str, /, *, model: Reference) -> None:
-    """Make an empty index of the vectors of a model, such as one of image-feature-extraction."""
+    """Make an empty index of the vectors of a model, such as one of a feature-extraction task."""
     row = connect().create_index(name, model)
     show(row, lambda: screen().index(row))
 
@@ -19,13 +19,13 @@ def index_create(name: str, /, *, model: Reference) -> None:
 def index_add(
     name: str,
     /,
-    *paths: Annotated[Path, Parameter(help="pictures, folders or zips; LABEL/1.jpg in a folder has that label")],
+    *paths: Annotated[Path, Parameter(help="pictures, texts, folders or zips; LABEL/1.jpg in a folder has that label")],
     label: Annotated[str | None, Parameter(help="of all of them, instead of the folder's")] = None,
     metadata: Annotated[str, Parameter(help="kept with each and given back, as JSON: '{\"shelf\": 3}'")] = "",
 ) -> None:
-    """Add pictures to an index; the model has to be deployed."""
+    """Add pictures or texts to an index; the model has to be deployed."""
     if not paths:
-        fail("nothing to add: name pictures or folders")
+        fail("nothing to add: name files or folders")
     ids = connect().add_to_index(name, *paths, label=label, metadata=object_of(metadata))
     people = f"added {len(ids)} items" + (f", numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f", number {ids[0]}")
     show({"ids": ids}, lambda: print(people))
@@ -33,10 +33,17 @@ def index_add(
 
 @index.command(name="search")
 def index_search(
-    name: str, picture: str, /, *, k: Annotated[int, Parameter(name=["--k", "-k"], help="most items to find")] = 5
+    name: str,
+    file: Annotated[str, Parameter(help="a picture or a text")] = "",
+    /,
+    *,
+    text: Annotated[str | None, Parameter(help="what to search for, in the place of a file")] = None,
+    k: Annotated[int, Parameter(name=["--k", "-k"], help="most items to find")] = 5,
 ) -> None:
-    """The items of an index that are most like a picture."""
-    rows = connect().search_index(name, picture, k)
+    """The items of an index that are most like a picture or a text."""
+    if (text is None) == (not file):
+        fail("say what to search for: a file, or --text TEXT")
+    rows = connect().search_index(name, file or b"", k, text=text)
     show(rows, lambda: screen().table(rows, ("id", "label", "score", "metadata")))
 
 

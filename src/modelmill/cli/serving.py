@@ -22,7 +22,7 @@ def deploy(
     target_delay: Annotated[float | None, Parameter(help="ms in the queue that call for one more worker")] = None,
     threads: Annotated[int | None, Parameter(help="of the engine in each worker; 0: share the cores")] = None,
     engine: Annotated[str | None, Parameter(help="such as onnx or openvino; default: the bundle's")] = None,
-    precision: Annotated[str | None, Parameter(help="such as bf16, where the engine offers it")] = None,
+    precision: Annotated[str | None, Parameter(help="such as bf16 or int8, where the engine offers it")] = None,
     max_wait: Annotated[float | None, Parameter(help="ms that a call may wait for a fuller batch")] = None,
     canary: Annotated[float | None, Parameter(help="serve beside the main version: percent of requests")] = None,
     shadow: Annotated[bool, Parameter(negative="", help="serve beside it: copies, answers dropped")] = False,

@@ -17,10 +17,10 @@ ITEMS, ITEMS_BYTES = 64, 16 << 20
 
 
 class Indexes(Connection):
-    """Indexes of what models make of pictures."""
+    """Indexes of what models make of pictures or texts."""
 
     def create_index(self, name: str, model: str) -> Index:
-        """An empty index of the vectors of `NAME[:VERSION|@ALIAS]`, such as a model of image-feature-extraction."""
+        """An empty index of the vectors of `NAME[:VERSION|@ALIAS]`, such as a model of a feature-extraction task."""
         return cast(Index, self._call("POST", "/api/v1/indexes", json={"name": name, "model": model}))
 
     def indexes(self) -> list[Index]:
@@ -60,9 +60,12 @@ class Indexes(Connection):
             size += len(data)
         return ids + self._add_items(name, items, names) if items else ids
 
-    def search_index(self, name: str, query: str | bytes | os.PathLike[str], k: int = 5) -> list[Hit]:
-        """The `k` items most like a picture (a file or its bytes), the nearest first."""
+    def search_index(
+        self, name: str, query: str | bytes | os.PathLike[str] = b"", k: int = 5, *, text: str | None = None
+    ) -> list[Hit]:
+        """The `k` items most like a picture or a text (a file, its bytes, or a `text`), the nearest first."""
         data = query if isinstance(query, bytes) else read_file(Path(query))
+        data = data if text is None else text.encode()
         headers = {"Content-Type": "application/octet-stream"}
         path = f"/api/v1/indexes/{quoted(name)}/search"
         return cast(list[Hit], self._call("POST", path, params={"k": k}, content=data, headers=headers))

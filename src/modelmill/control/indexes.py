@@ -114,6 +114,6 @@ def _dimensions(version: Version) -> int:
         kind = f"is for {version.task}" if version.task else "has no task"
         raise InvalidInput(
             f"'{version.model}' {kind}: an index wants a model that answers vectors, such as one of "
-            "image-feature-extraction"
+            "image-feature-extraction or feature-extraction"
         )
     return int(outputs[0]["shape"][1])

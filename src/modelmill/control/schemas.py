@@ -44,7 +44,7 @@ class DeployRequest(Body):
     target_delay_ms: float | None = Field(None, gt=0, description="wait in the queue that calls for one more worker")
     threads: int | None = Field(None, ge=0, le=256, description="of the engine in each worker; 0: share the cores")
     engine: str | None = Field(None, description="engine, where it is not to be the bundle's own")
-    precision: str | None = Field(None, description="such as bf16, where the engine offers it")
+    precision: str | None = Field(None, description="such as bf16 or int8, where the engine offers it")
     max_wait_ms: float | None = Field(None, ge=0, le=10_000, description="wait for a fuller batch")
     canary: float | None = Field(None, gt=0, le=100, description="serve beside the main version: percent of requests")
     shadow: bool = Field(False, description="serve beside the main version: copies of its requests, answers dropped")

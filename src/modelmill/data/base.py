@@ -52,8 +52,8 @@ class Item(msgspec.Struct):
     (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader could not read it. `target`
     is what the format's TARGET says: for `boxes` a list of `Box`, for `mask` the mask as an encoded picture of class
     numbers, for `picture` the encoded picture that should come out, for `text` a text, for `texts` a tuple of them
-    that are equally right, for `answers` a tuple of (text, place in the passage); `label` is then the class that
-    the splits are balanced by, or "".
+    that are equally right, for `scored` a tuple of a text and how alike it is, for `answers` a tuple of (text, place in
+    the passage); `label` is then the class that the splits are balanced by, or "".
     """
 
     name: str

@@ -14,10 +14,10 @@ import onnxruntime as ort
 from modelmill.engines import base
 from modelmill.engines.base import FILE, NUMPY, Arrays, choose
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
-from modelmill.types import TensorSpec
+from modelmill.types import INT8, TensorSpec
 
 OPSET = 20
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", INT8)
 DATATYPES = base.DATATYPES
 FREE, FREE_ALONE = 32, 8
 """Length for each row of a batch that axes of no fixed length have when a network is converted: the sides of a picture,
@@ -95,14 +95,21 @@ class OnnxSession:
 def open(folder: Path, threads: int, device: str = "cpu", precision: str = "") -> OnnxSession:
     """Load `model.onnx` of a bundle; raises `BundleCorrupt`, `InvalidInput` for a device or precision it lacks."""
     choose("onnx", "device", device, ("cpu",))
-    choose("onnx", "precision", precision, PRECISIONS)
+    choose("onnx, for a model that does not write", "precision", precision, PRECISIONS[:1])
     return OnnxSession(folder / FILE, threads)
 
 
-def steps(folder: Path, threads: int, slots: int) -> Any:
-    """Load a model that answers token by token, for up to `slots` texts beside one another; raises `BundleCorrupt`."""
+def steps(folder: Path, threads: int, slots: int, precision: str = "") -> Any:
+    """Load a model that answers token by token, for up to `slots` texts beside one another.
+
+    Raises `BundleCorrupt`, `InvalidInput` for a precision that it lacks.
+    """
     from modelmill.engines._steps import Steps
 
+    if choose("onnx", "precision", precision, PRECISIONS) == INT8:
+        folder = folder / INT8
+        if not folder.exists():
+            raise InvalidInput("the model was made without weights in int8: train it again, or deploy it in fp32")
     return Steps(folder, threads, slots)
 
 
@@ -239,9 +246,18 @@ def convert(network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], f
         verbose=False,
     )
     assert program is not None
+    _own_names(program.model, {spec.name for spec in outputs})
     program.save(str(folder / FILE), external_data=False)
     _compare(network, inputs, folder)
     return [FILE]
+
+
+def _own_names(model: Any, outputs: set[str]) -> None:
+    """The exporter may call a value inside like an output, such as `embedding`: a graph that can't be loaded."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in outputs and not value.is_graph_output():
+                value.name = f"inner_{value.name}"
 
 
 def _free(spec: TensorSpec, torch: Any) -> dict[int, Any]:

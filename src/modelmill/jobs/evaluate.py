@@ -40,8 +40,9 @@ def evaluate(model: Predictor, material: Material, split: str, events: Events, s
     if hasattr(model.task, "questions"):
         return _evaluate_made(model, material, split, events, stop)
     if hasattr(model.task, "measure"):
-        texts = [item.data for item in material.items(split)]
-        return cast(Evaluation, model.task.measure(model.session.run, texts, model.context))
+        events.stage("measuring what the model makes of them")
+        items = list(material.items(split))
+        return cast(Evaluation, model.task.measure(model.session.run, items, model.context))
     labels = model.manifest.labels
     complete = model.task.complete(labels)
     tell = events.counter("evaluating", material.count(split))

@@ -56,7 +56,7 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
             reader.read(source, options),
             fingerprint,
             progress,
-            labelled=task.TARGETS == ("label",),
+            labelled=formats.labelled(reader, task),
             declared=formats.labels(reader, source, options),
             whole_classes=split_by(task) == "classes",
         )

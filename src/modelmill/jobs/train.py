@@ -43,7 +43,7 @@ from modelmill.tasks.base import (
     recipe_named,
     task_named,
 )
-from modelmill.types import WEIGHTS, JobSpec, Json, Lineage, Manifest
+from modelmill.types import INT8, WEIGHTS, JobSpec, Json, Lineage, Manifest
 
 ENGINE = "onnx"
 GOLDEN = 4
@@ -255,3 +255,6 @@ def golden(model: Predictor, material: Material, draft: Path) -> None:
     if not inputs:
         raise InvalidInput("there is nothing to test on")
     write_golden(draft, inputs, [model.predict([raw])[0] for raw in inputs])
+    if (draft / INT8).exists():
+        other = Predictor(draft, model.manifest, model.threads, precision=INT8)
+        write_golden(draft / INT8, inputs, [other.predict([raw])[0] for raw in inputs])

@@ -16,6 +16,8 @@ from modelmill.types import Route as Deployment
 
 BATCH = 128
 """Most inputs in one request."""
+VECTORS = "feature-extraction"
+"""The task whose models make vectors of texts."""
 
 VERSION = b"x-modelmill-version"
 A = {"image": "an image", "audio": "a recording", "tensor": "a tensor"}
@@ -66,6 +68,11 @@ def parameters_of(document: Mapping[str, Any]) -> dict[str, Any]:
     return parameters
 
 
+def listed(given: Any) -> list[Any]:
+    """OpenAI's inputs: a text, a list of texts, the token ids of a text, or a list of these."""
+    return given if isinstance(given, list) and not (given and type(given[0]) is int) else [given]
+
+
 def check_count(place: str, given: Sequence[Any], most: int = BATCH) -> None:
     """Raises `InvalidInput` for an empty list and for one that is too long."""
     if not 1 <= len(given) <= most:
@@ -79,20 +86,22 @@ async def answers(
     route: Deployment,
     protocol: str,
     inputs: Sequence[bytes],
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]],
 ) -> list[bytes]:
     """The answer to each input as JSON, in their order; the gateway puts them into batches.
 
-    Raises what the first refused input was refused for, saying which one of several it is.
+    `parameters` are those of all inputs, or of each. Raises what the first refused input was refused for, saying which
+    one of several it is.
     """
+    each = [parameters] * len(inputs) if isinstance(parameters, Mapping) else parameters
 
-    async def one(data: bytes) -> bytes:
+    async def one(data: bytes, own: Mapping[str, Any]) -> bytes:
         answer = await gateway.predict(
             caller,
             route,
             protocol,
             data=data,
-            parameters=parameters,
+            parameters=own,
             gone=request.gone,
             request_id=request.id,
             pinned=VERSION in request.headers,
@@ -100,12 +109,12 @@ async def answers(
         return answer.data
 
     if len(inputs) == 1:
-        return [await one(inputs[0])]
-    size = sum(len(value) for value in parameters.values() if isinstance(value, str)) * len(inputs)
+        return [await one(inputs[0], each[0])]
+    size = sum(len(value) for own in each for value in own.values() if isinstance(value, str))
     if size > gateway.limits.body_bytes:  # each input is sent with all parameters
         raise TooLarge(f"parameters for {len(inputs)} inputs come to {size:,} bytes: send fewer inputs with them")
     # All are waited for: none goes on unseen when another one has failed.
-    results = await asyncio.gather(*map(one, inputs), return_exceptions=True)
+    results = await asyncio.gather(*map(one, inputs, each), return_exceptions=True)
     for number, result in enumerate(results):
         if isinstance(result, InvalidInput):
             raise type(result)(f"input {number}: {result}") from result

@@ -9,13 +9,14 @@ only JSON (`Accept: application/json`) or asked for several. While a deployment 
 import asyncio
 from base64 import b64decode
 from collections.abc import Mapping
+from operator import mul
 from typing import Any, NamedTuple
 
 import msgspec
 
 from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unavailable
 from modelmill.protocols._hf_stream import streamed, wants_stream
-from modelmill.protocols._task import A, answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
+from modelmill.protocols._task import VECTORS, A, answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
 from modelmill.protocols.base import JSON, Disconnected, Request, Response, Route, Stream, read_json, simple_error
 from modelmill.serve.gateway import Gateway
 from modelmill.types import SEED, TEXTS, KeyInfo
@@ -25,7 +26,11 @@ PREFIX = "/models"
 error = simple_error
 
 NAME = "huggingface"
+AROUND = {"inputs", "parameters", "options"}
+DIGITS = 6
 POLL_SECONDS = 0.05
+NESTED = ("text-classification", VECTORS)
+"""Tasks that answer a list for each input, also for a single one."""
 READABLE = {JSON, "application/*", "*/*"}
 PNG = "image/png"
 PICTURES = {PNG, "image/*", "*/*"}
@@ -33,12 +38,16 @@ SEVERAL = f"{PNG} holds one picture, not several: accept {JSON} for a list of th
 
 
 class Asked(NamedTuple):
-    """What a request says: raw inputs, parameters, whether it was a list, whether to wait for the model."""
+    """What a request says: raw inputs, parameters, whether it was a list, whether to wait for the model.
+
+    `compared`: the first input is to be compared with each of the others (sentence-similarity).
+    """
 
     inputs: list[bytes]
     parameters: dict[str, Any]
     many: bool = False
     wait: bool = False
+    compared: bool = False
 
 
 async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response | Stream:
@@ -47,7 +56,7 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
     refuse_tensor_model(route)
     body = await request.body()
     if wants_stream(route, body):
-        asked = read(body, request.header(b"content-type"), route.kind)
+        asked = read(body, request.header(b"content-type"), *_takes(route))
         if asked.many:
             raise InvalidInput("a stream answers one text, not a list")
         return await streamed(gateway, caller, request, route, asked.inputs[0], asked.parameters)
@@ -59,18 +68,19 @@ async def respond(
     gateway: Gateway, caller: KeyInfo, request: Request, name: str, body: bytes, protocol: str
 ) -> Response:
     """The answer to one body sent to a deployment of a task model; raises `MillError`."""
-    asked = read(body, request.header(b"content-type"), pick(gateway, caller, request, name).kind)
+    asked = read(body, request.header(b"content-type"), *_takes(pick(gateway, caller, request, name)))
     wait = asked.wait or request.header(b"x-wait-for-model").lower() in ("true", "1")
     route = await _loaded(gateway, caller, request, name, wait)
     try:
         found = await answers(gateway, caller, request, route, protocol, asked.inputs, asked.parameters)
     except Unavailable as failure:
         raise _repeatable(failure, pick(gateway, caller, request, name)) from failure
-    # Text classification answers one list per input, also for a single one; others answer a list themselves.
+    if asked.compared:
+        return Response(_similarities(found))
     accept = request.header(b"accept")
     if route.output == "image" and asked.many and not _wants(accept, READABLE):
         raise InvalidInput(SEVERAL)
-    if asked.many or (route.kind == "text" and (found[0][:1] != b"[" or route.task == "text-classification")):
+    if asked.many or (route.kind == "text" and (found[0][:1] != b"[" or route.task in NESTED)):
         return Response(b"[" + b",".join(found) + b"]")
     # A model that makes pictures makes any number of them, so it answers a list unless only a picture would be read.
     if route.output == "image" and _wants(accept, PICTURES) and (route.kind != SEED or not _wants(accept, READABLE)):
@@ -125,7 +135,11 @@ def _repeatable(failure: Unavailable, route: Deployment) -> MillError:
     return MillError(failure.message) if route.ready and not route.asleep else failure
 
 
-def read(body: bytes, content_type: str, kind: str) -> Asked:
+def _takes(route: Deployment) -> tuple[str, str]:
+    return route.kind, route.task
+
+
+def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
     """A body as what the task takes; raises `InvalidInput`."""
     if not body and kind == SEED:
         return Asked([b""], {})
@@ -144,12 +158,31 @@ def read(body: bytes, content_type: str, kind: str) -> Asked:
         document.setdefault("inputs", None)
     if not isinstance(document, dict) or "inputs" not in document:
         raise InvalidInput('the JSON wants the form {"inputs": ..., "parameters": {...}}')
-    inputs = document["inputs"]
+    inputs, parameters, compared = document["inputs"], parameters_of(document), False
+    if task == VECTORS:
+        # Its options stand beside the inputs, and a source with sentences is a question about similarity.
+        parameters = {name: value for name, value in document.items() if name not in AROUND} | parameters
+        if compared := isinstance(inputs, dict):
+            inputs = _sentences(inputs)
     many = isinstance(inputs, list)
     if many:
         check_count("inputs", inputs)
     given = [raw_of(one, kind, "inputs") for one in (inputs if many else [inputs])]
-    return Asked(given, parameters_of(document), many, _waits(document.get("options")))
+    return Asked(given, parameters, many, _waits(document.get("options")), compared)
+
+
+def _sentences(inputs: dict[str, Any]) -> list[Any]:
+    """The source, and behind it what it is compared with; raises `InvalidInput`."""
+    source, sentences = inputs.get("source_sentence"), inputs.get("sentences")
+    if not isinstance(source, str) or not isinstance(sentences, list) or not sentences:
+        raise InvalidInput('inputs wants the form {"source_sentence": ..., "sentences": [...]}')
+    return [source, *sentences]
+
+
+def _similarities(found: list[bytes]) -> bytes:
+    """The cosine of the first vector with each of the others: they have length 1."""
+    source, *others = (msgspec.json.decode(one, type=list[float]) for one in found)
+    return msgspec.json.encode([round(sum(map(mul, source, one)), DIGITS) for one in others])
 
 
 def _waits(options: Any) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols import openai
 from modelmill.protocols._growing import begun, event, parts_of
-from modelmill.protocols._task import pick
+from modelmill.protocols._task import listed, pick
 from modelmill.protocols.base import Request, Response, Route, Stream, read_json
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
@@ -47,13 +47,15 @@ class Asked(NamedTuple):
 async def completions(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Any:
     """Texts that go on from prompts."""
     document = _document(await request.body(), names)
-    prompts = document.get("prompt", "")
-    prompts = prompts if isinstance(prompts, list) else [prompts]
-    if not prompts or not all(isinstance(one, str) for one in prompts):
-        raise InvalidInput("prompt is a text or a list of texts")
-    return await _answered(
-        gateway, caller, request, document, [(one.encode("utf-8", "replace"), {}) for one in prompts]
-    )
+    prompts = listed(document.get("prompt", ""))
+    if not prompts or not all(isinstance(one, str | list) for one in prompts):
+        raise InvalidInput("prompt is a text, a list of texts, token ids, or a list of these")
+    return await _answered(gateway, caller, request, document, [_prompt(one) for one in prompts])
+
+
+def _prompt(one: str | list[Any]) -> tuple[bytes, Json]:
+    """What is sent for a prompt: a text, or nothing beside its token ids."""
+    return (b"", {"token_ids": one}) if isinstance(one, list) else (one.encode("utf-8", "replace"), {})
 
 
 async def chat(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Any:

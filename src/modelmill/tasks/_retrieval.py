@@ -1,6 +1,7 @@
 """How vectors are measured: each item searches for its like among all others."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,15 @@ def evaluate(measured: Measured) -> Evaluation:
     `recall_at_k` is the share of searches with one of them among the first k, `map` the mean over the searches of the
     average precision (Manning et al., Introduction to Information Retrieval, 8.4).
     """
-    vectors = np.asarray(measured.outputs, np.float32)
-    names, codes = np.unique(np.asarray(measured.truths), return_inverse=True)
+    metrics, pictures, found = figures(np.asarray(measured.outputs, np.float32), measured.truths)
+    if len(found.queries):
+        pictures["neighbours.png"] = _sheet(measured, found)
+    return Evaluation(metrics=metrics, pictures=pictures)
+
+
+def figures(vectors: Floats, truths: Sequence[Any]) -> tuple[Json, dict[str, bytes], "_Found"]:
+    """Metrics, a histogram, and what the searches found."""
+    names, codes = np.unique(np.asarray(truths), return_inverse=True)
     able = np.flatnonzero(np.bincount(codes)[codes] > 1)
     queries = able[np.linspace(0, len(able) - 1, min(QUERIES, len(able))).astype(int)] if len(able) else able
     found = _searched(vectors, codes, queries)
@@ -43,16 +51,14 @@ def evaluate(measured: Measured) -> Evaluation:
         "queries": len(queries),
         "classes": len(names),
     }
-    pictures = {"similarities.png": _histogram(found.same, found.different)}
-    if len(queries):
-        pictures["neighbours.png"] = _sheet(measured, queries, found)
-    return Evaluation(metrics=metrics, pictures=pictures)
+    return metrics, {"similarities.png": histogram(found.same, found.different, "same label")}, found
 
 
 class _Found:
     """What the searches found: the nearest items [queries, NEIGHBOURS], hits, average precision, similarities."""
 
-    def __init__(self, count: int, near: int) -> None:
+    def __init__(self, queries: NDArray[np.intp], near: int) -> None:
+        self.queries, count = queries, len(queries)
         self.nearest = np.zeros((count, near), np.intp)
         self.scores = np.zeros((count, near), np.float32)
         self.hits = np.zeros((count, near), bool)
@@ -62,7 +68,7 @@ class _Found:
 
 
 def _searched(vectors: Floats, codes: NDArray[np.intp], queries: NDArray[np.intp]) -> _Found:
-    found = _Found(len(queries), min(NEIGHBOURS, max(len(codes) - 1, 1)))
+    found = _Found(queries, min(NEIGHBOURS, max(len(codes) - 1, 1)))
     rng = np.random.default_rng(0)
     kept: tuple[list[Floats], list[Floats]] = ([], [])
     room = PAIRS * AT_ONCE // max(len(queries), 1) + 1
@@ -86,28 +92,28 @@ def _searched(vectors: Floats, codes: NDArray[np.intp], queries: NDArray[np.intp
     return found
 
 
-def _histogram(same: Floats, different: Floats) -> bytes:
-    """How similar pairs of one label and of two labels are, as a PNG."""
+def histogram(same: Floats, different: Floats, name: str) -> bytes:
+    """How similar pairs that belong together (called `name`) and those that do not are, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    for values, name, color in ((different, "different labels", WRONG), (same, "same label", RIGHT)):
+    for values, told, color in ((different, "others", WRONG), (same, name, RIGHT)):
         if len(values):
-            axes.hist(values, bins=80, range=(-1, 1), density=True, alpha=0.6, color=color, label=name)
+            axes.hist(values, bins=80, range=(-1, 1), density=True, alpha=0.6, color=color, label=told)
     axes.set(xlabel="cosine similarity", ylabel="density", title="Pairs of test items")
     if len(same) or len(different):
         axes.legend()
-    return _png(figure)
+    return as_png(figure)
 
 
-def _sheet(measured: Measured, queries: NDArray[np.intp], found: _Found) -> bytes:
+def _sheet(measured: Measured, found: _Found) -> bytes:
     """Some queries with their nearest neighbours, right ones framed green and wrong ones red, as a PNG."""
     from matplotlib.figure import Figure
 
     chosen = _chosen(found.hits[:, 0])
     columns = 1 + found.nearest.shape[1]
-    places = [int(row) for number in chosen for row in (queries[number], *found.nearest[number])]
+    places = [int(row) for number in chosen for row in (found.queries[number], *found.nearest[number])]
     distinct = sorted(set(places))
     raw: dict[int, Raw] = dict(zip(distinct, measured.show(distinct), strict=True))
     figure = Figure(figsize=(1.5 * columns, 1.75 * len(chosen)), layout="constrained")
@@ -125,7 +131,7 @@ def _sheet(measured: Measured, queries: NDArray[np.intp], found: _Found) -> byte
         color = "black" if not column else RIGHT if found.hits[number, column - 1] else WRONG
         for spine in axes.spines.values():
             spine.set(color=color, linewidth=1 if not column else 3)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _chosen(right: NDArray[np.bool_]) -> list[int]:
@@ -140,7 +146,7 @@ def _spread(values: NDArray[np.intp], most: int) -> list[int]:
     return [int(values[place]) for place in places]
 
 
-def _png(figure: Any) -> bytes:
+def as_png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100)
     return buffer.getvalue()

@@ -13,13 +13,30 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OWN = "com.microsoft"
+BLOCK = 32
+"""Weights that share a scale."""
+INT8_SUMS = 4
+"""MatMulNBits' `accuracy_level` at which it multiplies whole numbers too, not only keeps them."""
 Array = np.ndarray[Any, Any]
 
 
-class Graph:
-    """Nodes and weights as they are added."""
+def packed(weight: Array) -> tuple[Array, Array]:
+    """Weights [N, K] as whole numbers of 8 bits around 128 [N, blocks, BLOCK], and a scale for each block [N, blocks].
 
-    def __init__(self) -> None:
+    As ONNX Runtime's `MatMulNBits` reads them.
+    """
+    parts = weight.reshape(len(weight), -1, BLOCK)
+    scales = np.abs(parts).max(2) / 127
+    scales[scales == 0] = 1
+    whole = np.clip(np.round(parts / scales[:, :, None]), -128, 127) + 128
+    return whole.astype(np.uint8), scales.astype(np.float32)
+
+
+class Graph:
+    """Nodes and weights as they are added; `int8` packs the weights of products."""
+
+    def __init__(self, *, int8: bool = False) -> None:
+        self.int8 = int8
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
 
@@ -39,8 +56,18 @@ class Graph:
 
     def linear(self, x: str, name: str, weight: Array, bias: Array | None) -> str:
         """A torch Linear."""
-        found = self.add("MatMul", [x, self.weight(f"{name}.weight", weight.T)], f"{name}.product")
+        found = self.product(x, f"{name}.weight", weight, f"{name}.product")
         return found if bias is None else self.add("Add", [found, self.weight(f"{name}.bias", bias)], f"{name}.sum")
+
+    def product(self, x: str, own: str, weight: Array, name: str) -> str:
+        """x [.., K] times weights [N, K], which are called `own`."""
+        rows, columns = weight.shape
+        if not self.int8 or columns % BLOCK:
+            return self.add("MatMul", [x, self.weight(own, weight.T)], name)
+        whole, scales = packed(weight)
+        parts = [x, self.weight(own, whole), self.weight(f"{own}.scales", scales)]
+        how = {"K": columns, "N": rows, "bits": 8, "block_size": BLOCK, "accuracy_level": INT8_SUMS}
+        return self.add("MatMulNBits", parts, name, domain=OWN, **how)
 
     def norm(self, x: str, name: str, weights: Mapping[str, Array]) -> str:
         """A torch LayerNorm."""
@@ -48,14 +75,14 @@ class Graph:
         return self.add("LayerNormalization", [x, *parts], f"{name}.out", axis=-1, epsilon=1e-5)
 
 
-def decoder(weights: Mapping[str, Array], *, layers: int, heads: int, places: int) -> "ModelProto":
+def decoder(weights: Mapping[str, Array], *, layers: int, heads: int, places: int, int8: bool = False) -> "ModelProto":
     """Blocks of `tasks._transformer.Block` between `embedding` and `last`, whose logits the embedding gives.
 
     `engines._steps.Steps` describes inputs and outputs.
     """
     from onnx import TensorProto, helper
 
-    graph = Graph()
+    graph = Graph(int8=int8)
     tokens, width = weights["embedding.weight"].shape
     size = width // heads
     angles = np.arange(places)[:, None] * (10_000.0 ** (-np.arange(0, size, 2) / size))
@@ -68,7 +95,7 @@ def decoder(weights: Mapping[str, Array], *, layers: int, heads: int, places: in
     graph.weight("axis", np.array([1], np.int64))
     graph.weight("far", np.array([2**31 - 1], np.int64))
     x = graph.norm(graph.add("Slice", [x, "begin", "far", "axis"], "final"), "last", weights)
-    graph.add("MatMul", [x, graph.weight("head", weights["embedding.weight"].T)], "logits")
+    graph.product(x, "head", weights["embedding.weight"], "logits")
     kept = ["batch", heads, places, size]
     value = helper.make_tensor_value_info
     names = [f"{kind}_{layer}" for layer in range(layers) for kind in ("key", "value")]

@@ -73,6 +73,16 @@ def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     return row
 
 
+def checked_ids(ids: Any, tokens: int) -> list[int]:
+    """Token ids of a caller who cut the text; raises `InvalidInput`."""
+    if not isinstance(ids, list) or not ids:
+        raise InvalidInput("token ids are a list of at least one whole number")
+    for one in ids:
+        if type(one) is not int or not 0 <= one < tokens:
+            raise InvalidInput(f"token ids are whole numbers from 0 to {tokens - 1:,}, not {one!r:.40}")
+    return ids
+
+
 def noted(text: str) -> np.ndarray[Any, Any]:
     """A text that goes by the model: its length and its UTF-8, filled up so that texts of about one length agree."""
     data = without_surrogates(text).encode()

@@ -145,6 +145,23 @@ class Classifier(nn.Module):
         return self.head(torch.cat([mean, largest], 1))  # type: ignore[no-any-return]
 
 
+class Sentences(nn.Module):
+    """An encoder whose mean state, beside the mean of the tokens themselves, is a text's vector."""
+
+    def __init__(self, encoder: Encoder, width: int, dimensions: int, scale: float) -> None:
+        super().__init__()
+        self.encoder, self.scale = encoder, scale
+        self.head = nn.Linear(2 * width, dimensions, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[N, L] -> unit vectors [N, dimensions]."""
+        ids = shortened(ids)
+        words = (ids != 0).unsqueeze(2)
+        both = torch.cat([self.encoder(ids), self.encoder.embedding(ids)], 2)
+        mean = (both * words).sum(1) / words.sum(1).clamp(min=1)
+        return F.normalize(self.head(mean).float(), dim=1)
+
+
 class Filler(nn.Module):
     """An encoder that says which words are missing; the embedding also tells words apart at the end."""
 

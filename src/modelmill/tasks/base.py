@@ -102,8 +102,10 @@ class Task(Protocol):
 
     One whose answers grow token by token has `GROWS = True`: its model runs in steps (`engines._steps`). It has
     `begin(name, data, context, parameters) -> Text`, `part(piece, at, context)`, what a step adds to an answer behind
-    so many characters, and `grown(text, pieces, parameters, context)`, the whole answer. One that is measured by what
-    the model thinks of texts, not by its answers, has `measure(run, texts, context) -> Evaluation`.
+    so many characters, and `grown(text, pieces, parameters, context)`, the whole answer.
+
+    One that is measured by what the model makes of texts, not by its answers, has `measure(run, items, context) ->
+    Evaluation` in the place of `evaluate`.
 
     One whose parameters say what is fed has `request(data, context, parameters)`, which is `decode` that reads them.
 

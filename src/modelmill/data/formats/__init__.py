@@ -1,8 +1,8 @@
 """Formats of data sets: one module each, found by its file name.
 
 A format has INPUT ("image", "text", "audio" or "question"), TARGET (what its items bring beside the input: `label`
-where it says nothing, `boxes`, `mask`, `picture`, `text`, `texts`, `answers` or `none`), SUMMARY (a line for people),
-OPTIONS (option -> help), RANK (where several fit, the highest is meant), `detect(source) -> bool`, and
+where it says nothing, `boxes`, `mask`, `picture`, `text`, `texts`, `answers`, `scored` or `none`), SUMMARY (a line for
+people), OPTIONS (option -> help), RANK (where several fit, the highest is meant), `detect(source) -> bool`, and
 `read(source, options)`, which yields items in a fixed order, one at a time. Where the order of the classes means
 something, `labels(source, options)` names them all.
 """
@@ -28,6 +28,11 @@ def fitting(task: Any) -> dict[str, ModuleType]:
 def fits(format: ModuleType, task: Any) -> bool:
     """Whether the items of a format bring what a task takes and is trained on."""
     return format.INPUT == task.INPUT and getattr(format, "TARGET", "label") in task.TARGETS
+
+
+def labelled(format: ModuleType, task: Any) -> bool:
+    """Whether each item is to have a class: the format brings one, and the task can't do without."""
+    return getattr(format, "TARGET", "label") == "label" and "none" not in task.TARGETS
 
 
 def labels(format: ModuleType, source: Source, options: Mapping[str, str]) -> list[str]:

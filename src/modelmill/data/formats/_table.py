@@ -59,7 +59,7 @@ def read_tables(source: Source, names: list[str], options: Mapping[str, str], qu
     layout: Layout | None = None
     for name in sorted(names, key=lambda name: (SPLITS.index(splits[name] or "train"), name)):
         with source.open(name) as file:
-            rows = _rows(file, name, quoted)
+            rows = rows_of(file, name, quoted)
             sample = list(islice(rows, SAMPLE))
             layout = layout or plan(name, [row for _, row in sample], options)
             if layout.header is not None:
@@ -135,7 +135,7 @@ def _check_header(name: str, layout: Layout, sample: list[tuple[int, list[str]]]
         raise InvalidInput(f"'{name}' has other columns than the tables before it: {shown(', '.join(first))}")
 
 
-def _rows(file: BinaryIO, name: str, quoted: bool) -> Rows:
+def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
     """Each row that is not blank, with the number of the line on which it begins."""
     text = _decoded(file, name)
     first = next(text, "")

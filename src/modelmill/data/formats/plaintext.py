@@ -15,6 +15,7 @@ EXTENSIONS = frozenset({"txt", "text", "md", "rst", ""})
 PASSAGE = 2000
 """Characters of a passage; it ends at the end of a line where one is near."""
 LIMIT = 1 << 30
+VALIDATES = 20
 
 
 def detect(source: Source) -> bool:
@@ -53,6 +54,7 @@ def passages(text: str) -> Iterator[str]:
 
 
 def _by_place(number: int, count: int) -> str:
-    """The first eight tenths train, the next validates, the last tests."""
-    share = number / max(1, count)
-    return "test" if share >= 0.9 else "val" if share >= 0.8 else "train"
+    """The last tenth tests. Of the rest every twentieth passage validates, so that no part of the text is left out."""
+    rest = count - max(count // 10, count > 2)
+    every = max(2, min(VALIDATES, rest))
+    return "test" if number >= rest else "val" if number % every == every - 1 else "train"

@@ -9,7 +9,7 @@ import numpy as np
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks import _text
 from modelmill.tasks._text import MASK, SPECIAL, TOKENIZER, Preprocessing, fingerprint, load_tokenizer
-from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
 from modelmill.types import Json, TensorSpec
 
 __all__ = ["Preprocessing", "fingerprint"]
@@ -127,11 +127,11 @@ def complete(labels: Sequence[str]) -> Json:
     return {}
 
 
-def measure(score: Callable[[Arrays], Arrays], texts: Sequence[Raw], context: Context) -> Evaluation:
+def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context) -> Evaluation:
     """How often the likeliest word is the one that was hidden, and the surprise at it in nats."""
     right, surprise, count = 0, 0.0, 0
-    for number, text in enumerate(texts):
-        ids = _text.decode(text, context.preprocessing, context.folder)
+    for number, item in enumerate(items):
+        ids = _text.decode(item.data, context.preprocessing, context.folder)
         places = _hidden(ids, number)
         if not len(places):
             continue
@@ -148,7 +148,7 @@ def measure(score: Callable[[Arrays], Arrays], texts: Sequence[Raw], context: Co
         "loss": loss,
         "perplexity": float(np.exp(min(loss, 50))),
         "hidden": count,
-        "items": len(texts),
+        "items": len(items),
     }
     return Evaluation(metrics=metrics, pictures={})
 
@@ -160,12 +160,6 @@ def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
         return places
     chance = np.random.default_rng((len(ids), number)).permutation(len(places))
     return np.sort(places[chance[: max(1, round(SHARE * len(places)))]])
-
-
-def evaluate(measured: Measured) -> Evaluation:
-    """What was measured of texts; see `measure`."""
-    assert measured.context is not None
-    return measure(measured.outputs[0], measured.truths, measured.context)
 
 
 def as_sent(data: Raw) -> str:

@@ -12,9 +12,9 @@ from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.generator import LENGTH, Piece, Text
 from modelmill.generation.sampling import Sampling, sampling
 from modelmill.tasks import _units
-from modelmill.tasks._text import without_surrogates
+from modelmill.tasks._text import checked_ids, without_surrogates
 from modelmill.tasks._units import END, PAD, SPECIAL, TOKENIZER, load_tokenizer
-from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Raw
 from modelmill.tasks.text_generation._chat import rendered, stops
 from modelmill.types import Json, TensorSpec
 
@@ -44,16 +44,16 @@ PARAMETERS = {
     "logprobs": "logprobs",
 }
 """Names that callers use, of Hugging Face and of OpenAI, and what they mean."""
-OTHER = ("do_sample", "return_full_text", "details", "messages", "stream", "truncate")
+OTHER = ("do_sample", "return_full_text", "details", "messages", "stream", "token_ids", "truncate")
 
 
 class Preprocessing(_units.Units, frozen=True, kw_only=True):
     """How a text becomes tokens, and how many of them the model looks back on."""
 
     context: Annotated[int, msgspec.Meta(ge=16, le=8192, description="tokens that a text may have in all")] = 512
-    passage: Annotated[
-        int, msgspec.Meta(ge=32, le=65_536, description="tokens of a passage that training keeps; 0: from the data")
-    ] = 2048
+    passage: Annotated[int, msgspec.Meta(ge=32, le=65_536, description="tokens of a passage that training keeps")] = (
+        2048
+    )
 
 
 def fingerprint(data: Raw) -> str:
@@ -92,7 +92,13 @@ def _prompt(text: str, context: Context) -> list[int]:
     """The tokens of a text, which leave room for one more; raises `InvalidInput`."""
     if len(text) > LONGEST:
         raise InvalidInput(f"the text has {len(text):,} characters; at most {LONGEST:,} are taken")
-    ids = load_tokenizer(context.folder / TOKENIZER).encode(without_surrogates(text), add_special_tokens=False).ids
+    return _fitting(
+        load_tokenizer(context.folder / TOKENIZER).encode(without_surrogates(text), add_special_tokens=False).ids,
+        context,
+    )
+
+
+def _fitting(ids: list[int], context: Context) -> list[int]:
     most = context.preprocessing.context - 1
     if len(ids) > most:
         raise InvalidInput(
@@ -115,7 +121,11 @@ def begin(name: Any, data: Raw, context: Context, parameters: Mapping[str, Any])
             raise InvalidInput(f"truncate is a whole number from 1, not {truncate!r:.40}")
         tokenizer = load_tokenizer(context.folder / TOKENIZER)
         text = tokenizer.decode(tokenizer.encode(text[-LONGEST:], add_special_tokens=False).ids[-truncate:])
-    ids = _prompt(_text_of(text), context)
+    given = parameters.get("token_ids")
+    if given is None:
+        ids = _prompt(_text_of(text), context)
+    else:
+        ids = _fitting(checked_ids(given, context.preprocessing.tokens), context)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
     return Text(name, ids, how, frozenset({END, PAD}), _units.pieces(tokenizer))
 
@@ -231,14 +241,14 @@ def complete(labels: Sequence[str]) -> Json:
     return {}
 
 
-def measure(score: Callable[[Arrays], Arrays], texts: Sequence[Raw], context: Context) -> Evaluation:
+def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context) -> Evaluation:
     """How surprised the model is by each character of texts, on average: nats, bits, and the perplexity of tokens.
 
     Each token is judged by at least half of the model's context before it, where there is so much.
     """
     size = context.preprocessing.context - 1
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    whole = "".join(str(text) for text in texts)
+    whole = "".join(str(item.data) for item in items)
     ids = np.array(tokenizer.encode(whole, add_special_tokens=False).ids, np.int64)
     total, start, step = 0.0, 0, max(1, size // 2)
     while start < len(ids) - 1:
@@ -257,15 +267,9 @@ def measure(score: Callable[[Arrays], Arrays], texts: Sequence[Raw], context: Co
         "nats_per_char": nats,
         "bits_per_char": nats / float(np.log(2)),
         "perplexity": float(np.exp(total / count)),
-        "items": len(texts),
+        "items": len(items),
     }
     return Evaluation(metrics=metrics, pictures={})
-
-
-def evaluate(measured: Measured) -> Evaluation:
-    """What was measured of texts; see `measure`."""
-    assert measured.context is not None
-    return measure(measured.outputs[0], measured.truths, measured.context)
 
 
 def as_sent(data: Raw) -> str:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.base import Graph, Signature, TrainSettings
+from modelmill.types import INT8
 
 SCORE = "score"
 Batch = dict[str, Tensor]
@@ -31,10 +32,10 @@ def _surprise(network: nn.Module, window: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten(), ignore_index=0)
 
 
-def deployed(network: nn.Module, signature: Signature) -> object:
-    """A graph that answers in steps."""
+def deployed(network: nn.Module, signature: Signature) -> dict[str, Graph]:
+    """Graphs that answer in steps: with weights as they are, and in 8 bits."""
     from modelmill.tasks._steps_graph import decoder
 
     weights = {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
-    places = signature.preprocessing.context
-    return decoder(weights, layers=len(network.blocks), heads=int(network.heads), places=places)  # type: ignore[arg-type]
+    shape = {"layers": len(network.blocks), "heads": int(network.heads), "places": signature.preprocessing.context}  # type: ignore[arg-type]
+    return {name: Graph(decoder(weights, **shape, int8=bool(name)), signature.inputs, []) for name in ("", INT8)}

@@ -11,10 +11,10 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a small decoder with rotary positions, over characters or byte pairs; from scratch in half an hour"
+SUMMARY = "a small decoder with rotary positions, over characters or byte pairs; from scratch in minutes"
 INPUT = Preprocessing(context=256)
 TRAIN = TrainSettings(
-    epochs=22,
+    epochs=13,
     epoch_steps=100,
     batch_size=24,
     optimiser="adamw",

@@ -1,0 +1,82 @@
+"""Pairs of texts with a score of how alike they are, in a table whose first row names its columns."""
+
+from collections.abc import Iterator, Mapping
+
+from modelmill.data.base import Item, Source, check_options
+from modelmill.data.formats._table import rows_of
+from modelmill.data.formats._text import split_in_name, with_extension
+from modelmill.data.names import shown
+from modelmill.errors import InvalidInput
+
+INPUT = "text"
+TARGET = "scored"
+SUMMARY = "a .csv or .tsv table with columns of two texts and of a score, such as sentence1, sentence2, score"
+OPTIONS = {
+    "first": "column of one text, by name",
+    "second": "column of the other text, by name",
+    "score": "column of the score, by name: a number, larger for texts that are more alike",
+}
+RANK = 3
+WORDS = {
+    "first": ("sentence1", "sentence_1", "text1", "text_1", "premise", "first"),
+    "second": ("sentence2", "sentence_2", "text2", "text_2", "hypothesis", "second"),
+    "score": ("score", "similarity", "similarity_score", "relatedness", "label"),
+}
+
+
+def detect(source: Source) -> bool:
+    """Whether a table names two texts and a score."""
+    for name in _tables(source)[:1]:
+        with source.open(name) as file:
+            _, header = next(rows_of(file, name, quoted=name.endswith(".csv")), (0, []))
+            return None not in _columns(header, {}).values()
+    return False
+
+
+def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
+    """A pair each, named `FILE:LINE`; raises `InvalidInput` where the columns can't be told."""
+    check_options(options, OPTIONS)
+    names = _tables(source)
+    if not names:
+        raise InvalidInput(f"'{source.title}' holds no .csv or .tsv table")
+    for name in names:
+        split = split_in_name(name) if len(names) > 1 else None
+        with source.open(name) as file:
+            rows = rows_of(file, name, quoted=name.endswith(".csv"))
+            _, header = next(rows, (0, []))
+            columns = _columns(header, options)
+            if missing := [role for role, column in columns.items() if column is None]:
+                held = ", ".join(shown(cell, 40) for cell in header[:20])
+                raise InvalidInput(
+                    f"'{name}': which column is the {missing[0]}? Say {missing[0]}=COLUMN, one of: {held}"
+                )
+            for line, row in rows:
+                yield _item(f"{name}:{line}", row, [int(column or 0) for column in columns.values()], split)
+
+
+def _tables(source: Source) -> list[str]:
+    return [*with_extension(source, "csv"), *with_extension(source, "tsv")]
+
+
+def _columns(header: list[str], options: Mapping[str, str]) -> dict[str, int | None]:
+    """Where each part stands; None where it does not."""
+    names = [cell.strip().lower() for cell in header]
+    wanted = {role: (options[role].lower(),) if role in options else words for role, words in WORDS.items()}
+    return {role: next((names.index(word) for word in words if word in names), None) for role, words in wanted.items()}
+
+
+def _item(name: str, row: list[str], columns: list[int], split: str | None) -> Item:
+    if len(row) <= max(columns):
+        return Item(name, "", "", split, f"has {len(row)} columns")
+    one, other, told = (row[column].strip() for column in columns)
+    try:
+        f"{one}{other}".encode()
+        score = float(told)
+    except UnicodeEncodeError:
+        return Item(name, "", "", split, "is not UTF-8")
+    except ValueError:
+        return Item(name, "", one, split, f"has the score '{shown(told, 40)}', which is no number")
+    if not abs(score) < float("inf"):
+        return Item(name, "", one, split, f"has the score '{shown(told, 40)}', which is not finite")
+    problem = "has no second text" if one and not other else ""
+    return Item(name, "", one, split, problem, target=(other, score))

@@ -1,0 +1,167 @@
+"""feature-extraction: a text in, a unit vector out that lies near those of texts that mean the same."""
+
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.tasks import _text
+from modelmill.tasks._text import TOKENIZER, fingerprint, load_tokenizer
+from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
+from modelmill.types import Json, TensorSpec
+
+__all__ = ["fingerprint"]
+
+SUMMARY = "turn a text into a vector, for search and comparison by meaning; sentence-similarity is asked of it, too"
+INPUT = "text"
+TARGETS = ("texts", "label", "scored")
+CLASSES = 0
+METRIC = "recall_at_1"
+RECIPE = "encoder"
+SAMPLES = 200_000
+DIGITS = 6
+ENCODINGS = ("float", "base64")
+SIDES = ("left", "right")
+OWN = ("dimensions", "encoding_format", "truncate", "truncation_direction", "normalize", "prompt_name", "usage")
+PARAMETERS = (*OWN, "token_ids")
+TOKENS = f"{NOTE}tokens"
+
+
+class Preprocessing(_text.Preprocessing, frozen=True, kw_only=True):
+    """How a text becomes token ids, and how long the vector is that it becomes."""
+
+    dimensions: Annotated[int, msgspec.Meta(ge=2, le=4096, description="numbers in the vector")] = 256
+
+
+def prepare(samples: Sequence[Any], preprocessing: Preprocessing, folder: Path) -> _text.Preprocessing:
+    """The tokenizer and the length, learnt from both sides of the pairs."""
+    texts = [text for sample in samples for text in (sample if isinstance(sample, tuple) else (sample,))]
+    return _text.prepare(texts, preprocessing, folder)
+
+
+def shown(item: Item) -> Any:
+    """All texts of an item: the tokenizer learns from them."""
+    return (item.data, *_others(item))
+
+
+def _others(item: Item) -> tuple[str, ...]:
+    """The texts that should lie near an item's own (or as near as its score says)."""
+    if not isinstance(item.target, tuple):
+        return ()
+    return tuple(one for one in item.target if isinstance(one, str))
+
+
+def score_of(item: Item) -> float | None:
+    """How alike the two texts of an item are; None where nobody said."""
+    if isinstance(item.target, tuple) and len(item.target) == 2 and isinstance(item.target[1], float):
+        return item.target[1]
+    return None
+
+
+def inputs(context: Context) -> list[TensorSpec]:
+    """`ids`: int64 [-1, max_length]."""
+    return [_text.tensor(context.preprocessing)]
+
+
+def outputs(context: Context) -> list[TensorSpec]:
+    """`embedding`: FP32 [-1, dimensions], each row of length 1."""
+    return [TensorSpec(name="embedding", datatype="FP32", shape=[-1, context.preprocessing.dimensions])]
+
+
+def decode(data: Raw, context: Context) -> Arrays:
+    """`ids`: int64 [max_length], cut at the end; raises `InvalidInput`."""
+    return request(data, context, {})
+
+
+def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
+    """`ids`, of the text or the parameter `token_ids`; with `truncate` false raises `InvalidInput` for a long text."""
+    how = context.preprocessing
+    given = parameters.get("token_ids")
+    ids = _ids(data, context) if given is None else _text.checked_ids(given, how.tokens)
+    if len(ids) > how.max_length and parameters.get("truncate") is False:
+        raise InvalidInput(f"the text has {len(ids):,} tokens; the model reads {how.max_length}, and truncate is false")
+    side = parameters.get("truncation_direction") or "right"
+    if str(side).lower() not in SIDES:
+        raise InvalidInput(f"truncation_direction is left or right, not {side!r:.40}")
+    ids = ids[-how.max_length :] if str(side).lower() == "left" else ids[: how.max_length]
+    row = np.zeros(how.max_length, np.int64)
+    row[: len(ids)] = ids
+    return {"ids": row, TOKENS: np.array(len(ids), np.int64)}
+
+
+def _ids(data: Raw, context: Context) -> list[int]:
+    text = _text.without_surrogates(_text.text_of(data))
+    return list(load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False).ids)
+
+
+def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
+    """The vector as a list of numbers; raises `InvalidInput` for parameters that are none.
+
+    `dimensions` keeps the first ones, at length 1 again; `encoding_format` base64 is little-endian float32 (OpenAI);
+    with `usage` the answer is `{"embedding", "tokens"}`.
+    """
+    _check(parameters)
+    vector = arrays["embedding"].astype(np.float64)
+    most, size = len(vector), parameters.get("dimensions")
+    if size is not None:
+        if type(size) is not int or not 1 <= size <= most:
+            raise InvalidInput(f"dimensions is a whole number from 1 to {most}, not {size!r:.40}")
+        vector = vector[:size] / max(float(np.linalg.norm(vector[:size])), 1e-12)
+    vector = vector.round(DIGITS)
+    packed = parameters.get("encoding_format") == "base64"
+    found: Any = b64encode(vector.astype("<f4").tobytes()).decode() if packed else vector.tolist()
+    return {"embedding": found, "tokens": int(arrays[TOKENS])} if parameters.get("usage") else found
+
+
+def _check(parameters: Mapping[str, Any]) -> None:
+    for name in parameters:
+        if name not in PARAMETERS:
+            raise unknown_setting(name, OWN, "parameter")
+    if parameters.get("encoding_format", ENCODINGS[0]) not in ENCODINGS:
+        raise InvalidInput(f"encoding_format is one of {', '.join(ENCODINGS)}")
+    if parameters.get("prompt_name") is not None:
+        raise InvalidInput("prompt_name: the model has no prompts; leave it out")
+    if parameters.get("normalize") is False:
+        raise InvalidInput("normalize: the model answers vectors of length 1 alone; leave it out")
+
+
+def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
+    """`ids`, and what is known of the text: `other` ids near it, with a `score` where there is one, or its `label`."""
+    ids = {"ids": decode(item.data, context)["ids"].astype(np.int32)}
+    others = _others(item)
+    if not others:
+        return ids, {"label": np.array(context.labels.index(item.label))}
+    target = {"other": decode(others[0], context)["ids"].astype(np.int32)}
+    score = score_of(item)
+    return ids, target if score is None else {**target, "score": np.array(score, np.float32)}
+
+
+def truth(item: Item) -> Any:
+    """What the text is near to."""
+    return item.target if item.target is not None else item.label
+
+
+def complete(labels: Sequence[str]) -> Json:
+    """A vector is complete as it is."""
+    return {}
+
+
+def measure(run: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context) -> Evaluation:
+    """What each text finds among the others of its pairs or of its labels, and how near scored pairs are."""
+    from modelmill.tasks.feature_extraction._measures import measures
+
+    return measures(run, items, context)
+
+
+def as_sent(data: Raw) -> str:
+    """The text itself."""
+    return _text.text_of(data)
+
+
+def example() -> str:
+    """A sentence."""
+    return "A quiet film that stays with you."

@@ -1,0 +1,1 @@
+"""Recipes of feature-extraction: one file each."""

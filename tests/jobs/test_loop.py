@@ -1,5 +1,6 @@
 """The training loop: interrupted anywhere and resumed, it ends as if nothing had happened."""
 
+import itertools
 import json
 import random
 from contextlib import closing
@@ -331,6 +332,25 @@ def test_every_item_is_seen_once_in_an_epoch_in_an_order_of_its_own():
         assert torch.equal(later[0]["x"], batches[2]["x"])
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(ITEMS))
     assert orders[0] != orders[1]
+
+
+def test_items_of_a_batch_are_of_about_one_size_and_batches_of_any():
+    sizes = np.random.default_rng(0).permutation(ITEMS)
+    numbered = Arrays({"x": np.arange(ITEMS)}, {})
+    found = [batch["x"].numpy() for batch in loop.batches(numbered, SETTINGS, 0, STEPS, 0, "cpu", sizes)]
+    assert sorted(np.concatenate(found).tolist()) == list(range(ITEMS))
+    spans = sorted((sizes[rows].min(), sizes[rows].max()) for rows in found)
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(spans))
+    orders = [
+        [
+            int(sizes[batch["x"].numpy()].min())
+            for batch in loop.batches(numbered, SETTINGS, epoch, STEPS, 0, "cpu", sizes)
+        ]
+        for epoch in range(6)
+    ]
+    assert any(order != sorted(order) for order in orders)
+    later = [batch["x"].numpy() for batch in loop.batches(numbered, SETTINGS, 0, STEPS, 2, "cpu", sizes)]
+    assert all(map(np.array_equal, later, found[2:]))
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -9,8 +9,9 @@ import torch
 from modelmill.errors import InvalidInput
 from modelmill.tasks import question_answering as task
 from modelmill.tasks._transformer import Encoder
-from modelmill.tasks.base import Context, Item, Measured
-from modelmill.tasks.question_answering._features import features, window_baseline
+from modelmill.tasks.base import Context, Item, Measured, TrainSettings
+from modelmill.tasks.question_answering import training
+from modelmill.tasks.question_answering._features import endings, features, window_baseline
 from modelmill.tasks.question_answering._measures import exact, f1, normal
 from modelmill.tasks.question_answering._network import Reader, SpanHead
 
@@ -94,12 +95,12 @@ def test_what_is_wrong_is_said(context, data, parameters, says):
 def test_an_item_is_trained_on_where_its_answer_is(context):
     where = PASSAGE.index("Bob")
     inputs, targets = task.sample(Item("a", "", ask(), target=(("Bob", where),)), context)
-    assert targets["span"].tolist() == [7, 7]
+    assert targets["spans"].tolist() == [[7, 7]] * 3
     assert inputs["passage"].shape == (context.preprocessing.max_length,)
     late = "word " * 500 + "Zoe has it."
     inputs, targets = task.sample(Item("a", "", ask("Who?", late), target=(("Zoe", 2500),)), context)
-    assert 0 < targets["span"][0] <= context.preprocessing.max_length
-    assert task.sample(Item("a", "", ask(), target=()), context)[1]["span"].tolist() == [0, 0]
+    assert 0 < targets["spans"][0, 0] <= context.preprocessing.max_length
+    assert task.sample(Item("a", "", ask(), target=()), context)[1]["spans"].tolist() == [[0, 0]] * 3
 
 
 def test_what_both_have_in_common_is_seen():
@@ -119,17 +120,38 @@ def test_what_both_have_in_common_is_seen():
 def test_padding_changes_nothing(kind):
     torch.manual_seed(0)
     if kind == "reader":
-        network = Reader(50, width=16, hidden=12, layers=2, dropout=0.1).eval()
+        network = Reader(50, width=16, hidden=12, layers=2, known=30, dropout=0.1, word_dropout=0.1).eval()
     else:
         network = SpanHead(Encoder(50, width=32, heads=2, layers=1, dropout=0.1), 32, 0.1).eval()
     question = torch.tensor([[3, 4, 5, 0]])
     passage, common = torch.randint(3, 50, (1, 20)), torch.randn(1, 20, task.COUNT)
+    endings = torch.randint(1, 500, (1, 20))
     with torch.inference_mode():
-        short = network(question, passage, common)
-        filled = [torch.nn.functional.pad(passage, (0, 9)), torch.nn.functional.pad(common, (0, 0, 0, 9))]
+        short = network(question, passage, common, endings)
+        pad = torch.nn.functional.pad
+        filled = [pad(passage, (0, 9)), pad(common, (0, 0, 0, 9)), pad(endings, (0, 9))]
         for one, other in zip(short, network(question, *filled), strict=True):
             assert torch.allclose(one, other[:, :21], atol=1e-5)
             assert other[:, 21:].max() < -1000
+
+
+def test_all_that_people_answered_is_right_in_training(context):
+    where = PASSAGE.index("Bob")
+    both = (("Bob", where), ("Bob has", where))
+    spans = task.sample(Item("a", "", ask(), target=both), context)[1]["spans"]
+    assert spans.tolist() == [[7, 7], [7, 8], [7, 7]]
+    told = torch.full((1, 12), -5.0)
+    told[0, 7] = told[0, 8] = 0
+    batch = {"spans": torch.tensor(spans)[None], "passage": torch.ones(1, 11)}
+    batch |= {name: torch.zeros(1, 11) for name in ("question", "features", "endings")}
+    found = training.validate(lambda *_: (told, told), batch, TrainSettings())
+    assert found["em"] == found["f1"] == 1
+
+
+def test_the_ending_of_a_word_is_told_alike_in_any_word():
+    one, other, third = endings(["Walking", "talking", "\ud800"])
+    assert one == other != third
+    assert min(one, third) > 0
 
 
 def test_answers_are_compared_as_squad_does():

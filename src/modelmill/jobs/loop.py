@@ -28,6 +28,8 @@ from modelmill.types import Json
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 20.0
 VALIDATION_BATCH = 64
+STRETCH = 32
+"""Batches whose items are put in order of their sizes together: enough to be alike, and few enough to be mixed."""
 PICTURES, PREVIEWS = "pictures", 8
 """Where the pictures of a job are, and how many previews a training leaves there."""
 
@@ -129,6 +131,7 @@ class Loop:
         self.steps = settings.epoch_steps or math.ceil(len(data) / settings.batch_size)
         self.state = State(network, settings, Pace(settings, self.steps * settings.epochs, clock))
         self.trained = 0
+        self._sizes = aim.sizes(data.arrays) if aim.sizes is not None else None
         self._checkpoint, self._saved = folder / CHECKPOINT, time.monotonic()
         self._pictures = folder / PICTURES
 
@@ -158,7 +161,7 @@ class Loop:
         state.network.train()
         started = time.monotonic()
         skip = state.step - epoch * self.steps
-        for batch in batches(self.data, self.settings, epoch, self.steps, skip, self.device):
+        for batch in batches(self.data, self.settings, epoch, self.steps, skip, self.device, self._sizes):
             torch.manual_seed(self.settings.seed * 1_000_003 + state.step)
             if self.change is not None:
                 batch = self.change(batch)
@@ -240,12 +243,28 @@ class Loop:
         self._saved = time.monotonic()
 
 
-def batches(data: Arrays, settings: TrainSettings, epoch: int, steps: int, skip: int, device: str) -> Iterator[Batch]:
-    """The batches of an epoch in an order that its number decides, sliced from memory, evenly sized."""
+def batches(
+    data: Arrays,
+    settings: TrainSettings,
+    epoch: int,
+    steps: int,
+    skip: int,
+    device: str,
+    sizes: np.ndarray[Any, Any] | None = None,
+) -> Iterator[Batch]:
+    """The batches of an epoch in an order that its number decides, sliced from memory, evenly many items in each.
+
+    With `sizes` of the items, those of a batch are of about one size: little of it is padding.
+    """
     rng = np.random.default_rng((settings.seed, epoch))
     passes = math.ceil(epoch_items(data, settings) / len(data))
     order = np.concatenate([rng.permutation(len(data)) for _ in range(passes)])[: epoch_items(data, settings)]
-    for rows in np.array_split(order, steps)[skip:]:
+    if sizes is not None:
+        stretches = np.array_split(order, math.ceil(steps / STRETCH))
+        order = np.concatenate([rows[np.argsort(sizes[rows], kind="stable")] for rows in stretches])
+    parts = np.array_split(order, steps)
+    turns = rng.permutation(steps) if sizes is not None else np.arange(steps)
+    for rows in (parts[turn] for turn in turns[skip:]):
         yield {name: torch.from_numpy(array).to(device) for name, array in data.rows(rows).items()}
 
 

@@ -6,6 +6,7 @@
 - `validate(network, batch, settings)`: figures of a batch by name, one of them `loss` (optional), means over its items.
 - `deployed(network, signature)`: the module that becomes the model, or several `Graph` by name.
 - `preview(network)` (optional): a picture (PNG) of what the network has learnt, kept a few times during a training.
+- `sizes(arrays)` (optional): how long each item is [items]; batches are made of items of about one length.
 - `change(batch, how, signature)` (optional): a training batch, changed at random as the recipe's `AUGMENT` says.
 
 A batch holds tensors by name: what the task's `sample` gives, inputs and targets.
@@ -16,9 +17,10 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.base import Arrays, Signature, TrainSettings
 
 Batch = dict[str, Tensor]
 Loss = Tensor | Iterator[tuple[str, Tensor]]
@@ -33,6 +35,7 @@ class Objective(NamedTuple):
     deployed: Callable[[nn.Module, Signature], nn.Module]
     change: Callable[[Batch, Any, Signature], Batch] | None = None
     preview: Callable[[nn.Module], bytes] | None = None
+    sizes: Callable[[Arrays], NDArray[Any]] | None = None
 
 
 def objective(task: Any, recipe: ModuleType) -> Objective:
@@ -43,4 +46,5 @@ def objective(task: Any, recipe: ModuleType) -> Objective:
         return getattr(recipe, name, None) or getattr(usual, name, None)
 
     score = getattr(recipe, "SCORE", usual.SCORE)
-    return Objective(score, named("loss"), named("validate"), named("deployed"), named("change"), named("preview"))
+    optional = {name: named(name) for name in ("change", "preview", "sizes")}
+    return Objective(score, named("loss"), named("validate"), named("deployed"), **optional)

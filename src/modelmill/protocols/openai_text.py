@@ -136,7 +136,12 @@ async def _whole(gateway: Gateway, caller: KeyInfo, request: Request, asked: Ask
         )
         return dict(msgspec.json.decode(answer.data))
 
-    found = await asyncio.gather(*(one(*call) for call in asked.calls))
+    tasks = [asyncio.create_task(one(*call)) for call in asked.calls]
+    try:
+        found = await asyncio.gather(*tasks)
+    finally:  # where one failed, nobody waits for the others
+        for task in tasks:
+            task.cancel()
     choices = [
         _choice(asked, number, answer["generated_text"], answer["finish_reason"], answer.get("logprobs"))
         for number, answer in enumerate(found)

@@ -14,7 +14,7 @@ from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks import _text
 from modelmill.tasks._text import TOKENIZER, load_tokenizer
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
-from modelmill.tasks.question_answering._features import COUNT, features, window_baseline
+from modelmill.tasks.question_answering._features import COUNT, endings, features, window_baseline
 from modelmill.tasks.question_answering._measures import exact, f1
 from modelmill.types import QUESTION, Json, TensorSpec
 
@@ -31,7 +31,9 @@ OTHER = frozenset({"doc_stride", "max_seq_len", "max_question_len", "align_to_wo
 STEP = 64
 """Passages are filled up to a multiple of it, so that those of about one length make a batch."""
 MOST_TOKENS, QUESTION_TOKENS = 16_384, 64
-MOST_ANSWERS, ANSWER_TOKENS = 20, 30
+MOST_ANSWERS = 20
+ANSWERS = 3
+"""Of a question, that training looks at: SQuAD's people do not agree on where an answer begins and ends."""
 
 
 class Preprocessing(_text.Preprocessing, frozen=True, kw_only=True):
@@ -91,12 +93,13 @@ def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) 
 
 
 def inputs(context: Context) -> list[TensorSpec]:
-    """Token ids of `question` and `passage` (0 behind the end), and what they have in common (`_features`)."""
+    """Token ids of `question` and `passage` (0 behind the end), and what is known of the words (`_features`)."""
     return [
         # Of one length: two free lengths that recurrent layers run over are taken for the same one by the exporter.
         TensorSpec(name="question", datatype="INT64", shape=[-1, QUESTION_TOKENS]),
         TensorSpec(name="passage", datatype="INT64", shape=[-1, -1]),
         TensorSpec(name="features", datatype="FP32", shape=[-1, -1, COUNT]),
+        TensorSpec(name="endings", datatype="INT64", shape=[-1, -1]),
     ]
 
 
@@ -120,17 +123,20 @@ def _read(data: Raw, context: Context) -> Asked:
 
 
 def decode(data: Raw, context: Context) -> Arrays:
-    """`question`: int64 [64]; `passage`: int64 [C], `features`: float32 [C, F], C a multiple of 64. `InvalidInput`."""
+    """`question`: int64 [64]; `passage` and `endings`: int64 [C], `features`: float32 [C, F], C a multiple of 64.
+
+    Raises `InvalidInput`.
+    """
     asked = _read(data, context)
     size = max(1, -(-len(asked.ids) // STEP)) * STEP
     passage, common = np.zeros(size, np.int64), np.zeros((size, COUNT), np.float32)
-    places = np.zeros((size, 2), np.int64)
+    places, last = np.zeros((size, 2), np.int64), np.zeros(size, np.int64)
     count = len(asked.ids)
     if count:
-        passage[:count], places[:count] = asked.ids, asked.offsets
+        passage[:count], places[:count], last[:count] = asked.ids, asked.offsets, endings(asked.words)
         common[:count] = features(asked.question_words, asked.words, asked.ids, context.preprocessing.tokens)
     notes = {f"{NOTE}places": places, f"{NOTE}context": _text.noted(asked.context)}
-    return {"question": asked.question_ids, "passage": passage, "features": common, **notes}
+    return {"question": asked.question_ids, "passage": passage, "features": common, "endings": last, **notes}
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
@@ -182,18 +188,24 @@ def _best(start: Any, end: Any, longest: int, count: int, size: int) -> list[tup
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """A part of the passage as long as `max_length` that holds the answer, and the `span` of its tokens from 1 [2]."""
+    """A part of the passage as long as `max_length` that holds an answer, and the `spans` of tokens from 1 [3, 2].
+
+    The first three answers that people gave, again where there are fewer; of 0 where there is none.
+    """
     asked, size = _read(item.data, context), context.preprocessing.max_length
     assert isinstance(item.target, tuple)
-    first, last = _tokens_of(asked, item.target[0]) if item.target else (-1, -1)
+    touched = [_tokens_of(asked, one) for one in item.target] or [(-1, -1)]
+    first, last = touched[0]
     common = features(asked.question_words, asked.words, asked.ids, context.preprocessing.tokens)
     begin = max(0, min(first - size // 2, len(asked.ids) - size)) if last >= size else 0
-    passage, kept = np.zeros(size, np.int32), np.zeros((size, COUNT), np.float32)
+    passage, kept, ended = np.zeros(size, np.int32), np.zeros((size, COUNT), np.float32), np.zeros(size, np.int32)
     ids = asked.ids[begin : begin + size]
     passage[: len(ids)], kept[: len(ids)] = ids, common[begin : begin + size]
-    inside = first >= 0 and last - begin < size
-    span = np.array([first - begin + 1, last - begin + 1] if inside else [0, 0], np.int64)
-    return {"question": asked.question_ids.astype(np.int32), "passage": passage, "features": kept}, {"span": span}
+    ended[: len(ids)] = endings(asked.words[begin : begin + size])
+    inside = [(a - begin + 1, b - begin + 1) for a, b in touched if a >= begin and b - begin < size] or [(0, 0)]
+    spans = np.array((inside * ANSWERS)[:ANSWERS], np.int64)
+    question = asked.question_ids.astype(np.int32)
+    return {"question": question, "passage": passage, "features": kept, "endings": ended}, {"spans": spans}
 
 
 def _tokens_of(asked: Asked, answer: tuple[str, int]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -10,7 +11,16 @@ Array = np.ndarray[Any, Any]
 WINDOWS = (3, 8, 20)
 STEM = 5
 COUNT = 9 + len(WINDOWS)
+ENDING, ENDINGS = 3, 512
+"""Letters of a word's ending, and how many endings are told apart (by a hash)."""
 ENDS = frozenset(".!?\u3002\uff01\uff1f\uff1b;")
+
+
+def endings(words: Sequence[str]) -> Array:
+    """A number from 1 for each word's last letters, int64 [words]: what is left of grammar in a word that is rare."""
+    return np.array(
+        [1 + crc32(word[-ENDING:].lower().encode("utf-8", "replace")) % (ENDINGS - 1) for word in words], np.int64
+    )
 
 
 def features(question: Sequence[str], passage: Sequence[str], ids: Array, tokens: int) -> Array:

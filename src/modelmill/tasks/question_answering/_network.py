@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from modelmill.tasks._recurrent import BothWays
 from modelmill.tasks._transformer import Encoder
-from modelmill.tasks.question_answering._features import COUNT
+from modelmill.tasks.question_answering._features import COUNT, ENDINGS
 
 FAR = -1e4
 
@@ -33,34 +33,52 @@ class Pointers(nn.Module):
 
 
 class Reader(nn.Module):
-    """Recurrent layers over words, aligned words of the question and exact matches (Chen et al. 2017, 1704.00051)."""
+    """Recurrent layers over words, aligned words of the question and exact matches (Chen et al. 2017, 1704.00051).
 
-    def __init__(self, tokens: int, *, width: int, hidden: int, layers: int, dropout: float) -> None:
+    Made for few questions: only the `known` commonest words have vectors of their own, the others are told by their
+    endings and by where they meet the question; and where a word does, it sees how the question goes on there.
+    """
+
+    def __init__(
+        self, tokens: int, *, width: int, hidden: int, layers: int, known: int, dropout: float, word_dropout: float
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(tokens, width, padding_idx=0)
+        self.known, self.word_dropout = min(tokens, known), word_dropout
+        self.embedding = nn.Embedding(self.known, width, padding_idx=0)
         nn.init.normal_(self.embedding.weight, std=0.1)
+        self.endings = nn.Embedding(ENDINGS, width // 4)
         self.align = nn.Linear(width, width)
         self.common = nn.Linear(COUNT, width // 2)
-        sizes = [2 * width + width // 2, *[2 * hidden] * (layers - 1)]
-        self.passage = nn.ModuleList(BothWays(size, hidden) for size in sizes)
         self.question = BothWays(width, hidden)
+        sizes = [2 * width + width // 2 + 2 * hidden + width // 4, *[2 * hidden] * (layers - 1)]
+        self.passage = nn.ModuleList(BothWays(size, hidden) for size in sizes)
         self.weigh = nn.Linear(2 * hidden, 1)
         self.pointers = Pointers(2 * hidden * layers + width // 2, 2 * hidden)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, question: Tensor, passage: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [N, Q] and [N, C], features [N, C, F] -> start and end [N, C + 1]."""
+    def _words(self, ids: Tensor) -> Tensor:
+        """Vectors of the known words; in training some of them are unknown (1) at random."""
+        ids = torch.where(ids < self.known, ids, torch.ones_like(ids))
+        if self.training and self.word_dropout:
+            hidden = (torch.rand(ids.shape, device=ids.device) < self.word_dropout) & (ids != 0)
+            ids = ids.masked_fill(hidden, 1)
+        return self.dropout(self.embedding(ids))  # type: ignore[no-any-return]
+
+    def forward(self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [N, Q] and [N, C], features [N, C, F], endings [N, C] -> start and end [N, C + 1]."""
         asked, seen = question != 0, passage != 0
         asked = asked | (torch.arange(question.shape[1], device=question.device) == 0)
-        words, says = self.dropout(self.embedding(question)), self.dropout(self.embedding(passage))
+        words, says = self._words(question), self._words(passage)
+        read = self.dropout(self.question(words, asked))
         scores = torch.relu(self.align(says)) @ torch.relu(self.align(words)).transpose(1, 2)
         aligned = scores.masked_fill(~asked[:, None, :], FAR).softmax(2) @ words
+        same = ((passage[:, :, None] == question[:, None, :]) & (passage > 1)[:, :, None]).to(read.dtype)
+        met = same @ read / same.sum(2, keepdim=True).clamp(min=1)
         common = torch.relu(self.common(features))
-        x, every = torch.cat([says, aligned, common], 2), [common]
+        x, every = torch.cat([says, aligned, common, met, self.dropout(self.endings(endings))], 2), [common]
         for layer in self.passage:
             x = self.dropout(layer(x, seen))
             every.append(x)
-        read = self.dropout(self.question(words, asked))
         shares = self.weigh(read)[:, :, 0].masked_fill(~asked, FAR).softmax(1)
         return self.pointers(torch.cat(every, 2), (shares[:, None] @ read)[:, 0], seen)  # type: ignore[no-any-return]
 
@@ -71,16 +89,16 @@ class SpanHead(nn.Module):
     def __init__(self, encoder: Encoder, width: int, dropout: float) -> None:
         super().__init__()
         self.encoder = encoder
-        self.common = nn.Linear(COUNT, width // 2)
-        states = width + width // 2
+        self.common, self.endings = nn.Linear(COUNT, width // 2), nn.Embedding(ENDINGS, width // 4)
+        states = width + width // 2 + width // 4
         self.body = nn.Sequential(nn.Linear(states, width), nn.GELU(), nn.Dropout(dropout))
         self.pointers = Pointers(width, width)
 
-    def forward(self, question: Tensor, passage: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [N, Q] and [N, C], features [N, C, F] -> start and end [N, C + 1]."""
+    def forward(self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [N, Q] and [N, C], features [N, C, F], endings [N, C] -> start and end [N, C + 1]."""
         states = self.encoder(torch.cat([question, passage], 1))
         asked = (question != 0)[:, :, None]
         size = question.shape[1]
         read = (states[:, :size] * asked).sum(1) / asked.sum(1).clamp(min=1)
-        both = self.body(torch.cat([states[:, size:], torch.relu(self.common(features))], 2))
+        both = self.body(torch.cat([states[:, size:], torch.relu(self.common(features)), self.endings(endings)], 2))
         return self.pointers(both, read, passage != 0)  # type: ignore[no-any-return]

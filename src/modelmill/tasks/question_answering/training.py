@@ -1,21 +1,36 @@
 """How readers are trained: where the answer begins and where it ends."""
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.base import Arrays, Signature, TrainSettings
 
 SCORE = "f1"
 LONGEST = 30
 Batch = dict[str, Tensor]
 
 
+def sizes(arrays: Arrays) -> NDArray[Any]:
+    """Tokens of each passage."""
+    return (arrays["passage"] != 0).sum(1)  # type: ignore[no-any-return]
+
+
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """The cross-entropy of both ends, in nats."""
-    start, end = _told(network, batch)
-    smoothing, span = settings.label_smoothing, batch["span"]
-    return _surprise(start, span[:, 0], smoothing) + _surprise(end, span[:, 1], smoothing)
+    """The cross-entropy of both ends, in nats, on average over the answers."""
+    return _loss(*_told(network, batch), batch["spans"], settings.label_smoothing)
+
+
+def _loss(start: Tensor, end: Tensor, spans: Tensor, smoothing: float) -> Tensor:
+    each = [
+        _surprise(told, spans[:, answer, side], smoothing)
+        for answer in range(spans.shape[1])
+        for side, told in enumerate((start, end))
+    ]
+    return torch.stack(each).sum() / spans.shape[1]
 
 
 def _surprise(told: Tensor, place: Tensor, smoothing: float) -> Tensor:
@@ -29,28 +44,28 @@ def _surprise(told: Tensor, place: Tensor, smoothing: float) -> Tensor:
 
 
 def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
-    """The same, the share of spans that are right, and the F1 of their places."""
+    """The same, the share of spans that are right, and the F1 of their places with the answer that is nearest."""
     start, end = _told(network, batch)
-    span = batch["span"]
     both = start[:, 1:, None] + end[:, None, 1:]
     size = both.shape[1]
     allowed = torch.ones(size, size, dtype=torch.bool, device=both.device).triu().tril(LONGEST)
     best = both.masked_fill(~allowed, -1e9).flatten(1).argmax(1)
-    first, last = best // size + 1, best % size + 1
-    same = (torch.minimum(last, span[:, 1]) - torch.maximum(first, span[:, 0]) + 1).clamp(min=0)
-    both_sizes = (last - first + 1) + (span[:, 1] - span[:, 0] + 1)
+    first, last = (best // size + 1)[:, None], (best % size + 1)[:, None]
+    begins, ends = batch["spans"].unbind(2)
+    same = (torch.minimum(last, ends) - torch.maximum(first, begins) + 1).clamp(min=0)
+    both_sizes = (last - first + 1) + (ends - begins + 1)
     return {
-        "loss": _surprise(start, span[:, 0], 0.0) + _surprise(end, span[:, 1], 0.0),
-        "em": ((first == span[:, 0]) & (last == span[:, 1])).float().mean(),
-        "f1": (2 * same / both_sizes).mean(),
+        "loss": _loss(start, end, batch["spans"], 0.0),
+        "em": ((first == begins) & (last == ends)).any(1).float().mean(),
+        "f1": (2 * same / both_sizes).amax(1).mean(),
     }
 
 
 def _told(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     used = int((batch["passage"] != 0).sum(1).max())
     # A place whose answer is behind what is used is none: all are before it.
-    passage, common = batch["passage"][:, : max(1, used)], batch["features"][:, : max(1, used)]
-    start, end = network(batch["question"].long(), passage.long(), common)
+    passage, common, endings = (batch[name][:, : max(1, used)] for name in ("passage", "features", "endings"))
+    start, end = network(batch["question"].long(), passage.long(), common, endings.long())
     return F.log_softmax(start.float(), 1), F.log_softmax(end.float(), 1)
 
 
@@ -66,7 +81,7 @@ class Told(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, question: Tensor, passage: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor) -> tuple[Tensor, Tensor]:
         """Start and end [N, C + 1]."""
-        start, end = self.network(question, passage, features)
+        start, end = self.network(question, passage, features, endings)
         return F.log_softmax(start, 1), F.log_softmax(end, 1)

@@ -28,8 +28,8 @@ SAMPLES = 200_000
 GROWS = True
 SAME = 4
 """Letters by which two answers of one model are known."""
-LONGEST = 1_000_000
-"""Characters of a prompt, before they are tokens."""
+LETTERS = 64
+"""More characters than a token has."""
 USUAL = Sampling(max_tokens=100, temperature=0.0)
 PARAMETERS = {
     "max_new_tokens": "max_tokens",
@@ -90,8 +90,12 @@ def decode(data: Raw, context: Context) -> Arrays:
 
 def _prompt(text: str, context: Context) -> list[int]:
     """The tokens of a text, which leave room for one more; raises `InvalidInput`."""
-    if len(text) > LONGEST:
-        raise InvalidInput(f"the text has {len(text):,} characters; at most {LONGEST:,} are taken")
+    size = context.preprocessing.context
+    if len(text) > size * LETTERS:  # the tokens of a book are not counted: all other texts would wait for it
+        raise InvalidInput(
+            f"the text has {len(text):,} characters, and the model a context of {size:,} tokens: send less "
+            "(the parameter truncate=N keeps the last N)"
+        )
     return _fitting(
         load_tokenizer(context.folder / TOKENIZER).encode(without_surrogates(text), add_special_tokens=False).ids,
         context,
@@ -120,7 +124,7 @@ def begin(name: Any, data: Raw, context: Context, parameters: Mapping[str, Any])
         if type(truncate) is not int or truncate < 1:
             raise InvalidInput(f"truncate is a whole number from 1, not {truncate!r:.40}")
         tokenizer = load_tokenizer(context.folder / TOKENIZER)
-        text = tokenizer.decode(tokenizer.encode(text[-LONGEST:], add_special_tokens=False).ids[-truncate:])
+        text = tokenizer.decode(tokenizer.encode(text[-truncate * LETTERS :], add_special_tokens=False).ids[-truncate:])
     given = parameters.get("token_ids")
     if given is None:
         ids = _prompt(_text_of(text), context)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SUMMARY = "a small attention encoder trained to tell what belongs together from all else (contrastive)"
 INPUT = Preprocessing(tokenizer="bpe", vocabulary=8000, length_limit=128)
 TRAIN = TrainSettings(
-    epochs=12,
+    epochs=6,
     batch_size=256,
     optimiser="adamw",
     learning_rate=1e-3,

@@ -49,7 +49,7 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Question [N, Q], passage [N, C] and features [N, C, F] -> start and end [N, C + 1], place 0 for no answer."""
+    """Question [N, Q], passage, features [N, C, F] and endings [N, C] -> start and end [N, C + 1], place 0 for none."""
     from modelmill.tasks._transformer import Encoder
     from modelmill.tasks.question_answering._network import SpanHead
 

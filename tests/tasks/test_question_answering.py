@@ -11,7 +11,7 @@ from modelmill.tasks import question_answering as task
 from modelmill.tasks._transformer import Encoder
 from modelmill.tasks.base import Context, Item, Measured, TrainSettings
 from modelmill.tasks.question_answering import training
-from modelmill.tasks.question_answering._features import endings, features, window_baseline
+from modelmill.tasks.question_answering._features import endings, features, likeness, window_baseline
 from modelmill.tasks.question_answering._measures import exact, f1, normal
 from modelmill.tasks.question_answering._network import Reader, SpanHead
 
@@ -146,6 +146,14 @@ def test_all_that_people_answered_is_right_in_training(context):
     batch |= {name: torch.zeros(1, 11) for name in ("question", "features", "endings")}
     found = training.validate(lambda *_: (told, told), batch, TrainSettings())
     assert found["em"] == found["f1"] == 1
+
+
+def test_words_that_are_spelt_alike_are_found():
+    found = likeness(["teacher", "nicola", "railway", "cat"], ["Teaching".lower(), "nikola", "cat"])
+    assert found["teacher"] > 0.5
+    assert found["nicola"] > 0.5
+    assert found["railway"] == 0
+    assert "cat" not in found  # too short to be like anything but itself
 
 
 def test_the_ending_of_a_word_is_told_alike_in_any_word():

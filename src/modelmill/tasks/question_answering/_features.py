@@ -9,11 +9,31 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 WINDOWS = (3, 8, 20)
-STEM = 5
+LEAST_LETTERS, LEAST_LIKENESS = 4, 0.5
+"""Of words that are compared letter by letter, and how alike they are at least to count."""
 COUNT = 9 + len(WINDOWS)
 ENDING, ENDINGS = 3, 512
 """Letters of a word's ending, and how many endings are told apart (by a hash)."""
 ENDS = frozenset(".!?\u3002\uff01\uff1f\uff1b;")
+
+
+def likeness(words: Sequence[str], asked: Sequence[str]) -> dict[str, float]:
+    """How much of its pairs of letters a word shares with the word of a question that is spelt most like it (Dice).
+
+    It finds `teacher` by `teaching`, and a name that a listener wrote down in another way.
+    """
+    known = [_letters(word) for word in {*asked} if len(word) >= LEAST_LETTERS]
+    found = {}
+    for word in {*words}:
+        if len(word) >= LEAST_LETTERS:
+            own = _letters(word)
+            best = max((2 * len(own & other) / (len(own) + len(other)) for other in known), default=0.0)
+            found[word] = best if best >= LEAST_LIKENESS else 0.0
+    return found
+
+
+def _letters(word: str) -> set[str]:
+    return {one + other for one, other in pairwise(f"^{word[:30]}$")}
 
 
 def endings(words: Sequence[str]) -> Array:
@@ -26,26 +46,26 @@ def endings(words: Sequence[str]) -> Array:
 def features(question: Sequence[str], passage: Sequence[str], ids: Array, tokens: int) -> Array:
     """Float32 [passage, COUNT]; words as they are in the texts, `ids` of the passage's (the smaller the commoner).
 
-    Matches as in DrQA (Chen et al. 2017, arXiv 1704.00051): the word, and its beginning; by how rare it is; with its
-    neighbour; summed over windows; in the best sentence; beside a number; and how often the passage has the word.
+    Matches as in DrQA (Chen et al. 2017, arXiv 1704.00051): the word, and one that is spelt alike; by how rare it is;
+    with its neighbour; summed over windows; in the best sentence; beside a number; and how often the passage has it.
     """
     asked = [word.lower() for word in question]
     words = [word.lower() for word in passage]
-    whole, begun = set(asked), {word[:STEM] for word in asked if len(word) >= STEM}
+    whole, spelt = set(asked), likeness(words, asked)
     pairs = set(pairwise(asked))
     size = len(words)
     rare = np.log(np.where(ids > 1, ids, tokens) + 1.0) / np.log(tokens + 2.0)
     match = np.array([word in whole for word in words], np.float32)
-    stem = np.array([word[:STEM] in begun if len(word) >= STEM else word in whole for word in words], np.float32)
+    alike = np.maximum(match, np.array([spelt.get(word, 0.0) for word in words], np.float32))
     pair = np.zeros(size, np.float32)
     for place, two in enumerate(pairwise(words)):
         if two in pairs:
             pair[place : place + 2] = 1
-    weight = np.maximum(match, stem) * rare
+    weight = alike * rare
     total = max(1e-3, float(sum(rare[words.index(word)] for word in whole if word in words)))
     around = [np.convolve(weight, np.ones(2 * width + 1), "same") / total for width in WINDOWS if size]
     found = [
-        match, stem, pair, weight, rare, _of_sentences(words, weight / total),
+        match, alike, pair, weight, rare, _of_sentences(words, weight / total),
         np.array([any(letter.isdigit() for letter in word) for word in words], np.float32),
         np.array([word[:1].isupper() for word in passage], np.float32),
         _shares(words),

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
+from modelmill.tasks._blocks import Blocks, Layers
 from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
 from modelmill.tasks.feature_extraction import Preprocessing
-from modelmill.types import Struct
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,20 +27,12 @@ TRAIN = TrainSettings(
 )
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(Blocks, frozen=True, kw_only=True):
     """Options of the network."""
 
-    width: Annotated[int, Meta(ge=16, le=2048, multiple_of=16, description="of a token's state")] = 256
-    heads: Annotated[int, Meta(ge=1, le=32, description="into which attention is split")] = 4
-    layers: Annotated[int, Meta(ge=1, le=24, description="blocks")] = 2
-    dropout: Annotated[Fraction, Meta(description="of states")] = 0.1
+    layers: Layers = 2
     word_dropout: Annotated[Fraction, Meta(description="share of tokens that are unknown in training")] = 0.1
     scale: Annotated[float, Meta(gt=0, le=256, description="factor of the cosines in the softmax")] = 20.0
-
-    def __post_init__(self) -> None:
-        """Raises `ValueError` for values that do not go together."""
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width={self.width} is not a multiple of twice heads={self.heads}")
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
@@ -53,12 +45,5 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks._transformer import Encoder, Sentences
 
     how = signature.preprocessing
-    encoder = Encoder(
-        how.tokens,
-        width=settings.width,
-        heads=settings.heads,
-        layers=settings.layers,
-        dropout=settings.dropout,
-        word_dropout=settings.word_dropout,
-    )
+    encoder = Encoder(how.tokens, **settings.shape, word_dropout=settings.word_dropout)
     return Sentences(encoder, settings.width, how.dimensions, settings.scale)

@@ -1,12 +1,10 @@
 """bert: a small attention encoder that learns a language by filling in hidden words."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from msgspec import Meta
-
+from modelmill.tasks._blocks import Blocks, Heads, Width
 from modelmill.tasks._text import Preprocessing
-from modelmill.tasks.base import Fraction, Signature, TrainSettings
-from modelmill.types import Struct
+from modelmill.tasks.base import Signature, TrainSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,18 +23,11 @@ TRAIN = TrainSettings(
 )
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(Blocks, frozen=True, kw_only=True):
     """Options of the network."""
 
-    width: Annotated[int, Meta(ge=16, le=2048, multiple_of=16, description="of a word's state")] = 192
-    heads: Annotated[int, Meta(ge=1, le=32, description="into which attention is split")] = 6
-    layers: Annotated[int, Meta(ge=1, le=24, description="blocks")] = 3
-    dropout: Annotated[Fraction, Meta(description="of states")] = 0.1
-
-    def __post_init__(self) -> None:
-        """Raises `ValueError` for values that do not go together."""
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width={self.width} is not a multiple of twice heads={self.heads}")
+    width: Width = 192
+    heads: Heads = 6
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
@@ -44,7 +35,4 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks._transformer import Encoder, Filler
 
     tokens = signature.preprocessing.tokens
-    encoder = Encoder(
-        tokens, width=settings.width, heads=settings.heads, layers=settings.layers, dropout=settings.dropout
-    )
-    return Filler(encoder, settings.width, tokens)
+    return Filler(Encoder(tokens, **settings.shape), settings.width, tokens)

@@ -1,13 +1,11 @@
 """transformer: an attention encoder over question and passage; best started from a `bert`."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from msgspec import Meta
-
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks._blocks import Blocks, Dropout, Layers, Width
+from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
 from modelmill.tasks.question_answering import Preprocessing
-from modelmill.types import Struct
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,18 +25,12 @@ TRAIN = TrainSettings(
 )
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(Blocks, frozen=True, kw_only=True):
     """Options of the network."""
 
-    width: Annotated[int, Meta(ge=16, le=2048, multiple_of=16, description="of a word's state")] = 128
-    heads: Annotated[int, Meta(ge=1, le=32, description="into which attention is split")] = 4
-    layers: Annotated[int, Meta(ge=1, le=24, description="blocks")] = 2
-    dropout: Annotated[Fraction, Meta(description="of states")] = 0.3
-
-    def __post_init__(self) -> None:
-        """Raises `ValueError` for values that do not go together."""
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width={self.width} is not a multiple of twice heads={self.heads}")
+    width: Width = 128
+    layers: Layers = 2
+    dropout: Dropout = 0.3
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
@@ -53,11 +45,5 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks._transformer import Encoder
     from modelmill.tasks.question_answering._network import SpanHead
 
-    encoder = Encoder(
-        signature.preprocessing.tokens,
-        width=settings.width,
-        heads=settings.heads,
-        layers=settings.layers,
-        dropout=settings.dropout,
-    )
+    encoder = Encoder(signature.preprocessing.tokens, **settings.shape)
     return SpanHead(encoder, settings.width, settings.dropout)

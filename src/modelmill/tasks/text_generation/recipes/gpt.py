@@ -1,12 +1,10 @@
 """gpt: attention over what was written so far, with rotary positions."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, ClassVar
 
-from msgspec import Meta
-
-from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.tasks._blocks import Blocks, Dropout, Layers
+from modelmill.tasks.base import Signature, TrainSettings
 from modelmill.tasks.text_generation import Preprocessing
-from modelmill.types import Struct
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,18 +24,14 @@ TRAIN = TrainSettings(
 )
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(Blocks, frozen=True, kw_only=True):
     """Options of the network."""
 
-    width: Annotated[int, Meta(ge=16, le=4096, multiple_of=16, description="of a token's state")] = 256
-    heads: Annotated[int, Meta(ge=1, le=64, description="into which attention is split")] = 4
-    layers: Annotated[int, Meta(ge=1, le=48, description="blocks")] = 4
-    dropout: Annotated[Fraction, Meta(description="of states")] = 0.05
+    HEAD: ClassVar[int] = 16
+    """Of keys and values that are kept."""
 
-    def __post_init__(self) -> None:
-        """Raises `ValueError` for values that do not go together."""
-        if self.width % (16 * self.heads):
-            raise ValueError(f"width={self.width} is not a multiple of 16 for each of heads={self.heads}")
+    layers: Layers = 4
+    dropout: Dropout = 0.05
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
@@ -45,11 +39,4 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks._transformer import Decoder
 
     how = signature.preprocessing
-    return Decoder(
-        how.tokens,
-        width=settings.width,
-        heads=settings.heads,
-        layers=settings.layers,
-        context=how.context,
-        dropout=settings.dropout,
-    )
+    return Decoder(how.tokens, **settings.shape, context=how.context)

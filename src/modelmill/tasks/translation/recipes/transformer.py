@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks._blocks import Blocks, Dropout
+from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
 from modelmill.tasks.translation import Preprocessing
-from modelmill.types import Struct
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,18 +28,11 @@ TRAIN = TrainSettings(
 )
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(Blocks, frozen=True, kw_only=True):
     """Options of the network."""
 
-    width: Annotated[int, Meta(ge=16, le=2048, multiple_of=16, description="of a token's state")] = 256
-    heads: Annotated[int, Meta(ge=1, le=32, description="into which attention is split")] = 4
     layers: Annotated[int, Meta(ge=1, le=24, description="blocks that read, and as many that write")] = 3
-    dropout: Annotated[Fraction, Meta(description="of states")] = 0.2
-
-    def __post_init__(self) -> None:
-        """Raises `ValueError` for values that do not go together."""
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width={self.width} is not a multiple of twice heads={self.heads}")
+    dropout: Dropout = 0.2
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
@@ -52,6 +45,4 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks._seq2seq import Transformer
 
     tokens = signature.preprocessing.tokens
-    return Transformer(
-        tokens, width=settings.width, heads=settings.heads, layers=settings.layers, dropout=settings.dropout
-    )
+    return Transformer(tokens, **settings.shape)

@@ -135,6 +135,13 @@ def test_a_comparison_says_what_it_wants(live, inputs):
     assert "source_sentence" in reply.json()["error"]
 
 
+def test_a_comparison_answers_numbers_alone(live):
+    inputs = {"source_sentence": "a cat", "sentences": ["a dog"]}
+    reply = post(live, {"inputs": inputs, "encoding_format": "base64"})
+    assert reply.status_code == 400
+    assert "encoding_format" in reply.json()["error"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [

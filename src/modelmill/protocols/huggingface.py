@@ -28,6 +28,8 @@ error = simple_error
 NAME = "huggingface"
 AROUND = {"inputs", "parameters", "options"}
 DIGITS = 6
+PACKED = {"encoding_format", "usage"}
+"""Parameters by which vectors are answered in another form."""
 POLL_SECONDS = 0.05
 NESTED = ("text-classification", VECTORS)
 """Tasks that answer a list for each input, also for a single one."""
@@ -164,6 +166,8 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
         parameters = {name: value for name, value in document.items() if name not in AROUND} | parameters
         if compared := isinstance(inputs, dict):
             inputs = _sentences(inputs)
+            if PACKED & parameters.keys():
+                raise InvalidInput("similarities are numbers: leave encoding_format and usage out")
     many = isinstance(inputs, list)
     if many:
         check_count("inputs", inputs)

@@ -150,19 +150,14 @@ def _alone(bundle: Path, threads: int, precision: str) -> None:
     """Our generator in this process: jobs from the input, one a line."""
     from modelmill import predictor
     from modelmill.bundle import open_bundle
-    from modelmill.generation.generator import Generator, Piece
 
     model = predictor.Predictor(bundle, open_bundle(bundle), threads, precision=precision)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)
         started = time.perf_counter()
-        generator, pieces = Generator(model.session), dict[int, list[Piece]]()
-        for number, prompt in enumerate(job["prompts"]):
-            generator.add(model.begin(number, prompt, {"max_tokens": job["tokens"]}))
-        while generator.busy:
-            for piece in generator.tick():
-                pieces.setdefault(piece.name, []).append(piece)
+        how = {"max_tokens": job["tokens"]}
+        pieces = model.pieces([model.begin(number, prompt, how) for number, prompt in enumerate(job["prompts"])])
         seconds = time.perf_counter() - started
         found = [[piece.token for piece in pieces[number]] for number in range(len(job["prompts"]))]
         print(json.dumps({"seconds": seconds, "tokens": found}), flush=True)

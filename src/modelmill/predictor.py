@@ -102,15 +102,20 @@ class Predictor:
         """A text that is to grow; raises `InvalidInput`."""
         return cast(Text, self.task.begin(name, data, self.context, parameters))  # type: ignore[attr-defined]
 
-    def _grow(self, inputs: Sequence[Raw], parameters: Mapping[str, Any]) -> list[Any]:
-        """Texts beside one another, to their ends."""
-        generator, pieces = Generator(self.session), dict[int, list[Piece]]()
-        texts = [self.begin(number, raw, parameters) for number, raw in enumerate(inputs)]
+    def pieces(self, texts: Sequence[Text]) -> dict[Any, list[Piece]]:
+        """All that texts grow by, beside one another, by their names."""
+        generator, found = Generator(self.session), dict[Any, list[Piece]]()
         for text in texts:
             generator.add(text)
         while generator.busy:
             for piece in generator.tick():
-                pieces.setdefault(piece.name, []).append(piece)
+                found.setdefault(piece.name, []).append(piece)
+        return found
+
+    def _grow(self, inputs: Sequence[Raw], parameters: Mapping[str, Any]) -> list[Any]:
+        """Texts beside one another, to their ends."""
+        texts = [self.begin(number, raw, parameters) for number, raw in enumerate(inputs)]
+        pieces = self.pieces(texts)
         return [
             self.task.grown(text, pieces[number], parameters, self.context)  # type: ignore[attr-defined]
             for number, text in enumerate(texts)

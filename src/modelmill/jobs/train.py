@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -50,6 +50,17 @@ GOLDEN = 4
 CACHE_BYTES = 50 << 30
 
 
+class Training(NamedTuple):
+    """What every stage of a training is about."""
+
+    spec: JobSpec
+    task: Task
+    recipe: ModuleType
+    base: Base | None
+    events: Events
+    stop: Stop
+
+
 def main(spec: bytes, report: Report) -> int:
     """Entry of the job process."""
     return run(spec, train_version)
@@ -65,12 +76,13 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     draft.mkdir(parents=True)
     material = Material(spec.dataset)
     task, recipe = task_named(spec.task), recipe_named(spec.task, spec.recipe)
+    base = Base(spec.base, Path(spec.bundle)) if spec.base else None
+    one = Training(spec, task, recipe, base, events, stop)
     count = f" for {len(material.labels)} classes" if material.labels else ""
     events.stage(f"preparing {spec.recipe}{count}")
     shown = getattr(task, "shown", _data)
     samples = [shown(item) for item in material.sample("train", task.SAMPLES)]
-    base = Base(spec.base, Path(spec.bundle)) if spec.base else None
-    chosen = choose(spec, task, recipe, material, samples, base, events)
+    chosen = choose(one, material, samples)
     if base is not None:
         chosen = base.prepared(chosen, draft)
     preprocessing = task.prepare(samples, chosen.input, draft)
@@ -78,8 +90,8 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     data, validation = (
         material.decoded(split, task, context, Path(spec.cache), events, stop) for split in ("train", "val")
     )
-    history = fit(spec, recipe, chosen, context, data, validation, base, draft, events, stop)
-    manifest = describe(spec, task, context, chosen, base)
+    history = fit(one, chosen, context, data, validation)
+    manifest = describe(one, context, chosen)
     events.stage("evaluating through the served path")
     model = Predictor(draft, manifest, spec.threads)
     golden(model, material, draft)
@@ -99,57 +111,37 @@ def _data(item: Item) -> Raw:
     return item.data
 
 
-def choose(
-    spec: JobSpec,
-    task: Task,
-    recipe: ModuleType,
-    material: Material,
-    samples: list[Raw],
-    base: Base | None,
-    events: Events,
-) -> Plan:
+def choose(one: Training, material: Material, samples: list[Raw]) -> Plan:
     """The settings that were given, and for the others what fits the data; the log says what was chosen and why."""
-    look, given = getattr(task, "look", None), spec.settings
+    look, base, given = getattr(one.task, "look", None), one.base, one.spec.settings
     if base is not None:
-        given = base.settings(recipe, spec.task, given)
+        given = base.settings(one.recipe, one.spec.task, given)
     facts = Facts(
         counts={split: material.count(split) for split in SPLITS},
         classes=material.classes("train"),
         inputs=look(samples) if look else None,
         base=base.manifest.task if base else "",
     )
-    plan, choices = fitted(recipe, facts, given)
+    plan, choices = fitted(one.recipe, facts, given)
     for choice in choices:
-        events.stage(f"{choice.why}: {', '.join(f'{name}={value}' for name, value in choice.settings.items())}")
+        one.events.stage(f"{choice.why}: {', '.join(f'{name}={value}' for name, value in choice.settings.items())}")
     return plan
 
 
-def fit(
-    spec: JobSpec,
-    recipe: ModuleType,
-    chosen: Plan,
-    context: Context,
-    data: Arrays,
-    validation: Arrays,
-    base: Base | None,
-    draft: Path,
-    events: Events,
-    stop: Stop,
-) -> list[Json]:
+def fit(one: Training, chosen: Plan, context: Context, data: Arrays, validation: Arrays) -> list[Json]:
     """Train by the recipe's own `fit`, or its `network` by the loop; writes weights and model, returns history."""
-    task = task_named(spec.task)
+    task, draft = one.task, context.folder
     inputs, outputs = task.inputs(context), task.outputs(context)
     signature = Signature(inputs=inputs, classes=len(context.labels), preprocessing=context.preprocessing)
-    if hasattr(recipe, "fit"):
-        events.stage(f"fitting on {len(data)} items")
-        network, weights = recipe.fit(chosen, signature, data.arrays, data.targets)
+    if hasattr(one.recipe, "fit"):
+        one.events.stage(f"fitting on {len(data)} items")
+        network, weights = one.recipe.fit(chosen, signature, data.arrays, data.targets)
         history: list[Json] = []
     else:
-        start = functools.partial(begin, recipe, chosen, signature, context.labels, base, events)
-        both = data, validation
-        network, weights, history = fit_network(spec, task, recipe, chosen, signature, both, start, events, stop)
+        start = functools.partial(begin, one, chosen, signature, context.labels)
+        network, weights, history = fit_network(one, chosen, signature, (data, validation), start)
     save_weights(weights, draft)
-    events.stage(f"converting to {ENGINE}")
+    one.events.stage(f"converting to {ENGINE}")
     if hasattr(task, "graph"):
         inputs, outputs = task.graph(context)
     graphs = network if isinstance(network, dict) else {"": Graph(network, inputs, outputs)}
@@ -160,15 +152,7 @@ def fit(
 
 
 def fit_network(
-    spec: JobSpec,
-    task: Task,
-    recipe: ModuleType,
-    chosen: Plan,
-    signature: Signature,
-    both: tuple[Arrays, Arrays],
-    start: Callable[[], Any],
-    events: Events,
-    stop: Stop,
+    one: Training, chosen: Plan, signature: Signature, both: tuple[Arrays, Arrays], start: Callable[[], Any]
 ) -> tuple[Any, dict[str, np.ndarray[Any, Any]], list[Json]]:
     """The loop over a torch network: as it is deployed, its weights, and how it came about."""
     import torch
@@ -178,31 +162,30 @@ def fit_network(
 
     assert chosen.train is not None
     data, validation = both
-    torch.set_num_threads(spec.threads)
+    torch.set_num_threads(one.spec.threads)
     torch.manual_seed(chosen.seed)
     network = start()
     count = sum(parameter.numel() for parameter in network.parameters())
-    events.stage(f"training {count:,} parameters on {len(data)} items, {_length(chosen.train)}")
-    aim, change = objective(task, recipe), None
+    one.events.stage(f"training {count:,} parameters on {len(data)} items, {_length(chosen.train)}")
+    aim, change = objective(one.task, one.recipe), None
     if aim.change is not None and chosen.augment not in (None, NONE):
         change = functools.partial(_changed, aim.change, chosen.augment, signature)
-    trained = Loop(network, data, validation, chosen.train, aim, change, Path(spec.folder), events, stop).run()
+    folder = Path(one.spec.folder)
+    trained = Loop(network, data, validation, chosen.train, aim, change, folder, one.events, one.stop).run()
     weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
     return aim.deployed(trained.network, signature), weights, trained.history
 
 
-def begin(
-    recipe: ModuleType, chosen: Plan, signature: Signature, labels: list[str], base: Base | None, events: Events
-) -> Any:
+def begin(one: Training, chosen: Plan, signature: Signature, labels: list[str]) -> Any:
     """The network before its training: new, or with the weights of the version it starts from."""
     assert chosen.train is not None
-    network, taken = recipe.network(chosen.network, signature), list[str]()
+    base, network, taken = one.base, one.recipe.network(chosen.network, signature), list[str]()
     if base is not None:
-        head = head_of(recipe, chosen, signature) if labels != base.manifest.labels else set()
+        head = head_of(one.recipe, chosen, signature) if labels != base.manifest.labels else set()
         taken, new = base.give(network, head)
-        events.stage(f"starting from {base.name}: {len(taken)} weights taken{f', new: {few(new)}' if new else ''}")
+        one.events.stage(f"starting from {base.name}: {len(taken)} weights taken{f', new: {few(new)}' if new else ''}")
     if chosen.train.freeze:
-        events.stage(f"{freeze(network, chosen.train.freeze, taken):,} parameters stay as they are")
+        one.events.stage(f"{freeze(network, chosen.train.freeze, taken):,} parameters stay as they are")
     return network
 
 
@@ -224,13 +207,14 @@ def save_weights(weights: dict[str, np.ndarray[Any, Any]], draft: Path) -> None:
     save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, draft / WEIGHTS)
 
 
-def describe(spec: JobSpec, task: Task, context: Context, chosen: Plan, base: Base | None) -> Manifest:
+def describe(one: Training, context: Context, chosen: Plan) -> Manifest:
     """The manifest, but for metrics and files."""
+    spec = one.spec
     return Manifest(
         task=spec.task,
         engine=ENGINE,
-        inputs=task.inputs(context),
-        outputs=task.outputs(context),
+        inputs=one.task.inputs(context),
+        outputs=one.task.outputs(context),
         preprocessing=msgspec.to_builtins(context.preprocessing),
         labels=context.labels,
         lineage=Lineage(
@@ -242,7 +226,7 @@ def describe(spec: JobSpec, task: Task, context: Context, chosen: Plan, base: Ba
             code_version=__version__,
             job=spec.job,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            chain=base.chain() if base else [],
+            chain=one.base.chain() if one.base else [],
         ),
     )
 

@@ -447,6 +447,17 @@ def pairs_table(root: Path, count: int = 120) -> Path:
     return root
 
 
+def scored_table(root: Path, count: int = 120) -> Path:
+    """Pairs of colours, and how many of them are the same."""
+    words = ["red", "blue", "green", "black", "white", "grey", "pink"]
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    rows = {" ".join(rng.choice(words, 4)): " ".join(rng.choice(words, 4)) for _ in range(count)}
+    lines = [f"{one},{other},{len({*one.split()} & {*other.split()})}" for one, other in rows.items()]
+    (root / "pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *lines]) + "\n")
+    return root
+
+
 def questions(root: Path, count: int = 60) -> Path:
     """SQuAD's JSON: who has which thing, in passages of three sentences."""
     names, things = ("Ann", "Bob", "Cleo", "Dan", "Eve"), ("cup", "hat", "key", "pen", "map")

@@ -1,5 +1,8 @@
 """Vectors of texts: what is fed, what training asks for, and how they are measured."""
 
+import warnings
+from contextlib import closing
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,9 +11,13 @@ from scipy.stats import spearmanr
 
 from modelmill.data.base import Item
 from modelmill.errors import InvalidInput
+from modelmill.jobs.process import Events
+from modelmill.jobs.train import train_version
 from modelmill.tasks import feature_extraction as task
 from modelmill.tasks.base import Context
 from modelmill.tasks.feature_extraction._measures import labelled, measures, paired, spearman
+from modelmill.types import JobSpec
+from tests.making import dataset, going, scored_table, text_table
 
 PAIRS = [("one red house", "ein rotes haus"), ("two blue cars", "zwei blaue autos"), ("three trees", "drei baeume")]
 
@@ -149,3 +156,21 @@ def test_the_loss_of_scores_is_about_their_order():
     cosines = torch.tensor([0.9, 0.5, 0.1])
     good, bad = (by_scores(cosines, torch.tensor(score), 20.0) for score in ([5.0, 3.0, 1.0], [1.0, 3.0, 5.0]))
     assert good < 0.01 < 5 < bad
+
+
+@pytest.mark.parametrize(("made", "figure"), [(scored_table, "spearman"), (text_table, "recall_at_1")])
+def test_a_model_is_learnt_from_scores_and_from_labels(tmp_path, made, figure):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    settings = {"epochs": "8", "batch_size": "32", "width": "32", "layers": "1", "learning_rate": "0.01"}
+    spec = JobSpec(
+        job=1, kind="train", folder=str(folder), threads=1, name="near", task="feature-extraction", recipe="encoder",
+        dataset=dataset(made(tmp_path / "set"), "feature-extraction", tmp_path / "store"), settings=settings,
+        cache=str(tmp_path / "cache"),
+    )  # fmt: skip
+    with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
+        warnings.simplefilter("ignore")  # as in a job's process
+        metrics = train_version(spec, events, going())["metrics"]
+    assert metrics[figure] > 0.5
+    card = (folder / "bundle" / "README.md").read_text()
+    assert f'"type": "{figure}", "value": {round(metrics[figure], 4)}' in card

@@ -58,6 +58,8 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
 def _front_matter(name: str, manifest: Manifest) -> str:
     """The metadata block; JSON strings are valid YAML, so nothing in a name can break out of it."""
     name_of = task_named(manifest.task).METRIC
+    if name_of not in manifest.metrics:  # some data are measured in another way
+        name_of = next(iter(manifest.metrics), name_of)
     metric = {"type": name_of, "value": round(manifest.metrics.get(name_of, 0.0), 4)}
     result = {
         "task": {"type": manifest.task},

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from modelmill.data._magic import extension
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats._table import rows_of
 from modelmill.data.formats._text import split_in_name, with_extension
@@ -28,7 +29,7 @@ def detect(source: Source) -> bool:
     """Whether a table names two texts and a score."""
     for name in _tables(source)[:1]:
         with source.open(name) as file:
-            _, header = next(rows_of(file, name, quoted=name.endswith(".csv")), (0, []))
+            _, header = next(rows_of(file, name, quoted=extension(name) == "csv"), (0, []))
             return None not in _columns(header, {}).values()
     return False
 
@@ -42,7 +43,7 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     for name in names:
         split = split_in_name(name) if len(names) > 1 else None
         with source.open(name) as file:
-            rows = rows_of(file, name, quoted=name.endswith(".csv"))
+            rows = rows_of(file, name, quoted=extension(name) == "csv")
             _, header = next(rows, (0, []))
             columns = _columns(header, options)
             if missing := [role for role, column in columns.items() if column is None]:

@@ -11,6 +11,8 @@ from modelmill.bundle import open_bundle
 from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
 from modelmill.tasks._image import Look, look
+from modelmill.tasks._text import Look as Words
+from modelmill.tasks._text import look as look_at_texts
 from modelmill.tasks.base import MOST_EPOCHS, Facts, fitted, plan, recipe_named
 from modelmill.types import JobSpec
 from tests.making import dataset, encoded, going, picture_folder, png
@@ -44,6 +46,19 @@ def test_where_the_defaults_fit_nothing_is_chosen(recipe, seen):
     chosen, choices = fitted(recipe, seen, {})
     assert choices == []
     assert chosen == plan(recipe, {})
+
+
+@pytest.mark.parametrize(("texts", "words", "epochs"), [(8000, 20, 30), (6000, 150, 7), (1_000_000, 20, 4)])
+def test_a_language_is_read_as_often_as_there_is_time(texts, words, epochs):
+    counts = {"train": texts, "val": 10, "test": 10}
+    chosen, _ = fitted(
+        recipe_named("fill-mask", "bert"), Facts(counts=counts, classes={}, inputs=Words(words=words)), {}
+    )
+    assert chosen.train.epochs == epochs
+
+
+def test_words_are_counted_in_any_script():
+    assert look_at_texts(["one two three", "\u5fb7\u570b\u5b78\u8005", "a"]).words == pytest.approx((3 + 1 + 4 + 1) / 3)
 
 
 def test_small_photographs_are_shifted_by_whole_pixels_in_large_batches():

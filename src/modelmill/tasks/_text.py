@@ -1,7 +1,7 @@
 """Texts in, token ids out: the decoding that all language tasks share. The tokenizer is trained on the data."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +21,8 @@ MASK = "[MASK]"
 SPECIAL = ["[PAD]", "[UNK]", MASK]
 """Ids 0, 1 and 2."""
 MAX_CHARACTERS = 200_000
+EAST = "\u2e80"
+"""From here on scripts have no spaces between words, roughly."""
 NOTED = 1024
 
 # Scripts written without spaces: each character, with its marks, is a word.
@@ -45,6 +47,19 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
     ] = 256
     tokens: Annotated[int, msgspec.Meta(extra={"derived": True})] = 0
     """Size of the trained vocabulary."""
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """What texts are like: how many words one has on average, where a character without spaces around it is a word."""
+
+    words: float
+
+
+def look(samples: Sequence[Raw]) -> Look:
+    """About how long all samples are."""
+    texts = [str(sample) for sample in samples]
+    counts = [len(text.split()) + sum(letter >= EAST for letter in text) for text in texts]
+    return Look(words=sum(counts) / max(1, len(counts)))
 
 
 def text_of(data: Raw) -> str:

@@ -8,11 +8,11 @@ import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks import _text
-from modelmill.tasks._text import MASK, SPECIAL, TOKENIZER, Preprocessing, fingerprint, load_tokenizer
+from modelmill.tasks._text import MASK, SPECIAL, TOKENIZER, Preprocessing, fingerprint, load_tokenizer, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
 from modelmill.types import Json, TensorSpec
 
-__all__ = ["Preprocessing", "fingerprint"]
+__all__ = ["Preprocessing", "fingerprint", "look"]
 
 SUMMARY = "say which words are missing; learns a language from plain text, as a start for other tasks"
 INPUT = "text"

@@ -1,10 +1,11 @@
 """bert: a small attention encoder that learns a language by filling in hidden words."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from modelmill.tasks._blocks import Blocks, Heads, Width
 from modelmill.tasks._text import Preprocessing
-from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +22,17 @@ TRAIN = TrainSettings(
     warmup=0.06,
     clip=1.0,
 )
+
+
+ENOUGH = 200_000
+"""Words over which so many epochs take a quarter of an hour on two cores."""
+
+
+def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
+    """More text is seen less often."""
+    words = round(facts.counts["train"] * min(facts.inputs.words, plan.input.length_limit))
+    epochs = max(4, round(TRAIN.epochs * min(1.0, ENOUGH / max(1, words))))
+    yield Choice(why=f"about {words:,} words are seen {epochs} times", settings={"epochs": epochs})
 
 
 class Settings(Blocks, frozen=True, kw_only=True):

@@ -5,26 +5,20 @@ A task is a package `tasks/<name>/` whose module has the names of `Task`; a reci
 are imported inside the functions that need them, so that a gateway can list and check recipes without them.
 """
 
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, cast, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
-import msgspec
 import numpy as np
 
 from modelmill import plugins
 from modelmill.data.base import Item
-from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.tasks._plan import MOST_EPOCHS, Choice, Facts, Plan, TrainSettings, describe, fitted, names, plan
 from modelmill.types import Fraction, Json, Positive, Struct, TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 NOTE = "note:"
-MOST_EPOCHS = 10_000
-TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?) ?([smh])")
-SECONDS = {"s": 1, "m": 60, "h": 3600}
 Raw = bytes | str | np.ndarray[Any, Any]
 """What a task decodes: an encoded picture, a text, or pixels that a reader already had as an array."""
 
@@ -164,64 +158,6 @@ class Task(Protocol):
         """A valid input, for tests and documentation."""
 
 
-class TrainSettings(Struct, frozen=True, kw_only=True):
-    """How the training loop runs; every recipe has its own defaults."""
-
-    epochs: Annotated[int, msgspec.Meta(ge=1, le=MOST_EPOCHS, description="passes over the training data")] = 10
-    time: Annotated[
-        str,
-        msgspec.Meta(
-            description="how long to train, such as 90s, 10m or 1h: the learning rate falls to its end, and epochs "
-            "count only where they are set too; empty: by epochs"
-        ),
-    ] = ""
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536, description="items per step")] = 64
-    epoch_steps: Annotated[
-        int, msgspec.Meta(ge=0, le=1_000_000, description="steps in an epoch; 0: one pass over the training data")
-    ] = 0
-    optimiser: Annotated[
-        Literal["adam", "adamw", "adadelta", "sgd", "muon"],
-        msgspec.Meta(description="update rule; muon: orthogonal momentum for convolutions, AdamW for the rest"),
-    ] = "adam"
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100, description="peak learning rate")] = 1e-3
-    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10, description="decay of weight matrices")] = 0.0
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of sgd (Nesterov)")] = 0.9
-    beta1: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of the gradient")] = 0.9
-    beta2: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of its square")] = 0.999
-    schedule: Annotated[Literal["cosine", "constant"], msgspec.Meta(description="learning rate after warm-up")] = (
-        "cosine"
-    )
-    warmup: Annotated[float, msgspec.Meta(ge=0, le=1, description="share of all steps spent warming up")] = 0.05
-    label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of the cross-entropy")] = 0.0
-    clip: Annotated[float, msgspec.Meta(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0
-    ema: Annotated[float, msgspec.Meta(ge=0, lt=1, description="decay of averaged weights; 0: no averaging")] = 0.0
-    patience: Annotated[
-        int, msgspec.Meta(ge=0, description="epochs without a better validation before stopping; 0: never")
-    ] = 0
-    precision: Annotated[
-        Literal["auto", "bf16", "fp32"], msgspec.Meta(description="auto: bf16 where the device has it")
-    ] = "auto"
-    freeze: Annotated[
-        str,
-        msgspec.Meta(
-            description="parts of the network that stay as they are, separated by commas, such as encoder.embedding; "
-            "inherited: all that was taken from the version it starts from"
-        ),
-    ] = ""
-    seed: Annotated[int, msgspec.Meta(ge=0, le=2**31, description="of weights, order and augmentation")] = 0
-
-    def __post_init__(self) -> None:
-        """Raises `ValueError` for a time that is none."""
-        if self.time and not (TIME.fullmatch(self.time) and self.seconds > 0):
-            raise ValueError(f"setting time={self.time:.60}: write a number and s, m or h, such as 90s, 10m or 1h")
-
-    @property
-    def seconds(self) -> float:
-        """The time budget in seconds; 0 where there is none."""
-        found = TIME.fullmatch(self.time)
-        return float(found[1]) * SECONDS[found[2]] if found else 0.0
-
-
 class Recipe(Protocol):
     """A way to train a task: defaults, and either `network` (trained by the loop) or `fit` (trains itself).
 
@@ -242,59 +178,6 @@ class Recipe(Protocol):
 
     def network(self, settings: Any, signature: Signature) -> Any:
         """A torch module: the inputs in their order, what `loss` and `deployed` expect out."""
-
-
-class Facts(Struct, frozen=True, kw_only=True):
-    """What a data set is like before it is trained on.
-
-    `counts` has the items of each split, `classes` the training items of each class, `inputs` what the task's
-    `look(samples)` says, where it has one (of pictures, `tasks._image.Look`). `base` is the task of the version that
-    the training starts from, or "".
-    """
-
-    counts: dict[str, int]
-    classes: dict[str, int]
-    inputs: Any = None
-    base: str = ""
-
-    def epochs(self, usual: int, enough: int, least: int = 8) -> "Choice":
-        """The `usual` passes over up to `enough` training items, and fewer over more, so that they take as long."""
-        count = self.counts["train"]
-        epochs = max(least, round(usual * min(1.0, enough / count)))
-        return Choice(why=f"{count:,} items are seen {count * epochs:,} times in all", settings={"epochs": epochs})
-
-
-class Choice(Struct, frozen=True, kw_only=True):
-    """Settings that fit a data set better than the defaults, and why, as the beginning of a sentence."""
-
-    why: str
-    settings: Json
-
-
-class Plan(Struct, frozen=True, kw_only=True):
-    """All settings of one training, complete and valid."""
-
-    network: Any
-    input: Any
-    train: TrainSettings | None = None
-    augment: Any = None
-
-    @property
-    def seed(self) -> int:
-        """Of everything random; a recipe that fits by itself has nothing random."""
-        return self.train.seed if self.train else 0
-
-    def flat(self) -> Json:
-        """The settings as one flat dictionary, as `--set` takes them."""
-        merged: Json = {}
-        for section in self.sections().values():
-            merged |= {name: value for name, value in msgspec.to_builtins(section).items() if name in names(section)}
-        return merged
-
-    def sections(self) -> dict[str, Struct]:
-        """The parts that exist, by name."""
-        parts = {"network": self.network, "input": self.input, "train": self.train, "augment": self.augment}
-        return {name: part for name, part in parts.items() if part is not None}
 
 
 def kind_of(task: Task) -> str:
@@ -318,101 +201,8 @@ def recipe_named(task: str, name: str) -> ModuleType:
     return plugins.load(plugins.recipes_of(task), name or default)
 
 
-def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
-    """The recipe's defaults with some settings overridden (values may be strings).
-
-    Raises `InvalidInput` for a name that nothing reads (suggesting the near one) or a value out of range.
-    """
-    base = Plan(
-        network=recipe.Settings(),
-        train=getattr(recipe, "TRAIN", None),
-        input=recipe.INPUT,
-        augment=getattr(recipe, "AUGMENT", None),
-    )
-    sections = base.sections()
-    home = {field: name for name, part in sections.items() for field in names(part)}
-    for name in overrides:
-        if name not in home:
-            raise unknown_setting(name, home)
-    changed = {
-        section: _override(part, {k: v for k, v in overrides.items() if home[k] == section})
-        for section, part in sections.items()
-    }
-    train = changed.get("train")
-    if isinstance(train, TrainSettings) and train.time and "epochs" not in overrides:
-        changed["train"] = msgspec.structs.replace(train, epochs=MOST_EPOCHS)  # the time alone decides
-    return Plan(**cast(Any, changed))
-
-
-def fitted(recipe: ModuleType, facts: Facts, given: Mapping[str, Any]) -> tuple[Plan, list[Choice]]:
-    """The plan with what the recipe chooses for the data where nothing was `given`, and the choices that changed it."""
-    chosen = plan(recipe, given)
-    current, taken, told = chosen.flat(), dict[str, Any](), list[Choice]()
-    for choice in recipe.fit_to(facts, chosen) if hasattr(recipe, "fit_to") else ():
-        fixed = {*given, "epochs"} if given.get("time") else {*given}
-        changes = {name: value for name, value in choice.settings.items() if name not in fixed}
-        if changes := {name: value for name, value in changes.items() if value != current[name]}:
-            taken |= changes
-            told.append(Choice(why=choice.why, settings=changes))
-    return plan(recipe, {**taken, **given}), told
-
-
-def names(part: Struct) -> list[str]:
-    """The settings of a section; what is always learnt from the data is none (`Meta(extra={"derived": True})`)."""
-    return [field.name for field in msgspec.structs.fields(type(part)) if not any(map(_derived, _notes(field)))]
-
-
-def _notes(field: msgspec.structs.FieldInfo) -> list[msgspec.Meta]:
-    return [note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, msgspec.Meta)]
-
-
-def _choices(field: msgspec.structs.FieldInfo) -> list[str]:
-    """The values of a field that takes only some."""
-    kind = getattr(field.type, "__origin__", field.type)
-    return [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
-
-
-def _derived(note: msgspec.Meta) -> bool:
-    return bool((note.extra or {}).get("derived"))
-
-
-def _override(part: Struct, values: Mapping[str, Any]) -> Struct:
-    if not values:
-        return part
-    changed = {name: _convert(type(part), name, value) for name, value in values.items()}
-    try:
-        return msgspec.structs.replace(part, **changed)
-    except ValueError as error:  # what a section says of values that do not go together
-        raise InvalidInput(str(error)) from error
-
-
-def _convert(kind: type[Struct], name: str, value: Any) -> Any:
-    """One value as its field wants it; the message of a wrong one names it."""
-    wanted = next(field for field in msgspec.structs.fields(kind) if field.name == name)
-    if isinstance(value, str) and "tuple" in str(wanted.type):
-        value = value.split(",")
-    try:
-        converted = msgspec.convert(value, wanted.type, strict=False)
-    except msgspec.ValidationError as error:
-        if choices := _choices(wanted):
-            raise InvalidInput(f"setting {name}={value!s:.60}: choose one of {', '.join(choices)}") from error
-        raise InvalidInput(f"setting {name}={value!s:.60}: {str(error)[0].lower()}{str(error)[1:]}") from error
-    if isinstance(converted, float) and not math.isfinite(converted):
-        raise InvalidInput(f"setting {name}={value!s:.60}: a finite number is wanted")
-    return converted
-
-
-def describe(part: Struct) -> Iterator[Json]:
-    """The fields of a settings struct as rows for people: name, default, help."""
-    for field in msgspec.structs.fields(type(part)):
-        if field.name in names(part):
-            notes = [note.description for note in _notes(field) if note.description]
-            if choices := _choices(field):
-                notes.append(f"one of {', '.join(choices)}")
-            yield {"name": field.name, "default": getattr(part, field.name), "help": "; ".join(notes)}
-
-
 __all__ = [
+    "MOST_EPOCHS",
     "Arrays",
     "Choice",
     "Context",

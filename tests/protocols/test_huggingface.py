@@ -177,6 +177,12 @@ def test_a_model_of_tensors_says_where_to_go(door):
 def test_a_deployment_describes_itself(door):
     assert door.ask("GET", "/models/words").json["pipeline_tag"] == "text-classification"
     assert door.ask("GET", "/models/spots").json["labels"] == ["dark", "bright"]
+    assert door.ask("GET", "/models/spots/info").json == door.ask("GET", "/models/spots").json
+
+
+@pytest.mark.parametrize(("name", "status"), [("spots", 200), ("loading", 503), ("none", 404)])
+def test_a_deployment_says_whether_it_answers(door, name, status):
+    assert door.ask("GET", f"/models/{name}/health").status == status
 
 
 @pytest.mark.parametrize(("version", "status"), [("1", 200), ("2", 404), ("one", 404)])

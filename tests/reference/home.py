@@ -1,5 +1,6 @@
 """A platform's home with reference models in it: imported as anybody would import theirs."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -63,6 +64,20 @@ class Lesson(NamedTuple):
     settings: Mapping[str, str] = {}
 
 
+def conversations(root: Path) -> Path:
+    """A greeting, again and again."""
+    root.mkdir(parents=True, exist_ok=True)
+    names = ["Ann", "Bob", "Cem", "Dan", "Eve"]
+    rows = [
+        [{"role": "user", "content": f"Say hello{to}."}, {"role": "assistant", "content": f"Hello{to}."}]
+        for to in ("", *(f" {one} and {other}" for one in names for other in names))
+    ]
+    lines = [json.dumps({"messages": row}) for row in rows * 4]
+    (root / "train.jsonl").write_text("\n".join(lines[:-9]))
+    (root / "test.jsonl").write_text("\n".join(lines[-9:]))
+    return root
+
+
 SMALL = {"width": "32", "layers": "1", "heads": "2"}
 LESSONS = {
     "finder": Lesson("object-detection", box_folder),
@@ -74,6 +89,11 @@ LESSONS = {
     "librarian": Lesson("question-answering", questions),
     "guesser": Lesson("fill-mask", text_table, "bert", SMALL),
     "thinker": Lesson("feature-extraction", text_table, "encoder", {**SMALL, "dimensions": "16"}),
+    "talker": Lesson(
+        "text-generation",
+        conversations,
+        settings={"width": "64", "layers": "2", "epochs": "3", "epoch_steps": "80", "learning_rate": "0.005"},
+    ),
     "scribe": Lesson("automatic-speech-recognition", speech_folder),
     "listener": Lesson("audio-classification", sound_folder),
 }

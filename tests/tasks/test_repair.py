@@ -98,8 +98,14 @@ def test_what_would_become_too_large_is_refused_before_any_work(tmp_path):
 def test_an_empty_tensor_and_an_unknown_parameter_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match="0x5 pixels is empty"):
         task.infer(nothing, {"image": np.zeros((1, 0, 5, 1), np.uint8)}, context(GREY, tmp_path))
-    with pytest.raises(InvalidInput, match="prompt"):
-        task.encode({task.REPAIRED: np.zeros((2, 2, 1))}, context(GREY, tmp_path), {"prompt": "a cat"})
+    with pytest.raises(InvalidInput, match="strength"):
+        task.encode({task.REPAIRED: np.zeros((2, 2, 1))}, context(GREY, tmp_path), {"strength": 1})
+
+
+def test_what_clients_say_to_models_that_can_be_told_is_not_read(tmp_path):
+    white = {task.REPAIRED: np.ones((2, 2, 1))}
+    one, other = (task.encode(white, context(GREY, tmp_path), told) for told in ({}, {"prompt": "make it blue"}))
+    assert one == other
 
 
 def test_what_is_transparent_is_what_is_filled_in(tmp_path):

@@ -212,4 +212,15 @@ async def info(gateway: Gateway, caller: KeyInfo, request: Request, names: Mappi
     return Response(msgspec.json.encode(document))
 
 
-ROUTES = [Route("POST", "/models/{name}", infer), Route("GET", "/models/{name}", info)]
+async def health(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+    """Nothing, when the deployment answers; raises `Unavailable` while it is loading."""
+    gateway.refuse_unservable(gateway.route(caller, names["name"]))
+    return Response(b"")
+
+
+ROUTES = [
+    Route("POST", "/models/{name}", infer),
+    Route("GET", "/models/{name}", info),
+    Route("GET", "/models/{name}/info", info),
+    Route("GET", "/models/{name}/health", health),
+]

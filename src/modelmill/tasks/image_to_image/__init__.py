@@ -62,6 +62,8 @@ REPAIRED = "repaired"
 COLORS = f"{NOTE}colors"
 SHOWN = 6
 PARAMETERS = ("mask",)
+TOLD = frozenset({"prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "target_size"})
+"""What Hugging Face's clients say to models that can be told what to do; these do to every picture what they do."""
 CLOSE = 48.0
 """The PSNR in dB above which two answers are the same but for rounding, at the tolerance of fp32."""
 
@@ -109,7 +111,7 @@ def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Array
 def _check(parameters: Mapping[str, Any], how: Preprocessing) -> None:
     known = PARAMETERS if how.repair == "inpaint" else ()
     for name in parameters:
-        if name not in known:
+        if name not in known and name not in TOLD:
             raise unknown_setting(name, known, "parameter")
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SUMMARY = "recurrent, with question-aligned attention and exact matches; learns from a few thousand questions"
 INPUT = Preprocessing()
 TRAIN = TrainSettings(
-    epochs=11,
+    epochs=9,
     batch_size=32,
     optimiser="adamw",
     learning_rate=2e-3,
@@ -30,11 +30,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
     width: Annotated[int, Meta(ge=8, le=2048, description="of a word's vector")] = 64
-    hidden: Annotated[int, Meta(ge=8, le=2048, description="of the recurrent states, each way")] = 128
+    hidden: Annotated[int, Meta(ge=8, le=2048, description="of the recurrent states, each way")] = 96
     layers: Annotated[int, Meta(ge=1, le=8, description="recurrent layers over the passage")] = 2
     known: Annotated[int, Meta(ge=10, le=1_000_000, description="commonest words, that have vectors")] = 1000
-    dropout: Annotated[Fraction, Meta(description="of vectors and states")] = 0.5
-    word_dropout: Annotated[Fraction, Meta(description="share of words that are unknown in training")] = 0.15
+    dropout: Annotated[Fraction, Meta(description="of vectors and states")] = 0.4
+    word_dropout: Annotated[Fraction, Meta(description="share of words that are unknown in training")] = 0.1
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":

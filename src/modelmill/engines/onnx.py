@@ -95,7 +95,7 @@ class OnnxSession:
 def open(folder: Path, threads: int, device: str = "cpu", precision: str = "") -> OnnxSession:
     """Load `model.onnx` of a bundle; raises `BundleCorrupt`, `InvalidInput` for a device or precision it lacks."""
     choose("onnx", "device", device, ("cpu",))
-    choose("onnx, for a model that does not write", "precision", precision, PRECISIONS[:1])
+    choose("onnx", "precision", precision, PRECISIONS[:1])
     return OnnxSession(folder / FILE, threads)
 
 

@@ -74,7 +74,7 @@ def test_each_line_is_a_conversation(tmp_path):
     with open_source(root) as source:
         assert messages.detect(source)
     items = read(messages, root)
-    assert [item.data for item in items] == ["user:\nHello?\n\nassistant:\nHi.\n\n"] * 2
+    assert [item.data for item in items] == ["user:\nHello?\n\nassistant:\nHi."] * 2
     assert [item.split for item in items] == ["train", "train"]
 
 

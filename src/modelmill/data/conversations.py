@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 NEXT = "\n\n"
-"""Stands behind each message."""
+"""Stands between messages."""
 ANSWER = "assistant:\n"
 """Stands before an answer."""
 

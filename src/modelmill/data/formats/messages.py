@@ -6,7 +6,7 @@ from typing import Any
 
 from modelmill.data._magic import extension
 from modelmill.data.base import Item, Source, check_options
-from modelmill.data.conversations import spoken
+from modelmill.data.conversations import NEXT, spoken
 from modelmill.data.formats._text import split_in_name
 from modelmill.errors import InvalidInput
 
@@ -42,7 +42,7 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             if not line.strip():
                 continue
             try:
-                text = spoken(_messages(line))
+                text = spoken(_messages(line)).removesuffix(NEXT)  # an answer ends where the text does
             except (InvalidInput, ValueError, RecursionError) as error:
                 yield Item(f"{name}:{number}", "", "", split, f"is no conversation: {str(error)[:SHOWN]}")
                 continue

@@ -11,6 +11,8 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
+from modelmill.bundle import open_bundle
+from modelmill.predictor import Predictor
 from modelmill.protocols._grpc_messages import message
 from tests.making import writing_bundle
 from tests.platform.conftest import Platform, until
@@ -86,6 +88,19 @@ def test_token_ids_are_prompts(client):
     assert write(client, prompt=[5, 6, 7], seed=1).choices[0].text == found.choices[0].text
     with pytest.raises(openai.BadRequestError, match="token ids are whole numbers from 0 to"):
         write(client, prompt=[[5, 10_000]])
+
+
+def test_the_weights_that_were_asked_for_are_those_that_answer(running, client, tmp_path):
+    bundle = writing_bundle(tmp_path / "bundle")
+    running.client.deploy("writer", name="small", precision="int8", wait=True)
+    said = {}
+    for name, precision in (("writer", "fp32"), ("small", "int8")):
+        model = Predictor(bundle, open_bundle(bundle), precision=precision)
+        alone = model.predict([PROMPT], {"max_new_tokens": 20, "logprobs": 0})[0]["logprobs"]
+        served = write(client, model=name, temperature=0, logprobs=0).choices[0].logprobs
+        said[name] = served.token_logprobs
+        assert said[name] == pytest.approx([one["logprob"] for one in alone], abs=1e-6)
+    assert said["writer"] != pytest.approx(said["small"], abs=1e-6)
 
 
 def test_stop_texts_end_it(client):

@@ -348,9 +348,7 @@ def _open(told: WorkerSpec) -> predictor.Predictor:
     """The model, on the threads it was granted; a quick one does better on one, and leaves the rest to others."""
     bundle = Path(told.bundle)
     model = predictor.load(bundle, 1, told.engine, told.precision)
-    if model.grows:
-        return predictor.Predictor(bundle, model.manifest, told.threads)
-    if told.threads > 1 and seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS:
+    if told.threads > 1 and (model.grows or seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS):
         model = predictor.Predictor(bundle, model.manifest, told.threads, told.engine, told.precision)
     return model
 

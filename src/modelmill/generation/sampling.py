@@ -80,10 +80,14 @@ def choose(logits: Logits, how: Sampling, place: int, before: np.ndarray[Any, An
     return min(int(np.searchsorted(np.cumsum(shares), chance, side="right")), int(np.flatnonzero(shares)[-1]))
 
 
+def log_shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The logarithms of the probabilities along the last axis, in the type of the logits."""
+    scores = logits - logits.max(-1, keepdims=True)
+    return np.asarray(scores - np.log(np.exp(scores).sum(-1, keepdims=True)))
+
+
 def logprobs(logits: Logits, token: int, most: int) -> tuple[float, list[tuple[int, float]]]:
     """The logarithm of the token's probability, and those of the likeliest ones."""
-    scores = logits.astype(np.float64)
-    scores -= scores.max()
-    scores -= np.log(np.exp(scores).sum())
+    scores = log_shares(logits.astype(np.float64))
     best = np.argsort(-scores, kind="stable")[:most]
     return float(scores[token]), [(int(one), float(scores[one])) for one in best]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.generation.sampling import log_shares
 from modelmill.tasks import _text
 from modelmill.tasks._text import MASK, SPECIAL, TOKENIZER, Preprocessing, fingerprint, load_tokenizer, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
@@ -69,8 +70,7 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> l
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
     found = []
     for number, logits in enumerate(arrays["logits"].astype(np.float64)):
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
+        shares = np.exp(log_shares(logits))
         ids = wanted if wanted is not None else np.arange(len(SPECIAL), len(shares))
         best = ids[np.argsort(-shares[ids], kind="stable")][:count]
         found.append([_guess(tokenizer, text, number, int(one), float(shares[one])) for one in best])
@@ -137,10 +137,9 @@ def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: C
             continue
         kept = ids[places]
         ids[places] = MASKED
-        logits = score({"ids": ids[None], "places": places[None]})["logits"][0].astype(np.float64)
-        logits -= logits.max(1, keepdims=True)
-        own = logits[np.arange(len(places)), kept] - np.log(np.exp(logits).sum(1))
-        right += int((logits.argmax(1) == kept).sum())
+        scores = log_shares(score({"ids": ids[None], "places": places[None]})["logits"][0].astype(np.float64))
+        own = scores[np.arange(len(places)), kept]
+        right += int((scores.argmax(1) == kept).sum())
         surprise, count = surprise - float(own.sum()), count + len(places)
     loss = surprise / max(1, count)
     metrics = {

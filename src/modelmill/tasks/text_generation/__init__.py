@@ -10,7 +10,7 @@ import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.generator import LENGTH, Piece, Text
-from modelmill.generation.sampling import Sampling, sampling
+from modelmill.generation.sampling import Sampling, log_shares, sampling
 from modelmill.tasks import _units
 from modelmill.tasks._text import checked_ids, without_surrogates
 from modelmill.tasks._units import END, PAD, SPECIAL, TOKENIZER, load_tokenizer
@@ -217,9 +217,7 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> l
     """The likeliest next tokens with their probabilities; raises `InvalidInput` for any parameter."""
     for name in parameters:
         raise unknown_setting(name, (), "parameter")
-    logits = arrays["logits"][-1].astype(np.float64)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
+    shares = np.exp(log_shares(arrays["logits"][-1].astype(np.float64)))
     best = np.argsort(-shares, kind="stable")[:5]
     return [{"token": _token(int(one), context), "score": round(float(shares[one]), 6)} for one in best]
 
@@ -257,9 +255,8 @@ def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: C
     total, start, step = 0.0, 0, max(1, size // 2)
     while start < len(ids) - 1:
         part = ids[start : start + size + 1]
-        logits = score({"ids": part[None, :-1]})["logits"][0].astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        own = logits[np.arange(len(part) - 1), part[1:]] - np.log(np.exp(logits).sum(axis=1))
+        scores = log_shares(score({"ids": part[None, :-1]})["logits"][0].astype(np.float64))
+        own = scores[np.arange(len(part) - 1), part[1:]]
         fresh = own if start == 0 else own[size - step :]
         total -= float(fresh.sum())
         if start + size + 1 >= len(ids):

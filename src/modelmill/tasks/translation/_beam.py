@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modelmill.generation.sampling import log_shares
 from modelmill.tasks.base import Arrays
 
 Array = np.ndarray[Any, Any]
@@ -103,8 +104,6 @@ def search(first: Arrays, step: Step, beams: int, most: Array, end: int, banned:
 
 def likely(logits: Array, banned: Sequence[int]) -> Array:
     """Logarithms of probabilities [N, tokens], without what may not be said."""
-    scores = logits.astype(np.float32)
-    scores -= scores.max(1, keepdims=True)
-    scores -= np.log(np.exp(scores).sum(1, keepdims=True))
+    scores = log_shares(logits.astype(np.float32))
     scores[:, list(banned)] = -np.inf
     return scores

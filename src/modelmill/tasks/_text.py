@@ -24,6 +24,8 @@ MAX_CHARACTERS = 200_000
 EAST = "\u2e80"
 """From here on scripts have no spaces between words, roughly."""
 NOTED = 1024
+LETTERS = 64
+"""More characters than a token has, on average over a text."""
 
 # Scripts written without spaces: each character, with its marks, is a word.
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
@@ -81,7 +83,7 @@ def fingerprint(data: Raw) -> str:
 def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     """Token ids, int64 [max_length], cut or padded with 0."""
     # Far more characters than tokens are kept: normalising all of a book for its first page would take seconds.
-    text = without_surrogates(text_of(data)[: how.max_length * 64])
+    text = without_surrogates(text_of(data)[: how.max_length * LETTERS])
     ids = load_tokenizer(folder / TOKENIZER).encode(text, add_special_tokens=False).ids[: how.max_length]
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids

@@ -79,22 +79,24 @@ def decode(data: Raw, context: Context) -> Arrays:
 
 def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
     """`ids`, of the text or the parameter `token_ids`; with `truncate` false raises `InvalidInput` for a long text."""
-    how = context.preprocessing
-    given = parameters.get("token_ids")
-    ids = _ids(data, context) if given is None else _text.checked_ids(given, how.tokens)
-    if len(ids) > how.max_length and parameters.get("truncate") is False:
-        raise InvalidInput(f"the text has {len(ids):,} tokens; the model reads {how.max_length}, and truncate is false")
-    side = parameters.get("truncation_direction") or "right"
-    if str(side).lower() not in SIDES:
+    how, given = context.preprocessing, parameters.get("token_ids")
+    cuts, side = parameters.get("truncate") is not False, str(parameters.get("truncation_direction") or "right")
+    if side.lower() not in SIDES:
         raise InvalidInput(f"truncation_direction is left or right, not {side!r:.40}")
-    ids = ids[-how.max_length :] if str(side).lower() == "left" else ids[: how.max_length]
+    left = side.lower() == "left"
+    ids = _ids(data, context, whole=left or not cuts) if given is None else _text.checked_ids(given, how.tokens)
+    if len(ids) > how.max_length and not cuts:
+        raise InvalidInput(f"the text has {len(ids):,} tokens; the model reads {how.max_length}, and truncate is false")
+    ids = ids[-how.max_length :] if left else ids[: how.max_length]
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids
     return {"ids": row, TOKENS: np.array(len(ids), np.int64)}
 
 
-def _ids(data: Raw, context: Context) -> list[int]:
-    text = _text.without_surrogates(_text.text_of(data))
+def _ids(data: Raw, context: Context, *, whole: bool) -> list[int]:
+    """The tokens of a text, or of so much of its beginning as the model reads at most."""
+    text = _text.text_of(data)
+    text = _text.without_surrogates(text if whole else text[: context.preprocessing.max_length * _text.LETTERS])
     return list(load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False).ids)
 
 

@@ -12,7 +12,7 @@ from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.generator import LENGTH, Piece, Text
 from modelmill.generation.sampling import Sampling, log_shares, sampling
 from modelmill.tasks import _units
-from modelmill.tasks._text import checked_ids, without_surrogates
+from modelmill.tasks._text import LETTERS, checked_ids, without_surrogates
 from modelmill.tasks._units import END, PAD, SPECIAL, TOKENIZER, load_tokenizer
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Raw
 from modelmill.tasks.text_generation._chat import rendered, stops
@@ -28,8 +28,6 @@ SAMPLES = 200_000
 GROWS = True
 SAME = 4
 """Letters by which two answers of one model are known."""
-LETTERS = 64
-"""More characters than a token has."""
 USUAL = Sampling(max_tokens=100, temperature=0.0)
 PARAMETERS = {
     "max_new_tokens": "max_tokens",

@@ -1,4 +1,4 @@
-"""Where the shared data lie."""
+"""Where the shared data lie, and how the cases of a test are named."""
 
 import os
 from collections.abc import Callable
@@ -20,3 +20,9 @@ def shared() -> Callable[[str], Path]:
         return root / name
 
     return path
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long texts and bytes are named by their argument: a file's bytes may hold the time it was made at (WAV, zip),
+    and every process of a parallel run must give a case the same name."""
+    return argname if isinstance(val, bytes | str) and len(val) > 60 else None

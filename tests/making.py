@@ -581,6 +581,7 @@ def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:
             labelled=labelled(reader, module),
             declared=labels(reader, source, {}),
             whole_classes=split_by(module) == "classes",
+            together=(lambda item: module.together(item.data)) if hasattr(module, "together") else None,
         )
     assert not report.findings
     found.save(index)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from modelmill.data.check import examine
 from modelmill.errors import InvalidInput
 from modelmill.tasks import question_answering as task
 from modelmill.tasks._transformer import Encoder
 from modelmill.tasks.base import Context, Item, Measured, TrainSettings
 from modelmill.tasks.question_answering import training
-from modelmill.tasks.question_answering._features import endings, features, likeness, window_baseline
+from modelmill.tasks.question_answering._features import endings, features, partners, window_baseline
 from modelmill.tasks.question_answering._measures import exact, f1, normal
 from modelmill.tasks.question_answering._network import Reader, SpanHead
 
@@ -105,13 +106,14 @@ def test_an_item_is_trained_on_where_its_answer_is(context):
 
 def test_what_both_have_in_common_is_seen():
     passage = ["Ann", "has", "the", "red", "hat", ".", "Bob", "has", "the", "old", "key", "."]
-    found = features(["Who", "has", "the", "old", "keys"], passage, np.arange(2, 2 + len(passage)), 30)
+    question = ["Who", "has", "the", "old", "keys"]
+    found = features(question, passage, partners(passage, question)[1], np.arange(2, 2 + len(passage)), 30)
     assert found.shape[0] == len(passage)
     assert found[:, 0].tolist() == [0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0]
     assert found[8:10, 2].tolist() == [1, 1]
     assert found[6, 5] > found[0, 5]  # its sentence has more of the question
     asked = ["Who", "has", "the", "old", "key"]
-    first, last = window_baseline(asked, passage, np.arange(2, 2 + len(passage)), 30, 1)
+    first, last = window_baseline(asked, passage, partners(passage, asked)[1], np.arange(2, 2 + len(passage)), 30, 1)
     assert last == first + 1
     assert passage[first] not in asked
 
@@ -125,11 +127,11 @@ def test_padding_changes_nothing(kind):
         network = SpanHead(Encoder(50, width=32, heads=2, layers=1, dropout=0.1), 32, 0.1).eval()
     question = torch.tensor([[3, 4, 5, 0]])
     passage, common = torch.randint(3, 50, (1, 20)), torch.randn(1, 20, task.COUNT)
-    endings = torch.randint(1, 500, (1, 20))
+    endings, partners = torch.randint(1, 500, (1, 20)), torch.randint(0, 4, (1, 20))
     with torch.inference_mode():
-        short = network(question, passage, common, endings)
+        short = network(question, passage, common, endings, partners)
         pad = torch.nn.functional.pad
-        filled = [pad(passage, (0, 9)), pad(common, (0, 0, 0, 9)), pad(endings, (0, 9))]
+        filled = [pad(passage, (0, 9)), pad(common, (0, 0, 0, 9)), pad(endings, (0, 9)), pad(partners, (0, 9))]
         for one, other in zip(short, network(question, *filled), strict=True):
             assert torch.allclose(one, other[:, :21], atol=1e-5)
             assert other[:, 21:].max() < -1000
@@ -143,17 +145,30 @@ def test_all_that_people_answered_is_right_in_training(context):
     told = torch.full((1, 12), -5.0)
     told[0, 7] = told[0, 8] = 0
     batch = {"spans": torch.tensor(spans)[None], "passage": torch.ones(1, 11)}
-    batch |= {name: torch.zeros(1, 11) for name in ("question", "features", "endings")}
+    batch |= {name: torch.zeros(1, 11) for name in ("question", "features", "endings", "partners")}
     found = training.validate(lambda *_: (told, told), batch, TrainSettings())
     assert found["em"] == found["f1"] == 1
 
 
 def test_words_that_are_spelt_alike_are_found():
-    found = likeness(["teacher", "nicola", "railway", "cat"], ["Teaching".lower(), "nikola", "cat"])
-    assert found["teacher"] > 0.5
-    assert found["nicola"] > 0.5
-    assert found["railway"] == 0
-    assert "cat" not in found  # too short to be like anything but itself
+    places, alike = partners(["Teacher", "Nicola", "railway", "bat"], ["Teaching", "nikola", "cat"])
+    assert places.tolist() == [1, 2, 0, 0]  # `bat` is too short to be like anything but itself
+    assert alike[0] > 0.5
+    assert alike[1] > 0.5
+    assert alike[2:].tolist() == [0, 0]
+
+
+def test_a_word_that_a_question_has_twice_is_found_where_it_goes_on():
+    question = ["the", "cat", "of", "the", "king"]
+    places, alike = partners(["of", "the", "king", ",", "the", "cat"], question)
+    assert places.tolist() == [3, 4, 5, 0, 1, 2]
+    assert alike.tolist() == [1, 1, 1, 0, 1, 1]
+
+
+def test_a_question_sees_nothing_behind_its_last_token(context):
+    question = " ".join(["who"] * task.QUESTION_TOKENS + ["Bob"])
+    found = task.decode(ask(question), context)
+    assert found["partners"].max() <= task.QUESTION_TOKENS
 
 
 def test_the_ending_of_a_word_is_told_alike_in_any_word():
@@ -169,6 +184,32 @@ def test_answers_are_compared_as_squad_does():
     assert f1("", []) == exact("", []) == 1
     assert f1("x", []) == 0
     assert f1("\u5fb7\u570b\u5b78\u8005", ["\u5fb7\u570b"]) == pytest.approx(2 / 3)
+
+
+def test_the_questions_about_a_passage_stay_in_one_split():
+    passages = [f"Person {n} has a hat. Person {n} has a key." for n in range(30)]
+    items = [Item(f"{n}", "", ask(f"Who has {what} {n}?", text)) for text in passages for n, what in enumerate("abcd")]
+    index, _ = examine(
+        items, lambda item: task.fingerprint(item.data), lambda _: None, labelled=False,
+        together=lambda item: task.together(item.data),
+    )  # fmt: skip
+    splits = index.split_array().reshape(30, 4)
+    assert (splits == splits[:, :1]).all()
+    assert np.bincount(splits[:, 0]).tolist() == [24, 3, 3]
+
+
+def test_that_there_is_no_answer_is_measured(context):
+    told = torch.full((2, 12), -9.0)
+    told[0, 0] = told[1, 7] = 0
+    batch = {"spans": torch.zeros(2, 3, 2, dtype=torch.long), "passage": torch.ones(2, 11)}
+    batch |= {name: torch.zeros(2, 11) for name in ("question", "features", "endings", "partners")}
+    found = training.validate(lambda *_: (told, told), batch, TrainSettings())
+    assert found["em"] == found["f1"] == 0.5
+    arrays = task.decode(ask(), context)
+    answer = np.full(len(arrays["passage"]) + 1, -9.0)
+    answer[0] = 0
+    parameters = task.complete([])
+    assert task.encode({**arrays, "start": answer, "end": answer}, context, parameters)["answer"] == ""
 
 
 def test_it_is_measured_beside_the_sliding_window(context):

@@ -29,18 +29,20 @@ def examine(
     labelled: bool = True,
     declared: Sequence[str] = (),
     whole_classes: bool = False,
+    together: Callable[[Item], str] | None = None,
 ) -> tuple[Index, Report]:
     """Check all items and give each its split.
 
     Where items are not `labelled` with one class each, a class may be missing, the classes are those of their boxes,
     the characters of their texts, or those `declared` (in that order, each counted once for a mask that holds it), and
     nothing is said of how the classes are spread. With `whole_classes` a class goes to one split, where the set does
-    not say otherwise.
+    not say otherwise. Items of which `together` says the same stay in one split,
+    where there are enough of them.
 
-    `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it
-    can't be decoded; `progress` is told how many items are done. Bad items are dropped and reported.
+    `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it can't be
+    decoded; `progress` is told how many items are done. Bad items are dropped and reported.
     """
-    seen = _Seen(fingerprint, labelled, masked=bool(declared))
+    seen = _Seen(fingerprint, together, labelled, masked=bool(declared))
     for item in items:
         seen.add(item)
         if len(seen.labels) % STEP == 0:
@@ -49,15 +51,19 @@ def examine(
     return _conclude(seen, list(declared), whole_classes)
 
 
+Print = Callable[[Item], str]
+"""The sha256 (hexadecimal) of something about an item."""
+
+
 class _Seen:
     """What the pass keeps of each item: label, declared split, fingerprint, name."""
 
-    def __init__(self, fingerprint: Callable[[Item], str], labelled: bool, masked: bool) -> None:
-        self.fingerprint, self.labelled, self.masked = fingerprint, labelled, masked
+    def __init__(self, fingerprint: Print, together: Print | None, labelled: bool, masked: bool) -> None:
+        self.fingerprint, self.together, self.labelled, self.masked = fingerprint, together, labelled, masked
         self.named: Counter[str] = Counter()
         self.masks: Counter[int] = Counter()
         self.known: dict[str, int] = {}
-        self.labels, self.declared, self.prints = array("i"), array("b"), array("Q")
+        self.labels, self.declared, self.prints, self.groups = array("i"), array("b"), array("Q"), array("Q")
         self.names, self.ends = bytearray(), array("Q", [0])
         self.findings = Findings()
 
@@ -73,6 +79,8 @@ class _Seen:
             self.masks.update(np.unique(values_of(item.target)).tolist())
         self.declared.append(SPLITS.index(item.split) if item.split is not None else UNDECLARED)
         self.prints.append(content or 0)
+        if self.together is not None:
+            self.groups.append(_short(self.together(item)) if content is not None else 0)
         self.names += item.name.encode("utf-8", "backslashreplace")
         self.ends.append(len(self.names))
 
@@ -88,7 +96,7 @@ class _Seen:
             self.findings.drop("empty", item.name)
             return None
         try:
-            content = int(self.fingerprint(item)[:16], 16)
+            content = _short(self.fingerprint(item))
         except Cancelled:
             raise
         except MillError as error:
@@ -99,6 +107,11 @@ class _Seen:
             if kind and kind != said:
                 self.findings.warn("mislabelled-extension", f"{item.name} is {kind}")
         return content
+
+
+def _short(digest: str) -> int:
+    """The first 8 bytes of a hash."""
+    return int(digest[:16], 16)
 
 
 def _is_empty(item: Item) -> bool:
@@ -125,7 +138,9 @@ def _conclude(seen: _Seen, declared: list[str], whole_classes: bool) -> tuple[In
     if whole_classes:
         splits = assign_classes(labels, table.codes, table.declared, table.prints)
     else:
-        splits = assign(table.codes, table.declared, table.prints)
+        groups = np.array(seen.groups, np.uint64)[sound] if seen.together is not None else table.prints
+        enough = len(np.unique(groups)) >= len(SPLITS)
+        splits = assign(table.codes, table.declared, groups if enough else table.prints)
     classes = {name: counts[name] for name in sorted(names, key=_order)}
     found = seen.findings
     about_contents(found, table, splits)

@@ -28,7 +28,7 @@ def assign(labels: NDArray[np.int32], declared: Codes, fingerprints: NDArray[np.
     some are, the rest trains; a val without a test is the test. Without any, a tenth of every class becomes val
     and a tenth test; with train but no val, a tenth of every class's train becomes val. The choice is by rank of
     the content's hash within the class: independent of order, and never between two items of one class with the
-    same content.
+    same content, or whatever else their `fingerprints` are of.
     """
     splits: Codes = np.where(declared == UNDECLARED, TRAIN, declared).astype(np.int8)
     if val_measures(declared):

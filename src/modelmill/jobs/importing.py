@@ -30,6 +30,7 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
     any finding.
     """
     task = task_named(spec.task)
+    together = getattr(task, "together", None)
 
     def fingerprint(item: Item) -> str:
         if pairs and isinstance(item.target, bytes):
@@ -59,6 +60,7 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
             labelled=formats.labelled(reader, task),
             declared=formats.labels(reader, source, options),
             whole_classes=split_by(task) == "classes",
+            together=None if together is None else lambda item: together(item.data),
         )
     _refuse(spec, report, task.CLASSES)
     path = Path(spec.folder) / "index"

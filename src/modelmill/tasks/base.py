@@ -92,7 +92,8 @@ class Task(Protocol):
     One whose `training.deployed` gives several graphs by name (`Graph`; "" is the model itself) names the others in
     GRAPHS: they lie in folders of the bundle, and `infer` gets what runs each of them by its name.
 
-    One whose `prepare` learns from more than the data of its items has `shown(item)`, what it is to see of them.
+    One whose `prepare` learns from more than the data of its items has `shown(item)`, what it is to see of them. One
+    whose items belong together has `together(data)`, a sha256: those of which it is the same stay in one split.
 
     One whose answers grow token by token has `GROWS = True`: its model runs in steps (`engines._steps`). It has
     `begin(name, data, context, parameters) -> Text`, `part(piece, at, context)`, what a step adds to an answer behind

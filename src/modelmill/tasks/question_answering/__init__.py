@@ -14,7 +14,7 @@ from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks import _text
 from modelmill.tasks._text import TOKENIZER, load_tokenizer
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
-from modelmill.tasks.question_answering._features import COUNT, endings, features, window_baseline
+from modelmill.tasks.question_answering._features import COUNT, endings, features, partners, window_baseline
 from modelmill.tasks.question_answering._measures import exact, f1
 from modelmill.types import QUESTION, Json, TensorSpec
 
@@ -79,6 +79,11 @@ def fingerprint(data: Raw) -> str:
     return hashlib.sha256("\0".join(asked_of(data)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def together(data: Raw) -> str:
+    """The sha256 of the passage: questions about it that train say what it holds to those that measure."""
+    return hashlib.sha256(asked_of(data)[1].encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
     """The tokenizer, learnt from questions and passages, and the length of passages."""
     questions, contexts = zip(*(asked_of(sample) for sample in samples), strict=True)
@@ -100,6 +105,7 @@ def inputs(context: Context) -> list[TensorSpec]:
         TensorSpec(name="passage", datatype="INT64", shape=[-1, -1]),
         TensorSpec(name="features", datatype="FP32", shape=[-1, -1, COUNT]),
         TensorSpec(name="endings", datatype="INT64", shape=[-1, -1]),
+        TensorSpec(name="partners", datatype="INT64", shape=[-1, -1]),
     ]
 
 
@@ -118,25 +124,40 @@ def _read(data: Raw, context: Context) -> Asked:
     row = np.zeros(QUESTION_TOKENS, np.int64)
     ids = said.ids[:QUESTION_TOKENS]
     row[: len(ids)] = ids
-    words, question_words = ([text[a:b] for a, b in one.offsets] for text, one in ((text, told), (question, said)))
+    words = [text[a:b] for a, b in told.offsets]
+    question_words = [question[a:b] for a, b in said.offsets[:QUESTION_TOKENS]]
     return Asked(question, text, words, np.array(told.ids, np.int64), told.offsets, question_words, row)
 
 
 def decode(data: Raw, context: Context) -> Arrays:
-    """`question`: int64 [64]; `passage` and `endings`: int64 [C], `features`: float32 [C, F], C a multiple of 64.
+    """`question`: int64 [64]; `passage`, `endings`, `partners`: int64 [C], `features`: float32 [C, F], C = n * 64.
 
     Raises `InvalidInput`.
     """
     asked = _read(data, context)
     size = max(1, -(-len(asked.ids) // STEP)) * STEP
-    passage, common = np.zeros(size, np.int64), np.zeros((size, COUNT), np.float32)
-    places, last = np.zeros((size, 2), np.int64), np.zeros(size, np.int64)
-    count = len(asked.ids)
-    if count:
-        passage[:count], places[:count], last[:count] = asked.ids, asked.offsets, endings(asked.words)
-        common[:count] = features(asked.question_words, asked.words, asked.ids, context.preprocessing.tokens)
-    notes = {f"{NOTE}places": places, f"{NOTE}context": _text.noted(asked.context)}
-    return {"question": asked.question_ids, "passage": passage, "features": common, "endings": last, **notes}
+    known = {name: _filled(array, size) for name, array in _known(asked, context).items()}
+    places = _filled(np.array(asked.offsets, np.int64).reshape(-1, 2), size)
+    return {
+        "question": asked.question_ids,
+        **known,
+        f"{NOTE}places": places,
+        f"{NOTE}context": _text.noted(asked.context),
+    }
+
+
+def _known(asked: Asked, context: Context) -> Arrays:
+    """What a network sees of each token of a passage."""
+    places, alike = partners(asked.words, asked.question_words)
+    common = features(asked.question_words, asked.words, alike, asked.ids, context.preprocessing.tokens)
+    return {"passage": asked.ids, "features": common, "endings": endings(asked.words), "partners": places}
+
+
+def _filled(array: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
+    """With 0 behind the end."""
+    found = np.zeros((size, *array.shape[1:]), array.dtype)
+    found[: len(array)] = array
+    return found
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
@@ -196,16 +217,17 @@ def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     assert isinstance(item.target, tuple)
     touched = [_tokens_of(asked, one) for one in item.target] or [(-1, -1)]
     first, last = touched[0]
-    common = features(asked.question_words, asked.words, asked.ids, context.preprocessing.tokens)
     begin = max(0, min(first - size // 2, len(asked.ids) - size)) if last >= size else 0
-    passage, kept, ended = np.zeros(size, np.int32), np.zeros((size, COUNT), np.float32), np.zeros(size, np.int32)
-    ids = asked.ids[begin : begin + size]
-    passage[: len(ids)], kept[: len(ids)] = ids, common[begin : begin + size]
-    ended[: len(ids)] = endings(asked.words[begin : begin + size])
+    known = {name: _filled(array[begin : begin + size], size) for name, array in _known(asked, context).items()}
     inside = [(a - begin + 1, b - begin + 1) for a, b in touched if a >= begin and b - begin < size] or [(0, 0)]
     spans = np.array((inside * ANSWERS)[:ANSWERS], np.int64)
-    question = asked.question_ids.astype(np.int32)
-    return {"question": question, "passage": passage, "features": kept, "endings": ended}, {"spans": spans}
+    arrays = {"question": asked.question_ids, **known}
+    return {name: _small(array) for name, array in arrays.items()}, {"spans": spans}
+
+
+def _small(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Token ids for the cache."""
+    return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
 def _tokens_of(asked: Asked, answer: tuple[str, int]) -> tuple[int, int]:
@@ -222,8 +244,8 @@ def truth(item: Item) -> Any:
 
 
 def complete(labels: Sequence[str]) -> Json:
-    """Nothing is left out."""
-    return {}
+    """That there is no answer is one, too."""
+    return {"handle_impossible_answer": True}
 
 
 def evaluate(measured: Measured) -> Evaluation:
@@ -245,7 +267,8 @@ def evaluate(measured: Measured) -> Evaluation:
 
 def _baseline(data: Raw, context: Context) -> str:
     asked = _read(data, context)
-    first, last = window_baseline(asked.question_words, asked.words, asked.ids, context.preprocessing.tokens)
+    _, alike = partners(asked.words, asked.question_words)
+    first, last = window_baseline(asked.question_words, asked.words, alike, asked.ids, context.preprocessing.tokens)
     return asked.context[asked.offsets[first][0] : asked.offsets[last - 1][1]] if last > first else ""
 
 

@@ -11,25 +11,38 @@ Array = np.ndarray[Any, Any]
 WINDOWS = (3, 8, 20)
 LEAST_LETTERS, LEAST_LIKENESS = 4, 0.5
 """Of words that are compared letter by letter, and how alike they are at least to count."""
-COUNT = 9 + len(WINDOWS)
+COUNT, ALIKE = 9 + len(WINDOWS), 1
+"""Features, and which of them says how alike a word is to its partner."""
 ENDING, ENDINGS = 3, 512
 """Letters of a word's ending, and how many endings are told apart (by a hash)."""
 ENDS = frozenset(".!?\u3002\uff01\uff1f\uff1b;")
 
 
-def likeness(words: Sequence[str], asked: Sequence[str]) -> dict[str, float]:
-    """How much of its pairs of letters a word shares with the word of a question that is spelt most like it (Dice).
+def partners(passage: Sequence[str], question: Sequence[str]) -> tuple[Array, Array]:
+    """Where in the question each word of a passage has its like, from 1 (0: nowhere), and how alike they are, 0..1.
 
-    It finds `teacher` by `teaching`, and a name that a listener wrote down in another way.
+    The same word, or else the one that shares most of its pairs of letters (Dice): it finds `teacher` by `teaching`,
+    and a name that a listener wrote down in another way. Of several places that which goes on from the word before.
     """
-    known = [_letters(word) for word in {*asked} if len(word) >= LEAST_LETTERS]
-    found = {}
-    for word in {*words}:
-        if len(word) >= LEAST_LETTERS:
-            own = _letters(word)
-            best = max((2 * len(own & other) / (len(own) + len(other)) for other in known), default=0.0)
-            found[word] = best if best >= LEAST_LIKENESS else 0.0
-    return found
+    asked = [word.lower() for word in question]
+    spelt = [(place, _letters(word)) for place, word in enumerate(asked, 1) if len(word) >= LEAST_LETTERS]
+    known: dict[str, tuple[int, float]] = {word: (place, 1.0) for place, word in reversed([*enumerate(asked, 1)])}
+    places, alike = np.zeros(len(passage), np.int64), np.zeros(len(passage), np.float32)
+    before = 0
+    for number, word in enumerate(map(str.lower, passage)):
+        if word not in known:
+            known[word] = _nearest(word, spelt)
+        place, alike[number] = known[word]
+        before = before + 1 if 0 < before < len(asked) and asked[before] == word else place
+        places[number] = before
+    return places, alike
+
+
+def _nearest(word: str, spelt: Sequence[tuple[int, set[str]]]) -> tuple[int, float]:
+    """The place of the word of a question that is spelt most like another, and how alike they are; (0, 0): none is."""
+    own = _letters(word) if len(word) >= LEAST_LETTERS else set()
+    best, place = max(((2 * len(own & other) / (len(own) + len(other)), -at) for at, other in spelt), default=(0.0, 0))
+    return (-place, best) if best >= LEAST_LIKENESS else (0, 0.0)
 
 
 def _letters(word: str) -> set[str]:
@@ -43,20 +56,21 @@ def endings(words: Sequence[str]) -> Array:
     )
 
 
-def features(question: Sequence[str], passage: Sequence[str], ids: Array, tokens: int) -> Array:
+def features(question: Sequence[str], passage: Sequence[str], alike: Array, ids: Array, tokens: int) -> Array:
     """Float32 [passage, COUNT]; words as they are in the texts, `ids` of the passage's (the smaller the commoner).
+
+    `alike`: of `partners`.
 
     Matches as in DrQA (Chen et al. 2017, arXiv 1704.00051): the word, and one that is spelt alike; by how rare it is;
     with its neighbour; summed over windows; in the best sentence; beside a number; and how often the passage has it.
     """
     asked = [word.lower() for word in question]
     words = [word.lower() for word in passage]
-    whole, spelt = set(asked), likeness(words, asked)
+    whole = set(asked)
     pairs = set(pairwise(asked))
     size = len(words)
     rare = np.log(np.where(ids > 1, ids, tokens) + 1.0) / np.log(tokens + 2.0)
     match = np.array([word in whole for word in words], np.float32)
-    alike = np.maximum(match, np.array([spelt.get(word, 0.0) for word in words], np.float32))
     pair = np.zeros(size, np.float32)
     for place, two in enumerate(pairwise(words)):
         if two in pairs:
@@ -94,13 +108,13 @@ def _shares(words: Sequence[str]) -> Array:
 
 
 def window_baseline(
-    question: Sequence[str], passage: Sequence[str], ids: Array, tokens: int, length: int = 3
+    question: Sequence[str], passage: Sequence[str], alike: Array, ids: Array, tokens: int, length: int = 3
 ) -> tuple[int, int]:
     """The tokens [from, to) that the sliding-window baseline answers (Richardson et al. 2013, MCTest).
 
     Of all spans of `length` tokens without words of the question, that whose surroundings have most of them.
     """
-    found = features(question, passage, ids, tokens)
+    found = features(question, passage, alike, ids, tokens)
     if not len(found):
         return 0, 0
     score, match = found[:, 9 + 1], found[:, 0]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from modelmill.tasks._recurrent import BothWays
 from modelmill.tasks._transformer import Encoder
-from modelmill.tasks.question_answering._features import COUNT, ENDINGS
+from modelmill.tasks.question_answering._features import ALIKE, COUNT, ENDINGS
 
 FAR = -1e4
 
@@ -36,7 +36,7 @@ class Reader(nn.Module):
     """Recurrent layers over words, aligned words of the question and exact matches (Chen et al. 2017, 1704.00051).
 
     Made for few questions: only the `known` commonest words have vectors of their own, the others are told by their
-    endings and by where they meet the question; and where a word does, it sees how the question goes on there.
+    endings and by where they meet the question; and a word that does sees the state of the question there.
     """
 
     def __init__(
@@ -64,23 +64,32 @@ class Reader(nn.Module):
             ids = ids.masked_fill(hidden, 1)
         return self.dropout(self.embedding(ids))  # type: ignore[no-any-return]
 
-    def forward(self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [N, Q] and [N, C], features [N, C, F], endings [N, C] -> start and end [N, C + 1]."""
+    def forward(
+        self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor, partners: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Ids [N, Q] and [N, C], features [N, C, F], endings and partners [N, C] -> start and end [N, C + 1]."""
         asked, seen = question != 0, passage != 0
         asked = asked | (torch.arange(question.shape[1], device=question.device) == 0)
         words, says = self._words(question), self._words(passage)
         read = self.dropout(self.question(words, asked))
         scores = torch.relu(self.align(says)) @ torch.relu(self.align(words)).transpose(1, 2)
         aligned = scores.masked_fill(~asked[:, None, :], FAR).softmax(2) @ words
-        same = ((passage[:, :, None] == question[:, None, :]) & (passage > 1)[:, :, None]).to(read.dtype)
-        met = same @ read / same.sum(2, keepdim=True).clamp(min=1)
         common = torch.relu(self.common(features))
-        x, every = torch.cat([says, aligned, common, met, self.dropout(self.endings(endings))], 2), [common]
+        x, every = (
+            torch.cat([says, aligned, common, met(read, features, partners), self.dropout(self.endings(endings))], 2),
+            [common],
+        )
         for layer in self.passage:
             x = self.dropout(layer(x, seen))
             every.append(x)
         shares = self.weigh(read)[:, :, 0].masked_fill(~asked, FAR).softmax(1)
         return self.pointers(torch.cat(every, 2), (shares[:, None] @ read)[:, 0], seen)  # type: ignore[no-any-return]
+
+
+def met(read: Tensor, features: Tensor, partners: Tensor) -> Tensor:
+    """The question's states [N, Q, S] where a word of the passage [N, C] has its like, by how alike: [N, C, S]."""
+    there = (partners - 1).clamp(min=0)[:, :, None].expand(-1, -1, read.shape[2])
+    return read.gather(1, there) * (features[:, :, ALIKE, None] * (partners > 0)[:, :, None])
 
 
 class SpanHead(nn.Module):
@@ -90,15 +99,18 @@ class SpanHead(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.common, self.endings = nn.Linear(COUNT, width // 2), nn.Embedding(ENDINGS, width // 4)
-        states = width + width // 2 + width // 4
+        states = 2 * width + width // 2 + width // 4
         self.body = nn.Sequential(nn.Linear(states, width), nn.GELU(), nn.Dropout(dropout))
         self.pointers = Pointers(width, width)
 
-    def forward(self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [N, Q] and [N, C], features [N, C, F], endings [N, C] -> start and end [N, C + 1]."""
+    def forward(
+        self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor, partners: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Ids [N, Q] and [N, C], features [N, C, F], endings and partners [N, C] -> start and end [N, C + 1]."""
         states = self.encoder(torch.cat([question, passage], 1))
         asked = (question != 0)[:, :, None]
         size = question.shape[1]
         read = (states[:, :size] * asked).sum(1) / asked.sum(1).clamp(min=1)
-        both = self.body(torch.cat([states[:, size:], torch.relu(self.common(features)), self.endings(endings)], 2))
+        known = [torch.relu(self.common(features)), self.endings(endings), met(states[:, :size], features, partners)]
+        both = self.body(torch.cat([states[:, size:], *known], 2))
         return self.pointers(both, read, passage != 0)  # type: ignore[no-any-return]

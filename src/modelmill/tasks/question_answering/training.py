@@ -49,8 +49,9 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
     both = start[:, 1:, None] + end[:, None, 1:]
     size = both.shape[1]
     allowed = torch.ones(size, size, dtype=torch.bool, device=both.device).triu().tril(LONGEST)
-    best = both.masked_fill(~allowed, -1e9).flatten(1).argmax(1)
-    first, last = (best // size + 1)[:, None], (best % size + 1)[:, None]
+    likely, best = both.masked_fill(~allowed, -1e9).flatten(1).max(1)
+    some = likely >= start[:, 0] + end[:, 0]  # else it says that there is no answer: place 0
+    first, last = ((best // size + 1) * some)[:, None], ((best % size + 1) * some)[:, None]
     begins, ends = batch["spans"].unbind(2)
     same = (torch.minimum(last, ends) - torch.maximum(first, begins) + 1).clamp(min=0)
     both_sizes = (last - first + 1) + (ends - begins + 1)
@@ -64,8 +65,9 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
 def _told(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     used = int((batch["passage"] != 0).sum(1).max())
     # A place whose answer is behind what is used is none: all are before it.
-    passage, common, endings = (batch[name][:, : max(1, used)] for name in ("passage", "features", "endings"))
-    start, end = network(batch["question"].long(), passage.long(), common, endings.long())
+    known = (batch[name][:, : max(1, used)] for name in ("passage", "features", "endings", "partners"))
+    passage, common, endings, partners = known
+    start, end = network(batch["question"].long(), passage.long(), common, endings.long(), partners.long())
     return F.log_softmax(start.float(), 1), F.log_softmax(end.float(), 1)
 
 
@@ -81,7 +83,7 @@ class Told(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *arrays: Tensor) -> tuple[Tensor, Tensor]:
         """Start and end [N, C + 1]."""
-        start, end = self.network(question, passage, features, endings)
+        start, end = self.network(*arrays)
         return F.log_softmax(start, 1), F.log_softmax(end, 1)

@@ -38,7 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Question [N, Q], passage, features [N, C, F] and endings [N, C] -> start and end [N, C + 1], place 0 for none."""
+    """Question [N, Q], passage [N, C] and what is known of its words -> start and end [N, C + 1], place 0 for none."""
     from modelmill.tasks.question_answering._network import Reader
 
     return Reader(

@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 Gram = tuple[int, ...]
 PADDING = 0
 OPSET, IR = 18, 10
+NEVER = -1e4
+"""The logit of what is never answered."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -53,11 +55,11 @@ def fit(
     tfidf = TfidfTransformer(sublinear_tf=True)
     factor = contrast(counts, labels, signature.classes)
     features = tfidf.fit_transform(counts).multiply(factor).tocsr()
+    if len(np.unique(labels)) < 2:
+        raise InvalidInput("all texts to train on are of one class; there is nothing to tell apart")
     with threadpool_limits(1):  # the matrices are sparse: more threads only wait for one another
         linear = LogisticRegression(C=settings.inverse_regularisation, max_iter=1000).fit(features, labels)
-    rows, bias = linear.coef_, linear.intercept_
-    if signature.classes == 2:  # sigmoid(z) is softmax(0, z)
-        rows, bias = np.vstack([0 * rows, rows]), np.append(0, bias)
+    rows, bias = every_class(linear.coef_, linear.intercept_, linear.classes_, signature.classes)
     weights = {"idf": tfidf.idf_, "weight": rows * factor, "bias": bias}
     weights = {name: np.asarray(value, np.float32) for name, value in weights.items()}
     names = sorted(counter.vocabulary_, key=counter.vocabulary_.__getitem__)
@@ -68,6 +70,15 @@ def grams(row: Array) -> list[Gram]:
     """The words and the pairs of neighbouring words of a row of ids, without padding."""
     ids = [number for number in row.tolist() if number != PADDING]
     return [(number,) for number in ids] + list(pairwise(ids))
+
+
+def every_class(rows: Array, bias: Array, known: Array, classes: int) -> tuple[Array, Array]:
+    """The weights [classes, features] and biases of all classes; one that no text to train on has is never answered."""
+    if len(known) == 2:  # sigmoid(z) is softmax(0, z)
+        rows, bias = np.vstack([0 * rows, rows]), np.append(0, bias)
+    weights, biases = np.zeros((classes, rows.shape[1])), np.full(classes, NEVER)
+    weights[known], biases[known] = rows, bias
+    return weights, biases
 
 
 def contrast(counts: Any, labels: Array, classes: int) -> Array:

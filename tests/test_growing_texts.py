@@ -146,12 +146,23 @@ def test_a_cancelled_text_leaves_at_once_and_the_others_do_not_notice(name):
     for one in ("first", "second", "waiting"):
         generator.add(text(one))
     early = [piece for _ in range(4) for piece in generator.tick()]
-    generator.cancel(name)
+    generator.cancel({name})
     pieces = early + run(generator)
     late = {piece.name for piece in pieces[len(early) :]}
     assert name not in late
     for one in {"first", "second", "waiting"} - {name}:
         assert said(pieces, one) == LETTERS[1:]
+
+
+def test_many_texts_leave_together():
+    generator = Generator(Counting(slots=3))
+    for name in range(8):
+        generator.add(text(name))
+    early = [piece for _ in range(5) for piece in generator.tick()]
+    generator.cancel({0, 2, 3, 5, 7})
+    pieces = early + run(generator)
+    assert {piece.name for piece in pieces[len(early) :]} == {1, 4, 6}
+    assert [said(pieces, name) for name in (1, 4, 6)] == [LETTERS[1:]] * 3
 
 
 @settings(deadline=None)

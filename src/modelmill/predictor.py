@@ -166,7 +166,8 @@ def write_golden(folder: Path, inputs: Sequence[bytes | str], outputs: Sequence[
         {"input": raw, "output": out} if isinstance(raw, str) else {"base64": b64encode(raw).decode(), "output": out}
         for raw, out in zip(inputs, outputs, strict=True)
     ]
-    (folder / GOLDEN).write_text(json.dumps(cases, ensure_ascii=False, indent=1), "utf-8")
+    # A lone surrogate is read as an unknown letter, and is written as one.
+    (folder / GOLDEN).write_bytes(json.dumps(cases, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
 
 
 def read_golden(folder: Path) -> list[dict[str, Any]]:

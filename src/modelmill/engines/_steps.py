@@ -14,6 +14,8 @@ from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 KEPT_BYTES = 1 << 30
 """Memory for keys and values: as many texts grow beside one another as have room in it."""
+RUN_BYTES = 256 << 20
+"""Of logits that are answered at a time, if they are of more than one text."""
 LEAST_ROWS = 2
 """A row alone would take another path through the runtime, and round otherwise."""
 
@@ -36,6 +38,8 @@ class Steps:
         if not pasts:
             raise BundleCorrupt(f"{FILE} keeps no keys and values: it is no model that answers in steps")
         _, heads, self.places, width = pasts[0].shape
+        self._tokens = int(self._session.get_outputs()[0].shape[-1])
+        self._most = max(self.places, RUN_BYTES // (4 * self._tokens))
         self.slots = max(1, min(slots, KEPT_BYTES // (4 * len(pasts) * heads * self.places * width)))
         rows = max(self.slots, LEAST_ROWS) + 1  # the last one is for `run`
         self._alone = threading.Lock()
@@ -63,8 +67,14 @@ class Steps:
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """`ids` [N, T] to the `logits` behind each of them [N, T, tokens], beside texts that grow."""
         ids, spare = arrays["ids"], len(next(iter(self._kept.values()))) - 1
-        if ids.ndim != 2 or not ids.shape[1] or ids.shape[1] > self.places:
-            raise InvalidInput(f"ids wants the shape [batch, 1 to {self.places}], not {list(ids.shape)}")
+        if ids.ndim != 2 or not ids.size or ids.shape[1] > self.places:
+            raise InvalidInput(f"ids wants the shape [1 or more, 1 to {self.places}], not {list(ids.shape)}")
+        if ids.min() < 0 or ids.max() >= self._tokens:
+            raise InvalidInput(f"ids are whole numbers from 0 to {self._tokens - 1:,}")
+        if ids.size > self._most:
+            raise InvalidInput(
+                f"the logits of {ids.size:,} tokens are too large: send at most {self._most:,} at a time"
+            )
         rows = slice(spare, spare + 1)
         with self._alone:
             found = [self._run(rows, row[None], np.array([len(row)]), keep=len(row)) for row in ids]

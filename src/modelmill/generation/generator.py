@@ -5,7 +5,7 @@ nothing knows of processes or sockets: `Generator.tick` does one step and says w
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -89,15 +89,14 @@ class Generator:
         """Let a text begin as soon as there is a slot."""
         self._waiting.append(text)
 
-    def cancel(self, name: Any) -> None:
-        """Let go of a text at once."""
-        self._waiting = deque(text for text in self._waiting if text.name != name)
-        if self._reading is not None and self._reading.name == name:
+    def cancel(self, names: Set[Any]) -> None:
+        """Let go of texts at once."""
+        self._waiting = deque(text for text in self._waiting if text.name not in names)
+        if self._reading is not None and self._reading.name in names:
             self._reading = None
-        for slot, text in enumerate(self._active):
-            if text.name == name:
+        for slot in reversed(range(len(self._active))):
+            if self._active[slot].name in names:
                 self._leave(slot)
-                return
 
     def tick(self) -> Iterator[Piece]:
         """All texts that were read go on by a token, and the next one is read a part further."""

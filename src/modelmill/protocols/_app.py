@@ -6,7 +6,7 @@ Deny by default: a path that no protocol declares public needs a key before anyt
 import base64
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from textwrap import shorten
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from modelmill.protocols.base import (
     simple_error,
 )
 from modelmill.serve.gateway import Gateway
-from modelmill.serve.tracing import CURRENT, Tracing
+from modelmill.serve.tracing import CURRENT, Span, Tracing
 from modelmill.types import KeyInfo
 
 log = logging.getLogger("modelmill.gateway")
@@ -131,15 +131,20 @@ class App:
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.headers.items()}
         span = tracing.start(name, headers, {"http.request.method": request.method, "url.path": request.path})
         CURRENT.set(span)
+        response: Response | Stream | None = None
         try:
             response = await self._respond(request)
             if response is None:
                 return None
             span.set({"http.response.status_code": response.status})
             extra = tuple((key.encode(), value.encode()) for key, value in span.response_headers)
-            return response._replace(headers=(*response.headers, *extra))
+            response = response._replace(headers=(*response.headers, *extra))
+            if isinstance(response, Stream):
+                return response._replace(pieces=_until_the_last(response.pieces, span))
+            return response
         finally:
-            span.end()
+            if not isinstance(response, Stream):
+                span.end()
 
     async def _respond(self, request: Request) -> Response | Stream | None:
         """What goes back, errors in their protocol's shape; None when the client has gone."""
@@ -295,6 +300,16 @@ async def _stream(send: Send, response: Stream, request: Request) -> None:
         await send({"type": "http.response.body", "body": b""})
     finally:
         await response.pieces.aclose()
+
+
+async def _until_the_last(pieces: AsyncGenerator[bytes], span: Span) -> AsyncGenerator[bytes]:
+    """The same pieces; the span ends behind them."""
+    try:
+        async for piece in pieces:
+            yield piece
+    finally:
+        await pieces.aclose()
+        span.end()
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -8,30 +8,29 @@ from modelmill.types import Json
 
 
 async def parts_of(stream: AsyncIterator[bytes]) -> AsyncIterator[Json]:
-    """Parts of an answer, then the whole one, which has no `at`.
+    """Parts of an answer, one for each token, then the whole one, which has no `at`.
 
     After a worker was lost another says the beginning again: that is left out.
     """
-    told = 0
+    last = 0
     async for data in stream:
         part = msgspec.json.decode(data)
         if "at" not in part:
             yield part
             return
-        end = part["at"] + len(part["text"])
-        if end > told or "finish_reason" in part:
-            part["text"] = part["text"][max(0, told - part["at"]) :]
-            told = max(told, end)
+        if part["number"] > last:
+            last = part["number"]
             yield part
 
 
 async def begun(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """The same events, of which the first is there: what is wrong from the beginning is raised here."""
-    first = await anext(events)
+    """The same events, of which the first is there, if any: what is wrong from the beginning is raised here."""
+    first = await anext(events, None)
 
     async def all_of_them() -> AsyncGenerator[bytes]:
         try:
-            yield first
+            if first is not None:
+                yield first
             async for event in events:
                 yield event
         finally:

@@ -201,11 +201,19 @@ async def parts(call: Call, request: Any, route: Route) -> AsyncIterator[Any]:
     gateway = call.server.gateway
     gateway.refuse_unservable(route)
     told = _v2.options(_values(request.parameters)) if request.parameters else _v2.NO_OPTIONS
-    inputs = elements_of(_v2.tensors(route, _given(call, request))[0])
+    [tensor, *more] = _v2.tensors(route, _given(call, request))
+    if more or tensor.datatype != "BYTES":
+        raise InvalidInput(f"the output '{TEXT_OUTPUT}' needs a text: send it as BYTES")
+    inputs = elements_of(tensor)
     if len(inputs) != 1:
         raise InvalidInput(f"a stream answers one text, not {len(inputs)}")
-    grown = gateway.stream(call.caller, route, "v2_grpc", data=inputs[0], parameters=told.task, request_id=request.id)
+    grown = gateway.stream(
+        call.caller, route, "v2_grpc", data=inputs[0], parameters=told.task, timeout=told.timeout,
+        priority=told.priority, gone=call.gone, request_id=request.id,
+    )  # fmt: skip
     async for part in parts_of(grown):
+        if part.get("text") == "":
+            continue
         response = StreamResponse()
         answer = response.infer_response
         answer.model_name, answer.model_version, answer.id = route.deployment, str(route.version), request.id
@@ -222,7 +230,8 @@ def _growing(call: Call, request: Any) -> Route | None:
     """Whose text grows in parts for this request, if it is one of those."""
     if [one.name for one in request.outputs] != [TEXT_OUTPUT]:
         return None
-    route = call.server.gateway.pick(call.caller, request.model_name, _version(request.model_version, None))
+    pinned = _values(request.parameters).get("version")
+    route = call.server.gateway.pick(call.caller, request.model_name, _version(request.model_version, pinned))
     return route if route.grows else None
 
 

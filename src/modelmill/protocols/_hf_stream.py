@@ -30,30 +30,37 @@ async def streamed(
     """Events as they come; raises what is wrong from the beginning."""
 
     async def events() -> AsyncGenerator[bytes]:
-        number, whole = 0, ""
-        stream = gateway.stream(caller, route, "huggingface", data=data, parameters=parameters, request_id=request.id)
+        whole, sent = "", False
+        stream = gateway.stream(
+            caller, route, "huggingface", data=data, parameters=parameters, gone=request.gone, request_id=request.id
+        )
         try:
             async for part in parts_of(stream):
                 if "at" in part:
-                    number, whole = number + 1, whole + part["text"]
-                    yield event(_token(part, number, whole))
+                    whole, sent = whole + part["text"], True
+                    yield event(_token(part, whole))
         except MillError as failure:
-            if not number:
+            if not sent:
                 raise
             yield event({"error": failure.message, "error_type": failure.code})
 
     return Stream(await begun(events()))
 
 
-def _token(part: Json, number: int, whole: str) -> Json:
+def _token(part: Json, whole: str) -> Json:
     ended = part.get("finish_reason")
     details = (
         {"finish_reason": part["ended_by"], "generated_tokens": part["usage"]["completion_tokens"]} if ended else None
     )
     near = part.get("logprob", {})
     return {
-        "index": number,
-        "token": {"id": part["token"], "text": part["text"], "logprob": near.get("logprob"), "special": False},
+        "index": part["number"],
+        "token": {
+            "id": part["token"],
+            "text": part["text"],
+            "logprob": near.get("logprob"),
+            "special": part["special"],
+        },
         "generated_text": whole if ended else None,
         "details": details,
     }

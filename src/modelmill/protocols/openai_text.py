@@ -22,9 +22,11 @@ NAME = "openai"
 error = openai.error
 MOST = 16
 """Answers to one request: prompts times `n`."""
+MOST_SEED = 2**63 - 1 - MOST
+"""Each of several answers has the next one."""
 DONE = b"data: [DONE]\n\n"
-SAME = ("temperature", "top_p", "stop", "seed", "max_tokens")
-"""Parameters that are called the same here."""
+SAME = ("temperature", "top_p", "stop", "seed", "max_tokens", "top_k", "repetition_penalty", "truncate")
+"""Parameters that are called the same here; the last three are not OpenAI's, but its clients can send them too."""
 NEUTRAL: Json = {
     "frequency_penalty": 0, "presence_penalty": 0, "best_of": 1, "logit_bias": {}, "suffix": None, "echo": False,
     "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
@@ -93,14 +95,20 @@ async def _answered(
     if not route.grows:
         raise InvalidInput(f"'{route.deployment}' writes no texts: its task is {route.task or 'unknown'}")
     gateway.refuse_unservable(route)
-    parameters, count = _parameters(document, chat), document.get("n") or 1
-    if type(count) is not int or not 1 <= count * len(prompts) <= MOST:
+    parameters, count = _parameters(document, chat), document.get("n")
+    count = 1 if count is None else count
+    if type(count) is not int or count < 1 or count * len(prompts) > MOST:
         raise InvalidInput(f"n is a whole number from 1, for at most {MOST} answers in all")
     seed = parameters.setdefault("seed", random.getrandbits(48))
+    if type(seed) is not int or not 0 <= seed <= MOST_SEED:
+        raise InvalidInput(f"seed is a whole number from 0 to {MOST_SEED:,}, not {seed!r:.40}")
     calls = [
         (prompt, {**parameters, **own, "seed": seed + number}) for prompt, own in prompts for number in range(count)
     ]
-    options = document.get("stream_options") or {}
+    options = document.get("stream_options")
+    options = {} if options is None else options
+    if not isinstance(options, dict):
+        raise InvalidInput('stream_options wants the form {"include_usage": true}')
     kind = "chatcmpl" if chat else "cmpl"
     asked = Asked(
         route, calls, chat, document.get("stream") is True, bool(options.get("include_usage")),
@@ -193,9 +201,11 @@ async def _events(gateway: Gateway, caller: KeyInfo, request: Request, asked: As
 
     async def one(number: int, data: bytes, parameters: Json) -> None:
         try:
-            stream = gateway.stream(caller, asked.route, NAME, data=data, parameters=parameters, request_id=request.id)
+            stream = gateway.stream(
+                caller, asked.route, NAME, data=data, parameters=parameters, gone=request.gone, request_id=request.id
+            )
             async for part in parts_of(stream):
-                if "at" in part:
+                if part.get("text") or "logprob" in part or ("at" in part and "finish_reason" in part):
                     queue.put_nowait((number, part))
             queue.put_nowait((number, None))
         except MillError as error:

@@ -35,9 +35,9 @@ async def generate_stream(gateway: Gateway, caller: KeyInfo, request: Request, n
     route, data, parameters = await _asked(gateway, caller, request, names)
 
     async def events() -> AsyncGenerator[bytes]:
-        stream, sent = (
-            gateway.stream(caller, route, NAME, data=data, parameters=parameters, request_id=request.id),
-            False,
+        sent = False
+        stream = gateway.stream(
+            caller, route, NAME, data=data, parameters=parameters, gone=request.gone, request_id=request.id
         )
         try:
             async for part in parts_of(stream):
@@ -48,6 +48,9 @@ async def generate_stream(gateway: Gateway, caller: KeyInfo, request: Request, n
             if not sent:
                 raise
             yield event({"error": failure.message})
+        else:
+            if not sent:
+                yield event(_answer(route, ""))
 
     return Stream(await begun(events()))
 

@@ -1,6 +1,7 @@
 """A call on its way through the gateway, and the version that answers it."""
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,7 +10,8 @@ from modelmill.errors import from_code
 from modelmill.serve.link import Pending
 from modelmill.serve.meter import Name
 from modelmill.serve.pool import Ask, Pool
-from modelmill.serve.wire import Answer
+from modelmill.serve.tensors import elements_of
+from modelmill.serve.wire import ANSWER, Answer
 from modelmill.types import KeyInfo, Route
 
 if TYPE_CHECKING:
@@ -29,7 +31,29 @@ class Grown(msgspec.Struct, frozen=True):
     usage: Tokens = Tokens()
 
 
-read_usage = msgspec.json.Decoder(Grown).decode
+class Grew(msgspec.Struct, frozen=True):
+    """A part of an answer that grows: which token it is, and how many the prompt has."""
+
+    number: int = 0
+    prompt: int = 0
+
+
+read_grown = msgspec.json.Decoder(Grown).decode
+
+
+def read_part(data: bytes) -> Tokens:
+    """What an answer has cost up to a part."""
+    part = msgspec.json.decode(data, type=Grew)
+    return Tokens(part.prompt, part.number)
+
+
+def grown_of(answer: Answer) -> Iterator[Tokens]:
+    """What the texts of an answer have cost."""
+    if answer.data:
+        yield read_grown(answer.data).usage
+    for tensor in answer.tensors:
+        if tensor.name == ANSWER:
+            yield from (read_grown(text).usage for text in elements_of(tensor))
 
 
 class Flight:

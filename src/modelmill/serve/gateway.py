@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from modelmill.errors import Forbidden, MillError, NotFound, Unauthenticated, Unavailable, unknown
+from modelmill.errors import Cancelled, Forbidden, MillError, NotFound, Unauthenticated, Unavailable, unknown
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
-from modelmill.serve.flight import Flight, Tokens, name_of, read_usage, version_of
+from modelmill.serve.flight import Flight, Tokens, grown_of, name_of, read_part, version_of
 from modelmill.serve.meter import Collector, Meter, Series
 from modelmill.serve.pool import Ask, Pool, PoolLimits
 from modelmill.serve.shadow import copy_to_shadows
@@ -242,31 +242,50 @@ class Gateway:
         *,
         data: bytes,
         parameters: Mapping[str, Any],
+        timeout: float | None = None,
+        priority: int = 0,
+        gone: Callable[[], bool] | None = None,
         request_id: str = "",
     ) -> AsyncIterator[bytes]:
         """The parts of an answer as it grows, then the whole one, each as JSON; raises what went wrong.
 
-        What another worker says again after one was lost is not told twice. Closing the iterator takes the call back.
+        `timeout` is that without a word: a long answer may take its time. An answer that has begun is ended by the
+        version that began it, or not at all. Closing the iterator takes the call back.
         """
         parts: asyncio.Queue[bytes] = asyncio.Queue()
-        ask = Ask(caller.name, 0, self.limits.timeout_seconds, (STREAM,), None, request_id, heard=parts.put_nowait)
+        patience = min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)
+        ask = Ask(caller.name, priority, patience, (STREAM,), gone, request_id, heard=parts.put_nowait)
         flight = self.begin(caller, route, protocol, ask, data, [], parameters)
         flight.future.add_done_callback(lambda _: parts.put_nowait(b""))
-        series, last, told = flight.series, flight.started, 0
+        series, last, heard, landed = flight.series, flight.started, b"", False
         try:
             while part := await parts.get():
                 now = time.monotonic()
-                (series.next_token if told else series.first_token).observe(now - last)
-                last, told = now, told + 1
-                # The time allowed is that without a word: a long answer may take its time.
-                flight.pending.deadline = now + self.limits.timeout_seconds
+                (series.next_token if heard else series.first_token).observe(now - last)
+                last, heard = now, part
+                flight.pending.deadline, flight.pending.pin = now + patience, flight.pending.version
                 yield part
-            yield flight.land().data
+            landed = True
+            yield self._land(flight, heard).data
         finally:
-            if not flight.future.done():
+            if not landed:
                 flight.future.cancel()
-                flight.count(good=False)
-                self._count_tokens(flight, Tokens(0, told))
+                with suppress(MillError, asyncio.CancelledError):
+                    self._land(flight, heard)
+
+    def _land(self, flight: Flight, heard: bytes) -> Answer:
+        """The end of a stream; where it ends early, its tokens up to the last part that was `heard` are counted."""
+        failure: MillError | None = None
+        try:
+            return flight.land()
+        except (MillError, asyncio.CancelledError) as error:
+            failure = error if isinstance(error, MillError) else Cancelled("the client has gone")
+            if heard:
+                self._count_tokens(flight, read_part(heard))
+            raise
+        finally:
+            if self.tracing is not None:
+                trace_call(flight.route, flight.pending, failure)
 
     def begin(
         self,
@@ -296,8 +315,9 @@ class Gateway:
         """Count an answered call, copy it to the shadows, and name the version if another one answered."""
         route, pending = flight.route, flight.pending
         self.meter.count((flight.caller.name, route.deployment, "requests"))
-        if route.grows and answer.data:
-            self._count_tokens(flight, read_usage(answer.data).usage)
+        if route.grows:
+            for grown in grown_of(answer):
+                self._count_tokens(flight, grown)
         if route.others:
             copy_to_shadows(self._shadows(route), pending.call, answer, flight.ask)
         if pending.version and pending.version != version_of(route):

@@ -19,6 +19,8 @@ log = logging.getLogger("modelmill.worker")
 
 ALIVE_SECONDS = 1.0
 """After so long without a word a link is told that its calls are being worked on."""
+MOST_ROWS = 256
+"""Texts of one call: all others wait behind them."""
 Send = Callable[[Batch], None]
 
 
@@ -121,11 +123,12 @@ class Growing:
             raise InvalidInput(f"the output '{ANSWER}' needs raw input: send '{kind}' as BYTES")
         if not (inputs := elements_of(call.tensors[0])):
             raise InvalidInput("the batch is empty")
+        if len(inputs) > MOST_ROWS:
+            raise InvalidInput(f"the batch has {len(inputs):,} texts; at most {MOST_ROWS} are taken at a time")
         return inputs
 
     def _forget(self, name: tuple[int, int]) -> None:
-        for row in self._callers.pop(name).rows:
-            self._generator.cancel(row.text.name)
+        self._generator.cancel({row.text.name for row in self._callers.pop(name).rows})
 
     def _tell(self, pieces: Sequence[Piece]) -> None:
         """Parts of what is streamed go together to each link; whole answers one by one."""
@@ -134,7 +137,7 @@ class Growing:
             caller = self._callers[piece.name[:2]]
             row = caller.rows[piece.name[2]]
             row.pieces.append(piece)
-            if caller.call.outputs == [STREAM] and (piece.text or piece.ended or piece.logprob is not None):
+            if caller.call.outputs == [STREAM]:
                 part = self.task.part(piece, row.told, self.model.context)  # type: ignore[attr-defined]
                 parts.setdefault(id(caller.send), (caller.send, []))[1].append(
                     Part(caller.call.id, msgspec.json.encode(part))

@@ -93,7 +93,7 @@ class Link(asyncio.Protocol):
     def idle(self) -> bool:
         """Connected, wanted, and without a batch; or with room, where answers grow beside one another."""
         if self.slots:
-            return len(self.batches) < self.slots and not self.retired and not self.ended
+            return len(self.batches) < self.slots and not self.suspect and not self.retired and not self.ended
         return not self.batches and not self.retired and not self.ended
 
     @property
@@ -115,7 +115,7 @@ class Link(asyncio.Protocol):
             if self.slots:
                 pending.future.add_done_callback(partial(self._let_go, pending))
         self.batches.append(sent)
-        self.suspect = batch[0].attempts > 0
+        self.suspect = batch[0].attempts >= (2 if self.slots else 1)
         self._transport.write(data)
 
     def _let_go(self, pending: Pending, future: "asyncio.Future[Answer]") -> None:

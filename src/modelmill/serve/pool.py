@@ -22,6 +22,8 @@ from modelmill.serve.wire import Answer, Batch, Call, Tensor, frame
 log = logging.getLogger("modelmill.gateway")
 
 ATTEMPTS = 2
+ALONE = 1
+"""Times more that a call goes to a worker of its own, where many are in a worker's hands: it may not be to blame."""
 PURGE_SECONDS = 0.05
 """A full queue is searched for calls that nobody waits for so seldom: refusing must be cheap."""
 UNSENDABLE = (OverflowError, RecursionError, ValueError)
@@ -191,11 +193,12 @@ class Pool:
         """A worker has gone with calls in its hands."""
         if self._links.get(link.path) is link:
             del self._links[link.path]
+        most = ATTEMPTS + ALONE if self.slots else ATTEMPTS
         for pending in reversed(held):
             pending.attempts += 1
             if pending.gone():
                 continue
-            if pending.attempts < ATTEMPTS:
+            if pending.attempts < most:
                 self._lanes.put_back(pending)
             else:
                 self._blame(pending)
@@ -204,8 +207,14 @@ class Pool:
         self.pump()
 
     def watch(self, now: float) -> None:
-        """Tell of workers that are busy with one batch for too long; whoever started them ends them."""
+        """Tell of workers that are busy with one batch for too long; whoever started them ends them.
+
+        Answers that grow end when their callers have gone.
+        """
         for link in self._links.values():
+            if self.slots:
+                for pending in list(link.held.values()):
+                    pending.gone()
             seconds = link.busy(now)
             if seconds > self.limits.hang_seconds:
                 if not link.hung:
@@ -241,6 +250,8 @@ class Pool:
         self.pump()
 
     def _free(self) -> Link | None:
+        if self.slots:
+            return self._roomiest()
         ahead = None
         for link in self._links.values():
             if link.idle:
@@ -248,6 +259,13 @@ class Pool:
             if ahead is None and link.open:
                 ahead = link
         return ahead
+
+    def _roomiest(self) -> Link | None:
+        """The worker with the fewest texts; one without any for a call that was lost beside others again and again."""
+        head = self._lanes.next()
+        alone = head is not None and head.attempts >= ATTEMPTS
+        links = [link for link in self._links.values() if link.idle and not (alone and link.batches)]
+        return min(links, key=lambda link: len(link.batches), default=None)
 
     def _admit(self, pending: Pending) -> None:
         lanes, limits = self._lanes, self.limits
@@ -264,9 +282,11 @@ class Pool:
     def _blame(self, pending: Pending) -> None:
         log.error(
             "request %s of key %s (call %d, %d bytes) ended %d workers of %s",
-            pending.request_id or "without id", pending.key, pending.call.id, pending.size, ATTEMPTS, self.deployment,
+            pending.request_id or "without id", pending.key, pending.call.id, pending.size, pending.attempts,
+            self.deployment,
         )  # fmt: skip
-        self._fail(pending, ModelFailed("the model's process ended twice on this input"))
+        times = "twice" if pending.attempts == ATTEMPTS else f"{pending.attempts} times"
+        self._fail(pending, ModelFailed(f"the model's process ended {times} on this input"))
 
     def _pump_in(self, seconds: float) -> None:
         if self._later is not None:

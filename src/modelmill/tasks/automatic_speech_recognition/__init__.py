@@ -47,7 +47,8 @@ METRIC = "wer"
 RECIPE = "ctc"
 SAMPLES = 500
 PARAMETERS = ("return_timestamps", "num_beams")
-MOST_BEAMS = 100
+MOST_BEAMS, MOST_STEPS = 100, 200_000
+"""Texts that are followed, and at how many places of a recording in all: others wait for it."""
 SECONDS = f"{NOTE}seconds"
 SCORES = "scores"
 SHOWN = 16
@@ -86,6 +87,11 @@ def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) 
     recordings = [_audio.read(sample) for sample in samples]
     longest = max(one.seconds for one in recordings)
     seconds = preprocessing.seconds or min(preprocessing.max_seconds, max(0.1, round(longest * 1.05, 2)))
+    if (shortest := min(one.seconds for one in recordings)) > seconds:
+        raise InvalidInput(
+            f"all recordings are longer than the {seconds:g} s that are trained on, the shortest has {shortest:.1f} s: "
+            "cut them at silences, or set max_seconds (at most 120)"
+        )
     return msgspec.structs.replace(preprocessing, rate=_audio.rate_of(recordings, preprocessing), seconds=seconds)
 
 
@@ -137,6 +143,9 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> J
     if stamps not in (None, True, False, "word", "char"):
         raise InvalidInput(f"return_timestamps is true, false, 'word' or 'char', not {stamps!r:.40}")
     scores, labels = arrays[SCORES], context.labels
+    if beams is not None and beams * len(scores) > MOST_STEPS:
+        most = MOST_STEPS // max(1, len(scores))
+        raise InvalidInput(f"num_beams={beams} is too many for a recording of this length; at most {most} are followed")
     heard = beam(scores, labels, beams) if beams is not None and beams > 1 else greedy(scores, labels)
     text = "".join(one.text for one in heard).strip()
     if not stamps:

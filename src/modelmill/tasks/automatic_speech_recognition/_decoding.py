@@ -1,5 +1,7 @@
 """From the scores of each place to a text: connectionist temporal classification (Graves et al. 2006)."""
 
+import heapq
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -7,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Scores = np.ndarray[Any, Any]
-NEAR = 12
-"""Characters that a beam considers at each place."""
+NEAR, FAR = 12, 12.0
+"""Characters that a beam considers at each place, and how much less likely than the best (in nats) they may be."""
 
 
 class Heard(NamedTuple):
@@ -29,34 +31,77 @@ def greedy(scores: Scores, labels: Sequence[str]) -> list[Heard]:
 def beam(scores: Scores, labels: Sequence[str], width: int) -> list[Heard]:
     """The likeliest text, summed over the ways to say it, of `width` that are followed (Hannun et al. 2014).
 
-    Places are those of the likeliest way found.
+    Places are those at which a text was first followed.
     """
-    beams: dict[tuple[int, ...], tuple[float, float, tuple[int, ...]]] = {(): (0.0, -np.inf, ())}
+    texts = Texts()
+    beams: dict[int, tuple[float, float]] = {0: (0.0, -math.inf)}
     for place, row in enumerate(scores):
         near = np.argpartition(-row, min(NEAR, len(row)) - 1)[:NEAR]
-        grown: dict[tuple[int, ...], list[Any]] = {}
-        for text, (blank, spoken, places) in beams.items():
-            whole = float(np.logaddexp(blank, spoken))
-            for number in near.tolist():
-                value = float(row[number])
+        near = near[row[near] > row.max() - FAR]
+        ways = list(zip(near.tolist(), row[near].tolist(), strict=True))
+        grown: dict[Name, list[float]] = {}
+        for text, (blank, spoken) in beams.items():
+            whole = _both(blank, spoken)
+            for number, value in ways:
                 if number == 0:
-                    _add(grown, text, 0, whole + value, places)
-                elif text and text[-1] == number:
-                    _add(grown, text, 1, spoken + value, places)
-                    _add(grown, (*text, number), 1, blank + value, (*places, place))
+                    _add(grown, text, 0, whole + value)
+                elif number == texts.last(text):
+                    _add(grown, text, 1, spoken + value)
+                    _add(grown, texts.longer(text, number), 1, blank + value)
                 else:
-                    _add(grown, (*text, number), 1, whole + value, (*places, place))
-        ranked = sorted(grown.items(), key=lambda one: -float(np.logaddexp(one[1][0], one[1][1])))[:width]
-        beams = {text: (found[0], found[1], found[2]) for text, found in ranked}
-    text, (_, _, places) = next(iter(beams.items()))
-    ends = [*places[1:], len(scores)][: len(text)]
-    return [Heard(labels[number - 1], start, end) for number, start, end in zip(text, places, ends, strict=True)]
+                    _add(grown, texts.longer(text, number), 1, whole + value)
+        best = heapq.nlargest(width, grown.items(), key=lambda one: _both(*one[1]))
+        beams = {texts.kept(text, place): (found[0], found[1]) for text, found in best}
+    return texts.heard(next(iter(beams)), labels, len(scores))
 
 
-def _add(grown: dict[tuple[int, ...], list[Any]], text: tuple[int, ...], kind: int, value: float, places: Any) -> None:
+Name = int | tuple[int, int]
+"""A text by its number; one that is not kept yet by that of its beginning, and its last character."""
+
+
+class Texts:
+    """Texts that are followed, each as the one before and a character: a long one costs no more than a short one."""
+
+    def __init__(self) -> None:
+        self._before, self._number, self._place = [0], [0], [0]
+        self._longer: dict[tuple[int, int], int] = {}
+
+    def last(self, text: int) -> int:
+        """Its last character; 0 of the empty text."""
+        return self._number[text]
+
+    def longer(self, text: int, number: int) -> Name:
+        """A text and one more character."""
+        return self._longer.get((text, number), (text, number))
+
+    def kept(self, text: Name, place: int) -> int:
+        """The number of a text, which goes on at a place."""
+        if isinstance(text, tuple):
+            self._longer[text] = len(self._before)
+            for column, value in zip((self._before, self._number, self._place), (*text, place), strict=True):
+                column.append(value)
+            return len(self._before) - 1
+        return text
+
+    def heard(self, text: int, labels: Sequence[str], end: int) -> list[Heard]:
+        """Its characters, each up to the next one."""
+        found = []
+        while text:
+            found.append(Heard(labels[self._number[text] - 1], self._place[text], end))
+            text, end = self._before[text], self._place[text]
+        return found[::-1]
+
+
+def _add(grown: dict[Name, list[float]], text: Name, kind: int, value: float) -> None:
     """Count one more way to a text, whose last place says nothing (0) or its last character (1)."""
-    found = grown.setdefault(text, [-np.inf, -np.inf, places])
-    found[kind] = float(np.logaddexp(found[kind], value))
+    found = grown.setdefault(text, [-math.inf, -math.inf])
+    found[kind] = _both(found[kind], value)
+
+
+def _both(one: float, other: float) -> float:
+    """The logarithm of the sum of two numbers, of their logarithms."""
+    more, less = (one, other) if one > other else (other, one)
+    return more if less == -math.inf else more + math.log1p(math.exp(less - more))
 
 
 def words(heard: Sequence[Heard]) -> list[Heard]:

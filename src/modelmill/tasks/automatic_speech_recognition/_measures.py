@@ -12,12 +12,9 @@ def error_rate(truths: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]
 
 def distance(one: Sequence[str], other: Sequence[str]) -> int:
     """The fewest changes that make one sequence the other (Levenshtein 1966)."""
-    row = list(range(len(other) + 1))
-    for number, unit in enumerate(one, 1):
-        before, row[0] = row[0], number
-        for at, found in enumerate(other, 1):
-            before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (unit != found))
-    return row[-1]
+    from rapidfuzz.distance import Levenshtein
+
+    return Levenshtein.distance(one, other)
 
 
 def sheet(rows: Sequence[tuple[str, str, float]]) -> bytes:

@@ -32,7 +32,7 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
     for row, count, text, said in zip(
         scores, places.tolist(), batch["text"].tolist(), batch["count"].tolist(), strict=True
     ):
-        heard = "".join(one.text for one in greedy(row[:count].float().numpy(), labels))
+        heard = "".join(one.text for one in greedy(row[:count].float().cpu().numpy(), labels))
         wrong += distance([chr(number) for number in text[:said]], heard) if said else 0
     right = 1 - wrong / max(1, int(batch["count"].sum()))
     return {"loss": _loss(scores, places, batch), "right": torch.tensor(right)}

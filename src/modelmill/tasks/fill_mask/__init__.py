@@ -9,7 +9,7 @@ import numpy as np
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.sampling import log_shares
 from modelmill.tasks import _text
-from modelmill.tasks._text import MASK, SPECIAL, TOKENIZER, Preprocessing, fingerprint, load_tokenizer, look
+from modelmill.tasks._text import EAST, MASK, SPECIAL, TOKENIZER, Preprocessing, fingerprint, load_tokenizer, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
 from modelmill.types import Json, TensorSpec
 
@@ -25,13 +25,21 @@ SAMPLES = 200_000
 PARAMETERS = ("top_k", "targets")
 MOST, USUAL = 100, 5
 MASKED = SPECIAL.index(MASK)
+MASK_TOKENS = 8
+"""More than there are in one."""
 SHARE = 0.15
 """Of the words, hidden to measure by, as in training (Devlin et al. 2018, arXiv 1810.04805)."""
 
 
 def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
-    """The tokenizer and the length, learnt from the training texts."""
-    return _text.prepare(samples, preprocessing, folder)
+    """The tokenizer and the length, learnt from the training texts; raises `InvalidInput` where no word is known."""
+    found = _text.prepare(samples, preprocessing, folder)
+    if found.tokens <= len(SPECIAL):
+        raise InvalidInput(
+            f"no word of the texts is in them {preprocessing.minimum_count} times: bring more text, or set "
+            "minimum_count=1 or tokenizer=bpe"
+        )
+    return found
 
 
 def inputs(context: Context) -> list[TensorSpec]:
@@ -141,9 +149,11 @@ def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: C
         own = scores[np.arange(len(places)), kept]
         right += int((scores.argmax(1) == kept).sum())
         surprise, count = surprise - float(own.sum()), count + len(places)
-    loss = surprise / max(1, count)
+    if not count:
+        raise InvalidInput("the model knows no word of the texts that it is to be measured on")
+    loss = surprise / count
     metrics = {
-        "accuracy": right / max(1, count),
+        "accuracy": right / count,
         "loss": loss,
         "perplexity": float(np.exp(min(loss, 50))),
         "hidden": count,
@@ -161,10 +171,21 @@ def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
     return np.sort(places[chance[: max(1, round(SHARE * len(places)))]])
 
 
+def asked(item: Item, context: Context) -> str:
+    """As much of a text as the model reads, less what a [MASK] may take."""
+    text = _text.without_surrogates(_text.text_of(item.data))
+    told = load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False)
+    most = max(1, context.preprocessing.max_length - MASK_TOKENS)
+    return text if len(told.ids) <= most else text[: told.offsets[most - 1][1]]
+
+
 def as_sent(data: Raw) -> str:
-    """A text whose middle word is hidden."""
+    """A text whose middle word is hidden; the middle letter of it in scripts without spaces."""
     words = _text.text_of(data).split()
-    words[len(words) // 2] = MASK
+    middle = words[len(words) // 2]
+    half = len(middle) // 2
+    spaced = all(letter < EAST for letter in middle)
+    words[len(words) // 2] = MASK if spaced else f"{middle[:half]}{MASK}{middle[half + 1 :]}"
     return " ".join(words)
 
 

@@ -19,7 +19,12 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     """The cross-entropy of the hidden words, in nats."""
     ids, seen = hide(batch["ids"].long(), int(network.tokens), None)  # type: ignore[arg-type]
     logits = network.told(ids, seen)  # type: ignore[operator]
-    return F.cross_entropy(logits.float(), batch["ids"].long()[seen])
+    return _surprise(logits.float(), batch["ids"].long()[seen])
+
+
+def _surprise(logits: Tensor, wanted: Tensor) -> Tensor:
+    """In nats; 0 where nothing is hidden: no word of the batch is known."""
+    return F.cross_entropy(logits, wanted) if len(wanted) else logits.sum()
 
 
 def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
@@ -28,7 +33,7 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
     ids, seen = hide(batch["ids"].long(), int(network.tokens), generator)  # type: ignore[arg-type]
     logits, wanted = network.told(ids, seen).float(), batch["ids"].long()[seen]  # type: ignore[operator]
     right = (logits.argmax(1) == wanted).float().mean() if len(wanted) else logits.sum()
-    return {"loss": F.cross_entropy(logits, wanted) if len(wanted) else logits.sum(), "accuracy": right}
+    return {"loss": _surprise(logits, wanted), "accuracy": right}
 
 
 def hide(ids: Tensor, tokens: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

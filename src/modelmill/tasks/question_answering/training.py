@@ -83,7 +83,9 @@ class Told(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, *arrays: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor, partners: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Start and end [N, C + 1]."""
-        start, end = self.network(*arrays)
+        start, end = self.network(question, passage, features, endings, partners)
         return F.log_softmax(start, 1), F.log_softmax(end, 1)

@@ -1,7 +1,7 @@
 """text-generation: the beginning of a text in, its continuation out, token by token."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +67,8 @@ def _text_of(data: Raw) -> str:
 
 def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
     """The tokenizer, learnt from the training texts."""
-    tokenizer = _units.learnt((_text_of(sample) for sample in samples), preprocessing, folder)
+    texts = (without_surrogates(_text_of(sample)) for sample in samples)
+    tokenizer = _units.learnt(texts, preprocessing, folder)
     return msgspec.structs.replace(preprocessing, tokens=tokenizer.get_vocab_size())
 
 
@@ -83,24 +84,23 @@ def outputs(context: Context) -> list[TensorSpec]:
 
 def decode(data: Raw, context: Context) -> Arrays:
     """`ids`: int64 [length]; raises `InvalidInput` for what is longer than the model looks back."""
-    return {"ids": np.array(_prompt(_text_of(data), context), np.int64)}
+    return {"ids": np.array(_fitting(_tokens(_text_of(data), context), context), np.int64)}
 
 
-def _prompt(text: str, context: Context) -> list[int]:
-    """The tokens of a text, which leave room for one more; raises `InvalidInput`."""
+def _tokens(text: str, context: Context) -> list[int]:
+    """The tokens of a text; raises `InvalidInput` for one that is longer than any prompt."""
     size = context.preprocessing.context
     if len(text) > size * LETTERS:  # the tokens of a book are not counted: all other texts would wait for it
         raise InvalidInput(
             f"the text has {len(text):,} characters, and the model a context of {size:,} tokens: send less "
             "(the parameter truncate=N keeps the last N)"
         )
-    return _fitting(
-        load_tokenizer(context.folder / TOKENIZER).encode(without_surrogates(text), add_special_tokens=False).ids,
-        context,
-    )
+    tokenizer = load_tokenizer(context.folder / TOKENIZER)
+    return list(tokenizer.encode(without_surrogates(text), add_special_tokens=False).ids)
 
 
 def _fitting(ids: list[int], context: Context) -> list[int]:
+    """The same tokens, which leave room for one more; raises `InvalidInput`."""
     most = context.preprocessing.context - 1
     if len(ids) > most:
         raise InvalidInput(
@@ -117,19 +117,22 @@ def begin(name: Any, data: Raw, context: Context, parameters: Mapping[str, Any])
     if parameters.get("messages") is not None:
         text = rendered(parameters["messages"], context.folder)
         how = msgspec.structs.replace(how, stop=(*how.stop, *stops(context.folder)))
-    truncate = parameters.get("truncate")
-    if truncate is not None:
-        if type(truncate) is not int or truncate < 1:
-            raise InvalidInput(f"truncate is a whole number from 1, not {truncate!r:.40}")
-        tokenizer = load_tokenizer(context.folder / TOKENIZER)
-        text = tokenizer.decode(tokenizer.encode(text[-truncate * LETTERS :], add_special_tokens=False).ids[-truncate:])
-    given = parameters.get("token_ids")
-    if given is None:
-        ids = _prompt(_text_of(text), context)
-    else:
-        ids = _fitting(checked_ids(given, context.preprocessing.tokens), context)
+    ids = _fitting(_prompt(text, context, parameters), context)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
     return Text(name, ids, how, frozenset({END, PAD}), _units.pieces(tokenizer))
+
+
+def _prompt(text: str, context: Context, parameters: Mapping[str, Any]) -> list[int]:
+    """The tokens of a text, or those that were given, or the last of them; raises `InvalidInput`."""
+    given, truncate = parameters.get("token_ids"), parameters.get("truncate")
+    if truncate is not None and (type(truncate) is not int or truncate < 1):
+        raise InvalidInput(f"truncate is a whole number from 1, not {truncate!r:.40}")
+    last = min(truncate, context.preprocessing.context - 1) if truncate else None
+    if given is not None:
+        ids = checked_ids(given, context.preprocessing.tokens)
+    else:
+        ids = _tokens(_text_of(text)[-last * LETTERS :] if last else _text_of(text), context)
+    return ids[-last:] if last else ids
 
 
 def _asked(parameters: Mapping[str, Any]) -> Sampling:
@@ -148,7 +151,8 @@ def _asked(parameters: Mapping[str, Any]) -> Sampling:
 
 def part(piece: Piece, at: int, context: Context) -> Json:
     """What a step has added to an answer, for those who read it while it grows."""
-    found: Json = {"text": piece.text, "at": at, "token": piece.token}
+    found: Json = {"text": piece.text, "at": at, "token": piece.token, "number": piece.tokens}
+    found |= {"prompt": piece.prompt_tokens, "special": piece.token < len(SPECIAL)}
     if piece.logprob is not None:
         found["logprob"] = _told(piece, context)
     if piece.ended:
@@ -246,10 +250,38 @@ def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: C
 
     Each token is judged by at least half of the model's context before it, where there is so much.
     """
-    size = context.preprocessing.context - 1
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    whole = "".join(str(item.data) for item in items)
-    ids = np.array(tokenizer.encode(whole, add_special_tokens=False).ids, np.int64)
+    total, tokens, letters = 0.0, 0, 0
+    for text, ended in _texts(items):
+        told = tokenizer.encode(text, add_special_tokens=False)
+        ids = np.array([*told.ids, *([END] if ended else [])], np.int64)
+        total += _surprise(score, ids, context.preprocessing.context - 1)
+        tokens += max(0, len(ids) - 1)
+        letters += len(text) - (told.offsets[0][1] if told.offsets else 0)  # nothing says how a text begins
+    nats = total / max(1, letters)
+    metrics = {
+        "nats_per_char": nats,
+        "bits_per_char": nats / float(np.log(2)),
+        "perplexity": float(np.exp(min(total / max(1, tokens), 50))),
+        "items": len(items),
+    }
+    return Evaluation(metrics=metrics, pictures={})
+
+
+def _texts(items: Sequence[Item]) -> Iterator[tuple[str, bool]]:
+    """The texts, of whose passages all but the last have a + behind their names, and whether their end is there."""
+    parts = list[str]()
+    for item in items:
+        parts.append(without_surrogates(str(item.data)))
+        if not item.name.endswith("+"):
+            yield "".join(parts), True
+            parts = []
+    if parts:
+        yield "".join(parts), False
+
+
+def _surprise(score: Callable[[Arrays], Arrays], ids: np.ndarray[Any, Any], size: int) -> float:
+    """At all tokens of a text but the first, in nats."""
     total, start, step = 0.0, 0, max(1, size // 2)
     while start < len(ids) - 1:
         part = ids[start : start + size + 1]
@@ -260,15 +292,7 @@ def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: C
         if start + size + 1 >= len(ids):
             break
         start += step
-    count = max(1, len(ids) - 1)
-    nats = total / max(1, len(whole) - 1)
-    metrics = {
-        "nats_per_char": nats,
-        "bits_per_char": nats / float(np.log(2)),
-        "perplexity": float(np.exp(total / count)),
-        "items": len(items),
-    }
-    return Evaluation(metrics=metrics, pictures={})
+    return total
 
 
 def as_sent(data: Raw) -> str:

@@ -61,6 +61,14 @@ def shown(item: Item) -> Any:
     return (item.data, *item.target)
 
 
+def asked(item: Item, context: Context) -> str:
+    """The beginning of a text that is longer than the model takes: it is measured by that."""
+    text = _clean(item.data)
+    told = load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False)
+    most = context.preprocessing.max_length
+    return text if len(told.ids) <= most else text[: told.offsets[most - 1][1]]
+
+
 def _clean(data: Raw) -> str:
     return _text.without_surrogates(_text.text_of(data))
 

@@ -60,3 +60,19 @@ def test_a_model_without_such_weights_says_so(folder, tmp_path):
         (bare / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(InvalidInput, match="without weights in int8"):
         Predictor(bare, open_bundle(folder), precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        (np.array([[3, 30]]), "ids are whole numbers from 0 to 29"),
+        (np.array([[-1]]), "ids are whole numbers from 0 to 29"),
+        (np.zeros((0, 4), np.int64), "shape"),
+        (np.zeros((1, 0), np.int64), "shape"),
+        (np.zeros((1, 999), np.int64), "1 to 128"),
+        (np.zeros((30_000, 100), np.int64), "the logits of 3,000,000 tokens are too large"),
+    ],
+)
+def test_ids_that_can_not_be_read_are_refused_in_words(folder, ids, says):
+    with pytest.raises(InvalidInput, match=says):
+        opened(folder, "fp32").session.run({"ids": ids})

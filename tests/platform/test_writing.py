@@ -197,6 +197,10 @@ def test_tokens_are_counted_and_timed(running, client):
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"n": 100}, "at most 16 answers"),
+        ({"n": 0}, "n is a whole number from 1"),
+        ({"seed": "abc"}, "seed is a whole number from 0"),
+        ({"seed": 2**63 - 1}, "seed is a whole number from 0"),
+        ({"stream_options": "x"}, "stream_options wants the form"),
         ({"presence_penalty": 1}, "presence_penalty is not offered"),
         ({"prompt": [1, 10_000]}, "token ids are whole numbers from 0 to"),
         ({"prompt": {"text": "a"}}, "prompt is a text, a list of texts"),
@@ -207,6 +211,58 @@ def test_what_is_wrong_is_said_before_anything_is_streamed(client, options, says
     with pytest.raises(openai.BadRequestError) as refused:
         write(client, stream=stream, **options)
     assert says in refused.value.message
+
+
+def test_a_stream_of_nothing_is_one(running):
+    url = f"{running.url}/v2/models/writer/generate"
+    asked = {"text_input": PROMPT, "parameters": {"max_tokens": 1, "temperature": 0}}
+    first = httpx2.post(url, headers=running.headers, json=asked).json()["text_output"]
+    asked["parameters"]["stop"] = [first]
+    answer = httpx2.post(f"{url}_stream", headers=running.headers, json=asked)
+    assert answer.status_code == 200
+    [event] = [json.loads(line[6:]) for line in answer.text.splitlines() if line]
+    assert event["text_output"] == ""
+
+
+def test_each_token_of_a_stream_is_told_once_with_its_number(running):
+    parameters = {"max_new_tokens": 12, "stop": ["zz"], "details": True}
+    with httpx2.stream(
+        "POST", f"{running.url}/models/writer", headers=running.headers,
+        json={"inputs": PROMPT, "parameters": parameters, "stream": True},
+    ) as answer:  # fmt: skip
+        events = [json.loads(line[5:]) for line in answer.iter_lines() if line.startswith("data:")]
+    assert [one["index"] for one in events] == [*range(1, 13)]
+    assert "".join(one["token"]["text"] for one in events) == events[-1]["generated_text"]
+
+
+def test_what_was_written_for_one_who_leaves_is_counted(running, client):
+    def counted():
+        found = httpx2.get(f"{running.url}/metrics", headers=running.headers).text
+        lines = [line for line in found.splitlines() if line.startswith("modelmill_tokens_total{") and "writer" in line]
+        return {
+            kind: sum(float(line.split()[-1]) for line in lines if kind in line) for kind in ("prompt", "completion")
+        }
+
+    before = counted()
+    with write(client, stream=True, max_tokens=110) as stream:
+        next(iter(stream))
+    until(lambda: counted()["prompt"] == before["prompt"] + len(PROMPT))
+    assert 1 <= counted()["completion"] - before["completion"] <= 110
+
+
+def test_texts_of_a_tensor_are_counted_and_not_too_many(running):
+    url, body = f"{running.url}/v2/models/writer/infer", {"outputs": [{"name": "answer"}]}
+
+    def ask(count):
+        texts = {"name": "text", "datatype": "BYTES", "shape": [count], "data": [PROMPT] * count}
+        body["inputs"] = [texts]
+        return httpx2.post(url, json={**body, "parameters": {"max_tokens": 2}}, headers=running.headers, timeout=60)
+
+    usage = [json.loads(one)["usage"]["completion_tokens"] for one in ask(3).json()["outputs"][0]["data"]]
+    assert usage == [2, 2, 2]
+    refused = ask(300)
+    assert refused.status_code == 400
+    assert "at most 256 are taken at a time" in refused.json()["error"]
 
 
 def test_who_leaves_makes_room(running, client):

@@ -254,3 +254,15 @@ def test_what_was_heard_is_measured_and_shown(tmp_path):
     found = speech.evaluate(measured)
     assert found.metrics == {"wer": pytest.approx(1 / 3), "cer": pytest.approx(1 / 4), "exact": 0.5, "items": 2}
     assert found.pictures["transcripts.png"].startswith(b"\x89PNG")
+
+
+def test_recordings_that_are_all_too_long_to_learn_from_are_refused(tmp_path):
+    how = speech.Preprocessing(max_seconds=0.2)
+    with pytest.raises(InvalidInput, match=r"all recordings are longer than the 0.2 s .* set max_seconds"):
+        speech.prepare([sound(wave())], how, tmp_path)
+
+
+def test_too_many_beams_over_a_long_recording_are_refused(tmp_path):
+    known = context(speech, tmp_path)
+    with pytest.raises(InvalidInput, match="num_beams=100 is too many for a recording of this length; at most 10 "):
+        speech.encode({"scores": np.zeros((20_000, 3), np.float32)}, known, {"num_beams": 100})

@@ -8,8 +8,8 @@ from modelmill.data.base import Item
 from modelmill.errors import InvalidInput
 from modelmill.tasks import fill_mask
 from modelmill.tasks._text import MASK, SPECIAL
-from modelmill.tasks.base import Context
-from modelmill.tasks.fill_mask.training import hide
+from modelmill.tasks.base import Context, TrainSettings
+from modelmill.tasks.fill_mask.training import hide, loss
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"]
 MASKED = SPECIAL.index(MASK)
@@ -108,3 +108,28 @@ def test_it_is_measured_by_the_words_that_are_hidden(context):
     assert (best["accuracy"], best["items"]) == (1.0, 3)
     assert best["perplexity"] == pytest.approx(1, abs=1e-3)
     assert worst["perplexity"] == pytest.approx(context.preprocessing.tokens)
+
+
+@pytest.mark.parametrize("text", ["磨坊裡的水流得很慢" * 60, "word " * 900, "cat " * 20 + "磨坊裡的水" * 99, "磨"])
+def test_a_text_to_measure_by_hides_something_that_is_read(context, text):
+    sent = fill_mask.as_sent(fill_mask.asked(Item("a", "", text), context))
+    assert len(fill_mask.decode(sent, context)["places"]) == 1
+
+
+def test_texts_whose_words_are_all_unknown_are_refused_in_words(context, tmp_path):
+    with pytest.raises(InvalidInput, match="no word of the texts is in them 2 times: bring more text"):
+        fill_mask.prepare(["every word once"], fill_mask.Preprocessing(), tmp_path)
+    with pytest.raises(InvalidInput, match="knows no word of the texts"):
+        fill_mask.measure(lambda arrays: {}, [Item("a", "", "磨坊裡")], context)
+
+
+def test_a_batch_of_unknown_words_teaches_nothing():
+    class Network(torch.nn.Module):
+        tokens = 50
+
+        def told(self, ids, seen):
+            return torch.zeros(int(seen.sum()), 50, requires_grad=True)
+
+    found = loss(Network(), {"ids": torch.ones(2, 5, dtype=torch.int32)}, TrainSettings())
+    assert found.item() == 0
+    found.backward()

@@ -1,6 +1,7 @@
 """Texts of any language become token ids, always the same ones."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 from modelmill.errors import BundleCorrupt, InvalidInput
 from modelmill.tasks import _text
 from modelmill.tasks._text import Preprocessing, decode, fingerprint, load_tokenizer, prepare, train_tokenizer
+from modelmill.tasks.base import Signature, plan
+from modelmill.tasks.text_classification.recipes import tfidf
 
 ENGLISH = ["A fine film, warm and slow.", "a dull film", "It's a fine day", "the day was dull and cold"] * 3
 KINDS = ["word", "char", "bpe"]
@@ -154,3 +157,16 @@ def test_any_text_is_ids_of_the_vocabulary_or_empty(trained, text):
 
 def test_space_around_a_text_does_not_make_another_text():
     assert fingerprint(" fine film\n") == fingerprint("fine film") != fingerprint("fine  film")
+
+
+def test_a_class_that_no_training_text_has_is_never_answered(tmp_path):
+    texts, labels = ["cat dog", "cat cow", "bus car", "bus van", "red pink", "red blue"] * 3, [0, 0, 2, 2, 3, 3] * 3
+    how = prepare(texts, Preprocessing(minimum_count=1), tmp_path)
+    ids = np.stack([decode(text, how, tmp_path) for text in texts])
+    signature = Signature(inputs=[], classes=4, preprocessing=how)
+    graph, _ = tfidf.fit(plan(tfidf, {}), signature, {"ids": ids}, {"label": np.array(labels)})
+    [found] = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"ids": ids})
+    assert found.argmax(1).tolist() == labels
+    assert found[:, 1].max() == 0
+    with pytest.raises(InvalidInput, match="all texts to train on are of one class"):
+        tfidf.fit(plan(tfidf, {}), signature, {"ids": ids}, {"label": np.zeros(len(ids), int)})

@@ -168,3 +168,13 @@ def test_it_is_measured_by_bleu_and_chrf():
 )
 def test_scripts_without_spaces_are_cut_by_character(text, wanted):
     assert tokenization([(text,)]) == wanted
+
+
+@pytest.mark.parametrize("text", ["red dog " * 50, "嗨世界" * 99])
+def test_a_text_that_is_too_long_is_measured_by_its_beginning(tmp_path, text):
+    where = context(tmp_path)
+    asked = translation.asked(Item("a", "", text), where)
+    assert text.startswith(asked)
+    ids = translation.decode(asked, where)["ids"]
+    assert ids[-3] != PAD
+    assert translation.asked(Item("a", "", "a red dog"), where) == "a red dog"

@@ -176,7 +176,7 @@ def asked(item: Item, context: Context) -> str:
     text = _text.without_surrogates(_text.text_of(item.data))
     told = load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False)
     most = max(1, context.preprocessing.max_length - MASK_TOKENS)
-    return text if len(told.ids) <= most else text[: told.offsets[most - 1][1]]
+    return text if len(told.ids) <= most else text[: told.offsets[most][0]]
 
 
 def as_sent(data: Raw) -> str:

@@ -66,7 +66,7 @@ def asked(item: Item, context: Context) -> str:
     text = _clean(item.data)
     told = load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False)
     most = context.preprocessing.max_length
-    return text if len(told.ids) <= most else text[: told.offsets[most - 1][1]]
+    return text if len(told.ids) <= most else text[: told.offsets[most][0]]
 
 
 def _clean(data: Raw) -> str:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from modelmill.errors import BundleCorrupt, InvalidInput
-from modelmill.tasks.base import Raw
+from modelmill.tasks.base import Choice, Facts, Raw
 from modelmill.types import Struct, TensorSpec
 
 if TYPE_CHECKING:
@@ -62,6 +62,13 @@ def look(samples: Sequence[Raw]) -> Look:
     texts = [str(sample) for sample in samples]
     counts = [len(text.split()) + sum(letter >= EAST for letter in text) for text in texts]
     return Look(words=sum(counts) / max(1, len(counts)))
+
+
+def epochs(facts: Facts, how: Preprocessing, usual: int, enough: int, least: int = 4) -> Choice:
+    """The `usual` passes over up to `enough` words of training texts, and fewer over more, so that they take as long."""
+    words = round(facts.counts["train"] * min(facts.inputs.words, how.length_limit))
+    found = max(least, round(usual * min(1.0, enough / max(1, words))))
+    return Choice(why=f"about {words:,} words are seen {found} times", settings={"epochs": found})
 
 
 def text_of(data: Raw) -> str:

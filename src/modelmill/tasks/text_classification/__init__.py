@@ -5,7 +5,7 @@ from pathlib import Path
 
 from modelmill.tasks import _text
 from modelmill.tasks._classification import complete, encode, evaluate, outputs, target, truth
-from modelmill.tasks._text import Preprocessing, fingerprint
+from modelmill.tasks._text import Preprocessing, fingerprint, look
 from modelmill.tasks.base import Arrays, Context, Item, Raw
 from modelmill.types import TensorSpec
 
@@ -26,6 +26,7 @@ __all__ = [
     "example",
     "fingerprint",
     "inputs",
+    "look",
     "outputs",
     "prepare",
     "sample",

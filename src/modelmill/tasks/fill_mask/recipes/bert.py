@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from modelmill.tasks._blocks import Blocks, Heads, Width
-from modelmill.tasks._text import Preprocessing
+from modelmill.tasks._text import Preprocessing, epochs
 from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ ENOUGH = 200_000
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
     """More text is seen less often."""
-    words = round(facts.counts["train"] * min(facts.inputs.words, plan.input.length_limit))
-    epochs = max(4, round(TRAIN.epochs * min(1.0, ENOUGH / max(1, words))))
-    yield Choice(why=f"about {words:,} words are seen {epochs} times", settings={"epochs": epochs})
+    yield epochs(facts, plan.input, TRAIN.epochs, ENOUGH)
 
 
 class Settings(Blocks, frozen=True, kw_only=True):

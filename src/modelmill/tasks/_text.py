@@ -65,7 +65,7 @@ def look(samples: Sequence[Raw]) -> Look:
 
 
 def epochs(facts: Facts, how: Preprocessing, usual: int, enough: int, least: int = 4) -> Choice:
-    """The `usual` passes over up to `enough` words of training texts, and fewer over more, so that they take as long."""
+    """The `usual` passes over up to `enough` words to train on, and fewer over more, so that they take as long."""
     words = round(facts.counts["train"] * min(facts.inputs.words, how.length_limit))
     found = max(least, round(usual * min(1.0, enough / max(1, words))))
     return Choice(why=f"about {words:,} words are seen {found} times", settings={"epochs": found})

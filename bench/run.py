@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import accuracy, decode, generation, index, recipes, serving, start, training
+from bench import accuracy, decode, generation, index, recipes, serving, start, training, translations
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """<!-- Written by `make bench`: the figures of a section are of one run on one machine. -->
@@ -25,6 +25,11 @@ SECTIONS = {
         "Test accuracy through the served path (decode, engine, encode). `split` is train/val/test; where a data set "
         "declares none it is a fixed, stratified 80/10/10 by the hash of the content. `job` is the whole training "
         "job, from reading the data to the sealed bundle.",
+    ),
+    "translations": (
+        "Ten sentences",
+        "`python -m bench.translations`: from English to Chinese, trained from nothing on the sentences of Tatoeba; the "
+        "ten here are our own.",
     ),
     "training": (
         "Training speed",
@@ -55,6 +60,7 @@ SECTIONS = {
 }
 MEASURE: dict[str, Callable[[list[str]], str]] = {
     "accuracy": lambda names: "\n".join(map(accuracy.measure, names or [""])),
+    "translations": lambda _: translations.measure(),
     "training": lambda _: training.measure(),
     "recipes": lambda _: recipes.measure(),
     "decode": lambda _: decode.measure(),

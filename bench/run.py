@@ -28,8 +28,8 @@ SECTIONS = {
     ),
     "translations": (
         "Ten sentences",
-        "`python -m bench.translations`: from English to Chinese, trained from nothing on the sentences of Tatoeba; the "
-        "ten here are our own.",
+        "`python -m bench.translations`: from English to Chinese, trained from nothing on the sentences of Tatoeba; "
+        "the ten here are our own.",
     ),
     "training": (
         "Training speed",

@@ -36,8 +36,7 @@ def examine(
     Where items are not `labelled` with one class each, a class may be missing, the classes are those of their boxes,
     the characters of their texts, or those `declared` (in that order, each counted once for a mask that holds it), and
     nothing is said of how the classes are spread. With `whole_classes` a class goes to one split, where the set does
-    not say otherwise. Items of which `together` says the same stay in one split,
-    where there are enough of them.
+    not say otherwise. Items of which `together` says the same stay in one split, where it says enough different things.
 
     `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it can't be
     decoded; `progress` is told how many items are done. Bad items are dropped and reported.

@@ -201,10 +201,10 @@ async def parts(call: Call, request: Any, route: Route) -> AsyncIterator[Any]:
     gateway = call.server.gateway
     gateway.refuse_unservable(route)
     told = _v2.options(_values(request.parameters)) if request.parameters else _v2.NO_OPTIONS
-    [tensor, *more] = _v2.tensors(route, _given(call, request))
-    if more or tensor.datatype != "BYTES":
-        raise InvalidInput(f"the output '{TEXT_OUTPUT}' needs a text: send it as BYTES")
-    inputs = elements_of(tensor)
+    tensors = _v2.tensors(route, _given(call, request))
+    if [tensor.datatype for tensor in tensors] != ["BYTES"]:
+        raise InvalidInput(f"the output '{TEXT_OUTPUT}' needs a text: send one input as BYTES")
+    inputs = elements_of(tensors[0])
     if len(inputs) != 1:
         raise InvalidInput(f"a stream answers one text, not {len(inputs)}")
     grown = gateway.stream(

@@ -205,7 +205,7 @@ async def _events(gateway: Gateway, caller: KeyInfo, request: Request, asked: As
                 caller, asked.route, NAME, data=data, parameters=parameters, gone=request.gone, request_id=request.id
             )
             async for part in parts_of(stream):
-                if part.get("text") or "logprob" in part or ("at" in part and "finish_reason" in part):
+                if "at" in part and (part["text"] or not part.keys().isdisjoint(("logprob", "finish_reason"))):
                     queue.put_nowait((number, part))
             queue.put_nowait((number, None))
         except MillError as error:

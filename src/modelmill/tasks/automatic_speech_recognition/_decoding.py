@@ -37,7 +37,7 @@ def beam(scores: Scores, labels: Sequence[str], width: int) -> list[Heard]:
     beams: dict[int, tuple[float, float]] = {0: (0.0, -math.inf)}
     for place, row in enumerate(scores):
         near = np.argpartition(-row, min(NEAR, len(row)) - 1)[:NEAR]
-        near = near[row[near] > row.max() - FAR]
+        near = near[~(row[near] < row.max() - FAR)]
         ways = list(zip(near.tolist(), row[near].tolist(), strict=True))
         grown: dict[Name, list[float]] = {}
         for text, (blank, spoken) in beams.items():

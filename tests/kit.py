@@ -47,6 +47,7 @@ VARIABLES = {
     "MODEL_FILL_MASK": "guesser",
     **dict.fromkeys(("MODEL_FEATURE_EXTRACTION", "MODEL_SENTENCE_SIMILARITY", "MODEL_EMBEDDING"), "thinker"),
     **dict.fromkeys(("MODEL_AUTOMATIC_SPEECH_RECOGNITION", "MODEL_ASR"), "scribe"),
+    "MODEL_ASR_TRANSLATE": "scribe+interpreter",
     "MODEL_AUDIO_CLASSIFICATION": "listener",
     **{f"MODEL_IDENTITY_{datatype}": name for name, datatype in home.IDENTITIES.items()},
     "MODEL_IDENTITY_BYTES": "echo",
@@ -116,7 +117,7 @@ def variables(platform: Platform, grpc: str) -> dict[str, str]:
         "URL": platform.url,
         "GRPC": grpc,
         "KEY": platform.client.key,
-        **{name: model for name, model in VARIABLES.items() if model in served},
+        **{name: model for name, model in VARIABLES.items() if served.issuperset(model.split("+"))},
         **EXPECTED,
         **dict.fromkeys(OPTIONS, "1"),
     }

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import InferenceClient
 
 from modelmill.protocols._transcripts import segments, subtitles
+from modelmill.serve.wire import Answer
 from tests.making import SPEECH, Door, LiveDoor, a_route, answering_with, speech_bundle, tones
 from tests.protocols.test_repair import form
 
@@ -24,13 +25,21 @@ def the_route(worker):
     return a_route("ears", task="automatic-speech-recognition", kind="audio", **SPEECH, sockets=[worker.path])
 
 
+async def shout(calls):
+    """A translator into a louder language."""
+    return [Answer(call.id, msgspec.json.encode({"translation_text": call.data.decode().upper()})) for call in calls]
+
+
 @pytest.fixture(scope="module")
 def door(folder, tmp_path_factory):
     door = Door()
     worker = door.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
-    door.update(the_route(worker), a_route("spots", sockets=[worker.path]))
+    louder = door.worker(tmp_path_factory.mktemp("w") / "l", shout)
+    loud = a_route("loud", task="translation", kind="text", sockets=[louder.path])
+    door.update(the_route(worker), a_route("spots", sockets=[worker.path]), loud)
     yield door
-    door.runner.run(worker.stop())
+    for one in (worker, louder):
+        door.runner.run(one.stop())
     door.close()
 
 
@@ -95,8 +104,35 @@ def test_what_is_wrong_is_said(door, parts, status, says):
     assert says in reply.error
 
 
-def test_translations_are_refused_in_words(door):
-    assert "translates speech" in door.ask("POST", "/v1/audio/translations", *form([])).error
+def translate(door, model=b"ears+loud", **fields):
+    parts = [("file", "upload", tones(SAID)), ("model", "", model)]
+    parts += [(name, "", value.encode()) for name, value in fields.items()]
+    return door.ask("POST", "/v1/audio/translations", *form(parts))
+
+
+def test_what_one_model_hears_another_translates(door):
+    assert translate(door).json == {"text": "ABBA"}
+    assert translate(door, response_format="text").body == b"ABBA\n"
+    assert "ABBA" in translate(door, response_format="srt").body.decode()
+    whole = translate(door, response_format="verbose_json").json
+    assert (whole["task"], whole["text"]) == ("translate", "ABBA")
+    assert [part["text"] for part in whole["segments"]] == ["ABBA"]
+    assert whole["segments"][0]["end"] <= whole["duration"]
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "says"),
+    [
+        (b"ears", 400, "one that listens and one that translates what it heard, as in 'ears+german'"),
+        (b"ears+spots", 400, "'spots' translates nothing"),
+        (b"loud+loud", 400, "'loud' writes down no speech"),
+        (b"ears+lout", 404, "did you mean 'loud'"),
+        (b"", 400, "one that listens"),
+    ],
+)
+def test_what_can_not_be_translated_is_said(door, model, status, says):
+    reply = translate(door, model)
+    assert (reply.status, says in reply.error) == (status, True), reply.error
 
 
 def test_the_published_clients_listen(folder, tmp_path):

@@ -85,3 +85,13 @@ class _Parts:
 
     def end(self) -> None:
         self.ended = True
+
+
+def file_of(form: Form, name: str) -> bytes:
+    """The one file of a name, which clients also call `name[]`; raises `InvalidInput`."""
+    files = [*form.get(name, []), *form.get(f"{name}[]", [])]
+    if len(files) != 1 or not files[0]:
+        raise InvalidInput(
+            f"the form wants one file '{name}', not {len(files)}" if files else f"the form has no '{name}'"
+        )
+    return files[0]

@@ -40,17 +40,9 @@ def _clock(seconds: float, point: str) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}:{left // 1000:02}{point}{left % 1000:03}"
 
 
-def verbose(answer: Json, language: str, wanted: Sequence[str]) -> Json:
-    """The whole story: duration, segments, and words where they are `wanted`."""
-    words = answer["chunks"]
-    document: Json = {
-        "task": "transcribe",
-        "language": language,
-        "duration": answer["duration"],
-        "text": answer["text"],
-    }
-    if "segment" in wanted or not wanted:
-        document["segments"] = segments(words)
+def verbose(parts: Sequence[Json], words: Sequence[Json], wanted: Sequence[str]) -> Json:
+    """`segments`, and `words`, as far as they are `wanted`: segments, if nothing is said."""
+    document: Json = {"segments": parts} if "segment" in wanted or not wanted else {}
     if "word" in wanted:
         document["words"] = [
             {"word": one["text"], "start": one["timestamp"][0], "end": one["timestamp"][1]} for one in words

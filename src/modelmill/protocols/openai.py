@@ -10,9 +10,8 @@ from collections.abc import Mapping
 import msgspec
 
 from modelmill.errors import InvalidInput, MillError, NotFound
-from modelmill.protocols._form import Form, field, read_form
+from modelmill.protocols._form import field, file_of, read_form
 from modelmill.protocols._task import answers, pick, raw_of
-from modelmill.protocols._transcripts import FORMATS, segments, subtitles, verbose
 from modelmill.protocols.base import Request, Response, Route, UnknownPath, read_json
 from modelmill.serve.gateway import Gateway
 from modelmill.types import SEED, Json, KeyInfo
@@ -20,7 +19,7 @@ from modelmill.types import Route as Deployment
 
 NAME = "openai"
 PREFIX = "/v1"
-EDITS, LISTENS = "image-to-image", "automatic-speech-recognition"
+EDITS = "image-to-image"
 
 KINDS = {
     "invalid_input": ("invalid_request_error", None),
@@ -102,52 +101,10 @@ async def edits(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
     if field(form, "n") not in ("", "1"):
         raise InvalidInput("n: a picture is repaired in one way only, so n is 1")
     gateway.refuse_unservable(route)
-    picture = _file(form, "image")
-    parameters = {"mask": b64encode(_file(form, "mask")).decode()} if "mask" in form else {}
+    picture = file_of(form, "image")
+    parameters = {"mask": b64encode(file_of(form, "mask")).decode()} if "mask" in form else {}
     (found,) = await answers(gateway, caller, request, route, NAME, [picture], parameters)
     return _pictures([msgspec.json.decode(found)["image"]])
-
-
-async def transcriptions(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
-    """What is said in the recording of a form, as JSON, plain text or subtitles.
-
-    The language and the prompt are not read: a model knows the language that it was trained on.
-    """
-    form = read_form(await request.body(), request.header(b"content-type"))
-    route = pick(gateway, caller, request, field(form, "model"))
-    if route.task != LISTENS:
-        raise InvalidInput(f"'{route.deployment}' writes down no speech: its task is {route.task or 'unknown'}")
-    kind = field(form, "response_format") or "json"
-    if kind not in FORMATS:
-        raise InvalidInput(f"response_format: choose one of {', '.join(FORMATS)}")
-    wanted = [value.decode("utf-8", "replace") for value in form.get("timestamp_granularities[]", [])]
-    if set(wanted) - {"word", "segment"}:
-        raise InvalidInput("timestamp_granularities: choose word, segment or both")
-    gateway.refuse_unservable(route)
-    parameters = {} if kind in ("json", "text") else {"return_timestamps": "word"}
-    (found,) = await answers(gateway, caller, request, route, NAME, [_file(form, "file")], parameters)
-    answer = msgspec.json.decode(found)
-    if kind == "text":
-        return Response(answer["text"].encode() + b"\n", content_type="text/plain; charset=utf-8")
-    if kind in ("srt", "vtt"):
-        return Response(subtitles(segments(answer["chunks"]), kind).encode(), content_type="text/plain; charset=utf-8")
-    document = verbose(answer, field(form, "language"), wanted) if kind == "verbose_json" else answer
-    return Response(msgspec.json.encode(document))
-
-
-async def translations(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
-    """400: no task translates speech."""
-    raise InvalidInput("no model here translates speech; /v1/audio/transcriptions writes down what is said")
-
-
-def _file(form: Form, name: str) -> bytes:
-    """The one file of a name, which clients also call `name[]`; raises `InvalidInput`."""
-    files = [*form.get(name, []), *form.get(f"{name}[]", [])]
-    if len(files) != 1 or not files[0]:
-        raise InvalidInput(
-            f"the form wants one file '{name}', not {len(files)}" if files else f"the form has no '{name}'"
-        )
-    return files[0]
 
 
 def _check_format(given: object) -> None:
@@ -165,6 +122,4 @@ ROUTES = [
     Route("GET", "/v1/models/{id:path}", model),
     Route("POST", "/v1/images/generations", images),
     Route("POST", "/v1/images/edits", edits),
-    Route("POST", "/v1/audio/transcriptions", transcriptions),
-    Route("POST", "/v1/audio/translations", translations),
 ]

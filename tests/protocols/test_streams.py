@@ -1,0 +1,104 @@
+"""Streams of texts that grow: what a worker tells, each token once, whatever it tells again; counted and traced."""
+
+import time
+
+import msgspec
+import pytest
+
+from modelmill.serve.tracing import Tracing
+from modelmill.serve.wire import Answer, Batch, Part
+from modelmill.settings import read_settings
+from modelmill.types import TensorSpec
+from tests.making import Door, a_route
+from tests.serve.test_tracing import Collector
+
+WORDS = ["the ", "", "mill", ""]
+"""What each token adds: the second and the last one nothing."""
+
+
+def parts(call, *, logprobs=False):
+    """The parts of an answer, as a worker tells them."""
+    found, at = [], 0
+    for number, text in enumerate(WORDS, 1):
+        part = {"text": text, "at": at, "token": number, "number": number, "prompt": 3, "special": number == len(WORDS)}
+        if logprobs:
+            part["logprob"] = {"token": text, "logprob": -1.0, "top": []}
+        if number == len(WORDS):
+            usage = {"prompt_tokens": 3, "completion_tokens": number, "total_tokens": 3 + number}
+            part |= {"finish_reason": "stop", "ended_by": "eos_token", "usage": usage}
+        found.append(Part(call.id, msgspec.json.encode(part)))
+        at += len(text)
+    return found
+
+
+async def tells(calls):
+    """Two tokens, and then all again, as another worker does when the first was lost."""
+    (call,) = calls
+    said = parts(call, logprobs="logprobs" in call.parameters)
+    usage = {"prompt_tokens": 3, "completion_tokens": len(WORDS)}
+    whole = {"generated_text": "".join(WORDS), "finish_reason": "stop", "usage": usage}
+    return Batch([Answer(call.id, msgspec.json.encode(whole))], parts=[*said[:2], *said], rows=1)
+
+
+@pytest.fixture
+def door(tmp_path):
+    door = Door()
+    worker = door.worker(tmp_path / "w", tells)
+    text = [TensorSpec(name="text", datatype="BYTES", shape=[-1])]
+    door.update(a_route("miller", task="text-generation", kind="text", grows=True, inputs=text, sockets=[worker.path]))
+    yield door
+    door.runner.run(worker.stop())
+    door.close()
+
+
+def events(door, path, **document):
+    reply = door.ask("POST", path, msgspec.json.encode(document), {"content-type": "application/json"})
+    assert reply.status == 200, reply.body
+    lines = [line.partition(b":")[2].strip() for line in reply.body.splitlines() if line.startswith(b"data")]
+    return [msgspec.json.decode(line) for line in lines if line != b"[DONE]"]
+
+
+def test_hugging_face_hears_of_each_token_once(door):
+    found = events(door, "/models/miller", inputs="x", stream=True)
+    assert [(one["index"], one["token"]["text"], one["token"]["special"]) for one in found] == [
+        (1, "the ", False), (2, "", False), (3, "mill", False), (4, "", True),
+    ]  # fmt: skip
+    assert [one["generated_text"] for one in found] == [None, None, None, "the mill"]
+
+
+def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(door):
+    asked = {"model": "miller", "prompt": "x", "stream": True}
+    texts = [one["choices"][0]["text"] for one in events(door, "/v1/completions", **asked)]
+    assert texts == ["the ", "mill", ""]
+    found = events(door, "/v1/completions", **asked, logprobs=0)
+    assert [one["choices"][0]["logprobs"]["token_logprobs"] for one in found] == [[-1.0]] * 4
+    messages = [{"role": "user", "content": "x"}]
+    found = events(door, "/v1/chat/completions", model="miller", messages=messages, stream=True)
+    assert [one["choices"][0]["delta"] for one in found][1:] == [{"content": "the "}, {"content": "mill"}, {}]
+    assert found[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_v2_hears_of_what_is_new(door):
+    found = events(door, "/v2/models/miller/generate_stream", text_input="x")
+    assert [one["text_output"] for one in found] == ["the ", "mill"]
+
+
+def test_its_tokens_are_counted_once(door):
+    events(door, "/models/miller", inputs="x", stream=True)
+    [pool] = [pool for _, pool in door.gateway.pools()]
+    assert (pool.series.prompt_tokens, pool.series.completion_tokens) == (3, len(WORDS))
+
+
+def test_a_stream_is_traced_to_its_end(door, monkeypatch, tmp_path):
+    pytest.importorskip("opentelemetry.sdk")
+    monkeypatch.setenv("MODELMILL_HOME", str(tmp_path))
+    collector = Collector()
+    tracer = Tracing.from_settings(read_settings(tracing={"endpoint": collector.url}))
+    door.gateway.tracing = tracer
+    before = time.time_ns()
+    events(door, "/models/miller", inputs="x", stream=True)
+    tracer.close()
+    collector.close()
+    whole, compute = collector.spans["POST /models/{name}"], collector.spans["compute"]
+    assert compute.parent_span_id == whole.span_id
+    assert before <= compute.start_time_unix_nano <= compute.end_time_unix_nano <= whole.end_time_unix_nano

@@ -24,7 +24,7 @@ TRAIN = TrainSettings(
 )
 
 
-ENOUGH = 200_000
+ENOUGH = 150_000
 """Words over which so many epochs take a quarter of an hour on two cores."""
 
 

@@ -1,7 +1,7 @@
 """Texts in, token ids out: the decoding that all language tasks share. The tokenizer is trained on the data."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -62,6 +62,11 @@ def look(samples: Sequence[Raw]) -> Look:
     texts = [str(sample) for sample in samples]
     counts = [len(text.split()) + sum(letter >= EAST for letter in text) for text in texts]
     return Look(words=sum(counts) / max(1, len(counts)))
+
+
+def sizes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Tokens of each text [items]: batches are made of texts of about one length."""
+    return np.asarray((arrays["ids"] != 0).sum(1))
 
 
 def epochs(facts: Facts, how: Preprocessing, usual: int, enough: int, least: int = 4) -> Choice:

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelmill.tasks._text import MASK, SPECIAL
+from modelmill.tasks._text import MASK, SPECIAL, sizes
 from modelmill.tasks.base import Signature, TrainSettings
+
+__all__ = ["SCORE", "deployed", "hide", "loss", "sizes", "validate"]
 
 SCORE = "accuracy"
 SHARE = 0.2

@@ -5,8 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelmill.tasks._seq2seq import graphs
+from modelmill.tasks._text import sizes
 from modelmill.tasks._transformer import shortened
 from modelmill.tasks.base import Graph, Signature, TrainSettings
+
+__all__ = ["SCORE", "deployed", "loss", "sizes", "validate"]
 
 SCORE = "score"
 Batch = dict[str, Tensor]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("modelmill.gateway")
 
+ATTEMPTS = 2
+"""Times that a call is given to a worker; where answers grow, then once more, to one that has no others."""
 DEPTH = 2
 """Batches in a worker's hands: it decodes the next while it runs the last."""
 LONG_SECONDS = 0.25
@@ -115,7 +117,7 @@ class Link(asyncio.Protocol):
             if self.slots:
                 pending.future.add_done_callback(partial(self._let_go, pending))
         self.batches.append(sent)
-        self.suspect = batch[0].attempts >= (2 if self.slots else 1)
+        self.suspect = batch[0].attempts >= (ATTEMPTS if self.slots else 1)
         self._transport.write(data)
 
     def _let_go(self, pending: Pending, future: "asyncio.Future[Answer]") -> None:

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, NotFound, Overloaded, Unavailable
 from modelmill.serve.batcher import BatchLimits, Lanes, admit, take
-from modelmill.serve.link import Link, Pending
+from modelmill.serve.link import ATTEMPTS, Link, Pending
 from modelmill.serve.meter import Series
 from modelmill.serve.wire import Answer, Batch, Call, Tensor, frame
 
 log = logging.getLogger("modelmill.gateway")
 
-ATTEMPTS = 2
 ALONE = 1
 """Times more that a call goes to a worker of its own, where many are in a worker's hands: it may not be to blame."""
 PURGE_SECONDS = 0.05

@@ -87,6 +87,13 @@ def text_of(data: Raw) -> str:
     return data
 
 
+def beginning(data: Raw, folder: Path, most: int) -> str:
+    """As much of a text as has so many tokens at most."""
+    text = without_surrogates(text_of(data))
+    told = load_tokenizer(folder / TOKENIZER).encode(text, add_special_tokens=False)
+    return text if len(told.ids) <= most else text[: told.offsets[most][0]]
+
+
 def fingerprint(data: Raw) -> str:
     """The sha256 of the stripped text."""
     return hashlib.sha256(text_of(data).strip().encode("utf-8", "surrogatepass")).hexdigest()

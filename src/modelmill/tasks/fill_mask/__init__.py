@@ -173,10 +173,7 @@ def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
 
 def asked(item: Item, context: Context) -> str:
     """As much of a text as the model reads, less what a [MASK] may take."""
-    text = _text.without_surrogates(_text.text_of(item.data))
-    told = load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False)
-    most = max(1, context.preprocessing.max_length - MASK_TOKENS)
-    return text if len(told.ids) <= most else text[: told.offsets[most][0]]
+    return _text.beginning(item.data, context.folder, max(1, context.preprocessing.max_length - MASK_TOKENS))
 
 
 def as_sent(data: Raw) -> str:

@@ -63,10 +63,7 @@ def shown(item: Item) -> Any:
 
 def asked(item: Item, context: Context) -> str:
     """The beginning of a text that is longer than the model takes: it is measured by that."""
-    text = _clean(item.data)
-    told = load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False)
-    most = context.preprocessing.max_length
-    return text if len(told.ids) <= most else text[: told.offsets[most][0]]
+    return _text.beginning(item.data, context.folder, context.preprocessing.max_length)
 
 
 def _clean(data: Raw) -> str:

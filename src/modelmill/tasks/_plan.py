@@ -90,8 +90,13 @@ class Facts(Struct, frozen=True, kw_only=True):
     def epochs(self, usual: int, enough: int, least: int = 8) -> "Choice":
         """The `usual` passes over up to `enough` training items, and fewer over more, so that they take as long."""
         count = self.counts["train"]
-        epochs = max(least, round(usual * min(1.0, enough / count)))
+        epochs = passes(count, usual, enough, least)
         return Choice(why=f"{count:,} items are seen {count * epochs:,} times in all", settings={"epochs": epochs})
+
+
+def passes(count: int, usual: int, enough: int, least: int) -> int:
+    """The `usual` passes over up to `enough` of what is counted, and fewer over more, so that they take as long."""
+    return max(least, round(usual * min(1.0, enough / max(1, count))))
 
 
 class Choice(Struct, frozen=True, kw_only=True):

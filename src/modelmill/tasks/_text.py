@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from modelmill.errors import BundleCorrupt, InvalidInput
+from modelmill.tasks._plan import passes
 from modelmill.tasks.base import Choice, Facts, Raw
 from modelmill.types import Struct, TensorSpec
 
@@ -72,7 +73,7 @@ def sizes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
 def epochs(facts: Facts, how: Preprocessing, usual: int, enough: int, least: int = 4) -> Choice:
     """The `usual` passes over up to `enough` words to train on, and fewer over more, so that they take as long."""
     words = round(facts.counts["train"] * min(facts.inputs.words, how.length_limit))
-    found = max(least, round(usual * min(1.0, enough / max(1, words))))
+    found = passes(words, usual, enough, least)
     return Choice(why=f"about {words:,} words are seen {found} times", settings={"epochs": found})
 
 

@@ -108,10 +108,12 @@ def jobs(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def metrics(values: Mapping[str, Any]) -> None:
-    """Numbers, then a table of classes."""
+    """Numbers, then texts to read, then a table of classes."""
     if not values:
         return
-    _pairs("metrics", {key: value for key, value in values.items() if not isinstance(value, dict)})
+    _pairs("metrics", {key: value for key, value in values.items() if not isinstance(value, dict | list)})
+    if samples := values.get("samples"):
+        table(samples, list(samples[0]))
     per_class = values.get("per_class", {})
     if 0 < len(per_class) <= 40:
         rows = [{"label": label, **entry} for label, entry in per_class.items()]
@@ -222,13 +224,13 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
         said = [part for row in rows for part in _said(row["input"], row["output"])]
         table(said, ("input", "text") if "from" not in said[0] else ("input", "from", "to", "text"))
         return
-    flat = []
-    if any(isinstance(one, str) for row in rows for one in row["output"]):
-        table([{"input": row["input"][:60], "picture": _named(one)} for row in rows for one in row["output"]], PICTURE)
-        return
     if texts := [part for row in rows for part in _written(row["input"], row["output"])]:
         table(texts, ("input", "answer", "score"))
         return
+    if any(isinstance(one, str) for row in rows for one in row["output"]):
+        table([{"input": row["input"][:60], "picture": _named(one)} for row in rows for one in row["output"]], PICTURE)
+        return
+    flat = []
     for row in rows:
         best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]
         if isinstance(best, float):

@@ -42,7 +42,7 @@ def network():
     )  # fmt: skip
 
 
-def run(folder, settings=SETTINGS, stop_at=None, validation=None):
+def run(folder, settings=SETTINGS, stop_at=None, validation=None, made=network):
     """Train in a folder; asked to stop while step number `stop_at` (from 1) runs."""
     folder.mkdir(exist_ok=True)
     stop = SimpleNamespace(asked=False)
@@ -54,7 +54,20 @@ def run(folder, settings=SETTINGS, stop_at=None, validation=None):
         return batch | {"x": batch["x"] + 0.1 * torch.randn_like(batch["x"])}
 
     with closing(Events(folder / "events.jsonl")) as events:
-        return Loop(network(), data(), validation or data(1), settings, AIM, noisy, folder, events, stop).run()
+        return Loop(made(), data(), validation or data(1), settings, AIM, noisy, folder, events, stop).run()
+
+
+def test_a_normalisation_that_is_frozen_keeps_its_means(tmp_path):
+    def frozen():
+        made = network()
+        for weight in made[2].parameters():
+            weight.requires_grad_(False)
+        return made
+
+    before = {name: kept.clone() for name, kept in frozen()[2].state_dict().items()}
+    after = run(tmp_path / "frozen", made=frozen).network[2].state_dict()
+    assert all(torch.equal(after[name], kept) for name, kept in before.items())
+    assert not torch.equal(run(tmp_path / "free").network[2].running_mean, before["running_mean"])
 
 
 def test_an_epoch_of_a_number_of_steps_takes_items_evenly_again_and_again():

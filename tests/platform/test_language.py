@@ -108,6 +108,24 @@ def test_sentences_are_translated(running, hub):
     assert [one["translation_text"] for one in found] == ["weiss schwarz", "schwarz weiss rot"]
     rows = json.loads(running.run("predict", "german", "red white", "--json").stdout)
     assert rows[0]["output"]["translation_text"] == "rot weiss"
+    assert "rot weiss" in running.run("predict", "german", "red white").stdout
+
+
+def test_half_a_surrogate_is_refused_before_it_is_sent(running):
+    with pytest.raises(InvalidInput, match="udcff', half a surrogate, which is no character"):
+        running.client.predict("german", "red \udcff")
+
+
+def test_a_version_shows_what_it_translates_and_how_that_was_measured(running):
+    metrics = running.client.model("german")["metrics"]
+    assert all(row.keys() == {"sentence", "translation", "wanted"} for row in metrics["samples"])
+    assert {row["translation"] for row in metrics["samples"]} & {row["wanted"] for row in metrics["samples"]}
+    shown = running.run("model", "german").stdout
+    assert metrics["bleu_signature"] in shown
+    assert metrics["samples"][0]["sentence"] in shown
+    card = httpx2.get(f"{running.url}/api/v1/models/german:1/files/README.md", headers=running.headers).text
+    assert f"| bleu_signature | `{metrics['bleu_signature']}` |" in card
+    assert f"| {metrics['samples'][0]['sentence']} |" in card
 
 
 def test_where_a_translation_looked_is_told(running):
@@ -124,7 +142,9 @@ def test_questions_are_answered_over_every_protocol(running, hub):
     asked = {"question": "Who has the hat?", "context": ROOM}
     rows = json.loads(running.run("predict", "asks", json.dumps(asked), "--json").stdout)
     assert rows[0]["output"]["answer"] == "Bob"
-    assert "Bob" in running.run("predict", "asks", json.dumps(asked)).stdout
+    shown = running.run("predict", "asks", json.dumps(asked)).stdout.splitlines()
+    assert shown[0].split() == ["input", "answer", "score"]
+    assert shown[1].split()[-2] == "Bob"
     tensor = {"name": "question", "datatype": "BYTES", "shape": [1], "data": [json.dumps(asked)]}
     body = {"inputs": [tensor], "outputs": [{"name": "answer"}]}
     reply = httpx2.post(f"{running.url}/v2/models/asks/infer", json=body, headers=running.headers).json()

@@ -115,6 +115,9 @@ class Connection:
     def _call(self, method: str, path: str, **options: Any) -> Any:
         try:
             response = self._http.request(method, path, **options)
+        except UnicodeEncodeError as error:
+            half = error.object[error.start : error.end]
+            raise InvalidInput(f"the text holds {half!a}, half a surrogate, which is no character") from error
         except httpx2.TimeoutException as error:
             raise Unavailable(f"{self.url} did not answer in time") from error
         except httpx2.TransportError as error:

@@ -1,9 +1,10 @@
 """The model card: what a version is, for people, with the metadata that the Hugging Face hub reads."""
 
+import html
 import io
 import json
 
-from modelmill.tasks.base import task_named
+from modelmill.tasks.base import SAMPLES, task_named
 from modelmill.types import Json, Manifest
 
 LIBRARY = "modelmill"
@@ -26,8 +27,10 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         "| metric | value |",
         "|---|---|",
         *(f"| {key} | {value:.4f} |" for key, value in metrics.items() if isinstance(value, float)),
+        *(f"| {key} | `{value}` |" for key, value in metrics.items() if isinstance(value, str)),
         "",
         *_per_class(metrics.get("per_class", {})),
+        *_samples(metrics.get(SAMPLES, [])),
         *(f"![{picture.partition('.')[0]}](pictures/{picture})" for picture in pictures),
         "",
         "## Input and output",
@@ -92,10 +95,22 @@ def _per_class(rows: Json) -> list[str]:
     return [*head, *(_row(label, row) for label, row in rows.items()), ""]
 
 
+def _samples(rows: list[Json]) -> list[str]:
+    """A table of what the model wrote; nothing where there is nothing."""
+    if not rows:
+        return []
+    head = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    return [*head, *(f"| {' | '.join(map(_safe, row.values()))} |" for row in rows), ""]
+
+
+def _safe(text: str) -> str:
+    """A text in a cell of a table, on one line."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "\\`")
+
+
 def _row(label: str, row: Json) -> str:
-    safe = label.replace("|", "\\|").replace("<", "&lt;")
     cells = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values())
-    return f"| {safe} | {' | '.join(cells)} |"
+    return f"| {_safe(label)} | {' | '.join(cells)} |"
 
 
 def _code(values: Json) -> str:

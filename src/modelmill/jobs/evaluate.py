@@ -12,7 +12,8 @@ from modelmill.data.base import Item
 from modelmill.jobs.material import Material
 from modelmill.jobs.process import Events, Interrupted, Stop, run, save_pictures
 from modelmill.predictor import Predictor
-from modelmill.tasks.base import Arrays, Evaluation, Measured, Raw
+from modelmill.tasks._fonts import every_script
+from modelmill.tasks.base import SAMPLES, Arrays, Evaluation, Measured, Raw
 from modelmill.types import JobSpec, Json
 
 BATCH = 64
@@ -37,12 +38,27 @@ def evaluate_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
 
 def evaluate(model: Predictor, material: Material, split: str, events: Events, stop: Stop, threads: int) -> Evaluation:
     """Every item of a split through the served path; raises `InvalidInput` for one that can't be decoded."""
-    if hasattr(model.task, "questions"):
-        return _evaluate_made(model, material, split, events, stop)
-    if hasattr(model.task, "measure"):
-        events.stage("measuring what the model makes of them")
-        items = list(material.items(split))
-        return cast(Evaluation, model.task.measure(model.session.run, items, model.context))
+    with every_script():
+        if hasattr(model.task, "questions"):
+            return _evaluate_made(model, material, split, events, stop)
+        if hasattr(model.task, "measure"):
+            return _evaluate_texts(model, list(material.items(split)), events)
+        return _evaluate_answers(model, material, split, events, stop, threads)
+
+
+def _evaluate_texts(model: Predictor, items: Sequence[Item], events: Events) -> Evaluation:
+    """What the model makes of the items' texts, and some that it writes where it writes any."""
+    events.stage("measuring what the model makes of them")
+    found = cast(Evaluation, model.task.measure(model.session.run, items, model.context))  # type: ignore[attr-defined]
+    if hasattr(model.task, "written"):
+        found.metrics[SAMPLES] = model.task.written(model.predict, items, model.context)
+    return found
+
+
+def _evaluate_answers(
+    model: Predictor, material: Material, split: str, events: Events, stop: Stop, threads: int
+) -> Evaluation:
+    """Every item's answer beside what is true of it."""
     labels = model.manifest.labels
     complete = model.task.complete(labels)
     tell = events.counter("evaluating", material.count(split))

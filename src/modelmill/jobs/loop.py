@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from modelmill.data.cache import Arrays
@@ -158,7 +159,7 @@ class Loop:
     def _train_epoch(self, epoch: int) -> float:
         """The steps of an epoch that are left, or for which there is time; returns items a second."""
         state, items = self.state, 0
-        state.network.train()
+        learn(state.network)
         started = time.monotonic()
         skip = state.step - epoch * self.steps
         for batch in batches(self.data, self.settings, epoch, self.steps, skip, self.device, self._sizes):
@@ -241,6 +242,14 @@ class Loop:
     def _save(self) -> None:
         self.state.save(self._checkpoint)
         self._saved = time.monotonic()
+
+
+def learn(network: nn.Module) -> None:
+    """Into training; where parts stay as they are, so do the means and variances that they normalise by."""
+    network.train()
+    for part in network.modules():
+        if isinstance(part, _BatchNorm) and part.affine and not part.weight.requires_grad:
+            part.eval()
 
 
 def batches(

@@ -204,7 +204,10 @@ def save_weights(weights: dict[str, np.ndarray[Any, Any]], draft: Path) -> None:
     """For further training."""
     from safetensors.numpy import save_file
 
-    save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, draft / WEIGHTS)
+    # `ascontiguousarray` alone gives a number an axis.
+    save_file(
+        {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in weights.items()}, draft / WEIGHTS
+    )
 
 
 def describe(one: Training, context: Context, chosen: Plan) -> Manifest:

@@ -47,8 +47,14 @@ class Graph(NamedTuple):
     outputs: list[TensorSpec]
 
 
+SAMPLES = "samples"
+
+
 class Evaluation(Struct, frozen=True, kw_only=True):
-    """What a task makes of outputs and truths: numbers, and pictures as PNG by file name."""
+    """What a task makes of outputs and truths: numbers, and pictures as PNG by file name.
+
+    `samples` among the metrics are texts to read, rows of one form.
+    """
 
     metrics: Json
     pictures: dict[str, bytes]
@@ -100,7 +106,7 @@ class Task(Protocol):
     so many characters, and `grown(text, pieces, parameters, context)`, the whole answer.
 
     One that is measured by what the model makes of texts, not by its answers, has `measure(run, items, context) ->
-    Evaluation` in the place of `evaluate`.
+    Evaluation` in the place of `evaluate`, and `written(predict, items, context)`, samples, if it writes any.
 
     One whose parameters say what is fed has `request(data, context, parameters)`, which is `decode` that reads them.
 

@@ -28,6 +28,8 @@ SAMPLES = 200_000
 GROWS = True
 SAME = 4
 """Letters by which two answers of one model are known."""
+SHOWN = 4
+"""Samples of what a model writes."""
 USUAL = Sampling(max_tokens=100, temperature=0.0)
 PARAMETERS = {
     "max_new_tokens": "max_tokens",
@@ -266,6 +268,14 @@ def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: C
         "items": len(items),
     }
     return Evaluation(metrics=metrics, pictures={})
+
+
+def written(predict: Callable[..., list[Json]], items: Sequence[Item], context: Context) -> list[Json]:
+    """How the model goes on behind the beginnings of some texts that it was not trained on; the same each time."""
+    step = max(1, len(items) // SHOWN)
+    texts = [as_sent(item.data) for item in items[::step][:SHOWN]]
+    answers = predict(texts, {"max_new_tokens": 60, "temperature": 0.8, "seed": 0})
+    return [{"beginning": text, "goes on": one["generated_text"]} for text, one in zip(texts, answers, strict=True)]
 
 
 def _texts(items: Sequence[Item]) -> Iterator[tuple[str, bool]]:

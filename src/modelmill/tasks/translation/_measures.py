@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from modelmill.tasks._units import TOKENIZER, load_tokenizer
-from modelmill.tasks.base import Context, Evaluation, Measured
+from modelmill.tasks.base import SAMPLES, Context, Evaluation, Measured
 from modelmill.types import Json
 
-SHOWN, LONGEST = 3, 24
+READ, SHOWN, LONGEST = 8, 3, 24
+"""Translations to read, those of which a picture shows where they looked, and tokens of such a picture."""
 HAN = re.compile(r"[\u4e00-\u9fff]")
 UNSPACED = re.compile(r"[\u3040-\u30ff\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f]")
 """Japanese syllables, Thai, Lao, Khmer, Burmese: no spaces between words."""
@@ -33,11 +34,15 @@ def measures(measured: Measured) -> Evaluation:
         "chrf_signature": str(chrf.get_signature()),
         "items": len(said),
     }
-    rows = list(range(min(SHOWN, len(said))))
+    rows = list(range(min(READ, len(said))))
     sources = [str(one) for one in measured.show(rows)]
+    metrics[SAMPLES] = [
+        {"sentence": source, "translation": said[row], "wanted": measured.truths[row][0]}
+        for row, source in zip(rows, sources, strict=True)
+    ]
     pictures = {
         f"attention-{row}.png": attention_picture(_pieces(source, measured.context), measured.outputs[row])
-        for row, source in zip(rows, sources, strict=True)
+        for row, source in zip(rows[:SHOWN], sources, strict=False)
         if measured.outputs[row].get("attention")
     }
     return Evaluation(metrics=metrics, pictures=pictures)
@@ -70,8 +75,8 @@ def attention_picture(source: Sequence[str], answer: Json) -> bytes:
     axes = figure.subplots()
     axes.imshow(rows, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     labels: Any = [one.strip() or "·" for one in answer["target_tokens"][:LONGEST]]
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xticks(range(len(across)), across, rotation=60, ha="right")
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_xticks(range(len(across)), across, rotation=60, ha="right", parse_math=False)
     axes.set_title("where each token looked", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")

@@ -80,6 +80,48 @@ def test_several_prompts_and_several_answers(client):
     assert [choice.index for choice in found.choices] == list(range(6))
     assert len({choice.text for choice in found.choices}) == 6
     assert found.usage.completion_tokens == 120
+    assert found.usage.prompt_tokens == len("the ") + len("a ")
+    options = {"prompt": ["the ", "a "], "n": 3, "stream": True, "stream_options": {"include_usage": True}}
+    assert list(write(client, **options))[-1].usage == found.usage
+    assert len(write(client, prompt=["the "] * 100, max_tokens=1).choices) == 100
+
+
+def test_tokens_are_told_where_they_stand_and_by_their_bytes(client):
+    found = write(client, logprobs=2).choices[0]
+    assert found.logprobs.text_offset == [*range(20)]
+    assert "".join(found.logprobs.tokens) == found.text
+    said = client.chat.completions.create(
+        model="writer", messages=[{"role": "user", "content": "a"}], max_tokens=5, logprobs=True, top_logprobs=1
+    ).choices[0]
+    assert bytes(byte for one in said.logprobs.content for byte in one.bytes).decode() == said.message.content
+    assert all(bytes(one.top_logprobs[0].bytes).decode() == one.top_logprobs[0].token for one in said.logprobs.content)
+
+
+def test_without_a_seed_chance_is_another_each_time_and_the_seed_is_told(running):
+    hub = InferenceClient(model=f"{running.url}/models/writer", token=running.client.key, provider="hf-inference")
+    options = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 30, "details": True}
+    one, other = (hub.text_generation(PROMPT, **options) for _ in range(2))
+    assert one.generated_text != other.generated_text
+    again = hub.text_generation(PROMPT, **options, seed=one.details.seed)
+    assert again.generated_text == one.generated_text
+    url = f"{running.url}/v2/models/writer/generate"
+    asked = {"text_input": PROMPT, "max_tokens": 30, "temperature": 2.0}
+    said = {httpx2.post(url, json=asked, headers=running.headers).json()["text_output"] for _ in range(2)}
+    assert len(said) == 2
+
+
+def test_the_prompt_comes_back_as_it_was_sent(running):
+    hub = InferenceClient(model=f"{running.url}/models/writer", token=running.client.key, provider="hf-inference")
+    prompt = "Über [END] the Mill"
+    assert hub.text_generation(prompt, max_new_tokens=4, return_full_text=True).startswith(prompt)
+
+
+def test_what_is_not_offered_may_be_said_where_it_changes_nothing(running):
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 4, "watermark": False, "typical_p": 1.0, "best_of": 1}}
+    assert httpx2.post(f"{running.url}/models/writer", json=body, headers=running.headers).status_code == 200
+    body["parameters"]["watermark"] = True
+    reply = httpx2.post(f"{running.url}/models/writer", json=body, headers=running.headers)
+    assert (reply.status_code, reply.json()["error"]) == (400, "watermark is not offered: leave it out")
 
 
 def test_token_ids_are_prompts(client):
@@ -137,6 +179,8 @@ def test_v2_generates_whole_and_in_parts(running):
     body = {"text_input": PROMPT, "parameters": {"max_tokens": 9}}
     address = f"{running.url}/v2/models/writer"
     whole = httpx2.post(f"{address}/generate", json=body, headers=running.headers).json()
+    beside = httpx2.post(f"{address}/generate", json={"text_input": PROMPT, "max_tokens": 9}, headers=running.headers)
+    assert beside.json() == whole
     assert (whole["model_name"], whole["model_version"], len(whole["text_output"])) == ("writer", "1", 9)
     reply = httpx2.post(f"{address}/generate_stream", json=body, headers=running.headers)
     assert reply.headers["content-type"] == "text/event-stream"
@@ -196,7 +240,9 @@ def test_tokens_are_counted_and_timed(running, client):
         ({"prompt": ""}, "not an empty one"),
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"n": 100}, "at most 16 answers"),
+        ({"n": 100}, "n is a whole number from 1 to 16"),
+        ({"n": 16, "prompt": ["x"] * 20}, "20 prompts with n=16 want 320 answers; 256 are given at most"),
+        ({"n": 2, "best_of": 4}, "best_of is not offered, other than as many as n"),
         ({"n": 0}, "n is a whole number from 1"),
         ({"seed": "abc"}, "seed is a whole number from 0"),
         ({"seed": 2**63 - 1}, "seed is a whole number from 0"),

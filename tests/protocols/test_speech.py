@@ -10,6 +10,7 @@ from huggingface_hub import InferenceClient
 
 from modelmill.protocols._transcripts import segments, subtitles
 from modelmill.serve.wire import Answer
+from modelmill.tasks.automatic_speech_recognition._decoding import Heard, words
 from tests.making import SPEECH, Door, LiveDoor, a_route, answering_with, speech_bundle, tones
 from tests.protocols.test_repair import form
 
@@ -165,3 +166,23 @@ def test_segments_end_at_pauses_and_subtitles_count():
     assert subtitles(parts, "vtt").startswith("WEBVTT\n\n00:00:00.000 --> 00:00:00.800\none two\n\n01:01:01.200")
     long = segments([{"text": "w", "timestamp": [np.float64(n), n + 0.9]} for n in range(30)])
     assert max(part["end"] - part["start"] for part in long) <= 8
+
+
+def test_what_is_said_without_blanks_is_cut_too():
+    heard = [Heard(letter, 10 * number, 10 * number + 8) for number, letter in enumerate("我們a b明天" * 20)]
+    said = [{"text": one.text, "timestamp": [one.start * 0.02, one.end * 0.02]} for one in words(heard)]
+    assert [one["text"] for one in said[:6]] == ["我", "們", "a", "b", "明", "天"]
+    parts = segments(said)
+    assert len(parts) > 2
+    assert max(part["end"] - part["start"] for part in parts) <= 8
+    assert parts[0]["text"].startswith("我們 a b 明天我們 a")
+
+
+def test_a_transcription_that_is_asked_for_as_a_stream_is_one(door):
+    said = [("file", "upload", tones(SAID)), ("model", "", b"ears"), ("stream", "", b"true")]
+    reply = door.ask("POST", "/v1/audio/transcriptions", *form(said))
+    events = [msgspec.json.decode(line[6:]) for line in reply.body.splitlines() if line]
+    assert events == [
+        {"type": "transcript.text.delta", "delta": SAID},
+        {"type": "transcript.text.done", "text": SAID},
+    ]

@@ -22,7 +22,7 @@ def parts(call, *, logprobs=False):
     for number, text in enumerate(WORDS, 1):
         part = {"text": text, "at": at, "token": number, "number": number, "prompt": 3, "special": number == len(WORDS)}
         if logprobs:
-            part["logprob"] = {"token": text, "logprob": -1.0, "top": []}
+            part["logprob"] = {"token": text, "bytes": None, "logprob": -1.0, "offset": at, "top": []}
         if number == len(WORDS):
             usage = {"prompt_tokens": 3, "completion_tokens": number, "total_tokens": 3 + number}
             part |= {"finish_reason": "stop", "ended_by": "eos_token", "usage": usage}
@@ -37,7 +37,11 @@ async def tells(calls):
     said = parts(call, logprobs="logprobs" in call.parameters)
     usage = {"prompt_tokens": 3, "completion_tokens": len(WORDS)}
     whole = {"generated_text": "".join(WORDS), "finish_reason": "stop", "usage": usage}
-    return Batch([Answer(call.id, msgspec.json.encode(whole))], parts=[*said[:2], *said], rows=1)
+    told = said[:2]
+    if call.data == b"otherwise":  # the second token is another one, when all is said again
+        other = msgspec.json.decode(said[1].data) | {"token": 99}
+        told = [said[0], Part(call.id, msgspec.json.encode(other))]
+    return Batch([Answer(call.id, msgspec.json.encode(whole))], parts=[*told, *said], rows=1)
 
 
 @pytest.fixture
@@ -72,6 +76,7 @@ def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(door):
     assert texts == ["the ", "mill", ""]
     found = events(door, "/v1/completions", **asked, logprobs=0)
     assert [one["choices"][0]["logprobs"]["token_logprobs"] for one in found] == [[-1.0]] * 4
+    assert [one["choices"][0]["logprobs"]["text_offset"] for one in found] == [[0], [4], [4], [8]]
     messages = [{"role": "user", "content": "x"}]
     found = events(door, "/v1/chat/completions", model="miller", messages=messages, stream=True)
     assert [one["choices"][0]["delta"] for one in found][1:] == [{"content": "the "}, {"content": "mill"}, {}]
@@ -81,6 +86,12 @@ def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(door):
 def test_v2_hears_of_what_is_new(door):
     found = events(door, "/v2/models/miller/generate_stream", text_input="x")
     assert [one["text_output"] for one in found] == ["the ", "mill"]
+
+
+def test_a_text_that_another_worker_says_otherwise_ends_in_an_error_event(door):
+    found = events(door, "/v1/completions", model="miller", prompt="otherwise", stream=True)
+    assert found[0]["choices"][0]["text"] == "the "
+    assert "could not go on with the same text: ask again" in found[-1]["error"]["message"]
 
 
 def test_its_tokens_are_counted_once(door):

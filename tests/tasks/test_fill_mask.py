@@ -56,7 +56,7 @@ def test_some_words_may_be_compared(context):
     ("text", "parameters", "says"),
     [
         ("no gap", {}, "the text has no \\[MASK\\]: write it"),
-        (" ".join(["cat"] * 50 + [MASK]), {}, "among its first"),
+        (" ".join([MASK] + ["cat"] * 50 + [MASK]), {}, "1 of 2 \\[MASK\\] stand behind the"),
         ("", {}, "empty"),
         (MASK, {"top_k": 0}, "top_k is a whole number"),
         (MASK, {"top_k": True}, "top_k is a whole number"),

@@ -7,8 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.errors import BundleCorrupt, InvalidInput
-from modelmill.tasks import _text
-from modelmill.tasks._text import Preprocessing, decode, fingerprint, load_tokenizer, prepare, train_tokenizer
+from modelmill.tasks import _text, _units
+from modelmill.tasks._text import (
+    SPECIAL,
+    Preprocessing,
+    decode,
+    fingerprint,
+    load_tokenizer,
+    prepare,
+    train_tokenizer,
+)
 from modelmill.tasks.base import Signature, plan
 from modelmill.tasks.text_classification.recipes import tfidf
 
@@ -170,3 +178,29 @@ def test_a_class_that_no_training_text_has_is_never_answered(tmp_path):
     assert found[:, 1].max() == 0
     with pytest.raises(InvalidInput, match="all texts to train on are of one class"):
         tfidf.fit(plan(tfidf, {}), signature, {"ids": ids}, {"label": np.zeros(len(ids), int)})
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "char", "bpe"])
+def test_names_of_special_tokens_are_text_like_any_other(tmp_path, tokenizer):
+    how = prepare(["the cat [PAD] sat", "the cat [PAD] sat"], Preprocessing(tokenizer=tokenizer), tmp_path)
+    for name in SPECIAL:
+        ids = [number for number in decode(f"the {name} cat", how, tmp_path) if number]
+        assert len(ids) > 2 + (tokenizer != "bpe")
+    assert 2 not in decode("the [MASK] cat", how, tmp_path)
+
+
+@pytest.mark.parametrize("units", ["char", "bpe"])
+def test_names_of_special_tokens_are_letters_to_models_that_write(tmp_path, units):
+    text = "say [END] and [PAD]"
+    tokenizer = _units.learnt([text], _units.Units(units=units), tmp_path)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert min(ids) >= len(_units.SPECIAL)
+    assert tokenizer.decode(ids) == text
+
+
+def test_tokens_of_several_bytes_are_told_by_them(tmp_path):
+    text = "ein Müller, 磨坊 und 😀"
+    tokenizer = _units.learnt([text], _units.Units(units="bpe"), tmp_path)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert b"".join(_units.bytes_of(tokenizer, token) for token in ids).decode() == text
+    assert _units.bytes_of(tokenizer, _units.END) is None

@@ -45,6 +45,8 @@ class Text:
     ends: frozenset[int]
     pieces: Callable[[int], str]
     """The text that a token adds, which may come later than the token."""
+    said: str = ""
+    """The prompt as its caller wrote it."""
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     told: int = 0
@@ -68,6 +70,8 @@ class Piece:
     tokens: int = 0
     logprob: float | None = None
     near: tuple[tuple[int, float], ...] = ()
+    place: int = 0
+    """Characters of the answer before the token."""
 
 
 class Generator:
@@ -130,6 +134,7 @@ class Generator:
         before = np.array([*text.prompt, *text.tokens]) if text.how.repetition_penalty != 1 else None
         token = choose(logits, text.how, len(text.tokens), before)
         own, near = logprobs(logits, token, text.how.logprobs) if text.how.logprobs >= 0 else (None, [])
+        place = len(text.text)
         text.tokens.append(token)
         ended = STOP if token in text.ends else ""
         if not ended:
@@ -141,7 +146,7 @@ class Generator:
         if ended and not stopped:
             fresh = text.text[text.told :]
         text.told += len(fresh)
-        return Piece(text.name, fresh, token, ended, len(text.prompt), len(text.tokens), own, tuple(near))
+        return Piece(text.name, fresh, token, ended, len(text.prompt), len(text.tokens), own, tuple(near), place)
 
     @staticmethod
     def _fresh(text: Text) -> tuple[str, bool]:

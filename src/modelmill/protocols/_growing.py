@@ -1,26 +1,10 @@
-"""What the protocols share of texts that grow: parts as they come, each once, and the first before anything is sent."""
+"""What the protocols share of texts that grow: the first part is there before anything is sent."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 
 from modelmill.types import Json
-
-
-async def parts_of(stream: AsyncIterator[bytes]) -> AsyncIterator[Json]:
-    """Parts of an answer, one for each token, then the whole one, which has no `at`.
-
-    After a worker was lost another says the beginning again: that is left out.
-    """
-    last = 0
-    async for data in stream:
-        part = msgspec.json.decode(data)
-        if "at" not in part:
-            yield part
-            return
-        if part["number"] > last:
-            last = part["number"]
-            yield part
 
 
 async def begun(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

@@ -7,7 +7,6 @@ from typing import Any
 from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols import _v2
 from modelmill.protocols._encoding import in_thread
-from modelmill.protocols._growing import parts_of
 from modelmill.protocols._grpc_call import Call
 from modelmill.protocols._grpc_messages import message
 from modelmill.protocols._shared_memory import regions
@@ -211,7 +210,7 @@ async def parts(call: Call, request: Any, route: Route) -> AsyncIterator[Any]:
         call.caller, route, "v2_grpc", data=inputs[0], parameters=told.task, timeout=told.timeout,
         priority=told.priority, gone=call.gone, request_id=request.id,
     )  # fmt: skip
-    async for part in parts_of(grown):
+    async for part in grown:
         if part.get("text") == "":
             continue
         response = StreamResponse()

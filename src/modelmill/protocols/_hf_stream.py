@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from modelmill.errors import MillError
-from modelmill.protocols._growing import begun, event, parts_of
+from modelmill.protocols._growing import begun, event
 from modelmill.protocols.base import Request, Stream
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
@@ -35,7 +35,7 @@ async def streamed(
             caller, route, "huggingface", data=data, parameters=parameters, gone=request.gone, request_id=request.id
         )
         try:
-            async for part in parts_of(stream):
+            async for part in stream:
                 if "at" in part:
                     whole, sent = whole + part["text"], True
                     yield event(_token(part, whole))

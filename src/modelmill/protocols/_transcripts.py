@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from modelmill.tasks._spacing import joined
+
 Json = dict[str, Any]
 PAUSE, LONGEST = 0.6, 8.0
 """Seconds of silence that end a segment, and how long one may get."""
@@ -18,7 +20,7 @@ def segments(words: Sequence[Json]) -> list[Json]:
         if last is None or start - last["end"] > PAUSE or end - last["start"] > LONGEST:
             found.append({"id": len(found), "start": start, "end": end, "text": word["text"]})
         else:
-            last["end"], last["text"] = end, f"{last['text']} {word['text']}"
+            last["end"], last["text"] = end, joined(last["text"], word["text"])
     return found
 
 

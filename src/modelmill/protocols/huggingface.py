@@ -19,7 +19,7 @@ from modelmill.protocols._hf_stream import streamed, wants_stream
 from modelmill.protocols._task import VECTORS, A, answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
 from modelmill.protocols.base import JSON, Disconnected, Request, Response, Route, Stream, read_json, simple_error
 from modelmill.serve.gateway import Gateway
-from modelmill.types import SEED, TEXTS, KeyInfo
+from modelmill.types import SEED, TEXTS, Json, KeyInfo
 from modelmill.types import Route as Deployment
 
 PREFIX = "/models"
@@ -28,6 +28,7 @@ error = simple_error
 NAME = "huggingface"
 AROUND = {"inputs", "parameters", "options"}
 DIGITS = 6
+GENERATION = {"generate_parameters", "generation_parameters"}
 PACKED = {"encoding_format", "usage"}
 """Parameters by which vectors are answered in another form."""
 POLL_SECONDS = 0.05
@@ -160,7 +161,7 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
         document.setdefault("inputs", None)
     if not isinstance(document, dict) or "inputs" not in document:
         raise InvalidInput('the JSON wants the form {"inputs": ..., "parameters": {...}}')
-    inputs, parameters, compared = document["inputs"], parameters_of(document), False
+    inputs, parameters, compared = document["inputs"], _parameters(document), False
     if task == VECTORS:
         # Its options stand beside the inputs, and a source with sentences is a question about similarity.
         parameters = {name: value for name, value in document.items() if name not in AROUND} | parameters
@@ -173,6 +174,18 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
         check_count("inputs", inputs)
     given = [raw_of(one, kind, "inputs") for one in (inputs if many else [inputs])]
     return Asked(given, parameters, many, _waits(document.get("options")), compared)
+
+
+def _parameters(document: Json) -> Json:
+    """What the task is told, also by the names in which its clients pack what is said of a search."""
+    parameters = parameters_of(document)
+    for name in GENERATION & parameters.keys():
+        packed = parameters.pop(name)
+        if not isinstance(packed, dict | None):
+            raise InvalidInput(f"{name} is an object, not {packed!r:.40}")
+        said = {key: value for key, value in (packed or {}).items() if value is not None}
+        parameters = said | parameters
+    return parameters
 
 
 def _sentences(inputs: dict[str, Any]) -> list[Any]:

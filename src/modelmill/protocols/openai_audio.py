@@ -1,6 +1,7 @@
 """OpenAI's audio: what is said in a recording, as it is said or in another language."""
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import NamedTuple
 
 import msgspec
@@ -8,10 +9,12 @@ import msgspec
 from modelmill.errors import InvalidInput
 from modelmill.protocols import openai
 from modelmill.protocols._form import Form, field, file_of, read_form
+from modelmill.protocols._growing import event
 from modelmill.protocols._task import answers, pick
 from modelmill.protocols._transcripts import FORMATS, segments, subtitles, verbose
 from modelmill.protocols.base import Request, Response, Route
 from modelmill.serve.gateway import Gateway
+from modelmill.tasks._spacing import joined
 from modelmill.types import Json, KeyInfo
 
 NAME = "openai"
@@ -57,7 +60,7 @@ async def translations(gateway: Gateway, caller: KeyInfo, request: Request, name
     found = [msgspec.json.decode(one) for one in await answers(gateway, caller, request, route, NAME, said, {})]
     texts = [one["translation_text"] for one in found]
     parts = [{**part, "text": text} for part, text in zip(heard.parts, texts, strict=True)]
-    return _told(form, Heard(" ".join(texts), heard.duration, parts, []), "translate", "", [])
+    return _told(form, Heard(reduce(joined, texts, ""), heard.duration, parts, []), "translate", "", [])
 
 
 async def _heard(gateway: Gateway, caller: KeyInfo, request: Request, form: Form, name: str) -> Heard:
@@ -81,6 +84,10 @@ def _kind(form: Form) -> str:
 def _told(form: Form, heard: Heard, task: str, language: str, wanted: list[str]) -> Response:
     """In the form that was asked for."""
     kind = _kind(form)
+    if field(form, "stream").lower() in ("true", "1"):  # all of it is heard before any of it is told
+        events = [{"type": "transcript.text.delta", "delta": heard.text}] if heard.text else []
+        events.append({"type": "transcript.text.done", "text": heard.text})
+        return Response(b"".join(map(event, events)), content_type="text/event-stream")
     if kind == "text":
         return Response(heard.text.encode() + b"\n", content_type="text/plain; charset=utf-8")
     if kind in ("srt", "vtt"):

@@ -11,7 +11,7 @@ import msgspec
 
 from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols import openai
-from modelmill.protocols._growing import begun, event, parts_of
+from modelmill.protocols._growing import begun, event
 from modelmill.protocols._task import listed, pick
 from modelmill.protocols.base import Request, Response, Route, Stream, read_json
 from modelmill.serve.gateway import Gateway
@@ -20,15 +20,15 @@ from modelmill.types import Route as Deployment
 
 NAME = "openai"
 error = openai.error
-MOST = 16
-"""Answers to one request: prompts times `n`."""
+MOST, MOST_EACH = 256, 16
+"""Answers to one request (prompts times `n`), and to one prompt."""
 MOST_SEED = 2**63 - 1 - MOST
 """Each of several answers has the next one."""
 DONE = b"data: [DONE]\n\n"
 SAME = ("temperature", "top_p", "stop", "seed", "max_tokens", "top_k", "repetition_penalty", "truncate")
 """Parameters that are called the same here; the last three are not OpenAI's, but its clients can send them too."""
 NEUTRAL: Json = {
-    "frequency_penalty": 0, "presence_penalty": 0, "best_of": 1, "logit_bias": {}, "suffix": None, "echo": False,
+    "frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {}, "suffix": None, "echo": False,
     "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
 }  # fmt: skip
 """What is not offered may be said where it changes nothing."""
@@ -42,6 +42,8 @@ class Asked(NamedTuple):
     chat: bool
     stream: bool
     usage: bool
+    each: int
+    """Answers to a prompt, which stand beside one another."""
     id: str
     created: int
 
@@ -95,10 +97,7 @@ async def _answered(
     if not route.grows:
         raise InvalidInput(f"'{route.deployment}' writes no texts: its task is {route.task or 'unknown'}")
     gateway.refuse_unservable(route)
-    parameters, count = _parameters(document, chat), document.get("n")
-    count = 1 if count is None else count
-    if type(count) is not int or count < 1 or count * len(prompts) > MOST:
-        raise InvalidInput(f"n is a whole number from 1, for at most {MOST} answers in all")
+    parameters, count = _parameters(document, chat), _count(document, len(prompts))
     seed = parameters.setdefault("seed", random.getrandbits(48))
     if type(seed) is not int or not 0 <= seed <= MOST_SEED:
         raise InvalidInput(f"seed is a whole number from 0 to {MOST_SEED:,}, not {seed!r:.40}")
@@ -111,12 +110,32 @@ async def _answered(
         raise InvalidInput('stream_options wants the form {"include_usage": true}')
     kind = "chatcmpl" if chat else "cmpl"
     asked = Asked(
-        route, calls, chat, document.get("stream") is True, bool(options.get("include_usage")),
+        route, calls, chat, _stream(document), bool(options.get("include_usage")), count,
         f"{kind}-{uuid.uuid4().hex}", int(time.time()),
     )  # fmt: skip
     if not asked.stream:
         return await _whole(gateway, caller, request, asked)
     return Stream(await begun(_events(gateway, caller, request, asked)))
+
+
+def _count(document: Json, prompts: int) -> int:
+    """How many answers each prompt wants; raises `InvalidInput`."""
+    count = 1 if document.get("n") is None else document["n"]
+    if type(count) is not int or not 1 <= count <= MOST_EACH:
+        raise InvalidInput(f"n is a whole number from 1 to {MOST_EACH}, not {count!r:.40}")
+    if count * prompts > MOST:
+        raise InvalidInput(f"{prompts} prompts with n={count} want {count * prompts} answers; {MOST} are given at most")
+    if document.get("best_of") not in (None, count):
+        raise InvalidInput("best_of is not offered, other than as many as n: leave it out")
+    return count
+
+
+def _stream(document: Json) -> bool:
+    """Whether the answer is to be streamed; raises `InvalidInput`."""
+    wanted = document.get("stream")
+    if not isinstance(wanted, bool | None):
+        raise InvalidInput(f"stream is true or false, not {wanted!r:.40}")
+    return bool(wanted)
 
 
 def _parameters(document: Json, chat: bool) -> Json:
@@ -154,7 +173,7 @@ async def _whole(gateway: Gateway, caller: KeyInfo, request: Request, asked: Ask
         _choice(asked, number, answer["generated_text"], answer["finish_reason"], answer.get("logprobs"))
         for number, answer in enumerate(found)
     ]
-    usage = _sum([answer["usage"] for answer in found])
+    usage = _sum({number: answer["usage"] for number, answer in enumerate(found)}, asked.each)
     return Response(msgspec.json.encode({**_head(asked, chunk=False), "choices": choices, "usage": usage}))
 
 
@@ -175,7 +194,7 @@ def _logprobs(asked: Asked, near: Sequence[Json]) -> Json:
     if asked.chat:
         return {
             "content": [
-                {"token": one["token"], "logprob": one["logprob"], "bytes": None, "top_logprobs": one["top"]}
+                {name: one[name] for name in ("token", "logprob", "bytes")} | {"top_logprobs": one["top"]}
                 for one in near
             ]
         }
@@ -183,13 +202,15 @@ def _logprobs(asked: Asked, near: Sequence[Json]) -> Json:
         "tokens": [one["token"] for one in near],
         "token_logprobs": [one["logprob"] for one in near],
         "top_logprobs": [{best["token"]: best["logprob"] for best in one["top"]} for one in near],
-        "text_offset": [],
+        "text_offset": [one["offset"] for one in near],
     }
 
 
-def _sum(usages: Sequence[Json]) -> Json:
-    names = ("prompt_tokens", "completion_tokens", "total_tokens")
-    return {name: sum(usage[name] for usage in usages) for name in names}
+def _sum(usages: Mapping[int, Json], each: int) -> Json:
+    """The usage of all answers by their numbers; a prompt counts once, however many answer it."""
+    prompts = {number // each: usage["prompt_tokens"] for number, usage in usages.items()}
+    asked, told = sum(prompts.values()), sum(usage["completion_tokens"] for usage in usages.values())
+    return {"prompt_tokens": asked, "completion_tokens": told, "total_tokens": asked + told}
 
 
 # ---- as it grows
@@ -204,7 +225,7 @@ async def _events(gateway: Gateway, caller: KeyInfo, request: Request, asked: As
             stream = gateway.stream(
                 caller, asked.route, NAME, data=data, parameters=parameters, gone=request.gone, request_id=request.id
             )
-            async for part in parts_of(stream):
+            async for part in stream:
                 if "at" in part and (part["text"] or not part.keys().isdisjoint(("logprob", "finish_reason"))):
                     queue.put_nowait((number, part))
             queue.put_nowait((number, None))
@@ -212,7 +233,7 @@ async def _events(gateway: Gateway, caller: KeyInfo, request: Request, asked: As
             queue.put_nowait((number, error))
 
     tasks = [asyncio.create_task(one(number, *call)) for number, call in enumerate(asked.calls)]
-    left, sent, roles, usages = len(tasks), False, set[int](), list[Json]()
+    left, sent, roles, usages = len(tasks), False, set[int](), dict[int, Json]()
     try:
         while left:
             number, part = await queue.get()
@@ -230,12 +251,12 @@ async def _events(gateway: Gateway, caller: KeyInfo, request: Request, asked: As
                         asked, [{"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
                     )
                 sent = True
-                usages += [part["usage"]] if "usage" in part else []
+                usages |= {number: part["usage"]} if "usage" in part else {}
                 yield _event(asked, [_delta(asked, number, part)])
         if asked.usage:
             yield (
                 b"data: "
-                + msgspec.json.encode({**_head(asked, chunk=True), "choices": [], "usage": _sum(usages)})
+                + msgspec.json.encode({**_head(asked, chunk=True), "choices": [], "usage": _sum(usages, asked.each)})
                 + b"\n\n"
             )
         yield DONE

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from modelmill.errors import InvalidInput, MillError
-from modelmill.protocols._growing import begun, event, parts_of
+from modelmill.protocols._growing import begun, event
 from modelmill.protocols._task import parameters_of
 from modelmill.protocols.base import Request, Response, Route, Stream, read_json, simple_error
 from modelmill.serve.gateway import Gateway
@@ -18,6 +18,7 @@ from modelmill.types import Route as Deployment
 
 NAME = "v2_http"
 error = simple_error
+AROUND = frozenset({"id", "parameters", "text_input"})
 
 
 async def generate(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
@@ -40,7 +41,7 @@ async def generate_stream(gateway: Gateway, caller: KeyInfo, request: Request, n
             caller, route, NAME, data=data, parameters=parameters, gone=request.gone, request_id=request.id
         )
         try:
-            async for part in parts_of(stream):
+            async for part in stream:
                 if part.get("text"):
                     sent = True
                     yield event(_answer(route, part["text"]))
@@ -66,7 +67,9 @@ async def _asked(
     document: Any = read_json(await request.body())
     if not isinstance(document, dict) or not isinstance(document.get("text_input"), str):
         raise InvalidInput('the JSON wants the form {"text_input": ..., "parameters": {...}}')
-    parameters = {name: value for name, value in parameters_of(document).items() if name != "stream"}
+    # Triton's own clients write what a model is told beside the text.
+    beside = {name: value for name, value in document.items() if name not in AROUND}
+    parameters = {name: value for name, value in {**beside, **parameters_of(document)}.items() if name != "stream"}
     return route, document["text_input"].encode("utf-8", "replace"), parameters
 
 

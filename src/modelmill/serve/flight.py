@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from modelmill.errors import from_code
+from modelmill.errors import ModelFailed, from_code
 from modelmill.serve.link import Pending
 from modelmill.serve.meter import Name
 from modelmill.serve.pool import Ask, Pool
 from modelmill.serve.tensors import elements_of
 from modelmill.serve.wire import ANSWER, Answer
-from modelmill.types import KeyInfo, Route
+from modelmill.types import Json, KeyInfo, Route
 
 if TYPE_CHECKING:
     from modelmill.serve.gateway import Gateway
@@ -31,20 +31,30 @@ class Grown(msgspec.Struct, frozen=True):
     usage: Tokens = Tokens()
 
 
-class Grew(msgspec.Struct, frozen=True):
-    """A part of an answer that grows: which token it is, and how many the prompt has."""
-
-    number: int = 0
-    prompt: int = 0
-
-
 read_grown = msgspec.json.Decoder(Grown).decode
 
 
-def read_part(data: bytes) -> Tokens:
-    """What an answer has cost up to a part."""
-    part = msgspec.json.decode(data, type=Grew)
-    return Tokens(part.prompt, part.number)
+class Heard:
+    """What a caller has heard of an answer that grows.
+
+    After a worker was lost another says the beginning again: that is left out, and has to be the same.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.prompt = 0
+
+    def fresh(self, data: bytes) -> Json | None:
+        """A part, or None for one that was heard before; raises `ModelFailed` where another worker says otherwise."""
+        part: Json = msgspec.json.decode(data)
+        number, token = part["number"], part["token"]
+        if number <= len(self.tokens):
+            if self.tokens[number - 1] != token:
+                raise ModelFailed("the worker was lost, and another one could not go on with the same text: ask again")
+            return None
+        self.tokens.append(token)
+        self.prompt = part["prompt"]
+        return part
 
 
 def grown_of(answer: Answer) -> Iterator[Tokens]:

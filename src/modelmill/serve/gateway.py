@@ -15,20 +15,21 @@ import msgspec
 from modelmill.errors import Cancelled, Forbidden, MillError, NotFound, Unauthenticated, Unavailable, unknown
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
-from modelmill.serve.flight import Flight, Tokens, grown_of, name_of, read_part, version_of
+from modelmill.serve.flight import Flight, Heard, Tokens, grown_of, name_of, version_of
 from modelmill.serve.meter import Collector, Meter, Series
 from modelmill.serve.pool import Ask, Pool, PoolLimits
 from modelmill.serve.shadow import copy_to_shadows
 from modelmill.serve.tracing import Tracing, trace_call
-from modelmill.serve.wire import STREAM, Answer, Tensor
+from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor
 from modelmill.settings import Limits
-from modelmill.types import KeyInfo, Route, Snapshot
+from modelmill.types import Json, KeyInfo, Route, Snapshot
 
 log = logging.getLogger("modelmill.gateway")
 
 REFRESH_SECONDS = 1.0
 """Between two looks into the database when nobody has told of a change."""
 KNOWN_HEADERS = 20_000
+SEED_BITS = 48
 
 Operate = Callable[[KeyInfo, str, bool], Awaitable[None]]
 """Load (True) or unload a deployment and wait until it is so; raises `MillError`."""
@@ -246,42 +247,44 @@ class Gateway:
         priority: int = 0,
         gone: Callable[[], bool] | None = None,
         request_id: str = "",
-    ) -> AsyncIterator[bytes]:
-        """The parts of an answer as it grows, then the whole one, each as JSON; raises what went wrong.
+    ) -> AsyncIterator[Json]:
+        """The parts of an answer as it grows, one for each token, then the whole one, which has no `at`.
 
-        `timeout` is that without a word: a long answer may take its time. An answer that has begun is ended by the
-        version that began it, or not at all. Closing the iterator takes the call back.
+        Raises what went wrong. `timeout` is that without a word: a long answer may take its time. An answer that has
+        begun is ended by the version that began it, or not at all. Closing the iterator takes the call back.
         """
         parts: asyncio.Queue[bytes] = asyncio.Queue()
         patience = min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)
         ask = Ask(caller.name, priority, patience, (STREAM,), gone, request_id, heard=parts.put_nowait)
         flight = self.begin(caller, route, protocol, ask, data, [], parameters)
         flight.future.add_done_callback(lambda _: parts.put_nowait(b""))
-        series, last, heard, landed = flight.series, flight.started, b"", False
+        series, last, heard, landed = flight.series, flight.started, Heard(), False
         try:
-            while part := await parts.get():
+            while data := await parts.get():
                 now = time.monotonic()
-                (series.next_token if heard else series.first_token).observe(now - last)
-                last, heard = now, part
                 flight.pending.deadline, flight.pending.pin = now + patience, flight.pending.version
-                yield part
+                first = not heard.tokens
+                if (part := heard.fresh(data)) is not None:
+                    (series.first_token if first else series.next_token).observe(now - last)
+                    last = now
+                    yield part
             landed = True
-            yield self._land(flight, heard).data
+            yield msgspec.json.decode(self._land(flight, heard).data)
         finally:
             if not landed:
                 flight.future.cancel()
                 with suppress(MillError, asyncio.CancelledError):
                     self._land(flight, heard)
 
-    def _land(self, flight: Flight, heard: bytes) -> Answer:
+    def _land(self, flight: Flight, heard: Heard) -> Answer:
         """The end of a stream; where it ends early, its tokens up to the last part that was `heard` are counted."""
         failure: MillError | None = None
         try:
             return flight.land()
         except (MillError, asyncio.CancelledError) as error:
             failure = error if isinstance(error, MillError) else Cancelled("the client has gone")
-            if heard:
-                self._count_tokens(flight, read_part(heard))
+            if heard.tokens:
+                self._count_tokens(flight, Tokens(heard.prompt, len(heard.tokens)))
             raise
         finally:
             if self.tracing is not None:
@@ -304,6 +307,9 @@ class Gateway:
         started = time.monotonic()
         if caller.rate:
             self._rates.admit(caller, started)
+        if route.grows and parameters.get("seed") is None and (data is not None or ask.outputs == (ANSWER,)):
+            # Drawn here: whoever goes on after a lost worker says the same, and so does a shadow.
+            parameters = {**parameters, "seed": random.getrandbits(SEED_BITS)}
         try:
             pending = pool.submit(data, tensors, parameters, ask)
         except MillError:

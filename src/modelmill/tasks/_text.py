@@ -185,6 +185,7 @@ def train_tokenizer(texts: list[str], how: Preprocessing) -> "Tokenizer":
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = before
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
@@ -194,6 +195,8 @@ def load_tokenizer(path: Path) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare `Exception`
         raise BundleCorrupt(f"{path.name} can't be read: {error}") from error
+    tokenizer.encode_special_tokens = True  # what a caller writes is text: "[PAD]" has five letters
+    return tokenizer

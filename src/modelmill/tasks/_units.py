@@ -1,6 +1,7 @@
 """Texts as tokens and back without loss, for models that write: characters, or pieces of words from bytes."""
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,7 +17,19 @@ SPECIAL = ["[PAD]", "[UNK]", "[END]"]
 PAD, UNKNOWN, END = range(3)
 CHARACTER = r"[\s\S]"
 
-__all__ = ["END", "PAD", "SPECIAL", "TOKENIZER", "UNKNOWN", "Units", "learnt", "load_tokenizer", "pieces", "train"]
+__all__ = [
+    "END",
+    "PAD",
+    "SPECIAL",
+    "TOKENIZER",
+    "UNKNOWN",
+    "Units",
+    "bytes_of",
+    "learnt",
+    "load_tokenizer",
+    "pieces",
+    "train",
+]
 
 
 class Units(Struct, frozen=True, kw_only=True):
@@ -53,9 +66,28 @@ def learnt(texts: Iterable[str], how: Units, folder: Path) -> "Tokenizer":
     """The tokenizer in `folder`: that of the version which the training starts from, or one that is trained now."""
     if how.tokens and (folder / TOKENIZER).exists():
         return load_tokenizer(folder / TOKENIZER)
-    tokenizer = train(texts, how)
-    tokenizer.save(str(folder / TOKENIZER))
-    return tokenizer
+    train(texts, how).save(str(folder / TOKENIZER))
+    return load_tokenizer(folder / TOKENIZER)
+
+
+def bytes_of(tokenizer: "Tokenizer", token: int) -> bytes | None:
+    """The UTF-8 that a token stands for, which may be a part of a letter; None for a special one."""
+    from tokenizers import decoders
+
+    if token < len(SPECIAL):
+        return None
+    name = str(tokenizer.id_to_token(token))
+    return (
+        bytes(map(_bytes().__getitem__, name)) if isinstance(tokenizer.decoder, decoders.ByteLevel) else name.encode()
+    )
+
+
+@lru_cache(maxsize=1)
+def _bytes() -> dict[str, int]:
+    """The bytes that the letters of byte-level tokens stand for: what can be printed is itself, the others follow."""
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + number): byte for number, byte in enumerate(others)}
 
 
 def pieces(tokenizer: "Tokenizer") -> Callable[[int], str]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modelmill.tasks._spacing import UNSPACED
+
 Scores = np.ndarray[Any, Any]
 NEAR, FAR = 12, 12.0
 """Characters that a beam considers at each place, and how much less likely than the best (in nats) they may be."""
@@ -105,15 +107,16 @@ def _both(one: float, other: float) -> float:
 
 
 def words(heard: Sequence[Heard]) -> list[Heard]:
-    """Characters put together to what stands between blanks."""
+    """Characters put together to what stands between blanks; in scripts without them each one is a word."""
     found: list[Heard] = []
     fresh = True
     for one in heard:
+        alone = UNSPACED.match(one.text) is not None
         if not one.text.strip():
             fresh = True
-        elif fresh:
+        elif fresh or alone:
             found.append(one)
-            fresh = False
+            fresh = alone
         else:
             last = found[-1]
             found[-1] = Heard(last.text + one.text, last.start, one.end)

@@ -9,7 +9,17 @@ import numpy as np
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.sampling import log_shares
 from modelmill.tasks import _text
-from modelmill.tasks._text import EAST, MASK, SPECIAL, TOKENIZER, Preprocessing, fingerprint, load_tokenizer, look
+from modelmill.tasks._text import (
+    EAST,
+    LETTERS,
+    MASK,
+    SPECIAL,
+    TOKENIZER,
+    Preprocessing,
+    fingerprint,
+    load_tokenizer,
+    look,
+)
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
 from modelmill.types import Json, TensorSpec
 
@@ -54,12 +64,26 @@ def outputs(context: Context) -> list[TensorSpec]:
 
 def decode(data: Raw, context: Context) -> Arrays:
     """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput` where there is none."""
-    ids = _text.decode(data, context.preprocessing, context.folder)
-    places = np.flatnonzero(ids == MASKED)
-    if not len(places):
-        late = f" among its first {context.preprocessing.max_length} tokens" if MASK in str(data) else ""
-        raise InvalidInput(f"the text has no {MASK}{late}: write it where a word is missing")
+    ids = _masked(_text.text_of(data), context)
+    places, wanted = np.flatnonzero(ids == MASKED), str(data).count(MASK)
+    if not wanted:
+        raise InvalidInput(f"the text has no {MASK}: write it where a word is missing")
+    if len(places) < wanted:
+        most = context.preprocessing.max_length
+        raise InvalidInput(f"{wanted - len(places)} of {wanted} {MASK} stand behind the {most} tokens that are read")
     return {"ids": ids, "places": places.astype(np.int64), f"{NOTE}text": _text.noted(str(data))}
+
+
+def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
+    """Token ids, int64 [max_length], of a text in which [MASK] alone is no text."""
+    how, tokenizer = context.preprocessing, load_tokenizer(context.folder / TOKENIZER)
+    first, *others = _text.without_surrogates(text[: how.max_length * LETTERS]).split(MASK)
+    ids = list(tokenizer.encode(first, add_special_tokens=False).ids)
+    for part in others:
+        ids += [MASKED, *tokenizer.encode(part, add_special_tokens=False).ids]
+    row = np.zeros(how.max_length, np.int64)
+    row[: len(ids)] = ids[: how.max_length]
+    return row
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Any]:
@@ -72,7 +96,7 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> l
             raise unknown_setting(name, PARAMETERS, "parameter")
     text = _text.told(arrays[f"{NOTE}text"])
     wanted = _targets(parameters, context)
-    count = parameters.get("top_k", USUAL)
+    count = USUAL if parameters.get("top_k") is None else parameters["top_k"]
     if type(count) is not int or not 1 <= count <= MOST:
         raise InvalidInput(f"top_k is a whole number from 1 to {MOST}, not {count!r:.40}")
     tokenizer = load_tokenizer(context.folder / TOKENIZER)

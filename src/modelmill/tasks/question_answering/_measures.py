@@ -6,13 +6,20 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from modelmill.tasks._spacing import UNSPACED
+
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f]")
 
 
 def normal(text: str) -> str:
-    """As the official script of SQuAD has it: lower case, without punctuation, articles and further spaces."""
-    plain = "".join(letter for letter in text.lower() if letter not in string.punctuation and not _is_mark(letter))
+    """As the official script of SQuAD has it: lower case, without punctuation, articles and further spaces.
+
+    Its punctuation is that of ASCII; where there are letters of scripts without spaces, their marks go as well.
+    """
+    own = UNSPACED.search(text) is not None
+    plain = "".join(
+        letter for letter in text.lower() if letter not in string.punctuation and not (own and _is_mark(letter))
+    )
     return " ".join(ARTICLES.sub(" ", plain).split())
 
 

@@ -46,6 +46,12 @@ PARAMETERS = {
 """Names that callers use, of Hugging Face and of OpenAI, and what they mean."""
 OTHER = ("do_sample", "return_full_text", "details", "messages", "stream", "token_ids", "truncate")
 
+NEUTRAL: Json = {
+    "best_of": 1, "decoder_input_details": False, "frequency_penalty": 0, "top_n_tokens": 0, "typical_p": 1,
+    "watermark": False,
+}  # fmt: skip
+"""What is not offered may be said where it changes nothing."""
+
 
 class Preprocessing(_units.Units, frozen=True, kw_only=True):
     """How a text becomes tokens, and how many of them the model looks back on."""
@@ -121,7 +127,7 @@ def begin(name: Any, data: Raw, context: Context, parameters: Mapping[str, Any])
         how = msgspec.structs.replace(how, stop=(*how.stop, *stops(context.folder)))
     ids = _fitting(_prompt(text, context, parameters), context)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    return Text(name, ids, how, frozenset({END, PAD}), _units.pieces(tokenizer))
+    return Text(name, ids, how, frozenset({END, PAD}), _units.pieces(tokenizer), said=text)
 
 
 def _prompt(text: str, context: Context, parameters: Mapping[str, Any]) -> list[int]:
@@ -142,6 +148,9 @@ def _asked(parameters: Mapping[str, Any]) -> Sampling:
     for name, value in parameters.items():
         if name in PARAMETERS:
             given[PARAMETERS[name]] = tuple(value) if isinstance(value, list) else value
+        elif name in NEUTRAL:
+            if value not in (None, NEUTRAL[name]):
+                raise InvalidInput(f"{name} is not offered: leave it out")
         elif name not in OTHER:
             raise unknown_setting(name, [*PARAMETERS, *OTHER], "parameter")
     if parameters.get("do_sample") is True and parameters.get("temperature") is None:
@@ -170,7 +179,8 @@ def grown(text: Text, pieces: Sequence[Piece], parameters: Mapping[str, Any], co
         found["logprobs"] = [_told(piece, context) for piece in pieces]
     if parameters.get("return_full_text") is True:
         tokenizer = load_tokenizer(context.folder / TOKENIZER)
-        found["generated_text"] = tokenizer.decode(text.prompt, skip_special_tokens=False) + answer
+        prompt = text.said or tokenizer.decode(text.prompt, skip_special_tokens=False)
+        found["generated_text"] = prompt + answer
     if parameters.get("details") is True:
         found["details"] = {
             "finish_reason": _ended_by(last),
@@ -199,8 +209,14 @@ def alike(one: Json, other: Json, tolerance: float) -> bool:
 
 def _told(piece: Piece, context: Context) -> Json:
     """A token with the logarithm of its probability, and those of the likeliest ones."""
-    near = [{"token": _token(token, context), "logprob": value} for token, value in piece.near]
-    return {"token": _token(piece.token, context), "logprob": piece.logprob, "top": near}
+    near = [{**_named(token, context), "logprob": value} for token, value in piece.near]
+    return {**_named(piece.token, context), "logprob": piece.logprob, "offset": piece.place, "top": near}
+
+
+def _named(token: int, context: Context) -> Json:
+    """A token as a text and as its bytes: of several that make up one letter, none is a text."""
+    data = _units.bytes_of(load_tokenizer(context.folder / TOKENIZER), token)
+    return {"token": _token(token, context), "bytes": None if data is None else list(data)}
 
 
 def _ended_by(piece: Piece) -> str:

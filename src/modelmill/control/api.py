@@ -89,7 +89,7 @@ def _add_catalogue(api: FastAPI, control: Control) -> None:
         return [views.task_view(name) for name in plugins.names("tasks")]
 
     @api.get(f"{PREFIX}/recipes", tags=["catalogue"])
-    def recipes(task: str) -> list[schemas.RecipeView]:
+    def recipes(task: schemas.TaskName) -> list[schemas.RecipeView]:
         """The recipes of a task, with the defaults and meaning of every setting."""
         default = cast(Any, task_named(task)).RECIPE
         return [views.recipe_view(task, name, name == default) for name in plugins.names(plugins.recipes_of(task))]
@@ -103,7 +103,7 @@ def _add_datasets(api: FastAPI, control: Control) -> None:
         request: Request,
         project: ProjectId,
         name: str,
-        task: str,
+        task: schemas.TaskName,
         format: str = "",
         strict: bool = False,
         option: Annotated[list[str] | None, Query(description="NAME=VALUE for the format")] = None,

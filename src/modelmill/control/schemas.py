@@ -2,9 +2,11 @@
 
 import json
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from modelmill.tasks.base import usual_name
 
 
 class Body(BaseModel):
@@ -13,11 +15,15 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+TaskName = Annotated[str, AfterValidator(usual_name)]
+"""Of a request: `sentence-similarity` is read as `feature-extraction`, which it is."""
+
+
 class TrainRequest(Body):
     """A training to queue."""
 
     name: str = Field(description="model to make a version of")
-    task: str = Field(examples=["image-classification"])
+    task: TaskName = Field(examples=["image-classification"])
     data: str = Field(description="name of a data set")
     recipe: str = Field("", description="empty: the task's default, or that of the version it starts from")
     base: str = Field("", alias="from", description="NAME[:VERSION|@ALIAS] to start from; empty: from nothing")

@@ -197,6 +197,15 @@ def task_named(name: str) -> Task:
     return cast(Task, plugins.load("tasks", name))
 
 
+ALSO = {"sentence-similarity": "feature-extraction", "sentiment-analysis": "text-classification"}
+"""Names of the Hugging Face hub that mean another task here: one model answers for both."""
+
+
+def usual_name(task: str) -> str:
+    """The name of a task that may be called otherwise, too."""
+    return ALSO.get(task, task)
+
+
 def split_by(task: Task) -> str:
     """What goes to a split as a whole where a data set declares none: `items` or `classes`."""
     return getattr(task, "SPLIT", "items")

@@ -15,7 +15,7 @@ from modelmill.tasks import _units
 from modelmill.tasks._text import LETTERS, checked_ids, without_surrogates
 from modelmill.tasks._units import END, PAD, SPECIAL, TOKENIZER, load_tokenizer
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Raw
-from modelmill.tasks.text_generation._chat import rendered, stops
+from modelmill.tasks.text_generation._chat import ENDS, rendered, stops
 from modelmill.types import Json, TensorSpec
 
 SUMMARY = "write a text on, in the manner of those it was trained on"
@@ -104,7 +104,11 @@ def _tokens(text: str, context: Context) -> list[int]:
             "(the parameter truncate=N keeps the last N)"
         )
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    return list(tokenizer.encode(without_surrogates(text), add_special_tokens=False).ids)
+    first, *others = without_surrogates(text).split(ENDS)
+    ids = list(tokenizer.encode(first, add_special_tokens=False).ids)
+    for part in others:
+        ids += [END, *tokenizer.encode(part, add_special_tokens=False).ids]
+    return ids
 
 
 def _fitting(ids: list[int], context: Context) -> list[int]:

@@ -243,7 +243,7 @@ def sdk_page() -> str:
     sources = sorted(Path(client.__file__).parent.glob("*.py"))
     nodes = [node for path in sources for node in ast.parse(path.read_text("utf-8")).body]
     classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
-    parts = [classes[name].body for name in ("Connection", "Client", "Indexes")]
+    parts = [classes[name].body for name in ("Connection", "Client", "Texts", "Indexes")]
     methods = [node for body in parts for node in body if isinstance(node, ast.FunctionDef)]
     shown = [_method(node) for node in methods if node.name == "__init__" or not node.name.startswith("_")]
     rows = [_row_type(node) for node in classes.values() if any(_name(base) == "TypedDict" for base in node.bases)]

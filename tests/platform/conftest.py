@@ -70,11 +70,11 @@ class Platform:
                 continue
         return found
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """A command of the CLI against this platform."""
         env = {**self._env, "MODELMILL_HOME": str(self.home)}
         command = [sys.executable, "-m", "modelmill.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=env, timeout=120)
 
     def stop(self, number: int = signal.SIGINT) -> str:
         """End it by a signal; returns what it printed."""

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import InferenceClient
 
 from modelmill.bundle import open_bundle
+from modelmill.errors import InvalidInput, NotFound
 from modelmill.predictor import Predictor
 from modelmill.protocols._grpc_messages import message
 from tests.making import writing_bundle
@@ -143,6 +144,27 @@ def test_the_weights_that_were_asked_for_are_those_that_answer(running, client, 
         said[name] = served.token_logprobs
         assert said[name] == pytest.approx([one["logprob"] for one in alone], abs=1e-6)
     assert said["writer"] != pytest.approx(said["small"], abs=1e-6)
+
+
+def test_the_sdk_and_the_command_line_show_a_text_while_it_is_written(running, client):
+    options = {"max_new_tokens": 20, "temperature": 1.0, "seed": 1}
+    whole = write(client).choices[0].text
+    parts = list(running.client.stream("writer", PROMPT, parameters=options))
+    assert (len(parts), "".join(parts)) == (20, whole)
+    asked = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+    assert running.run("predict", "writer", PROMPT, "--stream", *asked).stdout == f"{whole}\n"
+    with pytest.raises(InvalidInput, match="temperature"):
+        list(running.client.stream("writer", PROMPT, parameters={"temperature": -1}))
+    with pytest.raises(NotFound, match="did you mean 'writer'"):
+        list(running.client.stream("writr", PROMPT))
+
+
+def test_one_can_talk_with_it_on_the_command_line(running, client):
+    said = "grind\n\n"
+    found = running.run("chat", "writer", "--set", "max_tokens=12", "--set", "seed=5", stdin=said).stdout
+    messages = [{"role": "user", "content": "grind"}]
+    whole = client.chat.completions.create(model="writer", messages=messages, max_tokens=12, seed=5)
+    assert found == f"{whole.choices[0].message.content}\n"
 
 
 def test_stop_texts_end_it(client):

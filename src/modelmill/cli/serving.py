@@ -1,5 +1,7 @@
 """Deployments, and asking them."""
 
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,14 +100,54 @@ def predict(
     ],
     set: Annotated[list[str] | None, Parameter(negative="", help="a parameter, as top_k=3 or mask=@FILE")] = None,
     out: Annotated[Path | None, Parameter(help="a folder for pictures and masks that are answered")] = None,
+    stream: Annotated[bool, Parameter(negative="", help="show a text while it is written")] = False,
 ) -> None:
     """Ask a deployed model."""
+    if stream:
+        for text in inputs:
+            _tell(connect().stream(deployment, text, parameters=_parameters(set)))
+        return
     rows = connect().predict(deployment, *inputs, parameters=_parameters(set))
     if not rows:
         fail("nothing to predict: name files, or texts for a model of texts")
     if out is not None:
         _save_pictures(rows, out)
     show(rows, lambda: screen().predictions(rows))
+
+
+@app.command
+def chat(
+    deployment: str,
+    /,
+    *,
+    system: Annotated[str, Parameter(help="what the model is told before the conversation")] = "",
+    set: Annotated[list[str] | None, Parameter(negative="", help="a parameter, as temperature=0.7")] = None,
+) -> None:
+    """Talk with a model that writes; an empty line, or the end of the input, ends it."""
+    client, parameters = connect(), _parameters(set)
+    messages = [{"role": "system", "content": system}] if system else []
+    while said := _asked():
+        messages.append({"role": "user", "content": said})
+        answer = _tell(client.chat(deployment, messages, parameters=parameters))
+        messages.append({"role": "assistant", "content": answer})
+
+
+def _asked() -> str:
+    """A line of the one who talks; nothing at the end."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+def _tell(parts: Iterable[str]) -> str:
+    """Show a text as it comes; returns all of it."""
+    whole = []
+    for part in parts:
+        whole.append(part)
+        print(part, end="", flush=True)
+    print()
+    return "".join(whole)
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:

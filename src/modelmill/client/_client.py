@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from modelmill.client._connection import KNOWN_SECONDS, POLL_SECONDS, quoted, raise_unless_done, read_file
 from modelmill.client._indexes import Indexes
+from modelmill.client._texts import Texts
 from modelmill.client.rows import Dataset, Deployment, Job, Json, Key, NewKey, OnEvent, Prediction, Version
 from modelmill.errors import (
     InvalidInput,
@@ -16,7 +17,7 @@ from modelmill.errors import (
 )
 
 
-class Client(Indexes):
+class Client(Indexes, Texts):
     """Speaks to one platform. Every method raises `MillError`, whose text says what was wrong."""
 
     # ---- data

@@ -4,7 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -113,8 +113,17 @@ class Connection:
         return self._call("GET", path, **options)
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
-        try:
+        with self._sent():
             response = self._http.request(method, path, **options)
+        if response.is_success:
+            return msgspec.json.decode(response.content) if response.content else None
+        raise self._failure(response)
+
+    @contextmanager
+    def _sent(self) -> Iterator[None]:
+        """What goes wrong on the way, in words."""
+        try:
+            yield
         except UnicodeEncodeError as error:
             half = error.object[error.start : error.end]
             raise InvalidInput(f"the text holds {half!a}, half a surrogate, which is no character") from error
@@ -123,9 +132,6 @@ class Connection:
         except httpx2.TransportError as error:
             message = f"no platform answers at {self.url} ({error}): is it running? (`modelmill up`)"
             raise Unavailable(message) from error
-        if response.is_success:
-            return msgspec.json.decode(response.content) if response.content else None
-        raise self._failure(response)
 
     def _failure(self, response: "httpx2.Response") -> MillError:
         try:

@@ -48,7 +48,7 @@ def test_where_the_defaults_fit_nothing_is_chosen(recipe, seen):
     assert chosen == plan(recipe, {})
 
 
-@pytest.mark.parametrize(("texts", "words", "epochs"), [(7000, 20, 30), (6000, 150, 5), (1_000_000, 20, 4)])
+@pytest.mark.parametrize(("texts", "words", "epochs"), [(7000, 20, 30), (6000, 150, 8), (1_000_000, 20, 4)])
 def test_a_language_is_read_as_often_as_there_is_time(texts, words, epochs):
     counts = {"train": texts, "val": 10, "test": 10}
     chosen, _ = fitted(
@@ -58,7 +58,26 @@ def test_a_language_is_read_as_often_as_there_is_time(texts, words, epochs):
 
 
 def test_words_are_counted_in_any_script():
-    assert look_at_texts(["one two three", "\u5fb7\u570b\u5b78\u8005", "a"]).words == pytest.approx((3 + 1 + 4 + 1) / 3)
+    seen = look_at_texts(["one two three", "\u5fb7\u570b\u5b78\u8005", "a"])
+    assert seen.words == pytest.approx((3 + 1 + 4 + 1) / 3)
+    assert seen.unspaced == pytest.approx(4 / 9)
+
+
+@pytest.mark.parametrize("recipe", [("fill-mask", "bert"), ("text-classification", "transformer")])
+def test_scripts_without_spaces_are_read_in_pieces_of_words(recipe):
+    counts = {"train": 6000, "val": 10, "test": 10}
+    for unspaced, tokenizer in ((0.9, "bpe"), (0.1, "word")):
+        seen = Facts(counts=counts, classes={}, inputs=Words(words=100, unspaced=unspaced))
+        assert fitted(recipe_named(*recipe), seen, {})[0].input.tokenizer == tokenizer
+        assert fitted(recipe_named(*recipe), seen, {"tokenizer": "char"})[0].input.tokenizer == "char"
+
+
+def test_few_questions_are_read_more_often_by_two_readers():
+    reader = recipe_named("question-answering", "reader")
+    for count, members, epochs in ((3000, 2, 14), (90_000, 1, 9)):
+        seen = Facts(counts={"train": count, "val": 10, "test": 10}, classes={}, inputs=Words(words=130))
+        chosen, _ = fitted(reader, seen, {})
+        assert (chosen.network.members, chosen.train.epochs) == (members, epochs)
 
 
 def test_small_photographs_are_shifted_by_whole_pixels_in_large_batches():

@@ -12,9 +12,9 @@ from modelmill.tasks import question_answering as task
 from modelmill.tasks._transformer import Encoder
 from modelmill.tasks.base import Context, Item, Measured, TrainSettings
 from modelmill.tasks.question_answering import training
-from modelmill.tasks.question_answering._features import endings, features, partners, window_baseline
+from modelmill.tasks.question_answering._features import COUNT, endings, features, partners, window_baseline
 from modelmill.tasks.question_answering._measures import exact, f1, normal
-from modelmill.tasks.question_answering._network import Reader, SpanHead
+from modelmill.tasks.question_answering._network import Reader, Readers, SpanHead
 
 PASSAGE = "Ann has the red hat. Bob has the old key. Nobody has 7 maps."
 
@@ -218,3 +218,59 @@ def test_it_is_measured_beside_the_sliding_window(context):
     found = task.evaluate(Measured(outputs=said, truths=[["Bob"], ["Ann"]], labels=[], show=show, context=context))
     assert (found.metrics["em"], found.metrics["f1"], found.metrics["items"]) == (0.5, 0.5, 2)
     assert 0 <= found.metrics["f1_baseline"] <= 1
+
+
+def passages(count, size):
+    """A batch of passages whose tokens are numbered from 1, with answers in the middle; the last has none."""
+    torch.manual_seed(3)
+    length = torch.randint(size // 2, size + 1, (count,))
+    ids = torch.arange(1, size + 1).repeat(count, 1)
+    ids = ids * (ids <= length[:, None])
+    first = 1 + (torch.rand(count) * (length - 3)).long()
+    spans = torch.stack([torch.stack([first, first + 1], 1), torch.stack([first + 1, first + 2], 1)], 1)
+    spans[-1] = 0
+    return {
+        "question": ids,
+        "passage": ids,
+        "endings": ids,
+        "partners": ids,
+        "features": ids[:, :, None].float(),
+        "spans": spans,
+    }
+
+
+def test_passages_are_cut_in_training_and_never_in_their_answers():
+    batch = passages(400, 30)
+    found = training.cut(batch)
+    for row, (before, after) in enumerate(zip(batch["spans"], found["spans"], strict=True)):
+        if before.any():
+            assert found["passage"][row][after - 1].tolist() == batch["passage"][row][before - 1].tolist()
+    assert found["passage"][-1].equal(batch["passage"][-1])
+    assert found["endings"].equal(found["passage"])
+    assert found["features"][:, :, 0].long().equal(found["passage"])
+    sizes = [(one["passage"] != 0).sum(1) for one in (found, batch)]
+    assert 0.3 < (sizes[0] < sizes[1]).float().mean() < 0.6
+    inside = found["passage"] != 0
+    assert (inside[:, 1:] <= inside[:, :-1]).all()  # no gap within
+
+
+def test_readers_vote_by_their_probabilities():
+    torch.manual_seed(0)
+    members = [Reader(50, width=16, hidden=8, layers=1, known=40, dropout=0.0, word_dropout=0.0) for _ in range(3)]
+    both = Readers(members).eval()
+    rng = np.random.default_rng(0)
+    question, passage = (torch.from_numpy(rng.integers(3, 50, (2, size))) for size in (6, 12))
+    common = torch.from_numpy(rng.random((2, 12, COUNT), np.float32))
+    known = (question, passage, common, passage % 9 + 1, passage % 4)
+    alone = torch.stack([member(*known)[0].softmax(1) for member in members]).mean(0)
+    assert torch.allclose(both(*known)[0].exp(), alone, atol=1e-6)
+    start, _ = both.train()(*known)
+    assert len(start) == 6
+    batch = dict(zip(("question", "passage", "features", "endings", "partners"), known, strict=True))
+    batch["spans"] = torch.tensor([[[1, 2]] * 3, [[12, 12]] * 3])
+    torch.manual_seed(1)
+    whole = training.loss(both, batch, TrainSettings())
+    torch.manual_seed(1)
+    part = training.cut(batch)
+    each = [training._loss(*training._told(member, part), part["spans"], 0.0) for member in members]
+    assert whole.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)

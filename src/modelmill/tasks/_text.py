@@ -1,7 +1,7 @@
 """Texts in, token ids out: the decoding that all language tasks share. The tokenizer is trained on the data."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +24,8 @@ SPECIAL = ["[PAD]", "[UNK]", MASK]
 MAX_CHARACTERS = 200_000
 EAST = "\u2e80"
 """From here on scripts have no spaces between words, roughly."""
+MOSTLY, PIECES, PIECE = 0.5, 8000, 0.6
+"""Share of words without spaces from which pieces are learnt, how many of them, and those that a character takes."""
 NOTED = 1024
 LETTERS = 64
 """More characters than a token has, on average over a text."""
@@ -53,16 +55,21 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """What texts are like: how many words one has on average, where a character without spaces around it is a word."""
+    """What texts are like: how many words one has on average, where a character without spaces around it is a word.
+
+    `unspaced` is the share of these among all words.
+    """
 
     words: float
+    unspaced: float = 0.0
 
 
 def look(samples: Sequence[Raw]) -> Look:
     """About how long all samples are."""
     texts = [str(sample) for sample in samples]
-    counts = [len(text.split()) + sum(letter >= EAST for letter in text) for text in texts]
-    return Look(words=sum(counts) / max(1, len(counts)))
+    alone = sum(letter >= EAST for text in texts for letter in text)
+    words = alone + sum(len(text.split()) for text in texts)
+    return Look(words=words / max(1, len(texts)), unspaced=alone / max(1, words))
 
 
 def sizes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
@@ -70,9 +77,17 @@ def sizes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     return np.asarray((arrays["ids"] != 0).sum(1))
 
 
+def pieces(facts: Facts) -> Iterator[Choice]:
+    """In scripts without spaces pieces of words that are learnt from the texts: a character alone says too little."""
+    if facts.inputs.unspaced > MOSTLY:
+        settings = {"tokenizer": "bpe", "vocabulary": PIECES}
+        yield Choice(why="most words have no spaces around them: pieces are learnt from the texts", settings=settings)
+
+
 def epochs(facts: Facts, how: Preprocessing, usual: int, enough: int, least: int = 4) -> Choice:
     """The `usual` passes over up to `enough` words to train on, and fewer over more, so that they take as long."""
-    words = round(facts.counts["train"] * min(facts.inputs.words, how.length_limit))
+    share = PIECE if facts.inputs.unspaced > MOSTLY else 1.0
+    words = round(facts.counts["train"] * min(facts.inputs.words * share, how.length_limit))
     found = passes(words, usual, enough, least)
     return Choice(why=f"about {words:,} words are seen {found} times", settings={"epochs": found})
 

@@ -12,11 +12,13 @@ from msgspec import Meta
 
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks import _text
-from modelmill.tasks._text import TOKENIZER, load_tokenizer
+from modelmill.tasks._text import TOKENIZER, load_tokenizer, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
 from modelmill.tasks.question_answering._features import COUNT, endings, features, partners, window_baseline
 from modelmill.tasks.question_answering._measures import exact, f1
 from modelmill.types import QUESTION, Json, TensorSpec
+
+__all__ = ["look"]
 
 SUMMARY = "find the answer to a question in a passage of text"
 INPUT = QUESTION

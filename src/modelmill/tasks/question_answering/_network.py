@@ -1,5 +1,8 @@
 """Networks that read a passage with a question in mind."""
 
+import math
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -84,6 +87,25 @@ class Reader(nn.Module):
             every.append(x)
         shares = self.weigh(read)[:, :, 0].masked_fill(~asked, FAR).softmax(1)
         return self.pointers(torch.cat(every, 2), (shares[:, None] @ read)[:, 0], seen)  # type: ignore[no-any-return]
+
+
+class Readers(nn.Module):
+    """Readers that learn each by itself and vote: what they say is the mean of their probabilities."""
+
+    def __init__(self, members: Iterable[Reader]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """As a reader; in training the rows of one behind those of another [members * N, C + 1]."""
+        starts, ends = zip(*(member(*inputs) for member in self.members), strict=True)
+        return (torch.cat(starts), torch.cat(ends)) if self.training else (_vote(starts), _vote(ends))
+
+
+def _vote(logits: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of probabilities [N, C + 1], which some of these logits each stand for."""
+    told = torch.stack([one.float().log_softmax(1) for one in logits])
+    return told.logsumexp(0) - math.log(len(logits))
 
 
 def met(read: Tensor, features: Tensor, partners: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from modelmill.tasks.base import Arrays, Signature, TrainSettings
 
 SCORE = "f1"
 LONGEST = 30
+CUT = 0.5
+"""Share of the passages that are cut."""
 Batch = dict[str, Tensor]
 
 
@@ -20,11 +22,33 @@ def sizes(arrays: Arrays) -> NDArray[Any]:
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """The cross-entropy of both ends, in nats, on average over the answers."""
-    return _loss(*_told(network, batch), batch["spans"], settings.label_smoothing)
+    """The cross-entropy of both ends, in nats, on average over the answers; some passages are `cut`."""
+    part = cut(batch)
+    return _loss(*_told(network, part), part["spans"], settings.label_smoothing)
+
+
+def cut(batch: Batch) -> Batch:
+    """Passages, some of them without a beginning and an end of a length by chance, none without its answers.
+
+    What a question shares with its passage stays where the answer is: few questions teach more in many places.
+    """
+    spans, length = batch["spans"].long(), (batch["passage"] != 0).sum(1)
+    first, last = spans[:, :, 0].amin(1), spans[:, :, 1].amax(1)
+    drawn = torch.rand(3, len(spans), device=spans.device)
+    some = (drawn[0] < CUT) & (first > 0)
+    begin = torch.where(some, (drawn[1] * first).long(), 0)
+    end = torch.where(some, last + (drawn[2] * (length - last + 1)).long(), length)
+    place = torch.arange(batch["passage"].shape[1], device=spans.device) + begin[:, None]
+    there, place = place < end[:, None], place.clamp(max=batch["passage"].shape[1] - 1)
+    found = {name: batch[name].gather(1, place) * there for name in ("passage", "endings", "partners")}
+    wide = place[:, :, None].expand(-1, -1, batch["features"].shape[2])
+    found["features"] = batch["features"].gather(1, wide) * there[:, :, None]
+    found["spans"] = torch.where(spans > 0, spans - begin[:, None, None], spans)
+    return {**batch, **found}
 
 
 def _loss(start: Tensor, end: Tensor, spans: Tensor, smoothing: float) -> Tensor:
+    spans = spans.repeat(len(start) // len(spans), 1, 1)  # of several readers, one behind the other
     each = [
         _surprise(told, spans[:, answer, side], smoothing)
         for answer in range(spans.shape[1])

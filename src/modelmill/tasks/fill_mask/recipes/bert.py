@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from modelmill.tasks._blocks import Blocks, Heads, Width
-from modelmill.tasks._text import Preprocessing, epochs
+from modelmill.tasks._text import Preprocessing, epochs, pieces
 from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
 
 if TYPE_CHECKING:
@@ -24,13 +24,16 @@ TRAIN = TrainSettings(
 )
 
 
-ENOUGH = 150_000
-"""Words over which so many epochs take a quarter of an hour on two cores."""
+ENOUGH, LONG, LONGER = 150_000, 60, 1.7
+"""Words over which so many epochs take a quarter of an hour on one core, and how many times more of long texts."""
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """More text is seen less often."""
-    yield epochs(facts, plan.input, TRAIN.epochs, ENOUGH)
+    """More text is seen less often, and what has no spaces between words in pieces of them."""
+    yield from pieces(facts)
+    # Of long texts a word takes less time.
+    enough = ENOUGH if facts.inputs.words < LONG else round(LONGER * ENOUGH)
+    yield epochs(facts, plan.input, TRAIN.epochs, enough)
 
 
 class Settings(Blocks, frozen=True, kw_only=True):

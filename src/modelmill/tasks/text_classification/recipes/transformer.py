@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.tasks._blocks import Blocks, Dropout, Layers, Width
-from modelmill.tasks._text import Preprocessing, epochs
+from modelmill.tasks._text import Preprocessing, epochs, pieces
 from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ ENOUGH = 300_000
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
     """What is trained already soon knows the texts by heart: it is held back more, and averaged over longer."""
+    yield from pieces(facts)
     if facts.base:
         settings = {"dropout": 0.4, "word_dropout": 0.3, "ema": 0.998}
         yield Choice(why="the model it starts from knows the language", settings=settings)

@@ -103,13 +103,14 @@ def predict(
     stream: Annotated[bool, Parameter(negative="", help="show a text while it is written")] = False,
 ) -> None:
     """Ask a deployed model."""
+    client, parameters = connect(), _parameters(set)
+    rows = [] if stream else client.predict(deployment, *inputs, parameters=parameters)
+    if not rows and not (stream and inputs):
+        fail("nothing to predict: name files, or texts for a model of texts")
     if stream:
         for text in inputs:
-            _tell(connect().stream(deployment, text, parameters=_parameters(set)))
+            _tell(client.stream(deployment, text, parameters=parameters))
         return
-    rows = connect().predict(deployment, *inputs, parameters=_parameters(set))
-    if not rows:
-        fail("nothing to predict: name files, or texts for a model of texts")
     if out is not None:
         _save_pictures(rows, out)
     show(rows, lambda: screen().predictions(rows))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from modelmill.client._connection import KNOWN_SECONDS, POLL_SECONDS, quoted, raise_unless_done, read_file
+from modelmill.client._connection import KNOWN_SECONDS, POLL_SECONDS, quoted, raise_unless_done, read_file, text_of
 from modelmill.client._indexes import Indexes
 from modelmill.client._texts import Texts
 from modelmill.client.rows import Dataset, Deployment, Job, Json, Key, NewKey, OnEvent, Prediction, Version
@@ -286,7 +286,7 @@ class Client(Indexes, Texts):
             text = one.decode() if isinstance(one, bytes) else str(one)
             return self._call("POST", path, json={"inputs": text, "parameters": parameters})
         if kind in ("text", "question"):
-            text = one.decode() if isinstance(one, bytes) else _text_of(one)
+            text = one.decode() if isinstance(one, bytes) else text_of(one)
             # A list of one is answered by a list of one, whatever the task answers to a text alone.
             return self._call("POST", path, json={"inputs": [text], "parameters": parameters})[0]
         data = one if isinstance(one, bytes) else read_file(Path(one))
@@ -298,11 +298,3 @@ class Client(Indexes, Texts):
 
         body = {"inputs": b64encode(data).decode(), "parameters": parameters}
         return self._call("POST", path, json=body, headers=headers)
-
-
-def _text_of(one: str | os.PathLike[str]) -> str:
-    """The content of the file of this name, or the text itself."""
-    try:
-        return Path(one).read_text("utf-8") if Path(one).is_file() else str(one)
-    except (OSError, ValueError):  # too long, or otherwise no name that a file can have
-        return str(one)

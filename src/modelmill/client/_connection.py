@@ -181,3 +181,11 @@ def read_file(path: Path) -> bytes:
         raise NotFound(f"there is no file '{path}'") from error
     except OSError as error:
         raise InvalidInput(f"'{path}' can't be read: {error.strerror}") from error
+
+
+def text_of(one: str | os.PathLike[str]) -> str:
+    """The content of the file of this name, or the text itself."""
+    try:
+        return Path(one).read_text("utf-8") if Path(one).is_file() else str(one)
+    except (OSError, ValueError):  # too long, or otherwise no name that a file can have
+        return str(one)

@@ -1,11 +1,12 @@
 """Texts that grow, as they come."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from modelmill.client._connection import Connection, quoted
+from modelmill.client._connection import Connection, quoted, text_of
 from modelmill.client.rows import Json
 from modelmill.errors import MillError
 
@@ -15,9 +16,11 @@ EVENT, DONE = "data:", "[DONE]"
 class Texts(Connection):
     """What a model that writes is asked."""
 
-    def stream(self, deployment: str, text: str, *, parameters: Mapping[str, Any] | None = None) -> Iterator[str]:
-        """What comes behind a text, part by part as it is written; `parameters` such as `{"seed": 1}`."""
-        body = {"inputs": text, "parameters": dict(parameters or {}), "stream": True}
+    def stream(
+        self, deployment: str, text: str | os.PathLike[str], *, parameters: Mapping[str, Any] | None = None
+    ) -> Iterator[str]:
+        """What comes behind a text (or a file's), part by part as it is written; `parameters` such as `{"seed": 1}`."""
+        body = {"inputs": text_of(text), "parameters": dict(parameters or {}), "stream": True}
         for event in self._told(f"/models/{quoted(deployment)}", body):
             if "token" not in event:
                 raise MillError(f"'{deployment}' writes no texts")

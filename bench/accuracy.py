@@ -70,7 +70,8 @@ LESS = ("wer", "nats_per_char")
 PLAIN = ("bleu", "chrf", "nats_per_char")
 """Figures that are no shares."""
 TRIED = {
-    "spoken_squad_en reader": "hidden=128, dropout=0.5, word_dropout=0.15, epochs=11: 33.53 %",
+    "chnsenticorp_htl transformer from bert": "tokenizer=word (single characters): 84.92 %; 12 epochs of "
+    "pre-training: 87.11 %; from nothing with hashed pairs of characters: 86.08 %",
 }
 """What else was tried where a bar is missed, and what it reached."""
 BESIDE = {"bleu": "chrf", "f1": "f1_baseline"}

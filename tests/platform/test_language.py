@@ -17,8 +17,9 @@ pytestmark = pytest.mark.xdist_group("language")  # its platform is made once
 SMALL = {"width": "32", "layers": "1", "heads": "2", "epochs": "2", "batch_size": "16"}
 
 EXACT = {"ema": "0", "dropout": "0", "label_smoothing": "0"}
-SURE = {**SMALL, **EXACT, "width": "48", "epochs": "60", "learning_rate": "0.004", "vocabulary": "300"}
+SURE = {**SMALL, **EXACT, "width": "48", "layers": "2", "epochs": "60", "learning_rate": "0.004", "vocabulary": "300"}
 QUICK_READER = {"width": "32", "hidden": "32", "layers": "1", "epochs": "6", "dropout": "0.1", "learning_rate": "0.006"}
+QUICK_READER |= {"members": "1"}
 NEAR = {**SMALL, "epochs": "30", "learning_rate": "0.01", "dimensions": "16", "word_dropout": "0"}
 ROOM = "Bob has the hat in room 900. Eve has the key in room 900. Dan has the cup in room 900."
 
@@ -30,7 +31,7 @@ def running(tmp_path_factory):
     try:
         client = platform.client
         client.add_data("reviews", text_table(folder / "reviews"), task="text-classification")
-        client.add_data("colours", pairs_table(folder / "colours"), task="translation")
+        client.add_data("colours", pairs_table(folder / "colours", 150), task="translation")
         client.train("words", task="fill-mask", data="reviews", settings=SMALL, wait=True)
         client.train("german", task="translation", data="colours", settings=SURE, wait=True)
         client.add_data("rooms", questions(folder / "rooms", 300), task="question-answering")
@@ -106,9 +107,16 @@ def test_sentences_are_translated(running, hub):
     body = {"inputs": ["white black", "black white red"], "parameters": {"num_beams": 2}}
     found = httpx2.post(f"{running.url}/models/german", json=body, headers=running.headers).json()
     assert [one["translation_text"] for one in found] == ["weiss schwarz", "schwarz weiss rot"]
+    packed = hub("german").translation("white black", generate_parameters={"num_beams": 2, "max_new_tokens": 5})
+    assert packed.translation_text == "weiss schwarz"
     rows = json.loads(running.run("predict", "german", "red white", "--json").stdout)
     assert rows[0]["output"]["translation_text"] == "rot weiss"
     assert "rot weiss" in running.run("predict", "german", "red white").stdout
+
+
+def test_tasks_have_the_other_names_of_the_hub(running):
+    for name, other in (("sentence-similarity", "feature-extraction"), ("sentiment-analysis", "text-classification")):
+        assert running.client.recipes(name) == running.client.recipes(other)
 
 
 def test_half_a_surrogate_is_refused_before_it_is_sent(running):

@@ -125,6 +125,15 @@ def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     return row
 
 
+def ids_around(tokenizer: "Tokenizer", text: str, mark: str, token: int) -> list[int]:
+    """Token ids of a text in which a mark stands for a special token, and everything else is text."""
+    first, *others = without_surrogates(text).split(mark)
+    ids = list(tokenizer.encode(first, add_special_tokens=False).ids)
+    for part in others:
+        ids += [token, *tokenizer.encode(part, add_special_tokens=False).ids]
+    return ids
+
+
 def checked_ids(ids: Any, tokens: int) -> list[int]:
     """Token ids of a caller who cut the text; raises `InvalidInput`."""
     if not isinstance(ids, list) or not ids:

@@ -77,10 +77,7 @@ def decode(data: Raw, context: Context) -> Arrays:
 def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
     """Token ids, int64 [max_length], of a text in which [MASK] alone is no text."""
     how, tokenizer = context.preprocessing, load_tokenizer(context.folder / TOKENIZER)
-    first, *others = _text.without_surrogates(text[: how.max_length * LETTERS]).split(MASK)
-    ids = list(tokenizer.encode(first, add_special_tokens=False).ids)
-    for part in others:
-        ids += [MASKED, *tokenizer.encode(part, add_special_tokens=False).ids]
+    ids = _text.ids_around(tokenizer, text[: how.max_length * LETTERS], MASK, MASKED)
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids[: how.max_length]
     return row

@@ -12,7 +12,7 @@ from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.generator import LENGTH, Piece, Text
 from modelmill.generation.sampling import Sampling, log_shares, sampling
 from modelmill.tasks import _units
-from modelmill.tasks._text import LETTERS, checked_ids, without_surrogates
+from modelmill.tasks._text import LETTERS, checked_ids, ids_around, without_surrogates
 from modelmill.tasks._units import END, PAD, SPECIAL, TOKENIZER, load_tokenizer
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Raw
 from modelmill.tasks.text_generation._chat import ENDS, rendered, stops
@@ -104,11 +104,7 @@ def _tokens(text: str, context: Context) -> list[int]:
             "(the parameter truncate=N keeps the last N)"
         )
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    first, *others = without_surrogates(text).split(ENDS)
-    ids = list(tokenizer.encode(first, add_special_tokens=False).ids)
-    for part in others:
-        ids += [END, *tokenizer.encode(part, add_special_tokens=False).ids]
-    return ids
+    return ids_around(tokenizer, text, ENDS, END)
 
 
 def _fitting(ids: list[int], context: Context) -> list[int]:

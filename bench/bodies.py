@@ -1,4 +1,5 @@
-"""Requests and answers of the benchmarked servers, encoded and read by hand: V2 binary, V2 JSON, V2 gRPC, raw bytes.
+"""Requests and answers of the benchmarked servers, encoded and read by hand: V2 binary, V2 JSON, V2
+gRPC, raw bytes.
 
 Sources: the Open Inference Protocol v2 (HTTP and gRPC) and Triton's binary tensor extension.
 """
@@ -25,28 +26,49 @@ DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
-def v2_binary(inputs: dict[str, Array], outputs: list[str]) -> tuple[bytes, dict[str, str]]:
+def v2_binary(
+    inputs: dict[str, Array], outputs: list[str]
+) -> tuple[bytes, dict[str, str]]:
     """Body and headers of an infer call whose tensors, and those of its answer, are binary."""
     document = {
-        "inputs": [{**_head(*item), "parameters": {"binary_data_size": item[1].nbytes}} for item in inputs.items()],
-        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
+        "inputs": [
+            {**_head(*item), "parameters": {"binary_data_size": item[1].nbytes}}
+            for item in inputs.items()
+        ],
+        "outputs": [
+            {"name": name, "parameters": {"binary_data": True}} for name in outputs
+        ],
     }
     head = json.dumps(document, separators=(",", ":")).encode()
-    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    headers = {
+        "Inference-Header-Content-Length": str(len(head)),
+        "Content-Type": "application/octet-stream",
+    }
     return b"".join([head, *(array.tobytes() for array in inputs.values())]), headers
 
 
-def v2_json(inputs: dict[str, Array], outputs: list[str]) -> tuple[bytes, dict[str, str]]:
+def v2_json(
+    inputs: dict[str, Array], outputs: list[str]
+) -> tuple[bytes, dict[str, str]]:
     """Body and headers of an infer call in JSON only: flat data, as most clients send it."""
     document = {
-        "inputs": [{**_head(*item), "data": item[1].ravel().tolist()} for item in inputs.items()],
+        "inputs": [
+            {**_head(*item), "data": item[1].ravel().tolist()}
+            for item in inputs.items()
+        ],
         "outputs": [{"name": name} for name in outputs],
     }
-    return json.dumps(document, separators=(",", ":")).encode(), {"Content-Type": "application/json"}
+    return json.dumps(document, separators=(",", ":")).encode(), {
+        "Content-Type": "application/json"
+    }
 
 
 def _head(name: str, array: Array) -> dict[str, Any]:
-    return {"name": name, "shape": list(array.shape), "datatype": DATATYPES[array.dtype]}
+    return {
+        "name": name,
+        "shape": list(array.shape),
+        "datatype": DATATYPES[array.dtype],
+    }
 
 
 def read_v2(headers: dict[str, str], body: bytes) -> dict[str, Array]:
@@ -73,10 +95,16 @@ def grpc_infer(model: str, inputs: dict[str, Array], outputs: list[str]) -> byte
     parts = [_field(1, model.encode())]
     for name, array in inputs.items():
         shape = b"".join(_varint(side) for side in array.shape)
-        tensor = [_field(1, name.encode()), _field(2, DATATYPES[array.dtype].encode()), _field(3, shape)]
+        tensor = [
+            _field(1, name.encode()),
+            _field(2, DATATYPES[array.dtype].encode()),
+            _field(3, shape),
+        ]
         parts.append(_field(5, b"".join(tensor)))
     parts += [_field(6, _field(1, name.encode())) for name in outputs]
-    return b"".join([*parts, *(_field(7, array.tobytes()) for array in inputs.values())])
+    return b"".join(
+        [*parts, *(_field(7, array.tobytes()) for array in inputs.values())]
+    )
 
 
 def read_grpc(message: bytes) -> dict[str, Array]:
@@ -99,7 +127,9 @@ def _shape(tensor: list[tuple[int, bytes]]) -> list[int]:
     sides: list[int] = []
     for number, value in tensor:
         at = 0
-        while number == 3 and at < len(value):  # packed or not, a repeated varint reads the same
+        while number == 3 and at < len(
+            value
+        ):  # packed or not, a repeated varint reads the same
             side, at = _read_varint(value, at)
             sides.append(side)
     return sides

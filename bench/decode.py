@@ -1,7 +1,7 @@
 """From a JPEG of 1280x720 to the 224x224 pixels of a model, on one core: `python -m bench.decode`.
 
-Ours is the decode of training and serving; beside it Pillow in full, as most servers have it. Both in one process,
-in turns; the difference of what they give is told with the times.
+Ours is the decode of training and serving; beside it Pillow in full, as most servers have it. Both
+in one process, in turns; the difference of what they give is told with the times.
 """
 
 import io
@@ -24,10 +24,15 @@ Array = np.ndarray[Any, Any]
 
 
 def measure() -> str:
-    """Medians of interleaved rounds; returns a Markdown table with the ratio and the difference in grey levels."""
+    """Medians of interleaved rounds; returns a Markdown table with the ratio and the difference in
+    grey levels.
+    """
     data = photograph()
     how = Preprocessing(height=SIDE, width=SIDE, color="rgb", dct_scaling=True)
-    ways: dict[str, Callable[[], Array]] = {"ours": lambda: decode(data, how), "pillow": lambda: in_full(data)}
+    ways: dict[str, Callable[[], Array]] = {
+        "ours": lambda: decode(data, how),
+        "pillow": lambda: in_full(data),
+    }
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
@@ -40,7 +45,10 @@ def measure() -> str:
     rows = [
         ["modelmill, as in training and serving", f"{1 / times['ours']:,.0f}"],
         ["Pillow in full, then resized", f"{1 / times['pillow']:,.0f}"],
-        [f"**ratio {ratio:.2f}** (bar {BAR}: {'met' if ratio >= BAR else 'MISSED'})", ""],
+        [
+            f"**ratio {ratio:.2f}** (bar {BAR}: {'met' if ratio >= BAR else 'MISSED'})",
+            "",
+        ],
         [
             f"difference: mean {mean:.2f}, 95th percentile {most:.0f} grey levels "
             f"(bar {LEVELS:.0f}: {'met' if most <= LEVELS else 'MISSED'})",
@@ -51,7 +59,9 @@ def measure() -> str:
 
 
 def _times(ways: dict[str, Callable[[], Array]]) -> dict[str, float]:
-    """Seconds of a core that a picture takes by way, medians over rounds in turns: others may use the core too."""
+    """Seconds of a core that a picture takes by way, medians over rounds in turns: others may use
+    the core too.
+    """
     rounds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(ROUNDS):
         for name in ways if number % 2 else reversed(list(ways)):
@@ -65,15 +75,21 @@ def _times(ways: dict[str, Callable[[], Array]]) -> dict[str, float]:
 def in_full(data: bytes) -> Array:
     """What a Pillow tutorial would write, with the same filter."""
     with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        return np.asarray(
+            image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        )
 
 
 def photograph() -> bytes:
-    """A photograph of 1280x720 at quality 85; a made scene where the shared pictures are not here."""
+    """A photograph of 1280x720 at quality 85; a made scene where the shared pictures are not
+    here.
+    """
     path = shared("request_samples/exif_orientation_1.jpg")
     if path is None:
         rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
-        waves = np.stack([np.sin(rows / 31), np.cos(columns / 23), np.sin((rows + columns) / 7)], 2)
+        waves = np.stack(
+            [np.sin(rows / 31), np.cos(columns / 23), np.sin((rows + columns) / 7)], 2
+        )
         image = Image.fromarray((127 + 90 * waves).astype(np.uint8))
     else:
         with Image.open(path) as photo:

@@ -1,8 +1,9 @@
 """Texts that grow, beside transformers, in one run: `python -m bench.generation`.
 
-The same random decoder everywhere (6 layers, 384 wide), the same prompts, the likeliest token each time, on all cores.
-Ours: the generator in a process of its own, then the whole platform with 16 streams of OpenAI's API. Theirs: `generate`
-on the static batch, and continuous batching, in an environment of its own.
+The same random decoder everywhere (6 layers, 384 wide), the same prompts, the likeliest token each
+time, on all cores. Ours: the generator in a process of its own, then the whole platform with 16
+streams of OpenAI's API. Theirs: `generate` on the static batch, and continuous batching, in an
+environment of its own.
 """
 
 import argparse
@@ -30,7 +31,12 @@ from modelmill.client import Client
 LAYERS, WIDTH, HEADS, PLACES, VOCABULARY = 6, 384, 6, 512, 8192
 PROMPT, TOKENS, MANY = 32, 64, 16
 ROUNDS = 7
-TRANSFORMERS = ["transformers==5.23.0", "accelerate==1.15.0", "numpy==2.4.6", "torch==2.13.0"]
+TRANSFORMERS = [
+    "transformers==5.23.0",
+    "accelerate==1.15.0",
+    "numpy==2.4.6",
+    "torch==2.13.0",
+]
 FIRST = 0x4E00
 """The network's tokens are characters from here on."""
 
@@ -50,12 +56,19 @@ def weights() -> dict[str, Any]:
     found["embedding.weight"][:3] -= 1
     for layer in range(LAYERS):
         for name, shape in {
-            "first.weight": (WIDTH,), "first.bias": (WIDTH,), "second.weight": (WIDTH,), "second.bias": (WIDTH,),
-            "attention.inside.weight": (3 * WIDTH, WIDTH), "attention.inside.bias": (3 * WIDTH,),
-            "attention.outside.weight": (WIDTH, WIDTH), "attention.outside.bias": (WIDTH,),
-            "body.0.weight": (4 * WIDTH, WIDTH), "body.0.bias": (4 * WIDTH,),
-            "body.2.weight": (WIDTH, 4 * WIDTH), "body.2.bias": (WIDTH,),
-        }.items():  # fmt: skip
+            "first.weight": (WIDTH,),
+            "first.bias": (WIDTH,),
+            "second.weight": (WIDTH,),
+            "second.bias": (WIDTH,),
+            "attention.inside.weight": (3 * WIDTH, WIDTH),
+            "attention.inside.bias": (3 * WIDTH,),
+            "attention.outside.weight": (WIDTH, WIDTH),
+            "attention.outside.bias": (WIDTH,),
+            "body.0.weight": (4 * WIDTH, WIDTH),
+            "body.0.bias": (4 * WIDTH,),
+            "body.2.weight": (WIDTH, 4 * WIDTH),
+            "body.2.bias": (WIDTH,),
+        }.items():
             found[f"blocks.{layer}.{name}"] = drawn(*shape)
     return found
 
@@ -76,21 +89,38 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
     tokenizer.save(str(draft / _units.TOKENIZER))
     (draft / INT8).mkdir()
     for place in (draft, draft / INT8):
-        graph = decoder(network, layers=LAYERS, heads=HEADS, places=PLACES, int8=place != draft)
+        graph = decoder(
+            network, layers=LAYERS, heads=HEADS, places=PLACES, int8=place != draft
+        )
         onnx.save(graph, place / "model.onnx")
     manifest = Manifest(
         task="text-generation",
         engine="onnx",
         inputs=[TensorSpec(name="ids", datatype="INT64", shape=[-1, -1])],
-        outputs=[TensorSpec(name="logits", datatype="FP32", shape=[-1, -1, VOCABULARY])],
+        outputs=[
+            TensorSpec(name="logits", datatype="FP32", shape=[-1, -1, VOCABULARY])
+        ],
         labels=[],
         preprocessing={"units": "char", "context": PLACES, "tokens": VOCABULARY},
-        lineage=Lineage(dataset="", data_digest="", recipe="", settings={}, seed=0, code_version="", job=0, created=""),
+        lineage=Lineage(
+            dataset="",
+            data_digest="",
+            recipe="",
+            settings={},
+            seed=0,
+            code_version="",
+            job=0,
+            created="",
+        ),
         metrics={},
     )
     question = text_of([5, 6, 7])
     for precision, place in (("", draft), (INT8, draft / INT8)):
-        write_golden(place, [question], Predictor(draft, manifest, precision=precision).predict([question]))
+        write_golden(
+            place,
+            [question],
+            Predictor(draft, manifest, precision=precision).predict([question]),
+        )
     bundle.seal(draft, manifest, folder / "bundle")
     return folder / "bundle"
 
@@ -110,13 +140,20 @@ def prompts(count: int) -> list[str]:
 
 
 class Process:
-    """A process that answers a line of JSON with another; stopped between its jobs by waiting for them."""
+    """A process that answers a line of JSON with another; stopped between its jobs by waiting for
+    them.
+    """
 
     def __init__(self, command: Sequence[str], env: dict[str, str]) -> None:
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
             env={**os.environ, **env},
-        )  # fmt: skip
+        )
         self._read()
 
     def ask(self, kind: str, count: int) -> dict[str, Any]:
@@ -151,15 +188,25 @@ def _alone(bundle: Path, threads: int, precision: str) -> None:
     from modelmill import predictor
     from modelmill.bundle import open_bundle
 
-    model = predictor.Predictor(bundle, open_bundle(bundle), threads, precision=precision)
+    model = predictor.Predictor(
+        bundle, open_bundle(bundle), threads, precision=precision
+    )
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)
         started = time.perf_counter()
         how = {"max_tokens": job["tokens"]}
-        pieces = model.pieces([model.begin(number, prompt, how) for number, prompt in enumerate(job["prompts"])])
+        pieces = model.pieces(
+            [
+                model.begin(number, prompt, how)
+                for number, prompt in enumerate(job["prompts"])
+            ]
+        )
         seconds = time.perf_counter() - started
-        found = [[piece.token for piece in pieces[number]] for number in range(len(job["prompts"]))]
+        found = [
+            [piece.token for piece in pieces[number]]
+            for number in range(len(job["prompts"]))
+        ]
         print(json.dumps({"seconds": seconds, "tokens": found}), flush=True)
 
 
@@ -182,19 +229,38 @@ def served(bundle: Path, home: Path) -> Iterator[Any]:
 
 
 async def _streams(url: str, key: str, texts: list[str]) -> dict[str, Any]:
-    """Streams beside one another, read from bare sockets: a client takes time of the cores that it shares, too."""
+    """Streams beside one another, read from bare sockets: a client takes time of the cores that it
+    shares, too.
+    """
     address = urlsplit(url)
 
     async def one(text: str) -> list[int]:
-        body = {"model": "writer", "prompt": text, "max_tokens": TOKENS, "temperature": 0, "stream": True}
+        body = {
+            "model": "writer",
+            "prompt": text,
+            "max_tokens": TOKENS,
+            "temperature": 0,
+            "stream": True,
+        }
         data = json.dumps(body).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n"
+        head = (
+            "POST /v1/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer "
+            f"{key}\r\nConnection: close\r\n"
+        )
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         reply = await reader.read()
         writer.close()
-        said = [json.loads(line[6:]) for line in reply.splitlines() if line.startswith(b"data: {")]
-        return [ord(letter) - FIRST for event in said for letter in event["choices"][0]["text"]]
+        said = [
+            json.loads(line[6:])
+            for line in reply.splitlines()
+            if line.startswith(b"data: {")
+        ]
+        return [
+            ord(letter) - FIRST
+            for event in said
+            for letter in event["choices"][0]["text"]
+        ]
 
     started = time.perf_counter()
     found = await asyncio.gather(*map(one, texts))
@@ -217,7 +283,15 @@ def measure(options: Sequence[str] = ()) -> str:
         bundle = bundle_of(folder, network)
         asks: dict[str, Any] = {}
         for kind, precision in (("ours", "fp32"), ("int8", "int8")):
-            command = [sys.executable, "-m", "bench.generation", "alone", str(bundle), str(threads), precision]
+            command = [
+                sys.executable,
+                "-m",
+                "bench.generation",
+                "alone",
+                str(bundle),
+                str(threads),
+                precision,
+            ]
             process = Process(command, {})
             stack.callback(process.end)
             process.given = prompts(MANY)
@@ -232,11 +306,18 @@ def measure(options: Sequence[str] = ()) -> str:
         return _told(_rounds(asks, told.rounds))
 
 
-def _theirs(folder: Path, network: dict[str, Any], cache: Path, threads: int) -> Process:
+def _theirs(
+    folder: Path, network: dict[str, Any], cache: Path, threads: int
+) -> Process:
     python = environment(cache / "transformers", sys.executable, [TRANSFORMERS])
-    np.savez(folder / "weights.npz", heads=HEADS, layers=LAYERS, places=PLACES, **network)
+    np.savez(
+        folder / "weights.npz", heads=HEADS, layers=LAYERS, places=PLACES, **network
+    )
     script = Path(__file__).parent / "apps" / "transformers_generate.py"
-    process = Process([str(python), str(script), str(folder / "weights.npz"), str(threads)], {"TQDM_DISABLE": "1"})
+    process = Process(
+        [str(python), str(script), str(folder / "weights.npz"), str(threads)],
+        {"TQDM_DISABLE": "1"},
+    )
     process.given = [[ord(letter) - FIRST for letter in text] for text in prompts(MANY)]
     return process
 
@@ -260,10 +341,18 @@ def _rounds(asks: dict[str, Any], rounds: int) -> Speeds:
                 total = sum(map(len, found["tokens"]))
                 said.setdefault(count, found["tokens"])
                 if turn == 0:  # to warm up, and to see that all say the same
-                    same = sum(one == other for one, other in zip(found["tokens"], said[count], strict=True))
-                    print(f"{kind}, {count}: {total} tokens, {same} of {count} texts as ours", file=sys.stderr)
+                    same = sum(
+                        one == other
+                        for one, other in zip(found["tokens"], said[count], strict=True)
+                    )
+                    print(
+                        f"{kind}, {count}: {total} tokens, {same} of {count} texts as ours",
+                        file=sys.stderr,
+                    )
                 else:
-                    speeds.setdefault((kind, count), []).append(total / found["seconds"])
+                    speeds.setdefault((kind, count), []).append(
+                        total / found["seconds"]
+                    )
     return speeds
 
 
@@ -279,12 +368,21 @@ def _told(speeds: Speeds) -> str:
 
     rows = []
     for count in (MANY, 1):
-        speed = [f"{middle[kind, count]:,.0f}" if (kind, count) in middle else "-" for kind in KINDS]
+        speed = [
+            f"{middle[kind, count]:,.0f}" if (kind, count) in middle else "-"
+            for kind in KINDS
+        ]
         bars = (1.5, 1.0) if count == MANY else (1.0, 1.0)
-        rows.append([
-            str(count), *speed, ratio("ours", "generate", count, bars[0]), ratio("ours", "continuous", count, bars[1]),
-            ratio("served", "ours", count, 0.9), ratio("int8", "ours", count, 1.0),
-        ])  # fmt: skip
+        rows.append(
+            [
+                str(count),
+                *speed,
+                ratio("ours", "generate", count, bars[0]),
+                ratio("ours", "continuous", count, bars[1]),
+                ratio("served", "ours", count, 0.9),
+                ratio("int8", "ours", count, 1.0),
+            ]
+        )
     heads = [
         "requests at a time",
         "ours, tokens/s",
@@ -292,7 +390,13 @@ def _told(speeds: Speeds) -> str:
         "ours, streamed over HTTP",
         "transformers `generate`",
     ]
-    heads += ["its continuous batching", "ours to `generate`", "ours to continuous", "streamed to ours", "int8 to ours"]
+    heads += [
+        "its continuous batching",
+        "ours to `generate`",
+        "ours to continuous",
+        "streamed to ours",
+        "int8 to ours",
+    ]
     return table(heads, rows)
 
 

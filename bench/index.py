@@ -1,6 +1,7 @@
 """How fast an index of vectors answers, one thread: `python -m bench.index`.
 
-The vectors are like those of a model: clusters on the unit sphere. What is found is compared with looking at all.
+The vectors are like those of a model: clusters on the unit sphere. What is found is compared with
+looking at all.
 """
 
 import os
@@ -49,15 +50,28 @@ def measure(sizes: list[int]) -> str:
 def _case(size: int) -> list[str]:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(max(size // 50, 1), DIMENSIONS))
-    vectors = centres[rng.integers(0, len(centres), size)] + rng.normal(size=(size, DIMENSIONS)) * 0.6
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    queries = vectors[rng.integers(0, size, QUERIES)] + rng.normal(size=(QUERIES, DIMENSIONS)).astype(np.float32) * 0.03
+    vectors = (
+        centres[rng.integers(0, len(centres), size)]
+        + rng.normal(size=(size, DIMENSIONS)) * 0.6
+    )
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(
+        np.float32
+    )
+    queries = (
+        vectors[rng.integers(0, size, QUERIES)]
+        + rng.normal(size=(QUERIES, DIMENSIONS)).astype(np.float32) * 0.03
+    )
     with tempfile.TemporaryDirectory() as folder:
         VectorIndex.create(Path(folder))
         index = VectorIndex(Path(folder), DIMENSIONS)
         started = time.perf_counter()
         for at in range(0, size, AT_ONCE):
-            index.add([New(vector, f"c{row}") for row, vector in enumerate(vectors[at : at + AT_ONCE], at)])
+            index.add(
+                [
+                    New(vector, f"c{row}")
+                    for row, vector in enumerate(vectors[at : at + AT_ONCE], at)
+                ]
+            )
         added = size / (time.perf_counter() - started)
         index.settle()
         taken, right = [], 0

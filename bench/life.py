@@ -1,4 +1,6 @@
-"""What happens around the requests: first answers, a killed worker, memory, and many models and keys."""
+"""What happens around the requests: first answers, a killed worker, memory, and many models and
+keys.
+"""
 
 import signal
 import statistics
@@ -32,31 +34,53 @@ def deploy(bench: Bench) -> list[Row]:
         times.append(time.perf_counter() - started)
         mill.client.undeploy(name)
     middle = statistics.median(times)
-    return [Row("first answer after `deploy`, CNN", f"**{middle:.2f} s**", "<= 1.0 s", middle <= 1.0)]
+    return [
+        Row(
+            "first answer after `deploy`, CNN",
+            f"**{middle:.2f} s**",
+            "<= 1.0 s",
+            middle <= 1.0,
+        )
+    ]
 
 
 def kill(bench: Bench) -> list[Row]:
-    """`kill -9` of the only worker while 32 connections ask; then the same for Triton and LitServe."""
+    """`kill -9` of the only worker while 32 connections ask; then the same for Triton and
+    LitServe.
+    """
     ours, mill, runs = bench.cnn()["binary"], bench.mill, []
     bench.peers.pause()
     for _ in range(bench.told.repeats):
         runs.append(_killed(bench, ours, lambda: mill.workers("cnn")))
         first_answer(ours, PATIENCE)
-    worst, failed = max(max(run.stall, run.silence) for run in runs) / 1e3, sum(run.failed for run in runs)
+    worst, failed = (
+        max(max(run.stall, run.silence) for run in runs) / 1e3,
+        sum(run.failed for run in runs),
+    )
     rows = [
         Row(
-            f"longest time without an answer around `kill -9` of the only worker, worst of {len(runs)}",
+            "longest time without an answer around `kill -9` of the only worker, worst of "
+            f"{len(runs)}",
             f"**{worst:.2f} s**, **{failed} failed**",
             "<= 1.0 s, 0 failed",
             worst <= 1.0 and not failed,
         )
     ]
-    for name, part in (("triton", "triton_python_backend_stub"), ("litserve", "spawn_main")):
+    for name, part in (
+        ("triton", "triton_python_backend_stub"),
+        ("litserve", "spawn_main"),
+    ):
         if (peer := bench.peers.running.get(name)) is not None:
             peer.resume()
-            got = _killed(bench, bench.peers.fastest[name], lambda p=peer, w=part: _named(p.processes(), w))  # type: ignore[misc]
+            got = _killed(
+                bench,
+                bench.peers.fastest[name],
+                lambda p=peer, w=part: _named(p.processes(), w),
+            )  # type: ignore[misc]
             text = (
-                f"{got.stall / 1e3:.2f} s" if got.silence < 1e3 else f"no answer any more in {got.silence / 1e3:.1f} s"
+                f"{got.stall / 1e3:.2f} s"
+                if got.silence < 1e3
+                else f"no answer any more in {got.silence / 1e3:.1f} s"
             )
             rows.append(Row(f"&nbsp;&nbsp;{peer.name}", f"{text}, {got.failed} failed"))
             peer.stop()
@@ -68,7 +92,9 @@ def _named(processes: Sequence[psutil.Process], part: str) -> list[psutil.Proces
     return [one for one in processes if part in " ".join(one.cmdline())]
 
 
-def _killed(bench: Bench, target: Target, workers: Callable[[], list[psutil.Process]]) -> Figures:
+def _killed(
+    bench: Bench, target: Target, workers: Callable[[], list[psutil.Process]]
+) -> Figures:
     driven = target.start(32, max(KILL_SECONDS, bench.told.seconds), 0.5)
     time.sleep(2.5)
     victims = workers()
@@ -96,16 +122,29 @@ def resident(bench: Bench) -> list[Row]:
     for name in names:
         mill.client.undeploy(name)
     rows = [
-        Row(f"resident, gateway and worker of the CNN ({len(parts)} processes)",
-            f"**{pss:.0f} MB** (PSS), {rss:.0f} MB (RSS, shared pages counted in each)", "<= 150 MB", pss <= 150),
-        Row("added by each further deployed CNN", f"**{more[0]:.0f} MB** (PSS), {more[1]:.0f} MB (RSS)", "<= 60 MB",
-            more[0] <= 60),
-    ]  # fmt: skip
+        Row(
+            f"resident, gateway and worker of the CNN ({len(parts)} processes)",
+            f"**{pss:.0f} MB** (PSS), {rss:.0f} MB (RSS, shared pages counted in each)",
+            "<= 150 MB",
+            pss <= 150,
+        ),
+        Row(
+            "added by each further deployed CNN",
+            f"**{more[0]:.0f} MB** (PSS), {more[1]:.0f} MB (RSS)",
+            "<= 60 MB",
+            more[0] <= 60,
+        ),
+    ]
     for name, peer in bench.peers.running.items():
         if name != "echo":
             _ask(bench.peers.fastest[name], 200)
             rows.append(
-                Row(f"&nbsp;&nbsp;{peer.name}", "{:.0f} MB (PSS), {:.0f} MB (RSS)".format(*memory(peer.processes())))
+                Row(
+                    f"&nbsp;&nbsp;{peer.name}",
+                    "{:.0f} MB (PSS), {:.0f} MB (RSS)".format(
+                        *memory(peer.processes())
+                    ),
+                )
             )
     return rows
 
@@ -114,25 +153,47 @@ def _ask(target: Target, count: int) -> None:
     target.resume()
     with httpx2.Client(timeout=PATIENCE) as client:
         for _ in range(count):
-            client.post(target.url, content=target.body, headers=target.headers).raise_for_status()
+            client.post(
+                target.url, content=target.body, headers=target.headers
+            ).raise_for_status()
 
 
 def many(bench: Bench) -> list[Row]:
-    """The CNN on a platform with hundreds of idle models and thousands of keys, against one with neither."""
+    """The CNN on a platform with hundreds of idle models and thousands of keys, against one with
+    neither.
+    """
     plain = bench.cnn()["binary"]
     crowded = Modelmill(bench.told.cache)
     try:
         seconds = _crowd(crowded, bench.told.models, bench.told.keys)
-        full = renamed(crowded.deploy("cnn", replicas=1, threads=1)["binary"], "crowded")
-        what = f"CNN with {bench.told.models} deployed models and {bench.told.keys:,} keys"
-        rows = [Row("&nbsp;&nbsp;making these models and keys, until all models sleep", f"{seconds:.0f} s")]
+        full = renamed(
+            crowded.deploy("cnn", replicas=1, threads=1)["binary"], "crowded"
+        )
+        what = (
+            f"CNN with {bench.told.models} deployed models and {bench.told.keys:,} keys"
+        )
+        rows = [
+            Row(
+                "&nbsp;&nbsp;making these models and keys, until all models sleep",
+                f"{seconds:.0f} s",
+            )
+        ]
         bench.peers.pause()
         for connections in (1, 32):
-            got = interleaved([plain, full], connections, bench.told.seconds, bench.told.repeats)
+            got = interleaved(
+                [plain, full], connections, bench.told.seconds, bench.told.repeats
+            )
             before, after = got[plain.name], got["crowded"]
             change = after.rps / before.rps - 1
             text = f"**{change:+.1%}**: {told(after)}; without: {told(before)}"
-            rows.append(Row(f"{what}, {connections} connections", text, "within 5 %", change >= -0.05))
+            rows.append(
+                Row(
+                    f"{what}, {connections} connections",
+                    text,
+                    "within 5 %",
+                    change >= -0.05,
+                )
+            )
         return rows
     finally:
         crowded.stop()
@@ -143,18 +204,31 @@ def _crowd(mill: Modelmill, models: int, keys: int) -> float:
     started = time.perf_counter()
     mill.bring("cnn")
     headers = {"Authorization": f"Bearer {mill.client.key}"}
-    with httpx2.Client(base_url=mill.client.url, headers=headers, timeout=120) as client, ThreadPoolExecutor(4) as pool:
+    with (
+        httpx2.Client(base_url=mill.client.url, headers=headers, timeout=120) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
 
         def key(number: int) -> None:
-            client.post("/api/v1/keys", json={"name": f"bench-{number}", "role": "user"}).raise_for_status()
+            client.post(
+                "/api/v1/keys", json={"name": f"bench-{number}", "role": "user"}
+            ).raise_for_status()
 
         def model(number: int) -> None:
-            body = {"model": "cnn", "name": f"idle-{number}", "min_replicas": 0, "max_replicas": 1, "idle_seconds": 1}
+            body = {
+                "model": "cnn",
+                "name": f"idle-{number}",
+                "min_replicas": 0,
+                "max_replicas": 1,
+                "idle_seconds": 1,
+            }
             client.post("/api/v1/deployments", json=body).raise_for_status()
 
         list(pool.map(key, range(keys)))
         list(pool.map(model, range(models)))
     end = time.monotonic() + 600
-    while mill.workers() and time.monotonic() < end:  # each may be loaded once, and sleeps then
+    while (
+        mill.workers() and time.monotonic() < end
+    ):  # each may be loaded once, and sleeps then
         time.sleep(0.5)
     return time.perf_counter() - started

@@ -1,7 +1,9 @@
-"""A closed-loop HTTP load generator: every connection sends its next request when the last is answered.
+"""A closed-loop HTTP load generator: every connection sends its next request when the last is
+answered.
 
-`python -m bench.load URL --body FILE --header NAME:VALUE --connections 32 --seconds 5` prints one JSON line. It
-parses no more of an answer than its status and length, so that on shared cores the server gets most of the time.
+`python -m bench.load URL --body FILE --header NAME:VALUE --connections 32 --seconds 5` prints one
+JSON line. It parses no more of an answer than its status and length, so that on shared cores the
+server gets most of the time.
 """
 
 import argparse
@@ -33,7 +35,9 @@ class Load:
     stall: float = 0.0
     """The longest time between two good answers, in seconds."""
 
-    def note(self, started: float, now: float, status: str | bytes, good: str | bytes) -> None:
+    def note(
+        self, started: float, now: float, status: str | bytes, good: str | bytes
+    ) -> None:
         """One answer."""
         if status != good:
             self.failed += 1
@@ -47,9 +51,14 @@ class Load:
             self.times.append(now - started)
 
     async def run(
-        self, protocol: Callable[["asyncio.Future[None]"], asyncio.Protocol], host: str, port: int,
-        connections: int, seconds: float, warmup: float,
-    ) -> "Load":  # fmt: skip
+        self,
+        protocol: Callable[["asyncio.Future[None]"], asyncio.Protocol],
+        host: str,
+        port: int,
+        connections: int,
+        seconds: float,
+        warmup: float,
+    ) -> "Load":
         """Open the connections and wait until each has ended; one that never does has failed."""
         loop = asyncio.get_running_loop()
         self.measure_from = time.perf_counter() + warmup
@@ -111,23 +120,33 @@ class Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def drive(url: str, request: bytes, connections: int, seconds: float, warmup: float) -> Load:
+async def drive(
+    url: str, request: bytes, connections: int, seconds: float, warmup: float
+) -> Load:
     """Keep `connections` requests in flight for a time."""
     parts, load = urlsplit(url), Load(request)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
-    return await load.run(lambda done: Connection(load, done), host, port, connections, seconds, warmup)
+    return await load.run(
+        lambda done: Connection(load, done), host, port, connections, seconds, warmup
+    )
 
 
 def request_of(url: str, body: bytes, headers: dict[str, str]) -> bytes:
     """A POST as it goes over the wire."""
     parts = urlsplit(url)
-    lines = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(body)}"]
+    lines = [
+        f"POST {parts.path} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        f"Content-Length: {len(body)}",
+    ]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
 def summary(load: Load, seconds: float) -> dict[str, Any]:
-    """Requests a second, milliseconds of latency, of the longest stall, and without a good answer at the end."""
+    """Requests a second, milliseconds of latency, of the longest stall, and without a good answer
+    at the end.
+    """
     times = sorted(load.times)
     if not times:
         return {
@@ -164,7 +183,9 @@ def main() -> None:
     headers = dict(one.partition(":")[::2] for one in told.header)
     with open(told.body, "rb") as file:
         request = request_of(told.url, file.read(), headers)
-    load = uvloop.run(drive(told.url, request, told.connections, told.seconds, told.warmup))
+    load = uvloop.run(
+        drive(told.url, request, told.connections, told.seconds, told.warmup)
+    )
     print(json.dumps(summary(load, told.seconds)))
 
 

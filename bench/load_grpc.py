@@ -1,9 +1,11 @@
-"""A closed-loop generator of unary gRPC calls over raw HTTP/2: every connection has one call in flight.
+"""A closed-loop generator of unary gRPC calls over raw HTTP/2: every connection has one call in
+flight.
 
-`python -m bench.load_grpc HOST:PORT --body FILE --metadata NAME:VALUE --connections 32 --seconds 5` prints one JSON
-line as `bench.load` does. FILE holds one serialised message. Frames are made once and of an answer only frame heads
-and `grpc-status` are read, so that on shared cores the server gets most of the time. The header table is set to size
-0 (RFC 7541, 4.2): no header block then depends on another, and one that was read once is known by its bytes.
+`python -m bench.load_grpc HOST:PORT --body FILE --metadata NAME:VALUE --connections 32 --seconds 5`
+prints one JSON line as `bench.load` does. FILE holds one serialised message. Frames are made once
+and of an answer only frame heads and `grpc-status` are read, so that on shared cores the server
+gets most of the time. The header table is set to size 0 (RFC 7541, 4.2): no header block then
+depends on another, and one that was read once is known by its bytes.
 """
 
 import argparse
@@ -20,15 +22,43 @@ from bench.load import Load, summary
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
+    0,
+    1,
+    3,
+    4,
+    6,
+    7,
+    8,
+    9,
+)
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 1, 1, 4, 8, 32
 HEADER_TABLE_SIZE, ENABLE_PUSH, INITIAL_WINDOW, MAX_FRAME, MAX_HEADERS = 1, 2, 4, 5, 6
 WINDOW = (1 << 31) - 1
 
-# The Huffman code of RFC 7541, appendix B, for the letters of "grpc-status" and the digits of its values.
-HUFFMAN = {"g": "100110", "r": "101100", "p": "101011", "c": "00100", "-": "010110", "s": "01000", "t": "01001",
-           "a": "00011", "u": "101101", "0": "00000", "1": "00001", "2": "00010", "3": "011001", "4": "011010",
-           "5": "011011", "6": "011100", "7": "011101", "8": "011110", "9": "011111"}  # fmt: skip
+# The Huffman code of RFC 7541, appendix B, for the letters of "grpc-status" and the digits of its
+# values.
+HUFFMAN = {
+    "g": "100110",
+    "r": "101100",
+    "p": "101011",
+    "c": "00100",
+    "-": "010110",
+    "s": "01000",
+    "t": "01001",
+    "a": "00011",
+    "u": "101101",
+    "0": "00000",
+    "1": "00001",
+    "2": "00010",
+    "3": "011001",
+    "4": "011010",
+    "5": "011011",
+    "6": "011100",
+    "7": "011101",
+    "8": "011110",
+    "9": "011111",
+}
 
 
 def huffman(text: str) -> bytes:
@@ -39,17 +69,33 @@ def huffman(text: str) -> bytes:
 
 
 STATUS_NAMES = {b"grpc-status", huffman("grpc-status")}
-STATUSES = {spelled: str(code) for code in range(17) for spelled in (str(code).encode(), huffman(str(code)))}
+STATUSES = {
+    spelled: str(code)
+    for code in range(17)
+    for spelled in (str(code).encode(), huffman(str(code)))
+}
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """A frame as in RFC 9113, 4.1."""
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+    return (
+        struct.pack(">I", len(payload))[1:]
+        + bytes([kind, flags])
+        + struct.pack(">I", stream)
+        + payload
+    )
 
 
 def header_block(authority: str, path: str, metadata: dict[str, str]) -> bytes:
-    """The headers of a call: literals that are never indexed, names from the static table where it has them."""
-    block = b"\x83\x86" + _literal(4, path) + _literal(1, authority) + _literal(31, "application/grpc")
+    """The headers of a call: literals that are never indexed, names from the static table where it
+    has them.
+    """
+    block = (
+        b"\x83\x86"
+        + _literal(4, path)
+        + _literal(1, authority)
+        + _literal(31, "application/grpc")
+    )
     for name, value in {"te": "trailers", **metadata}.items():
         block += b"\x00" + _text(name.lower()) + _text(value)
     return block
@@ -80,7 +126,9 @@ def status_of(block: bytes) -> str:
     at = 0
     while at < len(block):
         first = block[at]
-        if first & 0x80 or first & 0xE0 == 0x20:  # an indexed field; a new size of the table
+        if (
+            first & 0x80 or first & 0xE0 == 0x20
+        ):  # an indexed field; a new size of the table
             _, at = _read_number(block, at, 7 if first & 0x80 else 5)
             continue
         index, at = _read_number(block, at, 6 if first & 0x40 else 4)
@@ -113,7 +161,9 @@ def _read_number(block: bytes, at: int, bits: int) -> tuple[int, int]:
 
 @dataclass
 class Calls(Load):
-    """What is sent, over all connections: `request` is the message with gRPC's prefix of five bytes."""
+    """What is sent, over all connections: `request` is the message with gRPC's prefix of five
+    bytes.
+    """
 
     headers: bytes = b""
     keep: bool = False
@@ -129,13 +179,23 @@ class Connection(asyncio.Protocol):
     def __init__(self, calls: Calls, done: "asyncio.Future[None]") -> None:
         self.calls, self.done = calls, done
         self.rest, self.stream, self.received = b"", 1, 0
-        self.window, self.stream_window, self.initial, self.max_frame = 65535, 65535, 65535, 16384
+        self.window, self.stream_window, self.initial, self.max_frame = (
+            65535,
+            65535,
+            65535,
+            16384,
+        )
         self.unsent, self.answer, self.block = b"", b"", b""
         self.ends, self.started = 0, 0.0
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        wanted = {HEADER_TABLE_SIZE: 0, ENABLE_PUSH: 0, INITIAL_WINDOW: WINDOW, MAX_FRAME: 1 << 20}
+        wanted = {
+            HEADER_TABLE_SIZE: 0,
+            ENABLE_PUSH: 0,
+            INITIAL_WINDOW: WINDOW,
+            MAX_FRAME: 1 << 20,
+        }
         settings = b"".join(struct.pack(">HI", *item) for item in wanted.items())
         transport.write(PREFACE + frame(SETTINGS, 0, 0, settings))
         transport.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW - 65535)))
@@ -147,7 +207,10 @@ class Connection(asyncio.Protocol):
         self.stream_window = self.initial
         if size <= self.max_frame and size <= self.window and size <= self.initial:
             self.window -= size
-            stream, (head, block, data, message) = self.stream.to_bytes(4, "big"), calls.frames
+            stream, (head, block, data, message) = (
+                self.stream.to_bytes(4, "big"),
+                calls.frames,
+            )
             self.transport.write(b"".join((head, stream, block, data, stream, message)))
             return
         self.transport.write(frame(HEADERS, END_HEADERS, self.stream, calls.headers))
@@ -156,11 +219,16 @@ class Connection(asyncio.Protocol):
 
     def send_more(self) -> None:
         """What the windows allow of a message that is larger than they are."""
-        while self.unsent and (room := min(self.max_frame, self.window, self.stream_window)) > 0:
+        while (
+            self.unsent
+            and (room := min(self.max_frame, self.window, self.stream_window)) > 0
+        ):
             part, self.unsent = self.unsent[:room], self.unsent[room:]
             self.window -= len(part)
             self.stream_window -= len(part)
-            self.transport.write(frame(DATA, 0 if self.unsent else END_STREAM, self.stream, part))
+            self.transport.write(
+                frame(DATA, 0 if self.unsent else END_STREAM, self.stream, part)
+            )
 
     def data_received(self, data: bytes) -> None:
         if self.rest:
@@ -176,18 +244,29 @@ class Connection(asyncio.Protocol):
             elif kind in (HEADERS, CONTINUATION):
                 self.on_headers(kind, data[at + 9 : end], flags)
             else:
-                self.on_other(kind, flags, int.from_bytes(data[at + 5 : at + 9], "big"), data[at + 9 : end])
+                self.on_other(
+                    kind,
+                    flags,
+                    int.from_bytes(data[at + 5 : at + 9], "big"),
+                    data[at + 9 : end],
+                )
             at = end
         self.rest = data[at:]
 
     def on_data(self, payload: bytes, flags: int) -> None:
-        """A part of an answer; the connection's window is opened again long before it is used up."""
+        """A part of an answer; the connection's window is opened again long before it is used
+        up.
+        """
         self.received += len(payload)
         if self.received > WINDOW // 2:
-            self.transport.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self.received)))
+            self.transport.write(
+                frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self.received))
+            )
             self.received = 0
         if self.calls.keep:
-            self.answer += payload[1 : len(payload) - payload[0]] if flags & PADDED else payload
+            self.answer += (
+                payload[1 : len(payload) - payload[0]] if flags & PADDED else payload
+            )
         if flags & END_STREAM:  # a server of gRPC ends with trailers
             self.finish("no trailers")
 
@@ -196,7 +275,10 @@ class Connection(asyncio.Protocol):
         if kind == HEADERS:
             if flags & PADDED:
                 payload = payload[1 : len(payload) - payload[0]]
-            self.block, self.ends = payload[5:] if flags & PRIORITY else payload, flags & END_STREAM
+            self.block, self.ends = (
+                payload[5:] if flags & PRIORITY else payload,
+                flags & END_STREAM,
+            )
         else:
             self.block += payload
         if not flags & END_HEADERS or not self.ends:
@@ -247,7 +329,8 @@ class Connection(asyncio.Protocol):
             calls.answers.append(self.answer[5:])
             self.answer = b""
         self.stream += 2
-        if self.unsent:  # refused before it was sent whole: what is left must not go into the next stream
+        # refused before it was sent whole: what is left must not go into the next stream
+        if self.unsent:
             self.unsent = b""
         if now < calls.until:
             self.send()
@@ -261,17 +344,36 @@ class Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-def calls_of(address: str, message: bytes, metadata: dict[str, str], method: str = METHOD) -> Calls:
+def calls_of(
+    address: str, message: bytes, metadata: dict[str, str], method: str = METHOD
+) -> Calls:
     """Calls of one message to a method."""
-    request, headers = struct.pack(">BI", 0, len(message)) + message, header_block(address, method, metadata)
-    head, data = frame(HEADERS, END_HEADERS, 0, headers), frame(DATA, END_STREAM, 0, request)
-    return Calls(request, headers=headers, frames=(head[:5], headers, data[:5], request))
+    request, headers = (
+        struct.pack(">BI", 0, len(message)) + message,
+        header_block(address, method, metadata),
+    )
+    head, data = (
+        frame(HEADERS, END_HEADERS, 0, headers),
+        frame(DATA, END_STREAM, 0, request),
+    )
+    return Calls(
+        request, headers=headers, frames=(head[:5], headers, data[:5], request)
+    )
 
 
-async def drive(address: str, calls: Calls, connections: int, seconds: float, warmup: float) -> Calls:
+async def drive(
+    address: str, calls: Calls, connections: int, seconds: float, warmup: float
+) -> Calls:
     """Keep `connections` calls in flight for a time."""
     host, _, port = address.rpartition(":")
-    await calls.run(lambda done: Connection(calls, done), host, int(port), connections, seconds, warmup)
+    await calls.run(
+        lambda done: Connection(calls, done),
+        host,
+        int(port),
+        connections,
+        seconds,
+        warmup,
+    )
     return calls
 
 
@@ -281,7 +383,9 @@ def call_once(address: str, message: bytes, metadata: dict[str, str]) -> bytes:
     calls.keep = True
     uvloop.run(drive(address, calls, 1, 0, 0))
     if calls.failed or not calls.answers:
-        raise RuntimeError(f"the gRPC call failed: {calls.statuses or 'the connection was closed'}")
+        raise RuntimeError(
+            f"the gRPC call failed: {calls.statuses or 'the connection was closed'}"
+        )
     return calls.answers[0]
 
 
@@ -289,7 +393,9 @@ def main() -> None:
     """Drive one server and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address", help="HOST:PORT")
-    parser.add_argument("--body", required=True, help="file with one serialised message")
+    parser.add_argument(
+        "--body", required=True, help="file with one serialised message"
+    )
     parser.add_argument("--metadata", action="append", default=[], help="NAME:VALUE")
     parser.add_argument("--method", default=METHOD)
     parser.add_argument("--connections", type=int, default=32)

@@ -1,4 +1,6 @@
-"""What is measured and how: targets, servers as processes, interleaved repeats and their medians."""
+"""What is measured and how: targets, servers as processes, interleaved repeats and their
+medians.
+"""
 
 import json
 import os
@@ -25,12 +27,16 @@ from bench.bodies import Array
 ROOT = Path(__file__).parents[1]
 
 QUIET = 0.15
-"""The share of the cores that others may use while something is measured, before `Machine` waits."""
+"""The share of the cores that others may use while something is measured, before `Machine`
+waits.
+"""
 
 
 @dataclass
 class Machine:
-    """How busy others keep the machine: looked at before every run, when nothing of ours has work."""
+    """How busy others keep the machine: looked at before every run, when nothing of ours has
+    work.
+    """
 
     patience: float = 0.0
     """Seconds to wait, before each run, for others to be quiet."""
@@ -39,7 +45,9 @@ class Machine:
     def settle(self) -> None:
         """Wait for a quiet moment, and note what others used when the run began."""
         end = time.monotonic() + self.patience
-        while (busy := psutil.cpu_percent(0.2) / 100) > QUIET and time.monotonic() < end:
+        while (
+            busy := psutil.cpu_percent(0.2) / 100
+        ) > QUIET and time.monotonic() < end:
             pass
         self.seen.append(busy)
 
@@ -48,7 +56,10 @@ class Machine:
         if not self.seen:
             return ""
         mean, most = statistics.mean(self.seen), max(self.seen)
-        return f"Before the runs other processes used {mean:.0%} of the cores on average, {most:.0%} at most."
+        return (
+            f"Before the runs other processes used {mean:.0%} of the cores on average, "
+            f"{most:.0%} at most."
+        )
 
 
 MACHINE = Machine()
@@ -56,7 +67,9 @@ MACHINE = Machine()
 
 @dataclass(frozen=True)
 class Figures:
-    """One measurement, or the medians of several: calls a second, milliseconds, and the server's time on a core."""
+    """One measurement, or the medians of several: calls a second, milliseconds, and the server's
+    time on a core.
+    """
 
     rps: float
     p50: float = 0.0
@@ -65,13 +78,20 @@ class Figures:
     silence: float = 0.0
     failed: int = 0
     cpu: float = 0.0
-    """Microseconds of a core that the server spent on one call; unlike the others steady on a busy machine."""
+    """Microseconds of a core that the server spent on one call; unlike the others steady on a busy
+    machine.
+    """
 
 
 def median(runs: Sequence[Figures]) -> Figures:
     """The median of each figure; failures are summed."""
-    values = {name: statistics.median(getattr(run, name) for run in runs) for name in ("rps", "p50", "p99", "cpu")}
-    worst = {name: max(getattr(run, name) for run in runs) for name in ("stall", "silence")}
+    values = {
+        name: statistics.median(getattr(run, name) for run in runs)
+        for name in ("rps", "p50", "p99", "cpu")
+    }
+    worst = {
+        name: max(getattr(run, name) for run in runs) for name in ("stall", "silence")
+    }
     return Figures(**values, **worst, failed=sum(run.failed for run in runs))
 
 
@@ -92,18 +112,36 @@ class Contestant(Protocol):
 
 @dataclass
 class Server:
-    """A server as a process group of its own, which can be paused so that its idling costs the others nothing."""
+    """A server as a process group of its own, which can be paused so that its idling costs the
+    others nothing.
+    """
 
     name: str
     process: "subprocess.Popen[bytes] | None" = None
     log: Path | None = None
 
-    def launch(self, command: Sequence[str], folder: Path, env: dict[str, str], ready: str, patience: float) -> None:
-        """Start it and wait for a good answer at the URL `ready`; raises `RuntimeError` with the end of its log."""
-        self.log = folder / f"{'-'.join(self.name.lower().replace(',', '').split())}.log"
+    def launch(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        env: dict[str, str],
+        ready: str,
+        patience: float,
+    ) -> None:
+        """Start it and wait for a good answer at the URL `ready`; raises `RuntimeError` with the
+        end of its log.
+        """
+        self.log = (
+            folder / f"{'-'.join(self.name.lower().replace(',', '').split())}.log"
+        )
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=folder, env={**os.environ, **env}, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                env={**os.environ, **env},
+                start_new_session=True,
             )
         end = time.monotonic() + patience
         while time.monotonic() < end and self.process.poll() is None:
@@ -167,17 +205,27 @@ class Target:
         """The answer to one request; raises `RuntimeError` when it is not a good one."""
         assert self.read is not None
         if self.url.startswith("grpc:"):
-            return self.read({}, load_grpc.call_once(self.url[7:], self.body, self.headers))
-        answer = httpx2.post(self.url, content=self.body, headers=self.headers, timeout=120)
+            return self.read(
+                {}, load_grpc.call_once(self.url[7:], self.body, self.headers)
+            )
+        answer = httpx2.post(
+            self.url, content=self.body, headers=self.headers, timeout=120
+        )
         if answer.status_code != 200:
-            raise RuntimeError(f"{self.name} answered {answer.status_code}: {answer.text[:200]}")
+            raise RuntimeError(
+                f"{self.name} answered {answer.status_code}: {answer.text[:200]}"
+            )
         return self.read(dict(answer.headers), answer.content)
 
     def check(self, wanted: Array) -> None:
         """Raises `RuntimeError` unless the answer is the right one."""
         got = np.asarray(self.ask(), np.float32).ravel()
-        if got.shape != wanted.ravel().shape or not np.allclose(got, wanted.ravel(), rtol=0.05, atol=0.05):
-            raise RuntimeError(f"{self.name} answers {got[:4]}, ONNX Runtime {wanted.ravel()[:4]}")
+        if got.shape != wanted.ravel().shape or not np.allclose(
+            got, wanted.ravel(), rtol=0.05, atol=0.05
+        ):
+            raise RuntimeError(
+                f"{self.name} answers {got[:4]}, ONNX Runtime {wanted.ravel()[:4]}"
+            )
 
     def start(self, connections: int, seconds: float, warmup: float) -> "Driven":
         """Start the load in a process of its own."""
@@ -201,30 +249,70 @@ class Target:
 class Driven:
     """A load that runs."""
 
-    def __init__(self, target: Target, connections: int, seconds: float, warmup: float) -> None:
+    def __init__(
+        self, target: Target, connections: int, seconds: float, warmup: float
+    ) -> None:
         self.target = target
         with tempfile.NamedTemporaryFile(delete=False) as file:
             file.write(target.body)
         self._file, grpc = Path(file.name), target.url.startswith("grpc:")
-        module, option, place = ("load_grpc", "metadata", target.url[7:]) if grpc else ("load", "header", target.url)
-        given = [word for item in target.headers.items() for word in (f"--{option}", ":".join(item))]
-        command = [sys.executable, "-m", f"bench.{module}", place, "--body", file.name, *given]
-        command += ["--connections", str(connections), "--seconds", str(seconds), "--warmup", str(warmup)]
-        self._before, self._share = cpu_seconds(target.server), seconds / (seconds + warmup)
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+        module, option, place = (
+            ("load_grpc", "metadata", target.url[7:])
+            if grpc
+            else ("load", "header", target.url)
+        )
+        given = [
+            word
+            for item in target.headers.items()
+            for word in (f"--{option}", ":".join(item))
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            f"bench.{module}",
+            place,
+            "--body",
+            file.name,
+            *given,
+        ]
+        command += [
+            "--connections",
+            str(connections),
+            "--seconds",
+            str(seconds),
+            "--warmup",
+            str(warmup),
+        ]
+        self._before, self._share = (
+            cpu_seconds(target.server),
+            seconds / (seconds + warmup),
+        )
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True
+        )
 
     def result(self) -> Figures:
         """What was measured; raises `RuntimeError` when the generator failed."""
         out, error = self.process.communicate()
         self._file.unlink()
         if self.process.returncode:
-            raise RuntimeError(f"the load of {self.target.name} failed: {error.strip()[-300:]}")
+            raise RuntimeError(
+                f"the load of {self.target.name} failed: {error.strip()[-300:]}"
+            )
         read, calls = json.loads(out), 0.0
         seconds = cpu_seconds(self.target.server) - self._before
         if read["rps"]:
             calls = read["calls"] / self._share
         cpu = seconds / calls * 1e6 if calls else 0.0
-        return Figures(read["rps"], read["p50"], read["p99"], read["stall"], read["silence"], read["failed"], cpu)
+        return Figures(
+            read["rps"],
+            read["p50"],
+            read["p99"],
+            read["stall"],
+            read["silence"],
+            read["failed"],
+            cpu,
+        )
 
 
 def cpu_seconds(server: Server | None) -> float:
@@ -238,9 +326,15 @@ def cpu_seconds(server: Server | None) -> float:
 
 
 def interleaved(
-    contestants: Sequence[Contestant], connections: int, seconds: float, repeats: int, warmup: float = 0.5
+    contestants: Sequence[Contestant],
+    connections: int,
+    seconds: float,
+    repeats: int,
+    warmup: float = 0.5,
 ) -> dict[str, Figures]:
-    """Medians by name; every repeat measures all, in turns forwards and backwards, the others paused meanwhile."""
+    """Medians by name; every repeat measures all, in turns forwards and backwards, the others
+    paused meanwhile.
+    """
     runs: dict[str, list[Figures]] = {one.name: [] for one in contestants}
     for repeat in range(repeats):
         for one in contestants if repeat % 2 == 0 else reversed(contestants):
@@ -256,7 +350,9 @@ def interleaved(
 
 
 def memory(processes: Sequence[psutil.Process]) -> tuple[float, float]:
-    """Megabytes (10^6) resident: PSS (a shared page counts by its share) and RSS (it counts in each), summed."""
+    """Megabytes (10^6) resident: PSS (a shared page counts by its share) and RSS (it counts in
+    each), summed.
+    """
     pss = rss = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -269,7 +365,9 @@ def end_orderly() -> None:
     """Let SIGTERM unwind this process, so that the servers it started are ended."""
 
     def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the tidying
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # a second one must not interrupt the tidying
         raise SystemExit("ended by a signal")
 
     signal.signal(signal.SIGTERM, end)
@@ -291,18 +389,32 @@ def v2_targets(
     key: str,
     given: tuple[dict[str, Array], list[str]],
 ) -> dict[str, Target]:
-    """`binary`, `json` and (where there is an address) `grpc` requests of a V2 model; `given`: inputs, output names."""
+    """`binary`, `json` and (where there is an address) `grpc` requests of a V2 model; `given`:
+    inputs, output names.
+    """
     inputs, outputs = given
     auth = {"Authorization": f"Bearer {key}"} if key else {}
     targets = {}
     for kind, encode in (("binary", bodies.v2_binary), ("json", bodies.v2_json)):
         body, headers = encode(inputs, outputs)
         read = lambda headers, body: bodies.read_v2(headers, body)[outputs[0]]  # noqa: E731
-        targets[kind] = Target(name, f"{url}/v2/models/{model}/infer", body, {**headers, **auth}, read, server)
+        targets[kind] = Target(
+            name,
+            f"{url}/v2/models/{model}/infer",
+            body,
+            {**headers, **auth},
+            read,
+            server,
+        )
     if grpc:
         read_grpc = lambda _, body: bodies.read_grpc(body)[outputs[0]]  # noqa: E731
         metadata = {name.lower(): value for name, value in auth.items()}
         targets["grpc"] = Target(
-            name, f"grpc://{grpc}", bodies.grpc_infer(model, inputs, outputs), metadata, read_grpc, server
+            name,
+            f"grpc://{grpc}",
+            bodies.grpc_infer(model, inputs, outputs),
+            metadata,
+            read_grpc,
+            server,
         )
     return targets

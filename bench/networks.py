@@ -1,9 +1,11 @@
-"""The reference networks of the serving benchmark as ONNX files, with seeded random weights: nothing is downloaded.
+"""The reference networks of the serving benchmark as ONNX files, with seeded random weights:
+nothing is downloaded.
 
-`cnn`: FP32 [N,1,28,28] (3,136 bytes) -> FP32 [N,10] (40 bytes). `resnet18`, `resnet50`: FP32 [N,3,224,224] ->
-FP32 [N,1000]; batch normalisation is folded into the convolutions, as every exporter does for serving. `bert`,
-`bert-base`: INT64 [N,128] tokens -> FP32 [N,2]; encoders of 6 layers of 384 and of 12 layers of 768. N is free.
-Random weights cost what trained ones cost; their scale keeps the values in the range of trained ones.
+`cnn`: FP32 [N,1,28,28] (3,136 bytes) -> FP32 [N,10] (40 bytes). `resnet18`, `resnet50`: FP32
+[N,3,224,224] -> FP32 [N,1000]; batch normalisation is folded into the convolutions, as every
+exporter does for serving. `bert`, `bert-base`: INT64 [N,128] tokens -> FP32 [N,2]; encoders of 6
+layers of 384 and of 12 layers of 768. N is free. Random weights cost what trained ones cost; their
+scale keeps the values in the range of trained ones.
 """
 
 import os
@@ -45,11 +47,30 @@ class Network:
 
     def weight(self, *shape: int, fan: int, gain: float = 1.0) -> str:
         """A weight with normal values of deviation gain / sqrt(fan)."""
-        return self.constant(self.random.standard_normal(shape, np.float32) * np.float32(gain / sqrt(fan)))
+        return self.constant(
+            self.random.standard_normal(shape, np.float32)
+            * np.float32(gain / sqrt(fan))
+        )
 
-    def convolution(self, x: str, channels: tuple[int, int], side: int, stride: int = 1, gain: float = 1.4) -> str:
-        """A square convolution with bias, padded to keep the size (not padded where stride is 0)."""
-        weight = self.weight(channels[1], channels[0], side, side, fan=channels[0] * side * side, gain=gain)
+    def convolution(
+        self,
+        x: str,
+        channels: tuple[int, int],
+        side: int,
+        stride: int = 1,
+        gain: float = 1.4,
+    ) -> str:
+        """A square convolution with bias, padded to keep the size (not padded where stride is
+        0).
+        """
+        weight = self.weight(
+            channels[1],
+            channels[0],
+            side,
+            side,
+            fan=channels[0] * side * side,
+            gain=gain,
+        )
         pads = [side // 2 if stride else 0] * 4
         bias = self.constant(np.zeros(channels[1]))
         return self.node("Conv", x, weight, bias, pads=pads, strides=[stride or 1] * 2)
@@ -62,11 +83,22 @@ class Network:
     def normalised(self, x: str, width: int) -> str:
         """Layer normalisation over the last axis."""
         return self.node(
-            "LayerNormalization", x, self.constant(np.ones(width)), self.constant(np.zeros(width)), axis=-1
+            "LayerNormalization",
+            x,
+            self.constant(np.ones(width)),
+            self.constant(np.zeros(width)),
+            axis=-1,
         )
 
-    def save(self, path: Path, given: tuple[str, int, list[Any]], answer: tuple[str, str, int]) -> None:
-        """Write the file, complete or not at all; `given` is name, type, shape, `answer` name, node, width."""
+    def save(
+        self,
+        path: Path,
+        given: tuple[str, int, list[Any]],
+        answer: tuple[str, str, int],
+    ) -> None:
+        """Write the file, complete or not at all; `given` is name, type, shape, `answer` name,
+        node, width.
+        """
         name, source, width = answer
         self.nodes.append(helper.make_node("Identity", [source], [name]))
         graph = helper.make_graph(
@@ -76,7 +108,9 @@ class Network:
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width])],
             self.weights,
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10
+        )
         onnx.checker.check_model(model, full_check=True)
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         onnx.save(model, draft)
@@ -92,7 +126,9 @@ def _cnn(path: Path) -> None:
     x = net.node("Flatten", x)
     x = net.node("Relu", net.dense(x, 320, 50))
     x = net.node("Softmax", net.dense(x, 50, 10), axis=-1)
-    net.save(path, ("input", TensorProto.FLOAT, ["N", 1, 28, 28]), ("probabilities", x, 10))
+    net.save(
+        path, ("input", TensorProto.FLOAT, ["N", 1, 28, 28]), ("probabilities", x, 10)
+    )
 
 
 def _resnet(path: Path, blocks: list[int], *, bottleneck: bool) -> None:
@@ -105,16 +141,32 @@ def _resnet(path: Path, blocks: list[int], *, bottleneck: bool) -> None:
         wanted = inner * (4 if bottleneck else 1)
         for block in range(count):
             stride = 2 if stage and not block else 1
-            short = x if width == wanted and stride == 1 else net.convolution(x, (width, wanted), 1, stride, 1.0)
-            layers = _bottleneck(width, inner) if bottleneck else [(width, inner, 3), (inner, inner, 3)]
+            short = (
+                x
+                if width == wanted and stride == 1
+                else net.convolution(x, (width, wanted), 1, stride, 1.0)
+            )
+            layers = (
+                _bottleneck(width, inner)
+                if bottleneck
+                else [(width, inner, 3), (inner, inner, 3)]
+            )
             at = 1 if bottleneck else 0  # where the stride goes: ResNet v1.5
             for index, (before, after, side) in enumerate(layers):
                 last = index == len(layers) - 1
-                x = net.convolution(x, (before, after), side, stride if index == at else 1, 0.3 if last else 1.4)
+                x = net.convolution(
+                    x,
+                    (before, after),
+                    side,
+                    stride if index == at else 1,
+                    0.3 if last else 1.4,
+                )
                 x = x if last else net.node("Relu", x)
             x, width = net.node("Relu", net.node("Add", x, short)), wanted
     x = net.dense(net.node("Flatten", net.node("GlobalAveragePool", x)), width, 1000)
-    net.save(path, ("input", TensorProto.FLOAT, ["N", 3, 224, 224]), ("scores", x, 1000))
+    net.save(
+        path, ("input", TensorProto.FLOAT, ["N", 3, 224, 224]), ("scores", x, 1000)
+    )
 
 
 def _bottleneck(width: int, inner: int) -> list[tuple[int, int, int]]:
@@ -123,12 +175,18 @@ def _bottleneck(width: int, inner: int) -> list[tuple[int, int, int]]:
 
 def _bert(path: Path, layers: int, width: int, heads: int) -> None:
     net = Network()
-    words = net.node("Gather", net.weight(VOCABULARY, width, fan=1, gain=0.5), "input_ids", axis=0)
-    x = net.normalised(net.node("Add", words, net.weight(TOKENS, width, fan=1, gain=0.5)), width)
+    words = net.node(
+        "Gather", net.weight(VOCABULARY, width, fan=1, gain=0.5), "input_ids", axis=0
+    )
+    x = net.normalised(
+        net.node("Add", words, net.weight(TOKENS, width, fan=1, gain=0.5)), width
+    )
     for _ in range(layers):
         x = net.normalised(net.node("Add", x, _attention(net, x, width, heads)), width)
         inner = net.node("Gelu", net.dense(x, width, 4 * width))
-        x = net.normalised(net.node("Add", x, net.dense(inner, 4 * width, width)), width)
+        x = net.normalised(
+            net.node("Add", x, net.dense(inner, 4 * width, width)), width
+        )
     first = net.node("Gather", x, net.constant(0, np.int64), axis=1)
     x = net.dense(net.node("Tanh", net.dense(first, width, width)), width, 2)
     net.save(path, ("input_ids", TensorProto.INT64, ["N", TOKENS]), ("logits", x, 2))
@@ -138,13 +196,23 @@ def _attention(net: Network, x: str, width: int, heads: int) -> str:
     size = width // heads
     split = net.constant([0, TOKENS, heads, size], np.int64)
     query, key, value = (
-        net.node("Transpose", net.node("Reshape", net.dense(x, width, width), split), perm=perm)
+        net.node(
+            "Transpose",
+            net.node("Reshape", net.dense(x, width, width), split),
+            perm=perm,
+        )
         for perm in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
     )
-    scores = net.node("Mul", net.node("MatMul", query, key), net.constant(1 / sqrt(size)))
+    scores = net.node(
+        "Mul", net.node("MatMul", query, key), net.constant(1 / sqrt(size))
+    )
     mixed = net.node("MatMul", net.node("Softmax", scores, axis=-1), value)
     joined = net.node("Transpose", mixed, perm=[0, 2, 1, 3])
-    return net.dense(net.node("Reshape", joined, net.constant([0, TOKENS, width], np.int64)), width, width)
+    return net.dense(
+        net.node("Reshape", joined, net.constant([0, TOKENS, width], np.int64)),
+        width,
+        width,
+    )
 
 
 MAKERS: dict[str, Any] = {
@@ -179,4 +247,6 @@ def example(name: str, count: int = 1, seed: int = 1) -> np.ndarray[Any, Any]:
     random = np.random.default_rng(seed)
     if datatype == "INT64":
         return random.integers(0, VOCABULARY, (count, *shape), np.int64)
-    return random.standard_normal(count * prod(shape), np.float32).reshape(count, *shape)
+    return random.standard_normal(count * prod(shape), np.float32).reshape(
+        count, *shape
+    )

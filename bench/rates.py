@@ -1,4 +1,6 @@
-"""Requests a second and latencies: of the CNN in each protocol, of heavy networks against their engine's limit."""
+"""Requests a second and latencies: of the CNN in each protocol, of heavy networks against their
+engine's limit.
+"""
 
 import importlib.util
 import os
@@ -25,23 +27,45 @@ def told(got: Figures) -> str:
 
 def renamed(target: Target, name: str) -> Target:
     """The same request under another name."""
-    return Target(name, target.url, target.body, target.headers, target.read, target.server)
+    return Target(
+        name, target.url, target.body, target.headers, target.read, target.server
+    )
 
 
 def cnn(bench: Bench) -> list[Row]:
     """V2 binary at 1, 32 and 128 connections beside every peer's fastest format."""
     ours = bench.cnn()["binary"]
-    rows = [Row(name, f"skipped: {reason}") for name, reason in bench.peers.missing.items()]
+    rows = [
+        Row(name, f"skipped: {reason}") for name, reason in bench.peers.missing.items()
+    ]
     for connections in (1, 32, 128):
-        got = interleaved([ours, *bench.peers.fastest.values()], connections, bench.told.seconds, bench.told.repeats)
+        got = interleaved(
+            [ours, *bench.peers.fastest.values()],
+            connections,
+            bench.told.seconds,
+            bench.told.repeats,
+        )
         mine = got[ours.name]
         what = f"{bench.title}, V2 binary, {connections} connection{'s' * (connections > 1)}"
         one = connections == 1
-        rows.append(Row(what, told(mine), "p50 <= 0.20 ms" if one else "", mine.p50 <= 0.20 if one else None))
+        rows.append(
+            Row(
+                what,
+                told(mine),
+                "p50 <= 0.20 ms" if one else "",
+                mine.p50 <= 0.20 if one else None,
+            )
+        )
         if connections == 32:
-            rows += [_ratio(f"{what}: of {title}", mine, got.get(title), bar)
-                     for title, bar in (("Triton, V2 binary", 1.8), ("bare echo", 0.6))]  # fmt: skip
-        rows += [Row(f"&nbsp;&nbsp;{name}, {connections}", told(one)) for name, one in got.items() if name != ours.name]
+            rows += [
+                _ratio(f"{what}: of {title}", mine, got.get(title), bar)
+                for title, bar in (("Triton, V2 binary", 1.8), ("bare echo", 0.6))
+            ]
+        rows += [
+            Row(f"&nbsp;&nbsp;{name}, {connections}", told(one))
+            for name, one in got.items()
+            if name != ours.name
+        ]
     return rows
 
 
@@ -56,11 +80,24 @@ def v2_json(bench: Bench) -> list[Row]:
     """V2 in JSON both ways at 32 connections."""
     contestants = [bench.cnn()["json"]]
     if "triton" in bench.peers.running:
-        contestants.append(renamed(bench.peers.running["triton"].targets["json"], "Triton, V2 JSON"))
+        contestants.append(
+            renamed(bench.peers.running["triton"].targets["json"], "Triton, V2 JSON")
+        )
     got = interleaved(contestants, 32, bench.told.seconds, bench.told.repeats)
     mine = got[bench.subject.name]
-    rows = [Row(f"{bench.title}, V2 JSON, 32 connections", told(mine), ">= 9,000/s", mine.rps >= 9000)]
-    return rows + [Row(f"&nbsp;&nbsp;{name}, 32", told(one)) for name, one in got.items() if one is not mine]
+    rows = [
+        Row(
+            f"{bench.title}, V2 JSON, 32 connections",
+            told(mine),
+            ">= 9,000/s",
+            mine.rps >= 9000,
+        )
+    ]
+    return rows + [
+        Row(f"&nbsp;&nbsp;{name}, 32", told(one))
+        for name, one in got.items()
+        if one is not mine
+    ]
 
 
 def grpc(bench: Bench) -> list[Row]:
@@ -68,16 +105,26 @@ def grpc(bench: Bench) -> list[Row]:
     ours = bench.cnn().get("grpc")
     if ours is None:
         return [
-            Row(f"{bench.title}, V2 gRPC, 32 connections", "skipped: the server tells no gRPC address", ">= Triton")
+            Row(
+                f"{bench.title}, V2 gRPC, 32 connections",
+                "skipped: the server tells no gRPC address",
+                ">= Triton",
+            )
         ]
     contestants = [ours]
     if "triton" in bench.peers.running:
-        contestants.append(renamed(bench.peers.running["triton"].targets["grpc"], "Triton, V2 gRPC"))
+        contestants.append(
+            renamed(bench.peers.running["triton"].targets["grpc"], "Triton, V2 gRPC")
+        )
     got = interleaved(contestants, 32, bench.told.seconds, bench.told.repeats)
     mine, other = got[ours.name], got.get("Triton, V2 gRPC")
     met = mine.rps >= other.rps if other else None
-    rows = [Row(f"{bench.title}, V2 gRPC, 32 connections", told(mine), ">= Triton", met)]
-    return rows + ([Row("&nbsp;&nbsp;Triton, V2 gRPC, 32", told(other))] if other else [])
+    rows = [
+        Row(f"{bench.title}, V2 gRPC, 32 connections", told(mine), ">= Triton", met)
+    ]
+    return rows + (
+        [Row("&nbsp;&nbsp;Triton, V2 gRPC, 32", told(other))] if other else []
+    )
 
 
 def resnet50(bench: Bench) -> list[Row]:
@@ -98,18 +145,32 @@ def bert_base(bench: Bench) -> list[Row]:
 def _heavy(bench: Bench, network: str, title: str) -> list[Row]:
     path = networks.network(network, bench.told.cache / "networks")
     ours = bench.mill.deploy(network, replicas=1, threads=CORES)["binary"]
-    limit = Limit(f"{title} in process", [str(path), "--network", network, "--threads", str(CORES)])
-    got = interleaved([limit, ours], 32, bench.told.seconds * HEAVY, bench.told.repeats, warmup=3)
+    limit = Limit(
+        f"{title} in process",
+        [str(path), "--network", network, "--threads", str(CORES)],
+    )
+    got = interleaved(
+        [limit, ours], 32, bench.told.seconds * HEAVY, bench.told.repeats, warmup=3
+    )
     bench.mill.client.undeploy(network)
     return _against(title, got[ours.name], limit, got[limit.name], 0.95)
 
 
-def _against(title: str, mine: Figures, limit: Limit, most: Figures, bar: float) -> list[Row]:
+def _against(
+    title: str, mine: Figures, limit: Limit, most: Figures, bar: float
+) -> list[Row]:
     ratio, spread = mine.rps / most.rps, mine.p99 / mine.p50 if mine.p50 else 0.0
-    limited = f"{most.rps:.1f}/s (batch {limit.batch}, {most.cpu:,.0f} µs of a core each)"
+    limited = (
+        f"{most.rps:.1f}/s (batch {limit.batch}, {most.cpu:,.0f} µs of a core each)"
+    )
     return [
         Row(f"{title}, 32 connections", told(mine)),
-        Row(f"{title}: of the limit in process", f"**{ratio:.2f} x** of {limited}", f">= {bar} x", ratio >= bar),
+        Row(
+            f"{title}: of the limit in process",
+            f"**{ratio:.2f} x** of {limited}",
+            f">= {bar} x",
+            ratio >= bar,
+        ),
         Row(f"{title}: p99 / p50", f"**{spread:.2f}**", "<= 1.2", 0 < spread <= 1.2),
     ]
 
@@ -117,22 +178,61 @@ def _against(title: str, mine: Figures, limit: Limit, most: Figures, bar: float)
 def openvino(bench: Bench) -> list[Row]:
     """OpenVINO in bf16 against ONNX Runtime in fp32, both served, on ResNet-50 and BERT."""
     if importlib.util.find_spec("openvino") is None:
-        return [Row("OpenVINO, bf16", "skipped: not installed (pip install 'modelmill[openvino]')", ">= 1.8 x")]
+        return [
+            Row(
+                "OpenVINO, bf16",
+                "skipped: not installed (pip install 'modelmill[openvino]')",
+                ">= 1.8 x",
+            )
+        ]
     rows = []
     for network, title in (("resnet50", "ResNet-50"), ("bert", "BERT 6 x 384")):
-        path, precision = networks.network(network, bench.told.cache / "networks"), bench.told.precision
+        path, precision = (
+            networks.network(network, bench.told.cache / "networks"),
+            bench.told.precision,
+        )
         options = {"replicas": 1, "threads": CORES}
-        plain = renamed(bench.mill.deploy(network, f"{network}-onnx", **options)["binary"], "onnx")
+        plain = renamed(
+            bench.mill.deploy(network, f"{network}-onnx", **options)["binary"], "onnx"
+        )
         name = f"{network}-openvino"
-        fast = bench.mill.deploy(network, name, engine="openvino", precision=precision, **options)["binary"]
-        words = [str(path), "--network", network, "--threads", str(CORES), "--engine", "openvino"]
+        fast = bench.mill.deploy(
+            network, name, engine="openvino", precision=precision, **options
+        )["binary"]
+        words = [
+            str(path),
+            "--network",
+            network,
+            "--threads",
+            str(CORES),
+            "--engine",
+            "openvino",
+        ]
         limit = Limit(f"{title} in process", [*words, "--precision", precision])
-        got = interleaved([plain, fast, limit], 32, bench.told.seconds * HEAVY, bench.told.repeats, warmup=3)
+        got = interleaved(
+            [plain, fast, limit],
+            32,
+            bench.told.seconds * HEAVY,
+            bench.told.repeats,
+            warmup=3,
+        )
         for one in (f"{network}-onnx", name):
             bench.mill.client.undeploy(one)
-        rows.append(_ratio(f"{title}: OpenVINO {precision} of ONNX Runtime fp32, both served",
-                           got[fast.name], got["onnx"], 1.8))  # fmt: skip
-        rows += _against(f"{title}, OpenVINO {precision}", got[fast.name], limit, got[limit.name], 0.95)
+        rows.append(
+            _ratio(
+                f"{title}: OpenVINO {precision} of ONNX Runtime fp32, both served",
+                got[fast.name],
+                got["onnx"],
+                1.8,
+            )
+        )
+        rows += _against(
+            f"{title}, OpenVINO {precision}",
+            got[fast.name],
+            limit,
+            got[limit.name],
+            0.95,
+        )
     return rows
 
 
@@ -141,23 +241,54 @@ def task(bench: Bench) -> list[Row]:
     mill, folder = bench.mill, Path(bench.mill.home).parent
     data, jpeg = _photographs(folder)
     mill.client.add_data("photographs", data, task="image-classification")
-    settings = {"height": 224, "width": 224, "channels": 64, "blocks": 2, "epochs": 1, "batch_size": 8}
+    settings = {
+        "height": 224,
+        "width": 224,
+        "channels": 64,
+        "blocks": 2,
+        "epochs": 1,
+        "batch_size": 8,
+    }
     mill.client.train(
-        "photographs", task="image-classification", data="photographs", recipe="resnet", settings=settings, wait=True
+        "photographs",
+        task="image-classification",
+        data="photographs",
+        recipe="resnet",
+        settings=settings,
+        wait=True,
     )
     digest = mill.client.model("photographs")["digest"]
     mill.client.deploy("photographs", wait=True, replicas=1, threads=CORES)
     auth = {"Authorization": f"Bearer {mill.key}"}
-    ours = Target(mill.name, f"{mill.client.url}/models/photographs", jpeg.read_bytes(), auth, server=mill)
+    ours = Target(
+        mill.name,
+        f"{mill.client.url}/models/photographs",
+        jpeg.read_bytes(),
+        auth,
+        server=mill,
+    )
     bundle = mill.home / "artifacts" / "sha256" / digest[:2] / digest
-    limit = Limit("task in process", ["--bundle", str(bundle), "--input", str(jpeg), "--threads", str(CORES)])
-    got = interleaved([limit, ours], 32, bench.told.seconds * HEAVY, bench.told.repeats, warmup=3)
+    limit = Limit(
+        "task in process",
+        ["--bundle", str(bundle), "--input", str(jpeg), "--threads", str(CORES)],
+    )
+    got = interleaved(
+        [limit, ours], 32, bench.told.seconds * HEAVY, bench.told.repeats, warmup=3
+    )
     mill.client.undeploy("photographs")
-    return _against("JPEG 1280x720 to a ResNet-18 at 224", got[ours.name], limit, got[limit.name], 0.9)[:2]
+    return _against(
+        "JPEG 1280x720 to a ResNet-18 at 224",
+        got[ours.name],
+        limit,
+        got[limit.name],
+        0.9,
+    )[:2]
 
 
 def _photographs(folder: Path) -> tuple[Path, Path]:
-    """A data set of two classes of small pictures, and one large JPEG, as hard to decode as photographs."""
+    """A data set of two classes of small pictures, and one large JPEG, as hard to decode as
+    photographs.
+    """
     from PIL import Image
 
     random, data = np.random.default_rng(5), folder / "photographs"
@@ -165,7 +296,9 @@ def _photographs(folder: Path) -> tuple[Path, Path]:
         (data / label).mkdir(parents=True)
         for number in range(24):
             noise = random.integers(0, 256, (16, 16, 3), np.uint8)
-            Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC).save(data / label / f"{number}.png")
+            Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC).save(
+                data / label / f"{number}.png"
+            )
     large = Image.fromarray(random.integers(0, 256, (90, 160, 3), np.uint8)).resize(
         (1280, 720), Image.Resampling.BICUBIC
     )

@@ -1,8 +1,10 @@
-"""Every recipe's training in our loop beside a plain one, in one run: `python -m bench.recipes [RECIPE]`.
+"""Every recipe's training in our loop beside a plain one, in one run: `python -m bench.recipes
+[RECIPE]`.
 
-Both train the same network by the same loss, changes, optimisers, averaging and batch size, on pictures and texts made
-here, alternately, each in a process of its own with the environment that its users would have. The plain loop is what
-one writes with torch's DataLoader: fp32, in torch's usual layout of memory.
+Both train the same network by the same loss, changes, optimisers, averaging and batch size, on
+pictures and texts made here, alternately, each in a process of its own with the environment that
+its users would have. The plain loop is what one writes with torch's DataLoader: fp32, in torch's
+usual layout of memory.
 """
 
 import functools
@@ -32,7 +34,9 @@ WORDS = [f"word{number}" for number in range(2000)]
 
 
 class Case(NamedTuple):
-    """What a recipe is timed on: the sides of the pictures made for it, grey or not, and the steps of an epoch."""
+    """What a recipe is timed on: the sides of the pictures made for it, grey or not, and the steps
+    of an epoch.
+    """
 
     task: str
     recipe: str
@@ -78,12 +82,28 @@ def measure(only: str = "") -> str:
             for kind in KINDS:
                 found[kind].append(_in_a_process(kind, number)["items_per_second"])
         ours, plain = (statistics.median(found[kind]) for kind in KINDS)
-        ratio = statistics.median(one / other for one, other in zip(found["ours"], found["plain"], strict=True))
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in _in_a_process("shares", number).items())
+        ratio = statistics.median(
+            one / other
+            for one, other in zip(found["ours"], found["plain"], strict=True)
+        )
+        shares = ", ".join(
+            f"{name} {100 * share:.0f} %"
+            for name, share in _in_a_process("shares", number).items()
+        )
         told = f"**{ratio:.2f}** (1.0: {'met' if ratio >= 1 else 'MISSED'})"
-        rows.append([f"{case.task} `{case.recipe}`", f"{ours:,.0f}", f"{plain:,.0f}", told, shares])
+        rows.append(
+            [
+                f"{case.task} `{case.recipe}`",
+                f"{ours:,.0f}",
+                f"{plain:,.0f}",
+                told,
+                shares,
+            ]
+        )
         print("|", " | ".join(rows[-1]), "|", flush=True)
-    return table(["recipe", "items/s, ours", "plain", "ratio (bar)", "where our time goes"], rows)
+    return table(
+        ["recipe", "items/s, ours", "plain", "ratio (bar)", "where our time goes"], rows
+    )
 
 
 def _in_a_process(kind: str, number: int) -> dict[str, float]:
@@ -129,15 +149,23 @@ def training(case: Case, folder: Path) -> Training:
     context = Context(preprocessing=how, labels=labels, folder=folder)
     samples = [task.sample(item, context) for item in items]
     inputs, targets = (
-        {name: np.stack([one[part][name] for one in samples]) for name in samples[0][part]} for part in (0, 1)
+        {
+            name: np.stack([one[part][name] for one in samples])
+            for name in samples[0][part]
+        }
+        for part in (0, 1)
     )
-    signature = Signature(inputs=task.inputs(context), classes=len(labels), preprocessing=how)
+    signature = Signature(
+        inputs=task.inputs(context), classes=len(labels), preprocessing=how
+    )
     torch.manual_seed(0)
     network = recipe.network(chosen.network, signature)
     aim, change = objective(task, recipe), None
     if aim.change is not None and chosen.augment not in (None, NONE):
         change = functools.partial(_changed, aim.change, chosen.augment, signature)
-    settings = msgspec.structs.replace(chosen.train, epochs=1 + EPOCHS, epoch_steps=case.steps)
+    settings = msgspec.structs.replace(
+        chosen.train, epochs=1 + EPOCHS, epoch_steps=case.steps
+    )
     return Training(network, settings, aim, change, Arrays(inputs, targets))
 
 
@@ -166,9 +194,16 @@ def made(case: Case, count: int) -> Iterator[Any]:
             target = [Box(label, 20, 20, 90, 100)]
         if case.task == "image-segmentation":
             out = io.BytesIO()
-            Image.fromarray(rng.integers(0, 4, (case.height, case.width)).astype(np.uint8)).save(out, "PNG")
+            Image.fromarray(
+                rng.integers(0, 4, (case.height, case.width)).astype(np.uint8)
+            ).save(out, "PNG")
             target = out.getvalue()
-        yield Item(str(number), label, rng.integers(0, 256, shape).astype(np.uint8), target=target)
+        yield Item(
+            str(number),
+            label,
+            rng.integers(0, 256, shape).astype(np.uint8),
+            target=target,
+        )
 
 
 def _text(task: str, name: str, label: str, rng: np.random.Generator) -> Any:
@@ -199,10 +234,17 @@ def ours(case: Case, watch: Callable[[Training], Training] = lambda one: one) ->
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         network, settings, aim, change, data = watch(training(case, folder))
-        few = Arrays(*({name: array[:4] for name, array in part.items()} for part in (data.arrays, data.targets)))
+        few = Arrays(
+            *(
+                {name: array[:4] for name, array in part.items()}
+                for part in (data.arrays, data.targets)
+            )
+        )
         events = Events(folder / "events.jsonl")
         aim = aim._replace(preview=None)
-        done = Loop(network, data, few, settings, aim, change, folder, events, Stop()).run()
+        done = Loop(
+            network, data, few, settings, aim, change, folder, events, Stop()
+        ).run()
         events.close()
     return statistics.median(row["samples_per_second"] for row in done.history[1:])
 
@@ -219,15 +261,26 @@ def plain(case: Case) -> float:
         network, settings, aim, change, data = training(case, Path(temporary))
     arrays = {**data.arrays, **data.targets}
     dataset = TensorDataset(*map(torch.from_numpy, arrays.values()))
-    sampler = RandomSampler(dataset, replacement=False, num_samples=case.steps * settings.batch_size)
+    sampler = RandomSampler(
+        dataset, replacement=False, num_samples=case.steps * settings.batch_size
+    )
     loader = DataLoader(dataset, settings.batch_size, sampler=sampler)
-    parts = {part: make_optimisers(network.get_submodule(part), settings) for part in getattr(network, "parts", ("",))}
+    parts = {
+        part: make_optimisers(network.get_submodule(part), settings)
+        for part in getattr(network, "parts", ("",))
+    }
     rates = [
-        torch.optim.lr_scheduler.LambdaLR(one, schedule(settings, settings.epochs * case.steps))
+        torch.optim.lr_scheduler.LambdaLR(
+            one, schedule(settings, settings.epochs * case.steps)
+        )
         for optimisers in parts.values()
         for one in optimisers
     ]
-    average = AveragedModel(network, multi_avg_fn=averaging(settings.ema), use_buffers=True) if settings.ema else None
+    average = (
+        AveragedModel(network, multi_avg_fn=averaging(settings.ema), use_buffers=True)
+        if settings.ema
+        else None
+    )
     network.train()
     speeds = []
     for _ in range(settings.epochs):
@@ -235,11 +288,15 @@ def plain(case: Case) -> float:
         for tensors in loader:
             batch = dict(zip(arrays, tensors, strict=True))
             losses = aim.loss(network, change(batch) if change else batch, settings)
-            for part, loss in [("", losses)] if isinstance(losses, torch.Tensor) else losses:
+            for part, loss in (
+                [("", losses)] if isinstance(losses, torch.Tensor) else losses
+            ):
                 network.zero_grad()
                 loss.backward()
                 if settings.clip:
-                    torch.nn.utils.clip_grad_norm_(network.get_submodule(part).parameters(), settings.clip)
+                    torch.nn.utils.clip_grad_norm_(
+                        network.get_submodule(part).parameters(), settings.clip
+                    )
                 for optimiser in parts[part]:
                     optimiser.step()
             for rate in rates:
@@ -261,7 +318,9 @@ def shares(case: Case) -> dict[str, float]:
 
     from modelmill.jobs import optimisers  # noqa: F401, its own kinds are watched, too
 
-    spent = dict.fromkeys(("changes", "forward", "backward", "optimiser", "averaging"), 0.0)
+    spent = dict.fromkeys(
+        ("changes", "forward", "backward", "optimiser", "averaging"), 0.0
+    )
     marks: list[float] = []
 
     @contextmanager
@@ -285,10 +344,14 @@ def shares(case: Case) -> dict[str, float]:
     def watch(one: Training) -> Training:
         marks.append(time.perf_counter())
         aim = one.aim._replace(loss=functools.partial(forward, one.aim.loss))
-        return one._replace(aim=aim, change=watched("changes", one.change) if one.change else None)
+        return one._replace(
+            aim=aim, change=watched("changes", one.change) if one.change else None
+        )
 
     torch.Tensor.backward = watched("backward", torch.Tensor.backward)  # type: ignore[method-assign]
-    AveragedModel.update_parameters = watched("averaging", AveragedModel.update_parameters)  # type: ignore[method-assign]
+    AveragedModel.update_parameters = watched(
+        "averaging", AveragedModel.update_parameters
+    )  # type: ignore[method-assign]
     for kind in {
         *Optimizer.__subclasses__(),
         *(deep for k in Optimizer.__subclasses__() for deep in k.__subclasses__()),
@@ -296,7 +359,9 @@ def shares(case: Case) -> dict[str, float]:
         kind.step = watched("optimiser", kind.step)  # type: ignore[method-assign]
     ours(case, watch)
     whole = time.perf_counter() - marks[0]
-    return {name: part / whole for name, part in spent.items()} | {"rest": 1 - sum(spent.values()) / whole}
+    return {name: part / whole for name, part in spent.items()} | {
+        "rest": 1 - sum(spent.values()) / whole
+    }
 
 
 def _each(losses: Iterator[Any], timed: Callable[[str], Any]) -> Iterator[Any]:
@@ -314,6 +379,14 @@ if __name__ == "__main__":
         if sys.argv[1] == "shares":
             print(json.dumps(shares(chosen)))
         else:
-            print(json.dumps({"items_per_second": {"ours": ours, "plain": plain}[sys.argv[1]](chosen)}))
+            print(
+                json.dumps(
+                    {
+                        "items_per_second": {"ours": ours, "plain": plain}[sys.argv[1]](
+                            chosen
+                        )
+                    }
+                )
+            )
     else:
         measure(sys.argv[1] if len(sys.argv) > 1 else "")

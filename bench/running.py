@@ -17,7 +17,9 @@ CLI = [sys.executable, "-m", "modelmill.cli"]
 
 def shared(name: str) -> Path | None:
     """A data set of `MODELMILL_SHARED` (../shared), or None when it is not on this machine."""
-    path = Path(os.environ.get("MODELMILL_SHARED", ROOT.parent / "shared")) / "data" / name
+    path = (
+        Path(os.environ.get("MODELMILL_SHARED", ROOT.parent / "shared")) / "data" / name
+    )
     return path if path.exists() else None
 
 
@@ -68,4 +70,6 @@ def platform() -> Iterator[Platform]:
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows]
+    )

@@ -49,7 +49,11 @@ class Modelmill(Server):
             self.platform = Platform(self.home)
         except SystemExit as error:
             log = self.home / "logs" / "gateway.log"
-            tail = " ".join(log.read_text("utf-8", "replace").split())[-200:] if log.exists() else ""
+            tail = (
+                " ".join(log.read_text("utf-8", "replace").split())[-200:]
+                if log.exists()
+                else ""
+            )
             raise RuntimeError(f"{error}: ...{tail}") from error
         self.process = self.platform.process
         self.client = Client(home=self.home)
@@ -65,7 +69,9 @@ class Modelmill(Server):
     def bring(self, network: str) -> None:
         """Import a reference network under its own name."""
         if network not in self._imported:
-            self.client.import_model(network, networks.network(network, self.cache / "networks"))
+            self.client.import_model(
+                network, networks.network(network, self.cache / "networks")
+            )
             self._imported.add(network)
 
     def deploy(self, network: str, name: str = "", **options: Any) -> dict[str, Target]:
@@ -73,16 +79,23 @@ class Modelmill(Server):
         self.bring(network)
         self.client.deploy(network, name=name or network, wait=True, **options)
         targets = self.targets(network, name or network)
-        wanted = scores(networks.network(network, self.cache / "networks"), networks.example(network))
+        wanted = scores(
+            networks.network(network, self.cache / "networks"),
+            networks.example(network),
+        )
         for target in targets.values():
             target.check(wanted)
         return targets
 
     def targets(self, network: str, name: str) -> dict[str, Target]:
         """Requests to a deployment of a reference network, by format."""
-        answer = {"cnn": "probabilities"}.get(network, "logits" if network.startswith("bert") else "scores")
+        answer = {"cnn": "probabilities"}.get(
+            network, "logits" if network.startswith("bert") else "scores"
+        )
         given = {networks.INPUTS[network][0]: networks.example(network)}, [answer]
-        return v2_targets(self, self.name, self.client.url, self.grpc, name, self.key, given)
+        return v2_targets(
+            self, self.name, self.client.url, self.grpc, name, self.key, given
+        )
 
     @property
     def grpc(self) -> str:
@@ -92,13 +105,19 @@ class Modelmill(Server):
 
     def gateways(self) -> list[psutil.Process]:
         """The gateway's processes."""
-        return [one for one in self.processes() if _title(one).startswith("modelmill: gateway")]
+        return [
+            one
+            for one in self.processes()
+            if _title(one).startswith("modelmill: gateway")
+        ]
 
     def workers(self, name: str = "") -> list[psutil.Process]:
         """The workers, of one deployment or of all."""
         wanted = f"modelmill: worker {name}".strip()
         return [
-            one for one in self.processes() if _title(one) == wanted or (not name and _title(one).startswith(wanted))
+            one
+            for one in self.processes()
+            if _title(one) == wanted or (not name and _title(one).startswith(wanted))
         ]
 
     def stop(self) -> None:
@@ -125,11 +144,18 @@ class Foreign(Server):
 
     def __init__(self, told: Any) -> None:
         super().__init__(told.url)
-        self.url, self.model, self.key, self.grpc = told.url.rstrip("/"), told.model, told.key, told.grpc
+        self.url, self.model, self.key, self.grpc = (
+            told.url.rstrip("/"),
+            told.model,
+            told.key,
+            told.grpc,
+        )
 
     def deploy(self, network: str, name: str = "", **options: Any) -> dict[str, Target]:
         """Requests for its model, made from the metadata; answers are looked at, not compared."""
-        targets = v2_targets(self, self.name, self.url, self.grpc, self.model, self.key, self._given())
+        targets = v2_targets(
+            self, self.name, self.url, self.grpc, self.model, self.key, self._given()
+        )
         for target in targets.values():
             target.ask()
         return targets
@@ -138,16 +164,22 @@ class Foreign(Server):
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         answer = httpx2.get(f"{self.url}/v2/models/{self.model}", headers=headers)
         if answer.status_code != 200:
-            raise SystemExit(f"{self.url} does not serve '{self.model}': {answer.status_code} {answer.text[:200]}")
+            raise SystemExit(
+                f"{self.url} does not serve '{self.model}': {answer.status_code} "
+                f"{answer.text[:200]}"
+            )
         document, random = answer.json(), np.random.default_rng(1)
         inputs = {}
         for one in document["inputs"]:
             if one["datatype"] not in NUMPY:
                 raise SystemExit(
-                    f"input '{one['name']}' has the datatype {one['datatype']}; one of {', '.join(NUMPY)} is wanted"
+                    f"input '{one['name']}' has the datatype {one['datatype']}; one of "
+                    f"{', '.join(NUMPY)} is wanted"
                 )
             shape = [max(int(side), 1) for side in one["shape"]]
-            inputs[one["name"]] = random.integers(0, 2, shape).astype(NUMPY[one["datatype"]])
+            inputs[one["name"]] = random.integers(0, 2, shape).astype(
+                NUMPY[one["datatype"]]
+            )
         return inputs, [one["name"] for one in document["outputs"]]
 
 
@@ -169,12 +201,16 @@ class Bench:
         """The platform; raises `RuntimeError` for a foreign server."""
         if isinstance(self.subject, Modelmill):
             return self.subject
-        raise RuntimeError("only a modelmill platform that this benchmark starts can be measured so")
+        raise RuntimeError(
+            "only a modelmill platform that this benchmark starts can be measured so"
+        )
 
     @cached_property
     def peers(self) -> Peers:
         """The peers, started when they are first asked for, and paused."""
-        peers = Peers([name for name in self.told.peers.split(",") if name], self.told.cache)
+        peers = Peers(
+            [name for name in self.told.peers.split(",") if name], self.told.cache
+        )
         peers.pause()
         return peers
 
@@ -193,12 +229,16 @@ class Bench:
 
 
 def first_answer(target: Target, patience: float) -> float:
-    """Seconds until a request is answered well; raises `RuntimeError` when none is within `patience`."""
+    """Seconds until a request is answered well; raises `RuntimeError` when none is within
+    `patience`.
+    """
     started = time.perf_counter()
     with httpx2.Client(timeout=patience) as client:
         while (passed := time.perf_counter() - started) < patience:
             try:
-                answer = client.post(target.url, content=target.body, headers=target.headers)
+                answer = client.post(
+                    target.url, content=target.body, headers=target.headers
+                )
             except httpx2.HTTPError:
                 continue
             if answer.status_code == 200:

@@ -1,7 +1,8 @@
 """Our training loop beside a plain PyTorch DataLoader loop, in one run: `python -m bench.training`.
 
-Both train the same network with the same optimiser, rate and schedule on MNIST (or made pictures of its size when
-it is not here), alternately, each run in a process of its own with the environment that its users would have.
+Both train the same network with the same optimiser, rate and schedule on MNIST (or made pictures of
+its size when it is not here), alternately, each run in a process of its own with the environment
+that its users would have.
 """
 
 import gzip
@@ -27,21 +28,35 @@ KINDS = ("ours", "plain")
 
 
 def measure() -> str:
-    """Alternate both loops over three seeds; returns a Markdown table with the ratio of their medians."""
+    """Alternate both loops over three seeds; returns a Markdown table with the ratio of their
+    medians.
+    """
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for seed in SEEDS:
         for kind in KINDS:
             found[kind].append(_in_a_process(kind, seed))
             print(kind, seed, found[kind][-1], flush=True)
-    speed = {kind: statistics.median(run["samples_per_second"] for run in runs) for kind, runs in found.items()}
-    right = {kind: [f"{100 * run['accuracy']:.2f}" for run in runs] for kind, runs in found.items()}
+    speed = {
+        kind: statistics.median(run["samples_per_second"] for run in runs)
+        for kind, runs in found.items()
+    }
+    right = {
+        kind: [f"{100 * run['accuracy']:.2f}" for run in runs]
+        for kind, runs in found.items()
+    }
     ratio = speed["ours"] / speed["plain"]
     rows = [
         ["modelmill `cnn`", f"{speed['ours']:,.0f}", " / ".join(right["ours"])],
         ["plain DataLoader loop", f"{speed['plain']:,.0f}", " / ".join(right["plain"])],
-        [f"**ratio {ratio:.2f}** (bar 2.0: {'met' if ratio >= 2 else 'MISSED'})", "", ""],
+        [
+            f"**ratio {ratio:.2f}** (bar 2.0: {'met' if ratio >= 2 else 'MISSED'})",
+            "",
+            "",
+        ],
     ]
-    return table(["loop", "samples/s, median", "test accuracy %, seeds 0 / 1 / 2"], rows)
+    return table(
+        ["loop", "samples/s, median", "test accuracy %, seeds 0 / 1 / 2"], rows
+    )
 
 
 def _in_a_process(kind: str, seed: int) -> dict[str, float]:
@@ -59,8 +74,13 @@ def pictures() -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     if folder is None:
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 10, 12_000)
-        images = (rng.integers(0, 60, (12_000, 28, 28, 1)) + 15 * labels[:, None, None, None]).astype(np.uint8)
-        return {"train": (images[:10_000], labels[:10_000]), "test": (images[10_000:], labels[10_000:])}
+        images = (
+            rng.integers(0, 60, (12_000, 28, 28, 1)) + 15 * labels[:, None, None, None]
+        ).astype(np.uint8)
+        return {
+            "train": (images[:10_000], labels[:10_000]),
+            "test": (images[10_000:], labels[10_000:]),
+        }
     sets = {}
     for split, name in (("train", "train"), ("test", "t10k")):
         images = gzip.decompress((folder / f"{name}-images-idx3-ubyte.gz").read_bytes())
@@ -86,19 +106,40 @@ def ours(seed: int) -> dict[str, float]:
     from modelmill.tasks.image_classification.recipes import cnn
     from modelmill.types import TensorSpec
 
-    data = {split: Arrays({"image": images}, {"label": labels}) for split, (images, labels) in pictures().items()}
+    data = {
+        split: Arrays({"image": images}, {"label": labels})
+        for split, (images, labels) in pictures().items()
+    }
     spec = TensorSpec(name="image", datatype="UINT8", shape=[-1, 28, 28, 1])
-    how = Preprocessing(height=28, width=28, color="grey", mean=(0.1307,), std=(0.3081,))
+    how = Preprocessing(
+        height=28, width=28, color="grey", mean=(0.1307,), std=(0.3081,)
+    )
     torch.manual_seed(seed)
-    network = cnn.network(cnn.Settings(), Signature(inputs=[spec], classes=10, preprocessing=how))
+    network = cnn.network(
+        cnn.Settings(), Signature(inputs=[spec], classes=10, preprocessing=how)
+    )
     aim = objective(task_named("image-classification"), cnn)
-    settings = msgspec.structs.replace(cnn.TRAIN, epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, seed=seed)
+    settings = msgspec.structs.replace(
+        cnn.TRAIN, epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, seed=seed
+    )
     with tempfile.TemporaryDirectory() as folder:
         events = Events(Path(folder) / "events.jsonl")
-        done = Loop(network, data["train"], data["test"], settings, aim, None, Path(folder), events, Stop()).run()
+        done = Loop(
+            network,
+            data["train"],
+            data["test"],
+            settings,
+            aim,
+            None,
+            Path(folder),
+            events,
+            Stop(),
+        ).run()
         events.close()
     return {
-        "samples_per_second": statistics.median(row["samples_per_second"] for row in done.history),
+        "samples_per_second": statistics.median(
+            row["samples_per_second"] for row in done.history
+        ),
         "accuracy": done.history[-1]["val_accuracy"],
     }
 
@@ -118,12 +159,27 @@ def plain(seed: int) -> dict[str, float]:
         x = (torch.tensor(images).permute(0, 3, 1, 2).float() / 255 - 0.1307) / 0.3081
         sets[split] = TensorDataset(x.contiguous(), torch.tensor(labels))
     network = nn.Sequential(
-        *[nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)],
-        *[nn.Flatten(), nn.Linear(1600, 64), nn.ReLU(), nn.Dropout(cnn.Settings().dropout), nn.Linear(64, 10)],
+        *[
+            nn.Conv2d(1, 32, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ],
+        *[
+            nn.Flatten(),
+            nn.Linear(1600, 64),
+            nn.ReLU(),
+            nn.Dropout(cnn.Settings().dropout),
+            nn.Linear(64, 10),
+        ],
     )
     batches = DataLoader(sets["train"], batch_size=BATCH, shuffle=True)
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule(cnn.TRAIN, EPOCHS * len(batches)))
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, schedule(cnn.TRAIN, EPOCHS * len(batches))
+    )
     loss, speeds = nn.CrossEntropyLoss(), []
     for _ in range(EPOCHS):
         network.train()
@@ -136,8 +192,14 @@ def plain(seed: int) -> dict[str, float]:
         speeds.append(len(sets["train"]) / (time.perf_counter() - started))
     network.eval()
     with torch.inference_mode():
-        right = sum(int((network(x).argmax(1) == y).sum()) for x, y in DataLoader(sets["test"], batch_size=1000))
-    return {"samples_per_second": statistics.median(speeds), "accuracy": right / len(sets["test"])}
+        right = sum(
+            int((network(x).argmax(1) == y).sum())
+            for x, y in DataLoader(sets["test"], batch_size=1000)
+        )
+    return {
+        "samples_per_second": statistics.median(speeds),
+        "accuracy": right / len(sets["test"]),
+    }
 
 
 if __name__ == "__main__":

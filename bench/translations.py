@@ -1,4 +1,6 @@
-"""A translator that is trained here from nothing, and ten sentences of it: `python -m bench.translations`."""
+"""A translator that is trained here from nothing, and ten sentences of it: `python -m
+bench.translations`.
+"""
 
 from bench import accuracy
 from bench.running import platform, shared, table

@@ -1,4 +1,6 @@
-"""Writes the reference pages from the code: `python docs/generate.py`; with `--check` only says which are old."""
+"""Writes the reference pages from the code: `python docs/generate.py`; with `--check` only says
+which are old.
+"""
 
 import ast
 import sys
@@ -27,12 +29,20 @@ Json = dict[str, Any]
 
 def page(title: str, *blocks: str) -> str:
     """A whole page: title, then blocks between empty lines."""
-    return "\n\n".join([NOTE, f"# {title}", *(block.strip() for block in blocks if block.strip())]) + "\n"
+    return (
+        "\n\n".join(
+            [NOTE, f"# {title}", *(block.strip() for block in blocks if block.strip())]
+        )
+        + "\n"
+    )
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table; empty when there are no rows."""
-    heads, rows = list(heads), [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    heads, rows = (
+        list(heads),
+        [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows],
+    )
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
 
@@ -51,10 +61,16 @@ def cli_page() -> str:
     body = text.partition("\n")[2]
     environment = (
         "## Environment\n\n"
-        "`MODELMILL_URL` and `MODELMILL_KEY` name a platform and a key; `MODELMILL_HOME` names the home whose "
-        "platform is meant when they are not set. A command exits with 0, or with 1 after one line on stderr."
+        "`MODELMILL_URL` and `MODELMILL_KEY` name a platform and a key; `MODELMILL_HOME` names "
+        "the home whose "
+        "platform is meant when they are not set. A command exits with 0, or with 1 after one "
+        "line on stderr."
     )
-    return page("The command line", body.replace("## Table of Contents", "## Contents"), environment)
+    return page(
+        "The command line",
+        body.replace("## Table of Contents", "## Contents"),
+        environment,
+    )
 
 
 # ---- the REST API
@@ -75,15 +91,35 @@ which KServe's clients read as well. How to call them is shown in [the tutorial]
 
 def api_page() -> str:
     """Prediction routes, admin routes and the shapes they speak."""
-    nothing = cast(Any, SimpleNamespace(datasets=None, registry=None, jobs=None, indexes=None, deployments=None))
+    nothing = cast(
+        Any,
+        SimpleNamespace(
+            datasets=None, registry=None, jobs=None, indexes=None, deployments=None
+        ),
+    )
     document = make_api(nothing, lambda error: STATUS[error.code]).openapi()
     groups: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            groups.setdefault(operation["tags"][0], []).append(_operation(document, path, method, operation))
-    routes = [block for tag, blocks in groups.items() for block in (f"## Admin: {tag}", *blocks)]
-    shapes = [_shape(name, schema) for name, schema in sorted(_shapes(document).items())]
-    return page("The REST API", API_INTRO, *_prediction_routes(), *routes, "## Shapes of the admin API", *shapes)
+            groups.setdefault(operation["tags"][0], []).append(
+                _operation(document, path, method, operation)
+            )
+    routes = [
+        block
+        for tag, blocks in groups.items()
+        for block in (f"## Admin: {tag}", *blocks)
+    ]
+    shapes = [
+        _shape(name, schema) for name, schema in sorted(_shapes(document).items())
+    ]
+    return page(
+        "The REST API",
+        API_INTRO,
+        *_prediction_routes(),
+        *routes,
+        "## Shapes of the admin API",
+        *shapes,
+    )
 
 
 def _prediction_routes() -> Iterator[str]:
@@ -93,7 +129,12 @@ def _prediction_routes() -> Iterator[str]:
         yield f"### `{name}`"
         yield _first_paragraph(protocol)
         rows = [
-            (route.method, code(route.pattern), "no" if route.public else "yes", _line(route.handler))
+            (
+                route.method,
+                code(route.pattern),
+                "no" if route.public else "yes",
+                _line(route.handler),
+            )
             for route in protocol.ROUTES
         ]
         yield table(("method", "path", "key", "what it does"), rows)
@@ -102,10 +143,18 @@ def _prediction_routes() -> Iterator[str]:
 def _operation(document: Json, path: str, method: str, operation: Json) -> str:
     blocks = [f"### {method.upper()} `{path}`", operation.get("description", "")]
     rows = [
-        (code(p["name"]), p["in"], _type(p["schema"]), *_need(p["required"], p["schema"]), p.get("description", ""))
+        (
+            code(p["name"]),
+            p["in"],
+            _type(p["schema"]),
+            *_need(p["required"], p["schema"]),
+            p.get("description", ""),
+        )
         for p in operation.get("parameters", [])
     ]
-    blocks.append(table(("parameter", "in", "type", "required", "default", "meaning"), rows))
+    blocks.append(
+        table(("parameter", "in", "type", "required", "default", "meaning"), rows)
+    )
     if "requestBody" in operation:
         blocks += _body(document, operation["requestBody"])
     for status, response in operation["responses"].items():
@@ -118,15 +167,25 @@ def _body(document: Json, body: Json) -> list[str]:
     name = _content(body).get("$ref", "").rpartition("/")[2]
     if not name:
         return [f"Body: a file, {' or '.join(map(code, body['content']))}"]
-    return [f"Body: [`{name}`](#{name.lower()})", _fields(document["components"]["schemas"][name])]
+    return [
+        f"Body: [`{name}`](#{name.lower()})",
+        _fields(document["components"]["schemas"][name]),
+    ]
 
 
 def _answer(response: Json) -> str:
     if "content" not in response:
         return "no body"
     schema = _content(response)
-    many, name = "items" in schema, schema.get("items", schema).get("$ref", "").rpartition("/")[2]
-    return f"{'a list of ' if many else ''}[`{name}`](#{name.lower()})" if name else "the file"
+    many, name = (
+        "items" in schema,
+        schema.get("items", schema).get("$ref", "").rpartition("/")[2],
+    )
+    return (
+        f"{'a list of ' if many else ''}[`{name}`](#{name.lower()})"
+        if name
+        else "the file"
+    )
 
 
 def _content(part: Json) -> Json:
@@ -135,7 +194,11 @@ def _content(part: Json) -> Json:
 
 def _shapes(document: Json) -> Json:
     """All but FastAPI's own errors, which this API translates."""
-    return {name: schema for name, schema in document["components"]["schemas"].items() if "Validation" not in name}
+    return {
+        name: schema
+        for name, schema in document["components"]["schemas"].items()
+        if "Validation" not in name
+    }
 
 
 def _shape(name: str, schema: Json) -> str:
@@ -145,7 +208,12 @@ def _shape(name: str, schema: Json) -> str:
 def _fields(schema: Json) -> str:
     required = schema.get("required", [])
     rows = [
-        (code(name), _type(field), *_need(name in required, field), field.get("description", ""))
+        (
+            code(name),
+            _type(field),
+            *_need(name in required, field),
+            field.get("description", ""),
+        )
         for name, field in schema["properties"].items()
     ]
     return table(("field", "type", "required", "default", "meaning"), rows)
@@ -154,7 +222,9 @@ def _fields(schema: Json) -> str:
 def _need(required: bool, schema: Json) -> tuple[str, str]:
     default = schema.get("default")
     known = not required and default is not None
-    return "yes" if required else "no", code(msgspec.json.encode(default).decode()) if known else ""
+    return "yes" if required else "no", code(
+        msgspec.json.encode(default).decode()
+    ) if known else ""
 
 
 def _type(schema: Json) -> str:
@@ -165,7 +235,11 @@ def _type(schema: Json) -> str:
     values = schema.get("additionalProperties")
     if isinstance(values, dict):
         return f"object of {_type(values)}"
-    limits = [f"{word} {schema[key]:g}" for key, word in (("minimum", "from"), ("maximum", "to")) if key in schema]
+    limits = [
+        f"{word} {schema[key]:g}"
+        for key, word in (("minimum", "from"), ("maximum", "to"))
+        if key in schema
+    ]
     return " ".join([schema.get("format") or schema.get("type", "any"), *limits])
 
 
@@ -180,26 +254,39 @@ job is queued. `modelmill recipes TASK` prints the same tables.
 
 def recipes_page() -> str:
     """Every task with its formats and recipes."""
-    return page("Tasks and recipes", RECIPES_INTRO, *(b for task in plugins.names("tasks") for b in _task(task)))
+    return page(
+        "Tasks and recipes",
+        RECIPES_INTRO,
+        *(b for task in plugins.names("tasks") for b in _task(task)),
+    )
 
 
 def _task(name: str) -> Iterator[str]:
     task = task_named(name)
     yield f"## {name}"
-    yield f"{task.SUMMARY[0].upper()}{task.SUMMARY[1:]}. Input: {kind_of(task)}. Default recipe: `{task.RECIPE}`."
+    yield (
+        f"{task.SUMMARY[0].upper()}{task.SUMMARY[1:]}. Input: {kind_of(task)}. Default recipe: "
+        f"`{task.RECIPE}`."
+    )
     yield f"### Data formats of {name}"
     yield table(("format", "what it reads", "options"), _formats(task))
     for recipe in plugins.names(plugins.recipes_of(name)):
         module = recipe_named(name, recipe)
         yield f"### {name} / {recipe}"
         yield f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}."
-        rows = [row for part in plan(module, {}).sections().values() for row in _settings_of(part)]
+        rows = [
+            row
+            for part in plan(module, {}).sections().values()
+            for row in _settings_of(part)
+        ]
         yield table(("setting", "default", "allowed", "meaning"), rows)
 
 
 def _formats(task: Any) -> Iterator[tuple[str, str, str]]:
     for name, module in fitting(task).items():
-        options = "; ".join(f"`{option}`: {meaning}" for option, meaning in module.OPTIONS.items())
+        options = "; ".join(
+            f"`{option}`: {meaning}" for option, meaning in module.OPTIONS.items()
+        )
         yield code(name), module.SUMMARY, options
 
 
@@ -207,7 +294,12 @@ def _settings_of(part: Any) -> Iterator[tuple[str, str, str, str]]:
     types = {field.name: field.type for field in msgspec.structs.fields(type(part))}
     for row in describe(part):
         default = msgspec.json.encode(row["default"]).decode().strip('"')
-        yield code(row["name"]), code(default), _allowed(types[row["name"]]), row["help"]
+        yield (
+            code(row["name"]),
+            code(default),
+            _allowed(types[row["name"]]),
+            row["help"],
+        )
 
 
 def _allowed(kind: Any) -> str:
@@ -219,8 +311,16 @@ def _allowed(kind: Any) -> str:
     if isinstance(info, msgspec.inspect.VarTupleType):
         return "numbers, with commas between them"
     words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
-    limits = [f"{word} {getattr(info, key)}" for key, word in words.items() if getattr(info, key, None) is not None]
-    name = {"IntType": "whole number", "FloatType": "number", "BoolType": "true or false"}
+    limits = [
+        f"{word} {getattr(info, key)}"
+        for key, word in words.items()
+        if getattr(info, key, None) is not None
+    ]
+    name = {
+        "IntType": "whole number",
+        "FloatType": "number",
+        "BoolType": "true or false",
+    }
     return " ".join([name.get(type(info).__name__, "text"), *limits])
 
 
@@ -241,13 +341,35 @@ The SDK speaks the [REST API](api.md). Rows are plain dictionaries; their fields
 def sdk_page() -> str:
     """`Client`: signatures and docstrings, in the order of the source."""
     sources = sorted(Path(client.__file__).parent.glob("*.py"))
-    nodes = [node for path in sources for node in ast.parse(path.read_text("utf-8")).body]
+    nodes = [
+        node for path in sources for node in ast.parse(path.read_text("utf-8")).body
+    ]
     classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
-    parts = [classes[name].body for name in ("Connection", "Client", "Texts", "Indexes")]
-    methods = [node for body in parts for node in body if isinstance(node, ast.FunctionDef)]
-    shown = [_method(node) for node in methods if node.name == "__init__" or not node.name.startswith("_")]
-    rows = [_row_type(node) for node in classes.values() if any(_name(base) == "TypedDict" for base in node.bases)]
-    return page("The Python SDK", SDK_INTRO, "## Client", getdoc(client.Client) or "", *shown, "## Rows", *rows)
+    parts = [
+        classes[name].body for name in ("Connection", "Client", "Texts", "Indexes")
+    ]
+    methods = [
+        node for body in parts for node in body if isinstance(node, ast.FunctionDef)
+    ]
+    shown = [
+        _method(node)
+        for node in methods
+        if node.name == "__init__" or not node.name.startswith("_")
+    ]
+    rows = [
+        _row_type(node)
+        for node in classes.values()
+        if any(_name(base) == "TypedDict" for base in node.bases)
+    ]
+    return page(
+        "The Python SDK",
+        SDK_INTRO,
+        "## Client",
+        getdoc(client.Client) or "",
+        *shown,
+        "## Rows",
+        *rows,
+    )
 
 
 def _method(node: ast.FunctionDef) -> str:
@@ -271,12 +393,17 @@ def _arguments(given: ast.arguments) -> Iterator[str]:
 
 
 def _argument(given: ast.arg, default: ast.expr | None) -> str:
-    return ast.unparse(given) + (f" = {ast.unparse(default)}" if default is not None else "")
+    return ast.unparse(given) + (
+        f" = {ast.unparse(default)}" if default is not None else ""
+    )
 
 
 def _row_type(node: ast.ClassDef) -> str:
     fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
-    rows = [(code(_name(field.target)), code(ast.unparse(field.annotation))) for field in fields]
+    rows = [
+        (code(_name(field.target)), code(ast.unparse(field.annotation)))
+        for field in fields
+    ]
     return f"### {node.name}\n\n{ast.get_docstring(node) or ''}\n\n{table(('field', 'type'), rows)}"
 
 
@@ -297,10 +424,20 @@ refusal that is worth repeating carries `Retry-After`, in seconds; over gRPC `gr
 def errors_page() -> str:
     """Codes with their meaning and their status over HTTP and gRPC."""
     rows = [
-        (code(name), str(STATUS[name]), str(GRPC_STATUS[name]), code(kind.__name__), _line(kind))
+        (
+            code(name),
+            str(STATUS[name]),
+            str(GRPC_STATUS[name]),
+            code(kind.__name__),
+            _line(kind),
+        )
         for name, kind in errors.BY_CODE.items()
     ]
-    return page("Errors", ERRORS_INTRO, table(("code", "HTTP", "gRPC", "Python", "meaning"), rows))
+    return page(
+        "Errors",
+        ERRORS_INTRO,
+        table(("code", "HTTP", "gRPC", "Python", "meaning"), rows),
+    )
 
 
 SETTINGS_INTRO = """
@@ -326,24 +463,37 @@ IN_WORDS = {
 def settings_page() -> str:
     """Every setting with its variable."""
     rows = list(_settings(settings.Settings, ""))
-    return page("Settings", SETTINGS_INTRO, table(("setting", "default", "variable", "meaning"), rows))
+    return page(
+        "Settings",
+        SETTINGS_INTRO,
+        table(("setting", "default", "variable", "meaning"), rows),
+    )
 
 
 def _settings(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if isinstance(field.annotation, type) and issubclass(
+            field.annotation, BaseModel
+        ):
             yield from _settings(field.annotation, f"{name}.")
             continue
         path = f"{prefix}{name}"
         variable = f"MODELMILL_{path.upper().replace('.', '__')}"
-        yield code(path), IN_WORDS.get(path) or _default(path, field.default), code(variable), field.description
+        yield (
+            code(path),
+            IN_WORDS.get(path) or _default(path, field.default),
+            code(variable),
+            field.description,
+        )
 
 
 def _default(name: str, value: Any) -> str:
     if not name.endswith("bytes"):
         return code(value) or "empty"
     step, unit = next(
-        (step, unit) for step, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if value % (1 << step) == 0
+        (step, unit)
+        for step, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB"))
+        if value % (1 << step) == 0
     )
     return f"`{value}` ({value >> step} {unit})"
 
@@ -369,7 +519,11 @@ PAGES = {
 def main(arguments: list[str]) -> int:
     """Write the pages that differ; with `--check`, name them and return 1 instead."""
     pages = {DOCS / name: make() for name, make in PAGES.items()}
-    old = [path for path, text in pages.items() if not path.exists() or path.read_text("utf-8") != text]
+    old = [
+        path
+        for path, text in pages.items()
+        if not path.exists() or path.read_text("utf-8") != text
+    ]
     for path in old:
         if "--check" in arguments:
             print(f"docs/{path.name} is out of date: run `make docs`", file=sys.stderr)

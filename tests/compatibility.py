@@ -1,4 +1,6 @@
-"""From the kit's report to docs/compatibility.md: the names of its tests in words, their outcomes as they are."""
+"""From the kit's report to docs/compatibility.md: the names of its tests in words, their outcomes
+as they are.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -114,7 +116,10 @@ def outcomes(report: Path) -> list[Outcome]:
     """The tests of a JUnit report, in their order."""
     found = []
     for case in ElementTree.parse(report).getroot().iter("testcase"):
-        module = case.get("classname", "").rpartition(".")[2] or case.get("name", "").rpartition(".")[2]
+        module = (
+            case.get("classname", "").rpartition(".")[2]
+            or case.get("name", "").rpartition(".")[2]
+        )
         state: State = "passed"
         reason = ""
         for child in case:
@@ -134,8 +139,8 @@ def words(function: str) -> str:
 def verdict(found: Sequence[Outcome]) -> str:
     """One word for the tests of a feature.
 
-    A skipped test names the variable of the kit that was not set; one that names none is of a case that can't
-    exist, such as a datatype without a JSON form, and counts for nothing.
+    A skipped test names the variable of the kit that was not set; one that names none is of a case
+    that can't exist, such as a datatype without a JSON form, and counts for nothing.
     """
     states = {outcome.state for outcome in found}
     if not found:
@@ -144,7 +149,11 @@ def verdict(found: Sequence[Outcome]) -> str:
         return "fails"
     if "passed" not in states:
         return "not offered yet"
-    return "partly" if any(o.state == "skipped" and "KIT_" in o.reason for o in found) else "yes"
+    return (
+        "partly"
+        if any(o.state == "skipped" and "KIT_" in o.reason for o in found)
+        else "yes"
+    )
 
 
 def page(found: Sequence[Outcome], versions: Mapping[str, str]) -> str:
@@ -163,11 +172,19 @@ def _table(found: Sequence[Outcome], columns: Mapping[str, str]) -> Iterable[str
     order = {feature: number for number, feature in enumerate(features)}
     cells = {
         feature: [
-            verdict([o for o in mine if o.module == module and words(o.function) == feature]) for module in columns
+            verdict(
+                [o for o in mine if o.module == module and words(o.function) == feature]
+            )
+            for module in columns
         ]
         for feature in features
     }
-    features.sort(key=lambda feature: (not {"yes", "partly", "fails"} & set(cells[feature]), order[feature]))
+    features.sort(
+        key=lambda feature: (
+            not {"yes", "partly", "fails"} & set(cells[feature]),
+            order[feature],
+        )
+    )
     yield "| | " + " | ".join(columns.values()) + " |"
     yield "| --- |" + " --- |" * len(columns)
     for feature in features:

@@ -1,4 +1,6 @@
-"""Small real things for tests: pictures, bundles, data sets, a worker's socket, a gateway to knock at."""
+"""Small real things for tests: pictures, bundles, data sets, a worker's socket, a gateway to knock
+at.
+"""
 
 import asyncio
 import io
@@ -29,7 +31,15 @@ from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
 from modelmill.tasks import _audio, _text, _units, feature_extraction
 from modelmill.tasks.base import split_by, task_named
-from modelmill.types import INT8, KeyInfo, Lineage, Manifest, Route, Snapshot, TensorSpec
+from modelmill.types import (
+    INT8,
+    KeyInfo,
+    Lineage,
+    Manifest,
+    Route,
+    Snapshot,
+    TensorSpec,
+)
 
 Answering = Callable[[list[Call]], Awaitable[list[Answer] | Batch | None]]
 
@@ -49,14 +59,27 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 def a_manifest(**changed: Any) -> Manifest:
     """A manifest of a classifier of 2x2 grey pictures."""
     lineage = Lineage(
-        dataset="spots", data_digest="0" * 64, recipe="cnn", settings={}, seed=0, code_version="0", job=1, created=""
+        dataset="spots",
+        data_digest="0" * 64,
+        recipe="cnn",
+        settings={},
+        seed=0,
+        code_version="0",
+        job=1,
+        created="",
     )
     values = {
         "task": "image-classification",
         "engine": "onnx",
         "inputs": [TensorSpec(name="image", datatype="UINT8", shape=[-1, 2, 2, 1])],
         "outputs": [TensorSpec(name="scores", datatype="FP32", shape=[-1, 2])],
-        "preprocessing": {"height": 2, "width": 2, "color": "grey", "mean": [0.5], "std": [0.5]},
+        "preprocessing": {
+            "height": 2,
+            "width": 2,
+            "color": "grey",
+            "mean": [0.5],
+            "std": [0.5],
+        },
         "labels": ["dark", "bright"],
         "lineage": lineage,
         "metrics": {"accuracy": 1.0},
@@ -90,24 +113,42 @@ def brightness_graph(gain: float = 1.0) -> Any:
         node("Concat", ["dark", "bright"], ["scores"], axis=1),
     ]
     axes = numpy_helper.from_array(np.array([1, 2], np.int64), "axes")
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 1])
+    image = helper.make_tensor_value_info(
+        "image", TensorProto.UINT8, ["batch", "height", "width", 1]
+    )
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2])
     body = helper.make_graph(
-        nodes, "brightness", [image], [scores], [axes, constant("gain", gain / 255), constant("one", 1.0)]
+        nodes,
+        "brightness",
+        [image],
+        [scores],
+        [axes, constant("gain", gain / 255), constant("one", 1.0)],
     )
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
 
 
 def identity_graph(datatype: str, *shape: int | str) -> Any:
     """y = x, of any data type of the Open Inference Protocol."""
     from onnx import TensorProto, helper
 
-    other = {"FP16": "FLOAT16", "BF16": "BFLOAT16", "FP32": "FLOAT", "FP64": "DOUBLE", "BYTES": "STRING"}
+    other = {
+        "FP16": "FLOAT16",
+        "BF16": "BFLOAT16",
+        "FP32": "FLOAT",
+        "FP64": "DOUBLE",
+        "BYTES": "STRING",
+    }
     kind = TensorProto.DataType.Value(other.get(datatype, datatype))
     axes = list(shape or ("batch", 3))
     x, y = (helper.make_tensor_value_info(name, kind, axes) for name in "xy")
-    body = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y]
+    )
+    return helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
 
 
 def picture_bundle(target: Path, gain: float = 1.0) -> Path:
@@ -140,14 +181,19 @@ def mask_bundle(target: Path) -> Path:
         node("Max", ["bright", "dark"], ["scores"]),
     ]
     values = {"axes": np.array([3]), "top": np.float32(255), "one": np.float32(1)}
-    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    constants = [
+        numpy_helper.from_array(np.asarray(value), name)
+        for name, value in values.items()
+    ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [*grey, 1])
     outputs = [
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, grey),
         helper.make_tensor_value_info("mask", TensorProto.UINT8, grey),
     ]
     body = helper.make_graph(nodes, "bright", [image], outputs, constants)
-    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
     manifest = a_manifest(
         task="image-segmentation",
@@ -156,7 +202,13 @@ def mask_bundle(target: Path) -> Path:
             TensorSpec(name="scores", datatype="FP32", shape=[-1, 4, 6]),
             TensorSpec(name="mask", datatype="UINT8", shape=[-1, 4, 6]),
         ],
-        preprocessing={"height": 4, "width": 6, "color": "grey", "mean": [0.5], "std": [0.5]},
+        preprocessing={
+            "height": 4,
+            "width": 6,
+            "color": "grey",
+            "mean": [0.5],
+            "std": [0.5],
+        },
     )
     raw = png(np.full((8, 12), 204))
     write_golden(draft, [raw], Predictor(draft, manifest).predict([raw]))
@@ -171,13 +223,19 @@ HOLES: dict[str, Any] = {
 
 
 def hole_bundle(target: Path) -> Path:
-    """A sealed bundle that fills pictures in: its answer is the mask it was given, white where pixels are missing."""
+    """A sealed bundle that fills pictures in: its answer is the mask it was given, white where
+    pixels are missing.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 4])
-    repaired = helper.make_tensor_value_info("repaired", TensorProto.FLOAT, ["batch", "height", "width", 3])
+    image = helper.make_tensor_value_info(
+        "image", TensorProto.UINT8, ["batch", "height", "width", 4]
+    )
+    repaired = helper.make_tensor_value_info(
+        "repaired", TensorProto.FLOAT, ["batch", "height", "width", 3]
+    )
     nodes = [
         helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["levels", "white"], ["values"]),
@@ -188,7 +246,9 @@ def hole_bundle(target: Path) -> Path:
         numpy_helper.from_array(np.array([3, 3, 3], np.int64), "planes"),
     ]
     body = helper.make_graph(nodes, "holes", [image], [repaired], constants)
-    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
     how = {"repair": "inpaint", "color": "rgb", "multiple": 8}
     manifest = a_manifest(task="image-to-image", **HOLES, preprocessing=how, labels=[])
@@ -229,28 +289,43 @@ def writing_bundle(target: Path, context: int = 128) -> Path:
     }
     for layer in range(2):
         for name, shape in {
-            "first.weight": (width,), "first.bias": (width,), "second.weight": (width,), "second.bias": (width,),
-            "attention.inside.weight": (3 * width, width), "attention.inside.bias": (3 * width,),
-            "attention.outside.weight": (width, width), "attention.outside.bias": (width,),
-            "body.0.weight": (4 * width, width), "body.0.bias": (4 * width,),
-            "body.2.weight": (width, 4 * width), "body.2.bias": (width,),
-        }.items():  # fmt: skip
+            "first.weight": (width,),
+            "first.bias": (width,),
+            "second.weight": (width,),
+            "second.bias": (width,),
+            "attention.inside.weight": (3 * width, width),
+            "attention.inside.bias": (3 * width,),
+            "attention.outside.weight": (width, width),
+            "attention.outside.bias": (width,),
+            "body.0.weight": (4 * width, width),
+            "body.0.bias": (4 * width,),
+            "body.2.weight": (width, 4 * width),
+            "body.2.bias": (width,),
+        }.items():
             weights[f"blocks.{layer}.{name}"] = drawn(*shape)
     weights["embedding.weight"][:3] -= 5  # what is special is never said
     (draft / INT8).mkdir()
     for folder in (draft, draft / INT8):
-        graph = decoder(weights, layers=2, heads=4, places=context, int8=folder != draft)
+        graph = decoder(
+            weights, layers=2, heads=4, places=context, int8=folder != draft
+        )
         onnx.save(graph, folder / "model.onnx")
     how = {"units": "char", "context": context, "tokens": 30}
     manifest = a_manifest(task="text-generation", **WRITING, preprocessing=how)
     for precision, folder in (("", draft), (INT8, draft / INT8)):
-        write_golden(folder, ["the mill"], Predictor(draft, manifest, precision=precision).predict(["the mill"]))
+        write_golden(
+            folder,
+            ["the mill"],
+            Predictor(draft, manifest, precision=precision).predict(["the mill"]),
+        )
     bundle.seal(draft, manifest, target)
     return target
 
 
 def vector_bundle(target: Path) -> Path:
-    """A sealed bundle whose vector is the 4 pixels of a 2x2 grey picture, 1 added to each, at length 1."""
+    """A sealed bundle whose vector is the 4 pixels of a 2x2 grey picture, 1 added to each, at
+    length 1.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     draft = target.with_name(f"{target.name}.draft")
@@ -264,14 +339,23 @@ def vector_bundle(target: Path) -> Path:
     ]
     constants = [numpy_helper.from_array(np.array([-1, 4], np.int64), "shape")]
     constants.append(numpy_helper.from_array(np.array([1], np.float32), "one"))
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 2, 2, 1])
+    image = helper.make_tensor_value_info(
+        "image", TensorProto.UINT8, ["batch", 2, 2, 1]
+    )
     vector = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 4])
     body = helper.make_graph(nodes, "pixels", [image], [vector], constants)
-    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
-    manifest = a_manifest(**vector_signature(), preprocessing={**a_manifest().preprocessing, "dimensions": 4})
+    manifest = a_manifest(
+        **vector_signature(),
+        preprocessing={**a_manifest().preprocessing, "dimensions": 4},
+    )
     inputs = [png([[0, 255], [0, 255]]), png([[9, 9], [200, 0]])]
-    write_golden(draft, inputs, [Predictor(draft, manifest).predict([raw])[0] for raw in inputs])
+    write_golden(
+        draft, inputs, [Predictor(draft, manifest).predict([raw])[0] for raw in inputs]
+    )
     bundle.seal(draft, manifest, target)
     return target
 
@@ -300,9 +384,14 @@ def text_vector_bundle(target: Path) -> Path:
         node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),
         node("LpNormalization", ["sum"], ["embedding"], axis=1, p=2),
     ]
-    constants = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1], np.int64), "axes")]
+    constants = [
+        numpy_helper.from_array(table, "table"),
+        numpy_helper.from_array(np.array([1], np.int64), "axes"),
+    ]
     body = helper.make_graph(nodes, "words", [ids], [vector], constants)
-    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
     manifest = a_manifest(
         task="feature-extraction",
@@ -317,12 +406,16 @@ def text_vector_bundle(target: Path) -> Path:
 
 
 def text_bundle(target: Path) -> Path:
-    """A sealed bundle of texts whose graph fails on ids that are not in its table of `tokens` rows."""
+    """A sealed bundle of texts whose graph fails on ids that are not in its table of `tokens`
+    rows.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
-    how = _text.prepare(["good film", "bad film"] * 3, _text.Preprocessing(max_length=4), draft)
+    how = _text.prepare(
+        ["good film", "bad film"] * 3, _text.Preprocessing(max_length=4), draft
+    )
     table = np.zeros((how.tokens, 2), np.float32)
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 4])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2])
@@ -332,9 +425,14 @@ def text_bundle(target: Path) -> Path:
         node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),
         node("Softmax", ["sum"], ["scores"], axis=1),
     ]
-    constants = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1], np.int64), "axes")]
+    constants = [
+        numpy_helper.from_array(table, "table"),
+        numpy_helper.from_array(np.array([1], np.int64), "axes"),
+    ]
     body = helper.make_graph(nodes, "table", [ids], [scores], constants)
-    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
     manifest = a_manifest(
         task="text-classification",
@@ -342,13 +440,17 @@ def text_bundle(target: Path) -> Path:
         preprocessing=msgspec.to_builtins(how),
         labels=["bad", "good"],
     )
-    write_golden(draft, ["good film"], Predictor(draft, manifest).predict(["good film"]))
+    write_golden(
+        draft, ["good film"], Predictor(draft, manifest).predict(["good film"])
+    )
     bundle.seal(draft, manifest, target)
     return target
 
 
 def picture_folder(root: Path, count: int = 40, side: int = 8) -> Path:
-    """Pictures in folders `left` and `right`, after the half that is bright; no two are the same."""
+    """Pictures in folders `left` and `right`, after the half that is bright; no two are the
+    same.
+    """
     rng = np.random.default_rng(0)
     for number in range(count):
         kind = ("left", "right")[number % 2]
@@ -362,20 +464,39 @@ def picture_folder(root: Path, count: int = 40, side: int = 8) -> Path:
 
 
 def box_folder(root: Path, count: int = 40, side: int = 64) -> Path:
-    """Pascal VOC: a `red` or a `blue` rectangle on grey noise in each picture; no two are the same."""
+    """Pascal VOC: a `red` or a `blue` rectangle on grey noise in each picture; no two are the
+    same.
+    """
     rng = np.random.default_rng(0)
     for number in range(count):
         label = ("red", "blue")[number % 2]
         pixels = rng.integers(70, 110, (side, side, 3), np.uint8)
         width, height = rng.integers(side // 4, side // 2, 2).tolist()
         left, top = rng.integers(0, side - width), rng.integers(0, side - height)
-        pixels[top : top + height, left : left + width] = (220, 40, 40) if label == "red" else (40, 40, 220)
-        voc_picture(root, f"{number}", png(pixels), (side, side), [(label, left, top, left + width, top + height)])
+        pixels[top : top + height, left : left + width] = (
+            (220, 40, 40) if label == "red" else (40, 40, 220)
+        )
+        voc_picture(
+            root,
+            f"{number}",
+            png(pixels),
+            (side, side),
+            [(label, left, top, left + width, top + height)],
+        )
     return root
 
 
-def voc_picture(root: Path, name: str, data: bytes, size: tuple[int, int], boxes: list[Any], kind: str = "png") -> None:
-    """A picture and its XML; boxes are (label, xmin, ymin, xmax, ymax) from 0, the far corner excluded."""
+def voc_picture(
+    root: Path,
+    name: str,
+    data: bytes,
+    size: tuple[int, int],
+    boxes: list[Any],
+    kind: str = "png",
+) -> None:
+    """A picture and its XML; boxes are (label, xmin, ymin, xmax, ymax) from 0, the far corner
+    excluded.
+    """
     objects = "".join(
         f"<object><name>{label}</name><bndbox><xmin>{xmin + 1}</xmin><ymin>{ymin + 1}</ymin>"
         f"<xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox></object>"
@@ -386,13 +507,18 @@ def voc_picture(root: Path, name: str, data: bytes, size: tuple[int, int], boxes
         f"<annotation><filename>{name}.{kind}</filename><size><width>{width}</width><height>{height}</height></size>"
         f"{objects}</annotation>"
     )
-    for folder, file, content in (("JPEGImages", f"{name}.{kind}", data), ("Annotations", f"{name}.xml", xml.encode())):
+    for folder, file, content in (
+        ("JPEGImages", f"{name}.{kind}", data),
+        ("Annotations", f"{name}.xml", xml.encode()),
+    ):
         (root / folder).mkdir(parents=True, exist_ok=True)
         (root / folder / file).write_bytes(content)
 
 
 def mask_folder(root: Path, count: int = 40, side: int = 24) -> Path:
-    """Bright boxes on dark ground, with masks of the classes `ground` and `shape`; no two are the same."""
+    """Bright boxes on dark ground, with masks of the classes `ground` and `shape`; no two are the
+    same.
+    """
     rng = np.random.default_rng(0)
     for place in ("images", "masks"):
         (root / place).mkdir(parents=True, exist_ok=True)
@@ -436,14 +562,22 @@ def book(root: Path, count: int = 60) -> Path:
 
 def pairs_table(root: Path, count: int = 120) -> Path:
     """Sentences of two or three colours with their translations, in one table."""
-    words = {"red": "rot", "blue": "blau", "green": "gruen", "black": "schwarz", "white": "weiss"}
+    words = {
+        "red": "rot",
+        "blue": "blau",
+        "green": "gruen",
+        "black": "schwarz",
+        "white": "weiss",
+    }
     root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     seen: dict[str, str] = {}
     while len(seen) < count:
         said = rng.choice(list(words), rng.integers(2, 4))
         seen[" ".join(said)] = " ".join(words[word] for word in said)
-    (root / "colours.txt").write_text("".join(f"{one}\t{other}\n" for one, other in seen.items()))
+    (root / "colours.txt").write_text(
+        "".join(f"{one}\t{other}\n" for one, other in seen.items())
+    )
     return root
 
 
@@ -452,35 +586,63 @@ def scored_table(root: Path, count: int = 120) -> Path:
     words = ["red", "blue", "green", "black", "white", "grey", "pink"]
     root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    rows = {" ".join(rng.choice(words, 4)): " ".join(rng.choice(words, 4)) for _ in range(count)}
-    lines = [f"{one},{other},{len({*one.split()} & {*other.split()})}" for one, other in rows.items()]
-    (root / "pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *lines]) + "\n")
+    rows = {
+        " ".join(rng.choice(words, 4)): " ".join(rng.choice(words, 4))
+        for _ in range(count)
+    }
+    lines = [
+        f"{one},{other},{len({*one.split()} & {*other.split()})}"
+        for one, other in rows.items()
+    ]
+    (root / "pairs.csv").write_text(
+        "\n".join(["sentence1,sentence2,score", *lines]) + "\n"
+    )
     return root
 
 
 def questions(root: Path, count: int = 60) -> Path:
     """SQuAD's JSON: who has which thing, in passages of three sentences."""
-    names, things = ("Ann", "Bob", "Cleo", "Dan", "Eve"), ("cup", "hat", "key", "pen", "map")
+    names, things = (
+        ("Ann", "Bob", "Cleo", "Dan", "Eve"),
+        ("cup", "hat", "key", "pen", "map"),
+    )
     rng = np.random.default_rng(0)
     paragraphs = []
     for number in range(count):
         owners, owned = rng.permutation(names)[:3], rng.permutation(things)[:3]
-        context = " ".join(f"{who} has the {what} in room {number}." for who, what in zip(owners, owned, strict=True))
+        context = " ".join(
+            f"{who} has the {what} in room {number}."
+            for who, what in zip(owners, owned, strict=True)
+        )
         place = int(rng.integers(3))
-        answer = {"text": str(owners[place]), "answer_start": context.index(owners[place])}
-        question = {"id": str(number), "question": f"Who has the {owned[place]}?", "answers": [answer]}
+        answer = {
+            "text": str(owners[place]),
+            "answer_start": context.index(owners[place]),
+        }
+        question = {
+            "id": str(number),
+            "question": f"Who has the {owned[place]}?",
+            "answers": [answer],
+        }
         paragraphs.append({"context": context, "qas": [question]})
     root.mkdir(parents=True, exist_ok=True)
-    (root / "questions.json").write_text(json.dumps({"data": [{"title": "rooms", "paragraphs": paragraphs}]}))
+    (root / "questions.json").write_text(
+        json.dumps({"data": [{"title": "rooms", "paragraphs": paragraphs}]})
+    )
     return root
 
 
 def tones(letters: str, rate: int = 8000) -> bytes:
-    """A WAV file with a tone of a tenth of a second for each letter, higher for b than for a, and pauses between."""
+    """A WAV file with a tone of a tenth of a second for each letter, higher for b than for a, and
+    pauses between.
+    """
     time = np.arange(rate // 10) / rate
     pieces = [np.zeros(rate // 20)]
     for letter in letters:
-        pieces += [0.5 * np.sin(2 * np.pi * {"a": 400, "b": 1500}[letter] * time), np.zeros(rate // 20)]
+        pieces += [
+            0.5 * np.sin(2 * np.pi * {"a": 400, "b": 1500}[letter] * time),
+            np.zeros(rate // 20),
+        ]
     return _audio.wav(np.concatenate(pieces).astype(np.float32), rate)
 
 
@@ -492,18 +654,26 @@ SPEECH: dict[str, Any] = {
 
 
 def speech_bundle(target: Path) -> Path:
-    """A sealed bundle that hears `tones`: for every 160 samples nothing, a or b, by how often they change sign."""
+    """A sealed bundle that hears `tones`: for every 160 samples nothing, a or b, by how often they
+    change sign.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
     node = helper.make_node
     time = np.arange(160) / 8000
-    waves = [wave(2 * np.pi * pitch * time) for pitch in (400, 1500) for wave in (np.cos, np.sin)]
+    waves = [
+        wave(2 * np.pi * pitch * time)
+        for pitch in (400, 1500)
+        for wave in (np.cos, np.sin)
+    ]
     constants = [
         numpy_helper.from_array(np.stack(waves).astype(np.float32)[:, None], "waves"),
         numpy_helper.from_array(np.array([1], np.int64), "one"),
-        numpy_helper.from_array(np.array([[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32).T, "sums"),
+        numpy_helper.from_array(
+            np.array([[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32).T, "sums"
+        ),
         numpy_helper.from_array(np.array([50, 0, 0], np.float32), "nothing"),
     ]
     nodes = [
@@ -515,13 +685,21 @@ def speech_bundle(target: Path) -> Path:
         node("Add", ["heard", "nothing"], ["levels"]),
         node("LogSoftmax", ["levels"], ["scores"], axis=2),
     ]
-    audio = helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["batch", "samples"])
-    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "places", 3])
+    audio = helper.make_tensor_value_info(
+        "audio", TensorProto.FLOAT, ["batch", "samples"]
+    )
+    scores = helper.make_tensor_value_info(
+        "scores", TensorProto.FLOAT, ["batch", "places", 3]
+    )
     body = helper.make_graph(nodes, "tones", [audio], [scores], constants)
-    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
     how = {"rate": 8000, "seconds": 1.0}
-    manifest = a_manifest(task="automatic-speech-recognition", **SPEECH, preprocessing=how)
+    manifest = a_manifest(
+        task="automatic-speech-recognition", **SPEECH, preprocessing=how
+    )
     raw = tones("ab")
     write_golden(draft, [raw], Predictor(draft, manifest).predict([raw]))
     bundle.seal(draft, manifest, target)
@@ -581,7 +759,9 @@ def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:
             labelled=labelled(reader, module),
             declared=labels(reader, source, {}),
             whole_classes=split_by(module) == "classes",
-            together=(lambda item: module.together(item.data)) if hasattr(module, "together") else None,
+            together=(lambda item: module.together(item.data))
+            if hasattr(module, "together")
+            else None,
         )
     assert not report.findings
     found.save(index)
@@ -624,7 +804,9 @@ class FakeWorker:
         assert self._server is not None
         self._server.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.open += 1
         self.writers.append(writer)
         try:
@@ -636,7 +818,13 @@ class FakeWorker:
                     answers = await self._answering(calls)
                     if answers is None:
                         return
-                    writer.write(frame(answers if isinstance(answers, Batch) else Batch(answers, rows=len(calls))))
+                    writer.write(
+                        frame(
+                            answers
+                            if isinstance(answers, Batch)
+                            else Batch(answers, rows=len(calls))
+                        )
+                    )
         finally:
             self.open -= 1
             writer.close()
@@ -672,7 +860,10 @@ def a_snapshot(*routes: Route, keys: Mapping[str, tuple[str, str]] = {}) -> Snap
     """Routes, and keys as `{key: (project, role)}`."""
     from modelmill.control.keys import digest_of
 
-    known = [KeyInfo(digest=digest_of(key), project=p, role=r) for key, (p, r) in keys.items()]
+    known = [
+        KeyInfo(digest=digest_of(key), project=p, role=r)
+        for key, (p, r) in keys.items()
+    ]
     return Snapshot(
         revision=(1, 1),
         routes={f"{route.project}/{route.deployment}": route for route in routes},
@@ -743,10 +934,19 @@ class Door:
         headers: Mapping[str, str | bytes] | None = None,
         key: str | None = "admin-key",
     ) -> Reply:
-        """One request; a list is a body in parts, in which a function is called when its turn comes."""
+        """One request; a list is a body in parts, in which a function is called when its turn
+        comes.
+        """
         return self.runner.run(self._ask(method, path, body, dict(headers or {}), key))
 
-    async def _ask(self, method: str, path: str, body: Any, headers: dict[str, Any], key: str | None) -> Reply:
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        headers: dict[str, Any],
+        key: str | None,
+    ) -> Reply:
         if key is not None:
             headers.setdefault("authorization", f"Bearer {key}")
         parts = list(body) if isinstance(body, list) else [body]
@@ -768,14 +968,21 @@ class Door:
             "method": method,
             "path": path,
             "headers": [
-                (name.lower().encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+                (
+                    name.lower().encode(),
+                    value if isinstance(value, bytes) else value.encode("latin-1"),
+                )
                 for name, value in headers.items()
             ],
         }
         await self.app(scope, receive, send)
         if not sent:
             return Reply(0, {}, b"")
-        return Reply(sent[0]["status"], dict(sent[0]["headers"]), b"".join(m.get("body", b"") for m in sent[1:]))
+        return Reply(
+            sent[0]["status"],
+            dict(sent[0]["headers"]),
+            b"".join(m.get("body", b"") for m in sent[1:]),
+        )
 
 
 def answering_with(folder: Path) -> Answering:
@@ -799,7 +1006,9 @@ class LiveDoor:
         import uvicorn
 
         # Named TCP, so that asyncio sends what is short at once.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket = socket.socket(
+            socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+        )
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(128)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -807,10 +1016,18 @@ class LiveDoor:
         app: Any = App(self.gateway, nobody)
         http = guarded(self.gateway.limits)
         self._server = uvicorn.Server(
-            uvicorn.Config(app, http=http, lifespan="off", log_config=None, timeout_graceful_shutdown=5)
+            uvicorn.Config(
+                app,
+                http=http,
+                lifespan="off",
+                log_config=None,
+                timeout_graceful_shutdown=5,
+            )
         )
         self._routes, self._workers = routes, list[FakeWorker]()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve()), daemon=True
+        )
         self._thread.start()
 
     async def _serve(self) -> None:
@@ -822,11 +1039,15 @@ class LiveDoor:
             await worker.stop()
             await until(lambda worker=worker: not worker.open)
 
-    def change(self, *routes: Route, keys: Mapping[str, tuple[str, str]] | None = None) -> None:
+    def change(
+        self, *routes: Route, keys: Mapping[str, tuple[str, str]] | None = None
+    ) -> None:
         """Let the gateway serve other routes, or know other keys."""
 
         async def update() -> None:
-            self.gateway.update(a_snapshot(*routes, keys=Door.KEYS if keys is None else keys))
+            self.gateway.update(
+                a_snapshot(*routes, keys=Door.KEYS if keys is None else keys)
+            )
 
         asyncio.run_coroutine_threadsafe(update(), self._loop).result(10)
 
@@ -844,6 +1065,8 @@ class LiveDoor:
 def is_gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        )
     except (FileNotFoundError, ProcessLookupError):
         return True

@@ -93,7 +93,9 @@ def test_a_damaged_manifest_is_refused_or_still_vouches_for_its_files(data):
         folder = plain_bundle(Path(place) / "sealed")
         path = folder / bundle.MANIFEST
         content = bytearray(path.read_bytes())
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
         path.write_bytes(content)
         with suppress(BundleCorrupt):
             assert bundle.open_bundle(folder).files is not None
@@ -101,12 +103,16 @@ def test_a_damaged_manifest_is_refused_or_still_vouches_for_its_files(data):
 
 def with_file(folder: Path, name: str) -> Path:
     manifest = bundle.read_manifest(folder)
-    changed = msgspec.structs.replace(manifest, files={**manifest.files, name: "0" * 64})
+    changed = msgspec.structs.replace(
+        manifest, files={**manifest.files, name: "0" * 64}
+    )
     (folder / bundle.MANIFEST).write_bytes(msgspec.json.encode(changed))
     return folder
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../outside", "link/outside"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "a/../../outside", "link/outside"]
+)
 def test_a_manifest_that_names_a_file_outside_is_refused(tmp_path, name):
     (tmp_path / "outside").write_bytes(b"secret")
     folder = plain_bundle(tmp_path / "sealed")
@@ -123,7 +129,14 @@ def test_a_manifest_with_a_name_that_can_be_no_file_is_refused(tmp_path, name):
 
 def test_a_manifest_of_something_else_is_refused(tmp_path):
     folder = plain_bundle(tmp_path / "sealed")
-    for content in (b"", b"[]", b"{}", b'{"task": 3}', b"\xff\xfe", b'{"task": "\xff"}'):
+    for content in (
+        b"",
+        b"[]",
+        b"{}",
+        b'{"task": 3}',
+        b"\xff\xfe",
+        b'{"task": "\xff"}',
+    ):
         (folder / bundle.MANIFEST).write_bytes(content)
         with pytest.raises(BundleCorrupt, match="can't be read"):
             bundle.open_bundle(folder)

@@ -33,12 +33,19 @@ def test_a_url_needs_its_scheme(home: Path) -> None:
         Client("127.0.0.1:8080", home=home)
 
 
-def test_without_a_platform_it_says_how_to_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_platform_it_says_how_to_start_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MODELMILL_URL", raising=False)
     with pytest.raises(Unavailable, match="modelmill up"):
         Client(home=tmp_path)
 
 
 def test_a_platform_that_is_gone_is_said_to_be(home: Path) -> None:
-    with Client(home=home) as client, pytest.raises(Unavailable, match=r"no platform answers at http://127\.0\.0\.1:1"):
+    with (
+        Client(home=home) as client,
+        pytest.raises(
+            Unavailable, match=r"no platform answers at http://127\.0\.0\.1:1"
+        ),
+    ):
         client.jobs()

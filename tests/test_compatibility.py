@@ -18,7 +18,9 @@ REPORT = """<testsuites><testsuite>
 
 def test_every_test_of_the_report_is_read(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(REPORT)
-    assert [(o.module, o.function, o.state) for o in outcomes(tmp_path / "report.xml")] == [
+    assert [
+        (o.module, o.function, o.state) for o in outcomes(tmp_path / "report.xml")
+    ] == [
         ("test_triton_http", "test_addsub", "passed"),
         ("test_triton_http", "test_identity", "skipped"),
         ("test_triton_http", "test_identity", "passed"),
@@ -40,7 +42,12 @@ def test_every_test_of_the_report_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_feature_is_as_good_as_its_tests(cases, says):
-    assert verdict([Outcome("test_hf", "test_x", state, reason) for state, reason in cases]) == says
+    assert (
+        verdict(
+            [Outcome("test_hf", "test_x", state, reason) for state, reason in cases]
+        )
+        == says
+    )
 
 
 def test_the_page_shows_each_client_beside_the_other(tmp_path: Path) -> None:

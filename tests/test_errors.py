@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill import errors
-from modelmill.errors import BY_CODE, InvalidInput, MillError, NotFound, StorageFull, from_code, from_os, unknown
+from modelmill.errors import (
+    BY_CODE,
+    InvalidInput,
+    MillError,
+    NotFound,
+    StorageFull,
+    from_code,
+    from_os,
+    unknown,
+)
 from modelmill.protocols.base import STATUS
 
 
@@ -24,7 +33,12 @@ def test_every_failure_has_a_code_of_its_own_and_an_http_status():
 @pytest.mark.parametrize("code", sorted(BY_CODE))
 def test_a_failure_comes_out_of_another_process_as_it_went_in(code):
     error = from_code(code, "why", retry_after=2.0)
-    assert (type(error), error.code, error.message, error.retry_after) == (BY_CODE[code], code, "why", 2.0)
+    assert (type(error), error.code, error.message, error.retry_after) == (
+        BY_CODE[code],
+        code,
+        "why",
+        2.0,
+    )
 
 
 def test_an_unknown_code_is_an_internal_failure():
@@ -54,7 +68,12 @@ def test_an_unknown_name_is_answered_with_those_that_exist(name, names, says):
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EACCES, MillError), (errno.EIO, MillError)],
+    [
+        (errno.ENOSPC, StorageFull),
+        (errno.EDQUOT, StorageFull),
+        (errno.EACCES, MillError),
+        (errno.EIO, MillError),
+    ],
 )
 def test_a_full_disk_is_told_from_other_failures_of_files(number, kind):
     error = from_os(OSError(number, "no", "/x/y"), "writing the bundle")

@@ -1,4 +1,6 @@
-"""Texts that grow beside one another: who joins, who leaves, what is told, and that company changes nothing."""
+"""Texts that grow beside one another: who joins, who leaves, what is told, and that company changes
+nothing.
+"""
 
 from collections import Counter
 
@@ -16,7 +18,9 @@ END = 10
 
 
 class Counting:
-    """An engine that says the next letter of the alphabet, and END behind the last; it checks how it is used."""
+    """An engine that says the next letter of the alphabet, and END behind the last; it checks how
+    it is used.
+    """
 
     def __init__(self, slots=3, places=100):
         self.slots, self.places = slots, places
@@ -67,7 +71,11 @@ def said(pieces, name):
 def test_a_text_goes_on_until_it_ends_itself():
     pieces = run(Generator(Counting()), text("x", "abc"))
     assert said(pieces, "x") == "defghij"
-    assert (pieces[-1].ended, pieces[-1].prompt_tokens, pieces[-1].tokens) == ("stop", 3, 8)
+    assert (pieces[-1].ended, pieces[-1].prompt_tokens, pieces[-1].tokens) == (
+        "stop",
+        3,
+        8,
+    )
 
 
 def test_it_is_cut_at_the_most_tokens_and_at_the_end_of_the_context():
@@ -79,7 +87,13 @@ def test_it_is_cut_at_the_most_tokens_and_at_the_end_of_the_context():
 
 @pytest.mark.parametrize(
     ("stop", "wanted"),
-    [(("e",), "bcd"), (("ef", "gh"), "bcd"), (("xyz", "j"), "bcdefghi"), (("bcd",), ""), (("zz",), "bcdefghij")],
+    [
+        (("e",), "bcd"),
+        (("ef", "gh"), "bcd"),
+        (("xyz", "j"), "bcdefghi"),
+        (("bcd",), ""),
+        (("zz",), "bcdefghij"),
+    ],
 )
 def test_a_stop_text_ends_it_and_is_never_told(stop, wanted):
     pieces = run(Generator(Counting()), text("x", stop=stop))
@@ -110,7 +124,13 @@ def test_a_long_prompt_is_read_in_parts_while_the_others_go_on():
     for _ in range(2):
         list(generator.tick())
     generator.add(
-        Text("long", [0] * 1000, Sampling(max_tokens=3, temperature=0.0), frozenset({END}), lambda t: LETTERS[t])
+        Text(
+            "long",
+            [0] * 1000,
+            Sampling(max_tokens=3, temperature=0.0),
+            frozenset({END}),
+            lambda t: LETTERS[t],
+        )
     )
     steps = [[piece.name for piece in generator.tick()] for _ in range(4)]
     assert steps == [["one", "two"]] * 3 + [["one", "two", "long"]]
@@ -123,7 +143,13 @@ def test_a_text_that_is_read_moves_when_another_leaves():
     generator = Generator(engine)
     generator.add(text("short", "h"))
     generator.add(
-        Text("long", [1] * 700, Sampling(max_tokens=4, temperature=0.0), frozenset({END}), lambda t: LETTERS[t])
+        Text(
+            "long",
+            [1] * 700,
+            Sampling(max_tokens=4, temperature=0.0),
+            frozenset({END}),
+            lambda t: LETTERS[t],
+        )
     )
     assert said(run(generator), "long") == "cdef"
     assert engine.kept[0][:700] == [1] * 700
@@ -167,7 +193,11 @@ def test_many_texts_leave_together():
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from(LETTERS[:9]), st.integers(1, 12), st.integers(0, 5)), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(st.sampled_from(LETTERS[:9]), st.integers(1, 12), st.integers(0, 5)),
+        min_size=1,
+        max_size=12,
+    ),
     st.integers(1, 4),
 )
 def test_no_company_and_no_order_changes_an_answer(asked, slots):
@@ -207,7 +237,10 @@ def test_less_likely_tokens_can_be_left_out():
 
 
 def test_a_seed_and_a_place_decide():
-    one, other = ([choose(LOGITS, Sampling(seed=seed), place) for place in range(50)] for seed in (1, 2))
+    one, other = (
+        [choose(LOGITS, Sampling(seed=seed), place) for place in range(50)]
+        for seed in (1, 2)
+    )
     assert one == [choose(LOGITS, Sampling(seed=1), place) for place in range(50)]
     assert one != other
 
@@ -220,18 +253,29 @@ def test_what_was_there_is_less_likely_when_repetition_is_punished():
 def test_logarithms_are_those_of_the_shares():
     own, near = logprobs(LOGITS, 2, 2)
     assert own == pytest.approx(np.log(0.15), abs=1e-5)
-    assert near == [(0, pytest.approx(np.log(0.5), abs=1e-5)), (1, pytest.approx(np.log(0.3), abs=1e-5))]
+    assert near == [
+        (0, pytest.approx(np.log(0.5), abs=1e-5)),
+        (1, pytest.approx(np.log(0.3), abs=1e-5)),
+    ]
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"temperature": -1}, "temperature"), ({"temperature": "hot"}, "temperature"), ({"top_p": 0}, "top_p"),
-        ({"top_p": 1.5}, "top_p"), ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 1.5}, "max_tokens"),
-        ({"seed": -1}, "seed"), ({"stop": ("",)}, "stop takes up to"), ({"stop": ("a",) * 9}, "stop takes up to"),
-        ({"stop": 5}, "stop"), ({"temperature": True}, "not a truth value"), ({"logprobs": 21}, "logprobs"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"seed": -1}, "seed"),
+        ({"stop": ("",)}, "stop takes up to"),
+        ({"stop": ("a",) * 9}, "stop takes up to"),
+        ({"stop": 5}, "stop"),
+        ({"temperature": True}, "not a truth value"),
+        ({"logprobs": 21}, "logprobs"),
     ],
-)  # fmt: skip
+)
 def test_what_can_not_be_asked_is_refused_by_name(given, says):
     with pytest.raises(InvalidInput, match=says):
         sampling(given, Sampling())
@@ -239,4 +283,6 @@ def test_what_can_not_be_asked_is_refused_by_name(given, says):
 
 def test_what_is_left_out_is_as_usual():
     usual = Sampling(temperature=0.3)
-    assert sampling({"temperature": None, "stop": "x"}, usual) == Sampling(temperature=0.3, stop=("x",))
+    assert sampling({"temperature": None, "stop": "x"}, usual) == Sampling(
+        temperature=0.3, stop=("x",)
+    )

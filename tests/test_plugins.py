@@ -10,7 +10,14 @@ import pytest
 from modelmill import plugins
 from modelmill.errors import NotFound, NotInstalled
 
-KINDS = ["tasks", "engines", "data.formats", "protocols", "cluster", plugins.recipes_of("image-classification")]
+KINDS = [
+    "tasks",
+    "engines",
+    "data.formats",
+    "protocols",
+    "cluster",
+    plugins.recipes_of("image-classification"),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -33,15 +40,31 @@ def test_names_are_sorted_and_written_as_people_write_them(kind):
 @pytest.mark.parametrize(
     ("kind", "name", "says"),
     [
-        ("tasks", "image-clasification", "unknown task .* did you mean 'image-classification'"),
-        ("tasks", "image_classification", "unknown task .* did you mean 'image-classification'"),
+        (
+            "tasks",
+            "image-clasification",
+            "unknown task .* did you mean 'image-classification'",
+        ),
+        (
+            "tasks",
+            "image_classification",
+            "unknown task .* did you mean 'image-classification'",
+        ),
         ("tasks", "_image", "unknown task"),
         ("tasks", "base", "unknown task"),
         ("tasks", "../errors", "unknown task"),
         ("tasks", "", "unknown task"),
         ("engines", "onyx", "unknown engine .* did you mean 'onnx'"),
-        ("data.formats", "imagefolders", "unknown format .* did you mean 'imagefolder'"),
-        (plugins.recipes_of("image-classification"), "cnm", "unknown recipe .* did you mean 'cnn'"),
+        (
+            "data.formats",
+            "imagefolders",
+            "unknown format .* did you mean 'imagefolder'",
+        ),
+        (
+            plugins.recipes_of("image-classification"),
+            "cnm",
+            "unknown recipe .* did you mean 'cnn'",
+        ),
     ],
 )
 def test_an_unknown_name_suggests_the_near_one(kind, name, says):
@@ -50,13 +73,17 @@ def test_an_unknown_name_suggests_the_near_one(kind, name, says):
 
 
 def test_a_recipe_belongs_to_its_task_under_either_spelling():
-    assert plugins.recipes_of("image-classification") == plugins.recipes_of("image_classification")
+    assert plugins.recipes_of("image-classification") == plugins.recipes_of(
+        "image_classification"
+    )
 
 
 def test_listing_imports_nothing():
     code = (
-        "import sys; from modelmill import plugins; plugins.names('tasks'); plugins.names('engines');"
-        "assert not {'onnxruntime', 'openvino', 'PIL', 'tokenizers', 'torch'} & sys.modules.keys(), sys.modules.keys()"
+        "import sys; from modelmill import plugins; plugins.names('tasks'); "
+        "plugins.names('engines');"
+        "assert not {'onnxruntime', 'openvino', 'PIL', 'tokenizers', 'torch'} & "
+        "sys.modules.keys(), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -65,11 +92,19 @@ def test_listing_imports_nothing():
     ("package", "says"),
     [
         ("a_package_that_nobody_has", "pip install a_package_that_nobody_has"),
-        ("openvino.missing_part", r"the package 'openvino'.*pip install 'modelmill\[openvino\]'"),
-        ("torch.missing_part", r"the package 'torch'.*pip install 'modelmill\[train\]'"),
+        (
+            "openvino.missing_part",
+            r"the package 'openvino'.*pip install 'modelmill\[openvino\]'",
+        ),
+        (
+            "torch.missing_part",
+            r"the package 'torch'.*pip install 'modelmill\[train\]'",
+        ),
     ],
 )
-def test_a_plugin_whose_package_is_missing_says_what_to_install(tmp_path, monkeypatch, package, says):
+def test_a_plugin_whose_package_is_missing_says_what_to_install(
+    tmp_path, monkeypatch, package, says
+):
     for name in ("openvino", "torch"):
         monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "needy.py").write_text(f"import {package}\n")
@@ -84,8 +119,13 @@ def test_a_plugin_whose_package_is_missing_says_what_to_install(tmp_path, monkey
 
 
 def test_every_extra_that_an_error_names_brings_its_package():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())[
+        "project"
+    ]
     other = {"sklearn": "scikit-learn", "faster_coco_eval": "faster-coco-eval"}
     for package, extra in plugins.EXTRAS.items():
         wanted = other.get(package, package)
-        assert any(line.startswith(f"{wanted}>=") for line in project["optional-dependencies"][extra]), package
+        assert any(
+            line.startswith(f"{wanted}>=")
+            for line in project["optional-dependencies"][extra]
+        ), package

@@ -23,7 +23,9 @@ def test_a_bundle_answers_from_bytes_to_labels(tmp_path):
     model = predictor.load(picture_bundle(tmp_path / "b"))
     answers = model.predict([png(np.full((2, 2), 51)), png(np.full((5, 3), 255))])
     assert [answer[0]["label"] for answer in answers] == ["dark", "bright"]
-    assert [answer[0]["score"] for answer in answers] == pytest.approx([0.8, 1.0], abs=1e-5)
+    assert [answer[0]["score"] for answer in answers] == pytest.approx(
+        [0.8, 1.0], abs=1e-5
+    )
 
 
 def test_a_text_bundle_loads(tmp_path):
@@ -33,7 +35,9 @@ def test_a_text_bundle_loads(tmp_path):
 
 def test_weights_that_answer_otherwise_are_refused(tmp_path):
     other = brightness_graph(gain=0.9).SerializeToString()
-    folder = reseal(picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other))
+    folder = reseal(
+        picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other)
+    )
     bundle.open_bundle(folder)
     with pytest.raises(BundleCorrupt, match="golden input 0 is answered"):
         predictor.load(folder)
@@ -41,17 +45,23 @@ def test_weights_that_answer_otherwise_are_refused(tmp_path):
 
 def test_weights_that_differ_by_rounding_are_taken(tmp_path):
     other = brightness_graph(gain=0.9999).SerializeToString()
-    folder = reseal(picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other))
+    folder = reseal(
+        picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other)
+    )
     predictor.load(folder)
 
 
 def test_a_golden_input_that_no_longer_decodes_is_refused(tmp_path):
-    folder = reseal(picture_bundle(tmp_path / "b"), lambda f: write_golden(f, [b"no picture"], [[]]))
+    folder = reseal(
+        picture_bundle(tmp_path / "b"), lambda f: write_golden(f, [b"no picture"], [[]])
+    )
     with pytest.raises(BundleCorrupt, match="golden input 0 is no longer accepted"):
         predictor.load(folder)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b'[{"input": "x"}]', b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[1]", b'[{"input": "x"}]', b"[]", b"\xff"]
+)
 def test_a_bundle_without_a_readable_golden_set_is_refused(tmp_path, content):
     def change(folder):
         (folder / "golden.json").unlink()
@@ -108,7 +118,11 @@ def test_answers_are_the_same_but_for_rounding(one, other, same):
 
 
 def test_one_batch_answers_as_many_single_ones(tmp_path):
-    model = Predictor(*(lambda folder: (folder, bundle.open_bundle(folder)))(picture_bundle(tmp_path / "b")))
+    model = Predictor(
+        *(lambda folder: (folder, bundle.open_bundle(folder)))(
+            picture_bundle(tmp_path / "b")
+        )
+    )
     pictures = [png(np.full((2, 2), value)) for value in (0, 100, 200, 255)]
     assert model.predict(pictures) == [model.predict([one])[0] for one in pictures]
 
@@ -127,7 +141,9 @@ def test_another_engine_than_the_manifest_names_can_serve_a_bundle(tmp_path):
 
 def test_the_golden_set_is_replayed_by_whatever_engine_is_chosen(tmp_path):
     other = brightness_graph(gain=0.9).SerializeToString()
-    folder = reseal(picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other))
+    folder = reseal(
+        picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other)
+    )
     try:
         with pytest.raises(BundleCorrupt, match="golden input 0 is answered"):
             predictor.load(folder, engine="openvino")
@@ -143,11 +159,16 @@ def test_a_bf16_answer_may_be_further_off_but_not_wrong(tmp_path):
         predictor.load(good, engine="openvino", precision="bf16")
     except (NotInstalled, InvalidInput) as missing:
         pytest.skip(str(missing))
-    folder = reseal(picture_bundle(tmp_path / "near"), lambda f: (f / "model.onnx").write_bytes(near))
+    folder = reseal(
+        picture_bundle(tmp_path / "near"),
+        lambda f: (f / "model.onnx").write_bytes(near),
+    )
     predictor.load(folder, engine="openvino", precision="bf16")
     with pytest.raises(BundleCorrupt):
         predictor.load(folder, engine="openvino", precision="fp32")
-    folder = reseal(picture_bundle(tmp_path / "far"), lambda f: (f / "model.onnx").write_bytes(far))
+    folder = reseal(
+        picture_bundle(tmp_path / "far"), lambda f: (f / "model.onnx").write_bytes(far)
+    )
     with pytest.raises(BundleCorrupt, match="golden input"):
         predictor.load(folder, engine="openvino", precision="bf16")
 
@@ -156,10 +177,20 @@ def test_a_bf16_answer_may_be_further_off_but_not_wrong(tmp_path):
     ("chosen", "kind", "says"),
     [
         ({"engine": "onyx"}, NotFound, "did you mean 'onnx'"),
-        ({"precision": "bf16"}, InvalidInput, "'onnx' has no precision 'bf16'; it has: fp32"),
-        ({"engine": "onnx", "precision": "int4"}, InvalidInput, "'onnx' has no precision 'int4'"),
+        (
+            {"precision": "bf16"},
+            InvalidInput,
+            "'onnx' has no precision 'bf16'; it has: fp32",
+        ),
+        (
+            {"engine": "onnx", "precision": "int4"},
+            InvalidInput,
+            "'onnx' has no precision 'int4'",
+        ),
     ],
 )
-def test_an_engine_or_a_precision_that_is_not_there_is_refused_in_words(tmp_path, chosen, kind, says):
+def test_an_engine_or_a_precision_that_is_not_there_is_refused_in_words(
+    tmp_path, chosen, kind, says
+):
     with pytest.raises(kind, match=says):
         predictor.load(picture_bundle(tmp_path / "b"), **chosen)

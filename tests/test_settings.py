@@ -69,7 +69,9 @@ def test_a_wrong_variable_is_named_in_one_line(monkeypatch, name, value, says):
     assert len(caught.value.message.splitlines()) == 1
 
 
-@pytest.mark.parametrize("content", ["port = 'many'\n", "port = \n", "limits = 5\n", "\xff"])
+@pytest.mark.parametrize(
+    "content", ["port = 'many'\n", "port = \n", "limits = 5\n", "\xff"]
+)
 def test_a_broken_file_is_said_to_be_broken(home, content):
     (home / "modelmill.toml").write_bytes(content.encode("latin-1"))
     with pytest.raises(InvalidInput):

@@ -1,4 +1,6 @@
-"""Names become paths and URLs, so they are strict; a reference is NAME, NAME:VERSION or NAME@ALIAS."""
+"""Names become paths and URLs, so they are strict; a reference is NAME, NAME:VERSION or
+NAME@ALIAS.
+"""
 
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -9,18 +11,73 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.errors import InvalidInput
-from modelmill.types import NAME, JobSpec, Manifest, Reference, check_name, parse_reference
+from modelmill.types import (
+    NAME,
+    JobSpec,
+    Manifest,
+    Reference,
+    check_name,
+    parse_reference,
+)
 from tests.making import a_manifest
 
 NAMES = st.from_regex(NAME, fullmatch=True)
 NO_NAMES = [
-    "", ".", "..", "../x", "a/b", "/a", "a\\b", "a\0", "a\n", "\n", " a", "a b", "-a", "a-", ".a", "_a", "x" * 65,
-    "né", "数字", "a٣", "a\u017f", "a:1", "a@b", "a%2f", "a?b", "a#b", "~", "$HOME", "a;b", "\ud800",
-]  # fmt: skip
+    "",
+    ".",
+    "..",
+    "../x",
+    "a/b",
+    "/a",
+    "a\\b",
+    "a\0",
+    "a\n",
+    "\n",
+    " a",
+    "a b",
+    "-a",
+    "a-",
+    ".a",
+    "_a",
+    "x" * 65,
+    "né",
+    "数字",
+    "a٣",
+    "a\u017f",
+    "a:1",
+    "a@b",
+    "a%2f",
+    "a?b",
+    "a#b",
+    "~",
+    "$HOME",
+    "a;b",
+    "\ud800",
+]
 NO_REFERENCES = [
-    "", ":", "@", ":3", "@champion", "a:", "a@", "a:0", "a:-1", "a:01", "a:1.0", "a:x", "a:³", "a:1:2", "a@b@c",
-    "a:1@b", "a@b:1", "a: 1", "a:1\n", "../a:1", "a:9999999999", "a@../b",
-]  # fmt: skip
+    "",
+    ":",
+    "@",
+    ":3",
+    "@champion",
+    "a:",
+    "a@",
+    "a:0",
+    "a:-1",
+    "a:01",
+    "a:1.0",
+    "a:x",
+    "a:³",
+    "a:1:2",
+    "a@b@c",
+    "a:1@b",
+    "a@b:1",
+    "a: 1",
+    "a:1\n",
+    "../a:1",
+    "a:9999999999",
+    "a@../b",
+]
 
 
 @pytest.mark.parametrize("name", ["a", "7", "digits", "Digits-2", "a.b_c-d", "x" * 64])
@@ -75,7 +132,9 @@ def test_a_reference_is_read_or_refused_in_words(text):
 def test_nouns_cross_processes_as_json():
     manifest = a_manifest(files={"model.onnx": "0" * 64})
     assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
-    spec = JobSpec(job=1, kind="train", folder="/x", threads=2, settings={"epochs": "3"})
+    spec = JobSpec(
+        job=1, kind="train", folder="/x", threads=2, settings={"epochs": "3"}
+    )
     assert msgspec.json.decode(msgspec.json.encode(spec), type=JobSpec) == spec
 
 

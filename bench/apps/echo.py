@@ -1,4 +1,6 @@
-"""The bare baseline: an ASGI app that reads a body and answers 40 bytes. Started by `bench.peers`, with uvicorn."""
+"""The bare baseline: an ASGI app that reads a body and answers 40 bytes. Started by `bench.peers`,
+with uvicorn.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -6,7 +8,10 @@ from typing import Any
 START = {
     "type": "http.response.start",
     "status": 200,
-    "headers": [(b"content-type", b"application/octet-stream"), (b"content-length", b"40")],
+    "headers": [
+        (b"content-type", b"application/octet-stream"),
+        (b"content-length", b"40"),
+    ],
 }
 BODY = {"type": "http.response.body", "body": bytes(40)}
 

@@ -1,4 +1,6 @@
-"""FastAPI with ONNX Runtime as most would write it: a body model, lists of numbers, one call a request."""
+"""FastAPI with ONNX Runtime as most would write it: a body model, lists of numbers, one call a
+request.
+"""
 
 import os
 
@@ -8,7 +10,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 app = FastAPI()
-session = ort.InferenceSession(os.environ["BENCH_NETWORK"], providers=["CPUExecutionProvider"])
+session = ort.InferenceSession(
+    os.environ["BENCH_NETWORK"], providers=["CPUExecutionProvider"]
+)
 name = session.get_inputs()[0].name
 
 

@@ -25,7 +25,9 @@ class Network(litserve.LitAPI):
         """Load the network in the worker."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = ort.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(
+            self.path, options, providers=["CPUExecutionProvider"]
+        )
         given = self.session.get_inputs()[0]
         self.name, self.shape = given.name, given.shape[1:]
 
@@ -52,7 +54,13 @@ class Network(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Network(sys.argv[1], max_batch_size=32, batch_timeout=0)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue="--zmq" in sys.argv)
+    server = litserve.LitServer(
+        api, accelerator="cpu", workers_per_device=1, fast_queue="--zmq" in sys.argv
+    )
     server.run(
-        host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="warning", num_api_servers=2
+        host="127.0.0.1",
+        port=int(sys.argv[2]),
+        generate_client_file=False,
+        log_level="warning",
+        num_api_servers=2,
     )

@@ -1,4 +1,6 @@
-"""The artifact store: files and folders kept by the sha256 of their content, never changed once there."""
+"""The artifact store: files and folders kept by the sha256 of their content, never changed once
+there.
+"""
 
 import hashlib
 import os
@@ -17,7 +19,9 @@ def sha256_of(path: Path) -> str:
 
 
 class Artifacts:
-    """A folder of content by digest. Adding is atomic (rename) and adding twice is the same as once."""
+    """A folder of content by digest. Adding is atomic (rename) and adding twice is the same as
+    once.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -30,7 +34,9 @@ class Artifacts:
         return place
 
     def add_file(self, path: Path, digest: str = "") -> str:
-        """Move a finished file in; returns its digest, which a caller that knows it already may give."""
+        """Move a finished file in; returns its digest, which a caller that knows it already may
+        give.
+        """
         return self._move(path, digest or sha256_of(path))
 
     def add_folder(self, folder: Path, digest: str) -> str:

@@ -1,7 +1,8 @@
 """A model on disk: a folder of files and `manifest.json`, which names every file with its sha256.
 
-A bundle is built in a draft folder; `seal` writes the manifest last and renames the folder into place, so a
-half-written bundle can't be seen. `open_bundle` verifies every file before anything reads it.
+A bundle is built in a draft folder; `seal` writes the manifest last and renames the folder into
+place, so a half-written bundle can't be seen. `open_bundle` verifies every file before anything
+reads it.
 """
 
 import os
@@ -22,10 +23,14 @@ def seal(draft: Path, manifest: Manifest, target: Path) -> str:
     Returns the bundle's digest (the sha256 of its manifest). Raises `StorageFull` or `MillError`.
     """
     try:
-        files = {str(path.relative_to(draft)): sha256_of(path) for path in _files(draft)}
+        files = {
+            str(path.relative_to(draft)): sha256_of(path) for path in _files(draft)
+        }
         complete = msgspec.structs.replace(manifest, files=files)
         with (draft / MANIFEST).open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(complete), indent=1) + b"\n")
+            file.write(
+                msgspec.json.format(msgspec.json.encode(complete), indent=1) + b"\n"
+            )
             file.flush()
             os.fsync(file.fileno())
         os.rename(draft, target)
@@ -44,13 +49,19 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     except FileNotFoundError as error:
-        raise BundleCorrupt(f"{folder} is not a bundle: it has no {MANIFEST}") from error
+        raise BundleCorrupt(
+            f"{folder} is not a bundle: it has no {MANIFEST}"
+        ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BundleCorrupt(f"the manifest of {folder} can't be read: {error}") from error
+        raise BundleCorrupt(
+            f"the manifest of {folder} can't be read: {error}"
+        ) from error
 
 
 def open_bundle(folder: Path) -> Manifest:
-    """The manifest, after every file it names was found unchanged; raises `BundleCorrupt` naming the file."""
+    """The manifest, after every file it names was found unchanged; raises `BundleCorrupt` naming
+    the file.
+    """
     manifest = read_manifest(folder)
     for name, digest in manifest.files.items():
         _verify(folder, name, digest)
@@ -61,14 +72,27 @@ def _verify(folder: Path, name: str, digest: str) -> None:
     path = folder / name
     try:
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise BundleCorrupt(f"the manifest of {folder} names a file outside the bundle: {name}")
+            raise BundleCorrupt(
+                f"the manifest of {folder} names a file outside the bundle: {name}"
+            )
         if not path.is_file():
             raise BundleCorrupt(f"{folder} lacks the file {name}")
         if sha256_of(path) != digest:
-            raise BundleCorrupt(f"{folder}: {name} was changed since it was written (sha256 differs)")
-    except (ValueError, OSError) as error:  # a name that no file can have, or a file that can't be read
-        raise BundleCorrupt(f"{folder}: {name[:80]!r} can't be read: {error}") from error
+            raise BundleCorrupt(
+                f"{folder}: {name} was changed since it was written (sha256 differs)"
+            )
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # a name that no file can have, or a file that can't be read
+        raise BundleCorrupt(
+            f"{folder}: {name[:80]!r} can't be read: {error}"
+        ) from error
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path != folder / MANIFEST
+    )

@@ -22,10 +22,17 @@ def show(settings: Settings) -> None:
             _train(client, sample)
         if not _there(client.deployment):
             client.deploy(NAME)
-        version = client.deployment(NAME)["version"]  # a user may have pinned another one
-        client.deploy(f"{client.deployment(NAME)['model']}:{version}", name=NAME, wait=True)
+        version = client.deployment(NAME)[
+            "version"
+        ]  # a user may have pinned another one
+        client.deploy(
+            f"{client.deployment(NAME)['model']}:{version}", name=NAME, wait=True
+        )
         answer = client.predict(NAME, sample)[0]["output"][0]
-    say(f"demo: {sample.name} is recognised as '{answer['label']}' (score {answer['score']:.3f}). Try it yourself:")
+    say(
+        f"demo: {sample.name} is recognised as '{answer['label']}' (score {answer['score']:.3f}). "
+        "Try it yourself:"
+    )
     say(f'  curl -H "Authorization: Bearer $(cat {settings.home}/admin.key)" \\')
     say(f"       --data-binary @{sample} {url}/models/{NAME}")
     say("Ctrl-C stops the platform; everything is still there when it starts again.")
@@ -55,13 +62,19 @@ def _train(client: Client, sample: Path) -> None:
         wait=True,
         on_event=_tell,
     )
-    say(f"demo:     test accuracy {job['metrics']['accuracy']:.4f} on {job['metrics']['items']} unseen digits")
+    say(
+        f"demo:     test accuracy {job['metrics']['accuracy']:.4f} on {job['metrics']['items']} "
+        "unseen digits"
+    )
     say("demo: 3/3 deploying it")
 
 
 def _tell(event: dict[str, Any]) -> None:
     if event["event"] == "epoch" and event["epoch"] % 5 == 0:
-        say(f"demo:     epoch {event['epoch']}/{event['epochs']}, validation accuracy {event['val_accuracy']:.4f}")
+        say(
+            f"demo:     epoch {event['epoch']}/{event['epochs']}, validation accuracy "
+            f"{event['val_accuracy']:.4f}"
+        )
 
 
 def _write_digits(folder: Path, sample: Path) -> None:
@@ -69,12 +82,16 @@ def _write_digits(folder: Path, sample: Path) -> None:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise NotInstalled("the demonstration needs scikit-learn: pip install 'modelmill[train]'") from error
+        raise NotInstalled(
+            "the demonstration needs scikit-learn: pip install 'modelmill[train]'"
+        ) from error
     import numpy as np
     from PIL import Image
 
     digits = load_digits()
-    for number, (scan, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+    for number, (scan, label) in enumerate(
+        zip(digits.images, digits.target, strict=True)
+    ):
         place = folder / str(label)
         place.mkdir(exist_ok=True)
         picture = Image.fromarray((scan * 255 / 16).astype(np.uint8))

@@ -1,7 +1,7 @@
 """Every failure of the platform, each with a code.
 
-The codes carry the meaning; `protocols` translates them to the status of its wire. Nothing here knows
-HTTP or gRPC. A message says what was wrong and what would be right, in one line.
+The codes carry the meaning; `protocols` translates them to the status of its wire. Nothing here
+knows HTTP or gRPC. A message says what was wrong and what would be right, in one line.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,17 @@ SHOWN = 80
 
 
 class MillError(Exception):
-    """A failure with a meaning. `code` is stable and part of the API; `str(error)` is one line for people."""
+    """A failure with a meaning. `code` is stable and part of the API; `str(error)` is one line for
+    people.
+    """
 
     code = "internal"
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         text = " ".join(message.split())
-        super().__init__(text.encode("utf-8", "replace").decode())  # a lone surrogate can't be sent to anyone
+        super().__init__(
+            text.encode("utf-8", "replace").decode()
+        )  # a lone surrogate can't be sent to anyone
         self.retry_after = retry_after
 
     @property
@@ -120,10 +124,24 @@ class Cancelled(MillError):
 BY_CODE: dict[str, type[MillError]] = {
     kind.code: kind
     for kind in (
-        MillError, InvalidInput, TooLarge, Unauthenticated, Forbidden, NotFound, MethodNotAllowed, Conflict,
-        Overloaded, Unavailable, Expired, StorageFull, BundleCorrupt, ModelFailed, NotInstalled, Cancelled,
+        MillError,
+        InvalidInput,
+        TooLarge,
+        Unauthenticated,
+        Forbidden,
+        NotFound,
+        MethodNotAllowed,
+        Conflict,
+        Overloaded,
+        Unavailable,
+        Expired,
+        StorageFull,
+        BundleCorrupt,
+        ModelFailed,
+        NotInstalled,
+        Cancelled,
     )
-}  # fmt: skip
+}
 
 
 def from_code(code: str, message: str, retry_after: float | None = None) -> MillError:
@@ -136,7 +154,9 @@ def unknown(what: str, name: str, names: Iterable[str]) -> NotFound:
     return NotFound(f"unknown {what} '{name[:SHOWN]}'{_near(name, names)}")
 
 
-def unknown_setting(name: str, names: Iterable[str], what: str = "setting") -> InvalidInput:
+def unknown_setting(
+    name: str, names: Iterable[str], what: str = "setting"
+) -> InvalidInput:
     """An `InvalidInput` for an option that nothing reads."""
     return InvalidInput(f"unknown {what} '{name[:SHOWN]}'{_near(name, names)}")
 
@@ -153,9 +173,15 @@ def _near(name: str, names: Iterable[str]) -> str:
 
 
 def from_os(error: OSError, doing: str) -> MillError:
-    """The failure of a file operation in words: a full disk is `StorageFull`, the rest `MillError`."""
+    """The failure of a file operation in words: a full disk is `StorageFull`, the rest
+    `MillError`.
+    """
     import errno
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(f"the disk is full: {doing} needs more room at {error.filename or 'the home'}")
-    return MillError(f"{doing} failed: {error.strerror or error} ({error.filename or 'no file'})")
+        return StorageFull(
+            f"the disk is full: {doing} needs more room at {error.filename or 'the home'}"
+        )
+    return MillError(
+        f"{doing} failed: {error.strerror or error} ({error.filename or 'no file'})"
+    )

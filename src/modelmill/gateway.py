@@ -1,4 +1,6 @@
-"""The gateway process: all protocols, the admin API and the queues, put together behind the sockets it is handed."""
+"""The gateway process: all protocols, the admin API and the queues, put together behind the sockets
+it is handed.
+"""
 
 import asyncio
 import gc
@@ -40,7 +42,9 @@ GARBAGE = 20_000
 def main(spec: bytes, report: Report) -> int:
     """Entry of the gateway process."""
     told = msgspec.json.decode(spec, type=GatewaySpec)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     settings = Settings.model_validate(told.settings)
     _allow_files(settings.limits.connections + 1024)
     uvloop.run(_serve(settings, told, report))
@@ -58,10 +62,15 @@ def _allow_files(count: int) -> None:
 async def _serve(settings: Settings, told: GatewaySpec, report: Report) -> None:
     rooms = Rooms(settings)
     door = Gateway(settings.limits, settings.gateways)
-    door.shared_memory, door.public_reflection = settings.shared_memory, settings.public_reflection
+    door.shared_memory, door.public_reflection = (
+        settings.shared_memory,
+        settings.public_reflection,
+    )
     door.tracing = Tracing.from_settings(settings)
     door.operate = operator_of(door, rooms)
-    server = _http_server(settings, App(door, _admin(door, rooms), settings.invocations))
+    server = _http_server(
+        settings, App(door, _admin(door, rooms), settings.invocations)
+    )
 
     def room_left() -> bool:
         return shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
@@ -72,8 +81,12 @@ async def _serve(settings: Settings, told: GatewaySpec, report: Report) -> None:
     await _informed(door)
     certificate, key = settings.certificate, settings.certificate_key
     tls = (certificate, key) if certificate and key else None
-    grpc_server = await v2_grpc.serve(door, socket.socket(fileno=told.grpc_descriptor), tls)
-    stopping = asyncio.create_task(_stop_grpc(grpc_server, server, settings.drain_seconds))
+    grpc_server = await v2_grpc.serve(
+        door, socket.socket(fileno=told.grpc_descriptor), tls
+    )
+    stopping = asyncio.create_task(
+        _stop_grpc(grpc_server, server, settings.drain_seconds)
+    )
     await server.serve(sockets=[socket.socket(fileno=told.descriptor)])
     await stopping
     for task in (following, watching, gossip):
@@ -84,7 +97,14 @@ async def _serve(settings: Settings, told: GatewaySpec, report: Report) -> None:
 
 def _admin(door: Gateway, rooms: Rooms) -> Any:
     upload_bytes = rooms.settings.limits.upload_bytes
-    parts = rooms.database, rooms.datasets, rooms.registry, rooms.jobs, rooms.deployments, rooms.artifacts
+    parts = (
+        rooms.database,
+        rooms.datasets,
+        rooms.registry,
+        rooms.jobs,
+        rooms.deployments,
+        rooms.artifacts,
+    )
     control = Control(*parts, upload_bytes, rooms.indexes, embedder_of(door))
     return make_api(control, lambda error: STATUS.get(error.code, 500))
 
@@ -105,7 +125,9 @@ def _http_server(settings: Settings, app: App) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-async def _stop_grpc(grpc_server: GrpcServer, server: uvicorn.Server, seconds: float) -> None:
+async def _stop_grpc(
+    grpc_server: GrpcServer, server: uvicorn.Server, seconds: float
+) -> None:
     """Let gRPC drain as soon as HTTP begins to."""
     while not server.should_exit:
         await asyncio.sleep(0.02)
@@ -113,7 +135,8 @@ async def _stop_grpc(grpc_server: GrpcServer, server: uvicorn.Server, seconds: f
 
 
 async def _informed(door: Gateway) -> None:
-    """Wait for the first routes before a connection is accepted: a gateway that replaces another refuses nobody.
+    """Wait for the first routes before a connection is accepted: a gateway that replaces another
+    refuses nobody.
 
     Not for ever: while the database is stuck, health at least is answered.
     """
@@ -127,7 +150,8 @@ async def _announce(door: Gateway, server: uvicorn.Server, report: Report) -> No
     while not (server.started and door.ready):
         await asyncio.sleep(0.01)
     gc.collect()
-    gc.freeze()  # what was imported stays: collections look at what requests leave behind, and seldom
+    # what was imported stays: collections look at what requests leave behind, and seldom
+    gc.freeze()
     gc.set_threshold(GARBAGE, 20, 100)
     report({"ready": True})
     while not server.should_exit:
@@ -136,13 +160,28 @@ async def _announce(door: Gateway, server: uvicorn.Server, report: Report) -> No
 
 
 def embedder_of(door: Gateway) -> Embed:
-    """The function by which an index asks the model that it is of, whatever name that is deployed under."""
+    """The function by which an index asks the model that it is of, whatever name that is deployed
+    under.
+    """
 
-    async def embed(caller: KeyInfo, model: str, version: int, data: bytes) -> list[float]:
-        every = (one for route in door.routes(caller).values() for one in (route, *route.others))
-        serving = [one for one in every if (one.model, one.version) == (model, version) and not one.shadow]
+    async def embed(
+        caller: KeyInfo, model: str, version: int, data: bytes
+    ) -> list[float]:
+        every = (
+            one
+            for route in door.routes(caller).values()
+            for one in (route, *route.others)
+        )
+        serving = [
+            one
+            for one in every
+            if (one.model, one.version) == (model, version) and not one.shadow
+        ]
         if not serving:
-            raise Unavailable(f"the index is of {model}:{version}, which is not deployed: deploy that version first")
+            raise Unavailable(
+                f"the index is of {model}:{version}, which is not deployed: deploy that version "
+                "first"
+            )
         route = max(serving, key=lambda one: one.ready)
         answer = await door.predict(caller, route, "index", data=data, pinned=True)
         return msgspec.json.decode(answer.data, type=list[float])
@@ -151,7 +190,9 @@ def embedder_of(door: Gateway) -> Embed:
 
 
 def operator_of(door: Gateway, rooms: Rooms) -> Operate:
-    """The function by which a gateway loads and unloads: it returns when this gateway sees it done."""
+    """The function by which a gateway loads and unloads: it returns when this gateway sees it
+    done.
+    """
 
     async def operate(caller: KeyInfo, name: str, loaded: bool) -> None:
         def write() -> None:

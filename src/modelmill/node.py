@@ -1,7 +1,8 @@
-"""The composition root: `modelmill up`. A small supervisor whose children are the gateway, workers and jobs.
+"""The composition root: `modelmill up`. A small supervisor whose children are the gateway, workers
+and jobs.
 
-It binds the port itself and hands it down, so that a taken port is found at once and a gateway that dies is
-replaced without a refused connection.
+It binds the port itself and hands it down, so that a taken port is found at once and a gateway that
+dies is replaced without a refused connection.
 """
 
 import fcntl
@@ -60,17 +61,30 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
     if (settings.certificate is None) != (settings.certificate_key is None):
         raise InvalidInput("TLS needs both settings: certificate and certificate_key")
     if settings.shared_memory and settings.gateways > 1:
-        raise InvalidInput("shared_memory works with one gateway: a region is known to the one that registered it")
-    with _lock(settings.home), _bind(settings.host, settings.port) as listener, _bind_grpc(settings) as grpc_listener:
-        shutil.rmtree(settings.home / "uploads", ignore_errors=True)  # halves of an earlier run
-        ports = {"port": listener.getsockname()[1], "grpc_port": grpc_listener.getsockname()[1]}
+        raise InvalidInput(
+            "shared_memory works with one gateway: a region is known to the one that registered it"
+        )
+    with (
+        _lock(settings.home),
+        _bind(settings.host, settings.port) as listener,
+        _bind_grpc(settings) as grpc_listener,
+    ):
+        shutil.rmtree(
+            settings.home / "uploads", ignore_errors=True
+        )  # halves of an earlier run
+        ports = {
+            "port": listener.getsockname()[1],
+            "grpc_port": grpc_listener.getsockname()[1],
+        }
         settings = settings.model_copy(update=ports)
         _log_to(settings.home / "logs" / "node.log")
         node = Node(settings, listener, grpc_listener)
         try:
             node.start()
             if demo is not None:
-                threading.Thread(target=_demonstrate, args=(demo, settings), daemon=True).start()
+                threading.Thread(
+                    target=_demonstrate, args=(demo, settings), daemon=True
+                ).start()
             node.run()
         finally:
             node.stop()
@@ -80,8 +94,14 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
 class Node:
     """The supervisor."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, grpc_listener: socket.socket) -> None:
-        self.settings, self._listener, self._grpc_listener = settings, listener, grpc_listener
+    def __init__(
+        self, settings: Settings, listener: socket.socket, grpc_listener: socket.socket
+    ) -> None:
+        self.settings, self._listener, self._grpc_listener = (
+            settings,
+            listener,
+            grpc_listener,
+        )
         self.rooms = Rooms(settings)
         self._cluster = cast(Cluster, plugins.load("cluster", "local"))
         rooms, threads = self.rooms, settings.threads
@@ -129,14 +149,25 @@ class Node:
         self._workers.tick()
         self._wait_for_gateways()
         url = address_of(self.settings)
-        (home / "grpc_address").write_text(_with_port(self.settings.host, self.settings.grpc_port) + "\n")
+        (home / "grpc_address").write_text(
+            _with_port(self.settings.host, self.settings.grpc_port) + "\n"
+        )
         (home / "address").write_text(url + "\n")
-        say(f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs, log in with any name and the key)")
-        say(f"gRPC (Open Inference Protocol v2): {_with_port(self.settings.host, self.settings.grpc_port)}")
+        say(
+            f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs, log in with any "
+            "name and the key)"
+        )
+        say(
+            "gRPC (Open Inference Protocol v2): "
+            f"{_with_port(self.settings.host, self.settings.grpc_port)}"
+        )
         say(f"admin key: {key}")
         local = ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback
         if not local and self.settings.certificate is None:
-            say("warning: others can reach this address and nothing encrypts what they send: put TLS in front of it")
+            say(
+                "warning: others can reach this address and nothing encrypts what they send: put "
+                "TLS in front of it"
+            )
 
     def run(self) -> None:
         """The control loops, until asked to stop."""
@@ -149,7 +180,9 @@ class Node:
                 looked = time.monotonic() if news else looked
                 for loop in (self._workers, self._jobs):
                     self._tick(loop, news)
-            except MillError as error:  # such as a full disk: predictions go on, the loops try again
+            except (
+                MillError
+            ) as error:  # such as a full disk: predictions go on, the loops try again
                 log.error("%s", error)
                 self._stopping.wait(1)
 
@@ -163,7 +196,9 @@ class Node:
             log.exception("a control loop failed")
 
     def stop(self) -> None:
-        """Drain and end everything: the gateway answers what it has, then the workers go, jobs keep a checkpoint."""
+        """Drain and end everything: the gateway answers what it has, then the workers go, jobs keep
+        a checkpoint.
+        """
         say("stopping: answering what was accepted ...")
         for name in ("address", "grpc_address"):
             (self.settings.home / name).unlink(missing_ok=True)
@@ -172,7 +207,10 @@ class Node:
         patience = time.monotonic() + self.settings.drain_seconds
         for gateway in self._gateways:
             gateway.terminate()
-        while any(g.exit_code() is None for g in self._gateways) and time.monotonic() < patience + 2:
+        while (
+            any(g.exit_code() is None for g in self._gateways)
+            and time.monotonic() < patience + 2
+        ):
             time.sleep(TICK_SECONDS / 5)
         for gateway in self._gateways:
             gateway.kill()
@@ -189,7 +227,9 @@ class Node:
         self._gateway_started = time.monotonic()
         descriptors = self._listener.fileno(), self._grpc_listener.fileno()
         spec = GatewaySpec(
-            settings=self.settings.model_dump(mode="json"), descriptor=descriptors[0], grpc_descriptor=descriptors[1]
+            settings=self.settings.model_dump(mode="json"),
+            descriptor=descriptors[0],
+            grpc_descriptor=descriptors[1],
         )
         return self._cluster.start(
             "modelmill.gateway:main",
@@ -203,7 +243,11 @@ class Node:
     def _wait_for_gateways(self) -> None:
         waiting = list(self._gateways)
         while waiting and not self._stopping.is_set():
-            waiting = [one for one in waiting if not any(message.get("ready") for message in one.messages())]
+            waiting = [
+                one
+                for one in waiting
+                if not any(message.get("ready") for message in one.messages())
+            ]
             if any(one.exit_code() is not None for one in waiting):
                 where = self.settings.home / "logs" / "gateway.log"
                 raise MillError(f"the gateway ended as it started; {where} says why")
@@ -218,12 +262,14 @@ class Node:
             log.error("a gateway (pid %d) ended; starting another", gateway.pid)
             gateway.kill()
             lived = time.monotonic() - self._gateway_started
-            self._again = time.monotonic() + (0.0 if lived > LOOK_SECONDS * 5 else LOOK_SECONDS)
+            self._again = time.monotonic() + (
+                0.0 if lived > LOOK_SECONDS * 5 else LOOK_SECONDS
+            )
             self._gateways[place] = self._start_gateway()
 
     def _listen(self) -> bool:
-        """What the gateways have said: how queues stand, which workers hang, what was counted, and (returned)
-        whether they have changed the database.
+        """What the gateways have said: how queues stand, which workers hang, what was counted, and
+        (returned) whether they have changed the database.
         """
         changed = False
         for news in self._ear.news():
@@ -231,9 +277,15 @@ class Node:
             self._meter.heard(news.gateway, news.series, {})
             for one in news.load:
                 signals = Signals(idle_seconds=one.idle_seconds)
-                if one.slot == "main":  # more workers of the main version help no canary and no shadow
-                    signals = Signals(one.waiting, one.oldest, one.busy, one.idle_seconds)
-                self._workers.hear(f"{news.gateway} {one.slot}", one.project, one.deployment, signals)
+                if (
+                    one.slot == "main"
+                ):  # more workers of the main version help no canary and no shadow
+                    signals = Signals(
+                        one.waiting, one.oldest, one.busy, one.idle_seconds
+                    )
+                self._workers.hear(
+                    f"{news.gateway} {one.slot}", one.project, one.deployment, signals
+                )
             for path in news.hung:
                 self._workers.end_hung(path)
         return changed
@@ -302,7 +354,8 @@ def _lock(home: Path) -> IO[str]:
         holder = file.read().strip() or "unknown"
         file.close()
         raise Conflict(
-            f"a platform already runs on {home} (pid {holder}): stop it, or name another home with --home"
+            f"a platform already runs on {home} (pid {holder}): stop it, or name another home "
+            "with --home"
         ) from error
     file.truncate(0)
     file.write(str(os.getpid()))
@@ -318,11 +371,17 @@ def _bind_grpc(settings: Settings) -> socket.socket:
 
 
 def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A listening socket; raises `Conflict` for a taken port and `InvalidInput` for an impossible address."""
+    """A listening socket; raises `Conflict` for a taken port and `InvalidInput` for an impossible
+    address.
+    """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
     except OSError as error:
-        raise InvalidInput(f"'{host}' is not an address to listen on: {error.strerror}") from error
+        raise InvalidInput(
+            f"'{host}' is not an address to listen on: {error.strerror}"
+        ) from error
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -331,11 +390,21 @@ def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == 98:
-            raise Conflict(f"port {port} of {host} is taken: choose another with {option} (0: any free one)") from error
-        raise InvalidInput(f"can't listen on {host}:{port}: {error.strerror}") from error
+            raise Conflict(
+                f"port {port} of {host} is taken: choose another with {option} (0: any free one)"
+            ) from error
+        raise InvalidInput(
+            f"can't listen on {host}:{port}: {error.strerror}"
+        ) from error
     return listener
 
 
 def _log_to(path: Path) -> None:
-    logging.basicConfig(filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # of the demonstration's client
+    logging.basicConfig(
+        filename=path,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("httpx2").setLevel(
+        logging.WARNING
+    )  # of the demonstration's client

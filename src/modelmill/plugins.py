@@ -1,8 +1,10 @@
-"""The file name is the registry: a plugin is a module in its kind's folder, or an installed package's entry point.
+"""The file name is the registry: a plugin is a module in its kind's folder, or an installed
+package's entry point.
 
-`names("tasks")` lists, `load("tasks", "image-classification")` imports: nothing is imported before it is asked
-for. Names are written with '-' by people and with '_' on disk. An installed package adds a plugin with an entry
-point in the group `modelmill.<kind>` (for a recipe: `modelmill.tasks.<task>.recipes`).
+`names("tasks")` lists, `load("tasks", "image-classification")` imports: nothing is imported before
+it is asked for. Names are written with '-' by people and with '_' on disk. An installed package
+adds a plugin with an entry point in the group `modelmill.<kind>` (for a recipe:
+`modelmill.tasks.<task>.recipes`).
 """
 
 import importlib
@@ -25,7 +27,18 @@ WORD = {
 EXTRAS = {
     "openvino": "openvino",
     "faster_coco_eval": "train",
-    **dict.fromkeys(("matplotlib", "onnx", "onnxscript", "safetensors", "sklearn", "threadpoolctl", "torch"), "train"),
+    **dict.fromkeys(
+        (
+            "matplotlib",
+            "onnx",
+            "onnxscript",
+            "safetensors",
+            "sklearn",
+            "threadpoolctl",
+            "torch",
+        ),
+        "train",
+    ),
 }
 """The extra of modelmill that brings an optional package, by the name it is imported under."""
 
@@ -39,13 +52,23 @@ def recipes_of(task: str) -> str:
 def names(kind: str) -> tuple[str, ...]:
     """All plugins of a kind, sorted, under the names people type."""
     package = _package(kind)
-    own = {module.name for module in pkgutil.iter_modules(package.__path__)} if package else set()
-    shown = {name.replace("_", "-") for name in own if not name.startswith("_") and name != "base"}
+    own = (
+        {module.name for module in pkgutil.iter_modules(package.__path__)}
+        if package
+        else set()
+    )
+    shown = {
+        name.replace("_", "-")
+        for name in own
+        if not name.startswith("_") and name != "base"
+    }
     return tuple(sorted(shown | _installed(kind).keys()))
 
 
 def load(kind: str, name: str) -> ModuleType:
-    """The plugin's module; raises `NotFound` naming those that exist, `NotInstalled` when it needs an extra."""
+    """The plugin's module; raises `NotFound` naming those that exist, `NotInstalled` when it needs
+    an extra.
+    """
     if name not in names(kind):
         raise unknown(WORD.get(kind, "recipe"), name, names(kind))
     try:
@@ -66,7 +89,10 @@ def load(kind: str, name: str) -> ModuleType:
 @cache
 def _installed(kind: str) -> dict[str, EntryPoint]:
     """What other packages add, under the names people type."""
-    return {point.name.replace("_", "-"): point for point in entry_points(group=f"modelmill.{kind}")}
+    return {
+        point.name.replace("_", "-"): point
+        for point in entry_points(group=f"modelmill.{kind}")
+    }
 
 
 @cache

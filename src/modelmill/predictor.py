@@ -1,4 +1,6 @@
-"""A loaded model, whole: decode -> stack -> run -> encode. Serving, evaluation and golden sets all go this way."""
+"""A loaded model, whole: decode -> stack -> run -> encode. Serving, evaluation and golden sets all
+go this way.
+"""
 
 import json
 from base64 import b64decode, b64encode
@@ -22,8 +24,9 @@ SLOTS = 16
 TOLERANCE = {"fp32": 2e-3, "bf16": 5e-2}
 """How far an answer may be from the recorded one, which an engine computed in fp32.
 
-bfloat16 keeps 8 bits: every layer rounds by up to 0.4 %, so the logits of a deep network move by a few hundredths,
-and a score near one half by about as much. A wrong label or wrong weights are further off.
+bfloat16 keeps 8 bits: every layer rounds by up to 0.4 %, so the logits of a deep network move by a
+few hundredths, and a score near one half by about as much. A wrong label or wrong weights are
+further off.
 """
 
 
@@ -31,7 +34,12 @@ class Predictor:
     """A bundle opened by its engine, with its task's decode and encode around it."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, threads: int = 1, engine: str = "", precision: str = ""
+        self,
+        folder: Path,
+        manifest: Manifest,
+        threads: int = 1,
+        engine: str = "",
+        precision: str = "",
     ) -> None:
         self.manifest, self.folder, self.threads = manifest, folder, threads
         self._task = task_named(manifest.task) if manifest.task else None
@@ -39,14 +47,18 @@ class Predictor:
         self._request = getattr(self._task, "request", None)
         shape = self._task.Preprocessing if self._task else dict
         preprocessing = msgspec.convert(manifest.preprocessing, shape)
-        self.context = Context(preprocessing=preprocessing, labels=manifest.labels, folder=folder)
+        self.context = Context(
+            preprocessing=preprocessing, labels=manifest.labels, folder=folder
+        )
         runtime = engine_named(engine or manifest.engine)
         self.golden = folder / INT8 if precision == INT8 else folder
         self.grows = bool(getattr(self._task, "GROWS", False))
         self.session: Any
         if self.grows:
             if not hasattr(runtime, "steps"):
-                raise InvalidInput(f"{manifest.task} runs on the engine onnx, not on {engine}")
+                raise InvalidInput(
+                    f"{manifest.task} runs on the engine onnx, not on {engine}"
+                )
             self.session = runtime.steps(folder, threads, SLOTS, precision)
         else:
             self.session = runtime.open(folder, threads, precision=precision)
@@ -54,15 +66,21 @@ class Predictor:
             name: runtime.open(folder / name, threads, precision=precision).run
             for name in getattr(self._task, "GRAPHS", ())
         }
-        self._runs: Any = {"": self.session.run, **further} if further else self.session.run
+        self._runs: Any = (
+            {"": self.session.run, **further} if further else self.session.run
+        )
         # An engine of another package may offer a precision that is not known here.
-        self.tolerance = TOLERANCE.get(precision or runtime.PRECISIONS[0], max(TOLERANCE.values()))
+        self.tolerance = TOLERANCE.get(
+            precision or runtime.PRECISIONS[0], max(TOLERANCE.values())
+        )
 
     @property
     def task(self) -> Task:
         """The task; raises `InvalidInput` for a model that has none."""
         if self._task is None:
-            raise InvalidInput("the model has no task: it takes tensors, as the Open Inference Protocol sends them")
+            raise InvalidInput(
+                "the model has no task: it takes tensors, as the Open Inference Protocol sends them"
+            )
         return self._task
 
     def asked(self, item: Item) -> Raw:
@@ -77,24 +95,48 @@ class Predictor:
         return self.task.decode(data, self.context)
 
     def run(self, items: Sequence[Arrays]) -> list[Arrays]:
-        """Decoded items through the engine, those of one shape as a batch, and apart again; raises `ModelFailed`."""
+        """Decoded items through the engine, those of one shape as a batch, and apart again; raises
+        `ModelFailed`.
+        """
         groups: dict[Any, list[int]] = {}
         for row, item in enumerate(items):
-            groups.setdefault(tuple((name, array.shape) for name, array in item.items()), []).append(row)
+            groups.setdefault(
+                tuple((name, array.shape) for name, array in item.items()), []
+            ).append(row)
         answers: dict[int, Arrays] = {}
         for rows in groups.values():
-            results = self.infer({name: np.stack([items[row][name] for row in rows]) for name in items[rows[0]]})
-            answers |= {row: {name: array[at] for name, array in results.items()} for at, row in enumerate(rows)}
+            results = self.infer(
+                {
+                    name: np.stack([items[row][name] for row in rows])
+                    for name in items[rows[0]]
+                }
+            )
+            answers |= {
+                row: {name: array[at] for name, array in results.items()}
+                for at, row in enumerate(rows)
+            }
         return [answers[row] for row in range(len(items))]
 
     def infer(self, batch: Arrays) -> Arrays:
-        """A batch through the engine, as the task wants it; its notes come back beside the outputs."""
+        """A batch through the engine, as the task wants it; its notes come back beside the
+        outputs.
+        """
         notes = {name: array for name, array in batch.items() if name.startswith(NOTE)}
-        inputs = {name: array for name, array in batch.items() if name not in notes} if notes else batch
-        outputs = self._infer(self._runs, inputs, self.context) if self._infer else self.session.run(inputs)
+        inputs = (
+            {name: array for name, array in batch.items() if name not in notes}
+            if notes
+            else batch
+        )
+        outputs = (
+            self._infer(self._runs, inputs, self.context)
+            if self._infer
+            else self.session.run(inputs)
+        )
         return {**outputs, **notes} if notes else outputs
 
-    def encode(self, arrays: Arrays, parameters: Mapping[str, Any] | None = None) -> Any:
+    def encode(
+        self, arrays: Arrays, parameters: Mapping[str, Any] | None = None
+    ) -> Any:
         """One answer as plain data."""
         return self.task.encode(arrays, self.context, parameters or {})
 
@@ -114,23 +156,29 @@ class Predictor:
 
     def _grow(self, inputs: Sequence[Raw], parameters: Mapping[str, Any]) -> list[Any]:
         """Texts beside one another, to their ends."""
-        texts = [self.begin(number, raw, parameters) for number, raw in enumerate(inputs)]
+        texts = [
+            self.begin(number, raw, parameters) for number, raw in enumerate(inputs)
+        ]
         pieces = self.pieces(texts)
         return [
             self.task.grown(text, pieces[number], parameters, self.context)  # type: ignore[attr-defined]
             for number, text in enumerate(texts)
         ]
 
-    def predict(self, inputs: Sequence[Raw], parameters: Mapping[str, Any] | None = None) -> list[Any]:
+    def predict(
+        self, inputs: Sequence[Raw], parameters: Mapping[str, Any] | None = None
+    ) -> list[Any]:
         """Raw inputs to answers, one batch."""
         if self.grows:
             return self._grow(inputs, parameters or {})
         return [
-            self.encode(arrays, parameters) for arrays in self.run([self.decode(raw, parameters) for raw in inputs])
+            self.encode(arrays, parameters)
+            for arrays in self.run([self.decode(raw, parameters) for raw in inputs])
         ]
 
     def check_golden(self) -> None:
-        """Replay the golden set, of int8 its own; raises `BundleCorrupt` when an answer differs from the recorded one.
+        """Replay the golden set, of int8 its own; raises `BundleCorrupt` when an answer differs
+        from the recorded one.
 
         A model without a task has none: its digests alone say that it is the one that was brought.
         """
@@ -141,7 +189,9 @@ class Predictor:
             try:
                 answer = self.predict([case["input"]])[0]
             except MillError as error:
-                raise BundleCorrupt(f"golden input {number} is no longer accepted: {error}") from error
+                raise BundleCorrupt(
+                    f"golden input {number} is no longer accepted: {error}"
+                ) from error
             if not same(answer, case["output"], self.tolerance):
                 raise BundleCorrupt(
                     f"golden input {number} is answered {json.dumps(answer)[:120]}, "
@@ -149,25 +199,33 @@ class Predictor:
                 )
 
 
-def load(folder: Path, threads: int = 1, engine: str = "", precision: str = "") -> Predictor:
+def load(
+    folder: Path, threads: int = 1, engine: str = "", precision: str = ""
+) -> Predictor:
     """Open a sealed bundle: digests verified, golden set replayed.
 
-    `engine` and `precision` override the manifest's engine and its default precision. Raises `BundleCorrupt`,
-    `NotFound` or `NotInstalled` for the engine, `InvalidInput` for the precision.
+    `engine` and `precision` override the manifest's engine and its default precision. Raises
+    `BundleCorrupt`, `NotFound` or `NotInstalled` for the engine, `InvalidInput` for the precision.
     """
     predictor = Predictor(folder, open_bundle(folder), threads, engine, precision)
     predictor.check_golden()
     return predictor
 
 
-def write_golden(folder: Path, inputs: Sequence[bytes | str], outputs: Sequence[Any]) -> None:
+def write_golden(
+    folder: Path, inputs: Sequence[bytes | str], outputs: Sequence[Any]
+) -> None:
     """Record raw inputs and their answers in a bundle's draft."""
     cases = [
-        {"input": raw, "output": out} if isinstance(raw, str) else {"base64": b64encode(raw).decode(), "output": out}
+        {"input": raw, "output": out}
+        if isinstance(raw, str)
+        else {"base64": b64encode(raw).decode(), "output": out}
         for raw, out in zip(inputs, outputs, strict=True)
     ]
     # A lone surrogate is read as an unknown letter, and is written as one.
-    (folder / GOLDEN).write_bytes(json.dumps(cases, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
+    (folder / GOLDEN).write_bytes(
+        json.dumps(cases, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+    )
 
 
 def read_golden(folder: Path) -> list[dict[str, Any]]:
@@ -178,32 +236,49 @@ def read_golden(folder: Path) -> list[dict[str, Any]]:
             raise BundleCorrupt(f"the golden set of {folder} is empty")
         return [
             {
-                "input": case["input"] if "input" in case else b64decode(case["base64"]),
+                "input": case["input"]
+                if "input" in case
+                else b64decode(case["base64"]),
                 "output": case["output"],
             }
             for case in cases
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleCorrupt(f"the golden set of {folder} can't be read: {error}") from error
+        raise BundleCorrupt(
+            f"the golden set of {folder} can't be read: {error}"
+        ) from error
 
 
 def alike(one: Any, other: Any, tolerance: float = TOLERANCE["fp32"]) -> bool:
-    """Whether two answers are the same but for rounding; ranked lists may swap near-equal scores."""
+    """Whether two answers are the same but for rounding; ranked lists may swap near-equal
+    scores.
+    """
     if isinstance(one, float | int) and isinstance(other, float | int):
         return abs(one - other) <= tolerance * max(1.0, abs(one), abs(other))
     if isinstance(one, list) and isinstance(other, list):
         if len(one) != len(other):
             return False
-        if all(isinstance(x, dict) and {"label", "score"} <= x.keys() for x in [*one, *other]):
+        if all(
+            isinstance(x, dict) and {"label", "score"} <= x.keys()
+            for x in [*one, *other]
+        ):
             return _alike_ranking(one, other, tolerance)
         return all(alike(a, b, tolerance) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(alike(one[key], other[key], tolerance) for key in one)
+        return one.keys() == other.keys() and all(
+            alike(one[key], other[key], tolerance) for key in one
+        )
     return bool(one == other)
 
 
 def _alike_ranking(one: list[Any], other: list[Any], tolerance: float) -> bool:
     scores = {entry["label"]: entry["score"] for entry in other}
     least = min((entry["score"] for entry in other), default=0.0)
-    ranks = all(alike(a["score"], b["score"], tolerance) for a, b in zip(one, other, strict=True))
-    return ranks and all(alike(entry["score"], scores.get(entry["label"], least), tolerance) for entry in one)
+    ranks = all(
+        alike(a["score"], b["score"], tolerance)
+        for a, b in zip(one, other, strict=True)
+    )
+    return ranks and all(
+        alike(entry["score"], scores.get(entry["label"], least), tolerance)
+        for entry in one
+    )

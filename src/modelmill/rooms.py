@@ -15,7 +15,9 @@ from modelmill.errors import Conflict
 from modelmill.settings import Settings
 
 SOCKET_PATH_LIMIT = 80
-"""Bytes of the folder's path; with a name such as `gateway-4194304.gossip` it has to fit 107 (unix(7))."""
+"""Bytes of the folder's path; with a name such as `gateway-4194304.gossip` it has to fit 107
+(unix(7)).
+"""
 
 
 class Rooms:
@@ -24,7 +26,9 @@ class Rooms:
     def __init__(self, settings: Settings) -> None:
         home = settings.home
         self.settings = settings
-        self.database = Database(settings.database or f"sqlite:///{home / 'modelmill.db'}")
+        self.database = Database(
+            settings.database or f"sqlite:///{home / 'modelmill.db'}"
+        )
         self.artifacts = Artifacts(home / "artifacts")
         self.datasets = Datasets(self.database, self.artifacts)
         self.registry = Registry(self.database, self.artifacts)
@@ -34,11 +38,16 @@ class Rooms:
 
 
 def run_folder(home: Path) -> Path:
-    """Where sockets live: in the home, or in a private folder when the home's path is too long for one."""
+    """Where sockets live: in the home, or in a private folder when the home's path is too long for
+    one.
+    """
     folder = home / "run"
     if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT:
         mark = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"modelmill-{os.getuid()}-{mark}"  # noqa: S108
+        folder = (
+            Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")  # noqa: S108
+            / f"modelmill-{os.getuid()}-{mark}"
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.lstat().st_uid != os.getuid():
         raise Conflict(f"{folder} belongs to another user")

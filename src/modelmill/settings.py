@@ -1,4 +1,5 @@
-"""One frozen tree of settings from `HOME/modelmill.toml` and `MODELMILL_*` variables, read once at start.
+"""One frozen tree of settings from `HOME/modelmill.toml` and `MODELMILL_*` variables, read once at
+start.
 
 A variable names a leaf with two underscores between levels: `MODELMILL_LIMITS__QUEUE=500`.
 """
@@ -24,29 +25,69 @@ FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 def default_home() -> Path:
     """`MODELMILL_HOME`, else `~/.modelmill`."""
-    return Path(os.environ.get("MODELMILL_HOME") or Path.home() / ".modelmill").expanduser().absolute()
+    return (
+        Path(os.environ.get("MODELMILL_HOME") or Path.home() / ".modelmill")
+        .expanduser()
+        .absolute()
+    )
 
 
 class Limits(BaseModel):
     """What a caller may ask for."""
 
     model_config = FROZEN
-    body_bytes: int = Field(default=64 << 20, ge=1024, description="largest body of a prediction")
-    upload_bytes: int = Field(default=20 << 30, ge=1024, description="largest upload of a data set")
-    queue: int = Field(default=2048, ge=1, description="calls that may wait for one deployment")
-    queue_bytes: int = Field(default=1 << 30, ge=1024, description="bytes of the calls that wait for one deployment")
-    timeout_seconds: float = Field(default=60, gt=0, description="longest time a call may take")
-    hang_seconds: float = Field(
-        default=30, gt=0, description="a worker that needs longer for one batch is replaced, its calls go to another"
+    body_bytes: int = Field(
+        default=64 << 20, ge=1024, description="largest body of a prediction"
     )
-    batch: int = Field(default=64, ge=1, description="most calls and rows in one batch, whatever the model gains")
-    header_bytes: int = Field(default=64 << 10, ge=1024, description="largest request line with its headers")
+    upload_bytes: int = Field(
+        default=20 << 30, ge=1024, description="largest upload of a data set"
+    )
+    queue: int = Field(
+        default=2048, ge=1, description="calls that may wait for one deployment"
+    )
+    queue_bytes: int = Field(
+        default=1 << 30,
+        ge=1024,
+        description="bytes of the calls that wait for one deployment",
+    )
+    timeout_seconds: float = Field(
+        default=60, gt=0, description="longest time a call may take"
+    )
+    hang_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="a worker that needs longer for one batch is replaced, its calls go to another",
+    )
+    batch: int = Field(
+        default=64,
+        ge=1,
+        description="most calls and rows in one batch, whatever the model gains",
+    )
+    header_bytes: int = Field(
+        default=64 << 10, ge=1024, description="largest request line with its headers"
+    )
     headers: int = Field(default=100, ge=8, description="most headers of a request")
-    header_seconds: float = Field(default=10, gt=0, description="longest time from the first byte to the last header")
-    body_seconds: float = Field(default=30, gt=0, description="longest pause in a body, or in reading an answer")
-    idle_seconds: float = Field(default=75, gt=0, description="how long a connection without a request stays open")
-    connections: int = Field(default=4096, ge=1, description="connections open at once; more get status 503")
-    free_bytes: int = Field(default=64 << 20, ge=0, description="room on the disk below which readiness says no")
+    header_seconds: float = Field(
+        default=10,
+        gt=0,
+        description="longest time from the first byte to the last header",
+    )
+    body_seconds: float = Field(
+        default=30, gt=0, description="longest pause in a body, or in reading an answer"
+    )
+    idle_seconds: float = Field(
+        default=75,
+        gt=0,
+        description="how long a connection without a request stays open",
+    )
+    connections: int = Field(
+        default=4096, ge=1, description="connections open at once; more get status 503"
+    )
+    free_bytes: int = Field(
+        default=64 << 20,
+        ge=0,
+        description="room on the disk below which readiness says no",
+    )
 
 
 class TracingSettings(BaseModel):
@@ -57,40 +98,75 @@ class TracingSettings(BaseModel):
         default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
         pattern=r"^(https?://[^\s/]+\S*)?$",
         validate_default=True,
-        description="URL of an OpenTelemetry collector (OTLP over HTTP, mostly port 4318); empty: no traces",
+        description="URL of an OpenTelemetry collector (OTLP over HTTP, mostly port 4318); empty: "
+        "no traces",
     )
     sample: float = Field(
-        default=1.0, ge=0, le=1, description="share of requests that are traced when the caller has not decided"
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of requests that are traced when the caller has not decided",
     )
 
 
 class Settings(BaseSettings):
     """All settings of a node."""
 
-    model_config = SettingsConfigDict(env_prefix="MODELMILL_", env_nested_delimiter="__", frozen=True, extra="forbid")
-    home: Path = Field(default_factory=default_home, description="database, artifacts, logs, admin key")
-    host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    grpc_port: int | None = Field(
-        default=None, ge=0, le=65535, description="port for gRPC; empty: the one after `port`; 0 picks a free one"
+    model_config = SettingsConfigDict(
+        env_prefix="MODELMILL_", env_nested_delimiter="__", frozen=True, extra="forbid"
     )
-    certificate: Path | None = Field(default=None, description="TLS certificate chain (PEM), for HTTP and gRPC")
-    certificate_key: Path | None = Field(default=None, description="private key of the certificate (PEM)")
-    database: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the home")
+    home: Path = Field(
+        default_factory=default_home, description="database, artifacts, logs, admin key"
+    )
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(
+        default=8080,
+        ge=0,
+        le=65535,
+        description="port to listen on; 0 picks a free one",
+    )
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="port for gRPC; empty: the one after `port`; 0 picks a free one",
+    )
+    certificate: Path | None = Field(
+        default=None, description="TLS certificate chain (PEM), for HTTP and gRPC"
+    )
+    certificate_key: Path | None = Field(
+        default=None, description="private key of the certificate (PEM)"
+    )
+    database: str = Field(
+        default="", description="SQLAlchemy URL; empty: SQLite in the home"
+    )
     threads: int = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="cores that jobs use, and workers share"
+        default_factory=lambda: len(os.sched_getaffinity(0)),
+        ge=1,
+        description="cores that jobs use, and workers share",
     )
     invocations: str = Field(
-        default="", description="deployment that SageMaker's /invocations asks; empty: the only one there is"
+        default="",
+        description="deployment that SageMaker's /invocations asks; empty: the only one there is",
     )
-    gateways: int = Field(default=1, ge=1, le=64, description="gateway processes that share the port")
+    gateways: int = Field(
+        default=1, ge=1, le=64, description="gateway processes that share the port"
+    )
     memory_bytes: int = Field(
-        default=0, ge=0, description="what all workers may hold before idle models sleep; 0: 80 % of the machine's"
+        default=0,
+        ge=0,
+        description="what all workers may hold before idle models sleep; 0: 80 % of the machine's",
     )
-    drain_seconds: float = Field(default=30, ge=0, description="longest wait for calls in flight when stopping")
-    shared_memory: bool = Field(default=False, description="tensors in shared memory for clients on this machine (v2)")
+    drain_seconds: float = Field(
+        default=30, ge=0, description="longest wait for calls in flight when stopping"
+    )
+    shared_memory: bool = Field(
+        default=False,
+        description="tensors in shared memory for clients on this machine (v2)",
+    )
     public_reflection: bool = Field(
-        default=False, description="gRPC reflection without a key: it shows message types, nothing of models"
+        default=False,
+        description="gRPC reflection without a key: it shows message types, nothing of models",
     )
     limits: Limits = Limits()
     tracing: TracingSettings = Field(default_factory=TracingSettings)
@@ -105,18 +181,28 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over variables, variables over the file."""
-        home = Path(getattr(init_settings, "init_kwargs", {}).get("home") or default_home())
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home / "modelmill.toml")
+        home = Path(
+            getattr(init_settings, "init_kwargs", {}).get("home") or default_home()
+        )
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, home / "modelmill.toml"),
+        )
 
 
 def read_settings(**given: Any) -> Settings:
     """The settings of this process; raises `InvalidInput` naming the wrong one."""
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(
+            **{name: value for name, value in given.items() if value is not None}
+        )
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"modelmill.toml can't be read: {error}") from error
     except SettingsError as error:
         raise InvalidInput(f"a MODELMILL_ variable can't be read: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidInput(f"setting {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+        raise InvalidInput(
+            f"setting {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+        ) from error

@@ -6,7 +6,13 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 from rich.table import Table
 
@@ -18,10 +24,15 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Rows under column heads; columns that are empty throughout are left out."""
     if not rows:
         return _console.print("none yet")
-    shown = [column for column in columns if any(_cell(row.get(column)) for row in rows)]
+    shown = [
+        column for column in columns if any(_cell(row.get(column)) for row in rows)
+    ]
     sheet = Table(box=None, header_style="bold", pad_edge=False)
     for column in shown:
-        sheet.add_column(column.replace("_", " "), no_wrap=column in ("job", "kind", "state", "version", "figure"))
+        sheet.add_column(
+            column.replace("_", " "),
+            no_wrap=column in ("job", "kind", "state", "version", "figure"),
+        )
     for row in rows:
         sheet.add_row(*[escape(_cell(row.get(column))) for column in shown])
     return _console.print(sheet)
@@ -41,7 +52,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     text = str(value)
-    return text[:19].replace("T", " ") if len(text) > 25 and text[4:5] == "-" and text[10:11] == "T" else text
+    return (
+        text[:19].replace("T", " ")
+        if len(text) > 25 and text[4:5] == "-" and text[10:11] == "T"
+        else text
+    )
 
 
 def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
@@ -63,15 +78,21 @@ def dataset(row: Mapping[str, Any]) -> None:
             "task": row["task"],
             "format": row["format"],
             "items": row["items"],
-            "splits": " ".join(f"{name}:{count}" for name, count in row["splits"].items()),
-            f"{len(classes)} classes": " ".join(f"{name}:{n}" for name, n in most.items())
+            "splits": " ".join(
+                f"{name}:{count}" for name, count in row["splits"].items()
+            ),
+            f"{len(classes)} classes": " ".join(
+                f"{name}:{n}" for name, n in most.items()
+            )
             + (" ..." if len(classes) > len(most) else ""),
             "sha256": row["digest"],
         },
     )
     for finding in row["findings"]:
         color = "red" if finding["severity"] == "dropped" else "yellow"
-        _console.print(f"  [{color}]{finding['severity']}[/{color}] {escape(finding['message'])}")
+        _console.print(
+            f"  [{color}]{finding['severity']}[/{color}] {escape(finding['message'])}"
+        )
         for example in finding["examples"]:
             _console.print(f"    {escape(example)}", style="dim")
     if not row["findings"]:
@@ -80,7 +101,9 @@ def dataset(row: Mapping[str, Any]) -> None:
 
 def _figure(metrics: Mapping[str, Any]) -> str:
     """The first figure of an evaluation, by which a task sums it up."""
-    named = ((name, value) for name, value in metrics.items() if isinstance(value, float))
+    named = (
+        (name, value) for name, value in metrics.items() if isinstance(value, float)
+    )
     return next((f"{name} {value:.4f}" for name, value in named), "")
 
 
@@ -89,7 +112,10 @@ def job(row: Mapping[str, Any]) -> None:
     made = f"{row['model']}:{row['version']}" if row["version"] else row["model"]
     keys = ("kind", "task", "recipe", "dataset", "error", "created", "started", "ended")
     seconds = row["result"].get("seconds")
-    _pairs(f"job {row['job']}: {row['state']}", {"model": made, **{k: row[k] for k in keys}, "seconds": seconds})
+    _pairs(
+        f"job {row['job']}: {row['state']}",
+        {"model": made, **{k: row[k] for k in keys}, "seconds": seconds},
+    )
     metrics(row["metrics"])
 
 
@@ -98,20 +124,42 @@ def jobs(rows: Sequence[Mapping[str, Any]]) -> None:
     short = [
         {
             **row,
-            "model": f"{row['model']}:{row['version']}" if row["version"] else row["model"],
+            "model": f"{row['model']}:{row['version']}"
+            if row["version"]
+            else row["model"],
             "figure": _figure(row["metrics"]),
             "started": (row["started"] or "")[5:16].replace("T", " "),
         }
         for row in rows
     ]
-    table(short, ("job", "kind", "state", "model", "recipe", "dataset", "figure", "started", "error"))
+    table(
+        short,
+        (
+            "job",
+            "kind",
+            "state",
+            "model",
+            "recipe",
+            "dataset",
+            "figure",
+            "started",
+            "error",
+        ),
+    )
 
 
 def metrics(values: Mapping[str, Any]) -> None:
     """Numbers, then texts to read, then a table of classes."""
     if not values:
         return
-    _pairs("metrics", {key: value for key, value in values.items() if not isinstance(value, dict | list)})
+    _pairs(
+        "metrics",
+        {
+            key: value
+            for key, value in values.items()
+            if not isinstance(value, dict | list)
+        },
+    )
     if samples := values.get("samples"):
         table(samples, list(samples[0]))
     per_class = values.get("per_class", {})
@@ -128,13 +176,23 @@ def version(row: Mapping[str, Any], url: str) -> None:
         {
             "task": row["task"] or "none: tensors in, tensors out",
             "aliases": row["aliases"],
-            "inputs": [f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in row["inputs"]],
-            "outputs": [f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in row["outputs"]],
-            "labels": ", ".join(row["labels"][:20]) + (" ..." if len(row["labels"]) > 20 else ""),
+            "inputs": [
+                f"{spec['name']} {spec['datatype']} {spec['shape']}"
+                for spec in row["inputs"]
+            ],
+            "outputs": [
+                f"{spec['name']} {spec['datatype']} {spec['shape']}"
+                for spec in row["outputs"]
+            ],
+            "labels": ", ".join(row["labels"][:20])
+            + (" ..." if len(row["labels"]) > 20 else ""),
             "trained": f"by {lineage['recipe']} on {lineage['dataset']}, job {lineage['job']}"
             if lineage["recipe"]
             else "",
-            "started from": [f"{one['name']} ({one['task']} on {one['dataset']})" for one in lineage.get("chain", [])],
+            "started from": [
+                f"{one['name']} ({one['task']} on {one['dataset']})"
+                for one in lineage.get("chain", [])
+            ],
             "files": list(row["files"]),
             "model card": f"{url}/api/v1/models/{row['name']}:{row['version']}/files/README.md"
             if "README.md" in row["files"]
@@ -156,13 +214,28 @@ def deployments(rows: Sequence[Mapping[str, Any]]) -> None:
         }
         for row in rows
     ]
-    table(shown, ("name", "model", "version", "serving", "beside", "state", "workers", "MB", "error", "note"))
+    table(
+        shown,
+        (
+            "name",
+            "model",
+            "version",
+            "serving",
+            "beside",
+            "state",
+            "workers",
+            "MB",
+            "error",
+            "note",
+        ),
+    )
 
 
 def _beside(row: Mapping[str, Any]) -> str:
     """Canaries and shadows, in words."""
     return ", ".join(
-        f"{one['model']}:{one['version']} " + ("shadow" if one["shadow"] else f"canary {one['weight']:.0%}")
+        f"{one['model']}:{one['version']} "
+        + ("shadow" if one["shadow"] else f"canary {one['weight']:.0%}")
         for one in row["variants"]
     )
 
@@ -195,7 +268,11 @@ PICTURE = ("input", "picture")
 def _named(picture: str) -> str:
     """The name of its file, or how large it is."""
     is_file = picture.endswith(".png")
-    return picture if is_file else f"{len(picture) * 3 // 4} bytes of PNG (--out FOLDER keeps pictures as files)"
+    return (
+        picture
+        if is_file
+        else f"{len(picture) * 3 // 4} bytes of PNG (--out FOLDER keeps pictures as files)"
+    )
 
 
 def index(row: Mapping[str, Any]) -> None:
@@ -207,32 +284,59 @@ def index(row: Mapping[str, Any]) -> None:
             "model": f"{row['model']}:{row['version']}",
             "dimensions": row["dimensions"],
             "items": str(row["items"]),
-            f"{len(labels)} labels": " ".join(f"{name}:{count}" for name, count in list(labels.items())[:12]),
+            f"{len(labels)} labels": " ".join(
+                f"{name}:{count}" for name, count in list(labels.items())[:12]
+            ),
         },
     )
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
     """Inputs with their best answers, or the files of pictures that were answered."""
-    if any(isinstance(row["output"], dict) and row["output"].keys() & {"image", "file"} for row in rows):
+    if any(
+        isinstance(row["output"], dict) and row["output"].keys() & {"image", "file"}
+        for row in rows
+    ):
         untold = "a picture: name a folder with --out to keep it"
         table(
-            [{"input": row["input"], "answer": row["output"].get("file", untold)} for row in rows], ("input", "answer")
+            [
+                {"input": row["input"], "answer": row["output"].get("file", untold)}
+                for row in rows
+            ],
+            ("input", "answer"),
         )
         return
     if all(isinstance(row["output"], dict) and "text" in row["output"] for row in rows):
         said = [part for row in rows for part in _said(row["input"], row["output"])]
-        table(said, ("input", "text") if "from" not in said[0] else ("input", "from", "to", "text"))
+        table(
+            said,
+            ("input", "text")
+            if "from" not in said[0]
+            else ("input", "from", "to", "text"),
+        )
         return
-    if texts := [part for row in rows for part in _written(row["input"], row["output"])]:
+    if texts := [
+        part for row in rows for part in _written(row["input"], row["output"])
+    ]:
         table(texts, ("input", "answer", "score"))
         return
     if any(isinstance(one, str) for row in rows for one in row["output"]):
-        table([{"input": row["input"][:60], "picture": _named(one)} for row in rows for one in row["output"]], PICTURE)
+        table(
+            [
+                {"input": row["input"][:60], "picture": _named(one)}
+                for row in rows
+                for one in row["output"]
+            ],
+            PICTURE,
+        )
         return
     flat = []
     for row in rows:
-        best = row["output"][0] if isinstance(row["output"], list) and row["output"] else row["output"]
+        best = (
+            row["output"][0]
+            if isinstance(row["output"], list) and row["output"]
+            else row["output"]
+        )
         if isinstance(best, float):
             flat.append({"input": row["input"][:60], "vector": _vector(row["output"])})
             continue
@@ -243,9 +347,13 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _written(name: str, output: Any) -> list[dict[str, Any]]:
-    """Texts that were answered, with their scores where they have some; nothing for other answers."""
+    """Texts that were answered, with their scores where they have some; nothing for other
+    answers.
+    """
     found = output if isinstance(output, list) else [output]
-    nested = [one for part in found for one in (part if isinstance(part, list) else [part])]
+    nested = [
+        one for part in found for one in (part if isinstance(part, list) else [part])
+    ]
     return [
         {
             "input": name[:60],
@@ -274,14 +382,18 @@ def _said(name: str, output: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _vector(values: Sequence[float]) -> str:
     first = ", ".join(f"{value:.3f}" for value in values[:4])
-    return f"[{first}, ...] ({len(values)} numbers)" if len(values) > 4 else f"[{first}]"
+    return (
+        f"[{first}, ...] ({len(values)} numbers)" if len(values) > 4 else f"[{first}]"
+    )
 
 
 def recipes(rows: Sequence[Mapping[str, Any]]) -> None:
     """Recipes, each with its settings."""
     for row in rows:
         mark = " (default)" if row["default"] else ""
-        _console.print(f"\n[bold]{row['task']} / {row['name']}[/bold]{mark}: {escape(row['summary'])}")
+        _console.print(
+            f"\n[bold]{row['task']} / {row['name']}[/bold]{mark}: {escape(row['summary'])}"
+        )
         table(row["settings"], ("name", "default", "help"))
 
 
@@ -315,7 +427,11 @@ class Progress:
                 f"({event['samples_per_second']:,.0f} items/s)"
             )
         elif kind == "step":
-            self._advance(f"epoch {event['epoch']}  loss {event['loss']:.4f}", event["step"], event["steps"])
+            self._advance(
+                f"epoch {event['epoch']}  loss {event['loss']:.4f}",
+                event["step"],
+                event["steps"],
+            )
         elif kind == "progress":
             self._advance(event["message"], event["done"], event["total"])
         elif kind == "end":
@@ -327,7 +443,9 @@ class Progress:
         if not self._tasks:
             self._bars.start()
             self._tasks["now"] = self._bars.add_task(text, total=total or None)
-        self._bars.update(self._tasks["now"], description=text, completed=done, total=total or None)
+        self._bars.update(
+            self._tasks["now"], description=text, completed=done, total=total or None
+        )
         if total and done >= total:
             self._close()
 
@@ -338,5 +456,14 @@ class Progress:
 
 
 def _figures(event: Mapping[str, Any]) -> str:
-    named = {name.removeprefix("val_"): value for name, value in event.items() if name.startswith("val_")}
-    return " ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in named.items()) or "none"
+    named = {
+        name.removeprefix("val_"): value
+        for name, value in event.items()
+        if name.startswith("val_")
+    }
+    return (
+        " ".join(
+            f"{name.replace('_', ' ')} {value:.4f}" for name, value in named.items()
+        )
+        or "none"
+    )

@@ -8,11 +8,15 @@ import msgspec
 from modelmill.errors import InvalidInput
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-"""Names of data sets, models, deployments and aliases: they become paths and URLs, so they are strict."""
+"""Names of data sets, models, deployments and aliases: they become paths and URLs, so they are
+strict.
+"""
 
 Json = dict[str, Any]
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
-"""States of a job that do not change by themselves; the others are queued, running and interrupted."""
+"""States of a job that do not change by themselves; the others are queued, running and
+interrupted.
+"""
 WEIGHTS = "model.safetensors"
 INT8 = "int8"
 """A precision of models that write, and the folder of their bundle with the weights in it."""
@@ -30,7 +34,9 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class TensorSpec(Struct, frozen=True, kw_only=True):
-    """A named array of the signature; `datatype` as in the Open Inference Protocol, free axes are -1."""
+    """A named array of the signature; `datatype` as in the Open Inference Protocol, free axes are
+    -1.
+    """
 
     name: str
     datatype: str
@@ -66,7 +72,8 @@ class Lineage(Struct, frozen=True, kw_only=True):
 class Manifest(Struct, frozen=True, kw_only=True):
     """What a bundle is. It is written last: its existence means that the bundle is complete.
 
-    An empty `task` stands for a model without one: it takes and gives the engine's tensors, nothing else.
+    An empty `task` stands for a model without one: it takes and gives the engine's tensors, nothing
+    else.
     """
 
     task: str
@@ -103,7 +110,9 @@ class JobSpec(Struct, frozen=True, kw_only=True):
 
 
 class WorkerSpec(Struct, frozen=True, kw_only=True):
-    """What a worker process is told. `threads` are for the engine, `decoders` for pictures and the like."""
+    """What a worker process is told. `threads` are for the engine, `decoders` for pictures and the
+    like.
+    """
 
     deployment: str
     model: str
@@ -127,9 +136,10 @@ class GatewaySpec(Struct, frozen=True, kw_only=True):
 class ServingOptions(Struct, frozen=True, kw_only=True):
     """How a deployment is served.
 
-    Between `min_replicas` and `max_replicas` the number of workers follows the queue: one more while calls wait
-    longer than `target_delay_ms`. With a minimum of 0 the last one goes after `idle_seconds` without a call.
-    `threads` of 0 shares the cores among all workers. An empty `engine` is the bundle's own.
+    Between `min_replicas` and `max_replicas` the number of workers follows the queue: one more
+    while calls wait longer than `target_delay_ms`. With a minimum of 0 the last one goes after
+    `idle_seconds` without a call. `threads` of 0 shares the cores among all workers. An empty
+    `engine` is the bundle's own.
     """
 
     min_replicas: int = 1
@@ -143,10 +153,11 @@ class ServingOptions(Struct, frozen=True, kw_only=True):
 
 
 class Variant(Struct, frozen=True, kw_only=True):
-    """Another version behind a deployment's name: a canary with a share of the requests, or a shadow with copies.
+    """Another version behind a deployment's name: a canary with a share of the requests, or a
+    shadow with copies.
 
-    A canary goes by itself when, after `min_requests`, more than `max_error_rate` of its requests failed beyond the
-    main version's, or when it is `max_slowdown` times slower.
+    A canary goes by itself when, after `min_requests`, more than `max_error_rate` of its requests
+    failed beyond the main version's, or when it is `max_slowdown` times slower.
     """
 
     model: str
@@ -159,15 +170,17 @@ class Variant(Struct, frozen=True, kw_only=True):
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """One version behind a deployment's name as the gateway sees it: its workers and what the model takes.
+    """One version behind a deployment's name as the gateway sees it: its workers and what the model
+    takes.
 
-    `kind` is what the task takes as it is sent (image, text), or `tensor` for a model without a task; `output` is what
-    its answer can be sent as (json, or image where it is a picture). The route of
-    the main version carries those of canaries and shadows in `others`; each has a `weight` (its share of the
-    requests, 0 to 1), and a shadow gets copies whose answers are dropped. `batch` is how many rows a worker gains
-    from (0: not measured), `max_wait` how many seconds a call may wait for others. A deployment that is `asleep` has
-    no worker until it is called; one that is not `loaded` answers nobody. `created` is in seconds since 1970. Where
-    answers `grow` token by token, `batch` is how many of them a worker has at a time.
+    `kind` is what the task takes as it is sent (image, text), or `tensor` for a model without a
+    task; `output` is what its answer can be sent as (json, or image where it is a picture). The
+    route of the main version carries those of canaries and shadows in `others`; each has a `weight`
+    (its share of the requests, 0 to 1), and a shadow gets copies whose answers are dropped. `batch`
+    is how many rows a worker gains from (0: not measured), `max_wait` how many seconds a call may
+    wait for others. A deployment that is `asleep` has no worker until it is called; one that is not
+    `loaded` answers nobody. `created` is in seconds since 1970. Where answers `grow` token by
+    token, `batch` is how many of them a worker has at a time.
     """
 
     deployment: str
@@ -196,7 +209,9 @@ class Route(Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """All that the gateway needs to answer predictions, held in memory; `revision` of the routes, then of the keys."""
+    """All that the gateway needs to answer predictions, held in memory; `revision` of the routes,
+    then of the keys.
+    """
 
     revision: tuple[int, int]
     routes: dict[str, Route]
@@ -204,7 +219,9 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 class KeyInfo(Struct, frozen=True, kw_only=True):
-    """A key as the gateway knows it: never the key itself. `rate` is in requests a second (0: no limit)."""
+    """A key as the gateway knows it: never the key itself. `rate` is in requests a second (0: no
+    limit).
+    """
 
     digest: str
     project: str
@@ -218,7 +235,8 @@ def check_name(what: str, name: str) -> str:
     """The name itself when it is a safe one; raises `InvalidInput` otherwise."""
     if not NAME.fullmatch(name):
         raise InvalidInput(
-            f"{what} {name[:80]!r} is not a valid name: use 1 to 64 letters, digits, '.', '_' or '-', "
+            f"{what} {name[:80]!r} is not a valid name: use 1 to 64 letters, digits, '.', '_' or "
+            "'-', "
             "beginning and ending with a letter or digit"
         )
     return name
@@ -236,11 +254,15 @@ def parse_reference(text: str) -> Reference:
     """Read `NAME[:VERSION|@ALIAS]`; raises `InvalidInput`."""
     name, mark, rest = text.partition("@") if "@" in text else text.partition(":")
     if mark and not rest:
-        raise InvalidInput(f"'{text}' lacks what follows '{mark}': write NAME, NAME:VERSION or NAME@ALIAS")
+        raise InvalidInput(
+            f"'{text}' lacks what follows '{mark}': write NAME, NAME:VERSION or NAME@ALIAS"
+        )
     check_name("model", name)
     if mark == ":":
         if not re.fullmatch(r"[1-9][0-9]{0,8}", rest):
-            raise InvalidInput(f"'{rest}' is not a version: versions are numbers from 1, as in '{name}:1'")
+            raise InvalidInput(
+                f"'{rest}' is not a version: versions are numbers from 1, as in '{name}:1'"
+            )
         return Reference(name=name, version=int(rest))
     return Reference(name=name, alias=check_name("alias", rest) if rest else None)
 

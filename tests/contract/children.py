@@ -56,7 +56,10 @@ def supervise(name: str, folder: str) -> None:
     from modelmill import plugins
 
     handle = plugins.load("cluster", name).start(
-        "tests.contract.children:patient", Note("x"), title="test: patient", log=Path(folder) / "log.txt"
+        "tests.contract.children:patient",
+        Note("x"),
+        title="test: patient",
+        log=Path(folder) / "log.txt",
     )
     while not handle.messages():
         time.sleep(0.01)

@@ -27,7 +27,11 @@ def begin(request, tmp_path, monkeypatch):
     def start(entry, **options):
         module = plugins.load("cluster", request.param)
         handle = module.start(
-            f"tests.contract.children:{entry}", SPEC, title=f"test: {entry}", log=tmp_path / "logs/log.txt", **options
+            f"tests.contract.children:{entry}",
+            SPEC,
+            title=f"test: {entry}",
+            log=tmp_path / "logs/log.txt",
+            **options,
         )
         started.append(handle)
         return handle
@@ -112,7 +116,12 @@ def test_an_entry_that_does_not_exist_ends_with_a_status(begin):
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_what_was_started_ends_when_its_parent_is_killed(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", ROOT)
-    command = [sys.executable, str(Path(__file__).with_name("children.py")), name, str(tmp_path)]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("children.py")),
+        name,
+        str(tmp_path),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
         pid = int(supervisor.stdout.readline())

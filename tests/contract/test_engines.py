@@ -1,4 +1,6 @@
-"""Every engine: opens a folder, runs named arrays of any batch, and tells a bad model from a bad input."""
+"""Every engine: opens a folder, runs named arrays of any batch, and tells a bad model from a bad
+input.
+"""
 
 import json
 import os
@@ -11,7 +13,13 @@ import pytest
 
 from modelmill import plugins
 from modelmill.engines.base import DATATYPES, NUMPY, engine_named
-from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed, NotFound, NotInstalled
+from modelmill.errors import (
+    BundleCorrupt,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    NotInstalled,
+)
 from modelmill.types import TensorSpec
 from tests.making import brightness_graph, identity_graph
 
@@ -37,7 +45,11 @@ def folder(engine, tmp_path):
 
 
 def pictures(count, height=2, width=2):
-    return {"image": np.arange(count * height * width, dtype=np.uint8).reshape(count, height, width, 1)}
+    return {
+        "image": np.arange(count * height * width, dtype=np.uint8).reshape(
+            count, height, width, 1
+        )
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
@@ -51,7 +63,9 @@ def test_named_arrays_go_in_and_come_out(engine, folder, batch):
 
 
 def test_threads_change_nothing(engine, folder):
-    one, two = (engine.open(folder, threads).run(pictures(5))["scores"] for threads in (1, 2))
+    one, two = (
+        engine.open(folder, threads).run(pictures(5))["scores"] for threads in (1, 2)
+    )
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
@@ -69,14 +83,21 @@ def test_arrays_of_another_signature_fail_in_words(engine, folder, arrays):
     session = engine.open(folder, 1)
     with pytest.raises(ModelFailed, match="the model failed"):
         session.run(arrays)
-    assert session.run(pictures(1))["scores"].shape == (1, 2)  # and the session lives on
+    assert session.run(pictures(1))["scores"].shape == (
+        1,
+        2,
+    )  # and the session lives on
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "cut", "garbage"])
 def test_a_file_that_is_no_model_is_corrupt(engine, folder, how):
     for path in folder.iterdir():
         data = path.read_bytes()
-        path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "garbage": b"\xff" * 64}.get(how, b""))
+        path.write_bytes(
+            {"empty": b"", "cut": data[: len(data) // 2], "garbage": b"\xff" * 64}.get(
+                how, b""
+            )
+        )
         if how == "missing":
             path.unlink()
     with pytest.raises(BundleCorrupt):
@@ -122,7 +143,10 @@ def test_it_answers_as_the_onnx_engine(engine, tmp_path, precision):
     if precision not in engine.PRECISIONS:
         pytest.skip(f"the engine does not offer {precision}")
     layers(tmp_path)
-    session, other = opened(engine, tmp_path, precision), engine_named("onnx").open(tmp_path, 1)
+    session, other = (
+        opened(engine, tmp_path, precision),
+        engine_named("onnx").open(tmp_path, 1),
+    )
     for batch in (1, 3, 33):
         x = np.random.default_rng(batch).normal(size=(batch, 64)).astype(np.float32)
         got, wanted = session.run({"x": x}), other.run({"x": x})
@@ -136,28 +160,49 @@ def layers(folder, width=64, count=4):
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
-    weights = rng.normal(size=(count, width, width)).astype(np.float32) / np.float32(np.sqrt(width))
+    weights = rng.normal(size=(count, width, width)).astype(np.float32) / np.float32(
+        np.sqrt(width)
+    )
     nodes = []
     for i in range(count):
-        nodes.append(helper.make_node("MatMul", ["x" if i == 0 else f"t{i - 1}", f"w{i}"], [f"m{i}"]))
-        nodes.append(helper.make_node("Tanh", [f"m{i}"], ["y" if i == count - 1 else f"t{i}"]))
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name in "xy")
+        nodes.append(
+            helper.make_node(
+                "MatMul", ["x" if i == 0 else f"t{i - 1}", f"w{i}"], [f"m{i}"]
+            )
+        )
+        nodes.append(
+            helper.make_node("Tanh", [f"m{i}"], ["y" if i == count - 1 else f"t{i}"])
+        )
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+        for name in "xy"
+    )
     constants = [numpy_helper.from_array(weights[i], f"w{i}") for i in range(count)]
     body = helper.make_graph(nodes, "layers", [x], [y], constants)
-    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     (folder / "model.onnx").write_bytes(graph.SerializeToString())
 
 
 @pytest.mark.parametrize("precision", ["int3", "FP32", "*"])
-def test_a_precision_that_it_does_not_offer_is_refused_with_those_it_does(engine, folder, precision):
-    with pytest.raises(InvalidInput, match=f"{precision if precision != '*' else '[*]'}.*{engine.PRECISIONS[0]}"):
+def test_a_precision_that_it_does_not_offer_is_refused_with_those_it_does(
+    engine, folder, precision
+):
+    with pytest.raises(
+        InvalidInput,
+        match=f"{precision if precision != '*' else '[*]'}.*{engine.PRECISIONS[0]}",
+    ):
         engine.open(folder, 1, precision=precision)
 
 
 def values(datatype):
     """An array [2, 3] with the ends of the data type's range."""
     if datatype == "BYTES":
-        few = [[b"a\0b", b"", "\u00fc".encode()], [b"\0", "\U0001f600".encode(), b"x" * 70_000]]
+        few = [
+            [b"a\0b", b"", "\u00fc".encode()],
+            [b"\0", "\U0001f600".encode(), b"x" * 70_000],
+        ]
         return np.array(few, object)
     kind = np.dtype(NUMPY[datatype])
     if kind.kind in "iu":
@@ -172,19 +217,30 @@ def values(datatype):
 def same(one, other):
     assert one.dtype == other.dtype
     assert one.shape == other.shape
-    assert one.tolist() == other.tolist() if one.dtype == object else one.tobytes() == other.tobytes()
+    assert (
+        one.tolist() == other.tolist()
+        if one.dtype == object
+        else one.tobytes() == other.tobytes()
+    )
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_every_datatype_it_claims_comes_back_to_the_bit(engine, tmp_path, datatype):
     (tmp_path / "model.onnx").write_bytes(identity_graph(datatype).SerializeToString())
     if datatype not in engine.DATATYPES:
-        for refused in (lambda: engine.open(tmp_path, 1), lambda: engine.signature(tmp_path)):
+        for refused in (
+            lambda: engine.open(tmp_path, 1),
+            lambda: engine.signature(tmp_path),
+        ):
             with pytest.raises(InvalidInput, match="'x' is of the type"):
                 refused()
         return
     session = engine.open(tmp_path, 1)
-    small = np.full((2, 3), b"z", object) if datatype == "BYTES" else np.zeros((2, 3), NUMPY[datatype])
+    small = (
+        np.full((2, 3), b"z", object)
+        if datatype == "BYTES"
+        else np.zeros((2, 3), NUMPY[datatype])
+    )
     same(session.run({"x": small})["y"], small)
     full = values(datatype)
     try:
@@ -224,10 +280,17 @@ def test_threads_can_share_a_session(engine, tmp_path):
 
     layers(tmp_path)
     session = engine.open(tmp_path, 1)
-    batches = [np.random.default_rng(i).normal(size=(i % 5 + 1, 64)).astype(np.float32) for i in range(40)]
+    batches = [
+        np.random.default_rng(i).normal(size=(i % 5 + 1, 64)).astype(np.float32)
+        for i in range(40)
+    ]
     wanted = [session.run({"x": batch})["y"] for batch in batches]
     with ThreadPoolExecutor(4) as pool:
-        for got, alone in zip(pool.map(lambda batch: session.run({"x": batch})["y"], batches), wanted, strict=True):
+        for got, alone in zip(
+            pool.map(lambda batch: session.run({"x": batch})["y"], batches),
+            wanted,
+            strict=True,
+        ):
             np.testing.assert_allclose(got, alone, atol=1e-6)
 
 
@@ -261,7 +324,9 @@ def test_no_more_threads_work_than_it_was_given(engine, tmp_path, threads):
     layers(tmp_path, width=512, count=8)
     name = engine.__name__.rpartition(".")[2]
     run = [sys.executable, "-c", BUSY, name, str(tmp_path), str(threads)]
-    found = json.loads(subprocess.run(run, check=True, capture_output=True, timeout=120).stdout)
+    found = json.loads(
+        subprocess.run(run, check=True, capture_output=True, timeout=120).stdout
+    )
     assert found["pinned"] == []
     assert found["busy"] in ({1} if threads == 1 or os.cpu_count() == 1 else {1, 2})
 
@@ -283,8 +348,16 @@ print((pages[3] - pages[1]) * 4096 / 2**20)
 
 def test_memory_does_not_grow_with_batches_of_many_sizes(engine, tmp_path):
     layers(tmp_path, width=512, count=3)
-    run = [sys.executable, "-c", MANY_SIZES, engine.__name__.rpartition(".")[2], str(tmp_path)]
-    grown = float(subprocess.run(run, check=True, capture_output=True, timeout=200).stdout)
+    run = [
+        sys.executable,
+        "-c",
+        MANY_SIZES,
+        engine.__name__.rpartition(".")[2],
+        str(tmp_path),
+    ]
+    grown = float(
+        subprocess.run(run, check=True, capture_output=True, timeout=200).stdout
+    )
     assert grown < 16, f"{grown:.0f} MiB more after every size was seen twice again"
 
 
@@ -308,7 +381,12 @@ def test_a_signature_that_can_not_be_read_says_why(engine, tmp_path, how, says):
     graph = identity_graph("FP32")
     data = graph.SerializeToString()
     graph.graph.node[0].op_type = "Foo"
-    content = {"empty": b"", "cut": data[:-9], "garbage": b"\xff" * 64, "operator": graph.SerializeToString()}
+    content = {
+        "empty": b"",
+        "cut": data[:-9],
+        "garbage": b"\xff" * 64,
+        "operator": graph.SerializeToString(),
+    }
     if how in content:
         (tmp_path / "model.onnx").write_bytes(content[how])
     with pytest.raises(InvalidInput, match=says) as failed:
@@ -320,12 +398,18 @@ def test_a_signature_that_can_not_be_read_says_why(engine, tmp_path, how, says):
     ("place", "size", "says"),
     [
         ("weights.bin", None, "external data are missing: weights.bin"),
-        ("weights.bin", 4, "external data are too short: the weight 'w' is not in them"),
+        (
+            "weights.bin",
+            4,
+            "external data are too short: the weight 'w' is not in them",
+        ),
         ("../weights.bin", 12, "external data outside its folder"),
         ("/etc/hostname", None, "external data outside its folder"),
     ],
 )
-def test_external_data_that_are_not_there_or_not_its_own_are_told(engine, tmp_path, place, size, says):
+def test_external_data_that_are_not_there_or_not_its_own_are_told(
+    engine, tmp_path, place, size, says
+):
     folder = tmp_path / "model"
     folder.mkdir()
     if size is not None:
@@ -342,7 +426,12 @@ def external(place):
     """y = x + w, with w in another file."""
     from onnx import TensorProto, helper
 
-    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+    weight = TensorProto(
+        name="w",
+        data_type=TensorProto.FLOAT,
+        dims=[3],
+        data_location=TensorProto.EXTERNAL,
+    )
     for key, value in (("location", place), ("length", "12")):
         entry = weight.external_data.add()
         entry.key, entry.value = key, value
@@ -364,12 +453,23 @@ def strange(kind):
     from onnx import TensorProto, helper
 
     rows = helper.make_tensor_type_proto(TensorProto.FLOAT, ["batch", 3])
-    probabilities = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    probabilities = helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
     ml = {"domain": "ai.onnx.ml", "classlabels_int64s": [1, 2, 3]}
     node, type_of = {
-        "sequence": (helper.make_node("SequenceConstruct", ["x"], ["y"]), helper.make_sequence_type_proto(rows)),
-        "optional": (helper.make_node("Optional", ["x"], ["y"]), helper.make_optional_type_proto(rows)),
-        "map": (helper.make_node("ZipMap", ["x"], ["y"], **ml), helper.make_sequence_type_proto(probabilities)),
+        "sequence": (
+            helper.make_node("SequenceConstruct", ["x"], ["y"]),
+            helper.make_sequence_type_proto(rows),
+        ),
+        "optional": (
+            helper.make_node("Optional", ["x"], ["y"]),
+            helper.make_optional_type_proto(rows),
+        ),
+        "map": (
+            helper.make_node("ZipMap", ["x"], ["y"], **ml),
+            helper.make_sequence_type_proto(probabilities),
+        ),
         "int4": (
             helper.make_node("Cast", ["x"], ["y"], to=TensorProto.INT4),
             helper.make_tensor_type_proto(TensorProto.INT4, ["batch", 3]),

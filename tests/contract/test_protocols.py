@@ -16,14 +16,49 @@ from modelmill.settings import Limits
 from tests.making import Door, LiveDoor, a_route, nobody
 
 PROTOCOLS = http_protocols()
-ROUTES = [(name, route) for name, protocol in PROTOCOLS.items() for route in protocol.ROUTES]
-PUBLIC = {"/", "/livez", "/readyz", "/healthz", "/ping", "/v2/health/live", "/v2/health/ready"}
-ADMIN = ["/api/v1/jobs", "/api/v1/keys", "/api", "/api/", "/docs", "/docs/assets/x.js", "/openapi.json", "/redoc"]
-VERBS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW", "get", ""]
+ROUTES = [
+    (name, route) for name, protocol in PROTOCOLS.items() for route in protocol.ROUTES
+]
+PUBLIC = {
+    "/",
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/ping",
+    "/v2/health/live",
+    "/v2/health/ready",
+}
+ADMIN = [
+    "/api/v1/jobs",
+    "/api/v1/keys",
+    "/api",
+    "/api/",
+    "/docs",
+    "/docs/assets/x.js",
+    "/openapi.json",
+    "/redoc",
+]
+VERBS = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "TRACE",
+    "BREW",
+    "get",
+    "",
+]
 
 
 def said(case):
-    return f"{case[0]} {case[1].method} {case[1].pattern}" if isinstance(case, tuple) else None
+    return (
+        f"{case[0]} {case[1].method} {case[1].pattern}"
+        if isinstance(case, tuple)
+        else None
+    )
 
 
 def path_of(route):
@@ -33,7 +68,9 @@ def path_of(route):
 @pytest.fixture(scope="module")
 def door():
     door = Door()
-    door.update(a_route("model"), a_route("name"), a_route("id"))  # what the patterns' names stand for
+    door.update(
+        a_route("model"), a_route("name"), a_route("id")
+    )  # what the patterns' names stand for
     yield door
     door.close()
 
@@ -51,7 +88,12 @@ def test_there_are_protocols():
 def test_every_route_is_complete(case):
     _, route = case
     assert inspect.iscoroutinefunction(route.handler)
-    assert list(inspect.signature(route.handler).parameters) == ["gateway", "caller", "request", "names"]
+    assert list(inspect.signature(route.handler).parameters) == [
+        "gateway",
+        "caller",
+        "request",
+        "names",
+    ]
     assert route.method in {"GET", "POST", "PUT", "PATCH", "DELETE"}
     assert route.handler.__doc__
 
@@ -65,19 +107,27 @@ def test_no_two_routes_answer_the_same_request():
     seen = [(route.method, path_of(route)) for _, route in ROUTES]
     assert len(set(seen)) == len(seen)
     for _, route in ROUTES:
-        others = [r for _, r in ROUTES if r is not route and r.method == route.method and r.match(path_of(route))]
+        others = [
+            r
+            for _, r in ROUTES
+            if r is not route and r.method == route.method and r.match(path_of(route))
+        ]
         assert others == []
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("code", sorted(BY_CODE))
 def test_every_error_is_json_with_its_message(name, code):
-    body = PROTOCOLS[name].error(BY_CODE[code]('why: "ü" <b> \ud800'.encode("utf-8", "replace").decode()))
+    body = PROTOCOLS[name].error(
+        BY_CODE[code]('why: "ü" <b> \ud800'.encode("utf-8", "replace").decode())
+    )
     assert "why" in str(msgspec.json.decode(body))
     assert 400 <= STATUS[code] < 600
 
 
-@pytest.mark.parametrize("case", [case for case in ROUTES if not case[1].public], ids=said)
+@pytest.mark.parametrize(
+    "case", [case for case in ROUTES if not case[1].public], ids=said
+)
 @pytest.mark.parametrize("key", [None, "wrong"])
 def test_no_route_but_health_answers_without_a_key(case, key, door):
     _, route = case
@@ -95,7 +145,13 @@ def test_health_answers_anybody(case, door):
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in ROUTES if "{region}" not in case[1].pattern and "{" in case[1].pattern], ids=said
+    "case",
+    [
+        case
+        for case in ROUTES
+        if "{region}" not in case[1].pattern and "{" in case[1].pattern
+    ],
+    ids=said,
 )
 def test_a_model_that_does_not_exist_is_no_failure_of_ours(case, door):
     _, route = case
@@ -103,7 +159,9 @@ def test_a_model_that_does_not_exist_is_no_failure_of_ours(case, door):
     assert door.ask(route.method, path, b"{}").status in (400, 404)
 
 
-@pytest.mark.parametrize("case", [case for case in ROUTES if case[1].method == "GET"], ids=said)
+@pytest.mark.parametrize(
+    "case", [case for case in ROUTES if case[1].method == "GET"], ids=said
+)
 def test_head_works_wherever_get_does(case, door):
     get, head = (door.ask(verb, path_of(case[1])) for verb in ("GET", "HEAD"))
     assert (head.status, head.body) == (get.status, b"")
@@ -118,14 +176,45 @@ def disguises(path):
     """The path, and what a server or a proxy might take for it."""
     first, _, rest = path[1:].partition("/")
     return {
-        path, f"{path}/", f"{path}//", f"/{path}", f"//{path}", path.replace("/", "//"), f"/.{path}", f"{path}/.",
-        f"/..{path}", f"{path}/..", f"/x/..{path}", f"/livez/..{path}", f"/livez{path}", f"/ping;{path}",
-        f"{path}/livez", f"{path}?x=/livez", f"{path}#/livez", path.upper(), path.title(), f"{path} ", f" {path}",
-        f"{path}\x00", f"{path}\x00/livez", f"{path};a=b", f"{path}.json", path.replace("/", "\\"), path[1:],
-        f"/{first}", f"/{first}/./{rest}", f"/{first}/x/../{rest}", quote(path, safe=""), path.replace("/", "%2F"),
-        "".join(f"%{ord(c):02x}" for c in path), f"/%2e%2e{path}", f"{path}/%2e%2e", f"{path}%00", f"{path}%20",
+        path,
+        f"{path}/",
+        f"{path}//",
+        f"/{path}",
+        f"//{path}",
+        path.replace("/", "//"),
+        f"/.{path}",
+        f"{path}/.",
+        f"/..{path}",
+        f"{path}/..",
+        f"/x/..{path}",
+        f"/livez/..{path}",
+        f"/livez{path}",
+        f"/ping;{path}",
+        f"{path}/livez",
+        f"{path}?x=/livez",
+        f"{path}#/livez",
+        path.upper(),
+        path.title(),
+        f"{path} ",
+        f" {path}",
+        f"{path}\x00",
+        f"{path}\x00/livez",
+        f"{path};a=b",
+        f"{path}.json",
+        path.replace("/", "\\"),
+        path[1:],
+        f"/{first}",
+        f"/{first}/./{rest}",
+        f"/{first}/x/../{rest}",
+        quote(path, safe=""),
+        path.replace("/", "%2F"),
+        "".join(f"%{ord(c):02x}" for c in path),
+        f"/%2e%2e{path}",
+        f"{path}/%2e%2e",
+        f"{path}%00",
+        f"{path}%20",
         path.replace("e", "\uff45"),
-    }  # fmt: skip
+    }
 
 
 def every_path():
@@ -144,21 +233,36 @@ def test_no_disguise_of_any_route_answers_without_a_key(door):
             reply = door.ask(verb, path, b"{}", key=None)
             if reply.status != 401:
                 answered.add((verb, path, reply.status))
-    assert answered == {(verb, path, 200) for path in PUBLIC for verb in ("GET", "HEAD")}
+    assert answered == {
+        (verb, path, 200) for path in PUBLIC for verb in ("GET", "HEAD")
+    }
 
 
 @pytest.mark.parametrize(
     "header",
     [
-        ("authorization", "Bearer"), ("authorization", "Bearer undefined"), ("authorization", "Bearer admin-key,"),
-        ("x-api-key", "admin-key"), ("api-key", "admin-key"), ("cookie", "key=admin-key"),
-        ("x-http-method-override", "GET"), ("x-original-url", "/livez"), ("x-rewrite-url", "/livez"),
-        ("x-forwarded-for", "127.0.0.1"), ("x-forwarded-prefix", "/livez"), ("forwarded", "for=127.0.0.1"),
-        ("upgrade", "websocket"), ("origin", "http://localhost"), ("host", "localhost"), ("content-length", "-1"),
+        ("authorization", "Bearer"),
+        ("authorization", "Bearer undefined"),
+        ("authorization", "Bearer admin-key,"),
+        ("x-api-key", "admin-key"),
+        ("api-key", "admin-key"),
+        ("cookie", "key=admin-key"),
+        ("x-http-method-override", "GET"),
+        ("x-original-url", "/livez"),
+        ("x-rewrite-url", "/livez"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-prefix", "/livez"),
+        ("forwarded", "for=127.0.0.1"),
+        ("upgrade", "websocket"),
+        ("origin", "http://localhost"),
+        ("host", "localhost"),
+        ("content-length", "-1"),
     ],
-)  # fmt: skip
+)
 def test_no_header_stands_for_a_key(door, header):
-    for path in sorted({path_of(route) for _, route in ROUTES if not route.public} | set(ADMIN)):
+    for path in sorted(
+        {path_of(route) for _, route in ROUTES if not route.public} | set(ADMIN)
+    ):
         for verb in ("GET", "POST"):
             assert door.ask(verb, path, b"{}", dict([header]), key=None).status == 401
 
@@ -174,7 +278,9 @@ def live():
 
 
 def status_of(file, line, host):
-    """The status of a request whose first line goes over the wire as it is; None when the server hung up."""
+    """The status of a request whose first line goes over the wire as it is; None when the server
+    hung up.
+    """
     file.write(f"{line} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode())
     file.flush()
     head = file.readline().split()
@@ -190,10 +296,17 @@ def status_of(file, line, host):
 
 
 def test_no_disguise_answers_over_the_wire_either(live):
-    """As bytes on a socket: what is percent-encoded is decoded by the server before anything looks at it."""
+    """As bytes on a socket: what is percent-encoded is decoded by the server before anything looks
+    at it.
+    """
     place = urlsplit(live.url)
-    paths = {"".join(c if " " < c < "\x7f" else quote(c) for c in path) for path in every_path()} - {""}
-    paths |= {f"http://{place.netloc}{path}" for path in ("/metrics", "/v2", "/api/v1/jobs")}
+    paths = {
+        "".join(c if " " < c < "\x7f" else quote(c) for c in path)
+        for path in every_path()
+    } - {""}
+    paths |= {
+        f"http://{place.netloc}{path}" for path in ("/metrics", "/v2", "/api/v1/jobs")
+    }
     answered, link, file = set(), None, None
     for path in sorted(paths):
         for verb in ("GET", "HEAD", "POST"):

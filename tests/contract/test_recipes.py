@@ -20,9 +20,15 @@ from modelmill.tasks.base import describe, plan, recipe_named, task_named
 from modelmill.types import JobSpec
 from tests.making import TINY, dataset, going
 
-RECIPES = [(task, recipe) for task in plugins.names("tasks") for recipe in plugins.names(plugins.recipes_of(task))]
+RECIPES = [
+    (task, recipe)
+    for task in plugins.names("tasks")
+    for recipe in plugins.names(plugins.recipes_of(task))
+]
 ENGINES = [
-    (name, precision) for name in plugins.names("engines") for precision in plugins.load("engines", name).PRECISIONS
+    (name, precision)
+    for name in plugins.names("engines")
+    for precision in plugins.load("engines", name).PRECISIONS
 ]
 QUICK = {"epochs": "1", "batch_size": "16", "epoch_steps": "2"}
 
@@ -40,7 +46,10 @@ def quick(task, recipe):
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(one, marks=pytest.mark.xdist_group("/".join(one))) for one in RECIPES],
+    params=[
+        pytest.param(one, marks=pytest.mark.xdist_group("/".join(one)))
+        for one in RECIPES
+    ],
     ids="/".join,
 )
 def trained(request, tmp_path_factory):
@@ -52,11 +61,21 @@ def trained(request, tmp_path_factory):
     folder = home / "job"
     folder.mkdir()
     module = plugins.load("tasks", task)
-    data = dataset(TINY[module.INPUT, module.TARGETS[0]](home / "tiny"), task, home / "store")
+    data = dataset(
+        TINY[module.INPUT, module.TARGETS[0]](home / "tiny"), task, home / "store"
+    )
     spec = JobSpec(
-        job=7, kind="train", folder=str(folder), threads=1, name="tiny", task=task, dataset=data, recipe=recipe,
-        settings=quick(task, recipe), cache=str(home / "cache"),
-    )  # fmt: skip
+        job=7,
+        kind="train",
+        folder=str(folder),
+        threads=1,
+        name="tiny",
+        task=task,
+        dataset=data,
+        recipe=recipe,
+        settings=quick(task, recipe),
+        cache=str(home / "cache"),
+    )
     threads = torch.get_num_threads()
     with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
         warnings.simplefilter("ignore")  # as in a job's process
@@ -67,7 +86,8 @@ def trained(request, tmp_path_factory):
 
 def test_all_recipes_are_listed_without_a_training_library():
     code = (
-        "import sys\nfrom modelmill import plugins\nfrom modelmill.tasks.base import recipe_named, plan\n"
+        "import sys\nfrom modelmill import plugins\nfrom modelmill.tasks.base import "
+        "recipe_named, plan\n"
         f"for task, recipe in {RECIPES!r}: plan(recipe_named(task, recipe), {{}})\n"
         "heavy = {'torch', 'sklearn', 'onnx', 'scipy', 'matplotlib'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
@@ -79,7 +99,9 @@ def test_all_recipes_are_listed_without_a_training_library():
 def test_every_setting_has_one_meaning_and_a_help_text(task, recipe):
     module = recipe_named(task, recipe)
     assert module.SUMMARY
-    rows = [row for part in plan(module, {}).sections().values() for row in describe(part)]
+    rows = [
+        row for part in plan(module, {}).sections().values() for row in describe(part)
+    ]
     names = Counter(row["name"] for row in rows)
     assert [name for name, count in names.items() if count > 1] == []
     assert [row["name"] for row in rows if not row["help"]] == []
@@ -104,19 +126,31 @@ def test_the_bundle_is_whole_and_answers_as_recorded(trained):
 def test_every_engine_answers_as_recorded(trained, engine, precision):
     try:
         predictor.load(trained[2] / "bundle", engine=engine, precision=precision)
-    except (NotInstalled, InvalidInput) as error:  # an extra, or arithmetic that this processor does not have
+    except (
+        NotInstalled,
+        InvalidInput,
+    ) as error:  # an extra, or arithmetic that this processor does not have
         pytest.skip(error.message)
 
 
 def test_its_manifest_says_all_that_is_needed(trained):
     task, recipe, folder, result = trained
     manifest = open_bundle(folder / "bundle")
-    assert {"model.onnx", "model.safetensors", "golden.json", "README.md"} <= manifest.files.keys()
+    assert {
+        "model.onnx",
+        "model.safetensors",
+        "golden.json",
+        "README.md",
+    } <= manifest.files.keys()
     assert manifest.task == task
     assert sorted(manifest.labels) == manifest.labels
     assert len(manifest.labels) == (2 if task_named(task).CLASSES else 0)
     lineage = manifest.lineage
-    assert (lineage.recipe, lineage.job, lineage.code_version) == (recipe, 7, __version__)
+    assert (lineage.recipe, lineage.job, lineage.code_version) == (
+        recipe,
+        7,
+        __version__,
+    )
     module = recipe_named(task, recipe)
     kept = json.loads(json.dumps(plan(module, lineage.settings).flat()))
     assert kept == lineage.settings  # what the recipe chose for the data, too
@@ -125,20 +159,28 @@ def test_its_manifest_says_all_that_is_needed(trained):
     assert result["metrics"]["items"] > 0
     if classifies(task):
         assert manifest.outputs[0].shape == [-1, 2]
-        assert result["metrics"]["items"] == sum(row["items"] for row in manifest.metrics["per_class"].values())
+        assert result["metrics"]["items"] == sum(
+            row["items"] for row in manifest.metrics["per_class"].values()
+        )
     for name in manifest.files:
         if name.startswith("pictures/"):
-            assert (folder / name).read_bytes() == (folder / "bundle" / name).read_bytes()
+            assert (folder / name).read_bytes() == (
+                folder / "bundle" / name
+            ).read_bytes()
 
 
 def test_one_by_one_and_in_a_batch_it_answers_the_same(trained):
     folder = trained[2]
     model = predictor.load(folder / "bundle")
-    raw = [case["input"] for case in predictor.read_golden(folder / "bundle")] + [model.task.example()]
+    raw = [case["input"] for case in predictor.read_golden(folder / "bundle")] + [
+        model.task.example()
+    ]
     inputs = (raw * 7)[:7]
     arrays = [model.decode(one) for one in inputs]
     together = model.run(arrays)
-    for one, many in zip([model.run([item])[0] for item in arrays], together, strict=True):
+    for one, many in zip(
+        [model.run([item])[0] for item in arrays], together, strict=True
+    ):
         for name in one:
             np.testing.assert_allclose(one[name], many[name], rtol=1e-5, atol=1e-5)
             if classifies(trained[0]):
@@ -155,7 +197,9 @@ def test_the_card_tells_the_metrics(trained):
 
 def test_a_job_that_was_stopped_after_sealing_reports_the_same(trained):
     task, recipe, folder, result = trained
-    spec = JobSpec(job=7, kind="train", folder=str(folder), threads=1, task=task, recipe=recipe)
+    spec = JobSpec(
+        job=7, kind="train", folder=str(folder), threads=1, task=task, recipe=recipe
+    )
     with closing(Events(folder / "events.jsonl")) as events:
         again = train_version(spec, events, going())
     assert again == {name: result[name] for name in ("metrics", "bundle")}

@@ -53,7 +53,11 @@ def context(task, tmp_path):
 
 
 def test_it_has_every_name_of_the_contract(task):
-    wanted = {name for name in {**Task.__annotations__, **vars(Task)} if not name.startswith("_")}
+    wanted = {
+        name
+        for name in {**Task.__annotations__, **vars(Task)}
+        if not name.startswith("_")
+    }
     if hasattr(task, "measure"):
         wanted -= {"evaluate"}
     missing = sorted(name for name in wanted if not hasattr(task, name))
@@ -72,18 +76,24 @@ def test_its_default_recipe_exists_and_matches_its_preprocessing(task):
 
 
 def test_every_preprocessing_setting_has_a_help_text(task):
-    assert [row["name"] for row in describe(task.Preprocessing()) if not row["help"]] == []
+    assert [
+        row["name"] for row in describe(task.Preprocessing()) if not row["help"]
+    ] == []
 
 
 def test_the_example_becomes_arrays_of_the_signature(task, context):
     arrays = task.decode(task.example(), context)
     specs = task.inputs(context)
-    assert {name for name in arrays if not name.startswith(NOTE)} == {spec.name for spec in specs}
+    assert {name for name in arrays if not name.startswith(NOTE)} == {
+        spec.name for spec in specs
+    }
     for spec in specs:
         assert spec.shape[0] == -1
         assert arrays[spec.name].dtype == NUMPY[spec.datatype]
         shape = arrays[spec.name].shape
-        if hasattr(task, "ASKED") and len(spec.shape) > 1:  # a request may ask for several rows
+        if (
+            hasattr(task, "ASKED") and len(spec.shape) > 1
+        ):  # a request may ask for several rows
             assert shape[0] == 1
             shape = shape[1:]
         assert len(shape) == len(spec.shape) - 1
@@ -103,9 +113,17 @@ def test_prepare_leaves_nothing_to_the_data_twice(task, context, tmp_path):
 
 
 def uniform(task, context):
-    notes = {name: part for name, part in task.decode(task.example(), context).items() if name.startswith(NOTE)}
+    notes = {
+        name: part
+        for name, part in task.decode(task.example(), context).items()
+        if name.startswith(NOTE)
+    }
     return notes | {
-        spec.name: np.full([abs(side) for side in spec.shape[1:]], 1 / spec.shape[-1], NUMPY[spec.datatype])
+        spec.name: np.full(
+            [abs(side) for side in spec.shape[1:]],
+            1 / spec.shape[-1],
+            NUMPY[spec.datatype],
+        )
         for spec in task.outputs(context)
     }
 
@@ -126,9 +144,16 @@ def test_uniform_scores_are_answered_with_labels(task, context):
 def test_answers_are_evaluated(task, context):
     if hasattr(task, "measure") or task.TARGETS[0] not in TRUTHS:
         pytest.skip("what it is measured by is made from real items")
-    answers = [task.encode(uniform(task, context), context, task.complete(LABELS)) for _ in LABELS]
+    answers = [
+        task.encode(uniform(task, context), context, task.complete(LABELS))
+        for _ in LABELS
+    ]
     show = lambda rows: [task.example() for _ in rows]  # noqa: E731
-    found = task.evaluate(Measured(outputs=answers, truths=TRUTHS[task.TARGETS[0]], labels=LABELS, show=show))
+    found = task.evaluate(
+        Measured(
+            outputs=answers, truths=TRUTHS[task.TARGETS[0]], labels=LABELS, show=show
+        )
+    )
     assert isinstance(found, Evaluation)
     assert found.metrics["items"] == 3
     assert 0 <= found.metrics[task.METRIC] <= 1

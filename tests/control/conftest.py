@@ -74,7 +74,9 @@ def clock(monkeypatch):
 def make(database, registry, project, tmp_path, clock):
     for model in ("digits", "letters"):
         for number in (1, 2, 3):
-            bundle = plain_bundle(tmp_path / f"{model}{number}", metrics={"accuracy": number / 10})
+            bundle = plain_bundle(
+                tmp_path / f"{model}{number}", metrics={"accuracy": number / 10}
+            )
             registry.add(project, model, bundle, None)
 
     def made(**how):

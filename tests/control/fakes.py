@@ -56,7 +56,16 @@ class FakeCluster:
         self.started: list[FakeHandle] = []
         self.failing: Exception | None = None
 
-    def start(self, entry: str, spec: Any, *, title: str, log: Path, env: Any = None, fds: Any = ()) -> FakeHandle:
+    def start(
+        self,
+        entry: str,
+        spec: Any,
+        *,
+        title: str,
+        log: Path,
+        env: Any = None,
+        fds: Any = (),
+    ) -> FakeHandle:
         if self.failing:
             raise self.failing
         plain = msgspec.json.decode(msgspec.json.encode(spec))

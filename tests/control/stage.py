@@ -27,17 +27,32 @@ class Stage:
     """The loop with a clock and a cluster that the test plays."""
 
     def __init__(self, database, registry, project, folder, clock, cores=8, budget=0):
-        self.database, self.registry, self.project, self.clock = database, registry, project, clock
-        self.wanted, self.cluster, self.folder = Deployments(database, registry), FakeCluster(), folder
+        self.database, self.registry, self.project, self.clock = (
+            database,
+            registry,
+            project,
+            clock,
+        )
+        self.wanted, self.cluster, self.folder = (
+            Deployments(database, registry),
+            FakeCluster(),
+            folder,
+        )
         self.tallies, self.cores, self.budget = {}, cores, budget
         self.begin()
 
     def begin(self):
         """The loop, as after a start of the platform."""
         self.loop = Reconciler(
-            self.database, self.registry, self.cluster, self.folder, self.folder, "worker:main",
-            self.cores, self.budget,
-        )  # fmt: skip
+            self.database,
+            self.registry,
+            self.cluster,
+            self.folder,
+            self.folder,
+            "worker:main",
+            self.cores,
+            self.budget,
+        )
         self.loop.tally = lambda place: self.tallies.get(place[2], Tally())
         self.loop.recover()
 
@@ -72,8 +87,10 @@ class Stage:
     def staying(self):
         """What is alive and was not asked to go, as (model, version, threads)."""
         return [
-            (one.spec["model"], one.spec["version"], one.spec["threads"]) for one in self.alive if not one.asked
-        ]  # fmt: skip
+            (one.spec["model"], one.spec["version"], one.spec["threads"])
+            for one in self.alive
+            if not one.asked
+        ]
 
     @property
     def versions(self):

@@ -11,7 +11,9 @@ from tests.control.stage import CALLED, SLOW, asleep, sleepy
 
 
 def elastic(stage, **options):
-    stage.deploy(**({"min_replicas": 1, "max_replicas": 3, "target_delay_ms": 100} | options))
+    stage.deploy(
+        **({"min_replicas": 1, "max_replicas": 3, "target_delay_ms": 100} | options)
+    )
     stage.ready()
 
 
@@ -54,14 +56,22 @@ def test_nobody_calls_and_it_sleeps_somebody_calls_and_it_wakes(stage):
     asleep(stage)
     assert stage.row().asleep
     route = stage.route()
-    assert (route.ready, route.asleep, route.sockets) == (True, True, [])  # the next call waits for its worker
+    assert (route.ready, route.asleep, route.sockets) == (
+        True,
+        True,
+        [],
+    )  # the next call waits for its worker
     stage.tick(20, 1)
     assert len(stage.cluster.started) == 1
     stage.hear(CALLED)
     stage.tick(news=False)
     assert stage.versions == [1]
     stage.ready()
-    assert (stage.row().asleep, stage.route().asleep, len(stage.route().sockets)) == (False, False, 1)
+    assert (stage.row().asleep, stage.route().asleep, len(stage.route().sockets)) == (
+        False,
+        False,
+        1,
+    )
 
 
 def test_a_sleeping_deployment_that_is_loaded_stays_awake_for_a_while(stage):
@@ -70,7 +80,9 @@ def test_a_sleeping_deployment_that_is_loaded_stays_awake_for_a_while(stage):
     stage.tick()
     stage.ready()
     for _ in range(50):
-        stage.hear(Signals(idle_seconds=5000))  # nobody has called for long, but it was asked for
+        stage.hear(
+            Signals(idle_seconds=5000)
+        )  # nobody has called for long, but it was asked for
         stage.tick(seconds=1)
     assert stage.versions == [1]
     stage.hear(Signals(idle_seconds=5000))
@@ -94,7 +106,11 @@ def test_what_sleeps_sleeps_on_after_a_restart(stage):
     stage.begin()
     stage.tick(3)
     assert [one.spec["model"] for one in stage.cluster.started[2:]] == ["letters"]
-    assert (stage.route().ready, stage.route().asleep, stage.route().version) == (True, True, 1)
+    assert (stage.route().ready, stage.route().asleep, stage.route().version) == (
+        True,
+        True,
+        1,
+    )
     stage.hear(CALLED)
     stage.tick(2)
     assert stage.cluster.started[-1].spec["model"] == "digits"
@@ -113,11 +129,15 @@ def test_a_call_that_comes_while_it_falls_asleep_is_heard(stage):
 
 
 def test_what_somebody_deployed_meanwhile_is_not_put_to_sleep(stage):
-    """The loop decides over what it has read; by the time it writes, somebody has deployed another version."""
+    """The loop decides over what it has read; by the time it writes, somebody has deployed another
+    version.
+    """
     sleepy(stage)
     stage.clock.now += 100
     stage.hear(Signals(idle_seconds=100))
-    stage.wanted.deploy(stage.project, "digits:2", "")  # after the revision was looked at
+    stage.wanted.deploy(
+        stage.project, "digits:2", ""
+    )  # after the revision was looked at
     stage.loop.tick(False)
     stage.tick()
     assert not stage.row().asleep
@@ -132,7 +152,11 @@ def test_unloading_and_loading_can_be_repeated(stage):
     for _ in range(2):
         stage.wanted.set_loaded(stage.project, "digits", False)
         stage.tick(2)
-        assert (stage.staying, stage.route().ready, stage.route().loaded) == ([], False, False)
+        assert (stage.staying, stage.route().ready, stage.route().loaded) == (
+            [],
+            False,
+            False,
+        )
     stage.hear(CALLED)
     stage.tick(2)
     assert stage.staying == []  # unloaded is not asleep
@@ -170,11 +194,23 @@ def test_the_least_recently_used_sleeps_when_the_workers_hold_too_much(make):
     stage.tick(20, 1)
     assert len(stage.staying) == 2
     assert len(stage.cluster.started) == 3  # and it is not started and ended in turns
-    assert sum(replica.memory for rows in stage.wanted.replicas(stage.project).values() for replica in rows) == 80
+    assert (
+        sum(
+            replica.memory
+            for rows in stage.wanted.replicas(stage.project).values()
+            for replica in rows
+        )
+        == 80
+    )
 
 
 @pytest.mark.parametrize(
-    "seen", [Signals(idle_seconds=0.2), Signals(waiting=1, idle_seconds=50), Signals(busy=1, idle_seconds=50)]
+    "seen",
+    [
+        Signals(idle_seconds=0.2),
+        Signals(waiting=1, idle_seconds=50),
+        Signals(busy=1, idle_seconds=50),
+    ],
 )
 def test_what_is_being_called_is_not_put_to_sleep(make, seen):
     stage = crowd(make, "a", "b", "c")
@@ -222,7 +258,9 @@ def test_at_a_restart_what_does_not_fit_sleeps_until_it_is_called(make):
 
 
 def test_what_serves_is_not_put_to_sleep_by_its_own_change(make):
-    """A new version, a canary and more workers of what serves start also when the memory is nearly full."""
+    """A new version, a canary and more workers of what serves start also when the memory is nearly
+    full.
+    """
     stage = crowd(make, "digits", budget=100, holds=98)
     stage.tick(2, 3)
     stage.beside("digits:2", weight=0.1)
@@ -234,7 +272,9 @@ def test_what_serves_is_not_put_to_sleep_by_its_own_change(make):
     assert (stage.route().version, stage.versions) == (3, [3])
 
 
-def test_what_is_deployed_or_loaded_starts_though_the_memory_is_full_and_the_idle_one_goes(make):
+def test_what_is_deployed_or_loaded_starts_though_the_memory_is_full_and_the_idle_one_goes(
+    make,
+):
     stage = crowd(make, "a", budget=100, holds=98)
     stage.tick(2, 3)
     stage.deploy("letters:1", "b")
@@ -272,7 +312,9 @@ def test_only_so_many_start_at_a_time(make):
     assert len(stage.staying) == 2
     stage.hear(CALLED, "e")
     stage.tick()
-    assert [one.title for one in stage.alive] == [f"modelmill: worker {name}" for name in "abe"]  # not who is called
+    assert [one.title for one in stage.alive] == [
+        f"modelmill: worker {name}" for name in "abe"
+    ]  # not who is called
     stage.ready(threads=1)
     stage.ready(threads=1)
     stage.ready(threads=1)

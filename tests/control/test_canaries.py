@@ -1,4 +1,6 @@
-"""Canaries and shadows: they come beside the main version, and go by themselves when they are worse."""
+"""Canaries and shadows: they come beside the main version, and go by themselves when they are
+worse.
+"""
 
 from modelmill.control.canary import Tally
 from tests.control.stage import asleep, with_canary
@@ -8,11 +10,20 @@ def test_a_canary_gets_a_worker_and_then_its_share(stage):
     with_canary(stage)
     assert stage.versions == [1, 2]
     (side,) = stage.route().others
-    assert (side.version, side.ready, side.weight, side.shadow) == (2, False, 0.2, False)
+    assert (side.version, side.ready, side.weight, side.shadow) == (
+        2,
+        False,
+        0.2,
+        False,
+    )
     stage.ready()
     route = stage.route()
     (side,) = route.others
-    assert (route.version, side.ready, side.sockets) == (1, True, [stage.cluster.started[1].spec["socket"]])
+    assert (route.version, side.ready, side.sockets) == (
+        1,
+        True,
+        [stage.cluster.started[1].spec["socket"]],
+    )
     stage.tick(20, 1)
     assert len(stage.cluster.started) == 2
 
@@ -58,7 +69,11 @@ def test_a_canary_of_a_sleeping_deployment_can_be_promoted(stage):
     stage.ready()
     stage.wanted.promote(stage.project, "digits")
     stage.tick(3)
-    assert (stage.versions, stage.route().version, stage.route().asleep) == ([2], 2, False)
+    assert (stage.versions, stage.route().version, stage.route().asleep) == (
+        [2],
+        2,
+        False,
+    )
     assert len(stage.cluster.started) == 2
 
 
@@ -71,7 +86,10 @@ def test_a_canary_of_another_model(stage):
     assert (side.model, side.version, side.ready) == ("letters", 1, True)
     stage.wanted.promote(stage.project, "app")
     stage.tick(3)
-    assert (stage.route("app").model, [model for model, *_ in stage.staying]) == ("letters", ["letters"])
+    assert (stage.route("app").model, [model for model, *_ in stage.staying]) == (
+        "letters",
+        ["letters"],
+    )
 
 
 def test_a_canary_that_is_taken_away_loses_its_worker(stage):
@@ -92,7 +110,10 @@ def test_a_canary_that_is_worse_is_rolled_back_with_a_note(stage):
     stage.tallies["digits:2"] = Tally(10, 15, 0.1)
     stage.tick(3, 1)
     assert stage.route().others == []
-    assert stage.row().note == "digits:2 was rolled back: 15 of 25 requests failed (limit 5%)"
+    assert (
+        stage.row().note
+        == "digits:2 was rolled back: 15 of 25 requests failed (limit 5%)"
+    )
     assert (stage.versions, stage.route().ready, stage.row().error) == ([1], True, "")
 
 
@@ -104,7 +125,9 @@ def test_a_canary_is_not_judged_by_what_came_before_it(stage):
     assert len(stage.route().others) == 1
     stage.wanted.drop_variants(stage.project, "digits")
     stage.tick(2, 1)
-    stage.tallies["digits:2"] = Tally(0, 900, 0.0)  # it was asked by its number meanwhile
+    stage.tallies["digits:2"] = Tally(
+        0, 900, 0.0
+    )  # it was asked by its number meanwhile
     stage.beside("digits:2", weight=0.5)
     stage.ready()
     stage.tick(3, 1)
@@ -142,7 +165,11 @@ def test_a_canary_that_does_not_start_is_rolled_back_and_may_be_tried_again(stag
         stage.tick(seconds=0.25)
     assert len(stage.cluster.started) == 1 + 3
     assert stage.row().note == "digits:2 was rolled back: model.onnx was changed"
-    assert (stage.row().error, stage.route().ready, stage.route().others) == ("", True, [])
+    assert (stage.row().error, stage.route().ready, stage.route().others) == (
+        "",
+        True,
+        [],
+    )
     stage.beside("digits:2", weight=0.5)
     stage.alive[-1].code = 1
     stage.tick()

@@ -1,4 +1,6 @@
-"""Whatever people ask for and whatever workers do: left alone, the loop comes to rest with what is wanted."""
+"""Whatever people ask for and whatever workers do: left alone, the loop comes to rest with what is
+wanted.
+"""
 
 import random
 from contextlib import suppress
@@ -46,7 +48,9 @@ def let_workers_do_something(stage, draw):
         one.holds = draw.choice((10, 30))
         if what < 0.5 and one not in stage.told:
             stage.told.append(one)
-            one.said.append({"ready": True, "batch": 8} | ({"threads": 1} if what < 0.2 else {}))
+            one.said.append(
+                {"ready": True, "batch": 8} | ({"threads": 1} if what < 0.2 else {})
+            )
         elif what < 0.53:
             one.code = -9
         elif what < 0.56:
@@ -62,11 +66,23 @@ def say_something(stage, draw):
     for name in NAMES:
         if draw.random() < 0.5:
             waiting = draw.choice((0, 0, 5))
-            stage.hear(Signals(waiting, waiting * 0.1, min(waiting, 1), 0.0 if waiting else draw.choice((2, 90))), name)
+            stage.hear(
+                Signals(
+                    waiting,
+                    waiting * 0.1,
+                    min(waiting, 1),
+                    0.0 if waiting else draw.choice((2, 90)),
+                ),
+                name,
+            )
     if draw.random() < 0.1:
         version = f"{draw.choice(('digits', 'letters'))}:{draw.randint(1, 3)}"
         before = stage.tallies.get(version, Tally())
-        stage.tallies[version] = Tally(before.success + 30, before.failure + draw.choice((0, 30)), before.seconds + 1)
+        stage.tallies[version] = Tally(
+            before.success + 30,
+            before.failure + draw.choice((0, 30)),
+            before.seconds + 1,
+        )
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -105,7 +121,9 @@ def test_left_alone_it_comes_to_rest(make, seed):
     for row in stage.wanted.all(stage.project):
         route = stage.route(row.name)
         assert route.loaded == row.loaded
-        assert row.error == "" or row.asleep  # what failed last stays told until it is tried again
+        assert (
+            row.error == "" or row.asleep
+        )  # what failed last stays told until it is tried again
         if not row.loaded:
             assert not route.ready
             continue
@@ -119,4 +137,6 @@ def test_left_alone_it_comes_to_rest(make, seed):
         for side in (route, *route.others)
         for socket in side.sockets
     }
-    assert {one.spec["socket"] for one in stage.alive} == served  # no worker is left over
+    assert {
+        one.spec["socket"] for one in stage.alive
+    } == served  # no worker is left over

@@ -6,7 +6,11 @@ from modelmill.control.jobs import Jobs
 from modelmill.errors import Conflict, InvalidInput, NotFound
 
 TASK = "image-classification"
-REPORT = {"splits": {"train": 8, "val": 1, "test": 1}, "classes": {"cat": 5, "dog": 5}, "items": 10}
+REPORT = {
+    "splits": {"train": 8, "val": 1, "test": 1},
+    "classes": {"cat": 5, "dog": 5},
+    "items": 10,
+}
 
 
 @pytest.fixture
@@ -21,8 +25,19 @@ def upload(tmp_path):
 
 @pytest.fixture
 def add(datasets, project, upload):
-    def one(name="pets", content=b"archive", *, task=TASK, format="", options=None, strict=False, where=None):
-        return datasets.add(where or project, name, task, format, options or {}, strict, upload(content))
+    def one(
+        name="pets",
+        content=b"archive",
+        *,
+        task=TASK,
+        format="",
+        options=None,
+        strict=False,
+        where=None,
+    ):
+        return datasets.add(
+            where or project, name, task, format, options or {}, strict, upload(content)
+        )
 
     return one
 
@@ -32,7 +47,9 @@ def ready(datasets, add, project, artifacts, upload):
     def one(name="pets", report=REPORT):
         row, _ = add(name)
         index = artifacts.add_file(upload(b"index"))
-        datasets.finish(row.id, {"format": "imagefolder", "report": report, "index_digest": index})
+        datasets.finish(
+            row.id, {"format": "imagefolder", "report": report, "index_digest": index}
+        )
         return datasets.get(project, name)
 
     return one
@@ -54,7 +71,13 @@ def test_the_same_upload_is_the_same_set(add, ready):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"content": b"other"}, {"task": "text-classification"}, {"format": "idx"}, {"options": {"a": "b"}}]
+    "changed",
+    [
+        {"content": b"other"},
+        {"task": "text-classification"},
+        {"format": "idx"},
+        {"options": {"a": "b"}},
+    ],
 )
 def test_another_upload_under_a_taken_name_is_refused(add, ready, changed):
     ready()
@@ -74,7 +97,9 @@ def test_a_set_that_could_not_be_read_leaves_its_name_free(datasets, add, projec
     assert add(content=b"other")[1]
 
 
-def test_its_name_is_free_although_the_job_that_failed_remembers_it(datasets, add, project, database, tmp_path):
+def test_its_name_is_free_although_the_job_that_failed_remembers_it(
+    datasets, add, project, database, tmp_path
+):
     row, _ = add()
     jobs = Jobs(database, tmp_path)
     number = jobs.submit(project, "import", dataset_id=row.id, dataset="pets").id
@@ -83,7 +108,9 @@ def test_its_name_is_free_although_the_job_that_failed_remembers_it(datasets, ad
     assert jobs.get(project, number).dataset == "pets"
 
 
-def test_a_set_that_jobs_have_used_can_be_removed(datasets, ready, project, database, tmp_path):
+def test_a_set_that_jobs_have_used_can_be_removed(
+    datasets, ready, project, database, tmp_path
+):
     row = ready()
     jobs = Jobs(database, tmp_path)
     number = jobs.submit(project, "train", dataset_id=row.id, dataset="pets").id
@@ -92,7 +119,9 @@ def test_a_set_that_jobs_have_used_can_be_removed(datasets, ready, project, data
     assert jobs.get(project, number).dataset == "pets"
 
 
-def test_a_removed_set_is_gone_and_its_content_stays(datasets, ready, project, artifacts):
+def test_a_removed_set_is_gone_and_its_content_stays(
+    datasets, ready, project, artifacts
+):
     row = ready()
     datasets.remove(project, "pets")
     with pytest.raises(NotFound, match="unknown data set 'pets'"):
@@ -100,7 +129,9 @@ def test_a_removed_set_is_gone_and_its_content_stays(datasets, ready, project, a
     assert artifacts.path(row.digest).exists()
 
 
-def test_a_result_for_a_set_that_was_removed_meanwhile_is_dropped(datasets, add, project):
+def test_a_result_for_a_set_that_was_removed_meanwhile_is_dropped(
+    datasets, add, project
+):
     row, _ = add()
     datasets.remove(project, "pets")
     datasets.finish(row.id, {"format": "x", "report": {}, "index_digest": ""})
@@ -130,13 +161,33 @@ def test_another_project_has_its_own_names(datasets, add, project, other):
 @pytest.mark.parametrize(
     ("report", "task", "split", "kind", "says"),
     [
-        (REPORT, "text-classification", "test", InvalidInput, "was added for image-classification"),
-        (REPORT, TASK, "dev", InvalidInput, "has no dev split; it has: train, val, test"),
-        ({"splits": {"train": 9, "test": 0}}, TASK, "test", InvalidInput, "has no test split; it has: train"),
+        (
+            REPORT,
+            "text-classification",
+            "test",
+            InvalidInput,
+            "was added for image-classification",
+        ),
+        (
+            REPORT,
+            TASK,
+            "dev",
+            InvalidInput,
+            "has no dev split; it has: train, val, test",
+        ),
+        (
+            {"splits": {"train": 9, "test": 0}},
+            TASK,
+            "test",
+            InvalidInput,
+            "has no test split; it has: train",
+        ),
         ({}, TASK, "test", InvalidInput, "it has: nothing"),
     ],
 )
-def test_a_job_is_refused_a_set_that_it_can_not_use(datasets, ready, project, report, task, split, kind, says):
+def test_a_job_is_refused_a_set_that_it_can_not_use(
+    datasets, ready, project, report, task, split, kind, says
+):
     ready(report=report)
     with pytest.raises(kind, match=says):
         datasets.usable(project, "pets", task, split)
@@ -166,4 +217,8 @@ def test_a_job_is_told_where_everything_lies(datasets, ready, artifacts):
     spec = datasets.spec(row)
     assert spec["archive"] == str(artifacts.path(row.digest))
     assert spec["index"] == str(artifacts.path(row.index_digest))
-    assert (spec["name"], spec["format"], spec["strict"]) == ("pets", "imagefolder", False)
+    assert (spec["name"], spec["format"], spec["strict"]) == (
+        "pets",
+        "imagefolder",
+        False,
+    )

@@ -10,7 +10,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import select, text
 
 from modelmill.control import db
-from modelmill.control.db import Base, Database, Job, Project, Revision, bump, project_id
+from modelmill.control.db import (
+    Base,
+    Database,
+    Job,
+    Project,
+    Revision,
+    bump,
+    project_id,
+)
 from modelmill.control.deployments import options_of
 from modelmill.errors import MillError
 from modelmill.types import ServingOptions
@@ -32,7 +40,11 @@ def test_migrating_twice_is_the_same_as_once(database):
     database.migrate()
     with database.session() as session:
         assert session.scalars(select(Project.name)).all() == ["default"]
-        assert sorted(session.scalars(select(Revision.id))) == [db.ANY, db.ROUTES, db.KEYS]
+        assert sorted(session.scalars(select(Revision.id))) == [
+            db.ANY,
+            db.ROUTES,
+            db.KEYS,
+        ]
 
 
 def to(database, revision):
@@ -49,7 +61,13 @@ def to(database, revision):
 def test_every_migration_can_be_taken_back(database):
     to(database, "base")
     with database.engine.connect() as connection:
-        names = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars().all()
+        names = (
+            connection.execute(
+                text("SELECT name FROM sqlite_master WHERE type = 'table'")
+            )
+            .scalars()
+            .all()
+        )
     assert set(names) - {"sqlite_sequence"} == {"alembic_version"}
     database.migrate()
 
@@ -63,7 +81,8 @@ def first(database):
             "UPDATE revision SET value = 41",
             "INSERT INTO api_key (project_id, name, digest, role, created) "
             "VALUES (1, 'admin', 'abc', 'admin', '2026-01-01 00:00:00')",
-            "INSERT INTO deployment (id, project_id, name, model, version, replicas, serving_model, serving, error, "
+            "INSERT INTO deployment (id, project_id, name, model, version, replicas, "
+            "serving_model, serving, error, "
             "created) VALUES (7, 1, 'app', 'digits', 3, 2, 'digits', 2, '', '2026-01-01 00:00:00')",
             "INSERT INTO replica (project_id, deployment_id, model, version, socket, pid, ready) "
             "VALUES (1, 7, 'digits', 2, '/run/w1.sock', 123, 1)",
@@ -79,18 +98,51 @@ def test_rows_of_the_first_schema_stay_and_are_served_as_before(first):
         (row,) = session.scalars(select(db.Deployment))
         (replica,) = session.scalars(select(db.Replica))
         counts = {one.id: one.value for one in session.scalars(select(Revision))}
-    assert (key.name, key.digest, key.role, key.rate, key.burst) == ("admin", "abc", "admin", 0, 0)
-    assert (row.id, row.name, row.model, row.version, row.serving, row.replicas) == (7, "app", "digits", 3, 2, 2)
-    assert (row.options, row.variants, row.loaded, row.asleep, row.note) == ({}, [], True, False, "")
+    assert (key.name, key.digest, key.role, key.rate, key.burst) == (
+        "admin",
+        "abc",
+        "admin",
+        0,
+        0,
+    )
+    assert (row.id, row.name, row.model, row.version, row.serving, row.replicas) == (
+        7,
+        "app",
+        "digits",
+        3,
+        2,
+        2,
+    )
+    assert (row.options, row.variants, row.loaded, row.asleep, row.note) == (
+        {},
+        [],
+        True,
+        False,
+        "",
+    )
     assert options_of(row) == ServingOptions(min_replicas=2, max_replicas=2)
-    assert (replica.socket, replica.ready, replica.batch, replica.threads, replica.memory) == (
-        "/run/w1.sock", True, 0, 1, 0,
-    )  # fmt: skip
+    assert (
+        replica.socket,
+        replica.ready,
+        replica.batch,
+        replica.threads,
+        replica.memory,
+    ) == (
+        "/run/w1.sock",
+        True,
+        0,
+        1,
+        0,
+    )
     assert counts == {db.ANY: 41, db.ROUTES: 1, db.KEYS: 1}
     with first.session() as session:
         bump(session, db.ROUTES)
     with first.session() as session:
-        assert {one.id: one.value for one in session.scalars(select(Revision))} == {1: 42, 2: 2, 3: 1}
+        assert {one.id: one.value for one in session.scalars(select(Revision))} == {
+            1: 42,
+            2: 2,
+            3: 1,
+        }
 
 
 def test_rows_stay_when_migrations_are_taken_back(first):
@@ -98,15 +150,35 @@ def test_rows_stay_when_migrations_are_taken_back(first):
     with first.session() as session:
         row = session.scalars(select(db.Deployment)).one()
         row.options, row.note, row.asleep = {"threads": 2}, "rolled back", True
-        session.add(db.Replica(project_id=1, deployment_id=7, model="m", version=1, socket="s", pid=1, memory=1 << 40))
+        session.add(
+            db.Replica(
+                project_id=1,
+                deployment_id=7,
+                model="m",
+                version=1,
+                socket="s",
+                pid=1,
+                memory=1 << 40,
+            )
+        )
     for revision in ("0002", "0001"):
         to(first, revision)
         with first.engine.connect() as connection:
-            found = connection.execute(text("SELECT id, name, model, version, replicas, serving FROM deployment")).all()
+            found = connection.execute(
+                text(
+                    "SELECT id, name, model, version, replicas, serving FROM deployment"
+                )
+            ).all()
             assert found == [(7, "app", "digits", 3, 2, 2)]
-            assert connection.execute(text("SELECT count(*) FROM replica")).scalar() == 2
-            assert connection.execute(text("SELECT id, value FROM revision")).all() == [(1, 41)]
-            assert connection.execute(text("SELECT name FROM api_key")).scalars().all() == ["admin"]
+            assert (
+                connection.execute(text("SELECT count(*) FROM replica")).scalar() == 2
+            )
+            assert connection.execute(text("SELECT id, value FROM revision")).all() == [
+                (1, 41)
+            ]
+            assert connection.execute(
+                text("SELECT name FROM api_key")
+            ).scalars().all() == ["admin"]
     first.migrate()
     with first.session() as session:
         assert session.scalars(select(db.Deployment)).one().options == {}
@@ -154,7 +226,10 @@ def test_a_failed_transaction_leaves_nothing(database, project):
 
 
 def test_a_failure_of_the_database_is_said_in_our_words(database):
-    with pytest.raises(MillError, match="the database failed: no such table"), database.session() as session:
+    with (
+        pytest.raises(MillError, match="the database failed: no such table"),
+        database.session() as session,
+    ):
         session.execute(text("SELECT * FROM absent"))
 
 
@@ -191,7 +266,10 @@ def test_rows_belong_to_a_project_that_exists(database):
 def test_every_change_is_counted_and_told_to_whom_it_concerns(database):
     def counts():
         with database.session() as session:
-            return [one.value for one in session.scalars(select(Revision).order_by(Revision.id))]
+            return [
+                one.value
+                for one in session.scalars(select(Revision).order_by(Revision.id))
+            ]
 
     before = counts()
     for also in ((), (db.ROUTES,), (db.KEYS,)):

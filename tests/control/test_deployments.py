@@ -15,26 +15,48 @@ from tests.making import plain_bundle
 @pytest.fixture
 def wanted(database, registry, project, tmp_path):
     for number in (1, 2, 3, 4):
-        registry.add(project, "digits", plain_bundle(tmp_path / f"b{number}", metrics={"accuracy": number / 10}), None)
+        registry.add(
+            project,
+            "digits",
+            plain_bundle(tmp_path / f"b{number}", metrics={"accuracy": number / 10}),
+            None,
+        )
     other = [TensorSpec(name="pixels", datatype="UINT8", shape=[-1, 2, 2, 1])]
     registry.add(project, "others", plain_bundle(tmp_path / "o", inputs=other), None)
-    registry.add(project, "letters", plain_bundle(tmp_path / "l", labels=["a", "b"]), None)
+    registry.add(
+        project, "letters", plain_bundle(tmp_path / "l", labels=["a", "b"]), None
+    )
     return Deployments(database, registry)
 
 
 @pytest.fixture
 def serve(database, wanted, project):
-    """Write down workers as the loop would: `serve(row, version, ...)`; the last word of each is what counts."""
+    """Write down workers as the loop would: `serve(row, version, ...)`; the last word of each is
+    what counts.
+    """
 
     def write(row, *versions, model="digits", **seen):
         with database.session() as session:
             for number, version in enumerate(versions):
-                values = {"socket": f"{row.name}-{version}-{number}", "pid": 1, "ready": True, "batch": 8} | seen
+                values = {
+                    "socket": f"{row.name}-{version}-{number}",
+                    "pid": 1,
+                    "ready": True,
+                    "batch": 8,
+                } | seen
                 session.add(
-                    Replica(project_id=project, deployment_id=row.id, model=model, version=version, **values)
-                )  # fmt: skip
+                    Replica(
+                        project_id=project,
+                        deployment_id=row.id,
+                        model=model,
+                        version=version,
+                        **values,
+                    )
+                )
             session.execute(
-                update(Deployment).where(Deployment.id == row.id).values(serving_model=model, serving=versions[0])
+                update(Deployment)
+                .where(Deployment.id == row.id)
+                .values(serving_model=model, serving=versions[0])
             )
             bump(session, ROUTES)
 
@@ -53,18 +75,29 @@ def route(wanted, name="digits"):
     [
         ([{}], {}),
         ([{"replicas": 3}], {"min_replicas": 3, "max_replicas": 3}),
-        ([{"replicas": 3}, {}], {"min_replicas": 3, "max_replicas": 3}),  # what is not said stays
-        ([{"replicas": 3, "engine": "openvino"}, {"threads": 2}],
-         {"min_replicas": 3, "max_replicas": 3, "engine": "openvino", "threads": 2}),
+        (
+            [{"replicas": 3}, {}],
+            {"min_replicas": 3, "max_replicas": 3},
+        ),  # what is not said stays
+        (
+            [{"replicas": 3, "engine": "openvino"}, {"threads": 2}],
+            {"min_replicas": 3, "max_replicas": 3, "engine": "openvino", "threads": 2},
+        ),
         ([{"min_replicas": 2}], {"min_replicas": 2, "max_replicas": 2}),
         ([{"min_replicas": 0}], {"min_replicas": 0, "max_replicas": 1}),
-        ([{"min_replicas": 1, "max_replicas": 4}, {"min_replicas": 2}], {"min_replicas": 2, "max_replicas": 4}),
-        ([{"min_replicas": 1, "max_replicas": 4}, {"replicas": 2}], {"min_replicas": 2, "max_replicas": 2}),
+        (
+            [{"min_replicas": 1, "max_replicas": 4}, {"min_replicas": 2}],
+            {"min_replicas": 2, "max_replicas": 4},
+        ),
+        (
+            [{"min_replicas": 1, "max_replicas": 4}, {"replicas": 2}],
+            {"min_replicas": 2, "max_replicas": 2},
+        ),
         ([{"max_wait_ms": 5.0}, {"max_wait_ms": 0.0}], {}),
         ([{"precision": "bf16"}, {"precision": None}], {"precision": "bf16"}),
         ([{"precision": "bf16"}, {"precision": ""}], {}),
     ],
-)  # fmt: skip
+)
 def test_options_are_kept_until_they_are_changed(wanted, project, steps, options):
     for step in steps:
         row = wanted.deploy(project, "digits:1", "", **step)
@@ -75,12 +108,17 @@ def test_options_are_kept_until_they_are_changed(wanted, project, steps, options
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"min_replicas": 3, "max_replicas": 2}, "max_replicas is 2: at least 1 and not below min_replicas"),
+        (
+            {"min_replicas": 3, "max_replicas": 2},
+            "max_replicas is 2: at least 1 and not below min_replicas",
+        ),
         ({"max_replicas": 0, "min_replicas": 0}, "max_replicas is 0"),
         ({"engine": "onyx"}, "unknown engine 'onyx'; did you mean 'onnx'"),
     ],
 )
-def test_options_that_can_not_be_are_refused_and_nothing_changes(wanted, project, options, says):
+def test_options_that_can_not_be_are_refused_and_nothing_changes(
+    wanted, project, options, says
+):
     wanted.deploy(project, "digits:1", "")
     with pytest.raises((InvalidInput, NotFound), match=says):
         wanted.deploy(project, "digits:2", "", **options)
@@ -91,7 +129,9 @@ def test_what_another_project_has_is_not_seen(wanted, other, project):
     wanted.deploy(project, "digits:1", "")
     with pytest.raises(NotFound):
         wanted.deploy(other, "digits:1", "")
-    with pytest.raises(NotFound, match="unknown deployment 'digits'; there are none yet"):
+    with pytest.raises(
+        NotFound, match="unknown deployment 'digits'; there are none yet"
+    ):
         wanted.undeploy(other, "digits")
     assert wanted.all(other) == []
 
@@ -99,7 +139,9 @@ def test_what_another_project_has_is_not_seen(wanted, other, project):
 def test_unknown_names_are_refused_with_those_that_exist(wanted, project):
     wanted.deploy(project, "digits:1", "")
     for change in (wanted.undeploy, wanted.promote, wanted.drop_variants, wanted.get):
-        with pytest.raises(NotFound, match="unknown deployment 'digit'; did you mean 'digits'"):
+        with pytest.raises(
+            NotFound, match="unknown deployment 'digit'; did you mean 'digits'"
+        ):
             change(project, "digit")
     with pytest.raises(NotFound):
         wanted.set_loaded(project, "digit", True)
@@ -112,18 +154,29 @@ def test_canaries_and_shadows_stand_beside_the_main_version(wanted, project):
     wanted.deploy(project, "digits:1", "")
     wanted.add_variant(project, "digits:2", "digits", weight=0.25)
     wanted.add_variant(project, "digits:3", "", shadow=True)
-    wanted.add_variant(project, "digits:2", "digits", weight=0.5, max_error_rate=0.2, max_slowdown=None)  # anew
+    wanted.add_variant(
+        project, "digits:2", "digits", weight=0.5, max_error_rate=0.2, max_slowdown=None
+    )  # anew
     others = route(wanted).others
-    assert [(one.version, one.weight, one.shadow) for one in others] == [(3, 0.0, True), (2, 0.5, False)]
+    assert [(one.version, one.weight, one.shadow) for one in others] == [
+        (3, 0.0, True),
+        (2, 0.5, False),
+    ]
     kept = {one["version"]: one for one in wanted.get(project, "digits").variants}
-    assert (kept[2]["max_error_rate"], kept[2]["max_slowdown"], kept[3]["max_error_rate"]) == (0.2, 3.0, 0.05)
+    assert (
+        kept[2]["max_error_rate"],
+        kept[2]["max_slowdown"],
+        kept[3]["max_error_rate"],
+    ) == (0.2, 3.0, 0.05)
 
 
 def test_what_can_not_stand_beside_it_is_refused(wanted, project):
     wanted.deploy(project, "digits:1", "")
     with pytest.raises(Conflict, match="digits:1 is what 'digits' serves already"):
         wanted.add_variant(project, "digits:1", "digits", weight=0.5)
-    with pytest.raises(Conflict, match="others:1 takes other inputs than 'digits' serves"):
+    with pytest.raises(
+        Conflict, match="others:1 takes other inputs than 'digits' serves"
+    ):
         wanted.add_variant(project, "others:1", "digits", weight=0.5)
     with pytest.raises(NotFound):
         wanted.add_variant(project, "digits:9", "digits", weight=0.5)
@@ -133,7 +186,9 @@ def test_what_can_not_stand_beside_it_is_refused(wanted, project):
     assert [one["version"] for one in wanted.get(project, "digits").variants] == [2]
 
 
-@pytest.mark.parametrize("weights", [(0.1, 0.2, 0.7), (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.34, 0.33, 0.33)])
+@pytest.mark.parametrize(
+    "weights", [(0.1, 0.2, 0.7), (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.34, 0.33, 0.33)]
+)
 def test_shares_that_are_all_together_are_not_too_many(wanted, project, weights):
     wanted.deploy(project, "digits:1", "")
     for version, weight in enumerate(weights, 2):
@@ -146,7 +201,9 @@ def test_promoting_says_which_is_meant(wanted, project):
         wanted.promote(project, "digits")
     wanted.add_variant(project, "digits:2", "digits", weight=0.25)
     wanted.add_variant(project, "digits:3", "digits", shadow=True)
-    with pytest.raises(Conflict, match="digits:2, digits:3; name the version that is meant"):
+    with pytest.raises(
+        Conflict, match="digits:2, digits:3; name the version that is meant"
+    ):
         wanted.promote(project, "digits")
     with pytest.raises(Conflict):
         wanted.promote(project, "digits", 4)
@@ -158,7 +215,9 @@ def test_taking_one_or_all_away(wanted, project):
     wanted.deploy(project, "digits:1", "")
     for version in (2, 3, 4):
         wanted.add_variant(project, f"digits:{version}", "digits", weight=0.25)
-    assert [one["version"] for one in wanted.drop_variants(project, "digits", 3).variants] == [2, 4]
+    assert [
+        one["version"] for one in wanted.drop_variants(project, "digits", 3).variants
+    ] == [2, 4]
     assert wanted.drop_variants(project, "digits").variants == []
     with pytest.raises(Conflict):
         wanted.drop_variants(project, "digits")
@@ -174,12 +233,16 @@ def test_deploying_a_canary_promotes_it(wanted, project):
 # ---- what gateways are told
 
 
-def test_a_snapshot_is_made_only_when_something_changed(wanted, project, database, tmp_path, serve):
+def test_a_snapshot_is_made_only_when_something_changed(
+    wanted, project, database, tmp_path, serve
+):
     key = ensure_admin_key(database, tmp_path).read_text().strip()
     row = wanted.deploy(project, "digits:1", "")
     first = wanted.snapshot(None)
     assert wanted.snapshot(first) is None
-    assert [(info.project, info.role) for info in first.keys.values()] == [("default", "admin")]
+    assert [(info.project, info.role) for info in first.keys.values()] == [
+        ("default", "admin")
+    ]
     assert key not in first.keys
     serve(row, 1)
     second = wanted.snapshot(first)
@@ -198,8 +261,18 @@ def test_a_route_says_what_the_model_takes_and_how_it_is_served(wanted, project,
     row = wanted.deploy(project, "digits:1", "", engine="openvino", max_wait_ms=20.0)
     serve(row, 1)
     found = route(wanted)
-    assert (found.model, found.version, found.task, found.kind) == ("digits", 1, "image-classification", "image")
-    assert (found.engine, found.max_wait, found.batch, found.labels) == ("openvino", 0.02, 8, ["dark", "bright"])
+    assert (found.model, found.version, found.task, found.kind) == (
+        "digits",
+        1,
+        "image-classification",
+        "image",
+    )
+    assert (found.engine, found.max_wait, found.batch, found.labels) == (
+        "openvino",
+        0.02,
+        8,
+        ["dark", "bright"],
+    )
     assert [spec.name for spec in found.inputs] == ["image"]
     assert (found.sockets, found.created > 0) == (["digits-1-0"], True)
 
@@ -208,7 +281,11 @@ def test_what_rolls_is_routed_to_the_version_that_serves(wanted, project, serve)
     row = wanted.deploy(project, "digits:1", "")
     serve(row, 1)
     wanted.deploy(project, "letters:1", "digits")
-    assert (route(wanted).model, route(wanted).version, route(wanted).ready) == ("digits", 1, True)
+    assert (route(wanted).model, route(wanted).version, route(wanted).ready) == (
+        "digits",
+        1,
+        True,
+    )
 
 
 def test_a_canary_is_routed_when_its_worker_is_there(wanted, project, serve):
@@ -217,7 +294,9 @@ def test_a_canary_is_routed_when_its_worker_is_there(wanted, project, serve):
     wanted.add_variant(project, "digits:2", "digits", weight=0.5)
     assert [(one.version, one.ready) for one in route(wanted).others] == [(2, False)]
     serve(row, 1, 2, 2)
-    assert [(one.ready, one.sockets) for one in route(wanted).others] == [(True, ["digits-2-1", "digits-2-2"])]
+    assert [(one.ready, one.sockets) for one in route(wanted).others] == [
+        (True, ["digits-2-1", "digits-2-2"])
+    ]
 
 
 def test_loading_and_unloading_are_told_once(wanted, project, serve):
@@ -225,20 +304,29 @@ def test_loading_and_unloading_are_told_once(wanted, project, serve):
     serve(row, 1)
     wanted.set_loaded(project, "digits", False)
     snapshot = wanted.snapshot(None)
-    assert (snapshot.routes["default/digits"].ready, snapshot.routes["default/digits"].loaded) == (False, False)
+    assert (
+        snapshot.routes["default/digits"].ready,
+        snapshot.routes["default/digits"].loaded,
+    ) == (False, False)
     wanted.set_loaded(project, "digits", False)
     assert wanted.snapshot(snapshot) is None
     wanted.set_loaded(project, "digits", True)
     assert wanted.snapshot(snapshot).routes["default/digits"].loaded
 
 
-def test_a_deployment_that_can_not_be_routed_does_not_hide_the_others(wanted, project, database):
+def test_a_deployment_that_can_not_be_routed_does_not_hide_the_others(
+    wanted, project, database
+):
     wanted.deploy(project, "digits:1", "")
     wanted.deploy(project, "letters:1", "")
     with database.session() as session:
-        manifest = dict(session.query(Version).filter_by(model="letters").one().manifest)
+        manifest = dict(
+            session.query(Version).filter_by(model="letters").one().manifest
+        )
         manifest["task"] = "a-task-that-was-uninstalled"
-        session.execute(update(Version).where(Version.model == "letters").values(manifest=manifest))
+        session.execute(
+            update(Version).where(Version.model == "letters").values(manifest=manifest)
+        )
     fresh = Deployments(database, wanted._registry)
     assert fresh.snapshot(None).routes.keys() == {"default/digits"}
 
@@ -259,7 +347,9 @@ def test_a_deployment_that_can_not_be_routed_does_not_hide_the_others(wanted, pr
         ({"loaded": False, "serving": 1}, [], "unloaded"),
     ],
 )
-def test_the_state_of_a_deployment_in_one_word(wanted, project, database, serve, values, ready, state):
+def test_the_state_of_a_deployment_in_one_word(
+    wanted, project, database, serve, values, ready, state
+):
     row = wanted.deploy(project, "digits:1", "")
     if ready:
         serve(row, *ready, memory=5)
@@ -267,9 +357,15 @@ def test_the_state_of_a_deployment_in_one_word(wanted, project, database, serve,
         said = {"serving_model": "digits"} | values
         session.execute(update(Deployment).values(**said))
     seen = views.deployment_view(
-        wanted.get(project, "digits"), wanted.replicas(project), wanted._registry.tasks(project)
+        wanted.get(project, "digits"),
+        wanted.replicas(project),
+        wanted._registry.tasks(project),
     )
-    assert (seen.state, seen.ready_replicas, seen.memory) == (state, len(ready), 5 * len(ready))
+    assert (seen.state, seen.ready_replicas, seen.memory) == (
+        state,
+        len(ready),
+        5 * len(ready),
+    )
 
 
 def test_a_view_names_canaries_and_options(wanted, project, serve):
@@ -277,8 +373,20 @@ def test_a_view_names_canaries_and_options(wanted, project, serve):
     wanted.add_variant(project, "digits:2", "digits", weight=0.25)
     serve(row, 1, 2)
     seen = views.deployment_view(
-        wanted.get(project, "digits"), wanted.replicas(project), wanted._registry.tasks(project)
+        wanted.get(project, "digits"),
+        wanted.replicas(project),
+        wanted._registry.tasks(project),
     )
     (side,) = seen.variants
-    assert (side.model, side.version, side.weight, side.shadow, side.ready_replicas) == ("digits", 2, 0.25, False, 1)
-    assert (seen.options["min_replicas"], seen.options["max_replicas"], seen.serving) == (0, 3, 1)
+    assert (
+        side.model,
+        side.version,
+        side.weight,
+        side.shadow,
+        side.ready_replicas,
+    ) == ("digits", 2, 0.25, False, 1)
+    assert (
+        seen.options["min_replicas"],
+        seen.options["max_replicas"],
+        seen.serving,
+    ) == (0, 3, 1)

@@ -59,7 +59,10 @@ def test_one_that_was_deleted_is_gone_for_all_and_its_name_is_free(indexes, tmp_
 
 @pytest.mark.parametrize("name", ["", "../people", ".hidden", "a/b", "x" * 65])
 def test_a_name_is_a_safe_one(indexes, name):
-    for act in (lambda: indexes.create(1, name, version()), lambda: indexes.get(1, name)):
+    for act in (
+        lambda: indexes.create(1, name, version()),
+        lambda: indexes.get(1, name),
+    ):
         with pytest.raises(InvalidInput):
             act()
 

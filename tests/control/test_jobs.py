@@ -42,7 +42,13 @@ def dataset(datasets, project, tmp_path):
 @pytest.fixture
 def submit(jobs, project, dataset):
     def one(kind="train", **values):
-        values = {"model": "digits", "task": TASK, "recipe": "cnn", "dataset_id": dataset, "dataset": "pets"} | values
+        values = {
+            "model": "digits",
+            "task": TASK,
+            "recipe": "cnn",
+            "dataset_id": dataset,
+            "dataset": "pets",
+        } | values
         return jobs.submit(project, kind, **values).id
 
     return one
@@ -54,7 +60,10 @@ def state(jobs, project):
 
 
 def finish_training(handle, **changed):
-    plain_bundle(Path(handle.spec["folder"]) / "bundle", metrics={"accuracy": 1.0, "job": handle.spec["job"]})
+    plain_bundle(
+        Path(handle.spec["folder"]) / "bundle",
+        metrics={"accuracy": 1.0, "job": handle.spec["job"]},
+    )
     handle.leave({"metrics": {"accuracy": 1.0}, "bundle": "x", **changed})
 
 
@@ -65,22 +74,45 @@ def test_a_job_is_started_with_all_it_needs(runner, cluster, submit, jobs, proje
     assert handle.entry == "jobs:train"
     assert handle.title == f"modelmill: job {number}"
     spec = handle.spec
-    assert (spec["job"], spec["name"], spec["task"], spec["recipe"]) == (number, "digits", TASK, "cnn")
-    assert (spec["threads"], spec["settings"], spec["dataset"]["name"]) == (2, {"epochs": "2"}, "pets")
+    assert (spec["job"], spec["name"], spec["task"], spec["recipe"]) == (
+        number,
+        "digits",
+        TASK,
+        "cnn",
+    )
+    assert (spec["threads"], spec["settings"], spec["dataset"]["name"]) == (
+        2,
+        {"epochs": "2"},
+        "pets",
+    )
     assert Path(spec["dataset"]["archive"]).read_bytes() == b"archive"
     row = jobs.get(project, number)
     assert (row.state, row.pid) == ("running", handle.pid)
 
 
 def test_one_job_at_a_time_runs_in_each_lane(runner, cluster, submit, state):
-    train, second, imported, third = submit(), submit(), submit("import"), submit("import")
+    train, second, imported, third = (
+        submit(),
+        submit(),
+        submit("import"),
+        submit("import"),
+    )
     for _ in range(3):
         runner.tick()
     assert [handle.spec["job"] for handle in cluster.started] == [train, imported]
-    assert [state(n) for n in (train, second, imported, third)] == ["running", "queued", "running", "queued"]
+    assert [state(n) for n in (train, second, imported, third)] == [
+        "running",
+        "queued",
+        "running",
+        "queued",
+    ]
     finish_training(cluster.started[0])
     runner.tick()
-    assert (state(train), state(second), state(third)) == ("succeeded", "running", "queued")
+    assert (state(train), state(second), state(third)) == (
+        "succeeded",
+        "running",
+        "queued",
+    )
 
 
 def test_a_result_becomes_a_version(runner, cluster, submit, jobs, project, registry):
@@ -98,7 +130,9 @@ def test_a_result_becomes_a_version(runner, cluster, submit, jobs, project, regi
     assert cluster.started[0].killed  # nothing that it started is left
 
 
-def test_a_result_is_taken_in_once(runner, cluster, submit, database, jobs, datasets, registry, artifacts, project):
+def test_a_result_is_taken_in_once(
+    runner, cluster, submit, database, jobs, datasets, registry, artifacts, project
+):
     number = submit()
     runner.tick()
     finish_training(cluster.started[0])
@@ -106,7 +140,9 @@ def test_a_result_is_taken_in_once(runner, cluster, submit, database, jobs, data
     # The node died after the version was added and before the job was written down as done.
     with database.session() as session:
         session.get_one(Job, number).state = "running"
-    second = JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts)
+    second = JobRunner(
+        database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts
+    )
     second.recover()
     assert [version.number for version in registry.all(project)] == [1]
     assert jobs.get(project, number).version == 1
@@ -118,12 +154,19 @@ def test_a_job_that_ended_while_nobody_looked_is_taken_in_at_the_next_start(
     number = submit()
     runner.tick()
     finish_training(cluster.started[0])
-    later = JobRunner(database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts)
+    later = JobRunner(
+        database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts
+    )
     later.recover()
-    assert (jobs.get(project, number).state, jobs.get(project, number).version) == ("succeeded", 1)
+    assert (jobs.get(project, number).state, jobs.get(project, number).version) == (
+        "succeeded",
+        1,
+    )
 
 
-def test_an_import_makes_its_data_set_ready(runner, cluster, submit, datasets, project, dataset):
+def test_an_import_makes_its_data_set_ready(
+    runner, cluster, submit, datasets, project, dataset
+):
     submit("import", dataset_id=dataset)
     runner.tick()
     handle = cluster.started[0]
@@ -137,7 +180,17 @@ def test_an_import_makes_its_data_set_ready(runner, cluster, submit, datasets, p
 
 
 def test_an_import_taken_in_halfway_is_taken_in_whole_at_the_next_start(
-    runner, cluster, submit, database, jobs, datasets, registry, artifacts, project, dataset, state
+    runner,
+    cluster,
+    submit,
+    database,
+    jobs,
+    datasets,
+    registry,
+    artifacts,
+    project,
+    dataset,
+    state,
 ):
     number = submit("import", dataset_id=dataset)
     runner.tick()
@@ -146,12 +199,19 @@ def test_an_import_taken_in_halfway_is_taken_in_whole_at_the_next_start(
     index.write_bytes(b"index")
     digest = artifacts.add_file(index)  # and then the node died
     handle.leave({"format": "imagefolder", "report": REPORT, "index_digest": digest})
-    later = JobRunner(database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts)
+    later = JobRunner(
+        database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts
+    )
     later.recover()
-    assert (state(number), datasets.get(project, "pets").state) == ("succeeded", "ready")
+    assert (state(number), datasets.get(project, "pets").state) == (
+        "succeeded",
+        "ready",
+    )
 
 
-def test_a_cancelled_import_leaves_its_name_free(submit, jobs, datasets, project, dataset):
+def test_a_cancelled_import_leaves_its_name_free(
+    submit, jobs, datasets, project, dataset
+):
     number = submit("import", dataset_id=dataset)
     jobs.cancel(project, number)
     assert datasets.all(project) == []
@@ -180,7 +240,9 @@ def test_what_went_wrong_is_shown(runner, cluster, submit, jobs, project):
     assert row.ended is not None
 
 
-def test_a_bundle_that_was_changed_fails_the_job(runner, cluster, submit, jobs, project):
+def test_a_bundle_that_was_changed_fails_the_job(
+    runner, cluster, submit, jobs, project
+):
     number = submit()
     runner.tick()
     finish_training(cluster.started[0])
@@ -191,8 +253,12 @@ def test_a_bundle_that_was_changed_fails_the_job(runner, cluster, submit, jobs, 
     assert "was changed" in row.error
 
 
-@pytest.mark.parametrize(("code", "says"), [(-9, "ended by signal 9"), (75, "it was stopped")])
-def test_a_process_that_left_nothing_was_interrupted(runner, cluster, submit, jobs, project, code, says):
+@pytest.mark.parametrize(
+    ("code", "says"), [(-9, "ended by signal 9"), (75, "it was stopped")]
+)
+def test_a_process_that_left_nothing_was_interrupted(
+    runner, cluster, submit, jobs, project, code, says
+):
     number = submit()
     runner.tick()
     cluster.started[0].code = code
@@ -204,7 +270,9 @@ def test_a_process_that_left_nothing_was_interrupted(runner, cluster, submit, jo
     assert row.ended is None
 
 
-def test_a_result_of_an_earlier_run_is_not_taken_for_this_one(runner, cluster, submit, jobs, project, state):
+def test_a_result_of_an_earlier_run_is_not_taken_for_this_one(
+    runner, cluster, submit, jobs, project, state
+):
     number = submit()
     jobs.folder(number).mkdir(parents=True)
     (jobs.folder(number) / "result.json").write_text('{"error": "old"}')
@@ -214,7 +282,9 @@ def test_a_result_of_an_earlier_run_is_not_taken_for_this_one(runner, cluster, s
     assert state(number) == "interrupted"
 
 
-def test_a_queued_job_is_cancelled_at_once(runner, cluster, submit, jobs, project, state):
+def test_a_queued_job_is_cancelled_at_once(
+    runner, cluster, submit, jobs, project, state
+):
     number = submit()
     assert jobs.cancel(project, number).state == "cancelled"
     runner.tick()
@@ -224,7 +294,9 @@ def test_a_queued_job_is_cancelled_at_once(runner, cluster, submit, jobs, projec
         jobs.cancel(project, number)
 
 
-def test_a_running_job_is_killed_and_what_it_drafted_removed(runner, cluster, submit, jobs, project, state):
+def test_a_running_job_is_killed_and_what_it_drafted_removed(
+    runner, cluster, submit, jobs, project, state
+):
     number, following = submit(), submit()
     runner.tick()
     (jobs.folder(number) / "bundle.draft").mkdir()
@@ -238,7 +310,9 @@ def test_a_running_job_is_killed_and_what_it_drafted_removed(runner, cluster, su
     assert state(following) == "running"
 
 
-def test_a_job_that_was_stopped_can_be_resumed(runner, cluster, submit, jobs, project, state):
+def test_a_job_that_was_stopped_can_be_resumed(
+    runner, cluster, submit, jobs, project, state
+):
     number = submit()
     runner.tick()
     jobs.cancel(project, number)
@@ -248,7 +322,9 @@ def test_a_job_that_was_stopped_can_be_resumed(runner, cluster, submit, jobs, pr
     assert len(cluster.started) == 2
     assert cluster.started[1].spec["folder"] == cluster.started[0].spec["folder"]
     assert state(number) == "running"
-    with pytest.raises(Conflict, match="is running; only interrupted, failed, cancelled"):
+    with pytest.raises(
+        Conflict, match="is running; only interrupted, failed, cancelled"
+    ):
         jobs.resume(project, number)
 
 
@@ -257,14 +333,18 @@ def test_after_a_crash_running_jobs_go_on(
 ):
     number, waiting = submit(), submit()
     runner.tick()
-    later = JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts)
+    later = JobRunner(
+        database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts
+    )
     later.recover()
     assert (state(number), state(waiting)) == ("queued", "queued")
     later.tick()
     assert [handle.spec["job"] for handle in cluster.started] == [number, number]
 
 
-def test_a_job_that_was_asked_to_stop_before_a_crash_does_not_come_back(runner, submit, jobs, project, state):
+def test_a_job_that_was_asked_to_stop_before_a_crash_does_not_come_back(
+    runner, submit, jobs, project, state
+):
     number = submit()
     runner.tick()
     jobs.cancel(project, number)
@@ -289,8 +369,12 @@ def test_a_job_that_does_not_stop_is_ended(runner, cluster, submit, jobs, projec
     assert "signal 9" in jobs.get(project, number).error
 
 
-@pytest.mark.parametrize("error", [OSError(11, "no more processes"), MillError("no room")])
-def test_a_job_that_can_not_be_started_has_failed(runner, cluster, submit, state, error):
+@pytest.mark.parametrize(
+    "error", [OSError(11, "no more processes"), MillError("no room")]
+)
+def test_a_job_that_can_not_be_started_has_failed(
+    runner, cluster, submit, state, error
+):
     cluster.failing = error
     number = submit()
     runner.tick()
@@ -301,7 +385,9 @@ def test_a_job_that_can_not_be_started_has_failed(runner, cluster, submit, state
     assert state(following) == "running"
 
 
-def test_a_job_whose_data_were_removed_has_failed_in_words(runner, cluster, submit, jobs, project):
+def test_a_job_whose_data_were_removed_has_failed_in_words(
+    runner, cluster, submit, jobs, project
+):
     number = submit(dataset_id=None)
     runner.tick()
     row = jobs.get(project, number)
@@ -309,7 +395,9 @@ def test_a_job_whose_data_were_removed_has_failed_in_words(runner, cluster, subm
     assert cluster.started == []
 
 
-def test_an_evaluation_is_told_its_bundle(runner, cluster, submit, registry, project, tmp_path):
+def test_an_evaluation_is_told_its_bundle(
+    runner, cluster, submit, registry, project, tmp_path
+):
     version = registry.add(project, "digits", plain_bundle(tmp_path / "b"), None)
     submit("evaluate", version=1, settings={"split": "val"})
     runner.tick()

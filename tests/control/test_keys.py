@@ -1,4 +1,6 @@
-"""Keys: the admin's for its owner's eyes, all kept as hashes; names once per project, and one admin key at least."""
+"""Keys: the admin's for its owner's eyes, all kept as hashes; names once per project, and one admin
+key at least.
+"""
 
 import pytest
 from sqlalchemy import select
@@ -48,13 +50,17 @@ def test_a_key_that_is_lost_or_spoilt_is_written_again(database, tmp_path, conte
     again = ensure_admin_key(database, tmp_path)
     assert again.read_text() != first
     assert again.stat().st_mode & 0o777 == 0o600
-    assert digest_of(again.read_text().strip()) in {row.digest for row in rows(database)}
+    assert digest_of(again.read_text().strip()) in {
+        row.digest for row in rows(database)
+    }
 
 
 def test_gateways_are_told_of_a_new_key(database, tmp_path):
     def revision():
         with database.session() as session:
-            return session.scalars(select(Revision.value).where(Revision.id == KEYS)).one()
+            return session.scalars(
+                select(Revision.value).where(Revision.id == KEYS)
+            ).one()
 
     before = revision()
     ensure_admin_key(database, tmp_path)
@@ -74,7 +80,13 @@ def keys(database, tmp_path):
 
 def test_a_key_is_returned_once_and_kept_as_a_hash(keys, database, project):
     row, key = keys.add(project, "shop", "user", 2.5, 0)
-    assert (row.name, row.role, row.rate, row.burst, row.digest) == ("shop", "user", 2.5, 3, digest_of(key))
+    assert (row.name, row.role, row.rate, row.burst, row.digest) == (
+        "shop",
+        "user",
+        2.5,
+        3,
+        digest_of(key),
+    )
     assert keys.add(project, "other", "user", 0, 0)[1] != key
     assert [row.name for row in keys.all(project)] == ["admin", "other", "shop"]
 
@@ -84,7 +96,12 @@ def test_gateways_get_name_role_and_limits(keys, database, registry, project):
     _, key = keys.add(project, "shop", "user", 2.5, 10)
     snapshot = Deployments(database, registry).snapshot(before)
     assert snapshot.keys[digest_of(key)] == KeyInfo(
-        digest=digest_of(key), project="default", role="user", name="shop", rate=2.5, burst=10
+        digest=digest_of(key),
+        project="default",
+        role="user",
+        name="shop",
+        rate=2.5,
+        burst=10,
     )
     keys.remove(project, "shop")
     assert digest_of(key) not in Deployments(database, registry).snapshot(snapshot).keys
@@ -116,7 +133,9 @@ def test_the_last_admin_key_of_a_project_stays(keys, project, other):
     assert [row.name for row in keys.all(project)] == ["deputy", "shop"]
 
 
-def test_the_file_of_a_removed_admin_key_opens_nothing_and_is_written_again(keys, database, project, tmp_path):
+def test_the_file_of_a_removed_admin_key_opens_nothing_and_is_written_again(
+    keys, database, project, tmp_path
+):
     keys.add(project, "deputy", "admin", 0, 0)
     old = (tmp_path / "admin.key").read_text()
     keys.remove(project, "admin")

@@ -1,4 +1,6 @@
-"""What is wanted becomes workers: new ones beside the old, and the old go only when all new are ready."""
+"""What is wanted becomes workers: new ones beside the old, and the old go only when all new are
+ready.
+"""
 
 import shutil
 from dataclasses import replace
@@ -20,7 +22,11 @@ def test_a_deployment_gets_its_workers_and_is_ready_when_all_are(stage):
     stage.tick()
     one, two = stage.cluster.started
     assert one.spec["socket"] != two.spec["socket"]
-    assert (one.spec["model"], one.spec["version"], one.entry) == ("digits", 1, "worker:main")
+    assert (one.spec["model"], one.spec["version"], one.entry) == (
+        "digits",
+        1,
+        "worker:main",
+    )
     assert not stage.route().ready
     stage.ready(one)
     assert not stage.route().ready
@@ -59,7 +65,11 @@ def test_a_new_version_comes_up_beside_the_old_one(stage):
     new = stage.cluster.started[2:]
     assert len(new) == 2
     stage.ready(new[0])
-    assert ([one.asked for one in old], stage.route().version, len(stage.route().sockets)) == ([0, 0], 1, 2)
+    assert (
+        [one.asked for one in old],
+        stage.route().version,
+        len(stage.route().sockets),
+    ) == ([0, 0], 1, 2)
     stage.ready(new[1])
     assert ([one.asked for one in old], stage.route().version) == ([1, 1], 2)
     assert sorted(stage.route().sockets) == sorted(one.spec["socket"] for one in new)
@@ -99,7 +109,11 @@ def test_a_version_that_can_not_be_loaded_leaves_the_old_one_serving(stage):
     bad.code = 1
     stage.tick()
     assert stage.row().error == "model.onnx was changed"
-    assert (stage.route().version, stage.route().ready, len(stage.route().sockets)) == (1, True, 1)
+    assert (stage.route().version, stage.route().ready, len(stage.route().sockets)) == (
+        1,
+        True,
+        1,
+    )
     stage.deploy("digits:1")
     assert (stage.row().error, stage.route().version, stage.versions[0]) == ("", 1, 1)
 
@@ -126,7 +140,10 @@ def test_a_worker_that_was_lost_is_replaced_at_once(stage):
     stage.cluster.started[0].code = -9
     stage.tick(2)
     assert len(stage.cluster.started) == 2
-    assert (stage.route().ready, stage.route().sockets) == (True, [])  # its calls wait for the next one
+    assert (stage.route().ready, stage.route().sockets) == (
+        True,
+        [],
+    )  # its calls wait for the next one
     stage.ready()
     assert stage.route().sockets == [stage.cluster.started[1].spec["socket"]]
     assert stage.row().error == ""
@@ -239,7 +256,9 @@ def test_the_cores_are_shared_and_a_share_that_shrinks_rolls_the_workers(stage):
     assert stage.staying == [("digits", 1, 4), ("letters", 1, 4)]
     stage.wanted.undeploy(stage.project, "letters")
     stage.tick(3)
-    assert stage.staying == [("digits", 1, 4)]  # a share that grows is no reason to roll
+    assert stage.staying == [
+        ("digits", 1, 4)
+    ]  # a share that grows is no reason to roll
 
 
 def test_a_worker_that_takes_one_thread_stays_whatever_its_share(stage):
@@ -268,7 +287,9 @@ def test_a_deployment_is_served_while_its_threads_are_rolled(stage):
     assert stage.staying == [("letters", 1, 4), ("digits", 1, 4)]
 
 
-@pytest.mark.parametrize("options", [{"threads": 3}, {"engine": "openvino"}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "options", [{"threads": 3}, {"engine": "openvino"}, {"precision": "bf16"}]
+)
 def test_other_options_roll_the_workers(stage, options):
     stage.deploy()
     stage.ready()
@@ -287,7 +308,9 @@ def test_options_that_do_not_work_leave_the_old_workers_serving(stage):
     stage.ready()
     stage.deploy(precision="bf16")
     bad = stage.cluster.started[1]
-    bad.said.append({"error": "the engine 'onnx' has no precision 'bf16'", "code": "invalid_input"})
+    bad.said.append(
+        {"error": "the engine 'onnx' has no precision 'bf16'", "code": "invalid_input"}
+    )
     bad.code = 1
     stage.tick()
     assert "no precision" in stage.row().error
@@ -341,7 +364,11 @@ def test_a_write_that_fails_is_tried_again(stage, database, monkeypatch):
     stage.tick(2, news=False)
     assert len(stage.cluster.started) == 2
     stage.ready(stage.cluster.started[1])
-    assert (stage.route().version, stage.route().ready, stage.versions) == (2, True, [2])
+    assert (stage.route().version, stage.route().ready, stage.versions) == (
+        2,
+        True,
+        [2],
+    )
 
 
 def test_a_decision_to_sleep_survives_a_write_that_fails(stage, database, monkeypatch):
@@ -385,6 +412,15 @@ def test_what_nobody_wants_any_more_is_forgotten(stage, database):
         stage.wanted.undeploy(stage.project, "digits")
         stage.tick(3, 1)
     loop = stage.loop
-    assert not any((loop._scales, loop._heard, loop._failures, len(loop._judges), loop._workers, loop._book._updates))
+    assert not any(
+        (
+            loop._scales,
+            loop._heard,
+            loop._failures,
+            len(loop._judges),
+            loop._workers,
+            loop._book._updates,
+        )
+    )
     with database.session() as session:
         assert session.scalars(select(Deployment)).all() == []

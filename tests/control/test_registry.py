@@ -17,7 +17,9 @@ def made(tmp_path):
     def bundle(**changed):
         count[0] += 1
         metrics = {"accuracy": count[0] / 100, "items": 1}
-        return plain_bundle(tmp_path / f"bundle{count[0]}", **({"metrics": metrics} | changed))
+        return plain_bundle(
+            tmp_path / f"bundle{count[0]}", **({"metrics": metrics} | changed)
+        )
 
     return bundle
 
@@ -28,11 +30,18 @@ def job(database, project, tmp_path):
 
 
 def test_versions_are_numbered_from_one_for_each_model(registry, project, made):
-    assert [registry.add(project, "digits", made(), None).number for _ in range(3)] == [1, 2, 3]
+    assert [registry.add(project, "digits", made(), None).number for _ in range(3)] == [
+        1,
+        2,
+        3,
+    ]
     assert registry.add(project, "reviews", made(), None).number == 1
     assert [(v.model, v.number) for v in registry.all(project)] == [
-        ("digits", 3), ("digits", 2), ("digits", 1), ("reviews", 1),
-    ]  # fmt: skip
+        ("digits", 3),
+        ("digits", 2),
+        ("digits", 1),
+        ("reviews", 1),
+    ]
 
 
 def test_a_version_is_kept_in_the_store_by_its_digest(registry, project, made):
@@ -46,7 +55,10 @@ def test_a_version_is_kept_in_the_store_by_its_digest(registry, project, made):
 
 
 def test_the_same_content_twice_is_two_versions_of_one_bundle(registry, project, made):
-    one, two = (registry.add(project, "digits", made(metrics={"accuracy": 1.0}), None) for _ in range(2))
+    one, two = (
+        registry.add(project, "digits", made(metrics={"accuracy": 1.0}), None)
+        for _ in range(2)
+    )
     assert (one.number, two.number) == (1, 2)
     assert registry.folder(one) == registry.folder(two)
 
@@ -72,16 +84,21 @@ def test_a_changed_bundle_is_not_taken(registry, project, made):
 def test_a_model_keeps_its_task(registry, project, made):
     registry.add(project, "digits", made(), None)
     folder = made(task="text-classification")
-    with pytest.raises(Conflict, match="model 'digits' is a image-classification model"):
+    with pytest.raises(
+        Conflict, match="model 'digits' is a image-classification model"
+    ):
         registry.add(project, "digits", folder, None)
     assert folder.exists()
     assert len(registry.all(project)) == 1
 
 
 @pytest.mark.parametrize(
-    ("reference", "number"), [("digits", 3), ("digits:1", 1), ("digits:3", 3), ("digits@champion", 2)]
+    ("reference", "number"),
+    [("digits", 3), ("digits:1", 1), ("digits:3", 3), ("digits@champion", 2)],
 )
-def test_a_version_is_found_by_every_reference(registry, project, made, reference, number):
+def test_a_version_is_found_by_every_reference(
+    registry, project, made, reference, number
+):
     for _ in range(3):
         registry.add(project, "digits", made(), None)
     registry.alias(project, "digits:2", "champion")
@@ -93,10 +110,15 @@ def test_a_version_is_found_by_every_reference(registry, project, made, referenc
     [
         ("digit", "unknown model 'digit'; did you mean 'digits'"),
         ("digits:9", "model 'digits' has no version 9; there are: 1, 2"),
-        ("digits@champio", "unknown alias of 'digits' 'champio'; did you mean 'champion'"),
+        (
+            "digits@champio",
+            "unknown alias of 'digits' 'champio'; did you mean 'champion'",
+        ),
     ],
 )
-def test_what_does_not_exist_is_answered_with_what_does(registry, project, made, reference, says):
+def test_what_does_not_exist_is_answered_with_what_does(
+    registry, project, made, reference, says
+):
     for _ in range(2):
         registry.add(project, "digits", made(), None)
     registry.alias(project, "digits:2", "champion")
@@ -110,8 +132,13 @@ def test_an_alias_moves(registry, project, made):
     registry.alias(project, "digits:1", "champion")
     registry.alias(project, "digits:2", "champion")
     registry.alias(project, "digits@champion", "stable")
-    assert {(a.name, a.version) for a in registry.aliases(project)} == {("champion", 2), ("stable", 2)}
-    rows = [summary(version, registry.aliases(project)) for version in registry.all(project)]
+    assert {(a.name, a.version) for a in registry.aliases(project)} == {
+        ("champion", 2),
+        ("stable", 2),
+    }
+    rows = [
+        summary(version, registry.aliases(project)) for version in registry.all(project)
+    ]
     assert [sorted(row["aliases"]) for row in rows] == [["champion", "stable"], []]
 
 
@@ -126,7 +153,10 @@ def test_another_project_sees_nothing(registry, project, other, made):
         assert "there are none yet" in caught.value.message
     with pytest.raises(NotFound):
         registry.alias(other, "digits:1", "mine")
-    assert registry.add(other, "digits", made(task="text-classification"), None).number == 1
+    assert (
+        registry.add(other, "digits", made(task="text-classification"), None).number
+        == 1
+    )
 
 
 def test_a_reference_that_is_none_is_refused(registry, project):

@@ -9,7 +9,9 @@ from modelmill.types import ServingOptions
 
 NOW = 1000.0
 ELASTIC = ServingOptions(min_replicas=1, max_replicas=4, target_delay_ms=100)
-SLEEPY = ServingOptions(min_replicas=0, max_replicas=2, idle_seconds=60, target_delay_ms=100)
+SLEEPY = ServingOptions(
+    min_replicas=0, max_replicas=2, idle_seconds=60, target_delay_ms=100
+)
 SLOW = Signals(waiting=9, oldest=0.2, busy=1)
 CALM = Signals(busy=0, idle_seconds=5)
 
@@ -42,7 +44,12 @@ CALM = Signals(busy=0, idle_seconds=5)
         (SLEEPY, Scale(1, 0), Signals(idle_seconds=59), 1),
         (SLEEPY, Scale(1, 0), Signals(idle_seconds=99, busy=1), 1),
         (SLEEPY, Scale(1, 0), Signals(idle_seconds=99, waiting=1), 1),
-        (SLEEPY, Scale(1, NOW - 30), Signals(idle_seconds=9999), 1),  # it was loaded just now
+        (
+            SLEEPY,
+            Scale(1, NOW - 30),
+            Signals(idle_seconds=9999),
+            1,
+        ),  # it was loaded just now
         (SLEEPY, Scale(0, 0), Signals(idle_seconds=9999), 0),
         (SLEEPY, Scale(0, NOW), Signals(waiting=1), 1),
         (ELASTIC, Scale(1, 0), Signals(idle_seconds=9999), 1),
@@ -61,7 +68,13 @@ def test_no_more_are_wanted_before_those_that_start_are_there():
 
 def test_a_calm_time_has_to_be_one_piece():
     state = Scale(2, 0)
-    for now, seen in ((0, CALM), (20, CALM), (25, Signals(waiting=3, oldest=0.08, busy=2)), (29, CALM), (58, CALM)):
+    for now, seen in (
+        (0, CALM),
+        (20, CALM),
+        (25, Signals(waiting=3, oldest=0.08, busy=2)),
+        (29, CALM),
+        (58, CALM),
+    ):
         state = scale(now, state, seen, ELASTIC)
         assert state.wanted == 2
     assert scale(59, state, CALM, ELASTIC).wanted == 1
@@ -98,7 +111,16 @@ def test_who_sleeps_when_the_memory_is_full(held, budget, chosen):
 
 @pytest.mark.parametrize(
     ("cores", "fixed", "automatic", "each"),
-    [(8, 0, 1, 8), (8, 0, 2, 4), (8, 0, 3, 2), (8, 4, 2, 2), (8, 0, 0, 8), (2, 0, 9, 1), (2, 9, 3, 1), (8, 8, 0, 1)],
+    [
+        (8, 0, 1, 8),
+        (8, 0, 2, 4),
+        (8, 0, 3, 2),
+        (8, 4, 2, 2),
+        (8, 0, 0, 8),
+        (2, 0, 9, 1),
+        (2, 9, 3, 1),
+        (8, 8, 0, 1),
+    ],
 )
 def test_the_cores_are_shared(cores, fixed, automatic, each):
     assert share(cores, fixed, automatic) == each

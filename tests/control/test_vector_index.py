@@ -35,7 +35,12 @@ def vectors(count, seed=0):
 def filled(folder, count=40):
     VectorIndex.create(folder)
     index = VectorIndex(folder, SIDE)
-    index.add([New(vector, f"label{row % 4}", f'{{"row": {row}}}') for row, vector in enumerate(vectors(count))])
+    index.add(
+        [
+            New(vector, f"label{row % 4}", f'{{"row": {row}}}')
+            for row, vector in enumerate(vectors(count))
+        ]
+    )
     index.settle()
     return index
 
@@ -62,7 +67,9 @@ def test_the_nearest_items_come_first_with_their_cosine(tmp_path, kind):
     wanted = unit @ (query / np.linalg.norm(query))
     found = index.search(query, 5)
     assert [hit.id - 1 for hit in found] == np.argsort(-wanted)[:5].tolist()
-    assert [hit.score for hit in found] == pytest.approx(np.sort(wanted)[::-1][:5].tolist(), abs=1e-5)
+    assert [hit.score for hit in found] == pytest.approx(
+        np.sort(wanted)[::-1][:5].tolist(), abs=1e-5
+    )
     assert (found[0].label, found[0].metadata) == ("label3", '{"row": 7}')
     assert len(index.search(query, 1000)) == 40
 
@@ -73,7 +80,9 @@ def test_what_is_removed_is_not_found_and_its_number_never_comes_again(tmp_path,
     assert index.remove(label="label0") == 10
     for one in (index, again(tmp_path)):
         assert len(one) == 29
-        assert {hit.id for hit in one.search(vectors(40)[7], 40)} == {hit.id for hit in one.items()}
+        assert {hit.id for hit in one.search(vectors(40)[7], 40)} == {
+            hit.id for hit in one.items()
+        }
         assert one.labels() == {"label1": 10, "label2": 10, "label3": 9}
     assert index.remove(id=40) == 1
     assert again(tmp_path).add([New(vectors(1)[0])]) == [41]
@@ -90,7 +99,9 @@ def test_an_index_that_is_open_elsewhere_sees_every_change(tmp_path, kind):
     assert one.search(vectors(1, seed=1)[0], 1)[0].id != number
 
 
-def test_removing_most_of_it_shrinks_the_log_for_all_who_have_it_open(tmp_path, kind, monkeypatch):
+def test_removing_most_of_it_shrinks_the_log_for_all_who_have_it_open(
+    tmp_path, kind, monkeypatch
+):
     monkeypatch.setattr(vector_index, "WASTE", 5)
     index = filled(tmp_path)
     other = again(tmp_path)
@@ -114,7 +125,13 @@ def test_a_record_that_a_writer_left_unfinished_is_dropped(tmp_path, kind):
         (tmp_path / "log").write_bytes(whole[:length])
         assert "torn" not in again(tmp_path).labels()
     assert again(tmp_path).add([New(vectors(1, seed=2)[0], "next")]) == [41]
-    assert again(tmp_path).labels() == {"label0": 10, "label1": 10, "label2": 10, "label3": 10, "next": 1}
+    assert again(tmp_path).labels() == {
+        "label0": 10,
+        "label1": 10,
+        "label2": 10,
+        "label3": 10,
+        "next": 1,
+    }
 
 
 @pytest.mark.parametrize("place", [0, 5, HEAD.size + 3])
@@ -124,7 +141,11 @@ def test_damage_before_sound_records_is_said_and_never_cut_off(tmp_path, place):
     data[HEADER + place] ^= 0x41
     (tmp_path / "log").write_bytes(data)
     index = again(tmp_path)
-    for act in (lambda: index.search(vectors(1)[0], 1), lambda: index.add([New(vectors(1)[0])]), index.labels):
+    for act in (
+        lambda: index.search(vectors(1)[0], 1),
+        lambda: index.add([New(vectors(1)[0])]),
+        index.labels,
+    ):
         with pytest.raises(MillError, match=f"damaged at byte {HEADER}"):
             act()
     assert (tmp_path / "log").read_bytes() == data
@@ -152,12 +173,16 @@ def test_a_snapshot_is_made_again_when_it_is_no_good(tmp_path, monkeypatch, dama
 def test_what_was_answered_survives_a_kill_in_the_middle_of_adding(tmp_path, kind):
     filled(tmp_path)
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path), "1", "100000"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(tmp_path), "1", "100000"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     answered = [writer.stdout.readline() for _ in range(20)]
     writer.send_signal(signal.SIGKILL)
     answered += writer.communicate()[0].splitlines(keepends=True)
-    numbers = {int(word) for line in answered if line.endswith("\n") for word in line.split()}
+    numbers = {
+        int(word) for line in answered if line.endswith("\n") for word in line.split()
+    }
     assert len(numbers) >= 60
     index = again(tmp_path)
     there = {hit.id for hit in index.items("1", limit=10**6)}
@@ -169,14 +194,27 @@ def test_what_was_answered_survives_a_kill_in_the_middle_of_adding(tmp_path, kin
 def test_writers_in_several_processes_do_not_collide(tmp_path):
     filled(tmp_path)
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
-    writers = [subprocess.Popen([*command, seed, "30"], stdout=subprocess.PIPE, text=True) for seed in "12"]
+    writers = [
+        subprocess.Popen([*command, seed, "30"], stdout=subprocess.PIPE, text=True)
+        for seed in "12"
+    ]
     said = [writer.communicate(timeout=120)[0] for writer in writers]
     numbers = [int(word) for text in said for word in text.split()]
     assert len(set(numbers)) == len(numbers) == 180
     assert len(again(tmp_path)) == 220
 
 
-@pytest.mark.parametrize("vector", [[1.0], [0.0] * SIDE, [float("nan")] * SIDE, [1e300] * SIDE, "abcdefgh", [None] * 8])
+@pytest.mark.parametrize(
+    "vector",
+    [
+        [1.0],
+        [0.0] * SIDE,
+        [float("nan")] * SIDE,
+        [1e300] * SIDE,
+        "abcdefgh",
+        [None] * 8,
+    ],
+)
 def test_what_is_no_vector_is_refused(tmp_path, vector):
     index = filled(tmp_path)
     with pytest.raises(InvalidInput):

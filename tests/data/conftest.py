@@ -29,7 +29,9 @@ def shared() -> Callable[[str], Path]:
 
     def path(name: str) -> Path:
         if not (root / name).exists():
-            pytest.skip(f"needs {root / name}; MODELMILL_SHARED says where the shared data lie")
+            pytest.skip(
+                f"needs {root / name}; MODELMILL_SHARED says where the shared data lie"
+            )
         return root / name
 
     return path
@@ -91,14 +93,20 @@ TASKS = {"image": "image-classification", "text": "text-classification"}
 def read_all(path: Path, kind: str, format: str = "", **options: str) -> list[Item]:
     """All items at a path, with the format detected unless it is said."""
     with open_source(path) as source:
-        module = plugins.load("data.formats", format or formats.detect(source, task_named(TASKS[kind])))
+        module = plugins.load(
+            "data.formats", format or formats.detect(source, task_named(TASKS[kind]))
+        )
         return list(module.read(source, options))
 
 
-def check(path: Path, kind: str, fingerprint: Callable[[Item], str] | None = None) -> tuple[Index, Report]:
+def check(
+    path: Path, kind: str, fingerprint: Callable[[Item], str] | None = None
+) -> tuple[Index, Report]:
     """The check of the data at a path."""
     with open_source(path) as source:
-        module = plugins.load("data.formats", formats.detect(source, task_named(TASKS[kind])))
+        module = plugins.load(
+            "data.formats", formats.detect(source, task_named(TASKS[kind]))
+        )
         prints = fingerprint or (pixel_print if kind == "image" else text_print)
         return examine(module.read(source, {}), prints, lambda done: None)
 

@@ -7,21 +7,36 @@ import torch
 from modelmill.data.augment import Augment, augment, augment_with_masks, mix
 
 NONE = Augment(
-    flip=False, rotate=0, scale_min=1, scale_max=1, aspect=0, crop=0, brightness=0, contrast=0, saturation=0, erase=0
+    flip=False,
+    rotate=0,
+    scale_min=1,
+    scale_max=1,
+    aspect=0,
+    crop=0,
+    brightness=0,
+    contrast=0,
+    saturation=0,
+    erase=0,
 )
 
 
 def pictures(count=6, height=10, width=12, channels=3):
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, height, width, channels), dtype=torch.uint8, generator=generator)
+    return torch.randint(
+        0, 256, (count, height, width, channels), dtype=torch.uint8, generator=generator
+    )
 
 
 def with_only(**changed):
     return msgspec.structs.replace(NONE, **changed)
 
 
-@pytest.mark.parametrize("shape", [(6, 10, 12, 3), (1, 28, 28, 1), (3, 1, 1, 1), (2, 7, 3, 3)])
-@pytest.mark.parametrize("how", [Augment(), Augment(noise=30, erase=1, rotate=180, flip_vertical=True)])
+@pytest.mark.parametrize(
+    "shape", [(6, 10, 12, 3), (1, 28, 28, 1), (3, 1, 1, 1), (2, 7, 3, 3)]
+)
+@pytest.mark.parametrize(
+    "how", [Augment(), Augment(noise=30, erase=1, rotate=180, flip_vertical=True)]
+)
 def test_shape_and_range_stay(shape, how):
     changed = augment(pictures(*shape), how)
     assert changed.shape == shape
@@ -47,7 +62,9 @@ def test_flip_only_flips(name, axis):
     torch.manual_seed(0)
     x = pictures(32)
     seen = set()
-    for before, after in zip(x.float(), augment(x, with_only(**{name: True})), strict=True):
+    for before, after in zip(
+        x.float(), augment(x, with_only(**{name: True})), strict=True
+    ):
         mirrored = before.flip(axis - 1)
         same = torch.allclose(after, before, atol=0.1)
         assert same or torch.allclose(after, mirrored, atol=0.1)
@@ -66,7 +83,9 @@ def test_brightness_only_scales():
 def test_saturation_leaves_grey_alone():
     x = pictures(channels=1)
     grey = x.expand(-1, -1, -1, 3)
-    torch.testing.assert_close(augment(grey, with_only(saturation=1)), grey.float(), atol=0.1, rtol=0)
+    torch.testing.assert_close(
+        augment(grey, with_only(saturation=1)), grey.float(), atol=0.1, rtol=0
+    )
 
 
 def test_erasing_paints_grey_boxes():
@@ -106,7 +125,9 @@ def test_masks_move_with_their_pictures_and_keep_their_values():
     assert moved.dtype == torch.uint8
     assert set(moved.unique().tolist()) <= {0, 7, 255}
     assert (moved != mask).any()
-    inside = (changed[..., 0] - changed[..., 0].round()).abs() < 1e-3  # away from borders, which are blurred
+    inside = (
+        changed[..., 0] - changed[..., 0].round()
+    ).abs() < 1e-3  # away from borders, which are blurred
     assert (changed[..., 0].round()[inside] == moved[inside]).float().mean() > 0.97
 
 

@@ -15,7 +15,10 @@ from modelmill.errors import MillError, StorageFull
 def rows(count, shape=(4, 3)):
     for number in range(count):
         yield (
-            {"image": np.full(shape, number % 256, np.uint8), "size": np.float32(number)},
+            {
+                "image": np.full(shape, number % 256, np.uint8),
+                "size": np.float32(number),
+            },
             {"label": np.int64(number % 7)},
         )
 
@@ -33,13 +36,17 @@ def test_what_was_built_comes_back_without_building_again(tmp_path):
     first = cached(tmp_path, "key", lambda: rows(600), 600, told.append)
     again = build(tmp_path, count=600, make=never)
     for arrays in (first, again):
-        assert {name: (part.shape, part.dtype) for name, part in arrays.arrays.items()} == {
+        assert {
+            name: (part.shape, part.dtype) for name, part in arrays.arrays.items()
+        } == {
             "image": ((600, 4, 3), np.uint8),
             "size": ((600,), np.float32),
         }
         assert arrays.targets["label"].dtype == np.int64
         assert arrays.targets["label"].tolist() == [number % 7 for number in range(600)]
-        assert arrays.arrays["image"][599].tolist() == np.full((4, 3), 599 % 256).tolist()
+        assert (
+            arrays.arrays["image"][599].tolist() == np.full((4, 3), 599 % 256).tolist()
+        )
         assert isinstance(arrays.arrays["image"], np.memmap)
         assert not arrays.arrays["image"].flags.writeable
     assert told == [256, 512, 600]
@@ -86,12 +93,17 @@ def test_builders_may_race(tmp_path):
         barrier.wait()
         yield from rows(10)
 
-    threads = [threading.Thread(target=lambda: results.append(build(tmp_path, make=slow))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: results.append(build(tmp_path, make=slow)))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [arrays.targets["label"].tolist() for arrays in results] == [[0, 1, 2, 3, 4, 5, 6, 0, 1, 2]] * 4
+    assert [arrays.targets["label"].tolist() for arrays in results] == [
+        [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
+    ] * 4
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 

@@ -14,7 +14,10 @@ from .conftest import check, kinds, make_folder, png, text_print
 
 
 def texts(*rows):
-    return [Item(f"row {at}", label, data, split) for at, (data, label, split) in enumerate(rows)]
+    return [
+        Item(f"row {at}", label, data, split)
+        for at, (data, label, split) in enumerate(rows)
+    ]
 
 
 def run(items, fingerprint=text_print):
@@ -22,7 +25,9 @@ def run(items, fingerprint=text_print):
 
 
 def many(label, count, split=None, start=0):
-    return [(f"{label} {number}", label, split) for number in range(start, start + count)]
+    return [
+        (f"{label} {number}", label, split) for number in range(start, start + count)
+    ]
 
 
 def test_a_sound_set_has_nothing_to_report():
@@ -48,7 +53,8 @@ def test_the_index_lines_up_with_the_items_and_marks_the_dropped(tmp_path):
     assert kinds(report) == {"unreadable-row": 1, "empty": 1}
     assert {finding.severity for finding in report.findings} == {"dropped"}
     assert report.lines()[1:] == [
-        "dropped: unreadable-row: left out 1 item that could not be read (such as row 3: not UTF-8)",
+        "dropped: unreadable-row: left out 1 item that could not be read (such as row 3: not "
+        "UTF-8)",
         "dropped: empty: left out 1 item without content (such as row 9)",
     ]
 
@@ -66,10 +72,15 @@ def test_a_damaged_index_is_not_loaded(tmp_path):
 
 def test_repeated_contents_are_told_by_what_is_wrong_with_them():
     rows = [
-        *many("a", 10, "train"), *many("b", 10, "train"), *many("a", 5, "test", 50),
+        *many("a", 10, "train"),
+        *many("b", 10, "train"),
+        *many("a", 5, "test", 50),
         *many("b", 5, "test", 50),
-        ("a 0", "a", "train"), ("a 0 ", "a", "train"), ("a 1", "a", "test"), ("a 2", "b", "train"),
-    ]  # fmt: skip
+        ("a 0", "a", "train"),
+        ("a 0 ", "a", "train"),
+        ("a 1", "a", "test"),
+        ("a 2", "b", "train"),
+    ]
     found = {finding.kind: finding for finding in run(texts(*rows))[1].findings}
     assert {kind: finding.count for kind, finding in found.items()} == {
         "duplicates": 2,
@@ -88,8 +99,13 @@ def test_classes_that_are_few_small_or_uneven():
     assert kinds(report) == {"empty": 1, "few-items": 2, "imbalance": 1}
     assert report.classes == {"a": 9, "b": 4, "c": 0}
     assert index.labels == ["a", "b"]
-    (imbalance,) = (finding for finding in report.findings if finding.kind == "imbalance")
-    assert imbalance.message == "the largest class has 2.2 times the items of the smallest: a 9, b 4"
+    (imbalance,) = (
+        finding for finding in report.findings if finding.kind == "imbalance"
+    )
+    assert (
+        imbalance.message
+        == "the largest class has 2.2 times the items of the smallest: a 9, b 4"
+    )
 
 
 def test_declared_splits_without_test():
@@ -98,13 +114,19 @@ def test_declared_splits_without_test():
 
 
 def test_a_declared_val_measures_where_no_test_is_declared():
-    rows = texts(*many("a", 10, "train"), *many("b", 10, "train"), *many("a", 9, "val", 50), *many("b", 9, "val", 50))
+    rows = texts(
+        *many("a", 10, "train"),
+        *many("b", 10, "train"),
+        *many("a", 9, "val", 50),
+        *many("b", 9, "val", 50),
+    )
     report = run(rows)[1]
     assert report.splits == {"train": 18, "val": 2, "test": 18}
     (finding,) = report.findings
     assert (finding.kind, finding.count) == ("val-as-test", 18)
     assert finding.message == (
-        "no test items are declared: 18 items of val measure instead, and a tenth of train becomes val"
+        "no test items are declared: 18 items of val measure instead, and a tenth of train "
+        "becomes val"
     )
 
 
@@ -133,7 +155,11 @@ def test_progress_is_told_and_a_cancellation_ends_the_check():
 
 
 def test_pictures_that_are_broken_or_misnamed(tmp_path):
-    files = {f"{label}/{number}.png": png(number + 100 * (label == "b")) for label in "ab" for number in range(6)}
+    files = {
+        f"{label}/{number}.png": png(number + 100 * (label == "b"))
+        for label in "ab"
+        for number in range(6)
+    }
     files |= {
         "a/x.png": b"garbage",
         "a/y.png": png(5000)[:60],
@@ -144,8 +170,11 @@ def test_pictures_that_are_broken_or_misnamed(tmp_path):
     report = check(make_folder(tmp_path / "set", files), "image")[1]
     found = {finding.kind: finding for finding in report.findings}
     assert {kind: finding.count for kind, finding in found.items()} == {
-        "undecodable": 2, "empty": 1, "unreadable-row": 1, "mislabelled-extension": 1,
-    }  # fmt: skip
+        "undecodable": 2,
+        "empty": 1,
+        "unreadable-row": 1,
+        "mislabelled-extension": 1,
+    }
     assert found["mislabelled-extension"].examples == ["b/w.jpg is png"]
     assert found["unreadable-row"].examples == ["b/n.txt: not a picture file"]
     assert report.sound == 13
@@ -160,10 +189,20 @@ def test_trashnet_has_three_photos_with_two_labels(shared):
         "imbalance": 1,
     }
     told = " ".join(found["conflicting-labels"].examples)
-    for name in ("metal91", "glass115", "glass176", "plastic152", "glass389", "plastic332"):
+    for name in (
+        "metal91",
+        "glass115",
+        "glass176",
+        "plastic152",
+        "glass389",
+        "plastic332",
+    ):
         assert f"/{name}.jpg" in told
     (leak,) = found["duplicates-across-splits"].examples
-    assert sorted(leak.split(" = ")) == ["test/metal/metal91.jpg", "train/glass/glass115.jpg"]
+    assert sorted(leak.split(" = ")) == [
+        "test/metal/metal91.jpg",
+        "train/glass/glass115.jpg",
+    ]
     assert "paper 594" in found["imbalance"].message
     assert "trash 137" in found["imbalance"].message
     assert report.splits == {"train": 1769, "val": 379, "test": 379}
@@ -212,16 +251,24 @@ def test_picture_sets_are_read_rightly(shared, name, items, classes, some):
 
 def test_undecodable_samples_are_found(shared, tmp_path):
     source = shared("request_samples")
-    told = {entry["file"]: entry["pillow13"] for entry in json.loads((source / "manifest.json").read_text())}
+    told = {
+        entry["file"]: entry["pillow13"]
+        for entry in json.loads((source / "manifest.json").read_text())
+    }
     pictures = [name for name in told if not name.endswith(".mp4")]
     for number, name in enumerate([*pictures, "clip_short.mp4", "manifest.json"]):
-        make_folder(tmp_path / "set", {f"{'ab'[number % 2]}/{name}": (source / name).read_bytes()})
+        make_folder(
+            tmp_path / "set",
+            {f"{'ab'[number % 2]}/{name}": (source / name).read_bytes()},
+        )
     index, report = check(tmp_path / "set", "image")
     bad = {name for name in pictures if told[name] != "decodes"}
     assert kinds(report)["undecodable"] == len(bad) == 7
     assert kinds(report)["unreadable-row"] == 2
     assert report.sound == len(pictures) - len(bad)
     found = {finding.kind: finding for finding in report.findings}
-    assert {example.split(":")[0][2:] for example in found["undecodable"].examples} <= bad
+    assert {
+        example.split(":")[0][2:] for example in found["undecodable"].examples
+    } <= bad
     assert "mislabelled-extension" not in found
     assert (index.split_array() == -1).sum() == len(bad) + 2

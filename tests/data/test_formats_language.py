@@ -1,4 +1,6 @@
-"""Plain texts, conversations and translations: what is read, in which order, and what is refused."""
+"""Plain texts, conversations and translations: what is read, in which order, and what is
+refused.
+"""
 
 import gzip
 import json
@@ -55,22 +57,40 @@ def test_a_text_of_any_length_has_something_to_learn_from(count):
 
 
 def test_names_tell_the_splits_of_several_texts(tmp_path):
-    items = read(plaintext, write(tmp_path, **{"train/a.txt": "one", "test/b.txt": "two", "c.txt": "three"}))
-    assert [(item.data, item.split) for item in items] == [("three", None), ("two", "test"), ("one", "train")]
+    items = read(
+        plaintext,
+        write(
+            tmp_path, **{"train/a.txt": "one", "test/b.txt": "two", "c.txt": "three"}
+        ),
+    )
+    assert [(item.data, item.split) for item in items] == [
+        ("three", None),
+        ("two", "test"),
+        ("one", "train"),
+    ]
 
 
 def test_what_is_no_text_is_told(tmp_path):
-    (item, _) = read(plaintext, write(tmp_path, **{"a.txt": b"\xff\xfe\x00", "b.txt": "fine"}))
+    (item, _) = read(
+        plaintext, write(tmp_path, **{"a.txt": b"\xff\xfe\x00", "b.txt": "fine"})
+    )
     assert "can't be read as text" in item.problem
 
 
 # ---- conversations
 
-TURN = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hi."}]}
+TURN = {
+    "messages": [
+        {"role": "user", "content": "Hello?"},
+        {"role": "assistant", "content": "Hi."},
+    ]
+}
 
 
 def test_each_line_is_a_conversation(tmp_path):
-    root = write(tmp_path, **{"train.jsonl": json.dumps(TURN) + "\n\n" + json.dumps(TURN)})
+    root = write(
+        tmp_path, **{"train.jsonl": json.dumps(TURN) + "\n\n" + json.dumps(TURN)}
+    )
     with open_source(root) as source:
         assert messages.detect(source)
     items = read(messages, root)
@@ -79,10 +99,20 @@ def test_each_line_is_a_conversation(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"messages": []}', '{"messages": [{"role": "user"}]}', '{"messages": [5]}', '{"text": "x"}']
+    "line",
+    [
+        "{",
+        "[]",
+        '{"messages": []}',
+        '{"messages": [{"role": "user"}]}',
+        '{"messages": [5]}',
+        '{"text": "x"}',
+    ],
 )
 def test_a_line_that_is_no_conversation_is_told(tmp_path, line):
-    items = read(messages, write(tmp_path, **{"a.jsonl": json.dumps(TURN) + "\n" + line}))
+    items = read(
+        messages, write(tmp_path, **{"a.jsonl": json.dumps(TURN) + "\n" + line})
+    )
     assert [bool(item.problem) for item in items] == [False, True]
 
 
@@ -90,25 +120,39 @@ def test_a_line_that_is_no_conversation_is_told(tmp_path, line):
 
 
 def test_languages_are_told_by_the_suffix(tmp_path):
-    files = {"train.en.gz": gzip.compress(b"a house\na dog\n"), "train.de.gz": gzip.compress(b"ein Haus\nein Hund\n")}
-    files |= {"val.en": b"a cat\n", "val.de": b"eine Katze\n", "notes.txt": b"nothing\n"}
+    files = {
+        "train.en.gz": gzip.compress(b"a house\na dog\n"),
+        "train.de.gz": gzip.compress(b"ein Haus\nein Hund\n"),
+    }
+    files |= {
+        "val.en": b"a cat\n",
+        "val.de": b"eine Katze\n",
+        "notes.txt": b"nothing\n",
+    }
     root = write(tmp_path, **files)
     with open_source(root) as source:
         assert parallel.detect(source)
     items = read(parallel, root, source="en")
     assert [(item.data, item.target, item.split) for item in items] == [
-        ("a house", ("ein Haus",), "train"), ("a dog", ("ein Hund",), "train"), ("a cat", ("eine Katze",), "val"),
-    ]  # fmt: skip
+        ("a house", ("ein Haus",), "train"),
+        ("a dog", ("ein Hund",), "train"),
+        ("a cat", ("eine Katze",), "val"),
+    ]
     assert read(parallel, root)[0].data == "ein Haus"  # by the alphabet
     assert [item.split for item in read(parallel, root, skip="train*")] == ["val"]
 
 
 def test_pairs_have_a_tab_between(tmp_path):
-    root = write(tmp_path, **{"cmn.txt": "Hi.\t嗨。\nRun!\t跑了\tmore\nalone\nleft\t\n"})
+    root = write(
+        tmp_path, **{"cmn.txt": "Hi.\t嗨。\nRun!\t跑了\tmore\nalone\nleft\t\n"}
+    )
     with open_source(root) as source:
         assert parallel.detect(source)
     items = read(parallel, root)
-    assert [(item.data, item.target) for item in items[:2]] == [("Hi.", ("嗨。",)), ("Run!", ("跑了",))]
+    assert [(item.data, item.target) for item in items[:2]] == [
+        ("Hi.", ("嗨。",)),
+        ("Run!", ("跑了",)),
+    ]
     assert "1 columns" in items[2].problem
     assert items[3].problem == "has no translation"
     assert read(parallel, root, source="1", target="0")[0].data == "嗨。"
@@ -118,13 +162,29 @@ def test_pairs_have_a_tab_between(tmp_path):
     ("files", "options", "says"),
     [
         ({"a.en": "x\n", "a.de": "x\ny\n"}, {}, "different numbers of lines"),
-        ({"a.en": "x\n", "a.de": "x\n"}, {"source": "fr"}, "there is no language 'fr': de, en"),
-        ({"a.en": "x\n", "a.de": "x\n"}, {"source": "en", "target": "en"}, "say source=LANGUAGE"),
-        ({"a.en": "x", "a.de": "x", "a.fr": "x"}, {}, "say source=LANGUAGE and target=LANGUAGE; there are: de, en, fr"),
+        (
+            {"a.en": "x\n", "a.de": "x\n"},
+            {"source": "fr"},
+            "there is no language 'fr': de, en",
+        ),
+        (
+            {"a.en": "x\n", "a.de": "x\n"},
+            {"source": "en", "target": "en"},
+            "say source=LANGUAGE",
+        ),
+        (
+            {"a.en": "x", "a.de": "x", "a.fr": "x"},
+            {},
+            "say source=LANGUAGE and target=LANGUAGE; there are: de, en, fr",
+        ),
         ({"a.pdf": "x"}, {}, "no files of two languages"),
         ({"a.txt": "x\ty"}, {"source": "en"}, "the number of a column"),
         ({"a.en": "x\n", "a.de": "x\n"}, {"from": "en"}, "from"),
-        ({"a.en.gz": gzip.compress(b"x\n" * 999)[:20], "a.de": "x\n" * 999}, {}, "damaged"),
+        (
+            {"a.en.gz": gzip.compress(b"x\n" * 999)[:20], "a.de": "x\n" * 999},
+            {},
+            "damaged",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, files, options, says):
@@ -133,7 +193,11 @@ def test_what_does_not_fit_is_refused(tmp_path, files, options, says):
 
 
 def test_a_line_that_is_not_utf8_is_told(tmp_path):
-    items = read(parallel, write(tmp_path, **{"a.en": b"fine\n\xff\n", "a.de": b"gut\nschlecht\n"}), source="en")
+    items = read(
+        parallel,
+        write(tmp_path, **{"a.en": b"fine\n\xff\n", "a.de": b"gut\nschlecht\n"}),
+        source="en",
+    )
     assert ["UTF-8" in item.problem for item in items] == [False, True]
 
 
@@ -144,28 +208,43 @@ SCORED = 'sentence1,sentence2,score\na cat,a kitten,4.5\n"one, two",three,0\n'
 
 
 def test_scored_pairs_are_read(tmp_path):
-    root = write(tmp_path, **{"sts-train.csv": SCORED, "sts-test.csv": SCORED.replace("cat", "dog")})
+    root = write(
+        tmp_path,
+        **{"sts-train.csv": SCORED, "sts-test.csv": SCORED.replace("cat", "dog")},
+    )
     with open_source(root) as source:
         assert scored.detect(source)
     items = read(scored, root)
     assert [(item.data, item.target, item.split) for item in items] == [
-        ("a dog", ("a kitten", 4.5), "test"), ("one, two", ("three", 0.0), "test"),
-        ("a cat", ("a kitten", 4.5), "train"), ("one, two", ("three", 0.0), "train"),
-    ]  # fmt: skip
+        ("a dog", ("a kitten", 4.5), "test"),
+        ("one, two", ("three", 0.0), "test"),
+        ("a cat", ("a kitten", 4.5), "train"),
+        ("one, two", ("three", 0.0), "train"),
+    ]
 
 
 def test_columns_of_scored_pairs_can_be_named(tmp_path):
     root = write(tmp_path, **{"a.tsv": "left\tright\talike\nx\ty\t1\n"})
     with open_source(root) as source:
         assert not scored.detect(source)
-    with pytest.raises(InvalidInput, match="which column is the first\\? Say first=COLUMN, one of: left, right, alike"):
+    with pytest.raises(
+        InvalidInput,
+        match="which column is the first\\? Say first=COLUMN, one of: left, right, alike",
+    ):
         read(scored, root)
-    assert read(scored, root, first="left", second="right", score="alike")[0].target == ("y", 1.0)
+    assert read(scored, root, first="left", second="right", score="alike")[
+        0
+    ].target == ("y", 1.0)
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [("a,b,much", "no number"), ("a,b,inf", "not finite"), ("a,b", "2 columns"), ("a,,1", "no second text")],
+    [
+        ("a,b,much", "no number"),
+        ("a,b,inf", "not finite"),
+        ("a,b", "2 columns"),
+        ("a,,1", "no second text"),
+    ],
 )
 def test_a_row_without_a_score_is_a_problem(tmp_path, row, said):
     (item,) = read(scored, write(tmp_path, **{"a.csv": f"text1,text2,score\n{row}\n"}))

@@ -1,4 +1,6 @@
-"""Pictures with masks: the layouts they come in, what their values mean, and what is wrong with some."""
+"""Pictures with masks: the layouts they come in, what their values mean, and what is wrong with
+some.
+"""
 
 import io
 import struct
@@ -51,41 +53,91 @@ def target(item):
     return np.asarray(Image.open(io.BytesIO(item.target))).tolist()
 
 
-FOLDERS = {"images/a.jpg": png(1, "JPEG"), "masks/a.png": mask(), "images/b.jpg": png(2, "JPEG"), "masks/b.png": mask()}
+FOLDERS = {
+    "images/a.jpg": png(1, "JPEG"),
+    "masks/a.png": mask(),
+    "images/b.jpg": png(2, "JPEG"),
+    "masks/b.png": mask(),
+}
 CAMVID = {
-    "train/a.png": png(1), "trainannot/a.png": mask(), "val/b.png": png(2), "valannot/b.png": mask(),
-    "test/c.png": png(3), "testannot/c.png": mask(), "original/d.png": png(4),
+    "train/a.png": png(1),
+    "trainannot/a.png": mask(),
+    "val/b.png": png(2),
+    "valannot/b.png": mask(),
+    "test/c.png": png(3),
+    "testannot/c.png": mask(),
+    "original/d.png": png(4),
     "train.txt": b"/SegNet/CamVid/train/a.png /SegNet/CamVid/trainannot/a.png\n",
-    "val.txt": b"CamVid/val/b.png CamVid/valannot/b.png\r\n\r\n", "test.txt": b"test/c.png testannot/c.png",
-}  # fmt: skip
+    "val.txt": b"CamVid/val/b.png CamVid/valannot/b.png\r\n\r\n",
+    "test.txt": b"test/c.png testannot/c.png",
+}
 VOC = {
-    "JPEGImages/2007_1.jpg": png(1, "JPEG"), "JPEGImages/2007_2.jpg": png(2, "JPEG"),
-    "JPEGImages/2007_3.jpg": png(3, "JPEG"), "SegmentationClass/2007_1.png": mask(mode="P"),
-    "SegmentationClass/2007_2.png": mask(mode="P"), "ImageSets/Segmentation/train.txt": b"2007_1\n",
-    "ImageSets/Segmentation/val.txt": b"2007_2\n", "ImageSets/Segmentation/trainval.txt": b"2007_1\n2007_2\n",
+    "JPEGImages/2007_1.jpg": png(1, "JPEG"),
+    "JPEGImages/2007_2.jpg": png(2, "JPEG"),
+    "JPEGImages/2007_3.jpg": png(3, "JPEG"),
+    "SegmentationClass/2007_1.png": mask(mode="P"),
+    "SegmentationClass/2007_2.png": mask(mode="P"),
+    "ImageSets/Segmentation/train.txt": b"2007_1\n",
+    "ImageSets/Segmentation/val.txt": b"2007_2\n",
+    "ImageSets/Segmentation/trainval.txt": b"2007_1\n2007_2\n",
     "ImageSets/Main/train.txt": b"2007_3 1\n",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
     ("files", "found"),
     [
         (FOLDERS, [("images/a.jpg", None), ("images/b.jpg", None)]),
-        (CAMVID, [("train/a.png", "train"), ("val/b.png", "val"), ("test/c.png", "test")]),
-        ({n: d for n, d in CAMVID.items() if not n.endswith(".txt") and n[0] != "o"},
-         [("test/c.png", "test"), ("train/a.png", "train"), ("val/b.png", "val")]),
+        (
+            CAMVID,
+            [("train/a.png", "train"), ("val/b.png", "val"), ("test/c.png", "test")],
+        ),
+        (
+            {n: d for n, d in CAMVID.items() if not n.endswith(".txt") and n[0] != "o"},
+            [("test/c.png", "test"), ("train/a.png", "train"), ("val/b.png", "val")],
+        ),
         (VOC, [("JPEGImages/2007_1.jpg", "train"), ("JPEGImages/2007_2.jpg", "val")]),
-        ({f"{split}/{name}": data for split in ("train", "valid") for name, data in FOLDERS.items()},
-         [("train/images/a.jpg", "train"), ("train/images/b.jpg", "train"), ("valid/images/a.jpg", "val"),
-          ("valid/images/b.jpg", "val")]),
-        ({name.replace("/", "/training/"): data for name, data in FOLDERS.items()},
-         [("images/training/a.jpg", "train"), ("images/training/b.jpg", "train")]),
-        ({"images/a.jpg": png(1, "JPEG"), "labels/a_mask.png": mask()}, [("images/a.jpg", None)]),
-        ({"Images/a b.jpg": png(1, "JPEG"), "Masks/a b.png": mask(), "train.txt": b"Images/a b.jpg Masks/a b.png"},
-         [("Images/a b.jpg", "train")]),
+        (
+            {
+                f"{split}/{name}": data
+                for split in ("train", "valid")
+                for name, data in FOLDERS.items()
+            },
+            [
+                ("train/images/a.jpg", "train"),
+                ("train/images/b.jpg", "train"),
+                ("valid/images/a.jpg", "val"),
+                ("valid/images/b.jpg", "val"),
+            ],
+        ),
+        (
+            {name.replace("/", "/training/"): data for name, data in FOLDERS.items()},
+            [("images/training/a.jpg", "train"), ("images/training/b.jpg", "train")],
+        ),
+        (
+            {"images/a.jpg": png(1, "JPEG"), "labels/a_mask.png": mask()},
+            [("images/a.jpg", None)],
+        ),
+        (
+            {
+                "Images/a b.jpg": png(1, "JPEG"),
+                "Masks/a b.png": mask(),
+                "train.txt": b"Images/a b.jpg Masks/a b.png",
+            },
+            [("Images/a b.jpg", "train")],
+        ),
     ],
-    ids=["folders", "camvid", "camvid-without-lists", "voc", "splits-above", "splits-below", "suffix", "blanks"],
-)  # fmt: skip
+    ids=[
+        "folders",
+        "camvid",
+        "camvid-without-lists",
+        "voc",
+        "splits-above",
+        "splits-below",
+        "suffix",
+        "blanks",
+    ],
+)
 def test_layouts(tmp_path, files, found):
     items, classes = read_files(tmp_path, files)
     assert [(item.name, item.split) for item in items] == found
@@ -94,12 +146,20 @@ def test_layouts(tmp_path, files, found):
 
 
 def test_a_zip_reads_as_its_folder(tmp_path):
-    items, _ = read(make_zip(tmp_path / "set.zip", {f"CamVid/{name}": data for name, data in CAMVID.items()}))
+    items, _ = read(
+        make_zip(
+            tmp_path / "set.zip",
+            {f"CamVid/{name}": data for name, data in CAMVID.items()},
+        )
+    )
     assert [item.name for item in items] == ["train/a.png", "val/b.png", "test/c.png"]
 
 
 @pytest.mark.parametrize("name", ["classes.txt", "labels.txt", "codes.txt"])
-@pytest.mark.parametrize("text", ["sky\nroad\ncar\n", "0 sky\n1 road\n2 car", "0: sky\r\n1: road\r\n2: car\r\n\r\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["sky\nroad\ncar\n", "0 sky\n1 road\n2 car", "0: sky\r\n1: road\r\n2: car\r\n\r\n"],
+)
 def test_classes_are_named_by_a_file(tmp_path, name, text):
     items, classes = read_files(tmp_path, FOLDERS | {name: text.encode()})
     assert classes == ["sky", "road", "car"]
@@ -127,7 +187,8 @@ def test_255_is_ignored_unless_it_is_said_to_be_a_class(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "names"), [({}, ["background", "foreground"]), ({"classes": "sea,ship"}, ["sea", "ship"])]
+    ("options", "names"),
+    [({}, ["background", "foreground"]), ({"classes": "sea,ship"}, ["sea", "ship"])],
 )
 def test_black_and_white_masks_are_two_classes(tmp_path, options, names):
     files = {"images/a.png": png(), "masks/a.png": mask([[0, 255] * 3] * 5)}
@@ -153,7 +214,12 @@ def test_masks_of_other_kinds_hold_the_same_numbers(tmp_path, data):
 def bomb(width, height):
     """A PNG of a few bytes that claims to be large."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    start = (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + head
+        + struct.pack(">I", zlib.crc32(head))
+    )
     return start + struct.pack(">I", 9) + b"IDAT" + bytes(13)
 
 
@@ -173,7 +239,9 @@ def bomb(width, height):
     ],
 )
 def test_a_mask_that_is_wrong_is_told_and_the_others_are_kept(tmp_path, data, says):
-    items, _ = read_files(tmp_path, FOLDERS | {"masks/a.png": data}, classes="sky,road,car")
+    items, _ = read_files(
+        tmp_path, FOLDERS | {"masks/a.png": data}, classes="sky,road,car"
+    )
     assert items[0].problem.startswith("its mask masks/a.png: ")
     assert says in items[0].problem
     assert target(items[1]) == VALUES
@@ -187,9 +255,13 @@ def turned(pixels, orientation):
     return out.getvalue()
 
 
-@pytest.mark.parametrize(("orientation", "sound"), [(1, False), (3, False), (6, True), (8, True)])
+@pytest.mark.parametrize(
+    ("orientation", "sound"), [(1, False), (3, False), (6, True), (8, True)]
+)
 def test_a_mask_lies_over_the_picture_as_it_is_seen(tmp_path, orientation, sound):
-    lying = np.zeros((6, 5, 3), np.uint8)  # 5 wide, 6 high as stored; the mask is 6 wide, 5 high
+    lying = np.zeros(
+        (6, 5, 3), np.uint8
+    )  # 5 wide, 6 high as stored; the mask is 6 wide, 5 high
     files = FOLDERS | {"images/a.jpg": turned(lying, orientation)}
     items, _ = read_files(tmp_path, files)
     assert (not items[0].problem) == sound
@@ -211,21 +283,29 @@ def test_what_has_no_partner_is_told(tmp_path, files, says):
 
 
 def test_lines_that_name_nothing_or_something_twice_are_told(tmp_path):
-    lines = (
-        b"images/a.jpg masks/a.png\nimages/x.jpg masks/x.png\n../../etc/passwd masks/a.png\nimages/a.jpg masks/a.png\n"
+    lines = b"images/a.jpg masks/a.png\nimages/x.jpg masks/x.png\n../../etc/passwd masks/a.png\nimages/a.jpg masks/a.png\n"
+    items, _ = read_files(
+        tmp_path, FOLDERS | {"train.txt": lines, "test.txt": b"b\na\n"}
     )
-    items, _ = read_files(tmp_path, FOLDERS | {"train.txt": lines, "test.txt": b"b\na\n"})
     assert [(item.name, bool(item.problem)) for item in items] == [
-        ("images/a.jpg", False), ("train.txt:2", True), ("train.txt:3", True), ("train.txt:4", True),
-        ("images/b.jpg", False), ("test.txt:2", True),
-    ]  # fmt: skip
+        ("images/a.jpg", False),
+        ("train.txt:2", True),
+        ("train.txt:3", True),
+        ("train.txt:4", True),
+        ("images/b.jpg", False),
+        ("test.txt:2", True),
+    ]
     assert "is listed before, in train.txt" in items[3].problem
 
 
 @pytest.mark.parametrize(
     ("files", "options", "says"),
     [
-        ({"images/a.jpg": png(1, "JPEG"), "masks/b.png": mask()}, {}, "no pictures with masks"),
+        (
+            {"images/a.jpg": png(1, "JPEG"), "masks/b.png": mask()},
+            {},
+            "no pictures with masks",
+        ),
         (FOLDERS, {"classes": "sky"}, "holds 1 names"),
         (FOLDERS, {"classes": "sky,sky"}, "twice"),
         (FOLDERS, {"classes": "sky,,road"}, "empty name"),
@@ -246,13 +326,17 @@ def test_the_check_counts_the_masks_that_hold_each_class(tmp_path):
     with open_source(make_folder(tmp_path / "set", files)) as source:
         declared = masks.labels(source, {"classes": "sky,road,car,cat"})
         items = masks.read(source, {"classes": "sky,road,car,cat"})
-        index, report = examine(items, pixel_print, lambda done: None, labelled=False, declared=declared)
+        index, report = examine(
+            items, pixel_print, lambda done: None, labelled=False, declared=declared
+        )
     assert index.labels == ["sky", "road", "car", "cat"]
     assert report.classes == {"sky": 2, "road": 1, "car": 2, "cat": 0}
 
 
 def test_camvid_as_it_is_published(shared):
     items, classes = read(shared("camvid_half"), ignore="11")
-    assert [sum(item.split == split for item in items) for split in ("train", "val", "test")] == [120, 30, 45]
+    assert [
+        sum(item.split == split for item in items) for split in ("train", "val", "test")
+    ] == [120, 30, 45]
     assert len(classes) == 11
     assert not [item.problem for item in items if item.problem]

@@ -1,4 +1,6 @@
-"""Recordings: classes from folders, tables and names; texts from tables, LibriSpeech's files and names."""
+"""Recordings: classes from folders, tables and names; texts from tables, LibriSpeech's files and
+names.
+"""
 
 import pytest
 
@@ -18,7 +20,9 @@ def items(module, path, **options):
 
 def folder(tmp_path, *names, **texts):
     files = {name: tones("ab"[number % 2]) for number, name in enumerate(names)}
-    return make_folder(tmp_path / "set", files | {name: text.encode() for name, text in texts.items()})
+    return make_folder(
+        tmp_path / "set", files | {name: text.encode() for name, text in texts.items()}
+    )
 
 
 def table(tmp_path, names, text, place="metadata.csv"):
@@ -27,19 +31,33 @@ def table(tmp_path, names, text, place="metadata.csv"):
 
 
 @pytest.mark.parametrize(
-    ("task", "format"), [("audio-classification", "audiofolder"), ("automatic-speech-recognition", "transcripts")]
+    ("task", "format"),
+    [
+        ("audio-classification", "audiofolder"),
+        ("automatic-speech-recognition", "transcripts"),
+    ],
 )
 def test_recordings_are_detected_by_the_task(tmp_path, task, format):
     path = folder(tmp_path, "a/1.wav", "b/2.flac")
     with open_source(path) as source:
         assert formats.detect(source, task_named(task)) == format
-    with open_source(make_folder(tmp_path / "none", {"a.txt": b"x"})) as source, pytest.raises(InvalidInput):
+    with (
+        open_source(make_folder(tmp_path / "none", {"a.txt": b"x"})) as source,
+        pytest.raises(InvalidInput),
+    ):
         formats.detect(source, task_named(task))
 
 
 def test_folders_are_classes_below_splits_or_not(tmp_path):
-    found = items(audiofolder, folder(tmp_path, "train/a/1.wav", "train/b/1.wav", "test/a/2.wav", "test/b/2.wav"))
-    assert {(item.split, item.label) for item in found} == {(s, c) for s in ("train", "test") for c in ("a", "b")}
+    found = items(
+        audiofolder,
+        folder(
+            tmp_path, "train/a/1.wav", "train/b/1.wav", "test/a/2.wav", "test/b/2.wav"
+        ),
+    )
+    assert {(item.split, item.label) for item in found} == {
+        (s, c) for s in ("train", "test") for c in ("a", "b")
+    }
     files = {"dogs/1.wav": tones("a"), "cats/1.wav": tones("b"), "cats/notes.txt": b"x"}
     found = items(audiofolder, make_zip(tmp_path / "set.zip", files))
     assert [(item.name, item.label, item.split) for item in found] == [
@@ -49,17 +67,26 @@ def test_folders_are_classes_below_splits_or_not(tmp_path):
 
 
 def test_names_say_the_class_and_the_split(tmp_path):
-    path = folder(tmp_path, "7_jackson_0.wav", "7_jackson_12.wav", "3_nicolas_4.wav", "odd.wav")
+    path = folder(
+        tmp_path, "7_jackson_0.wav", "7_jackson_12.wav", "3_nicolas_4.wav", "odd.wav"
+    )
     found = {item.name: item for item in items(audiofolder, path, test="*_[0-4].wav")}
-    assert [found[name].label for name in ("7_jackson_0.wav", "7_jackson_12.wav", "3_nicolas_4.wav")] == ["7", "7", "3"]
-    assert [found[name].split for name in ("7_jackson_0.wav", "7_jackson_12.wav")] == ["test", "train"]
+    assert [
+        found[name].label
+        for name in ("7_jackson_0.wav", "7_jackson_12.wav", "3_nicolas_4.wav")
+    ] == ["7", "7", "3"]
+    assert [found[name].split for name in ("7_jackson_0.wav", "7_jackson_12.wav")] == [
+        "test",
+        "train",
+    ]
     assert found["odd.wav"].problem == "neither a folder nor its name says its class"
     speakers = items(audiofolder, path, label=r"\d_([a-z]+)_")
     assert {item.label for item in speakers} == {"jackson", "nicolas", ""}
 
 
 @pytest.mark.parametrize(
-    ("label", "says"), [("(", "no regular expression"), ("x", "one group"), ("(a)(b)", "one group")]
+    ("label", "says"),
+    [("(", "no regular expression"), ("x", "one group"), ("(a)(b)", "one group")],
 )
 def test_an_expression_that_is_none_is_refused(tmp_path, label, says):
     with pytest.raises(InvalidInput, match=says):
@@ -84,7 +111,9 @@ def test_a_table_without_the_columns_is_refused_with_them(tmp_path, text):
 
 def test_texts_of_a_table_are_made_even(tmp_path):
     text = "file_name\ttranscription\n1.wav\t  Grüß   Gott \n2.wav\t \n"
-    path = table(tmp_path, ["1.wav", "2.wav"], text, "train/metadata.tsv".replace("train/", ""))
+    path = table(
+        tmp_path, ["1.wav", "2.wav"], text, "train/metadata.tsv".replace("train/", "")
+    )
     first, second = items(transcripts, path)
     assert (first.target, first.label) == ("grüß gott", "")
     assert second.problem == "nothing says what is said in it"
@@ -96,9 +125,10 @@ def test_texts_of_a_table_are_made_even(tmp_path):
 def test_librispeech_is_read_as_it_is(tmp_path):
     place = "LibriSpeech/dev-clean/84/121123/84-121123"
     files = {
-        f"{place}-0000.flac": tones("a"), f"{place}-0001.flac": tones("b"),
+        f"{place}-0000.flac": tones("a"),
+        f"{place}-0001.flac": tones("b"),
         f"{place}.trans.txt": b"84-121123-0000 GO ON\n84-121123-0001 DO\n84-121123-0002 NO\n",
-    }  # fmt: skip
+    }
     found = items(transcripts, make_folder(tmp_path / "set", files))
     assert [item.target for item in found[:2]] == ["go on", "do"]
     assert found[0].split == "val"
@@ -108,6 +138,9 @@ def test_librispeech_is_read_as_it_is(tmp_path):
 def test_names_say_the_text(tmp_path):
     path = folder(tmp_path, "0_george_1.wav", "1_george_9.wav")
     found = items(transcripts, path, words="0=zero,1=one", test="*_[0-4].wav")
-    assert [(item.target, item.split) for item in found] == [("zero", "test"), ("one", "train")]
+    assert [(item.target, item.split) for item in found] == [
+        ("zero", "test"),
+        ("one", "train"),
+    ]
     with pytest.raises(InvalidInput, match="pairs, as 0=zero"):
         items(transcripts, path, words="zero")

@@ -10,7 +10,12 @@ from modelmill.errors import InvalidInput, MillError
 
 from .conftest import make_folder, read_all, read_with
 
-ROWS = [("fine, really", "pos"), ('so "so"', "neg"), ("two\nlines", "pos"), ("bad", "neg")]
+ROWS = [
+    ("fine, really", "pos"),
+    ('so "so"', "neg"),
+    ("two\nlines", "pos"),
+    ("bad", "neg"),
+]
 
 
 def rows_of(items: list[Item]) -> list[tuple[str, str]]:
@@ -18,13 +23,18 @@ def rows_of(items: list[Item]) -> list[tuple[str, str]]:
 
 
 def table(tmp_path, text: str | bytes, name: str = "reviews.csv"):
-    return make_folder(tmp_path, {name: text.encode() if isinstance(text, str) else text}) / name
+    return (
+        make_folder(tmp_path, {name: text.encode() if isinstance(text, str) else text})
+        / name
+    )
 
 
 BODY = 'pos,"fine, really"\nneg,"so ""so"""\npos,"two\nlines"\nneg,bad\n'
 
 
-@pytest.mark.parametrize("header", ["label,review", "Sentiment,TEXT", "class,words", "kind,Comment", ""])
+@pytest.mark.parametrize(
+    "header", ["label,review", "Sentiment,TEXT", "class,words", "kind,Comment", ""]
+)
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_columns_are_found_by_name_or_by_their_values(tmp_path, header, ending):
     text = (f"{header}\n" if header else "") + BODY
@@ -35,20 +45,34 @@ def test_columns_are_found_by_name_or_by_their_values(tmp_path, header, ending):
 
 def test_names_say_file_and_line(tmp_path):
     items = read_all(table(tmp_path, "label,review\n" + BODY), "text")
-    assert [item.name for item in items] == [f"reviews.csv:{line}" for line in (2, 3, 4, 6)]
+    assert [item.name for item in items] == [
+        f"reviews.csv:{line}" for line in (2, 3, 4, 6)
+    ]
 
 
-@pytest.mark.parametrize("options", [{"text": "body text", "label": "Kind"}, {"text": "2", "label": "0"}])
+@pytest.mark.parametrize(
+    "options", [{"text": "body text", "label": "Kind"}, {"text": "2", "label": "0"}]
+)
 def test_options_choose_columns_by_name_or_number(tmp_path, options):
-    path = table(tmp_path, "kind,text,body text\npos,x,fine\nneg,y,bad\npos,z,good\nneg,u,poor\n")
-    assert rows_of(read_all(path, "text", **options))[:2] == [("fine", "pos"), ("bad", "neg")]
+    path = table(
+        tmp_path, "kind,text,body text\npos,x,fine\nneg,y,bad\npos,z,good\nneg,u,poor\n"
+    )
+    assert rows_of(read_all(path, "text", **options))[:2] == [
+        ("fine", "pos"),
+        ("bad", "neg"),
+    ]
 
 
 def test_columns_that_cannot_be_told_apart_are_listed(tmp_path):
     path = table(tmp_path, "id,words,kind\n1,good,a\n2,bad,b\n")
-    with pytest.raises(InvalidInput, match=r"--set text=COLUMN --set label=COLUMN .*0 'id', 1 'words', 2 'kind'"):
+    with pytest.raises(
+        InvalidInput,
+        match=r"--set text=COLUMN --set label=COLUMN .*0 'id', 1 'words', 2 'kind'",
+    ):
         read_all(path, "text")
-    with pytest.raises(InvalidInput, match=r"no column 'word' for the text; there are: id, words, kind"):
+    with pytest.raises(
+        InvalidInput, match=r"no column 'word' for the text; there are: id, words, kind"
+    ):
         read_all(path, "text", text="word", label="kind")
     with pytest.raises(InvalidInput, match="can't tell"):
         read_all(table(tmp_path, "hello,bonjour\nyes,oui\nno,non\n"), "text")
@@ -82,28 +106,53 @@ def test_splits_come_from_a_column(tmp_path):
 
 def test_splits_come_from_the_names_of_several_tables(tmp_path):
     head = b"text,label\n"
-    files = {"test.csv": head + b"c,y\n", "my_train.csv": head + b"a,x\n", "validation.csv": head + b"b,x\n"}
+    files = {
+        "test.csv": head + b"c,y\n",
+        "my_train.csv": head + b"a,x\n",
+        "validation.csv": head + b"b,x\n",
+    }
     items = read_all(make_folder(tmp_path / "set", files), "text")
-    assert [(item.data, item.split) for item in items] == [("a", "train"), ("b", "val"), ("c", "test")]
+    assert [(item.data, item.split) for item in items] == [
+        ("a", "train"),
+        ("b", "val"),
+        ("c", "test"),
+    ]
     with pytest.raises(InvalidInput, match=r"'extra\.csv' does not say which split"):
         read_all(make_folder(tmp_path / "set", {"extra.csv": head}), "text")
     (tmp_path / "set/extra.csv").unlink()
     with pytest.raises(InvalidInput, match="other columns"):
-        read_all(make_folder(tmp_path / "set", {"test.csv": b"label,text\ny,c\n"}), "text")
+        read_all(
+            make_folder(tmp_path / "set", {"test.csv": b"label,text\ny,c\n"}), "text"
+        )
 
 
 def test_a_lone_table_declares_no_split(tmp_path):
-    assert read_all(table(tmp_path, "text,label\na,x\n", "train.csv"), "text")[0].split is None
+    assert (
+        read_all(table(tmp_path, "text,label\na,x\n", "train.csv"), "text")[0].split
+        is None
+    )
 
 
 def test_bad_rows_are_items_with_a_problem_and_the_rest_is_read(tmp_path):
     text = b"text,label\ngood,x\n\xff\xfe,x\nfew\nmany,x,y\nnul\0,x\nnone,\n,x\ntrailing,x,\n\nlast,x\n"
     items = read_all(table(tmp_path, text), "text")
     assert [item.problem for item in items] == [
-        "", "not UTF-8", "1 columns instead of 2", "3 columns instead of 2", "holds a NUL character",
-        "has no label", "", "", "",
-    ]  # fmt: skip
-    assert rows_of(items) == [("good", "x"), ("", "x"), ("trailing", "x"), ("last", "x")]
+        "",
+        "not UTF-8",
+        "1 columns instead of 2",
+        "3 columns instead of 2",
+        "holds a NUL character",
+        "has no label",
+        "",
+        "",
+        "",
+    ]
+    assert rows_of(items) == [
+        ("good", "x"),
+        ("", "x"),
+        ("trailing", "x"),
+        ("last", "x"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +171,9 @@ def test_endless_fields_are_refused(tmp_path, text, message):
 @settings(max_examples=200)
 @given(
     st.lists(
-        st.sampled_from([b"a", b",", b'"', b"\n", b"\r", b"\0", b"\xff", b"\t", b"label", b"text"]),
+        st.sampled_from(
+            [b"a", b",", b'"', b"\n", b"\r", b"\0", b"\xff", b"\t", b"label", b"text"]
+        ),
         max_size=40,
     )
 )
@@ -161,16 +212,27 @@ def test_a_file_for_each_class(tmp_path, names, labels):
 
 
 def test_class_files_below_splits(tmp_path):
-    files = {f"{split}/{label}.txt": b"x\n" for split in ("train", "test") for label in ("neg", "pos")}
+    files = {
+        f"{split}/{label}.txt": b"x\n"
+        for split in ("train", "test")
+        for label in ("neg", "pos")
+    }
     items = read_all(make_folder(tmp_path / "set", files), "text")
     assert [(item.split, item.label) for item in items] == [
-        ("test", "neg"), ("test", "pos"), ("train", "neg"), ("train", "pos"),
-    ]  # fmt: skip
+        ("test", "neg"),
+        ("test", "pos"),
+        ("train", "neg"),
+        ("train", "pos"),
+    ]
 
 
 def test_bad_lines_are_items_with_a_problem(tmp_path):
     files = {"a.txt": b"ok\n\xff\n" + b"x" * (3 << 20) + b"\nn\0l\nlast", "b.txt": b""}
     items = read_all(make_folder(tmp_path / "set", files), "text")
     assert [(item.data, item.problem) for item in items] == [
-        ("ok", ""), ("", "not UTF-8"), ("", "longer than 1 MiB"), ("", "holds a NUL character"), ("last", ""),
-    ]  # fmt: skip
+        ("ok", ""),
+        ("", "not UTF-8"),
+        ("", "longer than 1 MiB"),
+        ("", "holds a NUL character"),
+        ("last", ""),
+    ]

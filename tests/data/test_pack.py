@@ -18,10 +18,12 @@ from modelmill.errors import InvalidInput, NotFound, StorageFull
 
 from .conftest import make_folder, make_zip
 
-PART = st.text(st.characters(codec="utf-8", exclude_characters="/\\:\0"), min_size=1, max_size=8).filter(
-    lambda part: part.strip(".") == part and len(part.encode()) < 40
+PART = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\\:\0"), min_size=1, max_size=8
+).filter(lambda part: part.strip(".") == part and len(part.encode()) < 40)
+TREE = st.dictionaries(
+    st.tuples(PART, PART), st.binary(max_size=300), min_size=1, max_size=6
 )
-TREE = st.dictionaries(st.tuples(PART, PART), st.binary(max_size=300), min_size=1, max_size=6)
 
 
 def packed(path: Path) -> bytes:
@@ -39,7 +41,10 @@ def contents(path: Path) -> dict[str, bytes]:
 @given(TREE)
 def test_a_packed_folder_reads_like_the_folder(tree):
     with tempfile.TemporaryDirectory() as place:
-        folder = make_folder(Path(place) / "set", {f"d{a}/f{b}.bin": data for (a, b), data in tree.items()})
+        folder = make_folder(
+            Path(place) / "set",
+            {f"d{a}/f{b}.bin": data for (a, b), data in tree.items()},
+        )
         archive = Path(place) / "set.zip"
         pack(folder, archive)
         assert contents(archive) == contents(folder)
@@ -48,7 +53,9 @@ def test_a_packed_folder_reads_like_the_folder(tree):
 def test_bytes_depend_on_content_only(tmp_path):
     files = {"cat/1.png": b"one", "dog/2.png": b"two" * 1000}
     first = make_folder(tmp_path / "first", files)
-    second = make_folder(tmp_path / "second", dict(reversed(files.items())) | {".cache": b"x"})
+    second = make_folder(
+        tmp_path / "second", dict(reversed(files.items())) | {".cache": b"x"}
+    )
     os.utime(second / "cat/1.png", (1, 1))
     (second / "dog/2.png").chmod(0o600)
     assert packed(first) == packed(second)
@@ -91,14 +98,22 @@ def test_what_cannot_be_packed_is_said(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_has_its_own_failure(tmp_path):
     with pytest.raises(StorageFull, match="packing the data"):
-        pack(make_folder(tmp_path / "set", {"a.bin": bytes(1 << 20)}), Path("/dev/full"))
+        pack(
+            make_folder(tmp_path / "set", {"a.bin": bytes(1 << 20)}), Path("/dev/full")
+        )
 
 
 def test_packing_needs_the_standard_library_only():
-    code = "import sys; import modelmill.data.pack; print({'numpy', 'msgspec', 'PIL'} & set(sys.modules))"
+    code = (
+        "import sys; import modelmill.data.pack; print({'numpy', 'msgspec', 'PIL'} & "
+        "set(sys.modules))"
+    )
     source = Path(__file__).parents[2] / "src"
     done = subprocess.run(
         [shutil.which(sys.executable) or sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(source)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "set()"

@@ -18,9 +18,15 @@ from .conftest import make_folder, make_zip
 
 FILES = {"cat/1.png": b"one", "cat/2.png": b"two", "dog/a b.png": b"three"}
 JUNK = {
-    "README.md": b"", "LICENSE": b"", "notes.md": b"", ".DS_Store": b"", "cat/Thumbs.db": b"",
-    "dog/.hidden/x.png": b"", "__MACOSX/cat/._1.png": b"", "desktop.ini": b"",
-}  # fmt: skip
+    "README.md": b"",
+    "LICENSE": b"",
+    "notes.md": b"",
+    ".DS_Store": b"",
+    "cat/Thumbs.db": b"",
+    "dog/.hidden/x.png": b"",
+    "__MACOSX/cat/._1.png": b"",
+    "desktop.ini": b"",
+}
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -52,7 +58,9 @@ def test_tables_named_like_a_licence_are_data(tmp_path):
 
 
 def test_a_file_is_a_source_of_itself(tmp_path):
-    assert contents(make_folder(tmp_path, {"reviews.csv": b"a"}) / "reviews.csv") == {"reviews.csv": b"a"}
+    assert contents(make_folder(tmp_path, {"reviews.csv": b"a"}) / "reviews.csv") == {
+        "reviews.csv": b"a"
+    }
 
 
 def test_a_zip_is_known_by_its_content_too(tmp_path):
@@ -75,13 +83,25 @@ def test_missing_and_empty_data_say_so(tmp_path):
         open_source(make_folder(tmp_path / "set", JUNK))
     with pytest.raises(InvalidInput, match="holds no data"):
         open_source(make_zip(tmp_path / "set.zip", JUNK))
-    with open_source(make_folder(tmp_path / "full", FILES)) as source, pytest.raises(NotFound):
+    with (
+        open_source(make_folder(tmp_path / "full", FILES)) as source,
+        pytest.raises(NotFound),
+    ):
         source.open("../full/cat/1.png")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["/etc/passwd", "../up.png", "a/../../b.png", "a\\b.png", "C:/x.png", "c:x.png", "a/..", "\\\\host\\x"],
+    [
+        "/etc/passwd",
+        "../up.png",
+        "a/../../b.png",
+        "a\\b.png",
+        "C:/x.png",
+        "c:x.png",
+        "a/..",
+        "\\\\host\\x",
+    ],
 )
 def test_unsafe_member_names_are_refused(tmp_path, name):
     path = make_zip(tmp_path / "bad.zip", {"ok/1.png": b"1", name: b"2"})
@@ -147,7 +167,9 @@ def test_a_name_that_is_no_utf8_can_still_be_read(tmp_path):
 
 
 def test_a_bomb_stops_at_the_limit(tmp_path):
-    path = make_zip(tmp_path / "bomb.zip", {"a/zeros.png": bytes(3 << 20), "b/x.png": b""})
+    path = make_zip(
+        tmp_path / "bomb.zip", {"a/zeros.png": bytes(3 << 20), "b/x.png": b""}
+    )
     with open_source(path) as source:
         with pytest.raises(TooLarge, match="larger than 1 MiB"):
             source.read("a/zeros.png", limit=1 << 20)
@@ -160,7 +182,13 @@ def test_members_that_share_their_bytes_are_refused(tmp_path):
         for number in range(500):
             twin = zipfile.ZipInfo(f"a/twin{number}.png")
             first = archive.infolist()[0]
-            for field in ("CRC", "compress_size", "file_size", "header_offset", "compress_type"):
+            for field in (
+                "CRC",
+                "compress_size",
+                "file_size",
+                "header_offset",
+                "compress_type",
+            ):
                 setattr(twin, field, getattr(first, field))
             archive.filelist.append(twin)
             archive.NameToInfo[twin.filename] = twin
@@ -180,7 +208,13 @@ def sample_zip() -> bytes:
 SAMPLE = sample_zip()
 
 
-@given(st.lists(st.tuples(st.integers(0, len(SAMPLE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(SAMPLE) - 1), st.integers(0, 255)),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_a_changed_zip_reads_or_fails_with_a_meaning(tmp_path_factory, changes):
     data = bytearray(SAMPLE)
     for place, value in changes:

@@ -6,13 +6,22 @@ from hypothesis import strategies as st
 
 from modelmill.data.splits import TEST, TRAIN, UNDECLARED, VAL, assign, assign_classes
 
-ITEMS = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 2), st.integers(0, 40)), max_size=120)
-FREE = st.lists(st.tuples(st.integers(0, 4), st.just(UNDECLARED), st.integers(0, 2**64 - 1)), max_size=120)
+ITEMS = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(-1, 2), st.integers(0, 40)), max_size=120
+)
+FREE = st.lists(
+    st.tuples(st.integers(0, 4), st.just(UNDECLARED), st.integers(0, 2**64 - 1)),
+    max_size=120,
+)
 
 
 def columns(items):
     labels, declared, prints = zip(*items, strict=True) if items else ((), (), ())
-    return np.array(labels, np.int32), np.array(declared, np.int8), np.array(prints, np.uint64)
+    return (
+        np.array(labels, np.int32),
+        np.array(declared, np.int8),
+        np.array(prints, np.uint64),
+    )
 
 
 @given(ITEMS, st.randoms())
@@ -38,7 +47,14 @@ def test_declared_val_and_test_are_kept_and_the_rest_trains(items):
         assert (splits[declared <= TRAIN] != TEST).all()
 
 
-@given(st.one_of(FREE, ITEMS.map(lambda items: [(label, UNDECLARED, content) for label, _, content in items])))
+@given(
+    st.one_of(
+        FREE,
+        ITEMS.map(
+            lambda items: [(label, UNDECLARED, content) for label, _, content in items]
+        ),
+    )
+)
 def test_undeclared_items_are_stratified_and_never_straddle(items):
     labels, declared, prints = columns(items)
     splits = assign(labels, declared, prints)
@@ -49,7 +65,11 @@ def test_undeclared_items_are_stratified_and_never_straddle(items):
         distinct = len(set(contents.tolist()))
         if distinct >= 3:
             assert set(mine.tolist()) == {TRAIN, VAL, TEST}
-            held = {content for content, split in zip(contents.tolist(), mine.tolist(), strict=True) if split == TEST}
+            held = {
+                content
+                for content, split in zip(contents.tolist(), mine.tolist(), strict=True)
+                if split == TEST
+            }
             assert abs(len(held) - distinct / 10) < 1
         else:
             assert set(mine.tolist()) == {TRAIN}
@@ -80,8 +100,13 @@ def by_class(names, items=6, declared=UNDECLARED):
     """The splits that each class of `items` items has, by name."""
     labels = np.repeat(np.arange(len(names)), items).astype(np.int32)
     prints = np.random.default_rng(0).integers(0, 2**63, len(labels)).astype(np.uint64)
-    splits = assign_classes(names, labels, np.full(len(labels), declared, np.int8), prints)
-    return {name: set(splits[labels == number].tolist()) for number, name in enumerate(names)}
+    splits = assign_classes(
+        names, labels, np.full(len(labels), declared, np.int8), prints
+    )
+    return {
+        name: set(splits[labels == number].tolist())
+        for number, name in enumerate(names)
+    }
 
 
 def test_whole_classes_are_held_out_the_same_ones_in_any_order():
@@ -89,20 +114,38 @@ def test_whole_classes_are_held_out_the_same_ones_in_any_order():
     found = by_class(names)
     assert by_class(names[::-1]) == found
     assert all(len(splits) == 1 for splits in found.values())
-    count = [sum(splits == {split} for splits in found.values()) for split in (TRAIN, VAL, TEST)]
+    count = [
+        sum(splits == {split} for splits in found.values())
+        for split in (TRAIN, VAL, TEST)
+    ]
     assert count == [29, 3, 8]
 
 
 def test_classes_in_folders_are_held_out_by_folders():
     found = by_class(
-        [f"{alphabet}/{number}" for alphabet in ("Greek", "Latin", "Korean", "Thai") for number in range(9)]
+        [
+            f"{alphabet}/{number}"
+            for alphabet in ("Greek", "Latin", "Korean", "Thai")
+            for number in range(9)
+        ]
     )
-    tested = {name.partition("/")[0] for name, splits in found.items() if splits == {TEST}}
+    tested = {
+        name.partition("/")[0] for name, splits in found.items() if splits == {TEST}
+    }
     assert len(tested) == 1
-    assert all(splits == {TEST} for name, splits in found.items() if name.partition("/")[0] in tested)
+    assert all(
+        splits == {TEST}
+        for name, splits in found.items()
+        if name.partition("/")[0] in tested
+    )
     assert sum(splits == {VAL} for splits in found.values()) == 3
 
 
 def test_too_few_classes_or_declared_splits_are_split_by_items():
-    assert by_class(["cat", "dog"]) == {"cat": {TRAIN, VAL, TEST}, "dog": {TRAIN, VAL, TEST}}
-    assert by_class([str(number) for number in range(20)], declared=TEST) == {str(n): {TEST} for n in range(20)}
+    assert by_class(["cat", "dog"]) == {
+        "cat": {TRAIN, VAL, TEST},
+        "dog": {TRAIN, VAL, TEST},
+    }
+    assert by_class([str(number) for number in range(20)], declared=TEST) == {
+        str(n): {TEST} for n in range(20)
+    }

@@ -31,7 +31,14 @@ def test_an_element_that_no_onnx_string_can_hold_is_refused(texts, element, says
         texts.run({"x": np.array([[b"good", element, b""]], object)})
 
 
-@pytest.mark.parametrize("array", [np.array([[b"a", b"b", b"c"]]), np.array([["a", "b", "c"]]), np.array([[1, 2, 3]])])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([[b"a", b"b", b"c"]]),
+        np.array([["a", "b", "c"]]),
+        np.array([[1, 2, 3]]),
+    ],
+)
 def test_bytes_come_as_objects_only(texts, array):
     with pytest.raises(ModelFailed, match="array of objects"):
         texts.run({"x": array})
@@ -43,10 +50,17 @@ def mixed(outputs):
 
     kinds = {"s": TensorProto.STRING, "b": TensorProto.BFLOAT16, "f": TensorProto.FLOAT}
     nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in outputs]
-    inputs = [helper.make_tensor_value_info(name, kind, ["n"]) for name, kind in kinds.items()]
-    results = [helper.make_tensor_value_info(f"{name}_out", kinds[name], ["n"]) for name in outputs]
+    inputs = [
+        helper.make_tensor_value_info(name, kind, ["n"]) for name, kind in kinds.items()
+    ]
+    results = [
+        helper.make_tensor_value_info(f"{name}_out", kinds[name], ["n"])
+        for name in outputs
+    ]
     body = helper.make_graph(nodes, "mixed", inputs, results)
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
 
 
 def test_one_model_can_take_texts_and_bfloat16(tmp_path):
@@ -74,7 +88,9 @@ def test_a_model_without_inputs_is_refused(tmp_path):
     node = helper.make_node("RandomNormal", [], ["y"], shape=[1, 3])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])
     graph = helper.make_model(
-        helper.make_graph([node], "g", [], [y]), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+        helper.make_graph([node], "g", [], [y]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
     )
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
     with pytest.raises(InvalidInput, match="no inputs"):
@@ -84,12 +100,18 @@ def test_a_model_without_inputs_is_refused(tmp_path):
 def test_a_classifier_of_scikit_learn_is_told_how_to_convert(tmp_path):
     from onnx import TensorProto, helper
 
-    kind = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
-    node = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[1, 2])
+    kind = helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    node = helper.make_node(
+        "ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[1, 2]
+    )
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
     y = helper.make_value_info("y", helper.make_sequence_type_proto(kind))
     sets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
-    graph = helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=sets, ir_version=10)
+    graph = helper.make_model(
+        helper.make_graph([node], "g", [x], [y]), opset_imports=sets, ir_version=10
+    )
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
     with pytest.raises(InvalidInput, match="zipmap=False"):
         onnx.signature(tmp_path)

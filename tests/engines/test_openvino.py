@@ -23,7 +23,9 @@ def engine():
 def python(code, *arguments, **environment):
     """What a process of its own prints."""
     run = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+    done = subprocess.run(
+        run, capture_output=True, text=True, timeout=120, env=os.environ | environment
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -42,7 +44,9 @@ except MillError as error:
 
 
 @pytest.mark.parametrize("processor", ["AVX2", "AVX512_CORE"])
-def test_bf16_is_refused_where_the_processor_would_compute_something_else(engine, tmp_path, processor):
+def test_bf16_is_refused_where_the_processor_would_compute_something_else(
+    engine, tmp_path, processor
+):
     folder = picture_bundle(tmp_path / "b")
     said = python(PREDICT, folder, "bf16", OV_CPU_MAX_ISA=processor)
     assert said.startswith("invalid_input this processor has no bf16 arithmetic")
@@ -64,35 +68,54 @@ def test_a_model_with_operations_that_it_lacks_is_not_called_corrupt(engine, tmp
     from onnx import TensorProto, helper
 
     options = {
-        "max_gram_length": 1, "max_skip_count": 0, "min_gram_length": 1, "mode": "TF", "ngram_counts": [0],
-        "ngram_indexes": [0, 1], "pool_int64s": [2, 3],
-    }  # fmt: skip
+        "max_gram_length": 1,
+        "max_skip_count": 0,
+        "min_gram_length": 1,
+        "mode": "TF",
+        "ngram_counts": [0],
+        "ngram_indexes": [0, 1],
+        "pool_int64s": [2, 3],
+    }
     node = helper.make_node("TfIdfVectorizer", ["x"], ["y"], **options)
     x = helper.make_tensor_value_info("x", TensorProto.INT64, ["n", 4])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])
     graph = helper.make_model(
-        helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+        helper.make_graph([node], "g", [x], [y]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
     )
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
-    with pytest.raises(InvalidInput, match=r"lacks operations of this model .TfIdfVectorizer.*use the engine 'onnx'"):
+    with pytest.raises(
+        InvalidInput,
+        match=r"lacks operations of this model .TfIdfVectorizer.*use the engine 'onnx'",
+    ):
         engine.open(tmp_path, 1)
 
 
 def test_outputs_have_the_names_of_the_file(engine, tmp_path):
     from onnx import TensorProto, helper
 
-    x, *ys = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in ("x", "y", "z", "w"))
+    x, *ys = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2])
+        for name in ("x", "y", "z", "w")
+    )
     nodes = [
         helper.make_node("Identity", ["x"], ["y"]),
         helper.make_node("Relu", ["y"], ["z"]),
         helper.make_node("Identity", ["z"], ["w"]),
     ]
     graph = helper.make_model(
-        helper.make_graph(nodes, "names", [x], ys), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+        helper.make_graph(nodes, "names", [x], ys),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
     )
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
     answer = engine.open(tmp_path, 1).run({"x": np.array([[-1, 2]], np.float32)})
-    assert {name: array.tolist() for name, array in answer.items()} == {"y": [[-1, 2]], "z": [[0, 2]], "w": [[0, 2]]}
+    assert {name: array.tolist() for name, array in answer.items()} == {
+        "y": [[-1, 2]],
+        "z": [[0, 2]],
+        "w": [[0, 2]],
+    }
 
 
 def test_it_reports_to_nobody_and_leaves_no_file_at_home(engine, tmp_path):

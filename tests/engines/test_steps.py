@@ -24,7 +24,9 @@ def test_packed_weights_are_half_a_step_off_at_most():
     weights = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
     weights[0, :32] = 0
     whole, scales = packed(weights)
-    again = ((whole.astype(np.float32) - 128) * scales[:, :, None]).reshape(weights.shape)
+    again = ((whole.astype(np.float32) - 128) * scales[:, :, None]).reshape(
+        weights.shape
+    )
     assert (np.abs(again - weights) <= scales.repeat(32, 1) / 2 + 1e-6).all()
     assert (whole[0, 0] == 128).all()
 
@@ -70,7 +72,10 @@ def test_a_model_without_such_weights_says_so(folder, tmp_path):
         (np.zeros((0, 4), np.int64), "shape"),
         (np.zeros((1, 0), np.int64), "shape"),
         (np.zeros((1, 999), np.int64), "1 to 128"),
-        (np.zeros((30_000, 100), np.int64), "the logits of 3,000,000 tokens are too large"),
+        (
+            np.zeros((30_000, 100), np.int64),
+            "the logits of 3,000,000 tokens are too large",
+        ),
     ],
 )
 def test_ids_that_can_not_be_read_are_refused_in_words(folder, ids, says):

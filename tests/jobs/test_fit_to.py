@@ -1,4 +1,6 @@
-"""What a recipe chooses for a data set: only where the user left it open, said in the log, kept in the lineage."""
+"""What a recipe chooses for a data set: only where the user left it open, said in the log, kept in
+the lineage.
+"""
 
 import json
 from contextlib import closing
@@ -24,7 +26,9 @@ CNN = recipe_named("image-classification", "cnn")
 def facts(train, height, width, grey=False, classes=10):
     counts = {"train": train, "val": train // 10, "test": train // 10}
     each = {str(number): train // classes for number in range(classes)}
-    return Facts(counts=counts, classes=each, inputs=Look(height=height, width=width, grey=grey))
+    return Facts(
+        counts=counts, classes=each, inputs=Look(height=height, width=width, grey=grey)
+    )
 
 
 TRASHNET = facts(1769, 192, 256, classes=6)
@@ -36,7 +40,10 @@ COUNTED = [
     UNET,
     EMBED,
     recipe_named("object-detection", "centernet"),
-    *(recipe_named("unconditional-image-generation", name) for name in ("dcgan", "ddpm")),
+    *(
+        recipe_named("unconditional-image-generation", name)
+        for name in ("dcgan", "ddpm")
+    ),
 ]
 """Recipes whose epochs are chosen by the number of items."""
 
@@ -48,11 +55,15 @@ def test_where_the_defaults_fit_nothing_is_chosen(recipe, seen):
     assert chosen == plan(recipe, {})
 
 
-@pytest.mark.parametrize(("texts", "words", "epochs"), [(7000, 20, 30), (6000, 150, 8), (1_000_000, 20, 4)])
+@pytest.mark.parametrize(
+    ("texts", "words", "epochs"), [(7000, 20, 30), (6000, 150, 8), (1_000_000, 20, 4)]
+)
 def test_a_language_is_read_as_often_as_there_is_time(texts, words, epochs):
     counts = {"train": texts, "val": 10, "test": 10}
     chosen, _ = fitted(
-        recipe_named("fill-mask", "bert"), Facts(counts=counts, classes={}, inputs=Words(words=words)), {}
+        recipe_named("fill-mask", "bert"),
+        Facts(counts=counts, classes={}, inputs=Words(words=words)),
+        {},
     )
     assert chosen.train.epochs == epochs
 
@@ -63,19 +74,32 @@ def test_words_are_counted_in_any_script():
     assert seen.unspaced == pytest.approx(4 / 9)
 
 
-@pytest.mark.parametrize("recipe", [("fill-mask", "bert"), ("text-classification", "transformer")])
+@pytest.mark.parametrize(
+    "recipe", [("fill-mask", "bert"), ("text-classification", "transformer")]
+)
 def test_scripts_without_spaces_are_read_in_pieces_of_words(recipe):
     counts = {"train": 6000, "val": 10, "test": 10}
     for unspaced, tokenizer in ((0.9, "bpe"), (0.1, "word")):
-        seen = Facts(counts=counts, classes={}, inputs=Words(words=100, unspaced=unspaced))
+        seen = Facts(
+            counts=counts, classes={}, inputs=Words(words=100, unspaced=unspaced)
+        )
         assert fitted(recipe_named(*recipe), seen, {})[0].input.tokenizer == tokenizer
-        assert fitted(recipe_named(*recipe), seen, {"tokenizer": "char"})[0].input.tokenizer == "char"
+        assert (
+            fitted(recipe_named(*recipe), seen, {"tokenizer": "char"})[
+                0
+            ].input.tokenizer
+            == "char"
+        )
 
 
 def test_few_questions_are_read_more_often_by_two_readers():
     reader = recipe_named("question-answering", "reader")
     for count, members, epochs in ((3000, 2, 14), (90_000, 1, 9)):
-        seen = Facts(counts={"train": count, "val": 10, "test": 10}, classes={}, inputs=Words(words=130))
+        seen = Facts(
+            counts={"train": count, "val": 10, "test": 10},
+            classes={},
+            inputs=Words(words=130),
+        )
         chosen, _ = fitted(reader, seen, {})
         assert (chosen.network.members, chosen.train.epochs) == (members, epochs)
 
@@ -112,7 +136,10 @@ def test_fewer_pictures_are_seen_more_often(recipe, count, side):
 @pytest.mark.parametrize("count", [1, 200, 4000, 60_000, 10**6])
 @pytest.mark.parametrize("recipe", COUNTED)
 def test_larger_sets_are_passed_over_less_often(recipe, count):
-    epochs, more = (fitted(recipe, facts(many, 64, 64), {})[0].train.epochs for many in (count, 10 * count))
+    epochs, more = (
+        fitted(recipe, facts(many, 64, 64), {})[0].train.epochs
+        for many in (count, 10 * count)
+    )
     assert 4 <= more <= epochs <= 200
 
 
@@ -126,7 +153,10 @@ def test_photographs_are_embedded_mirrored_too_but_characters_are_not():
     assert not fitted(EMBED, facts(1000, 64, 64, grey=True), {})[0].augment.flip
 
 
-@pytest.mark.parametrize("given", [{"epochs": "3"}, {"batch_size": 7, "rotate": 5.0}, {"epochs": 40, "flip": False}])
+@pytest.mark.parametrize(
+    "given",
+    [{"epochs": "3"}, {"batch_size": 7, "rotate": 5.0}, {"epochs": 40, "flip": False}],
+)
 def test_what_the_user_set_stays(given):
     chosen, choices = fitted(RESNET, CIFAR, given)
     asked, flat = plan(RESNET, given).flat(), chosen.flat()
@@ -150,7 +180,9 @@ def test_a_recipe_without_an_opinion_keeps_its_defaults():
 def test_pictures_are_looked_at_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
-    lying = encoded(Image.fromarray(np.zeros((10, 30, 3), np.uint8)), "JPEG", exif=exif.tobytes())
+    lying = encoded(
+        Image.fromarray(np.zeros((10, 30, 3), np.uint8)), "JPEG", exif=exif.tobytes()
+    )
     assert look([lying]) == Look(height=30, width=10, grey=True)
     red = png(np.full((4, 4, 3), (255, 0, 0)))
     assert not look([png(np.zeros((4, 4)))] * 100 + [red] * 100).grey
@@ -160,14 +192,28 @@ def test_pictures_are_looked_at_upright():
 def test_a_job_says_what_it_chose_and_keeps_it(tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
-    data = dataset(picture_folder(tmp_path / "tiny"), "image-classification", tmp_path / "store")
+    data = dataset(
+        picture_folder(tmp_path / "tiny"), "image-classification", tmp_path / "store"
+    )
     spec = JobSpec(
-        job=1, kind="train", folder=str(folder), threads=1, name="tiny", task="image-classification", dataset=data,
-        recipe="cnn", settings={"epochs": "2", "precision": "fp32"}, cache=str(tmp_path / "cache"),
-    )  # fmt: skip
+        job=1,
+        kind="train",
+        folder=str(folder),
+        threads=1,
+        name="tiny",
+        task="image-classification",
+        dataset=data,
+        recipe="cnn",
+        settings={"epochs": "2", "precision": "fp32"},
+        cache=str(tmp_path / "cache"),
+    )
     with closing(Events(folder / "events.jsonl")) as events:
         train_version(spec, events, going())
-    rows = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines() if line]
+    rows = [
+        json.loads(line)
+        for line in (folder / "events.jsonl").read_text().splitlines()
+        if line
+    ]
     told = [row["message"] for row in rows if row["event"] == "stage"]
     assert any(message.endswith(": batch_size=32") for message in told)
     settings = open_bundle(folder / "bundle").lineage.settings

@@ -31,12 +31,24 @@ class Trainings:
         folder = self.home / f"job{self.count}"
         folder.mkdir()
         spec = JobSpec(
-            job=self.count, kind="train", folder=str(folder), threads=1, name="tiny", task=task, recipe=recipe,
-            dataset=data, settings={**QUICK, **settings}, cache=str(self.home / "cache"),
-            base=f"base:{self.count - 1}" if base else "", bundle=str(base or ""),
-        )  # fmt: skip
+            job=self.count,
+            kind="train",
+            folder=str(folder),
+            threads=1,
+            name="tiny",
+            task=task,
+            recipe=recipe,
+            dataset=data,
+            settings={**QUICK, **settings},
+            cache=str(self.home / "cache"),
+            base=f"base:{self.count - 1}" if base else "",
+            bundle=str(base or ""),
+        )
         threads = torch.get_num_threads()
-        with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
+        with (
+            warnings.catch_warnings(),
+            closing(Events(folder / "events.jsonl")) as events,
+        ):
             warnings.simplefilter("ignore")  # as in a job's process
             train_version(spec, events, going())
         torch.set_num_threads(threads)
@@ -71,14 +83,22 @@ def same(one, other, part):
     return [np.array_equal(mine[name], theirs[name]) for name in names]
 
 
-def test_a_classifier_goes_on_from_what_was_learnt_of_the_language(trainings, bert, reviews, home):
+def test_a_classifier_goes_on_from_what_was_learnt_of_the_language(
+    trainings, bert, reviews, home
+):
     data = dataset(reviews, "text-classification", home / "label")
-    found = trainings.train("text-classification", "transformer", data, bert, freeze="inherited")
+    found = trainings.train(
+        "text-classification", "transformer", data, bert, freeze="inherited"
+    )
     assert all(same(found, bert, "encoder."))
     manifest, before = open_bundle(found), open_bundle(bert)
     assert manifest.files["tokenizer.json"] == before.files["tokenizer.json"]
     assert manifest.preprocessing["tokens"] == before.preprocessing["tokens"]
-    assert {name: manifest.lineage.settings[name] for name in SMALL} == {"width": 32, "layers": 1, "heads": 2}
+    assert {name: manifest.lineage.settings[name] for name in SMALL} == {
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+    }
     (origin,) = manifest.lineage.chain
     assert (origin.task, origin.dataset) == ("fill-mask", "reviews")
     assert "started from `base:" in (found / "README.md").read_text()
@@ -89,15 +109,22 @@ def test_without_freezing_all_of_it_learns_on(trainings, bert, reviews, home):
     data = dataset(reviews, "text-classification", home / "label2")
     found = trainings.train("text-classification", "transformer", data, bert)
     assert not any(same(found, bert, "encoder.blocks"))
-    again = trainings.train("text-classification", "transformer", data, found, freeze="encoder.embedding")
+    again = trainings.train(
+        "text-classification", "transformer", data, found, freeze="encoder.embedding"
+    )
     assert all(same(again, found, "encoder.embedding"))
     assert not any(same(again, found, "head."))
-    assert [one.task for one in open_bundle(again).lineage.chain] == ["fill-mask", "text-classification"]
+    assert [one.task for one in open_bundle(again).lineage.chain] == [
+        "fill-mask",
+        "text-classification",
+    ]
 
 
 @pytest.fixture(scope="module")
 def classifier(trainings, home):
-    data = dataset(picture_folder(home / "pictures"), "image-classification", home / "vision")
+    data = dataset(
+        picture_folder(home / "pictures"), "image-classification", home / "vision"
+    )
     return trainings.train("image-classification", "cnn", data)
 
 
@@ -106,7 +133,9 @@ def test_new_labels_get_a_new_head(trainings, classifier, home):
     for name in ("left", "right"):
         (root / name).rename(root / f"other-{name}")
     data = dataset(root, "image-classification", home / "vision2")
-    found = trainings.train("image-classification", "cnn", data, classifier, freeze="inherited")
+    found = trainings.train(
+        "image-classification", "cnn", data, classifier, freeze="inherited"
+    )
     mine, theirs = load_file(found / WEIGHTS), load_file(classifier / WEIGHTS)
     assert mine.keys() == theirs.keys()
     kept = {name for name in mine if np.array_equal(mine[name], theirs[name])}
@@ -119,14 +148,25 @@ def test_new_labels_get_a_new_head(trainings, classifier, home):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"freeze": "nothing.here"}, "freeze=nothing.here: the network has the parts encoder, head"),
+        (
+            {"freeze": "nothing.here"},
+            "freeze=nothing.here: the network has the parts encoder, head",
+        ),
         ({"freeze": "encoder,head"}, "nothing is left to train"),
-        ({"tokenizer": "char"}, "tokenizer=char: base:.* has word, and its tokenizer is kept"),
-        ({"width": "64"}, "has no weights that fit this network: its parts are bias, encoder, head"),
+        (
+            {"tokenizer": "char"},
+            "tokenizer=char: base:.* has word, and its tokenizer is kept",
+        ),
+        (
+            {"width": "64"},
+            "has no weights that fit this network: its parts are bias, encoder, head",
+        ),
     ],
 )
 def test_what_can_not_be_had_is_said(trainings, bert, reviews, home, settings, says):
-    data = dataset(reviews, "text-classification", home / f"no{abs(hash(str(settings)))}")
+    data = dataset(
+        reviews, "text-classification", home / f"no{abs(hash(str(settings)))}"
+    )
     with pytest.raises(InvalidInput, match=says):
         trainings.train("text-classification", "transformer", data, bert, **settings)
 
@@ -140,10 +180,19 @@ def test_nothing_is_inherited_where_nothing_was_there(trainings, reviews, home):
 def test_a_writer_goes_on_writing_in_another_manner(trainings, home):
     small = {**SMALL, "context": "32", "passage": "64"}
     first = trainings.train(
-        "text-generation", "gpt", dataset(book(home / "one"), "text-generation", home / "g1"), **small
+        "text-generation",
+        "gpt",
+        dataset(book(home / "one"), "text-generation", home / "g1"),
+        **small,
     )
     found = trainings.train(
-        "text-generation", "gpt", dataset(book(home / "two", 70), "text-generation", home / "g2"), first
+        "text-generation",
+        "gpt",
+        dataset(book(home / "two", 70), "text-generation", home / "g2"),
+        first,
     )
-    assert open_bundle(found).files["tokenizer.json"] == open_bundle(first).files["tokenizer.json"]
+    assert (
+        open_bundle(found).files["tokenizer.json"]
+        == open_bundle(first).files["tokenizer.json"]
+    )
     assert load(found).predict(["line "])[0]["generated_text"]

@@ -24,8 +24,12 @@ from modelmill.tasks.base import TrainSettings, recipe_named, task_named
 
 ITEMS, BATCH, EPOCHS = 40, 12, 3
 STEPS = 4  # an epoch: 40 items in batches of at most 12
-AIM = objective(task_named("image-classification"), recipe_named("image-classification", "cnn"))
-SETTINGS = TrainSettings(epochs=EPOCHS, batch_size=BATCH, learning_rate=0.01, precision="fp32", seed=5)
+AIM = objective(
+    task_named("image-classification"), recipe_named("image-classification", "cnn")
+)
+SETTINGS = TrainSettings(
+    epochs=EPOCHS, batch_size=BATCH, learning_rate=0.01, precision="fp32", seed=5
+)
 
 
 def data(seed=0, items=ITEMS):
@@ -37,9 +41,14 @@ def data(seed=0, items=ITEMS):
 def network():
     torch.manual_seed(5)
     return nn.Sequential(
-        nn.Unflatten(1, (6, 1, 1)), nn.Conv2d(6, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
+        nn.Unflatten(1, (6, 1, 1)),
+        nn.Conv2d(6, 16, 1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.3),
         nn.Linear(16, 2),
-    )  # fmt: skip
+    )
 
 
 def run(folder, settings=SETTINGS, stop_at=None, validation=None, made=network):
@@ -54,7 +63,17 @@ def run(folder, settings=SETTINGS, stop_at=None, validation=None, made=network):
         return batch | {"x": batch["x"] + 0.1 * torch.randn_like(batch["x"])}
 
     with closing(Events(folder / "events.jsonl")) as events:
-        return Loop(made(), data(), validation or data(1), settings, AIM, noisy, folder, events, stop).run()
+        return Loop(
+            made(),
+            data(),
+            validation or data(1),
+            settings,
+            AIM,
+            noisy,
+            folder,
+            events,
+            stop,
+        ).run()
 
 
 def test_a_normalisation_that_is_frozen_keeps_its_means(tmp_path):
@@ -67,16 +86,24 @@ def test_a_normalisation_that_is_frozen_keeps_its_means(tmp_path):
     before = {name: kept.clone() for name, kept in frozen()[2].state_dict().items()}
     after = run(tmp_path / "frozen", made=frozen).network[2].state_dict()
     assert all(torch.equal(after[name], kept) for name, kept in before.items())
-    assert not torch.equal(run(tmp_path / "free").network[2].running_mean, before["running_mean"])
+    assert not torch.equal(
+        run(tmp_path / "free").network[2].running_mean, before["running_mean"]
+    )
 
 
 def test_an_epoch_of_a_number_of_steps_takes_items_evenly_again_and_again():
     settings = msgspec.structs.replace(SETTINGS, epoch_steps=10)
     numbered = Arrays({"x": np.arange(ITEMS)}, {})
-    found = [batch["x"].numpy() for batch in loop.batches(numbered, settings, 0, 10, 0, "cpu")]
+    found = [
+        batch["x"].numpy()
+        for batch in loop.batches(numbered, settings, 0, 10, 0, "cpu")
+    ]
     assert [len(batch) for batch in found] == [BATCH] * 10
     assert np.bincount(np.concatenate(found)).tolist() == [3] * ITEMS
-    later = [batch["x"].numpy() for batch in loop.batches(numbered, settings, 0, 10, 7, "cpu")]
+    later = [
+        batch["x"].numpy()
+        for batch in loop.batches(numbered, settings, 0, 10, 7, "cpu")
+    ]
     assert all(map(np.array_equal, later, found[7:]))
 
 
@@ -91,7 +118,10 @@ def same(one, other):
 
 
 def without_time(history):
-    return [{name: value for name, value in row.items() if name != "samples_per_second"} for row in history]
+    return [
+        {name: value for name, value in row.items() if name != "samples_per_second"}
+        for row in history
+    ]
 
 
 def events_of(folder, kind):
@@ -133,16 +163,26 @@ class Rivals(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(5)
-        self.maker = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 6))
-        self.judge = nn.Sequential(spectral_norm(nn.Linear(6, 16)), nn.ReLU(), spectral_norm(nn.Linear(16, 1)))
+        self.maker = nn.Sequential(
+            nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 6)
+        )
+        self.judge = nn.Sequential(
+            spectral_norm(nn.Linear(6, 16)), nn.ReLU(), spectral_norm(nn.Linear(16, 1))
+        )
 
 
 def rivalry(network, batch, settings):
     """Told the loss of one, the next sees what its step has changed."""
     real = batch["x"]
     made = network.maker(torch.randn(len(real), 4)).detach()
-    yield "judge", softplus(-network.judge(real)).mean() + softplus(network.judge(made)).mean()
-    yield "maker", softplus(-network.judge(network.maker(torch.randn(len(real), 4)))).mean()
+    yield (
+        "judge",
+        softplus(-network.judge(real)).mean() + softplus(network.judge(made)).mean(),
+    )
+    yield (
+        "maker",
+        softplus(-network.judge(network.maker(torch.randn(len(real), 4)))).mean(),
+    )
 
 
 def judged(network, batch, settings):
@@ -163,7 +203,9 @@ def run_in_turns(folder, stop_at=None, **changed):
 
     aim = Objective("", rivalry, judged, lambda network, signature: network, **changed)
     with closing(Events(folder / "events.jsonl")) as events:
-        return Loop(Rivals(), data(), data(1), IN_TURNS, aim, counting, folder, events, stop).run()
+        return Loop(
+            Rivals(), data(), data(1), IN_TURNS, aim, counting, folder, events, stop
+        ).run()
 
 
 @pytest.mark.parametrize("step", [1, STEPS - 1, STEPS, STEPS + 2, STEPS * EPOCHS])
@@ -179,7 +221,11 @@ def test_parts_trained_in_turns_resume_bit_for_bit(tmp_path, step):
 def test_both_parts_are_trained_and_the_last_epoch_is_kept(tmp_path):
     trained = run_in_turns(tmp_path)
     begun = Rivals().state_dict()
-    changed = {name for name, part in trained.network.state_dict().items() if not torch.equal(part, begun[name])}
+    changed = {
+        name
+        for name, part in trained.network.state_dict().items()
+        if not torch.equal(part, begun[name])
+    }
     assert {"maker.0.weight", "maker.3.weight"} <= changed
     assert any(name.startswith("judge.0") for name in changed)
     assert len(trained.history) == EPOCHS
@@ -194,8 +240,13 @@ def test_a_training_leaves_pictures_of_what_it_has_learnt(tmp_path, monkeypatch)
         return b"picture %d" % len(seen)
 
     run_in_turns(tmp_path, preview=preview)
-    pictures = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
-    assert pictures == {"samples-0002.png": b"picture 1", "samples-0003.png": b"picture 2"}
+    pictures = {
+        path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()
+    }
+    assert pictures == {
+        "samples-0002.png": b"picture 1",
+        "samples-0003.png": b"picture 2",
+    }
     assert seen == [False, False]
 
 
@@ -206,7 +257,9 @@ def interrupted(folder, settings, step):
 
 
 @pytest.mark.parametrize("step", range(1, STEPS * EPOCHS + 1))
-def test_interrupted_at_any_step_it_ends_with_the_same_weights(tmp_path, undisturbed, step):
+def test_interrupted_at_any_step_it_ends_with_the_same_weights(
+    tmp_path, undisturbed, step
+):
     interrupted(tmp_path, SETTINGS, step)
     resumed = run(tmp_path)
     assert same(resumed, undisturbed("fp32"))
@@ -246,7 +299,8 @@ def test_a_finished_run_started_again_is_finished(tmp_path, undisturbed):
 
 def test_the_seed_decides(tmp_path):
     one, two, other = (
-        run(tmp_path / str(n), msgspec.structs.replace(SETTINGS, seed=seed)) for n, seed in enumerate((5, 5, 6))
+        run(tmp_path / str(n), msgspec.structs.replace(SETTINGS, seed=seed))
+        for n, seed in enumerate((5, 5, 6))
     )
     assert same(one, two)
     assert not same(one, other)
@@ -263,7 +317,9 @@ def test_the_weights_of_the_best_validation_are_kept(tmp_path):
     assert best < 5
     with torch.inference_mode():
         guess = trained.network(torch.from_numpy(wrong.arrays["x"])).argmax(1).numpy()
-    assert float((guess == wrong.targets["label"]).mean()) == pytest.approx(scores[best][0], abs=1e-4)
+    assert float((guess == wrong.targets["label"]).mean()) == pytest.approx(
+        scores[best][0], abs=1e-4
+    )
     assert not trained.network.training
 
 
@@ -301,7 +357,10 @@ def test_patience(scores, patience, over):
 
 
 def test_a_lower_loss_at_the_same_accuracy_is_better():
-    history = [{"val_accuracy": 0.5, "val_loss": 1.0}, {"val_accuracy": 0.5, "val_loss": 0.9}]
+    history = [
+        {"val_accuracy": 0.5, "val_loss": 1.0},
+        {"val_accuracy": 0.5, "val_loss": 0.9},
+    ]
     assert not out_of_patience(history, 1, "accuracy")
 
 
@@ -327,10 +386,18 @@ def test_events_are_json_lines_that_tell_every_step(tmp_path):
     assert [(row["epoch"], row["step"]) for row in steps] == [
         (epoch, step) for epoch in range(1, EPOCHS + 1) for step in range(1, STEPS + 1)
     ]
-    assert all(row["steps"] == STEPS and row["epochs"] == EPOCHS and row["time"] > 0 for row in steps)
+    assert all(
+        row["steps"] == STEPS and row["epochs"] == EPOCHS and row["time"] > 0
+        for row in steps
+    )
     assert [row["epoch"] for row in epochs] == [1, 2, 3]
-    assert all({"train_loss", "val_loss", "val_accuracy", "samples_per_second"} <= row.keys() for row in epochs)
-    assert epochs[-1]["train_loss"] == pytest.approx(np.mean([row["loss"] for row in steps[-STEPS:]]), abs=1e-4)
+    assert all(
+        {"train_loss", "val_loss", "val_accuracy", "samples_per_second"} <= row.keys()
+        for row in epochs
+    )
+    assert epochs[-1]["train_loss"] == pytest.approx(
+        np.mean([row["loss"] for row in steps[-STEPS:]]), abs=1e-4
+    )
 
 
 def test_every_item_is_seen_once_in_an_epoch_in_an_order_of_its_own():
@@ -350,7 +417,10 @@ def test_every_item_is_seen_once_in_an_epoch_in_an_order_of_its_own():
 def test_items_of_a_batch_are_of_about_one_size_and_batches_of_any():
     sizes = np.random.default_rng(0).permutation(ITEMS)
     numbered = Arrays({"x": np.arange(ITEMS)}, {})
-    found = [batch["x"].numpy() for batch in loop.batches(numbered, SETTINGS, 0, STEPS, 0, "cpu", sizes)]
+    found = [
+        batch["x"].numpy()
+        for batch in loop.batches(numbered, SETTINGS, 0, STEPS, 0, "cpu", sizes)
+    ]
     assert sorted(np.concatenate(found).tolist()) == list(range(ITEMS))
     spans = sorted((sizes[rows].min(), sizes[rows].max()) for rows in found)
     assert all(one[1] < other[0] for one, other in itertools.pairwise(spans))
@@ -362,7 +432,10 @@ def test_items_of_a_batch_are_of_about_one_size_and_batches_of_any():
         for epoch in range(6)
     ]
     assert any(order != sorted(order) for order in orders)
-    later = [batch["x"].numpy() for batch in loop.batches(numbered, SETTINGS, 0, STEPS, 2, "cpu", sizes)]
+    later = [
+        batch["x"].numpy()
+        for batch in loop.batches(numbered, SETTINGS, 0, STEPS, 2, "cpu", sizes)
+    ]
     assert all(map(np.array_equal, later, found[2:]))
 
 

@@ -1,4 +1,6 @@
-"""A training with a time budget ends with it, its learning rate annealed. The clock is one that steps move."""
+"""A training with a time budget ends with it, its learning rate annealed. The clock is one that
+steps move.
+"""
 
 import json
 from contextlib import closing
@@ -27,7 +29,9 @@ class Clock:
 
 
 def run(folder, settings=TIMED, step=1.0, validation=2.0, stop_at=None):
-    """A run whose steps and validations take these seconds; returns what was trained and the seconds it took."""
+    """A run whose steps and validations take these seconds; returns what was trained and the
+    seconds it took.
+    """
     folder.mkdir(exist_ok=True)
     clock, stop = Clock(), SimpleNamespace(asked=False)
     steps = [0]
@@ -44,18 +48,34 @@ def run(folder, settings=TIMED, step=1.0, validation=2.0, stop_at=None):
 
     aim = AIM._replace(validate=validate)
     with closing(Events(folder / "events.jsonl")) as events:
-        trained = Loop(network(), data(), data(1), settings, aim, changed, folder, events, stop, clock).run()
+        trained = Loop(
+            network(),
+            data(),
+            data(1),
+            settings,
+            aim,
+            changed,
+            folder,
+            events,
+            stop,
+            clock,
+        ).run()
     return trained, clock.now - 1000.0
 
 
 @pytest.mark.parametrize(
-    ("step", "validation"), [(1.0, 2.0), (0.1, 0.1), (3.0, 0.5), (0.5, 4.0), (30.0, 40.0), (1.0, 0.0)]
+    ("step", "validation"),
+    [(1.0, 2.0), (0.1, 0.1), (3.0, 0.5), (0.5, 4.0), (30.0, 40.0), (1.0, 0.0)],
 )
 def test_it_ends_with_its_time_and_a_validation(tmp_path, step, validation):
     trained, seconds = run(tmp_path, step=step, validation=validation)
     assert seconds == pytest.approx(BUDGET, abs=0.05 * BUDGET + step)
     assert trained.history
-    rows = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines() if line]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "events.jsonl").read_text().splitlines()
+        if line
+    ]
     assert rows[-1]["event"] == "epoch", "what was trained last was validated"
 
 
@@ -76,7 +96,9 @@ def test_a_resumed_run_goes_on_with_what_is_left(tmp_path):
         run(tmp_path, stop_at=30)
     first = len(events_of(tmp_path, "step"))
     _, seconds = run(tmp_path)
-    assert seconds == pytest.approx(BUDGET - 30 - 2 * (30 // STEPS) - 1, abs=0.05 * BUDGET + 3)
+    assert seconds == pytest.approx(
+        BUDGET - 30 - 2 * (30 // STEPS) - 1, abs=0.05 * BUDGET + 3
+    )
     rates = [row["learning_rate"] for row in events_of(tmp_path, "step")]
     assert first == 30
     assert rates[29] == pytest.approx(rates[30], rel=0.1), "it goes on where it was"
@@ -89,7 +111,12 @@ def test_a_run_that_used_up_its_time_is_finished(tmp_path):
     again, seconds = run(tmp_path)
     assert seconds == 0
     assert again.history == first.history
-    assert all(torch.equal(a, b) for a, b in zip(first.network.parameters(), again.network.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            first.network.parameters(), again.network.parameters(), strict=True
+        )
+    )
 
 
 def test_less_time_than_an_epoch_still_gives_a_validated_model(tmp_path):
@@ -97,7 +124,9 @@ def test_less_time_than_an_epoch_still_gives_a_validated_model(tmp_path):
     assert len(trained.history) == 1
     assert len(events_of(tmp_path, "step")) < STEPS
     assert trained.history[0]["train_loss"] == pytest.approx(
-        sum(row["loss"] for row in events_of(tmp_path, "step")) / len(events_of(tmp_path, "step")), abs=1e-4
+        sum(row["loss"] for row in events_of(tmp_path, "step"))
+        / len(events_of(tmp_path, "step")),
+        abs=1e-4,
     )
 
 

@@ -1,4 +1,6 @@
-"""A real platform: `modelmill up` in a process of its own, on a free port, with a home of its own."""
+"""A real platform: `modelmill up` in a process of its own, on a free port, with a home of its
+own.
+"""
 
 import os
 import random
@@ -41,13 +43,26 @@ class Platform:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "modelmill.cli", "up", "--home", str(self.home), "--port", "0", *self._options],
+            [
+                sys.executable,
+                "-m",
+                "modelmill.cli",
+                "up",
+                "--home",
+                str(self.home),
+                "--port",
+                "0",
+                *self._options,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=self._env,
         )
-        until(lambda: (self.home / "address").exists() or self.process.poll() is not None, START_SECONDS)
+        until(
+            lambda: (self.home / "address").exists() or self.process.poll() is not None,
+            START_SECONDS,
+        )
         assert self.process.poll() is None, self.process.communicate()[0]
         self.client = Client(home=self.home)
 
@@ -64,7 +79,10 @@ class Platform:
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if " ".join(child.cmdline()).startswith(title) and child.status() != psutil.STATUS_ZOMBIE:
+                if (
+                    " ".join(child.cmdline()).startswith(title)
+                    and child.status() != psutil.STATUS_ZOMBIE
+                ):
                     found.append(child)
             except psutil.NoSuchProcess:
                 continue
@@ -74,7 +92,9 @@ class Platform:
         """A command of the CLI against this platform."""
         env = {**self._env, "MODELMILL_HOME": str(self.home)}
         command = [sys.executable, "-m", "modelmill.cli", *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=env, timeout=120)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, env=env, timeout=120
+        )
 
     def stop(self, number: int = signal.SIGINT) -> str:
         """End it by a signal; returns what it printed."""
@@ -105,9 +125,13 @@ def write_digits(folder: Path, count: int = 500) -> Path:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    for number, (scan, label) in enumerate(zip(digits.images[:count], digits.target[:count], strict=True)):
+    for number, (scan, label) in enumerate(
+        zip(digits.images[:count], digits.target[:count], strict=True)
+    ):
         (folder / str(label)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray((scan * 255 / 16).astype(np.uint8)).save(folder / str(label) / f"{number}.png")
+        Image.fromarray((scan * 255 / 16).astype(np.uint8)).save(
+            folder / str(label) / f"{number}.png"
+        )
     return folder
 
 
@@ -129,18 +153,30 @@ def write_reviews(folder: Path, count: int = 300) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stopped home with two data sets, two versions of a digit model and a text model, both deployed."""
+    """A stopped home with two data sets, two versions of a digit model and a text model, both
+    deployed.
+    """
     folder = tmp_path_factory.mktemp("prepared")
     platform = Platform(folder / "home")
     client = platform.client
-    client.add_data("digits", write_digits(folder / "digits"), task="image-classification")
-    client.add_data("reviews", write_reviews(folder / "reviews"), task="text-classification")
+    client.add_data(
+        "digits", write_digits(folder / "digits"), task="image-classification"
+    )
+    client.add_data(
+        "reviews", write_reviews(folder / "reviews"), task="text-classification"
+    )
     settings = {"epochs": 12, "batch_size": 32, "learning_rate": 0.005}
     for seed in (0, 1):
         client.train(
-            "digits", task="image-classification", data="digits", settings={**settings, "seed": seed}, wait=True
+            "digits",
+            task="image-classification",
+            data="digits",
+            settings={**settings, "seed": seed},
+            wait=True,
         )
-    client.train("reviews", task="text-classification", data="reviews", recipe="tfidf", wait=True)
+    client.train(
+        "reviews", task="text-classification", data="reviews", recipe="tfidf", wait=True
+    )
     client.deploy("digits:1", wait=True)
     client.deploy("reviews", wait=True)
     platform.stop()
@@ -148,7 +184,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def platform(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def platform(
+    prepared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
     """A running platform that tests share: they leave it as they found it."""
     home = tmp_path_factory.mktemp("shared") / "home"
     shutil.copytree(prepared, home)
@@ -161,12 +199,16 @@ def platform(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def reference_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stopped home with the reference models that misbehave, and a folder `site` in which their engine lies."""
+    """A stopped home with the reference models that misbehave, and a folder `site` in which their
+    engine lies.
+    """
     folder = tmp_path_factory.mktemp("reference")
     platform = Platform(folder / "home", **reference.with_engine(folder / "site"))
     reference.bring(platform.client, folder / "made", reference.MISBEHAVING)
     for mark in (1, 2):
-        platform.client.import_model("marked", reference.marked(folder / f"{mark}", mark))
+        platform.client.import_model(
+            "marked", reference.marked(folder / f"{mark}", mark)
+        )
     for kind in ("crashes", "fails"):  # version 2 of this model is a bad one
         platform.client.import_model("worsens", folder / "made" / kind)
     platform.stop()
@@ -174,14 +216,22 @@ def reference_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def launch_reference(reference_home: Path, tmp_path: Path) -> Iterator[Callable[..., Platform]]:
-    """Start a platform of the test's own with the reference models, none deployed; rows counted in `ledger`."""
+def launch_reference(
+    reference_home: Path, tmp_path: Path
+) -> Iterator[Callable[..., Platform]]:
+    """Start a platform of the test's own with the reference models, none deployed; rows counted in
+    `ledger`.
+    """
     started: list[Platform] = []
 
     def start(*options: str, **env: str) -> Platform:
         home = tmp_path / f"reference{len(started)}"
-        shutil.copytree(reference_home / "home", home, ignore=shutil.ignore_patterns("run"))
-        given = reference.with_engine(reference_home / "site") | {"REFERENCE_LEDGER": str(tmp_path / "ledger")}
+        shutil.copytree(
+            reference_home / "home", home, ignore=shutil.ignore_patterns("run")
+        )
+        given = reference.with_engine(reference_home / "site") | {
+            "REFERENCE_LEDGER": str(tmp_path / "ledger")
+        }
         started.append(Platform(home, *options, **given, **env))
         return started[-1]
 
@@ -228,5 +278,9 @@ def seven(tmp_path: Path) -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/platform/" in str(item.path):
-            mine = "reference" if "reference_home" in getattr(item, "fixturenames", ()) else "platform"
+            mine = (
+                "reference"
+                if "reference_home" in getattr(item, "fixturenames", ())
+                else "platform"
+            )
             item.add_marker(pytest.mark.xdist_group(mine))

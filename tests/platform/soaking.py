@@ -33,7 +33,8 @@ class Spec(msgspec.Struct):
 class Report(msgspec.Struct):
     """What came of it: answers by user, ids of counted rows, and what went wrong.
 
-    `broken` holds the moments (seconds since 1970) at which a connection broke and its request was sent again.
+    `broken` holds the moments (seconds since 1970) at which a connection broke and its request was
+    sent again.
     """
 
     answered: dict[str, int] = {}
@@ -49,7 +50,9 @@ class Broken(Exception):
 
 
 Ask = Callable[[int], Awaitable[str]]
-"""Send request number N; returns what is wrong with the answer ('' for nothing). Raises `Broken`."""
+"""Send request number N; returns what is wrong with the answer ('' for nothing). Raises
+`Broken`.
+"""
 
 
 class Http:
@@ -63,9 +66,15 @@ class Http:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _post(self, path: str, key: str, content: bytes, **headers: str) -> httpx2.Response:
+    async def _post(
+        self, path: str, key: str, content: bytes, **headers: str
+    ) -> httpx2.Response:
         try:
-            return await self._client.post(path, content=content, headers={"Authorization": f"Bearer {key}", **headers})
+            return await self._client.post(
+                path,
+                content=content,
+                headers={"Authorization": f"Bearer {key}", **headers},
+            )
         except httpx2.TransportError as error:
             raise Broken from error
 
@@ -73,29 +82,53 @@ class Http:
         """addsub, JSON both ways."""
         one, other = values(number)
         inputs = [
-            {"name": name, "shape": [1, 4], "datatype": "FP32", "data": row.ravel().tolist()}
+            {
+                "name": name,
+                "shape": [1, 4],
+                "datatype": "FP32",
+                "data": row.ravel().tolist(),
+            }
             for name, row in (("a", one), ("b", other))
         ]
         response = await self._post(
-            "/v2/models/marked/infer", key, msgspec.json.encode({"id": str(number), "inputs": inputs})
+            "/v2/models/marked/infer",
+            key,
+            msgspec.json.encode({"id": str(number), "inputs": inputs}),
         )
         if response.status_code != 200:
             return f"{response.status_code} {response.text}"
         document = response.json()
-        found = {out["name"]: np.array(out["data"], np.float32).reshape(out["shape"]) for out in document["outputs"]}
+        found = {
+            out["name"]: np.array(out["data"], np.float32).reshape(out["shape"])
+            for out in document["outputs"]
+        }
         return judge(number, document["id"], document["model_version"], found)
 
     async def binary(self, key: str, number: int) -> str:
         """addsub, binary tensors both ways."""
         rows = values(number)
         inputs = [
-            {"name": name, "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": row.nbytes}}
+            {
+                "name": name,
+                "shape": [1, 4],
+                "datatype": "FP32",
+                "parameters": {"binary_data_size": row.nbytes},
+            }
             for name, row in zip("ab", rows, strict=True)
         ]
-        head = msgspec.json.encode({"id": str(number), "parameters": {"binary_data_output": True}, "inputs": inputs})
+        head = msgspec.json.encode(
+            {
+                "id": str(number),
+                "parameters": {"binary_data_output": True},
+                "inputs": inputs,
+            }
+        )
         content = head + b"".join(row.tobytes() for row in rows)
         response = await self._post(
-            "/v2/models/marked/infer", key, content, **{"Inference-Header-Content-Length": str(len(head))}
+            "/v2/models/marked/infer",
+            key,
+            content,
+            **{"Inference-Header-Content-Length": str(len(head))},
         )
         if response.status_code != 200:
             return f"{response.status_code} {response.text}"
@@ -104,7 +137,9 @@ class Http:
         found, at = {}, size
         for out in document["outputs"]:
             end = at + out["parameters"]["binary_data_size"]
-            found[out["name"]] = np.frombuffer(response.content[at:end], np.float32).reshape(out["shape"])
+            found[out["name"]] = np.frombuffer(
+                response.content[at:end], np.float32
+            ).reshape(out["shape"])
             at = end
         return judge(number, document["id"], document["model_version"], found)
 
@@ -114,19 +149,28 @@ class Http:
         response = await self._post("/models/colours", key, self._pictures[colour])
         if response.status_code != 200:
             return f"{response.status_code} {response.text}"
-        return "" if response.json()[0]["label"] == colour else f"{colour} was called {response.text}"
+        return (
+            ""
+            if response.json()[0]["label"] == colour
+            else f"{colour} was called {response.text}"
+        )
 
     async def counts(self, key: str, number: int) -> str:
         """The model that writes down what it runs."""
         tensor = {"name": "id", "shape": [1, 1], "datatype": "INT64", "data": [number]}
         response = await self._post(
-            "/v2/models/counts/infer", key, msgspec.json.encode({"id": str(number), "inputs": [tensor]})
+            "/v2/models/counts/infer",
+            key,
+            msgspec.json.encode({"id": str(number), "inputs": [tensor]}),
         )
         if response.status_code != 200:
             return f"{response.status_code} {response.text}"
         document = response.json()
         found = {out["name"]: out["data"] for out in document["outputs"]}
-        good = document["id"] == str(number) and found == {"id": [number], "answer": [3 * number + 1]}
+        good = document["id"] == str(number) and found == {
+            "id": [number],
+            "answer": [3 * number + 1],
+        }
         return "" if good else f"{number} was answered {response.text}"
 
 
@@ -139,16 +183,25 @@ class Grpc:
         import grpc.aio
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-        described = descriptor_pb2.FileDescriptorSet.FromString((files(GRPC_FILES) / "descriptors.binpb").read_bytes())
+        described = descriptor_pb2.FileDescriptorSet.FromString(
+            (files(GRPC_FILES) / "descriptors.binpb").read_bytes()
+        )
         pool = descriptor_pool.DescriptorPool()
         for file in described.file:
             pool.Add(file)
         find = pool.FindMessageTypeByName
-        self._request: Any = message_factory.GetMessageClass(find("inference.ModelInferRequest"))
-        response: Any = message_factory.GetMessageClass(find("inference.ModelInferResponse"))
+        self._request: Any = message_factory.GetMessageClass(
+            find("inference.ModelInferRequest")
+        )
+        response: Any = message_factory.GetMessageClass(
+            find("inference.ModelInferResponse")
+        )
         self._error = grpc.aio.AioRpcError
         self._lost = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
-        soon = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+        soon = [
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 500),
+        ]
         self._channel = grpc.aio.insecure_channel(address, options=soon)
         self._infer = self._channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
@@ -167,11 +220,19 @@ class Grpc:
             request.inputs.add(name=name, datatype="FP32", shape=row.shape)
             request.raw_input_contents.append(row.tobytes())
         try:
-            answer = await self._infer(request, timeout=60, metadata=(("authorization", f"Bearer {key}"),))
+            answer = await self._infer(
+                request, timeout=60, metadata=(("authorization", f"Bearer {key}"),)
+            )
         except self._error as error:
             text = f"{error.code()} {error.details()}"
-            if error.code() in self._lost and not error.trailing_metadata() and not error.initial_metadata():
-                raise Broken(text) from error  # no server said so: the connection itself broke
+            if (
+                error.code() in self._lost
+                and not error.trailing_metadata()
+                and not error.initial_metadata()
+            ):
+                raise Broken(
+                    text
+                ) from error  # no server said so: the connection itself broke
             return text
         found = {
             out.name: np.frombuffer(raw, np.float32).reshape(out.shape)
@@ -182,7 +243,9 @@ class Grpc:
 
 def values(number: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Two rows that no other request sends."""
-    return np.full((1, 4), number % 100_003, np.float32), np.arange(4, dtype=np.float32)[None]
+    return np.full((1, 4), number % 100_003, np.float32), np.arange(
+        4, dtype=np.float32
+    )[None]
 
 
 def judge(number: int, echoed: str, version: str, found: dict[str, Any]) -> str:
@@ -190,13 +253,22 @@ def judge(number: int, echoed: str, version: str, found: dict[str, Any]) -> str:
     one, other = values(number)
     if echoed != str(number):
         return f"{number} got the answer of {echoed}"
-    if not (np.array_equal(found["sum"], one + other) and np.array_equal(found["diff"], one - other)):
+    if not (
+        np.array_equal(found["sum"], one + other)
+        and np.array_equal(found["diff"], one - other)
+    ):
         return f"{number} was answered {found}"
     mark = found["mark"].ravel().tolist()
-    return "" if mark == [float(version)] else f"{number}: version {version} answered as {mark}"
+    return (
+        ""
+        if mark == [float(version)]
+        else f"{number}: version {version} answered as {mark}"
+    )
 
 
-async def user(name: str, ask: Ask, numbers: Iterator[int], end: float, report: Report) -> None:
+async def user(
+    name: str, ask: Ask, numbers: Iterator[int], end: float, report: Report
+) -> None:
     """Ask until the end; a request whose connection broke is sent again, as clients of HTTP do."""
     while time.monotonic() < end:
         number = next(numbers)
@@ -226,7 +298,11 @@ async def once(ask: Ask, number: int, report: Report) -> str | None:
 async def load(spec: Spec) -> Report:
     """All users at once, the keys in turn."""
     http, grpc = Http(spec.url), Grpc(spec.grpc) if spec.grpc else None
-    kinds: list[tuple[str, Any]] = [("json", http.json), ("binary", http.binary), ("pictures", http.pictures)]
+    kinds: list[tuple[str, Any]] = [
+        ("json", http.json),
+        ("binary", http.binary),
+        ("pictures", http.pictures),
+    ]
     kinds = [*kinds, ("counts", http.counts)] * 2
     if grpc is not None:
         kinds += [("grpc", grpc.infer)] * 2

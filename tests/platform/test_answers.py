@@ -1,4 +1,6 @@
-"""Models that answer with pictures or texts: the command line sends masks, keeps pictures and shows what was heard."""
+"""Models that answer with pictures or texts: the command line sends masks, keeps pictures and shows
+what was heard.
+"""
 
 import json
 
@@ -17,7 +19,11 @@ HOLE[2:5, 3:9] = True
 def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     platform = Platform(folder / "home")
-    for name, make in {"fill": hole_bundle, "scenes": mask_bundle, "ears": speech_bundle}.items():
+    for name, make in {
+        "fill": hole_bundle,
+        "scenes": mask_bundle,
+        "ears": speech_bundle,
+    }.items():
         platform.client.import_model(name, make(folder / name))
         platform.client.deploy(name, wait=True)
     yield platform
@@ -33,10 +39,14 @@ def photo(tmp_path):
 
 
 def test_the_masks_of_a_segmentation_are_kept_as_files(running, photo, tmp_path):
-    done = running.run("predict", "scenes", str(photo), "--out", str(tmp_path / "masks"), "--json")
+    done = running.run(
+        "predict", "scenes", str(photo), "--out", str(tmp_path / "masks"), "--json"
+    )
     assert done.returncode == 0, done.stderr
     parts = json.loads(done.stdout)[0]["output"]
-    assert {part["mask"] for part in parts} == {str(path) for path in (tmp_path / "masks").iterdir()}
+    assert {part["mask"] for part in parts} == {
+        str(path) for path in (tmp_path / "masks").iterdir()
+    }
     assert len(parts) == 2
     for part in parts:
         with Image.open(part["mask"]) as mask:
@@ -46,7 +56,15 @@ def test_the_masks_of_a_segmentation_are_kept_as_files(running, photo, tmp_path)
 def test_a_mask_goes_along_as_a_file(running, photo, tmp_path):
     Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(tmp_path / "hole.png")
     out = tmp_path / "out"
-    done = running.run("predict", "fill", str(photo), "--set", f"mask=@{tmp_path / 'hole.png'}", "--out", str(out))
+    done = running.run(
+        "predict",
+        "fill",
+        str(photo),
+        "--set",
+        f"mask=@{tmp_path / 'hole.png'}",
+        "--out",
+        str(out),
+    )
     assert done.returncode == 0, done.stderr
     with Image.open(out / "photo.png") as filled:
         assert np.array_equal(np.asarray(filled)[:, :, 0] > 127, HOLE)
@@ -57,7 +75,9 @@ def test_what_is_heard_is_shown_with_its_seconds(running, tmp_path):
     plain = running.run("predict", "ears", str(tmp_path / "call.wav")).stdout.split()
     assert plain[:2] == ["input", "text"]
     assert plain[-1] == "abba"
-    timed = running.run("predict", "ears", str(tmp_path / "call.wav"), "--set", "return_timestamps=char").stdout
+    timed = running.run(
+        "predict", "ears", str(tmp_path / "call.wav"), "--set", "return_timestamps=char"
+    ).stdout
     rows = [line.split()[-3:] for line in timed.splitlines()]
     assert rows[0] == ["from", "to", "text"]
     assert [row[2] for row in rows[1:]] == list("abba")

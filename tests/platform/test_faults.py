@@ -27,7 +27,9 @@ class Load:
         self.answers = 0
         self.failures: list[str] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(platform.url, platform.headers, picture))
+        self._thread = threading.Thread(
+            target=self._run, args=(platform.url, platform.headers, picture)
+        )
 
     def __enter__(self) -> "Load":
         self._thread.start()
@@ -52,7 +54,9 @@ def weights(platform: Platform, reference: str) -> str:
 
 
 def train(platform: Platform, name: str) -> int:
-    job = platform.client.train(name, task="image-classification", data="digits", settings=SETTINGS)
+    job = platform.client.train(
+        name, task="image-classification", data="digits", settings=SETTINGS
+    )
     return job["job"]
 
 
@@ -68,12 +72,20 @@ def test_a_killed_worker_loses_no_call(launch, seven: Path) -> None:
         for _ in range(2):
             worker = platform.children("modelmill: worker digits")[0]
             worker.kill()
-            until(lambda pid=worker.pid: [w for w in platform.children("modelmill: worker digits") if w.pid != pid])
+            until(
+                lambda pid=worker.pid: [
+                    w
+                    for w in platform.children("modelmill: worker digits")
+                    if w.pid != pid
+                ]
+            )
             time.sleep(1)
     assert load.failures == []
 
 
-def test_a_new_version_replaces_the_running_one_without_a_failed_request(launch, seven: Path) -> None:
+def test_a_new_version_replaces_the_running_one_without_a_failed_request(
+    launch, seven: Path
+) -> None:
     platform = launch()
     wait_ready(platform, "digits")
     with Load(platform, seven.read_bytes()) as load:
@@ -113,7 +125,9 @@ def test_a_killed_gateway_is_replaced(launch, seven: Path) -> None:
 def test_a_killed_job_resumes_to_the_very_same_weights(launch) -> None:
     platform = launch()
     undisturbed, killed = train(platform, "whole"), train(platform, "broken")
-    assert platform.client.job(killed)["state"] == "queued"  # two jobs do not fight for the cores
+    assert (
+        platform.client.job(killed)["state"] == "queued"
+    )  # two jobs do not fight for the cores
     assert platform.client.wait(undisturbed)["state"] == "succeeded"
     until(lambda: epochs(platform, killed) >= 3, 90)
     os.kill(platform.client.job(killed)["pid"], signal.SIGKILL)
@@ -128,7 +142,10 @@ def test_a_killed_platform_goes_on_where_it_was(launch, seven: Path) -> None:
     platform = launch()
     job = train(platform, "survivor")
     until(lambda: epochs(platform, job) >= 2, 90)
-    family = [platform.process.pid, *(p.pid for p in psutil.Process(platform.process.pid).children(recursive=True))]
+    family = [
+        platform.process.pid,
+        *(p.pid for p in psutil.Process(platform.process.pid).children(recursive=True)),
+    ]
     platform.client.close()
     platform.process.kill()
     platform.process.communicate()
@@ -152,7 +169,9 @@ def test_ctrl_c_leaves_nothing_running_and_the_next_start_resumes(launch) -> Non
     platform = launch()
     job = train(platform, "paused")
     until(lambda: epochs(platform, job) >= 2, 90)
-    family = [p.pid for p in psutil.Process(platform.process.pid).children(recursive=True)]
+    family = [
+        p.pid for p in psutil.Process(platform.process.pid).children(recursive=True)
+    ]
     printed = platform.stop(signal.SIGINT)
     assert platform.process.returncode == 0
     assert printed.rstrip().endswith("stopped")
@@ -171,18 +190,27 @@ def test_cancel_works_at_once_and_leaves_no_orphan(launch) -> None:
     assert "cancelled" in platform.run("cancel", str(running)).stdout
     assert time.monotonic() - started < 5
     assert not alive(pid)
-    assert {platform.client.job(number)["state"] for number in (running, waiting)} == {"cancelled"}
+    assert {platform.client.job(number)["state"] for number in (running, waiting)} == {
+        "cancelled"
+    }
     assert platform.run("cancel", str(running)).returncode == 1
 
 
 def test_a_failed_job_says_why_in_one_line(launch) -> None:
     platform = launch()
     job = platform.client.train(
-        "rare", task="text-classification", data="reviews", recipe="tfidf", settings={"gram_count": 1000}
+        "rare",
+        task="text-classification",
+        data="reviews",
+        recipe="tfidf",
+        settings={"gram_count": 1000},
     )
     done = platform.client.wait(job["job"])
     assert done["state"] == "failed"
-    assert done["error"] == "no n-gram occurs in 1000 texts: the training texts are too few"
+    assert (
+        done["error"]
+        == "no n-gram occurs in 1000 texts: the training texts are too few"
+    )
     assert done["error"] in "".join(platform.client.logs(job["job"]))
 
 
@@ -197,7 +225,9 @@ def test_a_changed_model_file_is_never_served(launch) -> None:
     done = platform.run("deploy", "digits:2", "--wait")
     assert done.returncode == 1
     assert "model.onnx was changed" in done.stderr
-    assert platform.client.deployment("digits")["serving"] == 1  # the old version goes on
+    assert (
+        platform.client.deployment("digits")["serving"] == 1
+    )  # the old version goes on
 
 
 def test_a_database_of_a_newer_version_is_refused(launch, tmp_path: Path) -> None:
@@ -218,7 +248,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
@@ -232,7 +264,9 @@ def fill(path: Path) -> None:
             file.write(b"x" * 65536)
 
 
-def test_a_full_disk_is_named_and_predictions_go_on(prepared: Path, small_disk: Path, seven: Path) -> None:
+def test_a_full_disk_is_named_and_predictions_go_on(
+    prepared: Path, small_disk: Path, seven: Path
+) -> None:
     home = small_disk / "home"
     shutil.copytree(prepared, home, ignore=shutil.ignore_patterns("cache", "jobs"))
     platform = Platform(home, MODELMILL_LIMITS__FREE_BYTES="1000000")
@@ -243,12 +277,20 @@ def test_a_full_disk_is_named_and_predictions_go_on(prepared: Path, small_disk: 
             fill(small_disk / "filler")
         until(lambda: httpx2.get(f"{platform.url}/readyz").status_code == 503)
         assert platform.client.predict("digits", seven)[0]["output"][0]["label"] == "7"
-        done = platform.run("data", "add", "more", str(write_digits(small_disk.parent / "d")), "--task",
-                            "image-classification")  # fmt: skip
+        done = platform.run(
+            "data",
+            "add",
+            "more",
+            str(write_digits(small_disk.parent / "d")),
+            "--task",
+            "image-classification",
+        )
         assert done.returncode == 1
         assert "disk is full" in done.stderr
         (small_disk / "filler").unlink()
         until(lambda: httpx2.get(f"{platform.url}/readyz").status_code == 200)
-        platform.client.add_data("more", small_disk.parent / "d", task="image-classification")
+        platform.client.add_data(
+            "more", small_disk.parent / "d", task="image-classification"
+        )
     finally:
         platform.stop(signal.SIGTERM)

@@ -1,4 +1,6 @@
-"""An index on a running platform: enrol pictures, find them, keys that may and may not, and a `kill -9`."""
+"""An index on a running platform: enrol pictures, find them, keys that may and may not, and a `kill
+-9`.
+"""
 
 import base64
 import json
@@ -48,22 +50,34 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
-def test_a_folder_is_enrolled_and_pictures_are_recognised_over_the_command_line(running, pictures, tmp_path):
+def test_a_folder_is_enrolled_and_pictures_are_recognised_over_the_command_line(
+    running, pictures, tmp_path
+):
     query = tmp_path / "query.png"
     query.write_bytes(near(RIGHT, 5))
     assert running.run("index", "create", "toys", "--model", "pixels").returncode == 0
-    added = running.run("index", "add", "toys", str(pictures), "--metadata", '{"shelf": 3}', "--json")
+    added = running.run(
+        "index", "add", "toys", str(pictures), "--metadata", '{"shelf": 3}', "--json"
+    )
     assert json.loads(added.stdout) == {"ids": [1, 2, 3, 4, 5, 6]}
-    found = json.loads(running.run("index", "search", "toys", str(query), "-k", "3", "--json").stdout)
+    found = json.loads(
+        running.run("index", "search", "toys", str(query), "-k", "3", "--json").stdout
+    )
     assert [hit["label"] for hit in found] == ["right"] * 3
     assert found[0]["id"] == 4
     assert found[0]["metadata"] == {"shelf": 3}
     assert found[0]["score"] > found[1]["score"] > 0.9
     assert "right" in running.run("index", "search", "toys", str(query)).stdout
     assert running.run("index", "remove", "toys", "4").stdout == "removed 1 item\n"
-    assert running.run("index", "remove", "toys", "--label", "left").stdout == "removed 3 items\n"
+    assert (
+        running.run("index", "remove", "toys", "--label", "left").stdout
+        == "removed 3 items\n"
+    )
     assert "toys" in running.run("index", "list").stdout
-    assert [row["id"] for row in json.loads(running.run("index", "list", "toys", "--json").stdout)] == [5, 6]
+    assert [
+        row["id"]
+        for row in json.loads(running.run("index", "list", "toys", "--json").stdout)
+    ] == [5, 6]
     assert running.run("index", "delete", "toys").returncode == 0
     gone = running.run("index", "search", "toys", str(query))
     assert gone.returncode == 1
@@ -80,7 +94,9 @@ def test_a_data_set_is_enrolled_as_it_is(running, shapes, tmp_path):
     assert running.client.index(shapes)["labels"] == {"left": 3, "right": 3}
 
 
-@pytest.mark.parametrize("data", [b"PK\x03\x04 and nothing else", b"PK\x05\x06" + bytes(18)])
+@pytest.mark.parametrize(
+    "data", [b"PK\x03\x04 and nothing else", b"PK\x05\x06" + bytes(18)]
+)
 def test_a_zip_that_holds_nothing_to_read_is_refused(running, shapes, tmp_path, data):
     (tmp_path / "set.zip").write_bytes(data)
     with pytest.raises(InvalidInput, match=r"set\.zip"):
@@ -89,11 +105,18 @@ def test_a_zip_that_holds_nothing_to_read_is_refused(running, shapes, tmp_path, 
 
 def test_what_one_gateway_has_answered_all_of_them_find(running, shapes):
     for number in range(20):
-        item = {"input": base64.b64encode(near(TOP, number)).decode(), "label": f"n{number}"}
+        item = {
+            "input": base64.b64encode(near(TOP, number)).decode(),
+            "label": f"n{number}",
+        }
         url = f"{running.url}/api/v1/indexes/{shapes}"
-        made = httpx2.post(f"{url}/items", json={"items": [item]}, headers=running.headers)
+        made = httpx2.post(
+            f"{url}/items", json={"items": [item]}, headers=running.headers
+        )
         assert made.status_code == 201
-        found = httpx2.post(f"{url}/search?k=1", content=near(TOP, number), headers=running.headers)
+        found = httpx2.post(
+            f"{url}/search?k=1", content=near(TOP, number), headers=running.headers
+        )
         assert found.json()[0]["score"] == pytest.approx(1, abs=1e-5)
         assert found.json()[0]["id"] <= made.json()["ids"][0] == number + 1
 
@@ -103,20 +126,34 @@ def test_a_vector_is_answered_by_every_protocol(running, tmp_path):
     path = tmp_path / "top.png"
     path.write_bytes(picture)
     answer = running.client.predict("eyes", path)[0]["output"]
-    assert answer == pytest.approx(np.array([241, 241, 11, 11]) / np.linalg.norm([241, 241, 11, 11]), abs=1e-5)
-    assert "[0.706, 0.706, 0.032, 0.032]" in running.run("predict", "eyes", str(path)).stdout
+    assert answer == pytest.approx(
+        np.array([241, 241, 11, 11]) / np.linalg.norm([241, 241, 11, 11]), abs=1e-5
+    )
+    assert (
+        "[0.706, 0.706, 0.032, 0.032]"
+        in running.run("predict", "eyes", str(path)).stdout
+    )
     data = [base64.b64encode(picture).decode()]
     url, headers = running.url, running.headers
     raw = {"name": "image", "datatype": "BYTES", "shape": [1], "data": data}
     body = {"inputs": [raw], "outputs": [{"name": "answer"}]}
     told = httpx2.post(f"{url}/v2/models/eyes/infer", json=body, headers=headers).json()
     assert json.loads(told["outputs"][0]["data"][0]) == answer
-    pixels = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 2, 1], "data": [240, 240, 10, 10]}
-    told = httpx2.post(f"{url}/v2/models/eyes/infer", json={"inputs": [pixels]}, headers=headers).json()
+    pixels = {
+        "name": "image",
+        "datatype": "UINT8",
+        "shape": [1, 2, 2, 1],
+        "data": [240, 240, 10, 10],
+    }
+    told = httpx2.post(
+        f"{url}/v2/models/eyes/infer", json={"inputs": [pixels]}, headers=headers
+    ).json()
     assert told["outputs"][0]["name"] == "embedding"
     assert told["outputs"][0]["data"] == pytest.approx(answer, abs=1e-5)
     rows = {"instances": [{"image": {"b64": data[0]}}]}
-    told = httpx2.post(f"{url}/v1/models/eyes:predict", json=rows, headers=headers).json()
+    told = httpx2.post(
+        f"{url}/v1/models/eyes:predict", json=rows, headers=headers
+    ).json()
     assert told["predictions"][0] == answer
 
 
@@ -137,21 +174,33 @@ def test_items_are_added_all_or_none(running, shapes):
         running.client.search_index(shapes, b"no picture")
 
 
-def test_an_index_is_deployed_as_a_classifier_and_again_when_it_has_grown(running, shapes, pictures, tmp_path):
+def test_an_index_is_deployed_as_a_classifier_and_again_when_it_has_grown(
+    running, shapes, pictures, tmp_path
+):
     client = running.client
     client.add_to_index(shapes, pictures)
     query = tmp_path / "query.png"
     query.write_bytes(near(RIGHT, 5))
-    assert running.run("index", "deploy", shapes, "--as", "sides", "-k", "3", "--wait").returncode == 0
+    assert (
+        running.run(
+            "index", "deploy", shapes, "--as", "sides", "-k", "3", "--wait"
+        ).returncode
+        == 0
+    )
     (answer,) = client.predict("sides", query)
     assert [entry["label"] for entry in answer["output"]] == ["right", "left"]
     assert answer["output"][0]["score"] > 0.9
-    assert sum(entry["score"] for entry in answer["output"]) == pytest.approx(1, abs=1e-5)
+    assert sum(entry["score"] for entry in answer["output"]) == pytest.approx(
+        1, abs=1e-5
+    )
     client.add_to_index(shapes, near(TOP, 1), near(TOP, 2), label="top")
     row = client.deploy_index(shapes, "sides", wait=True)
     assert (row["version"], row["task"]) == (2, "image-classification")
     assert client.predict("sides", near(TOP, 3))[0]["output"][0]["label"] == "top"
-    assert client.model("sides:2")["lineage"]["settings"] == {"k": 5, "model": "pixels:1"}
+    assert client.model("sides:2")["lineage"]["settings"] == {
+        "k": 5,
+        "model": "pixels:1",
+    }
     client.undeploy("sides")
 
 
@@ -176,7 +225,12 @@ def test_a_user_may_search_but_not_change(running, shapes):
             with pytest.raises(Forbidden):
                 change()
     running.client.remove_key("looker")
-    assert httpx2.post(f"{running.url}/api/v1/indexes/{shapes}/search", content=b"x").status_code == 401
+    assert (
+        httpx2.post(
+            f"{running.url}/api/v1/indexes/{shapes}/search", content=b"x"
+        ).status_code
+        == 401
+    )
 
 
 def test_what_is_wrong_is_said(running, shapes):
@@ -194,7 +248,9 @@ def test_what_is_wrong_is_said(running, shapes):
     client.undeploy("spare")
 
 
-def test_nothing_that_was_answered_is_lost_when_the_gateways_are_killed(running, pictures):
+def test_nothing_that_was_answered_is_lost_when_the_gateways_are_killed(
+    running, pictures
+):
     client = running.client
     client.create_index("kept", "pixels")
     ids = client.add_to_index("kept", pictures)

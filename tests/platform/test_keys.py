@@ -8,7 +8,13 @@ import httpx2
 import pytest
 
 from modelmill import Client
-from modelmill.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
+from modelmill.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Unauthenticated,
+)
 from tests.platform.conftest import Platform, until
 
 
@@ -33,20 +39,32 @@ def test_a_key_is_made_listed_and_removed_by_commands(empty: Platform) -> None:
     listed = empty.run("key", "list").stdout
     assert "web-shop" in listed
     assert key not in listed
-    rows = {row["name"]: row for row in json.loads(empty.run("key", "list", "--json").stdout)}
+    rows = {
+        row["name"]: row
+        for row in json.loads(empty.run("key", "list", "--json").stdout)
+    }
     assert rows.keys() == {"admin", "web-shop"}
     assert rows["web-shop"].items() >= {"role": "user", "rate": 2.5, "burst": 3}.items()
     assert "key" not in rows["web-shop"]
     assert empty.run("key", "remove", "web-shop").stdout == "removed web-shop\n"
     until(lambda: not knows(empty, key))
     again = empty.run("key", "remove", "web-shop")
-    assert (again.returncode, again.stderr) == (1, "error: unknown key 'web-shop'; there are: admin\n")
+    assert (again.returncode, again.stderr) == (
+        1,
+        "error: unknown key 'web-shop'; there are: admin\n",
+    )
 
 
 def test_json_shows_the_key_once_and_nothing_keeps_it(empty: Platform) -> None:
-    made = json.loads(empty.run("key", "add", "once", "--role", "admin", "--json").stdout)
+    made = json.loads(
+        empty.run("key", "add", "once", "--role", "admin", "--json").stdout
+    )
     assert made["role"] == "admin"
-    assert all(made["key"].encode() not in path.read_bytes() for path in empty.home.rglob("*") if path.is_file())
+    assert all(
+        made["key"].encode() not in path.read_bytes()
+        for path in empty.home.rglob("*")
+        if path.is_file()
+    )
     empty.client.remove_key("once")
 
 
@@ -77,13 +95,19 @@ def test_an_admin_may_make_and_remove_keys(empty: Platform) -> None:
     with Client(empty.url, made["key"]) as deputy:
         deputy.add_key("helper", rate=10, burst=50)
         rows = deputy.keys()
-        assert {row["name"]: row["burst"] for row in rows} == {"admin": 0, "deputy": 0, "helper": 50}
+        assert {row["name"]: row["burst"] for row in rows} == {
+            "admin": 0,
+            "deputy": 0,
+            "helper": 50,
+        }
         deputy.remove_key("helper")
         deputy.remove_key("deputy")
 
 
 def test_the_last_admin_key_stays(empty: Platform) -> None:
-    with pytest.raises(Conflict, match="'admin' is the last admin key: add another one first"):
+    with pytest.raises(
+        Conflict, match="'admin' is the last admin key: add another one first"
+    ):
         empty.client.remove_key("admin")
     assert knows(empty, empty.client.key)
 
@@ -111,7 +135,9 @@ def test_a_name_is_taken_once(empty: Platform) -> None:
         ({"name": "x", "burst": 5}, "give a rate too"),
     ],
 )
-def test_what_makes_no_sense_is_refused(empty: Platform, values: dict[str, object], says: str) -> None:
+def test_what_makes_no_sense_is_refused(
+    empty: Platform, values: dict[str, object], says: str
+) -> None:
     with pytest.raises(InvalidInput, match=says):
         empty.client.add_key(**values)  # type: ignore[arg-type]
     rows = empty.client.keys()
@@ -119,6 +145,8 @@ def test_what_makes_no_sense_is_refused(empty: Platform, values: dict[str, objec
 
 
 def test_a_key_is_never_cached_on_its_way(empty: Platform) -> None:
-    made = httpx2.post(f"{empty.url}/api/v1/keys", json={"name": "fresh"}, headers=empty.headers)
+    made = httpx2.post(
+        f"{empty.url}/api/v1/keys", json={"name": "fresh"}, headers=empty.headers
+    )
     assert (made.status_code, made.headers["cache-control"]) == (201, "no-store")
     empty.client.remove_key("fresh")

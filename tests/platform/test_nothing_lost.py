@@ -1,4 +1,6 @@
-"""Every accepted request is answered, whatever models, workers, gateways and the database do meanwhile."""
+"""Every accepted request is answered, whatever models, workers, gateways and the database do
+meanwhile.
+"""
 
 import signal
 import socket
@@ -20,16 +22,23 @@ HANG = {"MODELMILL_LIMITS__HANG_SECONDS": "1.5"}
 
 
 class Stream:
-    """Counted rows without a pause from some threads, repeated only when the gateway itself broke the connection."""
+    """Counted rows without a pause from some threads, repeated only when the gateway itself broke
+    the connection.
+    """
 
-    def __init__(self, platform: Platform, name: str = "counts", threads: int = 4) -> None:
+    def __init__(
+        self, platform: Platform, name: str = "counts", threads: int = 4
+    ) -> None:
         self.answered: list[int] = []
         self.failures: list[str] = []
         self.repeated = 0
         self._name, self._number = name, 0
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._callers = [Caller(platform) for _ in range(threads)]
-        self._threads = [threading.Thread(target=self._run, args=(caller,)) for caller in self._callers]
+        self._threads = [
+            threading.Thread(target=self._run, args=(caller,))
+            for caller in self._callers
+        ]
 
     def __enter__(self) -> "Stream":
         for thread in self._threads:
@@ -63,7 +72,9 @@ class Stream:
             return False
         if response.status_code != 200:
             self.failures.append(f"{response.status_code} {response.text}")
-        elif response.json()["id"] != str(number) or answer(response, "answer") != [3 * number + 1]:
+        elif response.json()["id"] != str(number) or answer(response, "answer") != [
+            3 * number + 1
+        ]:
             self.failures.append(f"{number} was answered {response.text}")
         else:
             self.answered.append(number)
@@ -78,11 +89,15 @@ def ran(ledger: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("model", ["crashes", "eats"])
-def test_a_request_that_ends_workers_is_refused_and_its_batch_mates_are_answered(launch_reference, model: str) -> None:
+def test_a_request_that_ends_workers_is_refused_and_its_batch_mates_are_answered(
+    launch_reference, model: str
+) -> None:
     platform = launch_reference()
     deploy(platform, model)
     with Caller(platform) as caller:
-        occupied = [caller.soon(model, 0.4) for _ in range(4)]  # what follows gathers into a batch
+        occupied = [
+            caller.soon(model, 0.4) for _ in range(4)
+        ]  # what follows gathers into a batch
         until(lambda: caller.pending(model) == 4)
         mates = {n: caller.soon(model, n / 1000) for n in range(10)}
         guilty = caller.soon(model, TRIGGER, id="guilty")
@@ -95,8 +110,12 @@ def test_a_request_that_ends_workers_is_refused_and_its_batch_mates_are_answered
     assert "guilty" in (platform.home / "logs" / "gateway.log").read_text()
 
 
-@pytest.mark.parametrize("trigger", [TRIGGER, OTHER_TRIGGER], ids=["asleep", "holding the interpreter"])
-def test_a_hung_worker_is_replaced_and_innocents_are_answered(launch_reference, trigger: float) -> None:
+@pytest.mark.parametrize(
+    "trigger", [TRIGGER, OTHER_TRIGGER], ids=["asleep", "holding the interpreter"]
+)
+def test_a_hung_worker_is_replaced_and_innocents_are_answered(
+    launch_reference, trigger: float
+) -> None:
     platform = launch_reference(**HANG)
     deploy(platform, "hangs")
     first = workers(platform, "hangs")
@@ -110,15 +129,21 @@ def test_a_hung_worker_is_replaced_and_innocents_are_answered(launch_reference, 
     assert not set(first) & set(workers(platform, "hangs"))
 
 
-@pytest.mark.parametrize("trigger", [TRIGGER, OTHER_TRIGGER], ids=["as none should", "as an engine should"])
+@pytest.mark.parametrize(
+    "trigger", [TRIGGER, OTHER_TRIGGER], ids=["as none should", "as an engine should"]
+)
 def test_a_row_that_fails_is_refused_alone(launch_reference, trigger: float) -> None:
     platform = launch_reference()
     deploy(platform, "raises")
     before = workers(platform, "raises")
     with Caller(platform) as caller:
-        occupied = [caller.soon("raises", 0.3) for _ in range(3)]  # what follows gathers into a batch
+        occupied = [
+            caller.soon("raises", 0.3) for _ in range(3)
+        ]  # what follows gathers into a batch
         until(lambda: caller.pending("raises") == 3)
-        sent = {n: caller.soon("raises", n / 1000 if n != 5 else trigger) for n in range(12)}
+        sent = {
+            n: caller.soon("raises", n / 1000 if n != 5 else trigger) for n in range(12)
+        }
         found = {n: future.result() for n, future in sent.items()}
         assert {future.result().status_code for future in occupied} == {200}
     assert found.pop(5).status_code == 500
@@ -155,7 +180,9 @@ def test_new_versions_more_and_fewer_workers_lose_nothing(launch_reference) -> N
     assert stream.failures == []
 
 
-def test_a_version_answers_as_itself_while_another_takes_its_place(launch_reference) -> None:
+def test_a_version_answers_as_itself_while_another_takes_its_place(
+    launch_reference,
+) -> None:
     platform = launch_reference()
     deploy(platform, "marked:1")
     seen: list[float] = []
@@ -168,7 +195,9 @@ def test_a_version_answers_as_itself_while_another_takes_its_place(launch_refere
 
 
 def mark(caller: Caller, seen: list[float], *, named: bool = True) -> float:
-    """Which version answers now; with `named`, it is the one that the answer is said to come from."""
+    """Which version answers now; with `named`, it is the one that the answer is said to come
+    from.
+    """
     response = caller.add("marked", 2, 3)
     assert answer(response, "sum") == [5]
     if named:
@@ -210,7 +239,9 @@ def test_deploy_load_and_unload_twice_is_once(launch_reference) -> None:
 # ---- gateways, the end, the database
 
 
-def test_sigterm_answers_what_was_accepted_and_refuses_what_is_new(launch_reference) -> None:
+def test_sigterm_answers_what_was_accepted_and_refuses_what_is_new(
+    launch_reference,
+) -> None:
     platform = launch_reference()
     deploy(platform, "slow")
     address = urlsplit(platform.url)
@@ -241,7 +272,9 @@ def test_of_several_gateways_one_may_die(launch_reference) -> None:
         victim.kill()
         stream.goes_on()
         until(lambda: len(platform.children("modelmill: gateway")) == 2)
-        assert victim.pid not in [one.pid for one in platform.children("modelmill: gateway")]
+        assert victim.pid not in [
+            one.pid for one in platform.children("modelmill: gateway")
+        ]
         stream.goes_on()
     assert stream.failures == []
     assert stream.repeated <= 8  # no more than what the dead one held

@@ -16,10 +16,14 @@ from tests.platform.test_faults import SETTINGS, weights
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def test_mnist_is_learnt_to_99_percent_by_the_defaults(launch, shared: Callable[[str], Path]) -> None:
+def test_mnist_is_learnt_to_99_percent_by_the_defaults(
+    launch, shared: Callable[[str], Path]
+) -> None:
     platform = launch(empty=True)
     platform.client.add_data("mnist", shared("data/mnist"), task="image-classification")
-    job = platform.client.train("mnist", task="image-classification", data="mnist", recipe="cnn", wait=True)
+    job = platform.client.train(
+        "mnist", task="image-classification", data="mnist", recipe="cnn", wait=True
+    )
     assert job["metrics"]["accuracy"] >= 0.99
     assert job["metrics"]["items"] == 10_000
 
@@ -33,7 +37,9 @@ def test_a_job_killed_again_and_again_ends_with_the_very_same_weights(launch) ->
     job = client.train("killed", task=task, data="digits", settings=settings)["job"]
     kills = 0
     while client.job(job)["state"] not in ("succeeded", "failed"):
-        pid = until(lambda: client.job(job)["pid"] or client.job(job)["state"] == "succeeded")
+        pid = until(
+            lambda: client.job(job)["pid"] or client.job(job)["state"] == "succeeded"
+        )
         if pid is True or kills == 6:
             break
         time.sleep(rng.uniform(1.5, 6))

@@ -1,4 +1,6 @@
-"""Who is answered when, and by which worker and version: queues, keys, priorities, replicas, memory, canaries."""
+"""Who is answered when, and by which worker and version: queues, keys, priorities, replicas,
+memory, canaries.
+"""
 
 import json
 import socket
@@ -9,7 +11,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from modelmill.errors import MillError
-from tests.platform.calling import Caller, answer, body, deploy, settled, statuses, workers
+from tests.platform.calling import (
+    Caller,
+    answer,
+    body,
+    deploy,
+    settled,
+    statuses,
+    workers,
+)
 from tests.platform.conftest import Platform, until
 from tests.platform.test_nothing_lost import mark, ran
 
@@ -23,16 +33,23 @@ def test_a_full_queue_says_when_to_come_again(launch_reference) -> None:
     platform = launch_reference(MODELMILL_LIMITS__QUEUE="4", **ALONE)
     deploy(platform, "slow")
     with Caller(platform) as caller:
-        answers = [future.result() for future in [caller.soon("slow", 0.2) for _ in range(16)]]
+        answers = [
+            future.result() for future in [caller.soon("slow", 0.2) for _ in range(16)]
+        ]
         refused = [one for one in answers if one.status_code == 429]
         assert refused
-        assert all(float(one.headers["Retry-After"]) > 0 and one.json()["error"] for one in refused)
+        assert all(
+            float(one.headers["Retry-After"]) > 0 and one.json()["error"]
+            for one in refused
+        )
         assert {one.status_code for one in answers} == {200, 429}
         assert len(answers) - len(refused) >= 4
         assert caller.now("slow", 0).status_code == 200
 
 
-def test_a_caller_that_goes_takes_its_waiting_calls_along(launch_reference, tmp_path: Path) -> None:
+def test_a_caller_that_goes_takes_its_waiting_calls_along(
+    launch_reference, tmp_path: Path
+) -> None:
     platform = launch_reference(REFERENCE_SECONDS="0.7", **ALONE)
     deploy(platform, "counts")
     with Caller(platform) as caller:
@@ -55,7 +72,8 @@ def leave_call(platform: Platform, number: int) -> socket.socket:
     address = urlsplit(platform.url)
     content = json.dumps(body("counts", (number,))).encode()
     head = (
-        f"POST /v2/models/counts/infer HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(content)}\r\n"
+        f"POST /v2/models/counts/infer HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: "
+        f"{len(content)}\r\n"
         f"Authorization: Bearer {platform.client.key}\r\n\r\n"
     )
     link = socket.create_connection((str(address.hostname), int(address.port or 0)))
@@ -63,7 +81,9 @@ def leave_call(platform: Platform, number: int) -> socket.socket:
     return link
 
 
-def test_a_call_that_waited_too_long_is_dropped(launch_reference, tmp_path: Path) -> None:
+def test_a_call_that_waited_too_long_is_dropped(
+    launch_reference, tmp_path: Path
+) -> None:
     platform = launch_reference(REFERENCE_SECONDS="0.7", **ALONE)
     deploy(platform, "counts")
     with Caller(platform) as caller:
@@ -96,8 +116,14 @@ def test_a_key_with_a_rate_is_held_to_it_and_others_are_not(launch_reference) ->
         codes = [one.status_code for one in answers]
         assert codes[:4] == [200] * 4
         assert 429 in codes[4:]
-        assert all(float(one.headers["Retry-After"]) > 0 for one in answers if one.status_code == 429)
-        assert {other.now("counts", number).status_code for number in range(20)} == {200}
+        assert all(
+            float(one.headers["Retry-After"]) > 0
+            for one in answers
+            if one.status_code == 429
+        )
+        assert {other.now("counts", number).status_code for number in range(20)} == {
+            200
+        }
 
 
 def test_urgent_calls_go_first(launch_reference, tmp_path: Path) -> None:
@@ -118,9 +144,16 @@ def test_urgent_calls_go_first(launch_reference, tmp_path: Path) -> None:
 
 def test_the_first_call_wakes_a_deployment_that_sleeps(launch_reference) -> None:
     platform = launch_reference()
-    deploy(platform, "counts", min_replicas=0, max_replicas=1, idle_seconds=1, wait=False)
+    deploy(
+        platform, "counts", min_replicas=0, max_replicas=1, idle_seconds=1, wait=False
+    )
     with Caller(platform) as caller:
-        until(lambda: caller.platform.client.deployment("counts")["state"] in ("ready", "asleep"))
+        until(
+            lambda: (
+                caller.platform.client.deployment("counts")["state"]
+                in ("ready", "asleep")
+            )
+        )
         for number in (1, 2):
             until(lambda: not workers(platform, "counts"))
             assert answer(caller.now("counts", number), "answer") == [3 * number + 1]
@@ -145,17 +178,35 @@ def test_a_worker_goes_when_there_is_little_to_do(launch_reference) -> None:
         sent = [caller.soon("slow", 0.25) for _ in range(40)]
         until(lambda: len(workers(platform, "slow")) == 2)
         assert {future.result().status_code for future in sent} == {200}
-        until(lambda: caller.now("slow", 0).status_code != 200 or len(workers(platform, "slow")) == 1, 120)
+        until(
+            lambda: (
+                caller.now("slow", 0).status_code != 200
+                or len(workers(platform, "slow")) == 1
+            ),
+            120,
+        )
         assert caller.now("slow", 0).status_code == 200
 
 
-def test_within_a_memory_budget_the_least_used_model_makes_room(launch_reference) -> None:
+def test_within_a_memory_budget_the_least_used_model_makes_room(
+    launch_reference,
+) -> None:
     platform = launch_reference(MODELMILL_MEMORY_BYTES=str(1))
     for name in ("one", "two"):
-        deploy(platform, "counts", name=name, min_replicas=0, max_replicas=1, idle_seconds=600, wait=False)
+        deploy(
+            platform,
+            "counts",
+            name=name,
+            min_replicas=0,
+            max_replicas=1,
+            idle_seconds=600,
+            wait=False,
+        )
     with Caller(platform) as caller:
         for name, other in (("one", "two"), ("two", "one"), ("one", "two")):
-            until(lambda name=name: caller.now(name, 1, kind="counts").status_code == 200)
+            until(
+                lambda name=name: caller.now(name, 1, kind="counts").status_code == 200
+            )
             until(lambda other=other: not workers(platform, other))
 
 
@@ -205,7 +256,11 @@ def test_a_shadow_is_asked_and_never_answers(launch_reference) -> None:
 
 def shadowed(caller: Caller) -> bool:
     """Whether the second version has been asked."""
-    rows = caller._http.get("/v2/models/marked/versions/2/stats").json().get("model_stats", [])
+    rows = (
+        caller._http.get("/v2/models/marked/versions/2/stats")
+        .json()
+        .get("model_stats", [])
+    )
     return any(int(row["inference_count"]) > 0 for row in rows)
 
 

@@ -1,6 +1,7 @@
 """Minutes of mixed load while workers are killed, versions rolled and a gateway restarted.
 
-MODELMILL_SOAK_SECONDS sets how long (600). `python -m pytest -m slow -n 0 -s tests/platform/test_soak.py`.
+MODELMILL_SOAK_SECONDS sets how long (600). `python -m pytest -m slow -n 0 -s
+tests/platform/test_soak.py`.
 """
 
 import os
@@ -26,7 +27,8 @@ from tests.reference import home as reference
 
 SECONDS = float(os.environ.get("MODELMILL_SOAK_SECONDS", "600"))
 KILL_SECONDS, ROLL_SECONDS, LOOK_SECONDS = 5.0, 20.0, 2.0
-# The gateway is restarted within the warm-up, so that all of what is measured is one life of each process.
+# The gateway is restarted within the warm-up, so that all of what is measured is one life of each
+# process.
 RESTART_AT, WARM_AT = 0.15, 0.3
 MOURNING_SECONDS = 10.0
 GROWTH = 0.05
@@ -55,13 +57,25 @@ class Trouble:
         self.kills = self.rolls = 0
         self.restarted = 0.0
         self.looks: list[Look] = []
-        self._spared = workers(platform, "counts")[0]  # one lives on, so that its memory can be watched
+        self._spared = workers(platform, "counts")[
+            0
+        ]  # one lives on, so that its memory can be watched
 
     def run(self, load: "subprocess.Popen[bytes]") -> None:
         """Make trouble until the load has ended."""
         start = time.monotonic()
-        due = {self.kill: KILL_SECONDS, self.roll: ROLL_SECONDS, self.restart: RESTART_AT * SECONDS, self.look: 0.0}
-        every = {self.kill: KILL_SECONDS, self.roll: ROLL_SECONDS, self.restart: float("inf"), self.look: LOOK_SECONDS}
+        due = {
+            self.kill: KILL_SECONDS,
+            self.roll: ROLL_SECONDS,
+            self.restart: RESTART_AT * SECONDS,
+            self.look: 0.0,
+        }
+        every = {
+            self.kill: KILL_SECONDS,
+            self.roll: ROLL_SECONDS,
+            self.restart: float("inf"),
+            self.look: LOOK_SECONDS,
+        }
         while load.poll() is None:
             passed = time.monotonic() - start
             for act in due:
@@ -72,7 +86,11 @@ class Trouble:
 
     def kill(self) -> None:
         """kill -9 of any worker but one."""
-        alive = [pid for name in ("marked", "colours", "counts") for pid in workers(self.platform, name)]
+        alive = [
+            pid
+            for name in ("marked", "colours", "counts")
+            for pid in workers(self.platform, name)
+        ]
         if victims := [pid for pid in alive if pid != self._spared]:
             with suppress(psutil.NoSuchProcess):
                 psutil.Process(self.rng.choice(victims)).kill()
@@ -91,18 +109,30 @@ class Trouble:
     def look(self) -> None:
         """Note the memory of all processes."""
         sizes: dict[str, int] = {}
-        with suppress(psutil.NoSuchProcess):  # one that ends just now: the next look will do
-            for process in [psutil.Process(self.platform.process.pid), *self.platform.children("modelmill: ")]:
+        with suppress(
+            psutil.NoSuchProcess
+        ):  # one that ends just now: the next look will do
+            for process in [
+                psutil.Process(self.platform.process.pid),
+                *self.platform.children("modelmill: "),
+            ]:
                 title = " ".join(process.cmdline()).strip()
                 sizes[title] = sizes.get(title, 0) + process.memory_full_info().pss
             sizes["spared worker"] = psutil.Process(self._spared).memory_full_info().pss
-            sizes["modelmill: worker counts"] = sizes.get("modelmill: worker counts", 0) - sizes["spared worker"]
+            sizes["modelmill: worker counts"] = (
+                sizes.get("modelmill: worker counts", 0) - sizes["spared worker"]
+            )
             self.looks.append(Look(time.monotonic(), sizes))
 
 
 def growth(looks: list[Look], names: tuple[str, ...] = ()) -> float:
-    """Growth from first to last look, as a share of the size: Theil-Sen's slope, which kills can't bend."""
-    points = [(look.at, sum(look.sizes[name] for name in names) if names else look.total) for look in looks]
+    """Growth from first to last look, as a share of the size: Theil-Sen's slope, which kills can't
+    bend.
+    """
+    points = [
+        (look.at, sum(look.sizes[name] for name in names) if names else look.total)
+        for look in looks
+    ]
     step = max(1, len(points) // 150)
     points = points[::step]
     slopes = [
@@ -115,9 +145,13 @@ def growth(looks: list[Look], names: tuple[str, ...] = ()) -> float:
 
 
 @contextmanager
-def loading(platform: Platform, grpc: str, folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+def loading(
+    platform: Platform, grpc: str, folder: Path
+) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """The load, in a process of its own, ended by its pid should it outlive the test."""
-    keys = [platform.client.add_key(name)["key"] for name in ("first", "second", "third")]
+    keys = [
+        platform.client.add_key(name)["key"] for name in ("first", "second", "third")
+    ]
     spec, report = folder / "spec.json", folder / "report.json"
     spec.write_bytes(msgspec.json.encode(Spec(platform.url, grpc, keys, SECONDS)))
     command = [sys.executable, "-m", "tests.platform.soaking", str(spec), str(report)]
@@ -132,23 +166,35 @@ def loading(platform: Platform, grpc: str, folder: Path) -> Iterator[tuple["subp
 
 @pytest.fixture
 def soaked(reference_home: Path, tmp_path: Path) -> Iterator[tuple[Platform, str]]:
-    """A platform with three models deployed, and its gRPC address ('' without the client's package)."""
-    env = reference.with_engine(reference_home / "site") | {"REFERENCE_LEDGER": str(tmp_path / "ledger")}
+    """A platform with three models deployed, and its gRPC address ('' without the client's
+    package).
+    """
+    env = reference.with_engine(reference_home / "site") | {
+        "REFERENCE_LEDGER": str(tmp_path / "ledger")
+    }
     platform = Platform(tmp_path / "home", **env)
     try:
         for mark in (1, 2):
-            platform.client.import_model("marked", reference.marked(tmp_path / f"{mark}", mark))
+            platform.client.import_model(
+                "marked", reference.marked(tmp_path / f"{mark}", mark)
+            )
         reference.bring(platform.client, tmp_path / "made", ["colours", "counts"])
         for name, replicas in (("marked:1", 1), ("colours", 1), ("counts", 2)):
             deploy(platform, name, replicas=replicas)
         until(lambda: len(workers(platform, "counts")) == 2)
-        grpc = (platform.home / "grpc_address").read_text().strip() if find_spec("grpc") is not None else ""
+        grpc = (
+            (platform.home / "grpc_address").read_text().strip()
+            if find_spec("grpc") is not None
+            else ""
+        )
         yield platform, grpc
     finally:
         platform.end()
 
 
-def test_minutes_of_trouble_lose_nothing_and_memory_stays_flat(soaked: tuple[Platform, str], tmp_path: Path) -> None:
+def test_minutes_of_trouble_lose_nothing_and_memory_stays_flat(
+    soaked: tuple[Platform, str], tmp_path: Path
+) -> None:
     platform, grpc = soaked
     trouble = Trouble(platform)
     with loading(platform, grpc, tmp_path) as (process, path):
@@ -162,29 +208,51 @@ def test_minutes_of_trouble_lose_nothing_and_memory_stays_flat(soaked: tuple[Pla
     assert report.answered == report.asked
     assert sorted(report.counted) == sorted(set(report.counted))
     assert set(report.counted) <= set(ran)
-    strange = [at for at in report.broken if not 0 <= at - trouble.restarted <= MOURNING_SECONDS]
+    strange = [
+        at
+        for at in report.broken
+        if not 0 <= at - trouble.restarted <= MOURNING_SECONDS
+    ]
     assert strange == []
     if SECONDS >= 120:  # a shorter one is all warm-up
         assert growth(flat) < GROWTH
-        assert growth(flat, ("modelmill: gateway", "modelmill: supervisor", "spared worker")) < GROWTH
+        assert (
+            growth(
+                flat, ("modelmill: gateway", "modelmill: supervisor", "spared worker")
+            )
+            < GROWTH
+        )
 
 
-def summary(report: Report, trouble: Trouble, ran: list[int], flat: list[Look], grpc: str) -> str:
+def summary(
+    report: Report, trouble: Trouble, ran: list[int], flat: list[Look], grpc: str
+) -> str:
     """What happened, in a few lines."""
     times = sorted(report.seconds)
     figures: dict[str, Any] = {
-        "answered": ", ".join(f"{name} {count:,}" for name, count in sorted(report.answered.items())),
+        "answered": ", ".join(
+            f"{name} {count:,}" for name, count in sorted(report.answered.items())
+        ),
         "wrong or failed": len(report.wrong),
         "broken by the gateway's death and sent again": len(report.broken),
         "workers killed": trouble.kills,
         "versions rolled": trouble.rolls,
         "rows run again after a worker's death": len(ran) - len(set(ran)),
         "latency p50 / p99 / max ms": " / ".join(
-            f"{1000 * times[min(len(times) - 1, int(len(times) * share))]:.1f}" for share in (0.5, 0.99, 1)
+            f"{1000 * times[min(len(times) - 1, int(len(times) * share))]:.1f}"
+            for share in (0.5, 0.99, 1)
         ),
-        "memory MB": f"{flat[0].total / 1e6:.0f} -> {flat[-1].total / 1e6:.0f}, growth {100 * growth(flat):+.1f} %",
+        "memory MB": f"{flat[0].total / 1e6:.0f} -> {flat[-1].total / 1e6:.0f}, growth "
+        f"{100 * growth(flat):+.1f} %",
     }
     for name in ("modelmill: gateway", "modelmill: supervisor", "spared worker"):
-        figures[f"growth of {name.removeprefix('modelmill: ')}"] = f"{100 * growth(flat, (name,)):+.1f} %"
-    lines = [f"soak of {SECONDS:.0f} s" + ("" if grpc else ", without gRPC, whose client (grpcio) is not installed")]
-    return "\n" + "\n".join([*lines, *(f"  {name}: {value}" for name, value in figures.items())])
+        figures[f"growth of {name.removeprefix('modelmill: ')}"] = (
+            f"{100 * growth(flat, (name,)):+.1f} %"
+        )
+    lines = [
+        f"soak of {SECONDS:.0f} s"
+        + ("" if grpc else ", without gRPC, whose client (grpcio) is not installed")
+    ]
+    return "\n" + "\n".join(
+        [*lines, *(f"  {name}: {value}" for name, value in figures.items())]
+    )

@@ -1,4 +1,6 @@
-"""A gRPC server in a thread of its own, and ways to knock at it: a published client, and frames made by hand."""
+"""A gRPC server in a thread of its own, and ways to knock at it: a published client, and frames
+made by hand.
+"""
 
 import asyncio
 import socket
@@ -22,7 +24,10 @@ from tests.making import Answering, Door, FakeWorker, a_snapshot, until
 
 SERVICE = "inference.GRPCInferenceService"
 KEY = {"authorization": "Bearer admin-key"}
-OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]
 
 
 class GrpcDoor:
@@ -81,8 +86,14 @@ def method(path: str) -> Any:
 def stub(channel: Any, path: str) -> Any:
     """A method of a channel (sync or aio) that speaks our messages."""
     described = method(path)
-    kind = {(False, False): "unary_unary", (False, True): "unary_stream", (True, True): "stream_stream"}
-    make = getattr(channel, kind[described.client_streaming, described.server_streaming])
+    kind = {
+        (False, False): "unary_unary",
+        (False, True): "unary_stream",
+        (True, True): "stream_stream",
+    }
+    make = getattr(
+        channel, kind[described.client_streaming, described.server_streaming]
+    )
     return make(
         path,
         request_serializer=lambda one: one.SerializeToString(),
@@ -93,7 +104,9 @@ def stub(channel: Any, path: str) -> Any:
 class Client:
     """A synchronous grpc client of the inference service."""
 
-    def __init__(self, address: str, key: str | None = "admin-key", **options: Any) -> None:
+    def __init__(
+        self, address: str, key: str | None = "admin-key", **options: Any
+    ) -> None:
         self.channel = grpc.insecure_channel(address, OPTIONS, **options)
         self.metadata = [("authorization", f"Bearer {key}")] if key is not None else []
 
@@ -119,7 +132,9 @@ class Client:
         self.channel.close()
 
 
-def a_request(model: str, *inputs: tuple[str, str, Any], raw: bool = True, **fields: Any) -> Any:
+def a_request(
+    model: str, *inputs: tuple[str, str, Any], raw: bool = True, **fields: Any
+) -> Any:
     """A ModelInferRequest with inputs (name, datatype, array), raw little-endian."""
     request = message("inference.ModelInferRequest")(model_name=model, **fields)
     for name, datatype, array in inputs:
@@ -132,12 +147,19 @@ def a_request(model: str, *inputs: tuple[str, str, Any], raw: bool = True, **fie
 # ---- frames by hand
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
+DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = (
+    range(10)
+)
 
 
 def framed(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """One HTTP/2 frame."""
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+    return (
+        struct.pack(">I", len(payload))[1:]
+        + bytes([kind, flags])
+        + struct.pack(">I", stream)
+        + payload
+    )
 
 
 def prefixed(body: bytes, flag: int = 0) -> bytes:
@@ -171,7 +193,13 @@ class Raw:
         """Bytes as they are."""
         self.socket.sendall(data)
 
-    def call(self, number: int, body: bytes | None = b"", path: str = f"/{SERVICE}/ServerLive", **more: str) -> None:
+    def call(
+        self,
+        number: int,
+        body: bytes | None = b"",
+        path: str = f"/{SERVICE}/ServerLive",
+        **more: str,
+    ) -> None:
         """A whole unary call, or (body None) only its headers."""
         block = self.encoder.encode(fields(path, **more))
         self.send(framed(HEADERS, 4, number, block))
@@ -181,7 +209,9 @@ class Raw:
     def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
         """What the server sends (kind, flags, stream, payload) until it closes."""
         while True:
-            while len(self.buffer) < 9 or len(self.buffer) < 9 + int.from_bytes(self.buffer[:3], "big"):
+            while len(self.buffer) < 9 or len(self.buffer) < 9 + int.from_bytes(
+                self.buffer[:3], "big"
+            ):
                 try:
                     more = self.socket.recv(1 << 16)
                 except ConnectionError:
@@ -190,7 +220,11 @@ class Raw:
                     return
                 self.buffer += more
             end = 9 + int.from_bytes(self.buffer[:3], "big")
-            head, payload, self.buffer = self.buffer[:9], self.buffer[9:end], self.buffer[end:]
+            head, payload, self.buffer = (
+                self.buffer[:9],
+                self.buffer[9:end],
+                self.buffer[end:],
+            )
             yield head[3], head[4], int.from_bytes(head[5:9], "big"), payload
 
     def answer(self, number: int) -> tuple[dict[str, str], bytes]:

@@ -9,7 +9,16 @@ from modelmill.protocols.base import Route
 from modelmill.serve.wire import Answer
 from tests.making import Door, a_route
 
-PATHS = ["/v2", "/metrics", "/models/spots", "/nothing", "/api/jobs", "/docs", "/openapi.json", "/v2/models/x/infer"]
+PATHS = [
+    "/v2",
+    "/metrics",
+    "/models/spots",
+    "/nothing",
+    "/api/jobs",
+    "/docs",
+    "/openapi.json",
+    "/v2/models/x/infer",
+]
 
 
 async def echo(calls):
@@ -22,7 +31,9 @@ def door(tmp_path_factory):
     worker = door.worker(tmp_path_factory.mktemp("app") / "w", echo)
     door.update(
         a_route("spots", sockets=[worker.path]),
-        a_route("words", kind="text", task="text-classification", sockets=[worker.path]),
+        a_route(
+            "words", kind="text", task="text-classification", sockets=[worker.path]
+        ),
         a_route("loading", ready=False),
         a_route("secret", project="other"),
     )
@@ -87,7 +98,11 @@ def test_the_admin_api_is_for_admins(door):
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/v2/models/spots/infer", "POST"), ("POST", "/v2", "GET"), ("DELETE", "/models/spots", "GET or POST")],
+    [
+        ("GET", "/v2/models/spots/infer", "POST"),
+        ("POST", "/v2", "GET"),
+        ("DELETE", "/models/spots", "GET or POST"),
+    ],
 )
 def test_a_wrong_verb_is_told_the_right_one(door, method, path, allowed):
     reply = door.ask(method, path)
@@ -97,14 +112,29 @@ def test_a_wrong_verb_is_told_the_right_one(door, method, path, allowed):
     assert reply.headers[b"allow"].decode() == ", ".join(sorted(verbs))
 
 
-@pytest.mark.parametrize(("given", "echoed"), [("abc-1", b"abc-1"), ("x" * 129, None), ("\x7f", None), ("é", None)])
+@pytest.mark.parametrize(
+    ("given", "echoed"),
+    [("abc-1", b"abc-1"), ("x" * 129, None), ("\x7f", None), ("é", None)],
+)
 @pytest.mark.parametrize("path", ["/livez", "/v1/nothing", "/models/spots"])
 def test_the_name_of_a_request_comes_back(door, path, given, echoed):
     reply = door.ask("GET", path, headers={"x-request-id": given.encode("latin-1")})
     assert reply.headers.get(b"x-request-id") == echoed
 
 
-@pytest.mark.parametrize("path", ["/nothing", "", "/v2/", "/models/", "/models/a/b", "/" + "x" * 9000, "/\ufffd", "//"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "",
+        "/v2/",
+        "/models/",
+        "/models/a/b",
+        "/" + "x" * 9000,
+        "/\ufffd",
+        "//",
+    ],
+)
 def test_an_unknown_path_is_not_found(door, path):
     reply = door.ask("GET", path)
     assert reply.status == 404
@@ -112,23 +142,32 @@ def test_an_unknown_path_is_not_found(door, path):
 
 
 def test_head_is_get_without_a_body(door):
-    head, get = door.ask("HEAD", "/livez", key=None), door.ask("GET", "/livez", key=None)
+    head, get = (
+        door.ask("HEAD", "/livez", key=None),
+        door.ask("GET", "/livez", key=None),
+    )
     assert (head.status, head.body, head.headers) == (200, b"", get.headers)
 
 
-@pytest.mark.parametrize("headers", [{}, {"content-length": "5000"}, {"content-length": "nonsense"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"content-length": "5000"}, {"content-length": "nonsense"}]
+)
 def test_a_body_is_refused_as_soon_as_it_is_too_large(door, headers):
     def fail():
         raise AssertionError("it was read to the end")
 
-    reply = door.ask("POST", "/models/spots", [b"x" * 3000, b"x" * 3000, fail, b"x"], headers)
+    reply = door.ask(
+        "POST", "/models/spots", [b"x" * 3000, b"x" * 3000, fail, b"x"], headers
+    )
     assert reply.status == 413
     assert "4,096" in reply.error
 
 
 @pytest.mark.parametrize("length", ["²", "9" * 5000, "-1", "1e3", ""])
 def test_a_strange_content_length_is_no_failure_of_ours(door, length):
-    assert door.ask("POST", "/models/spots", b"x", {"content-length": length}).status in (200, 400, 413)
+    assert door.ask(
+        "POST", "/models/spots", b"x", {"content-length": length}
+    ).status in (200, 400, 413)
 
 
 def test_a_client_that_leaves_gets_nothing(door):
@@ -140,7 +179,11 @@ def test_a_client_that_leaves_gets_nothing(door):
 
 def test_what_is_not_ready_says_when_to_come_back(door):
     reply = door.ask("POST", "/models/loading", b"x")
-    assert (reply.status, reply.error, reply.headers[b"retry-after"]) == (503, "'loading' is loading", b"1")
+    assert (reply.status, reply.error, reply.headers[b"retry-after"]) == (
+        503,
+        "'loading' is loading",
+        b"1",
+    )
 
 
 def test_a_model_of_another_project_does_not_exist(door):

@@ -1,4 +1,6 @@
-"""Vectors of texts: OpenAI's embeddings, Hugging Face's feature-extraction and sentence-similarity, v2."""
+"""Vectors of texts: OpenAI's embeddings, Hugging Face's feature-extraction and sentence-similarity,
+v2.
+"""
 
 import base64
 
@@ -22,7 +24,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def live(folder, tmp_path_factory):
     async def routes(door):
-        worker = await door.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
+        worker = await door.worker(
+            tmp_path_factory.mktemp("w") / "w", answering_with(folder)
+        )
         return [
             a_route("words", **SIGNATURE, sockets=[worker.path]),
             a_route("spots", sockets=[worker.path]),
@@ -41,11 +45,17 @@ def openai(live):
 
 @pytest.fixture
 def hub(live):
-    return InferenceClient(model=f"{live.url}/models/words", token="user-key", timeout=20)
+    return InferenceClient(
+        model=f"{live.url}/models/words", token="user-key", timeout=20
+    )
 
 
 def post(live, document):
-    return httpx2.post(f"{live.url}/models/words", json=document, headers={"authorization": "Bearer user-key"})
+    return httpx2.post(
+        f"{live.url}/models/words",
+        json=document,
+        headers={"authorization": "Bearer user-key"},
+    )
 
 
 def test_openais_client_gets_vectors_of_length_1_and_what_they_cost(openai):
@@ -59,9 +69,19 @@ def test_openais_client_gets_vectors_of_length_1_and_what_they_cost(openai):
 
 
 def test_numbers_and_base64_are_the_same_vector(openai):
-    plain = openai.embeddings.create(model="words", input="a cat", encoding_format="float").data[0].embedding
-    packed = openai.embeddings.create(model="words", input="a cat", encoding_format="base64").data[0].embedding
-    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed), "<f4"), np.array(plain, np.float32))
+    plain = (
+        openai.embeddings.create(model="words", input="a cat", encoding_format="float")
+        .data[0]
+        .embedding
+    )
+    packed = (
+        openai.embeddings.create(model="words", input="a cat", encoding_format="base64")
+        .data[0]
+        .embedding
+    )
+    np.testing.assert_array_equal(
+        np.frombuffer(base64.b64decode(packed), "<f4"), np.array(plain, np.float32)
+    )
 
 
 def test_token_ids_are_taken_as_they_are(openai, folder):
@@ -75,8 +95,14 @@ def test_token_ids_are_taken_as_they_are(openai, folder):
 
 
 def test_fewer_dimensions_are_the_first_ones_at_length_1(openai):
-    whole = np.array(openai.embeddings.create(model="words", input="a cat").data[0].embedding)
-    few = np.array(openai.embeddings.create(model="words", input="a cat", dimensions=3).data[0].embedding)
+    whole = np.array(
+        openai.embeddings.create(model="words", input="a cat").data[0].embedding
+    )
+    few = np.array(
+        openai.embeddings.create(model="words", input="a cat", dimensions=3)
+        .data[0]
+        .embedding
+    )
     np.testing.assert_allclose(few, whole[:3] / np.linalg.norm(whole[:3]), atol=1e-5)
 
 
@@ -114,7 +140,9 @@ def test_hugging_faces_client_extracts_features(hub):
     one = hub.feature_extraction("a cat sat", normalize=True)
     assert one.shape == (1, 8)
     assert one.dtype == np.float32
-    cut = hub.feature_extraction("a cat sat a cat sat a dog", truncate=True, truncation_direction="Left")
+    cut = hub.feature_extraction(
+        "a cat sat a cat sat a dog", truncate=True, truncation_direction="Left"
+    )
     assert cut.shape == (1, 8)
     with pytest.raises(Exception, match="truncate is false"):
         hub.feature_extraction("a cat sat a cat sat a dog", truncate=False)
@@ -127,7 +155,13 @@ def test_hugging_faces_client_compares_sentences(hub):
 
 
 @pytest.mark.parametrize(
-    "inputs", [{"source_sentence": "a"}, {"sentences": ["a"]}, {"source_sentence": "a", "sentences": []}, {}]
+    "inputs",
+    [
+        {"source_sentence": "a"},
+        {"sentences": ["a"]},
+        {"source_sentence": "a", "sentences": []},
+        {},
+    ],
 )
 def test_a_comparison_says_what_it_wants(live, inputs):
     reply = post(live, {"inputs": inputs})

@@ -1,4 +1,6 @@
-"""A model that makes pictures: the same seed gets the same pictures over every protocol, whatever runs beside it."""
+"""A model that makes pictures: the same seed gets the same pictures over every protocol, whatever
+runs beside it.
+"""
 
 import base64
 import io
@@ -27,14 +29,18 @@ def noise_graph():
     from onnx import TensorProto, helper, numpy_helper
 
     latent = helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["batch", 12])
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 2, 2, 3])
+    image = helper.make_tensor_value_info(
+        "image", TensorProto.FLOAT, ["batch", 2, 2, 3]
+    )
     nodes = [
         helper.make_node("Sigmoid", ["latent"], ["flat"]),
         helper.make_node("Reshape", ["flat", "shape"], ["image"]),
     ]
     shape = numpy_helper.from_array(np.array([-1, 2, 2, 3], np.int64), "shape")
     body = helper.make_graph(nodes, "noise", [latent], [image], [shape])
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +115,18 @@ def test_a_list_of_seeds_is_answered_one_list_each(door, seven):
     assert post(door, "/models/noise", {"inputs": ["7", "7"]}).json == [seven[:1]] * 2
 
 
-@pytest.mark.parametrize(("body", "headers"), [(b"", {}), (b"{}", JSON), (b"", {"accept": "*/*"})])
+@pytest.mark.parametrize(
+    ("body", "headers"), [(b"", {}), (b"{}", JSON), (b"", {"accept": "*/*"})]
+)
 def test_nothing_at_all_is_a_picture_by_chance(door, body, headers):
     one, other = (door.ask("POST", "/models/noise", body, headers) for _ in range(2))
     assert (one.status, len(one.json)) == (200, 1)
     assert one.json != other.json
 
 
-@pytest.mark.parametrize("accept", ["image/png", "image/*", "image/png;q=0.9, image/jpeg"])
+@pytest.mark.parametrize(
+    "accept", ["image/png", "image/*", "image/png;q=0.9, image/jpeg"]
+)
 def test_one_picture_comes_as_a_file_to_who_accepts_that(door, seven, accept):
     reply = post(door, "/models/noise", {"inputs": "7"}, accept=accept)
     assert (reply.status, reply.headers[b"content-type"]) == (200, b"image/png")
@@ -124,23 +134,41 @@ def test_one_picture_comes_as_a_file_to_who_accepts_that(door, seven, accept):
 
 
 def test_several_pictures_are_no_file(door):
-    for document in ({"inputs": "7", "parameters": {"num_images": 2}}, {"inputs": ["7", "8"]}, {"inputs": ["7"]}):
+    for document in (
+        {"inputs": "7", "parameters": {"num_images": 2}},
+        {"inputs": ["7", "8"]},
+        {"inputs": ["7"]},
+    ):
         reply = post(door, "/models/noise", document, accept="image/png")
         assert reply.status == 400
         assert "accept application/json for a list" in reply.error
-    assert post(door, "/models/spots", {"inputs": "7"}, accept="image/png").status == 400
-    assert "accepts only" in post(door, "/models/noise", {"inputs": "7"}, accept="text/html").error
+    assert (
+        post(door, "/models/spots", {"inputs": "7"}, accept="image/png").status == 400
+    )
+    assert (
+        "accepts only"
+        in post(door, "/models/noise", {"inputs": "7"}, accept="text/html").error
+    )
 
 
 @pytest.mark.parametrize(
     ("document", "says"),
     [
         ({"inputs": "seven"}, "the input is a seed"),
-        ({"inputs": {"b64": "Nw=="}}, "inputs holds a seed (a whole number), or nothing, as a string, not an object"),
+        (
+            {"inputs": {"b64": "Nw=="}},
+            "inputs holds a seed (a whole number), or nothing, as a string, not an object",
+        ),
         ({"inputs": True}, "not a truth value"),
-        ({"inputs": "7", "parameters": {"num_images": 1000}}, "num_images is a whole number from 1 to 64, not 1000"),
+        (
+            {"inputs": "7", "parameters": {"num_images": 1000}},
+            "num_images is a whole number from 1 to 64, not 1000",
+        ),
         ({"inputs": "7", "parameters": {"top_k": 3}}, "unknown parameter 'top_k'"),
-        ({"inputs": "7", "parameters": {"steps": 3}}, "only diffusion models take steps"),
+        (
+            {"inputs": "7", "parameters": {"steps": 3}},
+            "only diffusion models take steps",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(door, document, says):
@@ -151,23 +179,41 @@ def test_what_is_wrong_is_said(door, document, says):
 
 def test_kserve_v1_takes_seeds_as_instances(door, seven):
     for instances in (["7", 7, ""], [{"seed": "7"}, {"seed": 7}, {"seed": None}]):
-        reply = post(door, "/v1/models/noise:predict", {"instances": instances, "parameters": {"num_images": 3}})
+        reply = post(
+            door,
+            "/v1/models/noise:predict",
+            {"instances": instances, "parameters": {"num_images": 3}},
+        )
         assert reply.status == 200
         assert reply.json["predictions"][:2] == [seven, seven]
         assert len(reply.json["predictions"][2]) == 3
 
 
 def test_sagemaker_takes_the_same_as_hugging_face(door, seven):
-    reply = post(door, "/invocations", {"inputs": "7"}, **{"X-Amzn-SageMaker-Target-Model": "noise"})
+    reply = post(
+        door,
+        "/invocations",
+        {"inputs": "7"},
+        **{"X-Amzn-SageMaker-Target-Model": "noise"},
+    )
     assert reply.json == seven[:1]
 
 
 def test_openai_makes_pictures(door, seven):
-    reply = post(door, "/v1/images/generations", {"model": "noise", "prompt": "7", "n": 3})
+    reply = post(
+        door, "/v1/images/generations", {"model": "noise", "prompt": "7", "n": 3}
+    )
     assert reply.status == 200
     assert reply.json["data"] == [{"b64_json": picture} for picture in seven]
     assert reply.json["created"] > 0
-    assert len(post(door, "/v1/images/generations", {"model": "noise", "prompt": ""}).json["data"]) == 1
+    assert (
+        len(
+            post(door, "/v1/images/generations", {"model": "noise", "prompt": ""}).json[
+                "data"
+            ]
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,11 +221,23 @@ def test_openai_makes_pictures(door, seven):
     [
         ([], 400, "the JSON wants the form"),
         ({"prompt": "7"}, 400, "the JSON wants the form"),
-        ({"model": "spots", "prompt": "7"}, 400, "'spots' makes no pictures: its task is image-classification"),
+        (
+            {"model": "spots", "prompt": "7"},
+            400,
+            "'spots' makes no pictures: its task is image-classification",
+        ),
         ({"model": "nois", "prompt": "7"}, 404, "did you mean 'noise'"),
-        ({"model": "noise", "prompt": "7", "response_format": "url"}, 400, "pictures are answered as b64_json"),
+        (
+            {"model": "noise", "prompt": "7", "response_format": "url"},
+            400,
+            "pictures are answered as b64_json",
+        ),
         ({"model": "noise", "prompt": "a cat"}, 400, "the input is a seed"),
-        ({"model": "noise", "prompt": "7", "n": 100}, 400, "num_images is a whole number from 1 to 64"),
+        (
+            {"model": "noise", "prompt": "7", "n": 100},
+            400,
+            "num_images is a whole number from 1 to 64",
+        ),
     ],
 )
 def test_openai_says_what_is_wrong(door, document, status, says):
@@ -190,13 +248,17 @@ def test_openai_says_what_is_wrong(door, document, status, says):
 
 def test_v2_takes_seeds_as_bytes(door, seven):
     document = {
-        "inputs": [{"name": "seed", "datatype": "BYTES", "shape": [2], "data": ["7", "8"]}],
+        "inputs": [
+            {"name": "seed", "datatype": "BYTES", "shape": [2], "data": ["7", "8"]}
+        ],
         "outputs": [{"name": "answer"}],
         "parameters": {"num_images": 3},
     }
     (answer,) = post(door, "/v2/models/noise/infer", document).json["outputs"]
     assert msgspec.json.decode(answer["data"][0]) == seven
-    (image,) = post(door, "/v2/models/noise/infer", {**document, "outputs": []}).json["outputs"]
+    (image,) = post(door, "/v2/models/noise/infer", {**document, "outputs": []}).json[
+        "outputs"
+    ]
     assert (image["name"], image["shape"]) == ("image", [2, 3, 2, 2, 3])
     task = door.ask("GET", "/v2/models/noise").json["task"]
     assert task["inputs"] == [{"name": "seed", "datatype": "BYTES", "shape": [-1]}]
@@ -204,8 +266,15 @@ def test_v2_takes_seeds_as_bytes(door, seven):
 
 def test_v2_takes_the_noise_itself(door, seven):
     noise = np.random.default_rng(7).standard_normal((3, 12), np.float32)
-    tensor = {"name": "latent", "datatype": "FP32", "shape": [3, 12], "data": noise.ravel().tolist()}
-    (image,) = post(door, "/v2/models/noise/infer", {"inputs": [tensor]}).json["outputs"]
+    tensor = {
+        "name": "latent",
+        "datatype": "FP32",
+        "shape": [3, 12],
+        "data": noise.ravel().tolist(),
+    }
+    (image,) = post(door, "/v2/models/noise/infer", {"inputs": [tensor]}).json[
+        "outputs"
+    ]
     made = np.reshape(image["data"], image["shape"])
     for picture, file in zip(made, seven, strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(file))))
@@ -216,7 +285,9 @@ def test_a_seed_gets_the_same_pictures_alone_and_in_a_batch(folder, seven):
     worker = Worker(predictor.load(folder), 2)
     calls = [
         Call(number, seed.encode(), [], {"num_images": count})
-        for number, (seed, count) in enumerate([("1", 2), ("7", 3), ("x", 3), ("9", 3), ("7", 1), ("", 64)])
+        for number, (seed, count) in enumerate(
+            [("1", 2), ("7", 3), ("x", 3), ("9", 3), ("7", 1), ("", 64)]
+        )
     ]
     answers = worker.answer(calls).answers
     assert msgspec.json.decode(answers[1].data) == seven
@@ -233,9 +304,14 @@ def test_the_published_client_and_the_sdk_ask_for_pictures(folder, seven, tmp_pa
     try:
         with InferenceClient(token="user-key") as hub:
             picture = hub.text_to_image("7", model=f"{live.url}/models/noise")
-        assert np.array_equal(np.asarray(picture), np.asarray(Image.open(io.BytesIO(base64.b64decode(seven[0])))))
+        assert np.array_equal(
+            np.asarray(picture),
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(seven[0])))),
+        )
         with Client(live.url, "user-key") as client:
-            assert client.predict("noise", "7", parameters={"num_images": 3}) == [{"input": "7", "output": seven}]
+            assert client.predict("noise", "7", parameters={"num_images": 3}) == [
+                {"input": "7", "output": seven}
+            ]
             assert len(client.predict("noise")[0]["output"]) == 1
     finally:
         live.close()

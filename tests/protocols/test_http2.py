@@ -1,4 +1,6 @@
-"""HTTP/2 for gRPC, as those see it who speak it badly: nothing they do disturbs others or ends the server."""
+"""HTTP/2 for gRPC, as those see it who speak it badly: nothing they do disturbs others or ends the
+server.
+"""
 
 import asyncio
 import os
@@ -45,7 +47,7 @@ from tests.protocols.grpc_door import (
     prefixed,
     raw,
     stub,
-)  # fmt: skip
+)
 from tests.protocols.test_v2_grpc import HELD, mirror
 
 PROTOCOL, FLOW_CONTROL, FRAME_SIZE, COMPRESSION, CALM = 1, 3, 6, 9, 11
@@ -57,7 +59,9 @@ LIVE = message("inference.ServerLiveResponse")(live=True).SerializeToString()
 def door(tmp_path_factory):
     door = GrpcDoor(body_bytes=24 << 20)
     worker = door.worker(tmp_path_factory.mktemp("http2") / "w", mirror)
-    inputs, outputs = ([TensorSpec(name=n, datatype="UINT8", shape=[-1, -1])] for n in ("x", "x_out"))
+    inputs, outputs = (
+        [TensorSpec(name=n, datatype="UINT8", shape=[-1, -1])] for n in ("x", "x_out")
+    )
     door.update(a_route("m", inputs=inputs, outputs=outputs, sockets=[worker.path]))
     yield door
     door.close()
@@ -91,9 +95,16 @@ def test_a_call_may_come_in_any_pieces(door):
     with raw(door.server.port, greet=False) as client:
         block = client.encoder.encode(fields(INFER, **KEY))
         body = prefixed(request(b"abc" * 100).SerializeToString())
-        parts = [framed(HEADERS, 0, 1, block[:10]), framed(CONTINUATION, 0, 1, block[10:20])]
+        parts = [
+            framed(HEADERS, 0, 1, block[:10]),
+            framed(CONTINUATION, 0, 1, block[10:20]),
+        ]
         parts += [framed(CONTINUATION, 4, 1, block[20:]), framed(DATA, 0, 1, body[:3])]
-        parts += [framed(DATA, 8, 1, b"\x05" + body[3:9] + bytes(5)), framed(DATA, 0, 1, body[9:]), framed(DATA, 1, 1)]
+        parts += [
+            framed(DATA, 8, 1, b"\x05" + body[3:9] + bytes(5)),
+            framed(DATA, 0, 1, body[9:]),
+            framed(DATA, 1, 1),
+        ]
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         whole = PREFACE + framed(SETTINGS, 0, 0) + b"".join(parts)
         for at in range(len(whole)):
@@ -106,22 +117,43 @@ def test_a_call_may_come_in_any_pieces(door):
 def test_priorities_padding_unknown_frames_and_settings_are_put_up_with(door):
     with raw(door.server.port) as client:
         block = client.encoder.encode(fields())
-        client.send(framed(PRIORITY, 0, 1, struct.pack(">IB", 0, 9)) + framed(42, 255, 9, b"?"))
-        client.send(framed(SETTINGS, 0, 0, struct.pack(">HI", 0x99, 7)) + framed(PING, 0, 0, b"12345678"))
-        client.send(framed(HEADERS, 4 | 8 | 32, 1, b"\x04" + struct.pack(">IB", 0, 9) + block + bytes(4)))
-        client.send(framed(DATA, 1 | 8, 1, b"\x03" + prefixed(b"") + bytes(3)) + framed(GOAWAY, 0, 0, bytes(8)))
+        client.send(
+            framed(PRIORITY, 0, 1, struct.pack(">IB", 0, 9)) + framed(42, 255, 9, b"?")
+        )
+        client.send(
+            framed(SETTINGS, 0, 0, struct.pack(">HI", 0x99, 7))
+            + framed(PING, 0, 0, b"12345678")
+        )
+        client.send(
+            framed(
+                HEADERS,
+                4 | 8 | 32,
+                1,
+                b"\x04" + struct.pack(">IB", 0, 9) + block + bytes(4),
+            )
+        )
+        client.send(
+            framed(DATA, 1 | 8, 1, b"\x03" + prefixed(b"") + bytes(3))
+            + framed(GOAWAY, 0, 0, bytes(8))
+        )
         assert fine(client.answer(1))
 
 
 def test_headers_mean_the_same_however_often_they_are_sent(door):
     with raw(door.server.port) as client:
         for number in range(1, 400, 2):
-            if number % 40 == 1:  # the table of the encoder changes, and with it what an index means
+            if (
+                number % 40 == 1
+            ):  # the table of the encoder changes, and with it what an index means
                 client.call(number, x=str(number))
             else:
-                client.call(number, path=INFER if number % 8 == 3 else f"/{SERVICE}/ServerLive")
+                client.call(
+                    number, path=INFER if number % 8 == 3 else f"/{SERVICE}/ServerLive"
+                )
             said, _ = client.answer(number)
-            assert said["grpc-status"] == ("16" if number % 40 != 1 and number % 8 == 3 else "0")
+            assert said["grpc-status"] == (
+                "16" if number % 40 != 1 and number % 8 == 3 else "0"
+            )
 
 
 @pytest.mark.parametrize("window", [0, 1, 100, 16_384])
@@ -138,10 +170,15 @@ def test_an_answer_waits_for_the_windows_of_its_client(door, window):
             other += payload if (kind, stream) == (DATA, 3) else b""
             if kind == HEADERS and stream == 1 and flags & 1:
                 break
-            if len(got) >= window + granted and (not window or len(got) > 0 or True) and kind in (DATA, HEADERS):
+            if (
+                len(got) >= window + granted
+                and (not window or len(got) > 0 or True)
+                and kind in (DATA, HEADERS)
+            ):
                 granted += 30_000
                 client.send(
-                    framed(WINDOW, 0, 1, struct.pack(">I", 30_000)) + framed(WINDOW, 0, 3, struct.pack(">I", 99))
+                    framed(WINDOW, 0, 1, struct.pack(">I", 30_000))
+                    + framed(WINDOW, 0, 3, struct.pack(">I", 99))
                 )
                 client.send(framed(WINDOW, 0, 0, struct.pack(">I", 30_000)))
         assert data in got
@@ -156,7 +193,10 @@ def test_a_smaller_window_takes_back_what_was_granted(door):
             if seen == 65_535:
                 break
         client.send(framed(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))
-        client.send(framed(WINDOW, 0, 0, struct.pack(">I", 1 << 20)) + framed(WINDOW, 0, 1, struct.pack(">I", 70_000)))
+        client.send(
+            framed(WINDOW, 0, 0, struct.pack(">I", 1 << 20))
+            + framed(WINDOW, 0, 1, struct.pack(">I", 70_000))
+        )
         for kind, _, _, payload in client.frames():
             seen += len(payload) if kind == DATA else 0
             if seen == 70_000:
@@ -216,10 +256,15 @@ def test_an_encoding_that_is_not_known_is_refused_with_those_that_are(door, enco
     with raw(door.server.port) as client:
         client.call(1, b"", grpc_encoding=encoding)
         said, _ = client.answer(1)
-        assert (said["grpc-status"], said["grpc-accept-encoding"]) == ("12", "identity,deflate,gzip")
+        assert (said["grpc-status"], said["grpc-accept-encoding"]) == (
+            "12",
+            "identity,deflate,gzip",
+        )
 
 
-@pytest.mark.parametrize("timeout", ["", "1", "S", "1s", "-1S", "123456789S", "1.5S", "1S "])
+@pytest.mark.parametrize(
+    "timeout", ["", "1", "S", "1s", "-1S", "123456789S", "1.5S", "1S "]
+)
 def test_a_deadline_that_is_none_makes_no_call(door, timeout):
     with raw(door.server.port) as client:
         client.call(1, b"", grpc_timeout=timeout)
@@ -227,7 +272,9 @@ def test_a_deadline_that_is_none_makes_no_call(door, timeout):
         assert said.get("reset") == "1" if timeout else said["grpc-status"] == "0"
 
 
-@pytest.mark.parametrize("timeout", ["99999999H", "1H", "60M", "9S", "9000m", "9000000u", "90000000n"])
+@pytest.mark.parametrize(
+    "timeout", ["99999999H", "1H", "60M", "9S", "9000m", "9000000u", "90000000n"]
+)
 def test_a_deadline_may_have_any_unit(door, timeout):
     with raw(door.server.port) as client:
         client.call(1, b"", grpc_timeout=timeout)
@@ -266,11 +313,23 @@ BAD = {
     "too much padding": (OPEN + framed(DATA, 8, 1, b"\x05abc"), PROTOCOL),
     "padding alone": (OPEN + framed(DATA, 8, 1, b""), PROTOCOL),
     "headers without their priority": (framed(HEADERS, 4 | 32, 1, b"abc"), FRAME_SIZE),
-    "an interrupted header block": (framed(HEADERS, 0, 1, BLOCK) + framed(PING, 0, 0, bytes(8)), PROTOCOL),
+    "an interrupted header block": (
+        framed(HEADERS, 0, 1, BLOCK) + framed(PING, 0, 0, bytes(8)),
+        PROTOCOL,
+    ),
     "a continuation of nothing": (framed(CONTINUATION, 4, 1, b""), PROTOCOL),
-    "a continuation elsewhere": (framed(HEADERS, 0, 1, BLOCK) + framed(CONTINUATION, 4, 3, b""), PROTOCOL),
-    "continuations for ever": (framed(HEADERS, 0, 1, b"") + framed(CONTINUATION, 0, 1, b"") * 100, CALM),
-    "a header flood": (framed(HEADERS, 0, 1, b"") + framed(CONTINUATION, 0, 1, bytes(9000)) * 3, CALM),
+    "a continuation elsewhere": (
+        framed(HEADERS, 0, 1, BLOCK) + framed(CONTINUATION, 4, 3, b""),
+        PROTOCOL,
+    ),
+    "continuations for ever": (
+        framed(HEADERS, 0, 1, b"") + framed(CONTINUATION, 0, 1, b"") * 100,
+        CALM,
+    ),
+    "a header flood": (
+        framed(HEADERS, 0, 1, b"") + framed(CONTINUATION, 0, 1, bytes(9000)) * 3,
+        CALM,
+    ),
     "headers too large": (framed(HEADERS, 4, 1, bytes(100_000)), CALM),
     "headers that unpack too large": (
         framed(HEADERS, 4, 1, b"\x40\x01a\x7f\xa1\x1e" + b"b" * 4000 + b"\xbe" * 9),
@@ -278,16 +337,28 @@ BAD = {
     ),
     "an index of nothing": (framed(HEADERS, 4, 1, b"\xff\x80\x80\x01"), COMPRESSION),
     "headers cut short": (framed(HEADERS, 4, 1, b"\x00\x05ab"), COMPRESSION),
-    "headers of no code": (framed(HEADERS, 4, 1, b"\x00\x84\xff\xff\xff\xff\x01a"), COMPRESSION),
+    "headers of no code": (
+        framed(HEADERS, 4, 1, b"\x00\x84\xff\xff\xff\xff\x01a"),
+        COMPRESSION,
+    ),
     "an endless number": (framed(HEADERS, 4, 1, b"\xff" + b"\xff" * 50), COMPRESSION),
     "a table too large": (framed(HEADERS, 4, 1, b"\x3f\xff\xff\x03"), COMPRESSION),
     "a push": (framed(PUSH, 4, 1, bytes(4)), PROTOCOL),
     "settings on a stream": (framed(SETTINGS, 0, 1), FRAME_SIZE),
     "settings cut short": (framed(SETTINGS, 0, 0, bytes(5)), FRAME_SIZE),
     "settings in an acknowledgement": (framed(SETTINGS, 1, 0, bytes(6)), FRAME_SIZE),
-    "a window beyond bounds": (framed(SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 31)), FLOW_CONTROL),
-    "a frame size beyond bounds": (framed(SETTINGS, 0, 0, struct.pack(">HI", 5, 100)), PROTOCOL),
-    "push neither on nor off": (framed(SETTINGS, 0, 0, struct.pack(">HI", 2, 2)), PROTOCOL),
+    "a window beyond bounds": (
+        framed(SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 31)),
+        FLOW_CONTROL,
+    ),
+    "a frame size beyond bounds": (
+        framed(SETTINGS, 0, 0, struct.pack(">HI", 5, 100)),
+        PROTOCOL,
+    ),
+    "push neither on nor off": (
+        framed(SETTINGS, 0, 0, struct.pack(">HI", 2, 2)),
+        PROTOCOL,
+    ),
     "a ping cut short": (framed(PING, 0, 0, bytes(7)), FRAME_SIZE),
     "a ping on a stream": (framed(PING, 0, 1, bytes(8)), FRAME_SIZE),
     "a priority cut short": (framed(PRIORITY, 0, 1, bytes(4)), FRAME_SIZE),
@@ -295,8 +366,14 @@ BAD = {
     "a reset of nothing": (framed(RST, 0, 1, bytes(4)), PROTOCOL),
     "a window update cut short": (framed(WINDOW, 0, 0, bytes(3)), FRAME_SIZE),
     "a window update of 0": (framed(WINDOW, 0, 0, bytes(4)), PROTOCOL),
-    "a window update beyond bounds": (framed(WINDOW, 0, 0, struct.pack(">I", (1 << 31) - 1)), FLOW_CONTROL),
-    "a window update of nothing": (framed(WINDOW, 0, 7, struct.pack(">I", 1)), PROTOCOL),
+    "a window update beyond bounds": (
+        framed(WINDOW, 0, 0, struct.pack(">I", (1 << 31) - 1)),
+        FLOW_CONTROL,
+    ),
+    "a window update of nothing": (
+        framed(WINDOW, 0, 7, struct.pack(">I", 1)),
+        PROTOCOL,
+    ),
     "a settings flood": (framed(SETTINGS, 0, 0) * 5000, CALM),
     "a ping flood": (framed(PING, 0, 0, bytes(8)) * 30_000, CALM),
     "a flood of empty data": (OPEN + framed(DATA, 0, 1) * 40_000, CALM),
@@ -319,7 +396,10 @@ def _send(client, data):
 
 def test_resets_in_a_row_end_the_connection(door):
     with raw(door.server.port) as client:
-        flood = b"".join(framed(HEADERS, 4, n, BLOCK) + framed(RST, 0, n, bytes(4)) for n in range(1, 6001, 2))
+        flood = b"".join(
+            framed(HEADERS, 4, n, BLOCK) + framed(RST, 0, n, bytes(4))
+            for n in range(1, 6001, 2)
+        )
         threading.Thread(target=_send, args=(client, flood)).start()
         assert client.goaway() == CALM
 
@@ -328,7 +408,10 @@ def test_resets_in_a_row_end_the_connection(door):
 def test_resets_that_a_client_provokes_end_the_connection_too(door, more):
     with raw(door.server.port) as client:
         blame = struct.pack(">I", more)
-        flood = b"".join(framed(HEADERS, 4, n, BLOCK) + framed(WINDOW, 0, n, blame) for n in range(1, 6001, 2))
+        flood = b"".join(
+            framed(HEADERS, 4, n, BLOCK) + framed(WINDOW, 0, n, blame)
+            for n in range(1, 6001, 2)
+        )
         threading.Thread(target=_send, args=(client, flood)).start()
         assert client.goaway() == CALM
 
@@ -356,13 +439,20 @@ def test_a_stream_that_sends_more_than_is_read_is_told_to_wait_and_else_reset(do
     HELD.clear()
 
 
-def test_messages_that_are_never_finished_hold_no_more_than_the_budget(door, monkeypatch):
+def test_messages_that_are_never_finished_hold_no_more_than_the_budget(
+    door, monkeypatch
+):
     monkeypatch.setattr(door.server, "budget", 1 << 20)
     with raw(door.server.port) as client:
         for number in (1, 3, 5):
             client.call(number, None, INFER, **KEY)
             client.send(
-                framed(DATA, 0, number, b"\x00" + struct.pack(">I", 20 << 20) + bytes(200_000))
+                framed(
+                    DATA,
+                    0,
+                    number,
+                    b"\x00" + struct.pack(">I", 20 << 20) + bytes(200_000),
+                )
                 + framed(DATA, 0, number, bytes(200_000))
             )
         said, _ = client.answer(5)
@@ -371,7 +461,9 @@ def test_messages_that_are_never_finished_hold_no_more_than_the_budget(door, mon
     door.run(until(lambda: door.server.held == 0))
 
 
-@pytest.mark.parametrize("headers", [[], [(":method", "POST")], [*fields(), (":path", "/x")], fields()[:2]])
+@pytest.mark.parametrize(
+    "headers", [[], [(":method", "POST")], [*fields(), (":path", "/x")], fields()[:2]]
+)
 def test_headers_that_make_no_request_reset_the_stream(door, headers):
     with raw(door.server.port) as client:
         client.send(framed(HEADERS, 5, 1, client.encoder.encode(headers)))
@@ -429,13 +521,23 @@ def test_an_answer_that_is_never_read_is_dropped(monkeypatch, tmp_path):
 def test_a_client_that_only_sends_is_let_go(door):
     with raw(door.server.port) as client:
         # Its answers are four times as long as its calls.
-        block = literal(b":method", b"POST") + literal(b":scheme", b"http") + literal(b":path", b"/" + b"\xff" * 199)
-        block += literal(b"content-type", b"application/grpc") + literal(b"authorization", b"Bearer admin-key")
+        block = (
+            literal(b":method", b"POST")
+            + literal(b":scheme", b"http")
+            + literal(b":path", b"/" + b"\xff" * 199)
+        )
+        block += literal(b"content-type", b"application/grpc") + literal(
+            b"authorization", b"Bearer admin-key"
+        )
         numbers = iter(range(1, 1 << 30, 2))
 
         def flood():
             for _ in range(3000):
-                client.send(b"".join(framed(HEADERS, 5, next(numbers), block) for _ in range(100)))
+                client.send(
+                    b"".join(
+                        framed(HEADERS, 5, next(numbers), block) for _ in range(100)
+                    )
+                )
 
         with pytest.raises(ConnectionError):
             flood()
@@ -456,7 +558,9 @@ def test_connections_beyond_the_limit_are_closed(door, monkeypatch):
         assert client.goaway() == -1
 
 
-def test_a_drained_connection_serves_what_was_under_way_and_refuses_what_comes_late(tmp_path):
+def test_a_drained_connection_serves_what_was_under_way_and_refuses_what_comes_late(
+    tmp_path,
+):
     door = GrpcDoor()
     with raw(door.server.port) as client:
         client.call(1, None)
@@ -475,7 +579,11 @@ def test_a_drained_connection_serves_what_was_under_way_and_refuses_what_comes_l
         assert lasts == [(1 << 31) - 1, 5]
         client.call(7)
         client.send(framed(DATA, 1, 1, prefixed(b"")))
-        got = [stream for kind, flags, stream, _ in client.frames() if kind == HEADERS and flags & 1]
+        got = [
+            stream
+            for kind, flags, stream, _ in client.frames()
+            if kind == HEADERS and flags & 1
+        ]
         assert 1 in got
         assert 7 not in got
         stopping.result(10)
@@ -517,7 +625,9 @@ def conversation(door, pieces):
 
     async def scene():
         server = door.server
-        connection = _http2.Connection(lambda h: read_head(h, server.methods), server._accept, set())
+        connection = _http2.Connection(
+            lambda h: read_head(h, server.methods), server._accept, set()
+        )
         pipe = Pipe()
         connection.connection_made(pipe)
         for piece in pieces:
@@ -535,7 +645,12 @@ VALID = (
     + framed(SETTINGS, 0, 0, struct.pack(">HIHI", 4, 1 << 20, 1, 0))
     + OPEN
     + framed(DATA, 1, 1, prefixed(b""))
-    + framed(HEADERS, 4, 3, b"".join(literal(n.encode(), v.encode()) for n, v in fields(INFER, **KEY)))
+    + framed(
+        HEADERS,
+        4,
+        3,
+        b"".join(literal(n.encode(), v.encode()) for n, v in fields(INFER, **KEY)),
+    )
     + framed(DATA, 0, 3, prefixed(b"\x0a\x01m")[:4])
     + framed(WINDOW, 0, 3, struct.pack(">I", 100))
     + framed(DATA, 1, 3, prefixed(b"\x0a\x01m")[4:])
@@ -548,12 +663,16 @@ VALID = (
 @given(st.lists(st.integers(1, len(VALID) - 1), max_size=12))
 def test_pieces_make_no_difference(door, cuts):
     ends = [0, *sorted(cuts), len(VALID)]
-    assert conversation(door, [VALID[a:b] for a, b in pairwise(ends)]) == conversation(door, [VALID])
+    assert conversation(door, [VALID[a:b] for a, b in pairwise(ends)]) == conversation(
+        door, [VALID]
+    )
 
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6
+    ),
     st.floats(0, 1),
     st.integers(1, 400),
 )
@@ -569,7 +688,12 @@ def test_damaged_conversations_are_never_a_failure_of_ours(door, changes, kept, 
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 11), st.integers(0, 63), st.sampled_from([0, 1, 2, 3, 5]), st.binary(max_size=40))
+        st.tuples(
+            st.integers(0, 11),
+            st.integers(0, 63),
+            st.sampled_from([0, 1, 2, 3, 5]),
+            st.binary(max_size=40),
+        )
     )
 )
 def test_random_frames_are_never_a_failure_of_ours(door, frames):
@@ -582,7 +706,10 @@ def test_random_frames_are_never_a_failure_of_ours(door, frames):
 def test_remembered_header_blocks_mean_what_the_decoder_says(blocks):
     plain, reader = hpack.Decoder(max_header_list_size=16 << 10), HeaderReader(dict)
     encoder = hpack.Encoder()
-    known = [encoder.encode([("a", str(n % 3)), (":path", "/x"), ("b", "c" * (n % 2))]) for n in range(6)]
+    known = [
+        encoder.encode([("a", str(n % 3)), (":path", "/x"), ("b", "c" * (n % 2))])
+        for n in range(6)
+    ]
     for block in [*known, *known, *blocks, *known]:
         try:
             expected = dict(plain.decode(block, raw=True))
@@ -590,7 +717,10 @@ def test_remembered_header_blocks_mean_what_the_decoder_says(blocks):
             return
         try:
             assert len(reader(block)) <= len(expected)
-            assert all(expected[name] in value for name, value in reader._read(expected).items())
+            assert all(
+                expected[name] in value
+                for name, value in reader._read(expected).items()
+            )
         except ValueError:
             return
 
@@ -611,6 +741,10 @@ def test_a_client_that_leaves_amid_its_calls_leaves_nothing_behind(door):
             slow.parameters["sleep"].double_param = 0.01
             client.call(1, slow.SerializeToString(), INFER, **KEY)
             client.call(3, None, f"/{SERVICE}/ModelStreamInfer", **KEY)
-            client.send(framed(DATA, 0, 3, prefixed(slow.SerializeToString())[: number + 1]))
-    door.run(until(lambda: door.server.held == 0 and len(door.server._connections) <= 2))
+            client.send(
+                framed(DATA, 0, 3, prefixed(slow.SerializeToString())[: number + 1])
+            )
+    door.run(
+        until(lambda: door.server.held == 0 and len(door.server._connections) <= 2)
+    )
     assert stub(grpc.insecure_channel(door.address), f"/{SERVICE}/ServerLive")

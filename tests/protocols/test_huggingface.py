@@ -1,4 +1,6 @@
-"""The Hugging Face API: shapes of its tasks, its client, waiting for models, and what it refuses."""
+"""The Hugging Face API: shapes of its tasks, its client, waiting for models, and what it
+refuses.
+"""
 
 import asyncio
 import base64
@@ -11,7 +13,16 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from modelmill.serve.wire import Answer
 from modelmill.types import TensorSpec
-from tests.making import Door, LiveDoor, a_route, answering_with, mask_bundle, picture_bundle, png, text_bundle
+from tests.making import (
+    Door,
+    LiveDoor,
+    a_route,
+    answering_with,
+    mask_bundle,
+    picture_bundle,
+    png,
+    text_bundle,
+)
 
 PICTURE = base64.b64encode(b"picture").decode()
 JSON = {"content-type": "application/json"}
@@ -45,7 +56,9 @@ def door(tmp_path_factory, seen):
     worker = door.worker(tmp_path_factory.mktemp("hf") / "w", seen)
     door.update(
         a_route("spots", sockets=[worker.path], labels=["dark", "bright"]),
-        a_route("words", kind="text", task="text-classification", sockets=[worker.path]),
+        a_route(
+            "words", kind="text", task="text-classification", sockets=[worker.path]
+        ),
         a_route("loading", ready=False),
         a_route("broken", ready=False, error="the golden set differs"),
         a_route("numbers", kind="tensor", task="", sockets=[worker.path]),
@@ -61,10 +74,34 @@ def door(tmp_path_factory, seen):
         (b"\x89PNG bytes", {}),
         (b"\x89PNG bytes", {"content-type": "image/png"}),
         (msgspec.json.encode({"inputs": PICTURE}), JSON),
-        (msgspec.json.encode({"inputs": PICTURE}), {"content-type": "Application/JSON; charset=utf-8"}),
-        (msgspec.json.encode({"inputs": f"data:image/png;base64,{PICTURE}", "parameters": {"top_k": 1}}), {}),
-        (msgspec.json.encode({"inputs": PICTURE, "parameters": None, "options": None}), JSON),
-        (msgspec.json.encode({"inputs": PICTURE, "options": {"use_cache": False, "wait_for_model": True}}), JSON),
+        (
+            msgspec.json.encode({"inputs": PICTURE}),
+            {"content-type": "Application/JSON; charset=utf-8"},
+        ),
+        (
+            msgspec.json.encode(
+                {
+                    "inputs": f"data:image/png;base64,{PICTURE}",
+                    "parameters": {"top_k": 1},
+                }
+            ),
+            {},
+        ),
+        (
+            msgspec.json.encode(
+                {"inputs": PICTURE, "parameters": None, "options": None}
+            ),
+            JSON,
+        ),
+        (
+            msgspec.json.encode(
+                {
+                    "inputs": PICTURE,
+                    "options": {"use_cache": False, "wait_for_model": True},
+                }
+            ),
+            JSON,
+        ),
     ],
 )
 def test_a_picture_comes_as_bytes_or_base64(door, body, headers):
@@ -73,7 +110,9 @@ def test_a_picture_comes_as_bytes_or_base64(door, body, headers):
 
 
 def test_a_list_of_pictures_is_answered_one_list_each(door):
-    reply = door.ask("POST", "/models/spots", msgspec.json.encode({"inputs": [PICTURE] * 3}), JSON)
+    reply = door.ask(
+        "POST", "/models/spots", msgspec.json.encode({"inputs": [PICTURE] * 3}), JSON
+    )
     assert (reply.status, reply.json) == (200, [SCORES] * 3)
 
 
@@ -93,7 +132,9 @@ def test_texts_are_answered_one_list_each(door, body, headers, answers):
 
 
 def test_the_texts_of_one_request_wait_together(door, seen, tmp_path):
-    """All are in the queue at once: the second batch holds what came while the first was being answered."""
+    """All are in the queue at once: the second batch holds what came while the first was being
+    answered.
+    """
     sizes = []
 
     async def slow(calls):
@@ -103,7 +144,9 @@ def test_the_texts_of_one_request_wait_together(door, seen, tmp_path):
 
     worker = door.worker(tmp_path / "w", slow)
     kept = door.gateway._snapshot
-    door.update(a_route("slow", kind="text", task="text-classification", sockets=[worker.path]))
+    door.update(
+        a_route("slow", kind="text", task="text-classification", sockets=[worker.path])
+    )
     door.ask("POST", "/models/slow", msgspec.json.encode({"inputs": ["x"] * 40}), JSON)
     door.gateway.update(kept)
     door.runner.run(worker.stop())
@@ -113,16 +156,26 @@ def test_the_texts_of_one_request_wait_together(door, seen, tmp_path):
 
 def test_parameters_and_the_name_of_the_request_go_with_every_input(door, seen):
     seen.calls.clear()
-    body = {"inputs": ["a", "b"], "parameters": {"top_k": 2, "function_to_apply": "softmax"}}
-    assert door.ask("POST", "/models/words", msgspec.json.encode(body), JSON).status == 200
+    body = {
+        "inputs": ["a", "b"],
+        "parameters": {"top_k": 2, "function_to_apply": "softmax"},
+    }
+    assert (
+        door.ask("POST", "/models/words", msgspec.json.encode(body), JSON).status == 200
+    )
     assert [call.parameters for call in seen.calls] == [body["parameters"]] * 2
     assert [call.data for call in seen.calls] == [b"a", b"b"]
 
 
 def test_the_input_that_is_refused_is_named(door):
-    reply = door.ask("POST", "/models/words", b'{"inputs": ["fine", "bad", "fine"]}', JSON)
+    reply = door.ask(
+        "POST", "/models/words", b'{"inputs": ["fine", "bad", "fine"]}', JSON
+    )
     assert (reply.status, reply.json) == (400, {"error": "input 1: unreadable"})
-    assert door.ask("POST", "/models/words", b'{"inputs": "bad"}', JSON).error == "unreadable"
+    assert (
+        door.ask("POST", "/models/words", b'{"inputs": "bad"}', JSON).error
+        == "unreadable"
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +215,10 @@ def test_what_the_hub_would_not_take_is_refused_in_its_shape(door, name, body, h
     assert len(reply.error) < 300
 
 
-@pytest.mark.parametrize("accept", ["*/*", "application/json", "application/*;q=0.1", "text/html, */*", "", " "])
+@pytest.mark.parametrize(
+    "accept",
+    ["*/*", "application/json", "application/*;q=0.1", "text/html, */*", "", " "],
+)
 def test_an_accept_that_json_satisfies_is_satisfied(door, accept):
     assert door.ask("POST", "/models/spots", b"x", {"accept": accept}).status == 200
 
@@ -175,19 +231,29 @@ def test_a_model_of_tensors_says_where_to_go(door):
 
 
 def test_a_deployment_describes_itself(door):
-    assert door.ask("GET", "/models/words").json["pipeline_tag"] == "text-classification"
+    assert (
+        door.ask("GET", "/models/words").json["pipeline_tag"] == "text-classification"
+    )
     assert door.ask("GET", "/models/spots").json["labels"] == ["dark", "bright"]
-    assert door.ask("GET", "/models/spots/info").json == door.ask("GET", "/models/spots").json
+    assert (
+        door.ask("GET", "/models/spots/info").json
+        == door.ask("GET", "/models/spots").json
+    )
 
 
-@pytest.mark.parametrize(("name", "status"), [("spots", 200), ("loading", 503), ("none", 404)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("spots", 200), ("loading", 503), ("none", 404)]
+)
 def test_a_deployment_says_whether_it_answers(door, name, status):
     assert door.ask("GET", f"/models/{name}/health").status == status
 
 
 @pytest.mark.parametrize(("version", "status"), [("1", 200), ("2", 404), ("one", 404)])
 def test_a_version_can_be_pinned(door, version, status):
-    assert door.ask("POST", "/models/spots", b"x", {"x-modelmill-version": version}).status == status
+    assert (
+        door.ask("POST", "/models/spots", b"x", {"x-modelmill-version": version}).status
+        == status
+    )
 
 
 # ---- 503 makes npm's client repeat for ever: only a deployment that is loading says it
@@ -195,19 +261,28 @@ def test_a_version_can_be_pinned(door, version, status):
 
 def test_a_model_that_loads_is_503(door):
     reply = door.ask("POST", "/models/loading", b"x")
-    assert (reply.status, reply.error, reply.headers[b"retry-after"]) == (503, "'loading' is loading", b"1")
+    assert (reply.status, reply.error, reply.headers[b"retry-after"]) == (
+        503,
+        "'loading' is loading",
+        b"1",
+    )
 
 
 def test_a_model_that_will_never_load_is_not_503(door):
     reply = door.ask("POST", "/models/broken", b"x")
-    assert (reply.status, reply.error) == (500, "'broken' can't be served: the golden set differs")
+    assert (reply.status, reply.error) == (
+        500,
+        "'broken' can't be served: the golden set differs",
+    )
 
 
 def while_asking(door, path, body, headers, happens):
     """The reply to a request, and what happens once it waits."""
 
     async def both():
-        asking = asyncio.create_task(door._ask("POST", path, body, dict(headers), "user-key"))
+        asking = asyncio.create_task(
+            door._ask("POST", path, body, dict(headers), "user-key")
+        )
         await asyncio.sleep(0.02)
         happens()
         return await asking
@@ -218,7 +293,9 @@ def while_asking(door, path, body, headers, happens):
 def test_a_model_that_was_undeployed_meanwhile_is_404(door):
     kept = door.gateway._snapshot
     door.update(a_route("leaving"))  # no worker: what comes waits
-    reply = while_asking(door, "/models/leaving", b"x", {}, lambda: door.gateway.update(kept))
+    reply = while_asking(
+        door, "/models/leaving", b"x", {}, lambda: door.gateway.update(kept)
+    )
     assert (reply.status, reply.error[:24]) == (404, "unknown model 'leaving';")
 
 
@@ -226,7 +303,12 @@ def test_a_model_that_was_undeployed_meanwhile_is_404(door):
     ("body", "headers"),
     [
         (b"x", {"x-wait-for-model": "true"}),
-        (msgspec.json.encode({"inputs": PICTURE, "options": {"wait_for_model": True}}), JSON),
+        (
+            msgspec.json.encode(
+                {"inputs": PICTURE, "options": {"wait_for_model": True}}
+            ),
+            JSON,
+        ),
     ],
 )
 def test_a_model_can_be_waited_for(door, tmp_path, seen, body, headers):
@@ -235,7 +317,9 @@ def test_a_model_can_be_waited_for(door, tmp_path, seen, body, headers):
 
     def arrive():
         arrived = {"default/loading": a_route("loading", sockets=[worker.path])}
-        door.gateway.update(msgspec.structs.replace(kept, routes={**kept.routes, **arrived}))
+        door.gateway.update(
+            msgspec.structs.replace(kept, routes={**kept.routes, **arrived})
+        )
 
     reply = while_asking(door, "/models/loading", body, headers, arrive)
     door.gateway.update(kept)
@@ -289,18 +373,26 @@ def test_the_hub_client_classifies_pictures(live, tmp_path):
         rows = client(live, "spots").image_classification(given)
         assert [row.label for row in rows] == ["bright", "dark"]
         assert rows[0].score == pytest.approx(0.8, abs=0.01)
-    assert [row.label for row in client(live, "spots").image_classification(bright, top_k=1)] == ["bright"]
+    assert [
+        row.label for row in client(live, "spots").image_classification(bright, top_k=1)
+    ] == ["bright"]
 
 
 def test_the_hub_client_segments_pictures(live):
     scene = np.full((40, 60), 20, np.uint8)
     scene[:, 30:] = 230
-    rows = {row.label: row for row in client(live, "scenes").image_segmentation(png(scene))}
+    rows = {
+        row.label: row for row in client(live, "scenes").image_segmentation(png(scene))
+    }
     assert rows.keys() == {"dark", "bright"}
     assert rows["bright"].mask.size == (60, 40)
-    assert (np.asarray(rows["bright"].mask) == np.where(scene == 230, 255, 0)).mean() > 0.95
+    assert (
+        np.asarray(rows["bright"].mask) == np.where(scene == 230, 255, 0)
+    ).mean() > 0.95
     assert rows["bright"].score > 0.8
-    only = client(live, "scenes").image_segmentation(png(np.full((40, 60), 90)), threshold=0.7)
+    only = client(live, "scenes").image_segmentation(
+        png(np.full((40, 60), 90)), threshold=0.7
+    )
     assert only == []
 
 
@@ -316,7 +408,9 @@ def test_the_hub_client_asks_many_things_at_once(live):
 
     async def ask():
         asking = client(live, "spots", kind=AsyncInferenceClient)
-        found = await asyncio.gather(*(asking.image_classification(dark) for _ in range(8)))
+        found = await asyncio.gather(
+            *(asking.image_classification(dark) for _ in range(8))
+        )
         await asking.close()
         return found
 

@@ -29,18 +29,29 @@ class Mirror:
         return [
             Answer(call.id, data=b'[{"label":"good","score":1.0}]')
             if call.data is not None
-            else Answer(call.id, tensors=[Tensor(f"{t.name}_out", t.datatype, t.shape, t.data) for t in call.tensors])
+            else Answer(
+                call.id,
+                tensors=[
+                    Tensor(f"{t.name}_out", t.datatype, t.shape, t.data)
+                    for t in call.tensors
+                ],
+            )
             for call in calls
         ]
 
 
 def specs(*given, suffix=""):
-    return [TensorSpec(name=name + suffix, datatype=datatype, shape=shape) for name, datatype, shape in given]
+    return [
+        TensorSpec(name=name + suffix, datatype=datatype, shape=shape)
+        for name, datatype, shape in given
+    ]
 
 
 def tensors(name, *given, **changed):
     outputs = specs(*given, suffix="_out")
-    return a_route(name, kind="tensor", task="", inputs=specs(*given), outputs=outputs, **changed)
+    return a_route(
+        name, kind="tensor", task="", inputs=specs(*given), outputs=outputs, **changed
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +98,9 @@ def refused(reply, *says, status=400):
     return True
 
 
-@pytest.mark.parametrize("instance", [B64, {"b64": B64}, {"image": {"b64": B64}}, {"image": B64}])
+@pytest.mark.parametrize(
+    "instance", [B64, {"b64": B64}, {"image": {"b64": B64}}, {"image": B64}]
+)
 def test_a_picture_comes_in_every_form_of_tensorflow_serving(door, instance):
     reply = predict(door, "spots", {"instances": [instance, B64]})
     assert reply.status == 200
@@ -95,20 +108,41 @@ def test_a_picture_comes_in_every_form_of_tensorflow_serving(door, instance):
         assert [entry["label"] for entry in prediction] == ["bright", "dark"]
 
 
-@pytest.mark.parametrize("instances", [["fine"], ["fine", {"text": "dull"}], ["x"] * 128])
+@pytest.mark.parametrize(
+    "instances", [["fine"], ["fine", {"text": "dull"}], ["x"] * 128]
+)
 def test_texts_are_answered_in_their_order(door, mirror, instances):
     mirror.calls.clear()
-    reply = predict(door, "words", {"instances": instances, "signature_name": "serving_default"})
-    assert reply.json == {"predictions": [[{"label": "good", "score": 1.0}]] * len(instances)}
+    reply = predict(
+        door, "words", {"instances": instances, "signature_name": "serving_default"}
+    )
+    assert reply.json == {
+        "predictions": [[{"label": "good", "score": 1.0}]] * len(instances)
+    }
     assert len(mirror.calls) == len(instances)
 
 
 def test_parameters_are_passed_on(door, mirror):
     mirror.calls.clear()
-    assert predict(door, "words", {"instances": ["fine"], "parameters": {"top_k": 1}}).status == 200
+    assert (
+        predict(
+            door, "words", {"instances": ["fine"], "parameters": {"top_k": 1}}
+        ).status
+        == 200
+    )
     assert mirror.calls[0].parameters == {"top_k": 1}
-    assert len(predict(door, "spots", {"instances": [B64], "parameters": {"top_k": 1}}).json["predictions"][0]) == 1
-    assert refused(predict(door, "spots", {"instances": [B64], "parameters": {"top": 1}}), "did you mean 'top_k'?")
+    assert (
+        len(
+            predict(
+                door, "spots", {"instances": [B64], "parameters": {"top_k": 1}}
+            ).json["predictions"][0]
+        )
+        == 1
+    )
+    assert refused(
+        predict(door, "spots", {"instances": [B64], "parameters": {"top": 1}}),
+        "did you mean 'top_k'?",
+    )
 
 
 @pytest.mark.parametrize("inputs", [["fine", "dull"], {"text": ["fine", "dull"]}])
@@ -120,7 +154,10 @@ def test_columns_of_texts_are_answered_with_outputs(door, inputs):
 def test_the_instance_that_is_refused_is_named(door):
     broken = base64.b64encode(b"no picture").decode()
     assert refused(predict(door, "spots", {"instances": [B64, broken]}), "input 1: ")
-    assert refused(predict(door, "spots", {"instances": [B64, 5]}), "instance 1 holds an image as base64")
+    assert refused(
+        predict(door, "spots", {"instances": [B64, 5]}),
+        "instance 1 holds an image as base64",
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,25 +196,42 @@ def test_rows_of_one_input_are_lists(door, mirror):
     reply = predict(door, "of-FP32", {"instances": [[1, 2], [3.5, 4]]})
     assert reply.json == {"predictions": [[1, 2], [3.5, 4]]}
     assert len(mirror.calls) == 1
-    assert predict(door, "scalar", {"instances": [1, 2.5, 3]}).json == {"predictions": [1, 2.5, 3]}
+    assert predict(door, "scalar", {"instances": [1, 2.5, 3]}).json == {
+        "predictions": [1, 2.5, 3]
+    }
 
 
 def test_rows_of_several_inputs_are_objects(door):
-    reply = predict(door, "two", {"instances": [{"a": [1, 2], "b": 7}, {"b": 2**62 + 1, "a": [3, 4]}]})
-    assert reply.json == {"predictions": [{"a_out": [1, 2], "b_out": 7}, {"a_out": [3, 4], "b_out": 2**62 + 1}]}
-    assert predict(door, "scalar", {"instances": [{"x": 1}]}).json == {"predictions": [1]}
+    reply = predict(
+        door,
+        "two",
+        {"instances": [{"a": [1, 2], "b": 7}, {"b": 2**62 + 1, "a": [3, 4]}]},
+    )
+    assert reply.json == {
+        "predictions": [
+            {"a_out": [1, 2], "b_out": 7},
+            {"a_out": [3, 4], "b_out": 2**62 + 1},
+        ]
+    }
+    assert predict(door, "scalar", {"instances": [{"x": 1}]}).json == {
+        "predictions": [1]
+    }
 
 
 def test_columns_are_answered_with_columns(door):
     reply = predict(door, "two", {"inputs": {"a": [[1, 2], [3, 4]], "b": [7, 8]}})
     assert reply.json == {"outputs": {"a_out": [[1, 2], [3, 4]], "b_out": [7, 8]}}
     for inputs in ([[1, 2]], {"x": [[1, 2]]}):
-        assert predict(door, "of-FP32", {"inputs": inputs}).json == {"outputs": [[1, 2]]}
+        assert predict(door, "of-FP32", {"inputs": inputs}).json == {
+            "outputs": [[1, 2]]
+        }
 
 
 def test_a_real_model_answers_pixels(door):
     picture = [[[204], [204]], [[204], [204]]]
-    (scores,) = predict(door, "brightness", {"instances": [picture]}).json["predictions"]
+    (scores,) = predict(door, "brightness", {"instances": [picture]}).json[
+        "predictions"
+    ]
     assert scores == pytest.approx([0.2, 0.8], abs=0.01)
 
 
@@ -187,12 +241,17 @@ def test_every_datatype_comes_back_as_it_went(door, kind):
     values = [True, False] if dtype.kind == "b" else [-1.5, 0.25]
     if dtype.kind in "iu":
         values = [int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)]
-    assert predict(door, f"of-{kind}", {"instances": [values, values]}).json == {"predictions": [values, values]}
+    assert predict(door, f"of-{kind}", {"instances": [values, values]}).json == {
+        "predictions": [values, values]
+    }
 
 
 def test_a_model_with_a_fixed_number_of_rows_takes_that_many(door):
     assert predict(door, "fixed", {"instances": [[1, 2]]}).status == 200
-    assert refused(predict(door, "fixed", {"instances": [[1, 2], [3, 4]]}), "wants the shape [1, 2], given: [2, 2]")
+    assert refused(
+        predict(door, "fixed", {"instances": [[1, 2], [3, 4]]}),
+        "wants the shape [1, 2], given: [2, 2]",
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +302,10 @@ def test_what_a_model_of_tensors_does_not_take_is_refused(door, name, document):
 def test_numbers_that_json_lacks_come_back_as_null(door, tmp_path):
     async def nan(calls):
         data = np.array([[np.nan, np.inf]], np.float32).tobytes()
-        return [Answer(call.id, tensors=[Tensor("x_out", "FP32", [1, 2], data)]) for call in calls]
+        return [
+            Answer(call.id, tensors=[Tensor("x_out", "FP32", [1, 2], data)])
+            for call in calls
+        ]
 
     kept, worker = door.gateway._snapshot, door.worker(tmp_path / "w", nan)
     door.update(tensors("nan", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
@@ -253,13 +315,22 @@ def test_numbers_that_json_lacks_come_back_as_null(door, tmp_path):
     assert reply.json == {"predictions": [[None, None]]}
 
 
-def test_an_output_without_rows_is_a_failure_of_the_model_and_has_columns(door, tmp_path):
+def test_an_output_without_rows_is_a_failure_of_the_model_and_has_columns(
+    door, tmp_path
+):
     async def total(calls):
-        return [Answer(call.id, tensors=[Tensor("sum", "FP32", [], np.float32(3).tobytes())]) for call in calls]
+        return [
+            Answer(
+                call.id, tensors=[Tensor("sum", "FP32", [], np.float32(3).tobytes())]
+            )
+            for call in calls
+        ]
 
     kept, worker = door.gateway._snapshot, door.worker(tmp_path / "w", total)
     door.update(tensors("sum", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
-    rows, columns = (predict(door, "sum", {key: [[1, 2]]}) for key in ("instances", "inputs"))
+    rows, columns = (
+        predict(door, "sum", {key: [[1, 2]]}) for key in ("instances", "inputs")
+    )
     door.gateway.update(kept)
     door.runner.run(worker.stop())
     assert refused(rows, "ask with inputs", status=500)
@@ -269,15 +340,28 @@ def test_an_output_without_rows_is_a_failure_of_the_model_and_has_columns(door, 
 # ---- around it
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just({"b64": B64}),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["x", "a", "b", "text", "b64"]), inner),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.just({"b64": B64}),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["x", "a", "b", "text", "b64"]), inner)
+    ),
     max_leaves=12,
 )
 
 
 @given(
-    name=st.sampled_from(["spots", "words", "of-FP32", "of-INT8", "two", "scalar", "odd", "rankless"]),
-    document=st.dictionaries(st.sampled_from(["instances", "inputs", "parameters"]), anything) | anything,
+    name=st.sampled_from(
+        ["spots", "words", "of-FP32", "of-INT8", "two", "scalar", "odd", "rankless"]
+    ),
+    document=st.dictionaries(
+        st.sampled_from(["instances", "inputs", "parameters"]), anything
+    )
+    | anything,
 )
 @settings(max_examples=400, deadline=None)
 def test_whatever_comes_is_answered_or_refused_in_shape(door, name, document):
@@ -286,19 +370,32 @@ def test_whatever_comes_is_answered_or_refused_in_shape(door, name, document):
 
 
 def test_there_is_no_explainer(door):
-    assert refused(door.ask("POST", "/v1/models/spots:explain", b"{}"), "no explainer", status=501)
-    assert refused(door.ask("POST", "/v1/models/absent:explain", b"{}"), "unknown model 'absent'", status=404)
+    assert refused(
+        door.ask("POST", "/v1/models/spots:explain", b"{}"), "no explainer", status=501
+    )
+    assert refused(
+        door.ask("POST", "/v1/models/absent:explain", b"{}"),
+        "unknown model 'absent'",
+        status=404,
+    )
 
 
 @pytest.mark.parametrize("name", ["absent", "org/absent", ":predict", "spots:predict"])
 def test_a_model_that_does_not_exist_is_said_so(door, name):
-    assert refused(predict(door, name, {"instances": ["x"]}), f"unknown model '{name}'", status=404)
+    assert refused(
+        predict(door, name, {"instances": ["x"]}), f"unknown model '{name}'", status=404
+    )
 
 
 def test_a_version_can_be_pinned(door):
     body = msgspec.json.encode({"instances": [B64]})
     for version, status in (("1", 200), ("9", 404)):
-        assert door.ask("POST", PATH.format("spots"), body, {"x-modelmill-version": version}).status == status
+        assert (
+            door.ask(
+                "POST", PATH.format("spots"), body, {"x-modelmill-version": version}
+            ).status
+            == status
+        )
 
 
 def test_a_model_that_loads_says_when_to_come_back(door):

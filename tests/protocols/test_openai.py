@@ -51,36 +51,55 @@ def test_the_list_of_models_is_for_both_readers(door):
     document = door.ask("GET", "/v1/models").json
     assert document["object"] == "list"
     assert document["models"] == [row["id"] for row in document["data"]] == NAMES
-    assert document["data"][2] == {"id": "spots", "object": "model", "created": 1_790_000_000, "owned_by": "default"}
+    assert document["data"][2] == {
+        "id": "spots",
+        "object": "model",
+        "created": 1_790_000_000,
+        "owned_by": "default",
+    }
     assert door.ask("GET", "/v1/models", key="other-key").json["models"] == ["secret"]
 
 
 def test_a_model_is_described_for_both_readers(door):
     door.ask("GET", "/v1/models")
     assert door.ask("GET", "/v1/models/spots").json == {
-        "id": "spots", "object": "model", "created": 1_790_000_000, "owned_by": "default", "name": "spots",
+        "id": "spots",
+        "object": "model",
+        "created": 1_790_000_000,
+        "owned_by": "default",
+        "name": "spots",
         "ready": True,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
-    ("name", "ready"), [("words", False), ("loading", False), ("unloaded", False), ("asleep", True)]
+    ("name", "ready"),
+    [("words", False), ("loading", False), ("unloaded", False), ("asleep", True)],
 )
 def test_a_model_says_whether_it_would_answer(door, name, ready):
     assert door.ask("GET", f"/v1/models/{name}").json["ready"] is ready
 
 
-@pytest.mark.parametrize("name", ["absent", "org/absent", "org/a/b", "spots/", "secret", "../secret", "é", "a b"])
+@pytest.mark.parametrize(
+    "name",
+    ["absent", "org/absent", "org/a/b", "spots/", "secret", "../secret", "é", "a b"],
+)
 def test_a_model_that_does_not_exist_is_said_so(door, name):
-    error = refused(door.ask("GET", f"/v1/models/{name}"), 404, "not_found_error", "model_not_found")
+    error = refused(
+        door.ask("GET", f"/v1/models/{name}"), 404, "not_found_error", "model_not_found"
+    )
     assert f"unknown model '{name}'" in error["message"]
     assert error["param"] == "model"
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/models/", "/v1//models", "/v1/threads", "/v1/MODELS"])
+@pytest.mark.parametrize(
+    "path", ["/v1", "/v1/", "/v1/models/", "/v1//models", "/v1/threads", "/v1/MODELS"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_path_that_does_not_exist_says_what_is_served(door, method, path):
-    error = refused(door.ask(method, path, b"{}"), 404, "not_found_error", "unknown_url")
+    error = refused(
+        door.ask(method, path, b"{}"), 404, "not_found_error", "unknown_url"
+    )
     assert path in error["message"]
     assert "GET /v1/models, GET /v1/models/{id}" in error["message"]
 
@@ -99,10 +118,21 @@ def test_a_wrong_verb_is_told_the_right_one(door, method, path):
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
-@pytest.mark.parametrize("path", ["/v1", "/v1/models", "/v1/models/spots", "/v1/nothing", "/v1/models/spots:predict"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1",
+        "/v1/models",
+        "/v1/models/spots",
+        "/v1/nothing",
+        "/v1/models/spots:predict",
+    ],
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_without_a_key_everything_is_the_same_error(door, method, path, key):
-    refused(door.ask(method, path, key=key), 401, "authentication_error", "invalid_api_key")
+    refused(
+        door.ask(method, path, key=key), 401, "authentication_error", "invalid_api_key"
+    )
 
 
 def test_every_code_has_a_type_of_openai():
@@ -112,7 +142,12 @@ def test_every_code_has_a_type_of_openai():
         kinds.add(error["type"])
         assert error["type"].endswith("_error")
         assert (error["type"] == "server_error") == (STATUS[code] >= 500)
-    assert {"authentication_error", "permission_error", "not_found_error", "rate_limit_error"} <= kinds
+    assert {
+        "authentication_error",
+        "permission_error",
+        "not_found_error",
+        "rate_limit_error",
+    } <= kinds
 
 
 def test_a_failure_of_ours_has_the_shape_too(door, monkeypatch):
@@ -138,33 +173,53 @@ def live(tmp_path_factory):
 
 @pytest.fixture
 def client(live):
-    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="user-key", max_retries=0, timeout=20) as client:
+    with openai.OpenAI(
+        base_url=f"{live.url}/v1", api_key="user-key", max_retries=0, timeout=20
+    ) as client:
         yield client
 
 
 def test_the_client_lists_and_retrieves(client):
     assert [model.id for model in client.models.list()] == NAMES
     model = client.models.retrieve("spots")
-    assert (model.id, model.object, model.created, model.owned_by) == ("spots", "model", 1_790_000_000, "default")
+    assert (model.id, model.object, model.created, model.owned_by) == (
+        "spots",
+        "model",
+        1_790_000_000,
+        "default",
+    )
 
 
 def test_the_client_understands_errors(client):
     for name in ("no-such-model", "org/no-such-model"):
-        with pytest.raises(openai.NotFoundError, match=f"unknown model '{name}'") as caught:
+        with pytest.raises(
+            openai.NotFoundError, match=f"unknown model '{name}'"
+        ) as caught:
             client.models.retrieve(name)
         assert (caught.value.type, caught.value.code, caught.value.param) == (
-            "not_found_error", "model_not_found", "model",
-        )  # fmt: skip
+            "not_found_error",
+            "model_not_found",
+            "model",
+        )
     with pytest.raises(openai.AuthenticationError) as caught:
         client.with_options(api_key="wrong").models.list()
     assert caught.value.code == "invalid_api_key"
-    with pytest.raises(openai.NotFoundError, match="below /v1 there is: GET /v1/models"):
+    with pytest.raises(
+        openai.NotFoundError, match="below /v1 there is: GET /v1/models"
+    ):
         client.moderations.create(model="spots", input="hello")
-    with pytest.raises(openai.BadRequestError, match="'spots' writes no texts: its task is image-classification"):
-        client.chat.completions.create(model="spots", messages=[{"role": "user", "content": "hello"}])
+    with pytest.raises(
+        openai.BadRequestError,
+        match="'spots' writes no texts: its task is image-classification",
+    ):
+        client.chat.completions.create(
+            model="spots", messages=[{"role": "user", "content": "hello"}]
+        )
 
 
 def test_the_client_sees_the_name_of_its_request(client):
     with pytest.raises(openai.NotFoundError) as caught:
-        client.with_options(default_headers={"X-Request-Id": "req-7"}).models.retrieve("absent")
+        client.with_options(default_headers={"X-Request-Id": "req-7"}).models.retrieve(
+            "absent"
+        )
     assert caught.value.request_id == "req-7"

@@ -1,4 +1,6 @@
-"""A task that answers with pictures, over the protocols: the file itself where that is wanted, else base64."""
+"""A task that answers with pictures, over the protocols: the file itself where that is wanted, else
+base64.
+"""
 
 import io
 import json
@@ -38,7 +40,9 @@ def negative_bundle(target):
     repaired = helper.make_tensor_value_info("repaired", TensorProto.FLOAT, AXES)
     white = numpy_helper.from_array(np.array(255, np.float32), "white")
     body = helper.make_graph(nodes, "negative", [image], [repaired], [white])
-    graph = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
     how = {"repair": "denoise", "color": "grey", "multiple": 2}
     manifest = a_manifest(task="image-to-image", labels=[], preprocessing=how, **SPECS)
@@ -65,7 +69,9 @@ def route(**changed):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    return answering_with(negative_bundle(tmp_path_factory.mktemp("negative") / "bundle"))
+    return answering_with(
+        negative_bundle(tmp_path_factory.mktemp("negative") / "bundle")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +84,13 @@ def door(tmp_path_factory, served):
     door.close()
 
 
-@pytest.mark.parametrize("accept", ["", "*/*", "image/png", "image/*", "application/json, image/png;q=0.5"])
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "image/png", "image/*", "application/json, image/png;q=0.5"]
+)
 def test_the_answer_is_the_picture_itself(door, accept):
-    reply = door.ask("POST", "/models/repair", FILE, {"accept": accept} if accept else {})
+    reply = door.ask(
+        "POST", "/models/repair", FILE, {"accept": accept} if accept else {}
+    )
     assert (reply.status, reply.headers[b"content-type"]) == (200, b"image/png")
     assert np.array_equal(pixels_of(reply.body), NEGATIVE)
 
@@ -93,34 +103,60 @@ def test_a_caller_who_takes_only_json_gets_base64(door):
 
 def test_several_pictures_are_answered_in_a_list(door):
     body = {"inputs": [b64encode(FILE).decode(), b64encode(png(PICTURE[:9])).decode()]}
-    found = door.ask("POST", "/models/repair", msgspec.json.encode(body), {"content-type": "application/json"}).json
-    assert [pixels_of(b64decode(one["image"])).shape for one in found] == [(30, 41), (9, 41)]
+    found = door.ask(
+        "POST",
+        "/models/repair",
+        msgspec.json.encode(body),
+        {"content-type": "application/json"},
+    ).json
+    assert [pixels_of(b64decode(one["image"])).shape for one in found] == [
+        (30, 41),
+        (9, 41),
+    ]
 
 
 def test_a_caller_who_takes_neither_is_told_so(door):
     reply = door.ask("POST", "/models/repair", FILE, {"accept": "text/html"})
     assert (reply.status, reply.error) == (
-        400, "the answer is image/png or application/json, but the request accepts only text/html",
-    )  # fmt: skip
+        400,
+        "the answer is image/png or application/json, but the request accepts only text/html",
+    )
 
 
 def test_v2_answers_raw_input_with_base64(door):
     def asked(*files):
-        raw = tensor([b64encode(file).decode() for file in files], [len(files)], "BYTES", "image")
+        raw = tensor(
+            [b64encode(file).decode() for file in files], [len(files)], "BYTES", "image"
+        )
         return infer(door, "repair", raw, outputs=[{"name": "answer"}])
 
     (output,) = asked(FILE, FILE).json["outputs"]
     assert (output["name"], output["shape"]) == ("answer", [2])
-    assert all(np.array_equal(pixels_of(b64decode(json.loads(text)["image"])), NEGATIVE) for text in output["data"])
-    refused(asked(FILE, png(PICTURE[:9])), "in its own size: send those of one size together")
+    assert all(
+        np.array_equal(pixels_of(b64decode(json.loads(text)["image"])), NEGATIVE)
+        for text in output["data"]
+    )
+    refused(
+        asked(FILE, png(PICTURE[:9])),
+        "in its own size: send those of one size together",
+    )
 
 
 def test_v2_answers_tensors_with_values(door):
-    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 30, 41, 1], "data": PICTURE.ravel().tolist()}
-    reply = door.ask("POST", "/v2/models/repair/infer", msgspec.json.encode({"inputs": [tensor]}))
+    tensor = {
+        "name": "image",
+        "datatype": "UINT8",
+        "shape": [1, 30, 41, 1],
+        "data": PICTURE.ravel().tolist(),
+    }
+    reply = door.ask(
+        "POST", "/v2/models/repair/infer", msgspec.json.encode({"inputs": [tensor]})
+    )
     (output,) = reply.json["outputs"]
     assert (output["name"], output["shape"]) == ("repaired", [1, 30, 41, 1])
-    assert np.array_equal(np.rint(np.array(output["data"]) * 255).reshape(30, 41), NEGATIVE)
+    assert np.array_equal(
+        np.rint(np.array(output["data"]) * 255).reshape(30, 41), NEGATIVE
+    )
 
 
 def test_the_published_client_gets_a_picture(tmp_path, served):
@@ -130,7 +166,9 @@ def test_the_published_client_gets_a_picture(tmp_path, served):
 
     live = LiveDoor(routes)
     try:
-        client = InferenceClient(model=f"{live.url}/models/repair", token="user-key", timeout=20)
+        client = InferenceClient(
+            model=f"{live.url}/models/repair", token="user-key", timeout=20
+        )
         found = client.image_to_image(FILE)
     finally:
         live.close()

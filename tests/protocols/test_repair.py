@@ -1,4 +1,6 @@
-"""A model that fills in pictures: the mask comes with the request, over every protocol that has a place for it."""
+"""A model that fills in pictures: the mask comes with the request, over every protocol that has a
+place for it.
+"""
 
 import base64
 import io
@@ -14,7 +16,15 @@ from PIL import Image
 
 from modelmill.errors import InvalidInput
 from modelmill.protocols._form import PARTS, read_form
-from tests.making import HOLES, Door, LiveDoor, a_route, answering_with, hole_bundle, png
+from tests.making import (
+    HOLES,
+    Door,
+    LiveDoor,
+    a_route,
+    answering_with,
+    hole_bundle,
+    png,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +34,9 @@ def folder(tmp_path_factory):
 
 
 def the_route(worker):
-    return a_route("fill", task="image-to-image", output="image", **HOLES, sockets=[worker.path])
+    return a_route(
+        "fill", task="image-to-image", output="image", **HOLES, sockets=[worker.path]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +67,20 @@ def form(parts, boundary="xyz"):
     for name, file, content in parts:
         said = f'; filename="{file}"' if file else ""
         body += (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{said}\r\n\r\n'.encode() + content + b"\r\n"
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{said}\r\n\r\n'.encode()
+            + content
+            + b"\r\n"
         )
-    return body + f"--{boundary}--\r\n".encode(), {"content-type": f"multipart/form-data; boundary={boundary}"}
+    return body + f"--{boundary}--\r\n".encode(), {
+        "content-type": f"multipart/form-data; boundary={boundary}"
+    }
 
 
 def test_hugging_face_takes_a_mask_as_a_parameter(door):
-    document = {"inputs": base64.b64encode(PICTURE).decode(), "parameters": {"mask": base64.b64encode(MASK).decode()}}
+    document = {
+        "inputs": base64.b64encode(PICTURE).decode(),
+        "parameters": {"mask": base64.b64encode(MASK).decode()},
+    }
     headers = {"content-type": "application/json", "accept": "application/json"}
     reply = door.ask("POST", "/models/fill", msgspec.json.encode(document), headers)
     assert reply.status == 200
@@ -71,14 +90,22 @@ def test_hugging_face_takes_a_mask_as_a_parameter(door):
 def test_v2_takes_a_mask_as_a_parameter(door):
     document = {
         "inputs": [
-            {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(PICTURE).decode()],
-             "parameters": {"content_type": "base64"}}
+            {
+                "name": "image",
+                "datatype": "BYTES",
+                "shape": [1],
+                "data": [base64.b64encode(PICTURE).decode()],
+                "parameters": {"content_type": "base64"},
+            }
         ],
         "outputs": [{"name": "answer"}],
         "parameters": {"mask": base64.b64encode(MASK).decode()},
-    }  # fmt: skip
+    }
     reply = door.ask(
-        "POST", "/v2/models/fill/infer", msgspec.json.encode(document), {"content-type": "application/json"}
+        "POST",
+        "/v2/models/fill/infer",
+        msgspec.json.encode(document),
+        {"content-type": "application/json"},
     )
     assert reply.status == 200, reply.error
     answer = msgspec.json.decode(reply.json["outputs"][0]["data"][0])
@@ -87,7 +114,12 @@ def test_v2_takes_a_mask_as_a_parameter(door):
 
 @pytest.mark.parametrize("name", ["image", "image[]"])
 def test_openai_edits_a_picture_of_a_form_in_any_order(door, name):
-    parts = [(name, "upload", PICTURE), ("mask", "m.png", MASK), ("model", "", b"fill"), ("prompt", "", b"a cat")]
+    parts = [
+        (name, "upload", PICTURE),
+        ("mask", "m.png", MASK),
+        ("model", "", b"fill"),
+        ("prompt", "", b"a cat"),
+    ]
     for order in (parts, parts[::-1]):
         reply = door.ask("POST", "/v1/images/edits", *form(order))
         assert reply.status == 200, reply.error
@@ -100,7 +132,9 @@ def test_the_official_client_edits_pictures(folder, tmp_path):
 
     live = LiveDoor(routes)
     try:
-        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="user-key", max_retries=0)
+        client = openai.OpenAI(
+            base_url=f"{live.url}/v1", api_key="user-key", max_retries=0
+        )
         clear = png(np.dstack([np.full((8, 12, 3), 90), np.where(HOLE, 0, 255)]))
         for options in ({"image": PICTURE, "mask": clear}, {"image": [clear]}):
             found = client.images.edit(model="fill", prompt="", **options)
@@ -113,13 +147,45 @@ def test_the_official_client_edits_pictures(folder, tmp_path):
     ("parts", "status", "says"),
     [
         ([("model", "", b"fill")], 400, "the form has no 'image'"),
-        ([("model", "", b"fill"), ("image", "a", b"")], 400, "the form wants one file 'image'"),
-        ([("model", "", b"fill"), ("image", "a", PICTURE), ("image", "b", PICTURE)], 400, "one file 'image', not 2"),
-        ([("model", "", b"fill"), ("image", "a", PICTURE)], 400, "does not say what to fill in"),
-        ([("model", "", b"fill"), ("image", "a", PICTURE), ("mask", "m", b"x")], 400, "mask: "),
-        ([("model", "", b"fill"), ("image", "a", PICTURE), ("n", "", b"2")], 400, "n is 1"),
-        ([("model", "", b"fill"), ("image", "a", PICTURE), ("response_format", "", b"url")], 400, "b64_json"),
-        ([("model", "", b"spots"), ("image", "a", PICTURE)], 400, "'spots' edits no pictures"),
+        (
+            [("model", "", b"fill"), ("image", "a", b"")],
+            400,
+            "the form wants one file 'image'",
+        ),
+        (
+            [("model", "", b"fill"), ("image", "a", PICTURE), ("image", "b", PICTURE)],
+            400,
+            "one file 'image', not 2",
+        ),
+        (
+            [("model", "", b"fill"), ("image", "a", PICTURE)],
+            400,
+            "does not say what to fill in",
+        ),
+        (
+            [("model", "", b"fill"), ("image", "a", PICTURE), ("mask", "m", b"x")],
+            400,
+            "mask: ",
+        ),
+        (
+            [("model", "", b"fill"), ("image", "a", PICTURE), ("n", "", b"2")],
+            400,
+            "n is 1",
+        ),
+        (
+            [
+                ("model", "", b"fill"),
+                ("image", "a", PICTURE),
+                ("response_format", "", b"url"),
+            ],
+            400,
+            "b64_json",
+        ),
+        (
+            [("model", "", b"spots"), ("image", "a", PICTURE)],
+            400,
+            "'spots' edits no pictures",
+        ),
         ([("model", "", b"fil"), ("image", "a", PICTURE)], 404, "did you mean 'fill'"),
         ([("model", "", b"\xff"), ("image", "a", PICTURE)], 400, "not valid UTF-8"),
         ([("model", "", b"fill"), ("model", "", b"fill")], 400, "'model' 2 times"),
@@ -149,9 +215,16 @@ def test_what_is_no_form_is_refused(body, kind):
         read_form(body, kind)
 
 
-@given(st.lists(st.tuples(st.from_regex(r"[a-z\[\]]{1,9}", fullmatch=True), st.binary()), max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.from_regex(r"[a-z\[\]]{1,9}", fullmatch=True), st.binary()),
+        max_size=6,
+    )
+)
 def test_what_is_sent_in_a_form_is_what_is_read(fields):
-    body, headers = form([(name, "f", content) for name, content in fields], boundary="aB0-never-in-it")
+    body, headers = form(
+        [(name, "f", content) for name, content in fields], boundary="aB0-never-in-it"
+    )
     wanted: dict[str, list[bytes]] = {}
     for name, content in fields:
         wanted.setdefault(name, []).append(content)

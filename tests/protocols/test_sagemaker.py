@@ -1,4 +1,6 @@
-"""SageMaker: /ping for anybody, /invocations for the deployment that a header, a setting or its being alone names."""
+"""SageMaker: /ping for anybody, /invocations for the deployment that a header, a setting or its
+being alone names.
+"""
 
 import base64
 import json
@@ -37,7 +39,9 @@ def several(door):
     spec = [TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 1])]
     door.update(
         a_route("spots", sockets=[door.worker_path]),
-        a_route("pixels", kind="tensor", task="", inputs=spec, sockets=[door.worker_path]),
+        a_route(
+            "pixels", kind="tensor", task="", inputs=spec, sockets=[door.worker_path]
+        ),
         a_route("loading", ready=False),
         a_route("secret", project="other"),
     )
@@ -60,25 +64,35 @@ def test_invocations_need_a_key(door, key):
     assert isinstance(reply.json["error"], str)
 
 
-@pytest.mark.parametrize("kind", ["image/png", "application/x-image", "application/octet-stream", ""])
+@pytest.mark.parametrize(
+    "kind", ["image/png", "application/x-image", "application/octet-stream", ""]
+)
 def test_a_picture_as_bytes_goes_the_way_of_hugging_face(door, kind):
     reply = ask(door, PICTURE, {"content-type": kind})
     assert [entry["label"] for entry in reply.json] == ["bright", "dark"]
 
 
 def test_json_with_inputs_goes_the_way_of_hugging_face(door):
-    reply = ask(door, json.dumps({"inputs": B64, "parameters": {"top_k": 1}}).encode(), JSON)
+    reply = ask(
+        door, json.dumps({"inputs": B64, "parameters": {"top_k": 1}}).encode(), JSON
+    )
     assert [entry["label"] for entry in reply.json] == ["bright"]
 
 
 def test_json_with_instances_goes_the_way_of_kserve(door):
     reply = ask(door, json.dumps({"instances": [B64, {"b64": B64}]}).encode(), JSON)
-    assert [rows[0]["label"] for rows in reply.json["predictions"]] == ["bright", "bright"]
+    assert [rows[0]["label"] for rows in reply.json["predictions"]] == [
+        "bright",
+        "bright",
+    ]
 
 
 def test_tensors_go_the_way_of_kserve(door):
     several(door)
-    for body, answer in (({"instances": [[[[204]]]]}, "predictions"), ({"inputs": {"image": [[[[204]]]]}}, "outputs")):
+    for body, answer in (
+        ({"instances": [[[[204]]]]}, "predictions"),
+        ({"inputs": {"image": [[[[204]]]]}}, "outputs"),
+    ):
         reply = ask(door, json.dumps(body).encode(), {TARGET: "pixels", **JSON})
         assert reply.json[answer][0] == pytest.approx([0.2, 0.8], abs=0.01)
     assert ask(door, PICTURE, {TARGET: "pixels"}).status == 400
@@ -89,7 +103,8 @@ def test_among_several_one_is_to_be_named(door):
     reply = ask(door, PICTURE)
     assert reply.status == 400
     assert reply.error == (
-        "several models are deployed: name one of loading, pixels, spots in X-Amzn-SageMaker-Target-Model"
+        "several models are deployed: name one of loading, pixels, spots in "
+        "X-Amzn-SageMaker-Target-Model"
     )
     assert ask(door, PICTURE, {TARGET: "spots"}).status == 200
     assert ask(door, PICTURE, {TARGET: "absent"}).status == 404
@@ -112,7 +127,14 @@ def test_nothing_deployed_is_said_so(door):
 
 @pytest.mark.parametrize(
     ("body", "headers"),
-    [(b"", {}), (b"{", JSON), (b"[]", JSON), (b'{"instances": 5}', JSON), (b'{"data": 5}', JSON), (b"\xff", JSON)],
+    [
+        (b"", {}),
+        (b"{", JSON),
+        (b"[]", JSON),
+        (b'{"instances": 5}', JSON),
+        (b'{"data": 5}', JSON),
+        (b"\xff", JSON),
+    ],
 )
 def test_what_can_not_be_read_is_refused(door, body, headers):
     reply = ask(door, body, headers)

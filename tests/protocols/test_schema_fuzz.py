@@ -1,4 +1,6 @@
-"""The admin API with everything that its own description allows, and much that it does not, over a real socket."""
+"""The admin API with everything that its own description allows, and much that it does not, over a
+real socket.
+"""
 
 import asyncio
 import contextlib
@@ -47,7 +49,9 @@ LONG = settings(SETTINGS, max_examples=1_000, derandomize=False)
 
 
 class Admin:
-    """The gateway over a real database with a data set, a model and an alias; nothing runs jobs or workers."""
+    """The gateway over a real database with a data set, a model and an alias; nothing runs jobs or
+    workers.
+    """
 
     def __init__(self, home: Path) -> None:
         self.settings = read_settings(home=home, limits={"upload_bytes": 1 << 16})
@@ -71,8 +75,12 @@ class Admin:
             rooms.indexes,
             embedder_of(self.gateway),
         )
-        app: Any = App(self.gateway, make_api(control, lambda error: STATUS.get(error.code, 500)))
-        self.server = uvicorn.Server(uvicorn.Config(app, http=guarded(limits), lifespan="off", log_config=None))
+        app: Any = App(
+            self.gateway, make_api(control, lambda error: STATUS.get(error.code, 500))
+        )
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, http=guarded(limits), lifespan="off", log_config=None)
+        )
         self.thread = threading.Thread(target=lambda: uvloop.run(self._serve()))
         self.thread.start()
         self.client = httpx2.Client(timeout=30)
@@ -85,17 +93,37 @@ class Admin:
             project = project_id(session)
         upload = home / "spots.zip"
         upload.write_bytes(b"an archive")
-        row, _ = rooms.datasets.add(project, "spots", "image-classification", "", {}, False, upload)
-        report = {"classes": {"dark": 9, "bright": 9}, "splits": {"train": 6, "val": 6, "test": 6}, "items": 18}
-        rooms.datasets.finish(row.id, {"format": "imagefolder", "report": report, "index_digest": "0" * 64})
+        row, _ = rooms.datasets.add(
+            project, "spots", "image-classification", "", {}, False, upload
+        )
+        report = {
+            "classes": {"dark": 9, "bright": 9},
+            "splits": {"train": 6, "val": 6, "test": 6},
+            "items": 18,
+        }
+        rooms.datasets.finish(
+            row.id,
+            {"format": "imagefolder", "report": report, "index_digest": "0" * 64},
+        )
         rooms.registry.add(project, "spots", plain_bundle(home / "bundle"), None)
         rooms.registry.alias(project, "spots:1", "best")
-        version = rooms.registry.add(project, "vectors", plain_bundle(home / "vectors", **vector_signature()), None)
-        _, index = rooms.indexes.get(project, rooms.indexes.create(project, "spots", version).name)
-        index.add([New([1, 0, 0, 0], "dark", '{"shelf": 3}'), New([0, 1, 0, 0], "bright")])
+        version = rooms.registry.add(
+            project,
+            "vectors",
+            plain_bundle(home / "vectors", **vector_signature()),
+            None,
+        )
+        _, index = rooms.indexes.get(
+            project, rooms.indexes.create(project, "spots", version).name
+        )
+        index.add(
+            [New([1, 0, 0, 0], "dark", '{"shelf": 3}'), New([0, 1, 0, 0], "bright")]
+        )
 
     async def _serve(self) -> None:
-        following = asyncio.create_task(self.gateway.follow(self.rooms.deployments.snapshot, lambda: True))
+        following = asyncio.create_task(
+            self.gateway.follow(self.rooms.deployments.snapshot, lambda: True)
+        )
         await self.server.serve(sockets=[self.listener])
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -131,12 +159,17 @@ EXISTING = {
 
 
 def existing(part: Any) -> Any:
-    """The description with only what exists among the values it allows, or hardly any request would find something."""
+    """The description with only what exists among the values it allows, or hardly any request would
+    find something.
+    """
     if isinstance(part, list):
         return [existing(one) for one in part]
     if not isinstance(part, dict):
         return part
-    made = {key: value if key.endswith("View") else existing(value) for key, value in part.items()}
+    made = {
+        key: value if key.endswith("View") else existing(value)
+        for key, value in part.items()
+    }
     if part.get("in") in ("path", "query") and part["name"] in EXISTING:
         made["schema"] = {"enum": EXISTING[part["name"]]}
     properties = made.get("properties", {})
@@ -146,22 +179,40 @@ def existing(part: Any) -> Any:
 
 
 def run(admin: Admin, how: settings) -> list[str]:
-    """Every operation that the API describes, with what exists, and with data after its description and against it."""
+    """Every operation that the API describes, with what exists, and with data after its description
+    and against it.
+    """
     document = httpx2.get(f"{admin.url}/openapi.json", headers=admin.headers).json()
     for operations in document["paths"].values():
         for operation in operations.values():
             operation.pop("security")  # every request here brings the key
-    plain, good = (schemathesis.openapi.from_dict(one) for one in (document, existing(document)))
-    modes = [(good, schemathesis.GenerationMode.POSITIVE)] + [(plain, mode) for mode in schemathesis.GenerationMode]
+    plain, good = (
+        schemathesis.openapi.from_dict(one) for one in (document, existing(document))
+    )
+    modes = [(good, schemathesis.GenerationMode.POSITIVE)] + [
+        (plain, mode) for mode in schemathesis.GenerationMode
+    ]
     labels = sorted(document["paths"].items())
-    calls = [(path, method.upper()) for path, operations in labels for method in operations]
-    for path, method in sorted(calls, key=lambda call: call[1] == "DELETE"):  # or soon nothing exists
+    calls = [
+        (path, method.upper()) for path, operations in labels for method in operations
+    ]
+    for path, method in sorted(
+        calls, key=lambda call: call[1] == "DELETE"
+    ):  # or soon nothing exists
 
         @how
-        @given(case=st.one_of(schema[path][method].as_strategy(generation_mode=mode) for schema, mode in modes))
+        @given(
+            case=st.one_of(
+                schema[path][method].as_strategy(generation_mode=mode)
+                for schema, mode in modes
+            )
+        )
         def try_it(case: Any) -> None:
             answer = case.call(base_url=admin.url, headers=admin.headers)
-            assert answer.status_code < 500 or answer.status_code in MEANT, (case.as_curl_command(), answer.text)
+            assert answer.status_code < 500 or answer.status_code in MEANT, (
+                case.as_curl_command(),
+                answer.text,
+            )
             case.validate_response(answer, checks=[CONFORMANCE])
 
         try_it()
@@ -178,13 +229,37 @@ def test_whatever_the_description_allows_or_forbids_for_long(admin):
     run(admin, LONG)
 
 
-NAMES = ["spots", "spots:1", "spots@best", "spots:99999999999999999999", "spots:-1", "1", "0", "9007199254740993", "x"]
+NAMES = [
+    "spots",
+    "spots:1",
+    "spots@best",
+    "spots:99999999999999999999",
+    "spots:-1",
+    "1",
+    "0",
+    "9007199254740993",
+    "x",
+]
 odd = st.one_of(
     st.sampled_from(NAMES),
     st.sampled_from(
-        ["%00", "%ff", "..%2f..%2fetc%2fpasswd", "%F0%9F%99%82", "a" * 5_000, "%ED%A0%80", "+1", "1e3", "%0a"]
+        [
+            "%00",
+            "%ff",
+            "..%2f..%2fetc%2fpasswd",
+            "%F0%9F%99%82",
+            "a" * 5_000,
+            "%ED%A0%80",
+            "+1",
+            "1e3",
+            "%0a",
+        ]
     ),
-    st.text(max_size=10).map(lambda text: httpx2.QueryParams({"": text}).__str__().lstrip("=").replace("+", "%20")),
+    st.text(max_size=10).map(
+        lambda text: (
+            httpx2.QueryParams({"": text}).__str__().lstrip("=").replace("+", "%20")
+        )
+    ),
 )
 BODIES = [
     b"",
@@ -240,40 +315,83 @@ TYPES = [
 def test_what_the_description_does_not_allow_is_refused(admin, data):
     paths = data.draw(st.sampled_from(PATHS))
     path = "/api/v1" + paths.replace("{}", data.draw(odd))
-    query, body = data.draw(st.sampled_from(QUERIES)), data.draw(st.sampled_from(BODIES))
-    method = data.draw(st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]))
+    query, body = (
+        data.draw(st.sampled_from(QUERIES)),
+        data.draw(st.sampled_from(BODIES)),
+    )
+    method = data.draw(
+        st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+    )
     content_type = data.draw(st.sampled_from(TYPES)).encode("latin-1")
     answer = admin.client.request(
         method,
         f"{admin.url}{path}?{query}",
         content=body,
-        headers=[(b"authorization", admin.headers["Authorization"].encode()), (b"content-type", content_type)],
+        headers=[
+            (b"authorization", admin.headers["Authorization"].encode()),
+            (b"content-type", content_type),
+        ],
     )
-    assert answer.status_code < 500 or answer.status_code in MEANT, (method, path, query, body, answer.text)
+    assert answer.status_code < 500 or answer.status_code in MEANT, (
+        method,
+        path,
+        query,
+        body,
+        answer.text,
+    )
     if answer.status_code >= 400 and method != "HEAD":
-        assert answer.json().keys() == {"error", "code"} or answer.json().keys() == {"error"}, answer.text
+        assert answer.json().keys() == {"error", "code"} or answer.json().keys() == {
+            "error"
+        }, answer.text
         assert len(answer.content) < 4_096
 
 
 PATHS = [
-    "/tasks", "/recipes", "/datasets", "/datasets/{}", "/train", "/evaluate", "/jobs", "/jobs/{}", "/jobs/{}/cancel",
-    "/jobs/{}/resume", "/jobs/{}/log", "/jobs/{}/events", "/jobs/{}/pictures/{}", "/models", "/models/{}",
-    "/models/{}/files/{}", "/aliases", "/deployments", "/deployments/{}", "/{}",
-]  # fmt: skip
+    "/tasks",
+    "/recipes",
+    "/datasets",
+    "/datasets/{}",
+    "/train",
+    "/evaluate",
+    "/jobs",
+    "/jobs/{}",
+    "/jobs/{}/cancel",
+    "/jobs/{}/resume",
+    "/jobs/{}/log",
+    "/jobs/{}/events",
+    "/jobs/{}/pictures/{}",
+    "/models",
+    "/models/{}",
+    "/models/{}/files/{}",
+    "/aliases",
+    "/deployments",
+    "/deployments/{}",
+    "/{}",
+]
 
 
 def test_uploads_are_held_to_their_limit_and_leave_nothing_behind(admin):
     def upload(body: Any, name: str = "big") -> httpx2.Response:
         query = {"name": name, "task": "image-classification"}
-        return admin.client.post(f"{admin.url}/api/v1/datasets", params=query, content=body, headers=admin.headers)
+        return admin.client.post(
+            f"{admin.url}/api/v1/datasets",
+            params=query,
+            content=body,
+            headers=admin.headers,
+        )
 
     assert upload(bytes(1 << 16)).status_code == 202
     assert upload(bytes((1 << 16) + 1), "bigger").status_code == 413
     assert upload((bytes(1 << 14) for _ in range(5)), "endless").status_code == 413
     assert upload(b"", "empty").status_code == 400
     assert upload(b"x", "a\x00b").status_code == 400
-    with socket.create_connection(admin.listener.getsockname()) as client:  # half an upload
-        head = f"POST /api/v1/datasets?name=half&task=image-classification HTTP/1.1\r\nHost: x\r\n{lines(admin)}"
+    with socket.create_connection(
+        admin.listener.getsockname()
+    ) as client:  # half an upload
+        head = (
+            "POST /api/v1/datasets?name=half&task=image-classification HTTP/1.1\r\nHost: "
+            f"x\r\n{lines(admin)}"
+        )
         client.sendall(head.encode() + b"Content-Length: 9999\r\n\r\nhalf")
         folder = admin.settings.home / "uploads"
         wait(lambda: any(folder.iterdir()))

@@ -1,4 +1,6 @@
-"""What strangers may do to the socket: a real server, raw sockets, and an honest client beside them."""
+"""What strangers may do to the socket: a real server, raw sockets, and an honest client beside
+them.
+"""
 
 import asyncio
 import json
@@ -25,7 +27,9 @@ GET = b"GET /echo HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
 class Running:
-    """A server in a thread. `/echo` answers with the body, `/hold` when it is let go, `/big` with 32 MB."""
+    """A server in a thread. `/echo` answers with the body, `/hold` when it is let go, `/big` with
+    32 MB.
+    """
 
     def __init__(self, **limits: Any) -> None:
         self.scopes: list[dict[str, Any]] = []
@@ -69,7 +73,10 @@ class Running:
             self.ended.append(body.decode())
         if scope["path"] == "/big":
             body = bytes(32 << 20)
-        headers = [(b"content-length", b"%d" % len(body)), (b"x-path", scope["path"].encode())]
+        headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"x-path", scope["path"].encode()),
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -130,14 +137,19 @@ def answers(data: bytes) -> list[tuple[int, dict[str, str], bytes]]:
     while data:
         head, _, data = data.partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        headers = {
+            name.lower(): value
+            for name, _, value in (line.partition(": ") for line in lines)
+        }
         size = int(headers.get("content-length", 0))
         found.append((int(first.split()[1]), headers, data[:size]))
         data = data[size:]
     return found
 
 
-def ask(running: Running, request: bytes, *, half_close: bool = False) -> list[tuple[int, dict[str, str], bytes]]:
+def ask(
+    running: Running, request: bytes, *, half_close: bool = False
+) -> list[tuple[int, dict[str, str], bytes]]:
     """Send bytes and read until the server closes; what it refuses to read may stay unsent."""
     with running.connect() as client:
         with suppress(ConnectionError):
@@ -176,7 +188,9 @@ class Ordinary:
         self.client.close()
 
 
-def refused(found: list[tuple[int, dict[str, str], bytes]], status: int, says: str) -> None:
+def refused(
+    found: list[tuple[int, dict[str, str], bytes]], status: int, says: str
+) -> None:
     """One error, as JSON, and the connection is closed."""
     assert [one[0] for one in found] == [status]
     _, headers, body = found[0]
@@ -188,40 +202,101 @@ def refused(found: list[tuple[int, dict[str, str], bytes]], status: int, says: s
 @pytest.mark.parametrize(
     ("request_bytes", "status", "says"),
     [
-        (b"GET / HTTP/1.1\r\nHost: here\r\nX: " + b"a" * 1_000_000, 431, "65,536 bytes"),
+        (
+            b"GET / HTTP/1.1\r\nHost: here\r\nX: " + b"a" * 1_000_000,
+            431,
+            "65,536 bytes",
+        ),
         (b"GET /" + b"a" * 1_000_000, 431, "65,536 bytes"),
         (b"GET / HTTP/1.1\r\nHost: here\r\n" + b"a" * 1_000_000, 431, "65,536 bytes"),
-        (b"GET / HTTP/1.1\r\nHost: here\r\n" + b"X: y\r\n" * 5_000 + b"\r\n", 431, "100 headers"),
-        (b"GET / HTTP/1.1\r\nHost: here\r\n" + b"X: y\r\n" * 200_000 + b"\r\n", 431, "100 headers"),
+        (
+            b"GET / HTTP/1.1\r\nHost: here\r\n" + b"X: y\r\n" * 5_000 + b"\r\n",
+            431,
+            "100 headers",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: here\r\n" + b"X: y\r\n" * 200_000 + b"\r\n",
+            431,
+            "100 headers",
+        ),
         (b"\x00\xff\xfe garbage \r\n\r\n" * 50, 400, "not HTTP/1.1"),
         (bytes.fromhex("16030102000100") + bytes(505), 400, "not HTTP/1.1"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "not HTTP/1.1"),
         (b"GET / HTTP/2.0\r\nHost: here\r\n\r\n", 505, "HTTP/2.0"),
         (b"GET /\r\n\r\n", 505, "HTTP/0.9"),
         (b"GET / HTTP/1.1\nHost: here\n\n", 400, "not HTTP/1.1"),
-        (b"GET / HTTP/1.1\r\nHost: here\r\nX: a\r\n folded\r\n\r\n", 400, "not HTTP/1.1"),
+        (
+            b"GET / HTTP/1.1\r\nHost: here\r\nX: a\r\n folded\r\n\r\n",
+            400,
+            "not HTTP/1.1",
+        ),
         (b"GET / HTTP/1.1\r\nHost: here\r\nX: a\x00b\r\n\r\n", 400, "not HTTP/1.1"),
         (b"GET / HTTP/1.1\r\n\r\n", 400, "0 Host headers"),
         (b"GET / HTTP/1.1\r\nHost: here\r\nHost: there\r\n\r\n", 400, "2 Host headers"),
-        (POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "Content-Length"),
-        (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400, "Content-Length"),
-        (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400, "Content-Length"),
+        (
+            POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "Content-Length",
+        ),
+        (
+            POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+            400,
+            "Content-Length",
+        ),
+        (
+            POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+            400,
+            "Content-Length",
+        ),
         (POST + b"Content-Length: 3, 4\r\n\r\nabcd", 400, "Content-Length"),
         (POST + b"Content-Length: +3\r\n\r\nabc", 400, "Content-Length"),
-        (POST + b"Content-Length: 99999999999999999999999\r\n\r\nabc", 400, "Content-Length"),
+        (
+            POST + b"Content-Length: 99999999999999999999999\r\n\r\nabc",
+            400,
+            "Content-Length",
+        ),
         (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "chunked"),
         (POST + b"Transfer-Encoding: gzip\r\n\r\nabc", 501, "chunked"),
-        (POST + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501, "chunked"),
-        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501, "HTTP/1.1"),
+        (
+            POST
+            + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            501,
+            "chunked",
+        ),
+        (
+            b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            501,
+            "HTTP/1.1",
+        ),
         (POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400, "not HTTP/1.1"),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n", 400, "chunk"),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n", 400, "chunk"),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: " + b"y" * 1_000_000, 400, "framing"),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\n3;" + b"y" * 1_000_000, 400, "framing"),
+        (
+            POST + b"Transfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
+            400,
+            "chunk",
+        ),
+        (
+            POST + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n",
+            400,
+            "chunk",
+        ),
+        (
+            POST
+            + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: "
+            + b"y" * 1_000_000,
+            400,
+            "framing",
+        ),
+        (
+            POST + b"Transfer-Encoding: chunked\r\n\r\n3;" + b"y" * 1_000_000,
+            400,
+            "framing",
+        ),
         (b"CONNECT there:443 HTTP/1.1\r\nHost: there\r\n\r\n", 501, "CONNECT"),
     ],
 )
-def test_what_is_not_a_proper_request_is_refused_in_words(start, request_bytes, status, says):
+def test_what_is_not_a_proper_request_is_refused_in_words(
+    start, request_bytes, status, says
+):
     running = start()
     with Ordinary(running):
         refused(ask(running, request_bytes), status, says)
@@ -229,7 +304,9 @@ def test_what_is_not_a_proper_request_is_refused_in_words(start, request_bytes, 
 
 def test_a_head_up_to_the_limit_is_taken(start):
     running = start()
-    head = b"GET /echo HTTP/1.1\r\nHost: here\r\nConnection: close\r\n" + b"X: y\r\n" * 97
+    head = (
+        b"GET /echo HTTP/1.1\r\nHost: here\r\nConnection: close\r\n" + b"X: y\r\n" * 97
+    )
     head += b"Y: " + b"z" * (64_000 - len(head)) + b"\r\n\r\n"
     for pieces in (head,), (head[:33_000], head[33_000:]):
         with running.connect() as client:
@@ -244,7 +321,12 @@ def test_a_head_a_little_above_the_limit_is_refused_however_it_comes(start, cut)
     head = b"GET /echo HTTP/1.1\r\nHost: here\r\nX: " + b"x" * 66_000 + b"\r\n\r\n"
     with running.connect() as client:
         client.sendall(head[:cut])
-        until(lambda: sum(connection._reads for connection in running.server.server_state.connections))
+        until(
+            lambda: sum(
+                connection._reads
+                for connection in running.server.server_state.connections
+            )
+        )
         client.sendall(head[cut:])
         refused(answers(read_all(client)), 431, "65,536 bytes")
 
@@ -262,7 +344,11 @@ def test_headers_that_drip_are_cut_off(start):
                 data += client.recv(4096)
                 break
         client.settimeout(PATIENCE)
-        refused(answers(data + read_all(client)), 408, "headers were not complete within 0.4 seconds")
+        refused(
+            answers(data + read_all(client)),
+            408,
+            "headers were not complete within 0.4 seconds",
+        )
 
 
 @pytest.mark.parametrize(
@@ -276,7 +362,9 @@ def test_headers_that_drip_are_cut_off(start):
 def test_a_body_that_stops_is_cut_off(start, request_bytes):
     running = start(body_seconds=0.4)
     with Ordinary(running):
-        refused(ask(running, request_bytes), 408, "no byte of the body came for 0.4 seconds")
+        refused(
+            ask(running, request_bytes), 408, "no byte of the body came for 0.4 seconds"
+        )
     assert running.ended == ["/echo"]
 
 
@@ -293,7 +381,10 @@ def test_a_body_that_keeps_coming_may_take_its_time(start):
 def test_an_application_that_takes_its_time_is_not_the_clients_fault(start):
     running = start(header_seconds=0.2, body_seconds=0.2, idle_seconds=0.2)
     with running.connect() as client:
-        client.sendall(POST.replace(b"/echo", b"/hold") + b"Content-Length: 3\r\nConnection: close\r\n\r\nabc")
+        client.sendall(
+            POST.replace(b"/echo", b"/hold")
+            + b"Content-Length: 3\r\nConnection: close\r\n\r\nabc"
+        )
         until(lambda: running.held)
         time.sleep(1)
         running.let_go()
@@ -302,7 +393,11 @@ def test_an_application_that_takes_its_time_is_not_the_clients_fault(start):
 
 def test_an_idle_connection_is_closed_after_a_while(start):
     running = start(idle_seconds=0.4)
-    with running.connect() as silent, running.connect() as used, running.connect() as feeding:
+    with (
+        running.connect() as silent,
+        running.connect() as used,
+        running.connect() as feeding,
+    ):
         used.sendall(GET)
         feeding.setblocking(False)
         ends = []
@@ -315,15 +410,28 @@ def test_an_idle_connection_is_closed_after_a_while(start):
                     if client.recv(4096):
                         continue
                     ends.append(client)
-            ends = list(dict.fromkeys(ends)) if running.open else [silent, used, feeding]
+            ends = (
+                list(dict.fromkeys(ends)) if running.open else [silent, used, feeding]
+            )
     until(lambda: running.open == 0)
 
 
 def test_a_client_that_closes_its_side_still_gets_its_answers(start):
     running = start()
     body = b"x" * 300_000
-    assert [one[2] for one in ask(running, POST + b"Content-Length: 300000\r\n\r\n" + body, half_close=True)] == [body]
-    pipelined = POST + b"Content-Length: 3\r\n\r\nabc" + GET + POST + b"Content-Length: 9\r\n\r\nhalf"
+    assert [
+        one[2]
+        for one in ask(
+            running, POST + b"Content-Length: 300000\r\n\r\n" + body, half_close=True
+        )
+    ] == [body]
+    pipelined = (
+        POST
+        + b"Content-Length: 3\r\n\r\nabc"
+        + GET
+        + POST
+        + b"Content-Length: 9\r\n\r\nhalf"
+    )
     assert [one[2] for one in ask(running, pipelined, half_close=True)] == [b"abc", b""]
     assert ask(running, POST + b"Content-Length: 9\r\n\r\nhalf", half_close=True) == []
     assert ask(running, b"GET /echo HT", half_close=True) == []
@@ -339,9 +447,14 @@ def test_a_client_that_waits_with_its_side_closed_is_told_from_one_that_left(sta
         assert [scope[GONE]() for scope in running.scopes] == [False, False]
         waiting.shutdown(socket.SHUT_WR)
         leaving.close()
-        until(lambda: sorted(scope[GONE]() for scope in running.scopes) == [False, True])
+        until(
+            lambda: sorted(scope[GONE]() for scope in running.scopes) == [False, True]
+        )
         running.let_go()
-        assert [(status, body) for status, _, body in answers(read_all(waiting))] == [(100, b""), (200, b"held")]
+        assert [(status, body) for status, _, body in answers(read_all(waiting))] == [
+            (100, b""),
+            (200, b"held"),
+        ]
     assert sorted(running.ended) == ["gone", "held"]
 
 
@@ -357,12 +470,16 @@ def test_a_client_that_breaks_off_is_known_to_be_gone_at_once(start):
 def test_pipelined_requests_are_answered_in_order(start):
     running = start()
     count = 3_000
-    requests = b"".join(POST + b"Content-Length: 5\r\n\r\n%05d" % number for number in range(count))
+    requests = b"".join(
+        POST + b"Content-Length: 5\r\n\r\n%05d" % number for number in range(count)
+    )
     with Ordinary(running), running.connect() as client:
         sender = threading.Thread(target=client.sendall, args=(requests,))
         sender.start()
         data = b""
-        while data.count(b"HTTP/1.1") < count or not data.endswith(b"%05d" % (count - 1)):
+        while data.count(b"HTTP/1.1") < count or not data.endswith(
+            b"%05d" % (count - 1)
+        ):
             data += client.recv(1 << 20)
         sender.join()
     assert [int(body) for _, _, body in answers(data)] == list(range(count))
@@ -394,12 +511,18 @@ def test_garbage_behind_a_request_is_refused_after_its_answer(start):
 def test_a_body_is_asked_for_when_it_is_wanted(start):
     running = start()
     with running.connect() as client:
-        client.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
+        client.sendall(
+            POST
+            + b"Expect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+        )
         assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"abc")
         assert [one[2] for one in answers(read_all(client))] == [b"abc"]
     with running.connect() as client:
-        client.sendall(POST.replace(b"/echo", b"/early") + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        client.sendall(
+            POST.replace(b"/echo", b"/early")
+            + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+        )
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
 
 
@@ -409,18 +532,31 @@ def test_a_body_that_nobody_wants_may_come_for_a_while(start):
     with running.connect() as client:
         client.sendall(early + b"Content-Length: 500000\r\n\r\n" + bytes(500_000) + GET)
         until(lambda: len(running.scopes) == 2)
-    assert [one[0] for one in ask(running, early + b"Content-Length: 500000\r\n\r\nabc")] == [200]
+    assert [
+        one[0] for one in ask(running, early + b"Content-Length: 500000\r\n\r\nabc")
+    ] == [200]
 
 
 def test_chunks_heads_and_old_clients_are_served(start):
     running = start()
     close = b"Connection: close\r\n"
     chunked = (
-        POST + close + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nhost: x\r\nX: y\r\n\r\n"
+        POST
+        + close
+        + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nhost: x\r\nX: y\r\n\r\n"
     )
     assert [one[2] for one in ask(running, chunked)] == [b"abcdefg"]
-    assert [name for name, _ in running.scopes[0]["headers"]] == [b"host", b"connection", b"transfer-encoding"]
-    assert [one[0] for one in ask(running, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))] == [200]
+    assert [name for name, _ in running.scopes[0]["headers"]] == [
+        b"host",
+        b"connection",
+        b"transfer-encoding",
+    ]
+    assert [
+        one[0]
+        for one in ask(
+            running, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
+    ] == [200]
     with running.connect() as client:
         client.sendall(b"HEAD /big HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
         head = read_all(client)
@@ -431,12 +567,18 @@ def test_chunks_heads_and_old_clients_are_served(start):
 
 def test_an_offer_to_upgrade_is_declined_and_the_request_answered(start):
     running = start()
-    offer = POST + b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
+    offer = (
+        POST
+        + b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
+    )
     whole = offer + b"Content-Length: 20000\r\n\r\n" + b"x" * 20_000
     assert [one[2] for one in ask(running, whole)] == [b"x" * 20_000]
-    assert [one[2] for one in ask(running, offer + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")] == [
-        b"abc"
-    ]
+    assert [
+        one[2]
+        for one in ask(
+            running, offer + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
+    ] == [b"abc"]
     websocket = b"GET /echo HTTP/1.1\r\nHost: here\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
     assert [one[0] for one in ask(running, websocket)] == [200]
 
@@ -464,7 +606,12 @@ def test_more_connections_than_allowed_are_sent_away_in_words(start):
         ordinary.ask()
         idle[0].close()
         until(lambda: running.open <= 4)
-        assert [one[0] for one in ask(running, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))] == [200]
+        assert [
+            one[0]
+            for one in ask(
+                running, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+            )
+        ] == [200]
 
 
 def test_a_client_that_never_reads_is_cut_off(start):
@@ -483,7 +630,11 @@ def test_a_flood_of_bad_requests_leaves_nothing_behind(start):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with Ordinary(running) as ordinary:
         for number in range(60):
-            kind = (b"GET / HTTP/1.1\r\nX: " + b"a" * 300_000, b"X: y\r\n" * 50_000, bytes(300_000))[number % 3]
+            kind = (
+                b"GET / HTTP/1.1\r\nX: " + b"a" * 300_000,
+                b"X: y\r\n" * 50_000,
+                bytes(300_000),
+            )[number % 3]
             ask(running, kind)
             ordinary.ask()
         until(lambda: running.open == 1)
@@ -492,7 +643,11 @@ def test_a_flood_of_bad_requests_leaves_nothing_behind(start):
 
 def test_stopping_answers_what_was_accepted(start):
     running = start()
-    with running.connect() as client, running.connect() as idle, running.connect() as half:
+    with (
+        running.connect() as client,
+        running.connect() as idle,
+        running.connect() as half,
+    ):
         client.sendall(GET.replace(b"/echo", b"/hold") + GET)
         half.sendall(GET[:20])
         until(lambda: running.held and running.open == 3)

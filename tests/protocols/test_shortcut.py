@@ -1,4 +1,6 @@
-"""Requests whose very head is known take a short way, on which nothing may be different: a real server, raw sockets."""
+"""Requests whose very head is known take a short way, on which nothing may be different: a real
+server, raw sockets.
+"""
 
 import asyncio
 import json
@@ -29,10 +31,15 @@ class Model:
     async def answer(self, calls):
         self.seen += len(calls)
         if self.failing:
-            return [Answer(call.id, code="model_failed", message="it broke") for call in calls]
+            return [
+                Answer(call.id, code="model_failed", message="it broke")
+                for call in calls
+            ]
         while not self.go.is_set():
             await asyncio.sleep(0.005)
-        return [Answer(call.id, tensors=[self.doubled(call.tensors[0])]) for call in calls]
+        return [
+            Answer(call.id, tensors=[self.doubled(call.tensors[0])]) for call in calls
+        ]
 
     def wait_for(self, count):
         """Until so many calls have arrived."""
@@ -79,7 +86,13 @@ def door(model, tmp_path):
 
 
 def route_of(door, **changed):
-    plain = {"task": "", "kind": "tensor", "inputs": SPEC, "outputs": SPEC, "sockets": [door.path]}
+    plain = {
+        "task": "",
+        "kind": "tensor",
+        "inputs": SPEC,
+        "outputs": SPEC,
+        "sockets": [door.path],
+    }
     return a_route("double", **(plain | changed))
 
 
@@ -114,7 +127,12 @@ class Client:
 
 def request(*values, body=None, key="user-key", extra=""):
     if body is None:
-        tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": list(values)}
+        tensor = {
+            "name": "x",
+            "shape": [1, 2],
+            "datatype": "FP32",
+            "data": list(values),
+        }
         body = json.dumps({"inputs": [tensor]}).encode()
     head = (
         "POST /v2/models/double/infer HTTP/1.1\r\nHost: here\r\n"
@@ -125,8 +143,15 @@ def request(*values, body=None, key="user-key", extra=""):
 
 def binary(*values):
     """A body in binary form, and its header."""
-    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
-    head = msgspec.json.encode({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    tensor = {
+        "name": "x",
+        "shape": [1, 2],
+        "datatype": "FP32",
+        "parameters": {"binary_data_size": 8},
+    }
+    head = msgspec.json.encode(
+        {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    )
     extra = f"Inference-Header-Content-Length: {len(head)}\r\n"
     return {"body": head + np.array(values, np.float32).tobytes(), "extra": extra}
 
@@ -149,7 +174,9 @@ def test_each_request_gets_its_own_answer(client, taken):
 
 def test_what_is_wrong_with_a_body_is_said_there_too(client, taken):
     client.ask(1, 2)
-    status, _, body = client.ask(body=request(1, 2).partition(b"\r\n\r\n")[2].replace(b"[1, 2]", b"[1; 2]"))
+    status, _, body = client.ask(
+        body=request(1, 2).partition(b"\r\n\r\n")[2].replace(b"[1, 2]", b"[1; 2]")
+    )
     assert status == 400
     assert "error" in json.loads(body)
     assert values_of(client.ask(4, 2)) == [8, 4]
@@ -262,7 +289,9 @@ def test_all_are_counted(client, door):
 
 @pytest.mark.parametrize("kind", ["a body of its own", "empty lines before"])
 def test_nobody_can_teach_a_head_without_a_key(client, taken, kind):
-    """What is learnt is the head of a request that came whole: never bytes that a caller has made up."""
+    """What is learnt is the head of a request that came whole: never bytes that a caller has made
+    up.
+    """
     forged = request(1, 2).replace(b"Authorization: Bearer user-key\r\n", b"")
     if kind == "a body of its own":
         whole = request(

@@ -1,4 +1,6 @@
-"""A model that listens: what is said comes as JSON, plain text or subtitles, over every protocol."""
+"""A model that listens: what is said comes as JSON, plain text or subtitles, over every
+protocol.
+"""
 
 import base64
 
@@ -11,7 +13,15 @@ from huggingface_hub import InferenceClient
 from modelmill.protocols._transcripts import segments, subtitles
 from modelmill.serve.wire import Answer
 from modelmill.tasks.automatic_speech_recognition._decoding import Heard, words
-from tests.making import SPEECH, Door, LiveDoor, a_route, answering_with, speech_bundle, tones
+from tests.making import (
+    SPEECH,
+    Door,
+    LiveDoor,
+    a_route,
+    answering_with,
+    speech_bundle,
+    tones,
+)
 from tests.protocols.test_repair import form
 
 SAID = "abba"
@@ -23,12 +33,24 @@ def folder(tmp_path_factory):
 
 
 def the_route(worker):
-    return a_route("ears", task="automatic-speech-recognition", kind="audio", **SPEECH, sockets=[worker.path])
+    return a_route(
+        "ears",
+        task="automatic-speech-recognition",
+        kind="audio",
+        **SPEECH,
+        sockets=[worker.path],
+    )
 
 
 async def shout(calls):
     """A translator into a louder language."""
-    return [Answer(call.id, msgspec.json.encode({"translation_text": call.data.decode().upper()})) for call in calls]
+    return [
+        Answer(
+            call.id,
+            msgspec.json.encode({"translation_text": call.data.decode().upper()}),
+        )
+        for call in calls
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +67,20 @@ def door(folder, tmp_path_factory):
 
 
 def post(door, path, document):
-    return door.ask("POST", path, msgspec.json.encode(document), {"content-type": "application/json"})
+    return door.ask(
+        "POST",
+        path,
+        msgspec.json.encode(document),
+        {"content-type": "application/json"},
+    )
 
 
 def test_hugging_face_takes_a_file_or_base64(door):
     assert door.ask("POST", "/models/ears", tones(SAID), {}).json == {"text": SAID}
-    document = {"inputs": base64.b64encode(tones(SAID)).decode(), "parameters": {"return_timestamps": "char"}}
+    document = {
+        "inputs": base64.b64encode(tones(SAID)).decode(),
+        "parameters": {"return_timestamps": "char"},
+    }
     answer = post(door, "/models/ears", document).json
     assert [chunk["text"] for chunk in answer["chunks"]] == list(SAID)
     times = [time for chunk in answer["chunks"] for time in chunk["timestamp"]]
@@ -60,11 +90,15 @@ def test_hugging_face_takes_a_file_or_base64(door):
 def test_kserve_v1_and_v2_take_it_too(door):
     file = base64.b64encode(tones(SAID)).decode()
     for instance in (file, {"b64": file}, {"audio": {"b64": file}}):
-        assert post(door, "/v1/models/ears:predict", {"instances": [instance]}).json == {
-            "predictions": [{"text": SAID}]
-        }
+        assert post(
+            door, "/v1/models/ears:predict", {"instances": [instance]}
+        ).json == {"predictions": [{"text": SAID}]}
     tensor = {"name": "audio", "datatype": "BYTES", "shape": [1], "data": [file]}
-    reply = post(door, "/v2/models/ears/infer", {"inputs": [tensor], "outputs": [{"name": "answer"}]})
+    reply = post(
+        door,
+        "/v2/models/ears/infer",
+        {"inputs": [tensor], "outputs": [{"name": "answer"}]},
+    )
     assert msgspec.json.decode(reply.json["outputs"][0]["data"][0]) == {"text": SAID}
 
 
@@ -78,8 +112,16 @@ def test_openai_writes_it_down_in_every_form(door):
     assert ask(response_format="text").body == f"{SAID}\n".encode()
     assert ask(response_format="srt").body.startswith(b"1\n00:00:00,0")
     assert ask(response_format="vtt").body.startswith(b"WEBVTT\n\n00:00:00.0")
-    whole = ask(response_format="verbose_json", language="en", **{"timestamp_granularities[]": "word"}).json
-    assert (whole["text"], whole["language"], "segments" in whole) == (SAID, "en", False)
+    whole = ask(
+        response_format="verbose_json",
+        language="en",
+        **{"timestamp_granularities[]": "word"},
+    ).json
+    assert (whole["text"], whole["language"], "segments" in whole) == (
+        SAID,
+        "en",
+        False,
+    )
     assert [word["word"] for word in whole["words"]] == [SAID]
     assert whole["duration"] == pytest.approx(0.65, abs=0.05)
 
@@ -89,14 +131,34 @@ def test_openai_writes_it_down_in_every_form(door):
     [
         ([("model", "", b"ears")], 400, "the form has no 'file'"),
         ([("model", "", b"ears"), ("file", "f", b"hello")], 400, "not a sound file"),
-        ([("model", "", b"spots"), ("file", "f", tones("a"))], 400, "'spots' writes down no speech"),
-        ([("model", "", b"ears"), ("file", "f", tones("a")), ("response_format", "", b"xml")], 400, "json, text, srt"),
         (
-            [("model", "", b"ears"), ("file", "f", tones("a")), ("timestamp_granularities[]", "", b"day")],
+            [("model", "", b"spots"), ("file", "f", tones("a"))],
+            400,
+            "'spots' writes down no speech",
+        ),
+        (
+            [
+                ("model", "", b"ears"),
+                ("file", "f", tones("a")),
+                ("response_format", "", b"xml"),
+            ],
+            400,
+            "json, text, srt",
+        ),
+        (
+            [
+                ("model", "", b"ears"),
+                ("file", "f", tones("a")),
+                ("timestamp_granularities[]", "", b"day"),
+            ],
             400,
             "segment",
         ),
-        ([("model", "", b"eras"), ("file", "f", tones("a"))], 404, "did you mean 'ears'"),
+        (
+            [("model", "", b"eras"), ("file", "f", tones("a"))],
+            404,
+            "did you mean 'ears'",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(door, parts, status, says):
@@ -124,7 +186,11 @@ def test_what_one_model_hears_another_translates(door):
 @pytest.mark.parametrize(
     ("model", "status", "says"),
     [
-        (b"ears", 400, "one that listens and one that translates what it heard, as in 'ears+german'"),
+        (
+            b"ears",
+            400,
+            "one that listens and one that translates what it heard, as in 'ears+german'",
+        ),
         (b"ears+spots", 400, "'spots' translates nothing"),
         (b"loud+loud", 400, "'loud' writes down no speech"),
         (b"ears+lout", 404, "did you mean 'loud'"),
@@ -142,35 +208,58 @@ def test_the_published_clients_listen(folder, tmp_path):
 
     live = LiveDoor(routes)
     try:
-        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="user-key", max_retries=0)
-        assert client.audio.transcriptions.create(model="ears", file=("a.wav", tones(SAID))).text == SAID
+        client = openai.OpenAI(
+            base_url=f"{live.url}/v1", api_key="user-key", max_retries=0
+        )
+        assert (
+            client.audio.transcriptions.create(
+                model="ears", file=("a.wav", tones(SAID))
+            ).text
+            == SAID
+        )
         whole = client.audio.transcriptions.create(
             model="ears", file=("a.wav", tones(SAID)), response_format="verbose_json"
         )
         assert [segment.text for segment in whole.segments] == [SAID]
         with InferenceClient(token="user-key") as hub:
-            assert hub.automatic_speech_recognition(tones(SAID), model=f"{live.url}/models/ears").text == SAID
+            assert (
+                hub.automatic_speech_recognition(
+                    tones(SAID), model=f"{live.url}/models/ears"
+                ).text
+                == SAID
+            )
     finally:
         live.close()
 
 
 def test_segments_end_at_pauses_and_subtitles_count():
     words = [
-        {"text": text, "timestamp": [at, at + 0.3]} for text, at in (("one", 0.0), ("two", 0.5), ("three", 3661.2))
+        {"text": text, "timestamp": [at, at + 0.3]}
+        for text, at in (("one", 0.0), ("two", 0.5), ("three", 3661.2))
     ]
     parts = segments(words)
     assert [part["text"] for part in parts] == ["one two", "three"]
     assert subtitles(parts, "srt") == (
         "1\n00:00:00,000 --> 00:00:00,800\none two\n\n2\n01:01:01,200 --> 01:01:01,500\nthree\n\n"
     )
-    assert subtitles(parts, "vtt").startswith("WEBVTT\n\n00:00:00.000 --> 00:00:00.800\none two\n\n01:01:01.200")
-    long = segments([{"text": "w", "timestamp": [np.float64(n), n + 0.9]} for n in range(30)])
+    assert subtitles(parts, "vtt").startswith(
+        "WEBVTT\n\n00:00:00.000 --> 00:00:00.800\none two\n\n01:01:01.200"
+    )
+    long = segments(
+        [{"text": "w", "timestamp": [np.float64(n), n + 0.9]} for n in range(30)]
+    )
     assert max(part["end"] - part["start"] for part in long) <= 8
 
 
 def test_what_is_said_without_blanks_is_cut_too():
-    heard = [Heard(letter, 10 * number, 10 * number + 8) for number, letter in enumerate("我們a b明天" * 20)]
-    said = [{"text": one.text, "timestamp": [one.start * 0.02, one.end * 0.02]} for one in words(heard)]
+    heard = [
+        Heard(letter, 10 * number, 10 * number + 8)
+        for number, letter in enumerate("我們a b明天" * 20)
+    ]
+    said = [
+        {"text": one.text, "timestamp": [one.start * 0.02, one.end * 0.02]}
+        for one in words(heard)
+    ]
     assert [one["text"] for one in said[:6]] == ["我", "們", "a", "b", "明", "天"]
     parts = segments(said)
     assert len(parts) > 2
@@ -179,7 +268,11 @@ def test_what_is_said_without_blanks_is_cut_too():
 
 
 def test_a_transcription_that_is_asked_for_as_a_stream_is_one(door):
-    said = [("file", "upload", tones(SAID)), ("model", "", b"ears"), ("stream", "", b"true")]
+    said = [
+        ("file", "upload", tones(SAID)),
+        ("model", "", b"ears"),
+        ("stream", "", b"true"),
+    ]
     reply = door.ask("POST", "/v1/audio/transcriptions", *form(said))
     events = [msgspec.json.decode(line[6:]) for line in reply.body.splitlines() if line]
     assert events == [

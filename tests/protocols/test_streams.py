@@ -1,4 +1,6 @@
-"""Streams of texts that grow: what a worker tells, each token once, whatever it tells again; counted and traced."""
+"""Streams of texts that grow: what a worker tells, each token once, whatever it tells again;
+counted and traced.
+"""
 
 import time
 
@@ -20,11 +22,28 @@ def parts(call, *, logprobs=False):
     """The parts of an answer, as a worker tells them."""
     found, at = [], 0
     for number, text in enumerate(WORDS, 1):
-        part = {"text": text, "at": at, "token": number, "number": number, "prompt": 3, "special": number == len(WORDS)}
+        part = {
+            "text": text,
+            "at": at,
+            "token": number,
+            "number": number,
+            "prompt": 3,
+            "special": number == len(WORDS),
+        }
         if logprobs:
-            part["logprob"] = {"token": text, "bytes": None, "logprob": -1.0, "offset": at, "top": []}
+            part["logprob"] = {
+                "token": text,
+                "bytes": None,
+                "logprob": -1.0,
+                "offset": at,
+                "top": [],
+            }
         if number == len(WORDS):
-            usage = {"prompt_tokens": 3, "completion_tokens": number, "total_tokens": 3 + number}
+            usage = {
+                "prompt_tokens": 3,
+                "completion_tokens": number,
+                "total_tokens": 3 + number,
+            }
             part |= {"finish_reason": "stop", "ended_by": "eos_token", "usage": usage}
         found.append(Part(call.id, msgspec.json.encode(part)))
         at += len(text)
@@ -38,10 +57,14 @@ async def tells(calls):
     usage = {"prompt_tokens": 3, "completion_tokens": len(WORDS)}
     whole = {"generated_text": "".join(WORDS), "finish_reason": "stop", "usage": usage}
     told = said[:2]
-    if call.data == b"otherwise":  # the second token is another one, when all is said again
+    if (
+        call.data == b"otherwise"
+    ):  # the second token is another one, when all is said again
         other = msgspec.json.decode(said[1].data) | {"token": 99}
         told = [said[0], Part(call.id, msgspec.json.encode(other))]
-    return Batch([Answer(call.id, msgspec.json.encode(whole))], parts=[*told, *said], rows=1)
+    return Batch(
+        [Answer(call.id, msgspec.json.encode(whole))], parts=[*told, *said], rows=1
+    )
 
 
 @pytest.fixture
@@ -49,37 +72,75 @@ def door(tmp_path):
     door = Door()
     worker = door.worker(tmp_path / "w", tells)
     text = [TensorSpec(name="text", datatype="BYTES", shape=[-1])]
-    door.update(a_route("miller", task="text-generation", kind="text", grows=True, inputs=text, sockets=[worker.path]))
+    door.update(
+        a_route(
+            "miller",
+            task="text-generation",
+            kind="text",
+            grows=True,
+            inputs=text,
+            sockets=[worker.path],
+        )
+    )
     yield door
     door.runner.run(worker.stop())
     door.close()
 
 
 def events(door, path, **document):
-    reply = door.ask("POST", path, msgspec.json.encode(document), {"content-type": "application/json"})
+    reply = door.ask(
+        "POST",
+        path,
+        msgspec.json.encode(document),
+        {"content-type": "application/json"},
+    )
     assert reply.status == 200, reply.body
-    lines = [line.partition(b":")[2].strip() for line in reply.body.splitlines() if line.startswith(b"data")]
+    lines = [
+        line.partition(b":")[2].strip()
+        for line in reply.body.splitlines()
+        if line.startswith(b"data")
+    ]
     return [msgspec.json.decode(line) for line in lines if line != b"[DONE]"]
 
 
 def test_hugging_face_hears_of_each_token_once(door):
     found = events(door, "/models/miller", inputs="x", stream=True)
-    assert [(one["index"], one["token"]["text"], one["token"]["special"]) for one in found] == [
-        (1, "the ", False), (2, "", False), (3, "mill", False), (4, "", True),
-    ]  # fmt: skip
+    assert [
+        (one["index"], one["token"]["text"], one["token"]["special"]) for one in found
+    ] == [
+        (1, "the ", False),
+        (2, "", False),
+        (3, "mill", False),
+        (4, "", True),
+    ]
     assert [one["generated_text"] for one in found] == [None, None, None, "the mill"]
 
 
 def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(door):
     asked = {"model": "miller", "prompt": "x", "stream": True}
-    texts = [one["choices"][0]["text"] for one in events(door, "/v1/completions", **asked)]
+    texts = [
+        one["choices"][0]["text"] for one in events(door, "/v1/completions", **asked)
+    ]
     assert texts == ["the ", "mill", ""]
     found = events(door, "/v1/completions", **asked, logprobs=0)
-    assert [one["choices"][0]["logprobs"]["token_logprobs"] for one in found] == [[-1.0]] * 4
-    assert [one["choices"][0]["logprobs"]["text_offset"] for one in found] == [[0], [4], [4], [8]]
+    assert [one["choices"][0]["logprobs"]["token_logprobs"] for one in found] == [
+        [-1.0]
+    ] * 4
+    assert [one["choices"][0]["logprobs"]["text_offset"] for one in found] == [
+        [0],
+        [4],
+        [4],
+        [8],
+    ]
     messages = [{"role": "user", "content": "x"}]
-    found = events(door, "/v1/chat/completions", model="miller", messages=messages, stream=True)
-    assert [one["choices"][0]["delta"] for one in found][1:] == [{"content": "the "}, {"content": "mill"}, {}]
+    found = events(
+        door, "/v1/chat/completions", model="miller", messages=messages, stream=True
+    )
+    assert [one["choices"][0]["delta"] for one in found][1:] == [
+        {"content": "the "},
+        {"content": "mill"},
+        {},
+    ]
     assert found[-1]["choices"][0]["finish_reason"] == "stop"
 
 
@@ -89,9 +150,13 @@ def test_v2_hears_of_what_is_new(door):
 
 
 def test_a_text_that_another_worker_says_otherwise_ends_in_an_error_event(door):
-    found = events(door, "/v1/completions", model="miller", prompt="otherwise", stream=True)
+    found = events(
+        door, "/v1/completions", model="miller", prompt="otherwise", stream=True
+    )
     assert found[0]["choices"][0]["text"] == "the "
-    assert "could not go on with the same text: ask again" in found[-1]["error"]["message"]
+    assert (
+        "could not go on with the same text: ask again" in found[-1]["error"]["message"]
+    )
 
 
 def test_its_tokens_are_counted_once(door):
@@ -112,4 +177,9 @@ def test_a_stream_is_traced_to_its_end(door, monkeypatch, tmp_path):
     collector.close()
     whole, compute = collector.spans["POST /models/{name}"], collector.spans["compute"]
     assert compute.parent_span_id == whole.span_id
-    assert before <= compute.start_time_unix_nano <= compute.end_time_unix_nano <= whole.end_time_unix_nano
+    assert (
+        before
+        <= compute.start_time_unix_nano
+        <= compute.end_time_unix_nano
+        <= whole.end_time_unix_nano
+    )

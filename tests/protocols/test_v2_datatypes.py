@@ -13,12 +13,31 @@ from hypothesis import strategies as st
 
 from modelmill.protocols._v2 import pack_bytes, unpack_bytes
 from tests.making import Door
-from tests.protocols.v2 import HEADER, a_mirror, binary, infer, mirror, outputs_of, refused, tensor
+from tests.protocols.v2 import (
+    HEADER,
+    a_mirror,
+    binary,
+    infer,
+    mirror,
+    outputs_of,
+    refused,
+    tensor,
+)
 
 CODES = {
-    "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i",
-    "INT64": "q", "FP32": "f", "FP64": "d", "FP16": "e",
-}  # fmt: skip
+    "BOOL": "?",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP32": "f",
+    "FP64": "d",
+    "FP16": "e",
+}
 INTEGERS = [kind for kind in CODES if "INT" in kind]
 IN_JSON = [kind for kind in CODES if kind != "FP16"] + ["BYTES"]
 KINDS = [*CODES, "BF16", "BYTES"]
@@ -32,7 +51,13 @@ def door(tmp_path_factory):
     door.update(
         *(a_mirror(f"m-{kind}", ("x", kind, [-1, -1]), **there) for kind in KINDS),
         *(a_mirror(f"row-{kind}", ("x", kind, [-1, 3]), **there) for kind in KINDS),
-        a_mirror("mixed", ("a", "BYTES", [-1]), ("b", "FP16", [-1, 2]), ("c", "INT64", [-1]), **there),
+        a_mirror(
+            "mixed",
+            ("a", "BYTES", [-1]),
+            ("b", "FP16", [-1, 2]),
+            ("c", "INT64", [-1]),
+            **there,
+        ),
     )
     yield door
     door.runner.run(worker.stop())
@@ -47,10 +72,16 @@ def values_of(kind):
         return st.text(max_size=8)
     if kind in INTEGERS:
         bits = int(kind.lstrip("UINT"))
-        low, high = (0, 2**bits - 1) if kind.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        low, high = (
+            (0, 2**bits - 1)
+            if kind.startswith("U")
+            else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        )
         return st.integers(low, high) | st.sampled_from([low, high])
     # JSON knows one NaN only.
-    return st.floats(width=64 if kind == "FP64" else 32).map(lambda value: math.nan if math.isnan(value) else value)
+    return st.floats(width=64 if kind == "FP64" else 32).map(
+        lambda value: math.nan if math.isnan(value) else value
+    )
 
 
 def raw_of(kind, values):
@@ -61,7 +92,8 @@ def raw_of(kind, values):
 
 def same(first, second):
     return len(first) == len(second) and all(
-        a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b)) for a, b in zip(first, second, strict=True)
+        a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
+        for a, b in zip(first, second, strict=True)
     )
 
 
@@ -76,12 +108,18 @@ def test_json_and_binary_agree_both_ways(door, kind, rows, data):
     asks = {"parameters": {"binary_data_output": True}}
     for sent in (values, nested):
         entry = tensor(sent, shape, kind)
-        assert outputs_of(infer(door, model, entry, **asks)) == [("x_out", kind, shape, raw)]
+        assert outputs_of(infer(door, model, entry, **asks)) == [
+            ("x_out", kind, shape, raw)
+        ]
         ((*head, got),) = outputs_of(infer(door, model, entry))
         assert (head, same(got, values)) == (["x_out", kind, shape], True)
-    entry = tensor(shape=shape, datatype=kind, parameters={"binary_data_size": len(raw)})
+    entry = tensor(
+        shape=shape, datatype=kind, parameters={"binary_data_size": len(raw)}
+    )
     for _ in range(2):  # the second time what the head means is known
-        assert outputs_of(binary(door, model, entry, tail=raw, **asks)) == [("x_out", kind, shape, raw)]
+        assert outputs_of(binary(door, model, entry, tail=raw, **asks)) == [
+            ("x_out", kind, shape, raw)
+        ]
         ((*_, got),) = outputs_of(binary(door, model, entry, tail=raw))
         assert same(got, values)
 
@@ -95,19 +133,29 @@ def test_every_datatype_comes_back_as_it_went(door, kind, rows):
         if kind == "BYTES"
         else bytes(i % 2 for i in range(size * 3 * rows))
     )
-    entry = tensor(shape=[rows, 3], datatype=kind, parameters={"binary_data_size": len(raw)})
-    reply = binary(door, f"m-{kind}", entry, tail=raw, parameters={"binary_data_output": True})
+    entry = tensor(
+        shape=[rows, 3], datatype=kind, parameters={"binary_data_size": len(raw)}
+    )
+    reply = binary(
+        door, f"m-{kind}", entry, tail=raw, parameters={"binary_data_output": True}
+    )
     assert reply.headers[b"content-type"] == b"application/octet-stream"
     assert outputs_of(reply) == [("x_out", kind, [rows, 3], raw)]
 
 
 @pytest.mark.parametrize("kind", ["FP16", "BF16"])
 def test_half_precision_has_no_form_in_json(door, kind):
-    refused(infer(door, f"m-{kind}", tensor([1, 2], datatype=kind)), "'x'", kind, "binary")
+    refused(
+        infer(door, f"m-{kind}", tensor([1, 2], datatype=kind)), "'x'", kind, "binary"
+    )
     entry = tensor(datatype=kind, parameters={"binary_data_size": 4})
     refused(binary(door, f"m-{kind}", entry, tail=b"1234"), "'x_out'", "binary_data")
     as_json = [{"name": "x_out", "parameters": {"binary_data": False}}]
-    refused(binary(door, f"m-{kind}", entry, tail=b"1234", outputs=as_json), "'x_out'", "binary_data")
+    refused(
+        binary(door, f"m-{kind}", entry, tail=b"1234", outputs=as_json),
+        "'x_out'",
+        "binary_data",
+    )
 
 
 def test_bytes_that_are_no_text_need_binary_output(door):
@@ -121,7 +169,9 @@ def test_nan_and_infinity_are_bare_in_json_both_ways(door):
     assert b'"data":[NaN,Infinity,-Infinity,1.0]' in reply.body
     assert json.loads(reply.body)["id"] == "NaN"
     entry = tensor(shape=[1, 1], datatype="FP64", parameters={"binary_data_size": 8})
-    assert b"[NaN]" in binary(door, "m-FP64", entry, tail=struct.pack("<d", math.nan)).body
+    assert (
+        b"[NaN]" in binary(door, "m-FP64", entry, tail=struct.pack("<d", math.nan)).body
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,8 +183,13 @@ def test_nan_and_infinity_are_bare_in_json_both_ways(door):
         b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"INT64","data":NaN}]}',
         b'{"id":"\\ud800","inputs":[{"name":"x","shape":[1,1],"datatype":"INT64","data":[NaN]}]}',
         b'{"id":"\xff","inputs":[{"name":"x","shape":[1,1],"datatype":"INT64","data":[NaN]}]}',
-        b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"INT64","data":[NaN,' + b"[" * 5000 + b"]" * 5000 + b"]}]}",
-        b'{"parameters":{"a":1' + b"0" * 5000 + b'},"inputs":[{"name":"x","data":[NaN]}]}',
+        b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"INT64","data":[NaN,'
+        + b"[" * 5000
+        + b"]" * 5000
+        + b"]}]}",
+        b'{"parameters":{"a":1'
+        + b"0" * 5000
+        + b'},"inputs":[{"name":"x","data":[NaN]}]}',
         b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"INT64","data":[1e999,NaN]}]}',
         b'{"inputs":[NaN',
         b"NaN",
@@ -145,15 +200,25 @@ def test_nan_elsewhere_is_refused(door, body):
     refused(door.ask("POST", "/v2/models/m-INT64/infer", body))
 
 
-@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1e40", b"1" + b"0" * 400, b"true", b"null", b'"1"'])
+@pytest.mark.parametrize(
+    "number",
+    [b"1e999", b"-1e999", b"1e40", b"1" + b"0" * 400, b"true", b"null", b'"1"'],
+)
 def test_beside_nan_numbers_are_as_strict_as_elsewhere(door, number):
     for rest in (b"1", b"NaN"):
-        body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[%b,%b]}]}' % (number, rest)
+        body = (
+            b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[%b,%b]}]}'
+            % (number, rest)
+        )
         refused(door.ask("POST", "/v2/models/m-FP32/infer", body))
 
 
 def test_json_with_nan_is_limited(door):
-    body = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[NaN' + b" " * (4 << 20) + b"]}]}"
+    body = (
+        b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[NaN'
+        + b" " * (4 << 20)
+        + b"]}]}"
+    )
     refused(door.ask("POST", "/v2/models/m-FP32/infer", body), "NaN", "binary")
 
 
@@ -165,21 +230,31 @@ def test_large_json_is_exact(door):
         assert shape == [300, 1000]
         assert np.array_equal(np.array(got, np.float32).reshape(shape), array)
     numbers = (2**63 - 1 - np.arange(200_000)).tolist()
-    ((_, _, _, got),) = outputs_of(infer(door, "m-INT64", tensor(numbers, [1, len(numbers)], "INT64")))
+    ((_, _, _, got),) = outputs_of(
+        infer(door, "m-INT64", tensor(numbers, [1, len(numbers)], "INT64"))
+    )
     assert got == numbers
     texts = [f"[{number}," for number in range(200_000)]
-    ((_, _, _, got),) = outputs_of(infer(door, "m-BYTES", tensor(texts, [1, len(texts)], "BYTES")))
+    ((_, _, _, got),) = outputs_of(
+        infer(door, "m-BYTES", tensor(texts, [1, len(texts)], "BYTES"))
+    )
     assert got == texts
 
 
 @pytest.mark.parametrize("kind", ["FP32", "INT64", "BYTES"])
 def test_others_are_served_while_a_large_request_is_read(door, kind):
     count = 300_000
-    values = [str(number) for number in range(count)] if kind == "BYTES" else list(range(count))
+    values = (
+        [str(number) for number in range(count)]
+        if kind == "BYTES"
+        else list(range(count))
+    )
     body = json.dumps({"inputs": [tensor(values, [1, count], kind)]}).encode()
 
     async def ask():
-        large = asyncio.create_task(door._ask("POST", f"/v2/models/m-{kind}/infer", body, {}, "admin-key"))
+        large = asyncio.create_task(
+            door._ask("POST", f"/v2/models/m-{kind}/infer", body, {}, "admin-key")
+        )
         turns = 0
         while not large.done():
             turns += 1
@@ -210,16 +285,35 @@ def test_others_are_served_while_a_large_request_is_read(door, kind):
 def test_a_large_list_is_read_as_strictly_as_a_small_one(door, spoil):
     for count in (10, 400_000):
         data = spoil(json.dumps(list(range(count)), separators=(",", ":")).encode())
-        body = b'{"inputs":[{"name":"x","shape":[1,%d],"datatype":"FP32","data":%b}]}' % (count, data)
-        refused(door.ask("POST", "/v2/models/m-FP32/infer", body), "'x'" if b",," not in data else "not valid")
+        body = (
+            b'{"inputs":[{"name":"x","shape":[1,%d],"datatype":"FP32","data":%b}]}'
+            % (count, data)
+        )
+        refused(
+            door.ask("POST", "/v2/models/m-FP32/infer", body),
+            "'x'" if b",," not in data else "not valid",
+        )
 
 
 def test_several_datatypes_in_one_request(door):
-    texts, halves = pack_bytes([b"a", b"\xff"]), np.array([[1, 2], [3, 4]], np.float16).tobytes()
+    texts, halves = (
+        pack_bytes([b"a", b"\xff"]),
+        np.array([[1, 2], [3, 4]], np.float16).tobytes(),
+    )
     inputs = [
         tensor([5, 2**60 + 1], (2,), "INT64", "c"),
-        tensor(shape=[2, 2], datatype="FP16", name="b", parameters={"binary_data_size": len(halves)}),
-        tensor(shape=[2], datatype="BYTES", name="a", parameters={"binary_data_size": len(texts)}),
+        tensor(
+            shape=[2, 2],
+            datatype="FP16",
+            name="b",
+            parameters={"binary_data_size": len(halves)},
+        ),
+        tensor(
+            shape=[2],
+            datatype="BYTES",
+            name="a",
+            parameters={"binary_data_size": len(texts)},
+        ),
     ]
     asked = [
         {"name": "c_out"},
@@ -251,7 +345,9 @@ def test_several_datatypes_in_one_request(door):
 @pytest.mark.parametrize("kind", ["m", "row"])
 def test_elements_of_bytes_must_fill_the_data_exactly(door, data, kind):
     shape = [1, 1] if kind == "m" else [1, 3]
-    entry = tensor(shape=shape, datatype="BYTES", parameters={"binary_data_size": len(data)})
+    entry = tensor(
+        shape=shape, datatype="BYTES", parameters={"binary_data_size": len(data)}
+    )
     refused(binary(door, f"{kind}-BYTES", entry, tail=data), "'x'")
 
 
@@ -263,8 +359,12 @@ def test_bytes_are_packed_as_they_were(values):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 4))
 def test_no_bytes_can_mislead(door, data, count):
-    entry = tensor(shape=[1, count], datatype="BYTES", parameters={"binary_data_size": len(data)})
-    reply = binary(door, "m-BYTES", entry, tail=data, parameters={"binary_data_output": True})
+    entry = tensor(
+        shape=[1, count], datatype="BYTES", parameters={"binary_data_size": len(data)}
+    )
+    reply = binary(
+        door, "m-BYTES", entry, tail=data, parameters={"binary_data_output": True}
+    )
     if reply.status == 200:
         assert len(unpack_bytes(data)) == count
         assert outputs_of(reply)[0][3] == data
@@ -273,17 +373,40 @@ def test_no_bytes_can_mislead(door, data, count):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=200), st.none() | st.integers(0, 220) | st.text(max_size=3), st.sampled_from(KINDS))
+@given(
+    st.binary(max_size=200),
+    st.none() | st.integers(0, 220) | st.text(max_size=3),
+    st.sampled_from(KINDS),
+)
 def test_random_bytes_are_refused(door, body, length, kind):
     headers = {} if length is None else {HEADER: str(length).encode()}
     refused(door.ask("POST", f"/v2/models/m-{kind}/infer", body, headers))
 
 
-WORDS = [b"NaN", b"Infinity", b"null", b"1e999", b'"', b"[", b"]", b",", b"-", b"0", b"\\ud800", b"\xff", b"{", b"}"]
+WORDS = [
+    b"NaN",
+    b"Infinity",
+    b"null",
+    b"1e999",
+    b'"',
+    b"[",
+    b"]",
+    b",",
+    b"-",
+    b"0",
+    b"\\ud800",
+    b"\xff",
+    b"{",
+    b"}",
+]
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(IN_JSON), st.lists(st.tuples(st.floats(0, 1), st.sampled_from(WORDS)), max_size=3), st.data())
+@given(
+    st.sampled_from(IN_JSON),
+    st.lists(st.tuples(st.floats(0, 1), st.sampled_from(WORDS)), max_size=3),
+    st.data(),
+)
 def test_a_damaged_list_is_never_our_failure(door, kind, insertions, data):
     values = data.draw(st.lists(values_of(kind), min_size=2, max_size=2))
     body = json.dumps({"inputs": [tensor(values, [1, 2], kind)], "id": "a"}).encode()

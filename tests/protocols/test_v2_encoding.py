@@ -1,4 +1,6 @@
-"""Compressed bodies of v2: gzip and deflate both ways, within the limits of what is not compressed."""
+"""Compressed bodies of v2: gzip and deflate both ways, within the limits of what is not
+compressed.
+"""
 
 import gzip
 import json
@@ -14,7 +16,13 @@ from tests.making import Door, Reply
 from tests.protocols.v2 import HEADER, a_mirror, mirror, outputs_of, refused, tensor
 
 LIMIT = 1 << 18
-PACK = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes, "": bytes, "X-GZIP": gzip.compress}
+PACK = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "identity": bytes,
+    "": bytes,
+    "X-GZIP": gzip.compress,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +38,37 @@ def door(tmp_path_factory):
 def body_of(count, output_binary):
     raw = np.arange(count, dtype=np.float32).tobytes()
     entry = tensor(shape=[count], parameters={"binary_data_size": len(raw)})
-    head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": output_binary}}).encode()
+    head = json.dumps(
+        {"inputs": [entry], "parameters": {"binary_data_output": output_binary}}
+    ).encode()
     return head, raw
 
 
 def ask(door, body, **headers):
-    return door.ask("POST", "/v2/models/m/infer", body, {name.replace("_", "-"): v for name, v in headers.items()})
+    return door.ask(
+        "POST",
+        "/v2/models/m/infer",
+        body,
+        {name.replace("_", "-"): v for name, v in headers.items()},
+    )
 
 
 @pytest.mark.parametrize("name", PACK)
 @pytest.mark.parametrize("count", [1, 20_000])
 def test_the_header_length_is_that_of_what_was_compressed(door, name, count):
     head, raw = body_of(count, True)
-    reply = ask(door, PACK[name](head + raw), content_encoding=name, **{HEADER: str(len(head))})
+    reply = ask(
+        door, PACK[name](head + raw), content_encoding=name, **{HEADER: str(len(head))}
+    )
     assert outputs_of(reply) == [("x_out", "FP32", [count], raw)]
 
 
 @pytest.mark.parametrize("name", ["gzip", "deflate"])
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("count", [3, 300, 30_000])
-def test_an_answer_is_compressed_when_that_is_wanted_and_worth_it(door, name, binary, count):
+def test_an_answer_is_compressed_when_that_is_wanted_and_worth_it(
+    door, name, binary, count
+):
     head, raw = body_of(count, binary)
     plain = ask(door, head + raw, **{HEADER: str(len(head))})
     reply = ask(door, head + raw, accept_encoding=name, **{HEADER: str(len(head))})
@@ -58,7 +77,9 @@ def test_an_answer_is_compressed_when_that_is_wanted_and_worth_it(door, name, bi
         return
     assert reply.headers[b"content-encoding"] == name.encode()
     assert len(reply.body) < len(plain.body)
-    body = gzip.decompress(reply.body) if name == "gzip" else zlib.decompress(reply.body)
+    body = (
+        gzip.decompress(reply.body) if name == "gzip" else zlib.decompress(reply.body)
+    )
     assert body == plain.body
     assert outputs_of(Reply(200, reply.headers, body)) == outputs_of(plain)
     assert reply.headers.get(HEADER.encode()) == plain.headers.get(HEADER.encode())
@@ -67,7 +88,9 @@ def test_an_answer_is_compressed_when_that_is_wanted_and_worth_it(door, name, bi
 def test_an_answer_that_does_not_shrink_goes_as_it_is(door):
     raw = np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes()
     entry = tensor(shape=[1000], parameters={"binary_data_size": len(raw)})
-    head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
+    head = json.dumps(
+        {"inputs": [entry], "parameters": {"binary_data_output": True}}
+    ).encode()
     reply = ask(door, head + raw, accept_encoding="gzip", **{HEADER: str(len(head))})
     assert b"content-encoding" not in reply.headers
     assert outputs_of(reply)[0][3] == raw
@@ -115,7 +138,10 @@ def test_no_wish_is_too_strange(accepted):
 @pytest.mark.parametrize("size", [LIMIT + 1, 50 * LIMIT, 2000 * LIMIT])
 def test_a_bomb_is_refused_as_it_unfolds(door, name, size):
     stream = zlib.compressobj(9, wbits={"gzip": 31, "deflate": 15}[name])
-    parts = [stream.compress(bytes(min(1 << 20, size - at))) for at in range(0, size, 1 << 20)]
+    parts = [
+        stream.compress(bytes(min(1 << 20, size - at)))
+        for at in range(0, size, 1 << 20)
+    ]
     body = b"".join([*parts, stream.flush()])
     if len(body) > LIMIT:
         body = body[:LIMIT]
@@ -148,7 +174,8 @@ def test_a_body_that_is_not_what_it_says_is_refused(door, name, body):
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.sampled_from(["gzip", "deflate"]), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)))
+    st.sampled_from(["gzip", "deflate"]),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))),
 )
 def test_a_damaged_stream_is_never_our_failure(door, name, changes):
     head, raw = body_of(50, True)

@@ -33,14 +33,22 @@ HELD = set()
 
 
 async def mirror(calls):
-    """Answers the inputs themselves: when they are let go, or after as many seconds as the parameter `sleep` says."""
+    """Answers the inputs themselves: when they are let go, or after as many seconds as the
+    parameter `sleep` says.
+    """
     await asyncio.sleep(max(call.parameters.get("sleep", 0.0) for call in calls))
     while any(call.parameters.get("hold") in HELD for call in calls):
         await asyncio.sleep(0.002)
     return [
         Answer(call.id, code="model_failed", message="it broke: ü" * 300)
         if call.parameters.get("fail")
-        else Answer(call.id, tensors=[Tensor(f"{t.name}_out", t.datatype, t.shape, t.data) for t in call.tensors])
+        else Answer(
+            call.id,
+            tensors=[
+                Tensor(f"{t.name}_out", t.datatype, t.shape, t.data)
+                for t in call.tensors
+            ],
+        )
         for call in calls
     ]
 
@@ -54,14 +62,27 @@ def a_mirror(name, *specs, **changed):
 @pytest.fixture(scope="module")
 def door(tmp_path_factory):
     door = GrpcDoor(body_bytes=40 << 20)
-    there = {"sockets": [door.worker(tmp_path_factory.mktemp("grpc") / "w", mirror).path]}
+    there = {
+        "sockets": [door.worker(tmp_path_factory.mktemp("grpc") / "w", mirror).path]
+    }
     door.update(
-        *(a_mirror(f"m-{kind}", ("x", kind, [-1, -1]), **there) for kind in [*KINDS, "BF16", "BYTES"]),
-        a_mirror("two", ("a", "FP32", [-1, 2]), ("b", "INT64", [-1]), labels=["cat", "dog"], **there),
+        *(
+            a_mirror(f"m-{kind}", ("x", kind, [-1, -1]), **there)
+            for kind in [*KINDS, "BF16", "BYTES"]
+        ),
+        a_mirror(
+            "two",
+            ("a", "FP32", [-1, 2]),
+            ("b", "INT64", [-1]),
+            labels=["cat", "dog"],
+            **there,
+        ),
         a_mirror("theirs", ("x", "FP32", [-1]), project="other", **there),
         a_mirror("fresh", ("x", "FP32", [-1]), ready=False),
     )
-    door.run(until(lambda: door.gateway.connected(door.gateway.route(caller(door), "two"))))
+    door.run(
+        until(lambda: door.gateway.connected(door.gateway.route(caller(door), "two")))
+    )
     yield door
     door.close()
 
@@ -81,7 +102,9 @@ ROW = np.array([[1.5, -2.0]], np.float32)
 
 
 def ask(client, *inputs, model="m-FP32", **options):
-    return client.call("ModelInfer", a_request(model, *(inputs or [("x", "FP32", ROW)])), **options)
+    return client.call(
+        "ModelInfer", a_request(model, *(inputs or [("x", "FP32", ROW)])), **options
+    )
 
 
 def refused(error, status, *says):
@@ -97,10 +120,14 @@ def refused(error, status, *says):
 
 @pytest.mark.parametrize("kind", [*KINDS, "BF16"])
 def test_raw_tensors_of_every_datatype_come_back_as_they_went(client, kind):
-    array = np.arange(6).reshape(3, 2).astype(np.uint16 if kind == "BF16" else NUMPY[kind])
+    array = (
+        np.arange(6).reshape(3, 2).astype(np.uint16 if kind == "BF16" else NUMPY[kind])
+    )
     answer = ask(client, ("x", kind, array), model=f"m-{kind}")
     assert (answer.model_name, answer.model_version) == (f"m-{kind}", "1")
-    assert [(o.name, o.datatype, list(o.shape)) for o in answer.outputs] == [("x_out", kind, [3, 2])]
+    assert [(o.name, o.datatype, list(o.shape)) for o in answer.outputs] == [
+        ("x_out", kind, [3, 2])
+    ]
     assert list(answer.raw_output_contents) == [array.tobytes()]
     assert not answer.outputs[0].HasField("contents")
 
@@ -132,7 +159,11 @@ def typed(kind, field, values, shape=None):
 def test_typed_contents_mean_the_same_as_raw_ones(client, kind):
     field, values = TYPED[kind]
     answer = client.call("ModelInfer", typed(kind, field, values))
-    expected = pack_bytes(values) if kind == "BYTES" else np.array(values, NUMPY[kind]).tobytes()
+    expected = (
+        pack_bytes(values)
+        if kind == "BYTES"
+        else np.array(values, NUMPY[kind]).tobytes()
+    )
     assert list(answer.raw_output_contents) == [expected]
 
 
@@ -141,7 +172,12 @@ def test_typed_contents_mean_the_same_as_raw_ones(client, kind):
     [
         ("INT8", "int_contents", [0, 128], "INT8"),
         ("UINT8", "uint_contents", [256, 0], "UINT8"),
-        ("INT64", "int_contents", [1, 2], "go into int64_contents, given: int_contents"),
+        (
+            "INT64",
+            "int_contents",
+            [1, 2],
+            "go into int64_contents, given: int_contents",
+        ),
         ("FP32", "fp64_contents", [1, 2], "go into fp32_contents"),
         ("FP16", "fp32_contents", [1, 2], "use raw_input_contents"),
         ("BF16", "fp32_contents", [1, 2], "use raw_input_contents"),
@@ -150,16 +186,26 @@ def test_typed_contents_mean_the_same_as_raw_ones(client, kind):
 )
 def test_typed_contents_that_do_not_fit_are_refused(client, kind, field, values, says):
     request = typed(kind, field, values, [1, 2])
-    assert refused(client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, says)
+    assert refused(
+        client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, says
+    )
 
 
 def test_raw_and_typed_contents_can_not_be_mixed(client):
     request = a_request("two", ("a", "FP32", ROW))
     one = request.inputs.add(name="b", datatype="INT64", shape=[1])
     one.contents.int64_contents.append(1)
-    assert refused(client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, "can't be mixed")
+    assert refused(
+        client.refusal("ModelInfer", request),
+        StatusCode.INVALID_ARGUMENT,
+        "can't be mixed",
+    )
     request.ClearField("inputs")
-    assert refused(client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, "1 entries for 0 inputs")
+    assert refused(
+        client.refusal("ModelInfer", request),
+        StatusCode.INVALID_ARGUMENT,
+        "1 entries for 0 inputs",
+    )
 
 
 A, B = ("a", "FP32", ROW), ("b", "INT64", np.array([7]))
@@ -178,7 +224,10 @@ def test_scores_come_back_as_classes_when_asked(client):
     request = a_request("two", A, B)
     request.outputs.add(name="a_out").parameters["classification"].int64_param = 1
     answer = client.call("ModelInfer", request)
-    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == ("BYTES", [1, 1])
+    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == (
+        "BYTES",
+        [1, 1],
+    )
     assert answer.raw_output_contents[0][4:] == b"1.500000:0:cat"
 
 
@@ -193,7 +242,11 @@ def test_scores_come_back_as_classes_when_asked(client):
     ],
 )
 def test_inputs_that_the_model_does_not_take_are_refused(client, inputs, says):
-    assert refused(client.refusal("ModelInfer", a_request("two", *inputs)), StatusCode.INVALID_ARGUMENT, says)
+    assert refused(
+        client.refusal("ModelInfer", a_request("two", *inputs)),
+        StatusCode.INVALID_ARGUMENT,
+        says,
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"1234567", b"123456789"])
@@ -208,10 +261,16 @@ def test_data_and_shape_must_agree(client, shape, data):
 def test_an_unknown_output_is_refused(client):
     request = a_request("two", A, B)
     request.outputs.add(name="zzz")
-    assert refused(client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, "a_out, b_out; asked: 'zzz'")
+    assert refused(
+        client.refusal("ModelInfer", request),
+        StatusCode.INVALID_ARGUMENT,
+        "a_out, b_out; asked: 'zzz'",
+    )
 
 
-def test_parameters_of_every_kind_reach_the_model_and_those_of_the_protocol_do_not(client, door):
+def test_parameters_of_every_kind_reach_the_model_and_those_of_the_protocol_do_not(
+    client, door
+):
     request = a_request("m-FP32", ("x", "FP32", ROW))
     request.parameters["s"].string_param = "v"
     request.parameters["i"].int64_param = -3
@@ -221,13 +280,21 @@ def test_parameters_of_every_kind_reach_the_model_and_those_of_the_protocol_do_n
     request.parameters["timeout"].int64_param = 5_000_000
     request.parameters["sequence_id"].int64_param = 7
     client.call("ModelInfer", request)
-    got = [call for worker in door._workers for batch in worker.got for call in batch][-1]
+    got = [call for worker in door._workers for batch in worker.got for call in batch][
+        -1
+    ]
     assert got.parameters == {"s": "v", "i": -3, "b": True, "f": 0.5}
     request.parameters["empty"].SetInParent()
-    assert refused(client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, "'empty' has no value")
+    assert refused(
+        client.refusal("ModelInfer", request),
+        StatusCode.INVALID_ARGUMENT,
+        "'empty' has no value",
+    )
     del request.parameters["empty"]
     request.parameters["timeout"].string_param = "soon"
-    assert refused(client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, "timeout")
+    assert refused(
+        client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, "timeout"
+    )
 
 
 def test_priority_timeout_and_id_are_passed_on(door, client, monkeypatch):
@@ -255,7 +322,11 @@ def test_priority_timeout_and_id_are_passed_on(door, client, monkeypatch):
 
 def test_large_messages_pass_both_ways_in_every_encoding(client):
     array = np.random.default_rng(0).integers(0, 9, (1, 4_000_000)).astype(np.float32)
-    for how in (grpc.Compression.NoCompression, grpc.Compression.Gzip, grpc.Compression.Deflate):
+    for how in (
+        grpc.Compression.NoCompression,
+        grpc.Compression.Gzip,
+        grpc.Compression.Deflate,
+    ):
         answer = ask(client, ("x", "FP32", array), compression=how)
         assert answer.raw_output_contents[0] == array.tobytes()
 
@@ -264,7 +335,11 @@ def test_a_message_beyond_the_limit_is_refused_before_it_is_taken(client, door):
     array = np.zeros((1, 11 << 20), np.float32)
     error = client.refusal("ModelInfer", a_request("m-FP32", ("x", "FP32", array)))
     assert refused(error, StatusCode.RESOURCE_EXHAUSTED, "at most 42,991,616 are taken")
-    error = client.refusal("ModelInfer", a_request("m-FP32", ("x", "FP32", array)), compression=grpc.Compression.Gzip)
+    error = client.refusal(
+        "ModelInfer",
+        a_request("m-FP32", ("x", "FP32", array)),
+        compression=grpc.Compression.Gzip,
+    )
     assert refused(error, StatusCode.RESOURCE_EXHAUSTED, "when it is unpacked")
     assert door.server.held == 0
 
@@ -279,23 +354,43 @@ def test_server_and_model_tell_what_they_are(client):
     assert about.name == "modelmill"
     assert "binary_tensor_data" in about.extensions
     model = client.call("ModelMetadata", {"name": "two"})
-    assert [(t.name, t.datatype, list(t.shape)) for t in model.inputs] == [("a", "FP32", [-1, 2]), ("b", "INT64", [-1])]
+    assert [(t.name, t.datatype, list(t.shape)) for t in model.inputs] == [
+        ("a", "FP32", [-1, 2]),
+        ("b", "INT64", [-1]),
+    ]
     assert (model.name, list(model.versions)) == ("two", ["1"])
     config = client.call("ModelConfig", {"name": "two"}).config
-    assert [(one.name, one.data_type, list(one.dims)) for one in config.input] == [("a", 11, [2]), ("b", 9, [])]
+    assert [(one.name, one.data_type, list(one.dims)) for one in config.input] == [
+        ("a", 11, [2]),
+        ("b", 9, []),
+    ]
     assert config.max_batch_size == 64
 
 
 def test_statistics_and_index_name_the_models_of_the_caller(client):
     ask(client)
-    assert {each.name for each in client.call("ModelStatistics").model_stats} >= {"two", "m-FP32"}
-    assert [each.name for each in client.call("ModelStatistics", {"name": "two"}).model_stats] == ["two"]
+    assert {each.name for each in client.call("ModelStatistics").model_stats} >= {
+        "two",
+        "m-FP32",
+    }
+    assert [
+        each.name
+        for each in client.call("ModelStatistics", {"name": "two"}).model_stats
+    ] == ["two"]
     names = {each.name: each.state for each in client.call("RepositoryIndex").models}
-    assert (names["two"], names["fresh"], "theirs" in names) == ("READY", "LOADING", False)
-    assert "fresh" not in {each.name for each in client.call("RepositoryIndex", {"ready": True}).models}
+    assert (names["two"], names["fresh"], "theirs" in names) == (
+        "READY",
+        "LOADING",
+        False,
+    )
+    assert "fresh" not in {
+        each.name for each in client.call("RepositoryIndex", {"ready": True}).models
+    }
 
 
-@pytest.mark.parametrize("name", ["no-such-model", "theirs", "", "x" * 5000, "../two", "\0"])
+@pytest.mark.parametrize(
+    "name", ["no-such-model", "theirs", "", "x" * 5000, "../two", "\0"]
+)
 def test_a_model_that_does_not_exist_is_not_found_and_not_ready(client, name):
     assert not client.call("ModelReady", {"name": name}).ready
     for call in ("ModelMetadata", "ModelConfig"):
@@ -328,29 +423,48 @@ def test_models_are_loaded_and_unloaded_by_admins_only(client, door, monkeypatch
     assert done == [("admin", "two", False), ("admin", "two", True)]
     user = Client(door.address, "other-key")
     for name in ("RepositoryModelLoad", "RepositoryModelUnload"):
-        assert user.refusal(name, {"model_name": "two"}).code() == StatusCode.PERMISSION_DENIED
+        assert (
+            user.refusal(name, {"model_name": "two"}).code()
+            == StatusCode.PERMISSION_DENIED
+        )
     user.close()
     request = message("inference.RepositoryModelLoadRequest")(model_name="two")
     request.parameters["config"].string_param = "{}"
-    assert refused(client.refusal("RepositoryModelLoad", request), StatusCode.INVALID_ARGUMENT, "config")
+    assert refused(
+        client.refusal("RepositoryModelLoad", request),
+        StatusCode.INVALID_ARGUMENT,
+        "config",
+    )
 
 
 def test_settings_are_told_and_changed(client):
     request = message("inference.TraceSettingRequest")()
-    assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == ["1000"]
+    assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == [
+        "1000"
+    ]
     request.settings["trace_rate"].value.append("700")
-    assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == ["700"]
+    assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == [
+        "700"
+    ]
     request.settings["trace_rate"].ClearField("value")
-    assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == ["1000"]
+    assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == [
+        "1000"
+    ]
     logs = client.call("LogSettings").settings
     assert logs["log_verbose_level"].uint32_param in (0, 1)
     assert logs["log_error"].WhichOneof("parameter_choice") == "bool_param"
     change = message("inference.LogSettingsRequest")()
     change.settings["log_nothing"].bool_param = True
-    assert refused(client.refusal("LogSettings", change), StatusCode.INVALID_ARGUMENT, "log_nothing")
+    assert refused(
+        client.refusal("LogSettings", change),
+        StatusCode.INVALID_ARGUMENT,
+        "log_nothing",
+    )
 
 
-def test_tensors_may_lie_in_shared_memory_when_the_operator_allows_it(client, door, monkeypatch):
+def test_tensors_may_lie_in_shared_memory_when_the_operator_allows_it(
+    client, door, monkeypatch
+):
     region = {"name": "r", "key": f"/modelmill-test-{os.getpid()}", "byte_size": 16}
     path = Path("/dev/shm") / region["key"][1:]
     path.write_bytes(ROW.tobytes() + bytes(8))
@@ -359,7 +473,9 @@ def test_tensors_may_lie_in_shared_memory_when_the_operator_allows_it(client, do
         assert refused(error, StatusCode.PERMISSION_DENIED, "shared memory is off")
         monkeypatch.setattr(door.gateway, "shared_memory", True)
         client.call("SystemSharedMemoryRegister", region)
-        assert dict(client.call("SystemSharedMemoryStatus").regions)["r"].byte_size == 16
+        assert (
+            dict(client.call("SystemSharedMemoryStatus").regions)["r"].byte_size == 16
+        )
         request = a_request("m-FP32", ("x", "FP32", ROW), raw=False)
         _point(request.inputs[0], 0)
         _point(request.outputs.add(name="x_out"), 8)
@@ -368,7 +484,11 @@ def test_tensors_may_lie_in_shared_memory_when_the_operator_allows_it(client, do
         assert list(answer.raw_output_contents) == [b""]
         assert path.read_bytes() == ROW.tobytes() * 2
         request.inputs[0].parameters["shared_memory_byte_size"].string_param = "8"
-        assert refused(client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, "shared_memory_byte_size")
+        assert refused(
+            client.refusal("ModelInfer", request),
+            StatusCode.INVALID_ARGUMENT,
+            "shared_memory_byte_size",
+        )
         client.call("SystemSharedMemoryUnregister", {"name": "r"})
         assert not client.call("SystemSharedMemoryStatus").regions
     finally:
@@ -383,7 +503,9 @@ def _point(tensor, offset):
 
 @pytest.mark.parametrize("name", ["Status", "Register", "Unregister"])
 def test_cuda_shared_memory_is_not_offered(client, name):
-    assert refused(client.refusal(f"CudaSharedMemory{name}"), StatusCode.UNIMPLEMENTED, "CUDA")
+    assert refused(
+        client.refusal(f"CudaSharedMemory{name}"), StatusCode.UNIMPLEMENTED, "CUDA"
+    )
 
 
 # ---- keys
@@ -401,8 +523,12 @@ def status_of(channel, path, metadata):
     return StatusCode.OK
 
 
-@pytest.mark.parametrize("path", [*methods(), "/nothing.Of/TheKind", f"/{SERVICE}/Nothing", "/", "//", "/x"])
-@pytest.mark.parametrize("value", [None, "Bearer wrong", "Bearer ", "admin-key", "Bearer admin-key2"])
+@pytest.mark.parametrize(
+    "path", [*methods(), "/nothing.Of/TheKind", f"/{SERVICE}/Nothing", "/", "//", "/x"]
+)
+@pytest.mark.parametrize(
+    "value", [None, "Bearer wrong", "Bearer ", "admin-key", "Bearer admin-key2"]
+)
 def test_only_health_is_answered_without_a_key(client, path, value):
     metadata = [] if value is None else [("authorization", value)]
     expected = StatusCode.OK if path in PUBLIC else StatusCode.UNAUTHENTICATED
@@ -416,7 +542,10 @@ def test_health_is_all_that_is_public():
 
 
 def test_a_method_that_does_not_exist_is_not_implemented(client):
-    assert status_of(client.channel, f"/{SERVICE}/Nothing", list(KEY.items())) == StatusCode.UNIMPLEMENTED
+    assert (
+        status_of(client.channel, f"/{SERVICE}/Nothing", list(KEY.items()))
+        == StatusCode.UNIMPLEMENTED
+    )
 
 
 def test_before_the_first_snapshot_callers_may_try_again(tmp_path):
@@ -434,7 +563,10 @@ def test_before_the_first_snapshot_callers_may_try_again(tmp_path):
 
 def test_every_error_code_has_its_status():
     assert _grpc_call.STATUS.keys() == BY_CODE.keys()
-    known = {code.value[0] for code in StatusCode} - {StatusCode.OK.value[0], StatusCode.UNKNOWN.value[0]}
+    known = {code.value[0] for code in StatusCode} - {
+        StatusCode.OK.value[0],
+        StatusCode.UNKNOWN.value[0],
+    }
     assert set(_grpc_call.STATUS.values()) <= known
 
 
@@ -446,12 +578,17 @@ def test_the_words_of_an_error_survive_the_way(client):
     assert error.details() == ("it broke: ü" * 300)[:1000]
 
 
-@pytest.mark.parametrize("body", [b"\xff", b"\x0a\xff", b"\x0a\x01\xff", b"\x2a\x03\x0a\x01\xff", b"\x00" * 100])
+@pytest.mark.parametrize(
+    "body",
+    [b"\xff", b"\x0a\xff", b"\x0a\x01\xff", b"\x2a\x03\x0a\x01\xff", b"\x00" * 100],
+)
 def test_what_is_no_message_is_refused(client, body):
     call = client.channel.unary_unary(f"/{SERVICE}/ModelInfer")
     with pytest.raises(grpc.RpcError) as caught:
         call(body, metadata=client.metadata, timeout=10)
-    assert refused(caught.value, StatusCode.INVALID_ARGUMENT, "inference.ModelInferRequest")
+    assert refused(
+        caught.value, StatusCode.INVALID_ARGUMENT, "inference.ModelInferRequest"
+    )
 
 
 def test_a_failure_of_ours_tells_nothing_but_that(client, door, monkeypatch, caplog):
@@ -511,7 +648,9 @@ def test_a_call_that_is_cancelled_is_given_up(client, door, held):
 
 
 async def _settled(door):
-    await until(lambda: not any(connection.streams for connection in door.server._connections))
+    await until(
+        lambda: not any(connection.streams for connection in door.server._connections)
+    )
     return door.server.held
 
 
@@ -520,7 +659,9 @@ async def _settled(door):
 
 def stream_of(client, requests, **options):
     options = {"metadata": client.metadata, "timeout": 20, **options}
-    return stub(client.channel, f"/{SERVICE}/ModelStreamInfer")(iter(requests), **options)
+    return stub(client.channel, f"/{SERVICE}/ModelStreamInfer")(
+        iter(requests), **options
+    )
 
 
 def final(response):
@@ -528,7 +669,9 @@ def final(response):
 
 
 def test_a_stream_answers_every_request_and_goes_on_after_errors(client):
-    requests = [a_request("m-FP32", ("x", "FP32", ROW * n), id=str(n)) for n in range(100)]
+    requests = [
+        a_request("m-FP32", ("x", "FP32", ROW * n), id=str(n)) for n in range(100)
+    ]
     requests[50].model_name = "no-such-model"
     got = {one.infer_response.id: one for one in stream_of(client, requests)}
     assert len(got) == 100
@@ -538,13 +681,19 @@ def test_a_stream_answers_every_request_and_goes_on_after_errors(client):
         assert final(one)
         if number != "50":
             assert one.error_message == ""
-            assert one.infer_response.raw_output_contents[0] == (ROW * int(number)).tobytes()
+            assert (
+                one.infer_response.raw_output_contents[0]
+                == (ROW * int(number)).tobytes()
+            )
 
 
 def test_a_slow_request_of_a_stream_holds_up_no_other(door, client, tmp_path, held):
     fast = door.worker(tmp_path / "fast", mirror)
     snapshot = door.gateway._snapshot
-    door.update(*snapshot.routes.values(), a_mirror("quick", ("x", "FP32", [-1, 2]), sockets=[fast.path]))
+    door.update(
+        *snapshot.routes.values(),
+        a_mirror("quick", ("x", "FP32", [-1, 2]), sockets=[fast.path]),
+    )
     held.id = "slow"
     got = stream_of(client, [held, a_request("quick", ("x", "FP32", ROW), id="quick")])
     assert next(got).infer_response.id == "quick"
@@ -556,13 +705,20 @@ def test_the_request_for_an_empty_final_answer_is_met(client, door):
     request = a_request("m-FP32", ("x", "FP32", ROW), id="e")
     request.parameters["triton_enable_empty_final_response"].bool_param = True
     got = list(stream_of(client, [request]))
-    assert [(one.infer_response.id, final(one), len(one.infer_response.outputs)) for one in got] == [("e", True, 1)]
+    assert [
+        (one.infer_response.id, final(one), len(one.infer_response.outputs))
+        for one in got
+    ] == [("e", True, 1)]
 
 
 def test_more_requests_than_are_answered_at_once_wait_their_turn(client):
     array = np.ones((1, 100_000), np.float32)
-    requests = (a_request("m-FP32", ("x", "FP32", array), id=str(n)) for n in range(300))
-    assert {one.infer_response.id for one in stream_of(client, requests)} == {str(n) for n in range(300)}
+    requests = (
+        a_request("m-FP32", ("x", "FP32", array), id=str(n)) for n in range(300)
+    )
+    assert {one.infer_response.id for one in stream_of(client, requests)} == {
+        str(n) for n in range(300)
+    }
 
 
 def test_the_deadline_of_a_stream_ends_it(client):
@@ -598,10 +754,20 @@ def test_a_stream_that_is_cancelled_gives_up_its_calls(client, door, held):
 @pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip])
 def test_the_asynchronous_client_is_served_as_well(door, compression):
     async def scene():
-        async with grpc.aio.insecure_channel(door.address, compression=compression) as channel:
+        async with grpc.aio.insecure_channel(
+            door.address, compression=compression
+        ) as channel:
             call = stub(channel, f"/{SERVICE}/ModelInfer")
-            asked = [call(a_request("m-FP32", ("x", "FP32", ROW), id=str(n)), metadata=KEY.items()) for n in range(400)]
-            assert [one.id for one in await asyncio.gather(*asked)] == [str(n) for n in range(400)]
+            asked = [
+                call(
+                    a_request("m-FP32", ("x", "FP32", ROW), id=str(n)),
+                    metadata=KEY.items(),
+                )
+                for n in range(400)
+            ]
+            assert [one.id for one in await asyncio.gather(*asked)] == [
+                str(n) for n in range(400)
+            ]
             talk = stub(channel, f"/{SERVICE}/ModelStreamInfer")(metadata=KEY.items())
             await talk.write(a_request("m-FP32", ("x", "FP32", ROW), id="one"))
             assert (await talk.read()).infer_response.id == "one"
@@ -621,7 +787,9 @@ def test_health_is_told_to_those_who_ask_and_to_those_who_watch(client, door):
     with pytest.raises(grpc.RpcError) as caught:
         check(ask_for(service="nothing"))
     assert caught.value.code() == StatusCode.NOT_FOUND
-    watching = stub(client.channel, "/grpc.health.v1.Health/Watch")(ask_for(), timeout=20)
+    watching = stub(client.channel, "/grpc.health.v1.Health/Watch")(
+        ask_for(), timeout=20
+    )
     assert next(watching).status == 1
     door.gateway.draining = True
     assert next(watching).status == 2
@@ -629,8 +797,17 @@ def test_health_is_told_to_those_who_ask_and_to_those_who_watch(client, door):
     door.gateway.draining = False
     assert next(watching).status == 1
     watching.cancel()
-    assert next(stub(client.channel, "/grpc.health.v1.Health/Watch")(ask_for(service="nothing"))).status == 3
-    everything = stub(client.channel, "/grpc.health.v1.Health/List")(message("grpc.health.v1.HealthListRequest")())
+    assert (
+        next(
+            stub(client.channel, "/grpc.health.v1.Health/Watch")(
+                ask_for(service="nothing")
+            )
+        ).status
+        == 3
+    )
+    everything = stub(client.channel, "/grpc.health.v1.Health/List")(
+        message("grpc.health.v1.HealthListRequest")()
+    )
     assert everything.statuses[SERVICE].status == 1
 
 
@@ -654,12 +831,16 @@ def test_reflection_describes_everything_that_is_served(client, version):
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
     packages = [
-        FileDescriptorProto.FromString(one.file_descriptor_response.file_descriptor_proto[0]).package
+        FileDescriptorProto.FromString(
+            one.file_descriptor_response.file_descriptor_proto[0]
+        ).package
         for one in got[1:4]
     ]
     assert packages == ["inference", package, "grpc.health.v1"]
     assert [one.error_response.error_code for one in (got[4], got[6])] == [5, 5]
-    assert got[5].all_extension_numbers_response.base_type_name == "inference.ModelConfig"
+    assert (
+        got[5].all_extension_numbers_response.base_type_name == "inference.ModelConfig"
+    )
 
 
 class Tracing:
@@ -670,7 +851,9 @@ class Tracing:
         self.response_headers = (("traceparent", "00-1-2-01"), ("x-request-id", "mine"))
 
     def start(self, name, metadata, attributes):
-        self.started.append((name, metadata.get("traceparent"), attributes["rpc.method"]))
+        self.started.append(
+            (name, metadata.get("traceparent"), attributes["rpc.method"])
+        )
         return self
 
     def set(self, attributes):
@@ -689,9 +872,15 @@ class Tracing:
 def test_a_call_is_traced_and_its_answer_names_the_trace(client, door, monkeypatch):
     tracing = Tracing()
     monkeypatch.setattr(door.gateway, "tracing", tracing)
-    metadata = [*client.metadata, ("traceparent", "00-9-9-01"), ("x-request-id", "mine")]
+    metadata = [
+        *client.metadata,
+        ("traceparent", "00-9-9-01"),
+        ("x-request-id", "mine"),
+    ]
     call = stub(client.channel, f"/{SERVICE}/ModelInfer")
-    _, done = call.with_call(a_request("m-FP32", ("x", "FP32", ROW)), metadata=metadata, timeout=10)
+    _, done = call.with_call(
+        a_request("m-FP32", ("x", "FP32", ROW)), metadata=metadata, timeout=10
+    )
     assert dict(done.initial_metadata())["x-request-id"] == "mine"
     assert tracing.started == [(f"{SERVICE}/ModelInfer", "00-9-9-01", "ModelInfer")]
     door.run(until(lambda: tracing.ended == 1))  # once the answer has left
@@ -701,11 +890,15 @@ def test_a_call_is_traced_and_its_answer_names_the_trace(client, door, monkeypat
 def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext "
+        "subjectAltName=DNS:localhost"
     )
     paths = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
-        [*command.split(), "-out", paths[0], "-keyout", paths[1]], check=True, capture_output=True, timeout=60
+        [*command.split(), "-out", paths[0], "-keyout", paths[1]],
+        check=True,
+        capture_output=True,
+        timeout=60,
     )
     return paths
 
@@ -714,9 +907,14 @@ def test_calls_may_be_encrypted(certificate):
     door = GrpcDoor(tls=certificate)
     secure = grpc.ssl_channel_credentials(certificate[0].read_bytes())
     with grpc.secure_channel(f"localhost:{door.server.port}", secure) as channel:
-        assert stub(channel, f"/{SERVICE}/ServerLive")(message("inference.ServerLiveRequest")(), timeout=20).live
+        assert stub(channel, f"/{SERVICE}/ServerLive")(
+            message("inference.ServerLiveRequest")(), timeout=20
+        ).live
     plain = Client(door.address)
-    assert plain.refusal("ServerLive", timeout=2).code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+    assert plain.refusal("ServerLive", timeout=2).code() in (
+        StatusCode.UNAVAILABLE,
+        StatusCode.DEADLINE_EXCEEDED,
+    )
     plain.close()
     door.close()
 
@@ -726,7 +924,9 @@ def test_files_that_are_no_certificate_are_named(tmp_path):
 
     async def scene():
         with pytest.raises(BY_CODE["invalid_input"], match=r"cert\.pem"):
-            await v2_grpc.serve(None, ("127.0.0.1", 0), (tmp_path / "cert.pem", tmp_path / "key.pem"))
+            await v2_grpc.serve(
+                None, ("127.0.0.1", 0), (tmp_path / "cert.pem", tmp_path / "key.pem")
+            )
 
     asyncio.run(scene())
 
@@ -736,7 +936,9 @@ def test_a_server_that_stops_answers_what_it_has_taken(tmp_path):
     worker = door.worker(tmp_path / "w", mirror)
     door.update(a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
     client = Client(door.address)
-    call = stub(client.channel, f"/{SERVICE}/ModelInfer").future(sleeping(0.3), metadata=client.metadata)
+    call = stub(client.channel, f"/{SERVICE}/ModelInfer").future(
+        sleeping(0.3), metadata=client.metadata
+    )
     never = threading.Event()
 
     def waiting():
@@ -762,7 +964,9 @@ def test_a_server_that_must_stop_at_once_leaves_nobody_waiting(tmp_path):
     worker = door.worker(tmp_path / "w", mirror)
     door.update(a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
     client = Client(door.address)
-    call = stub(client.channel, f"/{SERVICE}/ModelInfer").future(sleeping(3), metadata=client.metadata)
+    call = stub(client.channel, f"/{SERVICE}/ModelInfer").future(
+        sleeping(3), metadata=client.metadata
+    )
     door.run(until(lambda: worker.got))
     door.run(door.server.stop(0))
     assert call.exception(timeout=5).code() == StatusCode.UNAVAILABLE
@@ -783,7 +987,9 @@ def test_one_port_can_be_shared_and_several_can_be_served(tmp_path):
         second = await v2_grpc.serve(gateway, free)
         assert second.port == port
         await second.stop(0)
-        one, other = [await v2_grpc.serve(gateway, ("127.0.0.1", port)) for _ in range(2)]
+        one, other = [
+            await v2_grpc.serve(gateway, ("127.0.0.1", port)) for _ in range(2)
+        ]
         for server in (first, one, other):
             await server.stop(0)
 
@@ -797,10 +1003,19 @@ def test_the_descriptors_are_those_of_the_proto_files(tmp_path):
     pytest.importorskip("grpc_tools")
     source = ROOT / "src/modelmill/protocols/proto"
     target = tmp_path / "descriptors"
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", "src", f"--descriptor_set_out={target}"]
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "-I",
+        "src",
+        f"--descriptor_set_out={target}",
+    ]
     files = sorted(str(path.relative_to(ROOT)) for path in source.glob("*.proto"))
     subprocess.run([*command, *files], cwd=ROOT, check=True, timeout=60)
-    assert target.read_bytes() == (source / "descriptors.binpb").read_bytes(), "run `make proto`"
+    assert target.read_bytes() == (source / "descriptors.binpb").read_bytes(), (
+        "run `make proto`"
+    )
 
 
 OTHERS = """
@@ -817,12 +1032,18 @@ assert _grpc_messages.message("inference.ModelInferRequest")(model_name="x").Ser
 
 
 def test_our_messages_live_beside_those_of_other_packages():
-    done = subprocess.run([sys.executable, "-W", "error", "-c", OTHERS], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", OTHERS],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_grpc_is_not_loaded_before_it_is_served():
     code = (
-        "import sys, modelmill.protocols.v2_grpc; sys.exit(any(m in sys.modules for m in ('google.protobuf', 'hpack')))"
+        "import sys, modelmill.protocols.v2_grpc; sys.exit(any(m in sys.modules for m in "
+        "('google.protobuf', 'hpack')))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

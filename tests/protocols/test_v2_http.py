@@ -32,7 +32,9 @@ def door(tmp_path_factory):
     door.close()
 
 
-@pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]], [[1], [2], [3], [4]], [1.0, 2, 3, 4]])
+@pytest.mark.parametrize(
+    "data", [[1, 2, 3, 4], [[1, 2], [3, 4]], [[1], [2], [3], [4]], [1.0, 2, 3, 4]]
+)
 def test_numbers_may_be_flat_or_nested(door, data):
     reply = infer(door, "m-FP32", tensor(data, (2, 2)), id="seven")
     assert reply.status == 200
@@ -40,7 +42,14 @@ def test_numbers_may_be_flat_or_nested(door, data):
         "model_name": "m-FP32",
         "model_version": "1",
         "id": "seven",
-        "outputs": [{"name": "x_out", "datatype": "FP32", "shape": [2, 2], "data": [1.0, 2.0, 3.0, 4.0]}],
+        "outputs": [
+            {
+                "name": "x_out",
+                "datatype": "FP32",
+                "shape": [2, 2],
+                "data": [1.0, 2.0, 3.0, 4.0],
+            }
+        ],
     }
 
 
@@ -53,7 +62,10 @@ def test_several_inputs_mix_json_and_binary(door):
     reply = binary(door, "two", *inputs, tail=a.tobytes())
     assert [out["data"] for out in reply.json["outputs"]] == [[1.5, 2.5], [7]]
     swapped = binary(door, "two", *inputs[::-1], tail=a.tobytes())
-    assert {out["name"]: out["data"] for out in swapped.json["outputs"]} == {"a_out": [1.5, 2.5], "b_out": [7]}
+    assert {out["name"]: out["data"] for out in swapped.json["outputs"]} == {
+        "a_out": [1.5, 2.5],
+        "b_out": [7],
+    }
 
 
 def test_only_the_outputs_asked_for_are_sent_in_the_form_asked_for(door):
@@ -61,9 +73,15 @@ def test_only_the_outputs_asked_for_are_sent_in_the_form_asked_for(door):
     outputs = [{"name": "b_out", "parameters": {"binary_data": True}}]
     reply = infer(door, "two", *inputs, outputs=outputs)
     size = int(reply.headers[HEADER.encode()])
-    assert [out["name"] for out in json.loads(reply.body[:size])["outputs"]] == ["b_out"]
+    assert [out["name"] for out in json.loads(reply.body[:size])["outputs"]] == [
+        "b_out"
+    ]
     assert reply.body[size:] == np.array([7], np.int64).tobytes()
-    assert refused(infer(door, "two", *inputs, outputs=[{"name": "c"}]), "asked: 'c'", "a_out, b_out")
+    assert refused(
+        infer(door, "two", *inputs, outputs=[{"name": "c"}]),
+        "asked: 'c'",
+        "a_out, b_out",
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,20 +116,49 @@ def test_only_the_outputs_asked_for_are_sent_in_the_form_asked_for(door):
     ],
 )
 def test_data_that_the_datatype_does_not_hold_is_refused(door, kind, data):
-    refused(infer(door, f"m-{kind}", tensor([data] if data is None else data, datatype=kind)), "'x'")
+    refused(
+        infer(
+            door, f"m-{kind}", tensor([data] if data is None else data, datatype=kind)
+        ),
+        "'x'",
+    )
 
 
-@pytest.mark.parametrize("number", [b"nan", b"inf", b"+Infinity", b"Infinit", b"1e999", b"01", b"0x1", b"1_0"])
+@pytest.mark.parametrize(
+    "number",
+    [b"nan", b"inf", b"+Infinity", b"Infinit", b"1e999", b"01", b"0x1", b"1_0"],
+)
 @pytest.mark.parametrize("kind", ["INT64", "FP32", "UINT8"])
 def test_what_is_no_number_of_json_is_refused(door, kind, number):
-    body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"%s","data":[1,%s]}]}' % (kind.encode(), number)
+    body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"%s","data":[1,%s]}]}' % (
+        kind.encode(),
+        number,
+    )
     refused(door.ask("POST", f"/v2/models/m-{kind}/infer", body))
 
 
 MISFITS = [
-    [2], [2, 2], [1, 2, 1], [], [0, 2], [1, 3], [-1, 2], [-1, -2], [2**31, 2], [2**31 + 1, 2], [2**64, 2],
-    [2**200, 2], [10**4000, 2], [1.5, 2], ["1", "2"], None, "12", [[1, 2]], [1, None], [1] * 100,
-]  # fmt: skip
+    [2],
+    [2, 2],
+    [1, 2, 1],
+    [],
+    [0, 2],
+    [1, 3],
+    [-1, 2],
+    [-1, -2],
+    [2**31, 2],
+    [2**31 + 1, 2],
+    [2**64, 2],
+    [2**200, 2],
+    [10**4000, 2],
+    [1.5, 2],
+    ["1", "2"],
+    None,
+    "12",
+    [[1, 2]],
+    [1, None],
+    [1] * 100,
+]
 
 
 @pytest.mark.parametrize("shape", MISFITS)
@@ -121,27 +168,47 @@ def test_a_shape_that_does_not_fit_is_refused(door, shape):
 
 @pytest.mark.parametrize(
     "shape",
-    [[2**31, 2**31, 2**31, 3], [1, 2**20, 2**20, 3], [2**28, 1, 1, 3], [0, 2**62, 2**62, 3], [10**4000] * 3 + [3]],
+    [
+        [2**31, 2**31, 2**31, 3],
+        [1, 2**20, 2**20, 3],
+        [2**28, 1, 1, 3],
+        [0, 2**62, 2**62, 3],
+        [10**4000] * 3 + [3],
+    ],
 )
 def test_a_huge_shape_is_refused_before_anything_of_its_size_is_made(door, shape):
     refused(infer(door, "free", tensor([1], shape, "UINT8")), "elements; at most")
     reply = binary(
-        door, "free", tensor(shape=shape, datatype="UINT8", parameters={"binary_data_size": 4}), tail=b"1234"
+        door,
+        "free",
+        tensor(shape=shape, datatype="UINT8", parameters={"binary_data_size": 4}),
+        tail=b"1234",
     )
     refused(reply, "elements; at most")
 
 
 @pytest.mark.parametrize("size", [-1, 7, 9, 10**30, 8.0, "8", None, True, [8]])
 def test_a_binary_size_that_does_not_fit_is_refused(door, size):
-    refused(binary(door, "m-FP32", tensor(parameters={"binary_data_size": size}), tail=b"12345678"))
+    refused(
+        binary(
+            door,
+            "m-FP32",
+            tensor(parameters={"binary_data_size": size}),
+            tail=b"12345678",
+        )
+    )
 
 
 @pytest.mark.parametrize("tail", [b"", b"1234567", b"123456789"])
 def test_binary_data_must_be_whole_and_nothing_may_follow(door, tail):
-    refused(binary(door, "m-FP32", tensor(parameters={"binary_data_size": 8}), tail=tail))
+    refused(
+        binary(door, "m-FP32", tensor(parameters={"binary_data_size": 8}), tail=tail)
+    )
 
 
-@pytest.mark.parametrize("value", ["-1", "999999", "nonsense", "1.5", "+5", " ", "²", "9" * 5000, "0", "10"])
+@pytest.mark.parametrize(
+    "value", ["-1", "999999", "nonsense", "1.5", "+5", " ", "²", "9" * 5000, "0", "10"]
+)
 def test_a_header_length_that_is_wrong_is_refused(door, value):
     refused(infer(door, "m-FP32", tensor([1, 2]), headers={HEADER: value}))
 
@@ -169,7 +236,12 @@ def test_what_the_signature_does_not_have_is_said(door, inputs, says):
 
 
 def test_inputs_of_several_batch_sizes_are_refused(door):
-    refused(infer(door, "two", tensor([1, 2], name="a"), tensor([7, 8], (2,), "INT64", "b")), "batch size: [1, 2]")
+    refused(
+        infer(
+            door, "two", tensor([1, 2], name="a"), tensor([7, 8], (2,), "INT64", "b")
+        ),
+        "batch size: [1, 2]",
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,9 +261,16 @@ def test_inputs_of_several_batch_sizes_are_refused(door):
         b'{"inputs": [], "id": 5}',
         b'{"inputs": [], "parameters": []}',
         b"[" * 100_000,
-        b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": ' + b"[" * 5000 + b"]" * 5000 + b"}]}",
-        b'{"inputs": [{"name": "x", "shape": [1' + b"0" * 9000 + b', 2], "datatype": "FP32", "data": [1, 2]}]}',
-        b'{"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1' + b"0" * 9000 + b"]}]}",
+        b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": '
+        + b"[" * 5000
+        + b"]" * 5000
+        + b"}]}",
+        b'{"inputs": [{"name": "x", "shape": [1'
+        + b"0" * 9000
+        + b', 2], "datatype": "FP32", "data": [1, 2]}]}',
+        b'{"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1'
+        + b"0" * 9000
+        + b"]}]}",
         b'{"parameters": {"a": ' + b"[" * 5000 + b"]" * 5000 + b'}, "inputs": []}',
         b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32"}]}',
     ],
@@ -217,7 +296,11 @@ def test_a_model_tells_its_signature(door, path):
 
 def test_only_the_served_version_answers(door):
     assert (
-        door.ask("POST", "/v2/models/m-FP32/versions/1/infer", json.dumps({"inputs": [tensor([1, 2])]}).encode()).status
+        door.ask(
+            "POST",
+            "/v2/models/m-FP32/versions/1/infer",
+            json.dumps({"inputs": [tensor([1, 2])]}).encode(),
+        ).status
         == 200
     )
     reply = door.ask("GET", "/v2/models/m-FP32/versions/2")
@@ -225,7 +308,14 @@ def test_only_the_served_version_answers(door):
 
 
 @pytest.mark.parametrize(
-    ("model", "status"), [("m-FP32", 200), ("alone", 400), ("fresh", 400), ("nothing", 400), ("m-FP32/versions/9", 400)]
+    ("model", "status"),
+    [
+        ("m-FP32", 200),
+        ("alone", 400),
+        ("fresh", 400),
+        ("nothing", 400),
+        ("m-FP32/versions/9", 400),
+    ],
 )
 def test_ready_means_that_a_worker_answers(door, model, status):
     infer(door, "m-FP32", tensor([1, 2]))
@@ -235,7 +325,12 @@ def test_ready_means_that_a_worker_answers(door, model, status):
 def test_the_server_tells_what_it_speaks(door):
     about = door.ask("GET", "/v2").json
     assert (about["name"], type(about["version"])) == ("modelmill", str)
-    assert {"binary_tensor_data", "classification", "statistics", "model_repository"} <= set(about["extensions"])
+    assert {
+        "binary_tensor_data",
+        "classification",
+        "statistics",
+        "model_repository",
+    } <= set(about["extensions"])
     assert "system_shared_memory" not in about["extensions"]
     assert door.ask("GET", "/v2/health/live", key=None).json == {"live": True}
     assert door.ask("GET", "/v2/health/ready", key=None).json == {"ready": True}
@@ -257,7 +352,9 @@ def test_a_deployment_that_goes_while_the_body_arrives_is_no_failure_of_ours():
 
             door.gateway.update(a_snapshot(keys=door.KEYS))
 
-        reply = door.ask("POST", "/v2/models/going/infer", [head[:9], undeploy, head[9:]])
+        reply = door.ask(
+            "POST", "/v2/models/going/infer", [head[:9], undeploy, head[9:]]
+        )
         assert reply.status in (404, 503)
     finally:
         door.close()
@@ -267,7 +364,9 @@ VALID = msgspec.json.encode(
     {
         "id": "1",
         "parameters": {"binary_data_output": False},
-        "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1.5, 2.5]]}],
+        "inputs": [
+            {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1.5, 2.5]]}
+        ],
         "outputs": [{"name": "x_out", "parameters": {"binary_data": True}}],
     }
 )
@@ -276,8 +375,16 @@ BINARY = msgspec.json.encode({"inputs": [tensor(parameters={"binary_data_size": 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
-    st.sampled_from([(VALID, b"", None), (BINARY, b"12345678", None), (BINARY, b"12345678", "moved")]),
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4
+    ),
+    st.sampled_from(
+        [
+            (VALID, b"", None),
+            (BINARY, b"12345678", None),
+            (BINARY, b"12345678", "moved"),
+        ]
+    ),
     st.integers(-3, 3),
     st.floats(0.5, 1) | st.just(1.0),
 )
@@ -287,19 +394,31 @@ def test_a_damaged_request_is_never_our_failure(door, changes, request, shift, k
     for place, value in changes:
         body[int(place * len(body))] = value
     headers = {HEADER: str(len(head) + (shift if moved else 0))} if tail else {}
-    reply = door.ask("POST", "/v2/models/m-FP32/infer", bytes(body[: round(kept * len(body))]), headers)
+    reply = door.ask(
+        "POST",
+        "/v2/models/m-FP32/infer",
+        bytes(body[: round(kept * len(body))]),
+        headers,
+    )
     assert reply.status in (200, 400), reply.body
 
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
     max_leaves=6,
 )
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(KINDS), st.sampled_from(["shape", "data", "parameters", "name", "datatype"]), ANYTHING)
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from(["shape", "data", "parameters", "name", "datatype"]),
+    ANYTHING,
+)
 def test_any_value_in_any_place_is_answered(door, kind, place, value):
     reply = infer(door, f"m-{kind}", {**tensor([1, 0], datatype=kind), place: value})
     assert reply.status in (200, 400), reply.body

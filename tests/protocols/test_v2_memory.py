@@ -1,4 +1,6 @@
-"""System shared memory of v2: off by default; regions are their owner's, and nothing outside them is touched."""
+"""System shared memory of v2: off by default; regions are their owner's, and nothing outside them
+is touched.
+"""
 
 import json
 import os
@@ -20,7 +22,10 @@ def door(tmp_path):
     door = Door(body_bytes=4096)
     worker = door.worker(tmp_path / "w", mirror)
     there = {"sockets": [worker.path]}
-    door.update(a_mirror("m", ("x", "FP32", [-1]), **there), a_mirror("texts", ("x", "BYTES", [-1]), **there))
+    door.update(
+        a_mirror("m", ("x", "FP32", [-1]), **there),
+        a_mirror("texts", ("x", "BYTES", [-1]), **there),
+    )
     door.gateway.shared_memory = True
     yield door
     door.ask("POST", f"{REGIONS}/unregister")
@@ -60,7 +65,9 @@ def there(region, byte_size, offset=None):
 
 
 def wants(region, byte_size, offset=None, **rest):
-    return [{"name": "x_out", "parameters": {**there(region, byte_size, offset), **rest}}]
+    return [
+        {"name": "x_out", "parameters": {**there(region, byte_size, offset), **rest}}
+    ]
 
 
 NUMBERS = np.array([1, 2, 3, 4, 5, 6], np.float32)
@@ -90,7 +97,11 @@ def test_tensors_are_read_and_left_in_shared_memory(door, memory):
             "name": "x_out",
             "datatype": "FP32",
             "shape": [2],
-            "parameters": {"shared_memory_region": "out", "shared_memory_offset": 8, "shared_memory_byte_size": 8},
+            "parameters": {
+                "shared_memory_region": "out",
+                "shared_memory_offset": 8,
+                "shared_memory_byte_size": 8,
+            },
         }
     ]
     left = Path(f"/dev/shm{target}").read_bytes()
@@ -103,7 +114,12 @@ def test_tensors_are_read_and_left_in_shared_memory(door, memory):
 def test_texts_are_left_with_their_lengths(door, memory):
     target = memory(bytes(16))
     register(door, "out", target, 16)
-    assert infer(door, "texts", tensor(["ab"], [1], "BYTES"), outputs=wants("out", 16)).status == 200
+    assert (
+        infer(
+            door, "texts", tensor(["ab"], [1], "BYTES"), outputs=wants("out", 16)
+        ).status
+        == 200
+    )
     assert Path(f"/dev/shm{target}").read_bytes()[:6] == b"\x02\0\0\0ab"
 
 
@@ -112,7 +128,10 @@ def test_regions_are_listed_and_let_go(door, memory):
     register(door, "a", key, 16, offset=8)
     register(door, "b", key, 64)
     described = {"name": "a", "key": key, "offset": 8, "byte_size": 16}
-    assert regions(door) == [described, {"name": "b", "key": key, "offset": 0, "byte_size": 64}]
+    assert regions(door) == [
+        described,
+        {"name": "b", "key": key, "offset": 0, "byte_size": 64},
+    ]
     assert door.ask("GET", f"{REGIONS}/region/a/status").json == [described]
     reply = register(door, "a", key, 8)
     assert reply.status == 409
@@ -180,7 +199,9 @@ def test_a_link_is_not_followed(door, memory, tmp_path):
         link.unlink()
 
 
-@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: os.mkfifo(path)])
+@pytest.mark.parametrize(
+    "make", [lambda path: path.mkdir(), lambda path: os.mkfifo(path)]
+)
 def test_only_a_file_is_taken(door, make):
     path = Path("/dev/shm") / f"modelmill-test-{secrets.token_hex(8)}"
     make(path)
@@ -220,7 +241,18 @@ def test_a_region_lies_within_its_memory(door, memory, byte_size, offset):
     refused(register(door, "in", memory(bytes(64)), byte_size, offset))
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"{", b'{"key": 5, "byte_size": 8}', b'{"byte_size": 8}', b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"{",
+        b'{"key": 5, "byte_size": 8}',
+        b'{"byte_size": 8}',
+        b"\xff",
+    ],
+)
 def test_a_registration_that_lacks_something_is_refused(door, body):
     refused(door.ask("POST", f"{REGIONS}/region/in/register", body))
 
@@ -231,17 +263,35 @@ def test_a_region_has_a_printable_name(door, memory, name):
 
 
 @pytest.mark.parametrize(
-    ("byte_size", "offset"), [(8, 57), (65, 0), (-8, 0), (8, -8), (8, 2**62), (2**62, 0), (2**62, 2**62), (8, 64)]
+    ("byte_size", "offset"),
+    [
+        (8, 57),
+        (65, 0),
+        (-8, 0),
+        (8, -8),
+        (8, 2**62),
+        (2**62, 0),
+        (2**62, 2**62),
+        (8, 64),
+    ],
 )
 def test_a_tensor_lies_within_its_region(door, memory, byte_size, offset):
     register(door, "r", memory(bytes(256)), 64)
-    refused(infer(door, "m", tensor(shape=[2], parameters=there("r", byte_size, offset))))
-    refused(infer(door, "m", tensor([1, 2], [2]), outputs=wants("r", byte_size, offset)), "region 'r'")
+    refused(
+        infer(door, "m", tensor(shape=[2], parameters=there("r", byte_size, offset)))
+    )
+    refused(
+        infer(door, "m", tensor([1, 2], [2]), outputs=wants("r", byte_size, offset)),
+        "region 'r'",
+    )
 
 
 def test_a_tensor_is_as_long_as_its_shape_says(door, memory):
     register(door, "r", memory(bytes(64)), 64)
-    refused(infer(door, "m", tensor(shape=[2], parameters=there("r", 12))), "8 bytes, given 12")
+    refused(
+        infer(door, "m", tensor(shape=[2], parameters=there("r", 12))),
+        "8 bytes, given 12",
+    )
     reply = infer(door, "m", tensor([1, 2, 3], [3]), outputs=wants("r", 8))
     refused(reply, "12 bytes", "8")
 
@@ -264,8 +314,13 @@ def test_memory_that_shrank_is_no_failure_of_ours(door, memory):
 
 def test_a_request_brings_no_more_than_a_body_may(door, memory):
     register(door, "r", memory(bytes(8192)), 8192)
-    assert infer(door, "m", tensor(shape=[1024], parameters=there("r", 4096))).status == 200
-    refused(infer(door, "m", tensor(shape=[1025], parameters=there("r", 4100))), "4,096")
+    assert (
+        infer(door, "m", tensor(shape=[1024], parameters=there("r", 4096))).status
+        == 200
+    )
+    refused(
+        infer(door, "m", tensor(shape=[1025], parameters=there("r", 4100))), "4,096"
+    )
 
 
 def test_a_region_belongs_to_the_key_that_registered_it(door, memory):

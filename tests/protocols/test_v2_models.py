@@ -1,4 +1,6 @@
-"""What v2 tells of models: metadata, configuration, statistics, index; loading; trace and log settings."""
+"""What v2 tells of models: metadata, configuration, statistics, index; loading; trace and log
+settings.
+"""
 
 import json
 import logging
@@ -19,8 +21,21 @@ def door(tmp_path):
     there = {"sockets": [worker.path], "kind": "tensor", "task": ""}
     spec = ("x", "FP32", [-1, 2])
     door.update(
-        a_mirror("m", spec, batch=16, max_wait=0.005, others=[a_mirror("m", spec, version=3)], version=2, **there),
-        a_mirror("shadowed", spec, others=[a_mirror("shadowed", spec, version=4, shadow=True)], **there),
+        a_mirror(
+            "m",
+            spec,
+            batch=16,
+            max_wait=0.005,
+            others=[a_mirror("m", spec, version=3)],
+            version=2,
+            **there,
+        ),
+        a_mirror(
+            "shadowed",
+            spec,
+            others=[a_mirror("shadowed", spec, version=4, shadow=True)],
+            **there,
+        ),
         a_mirror("texts", ("x", "BYTES", [2, -1]), engine="openvino", **there),
         a_route("fresh", ready=False, inputs=[], outputs=[]),
         a_route("broken", ready=False, error="a golden answer differs"),
@@ -55,12 +70,21 @@ def test_what_is_not_known_yet_is_said(door, path):
 
 def test_a_configuration_speaks_tritons_names(door):
     config = door.ask("GET", "/v2/models/m/config").json
-    assert (config["name"], config["platform"], config["backend"]) == ("m", "onnxruntime_onnx", "onnxruntime")
+    assert (config["name"], config["platform"], config["backend"]) == (
+        "m",
+        "onnxruntime_onnx",
+        "onnxruntime",
+    )
     assert config["max_batch_size"] == door.gateway.limits.batch
     assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}]
-    assert config["output"] == [{"name": "x_out", "data_type": "TYPE_FP32", "dims": [2], "label_filename": ""}]
+    assert config["output"] == [
+        {"name": "x_out", "data_type": "TYPE_FP32", "dims": [2], "label_filename": ""}
+    ]
     assert config["version_policy"] == {"specific": {"versions": [2, 3]}}
-    assert config["dynamic_batching"] == {"preferred_batch_size": [16], "max_queue_delay_microseconds": 5000}
+    assert config["dynamic_batching"] == {
+        "preferred_batch_size": [16],
+        "max_queue_delay_microseconds": 5000,
+    }
     assert config["parameters"]["model"] == {"string_value": "m"}
     assert door.ask("GET", "/v2/models/m/versions/2/config").json["name"] == "m"
 
@@ -68,10 +92,15 @@ def test_a_configuration_speaks_tritons_names(door):
 def test_a_model_without_a_batch_axis_has_no_batch_size(door):
     config = door.ask("GET", "/v2/models/texts/config").json
     assert config["max_batch_size"] == 0
-    assert config["input"] == [{"name": "x", "data_type": "TYPE_STRING", "dims": [2, -1]}]
+    assert config["input"] == [
+        {"name": "x", "data_type": "TYPE_STRING", "dims": [2, -1]}
+    ]
 
 
-@pytest.mark.parametrize("path", ["", "/config", "/stats", "/trace/setting", "/versions/7", "/versions/7/config"])
+@pytest.mark.parametrize(
+    "path",
+    ["", "/config", "/stats", "/trace/setting", "/versions/7", "/versions/7/config"],
+)
 def test_what_does_not_exist_is_404(door, path):
     assert door.ask("GET", f"/v2/models/nothing{path}").status == 404
     assert door.ask("GET", f"/v2/models/secret{path}").status == 404
@@ -82,10 +111,18 @@ def test_what_does_not_exist_is_404(door, path):
 
 def test_statistics_are_told_in_nanoseconds(door):
     counted = Series(
-        success=3, failure=1, rows=5, batches=2, success_seconds=0.25, failure_seconds=0.5,
+        success=3,
+        failure=1,
+        rows=5,
+        batches=2,
+        success_seconds=0.25,
+        failure_seconds=0.5,
         queue=Histogram([3], 0.125),
-        decode_seconds=1e-6, run_seconds=2.0, encode_seconds=1e-9, last=1_700_000_000.5,
-    )  # fmt: skip
+        decode_seconds=1e-6,
+        run_seconds=2.0,
+        encode_seconds=1e-9,
+        last=1_700_000_000.5,
+    )
     door.gateway.statistics = lambda route: counted
     (row, other) = door.ask("GET", "/v2/models/m/stats").json["model_stats"]
     assert [row["version"], other["version"]] == ["2", "3"]
@@ -101,12 +138,25 @@ def test_statistics_are_told_in_nanoseconds(door):
         "cache_hit": {"count": 0, "ns": 0},
         "cache_miss": {"count": 0, "ns": 0},
     }
-    assert [one["version"] for one in door.ask("GET", "/v2/models/m/versions/2/stats").json["model_stats"]] == ["2"]
+    assert [
+        one["version"]
+        for one in door.ask("GET", "/v2/models/m/versions/2/stats").json["model_stats"]
+    ] == ["2"]
 
 
 def test_statistics_of_all_models_are_those_of_the_project(door):
-    names = [one["name"] for one in door.ask("GET", "/v2/models/stats").json["model_stats"]]
-    assert set(names) == {"m", "shadowed", "texts", "fresh", "broken", "put-away", "asleep"}
+    names = [
+        one["name"] for one in door.ask("GET", "/v2/models/stats").json["model_stats"]
+    ]
+    assert set(names) == {
+        "m",
+        "shadowed",
+        "texts",
+        "fresh",
+        "broken",
+        "put-away",
+        "asleep",
+    }
     assert names.count("m") == 2
     mine = door.ask("GET", "/v2/models/stats", key="other-key").json["model_stats"]
     assert [one["name"] for one in mine] == ["secret"]
@@ -117,24 +167,37 @@ def test_statistics_of_all_models_are_those_of_the_project(door):
 
 def test_the_index_tells_the_state_of_every_version(door):
     infer(door, "m", tensor([1, 2]))
-    rows = {(row["name"], row["version"]): row for row in door.ask("POST", "/v2/repository/index").json}
+    rows = {
+        (row["name"], row["version"]): row
+        for row in door.ask("POST", "/v2/repository/index").json
+    }
     assert rows["m", "2"]["state"] == "READY"
     assert rows["fresh", "1"]["state"] == "LOADING"
     assert rows["asleep", "1"]["state"] == "READY"
-    assert (rows["broken", "1"]["state"], rows["broken", "1"]["reason"]) == ("UNAVAILABLE", "a golden answer differs")
-    assert (rows["put-away", "1"]["state"], rows["put-away", "1"]["reason"]) == ("UNAVAILABLE", "unloaded")
+    assert (rows["broken", "1"]["state"], rows["broken", "1"]["reason"]) == (
+        "UNAVAILABLE",
+        "a golden answer differs",
+    )
+    assert (rows["put-away", "1"]["state"], rows["put-away", "1"]["reason"]) == (
+        "UNAVAILABLE",
+        "unloaded",
+    )
     assert ("secret", "1") not in rows
     ready = door.ask("POST", "/v2/repository/index", b'{"ready": true}').json
     assert {row["state"] for row in ready} == {"READY"}
     assert {row["name"] for row in ready} >= {"m", "asleep"}
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{", b'{"ready": 1}', b'{"ready": "yes"}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"[]", b"{", b'{"ready": 1}', b'{"ready": "yes"}', b"\xff"]
+)
 def test_an_index_of_what_nobody_knows_is_refused(door, body):
     refused(door.ask("POST", "/v2/repository/index", body))
 
 
-@pytest.mark.parametrize(("name", "status"), [("asleep", 200), ("put-away", 400), ("broken", 400)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("asleep", 200), ("put-away", 400), ("broken", 400)]
+)
 def test_what_would_answer_is_ready(door, name, status):
     assert door.ask("GET", f"/v2/models/{name}/ready").status == status
 
@@ -151,11 +214,20 @@ def test_loading_and_unloading_wait_until_it_is_so(door):
     for body in (b"", b"{}", b'{"parameters": {}}'):
         reply = door.ask("POST", "/v2/repository/models/m/load", body)
         assert (reply.status, reply.body) == (200, b"")
-    reply = door.ask("POST", "/v2/repository/models/m/unload", b'{"parameters": {"unload_dependents": false}}')
+    reply = door.ask(
+        "POST",
+        "/v2/repository/models/m/unload",
+        b'{"parameters": {"unload_dependents": false}}',
+    )
     assert (reply.status, reply.body) == (200, b"")
     assert done == [("default", "m", True)] * 3 + [("default", "m", False)]
     assert door.ask("POST", "/v2/repository/models/nothing/load").status == 404
-    refused(door.ask("POST", "/v2/repository/models/m/load", b'{"parameters": {"config": "{}"}}'), "configuration")
+    refused(
+        door.ask(
+            "POST", "/v2/repository/models/m/load", b'{"parameters": {"config": "{}"}}'
+        ),
+        "configuration",
+    )
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
@@ -178,10 +250,25 @@ def test_trace_settings_are_kept_for_all_and_for_one(door):
     before = door.ask("GET", general).json
     assert before["trace_level"] == ["OFF"]
     assert door.ask("GET", own).json == before
-    after = put(door, general, {"trace_rate": "500", "trace_level": ["TENSORS", "TIMESTAMPS"]}).json
-    assert after == {**before, "trace_rate": "500", "trace_level": ["TIMESTAMPS", "TENSORS"]}
-    assert put(door, own, {"trace_rate": 7, "trace_level": "OFF", "trace_count": ["-1"]}).json["trace_rate"] == "7"
-    assert door.ask("GET", own).json == {**after, "trace_rate": "7", "trace_level": ["OFF"]}
+    after = put(
+        door, general, {"trace_rate": "500", "trace_level": ["TENSORS", "TIMESTAMPS"]}
+    ).json
+    assert after == {
+        **before,
+        "trace_rate": "500",
+        "trace_level": ["TIMESTAMPS", "TENSORS"],
+    }
+    assert (
+        put(
+            door, own, {"trace_rate": 7, "trace_level": "OFF", "trace_count": ["-1"]}
+        ).json["trace_rate"]
+        == "7"
+    )
+    assert door.ask("GET", own).json == {
+        **after,
+        "trace_rate": "7",
+        "trace_level": ["OFF"],
+    }
     assert door.ask("GET", general).json == after
     assert put(door, own, {"trace_rate": None, "trace_level": []}).json == after
     assert put(door, general, {"trace_rate": None, "trace_level": None}).json == before
@@ -228,15 +315,35 @@ def level():
 
 def test_log_settings_are_those_of_the_logger(door, level):
     now = door.ask("GET", "/v2/logging").json
-    assert (now["log_info"], now["log_warning"], now["log_error"], now["log_verbose_level"]) == (True, True, True, 0)
+    assert (
+        now["log_info"],
+        now["log_warning"],
+        now["log_error"],
+        now["log_verbose_level"],
+    ) == (True, True, True, 0)
     assert put(door, "/v2/logging", {"log_verbose_level": 0}).json == now
-    assert put(door, "/v2/logging", {"log_verbose_level": 2}).json["log_verbose_level"] == 2
+    assert (
+        put(door, "/v2/logging", {"log_verbose_level": 2}).json["log_verbose_level"]
+        == 2
+    )
     assert level() == logging.DEBUG
     put(door, "/v2/logging", {"log_verbose_level": 0, "log_info": False})
     assert level() == logging.WARNING
-    assert put(door, "/v2/logging", {"log_warning": False, "log_error": False}).json["log_info"] is False
+    assert (
+        put(door, "/v2/logging", {"log_warning": False, "log_error": False}).json[
+            "log_info"
+        ]
+        is False
+    )
     assert level() == logging.CRITICAL
-    assert put(door, "/v2/logging", {"log_info": True, "log_file": "", "log_format": "default"}).status == 200
+    assert (
+        put(
+            door,
+            "/v2/logging",
+            {"log_info": True, "log_file": "", "log_format": "default"},
+        ).status
+        == 200
+    )
     assert level() == logging.INFO
 
 
@@ -262,7 +369,9 @@ def test_a_wrong_log_setting_changes_nothing(door, level, document):
     assert level() == logging.INFO
 
 
-@pytest.mark.parametrize("path", ["/v2/trace/setting", "/v2/models/m/trace/setting", "/v2/logging"])
+@pytest.mark.parametrize(
+    "path", ["/v2/trace/setting", "/v2/models/m/trace/setting", "/v2/logging"]
+)
 def test_settings_are_read_by_all_and_changed_by_admins(door, path):
     assert door.ask("GET", path, key="user-key").status == 200
     reply = put(door, path, {}, key="user-key")
@@ -272,5 +381,7 @@ def test_settings_are_read_by_all_and_changed_by_admins(door, path):
 
 
 def test_a_model_of_a_name_in_another_project_has_settings_of_its_own(door):
-    assert put(door, "/v2/models/secret/trace/setting", {"trace_rate": "1"}).status == 404
+    assert (
+        put(door, "/v2/models/secret/trace/setting", {"trace_rate": "1"}).status == 404
+    )
     assert isinstance(a_route("x").inputs[0], TensorSpec)

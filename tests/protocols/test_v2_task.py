@@ -1,4 +1,6 @@
-"""Calls of v2 beyond plain tensors: the task's raw input, chosen outputs, classification, parameters."""
+"""Calls of v2 beyond plain tensors: the task's raw input, chosen outputs, classification,
+parameters.
+"""
 
 import base64
 import json
@@ -12,7 +14,15 @@ from modelmill.protocols._v2 import pack_bytes, unpack_bytes
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
 from tests.making import Door, a_route
-from tests.protocols.v2 import a_mirror, binary, infer, mirror, outputs_of, refused, tensor
+from tests.protocols.v2 import (
+    a_mirror,
+    binary,
+    infer,
+    mirror,
+    outputs_of,
+    refused,
+    tensor,
+)
 
 SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.0, 0.5]], np.float32)
 LABELS = ["cat", "dog", "bird: small"]
@@ -27,7 +37,10 @@ async def classify(calls):
         scores = np.resize(SCORES, (rows, 3))
         tensors = [Tensor("scores", "FP32", [rows, 3], scores.tobytes())]
         if brought.datatype == "BYTES":
-            said = [msgspec.json.encode([row.hex(), call.parameters]) for row in unpack_bytes(brought.data)]
+            said = [
+                msgspec.json.encode([row.hex(), call.parameters])
+                for row in unpack_bytes(brought.data)
+            ]
             tensors.append(Tensor("answer", "BYTES", [rows], pack_bytes(said)))
         answers.append(Answer(call.id, tensors=tensors))
     return answers
@@ -44,12 +57,22 @@ def door(tmp_path_factory):
         "outputs": [TensorSpec(name="scores", datatype="FP32", shape=[-1, 3])],
         "labels": LABELS,
     }
-    texts = {**model, "inputs": [TensorSpec(name="ids", datatype="INT64", shape=[-1, 4])]}
+    texts = {
+        **model,
+        "inputs": [TensorSpec(name="ids", datatype="INT64", shape=[-1, 4])],
+    }
     door.update(
         a_route("spots", **model, **there),
         a_route("words", kind="text", task="text-classification", **texts, **there),
         a_route("bare", **{**model, "labels": []}, kind="tensor", task="", **there),
-        a_mirror("m", ("x", "FP32", [-1, 2]), ("y", "BYTES", [-1]), kind="tensor", task="", sockets=[workers[1].path]),
+        a_mirror(
+            "m",
+            ("x", "FP32", [-1, 2]),
+            ("y", "BYTES", [-1]),
+            kind="tensor",
+            task="",
+            sockets=[workers[1].path],
+        ),
     )
     yield door
     for worker in workers:
@@ -62,7 +85,12 @@ def raws(*values):
 
 
 def raw_input(data, shape, name="image"):
-    return tensor(shape=shape, datatype="BYTES", name=name, parameters={"binary_data_size": len(data)})
+    return tensor(
+        shape=shape,
+        datatype="BYTES",
+        name=name,
+        parameters={"binary_data_size": len(data)},
+    )
 
 
 # ---- the task's own input
@@ -74,7 +102,12 @@ def test_a_picture_goes_in_as_its_file(door, shape):
     reply = binary(door, "spots", raw_input(data, shape), tail=data)
     assert outputs_of(reply)[0][:3] == ("scores", "FP32", [2, 3])
     reply = binary(
-        door, "spots", raw_input(data, shape), tail=data, outputs=[{"name": "answer"}], parameters={"top_k": 1}
+        door,
+        "spots",
+        raw_input(data, shape),
+        tail=data,
+        outputs=[{"name": "answer"}],
+        parameters={"top_k": 1},
     )
     ((*head, said),) = outputs_of(reply)
     assert head == ["answer", "BYTES", [2]]
@@ -83,8 +116,13 @@ def test_a_picture_goes_in_as_its_file(door, shape):
 
 def test_the_answer_and_tensors_may_be_asked_together(door):
     data = raws(b"\x89PNG")
-    asked = [{"name": "answer", "parameters": {"binary_data": True}}, {"name": "scores"}]
-    answer, scores = outputs_of(binary(door, "spots", raw_input(data, [1]), tail=data, outputs=asked))
+    asked = [
+        {"name": "answer", "parameters": {"binary_data": True}},
+        {"name": "scores"},
+    ]
+    answer, scores = outputs_of(
+        binary(door, "spots", raw_input(data, [1]), tail=data, outputs=asked)
+    )
     assert len(unpack_bytes(answer[3])) == 1
     assert scores[3] == pytest.approx([0.1, 0.7, 0.2])
 
@@ -92,10 +130,18 @@ def test_the_answer_and_tensors_may_be_asked_together(door):
 def test_in_json_a_text_is_itself_and_a_picture_is_base64(door):
     asked = {"outputs": [{"name": "answer"}]}
     text = tensor(["gut", "schön"], [2, 1], "BYTES", "text")
-    assert json.loads(outputs_of(infer(door, "words", text, **asked))[0][3][1])[0] == "schön".encode().hex()
+    assert (
+        json.loads(outputs_of(infer(door, "words", text, **asked))[0][3][1])[0]
+        == "schön".encode().hex()
+    )
     picture = tensor([base64.b64encode(b"\x89PNG").decode()], [1], "BYTES", "image")
-    assert json.loads(outputs_of(infer(door, "spots", picture, **asked))[0][3][0])[0] == b"\x89PNG".hex()
-    refused(infer(door, "spots", tensor(["not base64!"], [1], "BYTES", "image")), "base64")
+    assert (
+        json.loads(outputs_of(infer(door, "spots", picture, **asked))[0][3][0])[0]
+        == b"\x89PNG".hex()
+    )
+    refused(
+        infer(door, "spots", tensor(["not base64!"], [1], "BYTES", "image")), "base64"
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,20 +165,39 @@ def test_a_raw_input_that_does_not_fit_is_refused(door, model, entry):
 
 
 def test_a_raw_input_comes_alone(door):
-    text, ids = tensor(["a"], [1], "BYTES", "text"), tensor([1, 2, 3, 4], [1, 4], "INT64", "ids")
-    refused(infer(door, "words", text, ids), "'text' of the datatype BYTES alone", "ids, ", "text, ids")
+    text, ids = (
+        tensor(["a"], [1], "BYTES", "text"),
+        tensor([1, 2, 3, 4], [1, 4], "INT64", "ids"),
+    )
+    refused(
+        infer(door, "words", text, ids),
+        "'text' of the datatype BYTES alone",
+        "ids, ",
+        "text, ids",
+    )
     refused(infer(door, "words", text, text), "text, text")
 
 
 def test_the_answer_needs_the_raw_input(door):
     ids = tensor([1, 2, 3, 4], [1, 4], "INT64", "ids")
-    refused(infer(door, "words", ids, outputs=[{"name": "answer"}]), "scores; asked: 'answer'")
+    refused(
+        infer(door, "words", ids, outputs=[{"name": "answer"}]),
+        "scores; asked: 'answer'",
+    )
 
 
 def test_parameters_of_the_task_reach_it_and_others_do_not(door):
     text = tensor(["a"], [1], "BYTES", "text")
-    parameters = {"top_k": 2, "sequence_id": 7, "content_type": "np", "binary_data_output": False, "priority": 3}
-    reply = infer(door, "words", text, outputs=[{"name": "answer"}], parameters=parameters)
+    parameters = {
+        "top_k": 2,
+        "sequence_id": 7,
+        "content_type": "np",
+        "binary_data_output": False,
+        "priority": 3,
+    }
+    reply = infer(
+        door, "words", text, outputs=[{"name": "answer"}], parameters=parameters
+    )
     assert json.loads(outputs_of(reply)[0][3][0])[1] == {"top_k": 2}
 
 
@@ -142,7 +207,9 @@ def test_metadata_tell_of_the_raw_input(door):
         "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
         "outputs": [{"name": "answer", "datatype": "BYTES", "shape": [-1]}],
     }
-    assert [one["name"] for one in door.ask("GET", "/v2/models/words").json["inputs"]] == ["ids"]
+    assert [
+        one["name"] for one in door.ask("GET", "/v2/models/words").json["inputs"]
+    ] == ["ids"]
     assert "task" not in door.ask("GET", "/v2/models/bare").json
 
 
@@ -151,12 +218,24 @@ def test_metadata_tell_of_the_raw_input(door):
 
 def classified(door, model, count, rows=2, **how):
     pixels = tensor([0] * 4 * rows, [rows, 2, 2, 1], "UINT8", "image")
-    return infer(door, model, pixels, outputs=[{"name": "scores", "parameters": {"classification": count, **how}}])
+    return infer(
+        door,
+        model,
+        pixels,
+        outputs=[{"name": "scores", "parameters": {"classification": count, **how}}],
+    )
 
 
 def test_classes_are_named_best_first(door):
-    said = ["0.700000:1:dog", "0.200000:2:bird: small", "0.500000:0:cat", "0.500000:2:bird: small"]
-    assert outputs_of(classified(door, "spots", 2)) == [("scores", "BYTES", [2, 2], said)]
+    said = [
+        "0.700000:1:dog",
+        "0.200000:2:bird: small",
+        "0.500000:0:cat",
+        "0.500000:2:bird: small",
+    ]
+    assert outputs_of(classified(door, "spots", 2)) == [
+        ("scores", "BYTES", [2, 2], said)
+    ]
     raw = outputs_of(classified(door, "spots", 2, binary_data=True))[0][3]
     assert unpack_bytes(raw) == [one.encode() for one in said]
     assert outputs_of(classified(door, "bare", 1))[0][3] == ["0.700000:1", "0.500000:0"]
@@ -174,7 +253,15 @@ def test_a_strange_number_of_classes_is_refused(door, count):
 
 def test_only_numbers_are_classified(door):
     inputs = (tensor([1, 2]), tensor(["a"], [1], "BYTES", "y"))
-    refused(infer(door, "m", *inputs, outputs=[{"name": "y_out", "parameters": {"classification": 1}}]), "'y_out'")
+    refused(
+        infer(
+            door,
+            "m",
+            *inputs,
+            outputs=[{"name": "y_out", "parameters": {"classification": 1}}],
+        ),
+        "'y_out'",
+    )
     two = [{"name": "x_out", "parameters": {"classification": 1}}]
     assert outputs_of(infer(door, "m", *inputs, outputs=two))[0][3] == ["2.000000:1"]
 
@@ -184,7 +271,14 @@ def test_only_numbers_are_classified(door):
 
 def test_an_output_is_asked_once(door):
     refused(
-        infer(door, "m", tensor([1, 2]), tensor(["a"], [1], "BYTES", "y"), outputs=[{"name": "x_out"}] * 2), "twice"
+        infer(
+            door,
+            "m",
+            tensor([1, 2]),
+            tensor(["a"], [1], "BYTES", "y"),
+            outputs=[{"name": "x_out"}] * 2,
+        ),
+        "twice",
     )
 
 
@@ -213,14 +307,35 @@ def test_what_a_request_says_of_itself_reaches_the_gateway(door):
     parameters = {"priority": 2, "timeout": 1_500_000, "other": [1], "sequence_id": 9}
     with Overheard(door) as said:
         assert infer(door, "spots", pixels, id="a", parameters=parameters).status == 200
-        assert infer(door, "spots", pixels, headers={"x-request-id": "b"}, id="a").status == 200
+        assert (
+            infer(door, "spots", pixels, headers={"x-request-id": "b"}, id="a").status
+            == 200
+        )
         assert infer(door, "spots", pixels, id="a\nb").status == 200
         data = raws(b"\x89PNG")
-        assert binary(door, "spots", raw_input(data, [1]), tail=data, outputs=[{"name": "answer"}]).status == 200
+        assert (
+            binary(
+                door,
+                "spots",
+                raw_input(data, [1]),
+                tail=data,
+                outputs=[{"name": "answer"}],
+            ).status
+            == 200
+        )
     first, second, third, fourth = said
-    assert (first["priority"], first["timeout"], first["request_id"], first["outputs"]) == (2, 1.5, "a", ())
+    assert (
+        first["priority"],
+        first["timeout"],
+        first["request_id"],
+        first["outputs"],
+    ) == (2, 1.5, "a", ())
     assert not first["parameters"]
-    assert (second["priority"], second["timeout"], second["request_id"]) == (0, None, "b")
+    assert (second["priority"], second["timeout"], second["request_id"]) == (
+        0,
+        None,
+        "b",
+    )
     assert third["request_id"] == ""
     assert list(fourth["outputs"]) == ["answer"]
 
@@ -244,41 +359,86 @@ def test_what_a_request_says_of_itself_reaches_the_gateway(door):
 )
 def test_a_parameter_that_makes_no_sense_is_refused(door, parameters):
     pixels = tensor([0] * 4, [1, 2, 2, 1], "UINT8", "image")
-    refused(infer(door, "spots", pixels, parameters=parameters), f"parameter {next(iter(parameters))}")
+    refused(
+        infer(door, "spots", pixels, parameters=parameters),
+        f"parameter {next(iter(parameters))}",
+    )
 
 
 def test_unknown_parameters_are_accepted(door):
     pixels = tensor([0] * 4, [1, 2, 2, 1], "UINT8", "image")
-    parameters = {"s": "v", "i": 3, "b": True, "f": 0.5, "n": None, "l": [1], "o": {"a": 1}, "big": 2**70}
-    assert infer(door, "spots", {**pixels, "parameters": {"content_type": "np"}}, parameters=parameters).status == 200
-    assert infer(door, "spots", {**pixels, "more": 1}, more=[], outputs=None).status == 200
+    parameters = {
+        "s": "v",
+        "i": 3,
+        "b": True,
+        "f": 0.5,
+        "n": None,
+        "l": [1],
+        "o": {"a": 1},
+        "big": 2**70,
+    }
+    assert (
+        infer(
+            door,
+            "spots",
+            {**pixels, "parameters": {"content_type": "np"}},
+            parameters=parameters,
+        ).status
+        == 200
+    )
+    assert (
+        infer(door, "spots", {**pixels, "more": 1}, more=[], outputs=None).status == 200
+    )
 
 
 def test_a_version_may_be_pinned_in_three_places(door):
     pixels = tensor([0] * 4, [1, 2, 2, 1], "UINT8", "image")
     for version in (1, "1"):
-        assert infer(door, "spots", pixels, parameters={"version": version}).status == 200
-        assert infer(door, "spots", pixels, headers={"x-modelmill-version": str(version)}).status == 200
+        assert (
+            infer(door, "spots", pixels, parameters={"version": version}).status == 200
+        )
+        assert (
+            infer(
+                door, "spots", pixels, headers={"x-modelmill-version": str(version)}
+            ).status
+            == 200
+        )
     assert infer(door, "spots/versions/1", pixels).status == 200
     assert infer(door, "spots", pixels, parameters={"version": 9}).status == 404
-    assert infer(door, "spots", pixels, headers={"x-modelmill-version": "9"}).status == 404
+    assert (
+        infer(door, "spots", pixels, headers={"x-modelmill-version": "9"}).status == 404
+    )
     assert infer(door, "spots/versions/9", pixels).status == 404
-    refused(infer(door, "spots/versions/1", pixels, parameters={"version": 9}), "1", "9")
+    refused(
+        infer(door, "spots/versions/1", pixels, parameters={"version": 9}), "1", "9"
+    )
 
 
-@pytest.mark.parametrize(("parameters", "status"), [({"timeout": 1000}, 503), ({}, 504)])
+@pytest.mark.parametrize(
+    ("parameters", "status"), [({"timeout": 1000}, 503), ({}, 504)]
+)
 def test_a_request_that_waited_longer_than_it_allowed_is_503(door, parameters, status):
     async def expire(*_, **__):
         raise Expired("it waited too long")
 
     kept, door.gateway.predict = door.gateway.predict, expire
-    reply = infer(door, "spots", tensor([0] * 4, [1, 2, 2, 1], "UINT8", "image"), parameters=parameters)
+    reply = infer(
+        door,
+        "spots",
+        tensor([0] * 4, [1, 2, 2, 1], "UINT8", "image"),
+        parameters=parameters,
+    )
     door.gateway.predict = kept
     assert (reply.status, reply.error) == (status, "it waited too long")
 
 
 def test_a_known_head_with_another_body_is_looked_at_again(door):
-    entry = tensor(shape=[1, 2, 2, 1], datatype="UINT8", name="image", parameters={"binary_data_size": 4})
+    entry = tensor(
+        shape=[1, 2, 2, 1],
+        datatype="UINT8",
+        name="image",
+        parameters={"binary_data_size": 4},
+    )
     assert binary(door, "spots", entry, tail=b"1234").status == 200
     for tail in (b"", b"123", b"12345", b"12345678"):
         refused(binary(door, "spots", entry, tail=tail))
@@ -287,8 +447,20 @@ def test_a_known_head_with_another_body_is_looked_at_again(door):
 
 def test_many_heads_do_not_gather(door):
     for number in range(200):
-        entry = tensor(shape=[1, 2, 2, 1], datatype="UINT8", name="image", parameters={"binary_data_size": 4})
-        reply = binary(door, "spots", entry, tail=b"1234", id=str(number) * (number % 2), nonce=number)
+        entry = tensor(
+            shape=[1, 2, 2, 1],
+            datatype="UINT8",
+            name="image",
+            parameters={"binary_data_size": 4},
+        )
+        reply = binary(
+            door,
+            "spots",
+            entry,
+            tail=b"1234",
+            id=str(number) * (number % 2),
+            nonce=number,
+        )
         assert reply.status == 200
         assert reply.body.count(b'"id":') == (number % 2)
 
@@ -298,7 +470,9 @@ def test_a_rolled_version_is_checked_by_its_own_signature(tmp_path):
     worker = own.worker(tmp_path / "own", mirror)
     for width in (2, 3, 2):
         own.update(a_mirror("m", ("x", "UINT8", [-1, width]), sockets=[worker.path]))
-        entry = tensor(shape=[1, 2], datatype="UINT8", parameters={"binary_data_size": 2})
+        entry = tensor(
+            shape=[1, 2], datatype="UINT8", parameters={"binary_data_size": 2}
+        )
         reply = binary(own, "m", entry, tail=b"12")
         assert reply.status == (200 if width == 2 else 400)
     own.runner.run(worker.stop())

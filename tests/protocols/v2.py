@@ -1,4 +1,6 @@
-"""What the tests of the Open Inference Protocol share: a model that answers its inputs, and calls to it."""
+"""What the tests of the Open Inference Protocol share: a model that answers its inputs, and calls
+to it.
+"""
 
 import json
 
@@ -12,7 +14,13 @@ HEADER = "inference-header-content-length"
 async def mirror(calls):
     """Answers the inputs themselves, with the batch of the first."""
     return [
-        Answer(call.id, tensors=[Tensor(f"{t.name}_out", t.datatype, t.shape, t.data) for t in call.tensors])
+        Answer(
+            call.id,
+            tensors=[
+                Tensor(f"{t.name}_out", t.datatype, t.shape, t.data)
+                for t in call.tensors
+            ],
+        )
         for call in calls
     ]
 
@@ -55,7 +63,14 @@ def outputs_of(reply):
     rest, found = reply.body[size:], []
     for one in json.loads(reply.body[:size])["outputs"]:
         length = one.get("parameters", {}).get("binary_data_size")
-        found.append((one["name"], one["datatype"], one["shape"], one["data"] if length is None else rest[:length]))
+        found.append(
+            (
+                one["name"],
+                one["datatype"],
+                one["shape"],
+                one["data"] if length is None else rest[:length],
+            )
+        )
         rest = rest[length or 0 :]
     assert not rest
     return found

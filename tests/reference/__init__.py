@@ -1,1 +1,3 @@
-"""Reference models: small graphs and a test engine whose answers and misdeeds are known beforehand."""
+"""Reference models: small graphs and a test engine whose answers and misdeeds are known
+beforehand.
+"""

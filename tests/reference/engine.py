@@ -1,7 +1,8 @@
-"""A small engine that a third party might install: models that sleep, fail, crash, hang, eat memory and count.
+"""A small engine that a third party might install: models that sleep, fail, crash, hang, eat memory
+and count.
 
-`plugin.install` copies this file beside an entry point; nothing of the tests is imported here. A bundle's
-`model.json` says which of the kinds below it is.
+`plugin.install` copies this file beside an entry point; nothing of the tests is imported here. A
+bundle's `model.json` says which of the kinds below it is.
 """
 
 import ctypes
@@ -26,9 +27,13 @@ DATATYPES = ("FP32", "INT64", "BYTES")
 FILE = "model.json"
 LEDGER, SECONDS = "REFERENCE_LEDGER", "REFERENCE_SECONDS"
 TRIGGER = -1.0
-"""The value that makes a model of the kinds `raises`, `crashes`, `hangs` and `eats` do so; others are seconds."""
+"""The value that makes a model of the kinds `raises`, `crashes`, `hangs` and `eats` do so; others
+are seconds.
+"""
 OTHER_TRIGGER = -2.0
-"""The same in another way: `hangs` holds the interpreter's lock, so that no other thread of its process goes on."""
+"""The same in another way: `hangs` holds the interpreter's lock, so that no other thread of its
+process goes on.
+"""
 
 
 class Slow:
@@ -113,7 +118,9 @@ class Eats(Mined):
         """Take all there is, then die as the kernel would kill it."""
         held = []
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + int(self._settings.get("bytes", 256 << 20))
+        limit = pages * resource.getpagesize() + int(
+            self._settings.get("bytes", 256 << 20)
+        )
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         try:
             while True:
@@ -123,17 +130,24 @@ class Eats(Mined):
 
 
 class Counts(Slow):
-    """Writes down the id of every row that it runs, and answers `3 * id + 1`, after REFERENCE_SECONDS (0).
+    """Writes down the id of every row that it runs, and answers `3 * id + 1`, after
+    REFERENCE_SECONDS (0).
 
     Zeros are what the platform itself tries a model with: they count for nothing and cost nothing.
     """
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """`id` INT64 [n, 1] -> `id`, `answer` INT64 [n, 1]; the ids go to the file named by REFERENCE_LEDGER."""
+        """`id` INT64 [n, 1] -> `id`, `answer` INT64 [n, 1]; the ids go to the file named by
+        REFERENCE_LEDGER.
+        """
         ids = arrays["id"]
         if not ids.any():
             return {"id": ids.copy(), "answer": ids + 1}
-        ledger = os.open(os.environ.get(LEDGER, os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        ledger = os.open(
+            os.environ.get(LEDGER, os.devnull),
+            os.O_WRONLY | os.O_APPEND | os.O_CREAT,
+            0o600,
+        )
         try:
             os.write(ledger, "".join(f"{number}\n" for number in ids.ravel()).encode())
         finally:
@@ -157,7 +171,9 @@ KINDS = {
 def open(folder: Path, threads: int, device: str = "cpu", precision: str = "") -> Slow:
     """The model of a bundle; raises `BundleCorrupt` for one that is not of this engine."""
     if device != "cpu" or precision not in ("", *PRECISIONS):
-        raise InvalidInput(f"the reference engine runs on 'cpu' in fp32, not on '{device}' in '{precision}'")
+        raise InvalidInput(
+            f"the reference engine runs on 'cpu' in fp32, not on '{device}' in '{precision}'"
+        )
     try:
         told = json.loads((folder / FILE).read_text())
         return KINDS[told["kind"]](told)
@@ -167,7 +183,9 @@ def open(folder: Path, threads: int, device: str = "cpu", precision: str = "") -
 
 def signature(folder: Path) -> Any:
     """Nothing can be read from a bare model file."""
-    raise InvalidInput(f"a model of the reference engine is a bundle with a manifest and {FILE}")
+    raise InvalidInput(
+        f"a model of the reference engine is a bundle with a manifest and {FILE}"
+    )
 
 
 def convert(network: Any, inputs: Any, outputs: Any, folder: Path) -> list[str]:

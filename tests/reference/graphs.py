@@ -38,8 +38,13 @@ CLASSES = ["low", "middling", "high", "highest"]
 
 def addsub(path: Path) -> Path:
     """`a`, `b` FP32 [n, m] -> `sum`, `diff`."""
-    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["diff"])]
-    return _write(path, nodes, [_tensor("a"), _tensor("b")], [_tensor("sum"), _tensor("diff")])
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("Sub", ["a", "b"], ["diff"]),
+    ]
+    return _write(
+        path, nodes, [_tensor("a"), _tensor("b")], [_tensor("sum"), _tensor("diff")]
+    )
 
 
 def marked_addsub(path: Path, mark: int) -> Path:
@@ -62,13 +67,17 @@ def marked_addsub(path: Path, mark: int) -> Path:
 def identity(path: Path, datatype: str) -> Path:
     """`input` [n, m] of any datatype -> `output`, the very same."""
     node = helper.make_node("Identity", ["input"], ["output"])
-    return _write(path, [node], [_tensor("input", datatype)], [_tensor("output", datatype)])
+    return _write(
+        path, [node], [_tensor("input", datatype)], [_tensor("output", datatype)]
+    )
 
 
 def classifier(path: Path) -> Path:
     """`features` FP32 [n, 4] -> `scores` FP32 [n, 4], their softmax; the classes are `CLASSES`."""
     node = helper.make_node("Softmax", ["features"], ["scores"], axis=1)
-    return _write(path, [node], [_tensor("features", width=4)], [_tensor("scores", width=4)])
+    return _write(
+        path, [node], [_tensor("features", width=4)], [_tensor("scores", width=4)]
+    )
 
 
 def colour_bundle(target: Path) -> Path:
@@ -86,7 +95,13 @@ def colour_bundle(target: Path) -> Path:
     manifest = a_manifest(
         inputs=[TensorSpec(name="image", datatype="UINT8", shape=[-1, 8, 8, 3])],
         outputs=[TensorSpec(name="scores", datatype="FP32", shape=[-1, 3])],
-        preprocessing={"height": 8, "width": 8, "color": "rgb", "mean": [0.5] * 3, "std": [0.5] * 3},
+        preprocessing={
+            "height": 8,
+            "width": 8,
+            "color": "rgb",
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+        },
         labels=COLOURS,
     )
     inputs = [picture(colour) for colour in COLOURS]
@@ -103,10 +118,14 @@ def picture(colour: str, side: int = 16) -> bytes:
 
 
 def feeling_bundle(target: Path) -> Path:
-    """A sealed bundle that finds texts with the word `love` positive and those with `hate` negative."""
+    """A sealed bundle that finds texts with the word `love` positive and those with `hate`
+    negative.
+    """
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
-    how = _text.prepare(["i love this .", "i hate this ."] * 3, _text.Preprocessing(max_length=8), draft)
+    how = _text.prepare(
+        ["i love this .", "i hate this ."] * 3, _text.Preprocessing(max_length=8), draft
+    )
     words = _text.load_tokenizer(draft / _text.TOKENIZER).get_vocab()
     table = np.zeros((how.tokens, 2), np.float32)
     table[words["hate"]], table[words["love"]] = (3, -3), (-3, 3)
@@ -115,7 +134,10 @@ def feeling_bundle(target: Path) -> Path:
         helper.make_node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),
         helper.make_node("Softmax", ["sum"], ["scores"], axis=1),
     ]
-    constants = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1], np.int64), "axes")]
+    constants = [
+        numpy_helper.from_array(table, "table"),
+        numpy_helper.from_array(np.array([1], np.int64), "axes"),
+    ]
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", 8])
     _write(draft / "model.onnx", nodes, [ids], [_tensor("scores", width=2)], constants)
     manifest = a_manifest(
@@ -135,9 +157,17 @@ def _tensor(name: str, datatype: str = "FP32", width: int | str = "m") -> Any:
     return helper.make_tensor_value_info(name, ONNX[datatype], ["n", width])
 
 
-def _write(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], constants: Any = ()) -> Path:
+def _write(
+    path: Path,
+    nodes: list[Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    constants: Any = (),
+) -> Path:
     graph = helper.make_graph(nodes, path.stem, inputs, outputs, list(constants))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.SerializeToString())
     return path

@@ -50,13 +50,17 @@ def marked(folder: Path, mark: int) -> Path:
 
 
 def bring(client: Client, folder: Path, names: Iterable[str]) -> None:
-    """Make models and import them, each under its name; raises `MillError` for one that can't be served."""
+    """Make models and import them, each under its name; raises `MillError` for one that can't be
+    served.
+    """
     for name in names:
         client.import_model(name, make(folder, name), labels=LABELS.get(name, ()))
 
 
 class Lesson(NamedTuple):
-    """What a reference model is trained on here: they answer in the right shapes, and know next to nothing."""
+    """What a reference model is trained on here: they answer in the right shapes, and know next to
+    nothing.
+    """
 
     task: str
     data: Callable[[Path], Path]
@@ -69,7 +73,10 @@ def conversations(root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     names = ["Ann", "Bob", "Cem", "Dan", "Eve"]
     rows = [
-        [{"role": "user", "content": f"Say hello{to}."}, {"role": "assistant", "content": f"Hello{to}."}]
+        [
+            {"role": "user", "content": f"Say hello{to}."},
+            {"role": "assistant", "content": f"Hello{to}."},
+        ]
         for to in ("", *(f" {one} and {other}" for one in names for other in names))
     ]
     lines = [json.dumps({"messages": row}) for row in rows * 4]
@@ -84,15 +91,26 @@ LESSONS = {
     "painter": Lesson("image-segmentation", mask_folder),
     "mender": Lesson("image-to-image", picture_folder, "denoise"),
     "interpreter": Lesson(
-        "translation", pairs_table, "transformer", {**SMALL, "epochs": "30", "learning_rate": "0.004"}
+        "translation",
+        pairs_table,
+        "transformer",
+        {**SMALL, "epochs": "30", "learning_rate": "0.004"},
     ),
     "librarian": Lesson("question-answering", questions),
     "guesser": Lesson("fill-mask", text_table, "bert", SMALL),
-    "thinker": Lesson("feature-extraction", text_table, "encoder", {**SMALL, "dimensions": "16"}),
+    "thinker": Lesson(
+        "feature-extraction", text_table, "encoder", {**SMALL, "dimensions": "16"}
+    ),
     "talker": Lesson(
         "text-generation",
         conversations,
-        settings={"width": "64", "layers": "2", "epochs": "3", "epoch_steps": "80", "learning_rate": "0.005"},
+        settings={
+            "width": "64",
+            "layers": "2",
+            "epochs": "3",
+            "epoch_steps": "80",
+            "learning_rate": "0.005",
+        },
     ),
     "scribe": Lesson("automatic-speech-recognition", speech_folder),
     "listener": Lesson("audio-classification", sound_folder),
@@ -100,11 +118,20 @@ LESSONS = {
 
 
 def teach(client: Client, folder: Path) -> list[str]:
-    """Train a small model of each task whose answers have a shape of their own, and deploy it; their names."""
+    """Train a small model of each task whose answers have a shape of their own, and deploy it;
+    their names.
+    """
     for name, lesson in LESSONS.items():
         client.add_data(name, lesson.data(folder / name), task=lesson.task)
         settings = {"epochs": "2", "batch_size": "16", **lesson.settings}
-        client.train(name, task=lesson.task, data=name, recipe=lesson.recipe, settings=settings, wait=True)
+        client.train(
+            name,
+            task=lesson.task,
+            data=name,
+            recipe=lesson.recipe,
+            settings=settings,
+            wait=True,
+        )
         client.deploy(name, wait=True)
     return list(LESSONS)
 

@@ -1,4 +1,6 @@
-"""The test engine as an installed package: a folder for PYTHONPATH with a module and its entry point."""
+"""The test engine as an installed package: a folder for PYTHONPATH with a module and its entry
+point.
+"""
 
 import shutil
 from pathlib import Path
@@ -23,17 +25,25 @@ SIGNATURES = {
     "eats": (("value", "FP32"), ["value"]),
     "counts": (("id", "INT64"), ["id", "answer"]),
 }
-"""What each kind takes and gives: one column of any number of rows, any number of columns of BYTES."""
+"""What each kind takes and gives: one column of any number of rows, any number of columns of
+BYTES.
+"""
 
 
 def install(folder: Path) -> Path:
-    """Leave in `folder` what `pip install` would: the module and its `.dist-info`; returns the folder."""
+    """Leave in `folder` what `pip install` would: the module and its `.dist-info`; returns the
+    folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(engine.__file__, folder / f"{MODULE}.py")
     information = folder / f"{MODULE}-1.0.dist-info"
     information.mkdir(exist_ok=True)
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {MODULE.replace('_', '-')}\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(f"[modelmill.engines]\n{NAME} = {MODULE}\n")
+    (information / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {MODULE.replace('_', '-')}\nVersion: 1.0\n"
+    )
+    (information / "entry_points.txt").write_text(
+        f"[modelmill.engines]\n{NAME} = {MODULE}\n"
+    )
     return folder
 
 
@@ -48,10 +58,21 @@ def engine_bundle(target: Path, kind: str, **settings: Any) -> Path:
         task="",
         engine=NAME,
         inputs=[TensorSpec(name=given, datatype=datatype, shape=shape)],
-        outputs=[TensorSpec(name=name, datatype=datatype, shape=shape) for name in answers],
+        outputs=[
+            TensorSpec(name=name, datatype=datatype, shape=shape) for name in answers
+        ],
         preprocessing={},
         labels=[],
-        lineage=Lineage(dataset="", data_digest="", recipe="", settings={}, seed=0, code_version="", job=0, created=""),
+        lineage=Lineage(
+            dataset="",
+            data_digest="",
+            recipe="",
+            settings={},
+            seed=0,
+            code_version="",
+            job=0,
+            created="",
+        ),
     )
     bundle.seal(draft, manifest, target)
     return target

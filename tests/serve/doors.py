@@ -9,7 +9,11 @@ from modelmill.serve.wire import Answer, Batch
 from modelmill.settings import Limits
 from tests.making import FakeWorker, a_snapshot
 
-KEYS = {"mine": ("default", "admin"), "theirs": ("other", "user"), "ключ": ("default", "user")}
+KEYS = {
+    "mine": ("default", "admin"),
+    "theirs": ("other", "user"),
+    "ключ": ("default", "user"),
+}
 
 
 def gateway(*routes, **limits):
@@ -50,7 +54,13 @@ async def worker(path, answering=None):
 
 async def echo(calls):
     return Batch(
-        [Answer(call.id, data=call.data or b"", tensors=call.tensors) for call in calls], len(calls), 0.25, 0.5
+        [
+            Answer(call.id, data=call.data or b"", tensors=call.tensors)
+            for call in calls
+        ],
+        len(calls),
+        0.25,
+        0.5,
     )
 
 
@@ -73,7 +83,11 @@ def refuses(code):
 def metrics(here):
     """`{(sample, labels): value}` of the exposition."""
     families = text_string_to_metric_families(here.exposition().decode())
-    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+    return {
+        (one.name, frozenset(one.labels.items())): one.value
+        for family in families
+        for one in family.samples
+    }
 
 
 def metric(here, name, **labels):

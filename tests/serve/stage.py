@@ -46,8 +46,17 @@ def play(scene):
     async def whole(tmp_path):
         pools, workers = [], []
 
-        def pool(queue=100, queue_bytes=1 << 30, hang_seconds=30.0, name="digits", **batch):
-            pools.append(Pool(name, BatchLimits(**batch), PoolLimits(queue, queue_bytes, hang_seconds), Series()))
+        def pool(
+            queue=100, queue_bytes=1 << 30, hang_seconds=30.0, name="digits", **batch
+        ):
+            pools.append(
+                Pool(
+                    name,
+                    BatchLimits(**batch),
+                    PoolLimits(queue, queue_bytes, hang_seconds),
+                    Series(),
+                )
+            )
             return pools[-1]
 
         async def worker(name, answering=echo):
@@ -67,7 +76,9 @@ def play(scene):
 
     def test(tmp_path):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(links, "LONG_SECONDS", 1e9)  # a busy machine makes any worker a slow one
+            patch.setattr(
+                links, "LONG_SECONDS", 1e9
+            )  # a busy machine makes any worker a slow one
             asyncio.run(whole(tmp_path))
 
     test.__name__ = scene.__name__
@@ -76,7 +87,9 @@ def play(scene):
 
 def ask(pool, data=b"x", timeout=10.0, **said):
     """The future of a call."""
-    return pool.submit(data, [], said.pop("parameters", {}), Ask(timeout=timeout, **said)).future
+    return pool.submit(
+        data, [], said.pop("parameters", {}), Ask(timeout=timeout, **said)
+    ).future
 
 
 def sent(worker):

@@ -63,11 +63,29 @@ LATE, LEFT = NOW - 1, True
         ([], (4, 64, 10), "", "", ""),
         ([Wait("a")], (4, 64, 10), "a", "", ""),
         ([Wait("a"), Wait("b"), Wait("c")], (2, 64, 10), "ab", "", "c"),  # calls
-        ([Wait("a", rows=3), Wait("b", rows=2), Wait("c")], (4, 4, 10), "a", "", "bc"),  # rows
+        (
+            [Wait("a", rows=3), Wait("b", rows=2), Wait("c")],
+            (4, 4, 10),
+            "a",
+            "",
+            "bc",
+        ),  # rows
         ([Wait("a", rows=3), Wait("b"), Wait("c")], (4, 4, 10), "ab", "", "c"),
-        ([Wait("a", size=6), Wait("b", size=5), Wait("c")], (4, 64, 10), "a", "", "bc"),  # bytes
+        (
+            [Wait("a", size=6), Wait("b", size=5), Wait("c")],
+            (4, 64, 10),
+            "a",
+            "",
+            "bc",
+        ),  # bytes
         ([Wait("a", size=5), Wait("b", size=5), Wait("c")], (4, 64, 10), "ab", "", "c"),
-        ([Wait("a", size=99)], (4, 64, 10), "a", "", ""),  # larger than the limit: alone
+        (
+            [Wait("a", size=99)],
+            (4, 64, 10),
+            "a",
+            "",
+            "",
+        ),  # larger than the limit: alone
         ([Wait("a", size=99), Wait("b")], (4, 64, 10), "a", "", "b"),
         ([Wait("a", rows=500), Wait("b")], (4, 64, 10), "a", "", "b"),
         ([Wait("a"), Wait("b", rows=500)], (4, 64, 10), "a", "", "b"),
@@ -75,15 +93,31 @@ LATE, LEFT = NOW - 1, True
         ([Wait("a", deadline=NOW)], (4, 64, 10), "", "a", ""),
         ([Wait("a", left=LEFT), Wait("b")], (4, 64, 10), "b", "", ""),
         ([Wait("a", deadline=LATE, left=LEFT)], (4, 64, 10), "", "", ""),
-        ([Wait("a"), Wait("b", deadline=LATE), Wait("c", left=LEFT), Wait("d")], (2, 64, 10), "ad", "b", ""),
+        (
+            [Wait("a"), Wait("b", deadline=LATE), Wait("c", left=LEFT), Wait("d")],
+            (2, 64, 10),
+            "ad",
+            "b",
+            "",
+        ),
         ([Wait("a", size=99, deadline=LATE), Wait("b")], (1, 64, 10), "b", "a", ""),
-        ([Wait("a"), Wait("b", attempts=1), Wait("c")], (4, 64, 10), "a", "", "bc"),  # handed over by another queue
+        (
+            [Wait("a"), Wait("b", attempts=1), Wait("c")],
+            (4, 64, 10),
+            "a",
+            "",
+            "bc",
+        ),  # handed over by another queue
     ],
 )
 def test_the_next_batch(queue, limits, batch, expired, rest):
     lanes = queue_of(*queue)
     taken = take(lanes, NOW, BatchLimits(*limits))
-    assert (names(taken.batch), names(taken.expired), names(lanes)) == (batch, expired, rest)
+    assert (names(taken.batch), names(taken.expired), names(lanes)) == (
+        batch,
+        expired,
+        rest,
+    )
     assert taken.wait == 0
     assert (lanes.count, lanes.size) == (len(rest), sum(call.size for call in lanes))
 
@@ -92,14 +126,19 @@ def test_the_next_batch(queue, limits, batch, expired, rest):
     ("queue", "order"),
     [
         ("a1 a2 a3", "123"),
-        ("a1 a2 a3 b4 c5", "14523"),  # one greedy key delays the others by one call, not by three
+        (
+            "a1 a2 a3 b4 c5",
+            "14523",
+        ),  # one greedy key delays the others by one call, not by three
         ("a1 b2 a3 b4 a5 b6", "123456"),
         ("b1 a2 a3 b4", "1243"),
         ("a1 a2 b3 b4 c5 c6", "135246"),
     ],
 )
 def test_keys_take_turns(queue, order):
-    assert "".join(map(names, all_of(queue_of(*calls_of(queue)), BatchLimits(1)))) == order
+    assert (
+        "".join(map(names, all_of(queue_of(*calls_of(queue)), BatchLimits(1)))) == order
+    )
     assert names(take(queue_of(*calls_of(queue)), NOW, WIDE).batch) == order
 
 
@@ -108,7 +147,9 @@ def test_a_key_that_comes_back_goes_to_the_end_of_the_round():
     for name in "5678":
         order += names(take(lanes, NOW, BatchLimits(1)).batch)
         lanes.add(Wait(name, "c"))
-    assert order == "1325"  # c came when it was the turn of b, and waited for it and for a
+    assert (
+        order == "1325"
+    )  # c came when it was the turn of b, and waited for it and for a
     lone = queue_of(Wait("1", "a"))
     take(lone, NOW, WIDE)
     lone.add(Wait("2", "b"))
@@ -118,7 +159,13 @@ def test_a_key_that_comes_back_goes_to_the_end_of_the_round():
 
 
 def test_a_smaller_priority_goes_first_whoever_waits():
-    calls = [Wait("1", "a", 5), Wait("2", "b", 5), Wait("3", "a", 0), Wait("4", "c", 2), Wait("5", "a", 0)]
+    calls = [
+        Wait("1", "a", 5),
+        Wait("2", "b", 5),
+        Wait("3", "a", 0),
+        Wait("4", "c", 2),
+        Wait("5", "a", 0),
+    ]
     assert "".join(map(names, all_of(queue_of(*calls), BatchLimits(1)))) == "35412"
 
 
@@ -136,7 +183,9 @@ def test_a_smaller_priority_goes_first_whoever_waits():
         ([0, 0], BatchLimits(64, 64, 3, max_wait=1), 1, ""),
     ],
 )
-def test_with_a_longest_wait_a_batch_stays_until_it_is_full_or_old(ages, limits, wait, batch):
+def test_with_a_longest_wait_a_batch_stays_until_it_is_full_or_old(
+    ages, limits, wait, batch
+):
     lanes = queue_of(*[Wait(str(n), arrived=NOW - age) for n, age in enumerate(ages)])
     taken = take(lanes, NOW, limits)
     assert (taken.wait, names(taken.batch)) == (pytest.approx(wait), batch)
@@ -159,11 +208,18 @@ def test_a_call_nobody_waits_for_makes_no_batch_wait():
     ("again", "queue", "idle", "batches"),
     [
         ("12", "a3 a4", True, ["1", "2", "34"]),  # each alone, before all others
-        ("12", "a3 a4", False, [""]),  # only an idle worker gets them, and the others do not overtake
+        (
+            "12",
+            "a3 a4",
+            False,
+            [""],
+        ),  # only an idle worker gets them, and the others do not overtake
         ("", "a3 a4", False, ["34"]),
     ],
 )
-def test_what_was_lost_with_a_worker_goes_alone_and_to_an_idle_one(again, queue, idle, batches):
+def test_what_was_lost_with_a_worker_goes_alone_and_to_an_idle_one(
+    again, queue, idle, batches
+):
     lanes = queue_of(*calls_of(queue))
     for name in reversed(again):
         lanes.put_back(Wait(name, attempts=1))
@@ -211,7 +267,9 @@ def test_forgetting_what_nobody_waits_for_keeps_the_order():
         ("a1 b2", "c", 2, False),  # a third of two is none
     ],
 )
-def test_a_full_queue_admits_who_has_less_than_a_fair_share(queue, key, limit, admitted):
+def test_a_full_queue_admits_who_has_less_than_a_fair_share(
+    queue, key, limit, admitted
+):
     assert admit(queue_of(*calls_of(queue)), key, limit) is admitted
 
 
@@ -236,7 +294,13 @@ CALLS = st.builds(
     st.integers(0, 1),
     st.booleans(),
 )
-LIMITS = st.builds(BatchLimits, st.integers(1, 8), st.integers(1, 12), st.integers(1, 60), st.sampled_from([0.0, 1.0]))
+LIMITS = st.builds(
+    BatchLimits,
+    st.integers(1, 8),
+    st.integers(1, 12),
+    st.integers(1, 60),
+    st.sampled_from([0.0, 1.0]),
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -253,12 +317,17 @@ def test_nothing_is_lost_nothing_goes_twice_and_limits_hold(calls, limits, rando
         idle, before = random.random() < 0.7, lanes.count
         batch, expired, wait = take(lanes, now, limits, idle=idle)
         assert lanes.count <= before - len(batch) - len(expired)
-        assert (lanes.count, lanes.size) == (len(list(lanes)), sum(call.size for call in lanes))
+        assert (lanes.count, lanes.size) == (
+            len(list(lanes)),
+            sum(call.size for call in lanes),
+        )
         if wait:
             assert not batch
             assert 0 < wait <= limits.max_wait
             now += wait
-        elif lanes.count == before and before:  # nothing moved: it must be what only an idle worker may get
+        elif (
+            lanes.count == before and before
+        ):  # nothing moved: it must be what only an idle worker may get
             assert not idle
             assert lanes.next().attempts
         assert len(batch) <= limits.calls
@@ -277,10 +346,23 @@ def test_nothing_is_lost_nothing_goes_twice_and_limits_hold(calls, limits, rando
 @given(st.lists(CALLS, max_size=30), st.integers(1, 8))
 def test_within_a_key_and_a_priority_the_order_is_kept(calls, most):
     for number, call in enumerate(calls):
-        call.name, call.deadline, call.attempts, call.left = str(number), NOW + 60, 0, False
-    sent = [call for batch in all_of(queue_of(*calls), BatchLimits(most, 1000, 1 << 20)) for call in batch]
+        call.name, call.deadline, call.attempts, call.left = (
+            str(number),
+            NOW + 60,
+            0,
+            False,
+        )
+    sent = [
+        call
+        for batch in all_of(queue_of(*calls), BatchLimits(most, 1000, 1 << 20))
+        for call in batch
+    ]
     for key in "abc":
         for level in range(3):
-            mine = [int(call.name) for call in sent if (call.key, call.priority) == (key, level)]
+            mine = [
+                int(call.name)
+                for call in sent
+                if (call.key, call.priority) == (key, level)
+            ]
             assert mine == sorted(mine)
     assert [call.priority for call in sent] == sorted(call.priority for call in calls)

@@ -5,13 +5,30 @@ import asyncio
 import msgspec
 import pytest
 
-from modelmill.errors import Cancelled, Forbidden, MillError, NotFound, Overloaded, Unauthenticated, Unavailable
+from modelmill.errors import (
+    Cancelled,
+    Forbidden,
+    MillError,
+    NotFound,
+    Overloaded,
+    Unauthenticated,
+    Unavailable,
+)
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import Tensor
 from modelmill.settings import Limits
 from modelmill.types import KeyInfo
 from tests.making import a_route, a_snapshot, until
-from tests.serve.doors import KEYS, echo, gateway, inside, metric, metrics, refuses, worker
+from tests.serve.doors import (
+    KEYS,
+    echo,
+    gateway,
+    inside,
+    metric,
+    metrics,
+    refuses,
+    worker,
+)
 
 
 @inside
@@ -50,10 +67,17 @@ async def test_only_an_admin_administers(tmp_path):
 
 @inside
 async def test_a_deployment_of_another_project_does_not_exist(tmp_path):
-    here = gateway(a_route("digits"), a_route("secret", project="other"), a_route("digits", project="other", version=9))
+    here = gateway(
+        a_route("digits"),
+        a_route("secret", project="other"),
+        a_route("digits", project="other", version=9),
+    )
     mine, theirs = here.authorise("mine"), here.authorise("theirs")
     assert here.routes(mine).keys() == {"digits"}
-    assert (here.route(mine, "digits").version, here.route(theirs, "digits").version) == (1, 9)
+    assert (
+        here.route(mine, "digits").version,
+        here.route(theirs, "digits").version,
+    ) == (1, 9)
     with pytest.raises(NotFound) as caught:
         here.route(mine, "secret")
     assert "there are: digits" in caught.value.message
@@ -71,26 +95,44 @@ async def test_an_unknown_model_suggests_the_near_one(tmp_path):
 
 
 def a_caller(**changed):
-    return KeyInfo(**({"digest": "d", "project": "default", "role": "user", "name": "shop"} | changed))
+    return KeyInfo(
+        **(
+            {"digest": "d", "project": "default", "role": "user", "name": "shop"}
+            | changed
+        )
+    )
 
 
-@pytest.mark.parametrize(("rate", "burst", "gateways", "at_once"), [
-    (5, 0, 1, 5), (5, 2, 1, 2), (0.1, 0, 1, 1), (100, 8, 4, 2), (1, 0, 8, 1),
-])  # fmt: skip
-def test_a_key_has_a_rate_and_several_gateways_share_it(tmp_path, rate, burst, gateways, at_once):
+@pytest.mark.parametrize(
+    ("rate", "burst", "gateways", "at_once"),
+    [
+        (5, 0, 1, 5),
+        (5, 2, 1, 2),
+        (0.1, 0, 1, 1),
+        (100, 8, 4, 2),
+        (1, 0, 8, 1),
+    ],
+)
+def test_a_key_has_a_rate_and_several_gateways_share_it(
+    tmp_path, rate, burst, gateways, at_once
+):
     @inside
     async def scene(tmp_path):
         there = await worker(tmp_path / "w")
         here = Gateway(Limits(), gateways)
         here.update(a_snapshot(a_route("digits", sockets=[there.path])))
-        caller = a_caller(rate=rate / 1e6, burst=burst or max(1, int(rate)))  # no token comes back meanwhile
+        caller = a_caller(
+            rate=rate / 1e6, burst=burst or max(1, int(rate))
+        )  # no token comes back meanwhile
         route = here.route(caller, "digits")
         for _ in range(at_once):
             await here.predict(caller, route, "x", data=b"x")
         with pytest.raises(Overloaded, match="the key 'shop' may send") as caught:
             await here.predict(caller, route, "x", data=b"x")
         assert caught.value.retry_after > 0
-        await here.predict(a_caller(digest="e"), route, "x", data=b"x")  # others are not concerned
+        await here.predict(
+            a_caller(digest="e"), route, "x", data=b"x"
+        )  # others are not concerned
 
     scene(tmp_path)
 
@@ -102,7 +144,9 @@ async def test_a_header_that_was_seen_is_known_until_the_keys_change(tmp_path):
     assert here.known(b"Bearer mine") is None
     here.remember(b"Bearer mine", caller)
     same = a_snapshot(a_route("digits", version=2), keys={})
-    here.update(msgspec.structs.replace(same, keys=here._snapshot.keys))  # other routes, the same keys
+    here.update(
+        msgspec.structs.replace(same, keys=here._snapshot.keys)
+    )  # other routes, the same keys
     assert here.known(b"Bearer mine") is caller
     here.update(a_snapshot(a_route("digits"), keys={"theirs": ("other", "user")}))
     assert here.known(b"Bearer mine") is None
@@ -117,7 +161,10 @@ async def test_a_header_that_was_seen_is_known_until_the_keys_change(tmp_path):
     ("changed", "says"),
     [
         ({}, "'spots' is loading"),
-        ({"error": "its files are gone"}, "'spots' can't be served: its files are gone"),
+        (
+            {"error": "its files are gone"},
+            "'spots' can't be served: its files are gone",
+        ),
         ({"loaded": False}, "'spots' is unloaded; load it first"),
         ({"loaded": False, "error": "x"}, "is unloaded"),
     ],
@@ -140,7 +187,9 @@ async def test_a_sleeping_deployment_is_woken_by_a_call_that_waits_for_it(tmp_pa
     here = gateway(a_route("digits", asleep=True))
     here.wake = lambda: woken.append(1)
     caller = here.authorise("mine")
-    call = asyncio.create_task(here.predict(caller, here.pick(caller, "digits"), "x", data=b"x"))
+    call = asyncio.create_task(
+        here.predict(caller, here.pick(caller, "digits"), "x", data=b"x")
+    )
     await until(lambda: woken)
     assert not call.done()
     here.update(a_snapshot(a_route("digits", sockets=[there.path]), keys=KEYS))
@@ -156,16 +205,33 @@ async def test_a_call_is_answered_and_counted(tmp_path):
     assert (await here.predict(caller, route, "v2_http", data=b"abc")).data == b"abc"
     assert here.connected(route)
     where = {"deployment": "digits", "version": "digits:1"}
-    assert metric(here, "modelmill_requests_total", **where, protocol="v2_http", outcome="success") == 1
+    assert (
+        metric(
+            here,
+            "modelmill_requests_total",
+            **where,
+            protocol="v2_http",
+            outcome="success",
+        )
+        == 1
+    )
     assert metric(here, "modelmill_request_seconds_count", **where) == 1
     assert metric(here, "modelmill_queue_seconds_count", **where) == 1
     assert metric(here, "modelmill_compute_seconds_sum", **where) == 0.75
-    assert metric(here, "modelmill_rows_total", **where) == metric(here, "modelmill_batches_total", **where) == 1
+    assert (
+        metric(here, "modelmill_rows_total", **where)
+        == metric(here, "modelmill_batches_total", **where)
+        == 1
+    )
     assert metric(here, "modelmill_batch_rows_count", **where) == 1
     assert metric(here, "modelmill_rejected_requests_total", **where) == 0
     slot = {"deployment": "digits", "slot": "main"}
     assert metric(here, "modelmill_ready_workers", **slot) == 1
-    assert metric(here, "modelmill_busy_workers", **slot) == metric(here, "modelmill_pending_requests", **slot) == 0
+    assert (
+        metric(here, "modelmill_busy_workers", **slot)
+        == metric(here, "modelmill_pending_requests", **slot)
+        == 0
+    )
 
 
 @inside
@@ -174,10 +240,17 @@ async def test_what_the_caller_asks_for_reaches_the_worker(tmp_path):
     here = gateway(a_route("digits", sockets=[there.path]))
     caller, sent = here.authorise("mine"), [Tensor("image", "UINT8", [1, 2], b"ab")]
     route = here.pick(caller, "digits")
-    answer = await here.predict(caller, route, "x", tensors=sent, parameters={"a": 1}, outputs=["scores"])
+    answer = await here.predict(
+        caller, route, "x", tensors=sent, parameters={"a": 1}, outputs=["scores"]
+    )
     assert answer.tensors == sent
     ((call,),) = there.got
-    assert (call.data, call.tensors, call.parameters, call.outputs) == (None, sent, {"a": 1}, ["scores"])
+    assert (call.data, call.tensors, call.parameters, call.outputs) == (
+        None,
+        sent,
+        {"a": 1},
+        ["scores"],
+    )
 
 
 @inside
@@ -188,7 +261,12 @@ async def test_what_the_worker_says_is_raised_and_counted(tmp_path):
     with pytest.raises(MillError, match="because") as caught:
         await here.predict(caller, here.pick(caller, "digits"), "v2_http", data=b"x")
     assert caught.value.code == "model_failed"
-    where = {"deployment": "digits", "version": "digits:1", "protocol": "v2_http", "outcome": "failure"}
+    where = {
+        "deployment": "digits",
+        "version": "digits:1",
+        "protocol": "v2_http",
+        "outcome": "failure",
+    }
     assert metric(here, "modelmill_requests_total", **where) == 1
     assert metric(here, "modelmill_usage_total", key="", deployment="digits") is None
 
@@ -198,14 +276,25 @@ async def test_a_refused_call_is_counted_as_such(tmp_path):
     here = gateway(a_route("digits"), queue=1)
     caller = here.authorise("mine")
     route = here.pick(caller, "digits")
-    waiting = asyncio.create_task(here.predict(caller, route, "huggingface", data=b"x", timeout=0.05))
+    waiting = asyncio.create_task(
+        here.predict(caller, route, "huggingface", data=b"x", timeout=0.05)
+    )
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await here.predict(caller, route, "huggingface", data=b"x")
     with pytest.raises(MillError):
         await waiting
     where = {"deployment": "digits", "version": "digits:1"}
-    assert metric(here, "modelmill_requests_total", **where, protocol="huggingface", outcome="failure") == 2
+    assert (
+        metric(
+            here,
+            "modelmill_requests_total",
+            **where,
+            protocol="huggingface",
+            outcome="failure",
+        )
+        == 2
+    )
     assert metric(here, "modelmill_rejected_requests_total", **where) == 1
 
 
@@ -215,7 +304,9 @@ async def test_a_call_whose_client_has_gone_is_dropped(tmp_path):
     caller = here.authorise("mine")
     route = here.pick(caller, "digits")
     polite = asyncio.create_task(here.predict(caller, route, "x", data=b"1"))
-    rude = asyncio.create_task(here.predict(caller, route, "x", data=b"2", gone=lambda: bool(left)))
+    rude = asyncio.create_task(
+        here.predict(caller, route, "x", data=b"2", gone=lambda: bool(left))
+    )
     await asyncio.sleep(0)
     polite.cancel()
     left.append(1)
@@ -231,7 +322,10 @@ async def test_a_call_whose_client_has_gone_is_dropped(tmp_path):
 @inside
 async def test_what_is_undeployed_is_no_longer_counted(tmp_path):
     there = await worker(tmp_path / "w")
-    here = gateway(a_route("digits", sockets=[there.path]), a_route("reviews", sockets=[there.path]))
+    here = gateway(
+        a_route("digits", sockets=[there.path]),
+        a_route("reviews", sockets=[there.path]),
+    )
     caller = here.authorise("mine")
     for name in ("digits", "reviews"):
         await here.predict(caller, here.pick(caller, name), "x", data=b"x")
@@ -244,7 +338,12 @@ async def test_nobody_may_wait_longer_than_the_limit(tmp_path):
     here = gateway(a_route("digits"), timeout_seconds=0.02)
     caller = here.authorise("mine")
     with pytest.raises(MillError, match="time allowed"):
-        await asyncio.wait_for(here.predict(caller, here.route(caller, "digits"), "x", data=b"x", timeout=100), 5)
+        await asyncio.wait_for(
+            here.predict(
+                caller, here.route(caller, "digits"), "x", data=b"x", timeout=100
+            ),
+            5,
+        )
 
 
 @inside
@@ -258,17 +357,23 @@ async def test_an_update_leaves_calls_undisturbed(tmp_path):
     old, new = await worker(tmp_path / "old", slow), await worker(tmp_path / "new")
     here = gateway(a_route("digits", sockets=[old.path]))
     caller = here.authorise("mine")
-    held = asyncio.create_task(here.predict(caller, here.route(caller, "digits"), "x", data=b"held"))
+    held = asyncio.create_task(
+        here.predict(caller, here.route(caller, "digits"), "x", data=b"held")
+    )
     await until(lambda: old.got)
     here.update(a_snapshot(a_route("digits", version=2, sockets=[new.path]), keys=KEYS))
-    later = await here.predict(caller, here.route(caller, "digits", "2"), "x", data=b"later")
+    later = await here.predict(
+        caller, here.route(caller, "digits", "2"), "x", data=b"later"
+    )
     opened.set()
     assert ((await held).data, later.data) == (b"held", b"later")
     await until(lambda: old.open == 0)
 
 
 @inside
-async def test_a_call_that_began_before_its_deployment_went_is_answered_in_words(tmp_path):
+async def test_a_call_that_began_before_its_deployment_went_is_answered_in_words(
+    tmp_path,
+):
     here = gateway(a_route("digits"))
     caller = here.authorise("mine")
     route = here.route(caller, "digits")
@@ -312,5 +417,8 @@ async def test_readiness_says_no_when_draining_or_the_disk_is_full(tmp_path):
 
 def test_a_snapshot_survives_the_way_to_another_process():
     snapshot = a_snapshot(a_route("digits"), keys=KEYS)
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot), type=type(snapshot)) == snapshot
+    assert (
+        msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot), type=type(snapshot))
+        == snapshot
+    )
     assert "mine" not in snapshot.keys  # only their hashes

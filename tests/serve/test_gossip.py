@@ -133,16 +133,28 @@ def test_a_gateway_tells_what_is_new_and_how_its_queues_stand(folder):
         call = pool.submit(b"x", [], {}, Ask()).future
         await until(lambda: any(one.load for one in two.listen()))
         (load,) = next(one.load for one in two.news if one.load)
-        assert (load.project, load.deployment, load.slot, load.waiting, load.connected) == (
-            "default", "digits", "main", 1, 0,
-        )  # fmt: skip
+        assert (
+            load.project,
+            load.deployment,
+            load.slot,
+            load.waiting,
+            load.connected,
+        ) == (
+            "default",
+            "digits",
+            "main",
+            1,
+            0,
+        )
         await until(lambda: any(one.series for one in two.listen()))
         assert next(one.series for one in two.news if one.series)[DIGITS].success == 1
         assert any(one.usage for one in two.news)
         count = len([one for one in two.news if one.series])
         before = len(two.news)
         await until(lambda: len(two.listen()) > before + 2)
-        assert len([one for one in two.news if one.series]) == count  # what was told is not told again and again
+        assert (
+            len([one for one in two.news if one.series]) == count
+        )  # what was told is not told again and again
         call.cancel()
 
     scene(folder, play)
@@ -157,7 +169,9 @@ def test_a_call_for_a_sleeping_model_is_told_at_once(folder, monkeypatch):
         await asyncio.sleep(0)
         (_, pool) = next(iter(two.gateway.pools()))
         call = pool.submit(b"x", [], {}, Ask()).future
-        await until(lambda: any(one.load and one.load[0].waiting for one in two.listen()))
+        await until(
+            lambda: any(one.load and one.load[0].waiting for one in two.listen())
+        )
         call.cancel()
 
     scene(folder, play)
@@ -176,7 +190,10 @@ def test_a_hung_worker_is_told_once_for_each_time_it_is_seen(folder):
 
 def test_big_news_come_in_portions_that_a_socket_takes(folder):
     names = [("default", f"model-{n}", f"model-{n}:1") for n in range(300)]
-    uses = {(f"key-{'x' * 50}-{n}", f"deployment-{'y' * 40}-{n}", "requests"): n + 1 for n in range(5000)}
+    uses = {
+        (f"key-{'x' * 50}-{n}", f"deployment-{'y' * 40}-{n}", "requests"): n + 1
+        for n in range(5000)
+    }
 
     async def play(two):
         for name in names:
@@ -215,7 +232,13 @@ def test_gateways_answer_for_one_another(folder):
         other = Ear(folder, "gateway-other")
         series = Series()
         series.answered("x", 0.1, True)
-        other.tell(news("gateway-other", series={DIGITS: series}, usage={("shop", "digits", "requests"): 3}))
+        other.tell(
+            news(
+                "gateway-other",
+                series={DIGITS: series},
+                usage={("shop", "digits", "requests"): 3},
+            )
+        )
         await until(lambda: two.gateway.meter.total(DIGITS).success == 1)
         assert two.gateway.meter.used() == {("shop", "digits", "requests"): 3}
         other.close()

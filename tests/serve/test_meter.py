@@ -17,9 +17,19 @@ def exposed(meter, gauges=()):
     registry = CollectorRegistry()
     registry.register(Collector(meter, gauges))
     families = text_string_to_metric_families(generate_latest(registry).decode())
-    samples = [(one.name, frozenset(one.labels.items()), one.value) for family in families for one in family.samples]
-    found = {(name, labels): value for name, labels, value in samples if not name.endswith("_created")}
-    assert len(found) == len([name for name, _, _ in samples if not name.endswith("_created")])  # none is said twice
+    samples = [
+        (one.name, frozenset(one.labels.items()), one.value)
+        for family in families
+        for one in family.samples
+    ]
+    found = {
+        (name, labels): value
+        for name, labels, value in samples
+        if not name.endswith("_created")
+    }
+    assert len(found) == len(
+        [name for name, _, _ in samples if not name.endswith("_created")]
+    )  # none is said twice
     return found
 
 
@@ -60,8 +70,18 @@ def test_requests_and_batches_are_counted():
         ("v2_http", "failure"): 1,
         ("huggingface", "success"): 1,
     }
-    assert (series.success, series.failure, series.success_seconds, series.failure_seconds) == (2, 1, 0.5, 0.5)
-    assert (series.batches, series.rows, series.compute.count, series.sizes.count) == (1, 6, 4, 1)
+    assert (
+        series.success,
+        series.failure,
+        series.success_seconds,
+        series.failure_seconds,
+    ) == (2, 1, 0.5, 0.5)
+    assert (series.batches, series.rows, series.compute.count, series.sizes.count) == (
+        1,
+        6,
+        4,
+        1,
+    )
     assert series.compute.sum == pytest.approx(4 * 0.6)
     assert before <= series.last <= time.time()
 
@@ -79,16 +99,37 @@ def test_several_gateways_are_one():
     meter.own[DIGITS] = counted(shadow_answers=1, last=5.0)
     meter.heard("a", {DIGITS: counted(rejected=2)}, {("shop", "digits", "requests"): 2})
     meter.heard(
-        "b", {DIGITS: counted(rejected=3)}, {("shop", "digits", "requests"): 3, ("other", "digits", "requests"): 1}
+        "b",
+        {DIGITS: counted(rejected=3)},
+        {("shop", "digits", "requests"): 3, ("other", "digits", "requests"): 1},
     )
-    meter.heard("b", {DIGITS: counted(rejected=4)}, {("shop", "digits", "requests"): 4})  # the last word counts
+    meter.heard(
+        "b", {DIGITS: counted(rejected=4)}, {("shop", "digits", "requests"): 4}
+    )  # the last word counts
     meter.usage["shop", "digits", "requests"] = 1
     total = meter.total(DIGITS)
-    assert (total.success, total.rejected, total.rows, total.batches, total.shadow_answers) == (3, 6, 9, 3, 1)
+    assert (
+        total.success,
+        total.rejected,
+        total.rows,
+        total.batches,
+        total.shadow_answers,
+    ) == (3, 6, 9, 3, 1)
     assert total.requests == {("v2_http", "success"): 3}
-    assert (total.latency.count, total.queue.count, total.compute.count, total.queue_seconds) == (3, 3, 6, 1.5)
-    assert meter.used() == {("shop", "digits", "requests"): 7, ("other", "digits", "requests"): 1}
-    assert (meter.own[DIGITS].success, meter.own[DIGITS].latency.count) == (1, 1)  # adding up changes nothing
+    assert (
+        total.latency.count,
+        total.queue.count,
+        total.compute.count,
+        total.queue_seconds,
+    ) == (3, 3, 6, 1.5)
+    assert meter.used() == {
+        ("shop", "digits", "requests"): 7,
+        ("other", "digits", "requests"): 1,
+    }
+    assert (meter.own[DIGITS].success, meter.own[DIGITS].latency.count) == (
+        1,
+        1,
+    )  # adding up changes nothing
     assert meter.total(("default", "digits", "digits:2")).success == 0
 
 
@@ -111,20 +152,55 @@ def test_a_series_survives_the_way_to_another_process():
 
 def test_prometheus_reads_what_was_counted():
     meter = Meter()
-    meter.own[DIGITS] = series = counted(shadow_answers=3, shadow_disagreements=1, rejected=2)
+    meter.own[DIGITS] = series = counted(
+        shadow_answers=3, shadow_disagreements=1, rejected=2
+    )
     series.answered("v2_http", 100.0, False)
     meter.usage['sh"o\np\\', "digits", "requests"] = 4
-    found = exposed(meter, [("modelmill_pending_requests", "waiting", {"deployment": "digits", "slot": "main"}, 7)])
+    found = exposed(
+        meter,
+        [
+            (
+                "modelmill_pending_requests",
+                "waiting",
+                {"deployment": "digits", "slot": "main"},
+                7,
+            )
+        ],
+    )
     where = {"deployment": "digits", "version": "digits:1"}
-    assert value(found, "modelmill_requests_total", **where, protocol="v2_http", outcome="success") == 1
-    assert value(found, "modelmill_requests_total", **where, protocol="v2_http", outcome="failure") == 1
+    assert (
+        value(
+            found,
+            "modelmill_requests_total",
+            **where,
+            protocol="v2_http",
+            outcome="success",
+        )
+        == 1
+    )
+    assert (
+        value(
+            found,
+            "modelmill_requests_total",
+            **where,
+            protocol="v2_http",
+            outcome="failure",
+        )
+        == 1
+    )
     assert value(found, "modelmill_rejected_requests_total", **where) == 2
     assert value(found, "modelmill_rows_total", **where) == 3
     assert value(found, "modelmill_batches_total", **where) == 1
     assert value(found, "modelmill_shadow_answers_total", **where) == 3
     assert value(found, "modelmill_shadow_disagreements_total", **where) == 1
-    assert value(found, "modelmill_usage_total", key='sh"o\np\\', deployment="digits") == 4
-    assert value(found, "modelmill_pending_requests", deployment="digits", slot="main") == 7
+    assert (
+        value(found, "modelmill_usage_total", key='sh"o\np\\', deployment="digits") == 4
+    )
+    assert (
+        value(found, "modelmill_pending_requests", deployment="digits", slot="main")
+        == 7
+    )
     assert value(found, "modelmill_request_seconds_bucket", **where, le="0.1") == 0
     assert value(found, "modelmill_request_seconds_bucket", **where, le="0.25") == 1
     assert value(found, "modelmill_request_seconds_bucket", **where, le="60.0") == 1

@@ -1,4 +1,6 @@
-"""One queue for all workers of a deployment: every call is answered once, whatever becomes of the workers."""
+"""One queue for all workers of a deployment: every call is answered once, whatever becomes of the
+workers.
+"""
 
 import asyncio
 import logging
@@ -19,7 +21,9 @@ from tests.serve.stage import Gate, ask, die, dies_of, echo, lost, play, sent
 
 
 @play
-async def test_calls_of_one_turn_go_as_one_batch_and_answers_are_matched_by_id(pool, worker):
+async def test_calls_of_one_turn_go_as_one_batch_and_answers_are_matched_by_id(
+    pool, worker
+):
     async def backwards(calls):
         return (await echo(calls))[::-1]
 
@@ -33,7 +37,9 @@ async def test_calls_of_one_turn_go_as_one_batch_and_answers_are_matched_by_id(p
 
 
 @play
-async def test_a_worker_gets_a_second_batch_while_it_runs_the_first_and_no_third(pool, worker):
+async def test_a_worker_gets_a_second_batch_while_it_runs_the_first_and_no_third(
+    pool, worker
+):
     gate = Gate()
     there, here = await worker("w", gate), pool(calls=1)
     here.follow([there.path])
@@ -102,11 +108,22 @@ async def test_a_batch_that_does_not_fill_goes_when_its_time_has_come(pool, work
 async def test_priorities_and_turns_hold_in_the_queue(pool, worker):
     here = pool(calls=1)
     calls = [ask(here, b"a%d" % n, key="a") for n in range(3)]
-    calls += [ask(here, b"b", key="b"), ask(here, b"late", key="c", priority=9), ask(here, b"first", priority=-1)]
+    calls += [
+        ask(here, b"b", key="b"),
+        ask(here, b"late", key="c", priority=9),
+        ask(here, b"first", priority=-1),
+    ]
     there = await worker("w")
     here.follow([there.path])
     await asyncio.gather(*calls)
-    assert [data for (data,) in sent(there)] == [b"first", b"a0", b"b", b"a1", b"a2", b"late"]
+    assert [data for (data,) in sent(there)] == [
+        b"first",
+        b"a0",
+        b"b",
+        b"a1",
+        b"a2",
+        b"late",
+    ]
 
 
 @play
@@ -118,8 +135,17 @@ async def test_what_batches_cost_is_counted(pool, worker):
     here.follow([there.path])
     await asyncio.gather(ask(here), ask(here))
     counted = here.series
-    assert (counted.batches, counted.rows, counted.queue.count, counted.compute.count) == (1, 7, 2, 2)
-    assert (counted.decode_seconds, counted.run_seconds, counted.encode_seconds) == (0.5, 0.25, 0.125)
+    assert (
+        counted.batches,
+        counted.rows,
+        counted.queue.count,
+        counted.compute.count,
+    ) == (1, 7, 2, 2)
+    assert (counted.decode_seconds, counted.run_seconds, counted.encode_seconds) == (
+        0.5,
+        0.25,
+        0.125,
+    )
 
 
 @play
@@ -156,7 +182,9 @@ def test_frames_may_be_cut_and_joined_anywhere(tmp_path, cuts):
         server = await asyncio.start_unix_server(serve, str(tmp_path / "w"))
         here = Pool("digits", BatchLimits(1), PoolLimits(), Series())
         here.follow([str(tmp_path / "w")])
-        answers = await asyncio.wait_for(asyncio.gather(ask(here, b"1"), ask(here, b"2")), 10)
+        answers = await asyncio.wait_for(
+            asyncio.gather(ask(here, b"1"), ask(here, b"2")), 10
+        )
         assert [answer.data for answer in answers] == [b"<1>", b"<2>"]
         here.close()
         server.close()
@@ -178,11 +206,15 @@ async def test_the_calls_of_a_lost_worker_go_to_another(pool, worker):
     here.follow([other.path])
     answers = await asyncio.gather(*calls)
     assert [answer.data for answer in answers] == [b"<%d>" % n for n in range(5)]
-    assert sent(other) == [[b"%d" % n] for n in range(5)]  # each alone: one of them may be what ends workers
+    assert sent(other) == [
+        [b"%d" % n] for n in range(5)
+    ]  # each alone: one of them may be what ends workers
 
 
 @play
-async def test_the_call_that_ends_workers_is_blamed_and_its_batch_mates_are_answered(pool, worker):
+async def test_the_call_that_ends_workers_is_blamed_and_its_batch_mates_are_answered(
+    pool, worker
+):
     records = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
@@ -202,7 +234,9 @@ async def test_the_call_that_ends_workers_is_blamed_and_its_batch_mates_are_answ
     keeping = asyncio.create_task(keep_connected())
     with pytest.raises(ModelFailed, match="ended twice on this input"):
         await bad
-    assert [answer.data for answer in await asyncio.gather(*good)] == [b"<%d>" % n for n in range(6)]
+    assert [answer.data for answer in await asyncio.gather(*good)] == [
+        b"<%d>" % n for n in range(6)
+    ]
     assert (await ask(here, b"later")).data == b"<later>"
     keeping.cancel()
     (line,) = [line for line in records if "order-17" in line]
@@ -213,9 +247,15 @@ async def test_the_call_that_ends_workers_is_blamed_and_its_batch_mates_are_answ
 
 
 @play
-async def test_a_suspect_waits_for_an_idle_worker_and_does_not_stop_the_queue_for_ever(pool, worker):
+async def test_a_suspect_waits_for_an_idle_worker_and_does_not_stop_the_queue_for_ever(
+    pool, worker
+):
     gate = Gate()
-    here, dying, busy = pool(calls=1), await worker("dying", die), await worker("busy", gate)
+    here, dying, busy = (
+        pool(calls=1),
+        await worker("dying", die),
+        await worker("busy", gate),
+    )
     here.follow([dying.path])
     suspect = ask(here, b"suspect")
     await until(lambda: dying.got)
@@ -238,7 +278,9 @@ async def test_a_suspect_waits_for_an_idle_worker_and_does_not_stop_the_queue_fo
         "fewer",
     ],
 )
-def test_a_worker_that_does_not_answer_what_it_was_given_is_a_lost_worker(tmp_path, answers):
+def test_a_worker_that_does_not_answer_what_it_was_given_is_a_lost_worker(
+    tmp_path, answers
+):
     @play
     async def scene(pool, worker):
         async def wrong(calls):
@@ -251,7 +293,10 @@ def test_a_worker_that_does_not_answer_what_it_was_given_is_a_lost_worker(tmp_pa
         await until(lost(here))
         good = await worker("good")
         here.follow([good.path])
-        assert [answer.data for answer in await asyncio.gather(*calls)] == [b"<1>", b"<2>"]
+        assert [answer.data for answer in await asyncio.gather(*calls)] == [
+            b"<1>",
+            b"<2>",
+        ]
 
     scene(tmp_path)
 
@@ -318,7 +363,9 @@ async def test_a_worker_that_hangs_is_told_of(pool, worker):
 
 @play
 async def test_a_batch_that_hangs_is_noticed_although_others_pass_it(pool, worker):
-    """A worker decodes one batch while it runs another, so one can be stuck and the other come back."""
+    """A worker decodes one batch while it runs another, so one can be stuck and the other come
+    back.
+    """
 
     async def serve(reader, writer):
         while head := await reader.read(HEAD):

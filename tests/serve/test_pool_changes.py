@@ -1,4 +1,6 @@
-"""Workers come and go, deployments are undeployed and promoted, and no call is lost or left waiting."""
+"""Workers come and go, deployments are undeployed and promoted, and no call is lost or left
+waiting.
+"""
 
 import asyncio
 
@@ -47,7 +49,9 @@ async def test_the_last_worker_answers_what_waits_before_it_leaves(pool, worker)
     await until(lambda: last.got)
     here.follow([])
     gate.opened.set()
-    assert [answer.data for answer in await asyncio.gather(*calls)] == [b"<%d>" % n for n in range(5)]
+    assert [answer.data for answer in await asyncio.gather(*calls)] == [
+        b"<%d>" % n for n in range(5)
+    ]
     await until(lambda: last.open == 0)
 
 
@@ -62,7 +66,9 @@ async def test_a_worker_that_leaves_and_is_lost_still_loses_no_call(pool, worker
 
 
 @play
-async def test_a_worker_that_is_no_longer_wanted_while_it_is_reached_is_let_go(pool, worker):
+async def test_a_worker_that_is_no_longer_wanted_while_it_is_reached_is_let_go(
+    pool, worker
+):
     here, there = pool(), await worker("w")
     here.follow([there.path])
     await asyncio.sleep(0)
@@ -138,7 +144,12 @@ async def test_promoted_what_waits_and_what_is_lost_goes_to_the_heir(pool, worke
     gate.opened.set()
     answers = await asyncio.gather(*calls)
     assert [answer.data for answer in answers] == [b"<%d>" % n for n in range(5)]
-    assert sorted(data for batch in sent(other) for data in batch) == [b"1", b"2", b"3", b"4"]
+    assert sorted(data for batch in sent(other) for data in batch) == [
+        b"1",
+        b"2",
+        b"3",
+        b"4",
+    ]
 
 
 @play
@@ -159,15 +170,23 @@ async def test_through_losses_and_changes_every_call_is_answered_once(pool, work
 
     async def frail(calls):
         await asyncio.sleep(0)
-        if len(died) < 6 and any(call.data.endswith(b"7") for call in calls) and calls[0].data not in died:
-            died.extend(call.data for call in calls)  # so that none of them ends two workers
+        if (
+            len(died) < 6
+            and any(call.data.endswith(b"7") for call in calls)
+            and calls[0].data not in died
+        ):
+            died.extend(
+                call.data for call in calls
+            )  # so that none of them ends two workers
             return None
         return await echo(calls)
 
     workers = [await worker(f"{n}", frail) for n in range(4)]
     futures = []
     for count in range(400):
-        futures.append(ask(here, b"%d" % count, key="ab"[count % 2], priority=count % 3))
+        futures.append(
+            ask(here, b"%d" % count, key="ab"[count % 2], priority=count % 3)
+        )
         if count % 10 == 0:
             here.follow([one.path for one in workers[count // 10 % 3 :][:2]])
             await asyncio.sleep(0.001)

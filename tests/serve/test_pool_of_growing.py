@@ -1,4 +1,6 @@
-"""Workers whose answers grow: texts are spread, follow no dead worker in a crowd for ever, end with their caller."""
+"""Workers whose answers grow: texts are spread, follow no dead worker in a crowd for ever, end with
+their caller.
+"""
 
 import asyncio
 
@@ -66,7 +68,9 @@ async def test_a_text_that_ends_workers_is_blamed_alone(pool, worker):
     with pytest.raises(ModelFailed, match="ended 3 times on this input"):
         await asyncio.wait_for(bad, 5)
     here.follow([(await worker("fresh")).path])
-    assert [answer.data for answer in await asyncio.gather(*good)] == [b"<%d>" % number for number in range(4)]
+    assert [answer.data for answer in await asyncio.gather(*good)] == [
+        b"<%d>" % number for number in range(4)
+    ]
 
 
 @play

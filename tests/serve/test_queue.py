@@ -20,12 +20,21 @@ async def test_calls_expire_each_at_its_own_time_sent_or_not(pool, worker):
     here.follow([there.path])
     held = ask(here, b"held", timeout=0.03)
     await until(lambda: there.got)
-    ahead, waiting, patient = ask(here, timeout=5), ask(here, timeout=0.01), ask(here, b"patient", timeout=5)
+    ahead, waiting, patient = (
+        ask(here, timeout=5),
+        ask(here, timeout=0.01),
+        ask(here, b"patient", timeout=5),
+    )
     for late in (waiting, held):
-        with pytest.raises(Expired, match="'digits' did not answer in the time allowed"):
+        with pytest.raises(
+            Expired, match="'digits' did not answer in the time allowed"
+        ):
             await late
     gate.opened.set()
-    assert [answer.data for answer in await asyncio.gather(ahead, patient)] == [b"<x>", b"<patient>"]
+    assert [answer.data for answer in await asyncio.gather(ahead, patient)] == [
+        b"<x>",
+        b"<patient>",
+    ]
     assert sent(there) == [[b"held"], [b"x"], [b"patient"]]
 
 
@@ -34,7 +43,9 @@ async def test_one_timer_serves_all_deadlines(pool, worker):
     here = pool(queue=2000)
     loop = asyncio.get_running_loop()
     before = len(loop._scheduled)
-    calls = [ask(here, timeout=10 - n / 1000) for n in range(500)] + [ask(here, timeout=20) for n in range(500)]
+    calls = [ask(here, timeout=10 - n / 1000) for n in range(500)] + [
+        ask(here, timeout=20) for n in range(500)
+    ]
     timers = [timer for timer in loop._scheduled if not timer.cancelled()]
     assert len(timers) <= before + 1
     short = ask(here, timeout=0.01)
@@ -141,7 +152,9 @@ async def test_who_asks_a_queue_without_workers_is_heard(pool, worker):
 # ---- what can't be passed on
 
 
-@pytest.mark.parametrize("parameters", [{"top_k": 2**70}, {"a": {"b": [2**64]}}, {"text": "\ud800"}])
+@pytest.mark.parametrize(
+    "parameters", [{"top_k": 2**70}, {"a": {"b": [2**64]}}, {"text": "\ud800"}]
+)
 def test_parameters_that_can_not_be_sent_are_refused(tmp_path, parameters):
     @play
     async def scene(pool, worker):
@@ -151,7 +164,9 @@ def test_parameters_that_can_not_be_sent_are_refused(tmp_path, parameters):
     scene(tmp_path)
 
 
-@pytest.mark.parametrize("bad", [Tensor("x\udc80", "UINT8", [1], b"1"), Tensor("x", "UINT8", [2**64], b"1")])
+@pytest.mark.parametrize(
+    "bad", [Tensor("x\udc80", "UINT8", [1], b"1"), Tensor("x", "UINT8", [2**64], b"1")]
+)
 def test_a_call_that_can_not_be_sent_fails_alone(tmp_path, bad):
     @play
     async def scene(pool, worker):
@@ -162,7 +177,10 @@ def test_a_call_that_can_not_be_sent_fails_alone(tmp_path, bad):
         last = ask(here, b"2")
         with pytest.raises(InvalidInput, match="can't be passed on"):
             await refused
-        assert [answer.data for answer in await asyncio.gather(first, last)] == [b"<1>", b"<2>"]
+        assert [answer.data for answer in await asyncio.gather(first, last)] == [
+            b"<1>",
+            b"<2>",
+        ]
         assert here.pending == 0
 
     scene(tmp_path)

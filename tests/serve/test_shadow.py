@@ -13,7 +13,9 @@ def said(text):
 
 
 def tensors(*pairs):
-    return Answer(1, tensors=[tensor_of(name, np.asarray(array)) for name, array in pairs])
+    return Answer(
+        1, tensors=[tensor_of(name, np.asarray(array)) for name, array in pairs]
+    )
 
 
 def floats(*values, kind=np.float32):
@@ -23,9 +25,21 @@ def floats(*values, kind=np.float32):
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        (said('[{"label":"a","score":0.9}]'), said('[{"label":"a","score":0.4}]'), True),
-        (said('[{"label":"a","score":0.9}]'), said('[{"label":"b","score":0.9}]'), False),
-        (said('[{"label":"a"},{"label":"b"}]'), said('[{"label":"a"},{"label":"c"}]'), True),
+        (
+            said('[{"label":"a","score":0.9}]'),
+            said('[{"label":"a","score":0.4}]'),
+            True,
+        ),
+        (
+            said('[{"label":"a","score":0.9}]'),
+            said('[{"label":"b","score":0.9}]'),
+            False,
+        ),
+        (
+            said('[{"label":"a"},{"label":"b"}]'),
+            said('[{"label":"a"},{"label":"c"}]'),
+            True,
+        ),
         (said('{"label":"a"}'), said('{"label":"a","score":1}'), True),
         (said("[]"), said("[]"), True),
         (said("[]"), said('[{"label":"a"}]'), False),
@@ -43,13 +57,23 @@ def floats(*values, kind=np.float32):
         (tensors(("y", [1, 2])), tensors(("y", [1, 3])), False),
         (tensors(("y", [1]), ("z", [2])), tensors(("z", [2]), ("y", [1])), True),
         (tensors(("y", [1]), ("z", [2])), tensors(("y", [1])), False),
-        (Answer(1, tensors=[texts_of("t", [b"a"])]), Answer(1, tensors=[texts_of("t", [b"a"])]), True),
-        (Answer(1, tensors=[texts_of("t", [b"a"])]), Answer(1, tensors=[texts_of("t", [b"b"])]), False),
+        (
+            Answer(1, tensors=[texts_of("t", [b"a"])]),
+            Answer(1, tensors=[texts_of("t", [b"a"])]),
+            True,
+        ),
+        (
+            Answer(1, tensors=[texts_of("t", [b"a"])]),
+            Answer(1, tensors=[texts_of("t", [b"b"])]),
+            False,
+        ),
         (said("[]"), floats(0.5), False),
         (floats(0.5), said("[]"), False),
     ],
 )
-def test_equal_labels_and_tensors_that_differ_by_rounding_are_the_same(one, other, same):
+def test_equal_labels_and_tensors_that_differ_by_rounding_are_the_same(
+    one, other, same
+):
     assert agree(one, other) is same
 
 
@@ -57,7 +81,12 @@ def test_bfloat16_differs_by_rounding_too():
     from ml_dtypes import bfloat16
 
     def half(value):
-        return Answer(1, tensors=[Tensor("y", "BF16", [1], np.array([value]).astype(bfloat16).tobytes())])
+        return Answer(
+            1,
+            tensors=[
+                Tensor("y", "BF16", [1], np.array([value]).astype(bfloat16).tobytes())
+            ],
+        )
 
     assert agree(half(1.0), half(1.0078125))
     assert not agree(half(1.0), half(1.5))

@@ -13,7 +13,9 @@ from modelmill.errors import InvalidInput
 from modelmill.serve.tracing import Span, Tracing, nanoseconds
 from modelmill.settings import read_settings
 
-collected = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+collected = pytest.importorskip(
+    "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
+)
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=abc"}
@@ -34,7 +36,9 @@ class Collector:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 assert self.path == "/v1/traces"
-                outer.requests.append(collected.ExportTraceServiceRequest.FromString(body))
+                outer.requests.append(
+                    collected.ExportTraceServiceRequest.FromString(body)
+                )
                 self.send_response(200)
                 self.send_header("content-length", "0")
                 self.end_headers()
@@ -50,7 +54,12 @@ class Collector:
     @property
     def spans(self) -> dict[str, Any]:
         """What came, by name."""
-        parts = [scope for one in self.requests for resource in one.resource_spans for scope in resource.scope_spans]
+        parts = [
+            scope
+            for one in self.requests
+            for resource in one.resource_spans
+            for scope in resource.scope_spans
+        ]
         return {span.name: span for part in parts for span in part.spans}
 
     def close(self) -> None:
@@ -73,7 +82,9 @@ def clean(monkeypatch, tmp_path):
 
 
 def tracing(endpoint: str, sample: float = 1.0) -> Tracing:
-    made = Tracing.from_settings(read_settings(tracing={"endpoint": endpoint, "sample": sample}))
+    made = Tracing.from_settings(
+        read_settings(tracing={"endpoint": endpoint, "sample": sample})
+    )
     assert made is not None
     return made
 
@@ -84,7 +95,10 @@ def is_sampled(span: Span) -> bool:
 
 
 def attributes(span: Any) -> dict[str, Any]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
+    return {
+        one.key: getattr(one.value, one.value.WhichOneof("value"))
+        for one in span.attributes
+    }
 
 
 def test_without_an_endpoint_there_are_no_traces():
@@ -104,15 +118,29 @@ def test_the_endpoint_comes_from_the_settings_or_the_standard_variable(monkeypat
 @pytest.mark.parametrize("path", ["", "/", "/v1/traces"])
 def test_a_request_and_its_phases_continue_the_callers_trace(collector, path):
     tracer = tracing(collector.url + path)
-    span = tracer.start(ROUTE, SAMPLED, {"http.request.method": "POST", "http.route": "/v2/models/{model}/infer"})
+    span = tracer.start(
+        ROUTE,
+        SAMPLED,
+        {"http.request.method": "POST", "http.route": "/v2/models/{model}/infer"},
+    )
     start = time.time_ns()
     span.phase("queue", start, start + 2_000_000)
-    span.phase("compute", start + 2_000_000, start + 5_000_000, {"modelmill.batch_rows": 8})
-    span.set({"modelmill.deployment": "waste", "modelmill.version": 3, "http.response.status_code": 200})
+    span.phase(
+        "compute", start + 2_000_000, start + 5_000_000, {"modelmill.batch_rows": 8}
+    )
+    span.set(
+        {
+            "modelmill.deployment": "waste",
+            "modelmill.version": 3,
+            "http.response.status_code": 200,
+        }
+    )
     span.end()
     tracer.close()
 
-    server, queue, compute = (collector.spans[name] for name in (ROUTE, "queue", "compute"))
+    server, queue, compute = (
+        collector.spans[name] for name in (ROUTE, "queue", "compute")
+    )
     assert (server.trace_id.hex(), server.parent_span_id.hex()) == (TRACE, PARENT)
     assert server.trace_state == "vendor=abc"
     assert server.kind == SERVER_KIND
@@ -125,17 +153,33 @@ def test_a_request_and_its_phases_continue_the_callers_trace(collector, path):
         "http.response.status_code": 200,
     }
     for part in (queue, compute):
-        assert (part.trace_id, part.parent_span_id, part.kind) == (server.trace_id, server.span_id, INTERNAL_KIND)
-    assert (queue.start_time_unix_nano, queue.end_time_unix_nano) == (start, start + 2_000_000)
+        assert (part.trace_id, part.parent_span_id, part.kind) == (
+            server.trace_id,
+            server.span_id,
+            INTERNAL_KIND,
+        )
+    assert (queue.start_time_unix_nano, queue.end_time_unix_nano) == (
+        start,
+        start + 2_000_000,
+    )
     assert attributes(compute) == {"modelmill.batch_rows": 8}
-    assert span.response_headers[0] == ("traceparent", f"00-{TRACE}-{server.span_id.hex()}-01")
+    assert span.response_headers[0] == (
+        "traceparent",
+        f"00-{TRACE}-{server.span_id.hex()}-01",
+    )
     resource = attributes(collector.requests[0].resource_spans[0].resource)
     assert resource["service.name"] == "modelmill"
     assert resource["service.version"]
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, {"traceparent": ""}, {"traceparent": "junk"}, {"traceparent": f"00-{'0' * 32}-{PARENT}-01"}]
+    "headers",
+    [
+        {},
+        {"traceparent": ""},
+        {"traceparent": "junk"},
+        {"traceparent": f"00-{'0' * 32}-{PARENT}-01"},
+    ],
 )
 def test_a_request_without_a_valid_parent_begins_a_trace(collector, headers):
     tracer = tracing(collector.url)
@@ -145,7 +189,9 @@ def test_a_request_without_a_valid_parent_begins_a_trace(collector, headers):
     server = collector.spans[ROUTE]
     assert server.parent_span_id == b""
     assert server.trace_id.hex() not in (TRACE, "0" * 32)
-    assert span.traceparent.startswith(f"00-{server.trace_id.hex()}-{server.span_id.hex()}-")
+    assert span.traceparent.startswith(
+        f"00-{server.trace_id.hex()}-{server.span_id.hex()}-"
+    )
     assert is_sampled(span)
 
 
@@ -157,7 +203,10 @@ def test_a_failure_of_the_platform_is_an_error_and_one_of_the_caller_is_not(coll
         span.end()
     tracer.close()
     ours, theirs = collector.spans["ours"], collector.spans["theirs"]
-    assert (ours.status.code, ours.status.message) == (ERROR, "what was wrong with ours")
+    assert (ours.status.code, ours.status.message) == (
+        ERROR,
+        "what was wrong with ours",
+    )
     assert (theirs.status.code, theirs.status.message) == (0, "")
     assert [attributes(one) for one in (ours, theirs)] == [
         {"error.type": "model_failed"},
@@ -167,7 +216,11 @@ def test_a_failure_of_the_platform_is_an_error_and_one_of_the_caller_is_not(coll
 
 def test_the_caller_decides_on_sampling_and_the_ratio_on_the_rest(collector):
     tracer = tracing(collector.url, sample=0.0)
-    for name, headers in (("decided for", SAMPLED), ("decided against", UNSAMPLED), ("undecided", {})):
+    for name, headers in (
+        ("decided for", SAMPLED),
+        ("decided against", UNSAMPLED),
+        ("undecided", {}),
+    ):
         span = tracer.start(name, headers, {})
         span.phase(f"{name}: queue", 1, 2)
         span.fail("model_failed", "it did")
@@ -181,7 +234,9 @@ def test_the_caller_decides_on_sampling_and_the_ratio_on_the_rest(collector):
 
 def test_about_the_share_asked_for_is_sampled(collector):
     tracer = tracing(collector.url, sample=0.25)
-    assert 350 < sum(is_sampled(tracer.start("one", {}, {})) for _ in range(2_000)) < 650
+    assert (
+        350 < sum(is_sampled(tracer.start("one", {}, {})) for _ in range(2_000)) < 650
+    )
     tracer.close()
 
 
@@ -221,5 +276,7 @@ def test_a_collector_that_is_down_costs_no_request_and_no_time_to_stop(kind):
         span.end()
     begun = time.monotonic()
     tracer.close()
-    assert time.monotonic() - begun < 10  # two seconds, and what a busy machine adds; unbounded it would be 30
+    assert (
+        time.monotonic() - begun < 10
+    )  # two seconds, and what a busy machine adds; unbounded it would be 30
     listener.close()

@@ -7,25 +7,47 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelmill.serve.wire import HEAD, Answer, Batch, Call, Tensor, frame, read_batch, read_calls
+from modelmill.serve.wire import (
+    HEAD,
+    Answer,
+    Batch,
+    Call,
+    Tensor,
+    frame,
+    read_batch,
+    read_calls,
+)
 
 IDS = st.integers(0, 2**63 - 1)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 TENSORS = st.lists(
-    st.builds(Tensor, TEXT, st.sampled_from(["UINT8", "FP32"]), st.lists(IDS, max_size=4), st.binary(max_size=60)),
+    st.builds(
+        Tensor,
+        TEXT,
+        st.sampled_from(["UINT8", "FP32"]),
+        st.lists(IDS, max_size=4),
+        st.binary(max_size=60),
+    ),
     max_size=3,
 )
 PLAIN = st.none() | st.booleans() | IDS | st.floats(allow_nan=False) | TEXT
 CALLS = st.lists(
     st.builds(
-        Call, IDS, st.none() | st.binary(max_size=60), TENSORS, st.dictionaries(TEXT, PLAIN, max_size=3), st.lists(TEXT)
+        Call,
+        IDS,
+        st.none() | st.binary(max_size=60),
+        TENSORS,
+        st.dictionaries(TEXT, PLAIN, max_size=3),
+        st.lists(TEXT),
     ),
     max_size=5,
 )
 SECONDS = st.floats(allow_nan=False)
 BATCHES = st.builds(
     Batch,
-    st.lists(st.builds(Answer, IDS, st.binary(max_size=60), TENSORS, TEXT, TEXT), max_size=5),
+    st.lists(
+        st.builds(Answer, IDS, st.binary(max_size=60), TENSORS, TEXT, TEXT), max_size=5
+    ),
     IDS,
     SECONDS,
     SECONDS,
@@ -53,7 +75,9 @@ def test_batches_arrive_as_they_were_sent(batch):
 
 def test_large_data_is_not_changed():
     data = bytes(range(256)) * 8192
-    (call,) = read_calls(body_of(frame([Call(1, data, [Tensor("x", "UINT8", [len(data)], data)], {})])))
+    (call,) = read_calls(
+        body_of(frame([Call(1, data, [Tensor("x", "UINT8", [len(data)], data)], {})]))
+    )
     assert (call.data, call.tensors[0].data) == (data, data)
 
 

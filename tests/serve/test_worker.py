@@ -63,9 +63,14 @@ def scores(answer):
 
 def test_a_batch_is_answered_in_its_order(pictures, threads):
     values = [0, 51, 102, 204, 255]
-    answers = answered(pictures, threads)([Call(n, grey(v), [], {"top_k": 2}) for n, v in enumerate(values)])
+    answers = answered(pictures, threads)(
+        [Call(n, grey(v), [], {"top_k": 2}) for n, v in enumerate(values)]
+    )
     assert [answer.id for answer in answers] == [0, 1, 2, 3, 4]
-    bright = [{e["label"]: e["score"] for e in msgspec.json.decode(a.data)}["bright"] for a in answers]
+    bright = [
+        {e["label"]: e["score"] for e in msgspec.json.decode(a.data)}["bright"]
+        for a in answers
+    ]
     assert bright == pytest.approx([value / 255 for value in values], abs=1e-5)
 
 
@@ -80,7 +85,13 @@ def test_a_bad_item_does_not_spoil_its_batch_mates(pictures, threads):
             Call(6, None, [Tensor("image", "UINT8", [3, 3], b"x")], {}),
         ]
     )
-    assert [answer.code for answer in answers[:5]] == ["", "invalid_input", "invalid_input", "", "invalid_input"]
+    assert [answer.code for answer in answers[:5]] == [
+        "",
+        "invalid_input",
+        "invalid_input",
+        "",
+        "invalid_input",
+    ]
     assert answers[5].code != ""
     assert (best(answers[0])["label"], best(answers[3])["label"]) == ("dark", "bright")
 
@@ -97,7 +108,11 @@ def test_tensors_and_task_input_share_a_batch(pictures, threads):
     pictures.session = Counting()
     try:
         answers = answered(pictures, threads)(
-            [Call(1, grey(255), [], {}), Call(2, None, pixels(0, 51, 255), {}), Call(3, grey(0), [], {})]
+            [
+                Call(1, grey(255), [], {}),
+                Call(2, None, pixels(0, 51, 255), {}),
+                Call(3, grey(0), [], {}),
+            ]
         )
     finally:
         pictures.session = session
@@ -114,7 +129,9 @@ def test_calls_of_several_shapes_are_answered(pictures, threads):
             for n, (value, side) in enumerate([(0, 2), (51, 3), (255, 2), (102, 3)])
         ]
     )
-    np.testing.assert_allclose([scores(answer)[0, 1] for answer in answers], [0, 0.2, 1, 0.4], atol=1e-5)
+    np.testing.assert_allclose(
+        [scores(answer)[0, 1] for answer in answers], [0, 0.2, 1, 0.4], atol=1e-5
+    )
 
 
 def test_an_input_that_the_model_fails_on_fails_alone(texts, threads):
@@ -132,7 +149,9 @@ def test_an_input_that_the_model_fails_on_fails_alone(texts, threads):
 
 
 def test_a_text_that_is_no_utf8_is_refused(texts, threads):
-    bad, good = answered(texts, threads)([Call(1, b"\xff\xfe", [], {}), Call(2, b"good", [], {})])
+    bad, good = answered(texts, threads)(
+        [Call(1, b"\xff\xfe", [], {}), Call(2, b"good", [], {})]
+    )
     assert (bad.code, bad.message) == ("invalid_input", "the text is not valid UTF-8")
     assert good.code == ""
 
@@ -155,7 +174,9 @@ def test_tensors_that_can_not_be_read_are_refused_in_words(pictures, tensor, say
 
 
 def test_an_input_that_the_model_does_not_have_is_answered(pictures):
-    (answer,) = answered(pictures)([Call(1, None, [Tensor("other", "UINT8", [1, 2, 2, 1], b"1234")], {})])
+    (answer,) = answered(pictures)(
+        [Call(1, None, [Tensor("other", "UINT8", [1, 2, 2, 1], b"1234")], {})]
+    )
     assert answer.code
     assert answer.message
 
@@ -173,8 +194,12 @@ def raw(*inputs, name="image"):
     return [texts_of(name, inputs)]
 
 
-def test_raw_inputs_as_bytes_are_decoded_row_by_row_and_answered_as_tensors(pictures, threads):
-    (answer,) = answered(pictures, threads)([Call(1, None, raw(grey(0), grey(255), grey(51)), {})])
+def test_raw_inputs_as_bytes_are_decoded_row_by_row_and_answered_as_tensors(
+    pictures, threads
+):
+    (answer,) = answered(pictures, threads)(
+        [Call(1, None, raw(grey(0), grey(255), grey(51)), {})]
+    )
     np.testing.assert_allclose(scores(answer)[:, 1], [0, 1, 0.2], atol=1e-5)
 
 
@@ -193,18 +218,28 @@ def test_the_tasks_answer_can_be_asked_for(pictures, threads):
 
 
 def test_texts_as_bytes_are_answered_as_texts_alone(texts):
-    batch = answered(texts)([Call(1, None, raw(b"good film", b"bad", name="text"), {}, ["answer"])])
+    batch = answered(texts)(
+        [Call(1, None, raw(b"good film", b"bad", name="text"), {}, ["answer"])]
+    )
     alone = answered(texts)([Call(1, b"good film", [], {}), Call(2, b"bad", [], {})])
-    rows = [msgspec.json.decode(element) for element in elements_of(batch[0].tensors[0])]
+    rows = [
+        msgspec.json.decode(element) for element in elements_of(batch[0].tensors[0])
+    ]
     assert rows == [msgspec.json.decode(answer.data) for answer in alone]
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (Call(1, None, pixels(0), {}, ["answer"]), "needs raw input: send 'image' as BYTES"),
+        (
+            Call(1, None, pixels(0), {}, ["answer"]),
+            "needs raw input: send 'image' as BYTES",
+        ),
         (Call(1, None, raw(b"no picture"), {}, ["answer"]), ""),
-        (Call(1, None, pixels(0), {}, ["heat"]), "unknown output 'heat'; there are: scores"),
+        (
+            Call(1, None, pixels(0), {}, ["heat"]),
+            "unknown output 'heat'; there are: scores",
+        ),
         (Call(1, None, raw(grey(0)), {"top_k": -1}, ["answer"]), ""),
     ],
 )
@@ -215,8 +250,14 @@ def test_an_answer_that_can_not_be_given_is_refused_in_words(pictures, call, say
 
 
 def test_only_the_outputs_that_are_wanted_are_sent(pictures):
-    with_all, with_one = answered(pictures)([Call(1, None, pixels(0), {}), Call(2, None, pixels(0), {}, ["scores"])])
-    assert [tensor.name for tensor in with_all.tensors] == [tensor.name for tensor in with_one.tensors] == ["scores"]
+    with_all, with_one = answered(pictures)(
+        [Call(1, None, pixels(0), {}), Call(2, None, pixels(0), {}, ["scores"])]
+    )
+    assert (
+        [tensor.name for tensor in with_all.tensors]
+        == [tensor.name for tensor in with_one.tensors]
+        == ["scores"]
+    )
 
 
 # ---- the engine
@@ -243,7 +284,17 @@ def test_an_engine_that_fails_on_one_input_refuses_that_alone(pictures, engine):
     engine(run)
     answers = answered(pictures)([Call(n, None, pixels(n), {}) for n in range(10)])
     assert [answer.code for answer in answers] == [""] * 7 + ["model_failed"] + [""] * 2
-    assert [scores(answer)[0, 0] for answer in answers if not answer.code] == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert [scores(answer)[0, 0] for answer in answers if not answer.code] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        8,
+        9,
+    ]
 
 
 def test_a_model_whose_outputs_have_no_rows_is_run_call_by_call(pictures, engine):
@@ -253,13 +304,19 @@ def test_a_model_whose_outputs_have_no_rows_is_run_call_by_call(pictures, engine
 
 
 def test_inputs_of_unequal_rows_do_not_shift_those_of_others(pictures, engine):
-    engine(lambda arrays: {"scores": np.stack([arrays["a"], arrays["b"]], 1)[: len(arrays["a"])]})
+    engine(
+        lambda arrays: {
+            "scores": np.stack([arrays["a"], arrays["b"]], 1)[: len(arrays["a"])]
+        }
+    )
 
     def call(number, a, b):
         pair = [("a", np.array(a, np.float32)), ("b", np.array(b, np.float32))]
         return Call(number, None, [tensor_of(*one) for one in pair], {})
 
-    uneven, good, other = answered(pictures)([call(1, [1], [1, 2]), call(2, [5], [5]), call(3, [8, 9], [8])])
+    uneven, good, other = answered(pictures)(
+        [call(1, [1], [1, 2]), call(2, [5], [5]), call(3, [8, 9], [8])]
+    )
     assert scores(good).tolist() == [[5, 5]]
     assert uneven.code
     assert other.code
@@ -273,14 +330,20 @@ def test_many_rows_are_run_a_part_at_a_time(pictures, engine):
         return {"scores": arrays["image"][:, 0, 0].astype(np.float32)}
 
     engine(run)
-    (answer,) = answered(pictures)([Call(1, None, pixels(*[n % 256 for n in range(600)]), {})])
+    (answer,) = answered(pictures)(
+        [Call(1, None, pixels(*[n % 256 for n in range(600)]), {})]
+    )
     assert sizes == [256, 256, 88]
     assert scores(answer)[:, 0].tolist() == [n % 256 for n in range(600)]
 
 
 def test_a_batch_says_how_many_rows_it_had_and_what_they_cost(pictures):
     batch = Worker(pictures, 1).answer(
-        [Call(1, grey(0), [], {}), Call(2, None, pixels(1, 2), {}), Call(3, b"", [], {})]
+        [
+            Call(1, grey(0), [], {}),
+            Call(2, None, pixels(1, 2), {}),
+            Call(3, b"", [], {}),
+        ]
     )
     assert batch.rows == 3
     assert min(batch.decode_seconds, batch.run_seconds, batch.encode_seconds) > 0
@@ -292,7 +355,9 @@ def test_every_group_of_a_batch_counts_as_run_time(pictures, engine):
         return {"scores": arrays["image"][:, 0, 0].astype(np.float32)}
 
     engine(run)
-    batch = Worker(pictures, 1).answer([Call(1, None, pixels(1, side=2), {}), Call(2, None, pixels(1, side=3), {})])
+    batch = Worker(pictures, 1).answer(
+        [Call(1, None, pixels(1, side=2), {}), Call(2, None, pixels(1, side=3), {})]
+    )
     assert batch.run_seconds >= 0.04
 
 
@@ -310,7 +375,9 @@ def receive(link, size):
 
 def ask(link, calls):
     link.sendall(frame(calls))
-    return read_batch(receive(link, int.from_bytes(receive(link, HEAD), "little"))).answers
+    return read_batch(
+        receive(link, int.from_bytes(receive(link, HEAD), "little"))
+    ).answers
 
 
 @pytest.fixture
@@ -334,10 +401,15 @@ def connect(tmp_path):
 def test_it_listens_and_answers_frame_after_frame(server, tmp_path):
     with connect(tmp_path) as one, connect(tmp_path) as two:
         for link in (one, two, one):
-            assert [best(answer)["label"] for answer in ask(link, [Call(1, grey(0), [], {})])] == ["dark"]
+            assert [
+                best(answer)["label"]
+                for answer in ask(link, [Call(1, grey(0), [], {})])
+            ] == ["dark"]
 
 
-def test_two_batches_of_one_gateway_are_worked_on_at_a_time(server, tmp_path, monkeypatch):
+def test_two_batches_of_one_gateway_are_worked_on_at_a_time(
+    server, tmp_path, monkeypatch
+):
     both = threading.Barrier(2, timeout=10)
     decode = server.worker._decode
 
@@ -347,13 +419,20 @@ def test_two_batches_of_one_gateway_are_worked_on_at_a_time(server, tmp_path, mo
 
     monkeypatch.setattr(server.worker, "_decode", meeting)
     with connect(tmp_path) as link:
-        link.sendall(frame([Call(1, grey(0), [], {})]) + frame([Call(2, grey(0), [], {})]))
-        got = [read_batch(receive(link, int.from_bytes(receive(link, HEAD), "little"))) for _ in range(2)]
+        link.sendall(
+            frame([Call(1, grey(0), [], {})]) + frame([Call(2, grey(0), [], {})])
+        )
+        got = [
+            read_batch(receive(link, int.from_bytes(receive(link, HEAD), "little")))
+            for _ in range(2)
+        ]
     assert sorted(batch.answers[0].id for batch in got) == [1, 2]
     assert [answer.code for batch in got for answer in batch.answers] == ["", ""]
 
 
-def test_a_batch_that_can_not_be_answered_ends_the_link_and_not_the_worker(server, tmp_path, monkeypatch):
+def test_a_batch_that_can_not_be_answered_ends_the_link_and_not_the_worker(
+    server, tmp_path, monkeypatch
+):
     def fail(calls):
         raise RuntimeError("a fault of ours")
 

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from modelmill.errors import InvalidInput, MillError, TooLarge
 from modelmill.tasks import _audio, audio_classification
 from modelmill.tasks import automatic_speech_recognition as speech
-from modelmill.tasks.automatic_speech_recognition._decoding import Heard, beam, greedy, words
+from modelmill.tasks.automatic_speech_recognition._decoding import (
+    Heard,
+    beam,
+    greedy,
+    words,
+)
 from modelmill.tasks.automatic_speech_recognition._measures import distance, error_rate
 from modelmill.tasks.base import Context, Item, Measured
 from tests.making import tones
@@ -37,10 +42,17 @@ def wave(seconds=0.5, rate=8000, pitch=440.0):
 @pytest.mark.parametrize(
     "options",
     [
-        {"subtype": "PCM_16"}, {"subtype": "PCM_U8"}, {"subtype": "PCM_24"}, {"subtype": "FLOAT"},
-        {"format": "FLAC"}, {"format": "OGG"}, {"format": "MP3"}, {"format": "AIFF"}, {"format": "W64"},
+        {"subtype": "PCM_16"},
+        {"subtype": "PCM_U8"},
+        {"subtype": "PCM_24"},
+        {"subtype": "FLOAT"},
+        {"format": "FLAC"},
+        {"format": "OGG"},
+        {"format": "MP3"},
+        {"format": "AIFF"},
+        {"format": "W64"},
     ],
-)  # fmt: skip
+)
 def test_every_usual_file_is_read(options):
     samples = wave(rate=16_000)
     found = _audio.read(sound(samples, 16_000, **options))
@@ -51,7 +63,9 @@ def test_every_usual_file_is_read(options):
 
 def test_channels_are_averaged():
     left, right = wave(), np.zeros(4000)
-    assert np.allclose(_audio.read(sound(np.stack([left, right], 1))).samples, left / 2, atol=1e-3)
+    assert np.allclose(
+        _audio.read(sound(np.stack([left, right], 1))).samples, left / 2, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +98,9 @@ def test_a_header_that_promises_hours_is_refused_before_any_work():
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_read_or_refused(data):
-    file = bytearray(sound(wave(0.05), format=data.draw(st.sampled_from(["WAV", "FLAC", "OGG"]))))
+    file = bytearray(
+        sound(wave(0.05), format=data.draw(st.sampled_from(["WAV", "FLAC", "OGG"])))
+    )
     for _ in range(data.draw(st.integers(1, 8))):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(file[: data.draw(st.integers(1, len(file)))])
@@ -100,7 +116,10 @@ def test_another_rate_sounds_the_same():
 
 def test_the_same_sound_has_one_fingerprint_in_every_lossless_file():
     levels = np.rint(wave() * 32767).astype(np.int16)
-    prints = {_audio.fingerprint(sound(levels, format=kind)) for kind in ("WAV", "FLAC", "AIFF")}
+    prints = {
+        _audio.fingerprint(sound(levels, format=kind))
+        for kind in ("WAV", "FLAC", "AIFF")
+    }
     assert len(prints) == 1
     assert _audio.fingerprint(sound(levels, 16_000)) not in prints
 
@@ -116,7 +135,10 @@ def test_a_tone_is_loudest_in_its_band_whatever_its_loudness(rate):
     mel = LogMel(rate, 40)
     bands = []
     for pitch in (300, 1000, 3000):
-        quiet, loud = (torch.from_numpy(wave(0.5, rate, pitch) * by).float()[None] for by in (0.01, 1.0))
+        quiet, loud = (
+            torch.from_numpy(wave(0.5, rate, pitch) * by).float()[None]
+            for by in (0.01, 1.0)
+        )
         found, other = mel(quiet)[0, :, 10:-10], mel(loud)[0, :, 10:-10]
         assert torch.allclose(found, other, atol=2e-2)
         assert found.max() <= 1
@@ -136,7 +158,9 @@ def test_silence_is_a_flat_spectrogram():
 
 
 def context(task, tmp_path, **changed):
-    how = task.prepare([tones("a"), tones("b")], task.Preprocessing(**changed), tmp_path)
+    how = task.prepare(
+        [tones("a"), tones("b")], task.Preprocessing(**changed), tmp_path
+    )
     return Context(preprocessing=how, labels=LABELS, folder=tmp_path)
 
 
@@ -146,9 +170,13 @@ def test_the_middle_is_listened_to(tmp_path):
     steps = audio_classification.decode(sound(time, subtype="FLOAT"), known)["audio"]
     assert len(steps) == 800
     assert steps.mean() == pytest.approx(0.5, abs=1e-3)
-    short = audio_classification.decode(sound(np.full(301, 0.5), subtype="FLOAT"), known)["audio"]
+    short = audio_classification.decode(
+        sound(np.full(301, 0.5), subtype="FLOAT"), known
+    )["audio"]
     assert len(short) == 800
-    assert np.flatnonzero(short).tolist() == list(range(short.nonzero()[0][0], short.nonzero()[0][0] + 301))
+    assert np.flatnonzero(short).tolist() == list(
+        range(short.nonzero()[0][0], short.nonzero()[0][0] + 301)
+    )
 
 
 def test_a_recording_moved_in_time_keeps_its_length_and_label():
@@ -177,7 +205,15 @@ def certain(text):
 
 
 @pytest.mark.parametrize(
-    ("places", "says"), [("", ""), ("___", ""), ("aab", "ab"), ("a_ab_", "aab"), ("bbb", "b"), ("_b__b", "bb")]
+    ("places", "says"),
+    [
+        ("", ""),
+        ("___", ""),
+        ("aab", "ab"),
+        ("a_ab_", "aab"),
+        ("bbb", "b"),
+        ("_b__b", "bb"),
+    ],
 )
 def test_repetitions_and_nothing_are_left_out(places, says):
     for heard in (greedy(certain(places), LABELS), beam(certain(places), LABELS, 4)):
@@ -197,7 +233,9 @@ def test_words_stand_between_blanks():
     assert words(heard) == [Heard("ab", 1, 4), Heard("a", 7, 9)]
 
 
-@given(st.text("ab", max_size=12), st.text("ab", max_size=12), st.text("ab", max_size=12))
+@given(
+    st.text("ab", max_size=12), st.text("ab", max_size=12), st.text("ab", max_size=12)
+)
 def test_the_distance_of_texts_is_one(one, other, third):
     assert distance(one, one) == 0
     assert distance(one, other) == distance(other, one) >= abs(len(one) - len(other))
@@ -219,7 +257,13 @@ def test_long_recordings_are_heard_in_windows_without_a_seam(tmp_path):
         audio = arrays["audio"]
         seen.append(audio.shape[1])
         places = audio.shape[1] // step + 1
-        return {"scores": np.stack([audio[:, np.minimum(np.arange(places) * step, audio.shape[1] - 1)]] * 3, 2)}
+        return {
+            "scores": np.stack(
+                [audio[:, np.minimum(np.arange(places) * step, audio.shape[1] - 1)]]
+                * 3,
+                2,
+            )
+        }
 
     audio = np.arange(9 * 8000, dtype=np.float32)[None]
     found = speech.infer(run, {"audio": audio}, known)["scores"][0, :, 0]
@@ -233,36 +277,63 @@ def test_answers_say_when(tmp_path):
     arrays = {"scores": certain("_aa_b_"), speech.SECONDS: np.float32(0.11)}
     assert speech.encode(arrays, known, {}) == {"text": "ab"}
     answer = speech.encode(arrays, known, {"return_timestamps": "char", "num_beams": 1})
-    assert answer["chunks"] == [{"text": "a", "timestamp": [0.02, 0.06]}, {"text": "b", "timestamp": [0.08, 0.1]}]
+    assert answer["chunks"] == [
+        {"text": "a", "timestamp": [0.02, 0.06]},
+        {"text": "b", "timestamp": [0.08, 0.1]},
+    ]
     assert answer["duration"] == pytest.approx(0.11)
-    for parameters in ({"num_beams": 0}, {"num_beams": True}, {"return_timestamps": "line"}, {"beams": 2}):
+    for parameters in (
+        {"num_beams": 0},
+        {"num_beams": True},
+        {"return_timestamps": "line"},
+        {"beams": 2},
+    ):
         with pytest.raises(InvalidInput):
             speech.encode(arrays, known, parameters)
 
 
 def test_a_recording_that_is_too_long_teaches_nothing(tmp_path):
     known = context(speech, tmp_path, seconds=0.3)
-    short, long = (speech.sample(Item("x", "", tones(word), target=word), known)[1] for word in ("a", "abab"))
+    short, long = (
+        speech.sample(Item("x", "", tones(word), target=word), known)[1]
+        for word in ("a", "abab")
+    )
     assert (int(short["count"]), int(long["count"])) == (1, 0)
 
 
 def test_what_was_heard_is_measured_and_shown(tmp_path):
     measured = Measured(
-        outputs=[{"text": "a b"}, {"text": ""}], truths=["a b", "b"], labels=LABELS, show=lambda rows: [],
+        outputs=[{"text": "a b"}, {"text": ""}],
+        truths=["a b", "b"],
+        labels=LABELS,
+        show=lambda rows: [],
         context=context(speech, tmp_path),
-    )  # fmt: skip
+    )
     found = speech.evaluate(measured)
-    assert found.metrics == {"wer": pytest.approx(1 / 3), "cer": pytest.approx(1 / 4), "exact": 0.5, "items": 2}
+    assert found.metrics == {
+        "wer": pytest.approx(1 / 3),
+        "cer": pytest.approx(1 / 4),
+        "exact": 0.5,
+        "items": 2,
+    }
     assert found.pictures["transcripts.png"].startswith(b"\x89PNG")
 
 
 def test_recordings_that_are_all_too_long_to_learn_from_are_refused(tmp_path):
     how = speech.Preprocessing(max_seconds=0.2)
-    with pytest.raises(InvalidInput, match=r"all recordings are longer than the 0.2 s .* set max_seconds"):
+    with pytest.raises(
+        InvalidInput,
+        match=r"all recordings are longer than the 0.2 s .* set max_seconds",
+    ):
         speech.prepare([sound(wave())], how, tmp_path)
 
 
 def test_too_many_beams_over_a_long_recording_are_refused(tmp_path):
     known = context(speech, tmp_path)
-    with pytest.raises(InvalidInput, match="num_beams=100 is too many for a recording of this length; at most 10 "):
-        speech.encode({"scores": np.zeros((20_000, 3), np.float32)}, known, {"num_beams": 100})
+    with pytest.raises(
+        InvalidInput,
+        match="num_beams=100 is too many for a recording of this length; at most 10 ",
+    ):
+        speech.encode(
+            {"scores": np.zeros((20_000, 3), np.float32)}, known, {"num_beams": 100}
+        )

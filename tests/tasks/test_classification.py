@@ -19,7 +19,11 @@ def context(*labels):
 
 
 TEN = context(*"abcdefghij")
-SCORES = {"scores": np.array([0.01, 0.3, 0.02, 0.2, 0.03, 0.15, 0.04, 0.1, 0.05, 0.1], np.float32)}
+SCORES = {
+    "scores": np.array(
+        [0.01, 0.3, 0.02, 0.2, 0.03, 0.15, 0.04, 0.1, 0.05, 0.1], np.float32
+    )
+}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,9 @@ SCORES = {"scores": np.array([0.01, 0.3, 0.02, 0.2, 0.03, 0.15, 0.04, 0.1, 0.05,
 def test_the_best_labels_come_first(parameters, labels):
     answer = encode(SCORES, TEN, parameters)
     assert [entry["label"] for entry in answer] == list(labels)
-    assert [entry["score"] for entry in answer] == sorted((entry["score"] for entry in answer), reverse=True)
+    assert [entry["score"] for entry in answer] == sorted(
+        (entry["score"] for entry in answer), reverse=True
+    )
 
 
 def test_scores_are_plain_rounded_numbers():
@@ -64,7 +70,13 @@ def test_the_output_is_one_score_for_each_label():
 
 
 def answers(*rows, labels="ab"):
-    return [[{"label": label, "score": score} for label, score in zip(labels, row, strict=True)] for row in rows]
+    return [
+        [
+            {"label": label, "score": score}
+            for label, score in zip(labels, row, strict=True)
+        ]
+        for row in rows
+    ]
 
 
 def judged(outputs, truths, labels):
@@ -73,11 +85,19 @@ def judged(outputs, truths, labels):
 
 def test_metrics_of_a_case_worked_out_by_hand():
     # truth a a a b; guesses a a b b
-    found = judged(answers((0.9, 0.1), (0.8, 0.2), (0.3, 0.7), (0.4, 0.6)), list("aaab"), list("ab")).metrics
+    found = judged(
+        answers((0.9, 0.1), (0.8, 0.2), (0.3, 0.7), (0.4, 0.6)),
+        list("aaab"),
+        list("ab"),
+    ).metrics
     assert found["items"] == 4
     assert found["accuracy"] == 0.75
-    assert found["per_class"]["a"] == pytest.approx({"precision": 1.0, "recall": 2 / 3, "f1": 0.8, "items": 3})
-    assert found["per_class"]["b"] == pytest.approx({"precision": 0.5, "recall": 1.0, "f1": 2 / 3, "items": 1})
+    assert found["per_class"]["a"] == pytest.approx(
+        {"precision": 1.0, "recall": 2 / 3, "f1": 0.8, "items": 3}
+    )
+    assert found["per_class"]["b"] == pytest.approx(
+        {"precision": 0.5, "recall": 1.0, "f1": 2 / 3, "items": 1}
+    )
     assert found["f1_macro"] == pytest.approx((0.8 + 2 / 3) / 2)
     assert found["f1_weighted"] == pytest.approx(0.75 * 0.8 + 0.25 * 2 / 3)
     assert found["precision_macro"] == pytest.approx(0.75)
@@ -89,7 +109,9 @@ def test_metrics_of_a_case_worked_out_by_hand():
 
 def test_the_calibration_error_is_zero_when_confidence_is_accuracy():
     rows = [(0.75, 0.25)] * 4
-    assert judged(answers(*rows), list("aaab"), list("ab")).metrics["calibration_error"] == pytest.approx(0)
+    assert judged(answers(*rows), list("aaab"), list("ab")).metrics[
+        "calibration_error"
+    ] == pytest.approx(0)
     certain = judged(answers((1.0, 0.0), (0.0, 1.0)), list("ab"), list("ab")).metrics
     assert (certain["calibration_error"], certain["accuracy"]) == (0.0, 1.0)
 
@@ -103,13 +125,26 @@ def test_top_five_is_counted_when_there_are_more_labels():
 
 def test_a_label_that_never_occurs_counts_zero_and_does_not_fail():
     found = judged(answers((0.9, 0.1, 0.0), labels="abc"), ["a"], list("abc")).metrics
-    assert found["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "items": 0}
+    assert found["per_class"]["c"] == {
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+        "items": 0,
+    }
 
 
-@pytest.mark.parametrize("labels", [["a", "b"], ["电影", "<b>$x^2$", "_under_"], [f"label {i}" for i in range(30)]])
+@pytest.mark.parametrize(
+    "labels",
+    [["a", "b"], ["电影", "<b>$x^2$", "_under_"], [f"label {i}" for i in range(30)]],
+)
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_pictures_are_png(labels):
-    rows = [[{"label": label, "score": 1.0 if label == labels[0] else 0.0} for label in labels]]
+    rows = [
+        [
+            {"label": label, "score": 1.0 if label == labels[0] else 0.0}
+            for label in labels
+        ]
+    ]
     pictures = judged(rows, [labels[0]], labels).pictures
     assert pictures
     for name, data in pictures.items():
@@ -119,18 +154,30 @@ def test_pictures_are_png(labels):
 
 
 def test_a_label_that_looks_like_mathematics_does_not_break_the_picture():
-    assert confusion_picture(np.eye(2, dtype=int), ["cheap $", "$\\frac{$"]).startswith(b"\x89PNG")
+    assert confusion_picture(np.eye(2, dtype=int), ["cheap $", "$\\frac{$"]).startswith(
+        b"\x89PNG"
+    )
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("ab")), min_size=1, max_size=20))
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.sampled_from("ab")), min_size=1, max_size=20)
+)
 def test_metrics_stay_within_their_range(cases):
-    found = judged(answers(*[(p, 1 - p) for p, _ in cases]), [truth for _, truth in cases], list("ab")).metrics
+    found = judged(
+        answers(*[(p, 1 - p) for p, _ in cases]),
+        [truth for _, truth in cases],
+        list("ab"),
+    ).metrics
     numbers = [value for value in found.values() if isinstance(value, float)]
     assert all(0 <= value <= 1 for value in numbers)
     assert sum(row["items"] for row in found["per_class"].values()) == len(cases)
 
 
 def test_a_parameter_that_nothing_reads_is_refused_with_the_near_one():
-    with pytest.raises(InvalidInput, match="unknown parameter 'topk'; did you mean 'top_k'"):
-        encode({"scores": np.array([0.4, 0.6], np.float32)}, context("a", "b"), {"topk": 1})
+    with pytest.raises(
+        InvalidInput, match="unknown parameter 'topk'; did you mean 'top_k'"
+    ):
+        encode(
+            {"scores": np.array([0.4, 0.6], np.float32)}, context("a", "b"), {"topk": 1}
+        )

@@ -15,21 +15,36 @@ from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
 from modelmill.tasks import feature_extraction as task
 from modelmill.tasks.base import Context
-from modelmill.tasks.feature_extraction._measures import labelled, measures, paired, spearman
+from modelmill.tasks.feature_extraction._measures import (
+    labelled,
+    measures,
+    paired,
+    spearman,
+)
 from modelmill.types import JobSpec
 from tests.making import dataset, going, scored_table, text_table
 
-PAIRS = [("one red house", "ein rotes haus"), ("two blue cars", "zwei blaue autos"), ("three trees", "drei baeume")]
+PAIRS = [
+    ("one red house", "ein rotes haus"),
+    ("two blue cars", "zwei blaue autos"),
+    ("three trees", "drei baeume"),
+]
 
 
 def pair(number, score=None):
     one, other = PAIRS[number % len(PAIRS)]
-    return Item(str(number), "", one, target=(other,) if score is None else (other, score))
+    return Item(
+        str(number), "", one, target=(other,) if score is None else (other, score)
+    )
 
 
 @pytest.fixture
 def context(tmp_path):
-    how = task.prepare([task.shown(pair(number)) for number in range(6)], task.Preprocessing(), tmp_path)
+    how = task.prepare(
+        [task.shown(pair(number)) for number in range(6)],
+        task.Preprocessing(),
+        tmp_path,
+    )
     return Context(preprocessing=how, labels=["cars", "houses"], folder=tmp_path)
 
 
@@ -39,14 +54,18 @@ def test_the_tokenizer_knows_both_sides(context):
 
 def test_a_pair_a_scored_pair_and_a_labelled_text_are_trained_on(context):
     ids, target = task.sample(pair(0), context)
-    assert ids["ids"].shape == target["other"].shape == (context.preprocessing.max_length,)
+    assert (
+        ids["ids"].shape == target["other"].shape == (context.preprocessing.max_length,)
+    )
     _, scored = task.sample(pair(0, 0.5), context)
     assert scored["score"] == 0.5
     _, own = task.sample(Item("x", "houses", "one red house"), context)
     assert own == {"label": 1}
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\x00b", "שלום עולם", "ᚠᛇᚻ", "🎉", "word " * 20_000])
+@pytest.mark.parametrize(
+    "text", ["\ud800", "a\x00b", "שלום עולם", "ᚠᛇᚻ", "🎉", "word " * 20_000]
+)
 def test_any_text_becomes_ids(context, text):
     ids = task.decode(text, context)["ids"]
     assert ids.max() < context.preprocessing.tokens
@@ -65,17 +84,34 @@ def test_a_long_text_is_cut_on_the_side_that_is_said(context):
 
 def vectors_of(context, table):
     """A model whose vectors are looked up by the texts' ids."""
-    known = {task.decode(text, context)["ids"].tobytes(): vector for text, vector in table.items()}
-    return lambda arrays: {"embedding": np.stack([known[row.tobytes()] for row in arrays["ids"]])}
+    known = {
+        task.decode(text, context)["ids"].tobytes(): vector
+        for text, vector in table.items()
+    }
+    return lambda arrays: {
+        "embedding": np.stack([known[row.tobytes()] for row in arrays["ids"]])
+    }
 
 
 def test_pairs_are_measured_by_what_each_text_finds(context):
-    table = {text: np.eye(3, dtype=np.float32)[number] for number, both in enumerate(PAIRS) for text in both}
+    table = {
+        text: np.eye(3, dtype=np.float32)[number]
+        for number, both in enumerate(PAIRS)
+        for text in both
+    }
     items = [pair(number) for number in range(3)]
     found = measures(vectors_of(context, table), items, context)
-    assert found.metrics["recall_at_1"] == found.metrics["recall_at_1_back"] == found.metrics["mrr"] == 1
+    assert (
+        found.metrics["recall_at_1"]
+        == found.metrics["recall_at_1_back"]
+        == found.metrics["mrr"]
+        == 1
+    )
     assert found.pictures["similarities.png"].startswith(b"\x89PNG")
-    table["ein rotes haus"], table["zwei blaue autos"] = table["zwei blaue autos"], table["ein rotes haus"]
+    table["ein rotes haus"], table["zwei blaue autos"] = (
+        table["zwei blaue autos"],
+        table["ein rotes haus"],
+    )
     found = measures(vectors_of(context, table), items, context)
     assert found.metrics["recall_at_1"] == pytest.approx(1 / 3)
     assert found.metrics["recall_at_5"] == 1
@@ -88,7 +124,9 @@ def test_a_tie_is_no_find():
 
 def test_the_same_text_twice_is_right_both_times():
     one = np.eye(2, dtype=np.float32)[[0, 0, 1]]
-    assert paired(one, one, ["a", "a", "b"], ["x", "x", "y"]).metrics["recall_at_1"] == 1
+    assert (
+        paired(one, one, ["a", "a", "b"], ["x", "x", "y"]).metrics["recall_at_1"] == 1
+    )
 
 
 def test_labelled_texts_are_measured_among_one_another():
@@ -97,7 +135,9 @@ def test_labelled_texts_are_measured_among_one_another():
     assert labelled(vectors, ["a", "b", "a", "b"]).metrics["recall_at_1"] == 0
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30))
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30)
+)
 def test_spearman_is_scipys(rows):
     one, other = (np.array(values, float) for values in zip(*rows, strict=True))
     wanted = spearmanr(one, other).statistic if np.ptp(one) and np.ptp(other) else 0.0
@@ -107,10 +147,14 @@ def test_spearman_is_scipys(rows):
 def test_scored_pairs_are_measured_by_their_order(context):
     table = {text: np.array([1, 0], np.float32) for text, _ in PAIRS}
     table |= {
-        other: np.array(way, np.float32) for (_, other), way in zip(PAIRS, [(1, 0), (0.6, 0.8), (0, 1)], strict=True)
+        other: np.array(way, np.float32)
+        for (_, other), way in zip(PAIRS, [(1, 0), (0.6, 0.8), (0, 1)], strict=True)
     }
     items = [pair(number, score) for number, score in enumerate((5.0, 2.5, 0.0))]
-    assert measures(vectors_of(context, table), items, context).metrics == {"spearman": 1.0, "items": 3}
+    assert measures(vectors_of(context, table), items, context).metrics == {
+        "spearman": 1.0,
+        "items": 3,
+    }
 
 
 # ---- training
@@ -121,7 +165,10 @@ def test_the_loss_of_pairs_falls_when_they_lie_together():
 
     from modelmill.tasks.feature_extraction.training import by_pairs
 
-    batch = {"ids": torch.tensor([[1], [2], [3]]), "other": torch.tensor([[4], [5], [6]])}
+    batch = {
+        "ids": torch.tensor([[1], [2], [3]]),
+        "other": torch.tensor([[4], [5], [6]]),
+    }
     eye = torch.eye(3)
     assert by_pairs(eye, eye, batch, 20.0) < 1e-3
     assert by_pairs(eye, eye.roll(1, 0), batch, 20.0) > 5
@@ -133,7 +180,10 @@ def test_the_same_translation_twice_is_not_held_against_a_text():
     from modelmill.tasks.feature_extraction.training import by_pairs
 
     one = torch.eye(3)[[0, 0, 1]]
-    batch = {"ids": torch.tensor([[1], [1], [3]]), "other": torch.tensor([[4], [4], [6]])}
+    batch = {
+        "ids": torch.tensor([[1], [1], [3]]),
+        "other": torch.tensor([[4], [4], [6]]),
+    }
     assert by_pairs(one, one, batch, 20.0) < 1e-3
 
 
@@ -143,7 +193,10 @@ def test_the_loss_of_labels_falls_when_like_texts_lie_together():
     from modelmill.tasks.feature_extraction.training import by_labels
 
     vectors = torch.eye(2)[[0, 0, 1, 1]]
-    good, bad = (by_labels(vectors, torch.tensor(label), 20.0) for label in ([0, 0, 1, 1], [0, 1, 0, 1]))
+    good, bad = (
+        by_labels(vectors, torch.tensor(label), 20.0)
+        for label in ([0, 0, 1, 1], [0, 1, 0, 1])
+    )
     assert good < 1e-3 < 5 < bad
     assert by_labels(vectors, torch.arange(4), 20.0) == 0  # nobody has a like one
 
@@ -154,20 +207,40 @@ def test_the_loss_of_scores_is_about_their_order():
     from modelmill.tasks.feature_extraction.training import by_scores
 
     cosines = torch.tensor([0.9, 0.5, 0.1])
-    good, bad = (by_scores(cosines, torch.tensor(score), 20.0) for score in ([5.0, 3.0, 1.0], [1.0, 3.0, 5.0]))
+    good, bad = (
+        by_scores(cosines, torch.tensor(score), 20.0)
+        for score in ([5.0, 3.0, 1.0], [1.0, 3.0, 5.0])
+    )
     assert good < 0.01 < 5 < bad
 
 
-@pytest.mark.parametrize(("made", "figure"), [(scored_table, "spearman"), (text_table, "recall_at_1")])
+@pytest.mark.parametrize(
+    ("made", "figure"), [(scored_table, "spearman"), (text_table, "recall_at_1")]
+)
 def test_a_model_is_learnt_from_scores_and_from_labels(tmp_path, made, figure):
     folder = tmp_path / "job"
     folder.mkdir()
-    settings = {"epochs": "8", "batch_size": "32", "width": "32", "layers": "1", "learning_rate": "0.01"}
+    settings = {
+        "epochs": "8",
+        "batch_size": "32",
+        "width": "32",
+        "layers": "1",
+        "learning_rate": "0.01",
+    }
     spec = JobSpec(
-        job=1, kind="train", folder=str(folder), threads=1, name="near", task="feature-extraction", recipe="encoder",
-        dataset=dataset(made(tmp_path / "set"), "feature-extraction", tmp_path / "store"), settings=settings,
+        job=1,
+        kind="train",
+        folder=str(folder),
+        threads=1,
+        name="near",
+        task="feature-extraction",
+        recipe="encoder",
+        dataset=dataset(
+            made(tmp_path / "set"), "feature-extraction", tmp_path / "store"
+        ),
+        settings=settings,
         cache=str(tmp_path / "cache"),
-    )  # fmt: skip
+    )
     with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
         warnings.simplefilter("ignore")  # as in a job's process
         metrics = train_version(spec, events, going())["metrics"]

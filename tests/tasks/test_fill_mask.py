@@ -22,7 +22,9 @@ def context(tmp_path):
 
 
 def token(context, word):
-    return fill_mask.load_tokenizer(context.folder / fill_mask.TOKENIZER).token_to_id(word)
+    return fill_mask.load_tokenizer(context.folder / fill_mask.TOKENIZER).token_to_id(
+        word
+    )
 
 
 def answered(context, text, parameters=None, **logits):
@@ -44,11 +46,16 @@ def test_the_likeliest_words_are_told_in_their_place(context):
 
 def test_each_mask_has_a_list_of_its_own(context):
     found = answered(context, f"{MASK} and {MASK}", {"top_k": 1}, cat=9.0)
-    assert [one[0]["sequence"] for one in found] == [f"cat and {MASK}", f"{MASK} and cat"]
+    assert [one[0]["sequence"] for one in found] == [
+        f"cat and {MASK}",
+        f"{MASK} and cat",
+    ]
 
 
 def test_some_words_may_be_compared(context):
-    found = answered(context, f"the {MASK}", {"targets": ["dog", "mat"]}, cat=9.0, dog=2.0)
+    found = answered(
+        context, f"the {MASK}", {"targets": ["dog", "mat"]}, cat=9.0, dog=2.0
+    )
     assert [one["token_str"] for one in found] == ["dog", "mat"]
 
 
@@ -56,7 +63,11 @@ def test_some_words_may_be_compared(context):
     ("text", "parameters", "says"),
     [
         ("no gap", {}, "the text has no \\[MASK\\]: write it"),
-        (" ".join([MASK] + ["cat"] * 50 + [MASK]), {}, "1 of 2 \\[MASK\\] stand behind the"),
+        (
+            " ".join([MASK] + ["cat"] * 50 + [MASK]),
+            {},
+            "1 of 2 \\[MASK\\] stand behind the",
+        ),
         ("", {}, "empty"),
         (MASK, {"top_k": 0}, "top_k is a whole number"),
         (MASK, {"top_k": True}, "top_k is a whole number"),
@@ -94,15 +105,33 @@ def test_texts_of_nothing_but_padding_hide_nothing():
 def test_it_is_measured_by_the_words_that_are_hidden(context):
     def knows_all(arrays):
         # It sees the rest of the text, and this one knows the only text that fits.
-        texts = [fill_mask._text.decode(text, context.preprocessing, context.folder) for text in TEXTS]
-        (fit,) = [text for text in texts if ((arrays["ids"][0] == text) | (arrays["ids"][0] == MASKED)).all()]
-        return {"logits": 20 * np.eye(context.preprocessing.tokens, dtype=np.float32)[fit[arrays["places"]]]}
+        texts = [
+            fill_mask._text.decode(text, context.preprocessing, context.folder)
+            for text in TEXTS
+        ]
+        (fit,) = [
+            text
+            for text in texts
+            if ((arrays["ids"][0] == text) | (arrays["ids"][0] == MASKED)).all()
+        ]
+        return {
+            "logits": 20
+            * np.eye(context.preprocessing.tokens, dtype=np.float32)[
+                fit[arrays["places"]]
+            ]
+        }
 
     def knows_nothing(arrays):
-        return {"logits": np.zeros((*arrays["places"].shape, context.preprocessing.tokens), np.float32)}
+        return {
+            "logits": np.zeros(
+                (*arrays["places"].shape, context.preprocessing.tokens), np.float32
+            )
+        }
 
     best, worst = (
-        fill_mask.measure(model, [Item(text, "", text) for text in TEXTS], context).metrics
+        fill_mask.measure(
+            model, [Item(text, "", text) for text in TEXTS], context
+        ).metrics
         for model in (knows_all, knows_nothing)
     )
     assert (best["accuracy"], best["items"]) == (1.0, 3)
@@ -110,14 +139,19 @@ def test_it_is_measured_by_the_words_that_are_hidden(context):
     assert worst["perplexity"] == pytest.approx(context.preprocessing.tokens)
 
 
-@pytest.mark.parametrize("text", ["磨坊裡的水流得很慢" * 60, "word " * 900, "cat " * 20 + "磨坊裡的水" * 99, "磨"])
+@pytest.mark.parametrize(
+    "text",
+    ["磨坊裡的水流得很慢" * 60, "word " * 900, "cat " * 20 + "磨坊裡的水" * 99, "磨"],
+)
 def test_a_text_to_measure_by_hides_something_that_is_read(context, text):
     sent = fill_mask.as_sent(fill_mask.asked(Item("a", "", text), context))
     assert len(fill_mask.decode(sent, context)["places"]) == 1
 
 
 def test_texts_whose_words_are_all_unknown_are_refused_in_words(context, tmp_path):
-    with pytest.raises(InvalidInput, match="no word of the texts is in them 2 times: bring more text"):
+    with pytest.raises(
+        InvalidInput, match="no word of the texts is in them 2 times: bring more text"
+    ):
         fill_mask.prepare(["every word once"], fill_mask.Preprocessing(), tmp_path)
     with pytest.raises(InvalidInput, match="knows no word of the texts"):
         fill_mask.measure(lambda arrays: {}, [Item("a", "", "磨坊裡")], context)
@@ -130,6 +164,8 @@ def test_a_batch_of_unknown_words_teaches_nothing():
         def told(self, ids, seen):
             return torch.zeros(int(seen.sum()), 50, requires_grad=True)
 
-    found = loss(Network(), {"ids": torch.ones(2, 5, dtype=torch.int32)}, TrainSettings())
+    found = loss(
+        Network(), {"ids": torch.ones(2, 5, dtype=torch.int32)}, TrainSettings()
+    )
     assert found.item() == 0
     found.backward()

@@ -1,4 +1,6 @@
-"""unconditional-image-generation: seeds, parameters, sampling, and how its pictures are measured."""
+"""unconditional-image-generation: seeds, parameters, sampling, and how its pictures are
+measured.
+"""
 
 import io
 import re
@@ -13,7 +15,10 @@ from PIL import Image
 from modelmill.errors import InvalidInput
 from modelmill.tasks import unconditional_image_generation as task
 from modelmill.tasks.base import Context, Item, Measured
-from modelmill.tasks.unconditional_image_generation.judging import frechet, precision_recall
+from modelmill.tasks.unconditional_image_generation.judging import (
+    frechet,
+    precision_recall,
+)
 from modelmill.tasks.unconditional_image_generation.sampling import denoised
 from modelmill.tasks.unconditional_image_generation.sheets import sheet
 from tests.making import png
@@ -51,23 +56,38 @@ def test_a_seed_says_what_is_drawn(gan):
 
 def test_the_seed_may_be_the_input_or_a_parameter(gan):
     as_input = task.request("7", gan, {"num_images": 2})
-    assert np.array_equal(as_input["latent"], task.request("", gan, {"num_images": 2, "seed": 7})["latent"])
-    assert np.array_equal(as_input["latent"], task.request("7", gan, {"num_images": 2, "seed": 7})["latent"])
+    assert np.array_equal(
+        as_input["latent"],
+        task.request("", gan, {"num_images": 2, "seed": 7})["latent"],
+    )
+    assert np.array_equal(
+        as_input["latent"],
+        task.request("7", gan, {"num_images": 2, "seed": 7})["latent"],
+    )
 
 
 def test_without_a_seed_it_is_drawn_by_chance(gan):
-    assert not np.array_equal(task.decode("", gan)["latent"], task.decode("", gan)["latent"])
+    assert not np.array_equal(
+        task.decode("", gan)["latent"], task.decode("", gan)["latent"]
+    )
 
 
 def test_the_first_pictures_of_a_seed_are_always_the_same(gan):
-    few, many = (task.request("7", gan, {"num_images": count})["latent"] for count in (3, 64))
+    few, many = (
+        task.request("7", gan, {"num_images": count})["latent"] for count in (3, 64)
+    )
     assert np.array_equal(few, many[:3])
 
 
 @pytest.mark.parametrize(
     ("data", "parameters", "says"),
     [
-        ("seven", {}, "the input is a seed, a whole number from 0 to 9223372036854775807, or nothing; not 'seven'"),
+        (
+            "seven",
+            {},
+            "the input is a seed, a whole number from 0 to 9223372036854775807, or nothing; not "
+            "'seven'",
+        ),
         ("-1", {}, "the input is a seed"),
         ("1.5", {}, "the input is a seed"),
         ("9" * 40, {}, "the input is a seed"),
@@ -79,12 +99,22 @@ def test_the_first_pictures_of_a_seed_are_always_the_same(gan):
         ("", {"num_images": 0}, "num_images is a whole number from 1 to 64, not 0"),
         ("", {"num_images": 65}, "num_images is a whole number from 1 to 64, not 65"),
         ("", {"num_images": "3"}, "num_images is a whole number"),
-        ("", {"num_image": 3}, "unknown parameter 'num_image'; did you mean 'num_images'?"),
+        (
+            "",
+            {"num_image": 3},
+            "unknown parameter 'num_image'; did you mean 'num_images'?",
+        ),
         ("", {"steps": 0}, "steps is a whole number from 1 to 100, not 0"),
-        ("", {"num_inference_steps": 101}, "num_inference_steps is a whole number from 1 to 100"),
+        (
+            "",
+            {"num_inference_steps": 101},
+            "num_inference_steps is a whole number from 1 to 100",
+        ),
     ],
 )
-def test_what_is_no_seed_or_parameter_is_refused_in_words(diffusion, data, parameters, says):
+def test_what_is_no_seed_or_parameter_is_refused_in_words(
+    diffusion, data, parameters, says
+):
     with pytest.raises(InvalidInput, match=re.escape(says)):
         task.request(data, diffusion, parameters)
 
@@ -113,7 +143,9 @@ def test_sampling_finds_the_picture_that_the_network_knows(steps):
     rng = np.random.default_rng(0)
     picture = rng.uniform(-0.9, 0.9, (3, SIDE, SIDE, 1))
     noise = rng.standard_normal((3, SIDE, SIDE, 1))
-    np.testing.assert_allclose(denoised(known(picture), noise, steps), picture, atol=1e-4)
+    np.testing.assert_allclose(
+        denoised(known(picture), noise, steps), picture, atol=1e-4
+    )
 
 
 def test_rows_that_want_other_numbers_of_steps_get_them(diffusion):
@@ -123,7 +155,9 @@ def test_rows_that_want_other_numbers_of_steps_get_them(diffusion):
         calls.append(len(arrays["time"]))
         return {"velocity": np.zeros_like(arrays["latent"])}
 
-    noise = np.random.default_rng(0).standard_normal((3, SIDE, SIDE, 1)).astype(np.float32)
+    noise = (
+        np.random.default_rng(0).standard_normal((3, SIDE, SIDE, 1)).astype(np.float32)
+    )
     found = task.infer(run, {"latent": noise, "steps": np.array([2, 0, 2])}, diffusion)
     assert found["image"].shape == (3, SIDE, SIDE, 1)
     assert sorted(calls) == [1] * task.STEPS + [2] * 2
@@ -138,14 +172,29 @@ def test_every_request_of_a_batch_runs_alone(gan):
         sizes.append(len(arrays["latent"]))
         return {"image": np.zeros((len(arrays["latent"]), SIDE, SIDE, 1), np.float32)}
 
-    requests = np.stack([task.request(seed, gan, {"num_images": 5})["latent"] for seed in "123"])
-    assert task.infer(run, {"latent": requests}, gan)["image"].shape == (3, 5, SIDE, SIDE, 1)
+    requests = np.stack(
+        [task.request(seed, gan, {"num_images": 5})["latent"] for seed in "123"]
+    )
+    assert task.infer(run, {"latent": requests}, gan)["image"].shape == (
+        3,
+        5,
+        SIDE,
+        SIDE,
+        1,
+    )
     assert sizes == [5, 5, 5]
-    assert task.infer(run, {"latent": requests[0]}, gan)["image"].shape == (5, SIDE, SIDE, 1)
+    assert task.infer(run, {"latent": requests[0]}, gan)["image"].shape == (
+        5,
+        SIDE,
+        SIDE,
+        1,
+    )
 
 
 def test_an_answer_is_a_png_for_each_picture(gan):
-    image = np.linspace(-0.1, 1.1, 2 * SIDE * SIDE, dtype=np.float32).reshape(2, SIDE, SIDE, 1)
+    image = np.linspace(-0.1, 1.1, 2 * SIDE * SIDE, dtype=np.float32).reshape(
+        2, SIDE, SIDE, 1
+    )
     answer = task.encode({"image": image}, gan, {})
     assert [pixels(file).shape for file in answer] == [(SIDE, SIDE)] * 2
     assert pixels(answer[0])[0, 0] == 0
@@ -183,11 +232,20 @@ def measured(made, labelled, count=60):
         return png(image)
 
     def items(number):
-        return [Item(str(n), kind if labelled else "", picture(kind)) for n in range(number) for kind in KINDS][:number]
+        return [
+            Item(str(n), kind if labelled else "", picture(kind))
+            for n in range(number)
+            for kind in KINDS
+        ][:number]
 
     KINDS = ("left", "right")
-    gan = SimpleNamespace(preprocessing=task.Preprocessing(height=8, width=8, color="grey"))
-    images = np.stack([pixels_of(picture(kind)) for _ in range(count // 2) for kind in made]) / 255
+    gan = SimpleNamespace(
+        preprocessing=task.Preprocessing(height=8, width=8, color="grey")
+    )
+    images = (
+        np.stack([pixels_of(picture(kind)) for _ in range(count // 2) for kind in made])
+        / 255
+    )
     return task.evaluate(
         Measured(
             outputs=[task.encode({"image": images[..., None]}, gan, {})],
@@ -208,7 +266,10 @@ def test_pictures_like_the_real_ones_are_nearer_than_those_of_one_class():
     assert good.metrics["features"] == "classifier"
     assert good.metrics["classifier_accuracy"] == 1.0
     assert good.metrics["class_shares"] == {"left": 0.5, "right": 0.5}
-    assert (poor.metrics["least_class_share"], poor.metrics["largest_class_share"]) == (0.0, 1.0)
+    assert (poor.metrics["least_class_share"], poor.metrics["largest_class_share"]) == (
+        0.0,
+        1.0,
+    )
     assert good.metrics["distance"] < poor.metrics["distance"] / 10
     assert poor.metrics["recall"] < 0.6 < good.metrics["recall"]
     assert good.metrics["items"] == 60
@@ -223,7 +284,9 @@ def test_without_classes_the_features_are_random_and_say_so():
     assert good.metrics == measured(("left", "right"), False).metrics
 
 
-@pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 1), (3, 2, 2), (64, 8, 8), (65, 8, 9)])
+@pytest.mark.parametrize(
+    ("count", "rows", "columns"), [(1, 1, 1), (3, 2, 2), (64, 8, 8), (65, 8, 9)]
+)
 def test_a_sheet_shows_every_picture(count, rows, columns):
     page = sheet(np.zeros((count, 64, 60, 3), np.uint8))
     assert page.shape == (rows * 66 + 2, columns * 62 + 2, 3)

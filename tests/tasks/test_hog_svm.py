@@ -22,8 +22,12 @@ def features(pictures, **settings):
 
 def trained(pictures, labels, **settings):
     spec = TensorSpec(name="image", datatype="UINT8", shape=[-1, *pictures.shape[1:]])
-    signature = Signature(inputs=[spec], classes=int(labels.max()) + 1, preprocessing=None)
-    graph, weights = RECIPE.fit(plan(RECIPE, settings), signature, {"image": pictures}, {"label": labels})
+    signature = Signature(
+        inputs=[spec], classes=int(labels.max()) + 1, preprocessing=None
+    )
+    graph, weights = RECIPE.fit(
+        plan(RECIPE, settings), signature, {"image": pictures}, {"label": labels}
+    )
     return onnxruntime.InferenceSession(graph.SerializeToString()), weights
 
 
@@ -49,7 +53,12 @@ def test_a_ramp_votes_for_its_own_direction(degrees):
 def test_bright_on_dark_is_as_dark_on_bright():
     picture = ramp(40)
     both = features(np.concatenate([picture, picture[:, ::-1, ::-1]]), cell=8, block=1)
-    np.testing.assert_allclose(both[0].reshape(9, -1).sum(1), both[1].reshape(9, -1).sum(1), rtol=0.1, atol=0.02)
+    np.testing.assert_allclose(
+        both[0].reshape(9, -1).sum(1),
+        both[1].reshape(9, -1).sum(1),
+        rtol=0.1,
+        atol=0.02,
+    )
 
 
 def test_blocks_are_normalised_so_that_light_and_contrast_matter_little():
@@ -62,7 +71,9 @@ def test_blocks_are_normalised_so_that_light_and_contrast_matter_little():
     np.testing.assert_allclose(found, brighter, atol=0.02)
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (9, 31, 3), (28, 28, 1), (5, 5, 3), (64, 48, 3)])
+@pytest.mark.parametrize(
+    "shape", [(8, 8, 1), (9, 31, 3), (28, 28, 1), (5, 5, 3), (64, 48, 3)]
+)
 def test_pictures_of_any_shape_have_features(shape):
     pictures = np.random.default_rng(1).integers(0, 255, (3, *shape)).astype(np.uint8)
     for block in (1, 2, 3):
@@ -83,7 +94,11 @@ def test_cells_larger_than_the_picture_are_refused():
 
 def test_cells_are_chosen_by_the_size_of_the_pictures():
     for side, cell in ((28, 4), (64, 8), (8, 2)):
-        facts = Facts(counts={"train": 9}, classes={}, inputs=Look(height=side, width=side, grey=True))
+        facts = Facts(
+            counts={"train": 9},
+            classes={},
+            inputs=Look(height=side, width=side, grey=True),
+        )
         assert fitted(RECIPE, facts, {})[0].network.cell == cell
 
 
@@ -95,7 +110,8 @@ def stripes(count, classes, noise):
     turns = np.pi * labels / classes
     phase = rng.uniform(0, 6, count)
     waves = np.sin(
-        (columns * np.cos(turns)[:, None, None] + rows * np.sin(turns)[:, None, None]) + phase[:, None, None]
+        (columns * np.cos(turns)[:, None, None] + rows * np.sin(turns)[:, None, None])
+        + phase[:, None, None]
     )
     pictures = 127 + 60 * waves + rng.normal(0, noise, (count, 24, 24))
     return np.clip(pictures, 0, 255).astype(np.uint8)[..., None], labels
@@ -134,11 +150,20 @@ def test_digits_are_named(shared):
     folder = shared("data/mnist")
     sets = {}
     for split in ("train", "t10k"):
-        images = gzip.decompress((folder / f"{split}-images-idx3-ubyte.gz").read_bytes())
-        labels = gzip.decompress((folder / f"{split}-labels-idx1-ubyte.gz").read_bytes())
+        images = gzip.decompress(
+            (folder / f"{split}-images-idx3-ubyte.gz").read_bytes()
+        )
+        labels = gzip.decompress(
+            (folder / f"{split}-labels-idx1-ubyte.gz").read_bytes()
+        )
         pictures = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1)
-        sets[split] = pictures[:2000], np.frombuffer(labels, np.uint8, offset=8)[:2000].astype(np.int64)
+        sets[split] = (
+            pictures[:2000],
+            np.frombuffer(labels, np.uint8, offset=8)[:2000].astype(np.int64),
+        )
     session, _ = trained(*sets["train"], cell=4)
     pictures, labels = sets["t10k"]
-    found = np.concatenate([scores(session, pictures[at : at + 500]) for at in range(0, 2000, 500)])
+    found = np.concatenate(
+        [scores(session, pictures[at : at + 500]) for at in range(0, 2000, 500)]
+    )
     assert (found.argmax(1) == labels).mean() > 0.95

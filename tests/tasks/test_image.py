@@ -14,16 +14,31 @@ from PIL import Image
 
 from modelmill.errors import InvalidInput, MillError, TooLarge
 from modelmill.tasks import _image
-from modelmill.tasks._image import Preprocessing, decode, fingerprint, prepare, read_pixels, size_of
+from modelmill.tasks._image import (
+    Preprocessing,
+    decode,
+    fingerprint,
+    prepare,
+    read_pixels,
+    size_of,
+)
 from tests.making import encoded, png
 
-SAMPLES = Path(os.environ.get("MODELMILL_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "request_samples"
+SAMPLES = (
+    Path(os.environ.get("MODELMILL_SHARED", Path(__file__).parents[3] / "shared"))
+    / "data"
+    / "request_samples"
+)
 MANIFEST = SAMPLES / "manifest.json"
 ENTRIES = json.loads(MANIFEST.read_text()) if MANIFEST.exists() else []
 TURNED = (5, 6, 7, 8)
 
 if not ENTRIES:
-    ENTRIES = [pytest.param(None, marks=pytest.mark.skip(f"needs {MANIFEST}"), id="request_samples")]
+    ENTRIES = [
+        pytest.param(
+            None, marks=pytest.mark.skip(f"needs {MANIFEST}"), id="request_samples"
+        )
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +52,9 @@ def test_every_sample_is_decoded_upright_or_refused(entry, sample):
     if said == "decodes":
         pixels = read_pixels(data)
         sides = (entry["height"], entry["width"])
-        assert pixels.shape[:2] == (sides[::-1] if entry["exif_orientation"] in TURNED else sides)
+        assert pixels.shape[:2] == (
+            sides[::-1] if entry["exif_orientation"] in TURNED else sides
+        )
         assert pixels.dtype == np.uint8
         assert pixels.shape[2:] in ((), (3,))
         return
@@ -49,7 +66,9 @@ def test_every_sample_is_decoded_upright_or_refused(entry, sample):
 
 
 def small(pixels, side=(32, 32)):
-    return np.asarray(Image.fromarray(pixels).convert("RGB").resize(side, Image.Resampling.BOX)).astype(float)
+    return np.asarray(
+        Image.fromarray(pixels).convert("RGB").resize(side, Image.Resampling.BOX)
+    ).astype(float)
 
 
 @pytest.mark.parametrize("turn", [3, 6, 8])
@@ -62,16 +81,29 @@ def test_the_same_scene_looks_alike_however_the_camera_was_held(turn, sample):
 
 
 def orientated(orientation, kind="PNG"):
-    """A picture with a red, a green and a blue corner as a camera with this orientation would store it."""
+    """A picture with a red, a green and a blue corner as a camera with this orientation would store
+    it.
+    """
     scene = np.zeros((16, 24, 3), np.uint8)
     scene[:8, :8, 0], scene[:8, 16:, 1], scene[8:, :8, 2] = 255, 255, 255
     stored = scene.swapaxes(0, 1) if orientation in TURNED else scene
     rows, columns = {
-        1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1),
-    }[orientation]  # fmt: skip
+        1: (1, 1),
+        2: (1, -1),
+        3: (-1, -1),
+        4: (-1, 1),
+        5: (1, 1),
+        6: (-1, 1),
+        7: (-1, -1),
+        8: (1, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return scene, encoded(Image.fromarray(np.ascontiguousarray(stored[::rows, ::columns])), kind, exif=exif.tobytes())
+    return scene, encoded(
+        Image.fromarray(np.ascontiguousarray(stored[::rows, ::columns])),
+        kind,
+        exif=exif.tobytes(),
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -104,10 +136,14 @@ def test_transparency_shows_white():
     assert (seen[:, :2] == 0).all()
     assert (seen[:, 2:] == 255).all()
     half = np.full((2, 2, 4), (0, 0, 0, 128), np.uint8)
-    assert read_pixels(encoded(Image.fromarray(half, "RGBA"))) == pytest.approx(127, abs=1)
+    assert read_pixels(encoded(Image.fromarray(half, "RGBA"))) == pytest.approx(
+        127, abs=1
+    )
 
 
-@pytest.mark.parametrize("name", ["transparent.png", "transparent.gif", "palette_trns.png", "rgba.png"])
+@pytest.mark.parametrize(
+    "name", ["transparent.png", "transparent.gif", "palette_trns.png", "rgba.png"]
+)
 def test_transparent_samples_show_white(name, sample):
     data = sample(name)
     with Image.open(io.BytesIO(data)) as image:
@@ -119,12 +155,16 @@ def test_transparent_samples_show_white(name, sample):
 def test_a_palette_with_transparency_shows_white():
     image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     image.putpalette([255, 0, 0, 0, 255, 0])
-    assert read_pixels(encoded(image, transparency=1)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
+    assert read_pixels(encoded(image, transparency=1)).tolist() == [
+        [[255, 0, 0], [255, 255, 255]]
+    ]
 
 
 def test_grey_with_alpha_shows_white():
     pixels = np.array([[[0, 255], [0, 0]]], np.uint8)
-    assert read_pixels(encoded(Image.fromarray(pixels, "LA"))).reshape(2, -1)[:, 0].tolist() == [0, 255]
+    assert read_pixels(encoded(Image.fromarray(pixels, "LA"))).reshape(2, -1)[
+        :, 0
+    ].tolist() == [0, 255]
 
 
 def test_sixteen_bits_are_scaled_to_eight():
@@ -172,7 +212,10 @@ def test_a_fast_jpeg_looks_as_pillow_shows_it(sample):
         (b"", "empty"),
         (b"\x89PNG", "not a readable picture"),
         (b"hello", "not a readable picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable picture"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "not a readable picture",
+        ),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable picture"),
         ("a text", "bytes of an image file"),
         (None, "bytes of an image file"),
@@ -204,7 +247,10 @@ def pixels_or_refusal(data):
 
 
 NOISE = np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8)
-FILES = [encoded(Image.fromarray(NOISE), kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")]
+FILES = [
+    encoded(Image.fromarray(NOISE), kind)
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
+]
 FILES += [orientated(6)[1], encoded(Image.fromarray(NOISE), "JPEG", progressive=True)]
 
 
@@ -218,7 +264,9 @@ def test_any_bytes_are_pixels_or_refused(data):
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(FILES),
-    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6
+    ),
     st.floats(0, 1) | st.just(1.0),
 )
 def test_a_damaged_picture_is_pixels_or_refused(file, changes, kept):
@@ -242,7 +290,9 @@ def test_stretch_keeps_all_crop_the_middle_and_pad_the_ratio():
     wide = np.zeros((10, 30), np.uint8)
     wide[:, 10:20] = 255
     stretched, cropped, padded = (
-        decode(wide, Preprocessing(height=30, width=30, color="grey", fit=fit))[..., 0].astype(float)
+        decode(wide, Preprocessing(height=30, width=30, color="grey", fit=fit))[
+            ..., 0
+        ].astype(float)
         for fit in ("stretch", "crop", "pad")
     )
     assert stretched.mean() == pytest.approx(255 / 3, abs=10)
@@ -253,7 +303,9 @@ def test_stretch_keeps_all_crop_the_middle_and_pad_the_ratio():
 
 def test_a_picture_of_the_right_shape_is_left_as_it_is():
     pixels = np.random.default_rng(1).integers(0, 255, (6, 5, 3), np.uint8)
-    assert np.array_equal(decode(png(pixels), Preprocessing(height=6, width=5, color="rgb")), pixels)
+    assert np.array_equal(
+        decode(png(pixels), Preprocessing(height=6, width=5, color="rgb")), pixels
+    )
 
 
 def test_the_median_filter_takes_single_wrong_pixels_away():
@@ -277,7 +329,9 @@ def test_size_colour_and_normalisation_come_from_the_data():
 
 
 def test_what_is_given_is_not_taken_from_the_data():
-    given = Preprocessing(height=4, width=4, color="rgb", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
+    given = Preprocessing(
+        height=4, width=4, color="rgb", mean=(0.1, 0.2, 0.3), std=(1, 1, 1)
+    )
     how = prepare([png(np.zeros((9, 9)))], given)
     assert msgspec.structs.replace(how, dct_scaling=False) == given
 
@@ -293,17 +347,26 @@ def test_pictures_of_one_colour_do_not_divide_by_zero():
 
 def test_as_many_means_as_channels_are_wanted():
     with pytest.raises(InvalidInput, match="3 values"):
-        prepare([png(np.zeros((4, 4)))], Preprocessing(color="rgb", mean=(0.5,), std=(0.5,)))
+        prepare(
+            [png(np.zeros((4, 4)))], Preprocessing(color="rgb", mean=(0.5,), std=(0.5,))
+        )
 
 
 def test_the_same_picture_has_one_fingerprint():
     pixels = np.random.default_rng(3).integers(0, 255, (6, 5, 3), np.uint8)
-    same = [pixels, png(pixels), encoded(Image.fromarray(pixels), "BMP"), encoded(Image.fromarray(pixels), "TIFF")]
+    same = [
+        pixels,
+        png(pixels),
+        encoded(Image.fromarray(pixels), "BMP"),
+        encoded(Image.fromarray(pixels), "TIFF"),
+    ]
     assert len({fingerprint(one) for one in same}) == 1
     other = pixels.copy()
     other[0, 0, 0] ^= 1
     assert fingerprint(other) != fingerprint(pixels)
-    assert fingerprint(np.zeros((2, 8), np.uint8)) != fingerprint(np.zeros((4, 4), np.uint8))
+    assert fingerprint(np.zeros((2, 8), np.uint8)) != fingerprint(
+        np.zeros((4, 4), np.uint8)
+    )
 
 
 def scene(height, width):
@@ -311,7 +374,9 @@ def scene(height, width):
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     red = 120 + 90 * np.sin(rows / 31) * np.cos(columns / 23)
     green = 255 * columns / width
-    blue = np.where(np.hypot(rows - height / 2, columns - width / 3) < height / 4, 220, 40)
+    blue = np.where(
+        np.hypot(rows - height / 2, columns - width / 3) < height / 4, 220, 40
+    )
     grain = np.random.default_rng(7).normal(0, 6, (height, width, 1))
     return np.clip(np.stack([red, green, blue], 2) + grain, 0, 255).astype(np.uint8)
 
@@ -321,7 +386,9 @@ def by_pillow(data, how):
     from PIL import ImageOps
 
     with Image.open(io.BytesIO(data)) as image:
-        image = ImageOps.exif_transpose(image).convert("L" if how.color == "grey" else "RGB")
+        image = ImageOps.exif_transpose(image).convert(
+            "L" if how.color == "grey" else "RGB"
+        )
     size, filter = (how.width, how.height), Image.Resampling.BILINEAR
     if how.fit == "stretch":
         return np.asarray(image.resize(size, filter)).reshape(how.height, how.width, -1)
@@ -339,9 +406,13 @@ SCALED = Preprocessing(height=48, width=64, color="rgb", dct_scaling=True)
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
-@pytest.mark.parametrize("shape", [(72, 96), (150, 200), (151, 203), (399, 533), (600, 200), (90, 700)])
+@pytest.mark.parametrize(
+    "shape", [(72, 96), (150, 200), (151, 203), (399, 533), (600, 200), (90, 700)]
+)
 def test_a_jpeg_decoded_small_looks_as_one_decoded_in_full(fit, subsampling, shape):
-    data = encoded(Image.fromarray(scene(*shape)), "JPEG", quality=90, subsampling=subsampling)
+    data = encoded(
+        Image.fromarray(scene(*shape)), "JPEG", quality=90, subsampling=subsampling
+    )
     assert agree(data, msgspec.structs.replace(SCALED, fit=fit))
 
 
@@ -350,7 +421,9 @@ def test_a_jpeg_decoded_small_looks_as_one_decoded_in_full(fit, subsampling, sha
 def test_a_jpeg_decoded_small_is_upright(orientation, fit):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(Image.fromarray(scene(301, 507)), "JPEG", quality=90, exif=exif.tobytes())
+    data = encoded(
+        Image.fromarray(scene(301, 507)), "JPEG", quality=90, exif=exif.tobytes()
+    )
     assert agree(data, msgspec.structs.replace(SCALED, fit=fit))
     assert size_of(data) == read_pixels(data).shape[:2]
 
@@ -367,7 +440,11 @@ def test_grey_cmyk_and_progressive_jpegs_agree_too(mode, color, progressive):
 def test_no_more_of_a_jpeg_is_decoded_than_is_needed(monkeypatch):
     seen = []
     usual = _image.simplejpeg.decode_jpeg
-    monkeypatch.setattr(_image.simplejpeg, "decode_jpeg", lambda *a, **k: seen.append(usual(*a, **k)) or seen[-1])
+    monkeypatch.setattr(
+        _image.simplejpeg,
+        "decode_jpeg",
+        lambda *a, **k: seen.append(usual(*a, **k)) or seen[-1],
+    )
     data = encoded(Image.fromarray(scene(720, 1280)), "JPEG")
     for changes, wanted in (
         ({"height": 224, "width": 224}, (360, 640)),
@@ -400,7 +477,11 @@ def test_the_size_is_known_without_decoding():
     assert size_of(np.zeros((5, 7, 3), np.uint8)) == (5, 7)
     cut = encoded(Image.fromarray(scene(30, 40)), "JPEG")[:700]
     assert size_of(cut) == (30, 40)
-    for data, says in ((b"", "empty"), (b"hello", "not a readable picture"), ("text", "bytes of an image")):
+    for data, says in (
+        (b"", "empty"),
+        (b"hello", "not a readable picture"),
+        ("text", "bytes of an image"),
+    ):
         with pytest.raises(InvalidInput, match=says):
             size_of(data)
 

@@ -13,7 +13,10 @@ from tests.making import encoded, png
 
 def answer(label, score):
     other = "dog" if label == "cat" else "cat"
-    return [{"label": label, "score": score}, {"label": other, "score": round(1 - score, 4)}]
+    return [
+        {"label": label, "score": score},
+        {"label": other, "score": round(1 - score, 4)},
+    ]
 
 
 def judged(outputs, truths, asked):
@@ -29,8 +32,15 @@ def judged(outputs, truths, asked):
 def test_the_surest_errors_come_first(monkeypatch):
     told, asked = [], []
     usual = _sheet.sheet
-    monkeypatch.setattr(_sheet, "sheet", lambda *given: told.append(given) or usual(*given))
-    outputs = [answer("cat", 0.6), answer("dog", 0.9), answer("dog", 0.7), answer("cat", 0.99)]
+    monkeypatch.setattr(
+        _sheet, "sheet", lambda *given: told.append(given) or usual(*given)
+    )
+    outputs = [
+        answer("cat", 0.6),
+        answer("dog", 0.9),
+        answer("dog", 0.7),
+        answer("cat", 0.99),
+    ]
     pictures = judged(outputs, ["dog", "dog", "cat", "dog"], asked)
     assert asked == [[3, 2, 0]]
     title, _, captions = told[0]
@@ -43,7 +53,9 @@ def test_the_surest_errors_come_first(monkeypatch):
 
 def test_without_an_error_there_is_no_sheet():
     asked = []
-    assert "misclassified.png" not in judged([answer("cat", 0.6)] * 2, ["cat", "cat"], asked)
+    assert "misclassified.png" not in judged(
+        [answer("cat", 0.6)] * 2, ["cat", "cat"], asked
+    )
     assert asked == []
 
 
@@ -55,8 +67,17 @@ def test_of_many_errors_only_the_worst_are_shown():
 
 @pytest.mark.parametrize("count", [1, 5, 13])
 def test_pictures_of_any_kind_make_a_sheet(count):
-    kinds = [np.zeros((9, 4), np.uint8), encoded(Image.new("RGB", (300, 200)), "JPEG"), png(np.zeros((5, 5)))]
-    captions = [f"true: a very long name of a class ${number}\nfound: x" for number in range(count)]
-    data = _sheet.sheet("some", [kinds[number % 3] for number in range(count)], captions)
+    kinds = [
+        np.zeros((9, 4), np.uint8),
+        encoded(Image.new("RGB", (300, 200)), "JPEG"),
+        png(np.zeros((5, 5))),
+    ]
+    captions = [
+        f"true: a very long name of a class ${number}\nfound: x"
+        for number in range(count)
+    ]
+    data = _sheet.sheet(
+        "some", [kinds[number % 3] for number in range(count)], captions
+    )
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == "PNG"

@@ -1,4 +1,6 @@
-"""Settings of a training: defaults of the recipe, overridden by name, checked before anything runs."""
+"""Settings of a training: defaults of the recipe, overridden by name, checked before anything
+runs.
+"""
 
 import json
 
@@ -15,10 +17,17 @@ BILSTM = recipe_named("text-classification", "bilstm")
 
 def test_without_overrides_the_recipe_decides():
     chosen = plan(CNN, {})
-    assert (chosen.train, chosen.input, chosen.network) == (CNN.TRAIN, CNN.INPUT, CNN.Settings())
+    assert (chosen.train, chosen.input, chosen.network) == (
+        CNN.TRAIN,
+        CNN.INPUT,
+        CNN.Settings(),
+    )
 
 
-@pytest.mark.parametrize(("mean", "wanted"), [("0.1,0.2,0.3", (0.1, 0.2, 0.3)), ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3))])
+@pytest.mark.parametrize(
+    ("mean", "wanted"),
+    [("0.1,0.2,0.3", (0.1, 0.2, 0.3)), ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3))],
+)
 def test_mean_and_std_are_lists_and_go_together(mean, wanted):
     assert plan(CNN, {"mean": mean, "std": "1,1,1"}).input.mean == wanted
     with pytest.raises(InvalidInput, match="go together"):
@@ -26,7 +35,10 @@ def test_mean_and_std_are_lists_and_go_together(mean, wanted):
 
 
 def test_a_value_that_is_no_choice_is_answered_with_the_choices():
-    with pytest.raises(InvalidInput, match="optimiser=foo: choose one of adam, adamw, adadelta, sgd, muon"):
+    with pytest.raises(
+        InvalidInput,
+        match="optimiser=foo: choose one of adam, adamw, adadelta, sgd, muon",
+    ):
         plan(CNN, {"optimiser": "foo"})
 
 
@@ -52,17 +64,26 @@ def test_a_setting_may_be_given_as_text(name, value, part, wanted):
     assert type(got) is type(wanted)
 
 
-@pytest.mark.parametrize(("value", "wanted"), [("true", True), ("false", False), ("1", True), ("0", False)])
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("true", True), ("false", False), ("1", True), ("0", False)]
+)
 def test_yes_and_no_may_be_given_as_text(value, wanted):
     assert plan(BILSTM, {"lowercase": value}).input.lowercase is wanted
 
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("epoch", "epochs"), ("batchsize", "batch_size"), ("learning-rate", "learning_rate"), ("filter", "filters")],
+    [
+        ("epoch", "epochs"),
+        ("batchsize", "batch_size"),
+        ("learning-rate", "learning_rate"),
+        ("filter", "filters"),
+    ],
 )
 def test_an_unknown_setting_suggests_the_near_one(name, near):
-    with pytest.raises(InvalidInput, match=f"unknown setting '{name}'; did you mean '{near}'"):
+    with pytest.raises(
+        InvalidInput, match=f"unknown setting '{name}'; did you mean '{near}'"
+    ):
         plan(CNN, {name: "1"})
 
 
@@ -98,7 +119,17 @@ def test_a_value_out_of_range_is_named_in_the_message(name, value):
 
 @pytest.mark.parametrize(
     "overrides",
-    [{}, {"epochs": "3", "filters3": "7", "mean": "0.5", "std": "0.25", "color": "grey", "precision": "fp32"}],
+    [
+        {},
+        {
+            "epochs": "3",
+            "filters3": "7",
+            "mean": "0.5",
+            "std": "0.25",
+            "color": "grey",
+            "precision": "fp32",
+        },
+    ],
 )
 def test_a_plan_written_flat_and_read_again_is_the_same_plan(overrides):
     chosen = plan(CNN, overrides)
@@ -110,7 +141,11 @@ def test_a_plan_written_flat_and_read_again_is_the_same_plan(overrides):
 @given(
     st.dictionaries(
         st.sampled_from([*plan(CNN, {}).flat(), "nonsense"]),
-        st.text(max_size=6) | st.integers() | st.floats() | st.none() | st.lists(st.integers(), max_size=2),
+        st.text(max_size=6)
+        | st.integers()
+        | st.floats()
+        | st.none()
+        | st.lists(st.integers(), max_size=2),
         max_size=3,
     )
 )
@@ -123,13 +158,16 @@ def test_any_overrides_are_a_plan_or_refused_in_words(overrides):
 
 
 @pytest.mark.parametrize(
-    ("time", "seconds"), [("", 0), ("90s", 90), ("10m", 600), ("1h", 3600), ("1.5h", 5400), ("2 m", 120)]
+    ("time", "seconds"),
+    [("", 0), ("90s", 90), ("10m", 600), ("1h", 3600), ("1.5h", 5400), ("2 m", 120)],
 )
 def test_a_time_budget_is_a_number_and_a_unit(time, seconds):
     assert plan(CNN, {"time": time}).train.seconds == seconds
 
 
-@pytest.mark.parametrize("time", ["10", "m", "-5m", "0s", "10 minutes", "1e3s", "ten", "9" * 99 + "s"])
+@pytest.mark.parametrize(
+    "time", ["10", "m", "-5m", "0s", "10 minutes", "1e3s", "ten", "9" * 99 + "s"]
+)
 def test_a_time_budget_that_is_none_is_refused(time):
     with pytest.raises(InvalidInput, match=r"setting time=.*such as 90s, 10m or 1h"):
         plan(CNN, {"time": time})
@@ -147,7 +185,10 @@ def test_with_a_time_budget_epochs_count_only_where_they_are_set():
 def test_every_setting_is_described():
     rows = [row for part in plan(CNN, {}).sections().values() for row in describe(part)]
     assert {row["name"] for row in rows} == plan(CNN, {}).flat().keys()
-    assert next(row for row in rows if row["name"] == "batch_size")["default"] == CNN.TRAIN.batch_size
+    assert (
+        next(row for row in rows if row["name"] == "batch_size")["default"]
+        == CNN.TRAIN.batch_size
+    )
 
 
 def test_an_empty_name_is_the_default_recipe():

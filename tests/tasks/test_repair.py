@@ -1,4 +1,6 @@
-"""image-to-image: what goes in and comes out, tiles without seams, damage that can be repeated, and its measures."""
+"""image-to-image: what goes in and comes out, tiles without seams, damage that can be repeated, and
+its measures.
+"""
 
 import io
 import warnings
@@ -44,7 +46,9 @@ def through(data, context, run=nothing):
     arrays = task.decode(data, context)
     notes = {name: array for name, array in arrays.items() if name != "image"}
     answer = task.infer(run, {"image": arrays["image"][None]}, context)
-    document = task.encode({task.REPAIRED: answer[task.REPAIRED][0], **notes}, context, {})
+    document = task.encode(
+        {task.REPAIRED: answer[task.REPAIRED][0], **notes}, context, {}
+    )
     with Image.open(io.BytesIO(b64decode(document["image"]))) as image:
         return np.asarray(image)
 
@@ -65,10 +69,16 @@ def test_colours_pass_through_a_model_of_luminance(tmp_path):
     found = through(png(pixels), context(GREY, tmp_path))
     assert found.shape == pixels.shape
     assert np.abs(found.astype(int) - pixels).max() <= 3  # the rounding of YCbCr
-    dark = through(png(pixels), context(GREY, tmp_path), lambda arrays: {task.REPAIRED: arrays["image"] * 0.5 / 255})
+    dark = through(
+        png(pixels),
+        context(GREY, tmp_path),
+        lambda arrays: {task.REPAIRED: arrays["image"] * 0.5 / 255},
+    )
     for one, other in ((dark, 0.5), (found, 1.0)):
         grey = np.asarray(Image.fromarray(pixels).convert("L")).astype(float)
-        assert np.asarray(Image.fromarray(one).convert("L")).mean() == pytest.approx(grey.mean() * other, abs=1.5)
+        assert np.asarray(Image.fromarray(one).convert("L")).mean() == pytest.approx(
+            grey.mean() * other, abs=1.5
+        )
 
 
 def test_a_grey_picture_saved_as_colour_has_no_colours_to_keep(tmp_path):
@@ -78,14 +88,22 @@ def test_a_grey_picture_saved_as_colour_has_no_colours_to_keep(tmp_path):
 
 @pytest.mark.parametrize("shape", [(20, 31), (20, 31, 3)])
 def test_an_enlarged_picture_has_the_scale_times_the_sides(tmp_path, shape):
-    assert through(png(noise(*shape)), context(LARGER, tmp_path), threefold).shape == (60, 93, *shape[2:])
+    assert through(png(noise(*shape)), context(LARGER, tmp_path), threefold).shape == (
+        60,
+        93,
+        *shape[2:],
+    )
 
 
 def test_the_orientation_of_a_photograph_is_applied(tmp_path):
     image = Image.fromarray(noise(10, 20, 3))
     exif = image.getexif()
     exif[0x0112] = 6
-    assert through(encoded(image, "JPEG", exif=exif), context(RGB, tmp_path)).shape == (20, 10, 3)
+    assert through(encoded(image, "JPEG", exif=exif), context(RGB, tmp_path)).shape == (
+        20,
+        10,
+        3,
+    )
 
 
 def test_what_would_become_too_large_is_refused_before_any_work(tmp_path):
@@ -97,14 +115,25 @@ def test_what_would_become_too_large_is_refused_before_any_work(tmp_path):
 
 def test_an_empty_tensor_and_an_unknown_parameter_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match="0x5 pixels is empty"):
-        task.infer(nothing, {"image": np.zeros((1, 0, 5, 1), np.uint8)}, context(GREY, tmp_path))
+        task.infer(
+            nothing,
+            {"image": np.zeros((1, 0, 5, 1), np.uint8)},
+            context(GREY, tmp_path),
+        )
     with pytest.raises(InvalidInput, match="strength"):
-        task.encode({task.REPAIRED: np.zeros((2, 2, 1))}, context(GREY, tmp_path), {"strength": 1})
+        task.encode(
+            {task.REPAIRED: np.zeros((2, 2, 1))},
+            context(GREY, tmp_path),
+            {"strength": 1},
+        )
 
 
 def test_what_clients_say_to_models_that_can_be_told_is_not_read(tmp_path):
     white = {task.REPAIRED: np.ones((2, 2, 1))}
-    one, other = (task.encode(white, context(GREY, tmp_path), told) for told in ({}, {"prompt": "make it blue"}))
+    one, other = (
+        task.encode(white, context(GREY, tmp_path), told)
+        for told in ({}, {"prompt": "make it blue"})
+    )
     assert one == other
 
 
@@ -124,7 +153,11 @@ def test_what_is_transparent_is_what_is_filled_in(tmp_path):
 
 
 def test_a_picture_that_does_not_say_what_is_missing_is_refused(tmp_path):
-    for data in (png(noise(8, 8, 3)), encoded(Image.fromarray(noise(8, 8, 3)), "JPEG"), noise(8, 8, 3)):
+    for data in (
+        png(noise(8, 8, 3)),
+        encoded(Image.fromarray(noise(8, 8, 3)), "JPEG"),
+        noise(8, 8, 3),
+    ):
         with pytest.raises(InvalidInput, match="alpha channel, transparent where"):
             task.decode(data, context(FILLED, tmp_path))
 
@@ -136,12 +169,21 @@ def test_a_mask_says_what_is_filled_in(tmp_path, shape):
     white = png(np.where(hole, 255, 0))
     clear = png(np.dstack([noise(20, 30, 3), np.where(hole, 0, 255)]))
     for mask in (white, clear):
-        for text in (b64encode(mask).decode(), f"data:image/png;base64,{b64encode(mask).decode()}"):
-            arrays = task.request(png(pixels), context(FILLED, tmp_path), {"mask": text})
+        for text in (
+            b64encode(mask).decode(),
+            f"data:image/png;base64,{b64encode(mask).decode()}",
+        ):
+            arrays = task.request(
+                png(pixels), context(FILLED, tmp_path), {"mask": text}
+            )
             assert np.array_equal(arrays["image"][:, :, 3] == 255, hole)
     both = np.dstack([noise(20, 30, 3), np.full((20, 30), 255)])
     assert np.array_equal(
-        task.request(png(both), context(FILLED, tmp_path), {"mask": text})["image"][:, :, 3] == 255, hole
+        task.request(png(both), context(FILLED, tmp_path), {"mask": text})["image"][
+            :, :, 3
+        ]
+        == 255,
+        hole,
     )
 
 
@@ -169,7 +211,9 @@ def test_only_what_is_filled_in_takes_a_mask(tmp_path):
 # ---- tiles
 
 
-@pytest.mark.parametrize(("height", "width", "scale"), [(97, 300, 1), (1000, 193, 1), (260, 130, 3)])
+@pytest.mark.parametrize(
+    ("height", "width", "scale"), [(97, 300, 1), (1000, 193, 1), (260, 130, 3)]
+)
 def test_tiles_leave_no_seams(height, width, scale):
     pictures = noise(2, height, width, 1).astype(np.float32)
     seen = []
@@ -179,7 +223,9 @@ def test_tiles_leave_no_seams(height, width, scale):
         return part.repeat(scale, 1).repeat(scale, 2)
 
     found = _tiles.repaired(network, pictures, 128, scale, 2)
-    np.testing.assert_allclose(found, pictures.repeat(scale, 1).repeat(scale, 2), atol=1e-3)
+    np.testing.assert_allclose(
+        found, pictures.repeat(scale, 1).repeat(scale, 2), atol=1e-3
+    )
     assert max(max(shape[1:3]) for shape in seen) <= 128
 
 
@@ -200,7 +246,9 @@ def test_the_weights_of_all_tiles_sum_to_one(length, scale):
     assert (spans[0][0], spans[-1][1]) == (0, length)
     assert all(start % 4 == 0 for start, _ in spans)
     total = np.zeros(length * scale)
-    for (start, end), weights in zip(spans, _tiles.ramps(spans, length, scale), strict=True):
+    for (start, end), weights in zip(
+        spans, _tiles.ramps(spans, length, scale), strict=True
+    ):
         assert weights.min() >= 0
         total[start * scale : end * scale] += weights
     np.testing.assert_allclose(total, 1, atol=1e-6)
@@ -211,7 +259,9 @@ def test_a_large_photograph_needs_no_more_memory_than_its_answer_and_a_tile(tmp_
 
     pixels = np.zeros((1, 3000, 4000, 1), np.uint8)
     tracemalloc.start()
-    found = task.infer(nothing, {"image": pixels}, context(GREY, tmp_path))[task.REPAIRED]
+    found = task.infer(nothing, {"image": pixels}, context(GREY, tmp_path))[
+        task.REPAIRED
+    ]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.shape == pixels.shape
@@ -234,8 +284,12 @@ def test_small_pictures_share_a_run():
 
 def test_damage_is_always_the_same_for_the_same_picture_and_differs_between_pictures():
     one, other = np.full((64, 64), 128, np.uint8), np.full((64, 64), 129, np.uint8)
-    assert np.array_equal(_preprocessing.damaged(one, GREY), _preprocessing.damaged(one.copy(), GREY))
-    first, second = (_preprocessing.damaged(pixels, GREY).astype(float) for pixels in (one, other))
+    assert np.array_equal(
+        _preprocessing.damaged(one, GREY), _preprocessing.damaged(one.copy(), GREY)
+    )
+    first, second = (
+        _preprocessing.damaged(pixels, GREY).astype(float) for pixels in (one, other)
+    )
     assert first.std() == pytest.approx(25, abs=1.5)
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
 
@@ -244,7 +298,10 @@ def test_damage_is_always_the_same_for_the_same_picture_and_differs_between_pict
 def test_a_picture_to_be_enlarged_is_made_smaller(shape):
     small = _preprocessing.damaged(noise(*shape), LARGER)
     assert small.shape[:2] == tuple(max(1, side // 3) for side in shape[:2])
-    assert _preprocessing.unrepaired(small, LARGER).shape == _preprocessing.cut(noise(*shape), LARGER).shape
+    assert (
+        _preprocessing.unrepaired(small, LARGER).shape
+        == _preprocessing.cut(noise(*shape), LARGER).shape
+    )
 
 
 @pytest.mark.parametrize("shape", [(48, 72), (100, 20), (5, 300, 3)])
@@ -252,7 +309,9 @@ def test_training_keeps_a_part_of_each_picture_that_is_always_the_same(tmp_path,
     how = task.prepare([png(noise(50, 90))], Preprocessing(), tmp_path)
     assert (how.color, how.height, how.width) == ("grey", 48, 72)
     item = Item("a", "", png(noise(*shape)))
-    (one, targets), (other, _) = (task.sample(item, context(how, tmp_path)) for _ in range(2))
+    (one, targets), (other, _) = (
+        task.sample(item, context(how, tmp_path)) for _ in range(2)
+    )
     assert one["image"].shape == (48, 72, 1)
     assert np.array_equal(one["image"], other["image"])
     assert targets == {}
@@ -267,13 +326,19 @@ def test_training_keeps_the_same_part_of_both_pictures_of_a_pair(tmp_path, how, 
     item = Item("a", "", png(sent), target=png(clean))
     inputs, targets = task.sample(item, context(how, tmp_path))
     assert targets["clean"].shape == (96, 96, 1)
-    assert np.array_equal(inputs["image"].repeat(how.scale, 1).repeat(how.scale, 0), targets["clean"])
+    assert np.array_equal(
+        inputs["image"].repeat(how.scale, 1).repeat(how.scale, 0), targets["clean"]
+    )
     assert np.array_equal(task.asked(item, context(how, tmp_path)), sent)
 
 
 def test_pairs_that_do_not_fit_a_model_are_refused_with_what_would(tmp_path):
     pair = Item("a", "", png(noise(96, 96)), target=png(noise(192, 192)))
-    for how, says in ((LARGER, "set scale=2"), (GREY, "another recipe"), (FILLED, "not pairs")):
+    for how, says in (
+        (LARGER, "set scale=2"),
+        (GREY, "another recipe"),
+        (FILLED, "not pairs"),
+    ):
         how = task.prepare([png(noise(96, 96))], how, tmp_path)
         with pytest.raises(InvalidInput, match=says):
             task.sample(pair, context(how, tmp_path))
@@ -284,7 +349,15 @@ def test_an_answer_to_a_pair_is_compared_with_what_should_come_out(tmp_path):
     truth = task.truth(Item("a", "", png(sent), target=png(clean)))
     answer = {"image": b64encode(png(clean)).decode()}
     known = context(GREY, tmp_path)
-    found = task.evaluate(Measured(outputs=[answer], truths=[truth], labels=[], show=lambda rows: [], context=known))
+    found = task.evaluate(
+        Measured(
+            outputs=[answer],
+            truths=[truth],
+            labels=[],
+            show=lambda rows: [],
+            context=known,
+        )
+    )
     assert found.metrics["psnr"] == 100
     assert found.metrics["psnr_baseline"] == pytest.approx(_measures.psnr(sent, clean))
 
@@ -298,19 +371,28 @@ def test_patches_of_pairs_are_cut_at_the_same_place_and_turned_alike(scale):
     clean = sent.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     small, large = patches([sent, clean], 48, 24)
     assert large.shape == (5, 48, 48, 1)
-    assert torch.equal(small.repeat_interleave(scale, 1).repeat_interleave(scale, 2), large)
+    assert torch.equal(
+        small.repeat_interleave(scale, 1).repeat_interleave(scale, 2), large
+    )
 
 
 def test_psnr_by_hand():
     zero, ten = np.zeros((4, 4, 1), np.uint8), np.full((4, 4, 1), 10, np.uint8)
-    assert _measures.psnr(zero, ten) == pytest.approx(28.1308, abs=1e-4)  # 20 log10(255 / 10)
+    assert _measures.psnr(zero, ten) == pytest.approx(
+        28.1308, abs=1e-4
+    )  # 20 log10(255 / 10)
     assert _measures.psnr(zero, zero) == 100
 
 
 def test_ssim_by_hand():
-    one, other = np.full((16, 16, 1), 100, np.uint8), np.full((16, 16, 1), 150, np.uint8)
+    one, other = (
+        np.full((16, 16, 1), 100, np.uint8),
+        np.full((16, 16, 1), 150, np.uint8),
+    )
     near = (0.01 * 255) ** 2
-    wanted = (2 * 100 * 150 + near) / (100**2 + 150**2 + near)  # two flat pictures differ in luminance alone
+    wanted = (2 * 100 * 150 + near) / (
+        100**2 + 150**2 + near
+    )  # two flat pictures differ in luminance alone
     assert _measures.ssim(one, other) == pytest.approx(wanted, abs=1e-9)
     assert _measures.ssim(noise(20, 20, 3), noise(20, 20, 3)) == pytest.approx(1)
     assert abs(_measures.ssim(noise(64, 64, 1), noise(64, 64, 1, seed=1))) < 0.05
@@ -321,15 +403,28 @@ def test_ssim_by_hand():
 def test_an_answer_that_is_what_was_sent_reaches_the_baseline(tmp_path, how):
     truths = [png(noise(48, 60, seed=seed) // 4 + 90) for seed in range(3)]
     known = context(how, tmp_path)
-    sent = [_preprocessing.unrepaired(task.asked(Item("", "", truth), known), how) for truth in truths]
+    sent = [
+        _preprocessing.unrepaired(task.asked(Item("", "", truth), known), how)
+        for truth in truths
+    ]
     answers = [{"image": b64encode(png(pixels)).decode()} for pixels in sent]
-    found = task.evaluate(Measured(outputs=answers, truths=truths, labels=[], show=lambda rows: [], context=known))
+    found = task.evaluate(
+        Measured(
+            outputs=answers,
+            truths=truths,
+            labels=[],
+            show=lambda rows: [],
+            context=known,
+        )
+    )
     assert found.metrics["items"] == 3
     assert found.metrics["psnr"] == pytest.approx(found.metrics["psnr_baseline"])
     assert found.metrics["ssim"] == pytest.approx(found.metrics["ssim_baseline"])
     assert found.pictures["repaired.png"].startswith(b"\x89PNG")
     if how in (GREY, RGB):
-        assert found.metrics["psnr"] == pytest.approx(20.2, abs=0.4)  # 20 log10(255 / 25)
+        assert found.metrics["psnr"] == pytest.approx(
+            20.2, abs=0.4
+        )  # 20 log10(255 / 25)
 
 
 def test_answers_are_alike_up_to_rounding():
@@ -363,14 +458,20 @@ def test_bicubic_enlargement_is_that_of_pillow():
     for scale in (2, 3, 4):
         pixels = noise(20, 30)
         image = Image.fromarray(pixels.astype(np.float32), "F")
-        wanted = np.asarray(image.resize((30 * scale, 20 * scale), Image.Resampling.BICUBIC))
-        found = Bicubic(scale)(torch.from_numpy(pixels)[None, None].float())[0, 0].numpy()
+        wanted = np.asarray(
+            image.resize((30 * scale, 20 * scale), Image.Resampling.BICUBIC)
+        )
+        found = Bicubic(scale)(torch.from_numpy(pixels)[None, None].float())[
+            0, 0
+        ].numpy()
         inner = slice(2 * scale, -2 * scale)
         np.testing.assert_allclose(found[inner, inner], wanted[inner, inner], atol=0.01)
 
 
 @pytest.mark.parametrize("recipe", ["denoise", "super-resolution", "inpaint"])
-def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_it_has_learnt(tmp_path, recipe):
+def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_it_has_learnt(
+    tmp_path, recipe
+):
     pytest.importorskip("torch")
     from modelmill.engines import onnx
     from modelmill.tasks.base import Signature
@@ -379,13 +480,22 @@ def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_
     module = recipe_named("image-to-image", recipe)
     chosen = plan(module, {"color": "rgb", "channels": "8"})
     known = context(chosen.input, tmp_path)
-    signature = Signature(inputs=task.inputs(known), classes=0, preprocessing=chosen.input)
+    signature = Signature(
+        inputs=task.inputs(known), classes=0, preprocessing=chosen.input
+    )
     network = module.network(chosen.network, signature)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in a job's process
-        onnx.convert(deployed(network, signature), task.inputs(known), task.outputs(known), tmp_path)
+        onnx.convert(
+            deployed(network, signature),
+            task.inputs(known),
+            task.outputs(known),
+            tmp_path,
+        )
     session = onnx.open(tmp_path, 1)
-    pixels = np.asarray(Image.fromarray(noise(9, 11, 3)).resize((51, 37), Image.Resampling.BICUBIC))
+    pixels = np.asarray(
+        Image.fromarray(noise(9, 11, 3)).resize((51, 37), Image.Resampling.BICUBIC)
+    )
     if recipe == "inpaint":
         pixels = _preprocessing.damaged(pixels, chosen.input)
     found = through(png(pixels), known, session.run)

@@ -1,4 +1,6 @@
-"""Segmentation: masks of the size that was sent, figures that can be checked by hand, and a training that learns."""
+"""Segmentation: masks of the size that was sent, figures that can be checked by hand, and a
+training that learns.
+"""
 
 import io
 import json
@@ -16,20 +18,38 @@ from modelmill.errors import InvalidInput
 from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
 from modelmill.predictor import load
-from modelmill.tasks.base import Context, Item, Measured, Signature, TrainSettings, recipe_named, task_named
+from modelmill.tasks.base import (
+    Context,
+    Item,
+    Measured,
+    Signature,
+    TrainSettings,
+    recipe_named,
+    task_named,
+)
 from modelmill.tasks.image_segmentation import training
 from modelmill.types import JobSpec
 from tests.making import dataset, encoded, going, mask_folder, png
 
 TASK = task_named("image-segmentation")
-HOW = TASK.Preprocessing(height=4, width=6, color="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
-CONTEXT = Context(preprocessing=HOW, labels=["sky", "road", "car"], folder=Path("/nowhere"))
-MASK = np.array([[0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1] * 6], np.uint8)
+HOW = TASK.Preprocessing(
+    height=4, width=6, color="rgb", mean=(0.5,) * 3, std=(0.5,) * 3
+)
+CONTEXT = Context(
+    preprocessing=HOW, labels=["sky", "road", "car"], folder=Path("/nowhere")
+)
+MASK = np.array(
+    [[0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1] * 6], np.uint8
+)
 
 
 def arrays(height, width, mask=MASK, score=0.8):
     size = np.array([height, width], np.int32)
-    return {"mask": mask, "scores": np.full(mask.shape, score, np.float32), TASK.SIZE: size}
+    return {
+        "mask": mask,
+        "scores": np.full(mask.shape, score, np.float32),
+        TASK.SIZE: size,
+    }
 
 
 def pixels_of(text):
@@ -41,7 +61,10 @@ def pixels_of(text):
 
 def test_each_class_that_is_there_has_a_mask_of_the_size_that_was_sent():
     answer = TASK.encode(arrays(40, 60), CONTEXT, {})
-    assert [(entry["label"], entry["score"]) for entry in answer] == [("road", 0.8), ("sky", 0.8)]
+    assert [(entry["label"], entry["score"]) for entry in answer] == [
+        ("road", 0.8),
+        ("sky", 0.8),
+    ]
     road, sky = (pixels_of(entry["mask"]) for entry in answer)
     assert road.shape == sky.shape == (40, 60)
     assert set(np.unique(road)) == {0, 255}
@@ -65,8 +88,12 @@ def test_classes_in_one_mask():
 
 def test_borders_stay_smooth_when_a_mask_grows():
     slope = (np.arange(8)[:, None] > np.arange(8)[None, :]).astype(np.uint8)
-    grown = pixels_of(TASK.encode(arrays(80, 80, slope), CONTEXT, {"mask_format": "classes"})["mask"])
-    truth = np.arange(80)[:, None] > np.arange(80)[None, :] + 5  # half a coarse pixel below the diagonal
+    grown = pixels_of(
+        TASK.encode(arrays(80, 80, slope), CONTEXT, {"mask_format": "classes"})["mask"]
+    )
+    truth = (
+        np.arange(80)[:, None] > np.arange(80)[None, :] + 5
+    )  # half a coarse pixel below the diagonal
     coarse = np.kron(slope, np.ones((10, 10), np.uint8))
     assert (grown != truth).sum() < 0.6 * (coarse != truth).sum()
 
@@ -74,10 +101,14 @@ def test_borders_stay_smooth_when_a_mask_grows():
 def test_the_score_is_the_mean_probability_of_a_class():
     given = arrays(4, 6)
     given["scores"][MASK == 1] = np.linspace(0.5, 1, (MASK == 1).sum())
-    scores = {entry["label"]: entry["score"] for entry in TASK.encode(given, CONTEXT, {})}
+    scores = {
+        entry["label"]: entry["score"] for entry in TASK.encode(given, CONTEXT, {})
+    }
     assert scores == {"road": pytest.approx(0.75), "sky": pytest.approx(0.8)}
     given["scores"][MASK == 0] = 0.1
-    assert [entry["label"] for entry in TASK.encode(given, CONTEXT, {"threshold": 0.2})] == ["road"]
+    assert [
+        entry["label"] for entry in TASK.encode(given, CONTEXT, {"threshold": 0.2})
+    ] == ["road"]
 
 
 @pytest.mark.parametrize(
@@ -98,11 +129,16 @@ def test_parameters_that_make_no_sense_are_refused(parameters, says):
         TASK.encode(arrays(4, 6), CONTEXT, parameters)
 
 
-@pytest.mark.parametrize(("orientation", "size"), [(1, (30, 50)), (3, (30, 50)), (6, (50, 30)), (8, (50, 30))])
+@pytest.mark.parametrize(
+    ("orientation", "size"),
+    [(1, (30, 50)), (3, (30, 50)), (6, (50, 30)), (8, (50, 30))],
+)
 def test_the_size_is_that_of_the_upright_picture(orientation, size):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = encoded(Image.fromarray(np.zeros((30, 50, 3), np.uint8)), "JPEG", exif=exif)
+    picture = encoded(
+        Image.fromarray(np.zeros((30, 50, 3), np.uint8)), "JPEG", exif=exif
+    )
     found = TASK.decode(picture, CONTEXT)
     assert found["image"].shape == (4, 6, 3)
     assert tuple(found[TASK.SIZE]) == size
@@ -113,7 +149,9 @@ def test_rounding_at_a_border_is_no_other_answer():
     big[:, 25:] = 1
     moved, other = big.copy(), 1 - big
     moved[:10, 24] = 1
-    one, near, far = (TASK.encode(arrays(50, 50, mask), CONTEXT, {}) for mask in (big, moved, other))
+    one, near, far = (
+        TASK.encode(arrays(50, 50, mask), CONTEXT, {}) for mask in (big, moved, other)
+    )
     assert TASK.alike(near, one, 2e-3)
     assert not TASK.alike(far, one, 2e-3)
     assert not TASK.alike(TASK.encode(arrays(9, 9, big), CONTEXT, {}), one, 2e-3)
@@ -138,8 +176,11 @@ def measured(truths, answers, labels=("a", "b", "c")):
 
 
 def test_figures_of_a_case_worked_out_by_hand():
-    # a: 3 true, 3 named, 2 right; b: 3 true, 2 named, 1 right (the ignored pixel does not count); c: 0 true, 1 named
-    found = measured([[[0, 0, 0, 1]], [[1, 1, 255]]], [[[0, 0, 1, 2]], [[1, 0, 0]]]).metrics
+    # a: 3 true, 3 named, 2 right; b: 3 true, 2 named, 1 right (the ignored pixel does not count);
+    # c: 0 true, 1 named
+    found = measured(
+        [[[0, 0, 0, 1]], [[1, 1, 255]]], [[[0, 0, 1, 2]], [[1, 0, 0]]]
+    ).metrics
     assert found["items"] == 2
     assert found["pixel_accuracy"] == pytest.approx(3 / 6)
     assert found["per_class"]["a"]["iou"] == pytest.approx(2 / 4)
@@ -160,7 +201,9 @@ def test_masks_without_anything_to_measure_have_figures_too():
     assert (found["miou"], found["pixel_accuracy"]) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("labels", [("a", "b"), tuple(f"${n}_{{<b>" for n in range(60))])
+@pytest.mark.parametrize(
+    "labels", [("a", "b"), tuple(f"${n}_{{<b>" for n in range(60))]
+)
 def test_pictures_are_drawn_for_any_names(labels):
     truths = [np.full((20, 700), number % 2) for number in range(9)]
     found = measured(truths, truths, labels)
@@ -194,14 +237,19 @@ class Fixed(torch.nn.Module):
 def test_ignored_pixels_teach_nothing():
     network = Fixed(torch.zeros(1, 2, 2, 2))
     mask = torch.tensor([[[0, 1], [255, 255]]], dtype=torch.uint8)
-    training.loss(network, {"image": torch.zeros(1), "mask": mask}, TrainSettings()).backward()
+    training.loss(
+        network, {"image": torch.zeros(1), "mask": mask}, TrainSettings()
+    ).backward()
     assert network.logits.grad[0, :, 0].abs().sum() > 0
     assert network.logits.grad[0, :, 1].abs().sum() == 0
 
 
 def test_a_batch_of_ignored_pixels_alone_has_a_loss_of_nothing():
     network = Fixed(torch.randn(1, 2, 2, 2))
-    batch = {"image": torch.zeros(1), "mask": torch.full((1, 2, 2), 255, dtype=torch.uint8)}
+    batch = {
+        "image": torch.zeros(1),
+        "mask": torch.full((1, 2, 2), 255, dtype=torch.uint8),
+    }
     assert training.loss(network, batch, TrainSettings()).item() == 0
     figures = training.validate(network, batch, TrainSettings())
     assert all(torch.isfinite(value) for value in figures.values())
@@ -213,38 +261,61 @@ def test_rare_classes_weigh_more():
     assert training.weights(torch.zeros(3)) is None
 
 
-@pytest.mark.parametrize(("height", "width", "stride"), [(33, 47, 1), (45, 60, 2), (8, 8, 4), (16, 1, 2)])
+@pytest.mark.parametrize(
+    ("height", "width", "stride"), [(33, 47, 1), (45, 60, 2), (8, 8, 4), (16, 1, 2)]
+)
 def test_the_network_names_every_pixel_of_any_size(height, width, stride):
-    how = TASK.Preprocessing(height=height, width=width, color="grey", mean=(0.5,), std=(0.5,))
+    how = TASK.Preprocessing(
+        height=height, width=width, color="grey", mean=(0.5,), std=(0.5,)
+    )
     context = Context(preprocessing=how, labels=["a", "b"], folder=Path("/nowhere"))
     recipe = recipe_named("image-segmentation", "unet")
     settings = recipe.Settings(channels=4, depth=3, stem_stride=stride)
     signature = Signature(inputs=TASK.inputs(context), classes=2, preprocessing=how)
     network = recipe.network(settings, signature).eval()
-    scores, mask = training.deployed(network, signature)(torch.zeros(2, height, width, 1, dtype=torch.uint8))
+    scores, mask = training.deployed(network, signature)(
+        torch.zeros(2, height, width, 1, dtype=torch.uint8)
+    )
     assert mask.shape == scores.shape == (2, height, width)
     assert mask.dtype == torch.uint8
     assert 0.5 <= scores.min() <= scores.max() <= 1
 
 
 def test_a_training_on_boxes_finds_boxes(tmp_path):
-    data = dataset(mask_folder(tmp_path / "boxes"), "image-segmentation", tmp_path / "store")
+    data = dataset(
+        mask_folder(tmp_path / "boxes"), "image-segmentation", tmp_path / "store"
+    )
     folder = tmp_path / "job"
     folder.mkdir()
     spec = JobSpec(
-        job=1, kind="train", folder=str(folder), threads=1, name="boxes", task="image-segmentation", dataset=data,
-        recipe="unet", settings={"channels": 8, "depth": 3, "epochs": 8, "ema": 0}, cache=str(tmp_path / "cache"),
-    )  # fmt: skip
+        job=1,
+        kind="train",
+        folder=str(folder),
+        threads=1,
+        name="boxes",
+        task="image-segmentation",
+        dataset=data,
+        recipe="unet",
+        settings={"channels": 8, "depth": 3, "epochs": 8, "ema": 0},
+        cache=str(tmp_path / "cache"),
+    )
     threads = torch.get_num_threads()
     with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
         warnings.simplefilter("ignore")  # as in a job's process
         result = train_version(spec, events, going())
     torch.set_num_threads(threads)
     assert result["metrics"]["miou"] > 0.8
-    assert {path.name for path in (folder / "pictures").iterdir()} >= {"samples.png", "iou.png", "curves.png"}
+    assert {path.name for path in (folder / "pictures").iterdir()} >= {
+        "samples.png",
+        "iou.png",
+        "curves.png",
+    }
     scene = np.full((90, 60, 3), 30, np.uint8)
     scene[30:60, 15:45] = 180
-    answer = {entry["label"]: entry for entry in load(folder / "bundle").predict([png(scene)])[0]}
+    answer = {
+        entry["label"]: entry
+        for entry in load(folder / "bundle").predict([png(scene)])[0]
+    }
     shape = pixels_of(answer["shape"]["mask"]) == 255
     assert shape.shape == (90, 60)
     assert (shape == (scene[..., 0] == 180)).mean() > 0.9

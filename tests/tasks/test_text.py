@@ -20,7 +20,12 @@ from modelmill.tasks._text import (
 from modelmill.tasks.base import Signature, plan
 from modelmill.tasks.text_classification.recipes import tfidf
 
-ENGLISH = ["A fine film, warm and slow.", "a dull film", "It's a fine day", "the day was dull and cold"] * 3
+ENGLISH = [
+    "A fine film, warm and slow.",
+    "a dull film",
+    "It's a fine day",
+    "the day was dull and cold",
+] * 3
 KINDS = ["word", "char", "bpe"]
 
 
@@ -62,7 +67,10 @@ def prepared(tmp_path):
 
 def test_short_texts_are_padded_and_long_ones_cut(prepared):
     how, folder = prepared
-    short, long = decode("fine film", how, folder), decode("fine film " * 50, how, folder)
+    short, long = (
+        decode("fine film", how, folder),
+        decode("fine film " * 50, how, folder),
+    )
     assert short.shape == long.shape == (6,)
     assert short.dtype == np.int64
     assert (short[:2] > 1).all()
@@ -113,7 +121,11 @@ def test_the_same_texts_make_the_same_tokenizer(tmp_path, kind):
     files = []
     for name in "ab":
         (tmp_path / name).mkdir()
-        prepare(ENGLISH + ["电影很好"] * 3, Preprocessing(tokenizer=kind, vocabulary=60), tmp_path / name)
+        prepare(
+            ENGLISH + ["电影很好"] * 3,
+            Preprocessing(tokenizer=kind, vocabulary=60),
+            tmp_path / name,
+        )
         files.append((tmp_path / name / "tokenizer.json").read_bytes())
     assert files[0] == files[1]
 
@@ -122,19 +134,28 @@ def test_the_same_texts_make_the_same_tokenizer(tmp_path, kind):
 def test_a_saved_tokenizer_gives_the_ids_it_was_trained_with(tmp_path, kind):
     how = Preprocessing(tokenizer=kind, max_length=32)
     prepare(ENGLISH, how, tmp_path)
-    fresh, loaded = train_tokenizer(ENGLISH, how), load_tokenizer(tmp_path / "tokenizer.json")
+    fresh, loaded = (
+        train_tokenizer(ENGLISH, how),
+        load_tokenizer(tmp_path / "tokenizer.json"),
+    )
     for text in [*ENGLISH[:4], "unseen words, Ünïcode 电影", "x" * 100]:
         assert loaded.encode(text).ids == fresh.encode(text).ids
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_length_covers_almost_all_texts(tmp_path, kind):
-    how = prepare(["a b c"] * 99 + ["a " * 1000], Preprocessing(tokenizer=kind, length_limit=50), tmp_path)
+    how = prepare(
+        ["a b c"] * 99 + ["a " * 1000],
+        Preprocessing(tokenizer=kind, length_limit=50),
+        tmp_path,
+    )
     assert 3 <= how.max_length <= 50
 
 
 def test_padding_and_unknown_have_the_first_ids_and_the_vocabulary_is_bounded(tmp_path):
-    how = prepare([f"word{i} " * 3 for i in range(100)], Preprocessing(vocabulary=20), tmp_path)
+    how = prepare(
+        [f"word{i} " * 3 for i in range(100)], Preprocessing(vocabulary=20), tmp_path
+    )
     tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
     assert (tokenizer.token_to_id("[PAD]"), tokenizer.token_to_id("[UNK]")) == (0, 1)
     assert how.tokens == tokenizer.get_vocab_size() == 20
@@ -153,7 +174,9 @@ def trained(tmp_path_factory):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(st.characters() | st.sampled_from("\ud800\udfff\0\u202e😀电"), min_size=1))
+@given(
+    st.text(st.characters() | st.sampled_from("\ud800\udfff\0\u202e😀电"), min_size=1)
+)
 def test_any_text_is_ids_of_the_vocabulary_or_empty(trained, text):
     how, folder = trained
     if not text.strip():
@@ -164,25 +187,42 @@ def test_any_text_is_ids_of_the_vocabulary_or_empty(trained, text):
 
 
 def test_space_around_a_text_does_not_make_another_text():
-    assert fingerprint(" fine film\n") == fingerprint("fine film") != fingerprint("fine  film")
+    assert (
+        fingerprint(" fine film\n")
+        == fingerprint("fine film")
+        != fingerprint("fine  film")
+    )
 
 
 def test_a_class_that_no_training_text_has_is_never_answered(tmp_path):
-    texts, labels = ["cat dog", "cat cow", "bus car", "bus van", "red pink", "red blue"] * 3, [0, 0, 2, 2, 3, 3] * 3
+    texts, labels = (
+        ["cat dog", "cat cow", "bus car", "bus van", "red pink", "red blue"] * 3,
+        [0, 0, 2, 2, 3, 3] * 3,
+    )
     how = prepare(texts, Preprocessing(minimum_count=1), tmp_path)
     ids = np.stack([decode(text, how, tmp_path) for text in texts])
     signature = Signature(inputs=[], classes=4, preprocessing=how)
-    graph, _ = tfidf.fit(plan(tfidf, {}), signature, {"ids": ids}, {"label": np.array(labels)})
-    [found] = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"ids": ids})
+    graph, _ = tfidf.fit(
+        plan(tfidf, {}), signature, {"ids": ids}, {"label": np.array(labels)}
+    )
+    [found] = onnxruntime.InferenceSession(graph.SerializeToString()).run(
+        None, {"ids": ids}
+    )
     assert found.argmax(1).tolist() == labels
     assert found[:, 1].max() == 0
     with pytest.raises(InvalidInput, match="all texts to train on are of one class"):
-        tfidf.fit(plan(tfidf, {}), signature, {"ids": ids}, {"label": np.zeros(len(ids), int)})
+        tfidf.fit(
+            plan(tfidf, {}), signature, {"ids": ids}, {"label": np.zeros(len(ids), int)}
+        )
 
 
 @pytest.mark.parametrize("tokenizer", ["word", "char", "bpe"])
 def test_names_of_special_tokens_are_text_like_any_other(tmp_path, tokenizer):
-    how = prepare(["the cat [PAD] sat", "the cat [PAD] sat"], Preprocessing(tokenizer=tokenizer), tmp_path)
+    how = prepare(
+        ["the cat [PAD] sat", "the cat [PAD] sat"],
+        Preprocessing(tokenizer=tokenizer),
+        tmp_path,
+    )
     for name in SPECIAL:
         ids = [number for number in decode(f"the {name} cat", how, tmp_path) if number]
         assert len(ids) > 2 + (tokenizer != "bpe")

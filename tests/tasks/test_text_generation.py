@@ -1,4 +1,6 @@
-"""text-generation: how much of a text is a prompt, what is told of each token, and how well texts are foretold."""
+"""text-generation: how much of a text is a prompt, what is told of each token, and how well texts
+are foretold.
+"""
 
 import numpy as np
 import pytest
@@ -17,17 +19,25 @@ CHINESE = "磨坊裡的水流得很慢,人們在等待麵粉。"
 def context(tmp_path, request):
     texts = ["the mill grinds slowly ", "the water turns the wheel ", CHINESE] * 4
     how = task.Preprocessing(units=request.param, context=64, vocabulary=300)
-    return Context(preprocessing=task.prepare(texts, how, tmp_path), labels=[], folder=tmp_path)
+    return Context(
+        preprocessing=task.prepare(texts, how, tmp_path), labels=[], folder=tmp_path
+    )
 
 
 def prompt(context, text, **parameters):
     return task.begin("x", text, context, parameters).prompt
 
 
-@pytest.mark.parametrize("text", ["the mill grinds " * 200, CHINESE * 50, "é漢\ud83d" * 100, "grinds\n"])
+@pytest.mark.parametrize(
+    "text", ["the mill grinds " * 200, CHINESE * 50, "é漢\ud83d" * 100, "grinds\n"]
+)
 @pytest.mark.parametrize("last", [1, 20, 63, 64, 10**9])
 def test_truncate_keeps_so_many_of_the_last_tokens(context, text, last):
-    whole = load_tokenizer(context.folder / task.TOKENIZER).encode(task.without_surrogates(text)).ids
+    whole = (
+        load_tokenizer(context.folder / task.TOKENIZER)
+        .encode(task.without_surrogates(text))
+        .ids
+    )
     found = prompt(context, text, truncate=last)
     assert len(found) == min(last, 63, len(whole))
     assert found[-1] == whole[-1]
@@ -46,13 +56,21 @@ def test_a_book_is_refused_unless_its_end_is_asked_for(context):
 def knows(context, *texts):
     """Scores of a model that knows some texts by heart, each with its end."""
     tokenizer = load_tokenizer(context.folder / task.TOKENIZER)
-    known = [[*tokenizer.encode(text, add_special_tokens=False).ids, END] for text in texts]
+    known = [
+        [*tokenizer.encode(text, add_special_tokens=False).ids, END] for text in texts
+    ]
 
     def score(arrays):
         ids = arrays["ids"][0]
         logits = np.full((1, len(ids), context.preprocessing.tokens), -30.0, np.float32)
-        text = next(one for one in known if any(one[at : at + len(ids)] == ids.tolist() for at in range(len(one))))
-        begin = next(at for at in range(len(text)) if text[at : at + len(ids)] == ids.tolist())
+        text = next(
+            one
+            for one in known
+            if any(one[at : at + len(ids)] == ids.tolist() for at in range(len(one)))
+        )
+        begin = next(
+            at for at in range(len(text)) if text[at : at + len(ids)] == ids.tolist()
+        )
         logits[0, np.arange(len(ids)), text[begin + 1 : begin + 1 + len(ids)]] = 30
         return {"logits": logits}
 
@@ -62,17 +80,29 @@ def knows(context, *texts):
 def test_texts_that_are_known_by_heart_surprise_nobody_however_many_there_are(context):
     texts = ["the mill", "a wheel turns", "slowly \ud83d"]
     items = [Item(f"f:{number}", "", text) for number, text in enumerate(texts)]
-    found = task.measure(knows(context, *(task.without_surrogates(text) for text in texts)), items, context)
+    found = task.measure(
+        knows(context, *(task.without_surrogates(text) for text in texts)),
+        items,
+        context,
+    )
     assert found.metrics["nats_per_char"] == pytest.approx(0, abs=1e-6)
     assert found.metrics["perplexity"] == pytest.approx(1)
 
 
 def test_passages_of_one_text_are_measured_as_one(context):
     text = "the water of the mill is slow. " * 9
-    parts = [Item("f:0+", "", text[:100]), Item("f:1+", "", text[100:150]), Item("f:2", "", text[150:])]
+    parts = [
+        Item("f:0+", "", text[:100]),
+        Item("f:1+", "", text[100:150]),
+        Item("f:2", "", text[150:]),
+    ]
 
     def even(arrays):
-        return {"logits": np.zeros((*arrays["ids"].shape, context.preprocessing.tokens), np.float32)}
+        return {
+            "logits": np.zeros(
+                (*arrays["ids"].shape, context.preprocessing.tokens), np.float32
+            )
+        }
 
     whole = task.measure(even, [Item("f", "", text)], context).metrics
     assert task.measure(even, parts, context).metrics == whole | {"items": 3}
@@ -87,12 +117,17 @@ def test_half_a_letter_is_learnt_and_written_down_as_an_unknown_one(tmp_path):
 
 
 def chat(context, *contents, roles=("user", "assistant")):
-    messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(contents)]
+    messages = [
+        {"role": roles[number % 2], "content": text}
+        for number, text in enumerate(contents)
+    ]
     return task.begin("x", "", context, {"messages": messages})
 
 
 def text_of(context, ids):
-    return load_tokenizer(context.folder / task.TOKENIZER).decode(ids, skip_special_tokens=False)
+    return load_tokenizer(context.folder / task.TOKENIZER).decode(
+        ids, skip_special_tokens=False
+    )
 
 
 def template(context, text):
@@ -104,7 +139,9 @@ def template(context, text):
 def talker(tmp_path):
     texts = ["user:\ngrind, mill?\n\nassistant:\nyes 1 2\n\nsystem:\n[]<>|_"] * 2
     how = task.Preprocessing(context=256)
-    return Context(preprocessing=task.prepare(texts, how, tmp_path), labels=[], folder=tmp_path)
+    return Context(
+        preprocessing=task.prepare(texts, how, tmp_path), labels=[], folder=tmp_path
+    )
 
 
 def test_a_conversation_is_the_text_of_training(talker):
@@ -115,31 +152,45 @@ def test_a_conversation_is_the_text_of_training(talker):
 
 
 def test_a_message_can_not_speak_for_another(talker):
-    found = text_of(talker, chat(talker, "grind\n\nassistant:\nyes\n\nuser:\nmill").prompt)
+    found = text_of(
+        talker, chat(talker, "grind\n\nassistant:\nyes\n\nuser:\nmill").prompt
+    )
     assert found.count("assistant:\n") == 1
     assert found.count("user:\n") == 1
-    with pytest.raises(InvalidInput, match="message 0 has the role 'system:\\\\nyes': a word is wanted"):
+    with pytest.raises(
+        InvalidInput, match="message 0 has the role 'system:\\\\nyes': a word is wanted"
+    ):
         chat(talker, "grind", roles=("system:\nyes",) * 2)
 
 
 def test_a_template_of_the_bundle_is_rendered_with_its_end_as_a_token(talker):
     template(
         talker,
-        "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}<{{ m.role }}>{{ m.content }}"
+        "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}<{{ m.role "
+        "}}>{{ m.content }}"
         "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
     )
     text = chat(talker, "grind\ufdd0", "yes [END]")
     assert text.prompt.count(END) == 2
-    assert text_of(talker, text.prompt) == "<user>grind[END]<assistant>yes [[UNK][UNK][UNK]][END]<assistant>"
+    assert (
+        text_of(talker, text.prompt)
+        == "<user>grind[END]<assistant>yes [[UNK][UNK][UNK]][END]<assistant>"
+    )
     assert text.how.stop == ()
 
 
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("{{ raise_exception('user and assistant take turns') }}", "user and assistant take turns"),
+        (
+            "{{ raise_exception('user and assistant take turns') }}",
+            "user and assistant take turns",
+        ),
         ("{{ messages.__class__.__mro__ }}", "refuses these messages: .*unsafe"),
-        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "refuses these messages: .*unsafe"),
+        (
+            "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+            "refuses these messages: .*unsafe",
+        ),
         ("{% set _ = messages.append(1) %}", "refuses these messages: .*unsafe"),
         ("{{ 'x' * 2000000 }}", "makes more than 1,000,000 characters"),
         ("{{ range(10 ** 9)|list }}", "Range too big"),

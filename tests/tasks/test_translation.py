@@ -1,4 +1,6 @@
-"""Translation: the search finds the likeliest text, networks say the same in training and served, and what is told."""
+"""Translation: the search finds the likeliest text, networks say the same in training and served,
+and what is told.
+"""
 
 import itertools
 
@@ -29,16 +31,20 @@ class Chain:
         seen = np.ones((count, 3), bool)
         looked = np.full((count, 3), 1 / 3, np.float32)
         return {
-            "logits": self.table[:, END], "attention": looked, "memory_number": memory, "memory_seen": seen,
+            "logits": self.table[:, END],
+            "attention": looked,
+            "memory_number": memory,
+            "memory_seen": seen,
             "state_steps": np.zeros((count, 1), np.int64),
-        }  # fmt: skip
+        }
 
     def step(self, given):
         rows = given["memory_number"][:, 0]
         return {
-            "logits": self.table[rows, given["token"]], "attention": given["memory_seen"] / np.float32(3),
+            "logits": self.table[rows, given["token"]],
+            "attention": given["memory_seen"] / np.float32(3),
             "next_steps": given["state_steps"] + 1,
-        }  # fmt: skip
+        }
 
     def score(self, number, text):
         total, last = 0.0, END
@@ -52,9 +58,15 @@ class Chain:
 @pytest.mark.parametrize("seed", range(4))
 def test_with_enough_beams_the_likeliest_text_is_found(seed):
     network = Chain(3, seed)
-    found = search(network.begin(), network.step, 40, np.array([4, 4, 4]), END, (PAD, UNKNOWN))
+    found = search(
+        network.begin(), network.step, 40, np.array([4, 4, 4]), END, (PAD, UNKNOWN)
+    )
     allowed = [token for token in range(TOKENS) if token not in (PAD, UNKNOWN, END)]
-    texts = [text for length in range(4) for text in itertools.product(allowed, repeat=length)]
+    texts = [
+        text
+        for length in range(4)
+        for text in itertools.product(allowed, repeat=length)
+    ]
     for number, one in enumerate(found):
         best = max(texts, key=lambda text: network.score(number, text))
         assert (*one.tokens.tolist(),) == best
@@ -64,12 +76,16 @@ def test_with_enough_beams_the_likeliest_text_is_found(seed):
 
 def test_a_sentence_is_translated_the_same_whatever_is_beside_it():
     network = Chain(5)
-    together = search(network.begin(), network.step, 3, np.array([9, 2, 9, 9, 9]), END, (PAD, UNKNOWN))
+    together = search(
+        network.begin(), network.step, 3, np.array([9, 2, 9, 9, 9]), END, (PAD, UNKNOWN)
+    )
     assert len(together[1].tokens) <= 2
     for number in (0, 2, 3, 4):
         alone = Chain(5)
         alone.table = network.table[number : number + 1]
-        (one,) = search(alone.begin(), alone.step, 3, np.array([9]), END, (PAD, UNKNOWN))
+        (one,) = search(
+            alone.begin(), alone.step, 3, np.array([9]), END, (PAD, UNKNOWN)
+        )
         assert one.tokens.tolist() == together[number].tokens.tolist()
         assert one.score == pytest.approx(together[number].score, abs=1e-5)
 
@@ -88,7 +104,11 @@ def test_step_by_step_it_says_what_it_was_trained_to_say(network):
     with torch.inference_mode():
         trained = network.told(network(ids, target))
         logits, looked, *kept = network.begin(ids)
-        memory = [one for one, name in zip(kept, network.kept(), strict=True) if name.startswith("memory_")]
+        memory = [
+            one
+            for one, name in zip(kept, network.kept(), strict=True)
+            if name.startswith("memory_")
+        ]
         state = kept[len(memory) :]
         steps = [logits]
         for place in range(3):
@@ -102,7 +122,9 @@ def test_step_by_step_it_says_what_it_was_trained_to_say(network):
 
 def context(folder, **settings):
     pairs = [("a red house", "ein rotes Haus"), ("a blue dog", "ein blauer Hund")]
-    how = translation.prepare(pairs * 4, translation.Preprocessing(**{"vocabulary": 300, **settings}), folder)
+    how = translation.prepare(
+        pairs * 4, translation.Preprocessing(**{"vocabulary": 300, **settings}), folder
+    )
     return Context(preprocessing=how, labels=[], folder=folder)
 
 
@@ -117,7 +139,9 @@ def test_an_item_becomes_both_texts(tmp_path):
     assert tokenizer.decode(told[:-1]) == "ein roter Hund"
 
 
-@pytest.mark.parametrize("text", ["嗨世界", "مرحبا", "a\x00b", "😀", "lone \ud800 half", "A" * 20])
+@pytest.mark.parametrize(
+    "text", ["嗨世界", "مرحبا", "a\x00b", "😀", "lone \ud800 half", "A" * 20]
+)
 def test_any_script_is_taken(tmp_path, text):
     arrays = translation.decode(text, context(tmp_path, max_length=60))
     assert (arrays["ids"] != PAD).any()
@@ -142,29 +166,54 @@ def test_what_is_wrong_is_said(tmp_path, data, parameters, says):
 
 
 def test_unknown_parameters_are_told(tmp_path):
-    answer = {"tokens": np.zeros(4, np.int64), "score": np.float32(0), "attention": np.zeros((4, 4))}
+    answer = {
+        "tokens": np.zeros(4, np.int64),
+        "score": np.float32(0),
+        "attention": np.zeros((4, 4)),
+    }
     with pytest.raises(InvalidInput, match="num_beams"):
         translation.encode(answer, context(tmp_path), {"num_beam": 2})
 
 
 def test_it_is_measured_by_bleu_and_chrf():
     text = "the quick brown fox jumps over the lazy dog"
-    right = {"translation_text": text, "attention": [[1.0, 0.0]], "target_tokens": ["the"]}
-    wrong = {"translation_text": "something else entirely", "attention": [], "target_tokens": []}
+    right = {
+        "translation_text": text,
+        "attention": [[1.0, 0.0]],
+        "target_tokens": ["the"],
+    }
+    wrong = {
+        "translation_text": "something else entirely",
+        "attention": [],
+        "target_tokens": [],
+    }
     show = lambda rows: ["a sentence"] * len(rows)  # noqa: E731
     found = translation.evaluate(
-        Measured(outputs=[right] * 3, truths=[("no", text), (text,), (text,)], labels=[], show=show)
+        Measured(
+            outputs=[right] * 3,
+            truths=[("no", text), (text,), (text,)],
+            labels=[],
+            show=show,
+        )
     )
     assert found.metrics["bleu"] == pytest.approx(100)
     assert found.metrics["chrf"] == pytest.approx(100)
     assert "tok:13a" in found.metrics["bleu_signature"]
     assert found.pictures["attention-0.png"].startswith(b"\x89PNG")
-    found = translation.evaluate(Measured(outputs=[wrong], truths=[(text,)], labels=[], show=show))
+    found = translation.evaluate(
+        Measured(outputs=[wrong], truths=[(text,)], labels=[], show=show)
+    )
     assert found.metrics["bleu"] < 5
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("ein Haus", "13a"), ("这是一个房子", "zh"), ("これは家です", "char"), ("บ้าน", "char")]
+    ("text", "wanted"),
+    [
+        ("ein Haus", "13a"),
+        ("这是一个房子", "zh"),
+        ("これは家です", "char"),
+        ("บ้าน", "char"),
+    ],
 )
 def test_scripts_without_spaces_are_cut_by_character(text, wanted):
     assert tokenization([(text,)]) == wanted

@@ -1,4 +1,6 @@
-"""The command line: a thin layer on the SDK. Heavy modules are imported by the command that needs them."""
+"""The command line: a thin layer on the SDK. Heavy modules are imported by the command that needs
+them.
+"""
 
 # The order of imports is that of the commands in the documentation.
 # isort: off
@@ -6,4 +8,14 @@ from modelmill.cli import platform, data, jobs, models, serving, index, keys
 from modelmill.cli._app import app, main
 # isort: on
 
-__all__ = ["app", "data", "index", "jobs", "keys", "main", "models", "platform", "serving"]
+__all__ = [
+    "app",
+    "data",
+    "index",
+    "jobs",
+    "keys",
+    "main",
+    "models",
+    "platform",
+    "serving",
+]

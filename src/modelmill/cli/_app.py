@@ -18,24 +18,39 @@ Commands speak to the platform at MODELMILL_URL with MODELMILL_KEY; without thes
 `modelmill up` started in MODELMILL_HOME (default ~/.modelmill). With --json every command prints one JSON
 document."""
 
-app = App(name="modelmill", help=HELP, version=__version__, result_action="return_value", help_format="plaintext")
+app = App(
+    name="modelmill",
+    help=HELP,
+    version=__version__,
+    result_action="return_value",
+    help_format="plaintext",
+)
 data = App(name="data", help="Data sets: add, list, show, remove.")
 app.command(data)
 key = App(name="key", help="Access keys: add, list, remove.")
 app.command(key)
 
-index = App(name="index", help="Indexes: create, add, search, remove, list, delete; recognition without training.")
+index = App(
+    name="index",
+    help="Indexes: create, add, search, remove, list, delete; recognition without training.",
+)
 app.command(index)
 
 as_json = False
 
-Task = Annotated[str, Parameter(help="a task, such as image-classification (see `modelmill tasks`)")]
-Wait = Annotated[bool, Parameter(negative="", help="wait until it is done, showing progress")]
+Task = Annotated[
+    str, Parameter(help="a task, such as image-classification (see `modelmill tasks`)")
+]
+Wait = Annotated[
+    bool, Parameter(negative="", help="wait until it is done, showing progress")
+]
 Reference = Annotated[str, Parameter(help="NAME, NAME:VERSION or NAME@ALIAS")]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command; exits with 0, with 1 after one line on stderr, or with 2 for a wrong command line."""
+    """Run a command; exits with 0, with 1 after one line on stderr, or with 2 for a wrong command
+    line.
+    """
     from modelmill.errors import MillError
 
     global as_json

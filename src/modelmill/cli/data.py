@@ -15,14 +15,33 @@ def data_add(
     /,
     *,
     task: Task,
-    format: Annotated[str, Parameter(help="a format that `modelmill tasks` names; detected when not given")] = "",
-    set: Annotated[list[str] | None, Parameter(negative="", help="option of the format, such as text=COLUMN")] = None,
-    strict: Annotated[bool, Parameter(negative="", help="refuse data in which the check finds anything")] = False,
+    format: Annotated[
+        str,
+        Parameter(
+            help="a format that `modelmill tasks` names; detected when not given"
+        ),
+    ] = "",
+    set: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="option of the format, such as text=COLUMN"),
+    ] = None,
+    strict: Annotated[
+        bool,
+        Parameter(negative="", help="refuse data in which the check finds anything"),
+    ] = False,
 ) -> None:
     """Add a data set: upload it, check it, and print what was found."""
     client = connect()
     options = pairs_of(set)
-    row = client.add_data(name, path, task=task, format=format, options=options, strict=strict, on_event=on_event())
+    row = client.add_data(
+        name,
+        path,
+        task=task,
+        format=format,
+        options=options,
+        strict=strict,
+        on_event=on_event(),
+    )
     show(row, lambda: screen().dataset(row))
 
 
@@ -30,7 +49,12 @@ def data_add(
 def data_list() -> None:
     """All data sets."""
     rows = connect().datasets()
-    show(rows, lambda: screen().table(rows, ("name", "task", "format", "state", "items", "classes", "splits")))
+    show(
+        rows,
+        lambda: screen().table(
+            rows, ("name", "task", "format", "state", "items", "classes", "splits")
+        ),
+    )
 
 
 @data.command(name="show")

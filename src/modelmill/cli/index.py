@@ -5,7 +5,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from modelmill.cli._app import Reference, Wait, connect, fail, index, object_of, screen, show
+from modelmill.cli._app import (
+    Reference,
+    Wait,
+    connect,
+    fail,
+    index,
+    object_of,
+    screen,
+    show,
+)
 
 
 @index.command(name="create")
@@ -19,15 +28,28 @@ def index_create(name: str, /, *, model: Reference) -> None:
 def index_add(
     name: str,
     /,
-    *paths: Annotated[Path, Parameter(help="pictures, texts, folders or zips; LABEL/1.jpg in a folder has that label")],
-    label: Annotated[str | None, Parameter(help="of all of them, instead of the folder's")] = None,
-    metadata: Annotated[str, Parameter(help="kept with each and given back, as JSON: '{\"shelf\": 3}'")] = "",
+    *paths: Annotated[
+        Path,
+        Parameter(
+            help="pictures, texts, folders or zips; LABEL/1.jpg in a folder has that label"
+        ),
+    ],
+    label: Annotated[
+        str | None, Parameter(help="of all of them, instead of the folder's")
+    ] = None,
+    metadata: Annotated[
+        str, Parameter(help="kept with each and given back, as JSON: '{\"shelf\": 3}'")
+    ] = "",
 ) -> None:
     """Add pictures or texts to an index; the model has to be deployed."""
     if not paths:
         fail("nothing to add: name files or folders")
-    ids = connect().add_to_index(name, *paths, label=label, metadata=object_of(metadata))
-    people = f"added {len(ids)} items" + (f", numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f", number {ids[0]}")
+    ids = connect().add_to_index(
+        name, *paths, label=label, metadata=object_of(metadata)
+    )
+    people = f"added {len(ids)} items" + (
+        f", numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f", number {ids[0]}"
+    )
     show({"ids": ids}, lambda: print(people))
 
 
@@ -37,7 +59,9 @@ def index_search(
     file: Annotated[str, Parameter(help="a picture or a text")] = "",
     /,
     *,
-    text: Annotated[str | None, Parameter(help="what to search for, in the place of a file")] = None,
+    text: Annotated[
+        str | None, Parameter(help="what to search for, in the place of a file")
+    ] = None,
     k: Annotated[int, Parameter(name=["--k", "-k"], help="most items to find")] = 5,
 ) -> None:
     """The items of an index that are most like a picture or a text."""
@@ -53,7 +77,9 @@ def index_remove(
     id: Annotated[int | None, Parameter(help="number of an item")] = None,
     /,
     *,
-    label: Annotated[str | None, Parameter(help="remove all items of this label")] = None,
+    label: Annotated[
+        str | None, Parameter(help="remove all items of this label")
+    ] = None,
 ) -> None:
     """Remove items from an index, by number or by label."""
     count = connect().remove_from_index(name, id, label=label)
@@ -67,7 +93,12 @@ def index_list(name: str = "", /) -> None:
         items = connect().index_items(name)
         return show(items, lambda: screen().table(items, ("id", "label", "metadata")))
     rows = connect().indexes()
-    return show(rows, lambda: screen().table(rows, ("name", "model", "version", "dimensions", "items", "created")))
+    return show(
+        rows,
+        lambda: screen().table(
+            rows, ("name", "model", "version", "dimensions", "items", "created")
+        ),
+    )
 
 
 @index.command(name="deploy")
@@ -76,10 +107,14 @@ def index_deploy(
     /,
     *,
     as_: Annotated[str, Parameter(name="--as", help="model and deployment to make")],
-    k: Annotated[int, Parameter(name=["--k", "-k"], help="neighbours that share the score")] = 5,
+    k: Annotated[
+        int, Parameter(name=["--k", "-k"], help="neighbours that share the score")
+    ] = 5,
     wait: Wait = False,
 ) -> None:
-    """Serve a classifier by nearest neighbours among the items of now; again when the index has changed."""
+    """Serve a classifier by nearest neighbours among the items of now; again when the index has
+    changed.
+    """
     client = connect()
     row = client.deploy_index(name, as_, k=k, wait=wait)
     show(row, lambda: screen().deployment(row, client.url))

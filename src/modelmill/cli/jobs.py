@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from modelmill.cli import _app
-from modelmill.cli._app import Reference, Task, Wait, app, connect, fail, on_event, pairs_of, print_json, screen, show
+from modelmill.cli._app import (
+    Reference,
+    Task,
+    Wait,
+    app,
+    connect,
+    fail,
+    on_event,
+    pairs_of,
+    print_json,
+    screen,
+    show,
+)
 
 if TYPE_CHECKING:
     from modelmill.client import Client
@@ -19,16 +31,27 @@ def train(
     *,
     task: Task,
     data: Annotated[str, Parameter(help="a data set")],
-    recipe: Annotated[str, Parameter(help="see `modelmill recipes TASK`; default: the task's own")] = "",
-    base: Annotated[
-        str, Parameter(name="--from", help="NAME[:VERSION|@ALIAS] whose weights it starts from; default: from nothing")
+    recipe: Annotated[
+        str, Parameter(help="see `modelmill recipes TASK`; default: the task's own")
     ] = "",
-    set: Annotated[list[str] | None, Parameter(negative="", help="a setting, as epochs=3; may be repeated")] = None,
+    base: Annotated[
+        str,
+        Parameter(
+            name="--from",
+            help="NAME[:VERSION|@ALIAS] whose weights it starts from; default: from nothing",
+        ),
+    ] = "",
+    set: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="a setting, as epochs=3; may be repeated"),
+    ] = None,
     wait: Wait = False,
 ) -> None:
     """Train a new version of a model, from scratch or from another version."""
     client = connect()
-    job = client.train(name, task=task, data=data, recipe=recipe, settings=pairs_of(set), base=base)
+    job = client.train(
+        name, task=task, data=data, recipe=recipe, settings=pairs_of(set), base=base
+    )
     _submitted(client, job, wait)
 
 
@@ -49,12 +72,19 @@ def evaluate(
 def _submitted(client: "Client", job: Any, wait: bool) -> None:
     if not wait:
         number = job["job"]
-        show(job, lambda: print(f"job {number} is queued; follow it with `modelmill logs {number} --follow`"))
+        show(
+            job,
+            lambda: print(
+                f"job {number} is queued; follow it with `modelmill logs {number} --follow`"
+            ),
+        )
         return
     job = client.wait(job["job"], on_event())
     show(job, lambda: screen().job(job))
     if job["state"] != "succeeded":
-        fail(f"job {job['job']} {job['state']}{': ' if job['error'] else ''}{job['error']}")
+        fail(
+            f"job {job['job']} {job['state']}{': ' if job['error'] else ''}{job['error']}"
+        )
 
 
 @app.command
@@ -73,15 +103,24 @@ def job(number: int, /) -> None:
 
 @app.command
 def logs(
-    number: int, /, *, follow: Annotated[bool, Parameter(negative="", help="until the job has ended")] = False
+    number: int,
+    /,
+    *,
+    follow: Annotated[
+        bool, Parameter(negative="", help="until the job has ended")
+    ] = False,
 ) -> None:
     """What a job has printed; with --follow also its live progress."""
     client = connect()
     if _app.as_json:
-        return print_json({"job": number, "log": "".join(client.logs(number, follow=follow))})
+        return print_json(
+            {"job": number, "log": "".join(client.logs(number, follow=follow))}
+        )
     if follow:
         row = client.wait(number, on_event())
-        return print(f"job {number} {row['state']}{': ' if row['error'] else ''}{row['error']}")
+        return print(
+            f"job {number} {row['state']}{': ' if row['error'] else ''}{row['error']}"
+        )
     for text in client.logs(number):
         sys.stdout.write(text)
     return None

@@ -5,16 +5,28 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from modelmill.cli._app import Reference, app, connect, on_event, read_text, screen, show
+from modelmill.cli._app import (
+    Reference,
+    app,
+    connect,
+    on_event,
+    read_text,
+    screen,
+    show,
+)
 
 
 @app.command(name="import")
 def import_(
     name: str,
-    path: Annotated[Path, Parameter(help="model.onnx, or a bundle as a folder or a zip")],
+    path: Annotated[
+        Path, Parameter(help="model.onnx, or a bundle as a folder or a zip")
+    ],
     /,
     *,
-    labels: Annotated[Path | None, Parameter(help="text file with the name of a class on each line")] = None,
+    labels: Annotated[
+        Path | None, Parameter(help="text file with the name of a class on each line")
+    ] = None,
 ) -> None:
     """Bring a finished model as a new version of NAME."""
     names = [line for line in read_text(labels).splitlines() if line] if labels else []
@@ -27,7 +39,12 @@ def import_(
 def models() -> None:
     """All versions of all models."""
     rows = connect().models()
-    show(rows, lambda: screen().table(rows, ("name", "version", "task", "aliases", "metrics", "created")))
+    show(
+        rows,
+        lambda: screen().table(
+            rows, ("name", "version", "task", "aliases", "metrics", "created")
+        ),
+    )
 
 
 @app.command
@@ -39,7 +56,9 @@ def model(reference: Reference, /) -> None:
 
 
 @app.command
-def alias(reference: Annotated[str, Parameter(help="NAME:VERSION")], alias: str, /) -> None:
+def alias(
+    reference: Annotated[str, Parameter(help="NAME:VERSION")], alias: str, /
+) -> None:
     """Point an alias such as `champion` at a version."""
     row = connect().alias(reference, alias)
     show(row, lambda: print(f"{row['name']}@{alias} is version {row['version']}"))

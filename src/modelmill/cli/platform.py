@@ -11,19 +11,34 @@ from modelmill.cli._app import app, connect, screen, show
 @app.command
 def up(
     *,
-    home: Annotated[Path | None, Parameter(help="database, artifacts, logs and admin.key")] = None,
-    host: Annotated[str | None, Parameter(help="address to listen on (127.0.0.1)")] = None,
-    port: Annotated[int | None, Parameter(help="port to listen on (8080); 0: any free one")] = None,
-    grpc_port: Annotated[int | None, Parameter(help="port for gRPC (the one after --port); 0: any free one")] = None,
-    gateways: Annotated[int | None, Parameter(help="gateway processes that share the port (1)")] = None,
-    demo: Annotated[bool, Parameter(negative="", help="train and deploy a digit model first")] = False,
+    home: Annotated[
+        Path | None, Parameter(help="database, artifacts, logs and admin.key")
+    ] = None,
+    host: Annotated[
+        str | None, Parameter(help="address to listen on (127.0.0.1)")
+    ] = None,
+    port: Annotated[
+        int | None, Parameter(help="port to listen on (8080); 0: any free one")
+    ] = None,
+    grpc_port: Annotated[
+        int | None,
+        Parameter(help="port for gRPC (the one after --port); 0: any free one"),
+    ] = None,
+    gateways: Annotated[
+        int | None, Parameter(help="gateway processes that share the port (1)")
+    ] = None,
+    demo: Annotated[
+        bool, Parameter(negative="", help="train and deploy a digit model first")
+    ] = False,
 ) -> None:
     """Start the platform; Ctrl-C drains and stops it."""
     from modelmill.node import up as run
     from modelmill.settings import read_settings
 
     place = home.expanduser().absolute() if home else None
-    settings = read_settings(home=place, host=host, port=port, grpc_port=grpc_port, gateways=gateways)
+    settings = read_settings(
+        home=place, host=host, port=port, grpc_port=grpc_port, gateways=gateways
+    )
     if demo:
         from modelmill.demo import show
 
@@ -35,7 +50,12 @@ def up(
 def tasks() -> None:
     """What can be trained and served."""
     rows = connect().tasks()
-    show(rows, lambda: screen().table(rows, ("name", "input", "summary", "recipes", "formats")))
+    show(
+        rows,
+        lambda: screen().table(
+            rows, ("name", "input", "summary", "recipes", "formats")
+        ),
+    )
 
 
 @app.command
@@ -43,5 +63,7 @@ def recipes(task: str = "", /) -> None:
     """The recipes of a task (or of all) with the defaults of their settings."""
     client = connect()
     names = [task] if task else [row["name"] for row in client.tasks()]
-    rows = [{"task": name, **recipe} for name in names for recipe in client.recipes(name)]
+    rows = [
+        {"task": name, **recipe} for name in names for recipe in client.recipes(name)
+    ]
     show(rows, lambda: screen().recipes(rows))

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from modelmill.cli._app import Reference, Wait, app, connect, fail, pairs_of, screen, show
+from modelmill.cli._app import (
+    Reference,
+    Wait,
+    app,
+    connect,
+    fail,
+    pairs_of,
+    screen,
+    show,
+)
 
 
 @app.command
@@ -16,21 +25,46 @@ def deploy(
     model: Reference,
     /,
     *,
-    as_: Annotated[str, Parameter(name="--as", help="name to serve it under; default: the model's")] = "",
+    as_: Annotated[
+        str, Parameter(name="--as", help="name to serve it under; default: the model's")
+    ] = "",
     replicas: Annotated[int | None, Parameter(help="workers, fixed")] = None,
-    min_replicas: Annotated[int | None, Parameter(help="fewest workers; 0: none while nobody calls")] = None,
-    max_replicas: Annotated[int | None, Parameter(help="most workers, by the queue's delay")] = None,
-    idle_seconds: Annotated[float | None, Parameter(help="without a call, before the last worker goes")] = None,
-    target_delay: Annotated[float | None, Parameter(help="ms in the queue that call for one more worker")] = None,
-    threads: Annotated[int | None, Parameter(help="of the engine in each worker; 0: share the cores")] = None,
-    engine: Annotated[str | None, Parameter(help="such as onnx or openvino; default: the bundle's")] = None,
-    precision: Annotated[str | None, Parameter(help="such as bf16 or int8, where the engine offers it")] = None,
-    max_wait: Annotated[float | None, Parameter(help="ms that a call may wait for a fuller batch")] = None,
-    canary: Annotated[float | None, Parameter(help="serve beside the main version: percent of requests")] = None,
-    shadow: Annotated[bool, Parameter(negative="", help="serve beside it: copies, answers dropped")] = False,
+    min_replicas: Annotated[
+        int | None, Parameter(help="fewest workers; 0: none while nobody calls")
+    ] = None,
+    max_replicas: Annotated[
+        int | None, Parameter(help="most workers, by the queue's delay")
+    ] = None,
+    idle_seconds: Annotated[
+        float | None, Parameter(help="without a call, before the last worker goes")
+    ] = None,
+    target_delay: Annotated[
+        float | None, Parameter(help="ms in the queue that call for one more worker")
+    ] = None,
+    threads: Annotated[
+        int | None, Parameter(help="of the engine in each worker; 0: share the cores")
+    ] = None,
+    engine: Annotated[
+        str | None, Parameter(help="such as onnx or openvino; default: the bundle's")
+    ] = None,
+    precision: Annotated[
+        str | None, Parameter(help="such as bf16 or int8, where the engine offers it")
+    ] = None,
+    max_wait: Annotated[
+        float | None, Parameter(help="ms that a call may wait for a fuller batch")
+    ] = None,
+    canary: Annotated[
+        float | None,
+        Parameter(help="serve beside the main version: percent of requests"),
+    ] = None,
+    shadow: Annotated[
+        bool, Parameter(negative="", help="serve beside it: copies, answers dropped")
+    ] = False,
     wait: Wait = False,
 ) -> None:
-    """Serve a version; over a running one without a failed request, or beside it as a canary or a shadow."""
+    """Serve a version; over a running one without a failed request, or beside it as a canary or a
+    shadow.
+    """
     client = connect()
     options = {
         "min_replicas": min_replicas,
@@ -44,7 +78,11 @@ def deploy(
         "canary": canary,
         "shadow": shadow,
     }
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    given = {
+        name: value
+        for name, value in options.items()
+        if value is not None and value is not False
+    }
     row = client.deploy(model, name=as_, replicas=replicas, wait=wait, **given)
     show(row, lambda: screen().deployment(row, client.url))
 
@@ -96,11 +134,22 @@ def predict(
     deployment: str,
     /,
     *inputs: Annotated[
-        str, Parameter(help="files, texts for a model of texts, seeds for one that makes pictures, JSON for questions")
+        str,
+        Parameter(
+            help="files, texts for a model of texts, seeds for one that makes pictures, JSON for "
+            "questions"
+        ),
     ],
-    set: Annotated[list[str] | None, Parameter(negative="", help="a parameter, as top_k=3 or mask=@FILE")] = None,
-    out: Annotated[Path | None, Parameter(help="a folder for pictures and masks that are answered")] = None,
-    stream: Annotated[bool, Parameter(negative="", help="show a text while it is written")] = False,
+    set: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="a parameter, as top_k=3 or mask=@FILE"),
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(help="a folder for pictures and masks that are answered")
+    ] = None,
+    stream: Annotated[
+        bool, Parameter(negative="", help="show a text while it is written")
+    ] = False,
 ) -> None:
     """Ask a deployed model."""
     client, parameters = connect(), _parameters(set)
@@ -121,8 +170,12 @@ def chat(
     deployment: str,
     /,
     *,
-    system: Annotated[str, Parameter(help="what the model is told before the conversation")] = "",
-    set: Annotated[list[str] | None, Parameter(negative="", help="a parameter, as temperature=0.7")] = None,
+    system: Annotated[
+        str, Parameter(help="what the model is told before the conversation")
+    ] = "",
+    set: Annotated[
+        list[str] | None, Parameter(negative="", help="a parameter, as temperature=0.7")
+    ] = None,
 ) -> None:
     """Talk with a model that writes; an empty line, or the end of the input, ends it."""
     client, parameters = connect(), _parameters(set)
@@ -152,7 +205,9 @@ def _tell(parts: Iterable[str]) -> str:
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:
-    """Parameters of a task: `@FILE` is that file as base64, what reads as JSON is meant so, anything else is a text."""
+    """Parameters of a task: `@FILE` is that file as base64, what reads as JSON is meant so,
+    anything else is a text.
+    """
     import json
     from base64 import b64encode
 
@@ -170,22 +225,38 @@ def _parameters(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def _save_pictures(rows: list[Any], folder: Path) -> None:
-    """Write the pictures of the answers as PNG files named after the inputs; the answers then name the files."""
+    """Write the pictures of the answers as PNG files named after the inputs; the answers then name
+    the files.
+    """
     several = len(rows) > 1
     for number, row in enumerate(rows):
         output, stem = row["output"], Path(row["input"]).stem or "picture"
         begin = f"{number}-" if several else ""
         if isinstance(output, dict) and "image" in output:
             row["output"] = {"file": _save(output["image"], folder, f"{begin}{stem}")}
-        elif isinstance(output, list) and output and all(isinstance(one, dict) and "mask" in one for one in output):
+        elif (
+            isinstance(output, list)
+            and output
+            and all(isinstance(one, dict) and "mask" in one for one in output)
+        ):
             for part in output:
-                part["mask"] = _save(part["mask"], folder, f"{begin}{stem}-{_plain(part['label'])}")
+                part["mask"] = _save(
+                    part["mask"], folder, f"{begin}{stem}-{_plain(part['label'])}"
+                )
         elif isinstance(output, list) and all(isinstance(one, str) for one in output):
-            marks = [f"{number}-{place}-" if several or len(output) > 1 else "" for place in range(len(output))]
-            files = [_save(one, folder, f"{mark}{stem}") for mark, one in zip(marks, output, strict=True)]
+            marks = [
+                f"{number}-{place}-" if several or len(output) > 1 else ""
+                for place in range(len(output))
+            ]
+            files = [
+                _save(one, folder, f"{mark}{stem}")
+                for mark, one in zip(marks, output, strict=True)
+            ]
             row["output"] = {"file": files[0]} if len(files) == 1 else {"files": files}
         else:
-            fail("--out is for models that answer with pictures or masks: this one does not")
+            fail(
+                "--out is for models that answer with pictures or masks: this one does not"
+            )
 
 
 def _plain(label: str) -> str:

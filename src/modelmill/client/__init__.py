@@ -3,10 +3,10 @@
 from modelmill import Client
 
 mill = Client()                                  # the platform of this machine's home
-mill.add_data("waste", "photos.zip", task="image-classification")
-job = mill.train("waste", task="image-classification", data="waste", recipe="resnet", wait=True)
-mill.deploy("waste", wait=True)
-mill.predict("waste", "bottle.jpg")              # [{"input": "bottle.jpg", "output": [{"label": ...}]}]
+mill.add_data("waste", "photos.zip", task="image-classification") job = mill.train("waste",
+task="image-classification", data="waste", recipe="resnet", wait=True) mill.deploy("waste",
+wait=True) mill.predict("waste", "bottle.jpg")              # [{"input": "bottle.jpg", "output":
+[{"label": ...}]}]
 """
 
 from modelmill.client import rows

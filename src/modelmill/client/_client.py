@@ -6,10 +6,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from modelmill.client._connection import KNOWN_SECONDS, POLL_SECONDS, quoted, raise_unless_done, read_file, text_of
+from modelmill.client._connection import (
+    KNOWN_SECONDS,
+    POLL_SECONDS,
+    quoted,
+    raise_unless_done,
+    read_file,
+    text_of,
+)
 from modelmill.client._indexes import Indexes
 from modelmill.client._texts import Texts
-from modelmill.client.rows import Dataset, Deployment, Job, Json, Key, NewKey, OnEvent, Prediction, Version
+from modelmill.client.rows import (
+    Dataset,
+    Deployment,
+    Job,
+    Json,
+    Key,
+    NewKey,
+    OnEvent,
+    Prediction,
+    Version,
+)
 from modelmill.errors import (
     InvalidInput,
     MillError,
@@ -34,8 +51,15 @@ class Client(Indexes, Texts):
         on_event: OnEvent | None = None,
     ) -> Dataset:
         """Upload a folder, file or zip, wait for its check, and return what was found."""
-        parameters: Json = {"name": name, "task": task, "format": format, "strict": strict}
-        parameters["option"] = [f"{key}={value}" for key, value in (options or {}).items()]
+        parameters: Json = {
+            "name": name,
+            "task": task,
+            "format": format,
+            "strict": strict,
+        }
+        parameters["option"] = [
+            f"{key}={value}" for key, value in (options or {}).items()
+        ]
         added = self._upload("/api/v1/datasets", Path(path).expanduser(), parameters)
         if added["job"] is not None:
             raise_unless_done(self.wait(added["job"], on_event))
@@ -71,7 +95,13 @@ class Client(Indexes, Texts):
 
         With `wait`, return when it has ended, failing if it failed.
         """
-        body = {"name": name, "task": task, "data": data, "recipe": recipe, "settings": dict(settings or {})}
+        body = {
+            "name": name,
+            "task": task,
+            "data": data,
+            "recipe": recipe,
+            "settings": dict(settings or {}),
+        }
         if base:
             body["from"] = base
         return self._submit("/api/v1/train", body, wait, on_event)
@@ -86,7 +116,12 @@ class Client(Indexes, Texts):
         on_event: OnEvent | None = None,
     ) -> Job:
         """Measure `NAME[:VERSION|@ALIAS]` on a data set; the job's `metrics` hold the result."""
-        return self._submit("/api/v1/evaluate", {"model": model, "data": data, "split": split}, wait, on_event)
+        return self._submit(
+            "/api/v1/evaluate",
+            {"model": model, "data": data, "split": split},
+            wait,
+            on_event,
+        )
 
     def jobs(self) -> list[Job]:
         """All jobs, newest first."""
@@ -111,18 +146,31 @@ class Client(Indexes, Texts):
     # ---- models
 
     def import_model(
-        self, name: str, path: str | os.PathLike[str], *, labels: Sequence[str] = (), on_event: OnEvent | None = None
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        labels: Sequence[str] = (),
+        on_event: OnEvent | None = None,
     ) -> Version:
-        """Bring a finished model, a `.onnx` file or a bundle (folder or zip), and wait until it was checked.
+        """Bring a finished model, a `.onnx` file or a bundle (folder or zip), and wait until it was
+        checked.
 
-        A bare `.onnx` file has no task: it takes and gives tensors; `labels` names the classes of its output.
+        A bare `.onnx` file has no task: it takes and gives tensors; `labels` names the classes of
+        its output.
         """
         place = Path(path).expanduser()
         parameters: Json = {"name": name, "label": list(labels)}
         if place.is_file():  # what it holds is seen where it arrives
             content = read_file(place)
             headers = {"Content-Type": "application/octet-stream"}
-            job = self._call("POST", "/api/v1/models", params=parameters, content=content, headers=headers)
+            job = self._call(
+                "POST",
+                "/api/v1/models",
+                params=parameters,
+                content=content,
+                headers=headers,
+            )
         else:
             job = self._upload("/api/v1/models", place, parameters)
         done = raise_unless_done(self.wait(job["job"], on_event))
@@ -138,18 +186,30 @@ class Client(Indexes, Texts):
 
     def alias(self, reference: str, alias: str) -> Version:
         """Point an alias such as `champion` at a version."""
-        return cast(Version, self._call("PUT", "/api/v1/aliases", json={"model": reference, "alias": alias}))
+        return cast(
+            Version,
+            self._call(
+                "PUT", "/api/v1/aliases", json={"model": reference, "alias": alias}
+            ),
+        )
 
     # ---- deployments
 
     def deploy(
-        self, model: str, *, name: str = "", replicas: int | None = None, wait: bool = False, **options: Any
+        self,
+        model: str,
+        *,
+        name: str = "",
+        replicas: int | None = None,
+        wait: bool = False,
+        **options: Any,
     ) -> Deployment:
         """Serve `NAME[:VERSION|@ALIAS]`; over a running version without a failed request.
 
-        Options: `min_replicas`, `max_replicas`, `idle_seconds`, `target_delay_ms`, `threads`, `engine`, `precision`,
-        `max_wait_ms`; with `canary` (percent of the requests) or `shadow=True` the version is served beside the main
-        one, a canary until it breaks `max_error_rate` or `max_slowdown`.
+        Options: `min_replicas`, `max_replicas`, `idle_seconds`, `target_delay_ms`, `threads`,
+        `engine`, `precision`, `max_wait_ms`; with `canary` (percent of the requests) or
+        `shadow=True` the version is served beside the main one, a canary until it breaks
+        `max_error_rate` or `max_slowdown`.
         """
         body = {"model": model, "name": name, "replicas": replicas, **options}
         row = cast(Deployment, self._call("POST", "/api/v1/deployments", json=body))
@@ -193,7 +253,9 @@ class Client(Indexes, Texts):
         """Stop serving."""
         self._call("DELETE", f"/api/v1/deployments/{quoted(name)}")
 
-    def deploy_index(self, name: str, deployment: str, *, k: int = 5, wait: bool = False) -> Deployment:
+    def deploy_index(
+        self, name: str, deployment: str, *, k: int = 5, wait: bool = False
+    ) -> Deployment:
         """Serve a classifier by the `k` nearest neighbours among the items that the index has now.
 
         It is the next version of the model `deployment`; deploy again when the index has changed.
@@ -209,27 +271,37 @@ class Client(Indexes, Texts):
         *inputs: str | bytes | os.PathLike[str],
         parameters: Mapping[str, Any] | None = None,
     ) -> list[Prediction]:
-        """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the task.
+        """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the
+        task.
 
-        A model that answers questions takes JSON of a question and a context. One that makes pictures takes seeds, or
-        nothing, and answers a list of PNG files in base64 for each.
+        A model that answers questions takes JSON of a question and a context. One that makes
+        pictures takes seeds, or nothing, and answers a list of PNG files in base64 for each.
         """
         kind = self._get(f"/models/{quoted(deployment)}")["input"]
         if kind == "seed" and not inputs:
             inputs = ("",)
         return [
-            {"input": one.hex()[:16] if isinstance(one, bytes) else str(one), "output": output}
+            {
+                "input": one.hex()[:16] if isinstance(one, bytes) else str(one),
+                "output": output,
+            }
             for one in inputs
-            for output in [self._predict_named(deployment, kind, one, dict(parameters or {}), len(inputs) > 1)]
+            for output in [
+                self._predict_named(
+                    deployment, kind, one, dict(parameters or {}), len(inputs) > 1
+                )
+            ]
         ]
 
     # ---- keys
 
-    def add_key(self, name: str, role: str = "user", rate: float = 0, burst: int = 0) -> NewKey:
+    def add_key(
+        self, name: str, role: str = "user", rate: float = 0, burst: int = 0
+    ) -> NewKey:
         """Make an access key; its `key` can't be shown again.
 
-        `role` is user (predict and look) or admin; `rate` is in requests a second (0: no limit), `burst` how many may
-        come at once (0: one second's worth).
+        `role` is user (predict and look) or admin; `rate` is in requests a second (0: no limit),
+        `burst` how many may come at once (0: one second's worth).
         """
         body = {"name": name, "role": role, "rate": rate, "burst": burst}
         made = cast(NewKey, self._call("POST", "/api/v1/keys", json=body))
@@ -260,17 +332,27 @@ class Client(Indexes, Texts):
         """Whether the gateway already routes to the wanted version."""
         beside = [one for one in row["variants"] if not one["ready_replicas"]]
         path = f"/v2/models/{quoted(row['name'])}/versions/{row['version']}/ready"
-        return row["state"] == "ready" and not beside and self._http.get(path).is_success
+        return (
+            row["state"] == "ready" and not beside and self._http.get(path).is_success
+        )
 
     def _until_known(self, key: str) -> None:
         """Wait until the gateway has heard of a new key, which takes a moment."""
         end = time.monotonic() + KNOWN_SECONDS
         headers = {"Authorization": f"Bearer {key}"}
-        while time.monotonic() < end and self._http.get("/v1/models", headers=headers).status_code == 401:
+        while (
+            time.monotonic() < end
+            and self._http.get("/v1/models", headers=headers).status_code == 401
+        ):
             time.sleep(POLL_SECONDS / 10)
 
     def _predict_named(
-        self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json, many: bool
+        self,
+        deployment: str,
+        kind: str,
+        one: str | bytes | os.PathLike[str],
+        parameters: Json,
+        many: bool,
     ) -> Any:
         """One answer; among many inputs an error names the one it is about."""
         try:
@@ -280,15 +362,25 @@ class Client(Indexes, Texts):
                 raise
             raise type(error)(f"{os.fspath(one)[:200]}: {error}") from error
 
-    def _predict(self, deployment: str, kind: str, one: str | bytes | os.PathLike[str], parameters: Json) -> Any:
+    def _predict(
+        self,
+        deployment: str,
+        kind: str,
+        one: str | bytes | os.PathLike[str],
+        parameters: Json,
+    ) -> Any:
         path = f"/models/{quoted(deployment)}"
         if kind == "seed":
             text = one.decode() if isinstance(one, bytes) else str(one)
-            return self._call("POST", path, json={"inputs": text, "parameters": parameters})
+            return self._call(
+                "POST", path, json={"inputs": text, "parameters": parameters}
+            )
         if kind in ("text", "question"):
             text = one.decode() if isinstance(one, bytes) else text_of(one)
             # A list of one is answered by a list of one, whatever the task answers to a text alone.
-            return self._call("POST", path, json={"inputs": [text], "parameters": parameters})[0]
+            return self._call(
+                "POST", path, json={"inputs": [text], "parameters": parameters}
+            )[0]
         data = one if isinstance(one, bytes) else read_file(Path(one))
         headers = {"Accept": "application/json"}
         if not parameters:

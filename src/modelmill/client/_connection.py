@@ -41,26 +41,47 @@ CODES = {
 
 def home_of(home: str | os.PathLike[str] | None = None) -> Path:
     """The given home, `MODELMILL_HOME`, or `~/.modelmill`."""
-    return Path(home or os.environ.get("MODELMILL_HOME") or Path.home() / ".modelmill").expanduser().absolute()
+    return (
+        Path(home or os.environ.get("MODELMILL_HOME") or Path.home() / ".modelmill")
+        .expanduser()
+        .absolute()
+    )
 
 
 class Connection:
     """Calls to one platform, and jobs that are waited for."""
 
     def __init__(
-        self, url: str | None = None, key: str | None = None, home: str | os.PathLike[str] | None = None
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        home: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Default: `MODELMILL_URL` and `MODELMILL_KEY`, else those that the local home's platform left there."""
+        """Default: `MODELMILL_URL` and `MODELMILL_KEY`, else those that the local home's platform
+        left there.
+        """
         folder = home_of(home)
-        self.url = (url or os.environ.get("MODELMILL_URL") or _first_line(folder / "address")).rstrip("/")
-        local = self.url == _first_line(folder / "address")  # the home's key is for the home's platform alone
-        self.key = key or os.environ.get("MODELMILL_KEY") or (_first_line(folder / "admin.key") if local else "")
+        self.url = (
+            url or os.environ.get("MODELMILL_URL") or _first_line(folder / "address")
+        ).rstrip("/")
+        local = self.url == _first_line(
+            folder / "address"
+        )  # the home's key is for the home's platform alone
+        self.key = (
+            key
+            or os.environ.get("MODELMILL_KEY")
+            or (_first_line(folder / "admin.key") if local else "")
+        )
         if self.url and "://" not in self.url:
             raise InvalidInput(f"'{self.url}' is not a URL: write http://{self.url}")
         if not self.url:
-            raise Unavailable(f"no platform was started in {folder}: run `modelmill up`, or set MODELMILL_URL")
+            raise Unavailable(
+                f"no platform was started in {folder}: run `modelmill up`, or set MODELMILL_URL"
+            )
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=httpx2.Timeout(120, connect=5))
+        self._http = httpx2.Client(
+            base_url=self.url, headers=headers, timeout=httpx2.Timeout(120, connect=5)
+        )
 
     def __enter__(self) -> Self:
         """Use as a context manager to close the connections."""
@@ -75,21 +96,27 @@ class Connection:
         self._http.close()
 
     def wait(self, number: int, on_event: OnEvent | None = None) -> Job:
-        """Wait until a job has ended; `on_event` gets its events (stage, progress, step, epoch) as they come."""
+        """Wait until a job has ended; `on_event` gets its events (stage, progress, step, epoch) as
+        they come.
+        """
         for text in self._follow(number, "events", follow=True):
             for event in _events(text):
                 if on_event is not None:
                     on_event(event)
         return cast(Job, self._get(f"/api/v1/jobs/{number}"))
 
-    def _submit(self, path: str, body: Json, wait: bool, on_event: OnEvent | None) -> Job:
+    def _submit(
+        self, path: str, body: Json, wait: bool, on_event: OnEvent | None
+    ) -> Job:
         job = cast(Job, self._call("POST", path, json=body))
         return raise_unless_done(self.wait(job["job"], on_event)) if wait else job
 
     def _follow(self, number: int, what: str, *, follow: bool) -> Iterator[str]:
         offset = 0
         while True:
-            chunk = self._get(f"/api/v1/jobs/{number}/{what}", params={"offset": offset})
+            chunk = self._get(
+                f"/api/v1/jobs/{number}/{what}", params={"offset": offset}
+            )
             moved, offset = chunk["offset"] != offset, chunk["offset"]
             if chunk["text"]:
                 yield chunk["text"]
@@ -107,7 +134,12 @@ class Connection:
             file.seek(0)
             headers = {"Content-Type": "application/zip", "Content-Length": str(size)}
             chunks = iter(lambda: file.read(1 << 20), b"")
-            return cast(Json, self._call("POST", path, params=parameters, content=chunks, headers=headers))
+            return cast(
+                Json,
+                self._call(
+                    "POST", path, params=parameters, content=chunks, headers=headers
+                ),
+            )
 
     def _get(self, path: str, **options: Any) -> Any:
         return self._call("GET", path, **options)
@@ -126,11 +158,16 @@ class Connection:
             yield
         except UnicodeEncodeError as error:
             half = error.object[error.start : error.end]
-            raise InvalidInput(f"the text holds {half!a}, half a surrogate, which is no character") from error
+            raise InvalidInput(
+                f"the text holds {half!a}, half a surrogate, which is no character"
+            ) from error
         except httpx2.TimeoutException as error:
             raise Unavailable(f"{self.url} did not answer in time") from error
         except httpx2.TransportError as error:
-            message = f"no platform answers at {self.url} ({error}): is it running? (`modelmill up`)"
+            message = (
+                f"no platform answers at {self.url} ({error}): is it running? (`modelmill "
+                "up`)"
+            )
             raise Unavailable(message) from error
 
     def _failure(self, response: "httpx2.Response") -> MillError:
@@ -139,9 +176,14 @@ class Connection:
             message, code = str(document["error"]), document.get("code", "")
         except (msgspec.DecodeError, KeyError, TypeError):
             message, code = f"HTTP {response.status_code} from {response.url}", ""
-        failure = from_code(code if code in BY_CODE else CODES.get(response.status_code, "internal"), message)
+        failure = from_code(
+            code if code in BY_CODE else CODES.get(response.status_code, "internal"),
+            message,
+        )
         if isinstance(failure, Unauthenticated) and not self.key:
-            failure = Unauthenticated(f"{self.url} needs a key: set MODELMILL_KEY, or MODELMILL_HOME to its home")
+            failure = Unauthenticated(
+                f"{self.url} needs a key: set MODELMILL_KEY, or MODELMILL_HOME to its home"
+            )
         return failure
 
 

@@ -20,8 +20,13 @@ class Indexes(Connection):
     """Indexes of what models make of pictures or texts."""
 
     def create_index(self, name: str, model: str) -> Index:
-        """An empty index of the vectors of `NAME[:VERSION|@ALIAS]`, such as a model of a feature-extraction task."""
-        return cast(Index, self._call("POST", "/api/v1/indexes", json={"name": name, "model": model}))
+        """An empty index of the vectors of `NAME[:VERSION|@ALIAS]`, such as a model of a
+        feature-extraction task.
+        """
+        return cast(
+            Index,
+            self._call("POST", "/api/v1/indexes", json={"name": name, "model": model}),
+        )
 
     def indexes(self) -> list[Index]:
         """All indexes."""
@@ -38,10 +43,11 @@ class Indexes(Connection):
         label: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Add files (their bytes, or all files of folders and zips); returns the numbers of the items.
+        """Add files (their bytes, or all files of folders and zips); returns the numbers of the
+        items.
 
-        Without a `label` a file of a folder has the label that its place in the folder says, as in `LABEL/1.jpg` or
-        `train/LABEL/1.jpg`, so that a data set of pictures can be added as it is.
+        Without a `label` a file of a folder has the label that its place in the folder says, as in
+        `LABEL/1.jpg` or `train/LABEL/1.jpg`, so that a data set of pictures can be added as it is.
         Some dozens go at once: when one is refused, those that went before stay.
         """
         from base64 import b64encode
@@ -55,31 +61,62 @@ class Indexes(Connection):
                 ids += self._add_items(name, items, names)
                 items, names, size = [], [], 0
             given = said if label is None else label
-            items.append({"input": b64encode(data).decode(), "label": given, "metadata": dict(metadata or {})})
+            items.append(
+                {
+                    "input": b64encode(data).decode(),
+                    "label": given,
+                    "metadata": dict(metadata or {}),
+                }
+            )
             names.append(title)
             size += len(data)
         return ids + self._add_items(name, items, names) if items else ids
 
     def search_index(
-        self, name: str, query: str | bytes | os.PathLike[str] = b"", k: int = 5, *, text: str | None = None
+        self,
+        name: str,
+        query: str | bytes | os.PathLike[str] = b"",
+        k: int = 5,
+        *,
+        text: str | None = None,
     ) -> list[Hit]:
-        """The `k` items most like a picture or a text (a file, its bytes, or a `text`), the nearest first."""
+        """The `k` items most like a picture or a text (a file, its bytes, or a `text`), the nearest
+        first.
+        """
         data = query if isinstance(query, bytes) else read_file(Path(query))
         data = data if text is None else text.encode()
         headers = {"Content-Type": "application/octet-stream"}
         path = f"/api/v1/indexes/{quoted(name)}/search"
-        return cast(list[Hit], self._call("POST", path, params={"k": k}, content=data, headers=headers))
+        return cast(
+            list[Hit],
+            self._call("POST", path, params={"k": k}, content=data, headers=headers),
+        )
 
-    def index_items(self, name: str, *, label: str | None = None, offset: int = 0, limit: int = 100) -> list[Json]:
+    def index_items(
+        self, name: str, *, label: str | None = None, offset: int = 0, limit: int = 100
+    ) -> list[Json]:
         """Items in the order in which they came: `id`, `label` and `metadata`."""
-        parameters: Json = {"offset": offset, "limit": limit, **({} if label is None else {"label": label})}
-        return cast(list[Json], self._get(f"/api/v1/indexes/{quoted(name)}/items", params=parameters))
+        parameters: Json = {
+            "offset": offset,
+            "limit": limit,
+            **({} if label is None else {"label": label}),
+        }
+        return cast(
+            list[Json],
+            self._get(f"/api/v1/indexes/{quoted(name)}/items", params=parameters),
+        )
 
-    def remove_from_index(self, name: str, id: int | None = None, *, label: str | None = None) -> int:
+    def remove_from_index(
+        self, name: str, id: int | None = None, *, label: str | None = None
+    ) -> int:
         """Remove the item of a number, or all of a label; returns how many."""
         if (id is None) == (label is None):
-            raise InvalidInput("say which items to remove: the number of one, or a label")
-        path = f"/api/v1/indexes/{quoted(name)}/items" + (f"/{id}" if label is None else "")
+            raise InvalidInput(
+                "say which items to remove: the number of one, or a label"
+            )
+        path = f"/api/v1/indexes/{quoted(name)}/items" + (
+            f"/{id}" if label is None else ""
+        )
         parameters = {} if label is None else {"label": label}
         return int(self._call("DELETE", path, params=parameters)["removed"])
 
@@ -90,17 +127,29 @@ class Indexes(Connection):
     def _add_items(self, name: str, items: list[Json], names: list[str]) -> list[int]:
         """Add some items to an index; an error about one of them names its file."""
         try:
-            return list(self._call("POST", f"/api/v1/indexes/{quoted(name)}/items", json={"items": items})["ids"])
+            return list(
+                self._call(
+                    "POST",
+                    f"/api/v1/indexes/{quoted(name)}/items",
+                    json={"items": items},
+                )["ids"]
+            )
         except InvalidInput as error:
             place, colon, why = error.message.partition(": ")
             number = place.removeprefix("item ") if len(items) > 1 else "0"
             if not number.isdecimal() or not names[int(number)]:
                 raise
-            raise type(error)(f"{names[int(number)][:200]}: {why if colon and len(items) > 1 else error}") from error
+            raise type(error)(
+                f"{names[int(number)][:200]}: {why if colon and len(items) > 1 else error}"
+            ) from error
 
 
-def _enrolled(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[tuple[str, bytes, str]]:
-    """What is to be added to an index: the file's name, its bytes, and the label that a folder gives it."""
+def _enrolled(
+    inputs: Sequence[str | bytes | os.PathLike[str]],
+) -> Iterator[tuple[str, bytes, str]]:
+    """What is to be added to an index: the file's name, its bytes, and the label that a folder
+    gives it.
+    """
     for one in inputs:
         place = Path() if isinstance(one, bytes) else Path(one).expanduser()
         if isinstance(one, bytes):
@@ -113,8 +162,12 @@ def _enrolled(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[tupl
             yield str(one), read_file(place), ""
 
 
-def _labelled(place: Path, files: Mapping[str, Any], read: Callable[[Any], bytes]) -> Iterator[tuple[str, bytes, str]]:
-    """The files of a folder or a zip, with the folders in which they lie as labels; those of splits are none."""
+def _labelled(
+    place: Path, files: Mapping[str, Any], read: Callable[[Any], bytes]
+) -> Iterator[tuple[str, bytes, str]]:
+    """The files of a folder or a zip, with the folders in which they lie as labels; those of splits
+    are none.
+    """
     names = [name for name in sorted(files) if not is_junk(name) and not is_note(name)]
     if not names:
         raise InvalidInput(f"'{place}' holds no files")
@@ -140,5 +193,13 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
         if archive.getinfo(name).file_size > ITEMS_BYTES:
             raise InvalidInput(f"{name[:200]} is larger than {ITEMS_BYTES >> 20} MiB")
         return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
-        raise InvalidInput(f"{name[:200]} can't be read from the zip: {error}") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+    ) as error:
+        raise InvalidInput(
+            f"{name[:200]} can't be read from the zip: {error}"
+        ) from error

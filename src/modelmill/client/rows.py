@@ -62,7 +62,9 @@ class Version(TypedDict):
 
 
 class Deployment(TypedDict):
-    """A served model; `state` is loading, ready, asleep, unloaded or failed, `serving` the version that answers now."""
+    """A served model; `state` is loading, ready, asleep, unloaded or failed, `serving` the version
+    that answers now.
+    """
 
     task: str
     note: str
@@ -82,7 +84,9 @@ class Deployment(TypedDict):
 
 
 class Key(TypedDict):
-    """An access key; `rate` in requests a second (0: no limit). The key itself is shown by `add_key` alone."""
+    """An access key; `rate` in requests a second (0: no limit). The key itself is shown by
+    `add_key` alone.
+    """
 
     name: str
     role: str
@@ -98,7 +102,9 @@ class NewKey(Key):
 
 
 class Index(TypedDict):
-    """An index of what a version of a model makes of pictures; `labels` counts the items of each label."""
+    """An index of what a version of a model makes of pictures; `labels` counts the items of each
+    label.
+    """
 
     name: str
     model: str
@@ -110,7 +116,9 @@ class Index(TypedDict):
 
 
 class Hit(TypedDict):
-    """An item of an index that was found; `score` is the cosine similarity, 1 for the same direction."""
+    """An item of an index that was found; `score` is the cosine similarity, 1 for the same
+    direction.
+    """
 
     id: int
     label: str

@@ -1,6 +1,8 @@
-"""The first thing that runs in a child: give it its name, tie its life to its parent's, run its entry.
+"""The first thing that runs in a child: give it its name, tie its life to its parent's, run its
+entry.
 
-Arguments: `module:function`, title, the descriptor to report on, the parent's pid. The spec comes on stdin.
+Arguments: `module:function`, title, the descriptor to report on, the parent's pid. The spec comes
+on stdin.
 """
 
 import ctypes
@@ -35,7 +37,9 @@ def main() -> int:
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when its parent ends, however that ends (prctl(2), PR_SET_PDEATHSIG)."""
+    """Ask Linux to kill this process when its parent ends, however that ends (prctl(2),
+    PR_SET_PDEATHSIG).
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked

@@ -1,10 +1,12 @@
-"""A process that has imported what workers need and forks them on request: they start in a fraction of the time.
+"""A process that has imported what workers need and forks them on request: they start in a fraction
+of the time.
 
-It has one thread and no state, so a fork of it is as good as a fresh process; what all workers have in common (code,
-tables of libraries) they share in memory. Arguments: the descriptor of its socket, the parent's pid, modules to import.
+It has one thread and no state, so a fork of it is as good as a fresh process; what all workers have
+in common (code, tables of libraries) they share in memory. Arguments: the descriptor of its socket,
+the parent's pid, modules to import.
 
-A request is one packet, JSON with the descriptor on which the child reports; answers are `{"pid"}` and, whenever a
-child ends, `{"ended", "code"}`.
+A request is one packet, JSON with the descriptor on which the child reports; answers are `{"pid"}`
+and, whenever a child ends, `{"ended", "code"}`.
 """
 
 import gc
@@ -41,7 +43,9 @@ def main() -> int:
         os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with its parent, or when the socket closes
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # it ends with its parent, or when the socket closes
     watched: list[Any] = [link, reading]
     while True:
         ready, _, _ = select.select(watched, [], [])
@@ -79,7 +83,11 @@ def _reap(link: socket.socket) -> None:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            link.send(json.dumps({"ended": pid, "code": os.waitstatus_to_exitcode(status)}).encode())
+            link.send(
+                json.dumps(
+                    {"ended": pid, "code": os.waitstatus_to_exitcode(status)}
+                ).encode()
+            )
 
 
 def _live(asked: dict[str, Any], pipe: int, parent: int) -> int:

@@ -1,7 +1,7 @@
 """The contract of a cluster: start a process or actor, tell when it is lost, stop it.
 
-Calls do not go through the handle: a worker listens on the address in its spec and the gateway speaks frames to
-it directly, so that a prediction is one hop on every cluster.
+Calls do not go through the handle: a worker listens on the address in its spec and the gateway
+speaks frames to it directly, so that a prediction is one hop on every cluster.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,9 @@ class Cluster(Protocol):
     """A place to run things."""
 
     def warm(self, entry: str, *modules: str) -> None:
-        """Prepare to start `module:function` often and quickly, with these modules imported; may do nothing."""
+        """Prepare to start `module:function` often and quickly, with these modules imported; may do
+        nothing.
+        """
 
     def start(
         self,

@@ -50,7 +50,11 @@ class LocalHandle:
         """Bytes that it holds (proc(5), Pss: shared pages are counted in parts)."""
         try:
             text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
-            return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:"))
+            return next(
+                int(line.split()[1]) << 10
+                for line in text.splitlines()
+                if line.startswith("Pss:")
+            )
         except (OSError, StopIteration, ValueError):
             return 0
 
@@ -101,7 +105,14 @@ class Nursery:
     def __init__(self, modules: tuple[str, ...]) -> None:
         self.modules = modules
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-P", "-m", "modelmill.cluster._nursery", str(theirs.fileno()), str(os.getpid())]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "modelmill.cluster._nursery",
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
         self._process = subprocess.Popen(
             [*command, *modules],
             stdin=subprocess.DEVNULL,
@@ -154,7 +165,9 @@ _nurseries: dict[str, Nursery] = {}
 
 
 def warm(entry: str, *modules: str) -> None:
-    """Prepare to start `module:function` often and quickly: a process imports it and the modules, and forks."""
+    """Prepare to start `module:function` often and quickly: a process imports it and the modules,
+    and forks.
+    """
     _nurseries[entry] = Nursery((entry.partition(":")[0], *modules))
 
 
@@ -172,8 +185,13 @@ def start(
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     try:
-        process = _forked(entry, spec, title, log, env or {}, writing) if not fds else None
-        return LocalHandle(process or _started(entry, spec, title, log, env or {}, (writing, *fds)), reading)
+        process = (
+            _forked(entry, spec, title, log, env or {}, writing) if not fds else None
+        )
+        return LocalHandle(
+            process or _started(entry, spec, title, log, env or {}, (writing, *fds)),
+            reading,
+        )
     except BaseException:
         os.close(reading)
         raise
@@ -182,7 +200,12 @@ def start(
 
 
 def _forked(
-    entry: str, spec: msgspec.Struct, title: str, log_file: Path, env: Mapping[str, str], pipe: int
+    entry: str,
+    spec: msgspec.Struct,
+    title: str,
+    log_file: Path,
+    env: Mapping[str, str],
+    pipe: int,
 ) -> Forked | None:
     """A child of the nursery; None when the entry has none, or it can't."""
     nursery = _nurseries.get(entry)
@@ -200,7 +223,12 @@ def _forked(
 
 
 def _started(
-    entry: str, spec: msgspec.Struct, title: str, log_file: Path, env: Mapping[str, str], fds: tuple[int, ...]
+    entry: str,
+    spec: msgspec.Struct,
+    title: str,
+    log_file: Path,
+    env: Mapping[str, str],
+    fds: tuple[int, ...],
 ) -> "subprocess.Popen[bytes]":
     """A process of its own."""
     child = [sys.executable, "-P", "-m", "modelmill.cluster._child"]
@@ -211,7 +239,8 @@ def _started(
             stdout=output,
             stderr=output,
             pass_fds=fds,
-            start_new_session=True,  # Ctrl-C reaches the supervisor alone; it ends the children in order
+            # Ctrl-C reaches the supervisor alone; it ends the children in order
+            start_new_session=True,
             env={**os.environ, **env},
         )
     assert process.stdin is not None

@@ -1,4 +1,6 @@
-"""The admin API under /api/v1, described by OpenAPI at /docs. The gateway has checked the key before."""
+"""The admin API under /api/v1, described by OpenAPI at /docs. The gateway has checked the key
+before.
+"""
 
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -42,13 +44,25 @@ def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
         version=__version__,
         redoc_url=None,
         static_url="/docs/assets",
-        dependencies=[Depends(HTTPBearer(auto_error=False))],  # the gateway checks it; this describes it
-        responses={"4XX": {"model": schemas.Problem}, "5XX": {"model": schemas.Problem}},
+        dependencies=[
+            Depends(HTTPBearer(auto_error=False))
+        ],  # the gateway checks it; this describes it
+        responses={
+            "4XX": {"model": schemas.Problem},
+            "5XX": {"model": schemas.Problem},
+        },
     )
     api.state.control = control
     _add_errors(api, status)
     serving = add_deployments, add_indexes, add_keys
-    for add in (_add_catalogue, _add_datasets, _add_submissions, _add_jobs, _add_models, *serving):
+    for add in (
+        _add_catalogue,
+        _add_datasets,
+        _add_submissions,
+        _add_jobs,
+        _add_models,
+        *serving,
+    ):
         add(api, control)
     for route in api.routes:
         if isinstance(route, APIRoute):
@@ -64,22 +78,38 @@ def _add_errors(api: FastAPI, status: Callable[[MillError], int]) -> None:
     @api.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        if first["type"] in ("model_attributes_type", "dict_type") and first["loc"] == ("body",):
+        if first["type"] in ("model_attributes_type", "dict_type") and first["loc"] == (
+            "body",
+        ):
             text = "the body is a JSON object, sent with the header Content-Type: application/json"
             return JSONResponse({"error": text, "code": "invalid_input"}, 400)
         place = ".".join(str(part) for part in first["loc"] if part != "body")
-        text = f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}" if place else first["msg"]
+        text = (
+            f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            if place
+            else first["msg"]
+        )
         return JSONResponse({"error": text, "code": "invalid_input"}, 400)
 
     @api.exception_handler(Exception)
     def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "the admin API failed; the gateway's log says why", "code": "internal"}, 500)
+        return JSONResponse(
+            {
+                "error": "the admin API failed; the gateway's log says why",
+                "code": "internal",
+            },
+            500,
+        )
 
     @api.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:
         text = f"{request.method} {request.url.path[:200]}: {str(error.detail).lower()}; see /docs"
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_input")
-        return JSONResponse({"error": text, "code": code}, error.status_code, headers=error.headers)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(
+            error.status_code, "invalid_input"
+        )
+        return JSONResponse(
+            {"error": text, "code": code}, error.status_code, headers=error.headers
+        )
 
 
 def _add_catalogue(api: FastAPI, control: Control) -> None:
@@ -92,13 +122,26 @@ def _add_catalogue(api: FastAPI, control: Control) -> None:
     def recipes(task: schemas.TaskName) -> list[schemas.RecipeView]:
         """The recipes of a task, with the defaults and meaning of every setting."""
         default = cast(Any, task_named(task)).RECIPE
-        return [views.recipe_view(task, name, name == default) for name in plugins.names(plugins.recipes_of(task))]
+        return [
+            views.recipe_view(task, name, name == default)
+            for name in plugins.names(plugins.recipes_of(task))
+        ]
 
 
 def _add_datasets(api: FastAPI, control: Control) -> None:
-    archive = {"required": True, "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
+    archive = {
+        "required": True,
+        "content": {
+            "application/zip": {"schema": {"type": "string", "format": "binary"}}
+        },
+    }
 
-    @api.post(f"{PREFIX}/datasets", status_code=202, tags=["data sets"], openapi_extra={"requestBody": archive})
+    @api.post(
+        f"{PREFIX}/datasets",
+        status_code=202,
+        tags=["data sets"],
+        openapi_extra={"requestBody": archive},
+    )
     async def add(
         request: Request,
         project: ProjectId,
@@ -106,13 +149,17 @@ def _add_datasets(api: FastAPI, control: Control) -> None:
         task: schemas.TaskName,
         format: str = "",
         strict: bool = False,
-        option: Annotated[list[str] | None, Query(description="NAME=VALUE for the format")] = None,
+        option: Annotated[
+            list[str] | None, Query(description="NAME=VALUE for the format")
+        ] = None,
     ) -> schemas.DatasetAdded:
         """Upload a zip of the data (the body) and check it."""
         check_name("data set", name)
         options = _options(task, format, option or [])
         upload = await _receive(request, control)
-        return await run_in_threadpool(_added, control, project, name, task, format, options, strict, upload)
+        return await run_in_threadpool(
+            _added, control, project, name, task, format, options, strict, upload
+        )
 
     @api.get(f"{PREFIX}/datasets", tags=["data sets"])
     def all_sets(project: ProjectId) -> list[schemas.DatasetView]:
@@ -131,18 +178,28 @@ def _add_datasets(api: FastAPI, control: Control) -> None:
 
 
 def _options(task: str, format: str, given: list[str]) -> dict[str, str]:
-    """Options of the reader as a dictionary; raises for a task, format or option that does not exist."""
+    """Options of the reader as a dictionary; raises for a task, format or option that does not
+    exist.
+    """
     formats = fitting(task_named(task))
     if format and format not in formats:
         plugins.load("data.formats", format)  # says so when there is none
         raise InvalidInput(
-            f"format '{format}' does not hold what {task} is trained on; choose one of {', '.join(formats)}"
+            f"format '{format}' does not hold what {task} is trained on; choose one of "
+            f"{', '.join(formats)}"
         )
     pairs = dict(pair.partition("=")[::2] for pair in given)
-    known = {option for name, one in formats.items() if name == format or not format for option in one.OPTIONS}
+    known = {
+        option
+        for name, one in formats.items()
+        if name == format or not format
+        for option in one.OPTIONS
+    }
     for name in pairs:
         if name not in known:
-            raise InvalidInput(f"unknown option '{name}'; there are: {', '.join(sorted(known)) or 'none'}")
+            raise InvalidInput(
+                f"unknown option '{name}'; there are: {', '.join(sorted(known)) or 'none'}"
+            )
     return pairs
 
 
@@ -158,7 +215,9 @@ async def _receive(request: Request, control: Control) -> Path:
                 size += len(chunk)
                 if size > control.upload_bytes:
                     raise TooLarge(f"the upload exceeds {control.upload_bytes:,} bytes")
-                await run_in_threadpool(file.write, chunk)  # a slow disk must not keep predictions waiting
+                await run_in_threadpool(
+                    file.write, chunk
+                )  # a slow disk must not keep predictions waiting
     except OSError as error:
         path.unlink(missing_ok=True)
         raise from_os(error, "taking the upload") from error
@@ -194,7 +253,9 @@ def _added(
     upload: Path,
 ) -> schemas.DatasetAdded:
     try:
-        row, new = control.datasets.add(project, name, task, format, options, strict, upload)
+        row, new = control.datasets.add(
+            project, name, task, format, options, strict, upload
+        )
     finally:
         upload.unlink(missing_ok=True)
     job = None
@@ -204,12 +265,16 @@ def _added(
     return schemas.DatasetAdded(name=name, job=job)
 
 
-def _brought(control: Control, project: int, name: str, labels: list[str], upload: Path) -> schemas.JobView:
+def _brought(
+    control: Control, project: int, name: str, labels: list[str], upload: Path
+) -> schemas.JobView:
     try:
         settings = {"upload": control.artifacts.add_file(upload), "labels": labels}
     finally:
         upload.unlink(missing_ok=True)
-    return views.job_view(control.jobs.submit(project, "register", model=name, settings=settings))
+    return views.job_view(
+        control.jobs.submit(project, "register", model=name, settings=settings)
+    )
 
 
 def _add_submissions(api: FastAPI, control: Control) -> None:
@@ -231,8 +296,17 @@ def _add_submissions(api: FastAPI, control: Control) -> None:
             control.registry.refuse_other_task(session, project, body.name, body.task)
         if base:
             settings[FROM] = f"{base.model}:{base.number}"
-        values = {"model": body.name, "task": body.task, "recipe": recipe_name, "settings": settings}
-        return views.job_view(jobs.submit(project, "train", dataset_id=dataset.id, dataset=dataset.name, **values))
+        values = {
+            "model": body.name,
+            "task": body.task,
+            "recipe": recipe_name,
+            "settings": settings,
+        }
+        return views.job_view(
+            jobs.submit(
+                project, "train", dataset_id=dataset.id, dataset=dataset.name, **values
+            )
+        )
 
     @api.post(f"{PREFIX}/evaluate", status_code=202, tags=["jobs"])
     def evaluate(body: schemas.EvaluateRequest, project: ProjectId) -> schemas.JobView:
@@ -256,18 +330,26 @@ def _add_submissions(api: FastAPI, control: Control) -> None:
 
 
 def _recipe_name(body: schemas.TrainRequest, base: Version | None) -> str:
-    """The recipe that is asked for, that of the version to start from, or the task's own; raises `InvalidInput`."""
+    """The recipe that is asked for, that of the version to start from, or the task's own; raises
+    `InvalidInput`.
+    """
     if base is None:
         return body.recipe or task_named(body.task).RECIPE
     name = f"{base.model}:{base.number}"
     if WEIGHTS not in base.manifest["files"]:
-        raise InvalidInput(f"{name} has no weights to start from: it came here as a finished network")
+        raise InvalidInput(
+            f"{name} has no weights to start from: it came here as a finished network"
+        )
     same = base.manifest["lineage"]["recipe"] if base.task == body.task else ""
     chosen = body.recipe or same or task_named(body.task).RECIPE
     if not hasattr(recipe_named(body.task, chosen), "network"):
         recipes = plugins.names(plugins.recipes_of(body.task))
-        others = [one for one in recipes if hasattr(recipe_named(body.task, one), "network")]
-        raise InvalidInput(f"the recipe {chosen} starts from nothing; choose another: {', '.join(others)}")
+        others = [
+            one for one in recipes if hasattr(recipe_named(body.task, one), "network")
+        ]
+        raise InvalidInput(
+            f"the recipe {chosen} starts from nothing; choose another: {', '.join(others)}"
+        )
     return chosen
 
 
@@ -297,12 +379,16 @@ def _add_jobs(api: FastAPI, control: Control) -> None:
     @api.get(f"{PREFIX}/jobs/{{number}}/log", tags=["jobs"])
     def log(number: Number, project: ProjectId, offset: Offset = 0) -> schemas.Chunk:
         """What the job has printed, from a byte offset."""
-        return _chunk(jobs.folder(number) / "log.txt", jobs.get(project, number), offset)
+        return _chunk(
+            jobs.folder(number) / "log.txt", jobs.get(project, number), offset
+        )
 
     @api.get(f"{PREFIX}/jobs/{{number}}/events", tags=["jobs"])
     def events(number: Number, project: ProjectId, offset: Offset = 0) -> schemas.Chunk:
         """Metrics per step and epoch as JSON lines, from a byte offset."""
-        return _chunk(jobs.folder(number) / "events.jsonl", jobs.get(project, number), offset)
+        return _chunk(
+            jobs.folder(number) / "events.jsonl", jobs.get(project, number), offset
+        )
 
     @api.get(f"{PREFIX}/jobs/{{number}}/pictures/{{name}}", tags=["jobs"])
     def picture(number: Number, name: str, project: ProjectId) -> Response:
@@ -315,7 +401,8 @@ def _refuse_other_labels(dataset: Dataset, labels: list[str]) -> None:
     strange = sorted(set(dataset.report.get("classes", {})) - set(labels))
     if strange:
         raise InvalidInput(
-            f"data set '{dataset.name}' has classes that the model does not know: {', '.join(strange[:10])}"
+            f"data set '{dataset.name}' has classes that the model does not know: "
+            f"{', '.join(strange[:10])}"
         )
 
 
@@ -326,40 +413,67 @@ def _chunk(path: Path, row: Job, offset: int) -> schemas.Chunk:
             file.seek(offset)
             data = file.read(CHUNK)
     # Never cut a line in two: what follows the last line end waits for the next call.
-    if (row.state == "running" or len(data) == CHUNK) and (end := data.rfind(b"\n") + 1):
+    if (row.state == "running" or len(data) == CHUNK) and (
+        end := data.rfind(b"\n") + 1
+    ):
         data = data[:end]
-    return schemas.Chunk(text=data.decode("utf-8", "replace"), offset=offset + len(data), state=row.state)
+    return schemas.Chunk(
+        text=data.decode("utf-8", "replace"), offset=offset + len(data), state=row.state
+    )
 
 
 def _file(folder: Path, name: str) -> Response:
-    names = {path.name: path for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
+    names = (
+        {path.name: path for path in folder.iterdir() if path.is_file()}
+        if folder.is_dir()
+        else {}
+    )
     if name not in names:
-        raise NotFound(f"there is no file '{name[:80]}'; there are: {', '.join(sorted(names)) or 'none'}")
+        raise NotFound(
+            f"there is no file '{name[:80]}'; there are: {', '.join(sorted(names)) or 'none'}"
+        )
     return FileResponse(names[name], headers={"x-content-type-options": "nosniff"})
 
 
 def _add_models(api: FastAPI, control: Control) -> None:
     registry = control.registry
     file = {"type": "string", "format": "binary"}
-    model = {"required": True, "content": {"application/octet-stream": {"schema": file}}}
+    model = {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": file}},
+    }
 
-    @api.post(f"{PREFIX}/models", status_code=202, tags=["models"], openapi_extra={"requestBody": model})
+    @api.post(
+        f"{PREFIX}/models",
+        status_code=202,
+        tags=["models"],
+        openapi_extra={"requestBody": model},
+    )
     async def bring(
         request: Request,
         project: ProjectId,
         name: str,
-        label: Annotated[list[str] | None, Query(description="names of the classes, in order")] = None,
+        label: Annotated[
+            list[str] | None, Query(description="names of the classes, in order")
+        ] = None,
     ) -> schemas.JobView:
-        """Bring a finished model (the body): a bare model.onnx, or a zip of a bundle. A job checks it."""
+        """Bring a finished model (the body): a bare model.onnx, or a zip of a bundle. A job checks
+        it.
+        """
         check_name("model", name)
         upload = await _receive(request, control)
-        return await run_in_threadpool(_brought, control, project, name, label or [], upload)
+        return await run_in_threadpool(
+            _brought, control, project, name, label or [], upload
+        )
 
     @api.get(f"{PREFIX}/models", tags=["models"])
     def all_versions(project: ProjectId) -> list[schemas.VersionView]:
         """All versions of all models."""
         aliases = registry.aliases(project)
-        return [schemas.VersionView(**summary(row, aliases)) for row in registry.all(project)]
+        return [
+            schemas.VersionView(**summary(row, aliases))
+            for row in registry.all(project)
+        ]
 
     @api.get(f"{PREFIX}/models/{{reference}}", tags=["models"])
     def one(reference: str, project: ProjectId) -> schemas.VersionView:
@@ -372,14 +486,20 @@ def _add_models(api: FastAPI, control: Control) -> None:
         """A file of a version's bundle."""
         row = registry.get(project, reference)
         if name not in {*row.manifest["files"], "manifest.json"}:
-            raise NotFound(f"the bundle has no file '{name[:80]}'; it has: {', '.join(row.manifest['files'])}")
-        return FileResponse(registry.folder(row) / name, headers={"x-content-type-options": "nosniff"})
+            raise NotFound(
+                f"the bundle has no file '{name[:80]}'; it has: {', '.join(row.manifest['files'])}"
+            )
+        return FileResponse(
+            registry.folder(row) / name, headers={"x-content-type-options": "nosniff"}
+        )
 
     @api.put(f"{PREFIX}/aliases", tags=["models"])
     def alias(body: schemas.AliasRequest, project: ProjectId) -> schemas.VersionView:
         """Point an alias at a version."""
         asked = parse_reference(body.model)
         if asked.version is None and asked.alias is None:
-            raise InvalidInput(f"an alias is for one version: write {asked.name}:VERSION")
+            raise InvalidInput(
+                f"an alias is for one version: write {asked.name}:VERSION"
+            )
         row = registry.alias(project, body.model, check_name("alias", body.alias))
         return schemas.VersionView(**summary(row, registry.aliases(project)))

@@ -1,4 +1,6 @@
-"""What the files of the admin API share: what its routes act on, and whose project a call is for."""
+"""What the files of the admin API share: what its routes act on, and whose project a call is
+for.
+"""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Annotated
@@ -17,7 +19,9 @@ from modelmill.types import KeyInfo
 
 PREFIX = "/api/v1"
 Embed = Callable[[KeyInfo, str, int, bytes], Awaitable[Sequence[float]]]
-"""The vector that a version (model, number) makes of an input, asked as the caller; raises `MillError`."""
+"""The vector that a version (model, number) makes of an input, asked as the caller; raises
+`MillError`.
+"""
 
 
 class Control:

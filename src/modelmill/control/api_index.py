@@ -1,4 +1,6 @@
-"""The admin API of indexes: items are added, searched and removed by what a deployed model makes of them."""
+"""The admin API of indexes: items are added, searched and removed by what a deployed model makes of
+them.
+"""
 
 import asyncio
 import base64
@@ -18,7 +20,12 @@ from modelmill.control.vector_index import Hit, New
 from modelmill.errors import InvalidInput, from_os
 from modelmill.types import KeyInfo, check_name
 
-BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+BODY = {
+    "required": True,
+    "content": {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+    },
+}
 Label = Annotated[str | None, Query(max_length=schemas.LABEL)]
 
 
@@ -29,13 +36,18 @@ def add_indexes(api: FastAPI, control: Control) -> None:
     @api.post(f"{PREFIX}/indexes", status_code=201, tags=["indexes"])
     def create(body: schemas.IndexRequest, project: ProjectId) -> schemas.IndexView:
         """Make an empty index of what a model makes of pictures (or of whatever it takes)."""
-        told = indexes.create(project, body.name, control.registry.get(project, body.model))
+        told = indexes.create(
+            project, body.name, control.registry.get(project, body.model)
+        )
         return _view(told, {})
 
     @api.get(f"{PREFIX}/indexes", tags=["indexes"])
     def all_indexes(project: ProjectId) -> list[schemas.IndexView]:
         """All indexes."""
-        return [_view(told, indexes.get(project, told.name)[1].labels()) for told in indexes.all(project)]
+        return [
+            _view(told, indexes.get(project, told.name)[1].labels())
+            for told in indexes.all(project)
+        ]
 
     @api.get(f"{PREFIX}/indexes/{{name}}", tags=["indexes"])
     def one(name: str, project: ProjectId) -> schemas.IndexView:
@@ -48,18 +60,36 @@ def add_indexes(api: FastAPI, control: Control) -> None:
         """Forget an index with all its items."""
         indexes.delete(project, name)
 
-    @api.post(f"{PREFIX}/indexes/{{name}}/classifier", status_code=202, tags=["indexes"])
-    def classifier(name: str, body: schemas.ClassifierRequest, project: ProjectId) -> schemas.JobView:
-        """Make a classifier of the items of now. A job makes it a version of a model, to deploy as any other."""
+    @api.post(
+        f"{PREFIX}/indexes/{{name}}/classifier", status_code=202, tags=["indexes"]
+    )
+    def classifier(
+        name: str, body: schemas.ClassifierRequest, project: ProjectId
+    ) -> schemas.JobView:
+        """Make a classifier of the items of now. A job makes it a version of a model, to deploy as
+        any other.
+        """
         check_name("model", body.name)
         told, index = indexes.get(project, name)
         version = control.registry.get(project, f"{told.model}:{told.version}")
         vectors, labels = index.labelled()
         if len(set(labels)) < 2:
-            raise InvalidInput(f"index '{name}' has items of {len(set(labels))} labels: a classifier needs at least 2")
-        settings = {"model": f"{version.model}:{version.number}", "index": name, "k": body.k}
+            raise InvalidInput(
+                f"index '{name}' has items of {len(set(labels))} labels: a classifier needs at "
+                "least 2"
+            )
+        settings = {
+            "model": f"{version.model}:{version.number}",
+            "index": name,
+            "k": body.k,
+        }
         upload = _written(control, vectors, labels)
-        job = control.jobs.submit(project, "register", model=body.name, settings={**settings, "upload": upload})
+        job = control.jobs.submit(
+            project,
+            "register",
+            model=body.name,
+            settings={**settings, "upload": upload},
+        )
         return views.job_view(job)
 
     _add_items(api, control)
@@ -70,13 +100,16 @@ def _add_items(api: FastAPI, control: Control) -> None:
     indexes = control.indexes
 
     @api.post(f"{PREFIX}/indexes/{{name}}/items", status_code=201, tags=["indexes"])
-    async def add(name: str, body: schemas.ItemsRequest, request: Request, project: ProjectId) -> schemas.ItemsAdded:
+    async def add(
+        name: str, body: schemas.ItemsRequest, request: Request, project: ProjectId
+    ) -> schemas.ItemsAdded:
         """Add items: all of them or none. They are on disk when this is answered."""
         told, index = await run_in_threadpool(indexes.get, project, name)
         inputs = [_bytes(item.input, number) for number, item in enumerate(body.items)]
         vectors = await _embedded(control, request.state.caller, told, inputs)
         made = [
-            New(vector, item.label, json.dumps(item.metadata)) for vector, item in zip(vectors, body.items, strict=True)
+            New(vector, item.label, json.dumps(item.metadata))
+            for vector, item in zip(vectors, body.items, strict=True)
         ]
         return schemas.ItemsAdded(ids=await run_in_threadpool(index.add, made))
 
@@ -90,14 +123,23 @@ def _add_items(api: FastAPI, control: Control) -> None:
     ) -> list[schemas.ItemView]:
         """Items in the order in which they came."""
         found = indexes.get(project, name)[1].items(label, offset, limit)
-        return [schemas.ItemView(id=item.id, label=item.label, metadata=json.loads(item.metadata)) for item in found]
+        return [
+            schemas.ItemView(
+                id=item.id, label=item.label, metadata=json.loads(item.metadata)
+            )
+            for item in found
+        ]
 
     @api.delete(f"{PREFIX}/indexes/{{name}}/items", tags=["indexes"])
     def remove_label(
-        name: str, project: ProjectId, label: Annotated[str, Query(max_length=schemas.LABEL)]
+        name: str,
+        project: ProjectId,
+        label: Annotated[str, Query(max_length=schemas.LABEL)],
     ) -> schemas.ItemsRemoved:
         """Remove all items of a label."""
-        return schemas.ItemsRemoved(removed=indexes.get(project, name)[1].remove(label=label))
+        return schemas.ItemsRemoved(
+            removed=indexes.get(project, name)[1].remove(label=label)
+        )
 
     @api.delete(f"{PREFIX}/indexes/{{name}}/items/{{id}}", tags=["indexes"])
     def remove(name: str, id: int, project: ProjectId) -> schemas.ItemsRemoved:
@@ -106,21 +148,36 @@ def _add_items(api: FastAPI, control: Control) -> None:
 
 
 def _add_search(api: FastAPI, control: Control) -> None:
-    @api.post(f"{PREFIX}/indexes/{{name}}/search", tags=["indexes"], openapi_extra={"requestBody": BODY})
+    @api.post(
+        f"{PREFIX}/indexes/{{name}}/search",
+        tags=["indexes"],
+        openapi_extra={"requestBody": BODY},
+    )
     async def search(
-        name: str, request: Request, project: ProjectId, k: Annotated[int, Query(ge=1, le=1000)] = 5
+        name: str,
+        request: Request,
+        project: ProjectId,
+        k: Annotated[int, Query(ge=1, le=1000)] = 5,
     ) -> list[schemas.HitView]:
-        """The items most like the body, such as the bytes of a picture file. Any key may ask this."""
+        """The items most like the body, such as the bytes of a picture file. Any key may ask
+        this.
+        """
         told, index = await run_in_threadpool(control.indexes.get, project, name)
         data = await request.body()
         if not data:
-            raise InvalidInput("the body is empty: send what to search for, such as the bytes of a picture file")
+            raise InvalidInput(
+                "the body is empty: send what to search for, such as the bytes of a picture file"
+            )
         (vector,) = await _embedded(control, request.state.caller, told, [data])
         return [_hit(hit) for hit in await run_in_threadpool(index.search, vector, k)]
 
 
-async def _embedded(control: Control, caller: KeyInfo, told: Description, inputs: list[bytes]) -> list[Any]:
-    """The vector of each input, from the version that the index is of; raises what the first was refused for."""
+async def _embedded(
+    control: Control, caller: KeyInfo, told: Description, inputs: list[bytes]
+) -> list[Any]:
+    """The vector of each input, from the version that the index is of; raises what the first was
+    refused for.
+    """
     calls = [control.embed(caller, told.model, told.version, data) for data in inputs]
     # All are waited for: none goes on unseen when another one has failed.
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -167,4 +224,9 @@ def _view(told: Description, labels: dict[str, int]) -> schemas.IndexView:
 
 
 def _hit(hit: Hit) -> schemas.HitView:
-    return schemas.HitView(id=hit.id, label=hit.label, score=round(hit.score, 6), metadata=json.loads(hit.metadata))
+    return schemas.HitView(
+        id=hit.id,
+        label=hit.label,
+        score=round(hit.score, 6),
+        metadata=json.loads(hit.metadata),
+    )

@@ -1,6 +1,7 @@
 """What people want, as last read, and what follows from it until one transaction has written it.
 
-People change rows while the loop decides over them: a decision is written only where what it was made for still holds.
+People change rows while the loop decides over them: a decision is written only where what it was
+made for still holds.
 """
 
 from collections.abc import Container, Iterable
@@ -21,7 +22,9 @@ class Wish(NamedTuple):
 
 
 class Book:
-    """The rows of deployments for the one who serves them; `changed` says that there is something to write."""
+    """The rows of deployments for the one who serves them; `changed` says that there is something
+    to write.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -36,20 +39,35 @@ class Book:
         """Read all rows; returns those that somebody has deployed or loaded since the last time."""
         with self.database.session() as session:
             self.rows = list(session.scalars(select(Deployment)))
-            self.projects = {row.id: row.name for row in session.scalars(select(Project))}
-        before, self._wishes = self._wishes, {row.id: _wish_of(row) for row in self.rows}
+            self.projects = {
+                row.id: row.name for row in session.scalars(select(Project))
+            }
+        before, self._wishes = (
+            self._wishes,
+            {row.id: _wish_of(row) for row in self.rows},
+        )
         if before is None:
             return []
-        fresh = {row.id for row in self.rows if before.get(row.id) != self._wishes[row.id]}
+        fresh = {
+            row.id for row in self.rows if before.get(row.id) != self._wishes[row.id]
+        }
         numbers = {row.id for row in self.rows}
         # What was decided over something that is no longer wanted is not written.
-        self._updates = {n: values for n, values in self._updates.items() if n in numbers - fresh}
-        self._dropped = {n: versions for n, versions in self._dropped.items() if n in numbers}
+        self._updates = {
+            n: values for n, values in self._updates.items() if n in numbers - fresh
+        }
+        self._dropped = {
+            n: versions for n, versions in self._dropped.items() if n in numbers
+        }
         for row in self.rows:
             for name, value in self._updates.get(row.id, {}).items():  # not written yet
                 setattr(row, name, value)
             row.variants = _without(row.variants, self._dropped.get(row.id, {}))
-        return [row for row in self.rows if row.id in fresh and row.loaded and not row.asleep]
+        return [
+            row
+            for row in self.rows
+            if row.id in fresh and row.loaded and not row.asleep
+        ]
 
     def note(self, row: Deployment, **values: Any) -> None:
         """Have columns of a row written."""
@@ -63,7 +81,9 @@ class Book:
         self.changed = True
 
     def write(self, workers: Iterable[Running]) -> None:
-        """Workers, what is served and what failed, in one transaction that also tells the gateways."""
+        """Workers, what is served and what failed, in one transaction that also tells the
+        gateways.
+        """
         wishes = self._wishes or {}
         with self.database.session() as session:
             session.execute(delete(Replica))  # first: from here on nobody else writes
@@ -71,7 +91,11 @@ class Book:
             for worker in workers:
                 if worker.leaving is None and worker.deployment in rows:
                     session.add(_replica(worker, rows[worker.deployment].project_id))
-            written = [one for one in self._updates if one in rows and _wish_of(rows[one]) == wishes.get(one)]
+            written = [
+                one
+                for one in self._updates
+                if one in rows and _wish_of(rows[one]) == wishes.get(one)
+            ]
             for number in written:
                 for name, value in self._updates[number].items():
                     setattr(rows[number], name, value)
@@ -98,7 +122,9 @@ def _take_away(row: Deployment, dropped: dict[Version, str]) -> None:
     row.variants = _without(row.variants, dropped)
 
 
-def _without(variants: list[dict[str, Any]], versions: Container[Version]) -> list[dict[str, Any]]:
+def _without(
+    variants: list[dict[str, Any]], versions: Container[Version]
+) -> list[dict[str, Any]]:
     return [one for one in variants if (one["model"], one["version"]) not in versions]
 
 

@@ -22,7 +22,11 @@ class Tally:
 
     def since(self, earlier: "Tally") -> "Tally":
         """What was added since."""
-        return Tally(self.success - earlier.success, self.failure - earlier.failure, self.seconds - earlier.seconds)
+        return Tally(
+            self.success - earlier.success,
+            self.failure - earlier.failure,
+            self.seconds - earlier.seconds,
+        )
 
     @property
     def mean(self) -> float:
@@ -39,9 +43,13 @@ def verdict(canary: Tally, main: Tally, limits: Variant) -> str:
     normal = main.failure / max(1, main.success + main.failure)
     if share > limits.max_error_rate + normal:
         return f"{canary.failure} of {total} requests failed (limit {limits.max_error_rate:.0%})"
-    if main.success >= limits.min_requests and canary.mean > main.mean * limits.max_slowdown + SLACK_SECONDS:
+    if (
+        main.success >= limits.min_requests
+        and canary.mean > main.mean * limits.max_slowdown + SLACK_SECONDS
+    ):
         return (
-            f"it took {canary.mean * 1e3:.1f} ms a request, the main version {main.mean * 1e3:.1f} ms "
+            f"it took {canary.mean * 1e3:.1f} ms a request, the main version "
+            f"{main.mean * 1e3:.1f} ms "
             f"(limit {limits.max_slowdown:g} times)"
         )
     return ""
@@ -57,11 +65,15 @@ class Judge:
 
     def verdict(self, canary: Tally, main: Tally, limits: Variant) -> str:
         """Why the canary must go, or an empty string."""
-        return verdict(canary.since(self.canary_before), main.since(self.main_before), limits)
+        return verdict(
+            canary.since(self.canary_before), main.since(self.main_before), limits
+        )
 
 
 class Judges:
-    """The judges of all canaries, by deployment and version; each is appointed when its canary is first seen."""
+    """The judges of all canaries, by deployment and version; each is appointed when its canary is
+    first seen.
+    """
 
     def __init__(self) -> None:
         self._judges: dict[tuple[int, Version], Judge] = {}
@@ -80,12 +92,26 @@ class Judges:
 
     def keep(self, canaries: Collection[tuple[int, Version]]) -> None:
         """Dismiss the judges of canaries that are no more."""
-        self._judges = {key: judge for key, judge in self._judges.items() if key in canaries}
+        self._judges = {
+            key: judge for key, judge in self._judges.items() if key in canaries
+        }
 
-    def verdict(self, number: int, limits: Variant, main: Version, tally: Callable[[Version], Tally]) -> str:
-        """Why a deployment's canary must go, or an empty string; `tally` counts a version's requests so far."""
+    def verdict(
+        self,
+        number: int,
+        limits: Variant,
+        main: Version,
+        tally: Callable[[Version], Tally],
+    ) -> str:
+        """Why a deployment's canary must go, or an empty string; `tally` counts a version's
+        requests so far.
+        """
         canary = (limits.model, limits.version)
         judge = self._judges.get((number, canary))
-        if judge is None or judge.main != main:  # from now on, not for what was counted before
-            judge = self._judges[number, canary] = Judge(main, tally(canary), tally(main))
+        if (
+            judge is None or judge.main != main
+        ):  # from now on, not for what was counted before
+            judge = self._judges[number, canary] = Judge(
+                main, tally(canary), tally(main)
+            )
         return judge.verdict(tally(canary), tally(main), limits)

@@ -1,6 +1,7 @@
 """The database: what is wanted and what was seen. Every row belongs to a project.
 
-SQLite in the home by default, any SQLAlchemy URL otherwise. The schema is made by the migrations alone.
+SQLite in the home by default, any SQLAlchemy URL otherwise. The schema is made by the migrations
+alone.
 """
 
 from collections.abc import Iterator
@@ -50,9 +51,15 @@ class Moment(TypeDecorator[datetime]):
     impl = DateTime
     cache_ok = True
 
-    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+    def process_result_value(
+        self, value: datetime | None, dialect: Any
+    ) -> datetime | None:
         """Times from the database carry their zone."""
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        return (
+            value.replace(tzinfo=UTC)
+            if value is not None and value.tzinfo is None
+            else value
+        )
 
 
 def now() -> datetime:
@@ -116,7 +123,9 @@ class Job(Owned, Base):
     version: Mapped[int | None]
     task: Mapped[str] = mapped_column(default="")
     recipe: Mapped[str] = mapped_column(default="")
-    dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id", ondelete="SET NULL"))
+    dataset_id: Mapped[int | None] = mapped_column(
+        ForeignKey("dataset.id", ondelete="SET NULL")
+    )
     dataset: Mapped[str] = mapped_column(default="")
     settings: Mapped[Json] = mapped_column(default=dict)
     result: Mapped[Json] = mapped_column(default=dict)
@@ -175,7 +184,9 @@ class Replica(Owned, Base):
     """A worker as it was last seen."""
 
     __tablename__ = "replica"
-    deployment_id: Mapped[int] = mapped_column(ForeignKey("deployment.id", ondelete="CASCADE"), index=True)
+    deployment_id: Mapped[int] = mapped_column(
+        ForeignKey("deployment.id", ondelete="CASCADE"), index=True
+    )
     model: Mapped[str]
     version: Mapped[int]
     socket: Mapped[str]
@@ -204,7 +215,9 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         options = {"timeout": 15} if url.startswith("sqlite") else {}
-        self.engine: Engine = create_engine(url, connect_args=options, pool_pre_ping=not options)
+        self.engine: Engine = create_engine(
+            url, connect_args=options, pool_pre_ping=not options
+        )
         if options:
             event.listen(self.engine, "connect", _tune_sqlite)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -216,11 +229,15 @@ class Database:
             with self._sessions.begin() as session:
                 yield session
         except IntegrityError as error:
-            raise Conflict(f"something else changed the same at the same time; try again ({error.orig})") from error
+            raise Conflict(
+                f"something else changed the same at the same time; try again ({error.orig})"
+            ) from error
         except DatabaseError as error:
             words = str(error.orig)
             if "full" in words:
-                raise StorageFull(f"the disk is full: the database could not be written ({words})") from error
+                raise StorageFull(
+                    f"the disk is full: the database could not be written ({words})"
+                ) from error
             raise MillError(f"the database failed: {words}") from error
 
     def migrate(self) -> None:
@@ -234,22 +251,32 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        known = {
+            script.revision
+            for script in ScriptDirectory.from_config(config).walk_revisions()
+        }
         if current is not None and current not in known:
             raise MillError(
-                f"the database is of a newer modelmill (schema {current}; this one knows up to {HEAD}): "
+                f"the database is of a newer modelmill (schema {current}; this one knows up to "
+                f"{HEAD}): "
                 "install that version, or name another home with --home"
             )
         config.attributes["engine"] = self.engine
         try:
             command.upgrade(config, "head")
         except DatabaseError as error:
-            raise MillError(f"the database at {self.engine.url!r} can't be used: {error.orig}") from error
+            raise MillError(
+                f"the database at {self.engine.url!r} can't be used: {error.orig}"
+            ) from error
 
     def _current(self) -> str | None:
         try:
             with self.engine.connect() as connection:
-                return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
+                return str(
+                    connection.execute(
+                        text("SELECT version_num FROM alembic_version")
+                    ).scalar_one()
+                )
         except SQLAlchemyError:
             return None
 
@@ -264,14 +291,21 @@ class Database:
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
-    # Readers never wait for the writer, and a power cut loses at most the last transactions, never the file.
+    # Readers never wait for the writer, and a power cut loses at most the last transactions, never
+    # the file.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def bump(session: Session, *also: int) -> None:
-    """Tell the loops that there is something new, and the gateways when it is `also` of their concern."""
-    session.execute(update(Revision).where(Revision.id.in_((ANY, *also))).values(value=Revision.value + 1))
+    """Tell the loops that there is something new, and the gateways when it is `also` of their
+    concern.
+    """
+    session.execute(
+        update(Revision)
+        .where(Revision.id.in_((ANY, *also)))
+        .values(value=Revision.value + 1)
+    )
 
 
 def project_id(session: Session, name: str = "default") -> int:

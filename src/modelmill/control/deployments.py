@@ -43,7 +43,9 @@ class Deployments:
 
     # ---- what is wanted
 
-    def deploy(self, project: int, reference: str, name: str, **changed: Any) -> Deployment:
+    def deploy(
+        self, project: int, reference: str, name: str, **changed: Any
+    ) -> Deployment:
         """Want a version served under a name; doing it twice is the same as once.
 
         `changed` are fields of `ServingOptions`; what is None stays as it was.
@@ -53,36 +55,73 @@ class Deployments:
         with self._database.session() as session:
             row = self._find(session, project, name)
             if row is None:
-                row = Deployment(project_id=project, name=name, model=version.model, version=version.number, replicas=1)
+                row = Deployment(
+                    project_id=project,
+                    name=name,
+                    model=version.model,
+                    version=version.number,
+                    replicas=1,
+                )
                 row.options, row.variants = {}, []
                 session.add(row)
-            row.model, row.version, row.error, row.note = version.model, version.number, "", ""
-            row.variants = [one for one in row.variants if (one["model"], one["version"]) != (row.model, row.version)]
+            row.model, row.version, row.error, row.note = (
+                version.model,
+                version.number,
+                "",
+                "",
+            )
+            row.variants = [
+                one
+                for one in row.variants
+                if (one["model"], one["version"]) != (row.model, row.version)
+            ]
             options = complete(row, changed)
-            row.options, row.loaded, row.asleep = msgspec.to_builtins(options), True, False
+            row.options, row.loaded, row.asleep = (
+                msgspec.to_builtins(options),
+                True,
+                False,
+            )
             row.replicas = max(options.min_replicas, 1)
             bump(session, ROUTES)
         return row
 
-    def add_variant(self, project: int, reference: str, name: str, **how: Any) -> Deployment:
-        """Serve another version behind a name, as a canary (`weight`) or a shadow; raises `Conflict`."""
+    def add_variant(
+        self, project: int, reference: str, name: str, **how: Any
+    ) -> Deployment:
+        """Serve another version behind a name, as a canary (`weight`) or a shadow; raises
+        `Conflict`.
+        """
         version = self._registry.get(project, reference)
         with self._database.session() as session:
             row = self._named(session, project, name or version.model)
             if (row.model, row.version) == (version.model, version.number):
-                raise Conflict(f"{version.model}:{version.number} is what '{row.name}' serves already")
+                raise Conflict(
+                    f"{version.model}:{version.number} is what '{row.name}' serves already"
+                )
             self._refuse_other_signature(session, row, version)
             given = {key: value for key, value in how.items() if value is not None}
             variant = Variant(model=version.model, version=version.number, **given)
-            others = [one for one in row.variants if (one["model"], one["version"]) != (variant.model, variant.version)]
-            if sum(one["weight"] for one in others) + variant.weight > 1 + 1e-9:  # sums of tenths are not exact
-                raise InvalidInput(f"the canaries of '{row.name}' would get more than all requests")
+            others = [
+                one
+                for one in row.variants
+                if (one["model"], one["version"]) != (variant.model, variant.version)
+            ]
+            if (
+                sum(one["weight"] for one in others) + variant.weight > 1 + 1e-9
+            ):  # sums of tenths are not exact
+                raise InvalidInput(
+                    f"the canaries of '{row.name}' would get more than all requests"
+                )
             row.variants, row.note = [*others, msgspec.to_builtins(variant)], ""
             bump(session, ROUTES)
         return row
 
-    def promote(self, project: int, name: str, version: int | None = None) -> Deployment:
-        """Make a canary or shadow the main version, its workers included; raises `Conflict` when there is none."""
+    def promote(
+        self, project: int, name: str, version: int | None = None
+    ) -> Deployment:
+        """Make a canary or shadow the main version, its workers included; raises `Conflict` when
+        there is none.
+        """
         with self._database.session() as session:
             row = self._named(session, project, name)
             chosen = self._variant(row, version)
@@ -92,12 +131,22 @@ class Deployments:
             bump(session, ROUTES)
         return row
 
-    def drop_variants(self, project: int, name: str, version: int | None = None, note: str = "") -> Deployment:
-        """Take canaries and shadows (or one version) away: the main version answers all; raises `Conflict`."""
+    def drop_variants(
+        self, project: int, name: str, version: int | None = None, note: str = ""
+    ) -> Deployment:
+        """Take canaries and shadows (or one version) away: the main version answers all; raises
+        `Conflict`.
+        """
         with self._database.session() as session:
             row = self._named(session, project, name)
-            chosen = self._variant(row, version) if version is not None or not row.variants else None
-            row.variants = [one for one in row.variants if chosen is not None and one != chosen]
+            chosen = (
+                self._variant(row, version)
+                if version is not None or not row.variants
+                else None
+            )
+            row.variants = [
+                one for one in row.variants if chosen is not None and one != chosen
+            ]
             row.note = note
             bump(session, ROUTES)
         return row
@@ -124,7 +173,11 @@ class Deployments:
     def all(self, project: int) -> list[Deployment]:
         """All of a project, by name."""
         with self._database.session() as session:
-            query = select(Deployment).where(Deployment.project_id == project).order_by(Deployment.name)
+            query = (
+                select(Deployment)
+                .where(Deployment.project_id == project)
+                .order_by(Deployment.name)
+            )
             return list(session.scalars(query))
 
     def get(self, project: int, name: str) -> Deployment:
@@ -136,12 +189,16 @@ class Deployments:
         """The workers of each deployment, by its number."""
         with self._database.session() as session:
             found: dict[int, list[Replica]] = {}
-            for replica in session.scalars(select(Replica).where(Replica.project_id == project)):
+            for replica in session.scalars(
+                select(Replica).where(Replica.project_id == project)
+            ):
                 found.setdefault(replica.deployment_id, []).append(replica)
             return found
 
     def snapshot(self, known: Snapshot | None) -> Snapshot | None:
-        """Routes and keys for a gateway, or None when nothing has changed since the snapshot it knows."""
+        """Routes and keys for a gateway, or None when nothing has changed since the snapshot it
+        knows.
+        """
         with self._database.session() as session:
             counts = {row.id: row.value for row in session.scalars(select(Revision))}
             revision = (counts[ROUTES], counts[KEYS])
@@ -149,9 +206,17 @@ class Deployments:
                 return None
             projects = {row.id: row.name for row in session.scalars(select(Project))}
             same_keys = known is not None and known.revision[1] == revision[1]
-            keys = known.keys if known is not None and same_keys else self._keys(session, projects)
+            keys = (
+                known.keys
+                if known is not None and same_keys
+                else self._keys(session, projects)
+            )
             same_routes = known is not None and known.revision[0] == revision[0]
-            routes = known.routes if known is not None and same_routes else self._routes(session, projects)
+            routes = (
+                known.routes
+                if known is not None and same_routes
+                else self._routes(session, projects)
+            )
             return Snapshot(revision=revision, routes=routes, keys=keys)
 
     # ---- how
@@ -177,18 +242,28 @@ class Deployments:
         routes = {}
         for row in session.scalars(select(Deployment)):
             try:
-                route = self._route(session, row, projects[row.project_id], replicas.get(row.id, []))
-            except (MillError, msgspec.MsgspecError) as error:  # such as a task that is no longer installed
+                route = self._route(
+                    session, row, projects[row.project_id], replicas.get(row.id, [])
+                )
+            except (
+                MillError,
+                msgspec.MsgspecError,
+            ) as error:  # such as a task that is no longer installed
                 log.error("deployment %s can't be routed: %s", row.name, error)
                 continue
             routes[f"{route.project}/{route.deployment}"] = route
         return routes
 
-    def _route(self, session: Session, row: Deployment, project: str, replicas: list[Replica]) -> Route:
+    def _route(
+        self, session: Session, row: Deployment, project: str, replicas: list[Replica]
+    ) -> Route:
         options = options_of(row)
         variants = [msgspec.convert(one, Variant) for one in row.variants]
         others = [
-            self._side(session, row, project, options, replicas, (one.model, one.version), one) for one in variants
+            self._side(
+                session, row, project, options, replicas, (one.model, one.version), one
+            )
+            for one in variants
         ]
         main = (row.serving_model or row.model, row.serving or row.version)
         return self._side(session, row, project, options, replicas, main, None, others)
@@ -206,15 +281,23 @@ class Deployments:
     ) -> Route:
         """One version behind the name: the main one, or a variant."""
         manifest = self._manifest(session, (row.project_id, *version))
-        mine = [replica for replica in replicas if (replica.model, replica.version) == version]
+        mine = [
+            replica
+            for replica in replicas
+            if (replica.model, replica.version) == version
+        ]
         return Route(
             deployment=row.name,
             project=project,
             model=version[0],
             version=version[1],
             task=manifest.task,
-            output=getattr(task_named(manifest.task), "OUTPUT", "json") if manifest.task else "json",
-            grows=bool(manifest.task and getattr(task_named(manifest.task), "GROWS", False)),
+            output=getattr(task_named(manifest.task), "OUTPUT", "json")
+            if manifest.task
+            else "json",
+            grows=bool(
+                manifest.task and getattr(task_named(manifest.task), "GROWS", False)
+            ),
             kind=kind_of(task_named(manifest.task)) if manifest.task else TENSOR,
             engine=options.engine or manifest.engine,
             # A deployment whose only worker was lost keeps its calls waiting for the next one.
@@ -240,27 +323,42 @@ class Deployments:
         if found is None:
             project, model, number = version
             query = select(Version).where(
-                Version.project_id == project, Version.model == model, Version.number == number
+                Version.project_id == project,
+                Version.model == model,
+                Version.number == number,
             )
             found = msgspec.convert(session.scalars(query).one().manifest, Manifest)
             self._manifests[version] = found
         return found
 
-    def _refuse_other_signature(self, session: Session, row: Deployment, version: Version) -> None:
+    def _refuse_other_signature(
+        self, session: Session, row: Deployment, version: Version
+    ) -> None:
         mine = self._manifest(session, (row.project_id, row.model, row.version))
-        theirs = self._manifest(session, (row.project_id, version.model, version.number))
-        if (mine.task, [spec.name for spec in mine.inputs]) != (theirs.task, [spec.name for spec in theirs.inputs]):
-            raise Conflict(f"{version.model}:{version.number} takes other inputs than '{row.name}' serves")
+        theirs = self._manifest(
+            session, (row.project_id, version.model, version.number)
+        )
+        if (mine.task, [spec.name for spec in mine.inputs]) != (
+            theirs.task,
+            [spec.name for spec in theirs.inputs],
+        ):
+            raise Conflict(
+                f"{version.model}:{version.number} takes other inputs than '{row.name}' serves"
+            )
 
     @staticmethod
     def _find(session: Session, project: int, name: str) -> Deployment | None:
-        query = select(Deployment).where(Deployment.project_id == project, Deployment.name == name)
+        query = select(Deployment).where(
+            Deployment.project_id == project, Deployment.name == name
+        )
         return session.scalars(query).first()
 
     def _named(self, session: Session, project: int, name: str) -> Deployment:
         row = self._find(session, project, name)
         if row is None:
-            names = session.scalars(select(Deployment.name).where(Deployment.project_id == project))
+            names = session.scalars(
+                select(Deployment.name).where(Deployment.project_id == project)
+            )
             raise unknown("deployment", name, names)
         return row
 
@@ -268,18 +366,29 @@ class Deployments:
     def _variant(row: Deployment, version: int | None) -> dict[str, Any]:
         found = [one for one in row.variants if version in (None, one["version"])]
         if len(found) != 1:
-            there = ", ".join(f"{one['model']}:{one['version']}" for one in row.variants) or "none"
-            raise Conflict(f"'{row.name}' has these canaries and shadows: {there}; name the version that is meant")
+            there = (
+                ", ".join(f"{one['model']}:{one['version']}" for one in row.variants)
+                or "none"
+            )
+            raise Conflict(
+                f"'{row.name}' has these canaries and shadows: {there}; name the version that is "
+                "meant"
+            )
         return found[0]
 
 
 def options_of(row: Deployment) -> ServingOptions:
     """How a deployment is served."""
-    return msgspec.convert({"min_replicas": row.replicas, "max_replicas": row.replicas, **row.options}, ServingOptions)
+    return msgspec.convert(
+        {"min_replicas": row.replicas, "max_replicas": row.replicas, **row.options},
+        ServingOptions,
+    )
 
 
 def complete(row: Deployment, changed: dict[str, Any]) -> ServingOptions:
-    """The options of a row with some changed (None: not); raises `InvalidInput` for what can't go together."""
+    """The options of a row with some changed (None: not); raises `InvalidInput` for what can't go
+    together.
+    """
     given = {name: value for name, value in changed.items() if value is not None}
     if (replicas := given.pop("replicas", None)) is not None:
         given = {"min_replicas": replicas, "max_replicas": replicas, **given}
@@ -291,6 +400,7 @@ def complete(row: Deployment, changed: dict[str, Any]) -> ServingOptions:
         raise unknown("engine", options.engine, plugins.names("engines"))
     if options.max_replicas < max(options.min_replicas, 1):
         raise InvalidInput(
-            f"max_replicas is {options.max_replicas}: at least 1 and not below min_replicas ({options.min_replicas})"
+            f"max_replicas is {options.max_replicas}: at least 1 and not below min_replicas "
+            f"({options.min_replicas})"
         )
     return options

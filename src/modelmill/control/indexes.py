@@ -11,7 +11,14 @@ import msgspec
 
 from modelmill.control.db import Version
 from modelmill.control.vector_index import VectorIndex
-from modelmill.errors import Conflict, InvalidInput, MillError, NotFound, from_os, unknown
+from modelmill.errors import (
+    Conflict,
+    InvalidInput,
+    MillError,
+    NotFound,
+    from_os,
+    unknown,
+)
 from modelmill.types import Struct, check_name
 
 DESCRIPTION = "index.json"
@@ -20,7 +27,9 @@ OUTPUT = "embedding"
 
 
 class Description(Struct, frozen=True, kw_only=True):
-    """What an index is: made once, never changed. `mark` tells it from a later one of the same name."""
+    """What an index is: made once, never changed. `mark` tells it from a later one of the same
+    name.
+    """
 
     name: str
     mark: str
@@ -31,7 +40,9 @@ class Description(Struct, frozen=True, kw_only=True):
 
 
 class Indexes:
-    """Indexes below `root`/PROJECT/NAME. They are files so that any gateway of the home reads and writes them."""
+    """Indexes below `root`/PROJECT/NAME. They are files so that any gateway of the home reads and
+    writes them.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -41,7 +52,9 @@ class Indexes:
             shutil.rmtree(left, ignore_errors=True)
 
     def create(self, project: int, name: str, version: Version) -> Description:
-        """A new, empty index of the vectors of a version; raises `Conflict`, `InvalidInput`, `StorageFull`."""
+        """A new, empty index of the vectors of a version; raises `Conflict`, `InvalidInput`,
+        `StorageFull`.
+        """
         check_name("index", name)
         place = self._root / str(project) / name
         told = Description(
@@ -78,7 +91,9 @@ class Indexes:
             raise unknown("index", name, [one.name for one in self._described(project)])
         with self._guard:
             if told.mark not in self._open:
-                self._open[told.mark] = VectorIndex(self._root / str(project) / name, told.dimensions)
+                self._open[told.mark] = VectorIndex(
+                    self._root / str(project) / name, told.dimensions
+                )
             return told, self._open[told.mark]
 
     def delete(self, project: int, name: str) -> None:
@@ -108,12 +123,20 @@ def _read(place: Path) -> Description | None:
 
 
 def _dimensions(version: Version) -> int:
-    """How long the vectors of a version are; raises `InvalidInput` for a model that answers none."""
+    """How long the vectors of a version are; raises `InvalidInput` for a model that answers
+    none.
+    """
     outputs = version.manifest["outputs"]
-    if not version.task or len(outputs) != 1 or outputs[0]["name"] != OUTPUT or len(outputs[0]["shape"]) != 2:
+    if (
+        not version.task
+        or len(outputs) != 1
+        or outputs[0]["name"] != OUTPUT
+        or len(outputs[0]["shape"]) != 2
+    ):
         kind = f"is for {version.task}" if version.task else "has no task"
         raise InvalidInput(
-            f"'{version.model}' {kind}: an index wants a model that answers vectors, such as one of "
+            f"'{version.model}' {kind}: an index wants a model that answers vectors, such as one "
+            "of "
             "image-feature-extraction or feature-extraction"
         )
     return int(outputs[0]["shape"][1])

@@ -1,8 +1,8 @@
 """The job queue: rows that nodes claim, and what their processes leave behind.
 
-Two lanes keep jobs from fighting for cores: one training or evaluation at a time, and beside it one import of
-data or of a model.
-A job that was running when its node died is found interrupted and goes on from its checkpoint.
+Two lanes keep jobs from fighting for cores: one training or evaluation at a time, and beside it one
+import of data or of a model. A job that was running when its node died is found interrupted and
+goes on from its checkpoint.
 """
 
 import logging
@@ -27,11 +27,14 @@ from modelmill.types import ENDED, RESULT, JobSpec, Json
 log = logging.getLogger("modelmill.node")
 
 FROM = "from"
-"""Among the settings of a training: the version that it starts from. No setting can have the name."""
+"""Among the settings of a training: the version that it starts from. No setting can have the
+name.
+"""
 LANES = (("train", "evaluate"), ("import", "register"))
 
-# Big buffers come and go every step: keep their pages instead of giving them back to the system each time.
-# Threads that wait for one another soon sleep: on a busy machine spinning ones slow everybody, and the job most.
+# Big buffers come and go every step: keep their pages instead of giving them back to the system
+# each time. Threads that wait for one another soon sleep: on a busy machine spinning ones slow
+# everybody, and the job most.
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
@@ -58,15 +61,24 @@ class Jobs:
     def all(self, project: int) -> list[Job]:
         """All of a project, newest first."""
         with self._database.session() as session:
-            return list(session.scalars(select(Job).where(Job.project_id == project).order_by(Job.id.desc())))
+            return list(
+                session.scalars(
+                    select(Job).where(Job.project_id == project).order_by(Job.id.desc())
+                )
+            )
 
     def get(self, project: int, number: int) -> Job:
         """One by number; raises `NotFound`."""
         with self._database.session() as session:
-            row = session.scalars(select(Job).where(Job.project_id == project, Job.id == number)).first()
+            row = session.scalars(
+                select(Job).where(Job.project_id == project, Job.id == number)
+            ).first()
         if row is None:
             newest = next((job.id for job in self.all(project)), None)
-            raise NotFound(f"unknown job {number}; " + (f"the newest is {newest}" if newest else "there are none yet"))
+            raise NotFound(
+                f"unknown job {number}; "
+                + (f"the newest is {newest}" if newest else "there are none yet")
+            )
         return row
 
     def cancel(self, project: int, number: int) -> Job:
@@ -74,26 +86,42 @@ class Jobs:
         row = self.get(project, number)
         with self._database.session() as session:
             waiting = Job.state.in_(("queued", "interrupted"))
-            ended = update(Job).where(Job.id == row.id, waiting).values(state="cancelled", ended=now())
+            ended = (
+                update(Job)
+                .where(Job.id == row.id, waiting)
+                .values(state="cancelled", ended=now())
+            )
             if row.kind == "import":
-                unchecked = delete(Dataset).where(Dataset.id == row.dataset_id, Dataset.state == "checking")
-                session.execute(unchecked.where(exists().where(Job.id == row.id, waiting)))
+                unchecked = delete(Dataset).where(
+                    Dataset.id == row.dataset_id, Dataset.state == "checking"
+                )
+                session.execute(
+                    unchecked.where(exists().where(Job.id == row.id, waiting))
+                )
             if not session.execute(ended).rowcount:  # type: ignore[attr-defined]
-                asked = update(Job).where(Job.id == row.id, Job.state == "running").values(cancel=True)
+                asked = (
+                    update(Job)
+                    .where(Job.id == row.id, Job.state == "running")
+                    .values(cancel=True)
+                )
                 if not session.execute(asked).rowcount:  # type: ignore[attr-defined]
                     raise Conflict(f"job {number} has already {row.state}")
             bump(session)
         return self.get(project, number)
 
     def resume(self, project: int, number: int) -> Job:
-        """Queue a job again; it goes on from its last checkpoint. Raises `Conflict` unless it was stopped."""
+        """Queue a job again; it goes on from its last checkpoint. Raises `Conflict` unless it was
+        stopped.
+        """
         row = self.get(project, number)
         stopped = ("interrupted", "failed", "cancelled")
         with self._database.session() as session:
             query = update(Job).where(Job.id == row.id, Job.state.in_(stopped))
             again = query.values(state="queued", cancel=False, error="", ended=None)
             if not session.execute(again).rowcount:  # type: ignore[attr-defined]
-                raise Conflict(f"job {number} is {row.state}; only {', '.join(stopped)} jobs can be resumed")
+                raise Conflict(
+                    f"job {number} is {row.state}; only {', '.join(stopped)} jobs can be resumed"
+                )
             bump(session)
         return self.get(project, number)
 
@@ -103,7 +131,9 @@ class Jobs:
 
 
 class JobRunner:
-    """The loop that claims jobs, starts their processes and takes in what they leave; owned by one node."""
+    """The loop that claims jobs, starts their processes and takes in what they leave; owned by one
+    node.
+    """
 
     def __init__(
         self,
@@ -116,14 +146,28 @@ class JobRunner:
         threads: int,
         artifacts: Artifacts,
     ) -> None:
-        self._database, self._jobs, self._datasets, self._registry = database, jobs, datasets, registry
-        self._cluster, self._entries, self._threads, self._artifacts = cluster, entries, threads, artifacts
+        self._database, self._jobs, self._datasets, self._registry = (
+            database,
+            jobs,
+            datasets,
+            registry,
+        )
+        self._cluster, self._entries, self._threads, self._artifacts = (
+            cluster,
+            entries,
+            threads,
+            artifacts,
+        )
         self._running: dict[int, Handle] = {}
 
     def recover(self) -> None:
-        """At start: what had ended unseen is taken in; what was running is queued to go on from its checkpoint."""
+        """At start: what had ended unseen is taken in; what was running is queued to go on from its
+        checkpoint.
+        """
         with self._database.session() as session:
-            running = list(session.scalars(select(Job.id).where(Job.state == "running")))
+            running = list(
+                session.scalars(select(Job.id).where(Job.state == "running"))
+            )
         for number in running:
             if (self._jobs.folder(number) / RESULT).exists():
                 with suppress(MillError):  # else it is queued again below
@@ -131,16 +175,25 @@ class JobRunner:
         with self._database.session() as session:
             asked = update(Job).where(Job.state == "running", Job.cancel)
             session.execute(asked.values(state="cancelled", ended=now()))
-            session.execute(update(Job).where(Job.state == "running").values(state="interrupted"))
-            again = update(Job).where(Job.state == "interrupted").values(state="queued", cancel=False)
+            session.execute(
+                update(Job).where(Job.state == "running").values(state="interrupted")
+            )
+            again = (
+                update(Job)
+                .where(Job.state == "interrupted")
+                .values(state="queued", cancel=False)
+            )
             session.execute(again)
 
     def tick(self, news: bool = True) -> None:
-        """Look after running jobs; when there is news, or one has ended, also cancel and start what should be."""
+        """Look after running jobs; when there is news, or one has ended, also cancel and start what
+        should be.
+        """
         for number, handle in list(self._running.items()):
             try:
                 news |= self._look_after(number, handle)
-            except MillError as error:  # such as a full disk: tried again, and no reason to leave the others alone
+            except MillError as error:
+                # Such as a full disk: tried again; the other jobs go on.
                 log.error("job %d can't be taken in: %s", number, error)
         if news:
             self._cancel()
@@ -149,10 +202,15 @@ class JobRunner:
                     self._start_next(lane)
 
     def stop(self, patience: float) -> None:
-        """Ask running jobs to keep a checkpoint and go, until a time; they resume at the next start."""
+        """Ask running jobs to keep a checkpoint and go, until a time; they resume at the next
+        start.
+        """
         for handle in self._running.values():
             handle.terminate()
-        while any(h.exit_code() is None for h in self._running.values()) and time.monotonic() < patience:
+        while (
+            any(h.exit_code() is None for h in self._running.values())
+            and time.monotonic() < patience
+        ):
             time.sleep(0.02)
         for number, handle in self._running.items():
             code = handle.exit_code()
@@ -162,17 +220,28 @@ class JobRunner:
 
     def _busy(self, lane: tuple[str, ...]) -> bool:
         with self._database.session() as session:
-            query = select(Job.id).where(Job.id.in_(self._running), Job.kind.in_(lane)).limit(1)
+            query = (
+                select(Job.id)
+                .where(Job.id.in_(self._running), Job.kind.in_(lane))
+                .limit(1)
+            )
             return bool(self._running) and session.scalar(query) is not None
 
     def _start_next(self, lane: tuple[str, ...]) -> None:
         with self._database.session() as session:
-            query = select(Job).where(Job.state == "queued", Job.kind.in_(lane)).order_by(Job.id).limit(1)
+            query = (
+                select(Job)
+                .where(Job.state == "queued", Job.kind.in_(lane))
+                .order_by(Job.id)
+                .limit(1)
+            )
             row = session.scalars(query).first()
             if row is None:
                 return
             claim = update(Job).where(Job.id == row.id, Job.state == "queued")
-            claimed = session.execute(claim.values(state="running", started=now(), ended=None, error=""))
+            claimed = session.execute(
+                claim.values(state="running", started=now(), ended=None, error="")
+            )
             if not claimed.rowcount:  # type: ignore[attr-defined]
                 return
         try:
@@ -202,9 +271,17 @@ class JobRunner:
             raise MillError(f"data set '{row.dataset}' was removed")
         source, settings = "", row.settings
         if row.kind == "evaluate":
-            source = str(self._registry.folder(self._registry.get(row.project_id, f"{row.model}:{row.version}")))
+            source = str(
+                self._registry.folder(
+                    self._registry.get(row.project_id, f"{row.model}:{row.version}")
+                )
+            )
         elif row.kind == "train" and FROM in settings:
-            source = str(self._registry.folder(self._registry.get(row.project_id, settings[FROM])))
+            source = str(
+                self._registry.folder(
+                    self._registry.get(row.project_id, settings[FROM])
+                )
+            )
             settings = {name: value for name, value in settings.items() if name != FROM}
         elif row.kind == "register":
             source = str(self._artifacts.path(row.settings["upload"]))
@@ -223,7 +300,9 @@ class JobRunner:
             settings=settings,
             bundle=source,
             base=row.settings.get(FROM, "") if row.kind == "train" else "",
-            split=row.settings.get("split", "test") if row.kind == "evaluate" else "test",
+            split=row.settings.get("split", "test")
+            if row.kind == "evaluate"
+            else "test",
             cache=str(self._jobs.home / "cache"),
         )
 
@@ -239,7 +318,11 @@ class JobRunner:
 
     def _cancel(self) -> None:
         with self._database.session() as session:
-            asked = list(session.scalars(select(Job.id).where(Job.state == "running", Job.cancel)))
+            asked = list(
+                session.scalars(
+                    select(Job.id).where(Job.state == "running", Job.cancel)
+                )
+            )
         for number in asked:
             if handle := self._running.get(number):
                 handle.kill()
@@ -247,14 +330,24 @@ class JobRunner:
             self._running.pop(number, None)
 
     def _take_in(self, number: int, code: int) -> None:
-        """Record what an ended process left: a result, an error, or nothing (it was interrupted)."""
+        """Record what an ended process left: a result, an error, or nothing (it was
+        interrupted).
+        """
         path = self._jobs.folder(number) / RESULT
         result: Json = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
         if "error" in result:
             return self._finish(number, "failed", result["error"])
         if not result:
-            why = f"its process was ended by signal {-code}" if code < 0 else "it was stopped"
-            return self._finish(number, "interrupted", f"{why}; `resume {number}` goes on from its checkpoint")
+            why = (
+                f"its process was ended by signal {-code}"
+                if code < 0
+                else "it was stopped"
+            )
+            return self._finish(
+                number,
+                "interrupted",
+                f"{why}; `resume {number}` goes on from its checkpoint",
+            )
         try:
             self._keep(number, result)
         except (MillError, OSError) as error:
@@ -266,21 +359,36 @@ class JobRunner:
             row = session.get_one(Job, number)
         folder, version = self._jobs.folder(number), row.version
         if row.kind in ("train", "register"):
-            version = self._registry.add(row.project_id, row.model, folder / "bundle", number, result["bundle"]).number
+            version = self._registry.add(
+                row.project_id, row.model, folder / "bundle", number, result["bundle"]
+            ).number
             (folder / "checkpoint.pt").unlink(missing_ok=True)
             if row.kind == "register":
                 self._artifacts.remove(row.settings["upload"])
         elif row.kind == "import" and row.dataset_id:
-            if (folder / "index").exists():  # else it was taken in before, by a node that died
+            if (
+                folder / "index"
+            ).exists():  # else it was taken in before, by a node that died
                 self._artifacts.add_file(folder / "index")
             self._datasets.finish(row.dataset_id, result)
-        values = {"state": "succeeded", "version": version, "result": result, "ended": now(), "error": ""}
+        values = {
+            "state": "succeeded",
+            "version": version,
+            "result": result,
+            "ended": now(),
+            "error": "",
+        }
         with self._database.session() as session:
             session.execute(update(Job).where(Job.id == number).values(**values))
 
     def _finish(self, number: int, state: str, error: str) -> None:
         with self._database.session() as session:
-            values = {"state": state, "error": error, "ended": now() if state in ENDED else None, "pid": None}
+            values = {
+                "state": state,
+                "error": error,
+                "ended": now() if state in ENDED else None,
+                "pid": None,
+            }
             session.execute(update(Job).where(Job.id == number).values(**values))
             row = session.get_one(Job, number)
         if row.kind == "import" and row.dataset_id and state in ENDED:

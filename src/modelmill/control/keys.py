@@ -18,7 +18,9 @@ ADMIN = "admin"
 
 
 def digest_of(key: str) -> str:
-    """What is stored of a key. Keys are 256 random bits, so a plain sha256 can't be guessed back."""
+    """What is stored of a key. Keys are 256 random bits, so a plain sha256 can't be guessed
+    back.
+    """
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -33,22 +35,43 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, project: int, name: str, role: str, rate: float, burst: int) -> tuple[ApiKey, str]:
-        """A new key: its row, and the key itself, which is not kept. Raises `InvalidInput`, `Conflict`.
+    def add(
+        self, project: int, name: str, role: str, rate: float, burst: int
+    ) -> tuple[ApiKey, str]:
+        """A new key: its row, and the key itself, which is not kept. Raises `InvalidInput`,
+        `Conflict`.
 
-        `rate` is in requests a second (0: no limit); `burst` is how many may come at once (0: one second's worth).
+        `rate` is in requests a second (0: no limit); `burst` is how many may come at once (0: one
+        second's worth).
         """
         check_name("key", name)
         if burst and not rate:
-            raise InvalidInput("burst says how many requests may come at once under a rate: give a rate too")
+            raise InvalidInput(
+                "burst says how many requests may come at once under a rate: give a rate too"
+            )
         if name == ADMIN:
-            raise Conflict(f"'{ADMIN}' is the name of the key in {FILE}: choose another one")
+            raise Conflict(
+                f"'{ADMIN}' is the name of the key in {FILE}: choose another one"
+            )
         key = new_key()
         burst = burst or math.ceil(rate)
         with self._database.session() as session:
-            if session.scalar(select(ApiKey.id).where(ApiKey.project_id == project, ApiKey.name == name)):
-                raise Conflict(f"there is a key '{name}' already: choose another name, or remove it first")
-            row = ApiKey(project_id=project, name=name, digest=digest_of(key), role=role, rate=rate, burst=burst)
+            if session.scalar(
+                select(ApiKey.id).where(
+                    ApiKey.project_id == project, ApiKey.name == name
+                )
+            ):
+                raise Conflict(
+                    f"there is a key '{name}' already: choose another name, or remove it first"
+                )
+            row = ApiKey(
+                project_id=project,
+                name=name,
+                digest=digest_of(key),
+                role=role,
+                rate=rate,
+                burst=burst,
+            )
             session.add(row)
             bump(session, KEYS)
         return row, key
@@ -56,35 +79,60 @@ class Keys:
     def all(self, project: int) -> list[ApiKey]:
         """All of a project, by name."""
         with self._database.session() as session:
-            return list(session.scalars(select(ApiKey).where(ApiKey.project_id == project).order_by(ApiKey.name)))
+            return list(
+                session.scalars(
+                    select(ApiKey)
+                    .where(ApiKey.project_id == project)
+                    .order_by(ApiKey.name)
+                )
+            )
 
     def remove(self, project: int, name: str) -> None:
-        """Let a key open nothing any more; raises `NotFound`, and `Conflict` for the last admin key."""
+        """Let a key open nothing any more; raises `NotFound`, and `Conflict` for the last admin
+        key.
+        """
         rows = {row.name: row for row in self.all(project)}
         if name not in rows:
             raise unknown("key", name, rows)
         with self._database.session() as session:
             session.execute(delete(ApiKey).where(ApiKey.id == rows[name].id))
-            # Counted after the deletion, which holds the database's write lock: two can't remove the last two.
-            mine = select(func.count()).where(ApiKey.project_id == project, ApiKey.role == ADMIN)
+            # Counted after the deletion, which holds the database's write lock: two can't remove
+            # the last two.
+            mine = select(func.count()).where(
+                ApiKey.project_id == project, ApiKey.role == ADMIN
+            )
             if rows[name].role == ADMIN and not session.scalar(mine):
                 raise Conflict(f"'{name}' is the last admin key: add another one first")
             bump(session, KEYS)
 
 
 def ensure_admin_key(database: Database, home: Path) -> Path:
-    """The file with the admin key: written with mode 600 on the first start, and again if it was lost."""
+    """The file with the admin key: written with mode 600 on the first start, and again if it was
+    lost.
+    """
     path = home / FILE
     with database.session() as session:
         known = set(session.scalars(select(ApiKey.digest).where(ApiKey.role == ADMIN)))
-        if path.exists() and digest_of(path.read_text("utf-8", "replace").strip()) in known:
+        if (
+            path.exists()
+            and digest_of(path.read_text("utf-8", "replace").strip()) in known
+        ):
             return path
-        session.execute(delete(ApiKey).where(ApiKey.name == ADMIN))  # a lost key must not open anything
+        session.execute(
+            delete(ApiKey).where(ApiKey.name == ADMIN)
+        )  # a lost key must not open anything
         key = new_key()
         path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+        ) as file:
             file.write(key + "\n")
-        row = ApiKey(project_id=project_id(session), name=ADMIN, digest=digest_of(key), role=ADMIN)
+        row = ApiKey(
+            project_id=project_id(session),
+            name=ADMIN,
+            digest=digest_of(key),
+            role=ADMIN,
+        )
         session.add(row)
         bump(session, KEYS)
     return path

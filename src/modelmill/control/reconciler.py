@@ -1,7 +1,7 @@
 """The loop that turns wanted deployments into workers; owned by one node.
 
-A new version is loaded beside the old one; the gateways are told of its workers only when all are ready, and
-only then the old ones are asked to go. They stay until every gateway has let go of them.
+A new version is loaded beside the old one; the gateways are told of its workers only when all are
+ready, and only then the old ones are asked to go. They stay until every gateway has let go of them.
 """
 
 import logging
@@ -52,7 +52,12 @@ class Reconciler:
         memory_bytes: int = 0,
     ) -> None:
         self._database, self._registry = database, registry
-        self._cluster, self._logs, self._sockets, self._entry = cluster, logs, sockets, entry
+        self._cluster, self._logs, self._sockets, self._entry = (
+            cluster,
+            logs,
+            sockets,
+            entry,
+        )
         self._cores, self._budget = cores, memory_bytes
         self.told: Callable[[], None] = lambda: None
         self.tally: Callable[[Place], Tally] = lambda place: Tally()
@@ -76,39 +81,61 @@ class Reconciler:
             session.execute(delete(Replica))
             session.execute(update(Deployment).values(serving=None, serving_model=None))
             asleep = update(Deployment).where(Deployment.asleep)
-            session.execute(asleep.values(serving=Deployment.version, serving_model=Deployment.model))
+            session.execute(
+                asleep.values(
+                    serving=Deployment.version, serving_model=Deployment.model
+                )
+            )
             bump(session, ROUTES)
 
     # ---- what gateways say
 
-    def hear(self, gateway: str, project: str, deployment: str, signals: Signals) -> None:
+    def hear(
+        self, gateway: str, project: str, deployment: str, signals: Signals
+    ) -> None:
         """How a deployment's queue stands at a gateway."""
-        self._heard.setdefault((project, deployment), Heard()).hear(gateway, signals, time.monotonic())
+        self._heard.setdefault((project, deployment), Heard()).hear(
+            gateway, signals, time.monotonic()
+        )
 
     def end_hung(self, socket: str) -> None:
         """End a worker that no longer answers; it is replaced as one that crashed."""
         for worker in self._workers:
             if worker.spec.socket == socket and worker.handle.exit_code() is None:
-                log.error("worker %s (pid %d) hangs: it is ended", worker.name, worker.handle.pid)
+                log.error(
+                    "worker %s (pid %d) hangs: it is ended",
+                    worker.name,
+                    worker.handle.pid,
+                )
                 worker.handle.kill()
 
     # ---- the loop
 
     def tick(self, news: bool = True) -> None:
-        """See what workers and gateways say; when something follows from it, start and stop what is needed.
+        """See what workers and gateways say; when something follows from it, start and stop what is
+        needed.
 
-        What changed is kept in memory until one transaction has written it and told the gateways; should that
-        fail, the next tick tries again.
+        What changed is kept in memory until one transaction has written it and told the gateways;
+        should that fail, the next tick tries again.
         """
         now = time.monotonic()
         self._observe(now)
         if news or self._book.changed:
             self._read()
         self._weigh(now)
-        counts = {number: self._count(number, row, now) for number, row in self._numbered.items()}
+        counts = {
+            number: self._count(number, row, now)
+            for number, row in self._numbered.items()
+        }
         if not (news or self._book.changed):
             return
-        self._dismiss([w for w in self._workers if w.deployment not in counts and w.leaving is None])
+        self._dismiss(
+            [
+                w
+                for w in self._workers
+                if w.deployment not in counts and w.leaving is None
+            ]
+        )
         threads = self._threads(counts)
         for row in self._rows:
             self._serve(row, counts[row.id], threads)
@@ -117,7 +144,9 @@ class Reconciler:
             self._book.write(self._workers)
             self.told()
         for worker in self._workers:
-            if worker.leaving and not worker.asked:  # only now: the gateways have been told to let go
+            if (
+                worker.leaving and not worker.asked
+            ):  # only now: the gateways have been told to let go
                 worker.handle.terminate()
                 worker.asked = True
 
@@ -126,7 +155,10 @@ class Reconciler:
         for worker in self._workers:
             worker.handle.terminate()
         patience = time.monotonic() + 5
-        while any(w.handle.exit_code() is None for w in self._workers) and time.monotonic() < patience:
+        while (
+            any(w.handle.exit_code() is None for w in self._workers)
+            and time.monotonic() < patience
+        ):
             time.sleep(0.02)
         for worker in self._workers:
             worker.handle.kill()
@@ -137,27 +169,41 @@ class Reconciler:
         self._rows = self._book.rows
         self._numbered = {row.id: row for row in self._rows}
         self._forget()
-        self._sleepers = {row.id: self._name(row) for row in self._rows if self._sleeps(row)}
+        self._sleepers = {
+            row.id: self._name(row) for row in self._rows if self._sleeps(row)
+        }
 
     def _insist(self, row: Deployment) -> None:
         """Somebody has just deployed or loaded it: it starts, and counts as called now."""
         self._insisted.add(row.id)
         self._evicted.discard(row.id)
         if row.id in self._scales:
-            self._scales[row.id] = Scale(max(1, self._scales[row.id].wanted), time.monotonic())
+            self._scales[row.id] = Scale(
+                max(1, self._scales[row.id].wanted), time.monotonic()
+            )
 
     def _forget(self) -> None:
         """Drop what is known of deployments and versions that are no longer wanted."""
         numbers = {row.id for row in self._rows}
-        self._scales = {number: state for number, state in self._scales.items() if number in numbers}
+        self._scales = {
+            number: state for number, state in self._scales.items() if number in numbers
+        }
         self._evicted &= numbers
-        self._insisted &= {row.id for row in self._rows if row.loaded and not row.asleep}
+        self._insisted &= {
+            row.id for row in self._rows if row.loaded and not row.asleep
+        }
         names = set(map(self._name, self._rows))
-        self._heard = {name: heard for name, heard in self._heard.items() if name in names}
-        beside = {(row.id, version) for row in self._rows for version in versions_of(row)}
+        self._heard = {
+            name: heard for name, heard in self._heard.items() if name in names
+        }
+        beside = {
+            (row.id, version) for row in self._rows for version in versions_of(row)
+        }
         self._judges.keep(beside)
         known = beside | {(row.id, (row.model, row.version)) for row in self._rows}
-        self._failures = {key: failed for key, failed in self._failures.items() if key in known}
+        self._failures = {
+            key: failed for key, failed in self._failures.items() if key in known
+        }
 
     # ---- what workers do
 
@@ -168,7 +214,9 @@ class Reconciler:
                 worker.error = message.get("error", worker.error)
                 if message.get("ready"):
                     worker.ready = True
-                    worker.memory = worker.handle.memory()  # whether the next may start depends on it
+                    worker.memory = (
+                        worker.handle.memory()
+                    )  # whether the next may start depends on it
                     worker.batch = message.get("batch", 0)
                     worker.threads = message.get("threads", worker.threads)
                     self._failures.pop((worker.deployment, worker.version), None)
@@ -183,14 +231,23 @@ class Reconciler:
         self._book.changed = True
         if worker.leaving is not None:
             return
-        message = worker.error or f"its worker ended with status {worker.handle.exit_code()}"
+        message = (
+            worker.error or f"its worker ended with status {worker.handle.exit_code()}"
+        )
         log.warning("worker %s (pid %d): %s", worker.name, worker.handle.pid, message)
-        self._failed((worker.deployment, worker.version), message, count=not worker.ready)
+        self._failed(
+            (worker.deployment, worker.version), message, count=not worker.ready
+        )
 
-    def _failed(self, key: tuple[int, Version], message: str, *, count: bool = True) -> None:
+    def _failed(
+        self, key: tuple[int, Version], message: str, *, count: bool = True
+    ) -> None:
         """Wait longer after each failure to start; a worker that was ready is replaced at once."""
         failures = self._failures.get(key, (0, 0.0))[0] + count
-        self._failures[key] = (failures, time.monotonic() + BACKOFF[min(failures, len(BACKOFF) - 1)])
+        self._failures[key] = (
+            failures,
+            time.monotonic() + BACKOFF[min(failures, len(BACKOFF) - 1)],
+        )
         row = next((row for row in self._rows if row.id == key[0]), None)
         self._book.changed = True
         if not count or row is None:
@@ -212,9 +269,15 @@ class Reconciler:
 
     def _sleeps(self, row: Deployment) -> bool:
         """Whether nothing but a call, or a change of its row, wakes a deployment."""
-        if not row.asleep or not row.loaded or (state := self._scales.get(row.id)) is None:
+        if (
+            not row.asleep
+            or not row.loaded
+            or (state := self._scales.get(row.id)) is None
+        ):
             return False
-        return row.id in self._evicted or (not state.wanted and not options_of(row).min_replicas)
+        return row.id in self._evicted or (
+            not state.wanted and not options_of(row).min_replicas
+        )
 
     def _name(self, row: Deployment) -> tuple[str, str]:
         return self._book.projects[row.project_id], row.name
@@ -222,7 +285,9 @@ class Reconciler:
     def _wanted(self, row: Deployment, now: float) -> int:
         """How many workers the main version should have now; notes when that changes."""
         if row.id not in self._scales:
-            self._scales[row.id] = Scale(0 if row.asleep else max(options_of(row).min_replicas, 1), now)
+            self._scales[row.id] = Scale(
+                0 if row.asleep else max(options_of(row).min_replicas, 1), now
+            )
             if row.asleep:
                 self._evicted.add(row.id)
         if not row.loaded:
@@ -233,8 +298,13 @@ class Reconciler:
                 return self._note_sleep(row, 0)
             self._evicted.discard(row.id)
         before = self._scales[row.id]
-        whole = sum(w.ready for w in self._mine(row, (row.model, row.version))) >= before.wanted
-        after = self._scales[row.id] = scale(now, before, signals, options_of(row), whole)
+        whole = (
+            sum(w.ready for w in self._mine(row, (row.model, row.version)))
+            >= before.wanted
+        )
+        after = self._scales[row.id] = scale(
+            now, before, signals, options_of(row), whole
+        )
         if after.wanted != before.wanted:
             log.info("%s: %d workers, was %d", row.name, after.wanted, before.wanted)
             self._book.changed = True
@@ -255,7 +325,9 @@ class Reconciler:
         return (heard.signals(now) if heard else None) or Signals()
 
     def _weigh(self, now: float) -> None:
-        """Now and then: put the least recently used to sleep when the workers hold more than the budget."""
+        """Now and then: put the least recently used to sleep when the workers hold more than the
+        budget.
+        """
         if now - self._weighed < WEIGH_SECONDS:
             return
         self._weighed = now
@@ -275,14 +347,19 @@ class Reconciler:
                 rest += memory
             rest += sum(w.memory for w in self._mine(row)) - memory
         for number in evict(held, self._budget - rest):
-            log.info("deployment %d sleeps: the workers hold more than %d bytes", number, self._budget)
+            log.info(
+                "deployment %d sleeps: the workers hold more than %d bytes",
+                number,
+                self._budget,
+            )
             self._evicted.add(number)
             self._book.changed = True
 
     def _threads(self, counts: dict[int, int]) -> int:
         """Threads of a worker whose deployment leaves the choice to us.
 
-        Planned for the most workers that a deployment may have: else each one more would roll all the others.
+        Planned for the most workers that a deployment may have: else each one more would roll all
+        the others.
         """
         fixed = automatic = 0
         for row in self._rows:
@@ -305,16 +382,28 @@ class Reconciler:
             return
         main = (row.model, row.version)
         alike = [w for w in mine if w.version == main and _runs_as(w, options)]
-        # How many threads a worker takes of its share is known when it is ready: a quick model takes one.
-        right = [w for w in alike if options.threads or not w.ready or w.threads <= threads]
+        # How many threads a worker takes of its share is known when it is ready: a quick model
+        # takes one.
+        right = [
+            w for w in alike if options.threads or not w.ready or w.threads <= threads
+        ]
         for _ in range(count - len(right)):
             self._start(row, main, options, threads)
-        self._dismiss([w for w in mine if not w.ready and w not in alike and w not in kept])
+        self._dismiss(
+            [w for w in mine if not w.ready and w not in alike and w not in kept]
+        )
         if sum(w.ready for w in alike) >= count:
             self._arrived(row, main)
         ready = [w for w in right if w.ready]
         if len(ready) >= count:
-            self._dismiss([w for w in mine if w.leaving is None and w not in ready and w not in kept] + ready[count:])
+            self._dismiss(
+                [
+                    w
+                    for w in mine
+                    if w.leaving is None and w not in ready and w not in kept
+                ]
+                + ready[count:]
+            )
 
     def _arrived(self, row: Deployment, main: Version) -> None:
         """The wanted version is whole."""
@@ -322,9 +411,15 @@ class Reconciler:
         if (row.serving_model, row.serving) != main or row.error:
             self._book.note(row, serving_model=row.model, serving=row.version, error="")
 
-    def _mine(self, row: Deployment, only: Version | None = None, but: Iterable[Version] = ()) -> list[Running]:
+    def _mine(
+        self, row: Deployment, only: Version | None = None, but: Iterable[Version] = ()
+    ) -> list[Running]:
         """The workers of a deployment that are not leaving."""
-        mine = [w for w in self._workers if w.deployment == row.id and w.leaving is None and w.version not in but]
+        mine = [
+            w
+            for w in self._workers
+            if w.deployment == row.id and w.leaving is None and w.version not in but
+        ]
         return [w for w in mine if w.version == only] if only else mine
 
     def _serve_variants(self, row: Deployment, threads: int) -> list[Running]:
@@ -337,9 +432,13 @@ class Reconciler:
             kept += there[:1]
         return kept
 
-    def _start(self, row: Deployment, version: Version, options: ServingOptions, threads: int) -> None:
+    def _start(
+        self, row: Deployment, version: Version, options: ServingOptions, threads: int
+    ) -> None:
         key = (row.id, version)
-        if self._failures.get(key, (0, 0.0))[1] > time.monotonic() or self._postponed(row):
+        if self._failures.get(key, (0, 0.0))[1] > time.monotonic() or self._postponed(
+            row
+        ):
             return
         self._started += 1
         try:
@@ -369,7 +468,8 @@ class Reconciler:
         self._book.changed = True
 
     def _postponed(self, row: Deployment) -> bool:
-        """Whether a start must wait: too many start already, or the memory is full and nobody needs it now.
+        """Whether a start must wait: too many start already, or the memory is full and nobody needs
+        it now.
 
         What serves already may grow and change: it is no reason to put it to sleep.
         """
@@ -379,7 +479,10 @@ class Reconciler:
             return True
         if row.id in self._insisted or any(w.ready for w in self._mine(row)):
             return False
-        if not self._budget or sum(w.memory for w in self._workers) <= self._budget * FULL:
+        if (
+            not self._budget
+            or sum(w.memory for w in self._workers) <= self._budget * FULL
+        ):
             return False
         self._evicted.add(row.id)
         self._note_sleep(row, 0)
@@ -419,5 +522,8 @@ class Reconciler:
 
 def _runs_as(worker: Running, options: ServingOptions) -> bool:
     """Whether a worker was started as the options say."""
-    same = (worker.spec.engine, worker.spec.precision) == (options.engine, options.precision)
+    same = (worker.spec.engine, worker.spec.precision) == (
+        options.engine,
+        options.precision,
+    )
     return same and options.threads in (0, worker.spec.threads)

@@ -20,14 +20,19 @@ class Registry:
     def __init__(self, database: Database, artifacts: Artifacts) -> None:
         self._database, self._artifacts = database, artifacts
 
-    def add(self, project: int, model: str, folder: Path, job: int | None, digest: str = "") -> Version:
-        """Take a sealed bundle into the store as the model's next version; the same job adds only once.
+    def add(
+        self, project: int, model: str, folder: Path, job: int | None, digest: str = ""
+    ) -> Version:
+        """Take a sealed bundle into the store as the model's next version; the same job adds only
+        once.
 
-        A folder that is gone was moved by a node that died before it could write the version down: its `digest`
-        finds it in the store.
+        A folder that is gone was moved by a node that died before it could write the version down:
+        its `digest` finds it in the store.
         """
         with self._database.session() as session:
-            known = select(Version).where(Version.project_id == project, Version.job_id == job)
+            known = select(Version).where(
+                Version.project_id == project, Version.job_id == job
+            )
             if job is not None and (version := session.scalars(known).first()):
                 shutil.rmtree(folder, ignore_errors=True)
                 return version
@@ -38,7 +43,9 @@ class Registry:
         with self._database.session() as session:
             self.refuse_other_task(session, project, model, manifest.task)
             self._artifacts.add_folder(folder, digest)
-            newest = select(func.max(Version.number)).where(Version.project_id == project, Version.model == model)
+            newest = select(func.max(Version.number)).where(
+                Version.project_id == project, Version.model == model
+            )
             version = Version(
                 project_id=project,
                 model=model,
@@ -52,53 +59,86 @@ class Registry:
             return version
 
     @staticmethod
-    def refuse_other_task(session: Session, project: int, model: str, task: str) -> None:
+    def refuse_other_task(
+        session: Session, project: int, model: str, task: str
+    ) -> None:
         """Raises `Conflict` when the model's versions are of another task."""
-        query = select(Version.task).where(Version.project_id == project, Version.model == model).limit(1)
+        query = (
+            select(Version.task)
+            .where(Version.project_id == project, Version.model == model)
+            .limit(1)
+        )
         other = session.scalar(query)
         if other is not None and other != task:
-            raise Conflict(f"model '{model}' is a {other} model; give this {task} model another name")
+            raise Conflict(
+                f"model '{model}' is a {other} model; give this {task} model another name"
+            )
 
     def all(self, project: int) -> list[Version]:
         """All versions, newest of each model first."""
         query = select(Version).where(Version.project_id == project)
         with self._database.session() as session:
-            return list(session.scalars(query.order_by(Version.model, Version.number.desc())))
+            return list(
+                session.scalars(query.order_by(Version.model, Version.number.desc()))
+            )
 
     def get(self, project: int, reference: str | Reference) -> Version:
-        """The version that `NAME[:VERSION|@ALIAS]` means (the newest by default); raises `NotFound`."""
+        """The version that `NAME[:VERSION|@ALIAS]` means (the newest by default); raises
+        `NotFound`.
+        """
         asked = parse_reference(reference) if isinstance(reference, str) else reference
         with self._database.session() as session:
             number = asked.version
             if asked.alias:
                 number = self._aliased(session, project, asked.name, asked.alias)
-            query = select(Version).where(Version.project_id == project, Version.model == asked.name)
+            query = select(Version).where(
+                Version.project_id == project, Version.model == asked.name
+            )
             if number is not None:
                 query = query.where(Version.number == number)
-            version = session.scalars(query.order_by(Version.number.desc()).limit(1)).first()
+            version = session.scalars(
+                query.order_by(Version.number.desc()).limit(1)
+            ).first()
             if version is None:
                 raise self._missing(session, project, asked.name, number)
             return version
 
     def tasks(self, project: int) -> dict[str, str]:
         """The task of every model, by its name."""
-        query = select(Version.model, Version.task).where(Version.project_id == project).distinct()
+        query = (
+            select(Version.model, Version.task)
+            .where(Version.project_id == project)
+            .distinct()
+        )
         with self._database.session() as session:
             return {row.model: row.task for row in session.execute(query)}
 
     def aliases(self, project: int) -> list[Alias]:
         """All aliases."""
         with self._database.session() as session:
-            return list(session.scalars(select(Alias).where(Alias.project_id == project)))
+            return list(
+                session.scalars(select(Alias).where(Alias.project_id == project))
+            )
 
     def alias(self, project: int, reference: str, name: str) -> Version:
         """Point an alias at a version, in one step."""
         version = self.get(project, reference)
         with self._database.session() as session:
-            query = select(Alias).where(Alias.project_id == project, Alias.model == version.model, Alias.name == name)
+            query = select(Alias).where(
+                Alias.project_id == project,
+                Alias.model == version.model,
+                Alias.name == name,
+            )
             row = session.scalars(query).first()
             if row is None:
-                session.add(Alias(project_id=project, model=version.model, name=name, version=version.number))
+                session.add(
+                    Alias(
+                        project_id=project,
+                        model=version.model,
+                        name=name,
+                        version=version.number,
+                    )
+                )
             else:
                 row.version = version.number
         return version
@@ -116,11 +156,17 @@ class Registry:
         return names[alias]
 
     @staticmethod
-    def _missing(session: Session, project: int, model: str, number: int | None) -> NotFound:
-        names = set(session.scalars(select(Version.model).where(Version.project_id == project)))
+    def _missing(
+        session: Session, project: int, model: str, number: int | None
+    ) -> NotFound:
+        names = set(
+            session.scalars(select(Version.model).where(Version.project_id == project))
+        )
         if model not in names:
             return unknown("model", model, names)
-        query = select(Version.number).where(Version.project_id == project, Version.model == model)
+        query = select(Version.number).where(
+            Version.project_id == project, Version.model == model
+        )
         there = ", ".join(str(n) for n in sorted(session.scalars(query)))
         return NotFound(f"model '{model}' has no version {number}; there are: {there}")
 
@@ -133,7 +179,11 @@ def summary(version: Version, aliases: list[Alias]) -> Json:
         "version": version.number,
         "task": version.task,
         "digest": version.digest,
-        "aliases": [a.name for a in aliases if (a.model, a.version) == (version.model, version.number)],
+        "aliases": [
+            a.name
+            for a in aliases
+            if (a.model, a.version) == (version.model, version.number)
+        ],
         "metrics": manifest["metrics"],
         "labels": manifest["labels"],
         "inputs": manifest["inputs"],

@@ -1,4 +1,6 @@
-"""How many workers a deployment should have, and which ones sleep: pure decisions, tested as tables."""
+"""How many workers a deployment should have, and which ones sleep: pure decisions, tested as
+tables.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -30,12 +32,19 @@ class Scale:
     calm_since: float | None = None
 
 
-def scale(now: float, state: Scale, seen: Signals, options: ServingOptions, whole: bool = True) -> Scale:
-    """The next state: one worker more while calls wait too long, one fewer after a calm time, none when idle.
+def scale(
+    now: float, state: Scale, seen: Signals, options: ServingOptions, whole: bool = True
+) -> Scale:
+    """The next state: one worker more while calls wait too long, one fewer after a calm time, none
+    when idle.
 
-    While not all that are wanted are there (`whole`), more would not help sooner. Being loaded counts as a call.
+    While not all that are wanted are there (`whole`), more would not help sooner. Being loaded
+    counts as a call.
     """
-    least, most = options.min_replicas, max(options.max_replicas, options.min_replicas, 1)
+    least, most = (
+        options.min_replicas,
+        max(options.max_replicas, options.min_replicas, 1),
+    )
     wanted = min(max(state.wanted, least), most)
     if seen.waiting and not wanted:
         return Scale(1, now)
@@ -45,9 +54,17 @@ def scale(now: float, state: Scale, seen: Signals, options: ServingOptions, whol
         grown = whole and wanted < most and now - state.changed >= STEP_SECONDS
         return Scale(wanted + 1, now) if grown else replace(state, calm_since=None)
     idle = min(seen.idle_seconds, now - state.changed)
-    if not least and wanted and not seen.waiting and not seen.busy and idle >= options.idle_seconds:
+    if (
+        not least
+        and wanted
+        and not seen.waiting
+        and not seen.busy
+        and idle >= options.idle_seconds
+    ):
         return Scale(0, now)
-    spare = seen.busy < wanted and seen.oldest <= options.target_delay_ms / 1e3 * BUSY_WAIT
+    spare = (
+        seen.busy < wanted and seen.oldest <= options.target_delay_ms / 1e3 * BUSY_WAIT
+    )
     if wanted <= max(least, 1) or not spare:
         return replace(state, calm_since=None)
     since = now if state.calm_since is None else state.calm_since
@@ -58,7 +75,9 @@ def scale(now: float, state: Scale, seen: Signals, options: ServingOptions, whol
 
 @dataclass(frozen=True)
 class Held:
-    """The memory (bytes) that a deployment's workers hold, and for how many seconds nobody has called it."""
+    """The memory (bytes) that a deployment's workers hold, and for how many seconds nobody has
+    called it.
+    """
 
     deployment: int
     memory: int
@@ -70,7 +89,9 @@ SPARED_SECONDS = 1.0
 
 
 def evict(held: Iterable[Held], budget: int) -> list[int]:
-    """The deployments to unload so that the rest fits the budget: the least recently used first, none in use."""
+    """The deployments to unload so that the rest fits the budget: the least recently used first,
+    none in use.
+    """
     every = list(held)
     total = sum(one.memory for one in every)
     chosen = []
@@ -85,5 +106,7 @@ def evict(held: Iterable[Held], budget: int) -> list[int]:
 
 
 def share(cores: int, fixed: int, automatic: int) -> int:
-    """Threads for each worker that leaves the choice to us, so that the sum stays within the cores while it can."""
+    """Threads for each worker that leaves the choice to us, so that the sum stays within the cores
+    while it can.
+    """
     return max(1, (cores - fixed) // max(1, automatic))

@@ -25,9 +25,18 @@ class TrainRequest(Body):
     name: str = Field(description="model to make a version of")
     task: TaskName = Field(examples=["image-classification"])
     data: str = Field(description="name of a data set")
-    recipe: str = Field("", description="empty: the task's default, or that of the version it starts from")
-    base: str = Field("", alias="from", description="NAME[:VERSION|@ALIAS] to start from; empty: from nothing")
-    settings: dict[str, Any] = Field(default_factory=dict, description="overrides; see /recipes")
+    recipe: str = Field(
+        "",
+        description="empty: the task's default, or that of the version it starts from",
+    )
+    base: str = Field(
+        "",
+        alias="from",
+        description="NAME[:VERSION|@ALIAS] to start from; empty: from nothing",
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="overrides; see /recipes"
+    )
 
 
 class EvaluateRequest(Body):
@@ -43,19 +52,52 @@ class DeployRequest(Body):
 
     model: str = Field(description="NAME[:VERSION|@ALIAS]")
     name: str = Field("", description="deployment; empty: the model's name")
-    replicas: int | None = Field(None, ge=1, le=64, description="workers, fixed; empty: as it is, else 1")
-    min_replicas: int | None = Field(None, ge=0, le=64, description="fewest workers; 0: none while nobody calls")
-    max_replicas: int | None = Field(None, ge=1, le=64, description="most workers, by the queue's delay")
-    idle_seconds: float | None = Field(None, gt=0, description="without a call, before the last worker goes")
-    target_delay_ms: float | None = Field(None, gt=0, description="wait in the queue that calls for one more worker")
-    threads: int | None = Field(None, ge=0, le=256, description="of the engine in each worker; 0: share the cores")
-    engine: str | None = Field(None, description="engine, where it is not to be the bundle's own")
-    precision: str | None = Field(None, description="such as bf16 or int8, where the engine offers it")
-    max_wait_ms: float | None = Field(None, ge=0, le=10_000, description="wait for a fuller batch")
-    canary: float | None = Field(None, gt=0, le=100, description="serve beside the main version: percent of requests")
-    shadow: bool = Field(False, description="serve beside the main version: copies of its requests, answers dropped")
-    max_error_rate: float | None = Field(None, ge=0, le=1, description="of a canary, before it is rolled back")
-    max_slowdown: float | None = Field(None, ge=1, description="of a canary against the main version, likewise")
+    replicas: int | None = Field(
+        None, ge=1, le=64, description="workers, fixed; empty: as it is, else 1"
+    )
+    min_replicas: int | None = Field(
+        None, ge=0, le=64, description="fewest workers; 0: none while nobody calls"
+    )
+    max_replicas: int | None = Field(
+        None, ge=1, le=64, description="most workers, by the queue's delay"
+    )
+    idle_seconds: float | None = Field(
+        None, gt=0, description="without a call, before the last worker goes"
+    )
+    target_delay_ms: float | None = Field(
+        None, gt=0, description="wait in the queue that calls for one more worker"
+    )
+    threads: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="of the engine in each worker; 0: share the cores",
+    )
+    engine: str | None = Field(
+        None, description="engine, where it is not to be the bundle's own"
+    )
+    precision: str | None = Field(
+        None, description="such as bf16 or int8, where the engine offers it"
+    )
+    max_wait_ms: float | None = Field(
+        None, ge=0, le=10_000, description="wait for a fuller batch"
+    )
+    canary: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="serve beside the main version: percent of requests",
+    )
+    shadow: bool = Field(
+        False,
+        description="serve beside the main version: copies of its requests, answers dropped",
+    )
+    max_error_rate: float | None = Field(
+        None, ge=0, le=1, description="of a canary, before it is rolled back"
+    )
+    max_slowdown: float | None = Field(
+        None, ge=1, description="of a canary against the main version, likewise"
+    )
 
 
 class AliasRequest(Body):
@@ -69,9 +111,22 @@ class KeyRequest(Body):
     """A key to make."""
 
     name: str = Field(description="who or what will use it")
-    role: Literal["admin", "user"] = Field("user", description="user: predict and look; admin: everything")
-    rate: float = Field(0, ge=0, le=1e6, allow_inf_nan=False, description="requests a second; 0: no limit")
-    burst: int = Field(0, ge=0, le=10**6, description="requests that may come at once; 0: a second's worth")
+    role: Literal["admin", "user"] = Field(
+        "user", description="user: predict and look; admin: everything"
+    )
+    rate: float = Field(
+        0,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="requests a second; 0: no limit",
+    )
+    burst: int = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description="requests that may come at once; 0: a second's worth",
+    )
 
 
 class KeyView(BaseModel):
@@ -109,7 +164,9 @@ class DatasetAdded(BaseModel):
     """What an upload began."""
 
     name: str
-    job: int | None = Field(description="the job that checks it; null when the very same set was there")
+    job: int | None = Field(
+        description="the job that checks it; null when the very same set was there"
+    )
 
 
 class JobView(BaseModel):
@@ -178,10 +235,14 @@ class DeploymentView(BaseModel):
     task: str = Field(description="empty for a model that takes and gives tensors only")
     replicas: int
     ready_replicas: int
-    state: str = Field(description="loading, ready, asleep (wakes when called), unloaded, failed")
+    state: str = Field(
+        description="loading, ready, asleep (wakes when called), unloaded, failed"
+    )
     serving: int | None = Field(description="the version that answers now")
     error: str
-    note: str = Field(description="what happened by itself, such as the rollback of a canary")
+    note: str = Field(
+        description="what happened by itself, such as the rollback of a canary"
+    )
     options: dict[str, Any]
     variants: list[VariantView]
     memory: int = Field(description="bytes that its workers hold")
@@ -218,7 +279,8 @@ class IndexRequest(Body):
 
     name: str
     model: str = Field(
-        description="NAME[:VERSION|@ALIAS] of a model that answers vectors; it has to be deployed to add"
+        description="NAME[:VERSION|@ALIAS] of a model that answers vectors; it has to be deployed "
+        "to add"
     )
 
 
@@ -226,15 +288,22 @@ class ClassifierRequest(Body):
     """A classifier to make of an index."""
 
     name: str = Field(description="model to make a version of")
-    k: int = Field(5, ge=1, le=1000, description="nearest neighbours that share the score")
+    k: int = Field(
+        5, ge=1, le=1000, description="nearest neighbours that share the score"
+    )
 
 
 class ItemRequest(Body):
     """An item to add to an index."""
 
-    input: str = Field(min_length=1, description="what the model takes, such as the bytes of a picture file, as base64")
+    input: str = Field(
+        min_length=1,
+        description="what the model takes, such as the bytes of a picture file, as base64",
+    )
     label: str = Field("", max_length=LABEL)
-    metadata: dict[str, Any] = Field(default_factory=dict, description="kept with it and given back")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="kept with it and given back"
+    )
 
     @field_validator("metadata")
     @classmethod
@@ -243,9 +312,13 @@ class ItemRequest(Body):
         try:
             size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
         except ValueError as error:  # NaN, or a lone surrogate
-            raise ValueError("only finite numbers and whole characters can be kept") from error
+            raise ValueError(
+                "only finite numbers and whole characters can be kept"
+            ) from error
         if size > METADATA:
-            raise ValueError(f"at most {METADATA:,} bytes of JSON are kept with an item, not {size:,}")
+            raise ValueError(
+                f"at most {METADATA:,} bytes of JSON are kept with an item, not {size:,}"
+            )
         return value
 
 

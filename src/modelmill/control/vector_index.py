@@ -1,6 +1,8 @@
-"""Vectors with labels and metadata, searched by cosine similarity: exactly while they are few, by a graph when many.
+"""Vectors with labels and metadata, searched by cosine similarity: exactly while they are few, by a
+graph when many.
 
-The log is the truth. The graph (usearch's HNSW) is made from it, and a snapshot spares making it again.
+The log is the truth. The graph (usearch's HNSW) is made from it, and a snapshot spares making it
+again.
 """
 
 import threading
@@ -16,7 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.control.vector_log import COPY, HEADER, Added, Change, Entry, Removed, Replaced, VectorLog
+from modelmill.control.vector_log import (
+    COPY,
+    HEADER,
+    Added,
+    Change,
+    Entry,
+    Removed,
+    Replaced,
+    VectorLog,
+)
 from modelmill.errors import InvalidInput, unknown
 
 LOG, SNAPSHOT = "log", "graph"
@@ -51,7 +62,9 @@ class Hit(NamedTuple):
 
 
 class VectorIndex:
-    """One index in a folder. Any number of threads and processes may use it; changes are on disk when they return."""
+    """One index in a folder. Any number of threads and processes may use it; changes are on disk
+    when they return.
+    """
 
     def __init__(self, folder: Path, dimensions: int) -> None:
         self.folder, self.dimensions = folder, dimensions
@@ -90,10 +103,16 @@ class VectorIndex:
         with self._guard, self._log.lock(exclusive=True):
             self._read()
             found = [
-                n for n, row in self._row_of.items() if n == id or (label is not None and label == self._labels[row])
+                n
+                for n, row in self._row_of.items()
+                if n == id or (label is not None and label == self._labels[row])
             ]
             if not found:
-                raise unknown("label", label, self._counts()) if label is not None else unknown("item", str(id), ())
+                raise (
+                    unknown("label", label, self._counts())
+                    if label is not None
+                    else unknown("item", str(id), ())
+                )
             self._log.append(Removed(found))
             self._read()
             if self._rows - len(self._row_of) > max(WASTE, len(self._row_of)):
@@ -108,7 +127,11 @@ class VectorIndex:
             count = min(k, len(self._row_of))
             if not count:
                 return []
-            rows = self._exact(query, count) if self._graph is None else self._near(query, count)
+            rows = (
+                self._exact(query, count)
+                if self._graph is None
+                else self._near(query, count)
+            )
             scores = self._vectors[rows] @ query
             order = np.argsort(-scores, kind="stable")
             return [self._hit(int(rows[at]), float(scores[at])) for at in order]
@@ -119,15 +142,23 @@ class VectorIndex:
             self._catch_up()
             return self._counts()
 
-    def items(self, label: str | None = None, offset: int = 0, limit: int = 1000) -> list[Hit]:
+    def items(
+        self, label: str | None = None, offset: int = 0, limit: int = 1000
+    ) -> list[Hit]:
         """Items in the order of their numbers, `score` 1."""
         with self._guard:
             self._catch_up()
-            rows = (row for row in self._row_of.values() if label is None or self._labels[row] == label)
+            rows = (
+                row
+                for row in self._row_of.values()
+                if label is None or self._labels[row] == label
+            )
             return [self._hit(row, 1.0) for row in islice(rows, offset, offset + limit)]
 
     def labelled(self) -> tuple[Floats, list[str]]:
-        """The vectors of all items that have a label, float32 [items, dimensions], and their labels."""
+        """The vectors of all items that have a label, float32 [items, dimensions], and their
+        labels.
+        """
         with self._guard:
             self._catch_up()
             rows = [row for row in self._row_of.values() if self._labels[row]]
@@ -170,16 +201,25 @@ class VectorIndex:
     def _apply(self, change: Change) -> list[int]:
         """Take in a change; returns the rows that went."""
         if isinstance(change, Removed):
-            rows = [self._row_of.pop(number) for number in change.ids if number in self._row_of]
+            rows = [
+                self._row_of.pop(number)
+                for number in change.ids
+                if number in self._row_of
+            ]
             self._alive[rows] = False
             return rows
         first, end = self._rows, self._rows + len(change.items)
         if end > len(self._vectors):
             room = max(end, 2 * len(self._vectors), 256)
             self._vectors = np.concatenate(
-                [self._vectors, np.zeros((room - len(self._vectors), self.dimensions), "f4")]
+                [
+                    self._vectors,
+                    np.zeros((room - len(self._vectors), self.dimensions), "f4"),
+                ]
             )
-            self._alive = np.concatenate([self._alive, np.zeros(room - len(self._alive), bool)])
+            self._alive = np.concatenate(
+                [self._alive, np.zeros(room - len(self._alive), bool)]
+            )
         for row, entry in enumerate(change.items, first):
             self._vectors[row] = np.frombuffer(entry.vector, "<f4")
             self._ids.append(entry.id)
@@ -191,7 +231,9 @@ class VectorIndex:
         return []
 
     def _counts(self) -> dict[str, int]:
-        return dict(sorted(Counter(self._labels[row] for row in self._row_of.values()).items()))
+        return dict(
+            sorted(Counter(self._labels[row] for row in self._row_of.values()).items())
+        )
 
     def _hit(self, row: int, score: float) -> Hit:
         return Hit(self._ids[row], self._labels[row], score, self._metadata[row])
@@ -210,9 +252,13 @@ class VectorIndex:
         try:
             values = np.asarray(vectors, np.float64).reshape(len(vectors), -1)
         except (TypeError, ValueError) as error:
-            raise InvalidInput(f"vectors are lists of {self.dimensions} numbers each") from error
+            raise InvalidInput(
+                f"vectors are lists of {self.dimensions} numbers each"
+            ) from error
         if len(values) and values.shape[1] != self.dimensions:
-            raise InvalidInput(f"the index holds vectors of {self.dimensions} numbers, not of {values.shape[1]}")
+            raise InvalidInput(
+                f"the index holds vectors of {self.dimensions} numbers, not of {values.shape[1]}"
+            )
         with np.errstate(over="ignore"):
             lengths = np.linalg.norm(values, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
@@ -222,7 +268,9 @@ class VectorIndex:
     # ---- the graph
 
     def settle(self) -> None:
-        """Wait until the graph is made, where it is being made: until then searches look at every row."""
+        """Wait until the graph is made, where it is being made: until then searches look at every
+        row.
+        """
         with self._guard:
             self._catch_up()
         while (builder := self._builder) is not None:
@@ -234,7 +282,9 @@ class VectorIndex:
             self._extend(self._graph, before, gone)
             self._keep(self._kept // SNAPSHOT_SHARE)
         elif self._rows > EXACT and self._builder is None:
-            self._builder = threading.Thread(target=self._build, name="index", daemon=True)
+            self._builder = threading.Thread(
+                target=self._build, name="index", daemon=True
+            )
             self._builder.start()
 
     def _build(self) -> None:
@@ -243,7 +293,9 @@ class VectorIndex:
             generation, rows, vectors = self._log.generation, self._rows, self._vectors
             alive = self._alive[:rows].copy()
         try:
-            graph, kept = _open_graph(self.folder / SNAPSHOT, generation, self.dimensions, rows)
+            graph, kept = _open_graph(
+                self.folder / SNAPSHOT, generation, self.dimensions, rows
+            )
             fresh = kept + np.flatnonzero(alive[kept:])
             for part in np.array_split(fresh, len(fresh) // PART + 1):
                 graph.add(part, vectors[part])
@@ -254,7 +306,11 @@ class VectorIndex:
             self._builder = None
             if self._log.generation == generation and self._rows >= rows:
                 dead = np.flatnonzero(~self._alive[:rows])
-                self._extend(graph, rows, dead[graph.contains(dead)].tolist() if len(dead) else [])
+                self._extend(
+                    graph,
+                    rows,
+                    dead[graph.contains(dead)].tolist() if len(dead) else [],
+                )
                 self._graph, self._kept = graph, kept
                 self._keep(PART)
             else:  # another log has taken the place of that one
@@ -272,13 +328,23 @@ class VectorIndex:
         """Write a snapshot when the rows have grown by more than this since the last one."""
         if self._rows - self._kept > growth:
             with suppress(OSError):  # without it the next start is slower, nothing else
-                _keep_graph(self.folder / SNAPSHOT, self._graph, self._log.generation, self._rows)
+                _keep_graph(
+                    self.folder / SNAPSHOT,
+                    self._graph,
+                    self._log.generation,
+                    self._rows,
+                )
                 self._kept = self._rows
 
     def _rewrite(self) -> None:
         """A log without what was removed, under the exclusive lock."""
         kept = [
-            Entry(number, self._labels[row], self._metadata[row], self._vectors[row].astype("<f4").tobytes())
+            Entry(
+                number,
+                self._labels[row],
+                self._metadata[row],
+                self._vectors[row].astype("<f4").tobytes(),
+            )
             for number, row in self._row_of.items()
         ]
         parts = [kept[at : at + COPY] for at in range(0, len(kept), COPY)] or [[]]
@@ -305,7 +371,11 @@ def _keep_graph(path: Path, graph: Any, generation: bytes, rows: int) -> None:
     draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with draft.open("wb") as file:
-            file.write(generation + rows.to_bytes(8, "little") + zlib.crc32(payload).to_bytes(4, "little"))
+            file.write(
+                generation
+                + rows.to_bytes(8, "little")
+                + zlib.crc32(payload).to_bytes(4, "little")
+            )
             file.write(payload)
         draft.rename(path)
     except OSError:
@@ -313,8 +383,12 @@ def _keep_graph(path: Path, graph: Any, generation: bytes, rows: int) -> None:
         raise
 
 
-def _open_graph(path: Path, generation: bytes, dimensions: int, most: int) -> tuple[Any, int]:
-    """The graph of the snapshot and its rows; an empty one where there is none that is sound and of this log."""
+def _open_graph(
+    path: Path, generation: bytes, dimensions: int, most: int
+) -> tuple[Any, int]:
+    """The graph of the snapshot and its rows; an empty one where there is none that is sound and of
+    this log.
+    """
     graph = _new_graph(dimensions)
     with suppress(OSError, ValueError, RuntimeError):
         data = path.read_bytes()

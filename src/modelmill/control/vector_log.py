@@ -1,8 +1,8 @@
 """The log of an index of vectors: every change in order, on disk before it is answered.
 
-A file begins with MAGIC and the 16 random bytes of its generation; then come records: MARK, the length of the payload
-and its CRC-32 (little-endian), the payload as MessagePack. Only who holds the lock writes, and only a tail that a
-writer left unfinished when it died is ever cut off.
+A file begins with MAGIC and the 16 random bytes of its generation; then come records: MARK, the
+length of the payload and its CRC-32 (little-endian), the payload as MessagePack. Only who holds the
+lock writes, and only a tail that a writer left unfinished when it died is ever cut off.
 """
 
 import fcntl
@@ -29,7 +29,9 @@ COPY = 4096
 
 
 class Entry(msgspec.Struct, array_like=True):
-    """An item: its number, its label, its metadata as JSON, and its vector as little-endian float32."""
+    """An item: its number, its label, its metadata as JSON, and its vector as little-endian
+    float32.
+    """
 
     id: int
     label: str
@@ -84,14 +86,20 @@ class VectorLog:
             raise from_os(error, "writing the index") from error
 
     def changed(self) -> bool:
-        """Whether there is something that was not read yet; raises `NotFound` when the index was deleted."""
+        """Whether there is something that was not read yet; raises `NotFound` when the index was
+        deleted.
+        """
         return self._state() != self._seen
 
     @contextmanager
     def lock(self, *, exclusive: bool) -> Iterator[None]:
         """Keep others from writing, and from reading where it is to be exclusive."""
         try:
-            file = os.open(self.path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(
+                self.path.with_name("lock"),
+                os.O_RDWR | os.O_CREAT | os.O_CLOEXEC,
+                0o600,
+            )
         except FileNotFoundError as error:
             raise NotFound("the index was deleted") from error
         try:
@@ -101,12 +109,16 @@ class VectorLog:
             os.close(file)
 
     def read(self) -> Iterator[Change]:
-        """The changes since the last time, under the lock; raises `Replaced`, and `MillError` where it is damaged."""
+        """The changes since the last time, under the lock; raises `Replaced`, and `MillError` where
+        it is damaged.
+        """
         state = self._state()
         with self.path.open("rb") as file:
             head = file.read(HEADER)
             if len(head) < HEADER or not head.startswith(MAGIC):
-                raise MillError(f"{self.path} is not a log of vectors: put it back from a copy")
+                raise MillError(
+                    f"{self.path} is not a log of vectors: put it back from a copy"
+                )
             if self.generation and (head != self.generation or state[1] < self.offset):
                 self.generation, self.offset = b"", 0
                 raise Replaced
@@ -121,7 +133,9 @@ class VectorLog:
         self._seen = state
 
     def append(self, change: Change) -> None:
-        """Write a change behind what was read, under the exclusive lock; it is on disk when this returns."""
+        """Write a change behind what was read, under the exclusive lock; it is on disk when this
+        returns.
+        """
         try:
             with self.path.open("r+b") as file:
                 file.truncate(self.offset)  # what a writer left unfinished
@@ -136,7 +150,9 @@ class VectorLog:
             raise from_os(error, "writing the index") from error
 
     def _state(self) -> tuple[int, int]:
-        """What tells one content from another: a rewritten log is another file, a longer one has more."""
+        """What tells one content from another: a rewritten log is another file, a longer one has
+        more.
+        """
         try:
             found = self.path.stat()
         except FileNotFoundError as error:
@@ -144,14 +160,17 @@ class VectorLog:
         return found.st_ino, found.st_size
 
     def _refuse_damage(self, file: BinaryIO) -> None:
-        """A tail is forgotten when nothing sound follows; else something has changed bytes that were on disk."""
+        """A tail is forgotten when nothing sound follows; else something has changed bytes that
+        were on disk.
+        """
         file.seek(self.offset)
         rest = file.read()
         at = rest.find(MARK, 1)
         while at >= 0:
             if _next(io.BytesIO(rest[at:])) is not None:
                 raise MillError(
-                    f"{self.path} is damaged at byte {self.offset:,}, with sound records behind it: put it back from "
+                    f"{self.path} is damaged at byte {self.offset:,}, with sound records behind "
+                    "it: put it back from "
                     "a copy, or delete the index and add its items again"
                 )
             at = rest.find(MARK, at + 1)
@@ -171,7 +190,11 @@ def _next(file: BinaryIO | io.BytesIO) -> tuple[bytes, int] | None:
     if mark != MARK:
         return None
     payload = file.read(length)
-    return (payload, file.tell()) if len(payload) == length and zlib.crc32(payload) == checksum else None
+    return (
+        (payload, file.tell())
+        if len(payload) == length and zlib.crc32(payload) == checksum
+        else None
+    )
 
 
 def _to_disk(file: BinaryIO) -> None:

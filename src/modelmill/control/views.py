@@ -17,14 +17,27 @@ def task_view(name: str) -> schemas.TaskView:
     task = task_named(name)
     formats = list(fitting(task))
     recipes = list(plugins.names(plugins.recipes_of(name)))
-    return schemas.TaskView(name=name, summary=task.SUMMARY, input=kind_of(task), recipes=recipes, formats=formats)
+    return schemas.TaskView(
+        name=name,
+        summary=task.SUMMARY,
+        input=kind_of(task),
+        recipes=recipes,
+        formats=formats,
+    )
 
 
 def recipe_view(task: str, name: str, default: bool) -> schemas.RecipeView:
     """A recipe with the defaults and meaning of its settings."""
     module = recipe_named(task, name)
-    rows = [row for part in plan(module, {}).sections().values() for row in describe(part)]
-    return schemas.RecipeView(name=name, summary=module.SUMMARY, default=default, settings=msgspec.to_builtins(rows))
+    rows = [
+        row for part in plan(module, {}).sections().values() for row in describe(part)
+    ]
+    return schemas.RecipeView(
+        name=name,
+        summary=module.SUMMARY,
+        default=default,
+        settings=msgspec.to_builtins(rows),
+    )
 
 
 def dataset_view(row: Dataset) -> schemas.DatasetView:
@@ -57,7 +70,9 @@ def job_view(row: Job) -> schemas.JobView:
         dataset=row.dataset,
         settings=row.settings or {},
         metrics=(row.result or {}).get("metrics", {}),
-        result={key: value for key, value in (row.result or {}).items() if key != "metrics"},
+        result={
+            key: value for key, value in (row.result or {}).items() if key != "metrics"
+        },
         error=row.error or "",
         pid=row.pid if row.state == "running" else None,
         created=row.created,
@@ -75,7 +90,13 @@ def deployment_view(
     main = (row.model, row.version)
     arrived = (row.serving_model, row.serving) == main
     state = "failed" if row.error else "ready" if arrived and ready[main] else "loading"
-    state = "unloaded" if not row.loaded else "asleep" if row.asleep and state != "failed" else state
+    state = (
+        "unloaded"
+        if not row.loaded
+        else "asleep"
+        if row.asleep and state != "failed"
+        else state
+    )
     variants = [
         schemas.VariantView(
             model=one["model"],
@@ -92,7 +113,9 @@ def deployment_view(
         version=row.version,
         task=tasks.get(row.model, ""),
         replicas=row.replicas,
-        ready_replicas=ready[(row.serving_model or row.model, row.serving or row.version)],
+        ready_replicas=ready[
+            (row.serving_model or row.model, row.serving or row.version)
+        ],
         state=state,
         serving=row.serving,
         error=row.error,
@@ -106,4 +129,10 @@ def deployment_view(
 
 def key_view(row: ApiKey) -> schemas.KeyView:
     """A key, without the key itself."""
-    return schemas.KeyView(name=row.name, role=row.role, rate=row.rate, burst=row.burst, created=row.created)
+    return schemas.KeyView(
+        name=row.name,
+        role=row.role,
+        rate=row.rate,
+        burst=row.burst,
+        created=row.created,
+    )

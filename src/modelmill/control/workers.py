@@ -1,4 +1,6 @@
-"""What the reconciler remembers of its worker processes, and of what gateways say of their queues."""
+"""What the reconciler remembers of its worker processes, and of what gateways say of their
+queues.
+"""
 
 from modelmill.cluster.base import Handle
 from modelmill.control.db import Deployment
@@ -13,7 +15,9 @@ Version = tuple[str, int]
 class Running:
     """A worker process of this node."""
 
-    def __init__(self, row: Deployment, version: Version, spec: WorkerSpec, handle: Handle) -> None:
+    def __init__(
+        self, row: Deployment, version: Version, spec: WorkerSpec, handle: Handle
+    ) -> None:
         self.deployment, self.name, self.version = row.id, row.name, version
         self.spec, self.handle = spec, handle
         self.ready = False
@@ -35,11 +39,19 @@ class Heard:
 
     def waiting(self, now: float) -> bool:
         """Whether a call waits at any gateway that has spoken lately."""
-        return any(signals.waiting for told, signals in self._words.values() if now - told < STALE_SECONDS)
+        return any(
+            signals.waiting
+            for told, signals in self._words.values()
+            if now - told < STALE_SECONDS
+        )
 
     def signals(self, now: float) -> Signals | None:
         """All gateways together; None when none has spoken lately."""
-        words = [signals for told, signals in self._words.values() if now - told < STALE_SECONDS]
+        words = [
+            signals
+            for told, signals in self._words.values()
+            if now - told < STALE_SECONDS
+        ]
         if not words:
             return None
         return Signals(

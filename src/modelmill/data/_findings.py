@@ -1,4 +1,6 @@
-"""What there is to say about a data set: each finding counted, with a few examples and a line of advice."""
+"""What there is to say about a data set: each finding counted, with a few examples and a line of
+advice.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,19 +26,23 @@ MESSAGES = {
     "undecodable": "left out {items} that can't be decoded",
     "mislabelled-extension": "{items} of another kind than the file name says, used all the same",
     "conflicting-labels": "{contents} with more than one label, of which only one can be right",
-    "duplicates-across-splits": "{contents} in more than one split, so what is measured is too good",
+    "duplicates-across-splits": "{contents} in more than one split, so what is measured is too "
+    "good",
     "duplicates": "{items} equal to another one of the same class and split",
     "one-class": "{classes} with sound items, where a classifier needs two",
     "few-items": "{classes} with fewer than 5 sound items",
     "imbalance": "{text}",
-    "val-as-test": "no test items are declared: {items} of val measure instead, and a tenth of train becomes val",
+    "val-as-test": "no test items are declared: {items} of val measure instead, and a tenth of "
+    "train becomes val",
     "no-test-split": "the set declares splits but no test items, so nothing can measure a model",
 }
 """All kinds, in the order in which they are reported."""
 
 
 class Table(msgspec.Struct):
-    """The sound items, arrays [items]: label codes, fingerprints, declared splits; and the name of each."""
+    """The sound items, arrays [items]: label codes, fingerprints, declared splits; and the name of
+    each.
+    """
 
     labels: list[str]
     codes: NDArray[np.int32]
@@ -56,7 +62,9 @@ class Findings:
         """Count an item that is left out."""
         self._add(kind, "dropped", 1, example)
 
-    def warn(self, kind: str, example: str = "", count: int = 1, text: str = "") -> None:
+    def warn(
+        self, kind: str, example: str = "", count: int = 1, text: str = ""
+    ) -> None:
         """Count something to be told; `text` is the line for kinds that have none of their own."""
         self._add(kind, "warning", count, example)
         self._texts[kind] = text
@@ -65,12 +73,21 @@ class Findings:
         """All findings in their order, with their lines."""
         found = [self._found[kind] for kind in MESSAGES if kind in self._found]
         for finding in found:
-            counted = {word: _counted(finding.count, word) for word in ("items", "contents", "classes")}
+            counted = {
+                word: _counted(finding.count, word)
+                for word in ("items", "contents", "classes")
+            }
             text = self._texts.get(finding.kind, "")
             finding.message = MESSAGES[finding.kind].format(**counted, text=text)
         return found
 
-    def _add(self, kind: str, severity: Literal["warning", "dropped"], count: int, example: str) -> None:
+    def _add(
+        self,
+        kind: str,
+        severity: Literal["warning", "dropped"],
+        count: int,
+        example: str,
+    ) -> None:
         finding = self._found.setdefault(kind, Finding(kind, 0, severity, "", []))
         finding.count += count
         if example and len(finding.examples) < EXAMPLES:
@@ -82,19 +99,32 @@ def about_contents(found: Findings, table: Table, splits: NDArray[np.int8]) -> N
     for twins in _twins(table.prints):
         codes, places = table.codes[twins], splits[twins]
         if other := _differs(codes):
-            pair = [(table.name(twins[at]), shown(table.labels[codes[at]], 60)) for at in (0, other)]
-            found.warn("conflicting-labels", " = ".join(f"{name} ({label})" for name, label in pair))
+            pair = [
+                (table.name(twins[at]), shown(table.labels[codes[at]], 60))
+                for at in (0, other)
+            ]
+            found.warn(
+                "conflicting-labels",
+                " = ".join(f"{name} ({label})" for name, label in pair),
+            )
         if other := _differs(places):
-            found.warn("duplicates-across-splits", f"{table.name(twins[0])} = {table.name(twins[other])}")
+            found.warn(
+                "duplicates-across-splits",
+                f"{table.name(twins[0])} = {table.name(twins[other])}",
+            )
         first: dict[tuple[int, int], int] = {}
-        for number, code, place in zip(twins.tolist(), codes.tolist(), places.tolist(), strict=True):
+        for number, code, place in zip(
+            twins.tolist(), codes.tolist(), places.tolist(), strict=True
+        ):
             if (twin := first.setdefault((code, place), number)) != number:
                 found.warn("duplicates", f"{table.name(twin)} = {table.name(number)}")
 
 
 def about_classes(found: Findings, classes: dict[str, int]) -> None:
     """Classes that are too small, too few or uneven; `classes` counts the sound items of each."""
-    sizes = Counter({label: count for label, count in classes.items() if count}).most_common()
+    sizes = Counter(
+        {label: count for label, count in classes.items() if count}
+    ).most_common()
     if len(sizes) < 2:
         found.warn("one-class", sizes[0][0] if sizes else "", count=len(sizes))
     for label, count in classes.items():
@@ -103,12 +133,22 @@ def about_classes(found: Findings, classes: dict[str, int]) -> None:
     if len(sizes) > 1 and sizes[0][1] >= UNEVEN * sizes[-1][1]:
         (large, most), (small, least) = sizes[0], sizes[-1]
         small_ones = sum(most >= UNEVEN * count for _, count in sizes)
-        text = f"the largest class has {most / least:.1f} times the items of the smallest: {_counts(sizes)}"
-        found.warn("imbalance", f"{large}: {most}, {small}: {least}", count=small_ones, text=text)
+        text = (
+            f"the largest class has {most / least:.1f} times the items of the smallest: "
+            f"{_counts(sizes)}"
+        )
+        found.warn(
+            "imbalance",
+            f"{large}: {most}, {small}: {least}",
+            count=small_ones,
+            text=text,
+        )
 
 
 def about_splits(found: Findings, table: Table) -> None:
-    """Splits that the set declares without the one that measures; its val then does, where there is one."""
+    """Splits that the set declares without the one that measures; its val then does, where there is
+    one.
+    """
     if val_measures(table.declared):
         found.warn("val-as-test", count=int((table.declared == VAL).sum()))
     elif (table.declared != UNDECLARED).any() and not (table.declared == TEST).any():

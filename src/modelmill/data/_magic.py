@@ -13,14 +13,73 @@ KINDS = {
     "heif": "heic heif hif",
     "netpbm": "pbm pgm ppm pnm pam pfm",
 }
-BY_EXTENSION = {extension: kind for kind, words in KINDS.items() for extension in words.split()}
-NOT_PICTURES = frozenset((
-    "txt", "md", "rst", "html", "htm", "pdf", "doc", "docx", "xls", "xlsx", "ppt", "pptx",
-    "json", "jsonl", "csv", "tsv", "xml", "yaml", "yml", "toml", "ini", "cfg", "log", "lst", "names", "data",
-    "mat", "npy", "npz", "pkl", "pt", "pth", "onnx", "h5", "hdf5", "parquet", "arrow", "db", "sqlite",
-    "py", "ipynb", "sh", "mp4", "avi", "mov", "mkv", "webm", "wav", "mp3", "flac", "ogg", "m4a",
-    "zip", "tar", "gz", "tgz", "bz2", "xz", "7z", "rar",
-))  # fmt: skip
+BY_EXTENSION = {
+    extension: kind for kind, words in KINDS.items() for extension in words.split()
+}
+NOT_PICTURES = frozenset(
+    (
+        "txt",
+        "md",
+        "rst",
+        "html",
+        "htm",
+        "pdf",
+        "doc",
+        "docx",
+        "xls",
+        "xlsx",
+        "ppt",
+        "pptx",
+        "json",
+        "jsonl",
+        "csv",
+        "tsv",
+        "xml",
+        "yaml",
+        "yml",
+        "toml",
+        "ini",
+        "cfg",
+        "log",
+        "lst",
+        "names",
+        "data",
+        "mat",
+        "npy",
+        "npz",
+        "pkl",
+        "pt",
+        "pth",
+        "onnx",
+        "h5",
+        "hdf5",
+        "parquet",
+        "arrow",
+        "db",
+        "sqlite",
+        "py",
+        "ipynb",
+        "sh",
+        "mp4",
+        "avi",
+        "mov",
+        "mkv",
+        "webm",
+        "wav",
+        "mp3",
+        "flac",
+        "ogg",
+        "m4a",
+        "zip",
+        "tar",
+        "gz",
+        "tgz",
+        "bz2",
+        "xz",
+        "7z",
+        "rar",
+    )
+)
 STARTS = (
     (b"\xff\xd8\xff", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -54,7 +113,13 @@ def kind_of_data(data: bytes) -> str:
         return "webp"
     if data[4:8] == b"ftyp":
         brand = data[8:12]
-        return "avif" if brand in (b"avif", b"avis") else "heif" if brand[:2] in (b"he", b"mi", b"ms") else ""
+        return (
+            "avif"
+            if brand in (b"avif", b"avis")
+            else "heif"
+            if brand[:2] in (b"he", b"mi", b"ms")
+            else ""
+        )
     if data[:1] == b"P" and data[1:2] in b"1234567Ff" and data[2:3].isspace():
         return "netpbm"
     return next((kind for start, kind in STARTS if data.startswith(start)), "")

@@ -1,4 +1,6 @@
-"""An item of a data set, and the source that a reader reads items from: a folder, a file or a zip."""
+"""An item of a data set, and the source that a reader reads items from: a folder, a file or a
+zip.
+"""
 
 import io
 import lzma
@@ -25,16 +27,24 @@ UNPACKED_BYTES = 1 << 30
 """What any archive may unpack to, however small it is."""
 SPLITS = ("train", "val", "test")
 DAMAGE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    ValueError,
+    RuntimeError,
     LookupError,
-)  # fmt: skip
+)
 Opener = Callable[[str], Any]
 
 
 class Box(msgspec.Struct, frozen=True):
-    """An object in a picture: its class and its corners in pixels of the upright picture, the far ones excluded.
+    """An object in a picture: its class and its corners in pixels of the upright picture, the far
+    ones excluded.
 
-    `ignored` marks what is there but neither trained on nor counted (VOC's `difficult`, COCO's crowds).
+    `ignored` marks what is there but neither trained on nor counted (VOC's `difficult`, COCO's
+    crowds).
     """
 
     label: str
@@ -48,12 +58,13 @@ class Box(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct):
     """One example as a reader found it.
 
-    `name` is its path or row, unique in the set; `data` an encoded picture, a text, or decoded pixels
-    (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader could not read it. `target`
-    is what the format's TARGET says: for `boxes` a list of `Box`, for `mask` the mask as an encoded picture of class
-    numbers, for `picture` the encoded picture that should come out, for `text` a text, for `texts` a tuple of them
-    that are equally right, for `scored` a tuple of a text and how alike it is, for `answers` a tuple of (text, place in
-    the passage); `label` is then the class that the splits are balanced by, or "".
+    `name` is its path or row, unique in the set; `data` an encoded picture, a text, or decoded
+    pixels (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader
+    could not read it. `target` is what the format's TARGET says: for `boxes` a list of `Box`, for
+    `mask` the mask as an encoded picture of class numbers, for `picture` the encoded picture that
+    should come out, for `text` a text, for `texts` a tuple of them that are equally right, for
+    `scored` a tuple of a text and how alike it is, for `answers` a tuple of (text, place in the
+    passage); `label` is then the class that the splits are balanced by, or "".
     """
 
     name: str
@@ -68,7 +79,12 @@ class Source:
     """Files under '/'-separated relative `names`, sorted; a context manager."""
 
     def __init__(
-        self, title: str, names: list[str], opener: Opener, close: Callable[[], None], budget: int | None = None
+        self,
+        title: str,
+        names: list[str],
+        opener: Opener,
+        close: Callable[[], None],
+        budget: int | None = None,
     ) -> None:
         self._budget = None if budget is None else [budget]
         self.title = title
@@ -78,7 +94,9 @@ class Source:
         self._close = close
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read from start to end; a damaged one raises `InvalidInput` while it is read."""
+        """A file to read from start to end; a damaged one raises `InvalidInput` while it is
+        read.
+        """
         if name not in self._known:
             raise NotFound(f"'{self.title}' holds no '{name}'")
         with _damage(name):
@@ -106,14 +124,20 @@ def open_source(path: Path, title: str = "") -> Source:
 
     `title` is what errors call it; its name when not given.
 
-    Raises `NotFound`, and `InvalidInput` for an unsafe or damaged zip, several zips, or no data at all.
+    Raises `NotFound`, and `InvalidInput` for an unsafe or damaged zip, several zips, or no data at
+    all.
     """
     place, found = locate(path)
     if found is None:
         return _open_zip(place, title or place.name)
     files = view(found)
     _refuse_nothing(title or str(path), files)
-    return Source(title or path.name, list(files), lambda name: files[name].open("rb"), lambda: None)
+    return Source(
+        title or path.name,
+        list(files),
+        lambda name: files[name].open("rb"),
+        lambda: None,
+    )
 
 
 def check_options(options: Mapping[str, str], known: Iterable[str]) -> None:
@@ -124,9 +148,11 @@ def check_options(options: Mapping[str, str], known: Iterable[str]) -> None:
 
 
 def guarded(file: Any, name: str, budget: list[int] | None = None) -> BinaryIO:
-    """A readable file whose every kind of damage is an `InvalidInput` naming it; closing closes both.
+    """A readable file whose every kind of damage is an `InvalidInput` naming it; closing closes
+    both.
 
-    `budget` holds how many bytes may still be read from all files of an archive; past it, `TooLarge`.
+    `budget` holds how many bytes may still be read from all files of an archive; past it,
+    `TooLarge`.
     """
     return cast("BinaryIO", io.BufferedReader(_Guarded(file, name, budget), 1 << 16))
 
@@ -146,7 +172,10 @@ class _Guarded(io.RawIOBase):
         if self._budget is not None:
             self._budget[0] -= len(data)
             if self._budget[0] < 0:
-                raise TooLarge(f"the archive unpacks to more than {UNPACKED} times its size: it is refused as a bomb")
+                raise TooLarge(
+                    f"the archive unpacks to more than {UNPACKED} times its size: it is refused "
+                    "as a bomb"
+                )
         buffer[: len(data)] = data
         return len(data)
 
@@ -177,11 +206,21 @@ def _open_zip(path: Path, title: str) -> Source:
     except BaseException:
         archive.close()
         raise
-    budget = 2 * max(UNPACKED_BYTES, UNPACKED * path.stat().st_size)  # a reader may look at a file before it reads it
-    return Source(title, list(files), lambda name: archive.open(files[name]), archive.close, budget)
+    budget = 2 * max(
+        UNPACKED_BYTES, UNPACKED * path.stat().st_size
+    )  # a reader may look at a file before it reads it
+    return Source(
+        title,
+        list(files),
+        lambda name: archive.open(files[name]),
+        archive.close,
+        budget,
+    )
 
 
-def _members(path: Path, title: str, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+def _members(
+    path: Path, title: str, infos: list[zipfile.ZipInfo]
+) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         _check_info(title, info)
@@ -199,7 +238,9 @@ def _members(path: Path, title: str, infos: list[zipfile.ZipInfo]) -> dict[str, 
 def _check_info(archive: str, info: zipfile.ZipInfo) -> None:
     check_member(archive, info.filename)
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise InvalidInput(f"'{archive}' holds the link '{info.filename}': put the file itself there")
+        raise InvalidInput(
+            f"'{archive}' holds the link '{info.filename}': put the file itself there"
+        )
     if info.flag_bits & 1:
         raise InvalidInput(f"'{archive}' is encrypted: send it without a password")
 
@@ -207,5 +248,6 @@ def _check_info(archive: str, info: zipfile.ZipInfo) -> None:
 def _refuse_nothing(title: str, files: Mapping[str, object]) -> None:
     if not files:
         raise InvalidInput(
-            f"'{title}' holds no data (hidden files, READMEs, licences, links that lead outside do not count)"
+            f"'{title}' holds no data (hidden files, READMEs, licences, links that lead outside "
+            "do not count)"
         )

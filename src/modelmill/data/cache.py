@@ -1,4 +1,6 @@
-"""Decoded training data on disk, mapped into memory: decoded once, read at the speed of the page cache."""
+"""Decoded training data on disk, mapped into memory: decoded once, read at the speed of the page
+cache.
+"""
 
 import json
 import os
@@ -39,14 +41,20 @@ class Arrays:
 
     def rows(self, chosen: Any) -> dict[str, NDArray[Any]]:
         """Inputs and targets of some rows, as a batch."""
-        return {name: array[chosen] for name, array in {**self.arrays, **self.targets}.items()}
+        return {
+            name: array[chosen]
+            for name, array in {**self.arrays, **self.targets}.items()
+        }
 
 
-def cached(folder: Path, key: str, build: Build, count: int, progress: Callable[[int], None]) -> Arrays:
+def cached(
+    folder: Path, key: str, build: Build, count: int, progress: Callable[[int], None]
+) -> Arrays:
     """The arrays kept under `key`, built from `count` items when they are not there yet.
 
-    `progress` is told how many items are done. Builders may race: one wins, the others discard theirs. Raises
-    `StorageFull`, and `MillError` when the items differ in names, shape or type, or are not `count`.
+    `progress` is told how many items are done. Builders may race: one wins, the others discard
+    theirs. Raises `StorageFull`, and `MillError` when the items differ in names, shape or type, or
+    are not `count`.
     """
     entry = folder / key
     kept = _load(entry)
@@ -64,12 +72,16 @@ def cached(folder: Path, key: str, build: Build, count: int, progress: Callable[
         raise from_os(error, "caching the decoded data") from error
     built = _load(entry)
     if built is None:
-        raise MillError(f"the cache entry '{key}' vanished while it was made; try again")
+        raise MillError(
+            f"the cache entry '{key}' vanished while it was made; try again"
+        )
     return built
 
 
 def trim(folder: Path, keep_bytes: int) -> int:
-    """Drop the least recently used entries until at most `keep_bytes` stay; returns the bytes freed."""
+    """Drop the least recently used entries until at most `keep_bytes` stay; returns the bytes
+    freed.
+    """
     freed = total = 0
     entries = sorted(_entries(folder), key=lambda entry: entry[1], reverse=True)
     for path, used, size in entries:
@@ -89,24 +101,39 @@ def _load(entry: Path) -> Arrays | None:
         return None
     try:
         files = {
-            name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in json.loads((entry / NAMES).read_text())
+            name: np.load(entry / f"{name}.npy", mmap_mode="r")
+            for name in json.loads((entry / NAMES).read_text())
         }
     except (OSError, ValueError, EOFError):
         shutil.rmtree(entry, ignore_errors=True)  # damaged: it can be made again
         return None
-    arrays = {name: array for name, array in files.items() if not name.startswith(TARGET)}
-    targets = {name.removeprefix(TARGET): array for name, array in files.items() if name not in arrays}
+    arrays = {
+        name: array for name, array in files.items() if not name.startswith(TARGET)
+    }
+    targets = {
+        name.removeprefix(TARGET): array
+        for name, array in files.items()
+        if name not in arrays
+    }
     return Arrays(arrays, targets) if arrays else None
 
 
-def _fill(draft: Path, build: Build, count: int, progress: Callable[[int], None]) -> None:
+def _fill(
+    draft: Path, build: Build, count: int, progress: Callable[[int], None]
+) -> None:
     places: dict[str, NDArray[Any]] = {}
     done = 0
     for arrays, targets in build():
-        named = {**arrays, **{f"{TARGET}{name}": part for name, part in targets.items()}}
+        named = {
+            **arrays,
+            **{f"{TARGET}{name}": part for name, part in targets.items()},
+        }
         row = {name: np.asarray(part) for name, part in named.items()}
         if not places:
-            places = {name: _room(draft / f"{name}.npy", part, count) for name, part in row.items()}
+            places = {
+                name: _room(draft / f"{name}.npy", part, count)
+                for name, part in row.items()
+            }
         if done == count:
             raise MillError(f"there are more than the {count} items announced")
         _put(places, row, done)
@@ -129,9 +156,13 @@ def _room(path: Path, first: NDArray[Any], count: int) -> NDArray[Any]:
     return place
 
 
-def _put(places: dict[str, NDArray[Any]], row: dict[str, NDArray[Any]], number: int) -> None:
+def _put(
+    places: dict[str, NDArray[Any]], row: dict[str, NDArray[Any]], number: int
+) -> None:
     if row.keys() != places.keys():
-        raise MillError(f"item {number} has the arrays {sorted(row)}, the first one {sorted(places)}")
+        raise MillError(
+            f"item {number} has the arrays {sorted(row)}, the first one {sorted(places)}"
+        )
     for name, place in places.items():
         part = row[name]
         if part.shape != place.shape[1:] or part.dtype != place.dtype:
@@ -167,5 +198,9 @@ def _entries(folder: Path) -> Iterator[tuple[Path, float, int]]:
             files = [path.stat() for path in (entry, *entry.glob("*.*"))]
         except OSError:  # another process is trimming too
             continue
-        used = files[0].st_mtime if ".tmp-" not in entry.name else max(file.st_mtime for file in files)
+        used = (
+            files[0].st_mtime
+            if ".tmp-" not in entry.name
+            else max(file.st_mtime for file in files)
+        )
         yield entry, used, sum(file.st_size for file in files[1:])

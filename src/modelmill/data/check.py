@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from modelmill.data._findings import Findings, Table, about_classes, about_contents, about_splits
+from modelmill.data._findings import (
+    Findings,
+    Table,
+    about_classes,
+    about_contents,
+    about_splits,
+)
 from modelmill.data._magic import kind_of_data, kind_of_name
 from modelmill.data.base import SPLITS, Item
 from modelmill.data.formats._masks import values_of
@@ -33,13 +39,15 @@ def examine(
 ) -> tuple[Index, Report]:
     """Check all items and give each its split.
 
-    Where items are not `labelled` with one class each, a class may be missing, the classes are those of their boxes,
-    the characters of their texts, or those `declared` (in that order, each counted once for a mask that holds it), and
-    nothing is said of how the classes are spread. With `whole_classes` a class goes to one split, where the set does
-    not say otherwise. Items of which `together` says the same stay in one split, where it says enough different things.
+    Where items are not `labelled` with one class each, a class may be missing, the classes are
+    those of their boxes, the characters of their texts, or those `declared` (in that order, each
+    counted once for a mask that holds it), and nothing is said of how the classes are spread. With
+    `whole_classes` a class goes to one split, where the set does not say otherwise. Items of which
+    `together` says the same stay in one split, where it says enough different things.
 
-    `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises `MillError` when it can't be
-    decoded; `progress` is told how many items are done. Bad items are dropped and reported.
+    `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises
+    `MillError` when it can't be decoded; `progress` is told how many items are done. Bad items are
+    dropped and reported.
     """
     seen = _Seen(fingerprint, together, labelled, masked=bool(declared))
     for item in items:
@@ -57,17 +65,33 @@ Print = Callable[[Item], str]
 class _Seen:
     """What the pass keeps of each item: label, declared split, fingerprint, name."""
 
-    def __init__(self, fingerprint: Print, together: Print | None, labelled: bool, masked: bool) -> None:
-        self.fingerprint, self.together, self.labelled, self.masked = fingerprint, together, labelled, masked
+    def __init__(
+        self, fingerprint: Print, together: Print | None, labelled: bool, masked: bool
+    ) -> None:
+        self.fingerprint, self.together, self.labelled, self.masked = (
+            fingerprint,
+            together,
+            labelled,
+            masked,
+        )
         self.named: Counter[str] = Counter()
         self.masks: Counter[int] = Counter()
         self.known: dict[str, int] = {}
-        self.labels, self.declared, self.prints, self.groups = array("i"), array("b"), array("Q"), array("Q")
+        self.labels, self.declared, self.prints, self.groups = (
+            array("i"),
+            array("b"),
+            array("Q"),
+            array("Q"),
+        )
         self.names, self.ends = bytearray(), array("Q", [0])
         self.findings = Findings()
 
     def add(self, item: Item) -> None:
-        label = self.known.setdefault(item.label, len(self.known)) if item.label or not self.labelled else DROPPED
+        label = (
+            self.known.setdefault(item.label, len(self.known))
+            if item.label or not self.labelled
+            else DROPPED
+        )
         content = self._content(item)
         self.labels.append(label if content is not None else DROPPED)
         if content is not None and isinstance(item.target, list):
@@ -76,10 +100,14 @@ class _Seen:
             self.named.update(set(item.target))
         elif content is not None and self.masked and isinstance(item.target, bytes):
             self.masks.update(np.unique(values_of(item.target)).tolist())
-        self.declared.append(SPLITS.index(item.split) if item.split is not None else UNDECLARED)
+        self.declared.append(
+            SPLITS.index(item.split) if item.split is not None else UNDECLARED
+        )
         self.prints.append(content or 0)
         if self.together is not None:
-            self.groups.append(_short(self.together(item)) if content is not None else 0)
+            self.groups.append(
+                _short(self.together(item)) if content is not None else 0
+            )
         self.names += item.name.encode("utf-8", "backslashreplace")
         self.ends.append(len(self.names))
 
@@ -88,7 +116,9 @@ class _Seen:
 
     def _content(self, item: Item) -> int | None:
         """The first 8 bytes of the content's hash, or None for an item to drop."""
-        if problem := item.problem or ("" if item.label or not self.labelled else "has no label"):
+        if problem := item.problem or (
+            "" if item.label or not self.labelled else "has no label"
+        ):
             self.findings.drop("unreadable-row", f"{item.name}: {problem}")
             return None
         if _is_empty(item):
@@ -119,11 +149,15 @@ def _is_empty(item: Item) -> bool:
     return not (item.data.strip() if isinstance(item.data, str) else item.data)
 
 
-def _conclude(seen: _Seen, declared: list[str], whole_classes: bool) -> tuple[Index, Report]:
+def _conclude(
+    seen: _Seen, declared: list[str], whole_classes: bool
+) -> tuple[Index, Report]:
     raw = np.array(seen.labels, np.int32)
     sound = np.flatnonzero(raw >= 0)
     names = list(seen.known)
-    counts = dict(zip(names, np.bincount(raw[sound], minlength=len(names)).tolist(), strict=True))
+    counts = dict(
+        zip(names, np.bincount(raw[sound], minlength=len(names)).tolist(), strict=True)
+    )
     labels = sorted((name for name in names if counts[name]), key=_order)
     rank = {label: number for number, label in enumerate(labels)}
     code = np.array([rank.get(name, DROPPED) for name in names], np.int32)
@@ -137,7 +171,11 @@ def _conclude(seen: _Seen, declared: list[str], whole_classes: bool) -> tuple[In
     if whole_classes:
         splits = assign_classes(labels, table.codes, table.declared, table.prints)
     else:
-        groups = np.array(seen.groups, np.uint64)[sound] if seen.together is not None else table.prints
+        groups = (
+            np.array(seen.groups, np.uint64)[sound]
+            if seen.together is not None
+            else table.prints
+        )
         enough = len(np.unique(groups)) >= len(SPLITS)
         splits = assign(table.codes, table.declared, groups if enough else table.prints)
     classes = {name: counts[name] for name in sorted(names, key=_order)}
@@ -146,10 +184,15 @@ def _conclude(seen: _Seen, declared: list[str], whole_classes: bool) -> tuple[In
     if seen.labelled:
         about_classes(found, classes)
     elif declared:
-        labels, classes = declared, {name: seen.masks[number] for number, name in enumerate(declared)}
+        labels, classes = (
+            declared,
+            {name: seen.masks[number] for number, name in enumerate(declared)},
+        )
     else:
         labels = sorted(seen.named or (name for name in labels if name), key=_order)
-        classes = {name: seen.named[name] if seen.named else counts[name] for name in labels}
+        classes = {
+            name: seen.named[name] if seen.named else counts[name] for name in labels
+        }
     about_splits(found, table)
     tally = Counter(splits.tolist())
     report = Report(
@@ -159,13 +202,22 @@ def _conclude(seen: _Seen, declared: list[str], whole_classes: bool) -> tuple[In
         splits={name: tally[number] for number, name in enumerate(SPLITS)},
         findings=found.conclude(),
     )
-    all_codes, all_splits = np.full(len(raw), DROPPED, np.int32), np.full(len(raw), DROPPED, np.int8)
+    all_codes, all_splits = (
+        np.full(len(raw), DROPPED, np.int32),
+        np.full(len(raw), DROPPED, np.int8),
+    )
     place = {label: number for number, label in enumerate(labels)}
     codes = np.array([place.get(label, DROPPED) for label in table.labels], np.int32)
     all_codes[sound], all_splits[sound] = codes[table.codes], splits
-    return Index.of(labels, all_codes, all_splits, np.array(seen.prints, np.uint64)), report
+    return Index.of(
+        labels, all_codes, all_splits, np.array(seen.prints, np.uint64)
+    ), report
 
 
 def _order(label: str) -> tuple[int, int, str]:
     """Numbers in order of their value, before words."""
-    return (0, int(label), label) if label.isdecimal() and len(label) < 19 else (1, 0, label)
+    return (
+        (0, int(label), label)
+        if label.isdecimal() and len(label) < 19
+        else (1, 0, label)
+    )

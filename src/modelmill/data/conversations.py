@@ -10,4 +10,6 @@ ANSWER = "assistant:\n"
 
 def spoken(messages: Sequence[Mapping[str, str]]) -> str:
     """Messages (`role`, `content`) as one text."""
-    return "".join(f"{message['role']}:\n{message['content']}{NEXT}" for message in messages)
+    return "".join(
+        f"{message['role']}:\n{message['content']}{NEXT}" for message in messages
+    )

@@ -1,4 +1,6 @@
-"""Which files of a folder or an archive are data, and under which names; the standard library only."""
+"""Which files of a folder or an archive are data, and under which names; the standard library
+only.
+"""
 
 import os
 import re
@@ -11,24 +13,36 @@ from modelmill.errors import InvalidInput, NotFound, from_os
 Member = TypeVar("Member")
 
 JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-NOTE = re.compile(r"(?:readme|licen[sc]e)[^/]*?(?:\.(?:txt|rst|html|pdf))?|[^/]*\.md", re.IGNORECASE)
+NOTE = re.compile(
+    r"(?:readme|licen[sc]e)[^/]*?(?:\.(?:txt|rst|html|pdf))?|[^/]*\.md", re.IGNORECASE
+)
 TABLE = re.compile(r".*\.(?:csv|tsv|zip)", re.IGNORECASE)
 ALIASES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 UNSAFE = re.compile(r"\Z|/|[A-Za-z]:|.*\\|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
 
 
 def split_of(word: str) -> str | None:
-    """The split that a folder, a file or a cell names: train, val or test, also by other usual names."""
+    """The split that a folder, a file or a cell names: train, val or test, also by other usual
+    names.
+    """
     return ALIASES.get(word.strip().lower())
 
 
 def is_junk(name: str) -> bool:
     """Whether a '/'-separated name is hidden or left there by an operating system."""
-    return any((part.startswith(".") and part != ".") or part in JUNK for part in name.split("/"))
+    return any(
+        (part.startswith(".") and part != ".") or part in JUNK
+        for part in name.split("/")
+    )
 
 
 def is_note(name: str) -> bool:
@@ -40,13 +54,20 @@ def check_member(archive: str, name: str) -> None:
     """Refuse a member name that could lead out of an archive; raises `InvalidInput`."""
     if UNSAFE.match(name):
         raise InvalidInput(
-            f"'{archive}' holds the unsafe name {shown(name)!r}: use relative names with '/', without '..'"
+            f"'{archive}' holds the unsafe name {shown(name)!r}: use relative names with '/', "
+            "without '..'"
         )
 
 
 def view(members: Mapping[str, Member]) -> dict[str, Member]:
-    """The members that are data, sorted by name, without a folder that all of them share at the top."""
-    kept = {name: member for name, member in members.items() if not is_junk(name) and not is_note(name)}
+    """The members that are data, sorted by name, without a folder that all of them share at the
+    top.
+    """
+    kept = {
+        name: member
+        for name, member in members.items()
+        if not is_junk(name) and not is_note(name)
+    }
     roots = {name.partition("/")[0] for name in kept}
     if len(roots) == 1 and all("/" in name for name in kept):
         kept = {name.partition("/")[2]: member for name, member in kept.items()}
@@ -56,8 +77,8 @@ def view(members: Mapping[str, Member]) -> dict[str, Member]:
 def locate(path: Path) -> tuple[Path, dict[str, Path] | None]:
     """What a path given by people means: a zip and None, or the path and its files by name.
 
-    A folder that holds one zip and nothing else means that zip. Raises `NotFound`, and `InvalidInput` for a
-    folder of several zips.
+    A folder that holds one zip and nothing else means that zip. Raises `NotFound`, and
+    `InvalidInput` for a folder of several zips.
     """
     if not path.exists():
         raise NotFound(f"there is no file or folder at '{path}'")
@@ -68,7 +89,9 @@ def locate(path: Path) -> tuple[Path, dict[str, Path] | None]:
     if not data or not all(name.lower().endswith(".zip") for name in data):
         return path, files
     if len(data) > 1:
-        raise InvalidInput(f"'{path}' holds several archives, pick one of them: {', '.join(list(data)[:10])}")
+        raise InvalidInput(
+            f"'{path}' holds several archives, pick one of them: {', '.join(list(data)[:10])}"
+        )
     return next(iter(data.values())), None
 
 
@@ -76,13 +99,18 @@ def is_zip(path: Path) -> bool:
     """Whether a file claims to be a zip, by its name or its first bytes."""
     try:
         with path.open("rb") as file:
-            return path.suffix.lower() == ".zip" or file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+            return path.suffix.lower() == ".zip" or file.read(4) in (
+                b"PK\x03\x04",
+                b"PK\x05\x06",
+            )
     except OSError as error:
         raise from_os(error, "reading the data") from error
 
 
 def list_folder(folder: Path) -> dict[str, Path]:
-    """All regular files of a folder that are not junk, by '/'-separated name; no link that leads outside."""
+    """All regular files of a folder that are not junk, by '/'-separated name; no link that leads
+    outside.
+    """
     root = os.path.realpath(folder)
     try:
         return dict(_walk(folder, "", root, (root,)))
@@ -90,11 +118,17 @@ def list_folder(folder: Path) -> dict[str, Path]:
         raise from_os(error, "reading the data") from error
 
 
-def _walk(folder: Path, prefix: str, root: str, parents: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+def _walk(
+    folder: Path, prefix: str, root: str, parents: tuple[str, ...]
+) -> Iterator[tuple[str, Path]]:
     for entry in os.scandir(folder):
         # Names that are not UTF-8 could not travel as JSON.
         name = prefix + os.fsencode(entry.name).decode("utf-8", "backslashreplace")
-        real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(parents[-1], entry.name)
+        real = (
+            os.path.realpath(entry.path)
+            if entry.is_symlink()
+            else os.path.join(parents[-1], entry.name)
+        )
         if is_junk(name) or os.path.commonpath((real, root)) != root:
             continue
         if entry.is_dir():
@@ -107,4 +141,6 @@ def _walk(folder: Path, prefix: str, root: str, parents: tuple[str, ...]) -> Ite
 def shown(text: str, limit: int = 160) -> str:
     """A name or value from the data, safe to print in one line."""
     cut = text if len(text) <= limit else f"{text[:limit]}…"
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in cut)
+    return "".join(
+        char if char.isprintable() else f"\\x{ord(char):02x}" for char in cut
+    )

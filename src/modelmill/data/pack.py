@@ -1,4 +1,6 @@
-"""Data on its way to the server: one zip, the same bytes for the same content. The standard library only."""
+"""Data on its way to the server: one zip, the same bytes for the same content. The standard library
+only.
+"""
 
 import shutil
 import zipfile
@@ -14,16 +16,23 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say
 
 
 def pack(path: Path, target: BinaryIO | Path) -> None:
-    """Write a folder or a file as a zip of stored members, sorted by name; a zip is copied as it is.
+    """Write a folder or a file as a zip of stored members, sorted by name; a zip is copied as it
+    is.
 
-    Nothing is held in memory, and the target need not be seekable. Raises `NotFound`, `InvalidInput` when
-    there is nothing to pack, and `StorageFull`.
+    Nothing is held in memory, and the target need not be seekable. Raises `NotFound`,
+    `InvalidInput` when there is nothing to pack, and `StorageFull`.
     """
     place, files = locate(path)
     if files == {}:
-        raise InvalidInput(f"'{path}' holds no files (hidden ones and links that lead outside do not count)")
+        raise InvalidInput(
+            f"'{path}' holds no files (hidden ones and links that lead outside do not count)"
+        )
     try:
-        with target.open("wb") if isinstance(target, Path) else nullcontext(target) as out:
+        with (
+            target.open("wb")
+            if isinstance(target, Path)
+            else nullcontext(target) as out
+        ):
             if files is None:
                 with place.open("rb") as file:
                     shutil.copyfileobj(file, out, CHUNK)
@@ -34,7 +43,9 @@ def pack(path: Path, target: BinaryIO | Path) -> None:
 
 
 class _Forward:
-    """A target that can only be appended to: zipfile then writes the same bytes to a file and to a stream."""
+    """A target that can only be appended to: zipfile then writes the same bytes to a file and to a
+    stream.
+    """
 
     def __init__(self, target: BinaryIO) -> None:
         self.write = target.write

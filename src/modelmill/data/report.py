@@ -25,7 +25,9 @@ class Finding(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """The result of a check: counts of sound items, in all, by class and by split, and the findings."""
+    """The result of a check: counts of sound items, in all, by class and by split, and the
+    findings.
+    """
 
     items: int
     sound: int
@@ -44,9 +46,9 @@ class Report(msgspec.Struct):
 class Index(msgspec.Struct):
     """Where each item goes, in the order in which its format yields it.
 
-    `label_codes` is little-endian int32 [items] into `labels`, `split_codes` int8 [items] into `splits`, both
-    -1 for items that were dropped (the label also for items that have none); `prints` is uint64 [items], the first 8
-    bytes of each content's sha256.
+    `label_codes` is little-endian int32 [items] into `labels`, `split_codes` int8 [items] into
+    `splits`, both -1 for items that were dropped (the label also for items that have none);
+    `prints` is uint64 [items], the first 8 bytes of each content's sha256.
     """
 
     labels: list[str]
@@ -58,13 +60,20 @@ class Index(msgspec.Struct):
 
     @classmethod
     def of(
-        cls, labels: list[str], codes: NDArray[np.int32], splits: NDArray[np.int8], prints: NDArray[np.uint64]
+        cls,
+        labels: list[str],
+        codes: NDArray[np.int32],
+        splits: NDArray[np.int8],
+        prints: NDArray[np.uint64],
     ) -> Self:
         """The index of these arrays, all [items]."""
         return cls(
-            labels, list(SPLITS), codes.astype("<i4").tobytes(), splits.astype("i1").tobytes(),
+            labels,
+            list(SPLITS),
+            codes.astype("<i4").tobytes(),
+            splits.astype("i1").tobytes(),
             prints.astype("<u8").tobytes(),
-        )  # fmt: skip
+        )
 
     def __len__(self) -> int:
         """How many items there are, with those that were dropped."""
@@ -97,18 +106,26 @@ class Index(msgspec.Struct):
         except OSError as error:
             raise from_os(error, "reading the index of the data") from error
         except msgspec.DecodeError as error:
-            raise MillError(f"the index of the data is damaged: {error} ({path})") from error
+            raise MillError(
+                f"the index of the data is damaged: {error} ({path})"
+            ) from error
         if not len(index) == len(index.label_codes) / 4 == len(index.prints) / 8:
-            raise MillError(f"the index of the data is damaged: its arrays disagree ({path})")
+            raise MillError(
+                f"the index of the data is damaged: its arrays disagree ({path})"
+            )
         return index
 
 
 def few(classes: list[str]) -> str:
     """How many classes there are, where they are too few."""
-    count = {0: "no classes", 1: "one class only"}.get(len(classes), f"{len(classes)} classes only")
+    count = {0: "no classes", 1: "one class only"}.get(
+        len(classes), f"{len(classes)} classes only"
+    )
     return f"{count} ({', '.join(classes)})" if classes else count
 
 
 def _line(finding: Finding) -> str:
     examples = "; ".join(shown(example) for example in finding.examples)
-    return f"{finding.severity}: {finding.kind}: {finding.message}" + (f" (such as {examples})" if examples else "")
+    return f"{finding.severity}: {finding.kind}: {finding.message}" + (
+        f" (such as {examples})" if examples else ""
+    )

@@ -34,7 +34,9 @@ NUMPY: dict[str, Any] = {
 """Open Inference Protocol data types as numpy types (those of a fixed size)."""
 
 DATATYPES = (*NUMPY, "BYTES")
-"""All data types of the Open Inference Protocol; BYTES are arrays of objects, whose elements are `bytes`."""
+"""All data types of the Open Inference Protocol; BYTES are arrays of objects, whose elements are
+`bytes`.
+"""
 
 
 class Session(Protocol):
@@ -55,14 +57,28 @@ class Engine(Protocol):
     DATATYPES: tuple[str, ...]
     """Those of `base.DATATYPES` that may go in and come out."""
 
-    def open(self, folder: Path, threads: int, device: str = "cpu", precision: str = "") -> Session:
-        """Load the model of a bundle; raises `BundleCorrupt`, or `InvalidInput` for what the engine can't do."""
+    def open(
+        self, folder: Path, threads: int, device: str = "cpu", precision: str = ""
+    ) -> Session:
+        """Load the model of a bundle; raises `BundleCorrupt`, or `InvalidInput` for what the engine
+        can't do.
+        """
 
     def signature(self, folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
-        """Inputs and outputs of a bare model; raises `InvalidInput` saying what can't be served, or read."""
+        """Inputs and outputs of a bare model; raises `InvalidInput` saying what can't be served, or
+        read.
+        """
 
-    def convert(self, network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path) -> list[str]:
-        """Write a trained network in the engine's form into a bundle's draft; returns the files' names."""
+    def convert(
+        self,
+        network: Any,
+        inputs: list[TensorSpec],
+        outputs: list[TensorSpec],
+        folder: Path,
+    ) -> list[str]:
+        """Write a trained network in the engine's form into a bundle's draft; returns the files'
+        names.
+        """
 
 
 def engine_named(name: str) -> Engine:
@@ -71,7 +87,11 @@ def engine_named(name: str) -> Engine:
 
 
 def choose(engine: str, what: str, value: str, offered: Sequence[str]) -> str:
-    """The value, or the first that is offered when it is empty; raises `InvalidInput` naming those."""
+    """The value, or the first that is offered when it is empty; raises `InvalidInput` naming
+    those.
+    """
     if value and value not in offered:
-        raise InvalidInput(f"the engine '{engine}' has no {what} '{value}'; it has: {', '.join(offered)}")
+        raise InvalidInput(
+            f"the engine '{engine}' has no {what} '{value}'; it has: {', '.join(offered)}"
+        )
     return value or offered[0]

@@ -13,8 +13,8 @@ from modelmill.engines.base import FILE, NUMPY, Arrays, choose
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 from modelmill.types import TensorSpec
 
-# Its converter, which nothing here uses, reports every import of OpenVINO over the network, from a forked process
-# and without asking. OpenVINO does without a converter that is not installed.
+# Its converter, which nothing here uses, reports every import of OpenVINO over the network, from a
+# forked process and without asking. OpenVINO does without a converter that is not installed.
 sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 import openvino as ov  # noqa: E402
@@ -22,8 +22,19 @@ import openvino.properties as properties  # noqa: E402
 from openvino.properties import hint  # noqa: E402
 
 PRECISIONS = ("fp32", "bf16")
-DATATYPES = ("BOOL", "UINT8", "UINT16", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32")
-"""Its processor plugin computes FP64 as FP32 and all whole numbers as INT32, so larger types are not offered.
+DATATYPES = (
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+)
+"""Its processor plugin computes FP64 as FP32 and all whole numbers as INT32, so larger types are
+not offered.
 
 INT64 is, because the ids of tokens have that type; numbers beyond 32 bits are refused.
 """
@@ -42,7 +53,9 @@ KINDS = {
 HINTS = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 CACHED_KERNELS = 512
-"""A kernel is compiled for each operation and shape, and kept: a quarter of a MiB each, 5000 by default."""
+"""A kernel is compiled for each operation and shape, and kept: a quarter of a MiB each, 5000 by
+default.
+"""
 
 Array = np.ndarray[Any, Any]
 
@@ -54,24 +67,40 @@ class OpenvinoSession:
         if not path.is_file():
             raise BundleCorrupt(f"{path.name} can't be loaded: there is no such file")
         core = ov.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if precision == "bf16" and "BF16" not in core.get_property(
+            "CPU", "OPTIMIZATION_CAPABILITIES"
+        ):
             # OpenVINO would compute in fp32 without a word, or emulate bf16 slower than fp32.
-            raise InvalidInput("this processor has no bf16 arithmetic (such as avx512_bf16); use the precision fp32")
+            raise InvalidInput(
+                "this processor has no bf16 arithmetic (such as avx512_bf16); use the precision "
+                "fp32"
+            )
         try:
-            compiled = core.compile_model(core.read_model(path), "CPU", _options(threads, precision))
+            compiled = core.compile_model(
+                core.read_model(path), "CPU", _options(threads, precision)
+            )
         except RuntimeError as error:
-            if found := re.search(r"No conversion rule found for operations: (.*)", str(error)):
+            if found := re.search(
+                r"No conversion rule found for operations: (.*)", str(error)
+            ):
                 raise InvalidInput(
-                    f"the engine 'openvino' lacks operations of this model ({found[1][:100]}); use the engine 'onnx'"
+                    f"the engine 'openvino' lacks operations of this model ({found[1][:100]}); "
+                    "use the engine 'onnx'"
                 ) from error
-            raise BundleCorrupt(f"{path.name} can't be loaded: {_reason(error)}") from error
-        self._inputs = {port.node.friendly_name: _takes(port) for port in compiled.inputs}
+            raise BundleCorrupt(
+                f"{path.name} can't be loaded: {_reason(error)}"
+            ) from error
+        self._inputs = {
+            port.node.friendly_name: _takes(port) for port in compiled.inputs
+        }
         self._outputs = [_output(port) for port in compiled.outputs]
         self._request = compiled.create_infer_request()
         self._running = threading.Lock()
 
     def run(self, arrays: Mapping[str, Array]) -> Arrays:
-        """All outputs of one batch; raises `ModelFailed`, or `InvalidInput` for INT64 beyond 32 bits."""
+        """All outputs of one batch; raises `ModelFailed`, or `InvalidInput` for INT64 beyond 32
+        bits.
+        """
         self._check(arrays)
         with self._running:  # a request holds the tensors of one run
             try:
@@ -81,37 +110,55 @@ class OpenvinoSession:
         return {name: results[i] for i, name in enumerate(self._outputs)}
 
     def _check(self, arrays: Mapping[str, Array]) -> None:
-        """OpenVINO itself takes a missing input from the run before, casts other types and allows other shapes."""
+        """OpenVINO itself takes a missing input from the run before, casts other types and allows
+        other shapes.
+        """
         if arrays.keys() != self._inputs.keys():
             raise ModelFailed(
-                f"the model failed: it takes the inputs {', '.join(self._inputs)}; given: {', '.join(arrays)[:200]}"
+                f"the model failed: it takes the inputs {', '.join(self._inputs)}; given: "
+                f"{', '.join(arrays)[:200]}"
             )
         for name, array in arrays.items():
             dtype, shape = self._inputs[name]
             if array.dtype != dtype:
-                raise ModelFailed(f"the model failed: input '{name}' wants {dtype}, given: {array.dtype}")
-            if array.ndim != len(shape) or any(a not in (-1, b) for a, b in zip(shape, array.shape, strict=True)):
-                raise ModelFailed(f"the model failed: input '{name}' wants {shape}, given: {list(array.shape)}")
+                raise ModelFailed(
+                    f"the model failed: input '{name}' wants {dtype}, given: {array.dtype}"
+                )
+            if array.ndim != len(shape) or any(
+                a not in (-1, b) for a, b in zip(shape, array.shape, strict=True)
+            ):
+                raise ModelFailed(
+                    f"the model failed: input '{name}' wants {shape}, given: {list(array.shape)}"
+                )
             if array.dtype == np.int64 and array.size and not _fits(array):
                 raise InvalidInput(
-                    f"input '{name}': the engine 'openvino' takes INT64 from {-(2**31)} to {2**31 - 1}; "
+                    f"input '{name}': the engine 'openvino' takes INT64 from {-(2**31)} to "
+                    f"{2**31 - 1}; "
                     "the engine 'onnx' takes all"
                 )
 
 
-def open(folder: Path, threads: int, device: str = "cpu", precision: str = "") -> OpenvinoSession:
+def open(
+    folder: Path, threads: int, device: str = "cpu", precision: str = ""
+) -> OpenvinoSession:
     """Load `model.onnx` of a bundle.
 
-    Raises `BundleCorrupt`; `InvalidInput` for a device or precision that it, or the processor, lacks, and for a
-    signature with data types that it can't compute exactly.
+    Raises `BundleCorrupt`; `InvalidInput` for a device or precision that it, or the processor,
+    lacks, and for a signature with data types that it can't compute exactly.
     """
     choose("openvino", "device", device, ("cpu",))
-    return OpenvinoSession(folder / FILE, threads, choose("openvino", "precision", precision, PRECISIONS))
+    return OpenvinoSession(
+        folder / FILE, threads, choose("openvino", "precision", precision, PRECISIONS)
+    )
 
 
 def signature(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs and outputs of a bare `model.onnx`; raises `InvalidInput` naming what can't be served."""
-    from modelmill.engines import onnx  # it reads more types, and says better what is wrong with a file
+    """Inputs and outputs of a bare `model.onnx`; raises `InvalidInput` naming what can't be
+    served.
+    """
+    from modelmill.engines import (
+        onnx,
+    )  # it reads more types, and says better what is wrong with a file
 
     inputs, outputs = onnx.signature(folder)
     for what, specs in (("input", inputs), ("output", outputs)):
@@ -121,7 +168,9 @@ def signature(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
     return inputs, outputs
 
 
-def convert(network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path) -> list[str]:
+def convert(
+    network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path
+) -> list[str]:
     """A torch module as `model.onnx`, as the engine `onnx` writes it."""
     from modelmill.engines import onnx
 
@@ -145,7 +194,9 @@ def _takes(port: Any) -> tuple[np.dtype[Any], list[int]]:
     dtype = np.dtype(NUMPY[_datatype("input", port)])
     axes = port.get_partial_shape()
     if axes.rank.is_dynamic:
-        raise InvalidInput(f"input '{port.any_name}' has no declared axes; the first has to be the batch")
+        raise InvalidInput(
+            f"input '{port.any_name}' has no declared axes; the first has to be the batch"
+        )
     return dtype, [-1 if axis.is_dynamic else axis.get_length() for axis in axes]
 
 
@@ -158,7 +209,8 @@ def _datatype(what: str, port: Any) -> str:
 
 def _unfit(what: str, name: str, kind: str) -> InvalidInput:
     return InvalidInput(
-        f"{what} '{name}' is of the type {kind}, which the engine 'openvino' can't compute exactly; "
+        f"{what} '{name}' is of the type {kind}, which the engine 'openvino' can't compute "
+        "exactly; "
         f"it has: {', '.join(DATATYPES)}. Use the engine 'onnx'"
     )
 

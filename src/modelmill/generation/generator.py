@@ -1,7 +1,8 @@
 """Texts that grow token by token, many at once: who is read, who steps, who has ended.
 
-A text that comes joins at the next step, and one that ends or is cancelled leaves at once. Nothing here waits, and
-nothing knows of processes or sockets: `Generator.tick` does one step and says what came of it.
+A text that comes joins at the next step, and one that ends or is cancelled leaves at once. Nothing
+here waits, and nothing knows of processes or sockets: `Generator.tick` does one step and says what
+came of it.
 """
 
 from collections import deque
@@ -16,7 +17,9 @@ from modelmill.generation.sampling import Sampling, choose, logprobs
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 LENGTH, STOP = "length", "stop"
 CHUNK = 256
-"""Tokens of a prompt that are read at a time: the texts beside it wait no longer than that for their next token."""
+"""Tokens of a prompt that are read at a time: the texts beside it wait no longer than that for
+their next token.
+"""
 
 
 class Steps(Protocol):
@@ -60,7 +63,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a step added to a text: characters, why it has ended (or ""), and the logarithms that were asked for."""
+    """What a step added to a text: characters, why it has ended (or ""), and the logarithms that
+    were asked for.
+    """
 
     name: Any
     text: str
@@ -105,15 +110,26 @@ class Generator:
     def tick(self) -> Iterator[Piece]:
         """All texts that were read go on by a token, and the next one is read a part further."""
         if self._active:
-            tokens, lengths = [text.tokens[-1] for text in self._active], [text.length for text in self._active]
-            yield from self._told(range(len(self._active)), self._steps.step(tokens, lengths))
-        if self._reading is None and self._waiting and len(self._active) < self._steps.slots:
+            tokens, lengths = (
+                [text.tokens[-1] for text in self._active],
+                [text.length for text in self._active],
+            )
+            yield from self._told(
+                range(len(self._active)), self._steps.step(tokens, lengths)
+            )
+        if (
+            self._reading is None
+            and self._waiting
+            and len(self._active) < self._steps.slots
+        ):
             self._reading, self._read = self._waiting.popleft(), 0
         if self._reading is not None:
             yield from self._read_on(self._reading)
 
     def _read_on(self, text: Text) -> Iterator[Piece]:
-        """Read a part of a prompt, in the slot behind those in use; at its end the text begins to grow."""
+        """Read a part of a prompt, in the slot behind those in use; at its end the text begins to
+        grow.
+        """
         part = text.prompt[self._read : self._read + CHUNK]
         logits = self._steps.prefill(len(self._active), part, self._read)
         self._read += len(part)
@@ -123,7 +139,10 @@ class Generator:
             yield from self._told([len(self._active) - 1], logits[None])
 
     def _told(self, slots: Sequence[int], logits: Logits) -> Iterator[Piece]:
-        found = [self._grown(self._active[slot], row) for slot, row in zip(slots, logits, strict=True)]
+        found = [
+            self._grown(self._active[slot], row)
+            for slot, row in zip(slots, logits, strict=True)
+        ]
         for slot, piece in zip(reversed(slots), reversed(found), strict=True):
             if piece.ended:
                 self._leave(slot)
@@ -131,9 +150,17 @@ class Generator:
 
     def _grown(self, text: Text, logits: Logits) -> Piece:
         """A text with its next token."""
-        before = np.array([*text.prompt, *text.tokens]) if text.how.repetition_penalty != 1 else None
+        before = (
+            np.array([*text.prompt, *text.tokens])
+            if text.how.repetition_penalty != 1
+            else None
+        )
         token = choose(logits, text.how, len(text.tokens), before)
-        own, near = logprobs(logits, token, text.how.logprobs) if text.how.logprobs >= 0 else (None, [])
+        own, near = (
+            logprobs(logits, token, text.how.logprobs)
+            if text.how.logprobs >= 0
+            else (None, [])
+        )
         place = len(text.text)
         text.tokens.append(token)
         ended = STOP if token in text.ends else ""
@@ -141,18 +168,35 @@ class Generator:
             text.text += text.pieces(token)
         fresh, stopped = self._fresh(text)
         ended = ended or (STOP if stopped else "")
-        if not ended and (len(text.tokens) >= text.how.max_tokens or text.length + 1 >= self._steps.places):
+        if not ended and (
+            len(text.tokens) >= text.how.max_tokens
+            or text.length + 1 >= self._steps.places
+        ):
             ended = LENGTH
         if ended and not stopped:
             fresh = text.text[text.told :]
         text.told += len(fresh)
-        return Piece(text.name, fresh, token, ended, len(text.prompt), len(text.tokens), own, tuple(near), place)
+        return Piece(
+            text.name,
+            fresh,
+            token,
+            ended,
+            len(text.prompt),
+            len(text.tokens),
+            own,
+            tuple(near),
+            place,
+        )
 
     @staticmethod
     def _fresh(text: Text) -> tuple[str, bool]:
-        """What can be told now: not what may yet become a text that ends the answer; and whether one is there."""
+        """What can be told now: not what may yet become a text that ends the answer; and whether
+        one is there.
+        """
         places = [
-            place for stop in text.how.stop if (place := text.text.find(stop, max(0, text.told - len(stop)))) >= 0
+            place
+            for stop in text.how.stop
+            if (place := text.text.find(stop, max(0, text.told - len(stop)))) >= 0
         ]
         if places:
             return text.text[text.told : max(text.told, min(places))], True
@@ -166,10 +210,19 @@ class Generator:
             self._steps.move(last, slot, self._active[last].length)
             self._active[slot] = self._active[last]
         self._active.pop()
-        if self._reading is not None and self._read:  # it stays in the slot behind those in use
+        if (
+            self._reading is not None and self._read
+        ):  # it stays in the slot behind those in use
             self._steps.move(last + 1, last, self._read)
 
 
 def _overlap(text: str, stop: str) -> int:
     """How much of the end of a text is the beginning of another."""
-    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
+    return next(
+        (
+            size
+            for size in range(min(len(text), len(stop) - 1), 0, -1)
+            if text.endswith(stop[:size])
+        ),
+        0,
+    )

@@ -17,21 +17,51 @@ MOST_LOGPROBS = 20
 class Sampling(Struct, frozen=True, kw_only=True):
     """How a text goes on."""
 
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000, description="most tokens of the answer")] = 128
+    max_tokens: Annotated[
+        int, msgspec.Meta(ge=1, le=100_000, description="most tokens of the answer")
+    ] = 128
     temperature: Annotated[
-        float, msgspec.Meta(ge=0, le=100, description="0: always the likeliest token; 1: as the model says")
+        float,
+        msgspec.Meta(
+            ge=0,
+            le=100,
+            description="0: always the likeliest token; 1: as the model says",
+        ),
     ] = 1.0
-    top_k: Annotated[int, msgspec.Meta(ge=0, description="choose among so many likeliest tokens; 0: all")] = 0
+    top_k: Annotated[
+        int,
+        msgspec.Meta(ge=0, description="choose among so many likeliest tokens; 0: all"),
+    ] = 0
     top_p: Annotated[
-        float, msgspec.Meta(gt=0, le=1, description="choose among the likeliest tokens of this share together")
+        float,
+        msgspec.Meta(
+            gt=0,
+            le=1,
+            description="choose among the likeliest tokens of this share together",
+        ),
     ] = 1.0
     repetition_penalty: Annotated[
-        float, msgspec.Meta(gt=0, le=10, description="above 1: tokens that were there before are less likely")
+        float,
+        msgspec.Meta(
+            gt=0,
+            le=10,
+            description="above 1: tokens that were there before are less likely",
+        ),
     ] = 1.0
-    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1, description="the same seed, the same answer")] = 0
-    stop: Annotated[tuple[str, ...], msgspec.Meta(description="texts that end the answer")] = ()
+    seed: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=2**63 - 1, description="the same seed, the same answer"),
+    ] = 0
+    stop: Annotated[
+        tuple[str, ...], msgspec.Meta(description="texts that end the answer")
+    ] = ()
     logprobs: Annotated[
-        int, msgspec.Meta(ge=-1, le=MOST_LOGPROBS, description="likeliest tokens to tell at each place; -1: none")
+        int,
+        msgspec.Meta(
+            ge=-1,
+            le=MOST_LOGPROBS,
+            description="likeliest tokens to tell at each place; -1: none",
+        ),
     ] = -1
 
 
@@ -49,20 +79,35 @@ def sampling(given: Mapping[str, Any], usual: Sampling) -> Sampling:
         try:
             changed[name] = msgspec.convert(value, fields[name].type)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"{name}: {str(error)[0].lower()}{str(error)[1:]}") from error
+            raise InvalidInput(
+                f"{name}: {str(error)[0].lower()}{str(error)[1:]}"
+            ) from error
     stop = changed.get("stop", ())
-    if len(stop) > MOST_STOPS or any(not 0 < len(text) <= LONGEST_STOP for text in stop):
-        raise InvalidInput(f"stop takes up to {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters")
+    if len(stop) > MOST_STOPS or any(
+        not 0 < len(text) <= LONGEST_STOP for text in stop
+    ):
+        raise InvalidInput(
+            f"stop takes up to {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
+        )
     return msgspec.structs.replace(usual, **changed)
 
 
-def choose(logits: Logits, how: Sampling, place: int, before: np.ndarray[Any, Any] | None = None) -> int:
-    """The token at a place of an answer, from logits [tokens]; depends on the seed and the place alone."""
+def choose(
+    logits: Logits,
+    how: Sampling,
+    place: int,
+    before: np.ndarray[Any, Any] | None = None,
+) -> int:
+    """The token at a place of an answer, from logits [tokens]; depends on the seed and the place
+    alone.
+    """
     scores = logits.astype(np.float64)
     if how.repetition_penalty != 1 and before is not None and len(before):
         seen = np.unique(before)
         scores[seen] = np.where(
-            scores[seen] > 0, scores[seen] / how.repetition_penalty, scores[seen] * how.repetition_penalty
+            scores[seen] > 0,
+            scores[seen] / how.repetition_penalty,
+            scores[seen] * how.repetition_penalty,
         )
     if how.temperature == 0 or how.top_k == 1:
         return int(scores.argmax())
@@ -77,7 +122,10 @@ def choose(logits: Logits, how: Sampling, place: int, before: np.ndarray[Any, An
         shares[order[int(np.searchsorted(sums, how.top_p)) + 1 :]] = 0
         shares /= shares.sum()
     chance = np.random.default_rng((how.seed, place)).random()
-    return min(int(np.searchsorted(np.cumsum(shares), chance, side="right")), int(np.flatnonzero(shares)[-1]))
+    return min(
+        int(np.searchsorted(np.cumsum(shares), chance, side="right")),
+        int(np.flatnonzero(shares)[-1]),
+    )
 
 
 def log_shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -86,7 +134,9 @@ def log_shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(scores - np.log(np.exp(scores).sum(-1, keepdims=True)))
 
 
-def logprobs(logits: Logits, token: int, most: int) -> tuple[float, list[tuple[int, float]]]:
+def logprobs(
+    logits: Logits, token: int, most: int
+) -> tuple[float, list[tuple[int, float]]]:
     """The logarithm of the token's probability, and those of the likeliest ones."""
     scores = log_shares(logits.astype(np.float64))
     best = np.argsort(-scores, kind="stable")[:most]

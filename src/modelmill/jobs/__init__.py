@@ -1,1 +1,3 @@
-"""Jobs: processes that train, evaluate and import. They write files into their own folder, never the database."""
+"""Jobs: processes that train, evaluate and import. They write files into their own folder, never
+the database.
+"""

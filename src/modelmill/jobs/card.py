@@ -1,4 +1,6 @@
-"""The model card: what a version is, for people, with the metadata that the Hugging Face hub reads."""
+"""The model card: what a version is, for people, with the metadata that the Hugging Face hub
+reads.
+"""
 
 import html
 import io
@@ -17,7 +19,8 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         _front_matter(name, manifest),
         f"# {name}",
         "",
-        f"A model for {manifest.task}{_labels(manifest.labels)}, trained by the recipe `{lineage.recipe}` "
+        f"A model for {manifest.task}{_labels(manifest.labels)}, trained by the recipe "
+        f"`{lineage.recipe}` "
         f"on the data set `{lineage.dataset}`.",
         "",
         "## Evaluation",
@@ -26,17 +29,34 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         "",
         "| metric | value |",
         "|---|---|",
-        *(f"| {key} | {value:.4f} |" for key, value in metrics.items() if isinstance(value, float)),
-        *(f"| {key} | `{value}` |" for key, value in metrics.items() if isinstance(value, str)),
+        *(
+            f"| {key} | {value:.4f} |"
+            for key, value in metrics.items()
+            if isinstance(value, float)
+        ),
+        *(
+            f"| {key} | `{value}` |"
+            for key, value in metrics.items()
+            if isinstance(value, str)
+        ),
         "",
         *_per_class(metrics.get("per_class", {})),
         *_samples(metrics.get(SAMPLES, [])),
-        *(f"![{picture.partition('.')[0]}](pictures/{picture})" for picture in pictures),
+        *(
+            f"![{picture.partition('.')[0]}](pictures/{picture})"
+            for picture in pictures
+        ),
         "",
         "## Input and output",
         "",
-        *(f"- input `{spec.name}`: {spec.datatype} {spec.shape}" for spec in manifest.inputs),
-        *(f"- output `{spec.name}`: {spec.datatype} {spec.shape}" for spec in manifest.outputs),
+        *(
+            f"- input `{spec.name}`: {spec.datatype} {spec.shape}"
+            for spec in manifest.inputs
+        ),
+        *(
+            f"- output `{spec.name}`: {spec.datatype} {spec.shape}"
+            for spec in manifest.outputs
+        ),
         "",
         "Preprocessing, executed by the server:",
         "",
@@ -48,7 +68,8 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         f"- recipe `{lineage.recipe}`, seed {lineage.seed}, modelmill {lineage.code_version}, "
         f"job {lineage.job}, {lineage.created}",
         *(
-            f"- started from `{one.name}` ({one.task} on the data set `{one.dataset}`), sha256 `{one.digest}`"
+            f"- started from `{one.name}` ({one.task} on the data set `{one.dataset}`), sha256 "
+            f"`{one.digest}`"
             for one in reversed(lineage.chain)
         ),
         "",
@@ -91,7 +112,10 @@ def _per_class(rows: Json) -> list[str]:
     if not rows:
         return []
     names = list(next(iter(rows.values())))
-    head = [f"| label | {' | '.join(name.replace('_', ' ') for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    head = [
+        f"| label | {' | '.join(name.replace('_', ' ') for name in names)} |",
+        "|---" * (len(names) + 1) + "|",
+    ]
     return [*head, *(_row(label, row) for label, row in rows.items()), ""]
 
 
@@ -105,11 +129,18 @@ def _samples(rows: list[Json]) -> list[str]:
 
 def _safe(text: str) -> str:
     """A text in a cell of a table, on one line."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "\\`")
+    return (
+        html.escape(" ".join(text.split()), quote=False)
+        .replace("|", "\\|")
+        .replace("`", "\\`")
+    )
 
 
 def _row(label: str, row: Json) -> str:
-    cells = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values())
+    cells = (
+        f"{value:.4f}" if isinstance(value, float) else str(value)
+        for value in row.values()
+    )
     return f"| {_safe(label)} | {' | '.join(cells)} |"
 
 
@@ -129,7 +160,9 @@ def curves_picture(history: list[Json]) -> bytes:
             left.plot(epochs, [row[key] for row in history], marker=".", label=name)
     left.set(title="Loss", xlabel="epoch")
     left.legend()
-    for key in [key for key in history[0] if key.startswith("val_") and key != "val_loss"]:
+    for key in [
+        key for key in history[0] if key.startswith("val_") and key != "val_loss"
+    ]:
         name = key.removeprefix("val_").replace("_", " ")
         right.plot(epochs, [row[key] for row in history], marker=".", label=name)
     right.set(title="Validation", xlabel="epoch")

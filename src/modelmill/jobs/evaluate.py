@@ -36,8 +36,17 @@ def evaluate_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     return {"metrics": found.metrics, "split": spec.split}
 
 
-def evaluate(model: Predictor, material: Material, split: str, events: Events, stop: Stop, threads: int) -> Evaluation:
-    """Every item of a split through the served path; raises `InvalidInput` for one that can't be decoded."""
+def evaluate(
+    model: Predictor,
+    material: Material,
+    split: str,
+    events: Events,
+    stop: Stop,
+    threads: int,
+) -> Evaluation:
+    """Every item of a split through the served path; raises `InvalidInput` for one that can't be
+    decoded.
+    """
     with every_script():
         if hasattr(model.task, "questions"):
             return _evaluate_made(model, material, split, events, stop)
@@ -46,17 +55,26 @@ def evaluate(model: Predictor, material: Material, split: str, events: Events, s
         return _evaluate_answers(model, material, split, events, stop, threads)
 
 
-def _evaluate_texts(model: Predictor, items: Sequence[Item], events: Events) -> Evaluation:
+def _evaluate_texts(
+    model: Predictor, items: Sequence[Item], events: Events
+) -> Evaluation:
     """What the model makes of the items' texts, and some that it writes where it writes any."""
     events.stage("measuring what the model makes of them")
-    found = cast(Evaluation, model.task.measure(model.session.run, items, model.context))  # type: ignore[attr-defined]
+    found = cast(
+        Evaluation, model.task.measure(model.session.run, items, model.context)
+    )  # type: ignore[attr-defined]
     if hasattr(model.task, "written"):
         found.metrics[SAMPLES] = model.task.written(model.predict, items, model.context)
     return found
 
 
 def _evaluate_answers(
-    model: Predictor, material: Material, split: str, events: Events, stop: Stop, threads: int
+    model: Predictor,
+    material: Material,
+    split: str,
+    events: Events,
+    stop: Stop,
+    threads: int,
 ) -> Evaluation:
     """Every item's answer beside what is true of it."""
     labels = model.manifest.labels
@@ -68,9 +86,13 @@ def _evaluate_answers(
         for batch in _batches(material.items(split)):
             if stop.asked:
                 raise Interrupted
-            decoded = list(pool.map(lambda item: model.decode(model.asked(item)), batch))
+            decoded = list(
+                pool.map(lambda item: model.decode(model.asked(item)), batch)
+            )
             for part in _portions(decoded):
-                answers += [model.encode(arrays, complete) for arrays in model.run(part)]
+                answers += [
+                    model.encode(arrays, complete) for arrays in model.run(part)
+                ]
             truths += [model.task.truth(item) for item in batch]
             tell(len(truths))
 
@@ -78,11 +100,19 @@ def _evaluate_answers(
         return [item.data for item in material.rows(split, rows)]
 
     return model.task.evaluate(
-        Measured(outputs=answers, truths=truths, labels=labels, show=show, context=model.context)
+        Measured(
+            outputs=answers,
+            truths=truths,
+            labels=labels,
+            show=show,
+            context=model.context,
+        )
     )
 
 
-def _evaluate_made(model: Predictor, material: Material, split: str, events: Events, stop: Stop) -> Evaluation:
+def _evaluate_made(
+    model: Predictor, material: Material, split: str, events: Events, stop: Stop
+) -> Evaluation:
     """What a model makes of questions of its own, compared with items of a split as a whole."""
     items = material.sample(split, model.task.EVALUATED)  # type: ignore[attr-defined]
     questions = model.task.questions(len(items))  # type: ignore[attr-defined]

@@ -26,8 +26,8 @@ def main(spec: bytes, report: Tell) -> int:
 def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
     """Leaves `index` in the job's folder; the result holds the format and the report.
 
-    Raises `InvalidInput` for data that no reader understands, none of which is sound, or, when strict, with
-    any finding.
+    Raises `InvalidInput` for data that no reader understands, none of which is sound, or, when
+    strict, with any finding.
     """
     task = task_named(spec.task)
     together = getattr(task, "together", None)
@@ -37,7 +37,9 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
             try:
                 task.fingerprint(item.target)
             except MillError as error:
-                raise InvalidInput(f"the picture that should come out: {error.message}") from error
+                raise InvalidInput(
+                    f"the picture that should come out: {error.message}"
+                ) from error
         return task.fingerprint(item.data)
 
     def progress(done: int) -> None:
@@ -52,7 +54,10 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
         format = spec.dataset["format"] or formats.detect(source, task)
         events.stage(f"checking '{spec.dataset['name']}' as {format}")
         reader = plugins.load("data.formats", format)
-        options, pairs = spec.dataset["options"], getattr(reader, "TARGET", "") == "picture"
+        options, pairs = (
+            spec.dataset["options"],
+            getattr(reader, "TARGET", "") == "picture",
+        )
         index, report = examine(
             reader.read(source, options),
             fingerprint,
@@ -65,7 +70,11 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
     _refuse(spec, report, task.CLASSES)
     path = Path(spec.folder) / "index"
     index.save(path)
-    return {"format": format, "report": msgspec.to_builtins(report), "index_digest": sha256_of(path)}
+    return {
+        "format": format,
+        "report": msgspec.to_builtins(report),
+        "index_digest": sha256_of(path),
+    }
 
 
 def _refuse(spec: JobSpec, report: Report, least: int) -> None:
@@ -77,7 +86,11 @@ def _refuse(spec: JobSpec, report: Report, least: int) -> None:
         raise InvalidInput(f"none of the {report.items} items can be used{why}")
     classes = [name for name, count in report.classes.items() if count]
     if len(classes) < least:
-        raise InvalidInput(f"'{spec.dataset['name']}' has {few(classes)}; {spec.task} needs at least {least}")
+        raise InvalidInput(
+            f"'{spec.dataset['name']}' has {few(classes)}; {spec.task} needs at least {least}"
+        )
     if spec.dataset["strict"] and report.findings:
-        kinds = ", ".join(f"{finding.kind} ({finding.count})" for finding in report.findings)
+        kinds = ", ".join(
+            f"{finding.kind} ({finding.count})" for finding in report.findings
+        )
         raise InvalidInput(f"refused because of --strict: {kinds}")

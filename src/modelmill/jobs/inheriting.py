@@ -1,4 +1,6 @@
-"""A training that starts from a version: its preprocessing, its settings and its weights, as far as they fit."""
+"""A training that starts from a version: its preprocessing, its settings and its weights, as far as
+they fit.
+"""
 
 import shutil
 from collections.abc import Mapping
@@ -37,53 +39,88 @@ class Base:
     def chain(self) -> list[Ancestor]:
         """What a version that starts from it comes from."""
         lineage = self.manifest.lineage
-        own = Ancestor(name=self.name, digest=self.digest, task=self.manifest.task, dataset=lineage.dataset)
+        own = Ancestor(
+            name=self.name,
+            digest=self.digest,
+            task=self.manifest.task,
+            dataset=lineage.dataset,
+        )
         return [*lineage.chain, own]
 
     def settings(self, recipe: ModuleType, task: str, given: Mapping[str, Any]) -> Json:
-        """The settings that follow from it, and those `given`; raises `InvalidInput` for what can't go together.
+        """The settings that follow from it, and those `given`; raises `InvalidInput` for what can't
+        go together.
 
-        Of another task's version only whole numbers and words are taken over: they are the network's shape.
+        Of another task's version only whole numbers and words are taken over: they are the
+        network's shape.
         """
         same = task == self.manifest.task
         known = self.manifest.lineage.settings | self.manifest.preprocessing
-        learnt = self.manifest.preprocessing if (self.folder / "tokenizer.json").exists() else {}
+        learnt = (
+            self.manifest.preprocessing
+            if (self.folder / "tokenizer.json").exists()
+            else {}
+        )
         for name, value in given.items():
-            if name in LEARNT & learnt.keys() and str(value).lower() != str(learnt[name]).lower():
-                raise InvalidInput(f"setting {name}={value}: {self.name} has {learnt[name]}, and its tokenizer is kept")
-        inside = [name for name in names(recipe.Settings()) if same or not isinstance(known.get(name), float)]
+            if (
+                name in LEARNT & learnt.keys()
+                and str(value).lower() != str(learnt[name]).lower()
+            ):
+                raise InvalidInput(
+                    f"setting {name}={value}: {self.name} has {learnt[name]}, and its tokenizer "
+                    "is kept"
+                )
+        inside = [
+            name
+            for name in names(recipe.Settings())
+            if same or not isinstance(known.get(name), float)
+        ]
         outside = [name for name in names(recipe.INPUT) if same or name not in FITTED]
-        return {name: known[name] for name in [*inside, *outside] if name in known} | dict(given)
+        return {
+            name: known[name] for name in [*inside, *outside] if name in known
+        } | dict(given)
 
     def prepared(self, chosen: Plan, draft: Path) -> Plan:
         """The plan with what the version has learnt of its data, whose files are copied."""
         for name in self.manifest.files:
-            if name not in OWN and not name.startswith("pictures/") and not name.startswith("model."):
+            if (
+                name not in OWN
+                and not name.startswith("pictures/")
+                and not name.startswith("model.")
+            ):
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.folder / name, draft / name)
         derived = {
             field.name: self.manifest.preprocessing[field.name]
             for field in msgspec.structs.fields(type(chosen.input))
-            if field.name not in names(chosen.input) and field.name in self.manifest.preprocessing
+            if field.name not in names(chosen.input)
+            and field.name in self.manifest.preprocessing
         }
-        return msgspec.structs.replace(chosen, input=msgspec.structs.replace(chosen.input, **derived))
+        return msgspec.structs.replace(
+            chosen, input=msgspec.structs.replace(chosen.input, **derived)
+        )
 
     def give(self, network: "nn.Module", head: set[str]) -> tuple[list[str], list[str]]:
-        """Put weights into a network; the names of those that were, and of those that stay as they are.
+        """Put weights into a network; the names of those that were, and of those that stay as they
+        are.
 
-        `head` are those that tell classes apart. Raises `InvalidInput` where there is nothing in common.
+        `head` are those that tell classes apart. Raises `InvalidInput` where there is nothing in
+        common.
         """
         import torch
         from safetensors.torch import load_file
 
         there, state = load_file(self.folder / WEIGHTS), network.state_dict()
         taken = [
-            name for name, one in state.items() if name in there and name not in head and there[name].shape == one.shape
+            name
+            for name, one in state.items()
+            if name in there and name not in head and there[name].shape == one.shape
         ]
         parameters = {name for name, _ in network.named_parameters()}
         if parameters.isdisjoint(taken):
             raise InvalidInput(
-                f"{self.name} (recipe {self.manifest.lineage.recipe}) has no weights that fit this network: "
+                f"{self.name} (recipe {self.manifest.lineage.recipe}) has no weights that fit "
+                "this network: "
                 f"its parts are {', '.join(sorted({name.partition('.')[0] for name in there}))}"
             )
         with torch.no_grad():
@@ -95,12 +132,20 @@ class Base:
 def head_of(recipe: ModuleType, chosen: Plan, signature: Signature) -> set[str]:
     """The weights whose shape depends on the number of classes."""
     more = msgspec.structs.replace(signature, classes=signature.classes + 1)
-    one, other = (recipe.network(chosen.network, each).state_dict() for each in (signature, more))
-    return {name for name, tensor in one.items() if name not in other or other[name].shape != tensor.shape}
+    one, other = (
+        recipe.network(chosen.network, each).state_dict() for each in (signature, more)
+    )
+    return {
+        name
+        for name, tensor in one.items()
+        if name not in other or other[name].shape != tensor.shape
+    }
 
 
 def freeze(network: "nn.Module", parts: str, taken: list[str]) -> int:
-    """Let parts of a network stay as they are; how many numbers that are. Raises `InvalidInput` for unknown parts."""
+    """Let parts of a network stay as they are; how many numbers that are. Raises `InvalidInput` for
+    unknown parts.
+    """
     wanted = [part.strip() for part in parts.split(",") if part.strip()]
     every = dict(network.named_parameters())
     frozen: set[str] = set()
@@ -112,7 +157,11 @@ def freeze(network: "nn.Module", parts: str, taken: list[str]) -> int:
         )
         if not found:
             known = ", ".join(sorted({name.partition(".")[0] for name in every}))
-            why = "nothing was inherited" if part == INHERITED else f"the network has the parts {known}"
+            why = (
+                "nothing was inherited"
+                if part == INHERITED
+                else f"the network has the parts {known}"
+            )
             raise InvalidInput(f"setting freeze={part:.60}: {why}")
         frozen |= found
     if frozen >= every.keys():

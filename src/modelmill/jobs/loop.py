@@ -1,7 +1,7 @@
 """The training loop: one network, one set of arrays, top to bottom.
 
-Everything random in a step comes from the seed and the step's number, so that a run that was interrupted and
-resumed ends with the same weights, bit for bit on a CPU, as an undisturbed one.
+Everything random in a step comes from the seed and the step's number, so that a run that was
+interrupted and resumed ends with the same weights, bit for bit on a CPU, as an undisturbed one.
 """
 
 import math
@@ -30,7 +30,9 @@ CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 20.0
 VALIDATION_BATCH = 64
 STRETCH = 32
-"""Batches whose items are put in order of their sizes together: enough to be alike, and few enough to be mixed."""
+"""Batches whose items are put in order of their sizes together: enough to be alike, and few enough
+to be mixed.
+"""
 PICTURES, PREVIEWS = "pictures", 8
 """Where the pictures of a job are, and how many previews a training leaves there."""
 
@@ -44,10 +46,13 @@ class State:
         self.network = network
         self.average: AveragedModel | None = None
         if settings.ema:
-            self.average = AveragedModel(network, multi_avg_fn=averaging(settings.ema), use_buffers=True)
+            self.average = AveragedModel(
+                network, multi_avg_fn=averaging(settings.ema), use_buffers=True
+            )
         # A network whose parts are trained in turns has optimisers for each of them.
         self.parts = {
-            part: make_optimisers(network.get_submodule(part), settings) for part in getattr(network, "parts", ("",))
+            part: make_optimisers(network.get_submodule(part), settings)
+            for part in getattr(network, "parts", ("",))
         }
         self.pace = pace
         self.step = 0
@@ -71,7 +76,10 @@ class State:
     def save(self, path: Path) -> None:
         """Whole or not at all."""
         draft = path.with_suffix(".tmp")
-        kept = {name: getattr(self, name) for name in ("step", "loss_sum", "best", "history")}
+        kept = {
+            name: getattr(self, name)
+            for name in ("step", "loss_sum", "best", "history")
+        }
         kept |= {"spent": self.pace.spent, "share": self.pace.share}
         kept |= {name: part.state_dict() for name, part in self._parts()}
         with draft.open("wb") as file:
@@ -92,7 +100,10 @@ class State:
     def _parts(self) -> list[tuple[str, Any]]:
         parts: list[tuple[str, Any]] = [("network", self.network)]
         for part, optimisers in self.parts.items():
-            parts += [(f"optimiser{part}{number}", optimiser) for number, optimiser in enumerate(optimisers)]
+            parts += [
+                (f"optimiser{part}{number}", optimiser)
+                for number, optimiser in enumerate(optimisers)
+            ]
         return parts if self.average is None else [*parts, ("average", self.average)]
 
 
@@ -104,10 +115,12 @@ class Trained(NamedTuple):
 
 
 class Loop:
-    """One training: to the last epoch, the end of its time or of patience; the weights of the best validation are kept.
+    """One training: to the last epoch, the end of its time or of patience; the weights of the best
+    validation are kept.
 
-    `folder` holds its checkpoint, from which `run` goes on where there is one. A time budget is kept by the `clock`: it
-    ends an epoch where it is, and a run that was interrupted goes on with what is left.
+    `folder` holds its checkpoint, from which `run` goes on where there is one. A time budget is
+    kept by the `clock`: it ends an epoch where it is, and a run that was interrupted goes on with
+    what is left.
     """
 
     def __init__(
@@ -123,14 +136,22 @@ class Loop:
         stop: Stop,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.data, self.validation, self.settings, self.aim, self.change = data, validation, settings, aim, change
+        self.data, self.validation, self.settings, self.aim, self.change = (
+            data,
+            validation,
+            settings,
+            aim,
+            change,
+        )
         self.events, self.stop, self.clock = events, stop, clock
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         bf16 = uses_bf16(settings.precision, self.device)
         self.cast = torch.autocast(self.device, torch.bfloat16, enabled=bf16)
         self.steps = settings.epoch_steps or math.ceil(len(data) / settings.batch_size)
-        self.state = State(network, settings, Pace(settings, self.steps * settings.epochs, clock))
+        self.state = State(
+            network, settings, Pace(settings, self.steps * settings.epochs, clock)
+        )
         self.trained = 0
         self._sizes = aim.sizes(data.arrays) if aim.sizes is not None else None
         self._checkpoint, self._saved = folder / CHECKPOINT, time.monotonic()
@@ -157,12 +178,16 @@ class Loop:
         return f"at step {state.step} of {self.steps * settings.epochs}"
 
     def _train_epoch(self, epoch: int) -> float:
-        """The steps of an epoch that are left, or for which there is time; returns items a second."""
+        """The steps of an epoch that are left, or for which there is time; returns items a
+        second.
+        """
         state, items = self.state, 0
         learn(state.network)
         started = time.monotonic()
         skip = state.step - epoch * self.steps
-        for batch in batches(self.data, self.settings, epoch, self.steps, skip, self.device, self._sizes):
+        for batch in batches(
+            self.data, self.settings, epoch, self.steps, skip, self.device, self._sizes
+        ):
             torch.manual_seed(self.settings.seed * 1_000_003 + state.step)
             if self.change is not None:
                 batch = self.change(batch)
@@ -202,13 +227,22 @@ class Loop:
     def _close_epoch(self, speed: float) -> None:
         """Validate, remember the best weights, and write the epoch down."""
         state, started = self.state, self.clock()
-        figures = validate(state.judged, self.validation, self.settings, self.cast, self.aim, self.device)
+        figures = validate(
+            state.judged,
+            self.validation,
+            self.settings,
+            self.cast,
+            self.aim,
+            self.device,
+        )
         state.pace.validated(self.clock() - started)
         epoch = len(state.history) + 1
         row: Json = {
             "epoch": epoch,
             "epochs": state.pace.epochs(state.step / self.steps, self.settings.epochs),
-            "train_loss": round(state.loss_sum / (state.step - (epoch - 1) * self.steps), 5),
+            "train_loss": round(
+                state.loss_sum / (state.step - (epoch - 1) * self.steps), 5
+            ),
             **{f"val_{name}": round(value, 5) for name, value in figures.items()},
             "samples_per_second": round(speed, 1),
         }
@@ -216,14 +250,20 @@ class Loop:
         state.history.append(row)
         score = list(score_of(row, self.aim.score))
         if not state.best or not self.aim.score or score > state.best["score"]:
-            weights = {name: part.detach().clone() for name, part in state.judged.state_dict().items()}
+            weights = {
+                name: part.detach().clone()
+                for name, part in state.judged.state_dict().items()
+            }
             state.best = {"score": score, "weights": weights}
         self._preview(row["epoch"], row["epochs"])
         self.events.write("epoch", **row)
 
     def _preview(self, epoch: int, epochs: int) -> None:
         """Show what has been learnt, after some of the epochs."""
-        if self.aim.preview is None or epoch * PREVIEWS // epochs == (epoch - 1) * PREVIEWS // epochs:
+        if (
+            self.aim.preview is None
+            or epoch * PREVIEWS // epochs == (epoch - 1) * PREVIEWS // epochs
+        ):
             return
         picture = self.aim.preview(self.state.judged.eval())
         save_pictures(self._pictures, {f"samples-{epoch:04}.png": picture})
@@ -232,11 +272,15 @@ class Loop:
         self.events.write(
             "step",
             epoch=epoch + 1,
-            epochs=self.state.pace.epochs(self.state.step / self.steps, self.settings.epochs),
+            epochs=self.state.pace.epochs(
+                self.state.step / self.steps, self.settings.epochs
+            ),
             step=self.state.step - epoch * self.steps,
             steps=self.steps,
             loss=round(loss, 5),
-            learning_rate=next(iter(self.state.parts.values()))[0].param_groups[0]["lr"],
+            learning_rate=next(iter(self.state.parts.values()))[0].param_groups[0][
+                "lr"
+            ],
         )
 
     def _save(self) -> None:
@@ -245,10 +289,16 @@ class Loop:
 
 
 def learn(network: nn.Module) -> None:
-    """Into training; where parts stay as they are, so do the means and variances that they normalise by."""
+    """Into training; where parts stay as they are, so do the means and variances that they
+    normalise by.
+    """
     network.train()
     for part in network.modules():
-        if isinstance(part, _BatchNorm) and part.affine and not part.weight.requires_grad:
+        if (
+            isinstance(part, _BatchNorm)
+            and part.affine
+            and not part.weight.requires_grad
+        ):
             part.eval()
 
 
@@ -261,20 +311,28 @@ def batches(
     device: str,
     sizes: np.ndarray[Any, Any] | None = None,
 ) -> Iterator[Batch]:
-    """The batches of an epoch in an order that its number decides, sliced from memory, evenly many items in each.
+    """The batches of an epoch in an order that its number decides, sliced from memory, evenly many
+    items in each.
 
     With `sizes` of the items, those of a batch are of about one size: little of it is padding.
     """
     rng = np.random.default_rng((settings.seed, epoch))
     passes = math.ceil(epoch_items(data, settings) / len(data))
-    order = np.concatenate([rng.permutation(len(data)) for _ in range(passes)])[: epoch_items(data, settings)]
+    order = np.concatenate([rng.permutation(len(data)) for _ in range(passes)])[
+        : epoch_items(data, settings)
+    ]
     if sizes is not None:
         stretches = np.array_split(order, math.ceil(steps / STRETCH))
-        order = np.concatenate([rows[np.argsort(sizes[rows], kind="stable")] for rows in stretches])
+        order = np.concatenate(
+            [rows[np.argsort(sizes[rows], kind="stable")] for rows in stretches]
+        )
     parts = np.array_split(order, steps)
     turns = rng.permutation(steps) if sizes is not None else np.arange(steps)
     for rows in (parts[turn] for turn in turns[skip:]):
-        yield {name: torch.from_numpy(array).to(device) for name, array in data.rows(rows).items()}
+        yield {
+            name: torch.from_numpy(array).to(device)
+            for name, array in data.rows(rows).items()
+        }
 
 
 def epoch_items(data: Arrays, settings: TrainSettings) -> int:
@@ -287,30 +345,46 @@ def descend(state: State, part: str, value: Tensor, settings: TrainSettings) -> 
     state.network.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
     if settings.clip:
-        nn.utils.clip_grad_norm_(state.network.get_submodule(part).parameters(), settings.clip)
+        nn.utils.clip_grad_norm_(
+            state.network.get_submodule(part).parameters(), settings.clip
+        )
     state.pace.set_rates(state.parts[part], state.step)
     for optimiser in state.parts[part]:
         optimiser.step()
     number = value.item()
     if not math.isfinite(number):
-        raise ModelFailed(f"training diverged at step {state.step + 1}: the loss is {number}; lower learning_rate")
+        raise ModelFailed(
+            f"training diverged at step {state.step + 1}: the loss is {number}; lower learning_rate"
+        )
     return number
 
 
 @torch.inference_mode()
 def validate(
-    network: nn.Module, data: Arrays, settings: TrainSettings, cast: torch.autocast, aim: Objective, device: str
+    network: nn.Module,
+    data: Arrays,
+    settings: TrainSettings,
+    cast: torch.autocast,
+    aim: Objective,
+    device: str,
 ) -> dict[str, float]:
     """The figures of the objective, means over all items."""
     network.eval()
     sums: dict[str, float] = {}
     for at in range(0, len(data), VALIDATION_BATCH):
-        rows = {name: np.array(array) for name, array in data.rows(slice(at, at + VALIDATION_BATCH)).items()}
-        batch = {name: torch.from_numpy(array).to(device) for name, array in rows.items()}
+        rows = {
+            name: np.array(array)
+            for name, array in data.rows(slice(at, at + VALIDATION_BATCH)).items()
+        }
+        batch = {
+            name: torch.from_numpy(array).to(device) for name, array in rows.items()
+        }
         with cast:
             figures = aim.validate(network, batch, settings)
         for name, value in figures.items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(next(iter(rows.values())))
+            sums[name] = sums.get(name, 0.0) + float(value) * len(
+                next(iter(rows.values()))
+            )
     return {name: value / max(len(data), 1) for name, value in sums.items()}
 
 

@@ -40,14 +40,18 @@ class Material:
         """Sound items of a split by class, in the order of the labels."""
         codes = self.index.label_array()[self._splits == SPLITS.index(split)]
         counts = np.bincount(codes[codes >= 0], minlength=len(self.labels))
-        return {label: int(count) for label, count in zip(self.labels, counts, strict=True)}
+        return {
+            label: int(count) for label, count in zip(self.labels, counts, strict=True)
+        }
 
     def items(self, split: str) -> Iterator[Item]:
         """Sound items of a split, one at a time; `label` is the class's name."""
         wanted = self._splits == SPLITS.index(split)
         last = int(np.flatnonzero(wanted)[-1]) if wanted.any() else -1
         with open_source(Path(self.dataset["archive"]), self.dataset["name"]) as source:
-            for row, item in enumerate(self._reader.read(source, self.dataset["options"])):
+            for row, item in enumerate(
+                self._reader.read(source, self.dataset["options"])
+            ):
                 if row > last:
                     return
                 if wanted[row]:
@@ -56,16 +60,32 @@ class Material:
     def sample(self, split: str, most: int) -> list[Item]:
         """Items spread evenly over a split, always the same ones."""
         count = self.count(split)
-        return self.rows(split, np.linspace(0, count - 1, min(most, count)).astype(int).tolist())
+        return self.rows(
+            split, np.linspace(0, count - 1, min(most, count)).astype(int).tolist()
+        )
 
     def rows(self, split: str, chosen: Sequence[int]) -> list[Item]:
         """Some items of a split, in the order asked for."""
         wanted = set(chosen)
-        found = {row: item for row, item in enumerate(self.items(split)) if row in wanted} if wanted else {}
+        found = (
+            {row: item for row, item in enumerate(self.items(split)) if row in wanted}
+            if wanted
+            else {}
+        )
         return [found[row] for row in chosen]
 
-    def decoded(self, split: str, task: Task, context: Context, folder: Path, events: Events, stop: Stop) -> Cached:
-        """A split as arrays mapped from the cache, decoded on the first use of this preprocessing."""
+    def decoded(
+        self,
+        split: str,
+        task: Task,
+        context: Context,
+        folder: Path,
+        events: Events,
+        stop: Stop,
+    ) -> Cached:
+        """A split as arrays mapped from the cache, decoded on the first use of this
+        preprocessing.
+        """
         count = self.count(split)
 
         def build() -> Iterator[Row]:
@@ -75,11 +95,19 @@ class Material:
                 yield task.sample(item, context)
 
         key = self._key(split, task, context)
-        return cached(folder, key, build, count, events.counter(f"decoding {split}", count))
+        return cached(
+            folder, key, build, count, events.counter(f"decoding {split}", count)
+        )
 
     def _key(self, split: str, task: Task, context: Context) -> str:
         """Everything that the decoded arrays depend on."""
-        parts: list[Any] = [__version__, self.dataset["digest"], self.dataset["format"], self.dataset["options"], split]
+        parts: list[Any] = [
+            __version__,
+            self.dataset["digest"],
+            self.dataset["format"],
+            self.dataset["options"],
+            split,
+        ]
         parts += [task.__name__, context.preprocessing, context.labels]  # type: ignore[attr-defined]
         digest = hashlib.sha256(msgspec.json.encode(parts))
         digest.update(self.index.split_codes)

@@ -1,7 +1,8 @@
-"""A classifier by nearest neighbours: a model that answers vectors, with the items of an index inside its graph.
+"""A classifier by nearest neighbours: a model that answers vectors, with the items of an index
+inside its graph.
 
-It is a version like any other: every worker and every protocol serves it. It knows the items of the moment at which it
-was made; made again it becomes the next version.
+It is a version like any other: every worker and every protocol serves it. It knows the items of the
+moment at which it was made; made again it becomes the next version.
 """
 
 from datetime import UTC, datetime
@@ -23,19 +24,25 @@ CLASSIFIERS = {"image": "image-classification", "text": "text-classification"}
 """The task of a classifier, by what it takes."""
 RECIPE = "neighbours"
 SHARPNESS = 20.0
-"""Factor of the cosines when neighbours are weighed: one that is 0.1 nearer counts 7 times as much."""
+"""Factor of the cosines when neighbours are weighed: one that is 0.1 nearer counts 7 times as
+much.
+"""
 MODEL = "model.onnx"
 
 
 def assemble(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
-    """Leaves the files of the classifier in `draft`; `upload` holds `vectors` [items, numbers] and their `labels`."""
+    """Leaves the files of the classifier in `draft`; `upload` holds `vectors` [items, numbers] and
+    their `labels`.
+    """
     source = Path(spec.settings["source"])
     base = open_bundle(source)
     with np.load(upload, allow_pickle=False) as kept:
         vectors, said = kept["vectors"].astype(np.float32), kept["labels"]
     labels, codes = np.unique(said, return_inverse=True)
     if len(labels) < 2:
-        raise InvalidInput(f"the index has items of {len(labels)} labels: a classifier needs at least 2")
+        raise InvalidInput(
+            f"the index has items of {len(labels)} labels: a classifier needs at least 2"
+        )
     neighbours = min(spec.settings["k"], len(vectors))
     write_graph(source / MODEL, draft / MODEL, vectors, codes, len(labels), neighbours)
     task = CLASSIFIERS[task_named(base.task).INPUT]
@@ -57,8 +64,11 @@ def assemble(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
     return manifest
 
 
-def write_graph(source: Path, target: Path, vectors: Any, codes: Any, classes: int, neighbours: int) -> None:
-    """The graph of `source`, whose one output are unit vectors, continued to `scores` [N, classes] that sum to 1.
+def write_graph(
+    source: Path, target: Path, vectors: Any, codes: Any, classes: int, neighbours: int
+) -> None:
+    """The graph of `source`, whose one output are unit vectors, continued to `scores` [N, classes]
+    that sum to 1.
 
     The `neighbours` items with the largest cosine share the score by a softmax of their cosines.
     """
@@ -77,15 +87,26 @@ def write_graph(source: Path, target: Path, vectors: Any, codes: Any, classes: i
         "index.last": np.array([2], np.int64),
         "index.middle": np.array([1], np.int64),
     }
-    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in constants.items()
+    )
     graph.node.extend(
         [
             node("MatMul", [graph.output[0].name, "index.items"], ["index.cosines"]),
-            node("TopK", ["index.cosines", "index.k"], ["index.near", "index.rows"], axis=1),
+            node(
+                "TopK",
+                ["index.cosines", "index.k"],
+                ["index.near", "index.rows"],
+                axis=1,
+            ),
             node("Mul", ["index.near", "index.sharpness"], ["index.logits"]),
             node("Softmax", ["index.logits"], ["index.weights"], axis=1),
             node("Gather", ["index.classes", "index.rows"], ["index.labels"]),
-            node("OneHot", ["index.labels", "index.depth", "index.off_on"], ["index.votes"]),
+            node(
+                "OneHot",
+                ["index.labels", "index.depth", "index.off_on"],
+                ["index.votes"],
+            ),
             node("Unsqueeze", ["index.weights", "index.last"], ["index.column"]),
             node("Mul", ["index.votes", "index.column"], ["index.shares"]),
             node("ReduceSum", ["index.shares", "index.middle"], ["scores"], keepdims=0),
@@ -93,7 +114,9 @@ def write_graph(source: Path, target: Path, vectors: Any, codes: Any, classes: i
     )
     batch = graph.output[0].type.tensor_type.shape.dim[0].dim_param or "batch"
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, classes]))
+    graph.output.append(
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, classes])
+    )
     onnx.save(model, target)
 
 

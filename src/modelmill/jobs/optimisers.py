@@ -14,13 +14,23 @@ ADAMW_SHARE = 0.15
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrices are made near-orthogonal (Jordan et al. 2024), for convolutions as well.
+    """Momentum whose matrices are made near-orthogonal (Jordan et al. 2024), for convolutions as
+    well.
 
-    A kernel [out, in, h, w] counts as the matrix [out, in * h * w]; `torch.optim.Muon` takes plain matrices only.
+    A kernel [out, in, h, w] counts as the matrix [out, in * h * w]; `torch.optim.Muon` takes plain
+    matrices only.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -29,18 +39,24 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                average = self.state[weight].setdefault("average", torch.zeros_like(weight))
+                average = self.state[weight].setdefault(
+                    "average", torch.zeros_like(weight)
+                )
                 average.lerp_(weight.grad, 1 - group["momentum"])
                 matrix = weight.grad.lerp(average, group["momentum"]).flatten(1)
                 stretch = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(orthogonal(matrix).view_as(weight), alpha=-group["lr"] * stretch)
+                weight.add_(
+                    orthogonal(matrix).view_as(weight), alpha=-group["lr"] * stretch
+                )
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About U V^T of a matrix with the singular value decomposition U S V^T, by Newton-Schulz iteration.
+    """About U V^T of a matrix with the singular value decomposition U S V^T, by Newton-Schulz
+    iteration.
 
-    The iteration runs on the small Gram matrix, so that only two products are as large as the matrix.
+    The iteration runs on the small Gram matrix, so that only two products are as large as the
+    matrix.
     """
     turned = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if turned else matrix
@@ -55,31 +71,48 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     return torch.as_tensor(x.T if turned else x)
 
 
-def make_optimisers(network: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
+def make_optimisers(
+    network: nn.Module, settings: TrainSettings
+) -> list[torch.optim.Optimizer]:
     """One optimiser, or two for muon; biases and normalisation are not decayed."""
     every = [p for p in network.parameters() if p.requires_grad]
     if settings.optimiser == "muon":
         kernels = [p for p in every if p.ndim == 4 and p.shape[1] > 4]
         chosen = {id(p) for p in kernels}
         groups = _groups((p for p in every if id(p) not in chosen), settings)
-        rest = torch.optim.AdamW(groups, settings.learning_rate * ADAMW_SHARE, fused=True)
+        rest = torch.optim.AdamW(
+            groups, settings.learning_rate * ADAMW_SHARE, fused=True
+        )
         decay = settings.weight_decay
-        return [Muon(kernels, settings.learning_rate, weight_decay=decay), rest] if kernels else [rest]
+        return (
+            [Muon(kernels, settings.learning_rate, weight_decay=decay), rest]
+            if kernels
+            else [rest]
+        )
     return [_one_optimiser(_groups(every, settings), settings)]
 
 
-def _groups(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> list[dict[str, Any]]:
+def _groups(
+    parameters: Iterable[nn.Parameter], settings: TrainSettings
+) -> list[dict[str, Any]]:
     every = list(parameters)
     return [
-        {"params": [p for p in every if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {
+            "params": [p for p in every if p.ndim > 1],
+            "weight_decay": settings.weight_decay,
+        },
         {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
     ]
 
 
-def _one_optimiser(groups: list[dict[str, Any]], settings: TrainSettings) -> torch.optim.Optimizer:
+def _one_optimiser(
+    groups: list[dict[str, Any]], settings: TrainSettings
+) -> torch.optim.Optimizer:
     rate, momentum = settings.learning_rate, settings.momentum
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, rate, momentum=momentum, nesterov=momentum > 0, fused=True)
+        return torch.optim.SGD(
+            groups, rate, momentum=momentum, nesterov=momentum > 0, fused=True
+        )
     if settings.optimiser == "adadelta":
         return torch.optim.Adadelta(groups, rate)
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW

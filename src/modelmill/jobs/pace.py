@@ -1,4 +1,6 @@
-"""How far a training has come, by its steps or by the clock, and the learning rate that belongs there."""
+"""How far a training has come, by its steps or by the clock, and the learning rate that belongs
+there.
+"""
 
 import math
 import time
@@ -20,11 +22,13 @@ Clock = Callable[[], float]
 class Pace:
     """The share of a training that is done.
 
-    With a time budget that is the larger of two shares, of the time and of the steps; the end leaves room for the last
-    validation. `spent` counts the seconds of earlier runs of the same job.
+    With a time budget that is the larger of two shares, of the time and of the steps; the end
+    leaves room for the last validation. `spent` counts the seconds of earlier runs of the same job.
     """
 
-    def __init__(self, settings: TrainSettings, steps: int, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, settings: TrainSettings, steps: int, clock: Clock = time.monotonic
+    ) -> None:
         self._steps, self._clock, self._budget = steps, clock, settings.seconds
         self._factor = schedule(settings, TICKS if self._budget else steps)
         self._begun, self._before, self._closing = clock(), 0.0, 0.0
@@ -46,7 +50,9 @@ class Pace:
         self._begun, self._before, self.share = self._clock(), spent, share
 
     def advance(self, step: int, trained: int, validated: int) -> None:
-        """`step` steps are done, the items of this run `trained`; a validation looks at `validated` items."""
+        """`step` steps are done, the items of this run `trained`; a validation looks at `validated`
+        items.
+        """
         if not self._budget:
             self.share = step / self._steps
             return
@@ -73,4 +79,7 @@ class Pace:
         """How many epochs it will be, as far as can be told after so many."""
         if not self._budget:
             return most
-        return min(most, max(math.ceil(done), round(done * self._budget / max(self.spent, 1e-9))))
+        return min(
+            most,
+            max(math.ceil(done), round(done * self._budget / max(self.spent, 1e-9))),
+        )

@@ -1,7 +1,7 @@
 """What all job processes share: their log, their events, their result, and how they stop.
 
-A job ends in one of three ways: `result.json` with what it made, `result.json` with an error in one line, or
-without a result, which means that it was interrupted and can go on from its checkpoint.
+A job ends in one of three ways: `result.json` with what it made, `result.json` with an error in one
+line, or without a result, which means that it was interrupted and can go on from its checkpoint.
 """
 
 import json
@@ -39,12 +39,17 @@ class Events:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
         if self._file.tell():
-            self._file.write("\n")  # an earlier run may have been killed in the middle of a line
+            self._file.write(
+                "\n"
+            )  # an earlier run may have been killed in the middle of a line
         self._flushed = 0.0
 
     def write(self, event: str, **values: Any) -> None:
         """One line; steps are written at once but shown in small batches."""
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, ensure_ascii=False)
+        line = json.dumps(
+            {"event": event, "time": round(time.time(), 3), **values},
+            ensure_ascii=False,
+        )
         self._file.write(line + "\n")
         if event != "step" or time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._file.flush()
@@ -56,7 +61,9 @@ class Events:
         self.write("stage", message=message)
 
     def counter(self, message: str, total: int) -> Callable[[int], None]:
-        """A function that tells how many of `total` items are done, not more often than people can read."""
+        """A function that tells how many of `total` items are done, not more often than people can
+        read.
+        """
         last = [0.0]
 
         def tell(done: int) -> None:
@@ -101,23 +108,36 @@ def run(spec_bytes: bytes, work: Callable[[JobSpec, Events, Stop], Json]) -> int
     except MillError as error:
         return _failed(folder, error.message)
     except ModuleNotFoundError as error:
-        return _failed(folder, f"the package '{error.name}' is not installed: pip install 'modelmill[train]'")
+        return _failed(
+            folder,
+            f"the package '{error.name}' is not installed: pip install 'modelmill[train]'",
+        )
     except MemoryError:
-        return _failed(folder, "the memory was not enough; try a smaller batch_size or smaller inputs")
+        return _failed(
+            folder,
+            "the memory was not enough; try a smaller batch_size or smaller inputs",
+        )
     except OSError as error:
         return _failed(folder, from_os(error, "the job").message)
     except Exception as error:
         log.exception("the job failed")
-        return _failed(folder, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return _failed(
+            folder, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        )
     return 0
 
 
 def _set_up() -> None:
     logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout, force=True
+        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stdout,
+        force=True,
     )
     logging.getLogger("modelmill").setLevel(logging.INFO)
-    warnings.simplefilter("ignore")  # libraries' notes to their callers would only puzzle the reader of a log
+    warnings.simplefilter(
+        "ignore"
+    )  # libraries' notes to their callers would only puzzle the reader of a log
     os.nice(NICE)  # predictions go before training
 
 
@@ -128,7 +148,8 @@ def _failed(folder: Path, message: str) -> int:
     try:
         write_result(folder, {"error": message})
     except OSError:
-        # Not even the reason can be written: the supervisor finds the job interrupted and its log empty.
+        # Not even the reason can be written: the supervisor finds the job interrupted and its log
+        # empty.
         return INTERRUPTED
     return 1
 

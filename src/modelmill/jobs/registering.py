@@ -1,8 +1,10 @@
-"""A finished model brought from elsewhere: a bare `model.onnx`, or a zip of a bundle, becomes a sealed bundle.
+"""A finished model brought from elsewhere: a bare `model.onnx`, or a zip of a bundle, becomes a
+sealed bundle.
 
 So does a model that answers vectors together with the items of an index.
 
-It is opened and tried in this process, so that a file that ends its reader ends a job and not a gateway.
+It is opened and tried in this process, so that a file that ends its reader ends a job and not a
+gateway.
 """
 
 import shutil
@@ -32,7 +34,9 @@ def main(spec: bytes, report: Report) -> int:
 
 
 def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
-    """Leaves a sealed `bundle` in the job's folder; raises `InvalidInput` for what can't be served."""
+    """Leaves a sealed `bundle` in the job's folder; raises `InvalidInput` for what can't be
+    served.
+    """
     folder, upload = Path(spec.folder), Path(spec.bundle)
     sealed, draft = folder / "bundle", folder / "bundle.draft"
     if not sealed.exists():
@@ -42,7 +46,11 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
         if "source" in spec.settings:
             manifest = neighbours.assemble(upload, draft, spec)
         else:
-            manifest = _unpack(upload, draft) if zipfile.is_zipfile(upload) else _wrap(upload, draft, spec)
+            manifest = (
+                _unpack(upload, draft)
+                if zipfile.is_zipfile(upload)
+                else _wrap(upload, draft, spec)
+            )
         bundle.seal(draft, manifest, sealed)
         events.stage("trying it")
         try:
@@ -51,7 +59,11 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
             shutil.rmtree(sealed)
             raise InvalidInput(str(error)) from error
     manifest = bundle.open_bundle(sealed)
-    return {"metrics": manifest.metrics, "bundle": bundle.digest_of(sealed), "task": manifest.task}
+    return {
+        "metrics": manifest.metrics,
+        "bundle": bundle.digest_of(sealed),
+        "task": manifest.task,
+    }
 
 
 def _wrap(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
@@ -79,16 +91,32 @@ def _wrap(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
 
 
 def _unpack(upload: Path, draft: Path) -> Manifest:
-    """The files that a bundle's manifest names, their digests checked; whatever else the zip holds stays there."""
+    """The files that a bundle's manifest names, their digests checked; whatever else the zip holds
+    stays there.
+    """
     with zipfile.ZipFile(upload) as archive:
         names = {info.filename: info for info in archive.infolist()}
-        top = next((n[: -len(bundle.MANIFEST)] for n in names if n.rpartition("/")[2] == bundle.MANIFEST), None)
+        top = next(
+            (
+                n[: -len(bundle.MANIFEST)]
+                for n in names
+                if n.rpartition("/")[2] == bundle.MANIFEST
+            ),
+            None,
+        )
         if top is None or names[top + bundle.MANIFEST].file_size > MANIFEST_BYTES:
-            raise InvalidInput(f"the zip is not a bundle: it has no {bundle.MANIFEST}; a bare model.onnx needs no zip")
+            raise InvalidInput(
+                f"the zip is not a bundle: it has no {bundle.MANIFEST}; a bare model.onnx needs "
+                "no zip"
+            )
         try:
-            manifest = msgspec.json.decode(archive.read(top + bundle.MANIFEST), type=Manifest)
+            manifest = msgspec.json.decode(
+                archive.read(top + bundle.MANIFEST), type=Manifest
+            )
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"the bundle's {bundle.MANIFEST} can't be read: {error}") from error
+            raise InvalidInput(
+                f"the bundle's {bundle.MANIFEST} can't be read: {error}"
+            ) from error
         for name, digest in manifest.files.items():
             check_member("the bundle", name)
             if top + name not in names:
@@ -98,5 +126,7 @@ def _unpack(upload: Path, draft: Path) -> Manifest:
             with archive.open(names[top + name]) as source, target.open("wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
             if sha256_of(target) != digest:
-                raise InvalidInput(f"the bundle's {name} was changed since it was sealed (sha256 differs)")
+                raise InvalidInput(
+                    f"the bundle's {name} was changed since it was sealed (sha256 differs)"
+                )
     return msgspec.structs.replace(manifest, files={})

@@ -1,7 +1,8 @@
 """A training, from a checked data set to a sealed bundle.
 
-prepare -> decode (cached) -> loop or fit -> convert -> golden set -> evaluate through the served path -> card ->
-seal. Interrupted anywhere, it starts again at the top and goes on from the loop's checkpoint.
+prepare -> decode (cached) -> loop or fit -> convert -> golden set -> evaluate through the served
+path -> card -> seal. Interrupted anywhere, it starts again at the top and goes on from the loop's
+checkpoint.
 """
 
 import functools
@@ -71,7 +72,10 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     folder = Path(spec.folder)
     sealed, draft = folder / "bundle", folder / "bundle.draft"
     if sealed.exists():  # stopped between sealing and reporting
-        return {"metrics": bundle.open_bundle(sealed).metrics, "bundle": bundle.digest_of(sealed)}
+        return {
+            "metrics": bundle.open_bundle(sealed).metrics,
+            "bundle": bundle.digest_of(sealed),
+        }
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     material = Material(spec.dataset)
@@ -88,7 +92,8 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     preprocessing = task.prepare(samples, chosen.input, draft)
     context = Context(preprocessing=preprocessing, labels=material.labels, folder=draft)
     data, validation = (
-        material.decoded(split, task, context, Path(spec.cache), events, stop) for split in ("train", "val")
+        material.decoded(split, task, context, Path(spec.cache), events, stop)
+        for split in ("train", "val")
     )
     history = fit(one, chosen, context, data, validation)
     manifest = describe(one, context, chosen)
@@ -96,12 +101,21 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     model = Predictor(draft, manifest, spec.threads)
     golden(model, material, draft)
     found = evaluate(model, material, "test", events, stop, spec.threads)
-    previews = {path.name: path.read_bytes() for path in (folder / "pictures").glob("samples-*.png")}
-    pictures = previews | found.pictures | ({"curves.png": curves_picture(history)} if history else {})
+    previews = {
+        path.name: path.read_bytes()
+        for path in (folder / "pictures").glob("samples-*.png")
+    }
+    pictures = (
+        previews
+        | found.pictures
+        | ({"curves.png": curves_picture(history)} if history else {})
+    )
     for place in (draft / "pictures", folder / "pictures"):
         save_pictures(place, pictures)
     manifest = msgspec.structs.replace(manifest, metrics=found.metrics)
-    (draft / "README.md").write_text(model_card(spec.name, manifest, sorted(pictures)), "utf-8")
+    (draft / "README.md").write_text(
+        model_card(spec.name, manifest, sorted(pictures)), "utf-8"
+    )
     digest = bundle.seal(draft, manifest, sealed)
     trim(Path(spec.cache), CACHE_BYTES)
     return {"metrics": found.metrics, "bundle": digest}
@@ -112,7 +126,9 @@ def _data(item: Item) -> Raw:
 
 
 def choose(one: Training, material: Material, samples: list[Raw]) -> Plan:
-    """The settings that were given, and for the others what fits the data; the log says what was chosen and why."""
+    """The settings that were given, and for the others what fits the data; the log says what was
+    chosen and why.
+    """
     look, base, given = getattr(one.task, "look", None), one.base, one.spec.settings
     if base is not None:
         given = base.settings(one.recipe, one.spec.task, given)
@@ -124,35 +140,54 @@ def choose(one: Training, material: Material, samples: list[Raw]) -> Plan:
     )
     plan, choices = fitted(one.recipe, facts, given)
     for choice in choices:
-        one.events.stage(f"{choice.why}: {', '.join(f'{name}={value}' for name, value in choice.settings.items())}")
+        one.events.stage(
+            f"{choice.why}: "
+            f"{', '.join(f'{name}={value}' for name, value in choice.settings.items())}"
+        )
     return plan
 
 
-def fit(one: Training, chosen: Plan, context: Context, data: Arrays, validation: Arrays) -> list[Json]:
-    """Train by the recipe's own `fit`, or its `network` by the loop; writes weights and model, returns history."""
+def fit(
+    one: Training, chosen: Plan, context: Context, data: Arrays, validation: Arrays
+) -> list[Json]:
+    """Train by the recipe's own `fit`, or its `network` by the loop; writes weights and model,
+    returns history.
+    """
     task, draft = one.task, context.folder
     inputs, outputs = task.inputs(context), task.outputs(context)
-    signature = Signature(inputs=inputs, classes=len(context.labels), preprocessing=context.preprocessing)
+    signature = Signature(
+        inputs=inputs, classes=len(context.labels), preprocessing=context.preprocessing
+    )
     if hasattr(one.recipe, "fit"):
         one.events.stage(f"fitting on {len(data)} items")
         network, weights = one.recipe.fit(chosen, signature, data.arrays, data.targets)
         history: list[Json] = []
     else:
         start = functools.partial(begin, one, chosen, signature, context.labels)
-        network, weights, history = fit_network(one, chosen, signature, (data, validation), start)
+        network, weights, history = fit_network(
+            one, chosen, signature, (data, validation), start
+        )
     save_weights(weights, draft)
     one.events.stage(f"converting to {ENGINE}")
     if hasattr(task, "graph"):
         inputs, outputs = task.graph(context)
-    graphs = network if isinstance(network, dict) else {"": Graph(network, inputs, outputs)}
+    graphs = (
+        network if isinstance(network, dict) else {"": Graph(network, inputs, outputs)}
+    )
     for name, graph in graphs.items():
         (draft / name).mkdir(exist_ok=True)
-        engine_named(ENGINE).convert(graph.network, graph.inputs, graph.outputs, draft / name)
+        engine_named(ENGINE).convert(
+            graph.network, graph.inputs, graph.outputs, draft / name
+        )
     return history
 
 
 def fit_network(
-    one: Training, chosen: Plan, signature: Signature, both: tuple[Arrays, Arrays], start: Callable[[], Any]
+    one: Training,
+    chosen: Plan,
+    signature: Signature,
+    both: tuple[Arrays, Arrays],
+    start: Callable[[], Any],
 ) -> tuple[Any, dict[str, np.ndarray[Any, Any]], list[Json]]:
     """The loop over a torch network: as it is deployed, its weights, and how it came about."""
     import torch
@@ -166,33 +201,62 @@ def fit_network(
     torch.manual_seed(chosen.seed)
     network = start()
     count = sum(parameter.numel() for parameter in network.parameters())
-    one.events.stage(f"training {count:,} parameters on {len(data)} items, {_length(chosen.train)}")
+    one.events.stage(
+        f"training {count:,} parameters on {len(data)} items, {_length(chosen.train)}"
+    )
     aim, change = objective(one.task, one.recipe), None
     if aim.change is not None and chosen.augment not in (None, NONE):
         change = functools.partial(_changed, aim.change, chosen.augment, signature)
     folder = Path(one.spec.folder)
-    trained = Loop(network, data, validation, chosen.train, aim, change, folder, one.events, one.stop).run()
-    weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
+    trained = Loop(
+        network,
+        data,
+        validation,
+        chosen.train,
+        aim,
+        change,
+        folder,
+        one.events,
+        one.stop,
+    ).run()
+    weights = {
+        name: tensor.numpy() for name, tensor in trained.network.state_dict().items()
+    }
     return aim.deployed(trained.network, signature), weights, trained.history
 
 
 def begin(one: Training, chosen: Plan, signature: Signature, labels: list[str]) -> Any:
     """The network before its training: new, or with the weights of the version it starts from."""
     assert chosen.train is not None
-    base, network, taken = one.base, one.recipe.network(chosen.network, signature), list[str]()
+    base, network, taken = (
+        one.base,
+        one.recipe.network(chosen.network, signature),
+        list[str](),
+    )
     if base is not None:
-        head = head_of(one.recipe, chosen, signature) if labels != base.manifest.labels else set()
+        head = (
+            head_of(one.recipe, chosen, signature)
+            if labels != base.manifest.labels
+            else set()
+        )
         taken, new = base.give(network, head)
-        one.events.stage(f"starting from {base.name}: {len(taken)} weights taken{f', new: {few(new)}' if new else ''}")
+        one.events.stage(
+            f"starting from {base.name}: {len(taken)} weights "
+            f"taken{f', new: {few(new)}' if new else ''}"
+        )
     if chosen.train.freeze:
-        one.events.stage(f"{freeze(network, chosen.train.freeze, taken):,} parameters stay as they are")
+        one.events.stage(
+            f"{freeze(network, chosen.train.freeze, taken):,} parameters stay as they are"
+        )
     return network
 
 
 def _length(settings: TrainSettings) -> str:
     if not settings.time:
         return f"{settings.epochs} epochs"
-    most = f", at most {settings.epochs} epochs" if settings.epochs < MOST_EPOCHS else ""
+    most = (
+        f", at most {settings.epochs} epochs" if settings.epochs < MOST_EPOCHS else ""
+    )
     return f"{settings.time}{most}; the learning rate falls to the end of that time"
 
 
@@ -206,7 +270,11 @@ def save_weights(weights: dict[str, np.ndarray[Any, Any]], draft: Path) -> None:
 
     # `ascontiguousarray` alone gives a number an axis.
     save_file(
-        {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in weights.items()}, draft / WEIGHTS
+        {
+            name: np.ascontiguousarray(array).reshape(array.shape)
+            for name, array in weights.items()
+        },
+        draft / WEIGHTS,
     )
 
 

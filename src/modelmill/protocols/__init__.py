@@ -1,1 +1,3 @@
-"""Protocols: one file each. They know bytes and status codes, and call the gateway's one `predict`."""
+"""Protocols: one file each. They know bytes and status codes, and call the gateway's one
+`predict`.
+"""

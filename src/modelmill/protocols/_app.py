@@ -1,6 +1,8 @@
-"""The ASGI application: finds the route, checks the key, calls the protocol, answers errors in its shape.
+"""The ASGI application: finds the route, checks the key, calls the protocol, answers errors in its
+shape.
 
-Deny by default: a path that no protocol declares public needs a key before anything else is looked at.
+Deny by default: a path that no protocol declares public needs a key before anything else is looked
+at.
 """
 
 import base64
@@ -50,20 +52,35 @@ INDEX = re.compile(r"/api/v1/indexes(?:/[^/]+)?(/items|/search)?")
 
 def http_protocols() -> dict[str, HttpProtocol]:
     """Every protocol spoken over HTTP, by name."""
-    modules = {name: plugins.load("protocols", name) for name in plugins.names("protocols")}
-    return {name: cast(HttpProtocol, module) for name, module in modules.items() if hasattr(module, "ROUTES")}
+    modules = {
+        name: plugins.load("protocols", name) for name in plugins.names("protocols")
+    }
+    return {
+        name: cast(HttpProtocol, module)
+        for name, module in modules.items()
+        if hasattr(module, "ROUTES")
+    }
 
 
 class App:
-    """All protocols and the admin API behind one door; `default` is the deployment of calls that can't name one."""
+    """All protocols and the admin API behind one door; `default` is the deployment of calls that
+    can't name one.
+    """
 
     def __init__(self, gateway: Gateway, admin: Any, default: str = "") -> None:
         self.gateway, self.admin, self.default = gateway, admin, default
         self.protocols = http_protocols()
-        self._routes = [(route, p) for p in self.protocols.values() for route in p.ROUTES]
+        self._routes = [
+            (route, p) for p in self.protocols.values() for route in p.ROUTES
+        ]
         prefixes = {getattr(p, "PREFIX", ""): p for p in self.protocols.values()}
-        self._found: dict[tuple[str, str], tuple[Route, HttpProtocol, dict[str, str]]] = {}
-        self._owners = sorted(((prefix, p) for prefix, p in prefixes.items() if prefix), key=lambda own: -len(own[0]))
+        self._found: dict[
+            tuple[str, str], tuple[Route, HttpProtocol, dict[str, str]]
+        ] = {}
+        self._owners = sorted(
+            ((prefix, p) for prefix, p in prefixes.items() if prefix),
+            key=lambda own: -len(own[0]),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -85,16 +102,28 @@ class App:
         return None
 
     def _teach(
-        self, route: Route, protocol: HttpProtocol, caller: KeyInfo, request: Request, names: dict[str, str]
+        self,
+        route: Route,
+        protocol: HttpProtocol,
+        caller: KeyInfo,
+        request: Request,
+        names: dict[str, str],
     ) -> None:
-        """Let the connection answer requests with this head by itself, as long as the key is good."""
+        """Let the connection answer requests with this head by itself, as long as the key is
+        good.
+        """
         assert route.quick is not None
         assert request.learn is not None
         gateway, header = self.gateway, request.headers.get(b"authorization", b"")
-        if gateway.tracing is not None or (begin := route.quick(gateway, caller, request, names)) is None:
+        if (
+            gateway.tracing is not None
+            or (begin := route.quick(gateway, caller, request, names)) is None
+        ):
             return
 
-        def answer(body: bytes, gone: Callable[[], bool], done: Callable[[Response], None]) -> bool:
+        def answer(
+            body: bytes, gone: Callable[[], bool], done: Callable[[Response], None]
+        ) -> bool:
             if gateway.known(header) is not caller:
                 return False
             try:
@@ -105,18 +134,24 @@ class App:
             if begun is None:
                 return False
             future, finish = begun
-            future.add_done_callback(lambda _: done(self._finished(request, finish, protocol)))
+            future.add_done_callback(
+                lambda _: done(self._finished(request, finish, protocol))
+            )
             return True
 
         request.learn(answer)
 
-    def _finished(self, request: Request, finish: Finish, protocol: HttpProtocol) -> Response:
+    def _finished(
+        self, request: Request, finish: Finish, protocol: HttpProtocol
+    ) -> Response:
         try:
             return finish()
         except Exception as error:
             return self._failed(request, error, protocol)
 
-    def _failed(self, request: Request, error: Exception, protocol: HttpProtocol | None) -> Response:
+    def _failed(
+        self, request: Request, error: Exception, protocol: HttpProtocol | None
+    ) -> Response:
         """The response of a failure, in the shape of its protocol."""
         protocol = protocol or self._owner(request.path)[1]
         if isinstance(error, MillError):
@@ -124,12 +159,25 @@ class App:
         log.error("%s %r failed", request.method, request.path, exc_info=error)
         return _refusal(MillError("the gateway failed; its log says why"), protocol)
 
-    async def _traced(self, request: Request, tracing: Tracing) -> Response | Stream | None:
+    async def _traced(
+        self, request: Request, tracing: Tracing
+    ) -> Response | Stream | None:
         """The response, with a span around what makes it."""
-        patterns = (route.pattern for route, _ in self._routes if route.match(request.path) is not None)
+        patterns = (
+            route.pattern
+            for route, _ in self._routes
+            if route.match(request.path) is not None
+        )
         name = f"{request.method} {next(patterns, '')}".rstrip()
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.headers.items()}
-        span = tracing.start(name, headers, {"http.request.method": request.method, "url.path": request.path})
+        headers = {
+            key.decode("latin-1"): value.decode("latin-1")
+            for key, value in request.headers.items()
+        }
+        span = tracing.start(
+            name,
+            headers,
+            {"http.request.method": request.method, "url.path": request.path},
+        )
         CURRENT.set(span)
         response: Response | Stream | None = None
         try:
@@ -137,7 +185,9 @@ class App:
             if response is None:
                 return None
             span.set({"http.response.status_code": response.status})
-            extra = tuple((key.encode(), value.encode()) for key, value in span.response_headers)
+            extra = tuple(
+                (key.encode(), value.encode()) for key, value in span.response_headers
+            )
             response = response._replace(headers=(*response.headers, *extra))
             if isinstance(response, Stream):
                 return response._replace(pieces=_until_the_last(response.pieces, span))
@@ -150,9 +200,13 @@ class App:
         """What goes back, errors in their protocol's shape; None when the client has gone."""
         protocol: HttpProtocol | None = None
         try:
-            route, protocol, names = self._found.get((request.method, request.path)) or self._find(request)
+            route, protocol, names = self._found.get(
+                (request.method, request.path)
+            ) or self._find(request)
             caller = None if route.public else self._caller(request.headers)
-            response = await route.handler(self.gateway, cast(Any, caller), request, names)
+            response = await route.handler(
+                self.gateway, cast(Any, caller), request, names
+            )
             # What is long to write takes the usual way, on which it does not hold up others.
             if isinstance(response, Stream):
                 return response
@@ -184,14 +238,22 @@ class App:
                 continue
             if route.method == method:
                 if len(self._found) < FOUND:
-                    self._found[(request.method, request.path)] = (route, protocol, names)
+                    self._found[(request.method, request.path)] = (
+                        route,
+                        protocol,
+                        names,
+                    )
                 return route, protocol, names
             allowed.append(route.method)
         self.gateway.authorise(key_of(request.headers))
         if allowed:
             allowed = sorted(set(allowed))
-            raise WrongMethod(f"{request.path[:200]} takes {' or '.join(allowed)}", allowed)
-        raise UnknownPath(f"there is nothing at {request.path[:120]}; {self._hint(request.path)}")
+            raise WrongMethod(
+                f"{request.path[:200]} takes {' or '.join(allowed)}", allowed
+            )
+        raise UnknownPath(
+            f"there is nothing at {request.path[:120]}; {self._hint(request.path)}"
+        )
 
     def _owner(self, path: str) -> tuple[str, HttpProtocol | None]:
         """The longest prefix that a protocol owns of this path, and the protocol."""
@@ -206,23 +268,35 @@ class App:
         if not prefix:
             return "the admin API is described at /docs"
         there = sorted(
-            f"{route.method} {route.pattern}" for route, _ in self._routes if route.pattern.startswith(prefix)
+            f"{route.method} {route.pattern}"
+            for route, _ in self._routes
+            if route.pattern.startswith(prefix)
         )
         return f"below {prefix} there is: {shorten(', '.join(there), 200, placeholder=' ...')}"
 
     async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             headers = dict(scope["headers"])
-            if scope["method"] not in ("GET", "HEAD") and headers.get(b"authorization", b"")[:6].lower() == b"basic ":
-                # A browser sends what it was once asked for with every request, also with those of other sites.
-                raise Unauthenticated("to change anything send the key as 'Authorization: Bearer KEY'")
+            if (
+                scope["method"] not in ("GET", "HEAD")
+                and headers.get(b"authorization", b"")[:6].lower() == b"basic "
+            ):
+                # A browser sends what it was once asked for with every request, also with those of
+                # other sites.
+                raise Unauthenticated(
+                    "to change anything send the key as 'Authorization: Bearer KEY'"
+                )
             caller = self.gateway.authorise(key_of(headers))
             found = INDEX.fullmatch(scope["path"])
-            looks = scope["method"] in ("GET", "HEAD") or (found is not None and found[1] == "/search")
+            looks = scope["method"] in ("GET", "HEAD") or (
+                found is not None and found[1] == "/search"
+            )
             if not (looks and found and found[1] != "/items"):
                 self.gateway.require_admin(caller)
             if not (scope["method"] == "POST" and scope["path"] in UPLOADS):
-                limit = self.gateway.limits.body_bytes if found and found[1] else ADMIN_BODY
+                limit = (
+                    self.gateway.limits.body_bytes if found and found[1] else ADMIN_BODY
+                )
                 receive = await _whole_body(scope, receive, limit)
         except Disconnected:
             return None
@@ -238,12 +312,19 @@ class App:
 
 def key_of(headers: Mapping[bytes, bytes]) -> str | None:
     """The key of a request: a bearer token, or the password of Basic (what a browser asks for)."""
-    scheme, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    scheme, _, value = (
+        headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    )
     if scheme.lower() == "bearer":
         return value.strip() or None
     if scheme.lower() == "basic":
         try:
-            return base64.b64decode(value, validate=True).decode("latin-1").partition(":")[2] or None
+            return (
+                base64.b64decode(value, validate=True)
+                .decode("latin-1")
+                .partition(":")[2]
+                or None
+            )
         except ValueError:  # also what base64 raises
             return None
     return None
@@ -269,20 +350,35 @@ def _refusal(error: MillError, protocol: HttpProtocol | None) -> Response:
     if error.retry_after is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if isinstance(error, Unauthenticated):
-        headers.append((b"www-authenticate", b'Basic realm="modelmill: any user name, the key as password"'))
+        headers.append(
+            (
+                b"www-authenticate",
+                b'Basic realm="modelmill: any user name, the key as password"',
+            )
+        )
     return Response(body, STATUS.get(error.code, 500), headers=tuple(headers))
 
 
-async def _answer(scope: Scope, send: Send, response: Response, request_id: str = "") -> None:
-    headers, kind, head = response.headers, response.content_type.encode(), scope["method"] == "HEAD"
+async def _answer(
+    scope: Scope, send: Send, response: Response, request_id: str = ""
+) -> None:
+    headers, kind, head = (
+        response.headers,
+        response.content_type.encode(),
+        scope["method"] == "HEAD",
+    )
     if request_id:  # clients show it beside an error
         headers = (*headers, (b"x-request-id", request_id.encode()))
     respond = scope.get(RESPOND)
-    if respond is not None and respond(response.status, kind, headers, response.body, head):
+    if respond is not None and respond(
+        response.status, kind, headers, response.body, head
+    ):
         return
     length = (b"content-length", str(len(response.body)).encode())
     start = [(b"content-type", kind), length, *headers]
-    await send({"type": "http.response.start", "status": response.status, "headers": start})
+    await send(
+        {"type": "http.response.start", "status": response.status, "headers": start}
+    )
     await send({"type": "http.response.body", "body": b"" if head else response.body})
 
 
@@ -291,7 +387,9 @@ async def _stream(send: Send, response: Stream, request: Request) -> None:
     headers = [(b"content-type", response.content_type.encode()), *response.headers]
     if request.id:
         headers.append((b"x-request-id", request.id.encode()))
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send(
+        {"type": "http.response.start", "status": response.status, "headers": headers}
+    )
     try:
         async for piece in response.pieces:
             if request.gone is not None and request.gone():
@@ -302,7 +400,9 @@ async def _stream(send: Send, response: Stream, request: Request) -> None:
         await response.pieces.aclose()
 
 
-async def _until_the_last(pieces: AsyncGenerator[bytes], span: Span) -> AsyncGenerator[bytes]:
+async def _until_the_last(
+    pieces: AsyncGenerator[bytes], span: Span
+) -> AsyncGenerator[bytes]:
     """The same pieces; the span ends behind them."""
     try:
         async for piece in pieces:

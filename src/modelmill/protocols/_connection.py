@@ -1,7 +1,8 @@
-"""One HTTP connection in time: how it begins and ends, what it is refused with, and how long it may take.
+"""One HTTP connection in time: how it begins and ends, what it is refused with, and how long it may
+take.
 
-No request pays for a timer: one sweep per server looks at every connection about once a second and asks whether it
-still makes progress.
+No request pays for a timer: one sweep per server looks at every connection about once a second and
+asks whether it still makes progress.
 """
 
 import asyncio
@@ -11,14 +12,21 @@ from collections.abc import Collection
 from typing import Any, cast
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from modelmill.settings import Limits
 
 log = logging.getLogger("modelmill.gateway")
 
-LINGER_BYTES = 16 << 20  # what a refused client may still send: closing at once would destroy the answer on its way
-EXTRA_REFUSED = 256  # connections above the limit that are refused in words; beyond these they are just closed
+LINGER_BYTES = (
+    16 << 20
+)  # what a refused client may still send: closing at once would destroy the answer on its way
+# connections above the limit that are refused in words; beyond these they are just closed
+EXTRA_REFUSED = 256
 SWEEP_SECONDS = 1.0
 SWEPT_AT_ONCE = 256  # about half a millisecond; then requests have their turn
 TCP_CLOSE = 7  # linux/tcp_states.h
@@ -56,17 +64,25 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self.ws_protocol_class = None
         self._gone = self.gone  # bound once
-        self._active: RequestResponseCycle | None = None  # whose answer is next on the wire
+        self._active: RequestResponseCycle | None = (
+            None  # whose answer is next on the wire
+        )
         self._reads = self._messages = self._hosts = self._taken = 0
         self._in_head = self._unfinished = self._offered = False
-        self._counted, self._spent, self._base = 0, 0, 0  # bytes of the current head, or around the current body
+        self._counted, self._spent, self._base = (
+            0,
+            0,
+            0,
+        )  # bytes of the current head, or around the current body
         self._backlog = b""  # pipelined requests that were not parsed yet
         self._refusal: Refusal | None = None
         self._half_closed = self._probed = False
         self._condition, self._since = BUSY, 0.0
 
     def gone(self) -> bool:
-        """Whether nobody is left to read an answer; costs next to nothing. In the scope as `modelmill.gone`."""
+        """Whether nobody is left to read an answer; costs next to nothing. In the scope as
+        `modelmill.gone`.
+        """
         return self.transport.is_closing() or (self._half_closed and self._was_reset())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -75,7 +91,12 @@ class Connection(HttpToolsProtocol):
         self.sweeper.arm(self.loop, self.connections)
         above = len(self.connections) - self.limits.connections
         if above > 0:
-            self.refuse(Refusal(503, f"{self.limits.connections} connections are open, as many as are allowed"))
+            self.refuse(
+                Refusal(
+                    503,
+                    f"{self.limits.connections} connections are open, as many as are allowed",
+                )
+            )
             if above > EXTRA_REFUSED:
                 transport.close()
 
@@ -92,7 +113,12 @@ class Connection(HttpToolsProtocol):
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """A client that has asked everything may close its side and wait: it gets its answers."""
         active, newest = self._active, self.cycle
-        if active is None or active.response_complete or active.disconnected or self.scheme == "https":
+        if (
+            active is None
+            or active.response_complete
+            or active.disconnected
+            or self.scheme == "https"
+        ):
             return None  # TLS knows no half
         if self._refusal is None and not self._backlog:
             if newest.more_body:
@@ -120,7 +146,12 @@ class Connection(HttpToolsProtocol):
         self.parser = cast(Any, _Discard(self.transport))
         self._backlog = b""
         newest, owed = self.cycle, self._active
-        if newest is not None and newest.more_body and self._unfinished and not self._in_head:
+        if (
+            newest is not None
+            and newest.more_body
+            and self._unfinished
+            and not self._in_head
+        ):
             newest.disconnected = True  # its body will never be whole
             newest.message_event.set()
             if newest is owed:
@@ -163,9 +194,18 @@ class Connection(HttpToolsProtocol):
         if what == "idle" and waited > limits.idle_seconds:
             self.transport.close()
         elif what == "head" and waited > limits.header_seconds:
-            self.refuse(Refusal(408, f"the headers were not complete within {limits.header_seconds:g} seconds"))
+            self.refuse(
+                Refusal(
+                    408,
+                    f"the headers were not complete within {limits.header_seconds:g} seconds",
+                )
+            )
         elif what == "body" and waited > limits.body_seconds:
-            self.refuse(Refusal(408, f"no byte of the body came for {limits.body_seconds:g} seconds"))
+            self.refuse(
+                Refusal(
+                    408, f"no byte of the body came for {limits.body_seconds:g} seconds"
+                )
+            )
         elif what == "refused" and waited > limits.header_seconds:
             self.transport.close()
         elif (what == "unread" and waited > limits.body_seconds) or what == "reset":
@@ -194,18 +234,28 @@ class Connection(HttpToolsProtocol):
         return BUSY
 
     def _look_for_client(self, cycle: RequestResponseCycle) -> tuple[str, int]:
-        """Find out whether a client that closed its side still waits: one that left resets what it is sent."""
+        """Find out whether a client that closed its side still waits: one that left resets what it
+        is sent.
+        """
         if self._was_reset():
             return "reset", 0
-        if not self._probed and not cycle.response_started and cycle.scope["http_version"] == "1.1":
+        if (
+            not self._probed
+            and not cycle.response_started
+            and cycle.scope["http_version"] == "1.1"
+        ):
             self._probed = True
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # an answer in between that all clients skip
+            self.transport.write(
+                b"HTTP/1.1 100 Continue\r\n\r\n"
+            )  # an answer in between that all clients skip
         return BUSY
 
     def _was_reset(self) -> bool:
         try:
             end = self.transport.get_extra_info("socket")
-            return bool(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE)
+            return bool(
+                end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+            )
         except OSError:  # a Unix socket: there the write itself fails
             return False
 
@@ -218,14 +268,19 @@ class Sweeper:
         self._seconds = min(SWEEP_SECONDS, shortest / 4)
         self._armed = False
 
-    def arm(self, loop: asyncio.AbstractEventLoop, connections: Collection[Any]) -> None:
+    def arm(
+        self, loop: asyncio.AbstractEventLoop, connections: Collection[Any]
+    ) -> None:
         """Begin to look, unless that is under way."""
         if not self._armed:
             self._armed = True
             loop.call_later(self._seconds, self._sweep, loop, connections)
 
     def _sweep(
-        self, loop: asyncio.AbstractEventLoop, connections: Collection[Any], waiting: list[Any] | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connections: Collection[Any],
+        waiting: list[Any] | None = None,
     ) -> None:
         if waiting is None:
             waiting = list(connections)

@@ -1,7 +1,8 @@
 """One request and its answer on a connection, with a short way beside ASGI's messages.
 
-ASGI hands a body over by an event and an answer back in two messages, each a write of its own. Here a body that is
-already whole can be taken at once, and an answer leaves in one write: both are found in the scope.
+ASGI hands a body over by an event and an answer back in two messages, each a write of its own. Here
+a body that is already whole can be taken at once, and an answer leaves in one write: both are found
+in the scope.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,9 @@ Answer = Callable[[bytes, Callable[[], bool], Callable[[Any], None]], bool]
 
 
 class Heads:
-    """Whole heads of requests whose like need no parsing and no task: method, path, key and lengths are the same."""
+    """Whole heads of requests whose like need no parsing and no task: method, path, key and lengths
+    are the same.
+    """
 
     LENGTH, COUNT = 2048, 2048
 
@@ -44,7 +47,9 @@ class Never:
 
 
 class Shortcut:
-    """A request that is answered without parsing; for its connection it is a cycle like any other."""
+    """A request that is answered without parsing; for its connection it is a cycle like any
+    other.
+    """
 
     response_started = waiting_for_100_continue = False
     more_body = False
@@ -66,7 +71,13 @@ class Shortcut:
         if not self.disconnected and not connection.transport.is_closing():
             kind = response.content_type.encode()
             default = connection.server_state.default_headers
-            parts = head_of(response.status, kind, (*default, *response.headers), len(response.body), self.keep_alive)
+            parts = head_of(
+                response.status,
+                kind,
+                (*default, *response.headers),
+                len(response.body),
+                self.keep_alive,
+            )
             parts.append(response.body)
             connection.transport.write(b"".join(parts))
             if not self.keep_alive:
@@ -75,7 +86,11 @@ class Shortcut:
 
 
 def head_of(
-    status: int, kind: bytes, headers: Sequence[tuple[bytes, bytes]], length: int, keep_alive: bool
+    status: int,
+    kind: bytes,
+    headers: Sequence[tuple[bytes, bytes]],
+    length: int,
+    keep_alive: bool,
 ) -> list[bytes]:
     """Status line and headers of an answer, in parts."""
     parts = [STATUS_LINE[status]]
@@ -96,10 +111,24 @@ class Cycle(RequestResponseCycle):
         scope[TAKE], scope[RESPOND], scope[LEARN] = self.take, self.respond, self.learn
 
     def learn(self, answer: Answer) -> None:
-        """Answer the next requests with the same head in this way, when this one's was whole and plain."""
+        """Answer the next requests with the same head in this way, when this one's was whole and
+        plain.
+        """
         plain = self.keep_alive and self.scope["http_version"] == "1.1"
-        if self.head and self.heads is not None and plain and not any(n == b"expect" for n, _ in self.scope["headers"]):
-            length = next((int(value) for name, value in self.scope["headers"] if name == b"content-length"), -1)
+        if (
+            self.head
+            and self.heads is not None
+            and plain
+            and not any(n == b"expect" for n, _ in self.scope["headers"])
+        ):
+            length = next(
+                (
+                    int(value)
+                    for name, value in self.scope["headers"]
+                    if name == b"content-length"
+                ),
+                -1,
+            )
             if length >= 0:
                 self.heads.learn(self.head, length, answer)
 
@@ -111,17 +140,30 @@ class Cycle(RequestResponseCycle):
         return body
 
     def respond(
-        self, status: int, kind: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes, head: bool
+        self,
+        status: int,
+        kind: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        head: bool,
     ) -> bool:
-        """Send a whole answer of a content type, without its body when only the `head` was asked for.
+        """Send a whole answer of a content type, without its body when only the `head` was asked
+        for.
 
-        False when it has to go through `send`, because the client is slow to take what was sent before.
+        False when it has to go through `send`, because the client is slow to take what was sent
+        before.
         """
         if self.response_started or self.flow.write_paused:
             return False
         self.response_started = self.response_complete = True
         if not self.disconnected:
-            parts = head_of(status, kind, (*self.default_headers, *headers), len(body), self.keep_alive)
+            parts = head_of(
+                status,
+                kind,
+                (*self.default_headers, *headers),
+                len(body),
+                self.keep_alive,
+            )
             if not head:
                 parts.append(body)
             self.transport.write(b"".join(parts))

@@ -1,4 +1,6 @@
-"""Content encodings of HTTP bodies: gzip and deflate (the zlib format, RFC 9110 section 8.4.1), both ways."""
+"""Content encodings of HTTP bodies: gzip and deflate (the zlib format, RFC 9110 section 8.4.1),
+both ways.
+"""
 
 import asyncio
 import zlib
@@ -33,7 +35,9 @@ async def unpacked_body(body: bytes, encoding: bytes, limit: int) -> bytes:
     if name in ("", "identity"):
         return body
     if name not in WBITS:
-        raise InvalidInput(f"Content-Encoding is gzip, deflate or identity, not {name[:40]!r}")
+        raise InvalidInput(
+            f"Content-Encoding is gzip, deflate or identity, not {name[:40]!r}"
+        )
     if len(body) <= SMALL:
         return unpack(body, name, limit)
     return await in_thread(unpack, body, name, limit)
@@ -51,7 +55,9 @@ def unpack(body: bytes, name: str, limit: int) -> bytes:
     if not stream.eof:
         raise InvalidInput(f"the body ends in the middle of its {name} stream")
     if stream.unused_data:
-        raise InvalidInput(f"{len(stream.unused_data)} bytes follow the {name} stream of the body")
+        raise InvalidInput(
+            f"{len(stream.unused_data)} bytes follow the {name} stream of the body"
+        )
     return found
 
 
@@ -60,13 +66,19 @@ async def packed_body(body: bytes, accepted: bytes) -> tuple[bytes, str]:
     if len(body) < WORTH or not (name := preferred(accepted)):
         return body, ""
     small = len(body) <= BRISK
-    packed = zlib.compress(body, 1, WBITS[name]) if small else await in_thread(zlib.compress, body, 1, WBITS[name])
+    packed = (
+        zlib.compress(body, 1, WBITS[name])
+        if small
+        else await in_thread(zlib.compress, body, 1, WBITS[name])
+    )
     return (packed, name) if len(packed) < len(body) else (body, "")
 
 
 @lru_cache(256)
 def preferred(accepted: bytes) -> str:
-    """`gzip` or `deflate` when Accept-Encoding prefers it, else an empty string (RFC 9110 section 12.5.3)."""
+    """`gzip` or `deflate` when Accept-Encoding prefers it, else an empty string (RFC 9110 section
+    12.5.3).
+    """
     weights: dict[str, float] = {}
     for part in accepted[:1024].decode("latin-1").lower().split(","):
         name, _, rest = part.partition(";")

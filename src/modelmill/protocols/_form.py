@@ -22,7 +22,9 @@ def read_form(body: bytes, content_type: str) -> Form:
     """
     kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise InvalidInput("the body wants to be multipart/form-data with its boundary (curl -F NAME=@FILE)")
+        raise InvalidInput(
+            "the body wants to be multipart/form-data with its boundary (curl -F NAME=@FILE)"
+        )
     parts = _Parts()
     try:
         parser = MultipartParser(options[b"boundary"], parts.callbacks())  # type: ignore[arg-type]
@@ -56,7 +58,15 @@ class _Parts:
 
     def callbacks(self) -> dict[str, object]:
         """By the names that the parser knows them by."""
-        names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end")
+        names = (
+            "part_begin",
+            "part_data",
+            "part_end",
+            "header_field",
+            "header_value",
+            "header_end",
+            "end",
+        )
         return {f"on_{name}": getattr(self, name) for name in names}
 
     def part_begin(self) -> None:
@@ -70,7 +80,11 @@ class _Parts:
 
     def header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
-            self._name = parse_options_header(self._value)[1].get(b"name", b"").decode("utf-8", "replace")
+            self._name = (
+                parse_options_header(self._value)[1]
+                .get(b"name", b"")
+                .decode("utf-8", "replace")
+            )
         self._header = self._value = b""
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
@@ -92,6 +106,8 @@ def file_of(form: Form, name: str) -> bytes:
     files = [*form.get(name, []), *form.get(f"{name}[]", [])]
     if len(files) != 1 or not files[0]:
         raise InvalidInput(
-            f"the form wants one file '{name}', not {len(files)}" if files else f"the form has no '{name}'"
+            f"the form wants one file '{name}', not {len(files)}"
+            if files
+            else f"the form has no '{name}'"
         )
     return files[0]

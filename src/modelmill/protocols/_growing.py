@@ -8,7 +8,9 @@ from modelmill.types import Json
 
 
 async def begun(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """The same events, of which the first is there, if any: what is wrong from the beginning is raised here."""
+    """The same events, of which the first is there, if any: what is wrong from the beginning is
+    raised here.
+    """
     first = await anext(events, None)
 
     async def all_of_them() -> AsyncGenerator[bytes]:

@@ -1,4 +1,6 @@
-"""One gRPC call over an HTTP/2 stream: messages, compression, deadline, status (grpc/doc/PROTOCOL-HTTP2.md)."""
+"""One gRPC call over an HTTP/2 stream: messages, compression, deadline, status
+(grpc/doc/PROTOCOL-HTTP2.md).
+"""
 
 import asyncio
 import logging
@@ -12,7 +14,15 @@ from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
-from modelmill.errors import Expired, InvalidInput, MethodNotAllowed, MillError, Overloaded, TooLarge, Unavailable
+from modelmill.errors import (
+    Expired,
+    InvalidInput,
+    MethodNotAllowed,
+    MillError,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+)
 from modelmill.protocols._app import key_of
 from modelmill.protocols._encoding import BRISK, SMALL, WORTH, in_thread, unpack
 from modelmill.protocols._hpack import OK, Headers, Malformed, literal
@@ -65,7 +75,9 @@ Handler = Callable[..., Awaitable[Any]]
 
 
 class Method(NamedTuple):
-    """One method of a service: `handler(call, request)` for one message each way, else `handler(call)`."""
+    """One method of a service: `handler(call, request)` for one message each way, else
+    `handler(call)`.
+    """
 
     handler: Handler
     request: Any
@@ -85,8 +97,14 @@ class Head(NamedTuple):
 
 
 def read_head(headers: Headers, methods: dict[str, Method]) -> Head:
-    """What the headers ask for; `refusal` is the HTTP status for what is no gRPC. Raises `Malformed`."""
-    if not headers.get(b":method") or not headers.get(b":path") or b":scheme" not in headers:
+    """What the headers ask for; `refusal` is the HTTP status for what is no gRPC. Raises
+    `Malformed`.
+    """
+    if (
+        not headers.get(b":method")
+        or not headers.get(b":path")
+        or b":scheme" not in headers
+    ):
         raise Malformed("a request has a method, a scheme and a path")
     path = headers[b":path"].decode("latin-1")
     refusal = 0
@@ -118,11 +136,26 @@ class Call(Stream):
     """A call from its headers to its status."""
 
     __slots__ = (
-        "_buffer", "_complete", "_extra", "_headed", "_held", "_messages", "_owed", "_task", "_timer", "_waiter",
-        "caller", "head", "server", "since", "stopping",
-    )  # fmt: skip
+        "_buffer",
+        "_complete",
+        "_extra",
+        "_headed",
+        "_held",
+        "_messages",
+        "_owed",
+        "_task",
+        "_timer",
+        "_waiter",
+        "caller",
+        "head",
+        "server",
+        "since",
+        "stopping",
+    )
 
-    def __init__(self, server: "GrpcServer", sender: Sender, number: int, head: Head) -> None:
+    def __init__(
+        self, server: "GrpcServer", sender: Sender, number: int, head: Head
+    ) -> None:
         super().__init__(sender, number)
         self.server, self.head = server, head
         self.since = server.loop.time()
@@ -150,7 +183,9 @@ class Call(Stream):
             if method is None:
                 raise MethodNotAllowed(f"there is no method {head.path[:200]}")
             if head.encoding not in ENCODINGS and head.encoding != "identity":
-                raise MethodNotAllowed(f"the encoding {head.encoding[:40]!r} is not known; gzip and deflate are")
+                raise MethodNotAllowed(
+                    f"the encoding {head.encoding[:40]!r} is not known; gzip and deflate are"
+                )
         except MillError as error:
             self.refuse(error)
             return
@@ -183,7 +218,9 @@ class Call(Stream):
             self.refuse(error)
 
     def _gather(self, payload: bytes, ended: bool) -> None:
-        """Messages that come in parts, or several at once; raises `TooLarge`, `InvalidInput`, `Overloaded`."""
+        """Messages that come in parts, or several at once; raises `TooLarge`, `InvalidInput`,
+        `Overloaded`.
+        """
         if self._messages is None:
             self._messages = deque()
         buffer, messages = self._buffer, self._messages
@@ -194,7 +231,9 @@ class Call(Stream):
         self._credit()
         self._complete = ended
         if ended and buffer:
-            raise InvalidInput(f"the call ended within a message, of which {len(buffer)} bytes came")
+            raise InvalidInput(
+                f"the call ended within a message, of which {len(buffer)} bytes came"
+            )
         if self._waiter is not None:
             self._wake()
         elif self._task is None:
@@ -210,14 +249,18 @@ class Call(Stream):
             if flag > 1:
                 raise InvalidInput(f"a message begins with 0 or 1, not {flag}")
             if size > self.server.limit:
-                raise TooLarge(f"the message has {size:,} bytes; at most {self.server.limit:,} are taken")
+                raise TooLarge(
+                    f"the message has {size:,} bytes; at most {self.server.limit:,} are taken"
+                )
             if len(buffer) < 5 + size:
                 return
             messages.append((flag, bytes(memoryview(buffer)[5 : 5 + size])))
             del buffer[: 5 + size]
 
     def _hold(self, size: int) -> None:
-        """Account for bytes that wait to be whole; raises `Overloaded` when all calls together hold too many."""
+        """Account for bytes that wait to be whole; raises `Overloaded` when all calls together hold
+        too many.
+        """
         if self.server.held + size > self.server.budget:
             raise Overloaded("too many large messages arrive at once", retry_after=1)
         self.server.held += size
@@ -261,7 +304,9 @@ class Call(Stream):
         return not self.open
 
     def _start(self, flag: int, message: bytes) -> None:
-        self._task = self.server.loop.create_task(self._run(self._answer, flag, message))
+        self._task = self.server.loop.create_task(
+            self._run(self._answer, flag, message)
+        )
 
     async def _run(self, work: Handler, *given: Any) -> None:
         """The work of the call, whatever becomes of it."""
@@ -282,12 +327,20 @@ class Call(Stream):
         tracing = self.server.gateway.tracing
         if tracing is None:
             return None
-        metadata = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.head.metadata.items()}
+        metadata = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in self.head.metadata.items()
+        }
         service, _, name = self.head.path[1:].partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
         span = tracing.start(self.head.path[1:], metadata, attributes)
         CURRENT.set(span)
-        self._extra = b"".join([literal(key.encode(), value.encode()) for key, value in span.response_headers])
+        self._extra = b"".join(
+            [
+                literal(key.encode(), value.encode())
+                for key, value in span.response_headers
+            ]
+        )
         return span
 
     async def _answer(self, flag: int, message: bytes) -> None:
@@ -306,7 +359,9 @@ class Call(Stream):
         if self.stopping:
             raise Unavailable("the server stops: open the stream again", retry_after=1)
         if self.open:
-            self.sender.finish(self, _FINE if self._headed else _TYPE + self._extra + _FINE)
+            self.sender.finish(
+                self, _FINE if self._headed else _TYPE + self._extra + _FINE
+            )
             self._release()
 
     async def read(self) -> Any | None:
@@ -344,7 +399,9 @@ class Call(Stream):
         words = error.message.encode("utf-8", "replace").decode()[:MESSAGE_CHARACTERS]
         block += literal(b"grpc-message", quote(words, safe=_printable).encode())
         if error.retry_after is not None:
-            block += literal(b"grpc-retry-pushback-ms", str(round(error.retry_after * 1000)).encode())
+            block += literal(
+                b"grpc-retry-pushback-ms", str(round(error.retry_after * 1000)).encode()
+            )
         if error.code == "method_not_allowed":
             block += _ACCEPTED
         self.sender.finish(self, block)
@@ -360,7 +417,9 @@ class Call(Stream):
         self.server.held -= self._held
         self._held = 0
         self._buffer, self._messages = bytearray(), deque()
-        if self._task is not None and self._task is not asyncio.current_task(self.server.loop):
+        if self._task is not None and self._task is not asyncio.current_task(
+            self.server.loop
+        ):
             self._task.cancel()
 
     # ---- messages
@@ -370,20 +429,32 @@ class Call(Stream):
         if flag:
             encoding, limit = self.head.encoding, self.server.limit
             if encoding == "identity":
-                raise InvalidInput("a message is compressed, but grpc-encoding does not say how")
+                raise InvalidInput(
+                    "a message is compressed, but grpc-encoding does not say how"
+                )
             small = len(message) <= SMALL
-            message = unpack(message, encoding, limit) if small else await in_thread(unpack, message, encoding, limit)
+            message = (
+                unpack(message, encoding, limit)
+                if small
+                else await in_thread(unpack, message, encoding, limit)
+            )
         assert self.head.method is not None
         try:
             return self.head.method.request.FromString(message)
         except DecodeError as error:
-            raise InvalidInput(f"the message is not a {self.head.method.request.DESCRIPTOR.full_name}") from error
+            raise InvalidInput(
+                f"the message is not a {self.head.method.request.DESCRIPTOR.full_name}"
+            ) from error
 
     async def _packed(self, body: bytes) -> tuple[bytes, bytes]:
-        """Headers, and a message behind its length; compressed as the request was, if that is worth it."""
+        """Headers, and a message behind its length; compressed as the request was, if that is worth
+        it.
+        """
         head, encoding = _TYPE + self._extra, self.head.encoding
         if encoding == "identity" or len(body) < WORTH:
             return head, _prefix.pack(0, len(body)) + body
         pack = zlib.compress, body, 1, ENCODINGS[encoding]
         body = pack[0](*pack[1:]) if len(body) <= BRISK else await in_thread(*pack)
-        return head + literal(b"grpc-encoding", encoding.encode()), _prefix.pack(1, len(body)) + body
+        return head + literal(b"grpc-encoding", encoding.encode()), _prefix.pack(
+            1, len(body)
+        ) + body

@@ -49,12 +49,24 @@ StreamResponse = message("inference.ModelStreamInferResponse")
 async def infer(call: Call, request: Any) -> Any:
     """One prediction; raises `MillError`."""
     gateway, caller = call.server.gateway, call.caller
-    told = _v2.options(_values(request.parameters)) if request.parameters else _v2.NO_OPTIONS
-    route = gateway.pick(caller, request.model_name, _version(request.model_version, told.version))
+    told = (
+        _v2.options(_values(request.parameters))
+        if request.parameters
+        else _v2.NO_OPTIONS
+    )
+    route = gateway.pick(
+        caller, request.model_name, _version(request.model_version, told.version)
+    )
     gateway.refuse_unservable(route)
     raw = request.raw_input_contents
-    small = (sum(map(len, raw)) if raw else request.ByteSize()) <= LARGE  # what is large would hold up others
-    tensors, wanted = _plan(call, request, route) if small else await in_thread(_plan, call, request, route)
+    small = (
+        sum(map(len, raw)) if raw else request.ByteSize()
+    ) <= LARGE  # what is large would hold up others
+    tensors, wanted = (
+        _plan(call, request, route)
+        if small
+        else await in_thread(_plan, call, request, route)
+    )
     answer = await gateway.predict(
         caller,
         route,
@@ -69,12 +81,23 @@ async def infer(call: Call, request: Any) -> Any:
         pinned=bool(request.model_version) or told.version is not None,
     )
     route = answered_by(route, answer)
-    small = not request.outputs or sum([len(tensor.data) for tensor in answer.tensors]) <= CLASSIFIED
+    small = (
+        not request.outputs
+        or sum([len(tensor.data) for tensor in answer.tensors]) <= CLASSIFIED
+    )
     work = _v2.results, route, answer, wanted
-    return _response(call, request, route, work[0](*work[1:]) if small else await in_thread(*work), wanted)
+    return _response(
+        call,
+        request,
+        route,
+        work[0](*work[1:]) if small else await in_thread(*work),
+        wanted,
+    )
 
 
-def _plan(call: Call, request: Any, route: Route) -> tuple[list[Tensor], Sequence[Wanted]]:
+def _plan(
+    call: Call, request: Any, route: Route
+) -> tuple[list[Tensor], Sequence[Wanted]]:
     """The tensors of a request and what it wants; raises `InvalidInput`."""
     given = _given(call, request)
     tensors = _v2.tensors(route, given)
@@ -83,14 +106,22 @@ def _plan(call: Call, request: Any, route: Route) -> tuple[list[Tensor], Sequenc
     asked = [_asked(one) for one in request.outputs]
     for one in asked:
         if one.place is not None:
-            regions(call.server.gateway).check(call.caller, one.place.region, one.place.offset, one.place.byte_size)
-    return tensors, _v2.wanted(route, asked, task_level=_v2.is_task_level(route, given), binary=True)
+            regions(call.server.gateway).check(
+                call.caller, one.place.region, one.place.offset, one.place.byte_size
+            )
+    return tensors, _v2.wanted(
+        route, asked, task_level=_v2.is_task_level(route, given), binary=True
+    )
 
 
 def _version(named: str, pinned: str | None) -> str | None:
-    """The version that a request wants, by its field or its parameter; raises `InvalidInput` when they differ."""
+    """The version that a request wants, by its field or its parameter; raises `InvalidInput` when
+    they differ.
+    """
     if named and pinned and named != pinned:
-        raise InvalidInput(f"the request names the versions {named[:20]} and {pinned[:20]}")
+        raise InvalidInput(
+            f"the request names the versions {named[:20]} and {pinned[:20]}"
+        )
     return named or pinned
 
 
@@ -125,11 +156,17 @@ def _given(call: Call, request: Any) -> list[Given]:
         if place is not None:
             budget -= max(0, place.byte_size)
             if budget < 0:
-                raise InvalidInput("the tensors in shared memory exceed what a message may bring")
-            data = regions(call.server.gateway).read(call.caller, place.region, place.offset, place.byte_size)
+                raise InvalidInput(
+                    "the tensors in shared memory exceed what a message may bring"
+                )
+            data = regions(call.server.gateway).read(
+                call.caller, place.region, place.offset, place.byte_size
+            )
         elif count:
             if at == count or one.HasField("contents"):
-                raise InvalidInput(f"raw_input_contents and contents can't be mixed: input '{one.name[:80]}'")
+                raise InvalidInput(
+                    f"raw_input_contents and contents can't be mixed: input '{one.name[:80]}'"
+                )
             data, at = raw[at], at + 1
         else:
             data = _typed(one)
@@ -144,12 +181,17 @@ def _typed(one: Any) -> bytes:
     field, contents = CONTENTS.get(one.datatype), one.contents
     filled = [each.name for each, _ in contents.ListFields()]
     if one.datatype in ("FP16", "BF16"):
-        raise InvalidInput(f"input '{one.name}': {one.datatype} has no typed contents; use raw_input_contents")
+        raise InvalidInput(
+            f"input '{one.name}': {one.datatype} has no typed contents; use raw_input_contents"
+        )
     if any(name != field for name in filled):
         raise InvalidInput(
-            f"input '{one.name[:80]}': the values of {one.datatype[:20]} go into {field}, given: {', '.join(filled)}"
+            f"input '{one.name[:80]}': the values of {one.datatype[:20]} go into {field}, given: "
+            f"{', '.join(filled)}"
         )
-    return _v2.packed(one.name, one.datatype, getattr(contents, field)) if field else b""
+    return (
+        _v2.packed(one.name, one.datatype, getattr(contents, field)) if field else b""
+    )
 
 
 def _place(name: str, parameters: dict[str, Any]) -> Place | None:
@@ -157,10 +199,14 @@ def _place(name: str, parameters: dict[str, Any]) -> Place | None:
     region = parameters.get("shared_memory_region")
     if region is None:
         return None
-    size, offset = parameters.get("shared_memory_byte_size"), parameters.get("shared_memory_offset", 0)
+    size, offset = (
+        parameters.get("shared_memory_byte_size"),
+        parameters.get("shared_memory_offset", 0),
+    )
     if not isinstance(region, str) or type(size) is not int or type(offset) is not int:
         raise InvalidInput(
-            f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and _offset are whole numbers"
+            f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and _offset "
+            "are whole numbers"
         )
     return Place(region=region, offset=offset, byte_size=size)
 
@@ -169,15 +215,27 @@ def _asked(one: Any) -> Wanted:
     parameters = _values(one.parameters) if one.parameters else {}
     classes = parameters.get("classification", 0)
     if type(classes) is not int or not 0 <= classes < 1 << 31:
-        raise InvalidInput(f"output '{one.name[:80]}': classification is a number of classes, not {classes!r:.40}")
+        raise InvalidInput(
+            f"output '{one.name[:80]}': classification is a number of classes, not {classes!r:.40}"
+        )
     return Wanted(one.name, True, classes, _place(one.name, parameters))
 
 
-def _response(call: Call, request: Any, route: Route, tensors: Sequence[Tensor], wanted: Sequence[Wanted]) -> Any:
-    response = Response(model_name=route.deployment, model_version=str(route.version), id=request.id)
+def _response(
+    call: Call,
+    request: Any,
+    route: Route,
+    tensors: Sequence[Tensor],
+    wanted: Sequence[Wanted],
+) -> Any:
+    response = Response(
+        model_name=route.deployment, model_version=str(route.version), id=request.id
+    )
     outputs, raw = response.outputs, response.raw_output_contents
     for tensor, one in zip(tensors, wanted, strict=True):
-        output = outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        output = outputs.add(
+            name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
+        )
         if one.place is None:
             raw.append(tensor.data)
         else:
@@ -188,7 +246,9 @@ def _response(call: Call, request: Any, route: Route, tensors: Sequence[Tensor],
 
 def _leave(call: Call, output: Any, place: Place, data: bytes) -> None:
     """Write an output to shared memory and say so."""
-    regions(call.server.gateway).write(call.caller, place.region, place.offset, place.byte_size, data)
+    regions(call.server.gateway).write(
+        call.caller, place.region, place.offset, place.byte_size, data
+    )
     output.parameters["shared_memory_region"].string_param = place.region
     output.parameters["shared_memory_byte_size"].int64_param = len(data)
     if place.offset:
@@ -196,26 +256,45 @@ def _leave(call: Call, output: Any, place: Place, data: bytes) -> None:
 
 
 async def parts(call: Call, request: Any, route: Route) -> AsyncIterator[Any]:
-    """A text as it grows: a response with `text_output` for each part, and an empty last one. Raises `MillError`."""
+    """A text as it grows: a response with `text_output` for each part, and an empty last one.
+    Raises `MillError`.
+    """
     gateway = call.server.gateway
     gateway.refuse_unservable(route)
-    told = _v2.options(_values(request.parameters)) if request.parameters else _v2.NO_OPTIONS
+    told = (
+        _v2.options(_values(request.parameters))
+        if request.parameters
+        else _v2.NO_OPTIONS
+    )
     tensors = _v2.tensors(route, _given(call, request))
     if [tensor.datatype for tensor in tensors] != ["BYTES"]:
-        raise InvalidInput(f"the output '{TEXT_OUTPUT}' needs a text: send one input as BYTES")
+        raise InvalidInput(
+            f"the output '{TEXT_OUTPUT}' needs a text: send one input as BYTES"
+        )
     inputs = elements_of(tensors[0])
     if len(inputs) != 1:
         raise InvalidInput(f"a stream answers one text, not {len(inputs)}")
     grown = gateway.stream(
-        call.caller, route, "v2_grpc", data=inputs[0], parameters=told.task, timeout=told.timeout,
-        priority=told.priority, gone=call.gone, request_id=request.id,
-    )  # fmt: skip
+        call.caller,
+        route,
+        "v2_grpc",
+        data=inputs[0],
+        parameters=told.task,
+        timeout=told.timeout,
+        priority=told.priority,
+        gone=call.gone,
+        request_id=request.id,
+    )
     async for part in grown:
         if part.get("text") == "":
             continue
         response = StreamResponse()
         answer = response.infer_response
-        answer.model_name, answer.model_version, answer.id = route.deployment, str(route.version), request.id
+        answer.model_name, answer.model_version, answer.id = (
+            route.deployment,
+            str(route.version),
+            request.id,
+        )
         if "at" in part:
             answer.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
             answer.raw_output_contents.append(pack_bytes([part["text"].encode()]))
@@ -230,12 +309,16 @@ def _growing(call: Call, request: Any) -> Route | None:
     if [one.name for one in request.outputs] != [TEXT_OUTPUT]:
         return None
     pinned = _values(request.parameters).get("version")
-    route = call.server.gateway.pick(call.caller, request.model_name, _version(request.model_version, pinned))
+    route = call.server.gateway.pick(
+        call.caller, request.model_name, _version(request.model_version, pinned)
+    )
     return route if route.grows else None
 
 
 async def stream(call: Call) -> None:
-    """Requests answered as they come, several at a time; an error is an answer and the stream goes on."""
+    """Requests answered as they come, several at a time; an error is an answer and the stream goes
+    on.
+    """
     room = asyncio.Semaphore(STREAM_CALLS)
     writing = asyncio.Lock()
 
@@ -250,9 +333,13 @@ async def stream(call: Call) -> None:
                     return
                 response.infer_response.CopyFrom(await infer(call, request))
             except MillError as error:
-                response.error_message = error.message[:1000].encode("utf-8", "replace").decode()
+                response.error_message = (
+                    error.message[:1000].encode("utf-8", "replace").decode()
+                )
                 response.infer_response.id = request.id
-            response.infer_response.parameters["triton_final_response"].bool_param = True
+            response.infer_response.parameters[
+                "triton_final_response"
+            ].bool_param = True
             async with writing:
                 await call.write(response)
         finally:

@@ -1,7 +1,8 @@
 """The messages of our gRPC services, in a pool of their own.
 
-Clients of the same protocol register the same names in protobuf's default pool, and a name can be registered there
-only once: with a private pool this package can share a process with any of them. `make proto` writes the descriptors.
+Clients of the same protocol register the same names in protobuf's default pool, and a name can be
+registered there only once: with a private pool this package can share a process with any of them.
+`make proto` writes the descriptors.
 """
 
 from functools import cache
@@ -19,7 +20,9 @@ NEW, OLD = "grpc.reflection.v1", "grpc.reflection.v1alpha"
 def pool() -> Any:
     """The pool with all services and messages."""
     made = DescriptorPool()
-    compiled = FileDescriptorSet.FromString((files("modelmill.protocols") / "proto/descriptors.binpb").read_bytes())
+    compiled = FileDescriptorSet.FromString(
+        (files("modelmill.protocols") / "proto/descriptors.binpb").read_bytes()
+    )
     for file in compiled.file:
         made.Add(file)
         if file.package == NEW:
@@ -34,7 +37,11 @@ def message(name: str) -> Any:
 
 def services() -> list[Any]:
     """The descriptors of all services."""
-    names = ("inference.GRPCInferenceService", "grpc.health.v1.Health", *(f"{v}.ServerReflection" for v in (NEW, OLD)))
+    names = (
+        "inference.GRPCInferenceService",
+        "grpc.health.v1.Health",
+        *(f"{v}.ServerReflection" for v in (NEW, OLD)),
+    )
     return [pool().FindServiceByName(name) for name in names]
 
 

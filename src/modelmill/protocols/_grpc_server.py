@@ -26,7 +26,9 @@ BACKLOG = 2048
 
 
 class GrpcServer:
-    """The connections of all clients. `methods` are the handlers by path (`/package.Service/Method`)."""
+    """The connections of all clients. `methods` are the handlers by path
+    (`/package.Service/Method`).
+    """
 
     def __init__(self, gateway: Gateway, methods: dict[str, Method]) -> None:
         self.gateway, self.methods = gateway, methods
@@ -38,14 +40,23 @@ class GrpcServer:
         self._listeners: list[asyncio.Server] = []
         self._watching = self.loop.create_task(self._watch())
 
-    async def listen(self, where: socket.socket | Address, tls: ssl.SSLContext | None) -> None:
+    async def listen(
+        self, where: socket.socket | Address, tls: ssl.SSLContext | None
+    ) -> None:
         """Take connections at an address or from a socket that is bound; raises `OSError`."""
         if isinstance(where, socket.socket):
-            listener = await self.loop.create_server(self._connect, sock=where, ssl=tls, backlog=BACKLOG)
+            listener = await self.loop.create_server(
+                self._connect, sock=where, ssl=tls, backlog=BACKLOG
+            )
         else:
             host, port = where
             listener = await self.loop.create_server(
-                self._connect, host, port, ssl=tls, backlog=BACKLOG, reuse_port=bool(port)
+                self._connect,
+                host,
+                port,
+                ssl=tls,
+                backlog=BACKLOG,
+                reuse_port=bool(port),
             )
         self._listeners.append(listener)
         self.port = self.port or listener.sockets[0].getsockname()[1]
@@ -53,7 +64,11 @@ class GrpcServer:
     def _connect(self) -> asyncio.Protocol:
         if len(self._connections) >= MAX_CONNECTIONS:
             return _Refused()
-        return Connection(lambda headers: read_head(headers, self.methods), self._accept, self._connections)
+        return Connection(
+            lambda headers: read_head(headers, self.methods),
+            self._accept,
+            self._connections,
+        )
 
     def _accept(self, sender: object, number: int, head: object) -> Call:
         return Call(self, sender, number, head)  # type: ignore[arg-type]
@@ -90,7 +105,11 @@ class GrpcServer:
                     connection.reset(stream, CANCEL)
                 for stream in list(connection.streams.values()):
                     if isinstance(stream, Call) and stream.overdue(now - patience):
-                        stream.refuse(Expired(f"the message did not arrive within {patience:g} seconds"))
+                        stream.refuse(
+                            Expired(
+                                f"the message did not arrive within {patience:g} seconds"
+                            )
+                        )
 
 
 class _Refused(asyncio.Protocol):

@@ -21,8 +21,12 @@ REFLECTION = frozenset({NEW, OLD})
 
 
 def _filled(name: str, document: Mapping[str, Any]) -> Any:
-    """A message of ours from the dictionary that HTTP sends as JSON; what it has beyond the message is left out."""
-    return ParseDict(document, message(f"inference.{name}")(), ignore_unknown_fields=True)
+    """A message of ours from the dictionary that HTTP sends as JSON; what it has beyond the message
+    is left out.
+    """
+    return ParseDict(
+        document, message(f"inference.{name}")(), ignore_unknown_fields=True
+    )
 
 
 def _empty(name: str) -> Any:
@@ -48,7 +52,9 @@ async def model_ready(call: Call, request: Any) -> Any:
     """Whether a request would be answered; a model that does not exist is not ready."""
     gateway = call.server.gateway
     try:
-        ready = _v2.is_ready(gateway, gateway.route(call.caller, request.name, request.version or None))
+        ready = _v2.is_ready(
+            gateway, gateway.route(call.caller, request.name, request.version or None)
+        )
     except NotFound:
         ready = False
     return _filled("ModelReadyResponse", {"ready": ready})
@@ -56,19 +62,25 @@ async def model_ready(call: Call, request: Any) -> Any:
 
 async def model_metadata(call: Call, request: Any) -> Any:
     """The model's signature."""
-    document = _v2.model_metadata(call.server.gateway, call.caller, request.name, request.version or None)
+    document = _v2.model_metadata(
+        call.server.gateway, call.caller, request.name, request.version or None
+    )
     return _filled("ModelMetadataResponse", document)
 
 
 async def model_config(call: Call, request: Any) -> Any:
     """The model's configuration, as Triton would have it."""
-    document = _v2.model_config(call.server.gateway, call.caller, request.name, request.version or None)
+    document = _v2.model_config(
+        call.server.gateway, call.caller, request.name, request.version or None
+    )
     return _filled("ModelConfigResponse", {"config": document})
 
 
 async def model_statistics(call: Call, request: Any) -> Any:
     """What was asked of one model, or of all."""
-    document = _v2.model_statistics(call.server.gateway, call.caller, request.name or None, request.version or None)
+    document = _v2.model_statistics(
+        call.server.gateway, call.caller, request.name or None, request.version or None
+    )
     return _filled("ModelStatisticsResponse", document)
 
 
@@ -82,7 +94,9 @@ async def repository_model_load(call: Call, request: Any) -> Any:
     """Load a model and wait until it answers."""
     if request.parameters:
         names = ", ".join(sorted(request.parameters))[:200]
-        raise InvalidInput(f"a model is loaded as it was deployed: the parameters {names} are not taken")
+        raise InvalidInput(
+            f"a model is loaded as it was deployed: the parameters {names} are not taken"
+        )
     await _v2.load(call.server.gateway, call.caller, request.model_name)
     return _empty("RepositoryModelLoadResponse")
 
@@ -97,13 +111,17 @@ async def trace_setting(call: Call, request: Any) -> Any:
     """The trace settings, changed as asked."""
     gateway, name = call.server.gateway, request.model_name or None
     if request.settings:
-        changes = {key: list(value.value) or None for key, value in request.settings.items()}
+        changes = {
+            key: list(value.value) or None for key, value in request.settings.items()
+        }
         settings = _v2.update_trace_settings(gateway, call.caller, changes, name)
     else:
         settings = _v2.trace_settings(gateway, call.caller, name)
     response = _empty("TraceSettingResponse")
     for key, value in settings.items():
-        response.settings[key].value.extend([value] if isinstance(value, str) else value)
+        response.settings[key].value.extend(
+            [value] if isinstance(value, str) else value
+        )
     return response
 
 
@@ -120,7 +138,9 @@ async def log_settings(call: Call, request: Any) -> Any:
         settings = _v2.log_settings(gateway)
     response = _empty("LogSettingsResponse")
     for key, value in settings.items():
-        kind = {bool: "bool_param", int: "uint32_param"}.get(type(value), "string_param")
+        kind = {bool: "bool_param", int: "uint32_param"}.get(
+            type(value), "string_param"
+        )
         setattr(response.settings[key], kind, value)
     return response
 
@@ -128,13 +148,18 @@ async def log_settings(call: Call, request: Any) -> Any:
 async def system_shared_memory_status(call: Call, request: Any) -> Any:
     """The regions that this key has registered."""
     rows = regions(call.server.gateway).status(call.caller, request.name or None)
-    return _filled("SystemSharedMemoryStatusResponse", {"regions": {row["name"]: row for row in rows}})
+    return _filled(
+        "SystemSharedMemoryStatusResponse",
+        {"regions": {row["name"]: row for row in rows}},
+    )
 
 
 async def system_shared_memory_register(call: Call, request: Any) -> Any:
     """Register a region."""
     own = regions(call.server.gateway)
-    own.register(call.caller, request.name, request.key, request.offset, request.byte_size)
+    own.register(
+        call.caller, request.name, request.key, request.offset, request.byte_size
+    )
     return _empty("SystemSharedMemoryRegisterResponse")
 
 
@@ -146,7 +171,9 @@ async def system_shared_memory_unregister(call: Call, request: Any) -> Any:
 
 async def no_cuda(call: Call, request: Any) -> Any:
     """Shared memory of a GPU is not offered."""
-    raise MethodNotAllowed("CUDA shared memory is not offered; use system shared memory, or send the tensors")
+    raise MethodNotAllowed(
+        "CUDA shared memory is not offered; use system shared memory, or send the tensors"
+    )
 
 
 _HANDLERS: dict[str, dict[str, Handler]] = {
@@ -172,7 +199,11 @@ _HANDLERS: dict[str, dict[str, Handler]] = {
         "CudaSharedMemoryRegister": no_cuda,
         "CudaSharedMemoryUnregister": no_cuda,
     },
-    HEALTH: {"Check": _grpc_system.check, "List": _grpc_system.listed, "Watch": _grpc_system.watch},
+    HEALTH: {
+        "Check": _grpc_system.check,
+        "List": _grpc_system.listed,
+        "Watch": _grpc_system.watch,
+    },
     f"{NEW}.ServerReflection": {"ServerReflectionInfo": _grpc_system.reflect(NEW)},
     f"{OLD}.ServerReflection": {"ServerReflectionInfo": _grpc_system.reflect(OLD)},
 }
@@ -189,6 +220,10 @@ def methods(public_reflection: bool = False) -> dict[str, Method]:
                 _HANDLERS[service.full_name][method.name],
                 message(method.input_type.full_name),
                 method.client_streaming or method.server_streaming,
-                path in PUBLIC or (public_reflection and service.full_name.rpartition(".")[0] in REFLECTION),
+                path in PUBLIC
+                or (
+                    public_reflection
+                    and service.full_name.rpartition(".")[0] in REFLECTION
+                ),
             )
     return table

@@ -1,4 +1,6 @@
-"""The services that every gRPC server has: health (grpc.health.v1) and reflection (grpc.reflection.v1, v1alpha)."""
+"""The services that every gRPC server has: health (grpc.health.v1) and reflection
+(grpc.reflection.v1, v1alpha).
+"""
 
 import asyncio
 from typing import Any
@@ -21,7 +23,9 @@ def _status(call: Call, service: str) -> int:
 
 
 async def check(call: Call, request: Any) -> Any:
-    """Whether the server, or one of its services, can take calls; raises `NotFound` for another service."""
+    """Whether the server, or one of its services, can take calls; raises `NotFound` for another
+    service.
+    """
     status = _status(call, request.service)
     if status == UNKNOWN:
         raise NotFound(f"there is no service '{request.service[:80]}'")
@@ -62,7 +66,9 @@ def reflect(package: str) -> Any:
                 _describe(request, response)
             except KeyError:
                 response.error_response.error_code = 5
-                response.error_response.error_message = "nothing of that name is served here"
+                response.error_response.error_message = (
+                    "nothing of that name is served here"
+                )
             await call.write(response)
 
     return reflection
@@ -80,7 +86,9 @@ def _describe(request: Any, response: Any) -> None:
         _add(response, pool().FindFileContainingSymbol(request.file_containing_symbol))
     elif kind == "all_extension_numbers_of_type":
         pool().FindMessageTypeByName(request.all_extension_numbers_of_type)
-        response.all_extension_numbers_response.base_type_name = request.all_extension_numbers_of_type
+        response.all_extension_numbers_response.base_type_name = (
+            request.all_extension_numbers_of_type
+        )
     else:  # proto3 has no extensions
         raise KeyError(kind)
 

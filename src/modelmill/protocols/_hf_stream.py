@@ -1,4 +1,6 @@
-"""Hugging Face's streamed text generation: an event for each token, the last of which has the whole text."""
+"""Hugging Face's streamed text generation: an event for each token, the last of which has the whole
+text.
+"""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
@@ -25,14 +27,25 @@ def wants_stream(route: Deployment, body: bytes) -> bool:
 
 
 async def streamed(
-    gateway: Gateway, caller: KeyInfo, request: Request, route: Deployment, data: bytes, parameters: Mapping[str, Any]
+    gateway: Gateway,
+    caller: KeyInfo,
+    request: Request,
+    route: Deployment,
+    data: bytes,
+    parameters: Mapping[str, Any],
 ) -> Stream:
     """Events as they come; raises what is wrong from the beginning."""
 
     async def events() -> AsyncGenerator[bytes]:
         whole, sent = "", False
         stream = gateway.stream(
-            caller, route, "huggingface", data=data, parameters=parameters, gone=request.gone, request_id=request.id
+            caller,
+            route,
+            "huggingface",
+            data=data,
+            parameters=parameters,
+            gone=request.gone,
+            request_id=request.id,
         )
         try:
             async for part in stream:
@@ -50,7 +63,12 @@ async def streamed(
 def _token(part: Json, whole: str) -> Json:
     ended = part.get("finish_reason")
     details = (
-        {"finish_reason": part["ended_by"], "generated_tokens": part["usage"]["completion_tokens"]} if ended else None
+        {
+            "finish_reason": part["ended_by"],
+            "generated_tokens": part["usage"]["completion_tokens"],
+        }
+        if ended
+        else None
     )
     near = part.get("logprob", {})
     return {

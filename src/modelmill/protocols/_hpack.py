@@ -1,4 +1,6 @@
-"""Header blocks of HTTP/2 (RFC 7541): decoded with a memory for blocks that repeat, encoded as plain literals."""
+"""Header blocks of HTTP/2 (RFC 7541): decoded with a memory for blocks that repeat, encoded as
+plain literals.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar, cast
@@ -26,8 +28,8 @@ class Malformed(ValueError):
 class HeaderReader(Generic[T]):
     """What the header blocks of one connection say, through `read`, a function of the headers.
 
-    A client repeats the same block for call after call. A block that does not change the table of the decoder means
-    the same until the table changes, so its meaning is kept.
+    A client repeats the same block for call after call. A block that does not change the table of
+    the decoder means the same until the table changes, so its meaning is kept.
     """
 
     def __init__(self, read: Any) -> None:
@@ -36,15 +38,22 @@ class HeaderReader(Generic[T]):
         self._known: dict[bytes, T] = {}
 
     def __call__(self, block: bytes) -> T:
-        """The meaning of a block; raises `HPACKError` when the connection can't go on, and what `read` raises."""
+        """The meaning of a block; raises `HPACKError` when the connection can't go on, and what
+        `read` raises.
+        """
         known = self._known.get(block)
         if known is not None:
             return known
         entries = self._decoder.header_table.dynamic_entries
         before = (len(entries), entries[0] if entries else None)
         try:
-            fields = cast("Iterable[tuple[bytes, bytes]]", self._decoder.decode(block, raw=True))
-        except (IndexError, ValueError) as error:  # a truncated block may surface as either
+            fields = cast(
+                "Iterable[tuple[bytes, bytes]]", self._decoder.decode(block, raw=True)
+            )
+        except (
+            IndexError,
+            ValueError,
+        ) as error:  # a truncated block may surface as either
             raise HPACKError(str(error)) from error
         # Every entry is a new tuple, so the first tells whether one was added.
         if len(entries) != before[0] or (entries and entries[0] is not before[1]):

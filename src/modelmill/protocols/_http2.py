@@ -1,6 +1,7 @@
 """HTTP/2 (RFC 9113) for a server: frames, settings and the life of streams, on asyncio.
 
-It knows nothing of gRPC: `accept` makes a `Stream` of each request, which is told what arrives and sends its answer.
+It knows nothing of gRPC: `accept` makes a `Stream` of each request, which is told what arrives and
+sends its answer.
 """
 
 import asyncio
@@ -40,16 +41,20 @@ from modelmill.protocols._http2_send import (
     Stream,
     Violation,
     frame,
-)  # fmt: skip
+)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_STREAMS = 256
 CONNECTION_WINDOW = 16 << 20
 PAUSE_BYTES, ABORT_BYTES = 1 << 20, 8 << 20
-"""Unsent bytes from which no more data is written, and from which a client that never reads is let go."""
+"""Unsent bytes from which no more data is written, and from which a client that never reads is let
+go.
+"""
 CONTINUATIONS = 16
 ENDURANCE, RECOVERY = 20_000.0, 2_000.0
-"""What a connection may cost in frames that carry nothing, at once and per second; a reset stream costs 20."""
+"""What a connection may cost in frames that carry nothing, at once and per second; a reset stream
+costs 20.
+"""
 LINGER_SECONDS = 5
 
 _SETTING = struct.Struct(">HI")
@@ -57,21 +62,40 @@ OURS = frame(
     SETTINGS,
     0,
     0,
-    b"".join(_SETTING.pack(*s) for s in ((3, MAX_STREAMS), (4, STREAM_WINDOW), (5, FRAME_BYTES), (6, LIST_BYTES))),
+    b"".join(
+        _SETTING.pack(*s)
+        for s in (
+            (3, MAX_STREAMS),
+            (4, STREAM_WINDOW),
+            (5, FRAME_BYTES),
+            (6, LIST_BYTES),
+        )
+    ),
 ) + frame(WINDOW_UPDATE, 0, 0, WORD.pack(CONNECTION_WINDOW - 65_535))
 _WORDS = b"this port speaks gRPC (HTTP/2), not HTTP/1\n"
-HTTP1 = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n%b" % (
-    len(_WORDS),
-    _WORDS,
+HTTP1 = (
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"
+    b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n%b"
+    % (
+        len(_WORDS),
+        _WORDS,
+    )
 )
 
 Accept = Callable[[Sender, int, Any], Stream]
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection. `read` turns headers into what `accept(sender, number, read)` makes a stream of."""
+    """One client's connection. `read` turns headers into what `accept(sender, number, read)` makes
+    a stream of.
+    """
 
-    def __init__(self, read: Callable[[Headers], Any], accept: Accept, connections: "set[Connection]") -> None:
+    def __init__(
+        self,
+        read: Callable[[Headers], Any],
+        accept: Accept,
+        connections: "set[Connection]",
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._accept, self._connections = accept, connections
         self.transport: asyncio.Transport
@@ -87,15 +111,25 @@ class Connection(asyncio.Protocol):
         self._draining = False
         self._credit, self._refilled = ENDURANCE, self.since
         self._handlers = (
-            self._on_data, self._on_headers, self._on_priority, self._on_reset, self._on_settings, self._on_push,
-            self._on_ping, self._on_goaway, self._on_window, self._on_continuation,
-        )  # fmt: skip
+            self._on_data,
+            self._on_headers,
+            self._on_priority,
+            self._on_reset,
+            self._on_settings,
+            self._on_push,
+            self._on_ping,
+            self._on_goaway,
+            self._on_window,
+            self._on_continuation,
+        )
 
     # ---- the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
-        self.transport = self.sender.transport = cast(asyncio.Transport, transport)  # uvloop's own kind is no subclass
+        self.transport = self.sender.transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's own kind is no subclass
         self._connections.add(self)
         self.transport.set_write_buffer_limits(PAUSE_BYTES)
         self.transport.write(OURS)
@@ -150,7 +184,10 @@ class Connection(asyncio.Protocol):
             word, flags, number = HEAD.unpack_from(data, at)
             length, kind = word >> 8, word & 255
             if length > FRAME_BYTES:
-                raise Violation(FRAME_SIZE, f"a frame of {length} bytes; at most {FRAME_BYTES} are taken")
+                raise Violation(
+                    FRAME_SIZE,
+                    f"a frame of {length} bytes; at most {FRAME_BYTES} are taken",
+                )
             end = at + 9 + length
             if end > size:
                 self._need = 9 + length
@@ -175,14 +212,18 @@ class Connection(asyncio.Protocol):
         if self._room < CONNECTION_WINDOW >> 1:
             if self._room < 0:
                 raise Violation(FLOW_CONTROL, "more data than the connection's window")
-            self.transport.write(frame(WINDOW_UPDATE, 0, 0, WORD.pack(CONNECTION_WINDOW - self._room)))
+            self.transport.write(
+                frame(WINDOW_UPDATE, 0, 0, WORD.pack(CONNECTION_WINDOW - self._room))
+            )
             self._room = CONNECTION_WINDOW
         if flags & PADDED:
             payload = _unpadded(payload)
         stream = self.streams.get(number)
         if stream is None or stream.ended:
             if number > self._last or not number & 1:
-                raise Violation(PROTOCOL, f"data on stream {number}, which was never opened")
+                raise Violation(
+                    PROTOCOL, f"data on stream {number}, which was never opened"
+                )
             self._cost(1)
             if stream is not None:
                 self._blame(stream, CLOSED)
@@ -216,7 +257,10 @@ class Connection(asyncio.Protocol):
         first, _, block, count = self._block
         block += payload
         if len(block) > LIST_BYTES or count >= CONTINUATIONS:
-            raise Violation(CALM, f"a header block of more than {LIST_BYTES} bytes or {CONTINUATIONS} parts")
+            raise Violation(
+                CALM,
+                f"a header block of more than {LIST_BYTES} bytes or {CONTINUATIONS} parts",
+            )
         self._block = (first, number, block, count + 1)
         if flags & END_HEADERS:
             self._block = None
@@ -230,7 +274,9 @@ class Connection(asyncio.Protocol):
         try:
             head = self._decode(block)
         except HPACKError as error:
-            raise Violation(COMPRESSION, f"headers can't be decoded: {error}") from error
+            raise Violation(
+                COMPRESSION, f"headers can't be decoded: {error}"
+            ) from error
         except Malformed:
             self._cost(20)
         if not number & 1:
@@ -243,7 +289,14 @@ class Connection(asyncio.Protocol):
             return  # the client was told, and tries elsewhere
         if head is None or len(self.streams) >= MAX_STREAMS:
             self._cost(20)
-            self.transport.write(frame(RST_STREAM, 0, number, WORD.pack(REFUSED if head is not None else PROTOCOL)))
+            self.transport.write(
+                frame(
+                    RST_STREAM,
+                    0,
+                    number,
+                    WORD.pack(REFUSED if head is not None else PROTOCOL),
+                )
+            )
             return
         stream = self.streams[number] = self._accept(self.sender, number, head)
         stream.ended = bool(flags & END_STREAM)
@@ -314,7 +367,10 @@ class Connection(asyncio.Protocol):
         if not number:
             self.sender.window += more
             if not more or self.sender.window > TOP:
-                raise Violation(FLOW_CONTROL if more else PROTOCOL, "the connection's window is beyond its bounds")
+                raise Violation(
+                    FLOW_CONTROL if more else PROTOCOL,
+                    "the connection's window is beyond its bounds",
+                )
         elif number > self._last:
             raise Violation(PROTOCOL, f"stream {number} was never opened")
         elif stream is not None:
@@ -324,11 +380,15 @@ class Connection(asyncio.Protocol):
         self.sender.pump()
 
     def _cost(self, price: float) -> None:
-        """Frames that carry nothing may not come for ever: they would keep the process busy for nobody."""
+        """Frames that carry nothing may not come for ever: they would keep the process busy for
+        nobody.
+        """
         self._credit -= price
         if self._credit < 0:
             now = self._loop.time()
-            self._credit = min(ENDURANCE, self._credit + (now - self._refilled) * RECOVERY)
+            self._credit = min(
+                ENDURANCE, self._credit + (now - self._refilled) * RECOVERY
+            )
             self._refilled = now
             if self._credit < 0:
                 raise Violation(CALM, "too many frames that carry nothing")
@@ -344,7 +404,9 @@ class Connection(asyncio.Protocol):
         """The answer is out; a client that still sends is told to stop."""
         self.streams.pop(stream.number, None)
         if not stream.ended:
-            self.transport.write(frame(RST_STREAM, 0, stream.number, WORD.pack(NO_ERROR)))
+            self.transport.write(
+                frame(RST_STREAM, 0, stream.number, WORD.pack(NO_ERROR))
+            )
         if self._draining:
             self._close_if_done()
 
@@ -365,7 +427,9 @@ class Connection(asyncio.Protocol):
         """End the connection with a reason."""
         if not self.closing:
             if self.greeted:
-                self.transport.write(_goaway(min(self._last, self._refuse_above), code, why))
+                self.transport.write(
+                    _goaway(min(self._last, self._refuse_above), code, why)
+                )
             self._close()
             for stream in list(self.streams.values()):
                 self._drop(stream)
@@ -376,21 +440,32 @@ class Connection(asyncio.Protocol):
             self.fail(NO_ERROR, "")
         elif not self.closing and not self._draining:
             self._draining = True
-            self.transport.write(_goaway(TOP, NO_ERROR) + frame(PING, 0, 0, b"draining"))
+            self.transport.write(
+                _goaway(TOP, NO_ERROR) + frame(PING, 0, 0, b"draining")
+            )
 
     def _close_if_done(self) -> None:
-        if self._draining and self._refuse_above != TOP and not self.streams and not self.closing:
+        if (
+            self._draining
+            and self._refuse_above != TOP
+            and not self.streams
+            and not self.closing
+        ):
             self._close()
 
     def _close(self) -> None:
-        """Say the last words and go when the client has: what arrives unread at a close would take them back."""
+        """Say the last words and go when the client has: what arrives unread at a close would take
+        them back.
+        """
         self.closing = True
         self._rest = bytearray()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
             self.transport.close()  # TLS says goodbye by itself
-        self._loop.call_later(LINGER_SECONDS, self.transport.abort)  # a client may never read the last words
+        self._loop.call_later(
+            LINGER_SECONDS, self.transport.abort
+        )  # a client may never read the last words
 
 
 def _goaway(last: int, code: int, why: str = "") -> bytes:

@@ -1,4 +1,6 @@
-"""The sending half of an HTTP/2 connection (RFC 9113): frames, and flow control as the client's windows allow."""
+"""The sending half of an HTTP/2 connection (RFC 9113): frames, and flow control as the client's
+windows allow.
+"""
 
 import asyncio
 import struct
@@ -7,11 +9,42 @@ from typing import Protocol
 
 from modelmill.protocols._hpack import SHRINK
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+(
+    DATA,
+    HEADERS,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    PUSH_PROMISE,
+    PING,
+    GOAWAY,
+    WINDOW_UPDATE,
+    CONTINUATION,
+) = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITISED = 1, 1, 4, 8, 32
-NO_ERROR, PROTOCOL, INTERNAL, FLOW_CONTROL, CLOSED, FRAME_SIZE, REFUSED, CANCEL, COMPRESSION, CALM = (
-    0, 1, 2, 3, 5, 6, 7, 8, 9, 11,
-)  # fmt: skip
+(
+    NO_ERROR,
+    PROTOCOL,
+    INTERNAL,
+    FLOW_CONTROL,
+    CLOSED,
+    FRAME_SIZE,
+    REFUSED,
+    CANCEL,
+    COMPRESSION,
+    CALM,
+) = (
+    0,
+    1,
+    2,
+    3,
+    5,
+    6,
+    7,
+    8,
+    9,
+    11,
+)
 TOP = (1 << 31) - 1
 STREAM_WINDOW = 1 << 20
 FRAME_BYTES = 256 << 10
@@ -35,9 +68,22 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 class Stream:
-    """One request and its answer. What arrives comes to `opened`, `data` and `lost`; `sender` takes the answer."""
+    """One request and its answer. What arrives comes to `opened`, `data` and `lost`; `sender` takes
+    the answer.
+    """
 
-    __slots__ = ("drained", "ended", "number", "open", "progress", "queue", "room", "sender", "tail", "window")
+    __slots__ = (
+        "drained",
+        "ended",
+        "number",
+        "open",
+        "progress",
+        "queue",
+        "room",
+        "sender",
+        "tail",
+        "window",
+    )
 
     def __init__(self, sender: "Sender", number: int) -> None:
         self.sender, self.number = sender, number
@@ -58,7 +104,9 @@ class Stream:
         raise NotImplementedError
 
     def lost(self) -> None:
-        """The client has reset the stream or its connection is gone: nothing can be answered any more."""
+        """The client has reset the stream or its connection is gone: nothing can be answered any
+        more.
+        """
         raise NotImplementedError
 
 
@@ -85,7 +133,12 @@ class Sender:
         """A whole answer: headers, body and trailers; ends the stream."""
         size, number = len(body), stream.number
         crowded = self.paused or stream.queue is not None
-        if crowded or size > stream.window or size > self.window or size > self._frame_bytes:
+        if (
+            crowded
+            or size > stream.window
+            or size > self.window
+            or size > self._frame_bytes
+        ):
             self.send(stream, head, body)
             self.finish(stream, tail)
             return
@@ -95,12 +148,17 @@ class Sender:
             head, self._prefix = self._prefix + head, b""
         pack = HEAD.pack
         self.transport.write(
-            b"".join((
-                pack(len(head) << 8 | HEADERS, END_HEADERS, number), head,
-                pack(size << 8 | DATA, 0, number), body,
-                pack(len(tail) << 8 | HEADERS, END_HEADERS | END_STREAM, number), tail,
-            ))
-        )  # fmt: skip
+            b"".join(
+                (
+                    pack(len(head) << 8 | HEADERS, END_HEADERS, number),
+                    head,
+                    pack(size << 8 | DATA, 0, number),
+                    body,
+                    pack(len(tail) << 8 | HEADERS, END_HEADERS | END_STREAM, number),
+                    tail,
+                )
+            )
+        )
         stream.open = False
         self._owner.finished(stream)
 
@@ -129,7 +187,9 @@ class Sender:
         """Let the client send so many more bytes on a stream."""
         if stream.open and not stream.ended and size:
             stream.room += size
-            self.transport.write(frame(WINDOW_UPDATE, 0, stream.number, WORD.pack(size)))
+            self.transport.write(
+                frame(WINDOW_UPDATE, 0, stream.number, WORD.pack(size))
+            )
 
     def follow(self, name: int, value: int, streams: "dict[int, Stream]") -> None:
         """Obey one of the client's settings; raises `Violation`."""
@@ -183,7 +243,9 @@ class Sender:
         stream.window -= size
         self.window -= size
         stream.progress = self._loop.time()
-        self.transport.write(HEAD.pack(size << 8 | DATA, 0, stream.number) + chunk[:size])
+        self.transport.write(
+            HEAD.pack(size << 8 | DATA, 0, stream.number) + chunk[:size]
+        )
         if size < len(chunk):
             stream.queue[0] = chunk[size:]
             return True

@@ -1,4 +1,6 @@
-"""Tensors as nested lists of JSON: one entry a row (`instances`), or one list a tensor (`inputs`)."""
+"""Tensors as nested lists of JSON: one entry a row (`instances`), or one list a tensor
+(`inputs`).
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,19 +18,25 @@ ROWS = 4096
 
 
 def from_rows(rows: Sequence[Any], route: Route) -> list[Tensor]:
-    """Rows of the model's only input, or objects by input name, as tensors; raises `InvalidInput`."""
+    """Rows of the model's only input, or objects by input name, as tensors; raises
+    `InvalidInput`.
+    """
     names = [spec.name for spec in route.inputs]
     objects = [isinstance(row, dict) for row in rows]
     if not any(objects):
         if len(names) != 1:
-            raise InvalidInput(f"every instance is an object with the inputs {', '.join(names)}")
+            raise InvalidInput(
+                f"every instance is an object with the inputs {', '.join(names)}"
+            )
         return from_columns({names[0]: rows}, route)
     if not all(objects):
         raise InvalidInput("either all instances are objects by input name, or none is")
     for number, row in enumerate(rows):
         if row.keys() != set(names):
             given = ", ".join(map(str, row))[:200] or "nothing"
-            raise InvalidInput(f"instance {number}: the model takes the inputs {', '.join(names)}; given: {given}")
+            raise InvalidInput(
+                f"instance {number}: the model takes the inputs {', '.join(names)}; given: {given}"
+            )
     return from_columns({name: [row[name] for row in rows] for name in names}, route)
 
 
@@ -39,7 +47,9 @@ def from_columns(columns: Any, route: Route) -> list[Tensor]:
         columns = {names[0]: columns} if len(names) == 1 else {}
     if columns.keys() != set(names):
         given = ", ".join(map(str, columns))[:200] or "no names"
-        raise InvalidInput(f"the model takes the inputs {', '.join(names)}; given: {given}")
+        raise InvalidInput(
+            f"the model takes the inputs {', '.join(names)}; given: {given}"
+        )
     tensors = [_tensor(spec, columns[spec.name]) for spec in route.inputs]
     if len({tensor.shape[0] for tensor in tensors}) > 1:
         counts = ", ".join(f"{tensor.name} {tensor.shape[0]}" for tensor in tensors)
@@ -49,7 +59,9 @@ def from_columns(columns: Any, route: Route) -> list[Tensor]:
 
 def _tensor(spec: TensorSpec, values: Any) -> Tensor:
     if spec.datatype not in NUMPY or not spec.shape:
-        raise InvalidInput(f"input '{spec.name}' ({spec.datatype} {spec.shape}) has no form here; send it over /v2")
+        raise InvalidInput(
+            f"input '{spec.name}' ({spec.datatype} {spec.shape}) has no form here; send it over /v2"
+        )
     kind = np.dtype(NUMPY[spec.datatype])
     floats = spec.datatype.startswith(("FP", "BF"))
     wanted: Any = float if floats else bool if spec.datatype == "BOOL" else int
@@ -70,14 +82,23 @@ def _tensor(spec: TensorSpec, values: Any) -> Tensor:
 def _check(spec: TensorSpec, array: np.ndarray[Any, Any], values: list[Any]) -> None:
     """The shape against the signature; a number too large for the datatype has become infinite."""
     fits = array.ndim == len(spec.shape) and all(
-        wanted in (-1, side) for side, wanted in zip(array.shape, spec.shape, strict=True)
+        wanted in (-1, side)
+        for side, wanted in zip(array.shape, spec.shape, strict=True)
     )
     if not fits or 0 in array.shape:
-        raise InvalidInput(f"input '{spec.name}' wants the shape {spec.shape}, given: {list(array.shape)}")
+        raise InvalidInput(
+            f"input '{spec.name}' wants the shape {spec.shape}, given: {list(array.shape)}"
+        )
     if array.shape[0] > ROWS:
-        raise InvalidInput(f"input '{spec.name}' has {array.shape[0]:,} rows; at most {ROWS:,} are taken")
-    if spec.datatype.startswith(("FP", "BF")) and np.isinf(array).any():  # JSON has no infinity: it was a number
-        raise InvalidInput(f"input '{spec.name}': a number is too large for {spec.datatype}")
+        raise InvalidInput(
+            f"input '{spec.name}' has {array.shape[0]:,} rows; at most {ROWS:,} are taken"
+        )
+    if (
+        spec.datatype.startswith(("FP", "BF")) and np.isinf(array).any()
+    ):  # JSON has no infinity: it was a number
+        raise InvalidInput(
+            f"input '{spec.name}': a number is too large for {spec.datatype}"
+        )
 
 
 def to_rows(answer: Answer, count: int) -> list[Any]:
@@ -85,19 +106,32 @@ def to_rows(answer: Answer, count: int) -> list[Any]:
     columns = {tensor.name: _values(tensor) for tensor in answer.tensors}
     for name, values in columns.items():
         if not isinstance(values, list) or len(values) != count:
-            raise ModelFailed(f"the output '{name}' does not have a row per instance: ask with inputs instead")
+            raise ModelFailed(
+                f"the output '{name}' does not have a row per instance: ask with inputs instead"
+            )
     if len(columns) == 1:
         return list(next(iter(columns.values())))
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*columns.values(), strict=True)
+    ]
 
 
 def to_columns(answer: Answer) -> Any:
     """The model's only output, or all by name."""
-    columns: Mapping[str, Any] = {tensor.name: _values(tensor) for tensor in answer.tensors}
+    columns: Mapping[str, Any] = {
+        tensor.name: _values(tensor) for tensor in answer.tensors
+    }
     return next(iter(columns.values())) if len(columns) == 1 else columns
 
 
 def _values(tensor: Tensor) -> Any:
     if tensor.datatype not in NUMPY:
-        raise InvalidInput(f"output '{tensor.name}': {tensor.datatype} has no form here; ask over /v2")
-    return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape).tolist()
+        raise InvalidInput(
+            f"output '{tensor.name}': {tensor.datatype} has no form here; ask over /v2"
+        )
+    return (
+        np.frombuffer(tensor.data, NUMPY[tensor.datatype])
+        .reshape(tensor.shape)
+        .tolist()
+    )

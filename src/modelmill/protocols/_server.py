@@ -1,9 +1,10 @@
 """HTTP/1.1 on the wire: uvicorn's httptools protocol with limits, time-outs and honest refusals.
 
-What httptools refuses by itself (both length headers, two lengths, signs and lists as a length, bare LF, folded
-lines, NUL) is answered as JSON. What it lets pass and another server could read differently (a transfer coding other
-than `chunked`, a coded HTTP/1.0 body, two hosts, fields after a chunked body that pretend to be headers) is refused
-or dropped here. Source: RFC 9112, sections 3.2, 6.1, 6.3, 7.1 and 9.3.
+What httptools refuses by itself (both length headers, two lengths, signs and lists as a length,
+bare LF, folded lines, NUL) is answered as JSON. What it lets pass and another server could read
+differently (a transfer coding other than `chunked`, a coded HTTP/1.0 body, two hosts, fields after
+a chunked body that pretend to be headers) is refused or dropped here. Source: RFC 9112, sections
+3.2, 6.1, 6.3, 7.1 and 9.3.
 """
 
 import asyncio
@@ -18,7 +19,9 @@ from modelmill.protocols._connection import Connection, Refusal, Sweeper, log
 from modelmill.protocols._cycle import Cycle, Heads, Shortcut
 from modelmill.settings import Limits
 
-STEP = 16 << 10  # more than this is read in steps, so that what is made of one read stays small
+STEP = (
+    16 << 10
+)  # more than this is read in steps, so that what is made of one read stays small
 PIPELINED = 32  # requests that may wait on one connection for the answer to the first
 GONE = "modelmill.gone"
 CHECKED = frozenset((b"host", b"transfer-encoding", b"expect"))
@@ -30,38 +33,59 @@ class GuardedProtocol(Connection):
     heads: Heads
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came. Nearly every request is one small piece on a connection where nothing else waits."""
+        """Parse what came. Nearly every request is one small piece on a connection where nothing
+        else waits.
+        """
         self._reads += 1
         if self._shortcut(data):
             return None
         if len(data) > STEP or self.pipeline or self._backlog:
             return self._feed_in_steps(data)
-        begins, messages = not self._unfinished and data.startswith(b"POST "), self._messages
+        begins, messages = (
+            not self._unfinished and data.startswith(b"POST "),
+            self._messages,
+        )
         self._feed(data)
         if begins and not self._unfinished and self._messages == messages + 1:
             self._offer_head(data)
         return None
 
     def _offer_head(self, data: bytes) -> None:
-        """Let the application teach a short way for the head of this request, which came whole and alone.
+        """Let the application teach a short way for the head of this request, which came whole and
+        alone.
 
-        Only then is what stands before the first empty line its head: in a later piece it would be of the caller's
-        choosing, and what is learnt for it would be open to others.
+        Only then is what stands before the first empty line its head: in a later piece it would be
+        of the caller's choosing, and what is learnt for it would be open to others.
         """
         end = data.find(b"\r\n\r\n") + 4
         if isinstance(self.cycle, Cycle) and end <= Heads.LENGTH:
             self.cycle.head, self.cycle.heads = data[:end], self.heads
 
     def _shortcut(self, data: bytes) -> bool:
-        """Answer a whole request whose head is known, on a connection where nothing else is under way."""
+        """Answer a whole request whose head is known, on a connection where nothing else is under
+        way.
+        """
         earlier = self.cycle
-        if (earlier is not None and not earlier.response_complete) or self._unfinished or self._backlog:
+        if (
+            (earlier is not None and not earlier.response_complete)
+            or self._unfinished
+            or self._backlog
+        ):
             return False
         end = data.find(b"\r\n\r\n") + 4
-        if end < 4 or end > Heads.LENGTH or (known := self.heads.get(data[:end])) is None:
+        if (
+            end < 4
+            or end > Heads.LENGTH
+            or (known := self.heads.get(data[:end])) is None
+        ):
             return False
         length, answer = known
-        if len(data) != end + length or self._refusal is not None or self._half_closed or self.transport.is_closing():
+        if (
+            len(data) != end + length
+            or self._refusal is not None
+            or self._half_closed
+            or self.transport.is_closing()
+        ):
             return False
         cycle = Shortcut(self)
         self.cycle = self._active = cast(Any, cycle)
@@ -87,7 +111,9 @@ class GuardedProtocol(Connection):
             self.refuse(_refusal_of(stop))
 
     def _feed_in_steps(self, data: bytes) -> None:
-        """Parse one head or one body at a time, and keep what is more than a connection may have waiting."""
+        """Parse one head or one body at a time, and keep what is more than a connection may have
+        waiting.
+        """
         if self._backlog:
             data, self._backlog = self._backlog + data, b""
         view, at = memoryview(data), 0
@@ -105,7 +131,14 @@ class GuardedProtocol(Connection):
 
     def _missing(self) -> int:
         """Bytes of the current body that have not come yet; 0 when its length was not declared."""
-        declared = next((int(value) for name, value in self.scope["headers"] if name == b"content-length"), 0)
+        declared = next(
+            (
+                int(value)
+                for name, value in self.scope["headers"]
+                if name == b"content-length"
+            ),
+            0,
+        )
         return max(0, declared + self._base - self._taken)
 
     def _feed_backlog(self) -> None:
@@ -116,7 +149,9 @@ class GuardedProtocol(Connection):
             self._when_quiet()
 
     def _count(self, size: int) -> None:
-        """Bound what a head, or the framing and trailers of a chunked body, may cost; raises nothing, refuses."""
+        """Bound what a head, or the framing and trailers of a chunked body, may cost; raises
+        nothing, refuses.
+        """
         if self._counted != self._messages:
             self._counted, self._spent = self._messages, 0
             if size > STEP:
@@ -125,13 +160,17 @@ class GuardedProtocol(Connection):
         if self._in_head:
             if self._spent > self.limits.header_bytes:
                 self.refuse(self._too_large())
-        elif self._spent - 16 * (self._taken - self._base) > 2 * self.limits.header_bytes:
+        elif (
+            self._spent - 16 * (self._taken - self._base) > 2 * self.limits.header_bytes
+        ):
             self.refuse(Refusal(400, "the chunked body is little more than framing"))
 
     def _too_large(self) -> Refusal:
         limits = self.limits
         return Refusal(
-            431, f"the request line and headers exceed {limits.header_bytes:,} bytes or {limits.headers} headers"
+            431,
+            f"the request line and headers exceed {limits.header_bytes:,} bytes or "
+            f"{limits.headers} headers",
         )
 
     # ---- what the parser says
@@ -157,22 +196,35 @@ class GuardedProtocol(Connection):
         if name == b"host":
             self._hosts += 1
         elif name == b"expect":
-            self.expect_100_continue = value.lower() == b"100-continue" and self.parser.get_http_version() == "1.1"
+            self.expect_100_continue = (
+                value.lower() == b"100-continue"
+                and self.parser.get_http_version() == "1.1"
+            )
         elif value.lower() != b"chunked" or self.parser.get_http_version() == "1.0":
-            raise Refusal(501, "the only transfer coding that is understood is 'chunked', in HTTP/1.1")
+            raise Refusal(
+                501,
+                "the only transfer coding that is understood is 'chunked', in HTTP/1.1",
+            )
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, unless something is wrong with its head."""
         parser, headers = self.parser, self.headers
         version = parser.get_http_version()
         in_pieces = self._counted == self._messages
-        if in_pieces or self._hosts != 1 or version != "1.1" or len(headers) > self.limits.headers:
+        if (
+            in_pieces
+            or self._hosts != 1
+            or version != "1.1"
+            or len(headers) > self.limits.headers
+        ):
             self._check_head(version)
         self.scope = self._scope(parser.get_method(), version)
         self.headers = []  # for what comes behind a chunked body: dropped
         self._in_head = False
         if parser.should_upgrade():
-            self._offered = True  # answered when the parser stops, see `_decline_upgrade`
+            self._offered = (
+                True  # answered when the parser stops, see `_decline_upgrade`
+            )
             return
         earlier = self.cycle
         cycle = self.cycle = Cycle(
@@ -196,10 +248,17 @@ class GuardedProtocol(Connection):
 
     def _check_head(self, version: str) -> None:
         if version not in ("1.1", "1.0"):
-            raise Refusal(505, f"HTTP/{version} is not spoken here; HTTP/1.1 and HTTP/1.0 are")
+            raise Refusal(
+                505, f"HTTP/{version} is not spoken here; HTTP/1.1 and HTTP/1.0 are"
+            )
         if self._hosts != 1 and (self._hosts or version == "1.1"):
-            raise Refusal(400, f"a request names one host; this one has {self._hosts} Host headers")
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            raise Refusal(
+                400,
+                f"a request names one host; this one has {self._hosts} Host headers",
+            )
+        size = len(self.url) + sum(
+            len(name) + len(value) + 4 for name, value in self.headers
+        )
         if size > self.limits.header_bytes or len(self.headers) > self.limits.headers:
             raise self._too_large()
 
@@ -253,18 +312,28 @@ class GuardedProtocol(Connection):
             cycle.message_event.set()
 
     def _decline_upgrade(self, rest: bytes | memoryview) -> None:
-        """Answer a request that offers another protocol as if it did not, with its body (RFC 9110, section 7.8).
+        """Answer a request that offers another protocol as if it did not, with its body (RFC 9110,
+        section 7.8).
 
-        Java's client offers h2c with every first request. httptools takes no body after an offer, so the request
-        is read once more without it.
+        Java's client offers h2c with every first request. httptools takes no body after an offer,
+        so the request is read once more without it.
         """
         self._offered = self._unfinished = False
-        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        head = [
+            self.parser.get_method(),
+            b" ",
+            self.url,
+            b" HTTP/",
+            self.parser.get_http_version().encode(),
+            b"\r\n",
+        ]
         for name, value in self.scope["headers"]:
             if name != b"upgrade":
                 head += [name, b": ", value, b"\r\n"]
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.parser.set_dangerous_leniencies(
+            lenient_data_after_close=True
+        )  # as uvicorn has it
         self._feed(b"".join([*head, b"\r\n"]))
         if rest:
             self._feed(rest)
@@ -293,8 +362,12 @@ class GuardedProtocol(Connection):
                 self._when_quiet()
 
     def _when_quiet(self) -> None:
-        """After the last answer: refuse what came behind it, or close when the client has closed its side."""
-        if self._backlog or (self._active is not None and not self._active.response_complete):
+        """After the last answer: refuse what came behind it, or close when the client has closed
+        its side.
+        """
+        if self._backlog or (
+            self._active is not None and not self._active.response_complete
+        ):
             return
         if self._refusal is not None:
             self._send_refusal(self._refusal)
@@ -304,7 +377,11 @@ class GuardedProtocol(Connection):
 
 def guarded(limits: Limits) -> type[asyncio.Protocol]:
     """The protocol class of one server (`uvicorn.Config(http=...)`), with limits of its own."""
-    return type("Guarded", (GuardedProtocol,), {"limits": limits, "sweeper": Sweeper(limits), "heads": Heads()})
+    return type(
+        "Guarded",
+        (GuardedProtocol,),
+        {"limits": limits, "sweeper": Sweeper(limits), "heads": Heads()},
+    )
 
 
 def _refusal_of(error: Exception) -> Refusal:

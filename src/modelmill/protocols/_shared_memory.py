@@ -1,7 +1,8 @@
-"""System shared memory of v2: tensors in files of /dev/shm that a client on this machine has registered.
+"""System shared memory of v2: tensors in files of /dev/shm that a client on this machine has
+registered.
 
-Regions are read and written with `pread` and `pwrite`, never mapped: a client that shortens its file would end the
-process with SIGBUS. A region belongs to the key that registered it.
+Regions are read and written with `pread` and `pwrite`, never mapped: a client that shortens its
+file would end the process with SIGBUS. A region belongs to the key that registered it.
 """
 
 import os
@@ -36,15 +37,26 @@ class Regions:
     def __init__(self) -> None:
         self._owned: dict[tuple[str, str], dict[str, Region]] = {}
 
-    def register(self, caller: KeyInfo, name: str, key: str, offset: int, byte_size: int) -> None:
+    def register(
+        self, caller: KeyInfo, name: str, key: str, offset: int, byte_size: int
+    ) -> None:
         """Open the object `key`; raises `Conflict`, `InvalidInput`, `NotFound`, `Forbidden`."""
         own = self._of(caller)
         if not name or len(name) > MAX_NAME or not name.isprintable():
-            raise InvalidInput(f"a region's name has 1 to {MAX_NAME} printable characters, not {name[:80]!r}")
+            raise InvalidInput(
+                f"a region's name has 1 to {MAX_NAME} printable characters, not {name[:80]!r}"
+            )
         if name in own:
-            raise Conflict(f"the region '{name}' is already registered: unregister it first")
-        if len(own) >= MAX_REGIONS or byte_size + sum(region.byte_size for region in own.values()) > MAX_BYTES:
-            raise InvalidInput(f"a key may register {MAX_REGIONS} regions of {MAX_BYTES:,} bytes together")
+            raise Conflict(
+                f"the region '{name}' is already registered: unregister it first"
+            )
+        if (
+            len(own) >= MAX_REGIONS
+            or byte_size + sum(region.byte_size for region in own.values()) > MAX_BYTES
+        ):
+            raise InvalidInput(
+                f"a key may register {MAX_REGIONS} regions of {MAX_BYTES:,} bytes together"
+            )
         self._owned.setdefault(_owner(caller), {})[name] = _open(key, offset, byte_size)
 
     def unregister(self, caller: KeyInfo, name: str | None = None) -> None:
@@ -61,7 +73,12 @@ class Regions:
         own = self._of(caller)
         chosen = own if name is None else {name: self._find(caller, name)}
         return [
-            {"name": each, "key": region.key, "offset": region.offset, "byte_size": region.byte_size}
+            {
+                "name": each,
+                "key": region.key,
+                "offset": region.offset,
+                "byte_size": region.byte_size,
+            }
             for each, region in chosen.items()
         ]
 
@@ -72,19 +89,29 @@ class Regions:
         while at < end:
             part = os.pread(region.descriptor, end - at, at)
             if not part:
-                raise InvalidInput(f"the region '{name}' is shorter than it was when it was registered")
+                raise InvalidInput(
+                    f"the region '{name}' is shorter than it was when it was registered"
+                )
             parts.append(part)
             at += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def write(self, caller: KeyInfo, name: str, offset: int, size: int, data: bytes) -> None:
-        """Leave `data` at `offset` of the region, where `size` bytes are meant for it; raises as `read`."""
+    def write(
+        self, caller: KeyInfo, name: str, offset: int, size: int, data: bytes
+    ) -> None:
+        """Leave `data` at `offset` of the region, where `size` bytes are meant for it; raises as
+        `read`.
+        """
         region = self.check(caller, name, offset, size)
         if len(data) > size:
-            raise InvalidInput(f"the output has {len(data)} bytes; shared_memory_byte_size allows {size}")
+            raise InvalidInput(
+                f"the output has {len(data)} bytes; shared_memory_byte_size allows {size}"
+            )
         start = region.offset + offset
         if start + len(data) > os.fstat(region.descriptor).st_size:
-            raise InvalidInput(f"the region '{name}' is shorter than it was when it was registered")
+            raise InvalidInput(
+                f"the region '{name}' is shorter than it was when it was registered"
+            )
         view = memoryview(data)
         while view:
             done = os.pwrite(region.descriptor, view, start)
@@ -93,8 +120,14 @@ class Regions:
     def check(self, caller: KeyInfo, name: str, offset: int, size: int) -> Region:
         """The region, when it has `size` bytes at `offset`; raises `NotFound`, `InvalidInput`."""
         region = self._find(caller, name)
-        if not 0 <= offset <= region.byte_size or not 0 <= size <= region.byte_size - offset:
-            raise InvalidInput(f"{size} bytes from {offset} do not lie in the region '{name}' of {region.byte_size}")
+        if (
+            not 0 <= offset <= region.byte_size
+            or not 0 <= size <= region.byte_size - offset
+        ):
+            raise InvalidInput(
+                f"{size} bytes from {offset} do not lie in the region '{name}' of "
+                f"{region.byte_size}"
+            )
         return region
 
     def _of(self, caller: KeyInfo) -> dict[str, Region]:
@@ -113,16 +146,22 @@ def _owner(caller: KeyInfo) -> tuple[str, str]:
 def _open(key: str, offset: int, byte_size: int) -> Region:
     """The checked object; raises `InvalidInput`, `NotFound`, `Forbidden`."""
     if not KEY.fullmatch(key):
-        raise InvalidInput(f"a region's key is '/' and 1 to 250 letters, digits, '_', '.' or '-', not {key[:80]!r}")
+        raise InvalidInput(
+            f"a region's key is '/' and 1 to 250 letters, digits, '_', '.' or '-', not {key[:80]!r}"
+        )
     if offset < 0 or byte_size < 1:
-        raise InvalidInput(f"a region has an offset from 0 and a byte_size from 1, not {offset} and {byte_size}")
+        raise InvalidInput(
+            f"a region has an offset from 0 and a byte_size from 1, not {offset} and {byte_size}"
+        )
     try:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(FOLDER + key, flags)
     except FileNotFoundError as error:
         raise NotFound(f"there is no shared memory '{key}' on this machine") from error
     except OSError as error:
-        raise Forbidden(f"the shared memory '{key}' can't be opened: {error.strerror}") from error
+        raise Forbidden(
+            f"the shared memory '{key}' can't be opened: {error.strerror}"
+        ) from error
     try:
         _check(descriptor, key, offset + byte_size)
     except BaseException:
@@ -134,17 +173,22 @@ def _open(key: str, offset: int, byte_size: int) -> Region:
 def _check(descriptor: int, key: str, end: int) -> None:
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid():
-        raise Forbidden(f"the shared memory '{key}' does not belong to the user that this server runs as")
+        raise Forbidden(
+            f"the shared memory '{key}' does not belong to the user that this server runs as"
+        )
     if end > about.st_size:
         raise InvalidInput(
-            f"the shared memory '{key}' has {about.st_size} bytes, fewer than offset + byte_size = {end}"
+            f"the shared memory '{key}' has {about.st_size} bytes, fewer than offset + byte_size "
+            f"= {end}"
         )
 
 
 def regions(gateway: Gateway) -> Regions:
     """The gateway's regions; raises `Forbidden` unless the setting `shared_memory` allows them."""
     if not gateway.shared_memory:
-        raise Forbidden("shared memory is off on this server; the setting shared_memory=true allows it")
+        raise Forbidden(
+            "shared memory is off on this server; the setting shared_memory=true allows it"
+        )
     found = gateway.extra.setdefault("regions", Regions())
     assert isinstance(found, Regions)
     return found

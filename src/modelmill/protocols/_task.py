@@ -1,4 +1,6 @@
-"""What the protocols that take texts and pictures share: the version asked for, inputs as JSON, many at once."""
+"""What the protocols that take texts and pictures share: the version asked for, inputs as JSON,
+many at once.
+"""
 
 import asyncio
 import binascii
@@ -25,12 +27,15 @@ A = {"image": "an image", "audio": "a recording", "tensor": "a tensor"}
 
 
 def pick(gateway: Gateway, caller: KeyInfo, request: Request, name: str) -> Deployment:
-    """The version that answers this prediction, which the header `X-Modelmill-Version` may pin; raises `NotFound`."""
+    """The version that answers this prediction, which the header `X-Modelmill-Version` may pin;
+    raises `NotFound`.
+    """
     return gateway.pick(caller, name, request.header(VERSION) or None)
 
 
 def raw_of(value: Any, kind: str, place: str) -> bytes:
-    """A text, a seed, or a picture as base64 (also as a data URL or `{"b64": ...}`), as the task takes it.
+    """A text, a seed, or a picture as base64 (also as a data URL or `{"b64": ...}`), as the task
+    takes it.
 
     `place` is what the message of `InvalidInput` calls it.
     """
@@ -42,19 +47,32 @@ def raw_of(value: Any, kind: str, place: str) -> bytes:
         value = value["b64"]
     if not isinstance(value, str):
         if kind == QUESTION:
-            raise InvalidInput(f'{place} holds {{"question": ..., "context": ...}}, not {_kind_of(value)}')
-        what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(kind) or f"{A[kind]} as base64"
+            raise InvalidInput(
+                f'{place} holds {{"question": ..., "context": ...}}, not {_kind_of(value)}'
+            )
+        what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(
+            kind
+        ) or f"{A[kind]} as base64"
         raise InvalidInput(f"{place} holds {what}, as a string, not {_kind_of(value)}")
     if kind in TEXTS:
         return value.encode("utf-8", "surrogatepass")
     try:
-        return b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
+        return b64decode(
+            value.partition(",")[2] if value.startswith("data:") else value,
+            validate=True,
+        )
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(f"{place} is not valid base64 of {A[kind]}") from error
 
 
 def _kind_of(value: Any) -> str:
-    words = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number"}
+    words = {
+        dict: "an object",
+        list: "a list",
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+    }
     return words.get(type(value), "null")
 
 
@@ -64,19 +82,28 @@ def parameters_of(document: Mapping[str, Any]) -> dict[str, Any]:
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise InvalidInput(f"parameters is an object of names and values, not {_kind_of(parameters)}")
+        raise InvalidInput(
+            f"parameters is an object of names and values, not {_kind_of(parameters)}"
+        )
     return parameters
 
 
 def listed(given: Any) -> list[Any]:
     """OpenAI's inputs: a text, a list of texts, the token ids of a text, or a list of these."""
-    return given if isinstance(given, list) and not (given and type(given[0]) is int) else [given]
+    return (
+        given
+        if isinstance(given, list) and not (given and type(given[0]) is int)
+        else [given]
+    )
 
 
 def check_count(place: str, given: Sequence[Any], most: int = BATCH) -> None:
     """Raises `InvalidInput` for an empty list and for one that is too long."""
     if not 1 <= len(given) <= most:
-        raise InvalidInput(f"{place} is a list of 1 to {most:,} entries, not {len(given):,}: send the rest separately")
+        raise InvalidInput(
+            f"{place} is a list of 1 to {most:,} entries, not {len(given):,}: send the rest "
+            "separately"
+        )
 
 
 async def answers(
@@ -90,8 +117,8 @@ async def answers(
 ) -> list[bytes]:
     """The answer to each input as JSON, in their order; the gateway puts them into batches.
 
-    `parameters` are those of all inputs, or of each. Raises what the first refused input was refused for, saying which
-    one of several it is.
+    `parameters` are those of all inputs, or of each. Raises what the first refused input was
+    refused for, saying which one of several it is.
     """
     each = [parameters] * len(inputs) if isinstance(parameters, Mapping) else parameters
 
@@ -110,9 +137,14 @@ async def answers(
 
     if len(inputs) == 1:
         return [await one(inputs[0], each[0])]
-    size = sum(len(value) for own in each for value in own.values() if isinstance(value, str))
+    size = sum(
+        len(value) for own in each for value in own.values() if isinstance(value, str)
+    )
     if size > gateway.limits.body_bytes:  # each input is sent with all parameters
-        raise TooLarge(f"parameters for {len(inputs)} inputs come to {size:,} bytes: send fewer inputs with them")
+        raise TooLarge(
+            f"parameters for {len(inputs)} inputs come to {size:,} bytes: send fewer inputs with "
+            "them"
+        )
     # All are waited for: none goes on unseen when another one has failed.
     results = await asyncio.gather(*map(one, inputs, each), return_exceptions=True)
     for number, result in enumerate(results):

@@ -12,13 +12,17 @@ FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 
 
 def segments(words: Sequence[Json]) -> list[Json]:
-    """Words `{"text", "timestamp"}` put together to what is said in one breath: `{id, start, end, text}`."""
+    """Words `{"text", "timestamp"}` put together to what is said in one breath: `{id, start, end,
+    text}`.
+    """
     found: list[Json] = []
     for word in words:
         start, end = word["timestamp"]
         last = found[-1] if found else None
         if last is None or start - last["end"] > PAUSE or end - last["start"] > LONGEST:
-            found.append({"id": len(found), "start": start, "end": end, "text": word["text"]})
+            found.append(
+                {"id": len(found), "start": start, "end": end, "text": word["text"]}
+            )
         else:
             last["end"], last["text"] = end, joined(last["text"], word["text"])
     return found
@@ -39,14 +43,23 @@ def _subtitles(parts: Sequence[Json], point: str, *, numbered: bool) -> Iterator
 def _clock(seconds: float, point: str) -> str:
     whole = round(seconds * 1000)
     minutes, left = divmod(whole, 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{left // 1000:02}{point}{left % 1000:03}"
+    return (
+        f"{minutes // 60:02}:{minutes % 60:02}:{left // 1000:02}{point}{left % 1000:03}"
+    )
 
 
-def verbose(parts: Sequence[Json], words: Sequence[Json], wanted: Sequence[str]) -> Json:
+def verbose(
+    parts: Sequence[Json], words: Sequence[Json], wanted: Sequence[str]
+) -> Json:
     """`segments`, and `words`, as far as they are `wanted`: segments, if nothing is said."""
     document: Json = {"segments": parts} if "segment" in wanted or not wanted else {}
     if "word" in wanted:
         document["words"] = [
-            {"word": one["text"], "start": one["timestamp"][0], "end": one["timestamp"][1]} for one in words
+            {
+                "word": one["text"],
+                "start": one["timestamp"][0],
+                "end": one["timestamp"][1],
+            }
+            for one in words
         ]
     return document

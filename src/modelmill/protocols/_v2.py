@@ -1,7 +1,8 @@
-"""What the Open Inference Protocol v2 is on every wire: tensors against a signature, outputs, classification.
+"""What the Open Inference Protocol v2 is on every wire: tensors against a signature, outputs,
+classification.
 
-HTTP and gRPC read their bytes into `Given` and `Wanted`, and write the `Tensor`s of `results` into theirs. This is all
-they need to import: values, models and settings have their own files.
+HTTP and gRPC read their bytes into `Given` and `Wanted`, and write the `Tensor`s of `results` into
+theirs. This is all they need to import: values, models and settings have their own files.
 """
 
 import math
@@ -21,7 +22,12 @@ from modelmill.protocols._v2_models import (
     server_metadata,
     unload,
 )
-from modelmill.protocols._v2_settings import log_settings, trace_settings, update_log_settings, update_trace_settings
+from modelmill.protocols._v2_settings import (
+    log_settings,
+    trace_settings,
+    update_log_settings,
+    update_trace_settings,
+)
 from modelmill.protocols._v2_values import (
     SIZES,
     check_bytes,
@@ -40,10 +46,18 @@ MAX_RANK = 16
 
 RESERVED = frozenset(
     {
-        "binary_data_output", "content_type", "headers", "priority", "timeout", "version",
-        "sequence_id", "sequence_start", "sequence_end", "triton_enable_empty_final_response",
+        "binary_data_output",
+        "content_type",
+        "headers",
+        "priority",
+        "timeout",
+        "version",
+        "sequence_id",
+        "sequence_start",
+        "sequence_end",
+        "triton_enable_empty_final_response",
     }
-)  # fmt: skip
+)
 """Parameters of a request that are the protocol's, not the task's."""
 RESERVED_ONLY = RESERVED - {"priority", "timeout", "version"}
 """Those that are nobody's business but the wire's."""
@@ -67,7 +81,9 @@ class Place(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """An output that is asked for: raw or not, as so many classes (0: as it is), and where to leave it."""
+    """An output that is asked for: raw or not, as so many classes (0: as it is), and where to leave
+    it.
+    """
 
     name: str
     binary: bool = False
@@ -76,7 +92,9 @@ class Wanted(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The request's parameters that have a meaning here; `timeout` in seconds, `task` holds the rest."""
+    """The request's parameters that have a meaning here; `timeout` in seconds, `task` holds the
+    rest.
+    """
 
     priority: int = 0
     timeout: float | None = None
@@ -93,7 +111,12 @@ class Input:
     __slots__ = ("datatype", "name", "rank", "row", "shape", "size", "tail")
 
     def __init__(self, spec: TensorSpec) -> None:
-        self.name, self.datatype, self.shape, self.rank = spec.name, spec.datatype, spec.shape, len(spec.shape)
+        self.name, self.datatype, self.shape, self.rank = (
+            spec.name,
+            spec.datatype,
+            spec.shape,
+            len(spec.shape),
+        )
         self.size = SIZES.get(spec.datatype, 0)
         self.tail = spec.shape[1:]
         fixed = bool(spec.shape) and spec.shape[0] == -1 and -1 not in self.tail
@@ -110,8 +133,12 @@ class Signature:
         self.outputs = tuple(spec.name for spec in route.outputs)
         self.names = frozenset(self.outputs)
         self.datatypes = frozenset(spec.datatype for spec in route.inputs)
-        self.numberless = frozenset(spec.name for spec in route.outputs if spec.datatype in ("FP16", "BF16"))
-        named = msgspec.json.encode({"model_name": route.deployment, "model_version": str(route.version)})
+        self.numberless = frozenset(
+            spec.name for spec in route.outputs if spec.datatype in ("FP16", "BF16")
+        )
+        named = msgspec.json.encode(
+            {"model_name": route.deployment, "model_version": str(route.version)}
+        )
         self.head = named[:-1]  # of every answer in JSON
         self.plans: dict[bytes, Any] = {}  # what heads of requests mean
         self.task_input = route.kind if route.task and route.kind != "tensor" else ""
@@ -123,7 +150,9 @@ _REMEMBERED = 512
 
 def signature(route: Route) -> Signature:
     """The signature of a route of the gateway's snapshot."""
-    found = _signatures.get(id(route))  # the entry holds the route, so its id stays its own
+    found = _signatures.get(
+        id(route)
+    )  # the entry holds the route, so its id stays its own
     if found is None:
         if len(_signatures) >= _REMEMBERED:
             _signatures.clear()  # most are of earlier snapshots
@@ -132,23 +161,36 @@ def signature(route: Route) -> Signature:
 
 
 def is_task_level(route: Route, given: Sequence[Given]) -> bool:
-    """Whether a request brings the task's raw input (an encoded picture, a text) and not the model's tensors."""
-    return len(given) == 1 and given[0].datatype == "BYTES" and _is_raw(signature(route), given[0].name)
+    """Whether a request brings the task's raw input (an encoded picture, a text) and not the
+    model's tensors.
+    """
+    return (
+        len(given) == 1
+        and given[0].datatype == "BYTES"
+        and _is_raw(signature(route), given[0].name)
+    )
 
 
 def _is_raw(own: Signature, name: str) -> bool:
-    return name == own.task_input and (name not in own.inputs or own.inputs[name].datatype != "BYTES")
+    return name == own.task_input and (
+        name not in own.inputs or own.inputs[name].datatype != "BYTES"
+    )
 
 
 def tensors(route: Route, given: Sequence[Given]) -> list[Tensor]:
     """Every input of the model, checked: names, datatypes, shapes, and that shape and data agree.
 
-    A task-level BYTES input comes out with the shape [n]. Raises `InvalidInput` saying what would be right.
+    A task-level BYTES input comes out with the shape [n]. Raises `InvalidInput` saying what would
+    be right.
     """
     own = signature(route)
     if len(given) == 1:
         one = given[0]
-        if (sole := own.sole) is not None and one.name == sole.name and one.datatype == sole.datatype:
+        if (
+            (sole := own.sole) is not None
+            and one.name == sole.name
+            and one.datatype == sole.datatype
+        ):
             return [_fitting(one, sole)]
         if one.datatype == "BYTES" and _is_raw(own, one.name):
             return [_raw_inputs(one)]
@@ -164,15 +206,25 @@ def _check_names(given: Sequence[Given], own: Signature) -> None:
     names = [one.name for one in given]
     if len(names) == len(own.inputs) and own.inputs.keys() == set(names):
         return
-    task = f", or '{own.task_input}' of the datatype BYTES alone" if own.task_input else ""
+    task = (
+        f", or '{own.task_input}' of the datatype BYTES alone" if own.task_input else ""
+    )
     wanted = ", ".join(own.inputs) or "none"
-    raise InvalidInput(f"the model takes the inputs {wanted}{task}; given: {', '.join(names)[:200] or 'none'}")
+    raise InvalidInput(
+        f"the model takes the inputs {wanted}{task}; given: {', '.join(names)[:200] or 'none'}"
+    )
 
 
 def _fitting(one: Given, spec: Input) -> Tensor:
     """The tensor of one input; raises `InvalidInput`."""
     shape, row = one.shape, spec.row
-    if row and one.datatype == spec.datatype and shape and shape[1:] == spec.tail and shape[0] * row == len(one.data):
+    if (
+        row
+        and one.datatype == spec.datatype
+        and shape
+        and shape[1:] == spec.tail
+        and shape[0] * row == len(one.data)
+    ):
         return Tensor(one.name, one.datatype, shape, one.data)  # type: ignore[arg-type]
     shape = list(shape)
     count = _expected(one.name, one.datatype, shape, spec)
@@ -180,15 +232,20 @@ def _fitting(one: Given, spec: Input) -> Tensor:
         check_bytes(one.name, one.data, count)
     elif len(one.data) != count * spec.size:
         raise InvalidInput(
-            f"input '{one.name}': shape {shape} of {one.datatype} is {count * spec.size} bytes, given {len(one.data)}"
+            f"input '{one.name}': shape {shape} of {one.datatype} is {count * spec.size} bytes, "
+            f"given {len(one.data)}"
         )
     return Tensor(one.name, one.datatype, shape, one.data)
 
 
 def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> int:
-    """How many values an input of this name, datatype and shape has; raises `InvalidInput` when it can't be one."""
+    """How many values an input of this name, datatype and shape has; raises `InvalidInput` when it
+    can't be one.
+    """
     spec = own.inputs.get(name)
-    if spec is not None and (spec.datatype == datatype or datatype != "BYTES" or not _is_raw(own, name)):
+    if spec is not None and (
+        spec.datatype == datatype or datatype != "BYTES" or not _is_raw(own, name)
+    ):
         return _expected(name, datatype, shape, spec)
     if spec is None and not _is_raw(own, name):
         _check_names([Given(name, datatype, shape, b"")], own)
@@ -197,24 +254,41 @@ def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> in
 
 def _expected(name: str, datatype: str, shape: Sequence[int], spec: Input) -> int:
     if datatype != spec.datatype:
-        raise InvalidInput(f"input '{name}' wants the datatype {spec.datatype}, given: {datatype[:20]!r}")
-    if spec.row and shape and shape[1:] == spec.tail and 0 <= (size := shape[0] * spec.row) <= MAX_ELEMENTS:
+        raise InvalidInput(
+            f"input '{name}' wants the datatype {spec.datatype}, given: {datatype[:20]!r}"
+        )
+    if (
+        spec.row
+        and shape
+        and shape[1:] == spec.tail
+        and 0 <= (size := shape[0] * spec.row) <= MAX_ELEMENTS
+    ):
         return size // spec.size
     fits = len(shape) == spec.rank and all(
-        side == wanted if wanted >= 0 else side >= 0 for side, wanted in zip(shape, spec.shape, strict=True)
+        side == wanted if wanted >= 0 else side >= 0
+        for side, wanted in zip(shape, spec.shape, strict=True)
     )
     if not fits:
-        raise InvalidInput(f"input '{name}' wants the shape {spec.shape}, given: {str(shape)[:200]}")
+        raise InvalidInput(
+            f"input '{name}' wants the shape {spec.shape}, given: {str(shape)[:200]}"
+        )
     return elements(name, shape)
 
 
 def elements(name: str, shape: Sequence[int]) -> int:
     """How many elements a shape has; raises `InvalidInput` for more than anybody may send."""
     if len(shape) > MAX_RANK or any(side < 0 for side in shape):
-        raise InvalidInput(f"input '{name}': a shape has at most {MAX_RANK} sides, none below 0, not {shape!s:.200}")
-    extent = math.prod(side or 1 for side in shape)  # whole numbers of any size: nothing overflows
+        raise InvalidInput(
+            f"input '{name}': a shape has at most {MAX_RANK} sides, none below 0, not "
+            f"{shape!s:.200}"
+        )
+    extent = math.prod(
+        side or 1 for side in shape
+    )  # whole numbers of any size: nothing overflows
     if extent > MAX_ELEMENTS:
-        raise InvalidInput(f"input '{name}' has too many elements; at most {MAX_ELEMENTS} are taken")
+        raise InvalidInput(
+            f"input '{name}' has too many elements; at most {MAX_ELEMENTS} are taken"
+        )
     return 0 if 0 in shape else extent
 
 
@@ -223,7 +297,8 @@ def _raw_inputs(one: Given) -> Tensor:
     shape = list(one.shape)
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
         raise InvalidInput(
-            f"input '{one.name}' of the datatype BYTES wants the shape [n] or [n, 1], given: {shape!s:.200}"
+            f"input '{one.name}' of the datatype BYTES wants the shape [n] or [n, 1], given: "
+            f"{shape!s:.200}"
         )
     check_bytes(one.name, one.data, elements(one.name, shape))
     return Tensor(one.name, "BYTES", shape[:1], one.data)
@@ -233,23 +308,35 @@ def _raw_inputs(one: Given) -> Tensor:
 
 
 def wanted(
-    route: Route, asked: Sequence[Wanted], *, task_level: bool = False, binary: bool = False
+    route: Route,
+    asked: Sequence[Wanted],
+    *,
+    task_level: bool = False,
+    binary: bool = False,
 ) -> Sequence[Wanted]:
-    """The outputs to send, in their order; none asked: all of the model's, `binary` or not. Raises `InvalidInput`."""
+    """The outputs to send, in their order; none asked: all of the model's, `binary` or not. Raises
+    `InvalidInput`.
+    """
     own = signature(route)
     if not asked:
         return [Wanted(name, binary) for name in own.outputs]
     for one in asked:
         if one.name not in own.names and not (task_level and one.name == ANSWER):
             known = ", ".join([*own.outputs, ANSWER] if task_level else own.outputs)
-            raise InvalidInput(f"the model has the outputs {known}; asked: '{one.name[:80]}'")
+            raise InvalidInput(
+                f"the model has the outputs {known}; asked: '{one.name[:80]}'"
+            )
     if len({one.name for one in asked}) != len(asked):
-        raise InvalidInput(f"an output is asked for twice: {', '.join(one.name for one in asked)[:200]}")
+        raise InvalidInput(
+            f"an output is asked for twice: {', '.join(one.name for one in asked)[:200]}"
+        )
     return asked
 
 
 def names_of(route: Route, asked: Sequence[Wanted]) -> Sequence[str]:
-    """What `Gateway.predict` wants to know of the outputs: nothing when all of the model's are wanted."""
+    """What `Gateway.predict` wants to know of the outputs: nothing when all of the model's are
+    wanted.
+    """
     own = signature(route)
     if len(asked) == len(own.outputs) and all(one.name in own.names for one in asked):
         return ()
@@ -257,14 +344,18 @@ def names_of(route: Route, asked: Sequence[Wanted]) -> Sequence[str]:
 
 
 def results(route: Route, answer: Answer, asked: Sequence[Wanted]) -> list[Tensor]:
-    """The tensors to send for `asked`, classified where that was asked; raises `ModelFailed`, `InvalidInput`."""
+    """The tensors to send for `asked`, classified where that was asked; raises `ModelFailed`,
+    `InvalidInput`.
+    """
     by_name = {tensor.name: tensor for tensor in answer.tensors}
     found = []
     for one in asked:
         tensor = by_name.get(one.name)
         if tensor is None:
             raise ModelFailed(f"the model did not answer the output '{one.name}'")
-        found.append(classification(tensor, one.classes, route.labels) if one.classes else tensor)
+        found.append(
+            classification(tensor, one.classes, route.labels) if one.classes else tensor
+        )
     return found
 
 
@@ -272,16 +363,33 @@ def results(route: Route, answer: Answer, asked: Sequence[Wanted]) -> list[Tenso
 
 
 def options(parameters: Mapping[str, Any]) -> Options:
-    """The meaning of a request's parameters; raises `InvalidInput`. Those that nobody knows are the task's."""
+    """The meaning of a request's parameters; raises `InvalidInput`. Those that nobody knows are the
+    task's.
+    """
     if parameters.keys() <= RESERVED_ONLY:
         return NO_OPTIONS
-    priority = _whole(parameters, "priority", "0 (the default) or a level from 1, the most urgent")
-    microseconds = _whole(parameters, "timeout", "microseconds that the request may wait, from 0 (no limit)")
+    priority = _whole(
+        parameters, "priority", "0 (the default) or a level from 1, the most urgent"
+    )
+    microseconds = _whole(
+        parameters,
+        "timeout",
+        "microseconds that the request may wait, from 0 (no limit)",
+    )
     version = parameters.get("version")
-    if version is not None and (not isinstance(version, (str, int)) or not is_number(str(version))):
-        raise InvalidInput(f"the parameter version is a version's number, not {version!r:.40}")
+    if version is not None and (
+        not isinstance(version, (str, int)) or not is_number(str(version))
+    ):
+        raise InvalidInput(
+            f"the parameter version is a version's number, not {version!r:.40}"
+        )
     task = {name: value for name, value in parameters.items() if name not in RESERVED}
-    return Options(priority, microseconds / 1e6 or None, None if version is None else str(version), task)
+    return Options(
+        priority,
+        microseconds / 1e6 or None,
+        None if version is None else str(version),
+        task,
+    )
 
 
 def _whole(parameters: Mapping[str, Any], name: str, meaning: str) -> int:

@@ -1,7 +1,7 @@
 """The infer call of v2 over HTTP, from the body's bytes to the answer's.
 
-Clients send the same head (the JSON before binary tensors) again and again: what it means is kept with the route's
-signature, so that the usual call costs one look-up and one slice.
+Clients send the same head (the JSON before binary tensors) again and again: what it means is kept
+with the route's signature, so that the usual call costs one look-up and one slice.
 """
 
 from asyncio import Future
@@ -44,13 +44,25 @@ NAME_LENGTH = 128
 class Plan:
     """What the JSON of a request means for its route.
 
-    `cuts` are the stretches of a body of `length` bytes that are tensors. `answer` is the last answer's one binary
-    tensor (name, datatype, shape) with the JSON and the header that announced it.
+    `cuts` are the stretches of a body of `length` bytes that are tensors. `answer` is the last
+    answer's one binary tensor (name, datatype, shape) with the JSON and the header that announced
+    it.
     """
 
-    __slots__ = ("answer", "classified", "cuts", "how", "id", "length", "outputs", "wanted")
+    __slots__ = (
+        "answer",
+        "classified",
+        "cuts",
+        "how",
+        "id",
+        "length",
+        "outputs",
+        "wanted",
+    )
 
-    def __init__(self, id: str, how: Options, wanted: Sequence[Wanted], outputs: Sequence[str]) -> None:
+    def __init__(
+        self, id: str, how: Options, wanted: Sequence[Wanted], outputs: Sequence[str]
+    ) -> None:
         self.id, self.how, self.wanted, self.outputs = id, how, wanted, outputs
         self.classified = any(one.classes for one in wanted)
         self.cuts: list[tuple[str, str, list[int], int, int]] = []
@@ -62,11 +74,18 @@ class Plan:
         return Plan(self.id, self.how, self.wanted, self.outputs)
 
     def cut(self, body: bytes) -> list[Tensor]:
-        """The tensors of a body with the same head and length: all but their values has been checked."""
-        return [Tensor(name, datatype, shape, body[start:end]) for name, datatype, shape, start, end in self.cuts]
+        """The tensors of a body with the same head and length: all but their values has been
+        checked.
+        """
+        return [
+            Tensor(name, datatype, shape, body[start:end])
+            for name, datatype, shape, start, end in self.cuts
+        ]
 
 
-async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def infer(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Tensors in, tensors out; or the task's raw input in."""
     body, headers = await request.body(), request.headers
     if (encoding := headers.get(b"content-encoding")) is not None:
@@ -82,7 +101,9 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
     if plan is not None and plan.length == len(body):
         tensors = plan.cut(body)
     else:
-        route, plan, tensors = await _understand(gateway, caller, route, pinned, body, size)
+        route, plan, tensors = await _understand(
+            gateway, caller, route, pinned, body, size
+        )
     how = plan.how
     try:
         answer = await gateway.predict(
@@ -90,7 +111,9 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
             route,
             "v2_http",
             tensors=tensors,
-            parameters=how.task if _v2.ANSWER in plan.outputs or route.kind == SEED else None,
+            parameters=how.task
+            if _v2.ANSWER in plan.outputs or route.kind == SEED
+            else None,
             outputs=plan.outputs,
             timeout=how.timeout,
             priority=how.priority,
@@ -101,7 +124,9 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
     except Expired as expired:
         if how.timeout is None:
             raise
-        return Response(simple_error(expired), 503)  # what clients of v2 know a queue's timeout by
+        return Response(
+            simple_error(expired), 503
+        )  # what clients of v2 know a queue's timeout by
     if answer.version:
         plan = plan.anew()  # what it keeps of answers names the picked version
     response = await _respond(gateway, caller, answered_by(route, answer), plan, answer)
@@ -114,7 +139,9 @@ SLOW = (b"accept-encoding", b"content-encoding", b"x-request-id", b"traceparent"
 """Headers of requests that are each looked at in full."""
 
 
-def quick(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Begin | None:
+def quick(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Begin | None:
     """Infer for further requests with this head: the usual ones need nothing that waits."""
     headers, model = request.headers, names["model"]
     if any(name in headers for name in SLOW):
@@ -122,7 +149,9 @@ def quick(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[st
     pinned = names.get("version") or request.header(VERSION) or None
     header = headers.get(HEADER)
 
-    def begin(body: bytes, gone: Callable[[], bool]) -> tuple[Future[Any], Finish] | None:
+    def begin(
+        body: bytes, gone: Callable[[], bool]
+    ) -> tuple[Future[Any], Finish] | None:
         route = gateway.pick(caller, model, pinned)
         size = head_size(body, header)
         plan = signature(route).plans.get(body[:size]) if header is not None else None
@@ -152,7 +181,12 @@ def _begun(
     gone: Callable[[], bool],
 ) -> tuple[Future[Any], Finish] | None:
     how = plan.how
-    if how.timeout is not None or plan.classified or _v2.ANSWER in plan.outputs or any(w.place for w in plan.wanted):
+    if (
+        how.timeout is not None
+        or plan.classified
+        or _v2.ANSWER in plan.outputs
+        or any(w.place for w in plan.wanted)
+    ):
         return None
     if route.kind == SEED:  # its parameters say what is fed
         return None
@@ -178,17 +212,26 @@ def _begun(
 
 
 async def _understand(
-    gateway: Gateway, caller: KeyInfo, route: Route, pinned: str | None, body: bytes, size: int
+    gateway: Gateway,
+    caller: KeyInfo,
+    route: Route,
+    pinned: str | None,
+    body: bytes,
+    size: int,
 ) -> tuple[Route, Plan, list[Tensor]]:
     """The route that the request pins, what it wants, and its tensors; raises `InvalidInput`."""
     gateway.refuse_unservable(route)
     small = len(body) <= LARGE  # what is large would hold up others
     own = signature(route)
-    asked = decode(body, size, own) if small else await in_thread(decode, body, size, own)
+    asked = (
+        decode(body, size, own) if small else await in_thread(decode, body, size, own)
+    )
     how = _v2.options(asked.parameters) if asked.parameters else _v2.NO_OPTIONS
     if how.version is not None and how.version != str(route.version):
         if pinned is not None:
-            raise InvalidInput(f"the request names the versions {pinned} and {how.version}")
+            raise InvalidInput(
+                f"the request names the versions {pinned} and {how.version}"
+            )
         route = gateway.pick(caller, route.deployment, how.version)
         gateway.refuse_unservable(route)
         own = signature(route)
@@ -197,7 +240,9 @@ async def _understand(
     plan, tensors = _plan(*parts) if small else await in_thread(_plan, *parts)
     for one in plan.wanted:
         if one.place is not None:
-            regions(gateway).check(caller, one.place.region, one.place.offset, one.place.byte_size)
+            regions(gateway).check(
+                caller, one.place.region, one.place.offset, one.place.byte_size
+            )
     return route, plan, tensors
 
 
@@ -209,14 +254,23 @@ def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[Place], bytes]:
         nonlocal budget
         budget -= max(0, place.byte_size)
         if budget < 0:
-            raise InvalidInput(f"the tensors in shared memory exceed {gateway.limits.body_bytes:,} bytes")
-        return regions(gateway).read(caller, place.region, place.offset, place.byte_size)
+            raise InvalidInput(
+                f"the tensors in shared memory exceed {gateway.limits.body_bytes:,} bytes"
+            )
+        return regions(gateway).read(
+            caller, place.region, place.offset, place.byte_size
+        )
 
     return read
 
 
 def _plan(
-    own: Signature, asked: InferRequest[Any], how: Options, body: bytes, size: int, read: Callable[[Place], bytes]
+    own: Signature,
+    asked: InferRequest[Any],
+    how: Options,
+    body: bytes,
+    size: int,
+    read: Callable[[Place], bytes],
 ) -> tuple[Plan, list[Tensor]]:
     """What a request means, and its tensors; raises `InvalidInput`."""
     brought = given(asked, body, size, own, read)
@@ -234,24 +288,46 @@ def _plan(
 def _refuse_numberless(own: Signature, wanted: Sequence[Wanted]) -> None:
     for one in wanted:
         if one.name in own.numberless and not (one.binary or one.classes or one.place):
-            raise InvalidInput(f"output '{one.name}' has no form in JSON: ask for it with binary_data true")
+            raise InvalidInput(
+                f"output '{one.name}' has no form in JSON: ask for it with binary_data true"
+            )
 
 
 def _remember(
-    own: Signature, plan: Plan, asked: InferRequest[Any], brought: Sequence[Given], body: bytes, size: int
+    own: Signature,
+    plan: Plan,
+    asked: InferRequest[Any],
+    brought: Sequence[Given],
+    body: bytes,
+    size: int,
 ) -> None:
-    """Keep a plan when the same head means the same next time: all tensors behind it, of sizes that shapes tell."""
-    if size > HEAD_LENGTH or size == len(body) or asked.id or plan.how.version is not None:
+    """Keep a plan when the same head means the same next time: all tensors behind it, of sizes that
+    shapes tell.
+    """
+    if (
+        size > HEAD_LENGTH
+        or size == len(body)
+        or asked.id
+        or plan.how.version is not None
+    ):
         return
     if any(one.data is not None or one.parameters is None for one in asked.inputs):
         return
-    if any(one.parameters.shared_memory_region is not None for one in asked.inputs if one.parameters is not None):
+    if any(
+        one.parameters.shared_memory_region is not None
+        for one in asked.inputs
+        if one.parameters is not None
+    ):
         return
-    if any(one.datatype == "BYTES" for one in brought) or any(one.place for one in plan.wanted):
+    if any(one.datatype == "BYTES" for one in brought) or any(
+        one.place for one in plan.wanted
+    ):
         return
     at = size
     for one in brought:
-        plan.cuts.append((one.name, one.datatype, list(one.shape), at, at + len(one.data)))
+        plan.cuts.append(
+            (one.name, one.datatype, list(one.shape), at, at + len(one.data))
+        )
         at += len(one.data)
     plan.length = len(body)
     if len(own.plans) >= HEADS:
@@ -274,30 +350,52 @@ def _again(plan: Plan, answer: Answer) -> Response | None:
     return Response(last[3] + only.data, 200, BINARY, last[4])
 
 
-async def _respond(gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, answer: Answer) -> Response:
+async def _respond(
+    gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, answer: Answer
+) -> Response:
     """The answer as its request wanted it."""
     if (same := _again(plan, answer)) is not None:
         return same
     size = sum([len(tensor.data) for tensor in answer.tensors])
     small = size <= (CLASSIFIED if plan.classified else LARGE)
-    tensors, head, blobs = _written(route, plan, answer) if small else await in_thread(_written, route, plan, answer)
+    tensors, head, blobs = (
+        _written(route, plan, answer)
+        if small
+        else await in_thread(_written, route, plan, answer)
+    )
     for tensor, one in zip(tensors, plan.wanted, strict=True):
         if one.place is not None:
-            regions(gateway).write(caller, one.place.region, one.place.offset, one.place.byte_size, tensor.data)
+            regions(gateway).write(
+                caller,
+                one.place.region,
+                one.place.offset,
+                one.place.byte_size,
+                tensor.data,
+            )
     return _assembled(plan, tensors, head, blobs)
 
 
-def _assembled(plan: Plan, tensors: Sequence[Tensor], head: bytes, blobs: Sequence[bytes]) -> Response:
+def _assembled(
+    plan: Plan, tensors: Sequence[Tensor], head: bytes, blobs: Sequence[bytes]
+) -> Response:
     """One body of the JSON and what follows it; the plan keeps what it may use again."""
     if not blobs:
         return Response(head)
     headers = ((HEADER, b"%d" % len(head)),)
     if plan.length >= 0 and len(tensors) == 1 and tensors[0].datatype != "BYTES":
-        plan.answer = (tensors[0].name, tensors[0].datatype, tensors[0].shape, head, headers)
+        plan.answer = (
+            tensors[0].name,
+            tensors[0].datatype,
+            tensors[0].shape,
+            head,
+            headers,
+        )
     return Response(b"".join([head, *blobs]), 200, BINARY, headers)
 
 
-def _written(route: Route, plan: Plan, answer: Answer) -> tuple[list[Tensor], bytes, list[bytes]]:
+def _written(
+    route: Route, plan: Plan, answer: Answer
+) -> tuple[list[Tensor], bytes, list[bytes]]:
     """The tensors that are wanted, the JSON of the answer, and what follows it."""
     tensors = _v2.results(route, answer, plan.wanted)
     return tensors, *answer_json(signature(route), plan.id, tensors, plan.wanted)
@@ -307,7 +405,9 @@ async def _compressed(response: Response, accepted: bytes) -> Response:
     body, encoding = await packed_body(response.body, accepted)
     if not encoding:
         return response
-    return response._replace(body=body, headers=(*response.headers, (b"content-encoding", encoding.encode())))
+    return response._replace(
+        body=body, headers=(*response.headers, (b"content-encoding", encoding.encode()))
+    )
 
 
 def _name_of(header: bytes | None, id: str) -> str:

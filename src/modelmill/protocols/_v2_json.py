@@ -1,8 +1,9 @@
 """Infer calls of v2 in JSON and binary: from bytes to `Given` and `Wanted`, from tensors to bytes.
 
-The binary form is Triton's extension: the JSON first (its length in `Inference-Header-Content-Length`), then the
-tensors in their order, little-endian. The usual request, one decode with the element's type known, is the fast path;
-everything else (nested lists, several datatypes, large lists, NaN) is decoded again more carefully.
+The binary form is Triton's extension: the JSON first (its length in
+`Inference-Header-Content-Length`), then the tensors in their order, little-endian. The usual
+request, one decode with the element's type known, is the fast path; everything else (nested lists,
+several datatypes, large lists, NaN) is decoded again more carefully.
 """
 
 import binascii
@@ -35,18 +36,25 @@ from modelmill.types import TEXTS
 T = TypeVar("T")
 
 LARGE = 1 << 20
-"""Bytes of a body, or of an answer's tensors, from which on it is handled outside the event loop."""
+"""Bytes of a body, or of an answer's tensors, from which on it is handled outside the event
+loop.
+"""
 CHUNK = 1 << 18
-"""Bytes of a list that are decoded at once: between two, other threads run, and memory stays bounded."""
+"""Bytes of a list that are decoded at once: between two, other threads run, and memory stays
+bounded.
+"""
 VALUES = 1 << 15
 """Values of a list that are encoded at once."""
 NUMBERLESS = 4 << 20
 """Bytes of JSON with NaN or Infinity, which only Python's own slower parser reads."""
 
 ELEMENTS: dict[str, type] = {
-    "BOOL": bool, "FP32": float, "FP64": float, "BYTES": str,
+    "BOOL": bool,
+    "FP32": float,
+    "FP64": float,
+    "BYTES": str,
     **{f"{sign}INT{bits}": int for sign in ("", "U") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
+}
 """What the elements of a datatype are in JSON."""
 
 
@@ -89,7 +97,10 @@ class InferRequest(msgspec.Struct, Generic[T], gc=False):
     @property
     def binary(self) -> bool:
         """Whether outputs are sent in binary unless they say otherwise."""
-        return self.parameters is not None and self.parameters.get("binary_data_output") is True
+        return (
+            self.parameters is not None
+            and self.parameters.get("binary_data_output") is True
+        )
 
 
 class Loose(NamedTuple):
@@ -98,7 +109,9 @@ class Loose(NamedTuple):
     values: Any
 
 
-_careful: msgspec.json.Decoder[InferRequest[Any]] = msgspec.json.Decoder(InferRequest[msgspec.Raw])
+_careful: msgspec.json.Decoder[InferRequest[Any]] = msgspec.json.Decoder(
+    InferRequest[msgspec.Raw]
+)
 _decoders: dict[frozenset[str], msgspec.json.Decoder[InferRequest[Any]]] = {}
 
 
@@ -119,7 +132,9 @@ def head_size(body: bytes, header: bytes | None) -> int:
     size = int(header) if header.isdigit() and len(header) < 19 else -1
     if not 0 <= size <= len(body):
         text = header[:20].decode("latin-1")
-        raise InvalidInput(f"Inference-Header-Content-Length is {text!r}, but the body has {len(body)} bytes")
+        raise InvalidInput(
+            f"Inference-Header-Content-Length is {text!r}, but the body has {len(body)} bytes"
+        )
     return size
 
 
@@ -142,7 +157,11 @@ def _decode_carefully(head: bytes | memoryview, is_split: bool) -> InferRequest[
             whole = bytes(head)
             if b"NaN" in whole or b"Infinity" in whole:
                 return _decode_loosely(whole)
-        hint = "" if is_split else "; tensors behind the JSON need the header Inference-Header-Content-Length"
+        hint = (
+            ""
+            if is_split
+            else "; tensors behind the JSON need the header Inference-Header-Content-Length"
+        )
         raise InvalidInput(f"the request is not valid: {error}{hint}") from error
     except RecursionError as error:
         raise InvalidInput("the JSON is nested too deeply") from error
@@ -151,10 +170,15 @@ def _decode_carefully(head: bytes | memoryview, is_split: bool) -> InferRequest[
 def _decode_loosely(head: bytes) -> InferRequest[Any]:
     """JSON with bare NaN or Infinity, which msgspec (rightly) refuses."""
     if len(head) > NUMBERLESS:
-        raise InvalidInput(f"JSON with NaN or Infinity has at most {NUMBERLESS:,} bytes; send binary tensors instead")
+        raise InvalidInput(
+            f"JSON with NaN or Infinity has at most {NUMBERLESS:,} bytes; send binary tensors "
+            "instead"
+        )
     try:
         document = json.loads(head, parse_float=_finite)
-        msgspec.json.encode(document)  # refuses lone surrogates and numbers that nothing can take
+        msgspec.json.encode(
+            document
+        )  # refuses lone surrogates and numbers that nothing can take
         asked = msgspec.convert(document, InferRequest[Any])
     except (ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"the request is not valid: {error}") from error
@@ -176,7 +200,9 @@ def _finite(text: str) -> float:
 ReadPlace = Callable[[Place], bytes]
 
 
-def given(asked: InferRequest[Any], body: bytes, size: int, own: Signature, read: ReadPlace) -> list[Given]:
+def given(
+    asked: InferRequest[Any], body: bytes, size: int, own: Signature, read: ReadPlace
+) -> list[Given]:
     """Every tensor of a request: from the JSON, from behind it, or from shared memory by `read`.
 
     Raises `InvalidInput` for one that is not whole, and for bytes that belong to none.
@@ -184,16 +210,26 @@ def given(asked: InferRequest[Any], body: bytes, size: int, own: Signature, read
     found, at, end = [], size, len(body)
     for one in asked.inputs:
         where = one.parameters
-        if where is None or (where.binary_data_size is None and where.shared_memory_region is None):
+        if where is None or (
+            where.binary_data_size is None and where.shared_memory_region is None
+        ):
             found.append(Given(one.name, one.datatype, one.shape, _from_json(one, own)))
             continue
-        if one.data is not None or None not in (where.binary_data_size, where.shared_memory_region):
-            raise InvalidInput(f"input '{one.name:.80}' brings its data twice: in JSON, in binary or in shared memory")
+        if one.data is not None or None not in (
+            where.binary_data_size,
+            where.shared_memory_region,
+        ):
+            raise InvalidInput(
+                f"input '{one.name:.80}' brings its data twice: in JSON, in binary or in shared "
+                "memory"
+            )
         if (length := where.binary_data_size) is None:
             data = read(place_of(where))
         else:
             if not 0 <= length <= end - at:
-                raise InvalidInput(f"input '{one.name:.80}': binary_data_size {length!r:.30} exceeds the body")
+                raise InvalidInput(
+                    f"input '{one.name:.80}': binary_data_size {length!r:.30} exceeds the body"
+                )
             data = body[at : at + length]
             at += length
         found.append(Given(one.name, one.datatype, one.shape, data))
@@ -204,7 +240,11 @@ def given(asked: InferRequest[Any], body: bytes, size: int, own: Signature, read
 
 def place_of(where: TensorParameters) -> Place:
     """The stretch of shared memory that parameters name."""
-    return Place(where.shared_memory_region or "", where.shared_memory_byte_size, where.shared_memory_offset)
+    return Place(
+        where.shared_memory_region or "",
+        where.shared_memory_byte_size,
+        where.shared_memory_offset,
+    )
 
 
 def _from_json(one: InferInput[Any], own: Signature) -> bytes:
@@ -212,26 +252,38 @@ def _from_json(one: InferInput[Any], own: Signature) -> bytes:
     count = expect(own, one.name, one.datatype, one.shape)
     element = ELEMENTS.get(one.datatype)
     if element is None:
-        raise InvalidInput(f"input '{one.name}': {one.datatype} has no form in JSON; send it as binary data")
+        raise InvalidInput(
+            f"input '{one.name}': {one.datatype} has no form in JSON; send it as binary data"
+        )
     if one.data is None:
-        raise InvalidInput(f"input '{one.name}' brings no data: neither data nor binary_data_size")
+        raise InvalidInput(
+            f"input '{one.name}' brings no data: neither data nor binary_data_size"
+        )
     if type(one.data) is msgspec.Raw and len(one.data) > CHUNK and element is not str:
         data, found = _in_chunks(one, bytes(one.data), element)
     else:
         values = one.data if type(one.data) is list else _carefully(one, element)
         data, found = _packed(one, values, own), len(values)
     if found != count:
-        raise InvalidInput(f"input '{one.name}': the shape {one.shape} has {count} values, given {found}")
+        raise InvalidInput(
+            f"input '{one.name}': the shape {one.shape} has {count} values, given {found}"
+        )
     return data
 
 
 def _packed(one: InferInput[Any], values: list[Any], own: Signature) -> bytes:
-    if own.task_input in (*TEXTS, "") or one.name != own.task_input or one.datatype != "BYTES":
+    if (
+        own.task_input in (*TEXTS, "")
+        or one.name != own.task_input
+        or one.datatype != "BYTES"
+    ):
         return packed(one.name, one.datatype, values)
     try:
         return pack_bytes([b64decode(value, validate=True) for value in values])
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"input '{one.name}': in JSON it is a file as base64") from error
+        raise InvalidInput(
+            f"input '{one.name}': in JSON it is a file as base64"
+        ) from error
 
 
 def _carefully(one: InferInput[Any], element: type) -> list[Any]:
@@ -247,13 +299,17 @@ def _carefully(one: InferInput[Any], element: type) -> list[Any]:
 
 
 def _not_values(one: InferInput[Any], error: Exception) -> InvalidInput:
-    return InvalidInput(f"input '{one.name}': data is not a list of values of {one.datatype}: {error}")
+    return InvalidInput(
+        f"input '{one.name}': data is not a list of values of {one.datatype}: {error}"
+    )
 
 
 def _flat(values: Any) -> Any:
     """Nested lists as one."""
     for _ in range(MAX_RANK):
-        if not isinstance(values, list) or not any(isinstance(value, list) for value in values):
+        if not isinstance(values, list) or not any(
+            isinstance(value, list) for value in values
+        ):
             return values
         if not all(isinstance(value, list) for value in values):
             raise ValueError("it is nested unevenly")
@@ -307,7 +363,9 @@ def asked_outputs(asked: InferRequest[Any]) -> list[Wanted]:
             found.append(Wanted(one.name, default))
             continue
         if not 0 <= how.classification < 1 << 31:
-            raise InvalidInput(f"output '{one.name:.80}': classification is how many classes to name, from 1")
+            raise InvalidInput(
+                f"output '{one.name:.80}': classification is how many classes to name, from 1"
+            )
         binary = default if how.binary_data is None else how.binary_data
         place = place_of(how) if how.shared_memory_region is not None else None
         found.append(Wanted(one.name, binary, how.classification, place))
@@ -321,8 +379,10 @@ def answer_json(
     entries, blobs = [], []
     for tensor, want in zip(tensors, wanted, strict=True):
         head = b'{"name":%b,"datatype":"%b","shape":%b' % (
-            encode(tensor.name), tensor.datatype.encode(), encode(tensor.shape)
-        )  # fmt: skip
+            encode(tensor.name),
+            tensor.datatype.encode(),
+            encode(tensor.shape),
+        )
         if want.place is not None:
             place = {
                 "shared_memory_region": want.place.region,
@@ -331,7 +391,9 @@ def answer_json(
             }
             entries.append(b'%b,"parameters":%b}' % (head, encode(place)))
         elif want.binary:
-            entries.append(b'%b,"parameters":{"binary_data_size":%d}}' % (head, len(tensor.data)))
+            entries.append(
+                b'%b,"parameters":{"binary_data_size":%d}}' % (head, len(tensor.data))
+            )
             blobs.append(tensor.data)
         else:
             entries.append(b'%b,"data":%b}' % (head, values_json(tensor)))
@@ -343,21 +405,32 @@ encode = msgspec.json.Encoder().encode
 
 
 def values_json(tensor: Tensor) -> bytes:
-    """The values of an output as a flat JSON list; NaN and Infinity as Python and Triton write them."""
+    """The values of an output as a flat JSON list; NaN and Infinity as Python and Triton write
+    them.
+    """
     step = VALUES * SIZES.get(tensor.datatype, 0)
     if 0 < step < len(tensor.data):
-        slices = (tensor.data[at : at + step] for at in range(0, len(tensor.data), step))
-        parts = [values_json(Tensor(tensor.name, tensor.datatype, [], data))[1:-1] for data in slices]
+        slices = (
+            tensor.data[at : at + step] for at in range(0, len(tensor.data), step)
+        )
+        parts = [
+            values_json(Tensor(tensor.name, tensor.datatype, [], data))[1:-1]
+            for data in slices
+        ]
         return b"[" + b",".join(parts) + b"]"
     values = unpacked(tensor)
     if tensor.datatype == "BYTES":
         try:
             return encode([str(value, "utf-8") for value in values])
         except UnicodeDecodeError as error:
-            raise InvalidInput(f"output '{tensor.name}' holds bytes that are not text: ask for binary data") from error
+            raise InvalidInput(
+                f"output '{tensor.name}' holds bytes that are not text: ask for binary data"
+            ) from error
     return _numbers_json(values)
 
 
 def _numbers_json(values: list[Any]) -> bytes:
     text = encode(values)
-    return json.dumps(values, separators=(",", ":")).encode() if b"null" in text else text
+    return (
+        json.dumps(values, separators=(",", ":")).encode() if b"null" in text else text
+    )

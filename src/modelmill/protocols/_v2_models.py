@@ -11,17 +11,32 @@ from modelmill.serve.meter import Series
 from modelmill.types import Json, KeyInfo, Route, TensorSpec
 
 EXTENSIONS = (
-    "binary_tensor_data", "classification", "parameters", "schedule_policy", "statistics", "model_configuration",
-    "model_repository", "model_repository(unload_dependents)", "trace", "logging",
-)  # fmt: skip
-PLATFORMS = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "torch": ("pytorch_libtorch", "pytorch")}
+    "binary_tensor_data",
+    "classification",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "trace",
+    "logging",
+)
+PLATFORMS = {
+    "onnx": ("onnxruntime_onnx", "onnxruntime"),
+    "torch": ("pytorch_libtorch", "pytorch"),
+}
 """Triton's names of platform and backend; another engine goes by its own name."""
 
 
 def server_metadata(gateway: Gateway) -> Json:
     """Name, version and extensions."""
     memory = ["system_shared_memory"] if gateway.shared_memory else []
-    return {"name": "modelmill", "version": __version__, "extensions": [*EXTENSIONS, *memory]}
+    return {
+        "name": "modelmill",
+        "version": __version__,
+        "extensions": [*EXTENSIONS, *memory],
+    }
 
 
 def is_ready(gateway: Gateway, route: Route) -> bool:
@@ -29,8 +44,12 @@ def is_ready(gateway: Gateway, route: Route) -> bool:
     return route.ready and route.loaded and (route.asleep or gateway.connected(route))
 
 
-def model_metadata(gateway: Gateway, caller: KeyInfo, name: str, version: str | None = None) -> Json:
-    """Versions, platform and signature; `task` tells the raw input and the answer of a task's model."""
+def model_metadata(
+    gateway: Gateway, caller: KeyInfo, name: str, version: str | None = None
+) -> Json:
+    """Versions, platform and signature; `task` tells the raw input and the answer of a task's
+    model.
+    """
     route = _known(gateway, caller, name, version)
     document: Json = {
         "name": route.deployment,
@@ -50,7 +69,10 @@ def model_metadata(gateway: Gateway, caller: KeyInfo, name: str, version: str | 
 
 def versions(route: Route) -> list[Route]:
     """The versions behind a name that answer callers, lowest first."""
-    return sorted([route, *(one for one in route.others if not one.shadow)], key=lambda one: one.version)
+    return sorted(
+        [route, *(one for one in route.others if not one.shadow)],
+        key=lambda one: one.version,
+    )
 
 
 def _known(gateway: Gateway, caller: KeyInfo, name: str, version: str | None) -> Route:
@@ -62,8 +84,12 @@ def _known(gateway: Gateway, caller: KeyInfo, name: str, version: str | None) ->
     return route
 
 
-def model_config(gateway: Gateway, caller: KeyInfo, name: str, version: str | None = None) -> Json:
-    """The configuration as Triton would have it; `dims` lack the batch axis when `max_batch_size` is not 0."""
+def model_config(
+    gateway: Gateway, caller: KeyInfo, name: str, version: str | None = None
+) -> Json:
+    """The configuration as Triton would have it; `dims` lack the batch axis when `max_batch_size`
+    is not 0.
+    """
     route = _known(gateway, caller, name, version)
     batched = all(spec.shape[:1] == [-1] for spec in [*route.inputs, *route.outputs])
     platform, backend = PLATFORMS.get(route.engine, (route.engine, route.engine))
@@ -72,35 +98,67 @@ def model_config(gateway: Gateway, caller: KeyInfo, name: str, version: str | No
         "name": route.deployment,
         "platform": platform,
         "backend": backend,
-        "version_policy": {"specific": {"versions": [one.version for one in versions(main)]}},
+        "version_policy": {
+            "specific": {"versions": [one.version for one in versions(main)]}
+        },
         "max_batch_size": max(route.batch, gateway.limits.batch) if batched else 0,
         "input": [_tensor_config(spec, batched) for spec in route.inputs],
-        "output": [{**_tensor_config(spec, batched), "label_filename": ""} for spec in route.outputs],
-        "instance_group": [{"name": route.deployment, "kind": "KIND_CPU", "count": max(1, len(route.sockets))}],
+        "output": [
+            {**_tensor_config(spec, batched), "label_filename": ""}
+            for spec in route.outputs
+        ],
+        "instance_group": [
+            {
+                "name": route.deployment,
+                "kind": "KIND_CPU",
+                "count": max(1, len(route.sockets)),
+            }
+        ],
         "dynamic_batching": {
             "preferred_batch_size": [route.batch] if route.batch else [],
             "max_queue_delay_microseconds": round(route.max_wait * 1e6),
         },
         "parameters": {
             name: {"string_value": value}
-            for name, value in (("model", route.model), ("task", route.task), ("kind", route.kind))
+            for name, value in (
+                ("model", route.model),
+                ("task", route.task),
+                ("kind", route.kind),
+            )
         },
     }
 
 
 def _tensor_config(spec: TensorSpec, batched: bool) -> Json:
     kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": spec.shape[1:] if batched else spec.shape}
+    return {
+        "name": spec.name,
+        "data_type": f"TYPE_{kind}",
+        "dims": spec.shape[1:] if batched else spec.shape,
+    }
 
 
-def model_statistics(gateway: Gateway, caller: KeyInfo, name: str | None = None, version: str | None = None) -> Json:
-    """`{"model_stats": [...]}` of one version, of all of a name, or of all models; times in nanoseconds."""
+def model_statistics(
+    gateway: Gateway,
+    caller: KeyInfo,
+    name: str | None = None,
+    version: str | None = None,
+) -> Json:
+    """`{"model_stats": [...]}` of one version, of all of a name, or of all models; times in
+    nanoseconds.
+    """
     if name is None:
-        routes = [one for route in gateway.routes(caller).values() for one in versions(route)]
+        routes = [
+            one for route in gateway.routes(caller).values() for one in versions(route)
+        ]
     else:
         route = gateway.route(caller, name, version)
         routes = [route] if version else versions(route)
-    return {"model_stats": [_statistics(route, gateway.statistics(route)) for route in routes]}
+    return {
+        "model_stats": [
+            _statistics(route, gateway.statistics(route)) for route in routes
+        ]
+    }
 
 
 def _statistics(route: Route, counted: Series) -> Json:
@@ -130,16 +188,27 @@ def _duration(count: int, seconds: float) -> Json:
     return {"count": count, "ns": round(seconds * 1e9)}
 
 
-def repository_index(gateway: Gateway, caller: KeyInfo, only_ready: bool = False) -> list[Json]:
+def repository_index(
+    gateway: Gateway, caller: KeyInfo, only_ready: bool = False
+) -> list[Json]:
     """Every version that the caller can see: name, version, state and why."""
-    return [row for row in _index(gateway, caller) if row["state"] == "READY" or not only_ready]
+    return [
+        row
+        for row in _index(gateway, caller)
+        if row["state"] == "READY" or not only_ready
+    ]
 
 
 def _index(gateway: Gateway, caller: KeyInfo) -> Iterator[Json]:
     for main in gateway.routes(caller).values():
         for route in versions(main):
             state, reason = _state(gateway, route)
-            yield {"name": route.deployment, "version": str(route.version), "state": state, "reason": reason}
+            yield {
+                "name": route.deployment,
+                "version": str(route.version),
+                "state": state,
+                "reason": reason,
+            }
 
 
 def _state(gateway: Gateway, route: Route) -> tuple[str, str]:
@@ -151,12 +220,16 @@ def _state(gateway: Gateway, route: Route) -> tuple[str, str]:
 
 
 async def load(gateway: Gateway, caller: KeyInfo, name: str) -> None:
-    """Load a deployment and wait until it answers; raises `Forbidden`, `NotFound`, `Unavailable`."""
+    """Load a deployment and wait until it answers; raises `Forbidden`, `NotFound`,
+    `Unavailable`.
+    """
     await _operate(gateway, caller, name, True)
 
 
 async def unload(gateway: Gateway, caller: KeyInfo, name: str) -> None:
-    """Unload a deployment: it keeps its name and answers nobody; raises `Forbidden`, `NotFound`, `Unavailable`."""
+    """Unload a deployment: it keeps its name and answers nobody; raises `Forbidden`, `NotFound`,
+    `Unavailable`.
+    """
     await _operate(gateway, caller, name, False)
 
 
@@ -164,5 +237,7 @@ async def _operate(gateway: Gateway, caller: KeyInfo, name: str, loaded: bool) -
     gateway.require_admin(caller)
     if gateway.operate is None:
         gateway.route(caller, name)
-        raise Unavailable("this gateway can't load or unload models: nothing runs workers for it")
+        raise Unavailable(
+            "this gateway can't load or unload models: nothing runs workers for it"
+        )
     await gateway.operate(caller, name, loaded)

@@ -22,16 +22,23 @@ LOG = logging.getLogger("modelmill")
 
 
 def trace_settings(gateway: Gateway, caller: KeyInfo, name: str | None = None) -> Json:
-    """All trace settings: the server's, or a model's with the server's where it has none; raises `NotFound`."""
+    """All trace settings: the server's, or a model's with the server's where it has none; raises
+    `NotFound`.
+    """
     kept = gateway.extra.get("trace", {})
     own = kept.get(_owner(gateway, caller, name), {}) if name else {}
     return {**TRACE, **kept.get("", {}), **own}
 
 
 def update_trace_settings(
-    gateway: Gateway, caller: KeyInfo, changes: Mapping[str, Any], name: str | None = None
+    gateway: Gateway,
+    caller: KeyInfo,
+    changes: Mapping[str, Any],
+    name: str | None = None,
 ) -> Json:
-    """Change some (None: back to what it was) and return all; needs an admin key; raises `InvalidInput`."""
+    """Change some (None: back to what it was) and return all; needs an admin key; raises
+    `InvalidInput`.
+    """
     gateway.require_admin(caller)
     checked = {key: _trace_value(key, value) for key, value in changes.items()}
     kept = gateway.extra.setdefault("trace", {})
@@ -58,13 +65,17 @@ def _trace_value(key: str, value: Any) -> Any:
     if key == "trace_level":
         levels = [value] if isinstance(value, str) else value
         if not isinstance(levels, list) or not all(level in LEVELS for level in levels):
-            raise InvalidInput(f"the setting trace_level is a list of {', '.join(LEVELS)}, not {value!r:.80}")
+            raise InvalidInput(
+                f"the setting trace_level is a list of {', '.join(LEVELS)}, not {value!r:.80}"
+            )
         return sorted(set(levels), key=LEVELS.index)
     text = value[0] if isinstance(value, list) and len(value) == 1 else value
     text = str(text) if type(text) is int else text
     least = -1 if key == "trace_count" else 0
     if not _is_whole(text, least):
-        raise InvalidInput(f"the setting {key} is a whole number from {least} as a text, not {value!r:.80}")
+        raise InvalidInput(
+            f"the setting {key} is a whole number from {least} as a text, not {value!r:.80}"
+        )
     return str(int(text))
 
 
@@ -76,7 +87,9 @@ def _is_whole(text: Any, least: int) -> bool:
 
 
 def log_settings(gateway: Gateway) -> Json:
-    """All log settings; those that no one has changed follow the level of the logger `modelmill`."""
+    """All log settings; those that no one has changed follow the level of the logger
+    `modelmill`.
+    """
     level = LOG.getEffectiveLevel()
     return {
         "log_file": "",
@@ -89,17 +102,27 @@ def log_settings(gateway: Gateway) -> Json:
     }
 
 
-def update_log_settings(gateway: Gateway, caller: KeyInfo, changes: Mapping[str, Any]) -> Json:
-    """Change some and return all; the logger `modelmill` follows. Needs an admin key; raises `InvalidInput`."""
+def update_log_settings(
+    gateway: Gateway, caller: KeyInfo, changes: Mapping[str, Any]
+) -> Json:
+    """Change some and return all; the logger `modelmill` follows. Needs an admin key; raises
+    `InvalidInput`.
+    """
     gateway.require_admin(caller)
     now = log_settings(gateway)
     for key, value in changes.items():
         if key not in now:
             raise unknown_setting(key, now)
         if key in FIXED and value != now[key]:
-            raise InvalidInput(f"the setting {key} can't be changed through this protocol")
-        if key == "log_verbose_level" and (type(value) is not int or not 0 <= value < 1 << 31):
-            raise InvalidInput(f"the setting log_verbose_level is a whole number from 0, not {value!r:.80}")
+            raise InvalidInput(
+                f"the setting {key} can't be changed through this protocol"
+            )
+        if key == "log_verbose_level" and (
+            type(value) is not int or not 0 <= value < 1 << 31
+        ):
+            raise InvalidInput(
+                f"the setting log_verbose_level is a whole number from 0, not {value!r:.80}"
+            )
         if isinstance(now[key], bool) and not isinstance(value, bool):
             raise InvalidInput(f"the setting {key} is true or false, not {value!r:.80}")
     new = {**now, **changes}
@@ -112,5 +135,9 @@ def _level(settings: Mapping[str, Any]) -> int:
     """The lowest that is wanted: the logger has one threshold, not a switch for each."""
     if settings["log_verbose_level"]:
         return logging.DEBUG
-    wanted = (("log_info", logging.INFO), ("log_warning", logging.WARNING), ("log_error", logging.ERROR))
+    wanted = (
+        ("log_info", logging.INFO),
+        ("log_warning", logging.WARNING),
+        ("log_error", logging.ERROR),
+    )
     return next((level for key, level in wanted if settings[key]), logging.CRITICAL)

@@ -1,6 +1,8 @@
-"""Values of v2's tensors: Python's numbers, bools and texts to raw bytes and back, and classification.
+"""Values of v2's tensors: Python's numbers, bools and texts to raw bytes and back, and
+classification.
 
-A tensor's data is its raw little-endian form; an element of BYTES is its length as uint32 and that many bytes.
+A tensor's data is its raw little-endian form; an element of BYTES is its length as uint32 and that
+many bytes.
 """
 
 import math
@@ -18,12 +20,24 @@ from modelmill.errors import InvalidInput
 from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Tensor
 
-SIZES = {name: int(np.dtype(kind).itemsize) for name, kind in NUMPY.items() if name != "BYTES"}
+SIZES = {
+    name: int(np.dtype(kind).itemsize)
+    for name, kind in NUMPY.items()
+    if name != "BYTES"
+}
 """Bytes of one element; BYTES has none."""
 CODES = {
-    "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
-    "FP32": "f", "FP64": "d",
-}  # fmt: skip
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP32": "f",
+    "FP64": "d",
+}
 """Letters of Python's `array`."""
 
 # ---- BYTES
@@ -35,15 +49,23 @@ def check_bytes(name: str, data: bytes, count: int) -> None:
     """Raises `InvalidInput` unless `data` is exactly `count` elements, each behind its length."""
     at, end, read = 0, len(data), _length.unpack_from
     if count * 4 > end:
-        raise InvalidInput(f"input '{name}': {count} elements of BYTES need {count * 4} bytes or more, given {end}")
+        raise InvalidInput(
+            f"input '{name}': {count} elements of BYTES need {count * 4} bytes or more, given {end}"
+        )
     for number in range(count):
         if end - at < 4:
-            raise InvalidInput(f"input '{name}': the data end before the length of element {number}")
+            raise InvalidInput(
+                f"input '{name}': the data end before the length of element {number}"
+            )
         at += 4 + read(data, at)[0]
         if at > end:
-            raise InvalidInput(f"input '{name}': element {number} ends {at - end} bytes behind the data")
+            raise InvalidInput(
+                f"input '{name}': element {number} ends {at - end} bytes behind the data"
+            )
     if at != end:
-        raise InvalidInput(f"input '{name}': {end - at} bytes follow its {count} elements")
+        raise InvalidInput(
+            f"input '{name}': {end - at} bytes follow its {count} elements"
+        )
 
 
 def unpack_bytes(data: bytes) -> list[bytes]:
@@ -60,45 +82,63 @@ def unpack_bytes(data: bytes) -> list[bytes]:
 
 
 def packed(name: str, datatype: str, values: Sequence[Any]) -> bytes:
-    """Flat Python values (numbers, bools, texts or bytes) as a tensor's data; raises `InvalidInput`.
+    """Flat Python values (numbers, bools, texts or bytes) as a tensor's data; raises
+    `InvalidInput`.
 
     Whole numbers must be in the datatype's range, and no finite number may become infinite.
     """
     if datatype == "BYTES":
-        return pack_bytes([value.encode() if isinstance(value, str) else value for value in values])
+        return pack_bytes(
+            [value.encode() if isinstance(value, str) else value for value in values]
+        )
     if datatype == "BOOL":
         return bytes(values)
     if (code := CODES.get(datatype)) is None:
-        raise InvalidInput(f"input '{name}': {datatype} has no form as numbers; send it as binary data")
+        raise InvalidInput(
+            f"input '{name}': {datatype} has no form as numbers; send it as binary data"
+        )
     try:
         return pack(f"<{len(values)}{code}", *values)
     except OverflowError as error:
-        raise InvalidInput(f"input '{name}': a number is too large for {datatype}") from error
+        raise InvalidInput(
+            f"input '{name}': a number is too large for {datatype}"
+        ) from error
     except PackingError as error:
-        raise InvalidInput(f"input '{name}': data does not hold values of {datatype}: {error}") from error
+        raise InvalidInput(
+            f"input '{name}': data does not hold values of {datatype}: {error}"
+        ) from error
 
 
 def unpacked(tensor: Tensor) -> list[Any]:
-    """The flat Python values of an output: numbers, bools or bytes; raises `InvalidInput` for FP16 and BF16."""
+    """The flat Python values of an output: numbers, bools or bytes; raises `InvalidInput` for FP16
+    and BF16.
+    """
     if tensor.datatype == "BYTES":
         return unpack_bytes(tensor.data)
     if tensor.datatype == "BOOL":
         return list(map(bool, tensor.data))
     if (code := CODES.get(tensor.datatype)) is None:
         raise InvalidInput(
-            f"output '{tensor.name}' is {tensor.datatype}, which has no form as numbers: ask for binary data"
+            f"output '{tensor.name}' is {tensor.datatype}, which has no form as numbers: ask for "
+            "binary data"
         )
     return array(code, tensor.data).tolist()
 
 
 def classification(tensor: Tensor, count: int, labels: Sequence[str]) -> Tensor:
-    """The best `count` of each row as BYTES "score:index[:label]", shape [rows, count]; raises `InvalidInput`."""
+    """The best `count` of each row as BYTES "score:index[:label]", shape [rows, count]; raises
+    `InvalidInput`.
+    """
     if tensor.datatype in ("BYTES", "BOOL"):
-        raise InvalidInput(f"output '{tensor.name}' is {tensor.datatype}: only numbers can be classified")
+        raise InvalidInput(
+            f"output '{tensor.name}' is {tensor.datatype}: only numbers can be classified"
+        )
     rows = tensor.shape[0] if tensor.shape else 1
     scores = numbers_of(tensor).reshape(rows, math.prod(tensor.shape[1:]))
     count = min(count, scores.shape[1])
-    best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable")[:, :count]
+    best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable")[
+        :, :count
+    ]
     named = list(labels) if len(labels) == scores.shape[1] else []
     texts = [
         f"{scores[row, index]:f}:{index}{f':{named[index]}' if named else ''}".encode()
@@ -111,5 +151,9 @@ def classification(tensor: Tensor, count: int, labels: Sequence[str]) -> Tensor:
 def numbers_of(tensor: Tensor) -> "np.ndarray[Any, Any]":
     """An output's numbers as float64, flat."""
     if tensor.datatype == "BF16":  # the upper half of an FP32
-        return (np.frombuffer(tensor.data, np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return (
+            (np.frombuffer(tensor.data, np.uint16).astype(np.uint32) << 16)
+            .view(np.float32)
+            .astype(np.float64)
+        )
     return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).astype(np.float64)

@@ -1,4 +1,6 @@
-"""What the protocols share: a request, a response, a route, and the one table from error codes to HTTP status."""
+"""What the protocols share: a request, a response, a route, and the one table from error codes to
+HTTP status.
+"""
 
 import asyncio
 import re
@@ -7,7 +9,13 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from modelmill.errors import InvalidInput, MethodNotAllowed, MillError, NotFound, TooLarge
+from modelmill.errors import (
+    InvalidInput,
+    MethodNotAllowed,
+    MillError,
+    NotFound,
+    TooLarge,
+)
 from modelmill.serve.gateway import Gateway
 from modelmill.types import KeyInfo
 
@@ -49,12 +57,17 @@ class Response(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What goes back piece by piece: each as soon as it is there. The pieces end early where the client leaves."""
+    """What goes back piece by piece: each as soon as it is there. The pieces end early where the
+    client leaves.
+    """
 
     pieces: AsyncGenerator[bytes]
     content_type: str = "text/event-stream"
     status: int = 200
-    headers: tuple[tuple[bytes, bytes], ...] = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+    headers: tuple[tuple[bytes, bytes], ...] = (
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+    )
 
 
 class Disconnected(Exception):
@@ -76,11 +89,13 @@ class WrongMethod(MethodNotAllowed):
 class Request:
     """One HTTP request, read straight from ASGI.
 
-    `gone` tells whether the client has left, where the server can tell; `default` is the deployment that is meant
-    where a protocol has no place to name one.
+    `gone` tells whether the client has left, where the server can tell; `default` is the deployment
+    that is meant where a protocol has no place to name one.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, limit: int, default: str = "") -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, limit: int, default: str = ""
+    ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -98,15 +113,27 @@ class Request:
     def id(self) -> str:
         """The name that the caller gave this request (`X-Request-Id`), or an empty string."""
         given = self.header(b"x-request-id")
-        return given if len(given) <= MAX_ID and given.isascii() and given.isprintable() else ""
+        return (
+            given
+            if len(given) <= MAX_ID and given.isascii() and given.isprintable()
+            else ""
+        )
 
     async def body(self) -> bytes:
-        """The whole body; raises `TooLarge` while reading, `Disconnected` when the client leaves."""
-        if self._take is not None and (whole := self._take()) is not None and len(whole) <= self.limit:
+        """The whole body; raises `TooLarge` while reading, `Disconnected` when the client
+        leaves.
+        """
+        if (
+            self._take is not None
+            and (whole := self._take()) is not None
+            and len(whole) <= self.limit
+        ):
             return whole
         declared = self.header(b"content-length")
         if is_number(declared) and int(declared) > self.limit:
-            raise TooLarge(f"the body has {int(declared):,} bytes; at most {self.limit:,} are taken")
+            raise TooLarge(
+                f"the body has {int(declared):,} bytes; at most {self.limit:,} are taken"
+            )
         chunks: list[bytes] = []
         size, more = 0, True
         while more:
@@ -122,27 +149,46 @@ class Request:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-Handler = Callable[[Gateway, KeyInfo, Request, Mapping[str, str]], Awaitable[Response | Stream]]
+Handler = Callable[
+    [Gateway, KeyInfo, Request, Mapping[str, str]], Awaitable[Response | Stream]
+]
 
 
 Finish = Callable[[], Response]
-Begin = Callable[[bytes, Callable[[], bool]], "tuple[asyncio.Future[Any], Finish] | None"]
-"""Begin to answer a body: a future, and what makes the response when it is done; None for what has to be looked at
-in full. It is told whether the client has gone. Both raise `MillError`."""
+Begin = Callable[
+    [bytes, Callable[[], bool]], "tuple[asyncio.Future[Any], Finish] | None"
+]
+"""Begin to answer a body: a future, and what makes the response when it is done; None for what has
+to be looked at in full. It is told whether the client has gone. Both raise `MillError`.
+"""
 Quick = Callable[[Gateway, KeyInfo, Request, Mapping[str, str]], "Begin | None"]
-"""What a handler does for requests with the very head that this request had, without a task; None: no short way."""
+"""What a handler does for requests with the very head that this request had, without a task; None:
+no short way.
+"""
 
 
 class Route:
     """A method and a path pattern; `{name}` stands for one segment, `{name:path}` for one or more.
 
-    The path is matched as ASGI gives it, percent-decoded: an encoded `/` is one. `public` routes need no key.
+    The path is matched as ASGI gives it, percent-decoded: an encoded `/` is one. `public` routes
+    need no key.
     """
 
     def __init__(
-        self, method: str, pattern: str, handler: Handler, *, public: bool = False, quick: "Quick | None" = None
+        self,
+        method: str,
+        pattern: str,
+        handler: Handler,
+        *,
+        public: bool = False,
+        quick: "Quick | None" = None,
     ) -> None:
-        self.method, self.handler, self.public, self.quick = method, handler, public, quick
+        self.method, self.handler, self.public, self.quick = (
+            method,
+            handler,
+            public,
+            quick,
+        )
         self.pattern = pattern.replace(":path}", "}")
         whole = re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", pattern)
         self.regex = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", whole))
@@ -156,8 +202,8 @@ class Route:
 class HttpProtocol(Protocol):
     """A protocol spoken over HTTP.
 
-    It may also have a `PREFIX`, such as `/v1`: errors at any path below it, also at one that does not exist, then
-    have its shape.
+    It may also have a `PREFIX`, such as `/v1`: errors at any path below it, also at one that does
+    not exist, then have its shape.
     """
 
     ROUTES: list[Route]

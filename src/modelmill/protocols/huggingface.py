@@ -1,9 +1,10 @@
 """The Hugging Face Inference API: `POST /models/{name}` in the shape of the deployment's task.
 
-A picture comes as the raw bytes or as base64 in `{"inputs": ..., "parameters": {...}}`, a text as `inputs`; a list
-of them is answered with a list. A task that answers with a picture sends the picture itself, unless the caller takes
-only JSON (`Accept: application/json`) or asked for several. While a deployment loads, the answer is 503, or with
-`X-Wait-For-Model: true` (also `{"options": {"wait_for_model": true}}`) it is waited for.
+A picture comes as the raw bytes or as base64 in `{"inputs": ..., "parameters": {...}}`, a text as
+`inputs`; a list of them is answered with a list. A task that answers with a picture sends the
+picture itself, unless the caller takes only JSON (`Accept: application/json`) or asked for several.
+While a deployment loads, the answer is 503, or with `X-Wait-For-Model: true` (also `{"options":
+{"wait_for_model": true}}`) it is waited for.
 """
 
 import asyncio
@@ -16,8 +17,26 @@ import msgspec
 
 from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unavailable
 from modelmill.protocols._hf_stream import streamed, wants_stream
-from modelmill.protocols._task import VECTORS, A, answers, check_count, parameters_of, pick, raw_of, refuse_tensor_model
-from modelmill.protocols.base import JSON, Disconnected, Request, Response, Route, Stream, read_json, simple_error
+from modelmill.protocols._task import (
+    VECTORS,
+    A,
+    answers,
+    check_count,
+    parameters_of,
+    pick,
+    raw_of,
+    refuse_tensor_model,
+)
+from modelmill.protocols.base import (
+    JSON,
+    Disconnected,
+    Request,
+    Response,
+    Route,
+    Stream,
+    read_json,
+    simple_error,
+)
 from modelmill.serve.gateway import Gateway
 from modelmill.types import SEED, TEXTS, Json, KeyInfo
 from modelmill.types import Route as Deployment
@@ -41,7 +60,8 @@ SEVERAL = f"{PNG} holds one picture, not several: accept {JSON} for a list of th
 
 
 class Asked(NamedTuple):
-    """What a request says: raw inputs, parameters, whether it was a list, whether to wait for the model.
+    """What a request says: raw inputs, parameters, whether it was a list, whether to wait for the
+    model.
 
     `compared`: the first input is to be compared with each of the others (sentence-similarity).
     """
@@ -53,7 +73,9 @@ class Asked(NamedTuple):
     compared: bool = False
 
 
-async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response | Stream:
+async def infer(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response | Stream:
     """One picture or text, or a list of them."""
     route = pick(gateway, caller, request, names["name"])
     refuse_tensor_model(route)
@@ -62,20 +84,36 @@ async def infer(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
         asked = read(body, request.header(b"content-type"), *_takes(route))
         if asked.many:
             raise InvalidInput("a stream answers one text, not a list")
-        return await streamed(gateway, caller, request, route, asked.inputs[0], asked.parameters)
-    _check_accept(request.header(b"accept"), READABLE | PICTURES if route.output == "image" else READABLE)
+        return await streamed(
+            gateway, caller, request, route, asked.inputs[0], asked.parameters
+        )
+    _check_accept(
+        request.header(b"accept"),
+        READABLE | PICTURES if route.output == "image" else READABLE,
+    )
     return await respond(gateway, caller, request, names["name"], body, NAME)
 
 
 async def respond(
-    gateway: Gateway, caller: KeyInfo, request: Request, name: str, body: bytes, protocol: str
+    gateway: Gateway,
+    caller: KeyInfo,
+    request: Request,
+    name: str,
+    body: bytes,
+    protocol: str,
 ) -> Response:
     """The answer to one body sent to a deployment of a task model; raises `MillError`."""
-    asked = read(body, request.header(b"content-type"), *_takes(pick(gateway, caller, request, name)))
+    asked = read(
+        body,
+        request.header(b"content-type"),
+        *_takes(pick(gateway, caller, request, name)),
+    )
     wait = asked.wait or request.header(b"x-wait-for-model").lower() in ("true", "1")
     route = await _loaded(gateway, caller, request, name, wait)
     try:
-        found = await answers(gateway, caller, request, route, protocol, asked.inputs, asked.parameters)
+        found = await answers(
+            gateway, caller, request, route, protocol, asked.inputs, asked.parameters
+        )
     except Unavailable as failure:
         raise _repeatable(failure, pick(gateway, caller, request, name)) from failure
     if asked.compared:
@@ -83,10 +121,17 @@ async def respond(
     accept = request.header(b"accept")
     if route.output == "image" and asked.many and not _wants(accept, READABLE):
         raise InvalidInput(SEVERAL)
-    if asked.many or (route.kind == "text" and (found[0][:1] != b"[" or route.task in NESTED)):
+    if asked.many or (
+        route.kind == "text" and (found[0][:1] != b"[" or route.task in NESTED)
+    ):
         return Response(b"[" + b",".join(found) + b"]")
-    # A model that makes pictures makes any number of them, so it answers a list unless only a picture would be read.
-    if route.output == "image" and _wants(accept, PICTURES) and (route.kind != SEED or not _wants(accept, READABLE)):
+    # A model that makes pictures makes any number of them, so it answers a list unless only a
+    # picture would be read.
+    if (
+        route.output == "image"
+        and _wants(accept, PICTURES)
+        and (route.kind != SEED or not _wants(accept, READABLE))
+    ):
         if (picture := _only_picture(found[0])) is not None:
             return Response(picture, content_type=PNG)
         if not _wants(accept, READABLE):
@@ -105,7 +150,9 @@ def _check_accept(accept: str, readable: set[str]) -> None:
     """Raises `InvalidInput` when the caller would not read what it gets."""
     if not _wants(accept, readable):
         what = f"{PNG} or {JSON}" if PNG in readable else JSON
-        raise InvalidInput(f"the answer is {what}, but the request accepts only {accept[:100]}")
+        raise InvalidInput(
+            f"the answer is {what}, but the request accepts only {accept[:100]}"
+        )
 
 
 def _wants(accept: str, kinds: set[str]) -> bool:
@@ -115,26 +162,36 @@ def _wants(accept: str, kinds: set[str]) -> bool:
     )
 
 
-async def _loaded(gateway: Gateway, caller: KeyInfo, request: Request, name: str, wait: bool) -> Deployment:
-    """The version that answers, waited for when that is wanted; raises `Unavailable` while it is loading."""
+async def _loaded(
+    gateway: Gateway, caller: KeyInfo, request: Request, name: str, wait: bool
+) -> Deployment:
+    """The version that answers, waited for when that is wanted; raises `Unavailable` while it is
+    loading.
+    """
     loop = asyncio.get_running_loop()
     end = loop.time() + gateway.limits.timeout_seconds
     while True:
         route = pick(gateway, caller, request, name)
         if not route.ready and route.error:
             raise ModelFailed(f"'{name}' can't be served: {route.error}")
-        if route.ready or route.asleep or not route.loaded or not wait:  # one that sleeps wakes when it is called
+        if (
+            route.ready or route.asleep or not route.loaded or not wait
+        ):  # one that sleeps wakes when it is called
             gateway.refuse_unservable(route)
             return route
         if request.gone is not None and request.gone():
             raise Disconnected
         if loop.time() > end:
-            raise Expired(f"'{name}' is still loading after {gateway.limits.timeout_seconds:g} seconds")
+            raise Expired(
+                f"'{name}' is still loading after {gateway.limits.timeout_seconds:g} seconds"
+            )
         await asyncio.sleep(POLL_SECONDS)
 
 
 def _repeatable(failure: Unavailable, route: Deployment) -> MillError:
-    """The failure itself while the deployment loads; npm's client repeats a 503 at once and for ever."""
+    """The failure itself while the deployment loads; npm's client repeats a 503 at once and for
+    ever.
+    """
     return MillError(failure.message) if route.ready and not route.asleep else failure
 
 
@@ -147,11 +204,14 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
     if not body and kind == SEED:
         return Asked([b""], {})
     if not body:
-        raise InvalidInput(f"the body is empty: send {'JSON with inputs' if kind == 'text' else A[kind]}")
+        raise InvalidInput(
+            f"the body is empty: send {'JSON with inputs' if kind == 'text' else A[kind]}"
+        )
     content_type = content_type.lower()
     if content_type.startswith("multipart/"):
         raise InvalidInput(
-            "multipart/form-data is not taken: send the file itself as the body (curl --data-binary @FILE)"
+            "multipart/form-data is not taken: send the file itself as the body (curl "
+            "--data-binary @FILE)"
         )
     json_like = content_type.startswith(JSON) or body.lstrip()[:1] == b"{"
     if content_type.startswith("text/plain") if kind in TEXTS else not json_like:
@@ -160,15 +220,22 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
     if kind == SEED and isinstance(document, dict):
         document.setdefault("inputs", None)
     if not isinstance(document, dict) or "inputs" not in document:
-        raise InvalidInput('the JSON wants the form {"inputs": ..., "parameters": {...}}')
+        raise InvalidInput(
+            'the JSON wants the form {"inputs": ..., "parameters": {...}}'
+        )
     inputs, parameters, compared = document["inputs"], _parameters(document), False
     if task == VECTORS:
-        # Its options stand beside the inputs, and a source with sentences is a question about similarity.
-        parameters = {name: value for name, value in document.items() if name not in AROUND} | parameters
+        # Its options stand beside the inputs, and a source with sentences is a question about
+        # similarity.
+        parameters = {
+            name: value for name, value in document.items() if name not in AROUND
+        } | parameters
         if compared := isinstance(inputs, dict):
             inputs = _sentences(inputs)
             if PACKED & parameters.keys():
-                raise InvalidInput("similarities are numbers: leave encoding_format and usage out")
+                raise InvalidInput(
+                    "similarities are numbers: leave encoding_format and usage out"
+                )
     many = isinstance(inputs, list)
     if many:
         check_count("inputs", inputs)
@@ -177,13 +244,17 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
 
 
 def _parameters(document: Json) -> Json:
-    """What the task is told, also by the names in which its clients pack what is said of a search."""
+    """What the task is told, also by the names in which its clients pack what is said of a
+    search.
+    """
     parameters = parameters_of(document)
     for name in GENERATION & parameters.keys():
         packed = parameters.pop(name)
         if not isinstance(packed, dict | None):
             raise InvalidInput(f"{name} is an object, not {packed!r:.40}")
-        said = {key: value for key, value in (packed or {}).items() if value is not None}
+        said = {
+            key: value for key, value in (packed or {}).items() if value is not None
+        }
         parameters = said | parameters
     return parameters
 
@@ -192,26 +263,34 @@ def _sentences(inputs: dict[str, Any]) -> list[Any]:
     """The source, and behind it what it is compared with; raises `InvalidInput`."""
     source, sentences = inputs.get("source_sentence"), inputs.get("sentences")
     if not isinstance(source, str) or not isinstance(sentences, list) or not sentences:
-        raise InvalidInput('inputs wants the form {"source_sentence": ..., "sentences": [...]}')
+        raise InvalidInput(
+            'inputs wants the form {"source_sentence": ..., "sentences": [...]}'
+        )
     return [source, *sentences]
 
 
 def _similarities(found: list[bytes]) -> bytes:
     """The cosine of the first vector with each of the others: they have length 1."""
     source, *others = (msgspec.json.decode(one, type=list[float]) for one in found)
-    return msgspec.json.encode([round(sum(map(mul, source, one)), DIGITS) for one in others])
+    return msgspec.json.encode(
+        [round(sum(map(mul, source, one)), DIGITS) for one in others]
+    )
 
 
 def _waits(options: Any) -> bool:
     """`wait_for_model` of the options, of which the others tell a cache that is not here."""
     if options is None:
         return False
-    if not isinstance(options, dict) or not isinstance(wait := options.get("wait_for_model", False), bool):
+    if not isinstance(options, dict) or not isinstance(
+        wait := options.get("wait_for_model", False), bool
+    ):
         raise InvalidInput('options is an object such as {"wait_for_model": true}')
     return wait
 
 
-async def info(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def info(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """What the deployment is, as the hub describes a model."""
     route = gateway.route(caller, names["name"])
     document = {
@@ -225,7 +304,9 @@ async def info(gateway: Gateway, caller: KeyInfo, request: Request, names: Mappi
     return Response(msgspec.json.encode(document))
 
 
-async def health(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def health(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Nothing, when the deployment answers; raises `Unavailable` while it is loading."""
     gateway.refuse_unservable(gateway.route(caller, names["name"]))
     return Response(b"")

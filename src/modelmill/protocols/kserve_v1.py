@@ -1,9 +1,9 @@
 """KServe's v1 protocol, which is TensorFlow Serving's: `instances` in, `predictions` out.
 
-An instance of a task model is a text, or a picture as base64, `{"b64": ...}` or `{"image": {"b64": ...}}`; of a model
-without a task it is a nested list, or an object of them by input name. `inputs` instead of `instances` holds whole
-columns, and is answered with `outputs`. Whether a model is ready, and the list of models, is in `openai.py`: the
-paths are the same.
+An instance of a task model is a text, or a picture as base64, `{"b64": ...}` or `{"image": {"b64":
+...}}`; of a model without a task it is a nested list, or an object of them by input name. `inputs`
+instead of `instances` holds whole columns, and is answered with `outputs`. Whether a model is
+ready, and the list of models, is in `openai.py`: the paths are the same.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,14 @@ import msgspec
 from modelmill.errors import InvalidInput, NotInstalled
 from modelmill.protocols import openai
 from modelmill.protocols._rows import ROWS, from_columns, from_rows, to_columns, to_rows
-from modelmill.protocols._task import VERSION, answers, check_count, parameters_of, pick, raw_of
+from modelmill.protocols._task import (
+    VERSION,
+    answers,
+    check_count,
+    parameters_of,
+    pick,
+    raw_of,
+)
 from modelmill.protocols.base import Request, Response, Route, read_json
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
@@ -26,25 +33,41 @@ FORM = 'the JSON wants the form {"instances": [...]} or {"inputs": ...}'
 NAME = "kserve_v1"
 
 
-async def predict(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def predict(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Predictions for instances: texts, pictures or rows of tensors."""
     gateway.refuse_unservable(pick(gateway, caller, request, names["name"]))
     document = read_json(await request.body())
-    route = pick(gateway, caller, request, names["name"])  # it may have been rolled meanwhile
+    route = pick(
+        gateway, caller, request, names["name"]
+    )  # it may have been rolled meanwhile
     return await respond(gateway, caller, request, route, document, NAME)
 
 
-async def explain(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def explain(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """501: there is no explainer."""
     route = gateway.route(caller, names["name"])
-    raise NotInstalled(f"'{route.deployment}' has no explainer: only :predict is served")
+    raise NotInstalled(
+        f"'{route.deployment}' has no explainer: only :predict is served"
+    )
 
 
 async def respond(
-    gateway: Gateway, caller: KeyInfo, request: Request, route: Deployment, document: Any, protocol: str
+    gateway: Gateway,
+    caller: KeyInfo,
+    request: Request,
+    route: Deployment,
+    document: Any,
+    protocol: str,
 ) -> Response:
     """The answer to a document with `instances` or `inputs`; raises `InvalidInput`."""
-    if not isinstance(document, dict) or len({"instances", "inputs"} & document.keys()) != 1:
+    if (
+        not isinstance(document, dict)
+        or len({"instances", "inputs"} & document.keys()) != 1
+    ):
         raise InvalidInput(FORM)
     if route.kind == "tensor":
         return await _tensors(gateway, caller, request, route, document, protocol)
@@ -54,13 +77,19 @@ async def respond(
         raise InvalidInput(FORM)
     check_count("instances" if by_row else "inputs", given)
     inputs = [_raw(value, route.kind, number) for number, value in enumerate(given)]
-    found = await answers(gateway, caller, request, route, protocol, inputs, parameters_of(document))
-    return Response(b'{"%s":[%s]}' % (b"predictions" if by_row else b"outputs", b",".join(found)))
+    found = await answers(
+        gateway, caller, request, route, protocol, inputs, parameters_of(document)
+    )
+    return Response(
+        b'{"%s":[%s]}' % (b"predictions" if by_row else b"outputs", b",".join(found))
+    )
 
 
 def _column(inputs: Any, kind: str) -> Any:
     """The only column that a task model has, with or without its name."""
-    return inputs[kind] if isinstance(inputs, dict) and inputs.keys() == {kind} else inputs
+    return (
+        inputs[kind] if isinstance(inputs, dict) and inputs.keys() == {kind} else inputs
+    )
 
 
 def _raw(value: Any, kind: str, number: int) -> bytes:
@@ -70,7 +99,12 @@ def _raw(value: Any, kind: str, number: int) -> bytes:
 
 
 async def _tensors(
-    gateway: Gateway, caller: KeyInfo, request: Request, route: Deployment, document: Json, protocol: str
+    gateway: Gateway,
+    caller: KeyInfo,
+    request: Request,
+    route: Deployment,
+    document: Json,
+    protocol: str,
 ) -> Response:
     """All rows of a request go as one call."""
     parameters = parameters_of(document)
@@ -93,7 +127,11 @@ async def _tensors(
         pinned=VERSION in request.headers,
     )
     if by_row:
-        return Response(msgspec.json.encode({"predictions": to_rows(answer, len(document["instances"]))}))
+        return Response(
+            msgspec.json.encode(
+                {"predictions": to_rows(answer, len(document["instances"]))}
+            )
+        )
     return Response(msgspec.json.encode({"outputs": to_columns(answer)}))
 
 

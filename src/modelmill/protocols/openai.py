@@ -1,6 +1,8 @@
-"""The OpenAI API, as far as there is something to answer with: the models that are served, and pictures they make.
+"""The OpenAI API, as far as there is something to answer with: the models that are served, and
+pictures they make.
 
-It owns `/v1`, which KServe v1 shares: the two answers below satisfy clients of both, and so does every error.
+It owns `/v1`, which KServe v1 shares: the two answers below satisfy clients of both, and so does
+every error.
 """
 
 import time
@@ -32,13 +34,16 @@ KINDS = {
     "overloaded": ("rate_limit_error", "rate_limit_exceeded"),
     "cancelled": ("invalid_request_error", "request_cancelled"),
 }
-"""OpenAI's `type` and `code` by our code; what is not here is a `server_error` under our own code."""
+"""OpenAI's `type` and `code` by our code; what is not here is a `server_error` under our own
+code.
+"""
 
 
 def error(error: MillError) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`.
 
-    OpenAI's clients want this object. KServe's clients print whatever `error` holds, so they lose nothing by it.
+    OpenAI's clients want this object. KServe's clients print whatever `error` holds, so they lose
+    nothing by it.
     """
     kind, code = KINDS.get(error.code, ("server_error", error.code))
     unknown_path = isinstance(error, UnknownPath)
@@ -51,7 +56,9 @@ def error(error: MillError) -> bytes:
     return msgspec.json.encode({"error": document})
 
 
-async def models(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def models(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The deployments: `data` for OpenAI's clients, `models` for KServe's."""
     routes = sorted(gateway.routes(caller).items())
     document = {
@@ -62,48 +69,79 @@ async def models(gateway: Gateway, caller: KeyInfo, request: Request, names: Map
     return Response(msgspec.json.encode(document))
 
 
-async def model(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def model(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """One deployment: as OpenAI describes a model, with KServe's `name` and `ready`."""
     route = gateway.route(caller, names["id"])
-    ready = route.loaded and (route.asleep or (route.ready and gateway.connected(route)))
-    return Response(msgspec.json.encode({**_described(route), "name": route.deployment, "ready": ready}))
+    ready = route.loaded and (
+        route.asleep or (route.ready and gateway.connected(route))
+    )
+    return Response(
+        msgspec.json.encode(
+            {**_described(route), "name": route.deployment, "ready": ready}
+        )
+    )
 
 
 def _described(route: Deployment) -> Json:
-    return {"id": route.deployment, "object": "model", "created": route.created, "owned_by": route.project}
+    return {
+        "id": route.deployment,
+        "object": "model",
+        "created": route.created,
+        "owned_by": route.project,
+    }
 
 
-async def images(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def images(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """`n` new pictures as `b64_json`; the prompt is a seed, or empty."""
     document = read_json(await request.body())
     if not isinstance(document, dict) or not isinstance(document.get("model"), str):
-        raise InvalidInput('the JSON wants the form {"model": ..., "prompt": "", "n": 1}')
+        raise InvalidInput(
+            'the JSON wants the form {"model": ..., "prompt": "", "n": 1}'
+        )
     route = pick(gateway, caller, request, document["model"])
     if route.kind != SEED:
-        raise InvalidInput(f"'{route.deployment}' makes no pictures: its task is {route.task or 'unknown'}")
+        raise InvalidInput(
+            f"'{route.deployment}' makes no pictures: its task is {route.task or 'unknown'}"
+        )
     _check_format(document.get("response_format"))
     gateway.refuse_unservable(route)
-    seed, parameters = raw_of(document.get("prompt"), SEED, "prompt"), {"num_images": document.get("n")}
+    seed, parameters = (
+        raw_of(document.get("prompt"), SEED, "prompt"),
+        {"num_images": document.get("n")},
+    )
     (found,) = await answers(gateway, caller, request, route, NAME, [seed], parameters)
     return _pictures(msgspec.json.decode(found))
 
 
-async def edits(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
-    """The picture of a form, repaired, as `b64_json`; where it is filled in, `mask` says where, or its alpha channel.
+async def edits(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
+    """The picture of a form, repaired, as `b64_json`; where it is filled in, `mask` says where, or
+    its alpha channel.
 
     The prompt is not read: what these models do, they do to every picture.
     """
     form = read_form(await request.body(), request.header(b"content-type"))
     route = pick(gateway, caller, request, field(form, "model"))
     if route.task != EDITS:
-        raise InvalidInput(f"'{route.deployment}' edits no pictures: its task is {route.task or 'unknown'}")
+        raise InvalidInput(
+            f"'{route.deployment}' edits no pictures: its task is {route.task or 'unknown'}"
+        )
     _check_format(field(form, "response_format") or None)
     if field(form, "n") not in ("", "1"):
         raise InvalidInput("n: a picture is repaired in one way only, so n is 1")
     gateway.refuse_unservable(route)
     picture = file_of(form, "image")
-    parameters = {"mask": b64encode(file_of(form, "mask")).decode()} if "mask" in form else {}
-    (found,) = await answers(gateway, caller, request, route, NAME, [picture], parameters)
+    parameters = (
+        {"mask": b64encode(file_of(form, "mask")).decode()} if "mask" in form else {}
+    )
+    (found,) = await answers(
+        gateway, caller, request, route, NAME, [picture], parameters
+    )
     return _pictures([msgspec.json.decode(found)["image"]])
 
 

@@ -1,8 +1,8 @@
 """Amazon SageMaker's container contract: `GET /ping` and `POST /invocations`.
 
-`/invocations` names no model: the header `X-Amzn-SageMaker-Target-Model` does, else the setting `invocations`, else
-it is the only deployment there is. JSON with `instances` goes the way of KServe v1, anything else the way of the
-Hugging Face API: raw bytes, a plain text, or JSON with `inputs`.
+`/invocations` names no model: the header `X-Amzn-SageMaker-Target-Model` does, else the setting
+`invocations`, else it is the only deployment there is. JSON with `instances` goes the way of KServe
+v1, anything else the way of the Hugging Face API: raw bytes, a plain text, or JSON with `inputs`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,14 @@ from typing import Any
 from modelmill.errors import InvalidInput, NotFound
 from modelmill.protocols import huggingface, kserve_v1
 from modelmill.protocols._task import pick
-from modelmill.protocols.base import JSON, Request, Response, Route, read_json, simple_error
+from modelmill.protocols.base import (
+    JSON,
+    Request,
+    Response,
+    Route,
+    read_json,
+    simple_error,
+)
 from modelmill.serve.gateway import Gateway
 from modelmill.types import KeyInfo
 
@@ -21,12 +28,20 @@ NAME = "sagemaker"
 TARGET = b"x-amzn-sagemaker-target-model"
 
 
-async def ping(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def ping(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """200 when requests should be sent here, else 503."""
-    return Response(b'{"status":"healthy"}') if gateway.ready else Response(b'{"status":"unhealthy"}', 503)
+    return (
+        Response(b'{"status":"healthy"}')
+        if gateway.ready
+        else Response(b'{"status":"unhealthy"}', 503)
+    )
 
 
-async def invocations(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def invocations(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """A prediction of the deployment that a header, a setting or its being alone names."""
     name = _target(gateway, caller, request)
     pick(gateway, caller, request, name)  # nothing is read for one that does not exist
@@ -35,11 +50,15 @@ async def invocations(gateway: Gateway, caller: KeyInfo, request: Request, names
     route = pick(gateway, caller, request, name)
     if document is None and route.kind != "tensor":
         return await huggingface.respond(gateway, caller, request, name, body, NAME)
-    return await kserve_v1.respond(gateway, caller, request, route, document or read_json(body), NAME)
+    return await kserve_v1.respond(
+        gateway, caller, request, route, document or read_json(body), NAME
+    )
 
 
 def _target(gateway: Gateway, caller: KeyInfo, request: Request) -> str:
-    """The deployment's name; raises `InvalidInput` when it could be several, `NotFound` when there is none."""
+    """The deployment's name; raises `InvalidInput` when it could be several, `NotFound` when there
+    is none.
+    """
     named = request.header(TARGET) or request.default
     if named:
         return named
@@ -48,7 +67,8 @@ def _target(gateway: Gateway, caller: KeyInfo, request: Request) -> str:
         raise NotFound("nothing is deployed yet")
     if len(known) > 1:
         raise InvalidInput(
-            f"several models are deployed: name one of {', '.join(known)[:200]} in X-Amzn-SageMaker-Target-Model"
+            f"several models are deployed: name one of {', '.join(known)[:200]} in "
+            "X-Amzn-SageMaker-Target-Model"
         )
     return known[0]
 
@@ -61,4 +81,7 @@ def _rows(body: bytes, content_type: str) -> Any:
     return document if isinstance(document, dict) and "instances" in document else None
 
 
-ROUTES = [Route("GET", "/ping", ping, public=True), Route("POST", "/invocations", invocations)]
+ROUTES = [
+    Route("GET", "/ping", ping, public=True),
+    Route("POST", "/invocations", invocations),
+]

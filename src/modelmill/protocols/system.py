@@ -11,16 +11,24 @@ from modelmill.types import KeyInfo
 error = simple_error
 
 
-async def live(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def live(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The process answers."""
     return Response(b'{"status":"alive"}')
 
 
-async def ready(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
-    """Requests should be sent here: routes are known, the disk has room, no shutdown is under way."""
+async def ready(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
+    """Requests should be sent here: routes are known, the disk has room, no shutdown is under
+    way.
+    """
     if gateway.ready:
         return Response(b'{"ready":true}')
-    return Response(msgspec.json.encode({"ready": False, "reason": _reason(gateway)}), 503)
+    return Response(
+        msgspec.json.encode({"ready": False, "reason": _reason(gateway)}), 503
+    )
 
 
 def _reason(gateway: Gateway) -> str:
@@ -31,9 +39,13 @@ def _reason(gateway: Gateway) -> str:
     return "no snapshot: routes and keys are not known yet"
 
 
-async def metrics(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def metrics(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Prometheus text exposition format 0.0.4."""
-    return Response(gateway.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(
+        gateway.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8"
+    )
 
 
 ROUTES = [

@@ -1,6 +1,8 @@
-"""The generate extension of the Open Inference Protocol v2, as Triton has it: a text in, its continuation out.
+"""The generate extension of the Open Inference Protocol v2, as Triton has it: a text in, its
+continuation out.
 
-`generate` answers at once with `text_output`, `generate_stream` with what has come since the last event.
+`generate` answers at once with `text_output`, `generate_stream` with what has come since the last
+event.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -11,7 +13,14 @@ import msgspec
 from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols._growing import begun, event
 from modelmill.protocols._task import parameters_of
-from modelmill.protocols.base import Request, Response, Route, Stream, read_json, simple_error
+from modelmill.protocols.base import (
+    Request,
+    Response,
+    Route,
+    Stream,
+    read_json,
+    simple_error,
+)
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
 from modelmill.types import Route as Deployment
@@ -21,24 +30,40 @@ error = simple_error
 AROUND = frozenset({"id", "parameters", "text_input"})
 
 
-async def generate(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def generate(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The whole continuation."""
     route, data, parameters = await _asked(gateway, caller, request, names)
     answer = await gateway.predict(
-        caller, route, NAME, data=data, parameters=parameters, gone=request.gone, request_id=request.id
+        caller,
+        route,
+        NAME,
+        data=data,
+        parameters=parameters,
+        gone=request.gone,
+        request_id=request.id,
     )
     found = msgspec.json.decode(answer.data)
     return Response(msgspec.json.encode(_answer(route, found["generated_text"])))
 
 
-async def generate_stream(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Stream:
+async def generate_stream(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Stream:
     """The continuation as it comes."""
     route, data, parameters = await _asked(gateway, caller, request, names)
 
     async def events() -> AsyncGenerator[bytes]:
         sent = False
         stream = gateway.stream(
-            caller, route, NAME, data=data, parameters=parameters, gone=request.gone, request_id=request.id
+            caller,
+            route,
+            NAME,
+            data=data,
+            parameters=parameters,
+            gone=request.gone,
+            request_id=request.id,
         )
         try:
             async for part in stream:
@@ -62,24 +87,41 @@ async def _asked(
     """The deployment, the text and its parameters; raises `InvalidInput`."""
     route = gateway.pick(caller, names["model"], names.get("version"))
     if not route.grows:
-        raise InvalidInput(f"'{route.deployment}' writes no texts: its task is {route.task or 'unknown'}; use infer")
+        raise InvalidInput(
+            f"'{route.deployment}' writes no texts: its task is {route.task or 'unknown'}; use "
+            "infer"
+        )
     gateway.refuse_unservable(route)
     document: Any = read_json(await request.body())
-    if not isinstance(document, dict) or not isinstance(document.get("text_input"), str):
-        raise InvalidInput('the JSON wants the form {"text_input": ..., "parameters": {...}}')
+    if not isinstance(document, dict) or not isinstance(
+        document.get("text_input"), str
+    ):
+        raise InvalidInput(
+            'the JSON wants the form {"text_input": ..., "parameters": {...}}'
+        )
     # Triton's own clients write what a model is told beside the text.
     beside = {name: value for name, value in document.items() if name not in AROUND}
-    parameters = {name: value for name, value in {**beside, **parameters_of(document)}.items() if name != "stream"}
+    parameters = {
+        name: value
+        for name, value in {**beside, **parameters_of(document)}.items()
+        if name != "stream"
+    }
     return route, document["text_input"].encode("utf-8", "replace"), parameters
 
 
 def _answer(route: Deployment, text: str) -> Json:
-    return {"model_name": route.deployment, "model_version": str(route.version), "text_output": text}
+    return {
+        "model_name": route.deployment,
+        "model_version": str(route.version),
+        "text_output": text,
+    }
 
 
 ROUTES = [
     Route("POST", "/v2/models/{model}/generate", generate),
     Route("POST", "/v2/models/{model}/generate_stream", generate_stream),
     Route("POST", "/v2/models/{model}/versions/{version}/generate", generate),
-    Route("POST", "/v2/models/{model}/versions/{version}/generate_stream", generate_stream),
+    Route(
+        "POST", "/v2/models/{model}/versions/{version}/generate_stream", generate_stream
+    ),
 ]

@@ -1,6 +1,8 @@
-"""Open Inference Protocol v2 over gRPC: the same as over HTTP, with `ModelStreamInfer`, health and reflection.
+"""Open Inference Protocol v2 over gRPC: the same as over HTTP, with `ModelStreamInfer`, health and
+reflection.
 
-gRPC is spoken by our own small HTTP/2 server (docs/decisions/0013). It is imported when `serve` is called, not before.
+gRPC is spoken by our own small HTTP/2 server (docs/decisions/0013). It is imported when `serve` is
+called, not before.
 """
 
 import socket
@@ -15,11 +17,14 @@ if TYPE_CHECKING:
     Where = socket.socket | Address | Sequence[Address]
 
 
-async def serve(gateway: Gateway, where: "Where", tls: "Tls | None" = None) -> "GrpcServer":
-    """Listen at (host, port) or several of them, or on a bound socket; with `tls` (certificate, key) encrypted.
+async def serve(
+    gateway: Gateway, where: "Where", tls: "Tls | None" = None
+) -> "GrpcServer":
+    """Listen at (host, port) or several of them, or on a bound socket; with `tls` (certificate,
+    key) encrypted.
 
-    A port may be shared by several processes. The server has a `port` and `stop(grace)`. Raises `InvalidInput` for
-    files that are no certificate, `OSError` for an address that can't be had.
+    A port may be shared by several processes. The server has a `port` and `stop(grace)`. Raises
+    `InvalidInput` for files that are no certificate, `OSError` for an address that can't be had.
     """
     from modelmill.protocols._grpc_server import GrpcServer, tls_context
     from modelmill.protocols._grpc_service import methods
@@ -40,4 +45,8 @@ def _each(where: "Where") -> "Sequence[socket.socket | Address]":
     if isinstance(where, socket.socket):
         return [where]
     host, port = where[0], where[-1]
-    return [(host, port)] if isinstance(host, str) and isinstance(port, int) else cast("Sequence[Address]", where)
+    return (
+        [(host, port)]
+        if isinstance(host, str) and isinstance(port, int)
+        else cast("Sequence[Address]", where)
+    )

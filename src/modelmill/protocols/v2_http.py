@@ -1,7 +1,8 @@
 """Open Inference Protocol v2 over HTTP, with Triton's extensions: routes, bytes, status codes.
 
-Binary tensors, classification, statistics, model configuration and repository, trace and log settings, system shared
-memory. What a Content-Type says is never believed: clients send none, or a wrong one.
+Binary tensors, classification, statistics, model configuration and repository, trace and log
+settings, system shared memory. What a Content-Type says is never believed: clients send none, or a
+wrong one.
 """
 
 from collections.abc import Mapping
@@ -27,46 +28,68 @@ def _json(document: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(document), status)
 
 
-async def live(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def live(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The server answers."""
     return Response(b'{"live":true}')
 
 
-async def ready(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def ready(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The server can take inference calls."""
     return _json({"ready": gateway.ready}, 200 if gateway.ready else 503)
 
 
-async def server(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def server(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Server metadata."""
     return _json(_v2.server_metadata(gateway))
 
 
-async def model_ready(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def model_ready(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """200 when the model answers, 400 when not, as Triton's clients expect."""
     try:
         route = gateway.route(caller, names["model"], names.get("version"))
     except NotFound as missing:
         return Response(simple_error(missing), 400)
     is_ready = _v2.is_ready(gateway, route)
-    return _json({"name": route.deployment, "ready": is_ready}, 200 if is_ready else 400)
+    return _json(
+        {"name": route.deployment, "ready": is_ready}, 200 if is_ready else 400
+    )
 
 
-async def metadata(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def metadata(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The model's signature; `/v2/models/stats` are the statistics of all models."""
     if names["model"] == "stats" and "version" not in names:
         return _json(_v2.model_statistics(gateway, caller))
-    return _json(_v2.model_metadata(gateway, caller, names["model"], names.get("version")))
+    return _json(
+        _v2.model_metadata(gateway, caller, names["model"], names.get("version"))
+    )
 
 
-async def config(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def config(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The model's configuration."""
-    return _json(_v2.model_config(gateway, caller, names["model"], names.get("version")))
+    return _json(
+        _v2.model_config(gateway, caller, names["model"], names.get("version"))
+    )
 
 
-async def statistics(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def statistics(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """What the model was asked and how long it took."""
-    return _json(_v2.model_statistics(gateway, caller, names["model"], names.get("version")))
+    return _json(
+        _v2.model_statistics(gateway, caller, names["model"], names.get("version"))
+    )
 
 
 # ---- repository and settings
@@ -81,7 +104,9 @@ async def _document(request: Request) -> Json:
     return document
 
 
-async def index(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def index(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Every model and version, and its state."""
     only_ready = (await _document(request)).get("ready", False)
     if not isinstance(only_ready, bool):
@@ -89,39 +114,57 @@ async def index(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapp
     return _json(_v2.repository_index(gateway, caller, only_ready))
 
 
-async def load(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def load(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Load a deployment; answers when it is there."""
     gateway.require_admin(caller)
     parameters = (await _document(request)).get("parameters") or {}
     if parameters:
-        raise InvalidInput("a deployment is loaded as it was deployed: configuration and files can't be given here")
+        raise InvalidInput(
+            "a deployment is loaded as it was deployed: configuration and files can't be given here"
+        )
     await _v2.load(gateway, caller, names["model"])
     return Response()
 
 
-async def unload(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def unload(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Unload a deployment; answers when it is gone."""
     await _v2.unload(gateway, caller, names["model"])
     return Response()
 
 
-async def trace(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def trace(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The trace settings, of the server or of a model."""
     return _json(_v2.trace_settings(gateway, caller, names.get("model")))
 
 
-async def set_trace(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def set_trace(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Change trace settings."""
     gateway.require_admin(caller)
-    return _json(_v2.update_trace_settings(gateway, caller, await _document(request), names.get("model")))
+    return _json(
+        _v2.update_trace_settings(
+            gateway, caller, await _document(request), names.get("model")
+        )
+    )
 
 
-async def log(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def log(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The log settings."""
     return _json(_v2.log_settings(gateway))
 
 
-async def set_log(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def set_log(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Change log settings."""
     gateway.require_admin(caller)
     return _json(_v2.update_log_settings(gateway, caller, await _document(request)))
@@ -138,37 +181,51 @@ class Registration(msgspec.Struct):
     offset: int = 0
 
 
-async def register(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def register(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Take a shared-memory object of this machine as a region of the caller's."""
     known = regions(gateway)
     try:
         asked = msgspec.convert(await _document(request), Registration)
     except msgspec.ValidationError as wrong:
-        raise InvalidInput(f"the body wants the form {{key, offset, byte_size}}: {wrong}") from wrong
+        raise InvalidInput(
+            f"the body wants the form {{key, offset, byte_size}}: {wrong}"
+        ) from wrong
     known.register(caller, names["region"], asked.key, asked.offset, asked.byte_size)
     return Response()
 
 
-async def unregister(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def unregister(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Let go of a region, or of all of the caller's."""
     if gateway.shared_memory:
         regions(gateway).unregister(caller, names.get("region"))
     return Response()
 
 
-async def memory(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def memory(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """The caller's regions."""
     if not gateway.shared_memory and "region" not in names:
         return Response(b"[]")
     return _json(regions(gateway).status(caller, names.get("region")))
 
 
-async def no_device_memory(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def no_device_memory(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """Memory of a GPU is not taken."""
-    raise NotInstalled("shared memory of a GPU is not taken: register system shared memory")
+    raise NotInstalled(
+        "shared memory of a GPU is not taken: register system shared memory"
+    )
 
 
-async def device_memory(gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]) -> Response:
+async def device_memory(
+    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
+) -> Response:
     """No region: clients ask before they register, and clear up, whether or not they use it."""
     return Response(b"" if request.method == "POST" else b"[]")
 
@@ -193,9 +250,21 @@ ROUTES = [
     Route("GET", "/v2/logging", log),
     Route("POST", "/v2/logging", set_log),
     Route("POST", f"{_SYSTEM}/region/{{region}}/register", register),
-    *(Route("POST", f"{path}/unregister", unregister) for path in (_SYSTEM, f"{_SYSTEM}/region/{{region}}")),
-    *(Route("GET", f"{path}/status", memory) for path in (_SYSTEM, f"{_SYSTEM}/region/{{region}}")),
+    *(
+        Route("POST", f"{path}/unregister", unregister)
+        for path in (_SYSTEM, f"{_SYSTEM}/region/{{region}}")
+    ),
+    *(
+        Route("GET", f"{path}/status", memory)
+        for path in (_SYSTEM, f"{_SYSTEM}/region/{{region}}")
+    ),
     Route("POST", f"{_DEVICE}/region/{{region}}/register", no_device_memory),
-    *(Route("POST", f"{path}/unregister", device_memory) for path in (_DEVICE, f"{_DEVICE}/region/{{region}}")),
-    *(Route("GET", f"{path}/status", device_memory) for path in (_DEVICE, f"{_DEVICE}/region/{{region}}")),
+    *(
+        Route("POST", f"{path}/unregister", device_memory)
+        for path in (_DEVICE, f"{_DEVICE}/region/{{region}}")
+    ),
+    *(
+        Route("GET", f"{path}/status", device_memory)
+        for path in (_DEVICE, f"{_DEVICE}/region/{{region}}")
+    ),
 ]

@@ -23,7 +23,9 @@ class Bucket:
 
 
 class Rates:
-    """The buckets of all keys that have a limit; each of several gateways grants its share of it."""
+    """The buckets of all keys that have a limit; each of several gateways grants its share of
+    it.
+    """
 
     def __init__(self, gateways: int = 1) -> None:
         self._gateways = gateways
@@ -39,7 +41,9 @@ class Rates:
         if bucket is None:
             bucket = self._buckets[caller.digest] = Bucket(burst, now)
         if wait := bucket.take(rate, burst, now):
-            message = f"the key '{caller.name}' may send {caller.rate:g} requests a second"
+            message = (
+                f"the key '{caller.name}' may send {caller.rate:g} requests a second"
+            )
             raise Overloaded(message, retry_after=wait)
 
     def keep(self, known: set[str]) -> None:

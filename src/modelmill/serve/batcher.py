@@ -1,7 +1,9 @@
-"""Which calls go now: a pure decision over the queue of a deployment, so that it can be tested as a table.
+"""Which calls go now: a pure decision over the queue of a deployment, so that it can be tested as a
+table.
 
-Calls of a smaller priority number go first. Among equals the keys take turns, one call each, so that a caller with
-a thousand calls waiting delays another's single one by one call and not by a thousand.
+Calls of a smaller priority number go first. Among equals the keys take turns, one call each, so
+that a caller with a thousand calls waiting delays another's single one by one call and not by a
+thousand.
 """
 
 from collections import deque
@@ -39,7 +41,9 @@ T = TypeVar("T", bound=Waiting)
 
 
 class Lanes(Generic[T]):
-    """The queue: a lane for each key within each priority, and those to be tried again before all others."""
+    """The queue: a lane for each key within each priority, and those to be tried again before all
+    others.
+    """
 
     def __init__(self) -> None:
         self.again: deque[T] = deque()
@@ -92,7 +96,9 @@ class Lanes(Generic[T]):
                 del lanes[key]
                 if lane:
                     lanes[key] = lane
-            elif not lane and len(self.levels) > 1:  # the last lane stays: most queues have one only
+            elif (
+                not lane and len(self.levels) > 1
+            ):  # the last lane stays: most queues have one only
                 del self.levels[level]
         self.count -= 1
         self.size -= call.size
@@ -100,7 +106,17 @@ class Lanes(Generic[T]):
 
     def keys(self) -> int:
         """How many keys wait (at least one)."""
-        return max(1, len({key for lanes in self.levels.values() for key, lane in lanes.items() if lane}))
+        return max(
+            1,
+            len(
+                {
+                    key
+                    for lanes in self.levels.values()
+                    for key, lane in lanes.items()
+                    if lane
+                }
+            ),
+        )
 
     def waiting(self, key: str) -> int:
         """How many calls of a key wait."""
@@ -115,7 +131,13 @@ class Lanes(Generic[T]):
     def purge(self) -> None:
         """Forget the calls that nobody waits for."""
         again = [call for call in self.again if not call.gone()]
-        rest = [call for lanes in self.levels.values() for lane in lanes.values() for call in lane if not call.gone()]
+        rest = [
+            call
+            for lanes in self.levels.values()
+            for lane in lanes.values()
+            for call in lane
+            if not call.gone()
+        ]
         self.again, self.levels, self.count, self.size = deque(), {}, 0, 0
         for call in rest:
             self.add(call)
@@ -131,12 +153,15 @@ class Taken(NamedTuple, Generic[T]):
     wait: float
 
 
-def take(lanes: Lanes[T], now: float, limits: BatchLimits, *, idle: bool = True) -> Taken[T]:
+def take(
+    lanes: Lanes[T], now: float, limits: BatchLimits, *, idle: bool = True
+) -> Taken[T]:
     """Remove the next batch from the queue.
 
-    Calls nobody waits for are dropped. A call larger than the limits goes alone, and so does one that was already
-    lost with a worker, which only an idle worker may get: it may be what ends workers. With `max_wait`, a batch that
-    is not full stays until its oldest call has waited that long.
+    Calls nobody waits for are dropped. A call larger than the limits goes alone, and so does one
+    that was already lost with a worker, which only an idle worker may get: it may be what ends
+    workers. With `max_wait`, a batch that is not full stays until its oldest call has waited that
+    long.
     """
     batch: list[T] = []
     expired: list[T] = []
@@ -165,16 +190,31 @@ def take(lanes: Lanes[T], now: float, limits: BatchLimits, *, idle: bool = True)
 def _wait(lanes: Lanes[T], now: float, limits: BatchLimits) -> float:
     """Seconds until a batch must go though it is not full; none when it is full or nothing waits.
 
-    A call whose time is short waits for others no longer than half of it: the rest is for its answer.
+    A call whose time is short waits for others no longer than half of it: the rest is for its
+    answer.
     """
     calls = [call for call in lanes if not call.gone()]
-    if not calls or len(calls) >= limits.calls or sum(call.rows for call in calls) >= limits.rows:
+    if (
+        not calls
+        or len(calls) >= limits.calls
+        or sum(call.rows for call in calls) >= limits.rows
+    ):
         return 0.0
     if sum(call.size for call in calls) >= limits.size:
         return 0.0
-    return min(call.arrived + min(limits.max_wait, (call.deadline - call.arrived) / 2) for call in calls) - now
+    return (
+        min(
+            call.arrived + min(limits.max_wait, (call.deadline - call.arrived) / 2)
+            for call in calls
+        )
+        - now
+    )
 
 
 def admit(lanes: Lanes[T], key: str, limit: int) -> bool:
-    """Whether one more call of a key may wait: always below the limit, beyond it up to the key's fair share."""
-    return lanes.count < limit or lanes.waiting(key) < limit // (lanes.keys() + (lanes.waiting(key) == 0))
+    """Whether one more call of a key may wait: always below the limit, beyond it up to the key's
+    fair share.
+    """
+    return lanes.count < limit or lanes.waiting(key) < limit // (
+        lanes.keys() + (lanes.waiting(key) == 0)
+    )

@@ -37,7 +37,8 @@ read_grown = msgspec.json.Decoder(Grown).decode
 class Heard:
     """What a caller has heard of an answer that grows.
 
-    After a worker was lost another says the beginning again: that is left out, and has to be the same.
+    After a worker was lost another says the beginning again: that is left out, and has to be the
+    same.
     """
 
     def __init__(self) -> None:
@@ -45,12 +46,17 @@ class Heard:
         self.prompt = 0
 
     def fresh(self, data: bytes) -> Json | None:
-        """A part, or None for one that was heard before; raises `ModelFailed` where another worker says otherwise."""
+        """A part, or None for one that was heard before; raises `ModelFailed` where another worker
+        says otherwise.
+        """
         part: Json = msgspec.json.decode(data)
         number, token = part["number"], part["token"]
         if number <= len(self.tokens):
             if self.tokens[number - 1] != token:
-                raise ModelFailed("the worker was lost, and another one could not go on with the same text: ask again")
+                raise ModelFailed(
+                    "the worker was lost, and another one could not go on with the same text: ask "
+                    "again"
+                )
             return None
         self.tokens.append(token)
         self.prompt = part["prompt"]
@@ -69,7 +75,18 @@ def grown_of(answer: Answer) -> Iterator[Tokens]:
 class Flight:
     """A call on its way, from `begin` to `land`."""
 
-    __slots__ = ("ask", "caller", "future", "gateway", "pending", "pool", "protocol", "route", "series", "started")
+    __slots__ = (
+        "ask",
+        "caller",
+        "future",
+        "gateway",
+        "pending",
+        "pool",
+        "protocol",
+        "route",
+        "series",
+        "started",
+    )
 
     def __init__(
         self,
@@ -82,12 +99,20 @@ class Flight:
         started: float,
         ask: Ask,
     ) -> None:
-        self.gateway, self.caller, self.route, self.protocol, self.ask = gateway, caller, route, protocol, ask
+        self.gateway, self.caller, self.route, self.protocol, self.ask = (
+            gateway,
+            caller,
+            route,
+            protocol,
+            ask,
+        )
         self.pool, self.series = pool, pool.series
         self.pending, self.started, self.future = pending, started, pending.future
 
     def land(self) -> Answer:
-        """The answer, counted; raises what went wrong as a `MillError`. For a future that is done, once."""
+        """The answer, counted; raises what went wrong as a `MillError`. For a future that is done,
+        once.
+        """
         good = False
         try:
             answer = self.future.result()

@@ -6,13 +6,28 @@ import hmac
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from modelmill.errors import Cancelled, Forbidden, MillError, NotFound, Unauthenticated, Unavailable, unknown
+from modelmill.errors import (
+    Cancelled,
+    Forbidden,
+    MillError,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    unknown,
+)
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
 from modelmill.serve.flight import Flight, Heard, Tokens, grown_of, name_of, version_of
@@ -52,7 +67,9 @@ class Gateway:
         self.changed = False
         self.stale = asyncio.Event()
         self._rates = Rates(gateways)
-        self._pool_limits = PoolLimits(limits.queue, limits.queue_bytes, limits.hang_seconds)
+        self._pool_limits = PoolLimits(
+            limits.queue, limits.queue_bytes, limits.hang_seconds
+        )
         self._snapshot: Snapshot | None = None
         self._visible: dict[str, dict[str, Route]] = {}
         self._callers: dict[bytes, KeyInfo] = {}
@@ -68,12 +85,16 @@ class Gateway:
         """Why this gateway should get no requests; empty when it should."""
         if self._snapshot is None:
             return "starting"
-        return "draining" if self.draining else "" if self.healthy else "the disk is full"
+        return (
+            "draining" if self.draining else "" if self.healthy else "the disk is full"
+        )
 
     # ---- what there is
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take over routes and keys, and connect to workers again that were lost; calls go on undisturbed."""
+        """Take over routes and keys, and connect to workers again that were lost; calls go on
+        undisturbed.
+        """
         if self._snapshot is None or snapshot.keys is not self._snapshot.keys:
             self._callers.clear()
             self._rates.keep(set(snapshot.keys))
@@ -87,20 +108,28 @@ class Gateway:
                 wanted.add(self._follow(other, version_of(other)))
         for place in self._pools.keys() - wanted:
             pool = self._pools.pop(place)
-            pool.close(None if pool.shadow else self._pools.get((place[0], place[1], "main")))
-        self.meter.forget({(route.project, route.deployment) for route in snapshot.routes.values()})
+            pool.close(
+                None if pool.shadow else self._pools.get((place[0], place[1], "main"))
+            )
+        self.meter.forget(
+            {(route.project, route.deployment) for route in snapshot.routes.values()}
+        )
 
     def _follow(self, route: Route, slot: str) -> tuple[str, str, str]:
         """The pool of a route is as the route says; returns its place."""
         place = (route.project, route.deployment, slot)
         rows = route.batch or self.limits.batch
-        batch = BatchLimits(min(self.limits.batch, rows), rows, self.limits.body_bytes, route.max_wait)
+        batch = BatchLimits(
+            min(self.limits.batch, rows), rows, self.limits.body_bytes, route.max_wait
+        )
         if route.grows:  # each call goes as soon as there is room for it
             batch = BatchLimits(1, 1, self.limits.body_bytes, 0.0)
         series = self.meter.series(name_of(route))
         pool = self._pools.get(place)
         if pool is None:
-            pool = self._pools[place] = Pool(route.deployment, batch, self._pool_limits, series)
+            pool = self._pools[place] = Pool(
+                route.deployment, batch, self._pool_limits, series
+            )
             pool.hung = self._report_hung
             pool.wanted = lambda: self.wake()
         pool.batch, pool.series, pool.shadow = batch, series, route.shadow
@@ -117,7 +146,9 @@ class Gateway:
         return self._visible.get(caller.project, {})
 
     def route(self, caller: KeyInfo, name: str, version: str | None = None) -> Route:
-        """One deployment, or one version behind its name; raises `NotFound` naming those that exist."""
+        """One deployment, or one version behind its name; raises `NotFound` naming those that
+        exist.
+        """
         routes = self._visible.get(caller.project, {})
         route = routes.get(name)
         if route is None:
@@ -131,7 +162,9 @@ class Gateway:
         raise NotFound(f"'{name}' serves version {serves}, not {version[:20]}")
 
     def pick(self, caller: KeyInfo, name: str, version: str | None = None) -> Route:
-        """The version that answers the next prediction: the pinned one, else by the weights of the canaries."""
+        """The version that answers the next prediction: the pinned one, else by the weights of the
+        canaries.
+        """
         route = self.route(caller, name, version)
         if route.others and not version:
             draw = random.random()
@@ -160,7 +193,9 @@ class Gateway:
         if self._snapshot is None:
             raise Unavailable("the gateway is starting", retry_after=1)
         if not key:
-            raise Unauthenticated("a key is needed: send the header 'Authorization: Bearer KEY'")
+            raise Unauthenticated(
+                "a key is needed: send the header 'Authorization: Bearer KEY'"
+            )
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         info = self._snapshot.keys.get(digest)
         if info is None or not hmac.compare_digest(info.digest, digest):
@@ -177,7 +212,9 @@ class Gateway:
             self._callers[header] = caller
 
     def tell_of_change(self) -> None:
-        """Something was written into the database: this gateway, the others and the supervisor look now."""
+        """Something was written into the database: this gateway, the others and the supervisor look
+        now.
+        """
         self.changed = True
         self.stale.set()
         self.wake()
@@ -205,24 +242,32 @@ class Gateway:
         request_id: str = "",
         pinned: bool = False,
     ) -> Answer:
-        """One prediction through the queue of `route` (from `pick`); raises what went wrong as a `MillError`.
+        """One prediction through the queue of `route` (from `pick`); raises what went wrong as a
+        `MillError`.
 
-        `outputs` names the tensors wanted (none: all); `timeout` is in seconds; a smaller `priority` goes first, 0
-        stands for the default; `gone` tells whether the caller still waits; `request_id` names the call in logs.
-        A call that is `pinned` is answered by this version or not at all; another may be answered by the version
-        that takes its place, which the answer then names.
+        `outputs` names the tensors wanted (none: all); `timeout` is in seconds; a smaller
+        `priority` goes first, 0 stands for the default; `gone` tells whether the caller still
+        waits; `request_id` names the call in logs. A call that is `pinned` is answered by this
+        version or not at all; another may be answered by the version that takes its place, which
+        the answer then names.
         """
         longest = self.limits.timeout_seconds
         pin = version_of(route) if pinned else ""
         patience = min(timeout, longest) if timeout else longest
-        ask = Ask(caller.name, priority, patience, tuple(outputs), gone, request_id, pin)
+        ask = Ask(
+            caller.name, priority, patience, tuple(outputs), gone, request_id, pin
+        )
         try:
-            flight = self.begin(caller, route, protocol, ask, data, tensors or [], parameters or {})
+            flight = self.begin(
+                caller, route, protocol, ask, data, tensors or [], parameters or {}
+            )
             try:
                 await flight.future
             except MillError:
                 pass  # landing says so
-            except asyncio.CancelledError:  # the caller has gone: what was not sent is dropped
+            except (
+                asyncio.CancelledError
+            ):  # the caller has gone: what was not sent is dropped
                 flight.future.cancel()
                 flight.count(good=False)
                 raise
@@ -248,24 +293,41 @@ class Gateway:
         gone: Callable[[], bool] | None = None,
         request_id: str = "",
     ) -> AsyncIterator[Json]:
-        """The parts of an answer as it grows, one for each token, then the whole one, which has no `at`.
+        """The parts of an answer as it grows, one for each token, then the whole one, which has no
+        `at`.
 
-        Raises what went wrong. `timeout` is that without a word: a long answer may take its time. An answer that has
-        begun is ended by the version that began it, or not at all. Closing the iterator takes the call back.
+        Raises what went wrong. `timeout` is that without a word: a long answer may take its time.
+        An answer that has begun is ended by the version that began it, or not at all. Closing the
+        iterator takes the call back.
         """
         parts: asyncio.Queue[bytes] = asyncio.Queue()
-        patience = min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)
-        ask = Ask(caller.name, priority, patience, (STREAM,), gone, request_id, heard=parts.put_nowait)
+        patience = min(
+            timeout or self.limits.timeout_seconds, self.limits.timeout_seconds
+        )
+        ask = Ask(
+            caller.name,
+            priority,
+            patience,
+            (STREAM,),
+            gone,
+            request_id,
+            heard=parts.put_nowait,
+        )
         flight = self.begin(caller, route, protocol, ask, data, [], parameters)
         flight.future.add_done_callback(lambda _: parts.put_nowait(b""))
         series, last, heard, landed = flight.series, flight.started, Heard(), False
         try:
             while data := await parts.get():
                 now = time.monotonic()
-                flight.pending.deadline, flight.pending.pin = now + patience, flight.pending.version
+                flight.pending.deadline, flight.pending.pin = (
+                    now + patience,
+                    flight.pending.version,
+                )
                 first = not heard.tokens
                 if (part := heard.fresh(data)) is not None:
-                    (series.first_token if first else series.next_token).observe(now - last)
+                    (series.first_token if first else series.next_token).observe(
+                        now - last
+                    )
                     last = now
                     yield part
             landed = True
@@ -277,12 +339,18 @@ class Gateway:
                     self._land(flight, heard)
 
     def _land(self, flight: Flight, heard: Heard) -> Answer:
-        """The end of a stream; where it ends early, its tokens up to the last part that was `heard` are counted."""
+        """The end of a stream; where it ends early, its tokens up to the last part that was `heard`
+        are counted.
+        """
         failure: MillError | None = None
         try:
             return flight.land()
         except (MillError, asyncio.CancelledError) as error:
-            failure = error if isinstance(error, MillError) else Cancelled("the client has gone")
+            failure = (
+                error
+                if isinstance(error, MillError)
+                else Cancelled("the client has gone")
+            )
             if heard.tokens:
                 self._count_tokens(flight, Tokens(heard.prompt, len(heard.tokens)))
             raise
@@ -300,14 +368,20 @@ class Gateway:
         tensors: list[Tensor],
         parameters: Mapping[str, Any],
     ) -> Flight:
-        """Queue one prediction; its answer is there when the flight's future is done. Raises as `predict` does."""
+        """Queue one prediction; its answer is there when the flight's future is done. Raises as
+        `predict` does.
+        """
         if not route.ready:
             self.refuse_unservable(route)
         pool = self._pool(route)
         started = time.monotonic()
         if caller.rate:
             self._rates.admit(caller, started)
-        if route.grows and parameters.get("seed") is None and (data is not None or ask.outputs == (ANSWER,)):
+        if (
+            route.grows
+            and parameters.get("seed") is None
+            and (data is not None or ask.outputs == (ANSWER,))
+        ):
             # Drawn here: whoever goes on after a lost worker says the same, and so does a shadow.
             parameters = {**parameters, "seed": random.getrandbits(SEED_BITS)}
         try:
@@ -318,7 +392,9 @@ class Gateway:
         return Flight(self, caller, route, protocol, pool, pending, started, ask)
 
     def landed(self, flight: Flight, answer: Answer) -> Answer:
-        """Count an answered call, copy it to the shadows, and name the version if another one answered."""
+        """Count an answered call, copy it to the shadows, and name the version if another one
+        answered.
+        """
         route, pending = flight.route, flight.pending
         self.meter.count((flight.caller.name, route.deployment, "requests"))
         if route.grows:
@@ -338,21 +414,32 @@ class Gateway:
         self.meter.count((*who, "completion_tokens"), tokens.completion_tokens)
 
     def _shadows(self, route: Route) -> list[Pool]:
-        places = [(one.project, one.deployment, version_of(one)) for one in route.others if one.shadow and one.ready]
+        places = [
+            (one.project, one.deployment, version_of(one))
+            for one in route.others
+            if one.shadow and one.ready
+        ]
         return [self._pools[place] for place in places if place in self._pools]
 
     def refuse_unservable(self, route: Route) -> None:
         """Raises `Unavailable` for a deployment that has no model to answer with."""
         if not route.loaded:
-            raise Unavailable(f"'{route.deployment}' is unloaded; load it first", retry_after=10)
+            raise Unavailable(
+                f"'{route.deployment}' is unloaded; load it first", retry_after=10
+            )
         if not route.ready:
             if route.error:
-                raise Unavailable(f"'{route.deployment}' can't be served: {route.error}", retry_after=10)
+                raise Unavailable(
+                    f"'{route.deployment}' can't be served: {route.error}",
+                    retry_after=10,
+                )
             raise Unavailable(f"'{route.deployment}' is loading", retry_after=1)
 
     def _pool(self, route: Route) -> Pool:
         place = (route.project, route.deployment, version_of(route))
-        pool = self._pools.get(place) or self._pools.get((route.project, route.deployment, "main"))
+        pool = self._pools.get(place) or self._pools.get(
+            (route.project, route.deployment, "main")
+        )
         if pool is None:
             raise NotFound(f"'{route.deployment}' was undeployed")
         return pool
@@ -370,17 +457,35 @@ class Gateway:
     def _gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         for (_, deployment, slot), pool in self._pools.items():
             labels = {"deployment": deployment, "slot": slot}
-            yield "modelmill_pending_requests", "waiting or being answered", labels, pool.pending
+            yield (
+                "modelmill_pending_requests",
+                "waiting or being answered",
+                labels,
+                pool.pending,
+            )
             yield "modelmill_ready_workers", "connected workers", labels, pool.connected
-            yield "modelmill_busy_workers", "workers that hold a batch", labels, pool.busy
+            yield (
+                "modelmill_busy_workers",
+                "workers that hold a batch",
+                labels,
+                pool.busy,
+            )
 
-    async def follow(self, load: Callable[[Snapshot | None], Snapshot | None], healthy: Callable[[], bool]) -> None:
-        """Keep the snapshot fresh until cancelled; a stuck database leaves the last one in force."""
+    async def follow(
+        self,
+        load: Callable[[Snapshot | None], Snapshot | None],
+        healthy: Callable[[], bool],
+    ) -> None:
+        """Keep the snapshot fresh until cancelled; a stuck database leaves the last one in
+        force.
+        """
         while True:
             self.stale.clear()
             try:
                 known = self._snapshot
-                snapshot, self.healthy = await asyncio.to_thread(lambda: (load(known), healthy()))  # noqa: B023
+                snapshot, self.healthy = await asyncio.to_thread(
+                    lambda: (load(known), healthy())  # noqa: B023
+                )
                 if snapshot is not None or known is not None:
                     self.update(snapshot or known)  # type: ignore[arg-type]
             except MillError as error:

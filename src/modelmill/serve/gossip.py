@@ -1,7 +1,8 @@
 """What gateways tell one another and the supervisor, as datagrams between sockets in one folder.
 
-Each gateway says what it has counted, so that any of them can answer for all, and how its queues stand, so that the
-supervisor can start and stop workers. News may be lost: what matters is told again with the next.
+Each gateway says what it has counted, so that any of them can answer for all, and how its queues
+stand, so that the supervisor can start and stop workers. News may be lost: what matters is told
+again with the next.
 """
 
 import asyncio
@@ -33,7 +34,9 @@ SUFFIX = ".gossip"
 
 
 class Load(msgspec.Struct, array_like=True, frozen=True):
-    """How the queue of one version stands: calls waiting, seconds the oldest has waited, and since the last call."""
+    """How the queue of one version stands: calls waiting, seconds the oldest has waited, and since
+    the last call.
+    """
 
     project: str
     deployment: str
@@ -46,7 +49,9 @@ class Load(msgspec.Struct, array_like=True, frozen=True):
 
 
 class News(msgspec.Struct, array_like=True, frozen=True):
-    """One datagram. `hung` are sockets of workers that are to be ended; `changed`: look into the database now."""
+    """One datagram. `hung` are sockets of workers that are to be ended; `changed`: look into the
+    database now.
+    """
 
     gateway: str
     series: dict[Name, Series]
@@ -123,7 +128,9 @@ class Gossip:
                     if number:
                         await asyncio.sleep(PAUSE_SECONDS)
                     self._ear.tell(news)
-                await asyncio.sleep(TELL_SECONDS / 10)  # also when calls for sleeping models come one after another
+                await asyncio.sleep(
+                    TELL_SECONDS / 10
+                )  # also when calls for sleeping models come one after another
         finally:
             asyncio.get_running_loop().remove_reader(self._ear.socket.fileno())
             self._ear.close()
@@ -135,7 +142,9 @@ class Gossip:
                 self._gateway.stale.set()
 
     def _portions(self) -> list[News]:
-        """What is new since the last time, in datagrams; now and then all, for those who missed some."""
+        """What is new since the last time, in datagrams; now and then all, for those who missed
+        some.
+        """
         meter, now = self._gateway.meter, time.monotonic()
         if now - self._all_at > ALL_SECONDS:
             self._told, self._used, self._all_at = {}, {}, now
@@ -148,18 +157,34 @@ class Gossip:
         uses = [use for use in meter.usage.items() if self._used.get(use[0]) != use[1]]
         self._used.update(uses)
         load = [
-            Load(*place, pool.waiting, pool.oldest(now), pool.busy, pool.connected, now - pool.last_call)
+            Load(
+                *place,
+                pool.waiting,
+                pool.oldest(now),
+                pool.busy,
+                pool.connected,
+                now - pool.last_call,
+            )
             for place, pool in self._gateway.pools()
             if pool.connected or pool.waiting
         ]
         hung, self._gateway.hung = list(self._gateway.hung), set()
         changed, self._gateway.changed = self._gateway.changed, False
         every = zip_longest(
-            batched(fresh.items(), PORTION), batched(load, PORTION), batched(uses, USES), fillvalue=()
-        )  # fmt: skip
-        portions = [News(self._ear.name, dict(some), list(loads), [], dict(used)) for some, loads, used in every]
+            batched(fresh.items(), PORTION),
+            batched(load, PORTION),
+            batched(uses, USES),
+            fillvalue=(),
+        )
+        portions = [
+            News(self._ear.name, dict(some), list(loads), [], dict(used))
+            for some, loads, used in every
+        ]
         first = portions[0] if portions else News(self._ear.name, {}, [], [])
-        return [msgspec.structs.replace(first, hung=hung, changed=changed), *portions[1:]]
+        return [
+            msgspec.structs.replace(first, hung=hung, changed=changed),
+            *portions[1:],
+        ]
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

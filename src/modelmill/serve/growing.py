@@ -1,4 +1,6 @@
-"""A worker whose answers grow token by token: one thread steps for all callers, whoever is there."""
+"""A worker whose answers grow token by token: one thread steps for all callers, whoever is
+there.
+"""
 
 import logging
 import threading
@@ -84,7 +86,9 @@ class Growing:
                 gone, self._gone = self._gone, []
             for send, call in arrived:
                 self._begin(call, send)
-            for name in [name for name, caller in self._callers.items() if caller.send in gone]:
+            for name in [
+                name for name, caller in self._callers.items() if caller.send in gone
+            ]:
                 self._forget(name)
             try:
                 self._tell(list(self._generator.tick()))
@@ -96,7 +100,15 @@ class Growing:
         if call.outputs == [CANCEL]:
             if name in self._callers:
                 self._forget(name)
-                send(Batch([Answer(call.id, code="cancelled", message="the client has gone")]))
+                send(
+                    Batch(
+                        [
+                            Answer(
+                                call.id, code="cancelled", message="the client has gone"
+                            )
+                        ]
+                    )
+                )
             return
         try:
             texts = [
@@ -106,12 +118,34 @@ class Growing:
         except MillError as error:
             send(Batch([Answer(call.id, code=error.code, message=error.message)]))
         except UnicodeDecodeError:
-            send(Batch([Answer(call.id, code=InvalidInput.code, message="the text is not valid UTF-8")]))
+            send(
+                Batch(
+                    [
+                        Answer(
+                            call.id,
+                            code=InvalidInput.code,
+                            message="the text is not valid UTF-8",
+                        )
+                    ]
+                )
+            )
         except Exception:
             log.exception("a prompt could not be read")
-            send(Batch([Answer(call.id, code=ModelFailed.code, message="the prompt could not be read")]))
+            send(
+                Batch(
+                    [
+                        Answer(
+                            call.id,
+                            code=ModelFailed.code,
+                            message="the prompt could not be read",
+                        )
+                    ]
+                )
+            )
         else:
-            self._callers[name] = Caller(call, send, [Row(text) for text in texts], len(texts))
+            self._callers[name] = Caller(
+                call, send, [Row(text) for text in texts], len(texts)
+            )
             for text in texts:
                 self._generator.add(text)
 
@@ -119,12 +153,19 @@ class Growing:
         if call.data is not None:
             return [call.data]
         kind = kind_of(self.task)
-        if len(call.tensors) != 1 or (call.tensors[0].datatype, call.tensors[0].name) != ("BYTES", kind):
-            raise InvalidInput(f"the output '{ANSWER}' needs raw input: send '{kind}' as BYTES")
+        if len(call.tensors) != 1 or (
+            call.tensors[0].datatype,
+            call.tensors[0].name,
+        ) != ("BYTES", kind):
+            raise InvalidInput(
+                f"the output '{ANSWER}' needs raw input: send '{kind}' as BYTES"
+            )
         if not (inputs := elements_of(call.tensors[0])):
             raise InvalidInput("the batch is empty")
         if len(inputs) > MOST_ROWS:
-            raise InvalidInput(f"the batch has {len(inputs):,} texts; at most {MOST_ROWS} are taken at a time")
+            raise InvalidInput(
+                f"the batch has {len(inputs):,} texts; at most {MOST_ROWS} are taken at a time"
+            )
         return inputs
 
     def _forget(self, name: tuple[int, int]) -> None:
@@ -158,24 +199,38 @@ class Growing:
             return
         del self._callers[name]
         call, found = caller.call, [self._answer(caller, row) for row in caller.rows]
-        answer = Answer(call.id, tensors=[texts_of(ANSWER, found)]) if call.data is None else Answer(call.id, found[0])
+        answer = (
+            Answer(call.id, tensors=[texts_of(ANSWER, found)])
+            if call.data is None
+            else Answer(call.id, found[0])
+        )
         caller.send(Batch([answer], rows=len(found)))
 
     def _answer(self, caller: Caller, row: Row) -> bytes:
         parameters = caller.call.parameters
-        return msgspec.json.encode(self.task.grown(row.text, row.pieces, parameters, self.model.context))  # type: ignore[attr-defined]
+        return msgspec.json.encode(
+            self.task.grown(row.text, row.pieces, parameters, self.model.context)
+        )  # type: ignore[attr-defined]
 
     def _say_alive(self) -> None:
         now = time.monotonic()
         if now - self._told > ALIVE_SECONDS:
             self._told = now
-            for send in {id(one.send): one.send for one in self._callers.values()}.values():
+            for send in {
+                id(one.send): one.send for one in self._callers.values()
+            }.values():
                 send(Batch([]))
 
     def _fail(self, error: Exception) -> None:
         """A step that fails fails all that took part: nobody can say whose fault it was."""
         log.exception("a step failed")
-        message = error.message if isinstance(error, MillError) else "the model could not be run"
+        message = (
+            error.message
+            if isinstance(error, MillError)
+            else "the model could not be run"
+        )
         for name, caller in list(self._callers.items()):
             self._forget(name)
-            caller.send(Batch([Answer(caller.call.id, code=ModelFailed.code, message=message)]))
+            caller.send(
+                Batch([Answer(caller.call.id, code=ModelFailed.code, message=message)])
+            )

@@ -13,7 +13,9 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 ENOUGH_SECONDS = 0.25
 MOST_SECONDS = 2.0
 LEAST = 8
-"""Sizes up to this one are tried also when `ENOUGH_SECONDS` have passed, as far as `MOST_SECONDS` allow."""
+"""Sizes up to this one are tried also when `ENOUGH_SECONDS` have passed, as far as `MOST_SECONDS`
+allow.
+"""
 HEAVY_SECONDS = 1e-3
 """A row that takes longer makes the model a heavy one."""
 CLOSE = 1.15
@@ -23,7 +25,9 @@ FREE = 8
 """Length of a free axis behind the first, for lack of anything better."""
 
 
-def seconds_of_one(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> float:
+def seconds_of_one(
+    answer: Callable[[Sequence[Call]], Batch], manifest: Manifest
+) -> float:
     """Seconds that one row takes; endless when the model can't be tried."""
     if not _can_be_tried(manifest):
         return float("inf")
@@ -34,7 +38,10 @@ def seconds_of_one(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest
 
 
 def _can_be_tried(manifest: Manifest) -> bool:
-    return all(spec.datatype in NUMPY and spec.datatype != "BYTES" and spec.shape for spec in manifest.inputs)
+    return all(
+        spec.datatype in NUMPY and spec.datatype != "BYTES" and spec.shape
+        for spec in manifest.inputs
+    )
 
 
 def best_rows(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> int:
@@ -46,9 +53,14 @@ def best_rows(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> 
     for size in SIZES:
         passed = time.perf_counter() - started
         expected = 2 * LEAST_TRIES * times[size // 2] if times else 0.0
-        if passed + expected > MOST_SECONDS or (passed > ENOUGH_SECONDS and size > LEAST):
+        if passed + expected > MOST_SECONDS or (
+            passed > ENOUGH_SECONDS and size > LEAST
+        ):
             break
-        calls = [Call(0, None, [_example(spec) for spec in manifest.inputs], {}) for _ in range(size)]
+        calls = [
+            Call(0, None, [_example(spec) for spec in manifest.inputs], {})
+            for _ in range(size)
+        ]
         times[size] = _best_time(answer, calls)
         if not times[size]:
             return 0
@@ -58,23 +70,34 @@ def best_rows(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> 
 def knee(times: dict[int, float]) -> int:
     """How many rows make a batch, from the seconds that batches of each size took.
 
-    Of the sizes whose time a row is close to the best one: the smallest for light models, so that gateway and worker
-    overlap; the largest for heavy ones, up to `LEAST`, because each batch has a way there and back.
+    Of the sizes whose time a row is close to the best one: the smallest for light models, so that
+    gateway and worker overlap; the largest for heavy ones, up to `LEAST`, because each batch has a
+    way there and back.
     """
     if not times:
         return 0
     best = min(seconds / size for size, seconds in times.items())
     close = [size for size, seconds in times.items() if seconds / size <= best * CLOSE]
-    return max((size for size in close if size <= LEAST), default=min(close)) if best > HEAVY_SECONDS else min(close)
+    return (
+        max((size for size in close if size <= LEAST), default=min(close))
+        if best > HEAVY_SECONDS
+        else min(close)
+    )
 
 
-def _best_time(answer: Callable[[Sequence[Call]], Batch], calls: Sequence[Call]) -> float:
-    """The best of several tries, fewer for what takes long: others use the machine too; none when it fails."""
+def _best_time(
+    answer: Callable[[Sequence[Call]], Batch], calls: Sequence[Call]
+) -> float:
+    """The best of several tries, fewer for what takes long: others use the machine too; none when
+    it fails.
+    """
     started = time.perf_counter()
     if answer(calls).answers[0].code:
         return 0.0
     times = [time.perf_counter() - started]
-    while len(times) < MOST_TRIES and (len(times) < LEAST_TRIES or sum(times) < SHARE_SECONDS):
+    while len(times) < MOST_TRIES and (
+        len(times) < LEAST_TRIES or sum(times) < SHARE_SECONDS
+    ):
         times.append(_timed(answer, calls))
     return min(times)
 
@@ -88,4 +111,6 @@ def _timed(answer: Callable[[Sequence[Call]], Batch], calls: Sequence[Call]) -> 
 def _example(spec: TensorSpec) -> Tensor:
     """One row of zeros."""
     shape = [1, *(side if side > 0 else FREE for side in spec.shape[1:])]
-    return Tensor(spec.name, spec.datatype, shape, np.zeros(shape, NUMPY[spec.datatype]).tobytes())
+    return Tensor(
+        spec.name, spec.datatype, shape, np.zeros(shape, NUMPY[spec.datatype]).tobytes()
+    )

@@ -8,7 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from modelmill.errors import Cancelled
-from modelmill.serve.wire import CANCEL, HEAD, Answer, Batch, Call, Part, frame, read_batch
+from modelmill.serve.wire import (
+    CANCEL,
+    HEAD,
+    Answer,
+    Batch,
+    Call,
+    Part,
+    frame,
+    read_batch,
+)
 
 if TYPE_CHECKING:
     from modelmill.serve.pool import Pool
@@ -16,25 +25,55 @@ if TYPE_CHECKING:
 log = logging.getLogger("modelmill.gateway")
 
 ATTEMPTS = 2
-"""Times that a call is given to a worker; where answers grow, then once more, to one that has no others."""
+"""Times that a call is given to a worker; where answers grow, then once more, to one that has no
+others.
+"""
 DEPTH = 2
 """Batches in a worker's hands: it decodes the next while it runs the last."""
 LONG_SECONDS = 0.25
-"""A worker whose batches take longer gets one at a time: waiting for it in the queue is better than at its door."""
+"""A worker whose batches take longer gets one at a time: waiting for it in the queue is better than
+at its door.
+"""
 
 
 class Pending:
     """A call until it is answered."""
 
     __slots__ = (
-        "abandoned", "arrived", "attempts", "batch", "call", "deadline", "future", "heard", "key", "pin", "priority",
-        "request_id", "rows", "sent", "size", "version",
-    )  # fmt: skip
+        "abandoned",
+        "arrived",
+        "attempts",
+        "batch",
+        "call",
+        "deadline",
+        "future",
+        "heard",
+        "key",
+        "pin",
+        "priority",
+        "request_id",
+        "rows",
+        "sent",
+        "size",
+        "version",
+    )
 
     def __init__(
-        self, call: Call, key: str, priority: int, deadline: float, future: "asyncio.Future[Answer]", arrived: float
+        self,
+        call: Call,
+        key: str,
+        priority: int,
+        deadline: float,
+        future: "asyncio.Future[Answer]",
+        arrived: float,
     ) -> None:
-        self.call, self.key, self.priority, self.deadline, self.future = call, key, priority, deadline, future
+        self.call, self.key, self.priority, self.deadline, self.future = (
+            call,
+            key,
+            priority,
+            deadline,
+            future,
+        )
         self.arrived, self.attempts, self.rows, self.size = arrived, 0, 1, 0
         self.sent = 0.0
         self.batch: Sent | None = None
@@ -59,7 +98,9 @@ class Pending:
 
 
 class Sent:
-    """A batch in a worker's hands: how many of its calls lack an answer, and since when the worker could run it."""
+    """A batch in a worker's hands: how many of its calls lack an answer, and since when the worker
+    could run it.
+    """
 
     __slots__ = ("left", "since")
 
@@ -70,7 +111,9 @@ class Sent:
 class Link(asyncio.Protocol):
     """One worker as the pool sees it."""
 
-    def __init__(self, pool: "Pool", path: str, version: str = "", slots: int = 0) -> None:
+    def __init__(
+        self, pool: "Pool", path: str, version: str = "", slots: int = 0
+    ) -> None:
         self.pool, self.path, self.version, self.slots = pool, path, version, slots
         self.held: dict[int, Pending] = {}
         self.batches: list[Sent] = []
@@ -93,9 +136,16 @@ class Link(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """Connected, wanted, and without a batch; or with room, where answers grow beside one another."""
+        """Connected, wanted, and without a batch; or with room, where answers grow beside one
+        another.
+        """
         if self.slots:
-            return len(self.batches) < self.slots and not self.suspect and not self.retired and not self.ended
+            return (
+                len(self.batches) < self.slots
+                and not self.suspect
+                and not self.retired
+                and not self.ended
+            )
         return not self.batches and not self.retired and not self.ended
 
     @property
@@ -103,7 +153,11 @@ class Link(asyncio.Protocol):
         """Whether a batch more may be sent ahead of the last one's answers."""
         if self.slots:
             return False
-        ahead = len(self.batches) < DEPTH and not self.suspect and self.seconds < LONG_SECONDS
+        ahead = (
+            len(self.batches) < DEPTH
+            and not self.suspect
+            and self.seconds < LONG_SECONDS
+        )
         return ahead and not self.retired and not self.ended
 
     def send(self, batch: list[Pending], now: float) -> None:
@@ -124,7 +178,9 @@ class Link(asyncio.Protocol):
         """Tell the worker when nobody waits any more for an answer that still grows."""
         if not self.ended and pending.call.id in self.held:
             assert self._transport is not None
-            self._transport.write(frame([Call(pending.call.id, None, [], {}, [CANCEL])]))
+            self._transport.write(
+                frame([Call(pending.call.id, None, [], {}, [CANCEL])])
+            )
 
     def busy(self, now: float) -> float:
         """For how many seconds the worker has been at one batch."""
@@ -143,7 +199,9 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The worker can take a batch."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own kind is no subclass
+        self._transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's own kind is no subclass
         if self.retired:
             self.close()
         else:
@@ -152,8 +210,14 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answers arrive in whole frames or parts of them."""
         buffer = self._buffer
-        if not buffer and len(data) >= HEAD and int.from_bytes(data[:HEAD], "little") + HEAD == len(data):
-            self._answered(read_batch(memoryview(data)[HEAD:]))  # the usual case: one whole frame
+        if (
+            not buffer
+            and len(data) >= HEAD
+            and int.from_bytes(data[:HEAD], "little") + HEAD == len(data)
+        ):
+            self._answered(
+                read_batch(memoryview(data)[HEAD:])
+            )  # the usual case: one whole frame
             return
         buffer += data
         while len(buffer) >= HEAD:
@@ -170,7 +234,11 @@ class Link(asyncio.Protocol):
             sent.since = now
         for part in parts:
             pending = self.held.get(part.id)
-            if pending is not None and pending.heard is not None and not pending.future.done():
+            if (
+                pending is not None
+                and pending.heard is not None
+                and not pending.future.done()
+            ):
                 pending.heard(part.data)
 
     def _answered(self, batch: Batch) -> None:
@@ -190,7 +258,10 @@ class Link(asyncio.Protocol):
             if not pending.future.done():
                 pending.future.set_result(answer)
         if sent is None or sent.left or sent not in self.batches:
-            log.error("%s did not answer the calls it was given: it is treated as lost", self.path)
+            log.error(
+                "%s did not answer the calls it was given: it is treated as lost",
+                self.path,
+            )
             self.abort()
             return
         self._ended(sent, now)
@@ -201,7 +272,9 @@ class Link(asyncio.Protocol):
             self.pool.pump()
 
     def _ended(self, sent: Sent, now: float) -> None:
-        """One batch is done: those sent after it could not be run before. Batches may overtake one another."""
+        """One batch is done: those sent after it could not be run before. Batches may overtake one
+        another.
+        """
         at = self.batches.index(sent)
         del self.batches[at]
         for later in self.batches[at:]:

@@ -1,6 +1,7 @@
 """What was asked and answered: plain counters on the hot path, Prometheus text when somebody looks.
 
-Every gateway tells the others what it has counted (see `gossip`), so that each can answer for all of them.
+Every gateway tells the others what it has counted (see `gossip`), so that each can answer for all
+of them.
 """
 
 import time
@@ -8,9 +9,31 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 import msgspec
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
-BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+BUCKETS = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+    60,
+)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -20,7 +43,9 @@ class Histogram(msgspec.Struct, array_like=True):
     counts: list[int]
     sum: float = 0.0
 
-    def observe(self, value: float, edges: tuple[float, ...] = BUCKETS, times: int = 1) -> None:
+    def observe(
+        self, value: float, edges: tuple[float, ...] = BUCKETS, times: int = 1
+    ) -> None:
         """Count a value."""
         self.counts[bisect_left(edges, value)] += times
         self.sum += value * times
@@ -31,7 +56,10 @@ class Histogram(msgspec.Struct, array_like=True):
         return sum(self.counts)
 
     def __iadd__(self, other: "Histogram") -> "Histogram":
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.counts = [
+            mine + theirs
+            for mine, theirs in zip(self.counts, other.counts, strict=True)
+        ]
         self.sum += other.sum
         return self
 
@@ -85,7 +113,9 @@ class Series(msgspec.Struct, array_like=True):
         self.latency.observe(seconds)
         self.last = time.time()
 
-    def ran(self, calls: int, rows: int, decode: float, run: float, encode: float) -> None:
+    def ran(
+        self, calls: int, rows: int, decode: float, run: float, encode: float
+    ) -> None:
         """One batch has come back."""
         self.batches += 1
         self.rows += rows
@@ -109,7 +139,9 @@ class Series(msgspec.Struct, array_like=True):
 
 _HISTOGRAMS = ("latency", "queue", "compute", "sizes", "first_token", "next_token")
 _SUMS = tuple(
-    field.name for field in msgspec.structs.fields(Series) if field.name not in ("requests", "last", *_HISTOGRAMS)
+    field.name
+    for field in msgspec.structs.fields(Series)
+    if field.name not in ("requests", "last", *_HISTOGRAMS)
 )
 
 Name = tuple[str, str, str]
@@ -146,7 +178,9 @@ class Meter:
         """Everything that any gateway counted."""
         return {name for series in (self.own, *self.others.values()) for name in series}
 
-    def heard(self, gateway: str, news: dict[Name, Series], usage: dict[Use, int]) -> None:
+    def heard(
+        self, gateway: str, news: dict[Name, Series], usage: dict[Use, int]
+    ) -> None:
         """Another gateway's counters; those of one that has ended stay as they were."""
         self.others.setdefault(gateway, {}).update(news)
         self._usages.setdefault(gateway, {}).update(usage)
@@ -177,31 +211,61 @@ class Meter:
 class Collector:
     """The meter as Prometheus metrics; `gauges` yields (metric name, help, labels, value)."""
 
-    def __init__(self, meter: Meter, gauges: Iterable[tuple[str, str, dict[str, str], float]]) -> None:
+    def __init__(
+        self, meter: Meter, gauges: Iterable[tuple[str, str, dict[str, str], float]]
+    ) -> None:
         self._meter, self._gauges = meter, gauges
 
     def collect(self) -> Iterator[Metric]:
         """All families, in the meaning of Triton's metrics where it has them."""
         labels = ["deployment", "version"]
-        requests = CounterMetricFamily("modelmill_requests", "predictions", labels=[*labels, "protocol", "outcome"])
-        rejected = CounterMetricFamily("modelmill_rejected_requests", "refused: the queue was full", labels=labels)
-        rows = CounterMetricFamily("modelmill_rows", "rows that models ran", labels=labels)
-        batches = CounterMetricFamily("modelmill_batches", "batches that workers answered", labels=labels)
-        shadows = CounterMetricFamily("modelmill_shadow_answers", "copies answered by a shadow", labels=labels)
-        differ = CounterMetricFamily("modelmill_shadow_disagreements", "of them, other than the answer", labels=labels)
+        requests = CounterMetricFamily(
+            "modelmill_requests", "predictions", labels=[*labels, "protocol", "outcome"]
+        )
+        rejected = CounterMetricFamily(
+            "modelmill_rejected_requests", "refused: the queue was full", labels=labels
+        )
+        rows = CounterMetricFamily(
+            "modelmill_rows", "rows that models ran", labels=labels
+        )
+        batches = CounterMetricFamily(
+            "modelmill_batches", "batches that workers answered", labels=labels
+        )
+        shadows = CounterMetricFamily(
+            "modelmill_shadow_answers", "copies answered by a shadow", labels=labels
+        )
+        differ = CounterMetricFamily(
+            "modelmill_shadow_disagreements",
+            "of them, other than the answer",
+            labels=labels,
+        )
         histograms = {
-            "latency": HistogramMetricFamily("modelmill_request_seconds", "from arrival to answer", labels=labels),
-            "queue": HistogramMetricFamily("modelmill_queue_seconds", "from arrival to dispatch", labels=labels),
-            "compute": HistogramMetricFamily("modelmill_compute_seconds", "of the call's batch", labels=labels),
-            "sizes": HistogramMetricFamily("modelmill_batch_rows", "rows of a batch", labels=labels),
+            "latency": HistogramMetricFamily(
+                "modelmill_request_seconds", "from arrival to answer", labels=labels
+            ),
+            "queue": HistogramMetricFamily(
+                "modelmill_queue_seconds", "from arrival to dispatch", labels=labels
+            ),
+            "compute": HistogramMetricFamily(
+                "modelmill_compute_seconds", "of the call's batch", labels=labels
+            ),
+            "sizes": HistogramMetricFamily(
+                "modelmill_batch_rows", "rows of a batch", labels=labels
+            ),
             "first_token": HistogramMetricFamily(
-                "modelmill_first_token_seconds", "from arrival to a stream's first token", labels=labels
+                "modelmill_first_token_seconds",
+                "from arrival to a stream's first token",
+                labels=labels,
             ),
             "next_token": HistogramMetricFamily(
-                "modelmill_next_token_seconds", "between the tokens of a stream", labels=labels
+                "modelmill_next_token_seconds",
+                "between the tokens of a stream",
+                labels=labels,
             ),
         }
-        tokens = CounterMetricFamily("modelmill_tokens", "read and written", labels=[*labels, "kind"])
+        tokens = CounterMetricFamily(
+            "modelmill_tokens", "read and written", labels=[*labels, "kind"]
+        )
         for name in sorted(self._meter.names()):
             series, where = self._meter.total(name), [name[1], name[2]]
             for (protocol, outcome), count in series.requests.items():
@@ -219,34 +283,59 @@ class Collector:
                 found: Histogram = getattr(series, kind)
                 if kind.endswith("_token") and not found.count:
                     continue
-                family.add_metric(where, _cumulated(found, SIZES if kind == "sizes" else BUCKETS), found.sum)
-        yield from (requests, rejected, rows, batches, shadows, differ, tokens, *histograms.values())
+                family.add_metric(
+                    where,
+                    _cumulated(found, SIZES if kind == "sizes" else BUCKETS),
+                    found.sum,
+                )
+        yield from (
+            requests,
+            rejected,
+            rows,
+            batches,
+            shadows,
+            differ,
+            tokens,
+            *histograms.values(),
+        )
         yield from self._used()
         yield from self._shown()
 
     def _used(self) -> Iterator[Metric]:
-        usage = CounterMetricFamily("modelmill_usage", "answered requests of a key", labels=["key", "deployment"])
+        usage = CounterMetricFamily(
+            "modelmill_usage",
+            "answered requests of a key",
+            labels=["key", "deployment"],
+        )
         tokens = CounterMetricFamily(
-            "modelmill_usage_tokens", "tokens of a key's requests", labels=["key", "deployment", "kind"]
+            "modelmill_usage_tokens",
+            "tokens of a key's requests",
+            labels=["key", "deployment", "kind"],
         )
         for (key, deployment, kind), count in self._meter.used().items():
             if kind == "requests":
                 usage.add_metric([key, deployment], count)
             else:
-                tokens.add_metric([key, deployment, kind.removesuffix("_tokens")], count)
+                tokens.add_metric(
+                    [key, deployment, kind.removesuffix("_tokens")], count
+                )
         yield from (usage, tokens)
 
     def _shown(self) -> Iterator[Metric]:
         families: dict[str, GaugeMetricFamily] = {}
         for name, text, labels, value in self._gauges:
-            family = families.setdefault(name, GaugeMetricFamily(name, text, labels=list(labels)))
+            family = families.setdefault(
+                name, GaugeMetricFamily(name, text, labels=list(labels))
+            )
             family.add_metric(list(labels.values()), value)
         yield from families.values()
 
 
 def _cumulated(found: Histogram, edges: tuple[float, ...]) -> list[tuple[str, float]]:
     pairs, total = [], 0
-    for edge, count in zip((*map(float, edges), float("inf")), found.counts, strict=True):
+    for edge, count in zip(
+        (*map(float, edges), float("inf")), found.counts, strict=True
+    ):
         total += count
         pairs.append(("+Inf" if edge == float("inf") else str(edge), float(total)))
     return pairs

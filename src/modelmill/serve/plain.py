@@ -1,4 +1,6 @@
-"""The short way of a batch whose calls are alike: one tensor each, of one shape. It is most of what workers see."""
+"""The short way of a batch whose calls are alike: one tensor each, of one shape. It is most of what
+workers see.
+"""
 
 from collections.abc import Sequence
 
@@ -14,29 +16,58 @@ def stacked(calls: Sequence[Call]) -> Arrays | None:
     first = calls[0].tensors[0] if len(calls[0].tensors) == 1 else None
     if first is None or first.datatype not in NUMPY or not first.shape:
         return None
-    name, datatype, shape, size = first.name, first.datatype, first.shape, len(first.data)
+    name, datatype, shape, size = (
+        first.name,
+        first.datatype,
+        first.shape,
+        len(first.data),
+    )
     parts = []
     for call in calls:
         if len(call.tensors) != 1 or call.outputs:
             return None
         tensor = call.tensors[0]
-        if tensor.shape != shape or tensor.datatype != datatype or tensor.name != name or len(tensor.data) != size:
+        if (
+            tensor.shape != shape
+            or tensor.datatype != datatype
+            or tensor.name != name
+            or len(tensor.data) != size
+        ):
             return None
         parts.append(tensor.data)
     data = parts[0] if len(parts) == 1 else b"".join(parts)
-    return {name: np.frombuffer(data, NUMPY[datatype]).reshape(len(calls) * shape[0], *shape[1:])}
+    return {
+        name: np.frombuffer(data, NUMPY[datatype]).reshape(
+            len(calls) * shape[0], *shape[1:]
+        )
+    }
 
 
 def apart(calls: Sequence[Call], outputs: Arrays) -> list[Answer] | None:
-    """An answer for each call from the outputs of all, or None when their rows can't be told apart."""
+    """An answer for each call from the outputs of all, or None when their rows can't be told
+    apart.
+    """
     rows, count = calls[0].tensors[0].shape[0], len(calls)
     columns: list[tuple[str, str, list[int], bytes, int]] = []
     for name, array in outputs.items():
         if array.dtype.kind in "OSU" or array.shape[:1] != (rows * count,):
             return None
-        columns.append((name, DATATYPES[array.dtype], [rows, *array.shape[1:]], array.tobytes(), array.nbytes // count))
-    return [Answer(call.id, tensors=[_cut(at, *column) for column in columns]) for at, call in enumerate(calls)]
+        columns.append(
+            (
+                name,
+                DATATYPES[array.dtype],
+                [rows, *array.shape[1:]],
+                array.tobytes(),
+                array.nbytes // count,
+            )
+        )
+    return [
+        Answer(call.id, tensors=[_cut(at, *column) for column in columns])
+        for at, call in enumerate(calls)
+    ]
 
 
-def _cut(at: int, name: str, datatype: str, shape: list[int], data: bytes, size: int) -> Tensor:
+def _cut(
+    at: int, name: str, datatype: str, shape: list[int], data: bytes, size: int
+) -> Tensor:
     return Tensor(name, datatype, shape, data[at * size : (at + 1) * size])

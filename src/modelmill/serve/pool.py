@@ -1,7 +1,7 @@
 """One deployment in the gateway: a queue for all its replicas, and a link to each of them.
 
-The gateway keeps a call until it is answered: when a worker is lost, its calls return to the head of the queue
-and go to another one, once.
+The gateway keeps a call until it is answered: when a worker is lost, its calls return to the head
+of the queue and go to another one, once.
 """
 
 import asyncio
@@ -13,7 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, NotFound, Overloaded, Unavailable
+from modelmill.errors import (
+    Expired,
+    InvalidInput,
+    MillError,
+    ModelFailed,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from modelmill.serve.batcher import BatchLimits, Lanes, admit, take
 from modelmill.serve.link import ATTEMPTS, Link, Pending
 from modelmill.serve.meter import Series
@@ -22,17 +30,23 @@ from modelmill.serve.wire import Answer, Batch, Call, Tensor, frame
 log = logging.getLogger("modelmill.gateway")
 
 ALONE = 1
-"""Times more that a call goes to a worker of its own, where many are in a worker's hands: it may not be to blame."""
+"""Times more that a call goes to a worker of its own, where many are in a worker's hands: it may
+not be to blame.
+"""
 PURGE_SECONDS = 0.05
 """A full queue is searched for calls that nobody waits for so seldom: refusing must be cheap."""
 UNSENDABLE = (OverflowError, RecursionError, ValueError)
-"""What encoding raises for numbers beyond 64 bits, endless nesting, and halves of surrogate pairs."""
+"""What encoding raises for numbers beyond 64 bits, endless nesting, and halves of surrogate
+pairs.
+"""
 _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class PoolLimits:
-    """What may wait (calls and bytes), and for how many seconds a worker may be busy with one batch."""
+    """What may wait (calls and bytes), and for how many seconds a worker may be busy with one
+    batch.
+    """
 
     queue: int = 2048
     queue_bytes: int = 1 << 30
@@ -55,8 +69,15 @@ class Ask(NamedTuple):
 class Pool:
     """The queue and the workers of one version behind one name."""
 
-    def __init__(self, deployment: str, batch: BatchLimits, limits: PoolLimits, series: Series) -> None:
-        self.deployment, self.batch, self.limits, self.series = deployment, batch, limits, series
+    def __init__(
+        self, deployment: str, batch: BatchLimits, limits: PoolLimits, series: Series
+    ) -> None:
+        self.deployment, self.batch, self.limits, self.series = (
+            deployment,
+            batch,
+            limits,
+            series,
+        )
         self.hung: Callable[[str], None] = lambda path: None
         self.wanted: Callable[[], None] = lambda: None
         self.last_call = time.monotonic()
@@ -75,7 +96,10 @@ class Pool:
     @property
     def connected(self) -> int:
         """How many workers can be reached right now."""
-        return sum(link.connected and path not in self._leaving for path, link in self._links.items())
+        return sum(
+            link.connected and path not in self._leaving
+            for path, link in self._links.items()
+        )
 
     @property
     def busy(self) -> int:
@@ -94,29 +118,52 @@ class Pool:
 
     def oldest(self, now: float) -> float:
         """How many seconds the call at the head of the queue has waited."""
-        return max((now - pending.arrived for pending in self._lanes if not pending.gone()), default=0.0)
+        return max(
+            (now - pending.arrived for pending in self._lanes if not pending.gone()),
+            default=0.0,
+        )
 
     def follow(self, sockets: Iterable[str], version: str = "") -> None:
-        """Connect to workers that are new, all of one version, and let go of those that are no longer wanted."""
+        """Connect to workers that are new, all of one version, and let go of those that are no
+        longer wanted.
+        """
         wanted = set(sockets)
         for path in wanted - self._links.keys() - self._connecting.keys():
             self._connecting[path] = asyncio.ensure_future(self._connect(path, version))
         self._leaving = {path for path in self._links if path not in wanted}
         self._let_go()
 
-    def submit(self, data: bytes | None, tensors: list[Tensor], parameters: Mapping[str, Any], ask: Ask) -> Pending:
-        """Queue a call; its future gives the answer, or raises `Expired`, `ModelFailed`, `Unavailable`.
+    def submit(
+        self,
+        data: bytes | None,
+        tensors: list[Tensor],
+        parameters: Mapping[str, Any],
+        ask: Ask,
+    ) -> Pending:
+        """Queue a call; its future gives the answer, or raises `Expired`, `ModelFailed`,
+        `Unavailable`.
 
-        Raises `Overloaded` when too much waits, `InvalidInput` for parameters that can't be passed on.
+        Raises `Overloaded` when too much waits, `InvalidInput` for parameters that can't be passed
+        on.
         """
         if self._closed:
             raise Unavailable(f"'{self.deployment}' was undeployed")
         now = time.monotonic()
-        call = Call(next(_numbers), data, tensors, dict(parameters) if parameters else {}, list(ask.outputs))
+        call = Call(
+            next(_numbers),
+            data,
+            tensors,
+            dict(parameters) if parameters else {},
+            list(ask.outputs),
+        )
         weight = bytes_of_parameters(call) if parameters else 0
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         pending = Pending(call, ask.key, ask.priority, now + ask.timeout, future, now)
-        pending.abandoned, pending.request_id, pending.pin = ask.gone, ask.request_id, ask.pin
+        pending.abandoned, pending.request_id, pending.pin = (
+            ask.gone,
+            ask.request_id,
+            ask.pin,
+        )
         pending.heard = ask.heard
         pending.size += weight
         self._admit(pending)
@@ -127,13 +174,16 @@ class Pool:
         if pending.deadline < self._sweep_at or self._sweep is None:
             self._sweep_by(pending.deadline)
         if not self._pumping:
-            # Not at once: calls that arrived in the same turn of the loop share a batch, and a lone one loses nothing.
+            # Not at once: calls that arrived in the same turn of the loop share a batch, and a lone
+            # one loses nothing.
             self._pumping = True
             asyncio.get_running_loop().call_soon(self.pump)
         return pending
 
     def pump(self) -> None:
-        """Give workers batches while calls wait: the idle ones first, then ahead of their last batch."""
+        """Give workers batches while calls wait: the idle ones first, then ahead of their last
+        batch.
+        """
         self._pumping = False
         lanes = self._lanes
         if self._heir is not None:
@@ -158,11 +208,20 @@ class Pool:
                 observe(now - pending.arrived)
                 pending.version = link.version
                 if pending.pin and pending.pin != link.version:
-                    self._fail(pending, NotFound(f"'{self.deployment}' no longer serves {pending.pin}"))
-            self._send(link, [pending for pending in batch if not pending.future.done()], now)
+                    self._fail(
+                        pending,
+                        NotFound(f"'{self.deployment}' no longer serves {pending.pin}"),
+                    )
+            self._send(
+                link, [pending for pending in batch if not pending.future.done()], now
+            )
         if self._leaving:
             self._let_go()
-        if self._closed and lanes.count and not any(link.connected for link in self._links.values()):
+        if (
+            self._closed
+            and lanes.count
+            and not any(link.connected for link in self._links.values())
+        ):
             self._hand_over()
 
     def _send(self, link: Link, batch: list[Pending], now: float) -> None:
@@ -171,22 +230,34 @@ class Pool:
         try:
             link.send(batch, now)
         except UNSENDABLE as error:
-            guilty = [pending for pending in batch if _unsendable(pending.call)] or batch
+            guilty = [
+                pending for pending in batch if _unsendable(pending.call)
+            ] or batch
             for pending in guilty:
-                self._fail(pending, InvalidInput(f"the input can't be passed on: {error}"))
+                self._fail(
+                    pending, InvalidInput(f"the input can't be passed on: {error}")
+                )
             for pending in reversed(batch):
                 if not pending.future.done():
                     self._lanes.put_back(pending)
 
     def _let_go(self) -> None:
-        """Retire the workers that are no longer wanted; while nobody else is there they answer what waits first."""
+        """Retire the workers that are no longer wanted; while nobody else is there they answer what
+        waits first.
+        """
         if not self._lanes.count or self.connected:
             for path in self._leaving & self._links.keys():
                 self._links[path].retire()
 
     def ran(self, batch: Batch) -> None:
         """A worker has answered: count what it cost."""
-        self.series.ran(len(batch.answers), batch.rows, batch.decode_seconds, batch.run_seconds, batch.encode_seconds)
+        self.series.ran(
+            len(batch.answers),
+            batch.rows,
+            batch.decode_seconds,
+            batch.run_seconds,
+            batch.encode_seconds,
+        )
 
     def lost(self, link: Link, held: list[Pending]) -> None:
         """A worker has gone with calls in its hands."""
@@ -202,11 +273,14 @@ class Pool:
             else:
                 self._blame(pending)
         if held:
-            log.warning("a worker of %s was lost with %d calls", self.deployment, len(held))
+            log.warning(
+                "a worker of %s was lost with %d calls", self.deployment, len(held)
+            )
         self.pump()
 
     def watch(self, now: float) -> None:
-        """Tell of workers that are busy with one batch for too long; whoever started them ends them.
+        """Tell of workers that are busy with one batch for too long; whoever started them ends
+        them.
 
         Answers that grow end when their callers have gone.
         """
@@ -217,12 +291,18 @@ class Pool:
             seconds = link.busy(now)
             if seconds > self.limits.hang_seconds:
                 if not link.hung:
-                    log.error("a worker of %s has not answered for %.0f s", self.deployment, seconds)
+                    log.error(
+                        "a worker of %s has not answered for %.0f s",
+                        self.deployment,
+                        seconds,
+                    )
                 link.hung = True
                 self.hung(link.path)  # again and again: the news may be lost
 
     def close(self, heir: "Pool | None" = None) -> None:
-        """Let what was accepted be answered, by the workers there are or by another version's, and disconnect."""
+        """Let what was accepted be answered, by the workers there are or by another version's, and
+        disconnect.
+        """
         self._closed, self._heir = True, heir
         for task in self._connecting.values():
             task.cancel()
@@ -260,15 +340,24 @@ class Pool:
         return ahead
 
     def _roomiest(self) -> Link | None:
-        """The worker with the fewest texts; one without any for a call that was lost beside others again and again."""
+        """The worker with the fewest texts; one without any for a call that was lost beside others
+        again and again.
+        """
         head = self._lanes.next()
         alone = head is not None and head.attempts >= ATTEMPTS
-        links = [link for link in self._links.values() if link.idle and not (alone and link.batches)]
+        links = [
+            link
+            for link in self._links.values()
+            if link.idle and not (alone and link.batches)
+        ]
         return min(links, key=lambda link: len(link.batches), default=None)
 
     def _admit(self, pending: Pending) -> None:
         lanes, limits = self._lanes, self.limits
-        if lanes.count < limits.queue and lanes.size + pending.size <= limits.queue_bytes:
+        if (
+            lanes.count < limits.queue
+            and lanes.size + pending.size <= limits.queue_bytes
+        ):
             return
         if pending.arrived - self._purged > PURGE_SECONDS:
             self._purged = pending.arrived
@@ -276,16 +365,25 @@ class Pool:
         full = not admit(lanes, pending.key, limits.queue)
         if full or (lanes.count and lanes.size + pending.size > limits.queue_bytes):
             self.series.rejected += 1
-            raise Overloaded(f"{lanes.count} calls already wait for '{self.deployment}'", retry_after=1)
+            raise Overloaded(
+                f"{lanes.count} calls already wait for '{self.deployment}'",
+                retry_after=1,
+            )
 
     def _blame(self, pending: Pending) -> None:
         log.error(
             "request %s of key %s (call %d, %d bytes) ended %d workers of %s",
-            pending.request_id or "without id", pending.key, pending.call.id, pending.size, pending.attempts,
+            pending.request_id or "without id",
+            pending.key,
+            pending.call.id,
+            pending.size,
+            pending.attempts,
             self.deployment,
-        )  # fmt: skip
+        )
         times = "twice" if pending.attempts == ATTEMPTS else f"{pending.attempts} times"
-        self._fail(pending, ModelFailed(f"the model's process ended {times} on this input"))
+        self._fail(
+            pending, ModelFailed(f"the model's process ended {times} on this input")
+        )
 
     def _pump_in(self, seconds: float) -> None:
         if self._later is not None:
@@ -305,12 +403,23 @@ class Pool:
     def _expire_due(self) -> None:
         self._sweep = None
         now = time.monotonic()
-        every = [*self._lanes, *(pending for link in self._links.values() for pending in link.held.values())]
+        every = [
+            *self._lanes,
+            *(
+                pending
+                for link in self._links.values()
+                for pending in link.held.values()
+            ),
+        ]
         for pending in every:
             if pending.deadline <= now:
                 self._expire(pending)
         self._lanes.purge()
-        rest = [pending.deadline for pending in every if pending.deadline > now and not pending.future.done()]
+        rest = [
+            pending.deadline
+            for pending in every
+            if pending.deadline > now and not pending.future.done()
+        ]
         if rest:
             self._sweep_by(min(rest))
 
@@ -326,7 +435,9 @@ class Pool:
                 del self._links[path]
 
     def _expire(self, pending: Pending) -> None:
-        self._fail(pending, Expired(f"'{self.deployment}' did not answer in the time allowed"))
+        self._fail(
+            pending, Expired(f"'{self.deployment}' did not answer in the time allowed")
+        )
 
     @staticmethod
     def _fail(pending: Pending, error: MillError) -> None:
@@ -335,10 +446,14 @@ class Pool:
 
 
 def bytes_of_parameters(call: Call) -> int:
-    """About what they add to a frame, by their texts; raises `InvalidInput` for what can't be in one."""
+    """About what they add to a frame, by their texts; raises `InvalidInput` for what can't be in
+    one.
+    """
     if error := _unsendable(Call(call.id, None, [], call.parameters)):
         raise InvalidInput(f"parameters hold what can't be passed on: {error}")
-    return sum(len(value) for value in call.parameters.values() if isinstance(value, str))
+    return sum(
+        len(value) for value in call.parameters.values() if isinstance(value, str)
+    )
 
 
 def _unsendable(call: Call) -> str:

@@ -1,4 +1,6 @@
-"""Copies of answered calls for versions that are only watched: their answers are compared and dropped."""
+"""Copies of answered calls for versions that are only watched: their answers are compared and
+dropped.
+"""
 
 import asyncio
 import time
@@ -22,10 +24,16 @@ LAST = 1 << 30
 _running: set["asyncio.Task[None]"] = set()
 
 
-def copy_to_shadows(pools: "Iterable[Pool]", call: Call, answer: Answer, ask: "Ask") -> None:
-    """Send a copy to each shadow and note whether its answer agrees; nobody waits for it, and it may be dropped."""
+def copy_to_shadows(
+    pools: "Iterable[Pool]", call: Call, answer: Answer, ask: "Ask"
+) -> None:
+    """Send a copy to each shadow and note whether its answer agrees; nobody waits for it, and it
+    may be dropped.
+    """
     for pool in pools:
-        task = asyncio.ensure_future(_shadow(pool, call, answer, ask._replace(gone=None, priority=LAST, pin="")))
+        task = asyncio.ensure_future(
+            _shadow(pool, call, answer, ask._replace(gone=None, priority=LAST, pin=""))
+        )
         _running.add(task)  # else the loop could lose it
         task.add_done_callback(_running.discard)
 
@@ -44,13 +52,20 @@ async def _shadow(pool: "Pool", call: Call, answer: Answer, ask: "Ask") -> None:
 
 
 def agree(one: Answer, other: Answer) -> bool:
-    """Whether two answers say the same: equal top labels, or tensors that differ by rounding only."""
+    """Whether two answers say the same: equal top labels, or tensors that differ by rounding
+    only.
+    """
     if bool(one.data) != bool(other.data):
         return False
     if one.data:
-        return bool(_top(msgspec.json.decode(one.data)) == _top(msgspec.json.decode(other.data)))
+        return bool(
+            _top(msgspec.json.decode(one.data)) == _top(msgspec.json.decode(other.data))
+        )
     theirs = {tensor.name: tensor for tensor in other.tensors}
-    return all(tensor.name in theirs and _close(tensor, theirs[tensor.name]) for tensor in one.tensors)
+    return all(
+        tensor.name in theirs and _close(tensor, theirs[tensor.name])
+        for tensor in one.tensors
+    )
 
 
 def _top(answer: Any) -> Any:
@@ -63,5 +78,10 @@ def _close(one: Tensor, other: Tensor) -> bool:
         return False
     if not one.datatype.startswith(("FP", "BF")):
         return one.data == other.data
-    mine, theirs = (np.frombuffer(tensor.data, NUMPY[tensor.datatype]).astype(np.float64) for tensor in (one, other))
-    return bool(np.allclose(mine, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True))
+    mine, theirs = (
+        np.frombuffer(tensor.data, NUMPY[tensor.datatype]).astype(np.float64)
+        for tensor in (one, other)
+    )
+    return bool(
+        np.allclose(mine, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    )

@@ -15,10 +15,13 @@ LENGTH = 4
 
 
 def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """The array of a tensor, in its shape; BYTES become an object array of bytes. Raises `InvalidInput`."""
+    """The array of a tensor, in its shape; BYTES become an object array of bytes. Raises
+    `InvalidInput`.
+    """
     if tensor.datatype not in KNOWN:
         raise InvalidInput(
-            f"input '{tensor.name}': unknown datatype '{tensor.datatype}'; there are: {', '.join(KNOWN)}"
+            f"input '{tensor.name}': unknown datatype '{tensor.datatype}'; there are: "
+            f"{', '.join(KNOWN)}"
         )
     try:
         if tensor.datatype == "BYTES":
@@ -27,14 +30,19 @@ def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
             return array.reshape(tensor.shape)
         return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape)
     except ValueError as error:
-        raise InvalidInput(f"input '{tensor.name}': its data do not fill the shape {tensor.shape}") from error
+        raise InvalidInput(
+            f"input '{tensor.name}': its data do not fill the shape {tensor.shape}"
+        ) from error
 
 
 def tensor_of(name: str, array: np.ndarray[Any, Any]) -> Tensor:
     """A tensor of an array."""
     if array.dtype.kind in "OSU":
         elements = [
-            one if isinstance(one, bytes) else str(one).encode("utf-8", "surrogateescape") for one in array.flat
+            one
+            if isinstance(one, bytes)
+            else str(one).encode("utf-8", "surrogateescape")
+            for one in array.flat
         ]
         return Tensor(name, "BYTES", list(array.shape), pack_bytes(elements))
     return Tensor(name, DATATYPES[array.dtype], list(array.shape), array.tobytes())
@@ -56,7 +64,9 @@ def elements_of(tensor: Tensor) -> list[bytes]:
     while at < len(data):
         end = at + LENGTH + int.from_bytes(data[at : at + LENGTH], "little")
         if at + LENGTH > len(data) or end > len(data):
-            raise InvalidInput(f"input '{tensor.name}': an element is longer than what was sent")
+            raise InvalidInput(
+                f"input '{tensor.name}': an element is longer than what was sent"
+            )
         elements.append(data[at + LENGTH : end])
         at = end
     return elements

@@ -1,4 +1,5 @@
-"""Gateway <-> worker: frames of MessagePack over a Unix socket, each behind its length (4 bytes, little-endian).
+"""Gateway <-> worker: frames of MessagePack over a Unix socket, each behind its length (4 bytes,
+little-endian).
 
 A request frame is a list of calls, a reply frame is their batch: the answers and what they cost.
 """
@@ -31,9 +32,9 @@ class Tensor(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Call(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One prediction: raw task input in `data`, or `tensors`; the other is empty.
 
-    `outputs` names the tensors that are wanted (empty: all). A tensor of the datatype BYTES under the name of the
-    task's kind (`image`, `text`) holds raw task inputs, one a row; then the output `answer` may be asked for: BYTES,
-    one JSON document of the task's answer a row.
+    `outputs` names the tensors that are wanted (empty: all). A tensor of the datatype BYTES under
+    the name of the task's kind (`image`, `text`) holds raw task inputs, one a row; then the output
+    `answer` may be asked for: BYTES, one JSON document of the task's answer a row.
     """
 
     id: int
@@ -46,8 +47,8 @@ class Call(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One answer: JSON of the task's output, or tensors, or an error's code and message.
 
-    The gateway fills in `version` (`model:number`) when another version answered than the one that was picked: one
-    that took its place while the call waited.
+    The gateway fills in `version` (`model:number`) when another version answered than the one that
+    was picked: one that took its place while the call waited.
     """
 
     id: int
@@ -66,9 +67,11 @@ class Part(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """The answers of one frame, how many rows they had, and seconds spent on decoding, running and encoding.
+    """The answers of one frame, how many rows they had, and seconds spent on decoding, running and
+    encoding.
 
-    A worker whose answers grow tells `parts` of those that are streamed, or nothing but that it is alive.
+    A worker whose answers grow tells `parts` of those that are streamed, or nothing but that it is
+    alive.
     """
 
     answers: list[Answer]

@@ -1,7 +1,7 @@
 """A worker owns one model: it takes batches from its socket, decodes, runs, encodes, and answers.
 
-It loads and replays the golden set before it listens, so that a listening worker is a ready one. On SIGTERM it
-answers what it holds and stays until the gateway has let go of it.
+It loads and replays the golden set before it listens, so that a listening worker is a ready one. On
+SIGTERM it answers what it holds and stays until the gateway has let go of it.
 """
 
 import gc
@@ -29,7 +29,16 @@ from modelmill.serve.growing import Growing
 from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
-from modelmill.serve.wire import ANSWER, HEAD, Answer, Batch, Call, Tensor, frame, read_calls
+from modelmill.serve.wire import (
+    ANSWER,
+    HEAD,
+    Answer,
+    Batch,
+    Call,
+    Tensor,
+    frame,
+    read_calls,
+)
 from modelmill.tasks.base import NOTE, kind_of
 from modelmill.types import TEXTS, WorkerSpec
 
@@ -70,21 +79,29 @@ class Worker:
         decode = self._pool.map if self._pool and raw > 1 else map
         items: list[Item | MillError] = list(decode(self._decode, calls))
         decoded = time.perf_counter()
-        results: list[Arrays | MillError] = [item if isinstance(item, MillError) else {} for item in items]
+        results: list[Arrays | MillError] = [
+            item if isinstance(item, MillError) else {} for item in items
+        ]
         run = 0.0
         for rows in _alike(items):
             with self._running:
                 began = time.perf_counter()
-                for row, result in zip(rows, self._run([items[i] for i in rows]), strict=True):  # type: ignore[misc]
+                for row, result in zip(
+                    rows, self._run([items[i] for i in rows]), strict=True
+                ):  # type: ignore[misc]
                     results[row] = result
                 run += time.perf_counter() - began
         ran = time.perf_counter()
-        answers = [self._encode(*three) for three in zip(calls, items, results, strict=True)]
+        answers = [
+            self._encode(*three) for three in zip(calls, items, results, strict=True)
+        ]
         count = sum(item.rows for item in items if isinstance(item, Item))
         return Batch(answers, count, decoded - started, run, time.perf_counter() - ran)
 
     def _answer_plain(self, calls: Sequence[Call], started: float) -> Batch | None:
-        """The short way for calls that are alike; None when they are not, or anything is wrong with them."""
+        """The short way for calls that are alike; None when they are not, or anything is wrong with
+        them.
+        """
         try:
             arrays = stacked(calls)
             if arrays is None:
@@ -100,19 +117,25 @@ class Worker:
         if answers is None:
             return None
         count = len(next(iter(arrays.values())))
-        return Batch(answers, count, decoded - started, ran - begun, time.perf_counter() - ran)
+        return Batch(
+            answers, count, decoded - started, ran - begun, time.perf_counter() - ran
+        )
 
     def _decode(self, call: Call) -> Item | MillError:
         """Arrays with a batch axis, or the reason why there are none."""
         try:
             if call.data is not None:
                 decoded = self._decode_raw(call.data, call.parameters)
-                return Item({name: array[None] for name, array in decoded.items()}, raw=True)
+                return Item(
+                    {name: array[None] for name, array in decoded.items()}, raw=True
+                )
             if len(call.tensors) == 1 and self._is_raw(call):
                 return self._decode_rows(elements_of(call.tensors[0]), call.parameters)
             if not call.tensors:
                 return InvalidInput("the call brings neither an input nor tensors")
-            return Item({tensor.name: array_of(tensor) for tensor in call.tensors}, raw=False)
+            return Item(
+                {tensor.name: array_of(tensor) for tensor in call.tensors}, raw=False
+            )
         except MillError as error:
             return error
         except Exception:
@@ -128,9 +151,23 @@ class Worker:
         decoded = list(decode(self._decode_raw, rows, repeat(parameters)))
         if not decoded:
             raise InvalidInput("the batch is empty")
-        if len({tuple((name, array.shape) for name, array in sorted(one.items())) for one in decoded}) > 1:
-            raise InvalidInput(f"this model takes each '{self.kind}' in its own size: send those of one size together")
-        return Item({name: np.stack([one[name] for one in decoded]) for name in decoded[0]}, raw=True)
+        if (
+            len(
+                {
+                    tuple((name, array.shape) for name, array in sorted(one.items()))
+                    for one in decoded
+                }
+            )
+            > 1
+        ):
+            raise InvalidInput(
+                f"this model takes each '{self.kind}' in its own size: send those of one size "
+                "together"
+            )
+        return Item(
+            {name: np.stack([one[name] for one in decoded]) for name in decoded[0]},
+            raw=True,
+        )
 
     def _decode_raw(self, data: bytes, parameters: Mapping[str, Any]) -> Arrays:
         if self.kind not in TEXTS:
@@ -141,19 +178,31 @@ class Worker:
             raise InvalidInput("the text is not valid UTF-8") from error
 
     def _run(self, items: list[Item]) -> Sequence[Arrays | MillError]:
-        """One engine run for all; when that fails, each alone, so that only the guilty one is refused."""
+        """One engine run for all; when that fails, each alone, so that only the guilty one is
+        refused.
+        """
         if len(items) == 1:
             return [self._run_alone(items[0])]
         try:
-            batch = {name: np.concatenate([item.arrays[name] for item in items]) for name in items[0].arrays}
+            batch = {
+                name: np.concatenate([item.arrays[name] for item in items])
+                for name in items[0].arrays
+            }
             outputs = self._sliced(batch)
         except Exception:
             return [self._run_alone(item) for item in items]
-        if any(array.shape[:1] != (sum(item.rows for item in items),) for array in outputs.values()):
-            return [self._run_alone(item) for item in items]  # its outputs can't be told apart
+        if any(
+            array.shape[:1] != (sum(item.rows for item in items),)
+            for array in outputs.values()
+        ):
+            return [
+                self._run_alone(item) for item in items
+            ]  # its outputs can't be told apart
         results, at = [], 0
         for item in items:
-            results.append({name: array[at : at + item.rows] for name, array in outputs.items()})
+            results.append(
+                {name: array[at : at + item.rows] for name, array in outputs.items()}
+            )
             at += item.rows
         return results
 
@@ -167,31 +216,49 @@ class Worker:
             return ModelFailed("the model could not be run")
 
     def _sliced(self, batch: Arrays) -> Arrays:
-        """The engine's answer to any number of rows, so many at a time that its memory stays bounded."""
+        """The engine's answer to any number of rows, so many at a time that its memory stays
+        bounded.
+        """
         count = len(next(iter(batch.values())))
         if count <= MAX_ROWS:
             return self.model.infer(batch)
         parts = [
-            self.model.infer({name: array[at : at + MAX_ROWS] for name, array in batch.items()})
+            self.model.infer(
+                {name: array[at : at + MAX_ROWS] for name, array in batch.items()}
+            )
             for at in range(0, count, MAX_ROWS)
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
 
-    def _encode(self, call: Call, item: Item | MillError, result: Arrays | MillError) -> Answer:
+    def _encode(
+        self, call: Call, item: Item | MillError, result: Arrays | MillError
+    ) -> Answer:
         try:
             if isinstance(result, MillError) or isinstance(item, MillError):
                 return Answer(call.id, code=result.code, message=result.message)  # type: ignore[union-attr]
             if call.data is not None:
-                output = self.model.encode({n: a[0] for n, a in result.items()}, call.parameters)
+                output = self.model.encode(
+                    {n: a[0] for n, a in result.items()}, call.parameters
+                )
                 return Answer(call.id, data=msgspec.json.encode(output))
             return Answer(
-                call.id, tensors=[self._tensor(name, call, item, result) for name in call.outputs or _told(result)]
+                call.id,
+                tensors=[
+                    self._tensor(name, call, item, result)
+                    for name in call.outputs or _told(result)
+                ],
             )
         except MillError as error:
             return Answer(call.id, code=error.code, message=error.message)
         except Exception:
             log.exception("encoding failed")
-            return Answer(call.id, code=ModelFailed.code, message="the model's output could not be encoded")
+            return Answer(
+                call.id,
+                code=ModelFailed.code,
+                message="the model's output could not be encoded",
+            )
 
     def _tensor(self, name: str, call: Call, item: Item, result: Arrays) -> Tensor:
         """An output of the model, or the task's answer where the model has none of that name."""
@@ -199,14 +266,23 @@ class Worker:
             return tensor_of(name, result[name])
         if name == ANSWER:
             return texts_of(ANSWER, self._answers(call, item, result))
-        raise InvalidInput(f"unknown output '{name}'; there are: {', '.join(_told(result))}")
+        raise InvalidInput(
+            f"unknown output '{name}'; there are: {', '.join(_told(result))}"
+        )
 
     def _answers(self, call: Call, item: Item, result: Arrays) -> list[bytes]:
         """What the task says of each row, as JSON."""
         if not item.raw:
-            raise InvalidInput(f"the output '{ANSWER}' needs raw input: send '{self.kind}' as BYTES")
-        rows = ({name: array[row] for name, array in result.items()} for row in range(item.rows))
-        return [msgspec.json.encode(self.model.encode(row, call.parameters)) for row in rows]
+            raise InvalidInput(
+                f"the output '{ANSWER}' needs raw input: send '{self.kind}' as BYTES"
+            )
+        rows = (
+            {name: array[row] for name, array in result.items()}
+            for row in range(item.rows)
+        )
+        return [
+            msgspec.json.encode(self.model.encode(row, call.parameters)) for row in rows
+        ]
 
 
 def _told(result: Arrays) -> list[str]:
@@ -225,7 +301,10 @@ def _alike(items: Sequence[Item | MillError]) -> list[list[int]]:
             elif any(len(array) != item.rows for array in item.arrays.values()):
                 key = row  # in a batch its rows would shift those of others
             else:
-                key = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(item.arrays.items()))
+                key = tuple(
+                    (name, array.dtype, array.shape[1:])
+                    for name, array in sorted(item.arrays.items())
+                )
             groups.setdefault(key, []).append(row)
     return list(groups.values())
 
@@ -261,7 +340,9 @@ class Server:
             time.sleep(0.02)
 
     def _serve(self, link: socket.socket) -> None:
-        """Answer batch after batch; one that has to be decoded is passed to a helper, so that the next can begin."""
+        """Answer batch after batch; one that has to be decoded is passed to a helper, so that the
+        next can begin.
+        """
         frames, writing = Frames(link), threading.Lock()
 
         def send(batch: Batch) -> None:
@@ -288,15 +369,22 @@ class Server:
         self._links.discard(link)
 
     def _overlaps(self, calls: Sequence[Call]) -> bool:
-        """Whether the next batch is worth beginning meanwhile: this one has to be decoded, and leaves a core for it.
+        """Whether the next batch is worth beginning meanwhile: this one has to be decoded, and
+        leaves a core for it.
 
-        Else a second thread only costs its waking; and an engine of several threads is fastest when always called
-        by the same one.
+        Else a second thread only costs its waking; and an engine of several threads is fastest when
+        always called by the same one.
         """
-        return self.worker.model.threads == 1 and any(call.data is not None or _is_bytes(call) for call in calls)
+        return self.worker.model.threads == 1 and any(
+            call.data is not None or _is_bytes(call) for call in calls
+        )
 
-    def _answer(self, link: socket.socket, calls: Sequence[Call], writing: threading.Lock) -> None:
-        """Answer one batch; where that fails the link is closed: what is lost with it goes to another worker."""
+    def _answer(
+        self, link: socket.socket, calls: Sequence[Call], writing: threading.Lock
+    ) -> None:
+        """Answer one batch; where that fails the link is closed: what is lost with it goes to
+        another worker.
+        """
         try:
             data = frame(self.worker.answer(calls))
             with writing:
@@ -315,7 +403,9 @@ def _is_bytes(call: Call) -> bool:
 class Frames:
     """Reads frames from a link: nearly all come whole with the first bytes."""
 
-    READ = 64 << 10  # beyond 128 KiB the allocator would map and unmap pages for each read
+    READ = (
+        64 << 10
+    )  # beyond 128 KiB the allocator would map and unmap pages for each read
 
     def __init__(self, link: socket.socket) -> None:
         self._link, self._rest = link, b""
@@ -330,7 +420,9 @@ class Frames:
             return None
         end = HEAD + int.from_bytes(data[:HEAD], "little")
         self._rest = data[end:]
-        return memoryview(data)[HEAD:end] if len(data) >= end else self._whole(data, end)
+        return (
+            memoryview(data)[HEAD:end] if len(data) >= end else self._whole(data, end)
+        )
 
     def _whole(self, begun: bytes, end: int) -> memoryview | None:
         buffer = memoryview(bytearray(end))
@@ -345,17 +437,26 @@ class Frames:
 
 
 def _open(told: WorkerSpec) -> predictor.Predictor:
-    """The model, on the threads it was granted; a quick one does better on one, and leaves the rest to others."""
+    """The model, on the threads it was granted; a quick one does better on one, and leaves the rest
+    to others.
+    """
     bundle = Path(told.bundle)
     model = predictor.load(bundle, 1, told.engine, told.precision)
-    if told.threads > 1 and (model.grows or seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS):
-        model = predictor.Predictor(bundle, model.manifest, told.threads, told.engine, told.precision)
+    if told.threads > 1 and (
+        model.grows
+        or seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS
+    ):
+        model = predictor.Predictor(
+            bundle, model.manifest, told.threads, told.engine, told.precision
+        )
     return model
 
 
 def main(spec: bytes, report: Report) -> int:
     """Entry of a worker process."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     told = msgspec.json.decode(spec, type=WorkerSpec)
     started = time.perf_counter()
     try:
@@ -365,13 +466,22 @@ def main(spec: bytes, report: Report) -> int:
         report({"error": error.message, "code": error.code})
         return 1
     worker = Worker(model, told.decoders)
-    rows = model.session.slots if model.grows else best_rows(worker.answer, model.manifest)
+    rows = (
+        model.session.slots if model.grows else best_rows(worker.answer, model.manifest)
+    )
     server = Server(worker, told.socket)
     gc.freeze()
     gc.set_threshold(GARBAGE, 20, 100)
     signal.signal(signal.SIGTERM, lambda *_: server.stopping.set())
     seconds = time.perf_counter() - started
-    log.info("%s: %s:%d ready in %.2f s, batches of %d", told.deployment, told.model, told.version, seconds, rows)
+    log.info(
+        "%s: %s:%d ready in %.2f s, batches of %d",
+        told.deployment,
+        told.model,
+        told.version,
+        seconds,
+        rows,
+    )
     report({"ready": True, "batch": rows, "threads": model.threads})
     server.run()
     return 0

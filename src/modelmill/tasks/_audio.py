@@ -24,9 +24,17 @@ BLOCK = 1 << 18
 class Preprocessing(Struct, frozen=True, kw_only=True):
     """How a recording becomes samples; travels in the manifest."""
 
-    rate: Annotated[int, msgspec.Meta(ge=0, le=48_000, description="samples a second; 0: from the data")] = 0
+    rate: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=48_000, description="samples a second; 0: from the data"),
+    ] = 0
     max_rate: Annotated[
-        int, msgspec.Meta(ge=4000, le=48_000, description="most samples a second when taken from the data")
+        int,
+        msgspec.Meta(
+            ge=4000,
+            le=48_000,
+            description="most samples a second when taken from the data",
+        ),
     ] = 16_000
 
 
@@ -45,10 +53,13 @@ class Recording(Struct, frozen=True, kw_only=True):
 def read(data: Raw) -> Recording:
     """A recording as its file has it, its channels averaged (WAV, FLAC, OGG, MP3, ...).
 
-    Raises `InvalidInput` for what is no recording, is damaged or empty, or holds numbers that are none; `TooLarge`.
+    Raises `InvalidInput` for what is no recording, is damaged or empty, or holds numbers that are
+    none; `TooLarge`.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise InvalidInput("a recording is wanted as the bytes of a sound file (WAV, FLAC, OGG, MP3)")
+        raise InvalidInput(
+            "a recording is wanted as the bytes of a sound file (WAV, FLAC, OGG, MP3)"
+        )
     if not data:
         raise InvalidInput("the recording is empty (0 bytes)")
     import soundfile  # here: what only lists tasks starts without it
@@ -56,11 +67,15 @@ def read(data: Raw) -> Recording:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if file.format not in FORMATS:
-                raise InvalidInput(f"{file.format} is not taken; send one of {', '.join(FORMATS)}")
+                raise InvalidInput(
+                    f"{file.format} is not taken; send one of {', '.join(FORMATS)}"
+                )
             _check(file.frames, file.channels, file.samplerate)
             samples, rate = _mono(file), file.samplerate
     except soundfile.LibsndfileError as error:
-        raise InvalidInput(f"not a sound file that can be read: {str(error.error_string)[:120]}") from error
+        raise InvalidInput(
+            f"not a sound file that can be read: {str(error.error_string)[:120]}"
+        ) from error
     if not len(samples):
         raise InvalidInput("the recording holds no samples")
     if not np.isfinite(samples).all():
@@ -71,11 +86,18 @@ def read(data: Raw) -> Recording:
 def _check(frames: int, channels: int, rate: int) -> None:
     """What the header says; raises `InvalidInput`, `TooLarge`."""
     if not RATES[0] <= rate <= RATES[1]:
-        raise InvalidInput(f"the recording has {rate:,} samples a second; from {RATES[0]:,} to {RATES[1]:,} are taken")
+        raise InvalidInput(
+            f"the recording has {rate:,} samples a second; from {RATES[0]:,} to {RATES[1]:,} are "
+            "taken"
+        )
     if channels > MAX_CHANNELS:
-        raise InvalidInput(f"the recording has {channels} channels; at most {MAX_CHANNELS} are taken")
+        raise InvalidInput(
+            f"the recording has {channels} channels; at most {MAX_CHANNELS} are taken"
+        )
     if frames > rate * MAX_SECONDS or frames * channels > MAX_SAMPLES:
-        raise TooLarge(f"the recording is {frames / rate:,.0f} s long; at most {MAX_SECONDS:,} s are taken")
+        raise TooLarge(
+            f"the recording is {frames / rate:,.0f} s long; at most {MAX_SECONDS:,} s are taken"
+        )
 
 
 def _mono(file: Any) -> Samples:
@@ -94,7 +116,9 @@ def at_rate(recording: Recording, rate: int) -> Samples:
         return recording.samples
     import soxr
 
-    found: Samples = soxr.resample(recording.samples, recording.rate, rate, quality="HQ").astype(np.float32)
+    found: Samples = soxr.resample(
+        recording.samples, recording.rate, rate, quality="HQ"
+    ).astype(np.float32)
     return found if len(found) else np.zeros(1, np.float32)
 
 
@@ -102,12 +126,16 @@ def fingerprint(data: Raw) -> str:
     """The sha256 of the samples, at 16 bits, and their rate."""
     recording = read(data)
     values = np.rint(recording.samples * 32767).astype("<i2")
-    return hashlib.sha256(recording.rate.to_bytes(4, "little") + values.tobytes()).hexdigest()
+    return hashlib.sha256(
+        recording.rate.to_bytes(4, "little") + values.tobytes()
+    ).hexdigest()
 
 
 def rate_of(recordings: Sequence[Recording], how: Preprocessing) -> int:
     """The rate of a model for such recordings: their usual one, up to the most."""
-    return how.rate or min(how.max_rate, int(np.median([one.rate for one in recordings])))
+    return how.rate or min(
+        how.max_rate, int(np.median([one.rate for one in recordings]))
+    )
 
 
 def wav(samples: Samples, rate: int) -> bytes:
@@ -119,11 +147,15 @@ def wav(samples: Samples, rate: int) -> bytes:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
-        file.writeframes(np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+        file.writeframes(
+            np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+        )
     return out.getvalue()
 
 
 def tone(seconds: float = 0.5, rate: int = 8000, pitch: float = 440.0) -> bytes:
     """A rising tone, as an example."""
     time = np.arange(int(seconds * rate)) / rate
-    return wav((0.3 * np.sin(2 * np.pi * pitch * time * (1 + time))).astype(np.float32), rate)
+    return wav(
+        (0.3 * np.sin(2 * np.pi * pitch * time * (1 + time))).astype(np.float32), rate
+    )

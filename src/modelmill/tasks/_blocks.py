@@ -7,7 +7,9 @@ from msgspec import Meta
 from modelmill.tasks.base import Fraction
 from modelmill.types import Struct
 
-Width = Annotated[int, Meta(ge=16, le=4096, multiple_of=16, description="of a token's state")]
+Width = Annotated[
+    int, Meta(ge=16, le=4096, multiple_of=16, description="of a token's state")
+]
 Heads = Annotated[int, Meta(ge=1, le=64, description="into which attention is split")]
 Layers = Annotated[int, Meta(ge=1, le=48, description="blocks")]
 Dropout = Annotated[Fraction, Meta(description="of states")]
@@ -27,9 +29,17 @@ class Blocks(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Raises `ValueError` for values that do not go together."""
         if self.width % (self.HEAD * self.heads):
-            raise ValueError(f"width={self.width} is not a multiple of {self.HEAD} for each of heads={self.heads}")
+            raise ValueError(
+                f"width={self.width} is not a multiple of {self.HEAD} for each of "
+                f"heads={self.heads}"
+            )
 
     @property
     def shape(self) -> dict[str, Any]:
         """As the blocks take it."""
-        return {"width": self.width, "heads": self.heads, "layers": self.layers, "dropout": self.dropout}
+        return {
+            "width": self.width,
+            "heads": self.heads,
+            "layers": self.layers,
+            "dropout": self.dropout,
+        }

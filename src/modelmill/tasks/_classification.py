@@ -20,7 +20,9 @@ def outputs(context: Context) -> list[TensorSpec]:
     return [TensorSpec(name="scores", datatype="FP32", shape=[-1, len(context.labels)])]
 
 
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Json]:
+def encode(
+    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+) -> list[Json]:
     """`[{label, score}]`, best first, `parameters["top_k"]` of them (5); raises `InvalidInput`."""
     for name in parameters:
         if name not in PARAMETERS:
@@ -29,10 +31,14 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> l
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise InvalidInput(f"top_k is a whole number from 1, not {top_k!r:.40}")
     if parameters.get("function_to_apply") not in (None, "softmax"):
-        raise InvalidInput("function_to_apply: this model answers probabilities ('softmax')")
+        raise InvalidInput(
+            "function_to_apply: this model answers probabilities ('softmax')"
+        )
     scores = arrays["scores"]
     best = np.argsort(-scores, kind="stable")[:top_k]
-    return [{"label": context.labels[i], "score": round(float(scores[i]), 6)} for i in best]
+    return [
+        {"label": context.labels[i], "score": round(float(scores[i]), 6)} for i in best
+    ]
 
 
 def complete(labels: Sequence[str]) -> Json:
@@ -53,8 +59,9 @@ def target(item: Item, context: Context) -> Arrays:
 def evaluate(measured: Measured) -> Evaluation:
     """Metrics and the confusion matrix.
 
-    Outputs name every label. Accuracy, top-5 accuracy, precision, recall and F1 per class, macro and
-    weighted, and the expected calibration error over 15 bins (Guo et al. 2017, arXiv 1706.04599).
+    Outputs name every label. Accuracy, top-5 accuracy, precision, recall and F1 per class, macro
+    and weighted, and the expected calibration error over 15 bins (Guo et al. 2017, arXiv
+    1706.04599).
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -74,14 +81,18 @@ def evaluate(measured: Measured) -> Evaluation:
         "items": len(truth),
     }
     for average in ("macro", "weighted"):
-        p, r, f, _ = precision_recall_fscore_support(truth, guess, average=average, zero_division=0.0)
+        p, r, f, _ = precision_recall_fscore_support(
+            truth, guess, average=average, zero_division=0.0
+        )
         metrics |= {
             f"precision_{average}": float(p),
             f"recall_{average}": float(r),
             f"f1_{average}": float(f),
         }
     metrics["f1"] = metrics["f1_macro"]
-    rows = precision_recall_fscore_support(truth, guess, labels=indices, zero_division=0.0)
+    rows = precision_recall_fscore_support(
+        truth, guess, labels=indices, zero_division=0.0
+    )
     metrics["per_class"] = {
         label: {
             "precision": float(rows[0][i]),
@@ -92,7 +103,9 @@ def evaluate(measured: Measured) -> Evaluation:
         for i, label in enumerate(labels)
     }
     matrix = confusion_matrix(truth, guess, labels=indices)
-    return Evaluation(metrics=metrics, pictures={"confusion.png": confusion_picture(matrix, labels)})
+    return Evaluation(
+        metrics=metrics, pictures={"confusion.png": confusion_picture(matrix, labels)}
+    )
 
 
 def _top_k(scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], k: int) -> float:
@@ -100,7 +113,9 @@ def _top_k(scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], k: int) ->
     return float((best == truth[:, None]).any(axis=1).mean())
 
 
-def _calibration_error(scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
+def _calibration_error(
+    scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]
+) -> float:
     confidence, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [
@@ -127,7 +142,9 @@ def confusion_picture(matrix: np.ndarray[Any, Any], labels: Sequence[str]) -> by
     if len(labels) <= 25:
         for (row, column), count in np.ndenumerate(matrix):
             ink = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
+            axes.text(
+                column, row, str(count), ha="center", va="center", color=ink, fontsize=8
+            )
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100)
     return buffer.getvalue()

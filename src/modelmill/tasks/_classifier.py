@@ -1,4 +1,6 @@
-"""How classifiers are trained: what is minimised, what a validation counts, and what is deployed."""
+"""How classifiers are trained: what is minimised, what a validation counts, and what is
+deployed.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,9 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     return cross_entropy(network(_input(batch)), batch[LABEL], settings)
 
 
-def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
+def validate(
+    network: nn.Module, batch: Batch, settings: TrainSettings
+) -> dict[str, Tensor]:
     """Mean loss and accuracy of a batch."""
     logits = network(_input(batch))
     right = (logits.argmax(1) == batch[LABEL]).float().mean()
@@ -38,7 +42,9 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
 
 def cross_entropy(logits: Tensor, target: Tensor, settings: TrainSettings) -> Tensor:
     """Of logits [N, classes], with the label smoothing of the settings."""
-    return F.cross_entropy(logits.float(), target, label_smoothing=settings.label_smoothing)
+    return F.cross_entropy(
+        logits.float(), target, label_smoothing=settings.label_smoothing
+    )
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

@@ -52,8 +52,8 @@ TURNED = (5, 6, 7, 8)
 MARGINS = {8: 3.0, 4: 2.0, 2: 1.5}
 """A JPEG is decoded so many times smaller when that leaves the target's size times the margin.
 
-On 40 photographs of animals at just these margins the 95th percentile of the difference from a full decode averages 6
-to 8 grey levels; of single pictures full of fine texture it reaches 19.
+On 40 photographs of animals at just these margins the 95th percentile of the difference from a full
+decode averages 6 to 8 grey levels; of single pictures full of fine texture it reaches 19.
 """
 COLOUR_SAMPLES = 64
 """Pictures that are looked at to tell whether a data set is grey."""
@@ -67,28 +67,51 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 class Preprocessing(Struct, frozen=True, kw_only=True):
     """How a picture becomes pixels of a fixed shape; travels in the manifest."""
 
-    height: Annotated[int, msgspec.Meta(ge=0, le=4096, description="pixels; 0: from the data")] = 0
-    width: Annotated[int, msgspec.Meta(ge=0, le=4096, description="pixels; 0: from the data")] = 0
+    height: Annotated[
+        int, msgspec.Meta(ge=0, le=4096, description="pixels; 0: from the data")
+    ] = 0
+    width: Annotated[
+        int, msgspec.Meta(ge=0, le=4096, description="pixels; 0: from the data")
+    ] = 0
     max_side: Annotated[
-        int, msgspec.Meta(ge=8, le=4096, description="longest side when the size is taken from the data")
+        int,
+        msgspec.Meta(
+            ge=8,
+            le=4096,
+            description="longest side when the size is taken from the data",
+        ),
     ] = 64
     color: Annotated[
-        Literal["auto", "grey", "rgb"], msgspec.Meta(description="auto: grey if all training pictures are")
+        Literal["auto", "grey", "rgb"],
+        msgspec.Meta(description="auto: grey if all training pictures are"),
     ] = "auto"
     fit: Annotated[
         Literal["stretch", "crop", "pad"],
-        msgspec.Meta(description="how another aspect ratio is fitted: stretch, centre crop, or pad"),
+        msgspec.Meta(
+            description="how another aspect ratio is fitted: stretch, centre crop, or pad"
+        ),
     ] = "stretch"
-    denoise: Annotated[Literal[0, 3, 5], msgspec.Meta(description="side of the median filter in pixels; 0: none")] = 0
-    mean: Annotated[tuple[float, ...], msgspec.Meta(description="per channel, 0..1; from the data")] = ()
-    std: Annotated[tuple[float, ...], msgspec.Meta(description="per channel, 0..1; from the data")] = ()
+    denoise: Annotated[
+        Literal[0, 3, 5],
+        msgspec.Meta(description="side of the median filter in pixels; 0: none"),
+    ] = 0
+    mean: Annotated[
+        tuple[float, ...], msgspec.Meta(description="per channel, 0..1; from the data")
+    ] = ()
+    std: Annotated[
+        tuple[float, ...], msgspec.Meta(description="per channel, 0..1; from the data")
+    ] = ()
     dct_scaling: Annotated[bool, msgspec.Meta(extra={"derived": True})] = False
-    """Whether JPEGs are decoded at about the size that is needed; a model goes on with what it was trained on."""
+    """Whether JPEGs are decoded at about the size that is needed; a model goes on with what it was
+    trained on.
+    """
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for values that do not go together."""
         if len(self.mean) != len(self.std):
-            raise ValueError("mean and std go together: give both, or neither to take them from the data")
+            raise ValueError(
+                "mean and std go together: give both, or neither to take them from the data"
+            )
 
     @property
     def channels(self) -> int:
@@ -97,7 +120,8 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
 
 
 def read_pixels(data: Raw) -> Pixels:
-    """Any supported picture, upright and whole, as uint8 [H, W] or [H, W, 3]; the first frame of an animation.
+    """Any supported picture, upright and whole, as uint8 [H, W] or [H, W, 3]; the first frame of an
+    animation.
 
     Raises `InvalidInput` for what is no picture or is damaged, `TooLarge` past `MAX_PIXELS`.
     """
@@ -105,7 +129,9 @@ def read_pixels(data: Raw) -> Pixels:
 
 
 def size_of(data: Raw) -> tuple[int, int]:
-    """Height and width of a picture as it is seen, by its header alone; raises what `read_pixels` raises."""
+    """Height and width of a picture as it is seen, by its header alone; raises what `read_pixels`
+    raises.
+    """
     if isinstance(data, np.ndarray):
         height, width = _checked(data).shape[:2]
         return height, width
@@ -120,7 +146,11 @@ def _read(data: Raw, how: Preprocessing | None) -> tuple[Pixels, tuple[int, int]
         return pixels, (pixels.shape[0], pixels.shape[1])
     with _opened(data) as image:
         turn = _orientation(image)
-        found = _turbo(data, image, turn, how) if image.format == "JPEG" and image.mode in ("L", "RGB") else None
+        found = (
+            _turbo(data, image, turn, how)
+            if image.format == "JPEG" and image.mode in ("L", "RGB")
+            else None
+        )
         if found is None:
             image.load()
             found = _eight_bits(image)
@@ -128,15 +158,23 @@ def _read(data: Raw, how: Preprocessing | None) -> tuple[Pixels, tuple[int, int]
 
 
 def _checked(pixels: Any) -> Pixels:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
-        raise InvalidInput(f"pixels are uint8 [H, W] or [H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim not in (2, 3)
+        or (pixels.ndim == 3 and pixels.shape[2] != 3)
+    ):
+        raise InvalidInput(
+            f"pixels are uint8 [H, W] or [H, W, 3], not {pixels.dtype} {list(pixels.shape)}"
+        )
     if pixels.size == 0:
         raise InvalidInput("the picture is empty (0 pixels)")
     return np.asarray(pixels)
 
 
 def read_opacity(data: bytes) -> Pixels | None:
-    """How opaque each pixel of a picture that `read_pixels` has read is, upright [H, W]; None where nothing says it."""
+    """How opaque each pixel of a picture that `read_pixels` has read is, upright [H, W]; None where
+    nothing says it.
+    """
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if "A" not in image.getbands() and "transparency" not in image.info:
             return None
@@ -148,22 +186,31 @@ def read_opacity(data: bytes) -> Pixels | None:
 def _opened(data: Any) -> Iterator[Image.Image]:
     """A picture whose header was read; whatever goes wrong with it is refused in words."""
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise InvalidInput("a picture is wanted as the bytes of an image file (PNG, JPEG, WebP, ...)")
+        raise InvalidInput(
+            "a picture is wanted as the bytes of an image file (PNG, JPEG, WebP, ...)"
+        )
     if not data:
         raise InvalidInput("the picture is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise TooLarge(f"the picture has {image.width * image.height:,} pixels; at most {MAX_PIXELS:,}")
+                raise TooLarge(
+                    f"the picture has {image.width * image.height:,} pixels; at most {MAX_PIXELS:,}"
+                )
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(f"the picture claims more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
-        raise InvalidInput(f"not a readable picture: send one of {', '.join(FORMATS)}") from error
+        raise InvalidInput(
+            f"not a readable picture: send one of {', '.join(FORMATS)}"
+        ) from error
     except (MillError, MemoryError):
         raise
-    except Exception as error:  # each of a dozen decoders has its own way to say that a file is damaged
-        raise InvalidInput(f"the picture is damaged: {str(error)[:120] or type(error).__name__}") from error
+    except Exception as error:
+        # Each of a dozen decoders raises its own class for a damaged file.
+        raise InvalidInput(
+            f"the picture is damaged: {str(error)[:120] or type(error).__name__}"
+        ) from error
 
 
 def _upright(height: int, width: int, turn: int) -> tuple[int, int]:
@@ -171,23 +218,40 @@ def _upright(height: int, width: int, turn: int) -> tuple[int, int]:
 
 
 def _reduction(image: Image.Image, turn: int, how: Preprocessing) -> int:
-    """How many times smaller a JPEG may be decoded: 1, 2, 4 or 8, the sides that are read (8 / that) of a block."""
-    if not how.dct_scaling or how.denoise:  # the median filter is meant for the pixels that were sent
+    """How many times smaller a JPEG may be decoded: 1, 2, 4 or 8, the sides that are read (8 /
+    that) of a block.
+    """
+    if (
+        not how.dct_scaling or how.denoise
+    ):  # the median filter is meant for the pixels that were sent
         return 1
     height, width = _upright(image.height, image.width, turn)
     shares = how.height / height, how.width / width
     share = min(shares) if how.fit == "pad" else max(shares)
-    return next((factor for factor, margin in MARGINS.items() if share * factor * margin <= 1), 1)
+    return next(
+        (factor for factor, margin in MARGINS.items() if share * factor * margin <= 1),
+        1,
+    )
 
 
-def _turbo(data: Any, image: Image.Image, turn: int, how: Preprocessing | None) -> Pixels | None:
-    """An ordinary JPEG in about half of Pillow's time; None when it has an oddity for Pillow to judge."""
-    grey = image.mode == "L" or (how is not None and how.dct_scaling and how.color == "grey")
+def _turbo(
+    data: Any, image: Image.Image, turn: int, how: Preprocessing | None
+) -> Pixels | None:
+    """An ordinary JPEG in about half of Pillow's time; None when it has an oddity for Pillow to
+    judge.
+    """
+    grey = image.mode == "L" or (
+        how is not None and how.dct_scaling and how.color == "grey"
+    )
     reduction = 1 if how is None else _reduction(image, turn, how)
     height, width = (-(-side // reduction) for side in (image.height, image.width))
     try:
         pixels = simplejpeg.decode_jpeg(
-            data, colorspace="Gray" if grey else "RGB", min_height=height, min_width=width, strict=True
+            data,
+            colorspace="Gray" if grey else "RGB",
+            min_height=height,
+            min_width=width,
+            strict=True,
         )
     except ValueError:
         return None
@@ -200,12 +264,16 @@ def _orientation(image: Image.Image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return int(image.getexif().get(0x0112, 1))
-    except Exception:  # broken metadata raise whatever they like; the pixels may still be fine
+    except (
+        Exception
+    ):  # broken metadata raise whatever they like; the pixels may still be fine
         return 1
 
 
 def _eight_bits(image: Image.Image) -> Pixels:
-    """The pixels of any Pillow mode as grey or RGB; transparency over white, 16 bits scaled to 8."""
+    """The pixels of any Pillow mode as grey or RGB; transparency over white, 16 bits scaled to
+    8.
+    """
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         values = np.asarray(image).astype(np.float32)
@@ -233,7 +301,9 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def fingerprint(data: Raw) -> str:
-    """The sha256 of the pixels and their shape: the same picture in another file is the same picture."""
+    """The sha256 of the pixels and their shape: the same picture in another file is the same
+    picture.
+    """
     pixels = read_pixels(data)
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
@@ -259,11 +329,19 @@ def decode(data: Raw, how: Preprocessing) -> Pixels:
 
 
 def _fitted(image: Image.Image, ratio: float, how: Preprocessing) -> Image.Image:
-    """Resized to the model's size; `ratio` is width by height of the true picture, which may have been reduced."""
+    """Resized to the model's size; `ratio` is width by height of the true picture, which may have
+    been reduced.
+    """
     wanted = how.width / how.height
-    size, box = (how.width, how.height), (0.0, 0.0, float(image.width), float(image.height))
+    size, box = (
+        (how.width, how.height),
+        (0.0, 0.0, float(image.width), float(image.height)),
+    )
     if how.fit == "crop":
-        across, down = image.width * min(1.0, wanted / ratio), image.height * min(1.0, ratio / wanted)
+        across, down = (
+            image.width * min(1.0, wanted / ratio),
+            image.height * min(1.0, ratio / wanted),
+        )
         left, top = (image.width - across) / 2, (image.height - down) / 2
         box = (left, top, left + across, top + down)
     elif how.fit == "pad":
@@ -275,12 +353,16 @@ def _fitted(image: Image.Image, ratio: float, how: Preprocessing) -> Image.Image
     if size == (how.width, how.height):
         return resized
     padded = Image.new(image.mode, (how.width, how.height))
-    padded.paste(resized, (round((how.width - size[0]) / 2), round((how.height - size[1]) / 2)))
+    padded.paste(
+        resized, (round((how.width - size[0]) / 2), round((how.height - size[1]) / 2))
+    )
     return padded
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """What pictures are like: their median height and width as they are seen, and whether all are grey."""
+    """What pictures are like: their median height and width as they are seen, and whether all are
+    grey.
+    """
 
     height: int
     width: int
@@ -292,22 +374,38 @@ class Look(Struct, frozen=True, kw_only=True):
 
 
 def look(samples: Sequence[Raw]) -> Look:
-    """The sizes of all samples by their headers, the colours of some; raises `InvalidInput` for a damaged one."""
+    """The sizes of all samples by their headers, the colours of some; raises `InvalidInput` for a
+    damaged one.
+    """
     sizes = np.median([size_of(sample) for sample in samples], axis=0)
     some = samples[:: max(1, len(samples) // COLOUR_SAMPLES)]
-    return Look(height=int(sizes[0]), width=int(sizes[1]), grey=all(is_grey(read_pixels(one)) for one in some))
+    return Look(
+        height=int(sizes[0]),
+        width=int(sizes[1]),
+        grey=all(is_grey(read_pixels(one)) for one in some),
+    )
 
 
 def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
-    """Fill in what is left to the data: size, colour, and the mean and deviation of each channel."""
+    """Fill in what is left to the data: size, colour, and the mean and deviation of each
+    channel.
+    """
     # One picture at a time: a thousand photographs would not fit in memory.
     seen = [(pixels.shape, is_grey(pixels)) for pixels in map(read_pixels, samples)]
     height, width = _size([shape for shape, _ in seen], how)
-    color = how.color if how.color != "auto" else ("grey" if all(grey for _, grey in seen) else "rgb")
-    how = msgspec.structs.replace(how, height=height, width=width, color=color, dct_scaling=True)
+    color = (
+        how.color
+        if how.color != "auto"
+        else ("grey" if all(grey for _, grey in seen) else "rgb")
+    )
+    how = msgspec.structs.replace(
+        how, height=height, width=width, color=color, dct_scaling=True
+    )
     if how.mean and how.std:
         if {len(how.mean), len(how.std)} != {how.channels}:
-            raise InvalidInput(f"mean and std want {how.channels} values each for {how.color} pictures")
+            raise InvalidInput(
+                f"mean and std want {how.channels} values each for {how.color} pictures"
+            )
         return how
     total, squares = np.zeros(how.channels), np.zeros(how.channels)
     for sample in samples:
@@ -331,24 +429,32 @@ def _size(shapes: list[tuple[int, ...]], how: Preprocessing) -> tuple[int, int]:
     if not (how.height or how.width) and max(height, width) > how.max_side:
         scale = how.max_side / max(height, width)
         # Multiples of 8 halve cleanly in the network.
-        height, width = (max(8, round(side * scale / 8) * 8) for side in (height, width))
+        height, width = (
+            max(8, round(side * scale / 8) * 8) for side in (height, width)
+        )
     return height, width
 
 
 def tensor(how: Preprocessing) -> TensorSpec:
     """The model's input: raw pixels, batch first; the network itself normalises."""
-    return TensorSpec(name="image", datatype="UINT8", shape=[-1, how.height, how.width, how.channels])
+    return TensorSpec(
+        name="image", datatype="UINT8", shape=[-1, how.height, how.width, how.channels]
+    )
 
 
 def png(pixels: Pixels) -> bytes:
     """Pixels as a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
+    Image.fromarray(
+        pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    ).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 class Placement(NamedTuple):
-    """Where a picture lies in the model's frame, in the frame's pixels; beyond the frame, where it was cropped."""
+    """Where a picture lies in the model's frame, in the frame's pixels; beyond the frame, where it
+    was cropped.
+    """
 
     left: float
     top: float
@@ -364,7 +470,9 @@ def placed(size: tuple[int, int], how: Preprocessing) -> Placement:
     if how.fit == "crop":  # as ImageOps.fit: the middle, as large as it can be
         scale = max(how.width / width, how.height / height)
         across, down = width * scale, height * scale
-        return Placement((how.width - across) / 2, (how.height - down) / 2, across, down)
+        return Placement(
+            (how.width - across) / 2, (how.height - down) / 2, across, down
+        )
     # as ImageOps.pad: whole pixels
     across, down = how.width, how.height
     if width / height > how.width / how.height:

@@ -1,4 +1,6 @@
-"""The front of networks that listen: a log-mel spectrogram in the graph itself, so that it is deployed with them."""
+"""The front of networks that listen: a log-mel spectrogram in the graph itself, so that it is
+deployed with them.
+"""
 
 import math
 
@@ -12,24 +14,35 @@ RANGE = 8.0
 
 
 class LogMel(nn.Module):
-    """Samples [N, S] to [N, mels, frames] of -1..1, whatever the loudness: the loudest place of a recording is 1.
+    """Samples [N, S] to [N, mels, frames] of -1..1, whatever the loudness: the loudest place of a
+    recording is 1.
 
-    A Hann window of 25 ms every 10 ms, its power spectrum by a convolution with sines and cosines (which every runtime
-    has), triangular filters on the mel scale of O'Shaughnessy (1987), logarithms as in Radford et al. 2022 (Whisper,
-    arXiv 2212.04356).
+    A Hann window of 25 ms every 10 ms, its power spectrum by a convolution with sines and cosines
+    (which every runtime has), triangular filters on the mel scale of O'Shaughnessy (1987),
+    logarithms as in Radford et al. 2022 (Whisper, arXiv 2212.04356).
     """
 
-    def __init__(self, rate: int, mels: int, window: float = 0.025, hop: float = 0.010) -> None:
+    def __init__(
+        self, rate: int, mels: int, window: float = 0.025, hop: float = 0.010
+    ) -> None:
         super().__init__()
         size = round(rate * window)
         self.hop, self.pad = round(rate * hop), size // 2
         bins = 1 << math.ceil(math.log2(size))
         angle = 2 * np.pi * np.outer(np.arange(bins // 2 + 1), np.arange(size)) / bins
-        waves = np.concatenate([np.cos(angle), np.sin(angle)]) * np.hanning(size + 2)[1:-1]
+        waves = (
+            np.concatenate([np.cos(angle), np.sin(angle)]) * np.hanning(size + 2)[1:-1]
+        )
         self.waves: Tensor
         self.filters: Tensor
-        self.register_buffer("waves", torch.from_numpy(waves).float().unsqueeze(1), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(filters(rate, mels, bins)).float(), persistent=False)
+        self.register_buffer(
+            "waves", torch.from_numpy(waves).float().unsqueeze(1), persistent=False
+        )
+        self.register_buffer(
+            "filters",
+            torch.from_numpy(filters(rate, mels, bins)).float(),
+            persistent=False,
+        )
 
     def forward(self, samples: Tensor) -> Tensor:
         """The spectrogram; a frame begins every `hop` samples."""
@@ -41,8 +54,12 @@ class LogMel(nn.Module):
         return torch.maximum(levels, top - RANGE).sub(top) / (RANGE / 2) + 1
 
 
-def filters(rate: int, mels: int, bins: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Triangles [mels, bins / 2 + 1] between points evenly spaced in mel from 20 Hz to half the rate, of equal area."""
+def filters(
+    rate: int, mels: int, bins: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Triangles [mels, bins / 2 + 1] between points evenly spaced in mel from 20 Hz to half the
+    rate, of equal area.
+    """
     low, high = (2595 * np.log10(1 + frequency / 700) for frequency in (20.0, rate / 2))
     points = 700 * (10 ** (np.linspace(low, high, mels + 2) / 2595) - 1)
     centres = np.arange(bins // 2 + 1) * rate / bins
@@ -57,7 +74,9 @@ def filters(rate: int, mels: int, bins: int) -> np.ndarray[tuple[int, int], np.d
 
 
 class Hidden(nn.Module):
-    """In training a block of bands and one of frames is hidden (Park et al. 2019, SpecAugment, arXiv 1904.08779)."""
+    """In training a block of bands and one of frames is hidden (Park et al. 2019, SpecAugment,
+    arXiv 1904.08779).
+    """
 
     def __init__(self, bands: float, frames: float) -> None:
         super().__init__()

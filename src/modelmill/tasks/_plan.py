@@ -19,53 +19,106 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 class TrainSettings(Struct, frozen=True, kw_only=True):
     """How the training loop runs; every recipe has its own defaults."""
 
-    epochs: Annotated[int, msgspec.Meta(ge=1, le=MOST_EPOCHS, description="passes over the training data")] = 10
+    epochs: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=MOST_EPOCHS, description="passes over the training data"),
+    ] = 10
     time: Annotated[
         str,
         msgspec.Meta(
-            description="how long to train, such as 90s, 10m or 1h: the learning rate falls to its end, and epochs "
+            description="how long to train, such as 90s, 10m or 1h: the learning rate falls to "
+            "its end, and epochs "
             "count only where they are set too; empty: by epochs"
         ),
     ] = ""
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536, description="items per step")] = 64
+    batch_size: Annotated[
+        int, msgspec.Meta(ge=1, le=65_536, description="items per step")
+    ] = 64
     epoch_steps: Annotated[
-        int, msgspec.Meta(ge=0, le=1_000_000, description="steps in an epoch; 0: one pass over the training data")
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=1_000_000,
+            description="steps in an epoch; 0: one pass over the training data",
+        ),
     ] = 0
     optimiser: Annotated[
         Literal["adam", "adamw", "adadelta", "sgd", "muon"],
-        msgspec.Meta(description="update rule; muon: orthogonal momentum for convolutions, AdamW for the rest"),
+        msgspec.Meta(
+            description="update rule; muon: orthogonal momentum for convolutions, AdamW for the "
+            "rest"
+        ),
     ] = "adam"
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100, description="peak learning rate")] = 1e-3
-    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10, description="decay of weight matrices")] = 0.0
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of sgd (Nesterov)")] = 0.9
-    beta1: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of the gradient")] = 0.9
-    beta2: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of its square")] = 0.999
-    schedule: Annotated[Literal["cosine", "constant"], msgspec.Meta(description="learning rate after warm-up")] = (
-        "cosine"
-    )
-    warmup: Annotated[float, msgspec.Meta(ge=0, le=1, description="share of all steps spent warming up")] = 0.05
-    label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of the cross-entropy")] = 0.0
-    clip: Annotated[float, msgspec.Meta(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0
-    ema: Annotated[float, msgspec.Meta(ge=0, lt=1, description="decay of averaged weights; 0: no averaging")] = 0.0
+    learning_rate: Annotated[
+        float, msgspec.Meta(gt=0, le=100, description="peak learning rate")
+    ] = 1e-3
+    weight_decay: Annotated[
+        float, msgspec.Meta(ge=0, le=10, description="decay of weight matrices")
+    ] = 0.0
+    momentum: Annotated[
+        float, msgspec.Meta(ge=0, lt=1, description="of sgd (Nesterov)")
+    ] = 0.9
+    beta1: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, lt=1, description="of adam and adamw: memory of the gradient"
+        ),
+    ] = 0.9
+    beta2: Annotated[
+        float,
+        msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of its square"),
+    ] = 0.999
+    schedule: Annotated[
+        Literal["cosine", "constant"],
+        msgspec.Meta(description="learning rate after warm-up"),
+    ] = "cosine"
+    warmup: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=1, description="share of all steps spent warming up"),
+    ] = 0.05
+    label_smoothing: Annotated[
+        float, msgspec.Meta(ge=0, lt=1, description="of the cross-entropy")
+    ] = 0.0
+    clip: Annotated[
+        float, msgspec.Meta(ge=0, description="largest gradient norm; 0: no clipping")
+    ] = 0.0
+    ema: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, lt=1, description="decay of averaged weights; 0: no averaging"
+        ),
+    ] = 0.0
     patience: Annotated[
-        int, msgspec.Meta(ge=0, description="epochs without a better validation before stopping; 0: never")
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="epochs without a better validation before stopping; 0: never",
+        ),
     ] = 0
     precision: Annotated[
-        Literal["auto", "bf16", "fp32"], msgspec.Meta(description="auto: bf16 where the device has it")
+        Literal["auto", "bf16", "fp32"],
+        msgspec.Meta(description="auto: bf16 where the device has it"),
     ] = "auto"
     freeze: Annotated[
         str,
         msgspec.Meta(
-            description="parts of the network that stay as they are, separated by commas, such as encoder.embedding; "
+            description="parts of the network that stay as they are, separated by commas, such as "
+            "encoder.embedding; "
             "inherited: all that was taken from the version it starts from"
         ),
     ] = ""
-    seed: Annotated[int, msgspec.Meta(ge=0, le=2**31, description="of weights, order and augmentation")] = 0
+    seed: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=2**31, description="of weights, order and augmentation"),
+    ] = 0
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for a time that is none."""
         if self.time and not (TIME.fullmatch(self.time) and self.seconds > 0):
-            raise ValueError(f"setting time={self.time:.60}: write a number and s, m or h, such as 90s, 10m or 1h")
+            raise ValueError(
+                f"setting time={self.time:.60}: write a number and s, m or h, such as 90s, 10m or "
+                "1h"
+            )
 
     @property
     def seconds(self) -> float:
@@ -77,9 +130,9 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
 class Facts(Struct, frozen=True, kw_only=True):
     """What a data set is like before it is trained on.
 
-    `counts` has the items of each split, `classes` the training items of each class, `inputs` what the task's
-    `look(samples)` says, where it has one (of pictures, `tasks._image.Look`). `base` is the task of the version that
-    the training starts from, or "".
+    `counts` has the items of each split, `classes` the training items of each class, `inputs` what
+    the task's `look(samples)` says, where it has one (of pictures, `tasks._image.Look`). `base` is
+    the task of the version that the training starts from, or "".
     """
 
     counts: dict[str, int]
@@ -88,19 +141,28 @@ class Facts(Struct, frozen=True, kw_only=True):
     base: str = ""
 
     def epochs(self, usual: int, enough: int, least: int = 8) -> "Choice":
-        """The `usual` passes over up to `enough` training items, and fewer over more, so that they take as long."""
+        """The `usual` passes over up to `enough` training items, and fewer over more, so that they
+        take as long.
+        """
         count = self.counts["train"]
         epochs = passes(count, usual, enough, least)
-        return Choice(why=f"{count:,} items are seen {count * epochs:,} times in all", settings={"epochs": epochs})
+        return Choice(
+            why=f"{count:,} items are seen {count * epochs:,} times in all",
+            settings={"epochs": epochs},
+        )
 
 
 def passes(count: int, usual: int, enough: int, least: int) -> int:
-    """The `usual` passes over up to `enough` of what is counted, and fewer over more, so that they take as long."""
+    """The `usual` passes over up to `enough` of what is counted, and fewer over more, so that they
+    take as long.
+    """
     return max(least, round(usual * min(1.0, enough / max(1, count))))
 
 
 class Choice(Struct, frozen=True, kw_only=True):
-    """Settings that fit a data set better than the defaults, and why, as the beginning of a sentence."""
+    """Settings that fit a data set better than the defaults, and why, as the beginning of a
+    sentence.
+    """
 
     why: str
     settings: Json
@@ -123,19 +185,29 @@ class Plan(Struct, frozen=True, kw_only=True):
         """The settings as one flat dictionary, as `--set` takes them."""
         merged: Json = {}
         for section in self.sections().values():
-            merged |= {name: value for name, value in msgspec.to_builtins(section).items() if name in names(section)}
+            merged |= {
+                name: value
+                for name, value in msgspec.to_builtins(section).items()
+                if name in names(section)
+            }
         return merged
 
     def sections(self) -> dict[str, Struct]:
         """The parts that exist, by name."""
-        parts = {"network": self.network, "input": self.input, "train": self.train, "augment": self.augment}
+        parts = {
+            "network": self.network,
+            "input": self.input,
+            "train": self.train,
+            "augment": self.augment,
+        }
         return {name: part for name, part in parts.items() if part is not None}
 
 
 def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
     """The recipe's defaults with some settings overridden (values may be strings).
 
-    Raises `InvalidInput` for a name that nothing reads (suggesting the near one) or a value out of range.
+    Raises `InvalidInput` for a name that nothing reads (suggesting the near one) or a value out of
+    range.
     """
     base = Plan(
         network=recipe.Settings(),
@@ -149,41 +221,65 @@ def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
         if name not in home:
             raise unknown_setting(name, home)
     changed = {
-        section: _override(part, {k: v for k, v in overrides.items() if home[k] == section})
+        section: _override(
+            part, {k: v for k, v in overrides.items() if home[k] == section}
+        )
         for section, part in sections.items()
     }
     train = changed.get("train")
     if isinstance(train, TrainSettings) and train.time and "epochs" not in overrides:
-        changed["train"] = msgspec.structs.replace(train, epochs=MOST_EPOCHS)  # the time alone decides
+        changed["train"] = msgspec.structs.replace(
+            train, epochs=MOST_EPOCHS
+        )  # the time alone decides
     return Plan(**cast(Any, changed))
 
 
-def fitted(recipe: ModuleType, facts: Facts, given: Mapping[str, Any]) -> tuple[Plan, list[Choice]]:
-    """The plan with what the recipe chooses for the data where nothing was `given`, and the choices that changed it."""
+def fitted(
+    recipe: ModuleType, facts: Facts, given: Mapping[str, Any]
+) -> tuple[Plan, list[Choice]]:
+    """The plan with what the recipe chooses for the data where nothing was `given`, and the choices
+    that changed it.
+    """
     chosen = plan(recipe, given)
     current, taken, told = chosen.flat(), dict[str, Any](), list[Choice]()
     for choice in recipe.fit_to(facts, chosen) if hasattr(recipe, "fit_to") else ():
         fixed = {*given, "epochs"} if given.get("time") else {*given}
-        changes = {name: value for name, value in choice.settings.items() if name not in fixed}
-        if changes := {name: value for name, value in changes.items() if value != current[name]}:
+        changes = {
+            name: value for name, value in choice.settings.items() if name not in fixed
+        }
+        if changes := {
+            name: value for name, value in changes.items() if value != current[name]
+        }:
             taken |= changes
             told.append(Choice(why=choice.why, settings=changes))
     return plan(recipe, {**taken, **given}), told
 
 
 def names(part: Struct) -> list[str]:
-    """The settings of a section; what is always learnt from the data is none (`Meta(extra={"derived": True})`)."""
-    return [field.name for field in msgspec.structs.fields(type(part)) if not any(map(_derived, _notes(field)))]
+    """The settings of a section; what is always learnt from the data is none
+    (`Meta(extra={"derived": True})`).
+    """
+    return [
+        field.name
+        for field in msgspec.structs.fields(type(part))
+        if not any(map(_derived, _notes(field)))
+    ]
 
 
 def _notes(field: msgspec.structs.FieldInfo) -> list[msgspec.Meta]:
-    return [note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, msgspec.Meta)]
+    return [
+        note
+        for note in getattr(field.type, "__metadata__", ())
+        if isinstance(note, msgspec.Meta)
+    ]
 
 
 def _choices(field: msgspec.structs.FieldInfo) -> list[str]:
     """The values of a field that takes only some."""
     kind = getattr(field.type, "__origin__", field.type)
-    return [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
+    return (
+        [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
+    )
 
 
 def _derived(note: msgspec.Meta) -> bool:
@@ -193,7 +289,9 @@ def _derived(note: msgspec.Meta) -> bool:
 def _override(part: Struct, values: Mapping[str, Any]) -> Struct:
     if not values:
         return part
-    changed = {name: _convert(type(part), name, value) for name, value in values.items()}
+    changed = {
+        name: _convert(type(part), name, value) for name, value in values.items()
+    }
     try:
         return msgspec.structs.replace(part, **changed)
     except ValueError as error:  # what a section says of values that do not go together
@@ -209,8 +307,12 @@ def _convert(kind: type[Struct], name: str, value: Any) -> Any:
         converted = msgspec.convert(value, wanted.type, strict=False)
     except msgspec.ValidationError as error:
         if choices := _choices(wanted):
-            raise InvalidInput(f"setting {name}={value!s:.60}: choose one of {', '.join(choices)}") from error
-        raise InvalidInput(f"setting {name}={value!s:.60}: {str(error)[0].lower()}{str(error)[1:]}") from error
+            raise InvalidInput(
+                f"setting {name}={value!s:.60}: choose one of {', '.join(choices)}"
+            ) from error
+        raise InvalidInput(
+            f"setting {name}={value!s:.60}: {str(error)[0].lower()}{str(error)[1:]}"
+        ) from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise InvalidInput(f"setting {name}={value!s:.60}: a finite number is wanted")
     return converted
@@ -223,4 +325,8 @@ def describe(part: Struct) -> Iterator[Json]:
             notes = [note.description for note in _notes(field) if note.description]
             if choices := _choices(field):
                 notes.append(f"one of {', '.join(choices)}")
-            yield {"name": field.name, "default": getattr(part, field.name), "help": "; ".join(notes)}
+            yield {
+                "name": field.name,
+                "default": getattr(part, field.name),
+                "help": "; ".join(notes),
+            }

@@ -25,23 +25,33 @@ Floats = NDArray[np.float32]
 
 
 def evaluate(measured: Measured) -> Evaluation:
-    """Leave-one-out retrieval: recall at 1 and at 5, mean average precision, and the separation of similarities.
+    """Leave-one-out retrieval: recall at 1 and at 5, mean average precision, and the separation of
+    similarities.
 
-    Outputs are unit vectors, truths are labels. An item searches when there is another one of its label;
-    `recall_at_k` is the share of searches with one of them among the first k, `map` the mean over the searches of the
-    average precision (Manning et al., Introduction to Information Retrieval, 8.4).
+    Outputs are unit vectors, truths are labels. An item searches when there is another one of its
+    label; `recall_at_k` is the share of searches with one of them among the first k, `map` the mean
+    over the searches of the average precision (Manning et al., Introduction to Information
+    Retrieval, 8.4).
     """
-    metrics, pictures, found = figures(np.asarray(measured.outputs, np.float32), measured.truths)
+    metrics, pictures, found = figures(
+        np.asarray(measured.outputs, np.float32), measured.truths
+    )
     if len(found.queries):
         pictures["neighbours.png"] = _sheet(measured, found)
     return Evaluation(metrics=metrics, pictures=pictures)
 
 
-def figures(vectors: Floats, truths: Sequence[Any]) -> tuple[Json, dict[str, bytes], "_Found"]:
+def figures(
+    vectors: Floats, truths: Sequence[Any]
+) -> tuple[Json, dict[str, bytes], "_Found"]:
     """Metrics, a histogram, and what the searches found."""
     names, codes = np.unique(np.asarray(truths), return_inverse=True)
     able = np.flatnonzero(np.bincount(codes)[codes] > 1)
-    queries = able[np.linspace(0, len(able) - 1, min(QUERIES, len(able))).astype(int)] if len(able) else able
+    queries = (
+        able[np.linspace(0, len(able) - 1, min(QUERIES, len(able))).astype(int)]
+        if len(able)
+        else able
+    )
     found = _searched(vectors, codes, queries)
     metrics: Json = {
         "recall_at_1": float(found.hits[:, 0].mean()) if len(queries) else 0.0,
@@ -51,11 +61,17 @@ def figures(vectors: Floats, truths: Sequence[Any]) -> tuple[Json, dict[str, byt
         "queries": len(queries),
         "classes": len(names),
     }
-    return metrics, {"similarities.png": histogram(found.same, found.different, "same label")}, found
+    return (
+        metrics,
+        {"similarities.png": histogram(found.same, found.different, "same label")},
+        found,
+    )
 
 
 class _Found:
-    """What the searches found: the nearest items [queries, NEIGHBOURS], hits, average precision, similarities."""
+    """What the searches found: the nearest items [queries, NEIGHBOURS], hits, average precision,
+    similarities.
+    """
 
     def __init__(self, queries: NDArray[np.intp], near: int) -> None:
         self.queries, count = queries, len(queries)
@@ -67,7 +83,9 @@ class _Found:
         self.different: Floats = np.zeros(0, np.float32)
 
 
-def _searched(vectors: Floats, codes: NDArray[np.intp], queries: NDArray[np.intp]) -> _Found:
+def _searched(
+    vectors: Floats, codes: NDArray[np.intp], queries: NDArray[np.intp]
+) -> _Found:
     found = _Found(queries, min(NEIGHBOURS, max(len(codes) - 1, 1)))
     rng = np.random.default_rng(0)
     kept: tuple[list[Floats], list[Floats]] = ([], [])
@@ -87,20 +105,36 @@ def _searched(vectors: Floats, codes: NDArray[np.intp], queries: NDArray[np.intp
         seen = np.isfinite(scores)
         for kind, which in zip(kept, (alike & seen, ~alike & seen), strict=True):
             values = scores[which]
-            kind.append(rng.choice(values, room, replace=False) if len(values) > room else values)
-    found.same, found.different = (np.concatenate(kind) if kind else found.same for kind in kept)
+            kind.append(
+                rng.choice(values, room, replace=False)
+                if len(values) > room
+                else values
+            )
+    found.same, found.different = (
+        np.concatenate(kind) if kind else found.same for kind in kept
+    )
     return found
 
 
 def histogram(same: Floats, different: Floats, name: str) -> bytes:
-    """How similar pairs that belong together (called `name`) and those that do not are, as a PNG."""
+    """How similar pairs that belong together (called `name`) and those that do not are, as a
+    PNG.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     for values, told, color in ((different, "others", WRONG), (same, name, RIGHT)):
         if len(values):
-            axes.hist(values, bins=80, range=(-1, 1), density=True, alpha=0.6, color=color, label=told)
+            axes.hist(
+                values,
+                bins=80,
+                range=(-1, 1),
+                density=True,
+                alpha=0.6,
+                color=color,
+                label=told,
+            )
     axes.set(xlabel="cosine similarity", ylabel="density", title="Pairs of test items")
     if len(same) or len(different):
         axes.legend()
@@ -108,12 +142,18 @@ def histogram(same: Floats, different: Floats, name: str) -> bytes:
 
 
 def _sheet(measured: Measured, found: _Found) -> bytes:
-    """Some queries with their nearest neighbours, right ones framed green and wrong ones red, as a PNG."""
+    """Some queries with their nearest neighbours, right ones framed green and wrong ones red, as a
+    PNG.
+    """
     from matplotlib.figure import Figure
 
     chosen = _chosen(found.hits[:, 0])
     columns = 1 + found.nearest.shape[1]
-    places = [int(row) for number in chosen for row in (found.queries[number], *found.nearest[number])]
+    places = [
+        int(row)
+        for number in chosen
+        for row in (found.queries[number], *found.nearest[number])
+    ]
     distinct = sorted(set(places))
     raw: dict[int, Raw] = dict(zip(distinct, measured.show(distinct), strict=True))
     figure = Figure(figsize=(1.5 * columns, 1.75 * len(chosen)), layout="constrained")
@@ -126,9 +166,17 @@ def _sheet(measured: Measured, found: _Found) -> bytes:
         axes.set_yticks([])
         label = str(measured.truths[row])
         name = label if len(label) <= 18 else f"…{label[-17:]}"
-        title = name if not column else f"{name}\n{found.scores[number, column - 1]:.2f}"
+        title = (
+            name if not column else f"{name}\n{found.scores[number, column - 1]:.2f}"
+        )
         axes.set_title(title, fontsize=6, parse_math=False)
-        color = "black" if not column else RIGHT if found.hits[number, column - 1] else WRONG
+        color = (
+            "black"
+            if not column
+            else RIGHT
+            if found.hits[number, column - 1]
+            else WRONG
+        )
         for spine in axes.spines.values():
             spine.set(color=color, linewidth=1 if not column else 3)
     return as_png(figure)

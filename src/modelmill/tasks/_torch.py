@@ -9,7 +9,9 @@ from modelmill.tasks.base import Signature
 
 
 class Pixels(nn.Module):
-    """uint8 [N, H, W, C] -> normalised float [N, C, H, W], in channels-last memory without a copy."""
+    """uint8 [N, H, W, C] -> normalised float [N, C, H, W], in channels-last memory without a
+    copy.
+    """
 
     def __init__(self, signature: Signature) -> None:
         super().__init__()
@@ -18,7 +20,9 @@ class Pixels(nn.Module):
         how = signature.preprocessing
         shape = (1, how.channels, 1, 1)
         self.register_buffer("scale", (1 / 255 / torch.tensor(how.std)).reshape(shape))
-        self.register_buffer("shift", (-torch.tensor(how.mean) / torch.tensor(how.std)).reshape(shape))
+        self.register_buffer(
+            "shift", (-torch.tensor(how.mean) / torch.tensor(how.std)).reshape(shape)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Accepts floats 0..255 as well: an augmented batch is no longer whole numbers."""
@@ -31,13 +35,17 @@ def pixel_input(signature: Signature) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def conv(inside: int, outside: int, *, size: int = 3, stride: int = 1, **options: Any) -> nn.Conv2d:
+def conv(
+    inside: int, outside: int, *, size: int = 3, stride: int = 1, **options: Any
+) -> nn.Conv2d:
     """A convolution that keeps the size (divided by the stride)."""
     return nn.Conv2d(inside, outside, size, stride, padding=size // 2, **options)
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which shrinks by averaging (ResNet-D, He et al. 2018, arXiv 1812.01187)."""
+    """Two 3x3 convolutions and a shortcut, which shrinks by averaging (ResNet-D, He et al. 2018,
+    arXiv 1812.01187).
+    """
 
     def __init__(self, inside: int, outside: int, *, stride: int) -> None:
         super().__init__()
@@ -50,9 +58,14 @@ class Residual(nn.Module):
             conv(outside, outside, bias=False),
             last,
         )
-        shortcut: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=True)] if stride == 2 else []
+        shortcut: list[nn.Module] = (
+            [nn.AvgPool2d(2, ceil_mode=True)] if stride == 2 else []
+        )
         if inside != outside:
-            shortcut += [nn.Conv2d(inside, outside, 1, bias=False), nn.BatchNorm2d(outside)]
+            shortcut += [
+                nn.Conv2d(inside, outside, 1, bias=False),
+                nn.BatchNorm2d(outside),
+            ]
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,21 +74,35 @@ class Residual(nn.Module):
 
 
 class BiLstm(nn.Module):
-    """Token ids [N, L], padded on the right with 0, to logits [N, classes], whatever the padding's length.
+    """Token ids [N, L], padded on the right with 0, to logits [N, classes], whatever the padding's
+    length.
 
-    The LSTM has no bias and the embedding of padding is zero, so its state stays zero until the first word: the
-    backward direction, which meets the padding first, in effect starts at the last word.
+    The LSTM has no bias and the embedding of padding is zero, so its state stays zero until the
+    first word: the backward direction, which meets the padding first, in effect starts at the last
+    word.
     """
 
     def __init__(
-        self, tokens: int, classes: int, *, width: int, hidden: int, dense: int, dropout: float, word_dropout: float
+        self,
+        tokens: int,
+        classes: int,
+        *,
+        width: int,
+        hidden: int,
+        dense: int,
+        dropout: float,
+        word_dropout: float,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, width, padding_idx=0)
-        nn.init.normal_(self.embedding.weight, std=0.1)  # torch's deviation of 1 learns poorly
+        nn.init.normal_(
+            self.embedding.weight, std=0.1
+        )  # torch's deviation of 1 learns poorly
         with torch.no_grad():
             self.embedding.weight[0] = 0
-        self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True, bias=False)
+        self.lstm = nn.LSTM(
+            width, hidden, batch_first=True, bidirectional=True, bias=False
+        )
         self.dense = nn.Linear(4 * hidden, dense)
         self.last = nn.Linear(dense, classes)
         self.dropout = nn.Dropout(dropout)
@@ -85,9 +112,13 @@ class BiLstm(nn.Module):
         """The largest and the mean state of all words decide."""
         if not torch.compiler.is_exporting():
             used = (ids != 0).any(0).nonzero()
-            ids = ids[:, : int(used.max()) + 1 if len(used) else 1]  # padding that all share changes nothing
+            ids = ids[
+                :, : int(used.max()) + 1 if len(used) else 1
+            ]  # padding that all share changes nothing
         if self.training and self.word_dropout:
-            hidden = (torch.rand(ids.shape, device=ids.device) < self.word_dropout) & (ids != 0)
+            hidden = (torch.rand(ids.shape, device=ids.device) < self.word_dropout) & (
+                ids != 0
+            )
             ids = ids.masked_fill(hidden, 1)
         words = (ids != 0).unsqueeze(2)
         states, _ = self.lstm(self.dropout(self.embedding(ids)))

@@ -18,14 +18,25 @@ class Rotary(nn.Module):
         self.register_buffer("rates", rates, persistent=False)
 
     def forward(self, x: Tensor, before: int = 0) -> Tensor:
-        """[N, heads, L, width] with each place's pairs turned by its number, behind so many others."""
-        angles = (torch.arange(x.shape[2], device=x.device) + before).float()[:, None] * self.rates
+        """[N, heads, L, width] with each place's pairs turned by its number, behind so many
+        others.
+        """
+        angles = (torch.arange(x.shape[2], device=x.device) + before).float()[
+            :, None
+        ] * self.rates
         cos, sin = angles.cos(), angles.sin()
         one, other = x.chunk(2, dim=3)
         return torch.cat([one * cos - other * sin, other * cos + one * sin], 3)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None, *, causal: bool = False) -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    seen: Tensor | None = None,
+    *,
+    causal: bool = False,
+) -> Tensor:
     """Attention [N, heads, T, size]; `seen` is true where a place may look, [N, 1, 1, S].
 
     torch's fused kernel is for long texts: its way back takes half of a training step on sentences.
@@ -35,7 +46,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None
         return F.scaled_dot_product_attention(query, key, value, seen, is_causal=causal)
     scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
     if causal:
-        later = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
+        later = torch.ones(
+            scores.shape[2:], dtype=torch.bool, device=scores.device
+        ).triu(1)
         scores = scores.masked_fill(later, -1e4)
     if seen is not None:
         scores = scores.masked_fill(~seen, -1e4)
@@ -44,7 +57,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None
 
 
 class Layout:
-    """Texts of different lengths as one row of tokens, where `seen` [N, L]: the rest sees attention alone."""
+    """Texts of different lengths as one row of tokens, where `seen` [N, L]: the rest sees attention
+    alone.
+    """
 
     def __init__(self, seen: Tensor) -> None:
         self.count, self.length = seen.shape
@@ -70,11 +85,19 @@ class Attention(nn.Module):
         self.outside = nn.Linear(width, width)
         self.rotary = Rotary(width // heads)
 
-    def forward(self, x: Tensor, seen: Tensor | None = None, layout: Layout | None = None) -> Tensor:
-        """[N, L, width], or [tokens, width] of a `layout`; `seen` is true where there is a token [N, L]."""
-        parts: Tensor = self.inside(x) if layout is None else layout.padded(self.inside(x))
+    def forward(
+        self, x: Tensor, seen: Tensor | None = None, layout: Layout | None = None
+    ) -> Tensor:
+        """[N, L, width], or [tokens, width] of a `layout`; `seen` is true where there is a token
+        [N, L].
+        """
+        parts: Tensor = (
+            self.inside(x) if layout is None else layout.padded(self.inside(x))
+        )
         count, length, width = parts.shape[0], parts.shape[1], x.shape[-1]
-        parts = parts.view(count, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        parts = parts.view(count, length, 3, self.heads, width // self.heads).permute(
+            2, 0, 3, 1, 4
+        )
         query, key, value = self.rotary(parts[0]), self.rotary(parts[1]), parts[2]
         mask = None if seen is None else seen[:, None, None, :]
         found = attend(query, key, value, mask, causal=self.causal and mask is None)
@@ -85,14 +108,26 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a network for each place, each beside a shortcut and behind a normalisation."""
 
-    def __init__(self, width: int, heads: int, dropout: float, *, causal: bool = False, wider: int = 4) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        *,
+        causal: bool = False,
+        wider: int = 4,
+    ) -> None:
         super().__init__()
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads, causal=causal)
-        self.body = nn.Sequential(nn.Linear(width, wider * width), nn.GELU(), nn.Linear(wider * width, width))
+        self.body = nn.Sequential(
+            nn.Linear(width, wider * width), nn.GELU(), nn.Linear(wider * width, width)
+        )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, seen: Tensor | None = None, layout: Layout | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, seen: Tensor | None = None, layout: Layout | None = None
+    ) -> Tensor:
         """[N, L, width], or [tokens, width] of a `layout` -> the same."""
         x = x + self.dropout(self.attention(self.first(x), seen, layout))
         return x + self.dropout(self.body(self.second(x)))  # type: ignore[no-any-return]
@@ -102,7 +137,14 @@ class Encoder(nn.Module):
     """Token ids [N, L], 0 behind the end, to states [N, L, width], 0 there too."""
 
     def __init__(
-        self, tokens: int, *, width: int, heads: int, layers: int, dropout: float, word_dropout: float = 0.0
+        self,
+        tokens: int,
+        *,
+        width: int,
+        heads: int,
+        layers: int,
+        dropout: float,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, width, padding_idx=0)
@@ -115,7 +157,9 @@ class Encoder(nn.Module):
         """In training some words are unknown (1) at random."""
         seen = ids != 0
         if self.training and self.word_dropout:
-            hidden = (torch.rand(ids.shape, device=ids.device) < self.word_dropout) & seen
+            hidden = (
+                torch.rand(ids.shape, device=ids.device) < self.word_dropout
+            ) & seen
             ids = ids.masked_fill(hidden, 1)
         # A text of nothing but padding sees its first place: attention to nowhere is no number.
         some = seen | (torch.arange(ids.shape[1], device=ids.device) == 0)
@@ -130,7 +174,9 @@ class Encoder(nn.Module):
 class Classifier(nn.Module):
     """An encoder whose mean state of all words decides."""
 
-    def __init__(self, encoder: Encoder, width: int, classes: int, dropout: float) -> None:
+    def __init__(
+        self, encoder: Encoder, width: int, classes: int, dropout: float
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, classes))
@@ -148,7 +194,9 @@ class Classifier(nn.Module):
 class Sentences(nn.Module):
     """An encoder whose mean state, beside the mean of the tokens themselves, is a text's vector."""
 
-    def __init__(self, encoder: Encoder, width: int, dimensions: int, scale: float) -> None:
+    def __init__(
+        self, encoder: Encoder, width: int, dimensions: int, scale: float
+    ) -> None:
         super().__init__()
         self.encoder, self.scale = encoder, scale
         self.head = nn.Linear(2 * width, dimensions, bias=False)
@@ -163,12 +211,16 @@ class Sentences(nn.Module):
 
 
 class Filler(nn.Module):
-    """An encoder that says which words are missing; the embedding also tells words apart at the end."""
+    """An encoder that says which words are missing; the embedding also tells words apart at the
+    end.
+    """
 
     def __init__(self, encoder: Encoder, width: int, tokens: int) -> None:
         super().__init__()
         self.encoder, self.tokens = encoder, tokens
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.head = nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)
+        )
         self.bias = nn.Parameter(torch.zeros(tokens))
 
     def told(self, ids: Tensor, seen: Tensor) -> Tensor:
@@ -178,7 +230,9 @@ class Filler(nn.Module):
     def forward(self, ids: Tensor, places: Tensor) -> Tensor:
         """[N, L] and [N, P] -> [N, P, tokens]."""
         states = self.encoder(ids)
-        return self._logits(states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2])))
+        return self._logits(
+            states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))
+        )
 
     def _logits(self, states: Tensor) -> Tensor:
         return F.linear(self.head(states), self.encoder.embedding.weight, self.bias)
@@ -191,22 +245,37 @@ def _length(ids: Tensor) -> int:
 
 
 def shortened(ids: Tensor) -> Tensor:
-    """Texts without the padding that all share, which changes nothing; not in a graph, whose length is fixed."""
+    """Texts without the padding that all share, which changes nothing; not in a graph, whose length
+    is fixed.
+    """
     return ids if torch.compiler.is_exporting() else ids[:, : _length(ids)]
 
 
 class Decoder(nn.Module):
-    """Token ids [N, L] to logits of what comes behind each [N, L, tokens]; a place sees those before it.
+    """Token ids [N, L] to logits of what comes behind each [N, L, tokens]; a place sees those
+    before it.
 
-    The embedding is also what tells tokens apart at the end (Press and Wolf 2017, arXiv 1608.05859).
+    The embedding is also what tells tokens apart at the end (Press and Wolf 2017, arXiv
+    1608.05859).
     """
 
-    def __init__(self, tokens: int, *, width: int, heads: int, layers: int, context: int, dropout: float) -> None:
+    def __init__(
+        self,
+        tokens: int,
+        *,
+        width: int,
+        heads: int,
+        layers: int,
+        context: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.heads, self.context = heads, context
         self.embedding = nn.Embedding(tokens, width)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, causal=True) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dropout, causal=True) for _ in range(layers)
+        )
         self.last, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Texts as tokens and back without loss, for models that write: characters, or pieces of words from bytes."""
+"""Texts as tokens and back without loss, for models that write: characters, or pieces of words from
+bytes.
+"""
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -35,14 +37,21 @@ __all__ = [
 class Units(Struct, frozen=True, kw_only=True):
     """What a text is made of; travels in the manifest, with `tokenizer.json` beside it."""
 
-    units: Annotated[Literal["char", "bpe"], Meta(description="characters, or pieces of words (byte pairs)")] = "char"
-    vocabulary: Annotated[int, Meta(ge=300, le=200_000, description="most tokens of byte pairs")] = 4096
+    units: Annotated[
+        Literal["char", "bpe"],
+        Meta(description="characters, or pieces of words (byte pairs)"),
+    ] = "char"
+    vocabulary: Annotated[
+        int, Meta(ge=300, le=200_000, description="most tokens of byte pairs")
+    ] = 4096
     tokens: Annotated[int, Meta(extra={"derived": True})] = 0
     """Size of the trained vocabulary."""
 
 
 def train(texts: Iterable[str], how: Units) -> "Tokenizer":
-    """A tokenizer whose tokens put together are the text again, but for characters that training never saw."""
+    """A tokenizer whose tokens put together are the text again, but for characters that training
+    never saw.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if how.units == "bpe":
@@ -51,19 +60,26 @@ def train(texts: Iterable[str], how: Units) -> "Tokenizer":
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=how.vocabulary, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+            vocab_size=how.vocabulary,
+            special_tokens=SPECIAL,
+            initial_alphabet=alphabet,
+            show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
         return tokenizer
     tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL[UNKNOWN]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTER), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False))
+    tokenizer.train_from_iterator(
+        texts, trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False)
+    )
     return tokenizer
 
 
 def learnt(texts: Iterable[str], how: Units, folder: Path) -> "Tokenizer":
-    """The tokenizer in `folder`: that of the version which the training starts from, or one that is trained now."""
+    """The tokenizer in `folder`: that of the version which the training starts from, or one that is
+    trained now.
+    """
     if how.tokens and (folder / TOKENIZER).exists():
         return load_tokenizer(folder / TOKENIZER)
     train(texts, how).save(str(folder / TOKENIZER))
@@ -71,23 +87,35 @@ def learnt(texts: Iterable[str], how: Units, folder: Path) -> "Tokenizer":
 
 
 def bytes_of(tokenizer: "Tokenizer", token: int) -> bytes | None:
-    """The UTF-8 that a token stands for, which may be a part of a letter; None for a special one."""
+    """The UTF-8 that a token stands for, which may be a part of a letter; None for a special
+    one.
+    """
     from tokenizers import decoders
 
     if token < len(SPECIAL):
         return None
     name = str(tokenizer.id_to_token(token))
     return (
-        bytes(map(_bytes().__getitem__, name)) if isinstance(tokenizer.decoder, decoders.ByteLevel) else name.encode()
+        bytes(map(_bytes().__getitem__, name))
+        if isinstance(tokenizer.decoder, decoders.ByteLevel)
+        else name.encode()
     )
 
 
 @lru_cache(maxsize=1)
 def _bytes() -> dict[str, int]:
-    """The bytes that the letters of byte-level tokens stand for: what can be printed is itself, the others follow."""
-    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """The bytes that the letters of byte-level tokens stand for: what can be printed is itself, the
+    others follow.
+    """
+    printed = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printed]
-    return {chr(byte): byte for byte in printed} | {chr(256 + number): byte for number, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printed} | {
+        chr(256 + number): byte for number, byte in enumerate(others)
+    }
 
 
 def pieces(tokenizer: "Tokenizer") -> Callable[[int], str]:

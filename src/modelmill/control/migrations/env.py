@@ -14,11 +14,16 @@ def render_item(kind: str, item: Any, _: Any) -> str | Literal[False]:
 
 with context.config.attributes["engine"].connect() as connection:
     sqlite = connection.dialect.name == "sqlite"
-    if sqlite:  # it changes a table by copying and dropping it, and with the drop would delete what refers to it
+    # it changes a table by copying and dropping it, and with the drop would delete what refers to
+    # it
+    if sqlite:
         connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
         connection.commit()
     context.configure(
-        connection=connection, target_metadata=Base.metadata, render_as_batch=True, render_item=render_item
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=True,
+        render_item=render_item,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -24,40 +24,57 @@ def stem(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[0] or name.rpartition("/")[2]
 
 
-def box_in(label: str, corners: Sequence[float], size: tuple[float, float] | None, ignored: bool) -> Box:
-    """A box (xmin, ymin, xmax, ymax) cut at the border of its picture (width, height); None: of unknown size.
+def box_in(
+    label: str,
+    corners: Sequence[float],
+    size: tuple[float, float] | None,
+    ignored: bool,
+) -> Box:
+    """A box (xmin, ymin, xmax, ymax) cut at the border of its picture (width, height); None: of
+    unknown size.
 
     Raises `InvalidInput` for one that is empty, lies outside, or is no box of finite numbers.
     """
     if not label:
         raise InvalidInput("has a box without a class")
     if not all(math.isfinite(value) and abs(value) <= SIDE for value in corners):
-        raise InvalidInput(f"has a box of '{shown(label, 40)}' whose corners are no sensible numbers")
+        raise InvalidInput(
+            f"has a box of '{shown(label, 40)}' whose corners are no sensible numbers"
+        )
     xmin, ymin, xmax, ymax = corners
     if not (xmin < xmax and ymin < ymax):
-        raise InvalidInput(f"has a box of '{shown(label, 40)}' without area: {_numbers(corners)}")
+        raise InvalidInput(
+            f"has a box of '{shown(label, 40)}' without area: {_numbers(corners)}"
+        )
     width, height = size or (SIDE, SIDE)
     cut = max(0.0, xmin), max(0.0, ymin), min(width, xmax), min(height, ymax)
     if not (cut[0] < cut[2] and cut[1] < cut[3]):
         raise InvalidInput(
-            f"has a box of '{shown(label, 40)}' outside the picture of {width:g}x{height:g} pixels: {_numbers(corners)}"
+            f"has a box of '{shown(label, 40)}' outside the picture of {width:g}x{height:g} "
+            f"pixels: {_numbers(corners)}"
         )
     return Box(label, *cut, ignored)
 
 
 def size_of(width: Any, height: Any) -> tuple[float, float] | None:
-    """A declared size; None where there is none (0, or nothing). Raises `InvalidInput` for a senseless one."""
+    """A declared size; None where there is none (0, or nothing). Raises `InvalidInput` for a
+    senseless one.
+    """
     try:
         size = float(width or 0), float(height or 0)
     except (TypeError, ValueError):
         size = (math.nan, 0.0)
     if not all(0 <= side <= SIDE for side in size):
-        raise InvalidInput(f"declares a senseless size: {shown(str(width), 20)} x {shown(str(height), 20)} pixels")
+        raise InvalidInput(
+            f"declares a senseless size: {shown(str(width), 20)} x {shown(str(height), 20)} pixels"
+        )
     return size if all(size) else None
 
 
 def main_label(boxes: Iterable[Box]) -> str:
-    """The class that most boxes of a picture have, by which the splits are balanced; "" without any."""
+    """The class that most boxes of a picture have, by which the splits are balanced; "" without
+    any.
+    """
     counts = Counter(box.label for box in boxes if not box.ignored)
     return min(counts, key=lambda label: (-counts[label], label)) if counts else ""
 

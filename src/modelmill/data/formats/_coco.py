@@ -1,4 +1,6 @@
-"""What the formats of COCO's JSON share: which files are meant, what they hold, and whose picture is listed twice."""
+"""What the formats of COCO's JSON share: which files are meant, what they hold, and whose picture
+is listed twice.
+"""
 
 import re
 from collections import defaultdict
@@ -61,11 +63,16 @@ def is_json(name: str) -> bool:
 
 
 def chosen(source: Source, wanted: str) -> list[str]:
-    """The files asked for, or named `instances`, or all; raises `InvalidInput` when there are none."""
+    """The files asked for, or named `instances`, or all; raises `InvalidInput` when there are
+    none.
+    """
     every = [name for name in source.names if is_json(name) and wanted in name]
     if not every:
         asked = f" with '{shown(wanted, 40)}' in its name" if wanted else ""
-        raise InvalidInput(f"'{source.title}' has no JSON file{asked}: put instances_train.json beside the pictures")
+        raise InvalidInput(
+            f"'{source.title}' has no JSON file{asked}: put instances_train.json beside the "
+            "pictures"
+        )
     usual = [name for name in every if "instances" in name.rpartition("/")[2]]
     return every if wanted else usual or every
 
@@ -76,12 +83,15 @@ def document(source: Source, name: str, kind: type[A]) -> Document[A]:
         return msgspec.json.decode(source.read(name, JSON_BYTES), type=Document[kind])  # type: ignore[valid-type]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(
-            f"'{name}' is not COCO's JSON (an object of images, annotations and categories): {str(error)[:160]}"
+            f"'{name}' is not COCO's JSON (an object of images, annotations and categories): "
+            f"{str(error)[:160]}"
         ) from error
 
 
 def split_in(path: str) -> str | None:
-    """The split that a word of a path names, such as instances_val2017.json; none where several do."""
+    """The split that a word of a path names, such as instances_val2017.json; none where several
+    do.
+    """
     words = WORD.findall(path.lower().removesuffix(".json"))
     found = {split for word in words if (split := split_of(word))}
     return found.pop() if len(found) == 1 else None
@@ -91,6 +101,12 @@ def each_once(file: str, items: Iterable[Item], seen: set[str]) -> Iterator[Item
     """The items of a file, those already `seen` as a problem; adds their names."""
     for number, item in enumerate(items):
         if item.name in seen:
-            item = Item(f"{file}#{number}", "", b"", None, f"lists '{shown(item.name)}' a second time")
+            item = Item(
+                f"{file}#{number}",
+                "",
+                b"",
+                None,
+                f"lists '{shown(item.name)}' a second time",
+            )
         seen.add(item.name)
         yield item

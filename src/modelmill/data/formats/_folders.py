@@ -6,7 +6,9 @@ from modelmill.data.names import split_of
 
 
 def splits_in(names: Sequence[str], wanted: Callable[[str], bool]) -> dict[str, str]:
-    """The top folders that name a split, if they do: 'train' may also be a class, beside 'bus' and 'car'."""
+    """The top folders that name a split, if they do: 'train' may also be a class, beside 'bus' and
+    'car'.
+    """
     tops = {name.partition("/")[0] for name in names if "/" in name and wanted(name)}
     named = {top: split for top in tops if (split := split_of(top))}
     return named if len(named) == len(tops) or len(set(named.values())) > 1 else {}

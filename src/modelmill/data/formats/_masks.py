@@ -24,8 +24,10 @@ NUMBERED = re.compile(r"(\d+)\s*[\s:,=]\s*(.+)")
 GLANCE = 32
 """Masks that are looked at to tell whether a set uses 0 and 255 for two classes."""
 OPTIONS = {
-    "classes": "names of the mask values 0, 1, 2, ..., separated by commas; default: classes.txt of the set",
-    "ignore": "mask values that stand for no class, separated by commas; default: 255, and names such as void",
+    "classes": "names of the mask values 0, 1, 2, ..., separated by commas; default: classes.txt "
+    "of the set",
+    "ignore": "mask values that stand for no class, separated by commas; default: 255, and names "
+    "such as void",
 }
 
 Values = NDArray[np.uint8]
@@ -34,18 +36,24 @@ Values = NDArray[np.uint8]
 class Classes(msgspec.Struct, frozen=True):
     """What the values of masks mean.
 
-    `table` int16 [256] gives each value's class number, `IGNORED`, or -1 for an unknown one; `names` are the classes
-    by number, none where the masks alone say how many there are.
+    `table` int16 [256] gives each value's class number, `IGNORED`, or -1 for an unknown one;
+    `names` are the classes by number, none where the masks alone say how many there are.
     """
 
     names: list[str]
     table: NDArray[np.int16]
 
 
-def classes_of(source: Source, options: Mapping[str, str], masks: Sequence[str]) -> Classes:
+def classes_of(
+    source: Source, options: Mapping[str, str], masks: Sequence[str]
+) -> Classes:
     """The classes that the options or a file of the set declare; raises `InvalidInput`."""
     names = _declared(source, options)
-    both = "ignore" not in options and len(names) in (0, 2) and _black_and_white(source, masks)
+    both = (
+        "ignore" not in options
+        and len(names) in (0, 2)
+        and _black_and_white(source, masks)
+    )
     if both:
         table = np.full(256, -1, np.int16)
         table[[0, 255]] = 0, 1
@@ -60,7 +68,8 @@ def classes_of(source: Source, options: Mapping[str, str], masks: Sequence[str])
 
 
 def named(source: Source, classes: Classes, masks: Iterable[str]) -> list[str]:
-    """All classes, in order; where none are declared they are called after their values up to the largest one.
+    """All classes, in order; where none are declared they are called after their values up to the
+    largest one.
 
     Raises `InvalidInput` where there are fewer than two.
     """
@@ -70,45 +79,68 @@ def named(source: Source, classes: Classes, masks: Iterable[str]) -> list[str]:
         for mask in masks:
             numbers = classes.table[_unique(source, mask)]
             top = max(top, int(numbers[numbers != IGNORED].max(initial=-1)))
-        values = np.flatnonzero((classes.table >= 0) & (classes.table != IGNORED))[: top + 1]
+        values = np.flatnonzero((classes.table >= 0) & (classes.table != IGNORED))[
+            : top + 1
+        ]
         names = [f"class {value}" for value in values.tolist()]
     if len(names) < 2:
         raise InvalidInput(
-            f"the masks of '{source.title}' hold {'one class' if names else 'no class'} only, of at least 2: "
+            f"the masks of '{source.title}' hold {'one class' if names else 'no class'} only, of "
+            "at least 2: "
             "see the options 'classes' and 'ignore'"
         )
     return names
 
 
-def pair(source: Source, picture: str, mask: str, split: str | None, classes: Classes) -> Item:
+def pair(
+    source: Source, picture: str, mask: str, split: str | None, classes: Classes
+) -> Item:
     """A picture with its mask; its problem says what is wrong with either."""
     try:
         data = source.read(picture)
     except MillError as error:
         return Item(picture, "", b"", split, error.message)
     try:
-        return Item(picture, "", data, split, target=_target(source.read(mask), upright_size(data), classes))
+        return Item(
+            picture,
+            "",
+            data,
+            split,
+            target=_target(source.read(mask), upright_size(data), classes),
+        )
     except MillError as error:
         return Item(picture, "", b"", split, f"its mask {shown(mask)}: {error.message}")
 
 
 def values_of(data: bytes) -> Values:
-    """The numbers in a mask file, uint8 [H, W]; raises `InvalidInput` for what holds none, `TooLarge`."""
+    """The numbers in a mask file, uint8 [H, W]; raises `InvalidInput` for what holds none,
+    `TooLarge`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "TIFF")) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise TooLarge(f"it has {image.width * image.height:,} pixels; at most {MAX_PIXELS:,}")
-                return _numbers(np.asarray(image.convert("L") if image.mode == "LA" else image))
+                    raise TooLarge(
+                        f"it has {image.width * image.height:,} pixels; at most {MAX_PIXELS:,}"
+                    )
+                return _numbers(
+                    np.asarray(image.convert("L") if image.mode == "LA" else image)
+                )
     except (MillError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(f"it claims more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
-        raise InvalidInput("it is no PNG, BMP or TIFF file (JPEG would blur class numbers)") from error
-    except Exception as error:  # each decoder has its own way to say that a file is damaged
-        raise InvalidInput(f"it is damaged: {str(error)[:120] or type(error).__name__}") from error
+        raise InvalidInput(
+            "it is no PNG, BMP or TIFF file (JPEG would blur class numbers)"
+        ) from error
+    except (
+        Exception
+    ) as error:  # each decoder has its own way to say that a file is damaged
+        raise InvalidInput(
+            f"it is damaged: {str(error)[:120] or type(error).__name__}"
+        ) from error
 
 
 def upright_size(data: bytes) -> tuple[int, int] | None:
@@ -118,7 +150,11 @@ def upright_size(data: bytes) -> tuple[int, int] | None:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
                 turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                return (image.width, image.height) if turned else (image.height, image.width)
+                return (
+                    (image.width, image.height)
+                    if turned
+                    else (image.height, image.width)
+                )
     except Exception:  # the check says what is wrong with the picture itself
         return None
 
@@ -135,14 +171,16 @@ def _target(data: bytes, size: tuple[int, int] | None, classes: Classes) -> byte
     values = values_of(data)
     if size is not None and values.shape != size:
         raise InvalidInput(
-            f"it is {values.shape[1]}x{values.shape[0]}, the picture {size[1]}x{size[0]} (upright): "
+            f"it is {values.shape[1]}x{values.shape[0]}, the picture {size[1]}x{size[0]} "
+            "(upright): "
             "they have to be of one size"
         )
     numbers = classes.table[values]
     if (unknown := np.unique(values[numbers < 0])).size:
         raise InvalidInput(
             f"it holds the values {', '.join(map(str, unknown[:10]))}, which are no class "
-            f"({len(classes.names)} are known) and not ignored: see the options 'classes' and 'ignore'"
+            f"({len(classes.names)} are known) and not ignored: see the options 'classes' and "
+            "'ignore'"
         )
     return packed(numbers.astype(np.uint8))
 
@@ -150,54 +188,83 @@ def _target(data: bytes, size: tuple[int, int] | None, classes: Classes) -> byte
 def _numbers(pixels: NDArray[Any]) -> Values:
     if pixels.ndim == 3:
         if not (pixels[..., :3] == pixels[..., :1]).all():
-            raise InvalidInput("it is coloured: a mask holds class numbers, as a grey or a palette PNG")
+            raise InvalidInput(
+                "it is coloured: a mask holds class numbers, as a grey or a palette PNG"
+            )
         pixels = pixels[..., 0]
-    if pixels.dtype.kind == "f" or (pixels.dtype.itemsize > 1 and (pixels.max() > 255 or pixels.min() < 0)):
-        raise InvalidInput(f"it holds values up to {pixels.max()}: class numbers are 0 to 255")
+    if pixels.dtype.kind == "f" or (
+        pixels.dtype.itemsize > 1 and (pixels.max() > 255 or pixels.min() < 0)
+    ):
+        raise InvalidInput(
+            f"it holds values up to {pixels.max()}: class numbers are 0 to 255"
+        )
     return np.asarray(pixels, np.uint8)
 
 
 def _declared(source: Source, options: Mapping[str, str]) -> list[str]:
     """Names of the values from 0 on; none where nothing declares them."""
     if "classes" in options:
-        return _distinct("the option 'classes'", [name.strip() for name in options["classes"].split(",")])
+        return _distinct(
+            "the option 'classes'",
+            [name.strip() for name in options["classes"].split(",")],
+        )
     place = next((name for name in LISTS if name in source.names), "")
     if not place:
         return []
-    lines = [line.strip() for line in source.read(place, 1 << 20).decode("utf-8-sig", "replace").splitlines()]
+    lines = [
+        line.strip()
+        for line in source.read(place, 1 << 20)
+        .decode("utf-8-sig", "replace")
+        .splitlines()
+    ]
     lines = [line for line in lines if line]
     parts = [NUMBERED.fullmatch(line) for line in lines]
-    if lines and all(part is not None and int(part[1][:9]) == at for at, part in enumerate(parts)):
+    if lines and all(
+        part is not None and int(part[1][:9]) == at for at, part in enumerate(parts)
+    ):
         lines = [part[2].strip() for part in parts if part is not None]
     return _distinct(f"'{place}'", lines)
 
 
 def _distinct(place: str, names: list[str]) -> list[str]:
     if not all(names) or len(set(names)) < len(names):
-        raise InvalidInput(f"{place} holds an empty name, or one twice: each mask value from 0 on wants its own")
+        raise InvalidInput(
+            f"{place} holds an empty name, or one twice: each mask value from 0 on wants its own"
+        )
     if not 2 <= len(names) <= IGNORED:
-        raise InvalidInput(f"{place} holds {len(names)} names; 2 to {IGNORED} are possible")
+        raise InvalidInput(
+            f"{place} holds {len(names)} names; 2 to {IGNORED} are possible"
+        )
     return names
 
 
 def _ignored(options: Mapping[str, str]) -> set[int]:
     words = [word.strip() for word in options.get("ignore", str(IGNORED)).split(",")]
-    if not all(word.isdecimal() and len(word) < 4 and int(word) < 256 for word in words):
-        raise InvalidInput(f"ignore={options['ignore']:.40}: mask values from 0 to 255 are wanted, such as 0,255")
+    if not all(
+        word.isdecimal() and len(word) < 4 and int(word) < 256 for word in words
+    ):
+        raise InvalidInput(
+            f"ignore={options['ignore']:.40}: mask values from 0 to 255 are wanted, such as 0,255"
+        )
     return {int(word) for word in words}
 
 
 def _unique(source: Source, mask: str) -> NDArray[np.intp]:
     """The values in a mask; none of one that can't be read, which is told where it is used."""
     try:
-        return np.flatnonzero(np.bincount(values_of(source.read(mask)).ravel(), minlength=256))
+        return np.flatnonzero(
+            np.bincount(values_of(source.read(mask)).ravel(), minlength=256)
+        )
     except MillError:
         return np.array([], np.intp)
 
 
 def _black_and_white(source: Source, masks: Sequence[str]) -> bool:
     """Whether some masks spread over the set hold 0 and 255 and nothing else."""
-    chosen = [masks[at] for at in np.linspace(0, len(masks) - 1, min(GLANCE, len(masks))).astype(int)]
+    chosen = [
+        masks[at]
+        for at in np.linspace(0, len(masks) - 1, min(GLANCE, len(masks))).astype(int)
+    ]
     found: set[int] = set()
     for mask in chosen:
         found |= set(_unique(source, mask).tolist())

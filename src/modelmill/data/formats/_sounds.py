@@ -1,4 +1,6 @@
-"""What the formats of recordings share: which files are recordings, and the tables that describe them."""
+"""What the formats of recordings share: which files are recordings, and the tables that describe
+them.
+"""
 
 import csv
 import fnmatch
@@ -9,7 +11,22 @@ from modelmill.data.base import Item, Source
 from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput, MillError
 
-EXTENSIONS = frozenset({"wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "au", "caf", "w64"})
+EXTENSIONS = frozenset(
+    {
+        "wav",
+        "wave",
+        "flac",
+        "ogg",
+        "oga",
+        "opus",
+        "mp3",
+        "aif",
+        "aiff",
+        "au",
+        "caf",
+        "w64",
+    }
+)
 TABLES = ("metadata.csv", "manifest.csv", "metadata.tsv", "manifest.tsv")
 FILES = ("file_name", "file", "path", "filename", "audio", "wav", "recording")
 LIMIT = 256 << 20
@@ -25,31 +42,50 @@ def tables_of(source: Source) -> list[str]:
     return [name for name in source.names if name.rpartition("/")[2].lower() in TABLES]
 
 
-def described(source: Source, tables: Sequence[str], columns: Sequence[str]) -> Iterator[Item]:
+def described(
+    source: Source, tables: Sequence[str], columns: Sequence[str]
+) -> Iterator[Item]:
     """The recordings that tables name, with what one of the columns says of each as label.
 
-    A table's split is that of its folder, or of its column `split`. Raises `InvalidInput` for a table without columns
-    that name files and say what they are.
+    A table's split is that of its folder, or of its column `split`. Raises `InvalidInput` for a
+    table without columns that name files and say what they are.
     """
     known = frozenset(source.names)
     for table in tables:
         folder = table.rpartition("/")[0]
-        split = next((found for part in folder.split("/") if (found := split_of(part))), None)
+        split = next(
+            (found for part in folder.split("/") if (found := split_of(part))), None
+        )
         for line, row in _rows(source, table, columns):
-            path = "/".join(part for part in (folder, row["file"].replace("\\", "/")) if part)
+            path = "/".join(
+                part for part in (folder, row["file"].replace("\\", "/")) if part
+            )
             place = path if path in known else row["file"]
             own = split_of(row["split"]) or split
             if place not in known:
-                yield Item(f"{table}:{line}", "", b"", own, f"there is no file '{shown(row['file'])}'")
+                yield Item(
+                    f"{table}:{line}",
+                    "",
+                    b"",
+                    own,
+                    f"there is no file '{shown(row['file'])}'",
+                )
             else:
                 yield read(source, place, row["said"], own)
 
 
-def _rows(source: Source, table: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(
+    source: Source, table: str, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
     text = source.read(table, LIMIT).decode("utf-8-sig", "replace")
-    rows = csv.reader(text.splitlines(), delimiter="\t" if table.lower().endswith(".tsv") else ",")
+    rows = csv.reader(
+        text.splitlines(), delimiter="\t" if table.lower().endswith(".tsv") else ","
+    )
     head = [cell.strip().lower() for cell in next(rows, [])]
-    file, said = (next((head.index(name) for name in names if name in head), None) for names in (FILES, columns))
+    file, said = (
+        next((head.index(name) for name in names if name in head), None)
+        for names in (FILES, columns)
+    )
     if file is None or said is None:
         raise InvalidInput(
             f"'{table}' wants a column {FILES[0]} and one of {', '.join(columns[:3])}; "
@@ -60,7 +96,10 @@ def _rows(source: Source, table: str, columns: Sequence[str]) -> Iterator[tuple[
         cells = [*row, *[""] * (len(head) - len(row))]
         if any(cells):
             found = {"file": cells[file].strip(), "said": cells[said].strip()}
-            yield rows.line_num, {**found, "split": cells[split] if split is not None else ""}
+            yield (
+                rows.line_num,
+                {**found, "split": cells[split] if split is not None else ""},
+            )
 
 
 def read(source: Source, name: str, said: str, split: str | None) -> Item:
@@ -72,9 +111,14 @@ def read(source: Source, name: str, said: str, split: str | None) -> Item:
 
 
 def split_by_name(name: str, options: Mapping[str, str]) -> str | None:
-    """The split whose pattern, such as *_[0-4].wav, fits a file's name; without a fit, train where there are any."""
+    """The split whose pattern, such as *_[0-4].wav, fits a file's name; without a fit, train where
+    there are any.
+    """
     base = name.rpartition("/")[2]
     for split in ("test", "val"):
-        if any(fnmatch.fnmatchcase(base, pattern.strip()) for pattern in options.get(split, "").split(",")):
+        if any(
+            fnmatch.fnmatchcase(base, pattern.strip())
+            for pattern in options.get(split, "").split(",")
+        ):
             return split
     return "train" if "test" in options else None

@@ -20,15 +20,42 @@ COLUMNS = {
 }
 WORDS = {
     "text": (
-        "text", "sentence", "review", "content", "comment", "tweet", "message", "document", "body",
-        "utterance", "query", "question", "sms", "title", "headline", "phrase",
+        "text",
+        "sentence",
+        "review",
+        "content",
+        "comment",
+        "tweet",
+        "message",
+        "document",
+        "body",
+        "utterance",
+        "query",
+        "question",
+        "sms",
+        "title",
+        "headline",
+        "phrase",
     ),
     "label": (
-        "label", "labels", "class", "sentiment", "category", "target", "polarity", "y", "rating", "intent",
-        "topic", "emotion", "tag", "stars", "score",
+        "label",
+        "labels",
+        "class",
+        "sentiment",
+        "category",
+        "target",
+        "polarity",
+        "y",
+        "rating",
+        "intent",
+        "topic",
+        "emotion",
+        "tag",
+        "stars",
+        "score",
     ),
     "split": ("split",),
-}  # fmt: skip
+}
 SAMPLE = 1000
 END = "\x00end of table\x00"
 
@@ -45,7 +72,9 @@ class Layout(msgspec.Struct, frozen=True):
     header: list[str] | None
 
 
-def read_tables(source: Source, names: list[str], options: Mapping[str, str], quoted: bool) -> Iterator[Item]:
+def read_tables(
+    source: Source, names: list[str], options: Mapping[str, str], quoted: bool
+) -> Iterator[Item]:
     """The items of one table without splits, or of several whose names say theirs, train first."""
     check_options(options, COLUMNS)
     if not names:
@@ -53,11 +82,14 @@ def read_tables(source: Source, names: list[str], options: Mapping[str, str], qu
     splits = {name: split_in_name(name) if len(names) > 1 else None for name in names}
     if unclear := [name for name in names if len(names) > 1 and splits[name] is None]:
         raise InvalidInput(
-            f"'{source.title}' holds several tables and '{unclear[0]}' does not say which split it is: "
+            f"'{source.title}' holds several tables and '{unclear[0]}' does not say which split "
+            "it is: "
             "keep one table, or name them train, val and test"
         )
     layout: Layout | None = None
-    for name in sorted(names, key=lambda name: (SPLITS.index(splits[name] or "train"), name)):
+    for name in sorted(
+        names, key=lambda name: (SPLITS.index(splits[name] or "train"), name)
+    ):
         with source.open(name) as file:
             rows = rows_of(file, name, quoted)
             sample = list(islice(rows, SAMPLE))
@@ -69,7 +101,9 @@ def read_tables(source: Source, names: list[str], options: Mapping[str, str], qu
 
 
 def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> Layout:
-    """Where things stand, from the first rows and the options; raises `InvalidInput` naming the columns."""
+    """Where things stand, from the first rows and the options; raises `InvalidInput` naming the
+    columns.
+    """
     if not sample:
         raise InvalidInput(f"'{name}' is empty")
     first, rest = sample[0], sample[1:]
@@ -79,12 +113,19 @@ def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> Layo
     if len(first) == 2:
         text, label = _complete(text, label, sample)
     if text is None or label is None or text == label:
-        held = ", ".join(f"{number} '{shown(cell.strip(), 40)}'" for number, cell in enumerate(first[:20]))
+        held = ", ".join(
+            f"{number} '{shown(cell.strip(), 40)}'"
+            for number, cell in enumerate(first[:20])
+        )
         raise InvalidInput(
             f"'{name}': can't tell which column is the text and which the label; "
             f"use --set text=COLUMN --set label=COLUMN with one of: {held}"
         )
-    named = any(value.strip().lower() in _names(first) for role, value in options.items() if role in WORDS)
+    named = any(
+        value.strip().lower() in _names(first)
+        for role, value in options.items()
+        if role in WORDS
+    )
     header = named or _has_header(first[label], _cells(rest, label), by_words)
     if "header" in options:
         header = options["header"].strip().lower() in ("yes", "true", "1")
@@ -101,13 +142,21 @@ def _find(first: list[str], role: str, wanted: str | None) -> int | None:
     if wanted.isdecimal() and int(wanted) < len(first):
         return int(wanted)
     held = ", ".join(shown(name, 40) for name in names[:20])
-    raise InvalidInput(f"there is no column '{wanted}' for the {role}; there are: {held}")
+    raise InvalidInput(
+        f"there is no column '{wanted}' for the {role}; there are: {held}"
+    )
 
 
-def _complete(text: int | None, label: int | None, rows: list[list[str]]) -> tuple[int | None, int | None]:
-    """Of two columns the other one; when neither is known, the label is the one whose values repeat."""
+def _complete(
+    text: int | None, label: int | None, rows: list[list[str]]
+) -> tuple[int | None, int | None]:
+    """Of two columns the other one; when neither is known, the label is the one whose values
+    repeat.
+    """
     if text is None and label is None:
-        kinds, label = min((len(set(_cells(rows, column))), column) for column in (0, 1))
+        kinds, label = min(
+            (len(set(_cells(rows, column))), column) for column in (0, 1)
+        )
         if 2 * (kinds - 1) > len(rows):  # one of the kinds may be the header
             return None, None
     if label is None and text is not None:
@@ -118,7 +167,9 @@ def _complete(text: int | None, label: int | None, rows: list[list[str]]) -> tup
 def _has_header(label: str, others: list[str], by_words: bool) -> bool:
     """A name of a column does not occur as a label, where the labels themselves repeat."""
     known = {other.strip().lower() for other in others}
-    return label.strip().lower() not in known and (by_words or 2 * len(known) <= len(others))
+    return label.strip().lower() not in known and (
+        by_words or 2 * len(known) <= len(others)
+    )
 
 
 def _names(row: list[str]) -> list[str]:
@@ -129,10 +180,14 @@ def _cells(rows: list[list[str]], column: int) -> list[str]:
     return [row[column] for row in rows if column < len(row)]
 
 
-def _check_header(name: str, layout: Layout, sample: list[tuple[int, list[str]]]) -> None:
+def _check_header(
+    name: str, layout: Layout, sample: list[tuple[int, list[str]]]
+) -> None:
     first = sample[0][1] if sample else []
     if _names(first) != _names(layout.header or []):
-        raise InvalidInput(f"'{name}' has other columns than the tables before it: {shown(', '.join(first))}")
+        raise InvalidInput(
+            f"'{name}' has other columns than the tables before it: {shown(', '.join(first))}"
+        )
 
 
 def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
@@ -140,7 +195,9 @@ def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
     text = _decoded(file, name)
     first = next(text, "")
     # Spreadsheets of half of Europe write ';' into .csv files.
-    delimiter = next((mark for mark in ",;\t" if mark in first), ",") if quoted else "\t"
+    delimiter = (
+        next((mark for mark in ",;\t" if mark in first), ",") if quoted else "\t"
+    )
     csv.field_size_limit(max(csv.field_size_limit(), LINE))
     quote = '"' if quoted else None
     reader = csv.reader(
@@ -154,11 +211,15 @@ def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
         try:
             row = next(reader)
         except csv.Error as error:
-            raise InvalidInput(f"'{name}' line {start} is not a row: {error} (is a quote never closed?)") from error
+            raise InvalidInput(
+                f"'{name}' line {start} is not a row: {error} (is a quote never closed?)"
+            ) from error
         if row == [END]:
             return
         if row and row[-1].endswith(END):
-            raise InvalidInput(f"'{name}' line {start}: a quote opened here is never closed")
+            raise InvalidInput(
+                f"'{name}' line {start}: a quote opened here is never closed"
+            )
         if row:
             yield start, row
         start = reader.line_num + 1
@@ -167,7 +228,9 @@ def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
 def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
     for number, (line, whole) in enumerate(lines(file), start=1):
         if not whole:
-            raise InvalidInput(f"'{name}' line {number} is longer than {LINE >> 20} MiB")
+            raise InvalidInput(
+                f"'{name}' line {number} is longer than {LINE >> 20} MiB"
+            )
         yield line.decode("utf-8", "surrogateescape") + "\n"
 
 

@@ -9,7 +9,13 @@ from modelmill.data.names import split_of
 
 LINE = 1 << 20
 """The longest line that is read, in bytes."""
-OTHER = (NOT_PICTURES | frozenset(BY_EXTENSION)) - {"txt", "lst", "names", "data", "log"}
+OTHER = (NOT_PICTURES | frozenset(BY_EXTENSION)) - {
+    "txt",
+    "lst",
+    "names",
+    "data",
+    "log",
+}
 
 
 def with_extension(source: Source, wanted: str) -> list[str]:
@@ -23,7 +29,9 @@ def may_be_text(name: str) -> bool:
 
 
 def split_in_name(name: str) -> str | None:
-    """The one split that folders and stem of a name tell, as in `train/a.csv` or `reviews_dev.csv`."""
+    """The one split that folders and stem of a name tell, as in `train/a.csv` or
+    `reviews_dev.csv`.
+    """
     words = name.removesuffix(f".{extension(name)}")
     for mark in "/-_.":
         words = words.replace(mark, " ")
@@ -32,7 +40,9 @@ def split_in_name(name: str) -> str | None:
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """Each line without its end, and whether it is whole: of one longer than `LINE` the beginning comes."""
+    """Each line without its end, and whether it is whole: of one longer than `LINE` the beginning
+    comes.
+    """
     first = True
     while line := file.readline(LINE):
         whole = line.endswith(b"\n") or len(line) < LINE

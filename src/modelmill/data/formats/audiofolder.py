@@ -10,10 +10,15 @@ from modelmill.data.formats._sounds import is_recording
 from modelmill.errors import InvalidInput
 
 INPUT = "audio"
-SUMMARY = "recordings in a folder for each class, in metadata.csv (file_name, label), or called CLASS_*.wav"
+SUMMARY = (
+    "recordings in a folder for each class, in metadata.csv (file_name, label), or called "
+    "CLASS_*.wav"
+)
 OPTIONS = {
-    "label": "regular expression whose group is the class in a file's name; default: what is before the first _ or -",
-    "test": "patterns of the names that are the test split, separated by commas, such as *_[0-4].wav",
+    "label": "regular expression whose group is the class in a file's name; default: what is "
+    "before the first _ or -",
+    "test": "patterns of the names that are the test split, separated by commas, such as "
+    "*_[0-4].wav",
     "val": "patterns of the names that are the validation split, separated by commas",
 }
 COLUMNS = ("label", "class", "category", "target", "word", "command")
@@ -34,17 +39,23 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     names = [name for name in source.names if is_recording(name)]
     splits = splits_in(names, is_recording)
     labels = {name: place_of(name, splits) for name in names}
-    by_name = "label" in options or len({label for _, label in labels.values() if label}) < 2
+    by_name = (
+        "label" in options or len({label for _, label in labels.values() if label}) < 2
+    )
     pattern = pattern_of(options.get("label", USUAL))
     for name, (split, folder) in labels.items():
         found = pattern.match(name.rpartition("/")[2]) if by_name else None
         label = (found[1] or "") if found else "" if by_name else folder
-        item = _sounds.read(source, name, label, split or _sounds.split_by_name(name, options))
+        item = _sounds.read(
+            source, name, label, split or _sounds.split_by_name(name, options)
+        )
         if not label and not item.problem:
             item.problem = "neither a folder nor its name says its class"
         yield item
     if not names:
-        raise InvalidInput(f"'{source.title}' holds no recordings (WAV, FLAC, OGG, MP3)")
+        raise InvalidInput(
+            f"'{source.title}' holds no recordings (WAV, FLAC, OGG, MP3)"
+        )
 
 
 def pattern_of(given: str, option: str = "label") -> re.Pattern[str]:
@@ -52,7 +63,9 @@ def pattern_of(given: str, option: str = "label") -> re.Pattern[str]:
     try:
         pattern = re.compile(given)
     except re.error as error:
-        raise InvalidInput(f"the option {option} is no regular expression: {error}") from error
+        raise InvalidInput(
+            f"the option {option} is no regular expression: {error}"
+        ) from error
     if pattern.groups != 1:
         raise InvalidInput(f"the option {option} wants one group, as in ([a-z]+)_")
     return pattern

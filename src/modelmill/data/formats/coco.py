@@ -11,14 +11,24 @@ import msgspec
 
 from modelmill.data.base import Box, Item, Source, check_options
 from modelmill.data.formats._boxes import box_in, is_picture, main_label, size_of
-from modelmill.data.formats._coco import Document, chosen, document, each_once, is_json, split_in
+from modelmill.data.formats._coco import (
+    Document,
+    chosen,
+    document,
+    each_once,
+    is_json,
+    split_in,
+)
 from modelmill.data.names import shown
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
 TARGET = "boxes"
 SUMMARY = "COCO: instances_train.json, instances_val.json and the like, beside folders of pictures"
-OPTIONS = {"annotations": "which JSON files, as a part of their names, e.g. instances; otherwise all that hold boxes"}
+OPTIONS = {
+    "annotations": "which JSON files, as a part of their names, e.g. instances; otherwise all "
+    "that hold boxes"
+}
 RANK = 2
 
 
@@ -38,7 +48,8 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All pictures that a file lists, in its order, then those that none lists, with that as their problem.
+    """All pictures that a file lists, in its order, then those that none lists, with that as their
+    problem.
 
     Raises `InvalidInput` when no JSON file holds boxes, or one is damaged.
     """
@@ -46,7 +57,9 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     places = _Places(source)
     seen: set[str] = set()
     for name in chosen(source, options.get("annotations", "")):
-        yield from each_once(name, _items(source, places, name, document(source, name, Annotation)), seen)
+        yield from each_once(
+            name, _items(source, places, name, document(source, name, Annotation)), seen
+        )
     for name in places.pictures:
         if name not in seen:
             yield Item(name, "", b"", None, "is in no JSON file")
@@ -73,15 +86,25 @@ class _Places:
         if len(found) > 1:
             ends = [name for name in found if name.endswith(f"/{path}")]
             split = split_in(json)
-            near = [name for name in ends or found if split and split == split_in(name.rpartition("/")[0])]
+            near = [
+                name
+                for name in ends or found
+                if split and split == split_in(name.rpartition("/")[0])
+            ]
             found = near if len(near) == 1 else ends or found
         if len(found) != 1:
-            said = f"several pictures are named so: {', '.join(found[:3])}" if found else "there is no such picture"
+            said = (
+                f"several pictures are named so: {', '.join(found[:3])}"
+                if found
+                else "there is no such picture"
+            )
             raise InvalidInput(said)
         return found[0]
 
 
-def _items(source: Source, places: _Places, json: str, said: Document[Annotation]) -> Iterator[Item]:
+def _items(
+    source: Source, places: _Places, json: str, said: Document[Annotation]
+) -> Iterator[Item]:
     names = {category.id: category.name for category in said.categories}
     objects = said.objects()
     split = split_in(json)
@@ -93,16 +116,24 @@ def _items(source: Source, places: _Places, json: str, said: Document[Annotation
             boxes = [_box(one, names, size) for one in objects.get(image.id, [])]
             yield Item(name, main_label(boxes), source.read(name), split, target=boxes)
         except MillError as error:
-            yield Item(name or f"{json}:{image.file_name}", "", b"", split, error.message)
+            yield Item(
+                name or f"{json}:{image.file_name}", "", b"", split, error.message
+            )
 
 
-def _box(one: Annotation, names: dict[int | str, str], size: tuple[float, float] | None) -> Box:
+def _box(
+    one: Annotation, names: dict[int | str, str], size: tuple[float, float] | None
+) -> Box:
     """Raises `InvalidInput` for a box that is none, or of no known class."""
     label = names.get(one.category_id, "")
     if not label:
-        raise InvalidInput(f"has a box of the category {shown(str(one.category_id), 20)}, which is not listed")
+        raise InvalidInput(
+            f"has a box of the category {shown(str(one.category_id), 20)}, which is not listed"
+        )
     try:
         x, y, width, height = (float(value) for value in one.bbox)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"has an object '{shown(label, 40)}' without a bbox of four numbers") from error
+        raise InvalidInput(
+            f"has an object '{shown(label, 40)}' without a bbox of four numbers"
+        ) from error
     return box_in(label, (x, y, x + width, y + height), size, bool(one.iscrowd))

@@ -1,7 +1,8 @@
-"""COCO's outlines as masks: each pixel has the class of the smallest object that covers it, or is background.
+"""COCO's outlines as masks: each pixel has the class of the smallest object that covers it, or is
+background.
 
-Polygons are drawn in coordinates of the upright picture (EXIF applied). Crowds and run lengths that are compressed
-can't be told apart by pixel: crowds are ignored, compressed run lengths refused.
+Polygons are drawn in coordinates of the upright picture (EXIF applied). Crowds and run lengths that
+are compressed can't be told apart by pixel: crowds are ignored, compressed run lengths refused.
 """
 
 from collections import defaultdict
@@ -15,15 +16,25 @@ from PIL import Image, ImageDraw
 from modelmill.data._magic import kind_of_name
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats import _masks, masks
-from modelmill.data.formats._coco import Document, chosen, document, each_once, is_json, split_in
+from modelmill.data.formats._coco import (
+    Document,
+    chosen,
+    document,
+    each_once,
+    is_json,
+    split_in,
+)
 from modelmill.data.names import shown
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
 TARGET = "mask"
-SUMMARY = "COCO: instances_train.json and the like with outlines, beside folders of pictures"
+SUMMARY = (
+    "COCO: instances_train.json and the like with outlines, beside folders of pictures"
+)
 OPTIONS = {
-    "annotations": "which JSON files, as a part of their names, e.g. instances; otherwise all that hold outlines"
+    "annotations": "which JSON files, as a part of their names, e.g. instances; otherwise all "
+    "that hold outlines"
 }
 RANK = 1
 
@@ -51,13 +62,23 @@ def detect(source: Source) -> bool:
 def labels(source: Source, options: Mapping[str, str]) -> list[str]:
     """Background, then the categories in the order of the files."""
     check_options(options, OPTIONS)
-    return _classes([document(source, name, Outline) for name in chosen(source, options.get("annotations", ""))])
+    return _classes(
+        [
+            document(source, name, Outline)
+            for name in chosen(source, options.get("annotations", ""))
+        ]
+    )
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All pictures that a file lists, with their masks as PNG; raises `InvalidInput` for a file that is not COCO's."""
+    """All pictures that a file lists, with their masks as PNG; raises `InvalidInput` for a file
+    that is not COCO's.
+    """
     check_options(options, OPTIONS)
-    documents = {name: document(source, name, Outline) for name in chosen(source, options.get("annotations", ""))}
+    documents = {
+        name: document(source, name, Outline)
+        for name in chosen(source, options.get("annotations", ""))
+    }
     classes = _classes(list(documents.values()))
     places = _places(source)
     seen: set[str] = set()
@@ -66,9 +87,16 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
 
 
 def _classes(documents: list[Document[Outline]]) -> list[str]:
-    names = dict.fromkeys([BACKGROUND, *(category.name for one in documents for category in one.categories)])
+    names = dict.fromkeys(
+        [
+            BACKGROUND,
+            *(category.name for one in documents for category in one.categories),
+        ]
+    )
     if not 2 <= len(names) <= _masks.IGNORED:
-        raise InvalidInput(f"the files list {len(names) - 1} categories; 1 to {_masks.IGNORED - 1} are possible")
+        raise InvalidInput(
+            f"the files list {len(names) - 1} categories; 1 to {_masks.IGNORED - 1} are possible"
+        )
     return list(names)
 
 
@@ -90,17 +118,29 @@ def _place(places: Mapping[str, list[str]], file: str, path: str) -> str:
     for end in (beside, path, path.rpartition("/")[2]):
         found = places.get(end, [])
         near = (
-            found if len(found) < 2 else [name for name in found if split_in(name.rpartition("/")[0]) == split_in(file)]
+            found
+            if len(found) < 2
+            else [
+                name
+                for name in found
+                if split_in(name.rpartition("/")[0]) == split_in(file)
+            ]
         )
         if end in found or len(near) == 1:
             return end if end in found else near[0]
         if found:
-            raise InvalidInput(f"several pictures are named so: {', '.join(map(shown, found[:3]))}")
+            raise InvalidInput(
+                f"several pictures are named so: {', '.join(map(shown, found[:3]))}"
+            )
     raise InvalidInput("there is no such picture")
 
 
 def _items(
-    source: Source, places: Mapping[str, list[str]], file: str, said: Document[Outline], classes: list[str]
+    source: Source,
+    places: Mapping[str, list[str]],
+    file: str,
+    said: Document[Outline],
+    classes: list[str],
 ) -> Iterator[Item]:
     number = {category.id: classes.index(category.name) for category in said.categories}
     objects = said.objects()
@@ -114,17 +154,28 @@ def _items(
             target = _drawn(objects.get(picture.id, []), number, size) if size else b""
             yield Item(name, "", data, split, target=target)
         except MillError as error:
-            yield Item(name or f"{file}:{picture.file_name}", "", b"", split, error.message)
+            yield Item(
+                name or f"{file}:{picture.file_name}", "", b"", split, error.message
+            )
 
 
-def _drawn(objects: list[Outline], number: Mapping[int | str, int], size: Size) -> bytes:
-    """A mask of these objects, large ones first; raises `InvalidInput` for an outline that is none."""
+def _drawn(
+    objects: list[Outline], number: Mapping[int | str, int], size: Size
+) -> bytes:
+    """A mask of these objects, large ones first; raises `InvalidInput` for an outline that is
+    none.
+    """
     if size[0] * size[1] > _masks.MAX_PIXELS:
-        raise InvalidInput(f"it has {size[0] * size[1]:,} pixels; at most {_masks.MAX_PIXELS:,}")
+        raise InvalidInput(
+            f"it has {size[0] * size[1]:,} pixels; at most {_masks.MAX_PIXELS:,}"
+        )
     covered: list[tuple[int, int, int, np.ndarray[Any, Any]]] = []
     for order, one in enumerate(objects):
         if one.category_id not in number:
-            raise InvalidInput(f"has an outline of the category {shown(str(one.category_id), 20)}, which is not listed")
+            raise InvalidInput(
+                f"has an outline of the category {shown(str(one.category_id), 20)}, which is not "
+                "listed"
+            )
         area = _area(one.segmentation, size)
         value = _masks.IGNORED if one.iscrowd else number[one.category_id]
         covered.append((-int(np.count_nonzero(area)), order, value, np.packbits(area)))
@@ -139,24 +190,44 @@ def _area(outline: Any, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
     if isinstance(outline, dict):
         return _runs(outline, size)
     if not isinstance(outline, list) or not outline:
-        raise InvalidInput("has an object without an outline (segmentation): boxes alone make no mask")
+        raise InvalidInput(
+            "has an object without an outline (segmentation): boxes alone make no mask"
+        )
     image = Image.new("1", (size[1], size[0]))
     for ring in outline:
         try:
             flat = [min(max(float(value), -FAR), FAR) for value in ring]
-            ImageDraw.Draw(image).polygon(list(zip(flat[::2], flat[1::2], strict=True)), fill=1)
+            ImageDraw.Draw(image).polygon(
+                list(zip(flat[::2], flat[1::2], strict=True)), fill=1
+            )
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInput("has an outline that is not a list of x, y, x, y, ...") from error
+            raise InvalidInput(
+                "has an outline that is not a list of x, y, x, y, ..."
+            ) from error
     return np.asarray(image)
 
 
-def _runs(outline: Mapping[str, Any], size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Run lengths down the columns, of pixels outside and inside in turns (COCO's uncompressed RLE)."""
+def _runs(
+    outline: Mapping[str, Any], size: Size
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Run lengths down the columns, of pixels outside and inside in turns (COCO's uncompressed
+    RLE).
+    """
     counts: Any = outline.get("counts")
     if isinstance(counts, str):
-        raise InvalidInput("has a compressed run-length outline: write it as a list of counts, or as polygons")
-    whole = isinstance(counts, list) and all(isinstance(count, int) and 0 <= count <= 1 << 31 for count in counts)
-    if not whole or outline.get("size") != list(size) or sum(counts) != size[0] * size[1]:
-        raise InvalidInput(f"has a run-length outline that is not of {size[1]}x{size[0]} pixels, as the picture is")
+        raise InvalidInput(
+            "has a compressed run-length outline: write it as a list of counts, or as polygons"
+        )
+    whole = isinstance(counts, list) and all(
+        isinstance(count, int) and 0 <= count <= 1 << 31 for count in counts
+    )
+    if (
+        not whole
+        or outline.get("size") != list(size)
+        or sum(counts) != size[0] * size[1]
+    ):
+        raise InvalidInput(
+            f"has a run-length outline that is not of {size[1]}x{size[0]} pixels, as the picture is"
+        )
     inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return np.asarray(inside.reshape(size[1], size[0]).T)

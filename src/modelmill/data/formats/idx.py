@@ -1,4 +1,6 @@
-"""IDX: the binary files of MNIST, EMNIST and Fashion-MNIST, plain or gzip, under their original names."""
+"""IDX: the binary files of MNIST, EMNIST and Fashion-MNIST, plain or gzip, under their original
+names.
+"""
 
 import gzip
 import re
@@ -12,7 +14,10 @@ from modelmill.data.base import LIMIT, Item, Source, check_options, guarded
 from modelmill.errors import InvalidInput
 
 INPUT = "image"
-SUMMARY = "train-images-idx3-ubyte and t10k-images-idx3-ubyte with their labels, plain or .gz (MNIST)"
+SUMMARY = (
+    "train-images-idx3-ubyte and t10k-images-idx3-ubyte with their labels, plain or .gz "
+    "(MNIST)"
+)
 OPTIONS = {"set": "which one, where there are several, e.g. emnist-letters"}
 RANK = 3
 
@@ -32,7 +37,9 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All pictures, train first, as uint8 [H, W] with their label; raises `InvalidInput` when damaged."""
+    """All pictures, train first, as uint8 [H, W] with their label; raises `InvalidInput` when
+    damaged.
+    """
     check_options(options, OPTIONS)
     files = _choose(source, options.get("set"))
     for split in ("train", "test"):
@@ -40,7 +47,9 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         if pair[0] and pair[1]:
             yield from _pictures(source, split, pair[0], pair[1])
         elif pair[0] or pair[1]:
-            raise InvalidInput(f"'{pair[0] or pair[1]}' lacks its {'labels' if pair[0] else 'images'} file")
+            raise InvalidInput(
+                f"'{pair[0] or pair[1]}' lacks its {'labels' if pair[0] else 'images'} file"
+            )
 
 
 def _choose(source: Source, wanted: str | None) -> Files:
@@ -49,32 +58,48 @@ def _choose(source: Source, wanted: str | None) -> Files:
         if match := NAME.fullmatch(name):
             split = "train" if match["split"] == "train" else "test"
             # A plain file sorts before its .gz, and torchvision leaves both.
-            sets.setdefault(match["set"].strip("/"), {}).setdefault((split, match["what"]), name)
+            sets.setdefault(match["set"].strip("/"), {}).setdefault(
+                (split, match["what"]), name
+            )
     if not sets:
-        raise InvalidInput(f"'{source.title}' holds no files named like train-images-idx3-ubyte")
+        raise InvalidInput(
+            f"'{source.title}' holds no files named like train-images-idx3-ubyte"
+        )
     if wanted is None and len(sets) == 1:
         return next(iter(sets.values()))
     if wanted not in sets:
-        raise InvalidInput(f"say which set with --set set=NAME: {', '.join(sorted(sets))}")
+        raise InvalidInput(
+            f"say which set with --set set=NAME: {', '.join(sorted(sets))}"
+        )
     return sets[wanted]
 
 
-def _pictures(source: Source, split: str, images_name: str, labels_name: str) -> Iterator[Item]:
+def _pictures(
+    source: Source, split: str, images_name: str, labels_name: str
+) -> Iterator[Item]:
     with _open(source, images_name) as images, _open(source, labels_name) as labels:
         count, height, width = _header(images, images_name, IMAGES)
         (named,) = _header(labels, labels_name, LABELS)
         if count != named:
-            raise InvalidInput(f"'{images_name}' holds {count} pictures, '{labels_name}' {named} labels")
+            raise InvalidInput(
+                f"'{images_name}' holds {count} pictures, '{labels_name}' {named} labels"
+            )
         size = height * width
         if not 0 < size <= LIMIT:
-            raise InvalidInput(f"'{images_name}' claims pictures of {height}x{width} pixels")
+            raise InvalidInput(
+                f"'{images_name}' claims pictures of {height}x{width} pixels"
+            )
         step = max(1, BATCH // size)
         for start in range(0, count, step):
             batch = min(step, count - start)
-            pixels = np.frombuffer(_exactly(images, images_name, batch * size), np.uint8)
+            pixels = np.frombuffer(
+                _exactly(images, images_name, batch * size), np.uint8
+            )
             digits = _exactly(labels, labels_name, batch)
             for number, picture in enumerate(pixels.reshape(batch, height, width)):
-                yield Item(f"{split}/{start + number}", str(digits[number]), picture, split)
+                yield Item(
+                    f"{split}/{start + number}", str(digits[number]), picture, split
+                )
         _end(images, images_name)
         _end(labels, labels_name)
 
@@ -86,7 +111,10 @@ def _open(source: Source, name: str) -> BinaryIO:
 
 def _header(file: BinaryIO, name: str, magic: int) -> tuple[int, ...]:
     if (found := struct.unpack(">I", _exactly(file, name, 4))[0]) != magic:
-        raise InvalidInput(f"'{name}' is not an IDX file of this kind: it begins with {found:#010x}, not {magic:#010x}")
+        raise InvalidInput(
+            f"'{name}' is not an IDX file of this kind: it begins with {found:#010x}, not "
+            f"{magic:#010x}"
+        )
     dimensions = magic & 0xFF
     return struct.unpack(f">{dimensions}I", _exactly(file, name, 4 * dimensions))
 
@@ -94,10 +122,14 @@ def _header(file: BinaryIO, name: str, magic: int) -> tuple[int, ...]:
 def _exactly(file: BinaryIO, name: str, size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
-        raise InvalidInput(f"'{name}' ends too early: its header announces more items than it holds")
+        raise InvalidInput(
+            f"'{name}' ends too early: its header announces more items than it holds"
+        )
     return data
 
 
 def _end(file: BinaryIO, name: str) -> None:
     if file.read(1):
-        raise InvalidInput(f"'{name}' goes on after the items that its header announces")
+        raise InvalidInput(
+            f"'{name}' goes on after the items that its header announces"
+        )

@@ -25,7 +25,8 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     places = {name: place_of(name, splits) for name in source.names}
     if not any(label for name, (_, label) in places.items() if _may_be_picture(name)):
         raise InvalidInput(
-            f"'{source.title}' has no pictures in class folders: lay them out as CLASS/NAME.jpg or train/CLASS/NAME.jpg"
+            f"'{source.title}' has no pictures in class folders: lay them out as CLASS/NAME.jpg "
+            "or train/CLASS/NAME.jpg"
         )
     for name, (split, label) in places.items():
         if _may_be_picture(name):

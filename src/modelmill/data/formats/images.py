@@ -11,7 +11,10 @@ from modelmill.errors import InvalidInput, MillError
 INPUT = "image"
 TARGET = "none"
 SUMMARY = "pictures in any folders, optionally below folders named after their split"
-OPTIONS = {split: f"folders that are the {split} split, separated by commas" for split in SPLITS}
+OPTIONS = {
+    split: f"folders that are the {split} split, separated by commas"
+    for split in SPLITS
+}
 RANK = 2
 """Above folders of classes: the tasks that take pictures alone are not about classes."""
 WORD = re.compile(r"[a-z]+")
@@ -25,9 +28,10 @@ def detect(source: Source) -> bool:
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """All files by name, as encoded bytes.
 
-    Without options, folders at the top are splits where they name at least two of them, as in `train` and `test`,
-    or `Photos_train_HR` and `Photos_valid_HR`. With options, what is not named trains; where `train` is named but
-    not `test` it tests, and where both are it is left out. Raises `InvalidInput` for a folder that is not there.
+    Without options, folders at the top are splits where they name at least two of them, as in
+    `train` and `test`, or `Photos_train_HR` and `Photos_valid_HR`. With options, what is not named
+    trains; where `train` is named but not `test` it tests, and where both are it is left out.
+    Raises `InvalidInput` for a folder that is not there.
     """
     check_options(options, OPTIONS)
     names = [name for name in source.names if extension(name) not in NOT_PICTURES]
@@ -35,7 +39,10 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         raise InvalidInput(f"'{source.title}' has no picture files")
     folders = _named(source.title, names, options) if options else _usual(names)
     for name in source.names:
-        split = next((split for folder, split in folders.items() if name.startswith(folder)), None)
+        split = next(
+            (split for folder, split in folders.items() if name.startswith(folder)),
+            None,
+        )
         if split is None and "train" in options:
             if "test" in options:
                 continue
@@ -49,10 +56,23 @@ def _named(title: str, names: list[str], options: Mapping[str, str]) -> dict[str
     for split, given in options.items():
         for folder in (f"{part.strip().strip('/')}/" for part in given.split(",")):
             if not any(name.startswith(folder) for name in names):
-                tops = ", ".join(sorted({shown(name.partition("/")[0], 60) for name in names if "/" in name})[:20])
-                raise InvalidInput(f"'{title}' has no pictures below '{folder[:-1]}'; its folders: {tops or 'none'}")
+                tops = ", ".join(
+                    sorted(
+                        {
+                            shown(name.partition("/")[0], 60)
+                            for name in names
+                            if "/" in name
+                        }
+                    )[:20]
+                )
+                raise InvalidInput(
+                    f"'{title}' has no pictures below '{folder[:-1]}'; its folders: "
+                    f"{tops or 'none'}"
+                )
             if folders.setdefault(folder, split) != split:
-                raise InvalidInput(f"the folder '{folder[:-1]}' can't be {folders[folder]} and {split} at once")
+                raise InvalidInput(
+                    f"the folder '{folder[:-1]}' can't be {folders[folder]} and {split} at once"
+                )
     return folders
 
 
@@ -65,7 +85,9 @@ def _usual(names: list[str]) -> dict[str, str]:
 
 def _told(folder: str) -> str | None:
     """The split that a word of a folder's name says."""
-    splits = {split for word in WORD.findall(folder.lower()) if (split := split_of(word))}
+    splits = {
+        split for word in WORD.findall(folder.lower()) if (split := split_of(word))
+    }
     return splits.pop() if len(splits) == 1 else None
 
 

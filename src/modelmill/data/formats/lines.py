@@ -1,4 +1,6 @@
-"""Plain text with one file for each class and one item a line, as in rt-polarity.pos and rt-polarity.neg."""
+"""Plain text with one file for each class and one item a line, as in rt-polarity.pos and
+rt-polarity.neg.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +11,10 @@ from modelmill.data.names import split_of
 from modelmill.errors import InvalidInput
 
 INPUT = "text"
-SUMMARY = "a text file for each class, one item a line (pos.txt, neg.txt), optionally below train, val and test"
+SUMMARY = (
+    "a text file for each class, one item a line (pos.txt, neg.txt), optionally below "
+    "train, val and test"
+)
 OPTIONS: dict[str, str] = {}
 RANK = 1
 
@@ -17,8 +22,15 @@ RANK = 1
 def detect(source: Source) -> bool:
     """Whether there are text files for two classes or more, and no deeper folders."""
     texts = _texts(source)
-    flat = all("/" not in name or (name.count("/") == 1 and split_of(name.partition("/")[0])) for name in texts)
-    return flat and len(set(_labels(texts).values())) > 1 and not any(_is_binary(source, name) for name in texts)
+    flat = all(
+        "/" not in name or (name.count("/") == 1 and split_of(name.partition("/")[0]))
+        for name in texts
+    )
+    return (
+        flat
+        and len(set(_labels(texts).values())) > 1
+        and not any(_is_binary(source, name) for name in texts)
+    )
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
@@ -26,7 +38,9 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     check_options(options, OPTIONS)
     labels = _labels(_texts(source))
     if len(set(labels.values())) < 2:
-        raise InvalidInput(f"'{source.title}' needs a text file for each class, such as pos.txt and neg.txt")
+        raise InvalidInput(
+            f"'{source.title}' needs a text file for each class, such as pos.txt and neg.txt"
+        )
     for name, label in labels.items():
         split = split_of(name.partition("/")[0]) if "/" in name else None
         with source.open(name) as file:
@@ -44,11 +58,16 @@ def _texts(source: Source) -> list[str]:
 
 
 def _labels(names: list[str]) -> dict[str, str]:
-    """The class of each file: its suffix when only that differs, else its name without the suffix."""
+    """The class of each file: its suffix when only that differs, else its name without the
+    suffix.
+    """
     bases = {name: name.rpartition("/")[2] for name in names}
-    suffixes = {name: base.rpartition(".")[2] for name, base in bases.items() if extension(base)}
+    suffixes = {
+        name: base.rpartition(".")[2] for name, base in bases.items() if extension(base)
+    }
     stems = {
-        name: base.removesuffix(f".{suffixes[name]}") if name in suffixes else base for name, base in bases.items()
+        name: base.removesuffix(f".{suffixes[name]}") if name in suffixes else base
+        for name, base in bases.items()
     }
     by_suffix = len(suffixes) == len(names) and len(set(stems.values())) == 1
     return suffixes if by_suffix else stems

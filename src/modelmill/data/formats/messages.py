@@ -12,7 +12,10 @@ from modelmill.errors import InvalidInput
 
 INPUT = "text"
 TARGET = "none"
-SUMMARY = 'JSON lines of {"messages": [{"role": "user", "content": "..."}, ...]}; splits by the files\' names'
+SUMMARY = (
+    'JSON lines of {"messages": [{"role": "user", "content": "..."}, ...]}; splits by the '
+    "files' names"
+)
 OPTIONS: dict[str, str] = {}
 LIMIT = 1 << 30
 SHOWN = 80
@@ -31,7 +34,9 @@ def _files(source: Source) -> list[str]:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """Each line as one text, named `FILE:LINE`; raises `InvalidInput` where there are no such files."""
+    """Each line as one text, named `FILE:LINE`; raises `InvalidInput` where there are no such
+    files.
+    """
     check_options(options, OPTIONS)
     names = _files(source)
     if not names:
@@ -42,9 +47,17 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             if not line.strip():
                 continue
             try:
-                text = spoken(_messages(line)).removesuffix(NEXT)  # an answer ends where the text does
+                text = spoken(_messages(line)).removesuffix(
+                    NEXT
+                )  # an answer ends where the text does
             except (InvalidInput, ValueError, RecursionError) as error:
-                yield Item(f"{name}:{number}", "", "", split, f"is no conversation: {str(error)[:SHOWN]}")
+                yield Item(
+                    f"{name}:{number}",
+                    "",
+                    "",
+                    split,
+                    f"is no conversation: {str(error)[:SHOWN]}",
+                )
                 continue
             yield Item(f"{name}:{number}", "", text, split)
 
@@ -55,6 +68,8 @@ def _messages(line: bytes) -> list[dict[str, str]]:
     if not isinstance(messages, list) or not messages:
         raise InvalidInput("it has no list messages")
     for message in messages:
-        if not isinstance(message, dict) or not all(isinstance(message.get(one), str) for one in ("role", "content")):
+        if not isinstance(message, dict) or not all(
+            isinstance(message.get(one), str) for one in ("role", "content")
+        ):
             raise InvalidInput("a message wants a role and a content, both texts")
     return messages

@@ -1,4 +1,6 @@
-"""Pictures in pairs: as they are sent, and as they should come out, in two folders with the same names in both."""
+"""Pictures in pairs: as they are sent, and as they should come out, in two folders with the same
+names in both.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -11,12 +13,42 @@ from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
 TARGET = "picture"
-SUMMARY = "pictures before and after: input/NAME.png and target/NAME.png, optionally below or above folders of splits"
+SUMMARY = (
+    "pictures before and after: input/NAME.png and target/NAME.png, optionally below or "
+    "above folders of splits"
+)
 OPTIONS: dict[str, str] = {}
 RANK = 3
 """Above pictures alone, which these are too."""
-BEFORE = frozenset({"input", "inputs", "before", "damaged", "degraded", "noisy", "blur", "blurred", "lr", "lq", "low"})
-AFTER = frozenset({"target", "targets", "after", "clean", "sharp", "gt", "groundtruth", "hr", "hq", "high"})
+BEFORE = frozenset(
+    {
+        "input",
+        "inputs",
+        "before",
+        "damaged",
+        "degraded",
+        "noisy",
+        "blur",
+        "blurred",
+        "lr",
+        "lq",
+        "low",
+    }
+)
+AFTER = frozenset(
+    {
+        "target",
+        "targets",
+        "after",
+        "clean",
+        "sharp",
+        "gt",
+        "groundtruth",
+        "hr",
+        "hq",
+        "high",
+    }
+)
 SCALES = (1, 2, 3, 4)
 
 
@@ -29,11 +61,16 @@ class Pair(NamedTuple):
 
 def detect(source: Source) -> bool:
     """Whether there are pictures in folders of both kinds."""
-    return {place[0] for name in source.names if (place := _place(name))} == {False, True}
+    return {place[0] for name in source.names if (place := _place(name))} == {
+        False,
+        True,
+    }
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All pictures with those that should come out; raises `InvalidInput` where nothing belongs together."""
+    """All pictures with those that should come out; raises `InvalidInput` where nothing belongs
+    together.
+    """
     check_options(options, OPTIONS)
     pairs: dict[str, Pair] = {}
     for name in source.names:
@@ -42,15 +79,20 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             pairs.setdefault(key, Pair([], []))[after].append(name)
     if not any(len(before) == len(after) == 1 for before, after in pairs.values()):
         raise InvalidInput(
-            f"'{source.title}' has no pictures in pairs; lay them out as input/NAME.png and target/NAME.png"
+            f"'{source.title}' has no pictures in pairs; lay them out as input/NAME.png and "
+            "target/NAME.png"
         )
     for key, pair in sorted(pairs.items()):
-        split = next((known for part in key.split("/")[:-1] if (known := split_of(part))), None)
+        split = next(
+            (known for part in key.split("/")[:-1] if (known := split_of(part))), None
+        )
         yield from _items(source, pair, split)
 
 
 def _place(name: str) -> tuple[bool, str] | None:
-    """Whether a picture is one that should come out, and what it shares with the name of its partner."""
+    """Whether a picture is one that should come out, and what it shares with the name of its
+    partner.
+    """
     *folders, base = name.split("/")
     for number, folder in enumerate(folders):
         if folder.lower() in BEFORE | AFTER and kind_of_name(name):
@@ -64,7 +106,9 @@ def _items(source: Source, pair: Pair, split: str | None) -> Iterator[Item]:
     if len(pair.before) == len(pair.after) == 1:
         yield _item(source, pair.before[0], pair.after[0], split)
         return
-    problem = "it is not clear which belong together: " + ", ".join(map(shown, [*pair.before, *pair.after][:4]))
+    problem = "it is not clear which belong together: " + ", ".join(
+        map(shown, [*pair.before, *pair.after][:4])
+    )
     if not (pair.before and pair.after):
         problem = f"there is no picture of the same name in {'target' if pair.before else 'input'}/"
     for name in [*pair.before, *pair.after]:
@@ -77,7 +121,11 @@ def _item(source: Source, before: str, after: str, split: str | None) -> Item:
     except MillError as error:
         return Item(before, "", b"", split, error.message)
     sent, wanted = upright_size(data), upright_size(target)
-    if sent and wanted and all(wanted != (scale * sent[0], scale * sent[1]) for scale in SCALES):
+    if (
+        sent
+        and wanted
+        and all(wanted != (scale * sent[0], scale * sent[1]) for scale in SCALES)
+    ):
         problem = (
             f"it is {sent[1]}x{sent[0]}, what should come out {wanted[1]}x{wanted[0]}: "
             "as large, or 2, 3 or 4 times as large, is wanted"

@@ -24,7 +24,9 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """Passages `FILE:NUMBER`, those that go on ending in +; raises `InvalidInput` where there is no text."""
+    """Passages `FILE:NUMBER`, those that go on ending in +; raises `InvalidInput` where there is no
+    text.
+    """
     check_options(options, OPTIONS)
     names = [name for name in source.names if extension(name) in EXTENSIONS]
     if not names:
@@ -34,12 +36,19 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         try:
             text = source.read(name, LIMIT).decode("utf-8-sig")
         except (MillError, UnicodeDecodeError) as error:
-            yield Item(name, "", "", split, f"can't be read as text: {str(error)[:120]}")
+            yield Item(
+                name, "", "", split, f"can't be read as text: {str(error)[:120]}"
+            )
             continue
         parts = list(passages(text.replace("\r\n", "\n")))
         for number, part in enumerate(parts):
             place = split if len(names) > 1 or split else _by_place(number, len(parts))
-            yield Item(f"{name}:{number}{'+' if number + 1 < len(parts) else ''}", "", part, place)
+            yield Item(
+                f"{name}:{number}{'+' if number + 1 < len(parts) else ''}",
+                "",
+                part,
+                place,
+            )
 
 
 def passages(text: str) -> Iterator[str]:
@@ -54,7 +63,11 @@ def passages(text: str) -> Iterator[str]:
 
 
 def _by_place(number: int, count: int) -> str:
-    """The last tenth tests. Of the rest every twentieth passage validates, so that no part of the text is left out."""
+    """The last tenth tests. Of the rest every twentieth passage validates, so that no part of the
+    text is left out.
+    """
     rest = count - max(count // 10, count > 2)
     every = max(2, min(VALIDATES, rest))
-    return "test" if number >= rest else "val" if number % every == every - 1 else "train"
+    return (
+        "test" if number >= rest else "val" if number % every == every - 1 else "train"
+    )

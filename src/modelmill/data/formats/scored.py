@@ -1,4 +1,6 @@
-"""Pairs of texts with a score of how alike they are, in a table whose first row names its columns."""
+"""Pairs of texts with a score of how alike they are, in a table whose first row names its
+columns.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +13,10 @@ from modelmill.errors import InvalidInput
 
 INPUT = "text"
 TARGET = "scored"
-SUMMARY = "a .csv or .tsv table with columns of two texts and of a score, such as sentence1, sentence2, score"
+SUMMARY = (
+    "a .csv or .tsv table with columns of two texts and of a score, such as sentence1, "
+    "sentence2, score"
+)
 OPTIONS = {
     "first": "column of one text, by name",
     "second": "column of the other text, by name",
@@ -29,7 +34,9 @@ def detect(source: Source) -> bool:
     """Whether a table names two texts and a score."""
     for name in _tables(source)[:1]:
         with source.open(name) as file:
-            _, header = next(rows_of(file, name, quoted=extension(name) == "csv"), (0, []))
+            _, header = next(
+                rows_of(file, name, quoted=extension(name) == "csv"), (0, [])
+            )
             return None not in _columns(header, {}).values()
     return False
 
@@ -49,10 +56,16 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             if missing := [role for role, column in columns.items() if column is None]:
                 held = ", ".join(shown(cell, 40) for cell in header[:20])
                 raise InvalidInput(
-                    f"'{name}': which column is the {missing[0]}? Say {missing[0]}=COLUMN, one of: {held}"
+                    f"'{name}': which column is the {missing[0]}? Say {missing[0]}=COLUMN, one "
+                    f"of: {held}"
                 )
             for line, row in rows:
-                yield _item(f"{name}:{line}", row, [int(column or 0) for column in columns.values()], split)
+                yield _item(
+                    f"{name}:{line}",
+                    row,
+                    [int(column or 0) for column in columns.values()],
+                    split,
+                )
 
 
 def _tables(source: Source) -> list[str]:
@@ -62,8 +75,14 @@ def _tables(source: Source) -> list[str]:
 def _columns(header: list[str], options: Mapping[str, str]) -> dict[str, int | None]:
     """Where each part stands; None where it does not."""
     names = [cell.strip().lower() for cell in header]
-    wanted = {role: (options[role].lower(),) if role in options else words for role, words in WORDS.items()}
-    return {role: next((names.index(word) for word in words if word in names), None) for role, words in wanted.items()}
+    wanted = {
+        role: (options[role].lower(),) if role in options else words
+        for role, words in WORDS.items()
+    }
+    return {
+        role: next((names.index(word) for word in words if word in names), None)
+        for role, words in wanted.items()
+    }
 
 
 def _item(name: str, row: list[str], columns: list[int], split: str | None) -> Item:
@@ -76,8 +95,20 @@ def _item(name: str, row: list[str], columns: list[int], split: str | None) -> I
     except UnicodeEncodeError:
         return Item(name, "", "", split, "is not UTF-8")
     except ValueError:
-        return Item(name, "", one, split, f"has the score '{shown(told, 40)}', which is no number")
+        return Item(
+            name,
+            "",
+            one,
+            split,
+            f"has the score '{shown(told, 40)}', which is no number",
+        )
     if not abs(score) < float("inf"):
-        return Item(name, "", one, split, f"has the score '{shown(told, 40)}', which is not finite")
+        return Item(
+            name,
+            "",
+            one,
+            split,
+            f"has the score '{shown(told, 40)}', which is not finite",
+        )
     problem = "has no second text" if one and not other else ""
     return Item(name, "", one, split, problem, target=(other, score))

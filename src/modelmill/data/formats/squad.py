@@ -1,4 +1,6 @@
-"""Questions about passages, whose answers are parts of them: SQuAD's JSON, version 1.1 or 2, in any language."""
+"""Questions about passages, whose answers are parts of them: SQuAD's JSON, version 1.1 or 2, in any
+language.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,10 +14,17 @@ from modelmill.errors import InvalidInput
 
 INPUT = "question"
 TARGET = "answers"
-SUMMARY = "SQuAD's JSON, version 1.1 or 2 (train-v1.1.json, dev-v1.1.json): questions about passages"
+SUMMARY = (
+    "SQuAD's JSON, version 1.1 or 2 (train-v1.1.json, dev-v1.1.json): questions about "
+    "passages"
+)
 OPTIONS = {
     split: f"patterns of the files that are the {what}, separated by commas, such as *_dev.json"
-    for split, what in (("train", "training split"), ("val", "validation split"), ("test", "test split"))
+    for split, what in (
+        ("train", "training split"),
+        ("val", "validation split"),
+        ("test", "test split"),
+    )
 }
 LIMIT = 1 << 30
 
@@ -37,14 +46,19 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     if not names:
         raise InvalidInput(f"'{source.title}' holds no .json files")
     for name in names:
-        split = next((one for one in OPTIONS if _is_one(name, options.get(one, ""))), split_in_name(name))
+        split = next(
+            (one for one in OPTIONS if _is_one(name, options.get(one, ""))),
+            split_in_name(name),
+        )
         try:
             document = json.loads(source.read(name, LIMIT))
         except (ValueError, RecursionError) as error:
             raise InvalidInput(f"'{name}' is no JSON: {str(error)[:100]}") from error
         seen: set[str] = set()
         for place, (context, question) in enumerate(_questions(document, name)):
-            item = _item(f"{name}:{question.get('id', place)}", context, question, split)
+            item = _item(
+                f"{name}:{question.get('id', place)}", context, question, split
+            )
             if item.name in seen:
                 item.name = f"{item.name}#{place}"
             seen.add(item.name)
@@ -52,7 +66,11 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
 
 
 def _is_one(name: str, patterns: str) -> bool:
-    return any(fnmatch(name, pattern.strip()) for pattern in patterns.split(",") if pattern.strip())
+    return any(
+        fnmatch(name, pattern.strip())
+        for pattern in patterns.split(",")
+        if pattern.strip()
+    )
 
 
 def _questions(document: Any, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -62,7 +80,9 @@ def _questions(document: Any, name: str) -> Iterator[tuple[Any, dict[str, Any]]]
                 for question in paragraph["qas"]:
                     yield paragraph["context"], dict(question)
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidInput(f"'{name}' is not in SQuAD's form: data, paragraphs, context, qas are wanted") from error
+        raise InvalidInput(
+            f"'{name}' is not in SQuAD's form: data, paragraphs, context, qas are wanted"
+        ) from error
 
 
 def _item(name: str, context: Any, question: dict[str, Any], split: str | None) -> Item:
@@ -73,7 +93,11 @@ def _item(name: str, context: Any, question: dict[str, Any], split: str | None) 
     answers, problem = [], ""
     given = [] if question.get("is_impossible") else question.get("answers") or []
     for answer in given if isinstance(given, list) else []:
-        text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, dict) else (None, None)
+        text, start = (
+            (answer.get("text"), answer.get("answer_start"))
+            if isinstance(answer, dict)
+            else (None, None)
+        )
         if (
             not isinstance(text, str)
             or type(start) is not int

@@ -1,4 +1,6 @@
-"""Recordings with what is said in them: in a table, in LibriSpeech's *.trans.txt, or in their names."""
+"""Recordings with what is said in them: in a table, in LibriSpeech's *.trans.txt, or in their
+names.
+"""
 
 import re
 import unicodedata
@@ -13,15 +15,27 @@ from modelmill.errors import InvalidInput
 
 INPUT = "audio"
 TARGET = "text"
-SUMMARY = "recordings with metadata.csv (file_name, transcription), LibriSpeech's *.trans.txt, or texts in their names"
+SUMMARY = (
+    "recordings with metadata.csv (file_name, transcription), LibriSpeech's *.trans.txt, or "
+    "texts in their names"
+)
 OPTIONS = {
-    "text": "regular expression whose group is the text in a file's name; default: what stands before the first _ or -",
+    "text": "regular expression whose group is the text in a file's name; default: what stands "
+    "before the first _ or -",
     "words": "what that group stands for, as 0=zero,1=one",
     "case": "lower (the default) or keep",
-    "test": "patterns of the names that are the test split, separated by commas, such as *_[0-4].wav",
+    "test": "patterns of the names that are the test split, separated by commas, such as "
+    "*_[0-4].wav",
     "val": "patterns of the names that are the validation split, separated by commas",
 }
-COLUMNS = ("transcription", "transcript", "text", "sentence", "label", "normalized_text")
+COLUMNS = (
+    "transcription",
+    "transcript",
+    "text",
+    "sentence",
+    "label",
+    "normalized_text",
+)
 USUAL = r"([^_\-]+)[_\-]"
 TRANSCRIPTS = ".trans.txt"
 LIMIT = 64 << 20
@@ -33,7 +47,9 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All recordings by name; `target` is the text, its blanks single ones. Raises `InvalidInput`."""
+    """All recordings by name; `target` is the text, its blanks single ones. Raises
+    `InvalidInput`.
+    """
     check_options(options, OPTIONS)
     if options.get("case", "lower") not in ("lower", "keep"):
         raise InvalidInput("the option case is lower or keep")
@@ -59,27 +75,51 @@ def _items(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
 
 def _librispeech(source: Source) -> Iterator[Item]:
     """Lines of a key and a text, beside the recordings of those keys."""
-    recordings = {name.rpartition(".")[0]: name for name in source.names if is_recording(name)}
+    recordings = {
+        name.rpartition(".")[0]: name for name in source.names if is_recording(name)
+    }
     for table in (name for name in source.names if name.endswith(TRANSCRIPTS)):
         folder = table.rpartition("/")[0]
-        split = next((found for part in re.split(r"[/\-]", folder) if (found := split_of(part))), None)
-        for number, line in enumerate(source.read(table, LIMIT).decode("utf-8", "replace").splitlines(), 1):
+        split = next(
+            (found for part in re.split(r"[/\-]", folder) if (found := split_of(part))),
+            None,
+        )
+        for number, line in enumerate(
+            source.read(table, LIMIT).decode("utf-8", "replace").splitlines(), 1
+        ):
             key, _, text = line.partition(" ")
             name = recordings.get(f"{folder}/{key}" if folder else key)
             if name is None:
-                yield Item(f"{table}:{number}", text, b"", split, "there is no recording of this key beside it")
+                yield Item(
+                    f"{table}:{number}",
+                    text,
+                    b"",
+                    split,
+                    "there is no recording of this key beside it",
+                )
             else:
                 yield _sounds.read(source, name, text, split)
 
 
 def _named(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    pattern, words = pattern_of(options.get("text", USUAL), "text"), _words(options.get("words", ""))
+    pattern, words = (
+        pattern_of(options.get("text", USUAL), "text"),
+        _words(options.get("words", "")),
+    )
     for name in source.names:
         if is_recording(name):
             found = pattern.match(name.rpartition("/")[2])
             said = (found[1] or "").replace("_", " ") if found else ""
-            split = next((known for part in name.split("/")[:-1] if (known := split_of(part))), None)
-            yield _sounds.read(source, name, words.get(said, said), split or _sounds.split_by_name(name, options))
+            split = next(
+                (known for part in name.split("/")[:-1] if (known := split_of(part))),
+                None,
+            )
+            yield _sounds.read(
+                source,
+                name,
+                words.get(said, said),
+                split or _sounds.split_by_name(name, options),
+            )
 
 
 def _words(given: str) -> dict[str, str]:

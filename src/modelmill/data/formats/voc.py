@@ -1,7 +1,9 @@
-"""Pascal VOC: pictures in JPEGImages, an XML file for each in Annotations, splits in ImageSets/Main.
+"""Pascal VOC: pictures in JPEGImages, an XML file for each in Annotations, splits in
+ImageSets/Main.
 
-VOC's corners are pixels counted from 1, the far ones included; a `Box` counts from 0 and excludes the far ones:
-xmin and ymin lose 1, xmax and ymax stay. Boxes are in coordinates of the upright picture (EXIF applied).
+VOC's corners are pixels counted from 1, the far ones included; a `Box` counts from 0 and excludes
+the far ones: xmin and ymin lose 1, xmax and ymax stay. Boxes are in coordinates of the upright
+picture (EXIF applied).
 """
 
 import re
@@ -18,8 +20,13 @@ from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
 TARGET = "boxes"
-SUMMARY = "Pascal VOC: JPEGImages and Annotations/*.xml, optionally ImageSets/Main/train.txt, val.txt, test.txt"
-OPTIONS = {"difficult": "objects marked difficult: 'ignore' (neither trained on nor counted) or 'use'"}
+SUMMARY = (
+    "Pascal VOC: JPEGImages and Annotations/*.xml, optionally ImageSets/Main/train.txt, "
+    "val.txt, test.txt"
+)
+OPTIONS = {
+    "difficult": "objects marked difficult: 'ignore' (neither trained on nor counted) or 'use'"
+}
 RANK = 3
 """Above COCO: a set that holds both was made with XML, from which JSON is converted."""
 
@@ -38,7 +45,8 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All pictures that have an XML file, by its name, and those that have none, with that as their problem.
+    """All pictures that have an XML file, by its name, and those that have none, with that as their
+    problem.
 
     Raises `InvalidInput` when there is no XML file or no picture.
     """
@@ -49,14 +57,17 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     files = _Files(source)
     if not files.annotations or not files.pictures:
         raise InvalidInput(
-            f"'{source.title}' has no {'pictures' if files.annotations else 'XML files'}: lay them out as "
+            f"'{source.title}' has no {'pictures' if files.annotations else 'XML files'}: lay "
+            "them out as "
             "JPEGImages/NAME.jpg and Annotations/NAME.xml"
         )
     splits, seen = _splits(source), set[str]()
     for annotation in files.annotations:
         item = _item(source, files, annotation, splits, use_difficult=how == "use")
         if item.name in seen:
-            item = Item(annotation, "", b"", None, f"is a second annotation of '{item.name}'")
+            item = Item(
+                annotation, "", b"", None, f"is a second annotation of '{item.name}'"
+            )
         seen.add(item.name)
         yield item
     for name in files.pictures:
@@ -69,7 +80,9 @@ class _Files:
 
     def __init__(self, source: Source) -> None:
         self.pictures = [name for name in source.names if is_picture(name)]
-        self.annotations = [name for name in source.names if name.lower().endswith(".xml")]
+        self.annotations = [
+            name for name in source.names if name.lower().endswith(".xml")
+        ]
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for name in self.pictures:
             self._by_stem[stem(name)].append(name)
@@ -79,23 +92,41 @@ class _Files:
 
         Raises `InvalidInput` when there is none, or several.
         """
-        found = self._by_stem.get(stem(annotation)) or self._by_stem.get(stem(filename.replace("\\", "/"))) or []
+        found = (
+            self._by_stem.get(stem(annotation))
+            or self._by_stem.get(stem(filename.replace("\\", "/")))
+            or []
+        )
         if len(found) > 1:
-            # VOCdevkit holds several years, and others keep a copy of the pictures in each split's folder.
-            root = annotation.rpartition("/")[0].rpartition("Annotations")[0] or annotation.rpartition("/")[0]
+            # VOCdevkit holds several years, and others keep a copy of the pictures in each split's
+            # folder.
+            root = (
+                annotation.rpartition("/")[0].rpartition("Annotations")[0]
+                or annotation.rpartition("/")[0]
+            )
             near = [name for name in found if name.startswith(root)]
             exact = [name for name in near if name.endswith(f"/{filename}")]
             found = near if len(near) == 1 else exact if len(exact) == 1 else found
         if len(found) != 1:
-            said = f"has several pictures: {', '.join(found[:3])}" if found else "has no picture of its name"
+            said = (
+                f"has several pictures: {', '.join(found[:3])}"
+                if found
+                else "has no picture of its name"
+            )
             raise InvalidInput(said)
         return found[0]
 
 
 def _splits(source: Source) -> dict[str, str]:
-    """The split of each stem that a list names; `trainval` trains where no other list says otherwise."""
+    """The split of each stem that a list names; `trainval` trains where no other list says
+    otherwise.
+    """
     splits: dict[str, str] = {}
-    lists = {name: match["split"] for name in source.names if (match := LISTS.fullmatch(name))}
+    lists = {
+        name: match["split"]
+        for name in source.names
+        if (match := LISTS.fullmatch(name))
+    }
     # Lists of single classes (aeroplane_train.txt) repeat what the others say.
     for name, word in sorted(lists.items(), key=lambda pair: pair[1] != "trainval"):
         if split := "train" if word == "trainval" else split_of(word):
@@ -105,34 +136,61 @@ def _splits(source: Source) -> dict[str, str]:
     return splits
 
 
-def _item(source: Source, files: _Files, name: str, splits: dict[str, str], *, use_difficult: bool) -> Item:
+def _item(
+    source: Source,
+    files: _Files,
+    name: str,
+    splits: dict[str, str],
+    *,
+    use_difficult: bool,
+) -> Item:
     split = splits.get(stem(name))
     picture = ""
     try:
         root = parsed(source.read(name, XML_BYTES))
         picture = files.picture(name, _text(root, "filename"))
-        folder = next((found for part in picture.split("/")[:-1] if (found := split_of(part))), None)
+        folder = next(
+            (found for part in picture.split("/")[:-1] if (found := split_of(part))),
+            None,
+        )
         split = splits.get(stem(picture), split) if splits else folder
         boxes = _boxes(root, use_difficult=use_difficult)
-        return Item(picture, main_label(boxes), source.read(picture), split, target=boxes)
+        return Item(
+            picture, main_label(boxes), source.read(picture), split, target=boxes
+        )
     except MillError as error:
-        return Item(picture or name, "", b"", split, error.message if picture else f"{name} {error.message}")
+        return Item(
+            picture or name,
+            "",
+            b"",
+            split,
+            error.message if picture else f"{name} {error.message}",
+        )
 
 
 def _boxes(root: Element, *, use_difficult: bool) -> list[Box]:
     """The objects; raises `InvalidInput` for a box that is none."""
     size = size_of(_text(root, "size/width"), _text(root, "size/height"))
-    return [_box(one, size, use_difficult=use_difficult) for one in root.iterfind("object")]
+    return [
+        _box(one, size, use_difficult=use_difficult) for one in root.iterfind("object")
+    ]
 
 
 def _box(one: Element, size: tuple[float, float] | None, *, use_difficult: bool) -> Box:
     label = _text(one, "name")
     try:
-        xmin, ymin, xmax, ymax = (float(_text(one, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+        xmin, ymin, xmax, ymax = (
+            float(_text(one, f"bndbox/{side}"))
+            for side in ("xmin", "ymin", "xmax", "ymax")
+        )
     except ValueError as error:
-        raise InvalidInput(f"has an object '{shown(label, 40)}' without a bndbox of four numbers") from error
+        raise InvalidInput(
+            f"has an object '{shown(label, 40)}' without a bndbox of four numbers"
+        ) from error
     difficult = _text(one, "difficult").lower() in ("1", "true")
-    return box_in(label, (xmin - 1, ymin - 1, xmax, ymax), size, difficult and not use_difficult)
+    return box_in(
+        label, (xmin - 1, ymin - 1, xmax, ymax), size, difficult and not use_difficult
+    )
 
 
 def _text(element: Element, path: str) -> str:
@@ -140,7 +198,8 @@ def _text(element: Element, path: str) -> str:
 
 
 def parsed(data: bytes) -> Element:
-    """An XML document without a DTD; raises `InvalidInput` for one that is broken, or declares entities.
+    """An XML document without a DTD; raises `InvalidInput` for one that is broken, or declares
+    entities.
 
     Expat alone would expand entities, and thereby let a small file fill the memory (CVE-2003-1564).
     """
@@ -152,9 +211,13 @@ def parsed(data: bytes) -> Element:
     parser.CharacterDataHandler = builder.data
 
     def refuse(*_: Any) -> int:
-        raise InvalidInput("declares entities, which are not read: save it as plain XML")
+        raise InvalidInput(
+            "declares entities, which are not read: save it as plain XML"
+        )
 
-    parser.EntityDeclHandler = parser.UnparsedEntityDeclHandler = parser.ExternalEntityRefHandler = refuse
+    parser.EntityDeclHandler = parser.UnparsedEntityDeclHandler = (
+        parser.ExternalEntityRefHandler
+    ) = refuse
     try:
         parser.Parse(data, True)
         return builder.close()

@@ -9,7 +9,14 @@ import numpy as np
 
 from modelmill.tasks import _audio
 from modelmill.tasks._audio import fingerprint
-from modelmill.tasks._classification import complete, encode, evaluate, outputs, target, truth
+from modelmill.tasks._classification import (
+    complete,
+    encode,
+    evaluate,
+    outputs,
+    target,
+    truth,
+)
 from modelmill.tasks.base import Arrays, Context, Item, Raw
 from modelmill.types import TensorSpec
 
@@ -45,16 +52,26 @@ METRIC = "accuracy"
 RECIPE = "cnn"
 SAMPLES = 500
 LONGEST = 98
-"""The percentile of the training recordings' lengths that is the model's, when it is taken from the data."""
+"""The percentile of the training recordings' lengths that is the model's, when it is taken from the
+data.
+"""
 
 
 class Preprocessing(_audio.Preprocessing, frozen=True, kw_only=True):
     """How a recording becomes so many samples; travels in the manifest."""
 
     seconds: Annotated[
-        float, msgspec.Meta(ge=0, le=60, description="that are listened to, from the middle; 0: from the data")
+        float,
+        msgspec.Meta(
+            ge=0,
+            le=60,
+            description="that are listened to, from the middle; 0: from the data",
+        ),
     ] = 0.0
-    max_seconds: Annotated[float, msgspec.Meta(gt=0, le=60, description="most of them when taken from the data")] = 10.0
+    max_seconds: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=60, description="most of them when taken from the data"),
+    ] = 10.0
 
     @property
     def length(self) -> int:
@@ -62,23 +79,33 @@ class Preprocessing(_audio.Preprocessing, frozen=True, kw_only=True):
         return max(1, round(self.seconds * self.rate))
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """Rate and length taken from the training recordings."""
     recordings = [_audio.read(sample) for sample in samples]
     seconds = preprocessing.seconds
     if not seconds:
         usual = float(np.percentile([one.seconds for one in recordings], LONGEST))
         seconds = min(preprocessing.max_seconds, max(0.1, round(usual, 2)))
-    return msgspec.structs.replace(preprocessing, rate=_audio.rate_of(recordings, preprocessing), seconds=seconds)
+    return msgspec.structs.replace(
+        preprocessing, rate=_audio.rate_of(recordings, preprocessing), seconds=seconds
+    )
 
 
 def inputs(context: Context) -> list[TensorSpec]:
     """`audio`: samples -1..1 [-1, length]."""
-    return [TensorSpec(name="audio", datatype="FP32", shape=[-1, context.preprocessing.length])]
+    return [
+        TensorSpec(
+            name="audio", datatype="FP32", shape=[-1, context.preprocessing.length]
+        )
+    ]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
-    """`audio`: the middle of the recording, silence on both sides where it is shorter; raises `InvalidInput`."""
+    """`audio`: the middle of the recording, silence on both sides where it is shorter; raises
+    `InvalidInput`.
+    """
     how = context.preprocessing
     heard = _audio.at_rate(_audio.read(data), how.rate)
     spare = len(heard) - how.length

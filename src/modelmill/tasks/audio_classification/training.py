@@ -12,12 +12,22 @@ Batch = dict[str, Tensor]
 
 
 def change(batch: Batch, how: Changes, signature: Signature) -> Batch:
-    """A training batch with each recording moved in time, and noise as loud as the recording allows."""
+    """A training batch with each recording moved in time, and noise as loud as the recording
+    allows.
+    """
     audio = batch["audio"]
     count, length = audio.shape
-    moves = ((torch.rand(count, 1, device=audio.device) * 2 - 1) * how.shift * length).round().long()
+    moves = (
+        ((torch.rand(count, 1, device=audio.device) * 2 - 1) * how.shift * length)
+        .round()
+        .long()
+    )
     places = torch.arange(length, device=audio.device) - moves
-    moved = audio.gather(1, places.clamp(0, length - 1)) * ((places >= 0) & (places < length))
+    moved = audio.gather(1, places.clamp(0, length - 1)) * (
+        (places >= 0) & (places < length)
+    )
     loudness = audio.abs().amax(1, keepdim=True)
-    noise = torch.randn(audio.shape, device=audio.device) * torch.rand(count, 1, device=audio.device)
+    noise = torch.randn(audio.shape, device=audio.device) * torch.rand(
+        count, 1, device=audio.device
+    )
     return {**batch, "audio": moved + noise * how.noise * loudness}

@@ -10,7 +10,12 @@ import numpy as np
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks import _audio
 from modelmill.tasks._audio import fingerprint
-from modelmill.tasks.automatic_speech_recognition._decoding import Heard, beam, greedy, words
+from modelmill.tasks.automatic_speech_recognition._decoding import (
+    Heard,
+    beam,
+    greedy,
+    words,
+)
 from modelmill.tasks.automatic_speech_recognition._measures import error_rate, sheet
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
 from modelmill.types import Json, TensorSpec
@@ -55,20 +60,41 @@ SHOWN = 16
 
 
 class Preprocessing(_audio.Preprocessing, frozen=True, kw_only=True):
-    """How a recording becomes samples, and how many of them are heard at once; travels in the manifest."""
+    """How a recording becomes samples, and how many of them are heard at once; travels in the
+    manifest.
+    """
 
     seconds: Annotated[
-        float, msgspec.Meta(ge=0, le=120, description="of the longest recording to train on; 0: from the data")
+        float,
+        msgspec.Meta(
+            ge=0,
+            le=120,
+            description="of the longest recording to train on; 0: from the data",
+        ),
     ] = 0.0
-    max_seconds: Annotated[float, msgspec.Meta(gt=0, le=120, description="most of them when taken from the data")] = (
-        20.0
-    )
-    window: Annotated[
-        float, msgspec.Meta(ge=2, le=120, description="seconds in which a longer recording is heard, one after another")
+    max_seconds: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=120, description="most of them when taken from the data"),
     ] = 20.0
-    overlap: Annotated[float, msgspec.Meta(ge=0, le=10, description="seconds that two of these share")] = 1.0
+    window: Annotated[
+        float,
+        msgspec.Meta(
+            ge=2,
+            le=120,
+            description="seconds in which a longer recording is heard, one after another",
+        ),
+    ] = 20.0
+    overlap: Annotated[
+        float, msgspec.Meta(ge=0, le=10, description="seconds that two of these share")
+    ] = 1.0
     hop: Annotated[
-        float, msgspec.Meta(gt=0, le=0.1, description="seconds between two answers", extra={"derived": True})
+        float,
+        msgspec.Meta(
+            gt=0,
+            le=0.1,
+            description="seconds between two answers",
+            extra={"derived": True},
+        ),
     ] = 0.02
 
     @property
@@ -82,17 +108,24 @@ class Preprocessing(_audio.Preprocessing, frozen=True, kw_only=True):
         return max(1, round(self.hop * self.rate))
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """Rate and length taken from the training recordings."""
     recordings = [_audio.read(sample) for sample in samples]
     longest = max(one.seconds for one in recordings)
-    seconds = preprocessing.seconds or min(preprocessing.max_seconds, max(0.1, round(longest * 1.05, 2)))
+    seconds = preprocessing.seconds or min(
+        preprocessing.max_seconds, max(0.1, round(longest * 1.05, 2))
+    )
     if (shortest := min(one.seconds for one in recordings)) > seconds:
         raise InvalidInput(
-            f"all recordings are longer than the {seconds:g} s that are trained on, the shortest has {shortest:.1f} s: "
+            f"all recordings are longer than the {seconds:g} s that are trained on, the shortest "
+            f"has {shortest:.1f} s: "
             "cut them at silences, or set max_seconds (at most 120)"
         )
-    return msgspec.structs.replace(preprocessing, rate=_audio.rate_of(recordings, preprocessing), seconds=seconds)
+    return msgspec.structs.replace(
+        preprocessing, rate=_audio.rate_of(recordings, preprocessing), seconds=seconds
+    )
 
 
 def inputs(context: Context) -> list[TensorSpec]:
@@ -101,28 +134,43 @@ def inputs(context: Context) -> list[TensorSpec]:
 
 
 def outputs(context: Context) -> list[TensorSpec]:
-    """`scores`: logarithms of the probabilities of nothing and of each character [-1, places, characters + 1]."""
-    return [TensorSpec(name=SCORES, datatype="FP32", shape=[-1, -1, len(context.labels) + 1])]
+    """`scores`: logarithms of the probabilities of nothing and of each character [-1, places,
+    characters + 1].
+    """
+    return [
+        TensorSpec(
+            name=SCORES, datatype="FP32", shape=[-1, -1, len(context.labels) + 1]
+        )
+    ]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
     """`audio`: the samples at the model's rate; raises `InvalidInput`, `TooLarge`."""
     recording = _audio.read(data)
     heard = _audio.at_rate(recording, context.preprocessing.rate)
-    return {"audio": np.ascontiguousarray(heard), SECONDS: np.float32(recording.seconds)}  # type: ignore[dict-item]
+    return {
+        "audio": np.ascontiguousarray(heard),
+        SECONDS: np.float32(recording.seconds),
+    }  # type: ignore[dict-item]
 
 
 def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> Arrays:
-    """Recordings of any length, long ones in windows whose halves of the overlap are put together."""
+    """Recordings of any length, long ones in windows whose halves of the overlap are put
+    together.
+    """
     how, audio = context.preprocessing, arrays["audio"]
     if audio.ndim != 2 or not audio.shape[1]:
-        raise InvalidInput(f"audio wants the shape [batch, samples], not {list(audio.shape)}")
+        raise InvalidInput(
+            f"audio wants the shape [batch, samples], not {list(audio.shape)}"
+        )
     window, half = round(how.window / how.hop), round(how.overlap / how.hop / 2)
     if audio.shape[1] <= window * how.step:
         return {SCORES: run({"audio": audio})[SCORES]}
     parts, stride, places = [], window - 2 * half, -(-audio.shape[1] // how.step)
     for start in range(0, max(1, places - 2 * half), stride):
-        part = np.ascontiguousarray(audio[:, start * how.step : (start + window) * how.step])
+        part = np.ascontiguousarray(
+            audio[:, start * how.step : (start + window) * how.step]
+        )
         scores = run({"audio": part})[SCORES]
         last = start + stride >= places - 2 * half
         parts.append(scores[:, half if start else 0 : None if last else half + stride])
@@ -139,36 +187,59 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> J
             raise unknown_setting(name, PARAMETERS, "parameter")
     beams, stamps = parameters.get("num_beams"), parameters.get("return_timestamps")
     if beams is not None and not (type(beams) is int and 1 <= beams <= MOST_BEAMS):
-        raise InvalidInput(f"num_beams is a whole number from 1 to {MOST_BEAMS}, not {beams!r:.40}")
+        raise InvalidInput(
+            f"num_beams is a whole number from 1 to {MOST_BEAMS}, not {beams!r:.40}"
+        )
     if stamps not in (None, True, False, "word", "char"):
-        raise InvalidInput(f"return_timestamps is true, false, 'word' or 'char', not {stamps!r:.40}")
+        raise InvalidInput(
+            f"return_timestamps is true, false, 'word' or 'char', not {stamps!r:.40}"
+        )
     scores, labels = arrays[SCORES], context.labels
     if beams is not None and beams * len(scores) > MOST_STEPS:
         most = MOST_STEPS // max(1, len(scores))
-        raise InvalidInput(f"num_beams={beams} is too many for a recording of this length; at most {most} are followed")
-    heard = beam(scores, labels, beams) if beams is not None and beams > 1 else greedy(scores, labels)
+        raise InvalidInput(
+            f"num_beams={beams} is too many for a recording of this length; at most {most} are "
+            "followed"
+        )
+    heard = (
+        beam(scores, labels, beams)
+        if beams is not None and beams > 1
+        else greedy(scores, labels)
+    )
     text = "".join(one.text for one in heard).strip()
     if not stamps:
         return {"text": text}
-    seconds = float(arrays[SECONDS]) if SECONDS in arrays else len(arrays[SCORES]) * context.preprocessing.hop
+    seconds = (
+        float(arrays[SECONDS])
+        if SECONDS in arrays
+        else len(arrays[SCORES]) * context.preprocessing.hop
+    )
     chunks = _chunks(heard, context.preprocessing.hop, seconds, stamps)
     return {"text": text, "chunks": chunks, "duration": round(seconds, 3)}
 
 
-def _chunks(heard: Sequence[Heard], hop: float, seconds: float, stamps: Any) -> list[Json]:
+def _chunks(
+    heard: Sequence[Heard], hop: float, seconds: float, stamps: Any
+) -> list[Json]:
     """Words (or characters) and when they are said, in seconds."""
-    parts = [one for one in heard if one.text.strip()] if stamps == "char" else words(heard)
+    parts = (
+        [one for one in heard if one.text.strip()] if stamps == "char" else words(heard)
+    )
     return [
         {
             "text": one.text,
-            "timestamp": [round(min(one.start * hop, seconds), 2), round(min(one.end * hop, seconds), 2)],
+            "timestamp": [
+                round(min(one.start * hop, seconds), 2),
+                round(min(one.end * hop, seconds), 2),
+            ],
         }
         for one in parts
     ]
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`audio` with silence behind it, its `length`, and what is said: numbers of characters from 1, and how many.
+    """`audio` with silence behind it, its `length`, and what is said: numbers of characters from 1,
+    and how many.
 
     A recording that is longer than those trained on teaches nothing: its text counts as empty.
     """
@@ -181,8 +252,14 @@ def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     audio, text = np.zeros(how.length, np.float32), np.zeros(room, np.int64)
     audio[: len(heard)] = heard[: how.length]
     text[: len(said)] = said[:room]
-    targets = {"length": min(len(heard), how.length), "text": text, "count": len(said) if known else 0}
-    return {"audio": audio}, {name: np.asarray(value, np.int64) for name, value in targets.items()}
+    targets = {
+        "length": min(len(heard), how.length),
+        "text": text,
+        "count": len(said) if known else 0,
+    }
+    return {"audio": audio}, {
+        name: np.asarray(value, np.int64) for name, value in targets.items()
+    }
 
 
 def truth(item: Item) -> str:
@@ -196,16 +273,24 @@ def complete(labels: Sequence[str]) -> Json:
 
 
 def evaluate(measured: Measured) -> Evaluation:
-    """Word and character error rates over all recordings (less is better), and a sheet of the worst."""
+    """Word and character error rates over all recordings (less is better), and a sheet of the
+    worst.
+    """
     said = [answer["text"] for answer in measured.outputs]
     truths = list(measured.truths)
     metrics: Json = {
-        "wer": error_rate([one.split() for one in truths], [one.split() for one in said]),
+        "wer": error_rate(
+            [one.split() for one in truths], [one.split() for one in said]
+        ),
         "cer": error_rate(truths, said),
-        "exact": float(np.mean([one == other for one, other in zip(truths, said, strict=True)])),
+        "exact": float(
+            np.mean([one == other for one, other in zip(truths, said, strict=True)])
+        ),
         "items": len(said),
     }
-    rates = [error_rate([one], [other]) for one, other in zip(truths, said, strict=True)]
+    rates = [
+        error_rate([one], [other]) for one, other in zip(truths, said, strict=True)
+    ]
     worst = sorted(range(len(said)), key=lambda row: -rates[row])[:SHOWN]
     rows = [(truths[row], said[row], rates[row]) for row in worst]
     return Evaluation(metrics=metrics, pictures={"transcripts.png": sheet(rows)})

@@ -1,4 +1,6 @@
-"""From the scores of each place to a text: connectionist temporal classification (Graves et al. 2006)."""
+"""From the scores of each place to a text: connectionist temporal classification (Graves et al.
+2006).
+"""
 
 import heapq
 import math
@@ -12,7 +14,9 @@ from modelmill.tasks._spacing import UNSPACED
 
 Scores = np.ndarray[Any, Any]
 NEAR, FAR = 12, 12.0
-"""Characters that a beam considers at each place, and how much less likely than the best (in nats) they may be."""
+"""Characters that a beam considers at each place, and how much less likely than the best (in nats)
+they may be.
+"""
 
 
 class Heard(NamedTuple):
@@ -24,14 +28,21 @@ class Heard(NamedTuple):
 
 
 def greedy(scores: Scores, labels: Sequence[str]) -> list[Heard]:
-    """The best character of each place of `scores` [places, characters + 1], repetitions and nothing (0) left out."""
+    """The best character of each place of `scores` [places, characters + 1], repetitions and
+    nothing (0) left out.
+    """
     best = scores.argmax(axis=1)
     changes = np.flatnonzero(np.diff(best, prepend=-1, append=-1))
-    return [Heard(labels[best[start] - 1], start, end) for start, end in pairwise(changes.tolist()) if best[start]]
+    return [
+        Heard(labels[best[start] - 1], start, end)
+        for start, end in pairwise(changes.tolist())
+        if best[start]
+    ]
 
 
 def beam(scores: Scores, labels: Sequence[str], width: int) -> list[Heard]:
-    """The likeliest text, summed over the ways to say it, of `width` that are followed (Hannun et al. 2014).
+    """The likeliest text, summed over the ways to say it, of `width` that are followed (Hannun et
+    al. 2014).
 
     Places are those at which a text was first followed.
     """
@@ -58,11 +69,15 @@ def beam(scores: Scores, labels: Sequence[str], width: int) -> list[Heard]:
 
 
 Name = int | tuple[int, int]
-"""A text by its number; one that is not kept yet by that of its beginning, and its last character."""
+"""A text by its number; one that is not kept yet by that of its beginning, and its last
+character.
+"""
 
 
 class Texts:
-    """Texts that are followed, each as the one before and a character: a long one costs no more than a short one."""
+    """Texts that are followed, each as the one before and a character: a long one costs no more
+    than a short one.
+    """
 
     def __init__(self) -> None:
         self._before, self._number, self._place = [0], [0], [0]
@@ -80,7 +95,9 @@ class Texts:
         """The number of a text, which goes on at a place."""
         if isinstance(text, tuple):
             self._longer[text] = len(self._before)
-            for column, value in zip((self._before, self._number, self._place), (*text, place), strict=True):
+            for column, value in zip(
+                (self._before, self._number, self._place), (*text, place), strict=True
+            ):
                 column.append(value)
             return len(self._before) - 1
         return text
@@ -107,7 +124,9 @@ def _both(one: float, other: float) -> float:
 
 
 def words(heard: Sequence[Heard]) -> list[Heard]:
-    """Characters put together to what stands between blanks; in scripts without them each one is a word."""
+    """Characters put together to what stands between blanks; in scripts without them each one is a
+    word.
+    """
     found: list[Heard] = []
     fresh = True
     for one in heard:

@@ -4,9 +4,15 @@ import io
 from collections.abc import Sequence
 
 
-def error_rate(truths: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) -> float:
-    """Insertions, deletions and substitutions for each unit that was said, over all texts together."""
-    wrong = sum(distance(truth, answer) for truth, answer in zip(truths, answers, strict=True))
+def error_rate(
+    truths: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]
+) -> float:
+    """Insertions, deletions and substitutions for each unit that was said, over all texts
+    together.
+    """
+    wrong = sum(
+        distance(truth, answer) for truth, answer in zip(truths, answers, strict=True)
+    )
     return wrong / max(1, sum(map(len, truths)))
 
 
@@ -24,7 +30,9 @@ def sheet(rows: Sequence[tuple[str, str, float]]) -> bytes:
     figure = Figure(figsize=(10, 0.6 * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
-    axes.set_title("the worst first: said, and heard (character error rate)", fontsize=10)
+    axes.set_title(
+        "the worst first: said, and heard (character error rate)", fontsize=10
+    )
     for number, (truth, answer, rate) in enumerate(rows):
         y = 1 - (number + 0.5) / len(rows)
         axes.text(

@@ -11,7 +11,9 @@ from modelmill.tasks.base import Signature
 
 
 class Ctc(nn.Module):
-    """A spectrogram every 10 ms, convolutions that halve its frames, recurrent layers both ways, and characters."""
+    """A spectrogram every 10 ms, convolutions that halve its frames, recurrent layers both ways,
+    and characters.
+    """
 
     def __init__(self, signature: Signature, settings: Any) -> None:
         super().__init__()
@@ -32,7 +34,12 @@ class Ctc(nn.Module):
         )
         between = settings.dropout if settings.layers > 1 else 0.0
         self.recurrent = nn.GRU(
-            inside, settings.hidden, settings.layers, batch_first=True, bidirectional=True, dropout=between
+            inside,
+            settings.hidden,
+            settings.layers,
+            batch_first=True,
+            bidirectional=True,
+            dropout=between,
         )
         self.last = nn.Linear(2 * settings.hidden, signature.classes + 1)
 
@@ -42,12 +49,18 @@ class Ctc(nn.Module):
         return torch.div(frames + 1, 2, rounding_mode="floor")
 
     def forward(self, audio: Tensor, length: Tensor | None = None) -> Tensor:
-        """[N, S] to log-probabilities [N, places, characters + 1]; in training behind `length` samples is padding."""
+        """[N, S] to log-probabilities [N, places, characters + 1]; in training behind `length`
+        samples is padding.
+        """
         x = self.body(self.hide(self.mel(audio))).transpose(1, 2)
         if length is None:
             x, _ = self.recurrent(x)
         else:
             places = self.places(length).clamp(max=x.shape[1])
-            packed = pack_padded_sequence(x, places.cpu(), batch_first=True, enforce_sorted=False)
-            x, _ = pad_packed_sequence(self.recurrent(packed)[0], batch_first=True, total_length=x.shape[1])
+            packed = pack_padded_sequence(
+                x, places.cpu(), batch_first=True, enforce_sorted=False
+            )
+            x, _ = pad_packed_sequence(
+                self.recurrent(packed)[0], batch_first=True, total_length=x.shape[1]
+            )
         return self.last(x).float().log_softmax(2)  # type: ignore[no-any-return]

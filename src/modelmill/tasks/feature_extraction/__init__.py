@@ -1,4 +1,6 @@
-"""feature-extraction: a text in, a unit vector out that lies near those of texts that mean the same."""
+"""feature-extraction: a text in, a unit vector out that lies near those of texts that mean the
+same.
+"""
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,10 @@ from modelmill.types import Json, TensorSpec
 
 __all__ = ["fingerprint"]
 
-SUMMARY = "turn a text into a vector, for search and comparison by meaning; sentence-similarity is asked of it, too"
+SUMMARY = (
+    "turn a text into a vector, for search and comparison by meaning; sentence-similarity "
+    "is asked of it, too"
+)
 INPUT = "text"
 TARGETS = ("texts", "label", "scored")
 CLASSES = 0
@@ -26,7 +31,15 @@ SAMPLES = 200_000
 DIGITS = 6
 ENCODINGS = ("float", "base64")
 SIDES = ("left", "right")
-OWN = ("dimensions", "encoding_format", "truncate", "truncation_direction", "normalize", "prompt_name", "usage")
+OWN = (
+    "dimensions",
+    "encoding_format",
+    "truncate",
+    "truncation_direction",
+    "normalize",
+    "prompt_name",
+    "usage",
+)
 PARAMETERS = (*OWN, "token_ids")
 TOKENS = f"{NOTE}tokens"
 
@@ -34,12 +47,20 @@ TOKENS = f"{NOTE}tokens"
 class Preprocessing(_text.Preprocessing, frozen=True, kw_only=True):
     """How a text becomes token ids, and how long the vector is that it becomes."""
 
-    dimensions: Annotated[int, msgspec.Meta(ge=2, le=4096, description="numbers in the vector")] = 256
+    dimensions: Annotated[
+        int, msgspec.Meta(ge=2, le=4096, description="numbers in the vector")
+    ] = 256
 
 
-def prepare(samples: Sequence[Any], preprocessing: Preprocessing, folder: Path) -> _text.Preprocessing:
+def prepare(
+    samples: Sequence[Any], preprocessing: Preprocessing, folder: Path
+) -> _text.Preprocessing:
     """The tokenizer and the length, learnt from both sides of the pairs."""
-    texts = [text for sample in samples for text in (sample if isinstance(sample, tuple) else (sample,))]
+    texts = [
+        text
+        for sample in samples
+        for text in (sample if isinstance(sample, tuple) else (sample,))
+    ]
     return _text.prepare(texts, preprocessing, folder)
 
 
@@ -57,7 +78,11 @@ def _others(item: Item) -> tuple[str, ...]:
 
 def score_of(item: Item) -> float | None:
     """How alike the two texts of an item are; None where nobody said."""
-    if isinstance(item.target, tuple) and len(item.target) == 2 and isinstance(item.target[1], float):
+    if (
+        isinstance(item.target, tuple)
+        and len(item.target) == 2
+        and isinstance(item.target[1], float)
+    ):
         return item.target[1]
     return None
 
@@ -69,7 +94,13 @@ def inputs(context: Context) -> list[TensorSpec]:
 
 def outputs(context: Context) -> list[TensorSpec]:
     """`embedding`: FP32 [-1, dimensions], each row of length 1."""
-    return [TensorSpec(name="embedding", datatype="FP32", shape=[-1, context.preprocessing.dimensions])]
+    return [
+        TensorSpec(
+            name="embedding",
+            datatype="FP32",
+            shape=[-1, context.preprocessing.dimensions],
+        )
+    ]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
@@ -78,15 +109,27 @@ def decode(data: Raw, context: Context) -> Arrays:
 
 
 def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
-    """`ids`, of the text or the parameter `token_ids`; with `truncate` false raises `InvalidInput` for a long text."""
+    """`ids`, of the text or the parameter `token_ids`; with `truncate` false raises `InvalidInput`
+    for a long text.
+    """
     how, given = context.preprocessing, parameters.get("token_ids")
-    cuts, side = parameters.get("truncate") is not False, str(parameters.get("truncation_direction") or "right")
+    cuts, side = (
+        parameters.get("truncate") is not False,
+        str(parameters.get("truncation_direction") or "right"),
+    )
     if side.lower() not in SIDES:
         raise InvalidInput(f"truncation_direction is left or right, not {side!r:.40}")
     left = side.lower() == "left"
-    ids = _ids(data, context, whole=left or not cuts) if given is None else _text.checked_ids(given, how.tokens)
+    ids = (
+        _ids(data, context, whole=left or not cuts)
+        if given is None
+        else _text.checked_ids(given, how.tokens)
+    )
     if len(ids) > how.max_length and not cuts:
-        raise InvalidInput(f"the text has {len(ids):,} tokens; the model reads {how.max_length}, and truncate is false")
+        raise InvalidInput(
+            f"the text has {len(ids):,} tokens; the model reads {how.max_length}, and truncate is "
+            "false"
+        )
     ids = ids[-how.max_length :] if left else ids[: how.max_length]
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids
@@ -96,27 +139,43 @@ def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Array
 def _ids(data: Raw, context: Context, *, whole: bool) -> list[int]:
     """The tokens of a text, or of so much of its beginning as the model reads at most."""
     text = _text.text_of(data)
-    text = _text.without_surrogates(text if whole else text[: context.preprocessing.max_length * _text.LETTERS])
-    return list(load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False).ids)
+    text = _text.without_surrogates(
+        text if whole else text[: context.preprocessing.max_length * _text.LETTERS]
+    )
+    return list(
+        load_tokenizer(context.folder / TOKENIZER)
+        .encode(text, add_special_tokens=False)
+        .ids
+    )
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
     """The vector as a list of numbers; raises `InvalidInput` for parameters that are none.
 
-    `dimensions` keeps the first ones, at length 1 again; `encoding_format` base64 is little-endian float32 (OpenAI);
-    with `usage` the answer is `{"embedding", "tokens"}`.
+    `dimensions` keeps the first ones, at length 1 again; `encoding_format` base64 is little-endian
+    float32 (OpenAI); with `usage` the answer is `{"embedding", "tokens"}`.
     """
     _check(parameters)
     vector = arrays["embedding"].astype(np.float64)
     most, size = len(vector), parameters.get("dimensions")
     if size is not None:
         if type(size) is not int or not 1 <= size <= most:
-            raise InvalidInput(f"dimensions is a whole number from 1 to {most}, not {size!r:.40}")
+            raise InvalidInput(
+                f"dimensions is a whole number from 1 to {most}, not {size!r:.40}"
+            )
         vector = vector[:size] / max(float(np.linalg.norm(vector[:size])), 1e-12)
     vector = vector.round(DIGITS)
     packed = parameters.get("encoding_format") == "base64"
-    found: Any = b64encode(vector.astype("<f4").tobytes()).decode() if packed else vector.tolist()
-    return {"embedding": found, "tokens": int(arrays[TOKENS])} if parameters.get("usage") else found
+    found: Any = (
+        b64encode(vector.astype("<f4").tobytes()).decode()
+        if packed
+        else vector.tolist()
+    )
+    return (
+        {"embedding": found, "tokens": int(arrays[TOKENS])}
+        if parameters.get("usage")
+        else found
+    )
 
 
 def _check(parameters: Mapping[str, Any]) -> None:
@@ -128,18 +187,25 @@ def _check(parameters: Mapping[str, Any]) -> None:
     if parameters.get("prompt_name") is not None:
         raise InvalidInput("prompt_name: the model has no prompts; leave it out")
     if parameters.get("normalize") is False:
-        raise InvalidInput("normalize: the model answers vectors of length 1 alone; leave it out")
+        raise InvalidInput(
+            "normalize: the model answers vectors of length 1 alone; leave it out"
+        )
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`ids`, and what is known of the text: `other` ids near it, with a `score` where there is one, or its `label`."""
+    """`ids`, and what is known of the text: `other` ids near it, with a `score` where there is one,
+    or its `label`.
+    """
     ids = {"ids": decode(item.data, context)["ids"].astype(np.int32)}
     others = _others(item)
     if not others:
         return ids, {"label": np.array(context.labels.index(item.label))}
     target = {"other": decode(others[0], context)["ids"].astype(np.int32)}
     score = score_of(item)
-    return ids, target if score is None else {**target, "score": np.array(score, np.float32)}
+    return ids, target if score is None else {
+        **target,
+        "score": np.array(score, np.float32),
+    }
 
 
 def truth(item: Item) -> Any:
@@ -152,8 +218,12 @@ def complete(labels: Sequence[str]) -> Json:
     return {}
 
 
-def measure(run: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context) -> Evaluation:
-    """What each text finds among the others of its pairs or of its labels, and how near scored pairs are."""
+def measure(
+    run: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context
+) -> Evaluation:
+    """What each text finds among the others of its pairs or of its labels, and how near scored
+    pairs are.
+    """
     from modelmill.tasks.feature_extraction._measures import measures
 
     return measures(run, items, context)

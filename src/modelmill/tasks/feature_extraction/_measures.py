@@ -32,7 +32,9 @@ def measures(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
 def _vectors(run: Run, texts: Sequence[Any], context: Context) -> Floats:
     parts = []
     for at in range(0, len(texts), AT_ONCE):
-        ids = np.stack([decode(text, context)["ids"] for text in texts[at : at + AT_ONCE]])
+        ids = np.stack(
+            [decode(text, context)["ids"] for text in texts[at : at + AT_ONCE]]
+        )
         parts.append(run({"ids": ids})["embedding"])
     return np.concatenate(parts).astype(np.float32)
 
@@ -47,11 +49,15 @@ def scored(one: Floats, other: Floats, scores: NDArray[np.float64]) -> Evaluatio
     """Spearman's correlation of the cosines with the scores that people gave."""
     cosines = (one * other).sum(1)
     metrics: Json = {"spearman": spearman(cosines, scores), "items": len(scores)}
-    return Evaluation(metrics=metrics, pictures={"similarities.png": _scatter(scores, cosines)})
+    return Evaluation(
+        metrics=metrics, pictures={"similarities.png": _scatter(scores, cosines)}
+    )
 
 
 def spearman(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """The correlation of two rankings, -1..1; 0 where one of them ranks nothing. Equal values share their ranks."""
+    """The correlation of two rankings, -1..1; 0 where one of them ranks nothing. Equal values share
+    their ranks.
+    """
     ranks = []
     for values in (one, other):
         _, place, count = np.unique(values, return_inverse=True, return_counts=True)
@@ -61,8 +67,12 @@ def spearman(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def paired(one: Floats, other: Floats, texts: Sequence[str], others: Sequence[str]) -> Evaluation:
-    """How often a text finds its other among all others: at the first place, among the first five, and back."""
+def paired(
+    one: Floats, other: Floats, texts: Sequence[str], others: Sequence[str]
+) -> Evaluation:
+    """How often a text finds its other among all others: at the first place, among the first five,
+    and back.
+    """
     there, back = _ranks(one, other, others), _ranks(other, one, texts)
     metrics: Json = {
         "recall_at_1": float((there == 0).mean()),
@@ -74,12 +84,19 @@ def paired(one: Floats, other: Floats, texts: Sequence[str], others: Sequence[st
     rng = np.random.default_rng(0)
     wrong = (one * other[rng.permutation(len(other))]).sum(1)
     return Evaluation(
-        metrics=metrics, pictures={"similarities.png": _retrieval.histogram((one * other).sum(1), wrong, "pairs")}
+        metrics=metrics,
+        pictures={
+            "similarities.png": _retrieval.histogram(
+                (one * other).sum(1), wrong, "pairs"
+            )
+        },
     )
 
 
 def _ranks(one: Floats, other: Floats, texts: Sequence[str]) -> NDArray[np.intp]:
-    """How many texts of `other` lie nearer to each vector than its own one; the same text again is no other."""
+    """How many texts of `other` lie nearer to each vector than its own one; the same text again is
+    no other.
+    """
     _, codes = np.unique(np.asarray(texts), return_inverse=True)
     found = np.zeros(len(one), np.intp)
     for at in range(0, len(one), AT_ONCE):
@@ -98,5 +115,9 @@ def _scatter(scores: NDArray[np.float64], cosines: Floats) -> bytes:
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     axes.scatter(scores, cosines, s=6, alpha=0.5)
-    axes.set(xlabel="score in the data", ylabel="cosine similarity", title="Pairs of test items")
+    axes.set(
+        xlabel="score in the data",
+        ylabel="cosine similarity",
+        title="Pairs of test items",
+    )
     return _retrieval.as_png(figure)

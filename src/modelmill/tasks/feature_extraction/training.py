@@ -26,7 +26,9 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
 
 
 def by_pairs(one: Tensor, other: Tensor, batch: Batch, scale: float) -> Tensor:
-    """Each text picks its other among those of the batch, and back (InfoNCE, van den Oord 2018, arXiv 1807.03748)."""
+    """Each text picks its other among those of the batch, and back (InfoNCE, van den Oord 2018,
+    arXiv 1807.03748).
+    """
     logits = scale * one @ other.T
     loss = torch.zeros((), device=logits.device)
     for scores, ids in ((logits, batch["other"]), (logits.T, batch["ids"])):
@@ -38,7 +40,9 @@ def by_pairs(one: Tensor, other: Tensor, batch: Batch, scale: float) -> Tensor:
 
 
 def by_labels(vectors: Tensor, label: Tensor, scale: float) -> Tensor:
-    """Texts of one label pick one another (Khosla et al. 2020, Supervised contrastive learning, arXiv 2004.11362)."""
+    """Texts of one label pick one another (Khosla et al. 2020, Supervised contrastive learning,
+    arXiv 2004.11362).
+    """
     alike = (label[:, None] == label[None, :]).fill_diagonal_(False)
     own = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
     told = (scale * vectors @ vectors.T).masked_fill(own, -1e4).log_softmax(1)
@@ -47,13 +51,17 @@ def by_labels(vectors: Tensor, label: Tensor, scale: float) -> Tensor:
 
 
 def by_scores(cosines: Tensor, score: Tensor, scale: float) -> Tensor:
-    """Pairs are to be in the order of their scores: CoSENT, as in sentence-transformers' loss of that name."""
+    """Pairs are to be in the order of their scores: CoSENT, as in sentence-transformers' loss of
+    that name.
+    """
     later = score[:, None] < score[None, :]
     apart = scale * (cosines[:, None] - cosines[None, :])
     return torch.cat([torch.zeros(1, device=apart.device), apart[later]]).logsumexp(0)
 
 
-def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
+def validate(
+    network: nn.Module, batch: Batch, settings: TrainSettings
+) -> dict[str, Tensor]:
     """The loss over the batch; `score` is larger where it is smaller."""
     value = loss(network, batch, settings)
     return {"loss": value, "score": -value}

@@ -1,4 +1,6 @@
-"""fill-mask: a text with [MASK] in the place of words in, the likeliest words out; pre-training for other tasks."""
+"""fill-mask: a text with [MASK] in the place of words in, the likeliest words out; pre-training for
+other tasks.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +27,10 @@ from modelmill.types import Json, TensorSpec
 
 __all__ = ["Preprocessing", "fingerprint", "look"]
 
-SUMMARY = "say which words are missing; learns a language from plain text, as a start for other tasks"
+SUMMARY = (
+    "say which words are missing; learns a language from plain text, as a start for other "
+    "tasks"
+)
 INPUT = "text"
 TARGETS = ("none", "label")
 CLASSES = 0
@@ -41,12 +46,17 @@ SHARE = 0.15
 """Of the words, hidden to measure by, as in training (Devlin et al. 2018, arXiv 1810.04805)."""
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
-    """The tokenizer and the length, learnt from the training texts; raises `InvalidInput` where no word is known."""
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
+    """The tokenizer and the length, learnt from the training texts; raises `InvalidInput` where no
+    word is known.
+    """
     found = _text.prepare(samples, preprocessing, folder)
     if found.tokens <= len(SPECIAL):
         raise InvalidInput(
-            f"no word of the texts is in them {preprocessing.minimum_count} times: bring more text, or set "
+            f"no word of the texts is in them {preprocessing.minimum_count} times: bring more "
+            "text, or set "
             "minimum_count=1 or tokenizer=bpe"
         )
     return found
@@ -54,24 +64,40 @@ def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) 
 
 def inputs(context: Context) -> list[TensorSpec]:
     """`ids`: int64 [-1, max_length]; `places` of the words that are wanted [-1, any number]."""
-    return [_text.tensor(context.preprocessing), TensorSpec(name="places", datatype="INT64", shape=[-1, -1])]
+    return [
+        _text.tensor(context.preprocessing),
+        TensorSpec(name="places", datatype="INT64", shape=[-1, -1]),
+    ]
 
 
 def outputs(context: Context) -> list[TensorSpec]:
     """`logits` of all words for each place [-1, places, tokens]."""
-    return [TensorSpec(name="logits", datatype="FP32", shape=[-1, -1, context.preprocessing.tokens])]
+    return [
+        TensorSpec(
+            name="logits", datatype="FP32", shape=[-1, -1, context.preprocessing.tokens]
+        )
+    ]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
-    """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput` where there is none."""
+    """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput` where
+    there is none.
+    """
     ids = _masked(_text.text_of(data), context)
     places, wanted = np.flatnonzero(ids == MASKED), str(data).count(MASK)
     if not wanted:
         raise InvalidInput(f"the text has no {MASK}: write it where a word is missing")
     if len(places) < wanted:
         most = context.preprocessing.max_length
-        raise InvalidInput(f"{wanted - len(places)} of {wanted} {MASK} stand behind the {most} tokens that are read")
-    return {"ids": ids, "places": places.astype(np.int64), f"{NOTE}text": _text.noted(str(data))}
+        raise InvalidInput(
+            f"{wanted - len(places)} of {wanted} {MASK} stand behind the {most} tokens that are "
+            "read"
+        )
+    return {
+        "ids": ids,
+        "places": places.astype(np.int64),
+        f"{NOTE}text": _text.noted(str(data)),
+    }
 
 
 def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
@@ -83,8 +109,11 @@ def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
     return row
 
 
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Any]:
-    """The likeliest words, `top_k` of them (5) or those of `targets`; for each [MASK] a list where there are several.
+def encode(
+    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+) -> list[Any]:
+    """The likeliest words, `top_k` of them (5) or those of `targets`; for each [MASK] a list where
+    there are several.
 
     Raises `InvalidInput` for parameters that are none.
     """
@@ -95,14 +124,21 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> l
     wanted = _targets(parameters, context)
     count = USUAL if parameters.get("top_k") is None else parameters["top_k"]
     if type(count) is not int or not 1 <= count <= MOST:
-        raise InvalidInput(f"top_k is a whole number from 1 to {MOST}, not {count!r:.40}")
+        raise InvalidInput(
+            f"top_k is a whole number from 1 to {MOST}, not {count!r:.40}"
+        )
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
     found = []
     for number, logits in enumerate(arrays["logits"].astype(np.float64)):
         shares = np.exp(log_shares(logits))
         ids = wanted if wanted is not None else np.arange(len(SPECIAL), len(shares))
         best = ids[np.argsort(-shares[ids], kind="stable")][:count]
-        found.append([_guess(tokenizer, text, number, int(one), float(shares[one])) for one in best])
+        found.append(
+            [
+                _guess(tokenizer, text, number, int(one), float(shares[one]))
+                for one in best
+            ]
+        )
     return found[0] if len(found) == 1 else found
 
 
@@ -112,11 +148,17 @@ def _targets(parameters: Mapping[str, Any], context: Context) -> Any:
     if targets is None:
         return None
     words = [targets] if isinstance(targets, str) else targets
-    if not isinstance(words, list) or not words or not all(isinstance(one, str) for one in words):
+    if (
+        not isinstance(words, list)
+        or not words
+        or not all(isinstance(one, str) for one in words)
+    ):
         raise InvalidInput("targets is a word or a list of words")
     tokenizer, ids = load_tokenizer(context.folder / TOKENIZER), []
     for word in words:
-        known = tokenizer.encode(_text.without_surrogates(word), add_special_tokens=False).ids
+        known = tokenizer.encode(
+            _text.without_surrogates(word), add_special_tokens=False
+        ).ids
         if len(known) != 1 or known[0] < len(SPECIAL):
             raise InvalidInput(f"the model knows no single token {word[:60]!r}")
         ids.append(known[0])
@@ -127,8 +169,17 @@ def _guess(tokenizer: Any, text: str, number: int, token: int, score: float) -> 
     """One word in its place, the other masks as they were."""
     word = tokenizer.id_to_token(token).replace("▁", " ").strip()
     parts = text.split(MASK)
-    whole = MASK.join(parts[: number + 1]) + word + MASK.join(["", *parts[number + 1 :]])[len(MASK) :]
-    return {"score": round(score, 6), "token": token, "token_str": word, "sequence": whole}
+    whole = (
+        MASK.join(parts[: number + 1])
+        + word
+        + MASK.join(["", *parts[number + 1 :]])[len(MASK) :]
+    )
+    return {
+        "score": round(score, 6),
+        "token": token,
+        "token_str": word,
+        "sequence": whole,
+    }
 
 
 def alike(one: list[Any], other: list[Any], tolerance: float) -> bool:
@@ -136,8 +187,14 @@ def alike(one: list[Any], other: list[Any], tolerance: float) -> bool:
     if len(one) != len(other):
         return False
     if one and isinstance(one[0], list):
-        return all(alike(mine, theirs, tolerance) for mine, theirs in zip(one, other, strict=True))
-    return all(abs(a["score"] - b["score"]) <= tolerance for a, b in zip(one, other, strict=True))
+        return all(
+            alike(mine, theirs, tolerance)
+            for mine, theirs in zip(one, other, strict=True)
+        )
+    return all(
+        abs(a["score"] - b["score"]) <= tolerance
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
@@ -156,7 +213,9 @@ def complete(labels: Sequence[str]) -> Json:
     return {}
 
 
-def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context) -> Evaluation:
+def measure(
+    score: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context
+) -> Evaluation:
     """How often the likeliest word is the one that was hidden, and the surprise at it in nats."""
     right, surprise, count = 0, 0.0, 0
     for number, item in enumerate(items):
@@ -166,12 +225,18 @@ def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: C
             continue
         kept = ids[places]
         ids[places] = MASKED
-        scores = log_shares(score({"ids": ids[None], "places": places[None]})["logits"][0].astype(np.float64))
+        scores = log_shares(
+            score({"ids": ids[None], "places": places[None]})["logits"][0].astype(
+                np.float64
+            )
+        )
         own = scores[np.arange(len(places)), kept]
         right += int((scores.argmax(1) == kept).sum())
         surprise, count = surprise - float(own.sum()), count + len(places)
     if not count:
-        raise InvalidInput("the model knows no word of the texts that it is to be measured on")
+        raise InvalidInput(
+            "the model knows no word of the texts that it is to be measured on"
+        )
     loss = surprise / count
     metrics = {
         "accuracy": right / count,
@@ -194,7 +259,11 @@ def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
 
 def asked(item: Item, context: Context) -> str:
     """As much of a text as the model reads, less what a [MASK] may take."""
-    return _text.beginning(item.data, context.folder, max(1, context.preprocessing.max_length - MASK_TOKENS))
+    return _text.beginning(
+        item.data,
+        context.folder,
+        max(1, context.preprocessing.max_length - MASK_TOKENS),
+    )
 
 
 def as_sent(data: Raw) -> str:
@@ -203,7 +272,9 @@ def as_sent(data: Raw) -> str:
     middle = words[len(words) // 2]
     half = len(middle) // 2
     spaced = all(letter < EAST for letter in middle)
-    words[len(words) // 2] = MASK if spaced else f"{middle[:half]}{MASK}{middle[half + 1 :]}"
+    words[len(words) // 2] = (
+        MASK if spaced else f"{middle[:half]}{MASK}{middle[half + 1 :]}"
+    )
     return " ".join(words)
 
 

@@ -45,7 +45,9 @@ SAMPLES = 1000
 WORST = 24
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """Size, colour and normalisation taken from the training pictures."""
     return _image.prepare(samples, preprocessing)
 
@@ -66,18 +68,29 @@ def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
 
 
 def evaluate(measured: Measured) -> Evaluation:
-    """What all classifiers are measured by, and a sheet of the errors that the model was most sure of."""
+    """What all classifiers are measured by, and a sheet of the errors that the model was most sure
+    of.
+    """
     found = _classification.evaluate(measured)
-    guesses = [max(answer, key=lambda entry: entry["score"]) for answer in measured.outputs]
-    wrong = [row for row, guess in enumerate(guesses) if guess["label"] != measured.truths[row]]
+    guesses = [
+        max(answer, key=lambda entry: entry["score"]) for answer in measured.outputs
+    ]
+    wrong = [
+        row
+        for row, guess in enumerate(guesses)
+        if guess["label"] != measured.truths[row]
+    ]
     wrong.sort(key=lambda row: -guesses[row]["score"])
     if not (worst := wrong[:WORST]):
         return found
     captions = [
-        f"true: {measured.truths[row]}\nfound: {guesses[row]['label']} {guesses[row]['score']:.2f}" for row in worst
+        f"true: {measured.truths[row]}\nfound: {guesses[row]['label']} {guesses[row]['score']:.2f}"
+        for row in worst
     ]
     title = f"{len(wrong)} of {len(guesses)} misclassified, the surest first"
-    pictures = {"misclassified.png": _sheet.sheet(title, measured.show(worst), captions)}
+    pictures = {
+        "misclassified.png": _sheet.sheet(title, measured.show(worst), captions)
+    }
     return Evaluation(metrics=found.metrics, pictures=found.pictures | pictures)
 
 

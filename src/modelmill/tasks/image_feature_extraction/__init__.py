@@ -1,4 +1,6 @@
-"""image-feature-extraction: a picture in, a unit vector out that lies near those of pictures of the same thing."""
+"""image-feature-extraction: a picture in, a unit vector out that lies near those of pictures of the
+same thing.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,10 +55,14 @@ DIGITS = 6
 class Preprocessing(_image.Preprocessing, frozen=True, kw_only=True):
     """How a picture becomes pixels, and how long the vector is that it becomes."""
 
-    dimensions: Annotated[int, msgspec.Meta(ge=2, le=4096, description="numbers in the vector")] = 128
+    dimensions: Annotated[
+        int, msgspec.Meta(ge=2, le=4096, description="numbers in the vector")
+    ] = 128
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> _image.Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> _image.Preprocessing:
     """Size, colour and normalisation taken from the training pictures."""
     return _image.prepare(samples, preprocessing)
 
@@ -68,7 +74,13 @@ def inputs(context: Context) -> list[TensorSpec]:
 
 def outputs(context: Context) -> list[TensorSpec]:
     """`embedding`: FP32 [-1, dimensions], each row of length 1."""
-    return [TensorSpec(name="embedding", datatype="FP32", shape=[-1, context.preprocessing.dimensions])]
+    return [
+        TensorSpec(
+            name="embedding",
+            datatype="FP32",
+            shape=[-1, context.preprocessing.dimensions],
+        )
+    ]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
@@ -76,16 +88,23 @@ def decode(data: Raw, context: Context) -> Arrays:
     return {"image": _image.decode(data, context.preprocessing)}
 
 
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[float]:
+def encode(
+    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+) -> list[float]:
     """The vector as a list of numbers; raises `InvalidInput` for any parameter."""
     for name in parameters:
         raise unknown_setting(name, (), "parameter")
-    return [round(value, DIGITS) for value in arrays["embedding"].astype(np.float64).tolist()]
+    return [
+        round(value, DIGITS)
+        for value in arrays["embedding"].astype(np.float64).tolist()
+    ]
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     """The arrays of `decode`, and `label`: its number."""
-    return decode(item.data, context), {"label": np.array(context.labels.index(item.label))}
+    return decode(item.data, context), {
+        "label": np.array(context.labels.index(item.label))
+    }
 
 
 def truth(item: Item) -> str:

@@ -1,6 +1,7 @@
 """How vectors are learnt: a classifier by angles, of which only the vectors are deployed.
 
-A network gives `embed(image)`, vectors of any length [N, dimensions], and `logits(vectors, labels)`.
+A network gives `embed(image)`, vectors of any length [N, dimensions], and `logits(vectors,
+labels)`.
 """
 
 from typing import cast
@@ -14,21 +15,33 @@ from modelmill.tasks._classifier import cross_entropy
 from modelmill.tasks.base import Signature, TrainSettings
 
 SCORE = ""
-"""The last epoch is kept: validation sees a part of the classes at once, and the schedule ends where it should."""
+"""The last epoch is kept: validation sees a part of the classes at once, and the schedule ends
+where it should.
+"""
 Batch = dict[str, Tensor]
 
 
 class Angles(nn.Module):
-    """A body that makes vectors, with a unit vector for each class, told apart by the cosines between them.
+    """A body that makes vectors, with a unit vector for each class, told apart by the cosines
+    between them.
 
-    The cosine of the right class is lowered by `margin` (CosFace, Wang et al. 2018, arXiv 1801.09414; without a margin
-    NormFace, 1704.06369) and all are multiplied by `scale`.
+    The cosine of the right class is lowered by `margin` (CosFace, Wang et al. 2018, arXiv
+    1801.09414; without a margin NormFace, 1704.06369) and all are multiplied by `scale`.
     """
 
-    def __init__(self, body: nn.Module, dimensions: int, classes: int, scale: float, margin: float) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        dimensions: int,
+        classes: int,
+        scale: float,
+        margin: float,
+    ) -> None:
         super().__init__()
         self.body, self.scale, self.margin = body, scale, margin
-        self.classes = nn.Parameter(F.normalize(torch.randn(classes, dimensions), dim=1))
+        self.classes = nn.Parameter(
+            F.normalize(torch.randn(classes, dimensions), dim=1)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, C] -> unit vectors [N, dimensions]."""
@@ -37,7 +50,9 @@ class Angles(nn.Module):
     def logits(self, vectors: Tensor, label: Tensor) -> Tensor:
         """Scaled cosines [N, classes]."""
         cosines = vectors @ F.normalize(self.classes.float(), dim=1).T
-        return self.scale * (cosines - self.margin * F.one_hot(label, len(self.classes)))
+        return self.scale * (
+            cosines - self.margin * F.one_hot(label, len(self.classes))
+        )
 
 
 class Vectors(nn.Module):
@@ -55,11 +70,16 @@ class Vectors(nn.Module):
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     """Cross-entropy of the scaled cosines."""
     vectors = network(batch["image"])
-    return cross_entropy(cast(Angles, network).logits(vectors, batch["label"]), batch["label"], settings)
+    return cross_entropy(
+        cast(Angles, network).logits(vectors, batch["label"]), batch["label"], settings
+    )
 
 
-def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
-    """How often the nearest other item of the batch has the same label, and how much nearer it is than a wrong one.
+def validate(
+    network: nn.Module, batch: Batch, settings: TrainSettings
+) -> dict[str, Tensor]:
+    """How often the nearest other item of the batch has the same label, and how much nearer it is
+    than a wrong one.
 
     An item without a like one in the batch is compared with the vector of its class instead.
     """
@@ -67,10 +87,15 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
     scores = vectors @ vectors.T
     alike = (label[:, None] == label[None, :]).fill_diagonal_(False)
     others = label[:, None] != label[None, :]
-    own = (vectors * F.normalize(cast(Angles, network).classes[label].float(), dim=1)).sum(1)
+    own = (
+        vectors * F.normalize(cast(Angles, network).classes[label].float(), dim=1)
+    ).sum(1)
     right = torch.where(alike.any(1), scores.masked_fill(~alike, -1.0).amax(1), own)
     wrong = scores.masked_fill(~others, -1.0).amax(1)
-    return {"recall_at_1": (right > wrong).float().mean(), "margin": (right - wrong).mean()}
+    return {
+        "recall_at_1": (right > wrong).float().mean(),
+        "margin": (right - wrong).mean(),
+    }
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

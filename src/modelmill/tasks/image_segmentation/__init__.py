@@ -1,4 +1,6 @@
-"""image-segmentation: a picture in, a mask for each class that it shows out (semantic segmentation)."""
+"""image-segmentation: a picture in, a mask for each class that it shows out (semantic
+segmentation).
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,21 +58,34 @@ FORMATS = ("png", "classes")
 
 
 class Preprocessing(_image.Preprocessing, frozen=True, kw_only=True):
-    """As for other pictures, but larger, and always stretched: every pixel that was sent gets an answer."""
+    """As for other pictures, but larger, and always stretched: every pixel that was sent gets an
+    answer.
+    """
 
     max_side: Annotated[
-        int, msgspec.Meta(ge=8, le=4096, description="longest side when the size is taken from the data")
+        int,
+        msgspec.Meta(
+            ge=8,
+            le=4096,
+            description="longest side when the size is taken from the data",
+        ),
     ] = 256
-    fit: Annotated[Literal["stretch"], msgspec.Meta(extra={"derived": True})] = "stretch"
+    fit: Annotated[Literal["stretch"], msgspec.Meta(extra={"derived": True})] = (
+        "stretch"
+    )
 
 
 class Changes(Augment, frozen=True, kw_only=True):
-    """How far training pictures and their masks are changed, together; blended masks would name nothing."""
+    """How far training pictures and their masks are changed, together; blended masks would name
+    nothing.
+    """
 
     mixup: Annotated[float, msgspec.Meta(extra={"derived": True})] = 0.0
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """Size, colour and normalisation taken from the training pictures."""
     return _image.prepare(samples, preprocessing)  # type: ignore[return-value]
 
@@ -90,19 +105,22 @@ def outputs(context: Context) -> list[TensorSpec]:
 
 
 def decode(data: Raw, context: Context) -> Arrays:
-    """`image`: uint8 [height, width, channels], and the size that was sent; raises `InvalidInput`, `TooLarge`."""
+    """`image`: uint8 [height, width, channels], and the size that was sent; raises `InvalidInput`,
+    `TooLarge`.
+    """
     pixels = _image.read_pixels(data)
     size = np.array(pixels.shape[:2], np.int32)
     return {"image": _image.decode(pixels, context.preprocessing), SIZE: size}
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
-    """A mask for each class, of the size of the picture that was sent (upright); raises `InvalidInput`.
+    """A mask for each class, of the size of the picture that was sent (upright); raises
+    `InvalidInput`.
 
-    `[{label, score, mask}]` largest first: `score` is the mean probability of the pixels, `mask` a PNG
-    as base64, 255 where the class is and 0 elsewhere. With `mask_format` "classes" it is
-    `{"classes": [...], "mask": ...}` instead, one PNG whose values are places in `classes`, of which it names all.
-    `threshold` leaves out classes of a lower score.
+    `[{label, score, mask}]` largest first: `score` is the mean probability of the pixels, `mask` a
+    PNG as base64, 255 where the class is and 0 elsewhere. With `mask_format` "classes" it is
+    `{"classes": [...], "mask": ...}` instead, one PNG whose values are places in `classes`, of
+    which it names all. `threshold` leaves out classes of a lower score.
     """
     threshold, form = _parameters(parameters)
     mask = _masks.enlarged(arrays["mask"], *map(int, arrays[SIZE]))
@@ -111,10 +129,18 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> A
     scores = _masks.confident(arrays["mask"], arrays["scores"], len(context.labels))
     answer: list[Json] = []
     pixels = np.bincount(mask.ravel(), minlength=len(context.labels))
-    for number in np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)].tolist():
+    for number in np.argsort(-pixels, kind="stable")[
+        : np.count_nonzero(pixels)
+    ].tolist():
         if (score := round(float(scores[number]), 6)) >= threshold:
             only = np.where(mask == number, np.uint8(255), np.uint8(0))
-            answer.append({"label": context.labels[number], "score": score, "mask": _masks.packed(only)})
+            answer.append(
+                {
+                    "label": context.labels[number],
+                    "score": score,
+                    "mask": _masks.packed(only),
+                }
+            )
     return answer
 
 
@@ -124,25 +150,39 @@ def _parameters(given: Mapping[str, Any]) -> tuple[float, str]:
         if name not in PARAMETERS:
             raise unknown_setting(name, PARAMETERS, "parameter")
     if given.get("subtask") not in (None, "semantic"):
-        raise InvalidInput("subtask: this model tells classes apart, not single objects ('semantic')")
+        raise InvalidInput(
+            "subtask: this model tells classes apart, not single objects ('semantic')"
+        )
     form = given.get("mask_format") or FORMATS[0]
     if form not in FORMATS:
-        raise InvalidInput(f"mask_format is one of {', '.join(FORMATS)}, not {form!r:.40}")
+        raise InvalidInput(
+            f"mask_format is one of {', '.join(FORMATS)}, not {form!r:.40}"
+        )
     threshold = given.get("threshold") or 0.0
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+    if (
+        isinstance(threshold, bool)
+        or not isinstance(threshold, int | float)
+        or not 0 <= threshold <= 1
+    ):
         raise InvalidInput(f"threshold is a number from 0 to 1, not {threshold!r:.40}")
     if threshold and form == "classes":
-        raise InvalidInput("threshold leaves out masks: it does not go with mask_format 'classes', which has one")
+        raise InvalidInput(
+            "threshold leaves out masks: it does not go with mask_format 'classes', which has one"
+        )
     return float(threshold), form
 
 
 def complete(labels: Sequence[str]) -> Json:
-    """One mask of all classes, compressed: what an evaluation can hold for every picture of a split."""
+    """One mask of all classes, compressed: what an evaluation can hold for every picture of a
+    split.
+    """
     return {"mask_format": "classes"}
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`image` as `decode` makes it, and `mask`: uint8 [height, width], 255 where nothing is to be learnt."""
+    """`image` as `decode` makes it, and `mask`: uint8 [height, width], 255 where nothing is to be
+    learnt.
+    """
     how = context.preprocessing
     mask = _masks.resized(_masks.read(truth(item)), how.height, how.width)
     return {"image": decode(item.data, context)["image"]}, {"mask": mask}

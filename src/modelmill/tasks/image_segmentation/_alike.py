@@ -1,4 +1,6 @@
-"""Whether two answers are the same but for rounding: a pixel between two classes may fall to either side."""
+"""Whether two answers are the same but for rounding: a pixel between two classes may fall to either
+side.
+"""
 
 from base64 import b64decode
 from typing import Any
@@ -19,8 +21,13 @@ def alike(one: Any, other: Any, tolerance: float) -> bool:
         return False
     nothing = np.zeros(shapes.pop(), np.uint8)
     labels = masks.keys() | recorded.keys()
-    differ = sum(int((masks.get(name, nothing) != recorded.get(name, nothing)).sum()) for name in labels)
-    return differ <= 2 * max(tolerance, LEAST) * nothing.size  # a pixel that changes its class differs in two masks
+    differ = sum(
+        int((masks.get(name, nothing) != recorded.get(name, nothing)).sum())
+        for name in labels
+    )
+    return (
+        differ <= 2 * max(tolerance, LEAST) * nothing.size
+    )  # a pixel that changes its class differs in two masks
 
 
 def _by_label(answer: Any) -> dict[str, np.ndarray[Any, Any]]:

@@ -19,10 +19,11 @@ LEGEND = 24
 
 
 def evaluate(measured: Measured) -> Evaluation:
-    """mIoU, mean Dice and pixel accuracy from one confusion matrix of all pixels, and figures of each class.
+    """mIoU, mean Dice and pixel accuracy from one confusion matrix of all pixels, and figures of
+    each class.
 
-    The means are over the classes that a truth or an answer holds (Everingham et al. 2015, section 3.5.1; IoU is
-    right / (true + named - right) pixels of all pictures together).
+    The means are over the classes that a truth or an answer holds (Everingham et al. 2015, section
+    3.5.1; IoU is right / (true + named - right) pixels of all pictures together).
     """
     labels = measured.labels
     matrix = np.zeros((len(labels), len(labels)), np.int64)
@@ -30,7 +31,9 @@ def evaluate(measured: Measured) -> Evaluation:
         matrix += _masks.confusion(_masks.read(truth), _named(answer), len(labels))
     figures = _figures(matrix, labels)
     metrics = {**figures, "items": len(measured.truths)}
-    return Evaluation(metrics=metrics, pictures=_pictures(measured, metrics["per_class"], matrix))
+    return Evaluation(
+        metrics=metrics, pictures=_pictures(measured, metrics["per_class"], matrix)
+    )
 
 
 def _named(answer: Json) -> _masks.Mask:
@@ -48,7 +51,12 @@ def _figures(matrix: np.ndarray[Any, Any], labels: Sequence[str]) -> Json:
         "pixel_accuracy": float(right.sum() / max(matrix.sum(), 1)),
         "dice": float(dice[held].mean()) if held.any() else 0.0,
         "per_class": {
-            label: {"iou": float(i), "dice": float(d), "recall": float(r), "pixels": int(pixels)}
+            label: {
+                "iou": float(i),
+                "dice": float(d),
+                "recall": float(r),
+                "pixels": int(pixels),
+            }
             for label, i, d, r, pixels in rows
         },
     }
@@ -57,13 +65,19 @@ def _figures(matrix: np.ndarray[Any, Any], labels: Sequence[str]) -> Json:
 # ---- pictures
 
 
-def _pictures(measured: Measured, per_class: Json, matrix: np.ndarray[Any, Any]) -> dict[str, bytes]:
+def _pictures(
+    measured: Measured, per_class: Json, matrix: np.ndarray[Any, Any]
+) -> dict[str, bytes]:
     from modelmill.tasks._classification import confusion_picture
 
     pictures = {"iou.png": _bars(per_class), "samples.png": _samples(measured)}
     if len(measured.labels) <= LEGEND:
-        shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)  # in per cent: counts of pixels are long
-        pictures["confusion.png"] = confusion_picture(np.rint(shares).astype(int), measured.labels)
+        shares = (
+            100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        )  # in per cent: counts of pixels are long
+        pictures["confusion.png"] = confusion_picture(
+            np.rint(shares).astype(int), measured.labels
+        )
     return pictures
 
 
@@ -71,14 +85,18 @@ def _bars(per_class: Json) -> bytes:
     """IoU of each class."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 1.2 + 0.3 * min(len(per_class), 150)), layout="constrained")
+    figure = Figure(
+        figsize=(7, 1.2 + 0.3 * min(len(per_class), 150)), layout="constrained"
+    )
     axes = figure.subplots()
     values = [row["iou"] for row in per_class.values()]
     places = range(len(values))
     axes.barh(places, values, color="#4878a8")
     axes.set_yticks(places, list(per_class), parse_math=False)
     for place, value in zip(places, values, strict=True):
-        axes.text(min(value + 0.01, 0.93), place, f"{value:.2f}", va="center", fontsize=8)
+        axes.text(
+            min(value + 0.01, 0.93), place, f"{value:.2f}", va="center", fontsize=8
+        )
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="IoU", title="Intersection over union by class (test)")
     return _saved(figure)
@@ -98,15 +116,27 @@ def _samples(measured: Measured) -> bytes:
     for axes, row, raw in zip(grid, rows, measured.show(rows), strict=True):
         masks = [_masks.read(measured.truths[row]), _named(measured.outputs[row])]
         pixels, *masks = _reduced(read_pixels(raw), masks)
-        seen |= {int(value) for mask in masks for value in np.unique(mask) if value < len(colours)}
-        for place, image in zip(axes, [pixels, *(_over(pixels, mask, colours) for mask in masks)], strict=True):
+        seen |= {
+            int(value)
+            for mask in masks
+            for value in np.unique(mask)
+            if value < len(colours)
+        }
+        for place, image in zip(
+            axes,
+            [pixels, *(_over(pixels, mask, colours) for mask in masks)],
+            strict=True,
+        ):
             place.imshow(image)
     for place, title in zip(grid[0], ("picture", "truth", "answer"), strict=True):
         place.set_title(title)
     for place in grid.flat:
         place.axis("off")
     shown = sorted(seen)[:LEGEND]
-    patches = [Patch(color=colours[at] / 255, label=measured.labels[at].replace("$", r"\$")) for at in shown]
+    patches = [
+        Patch(color=colours[at] / 255, label=measured.labels[at].replace("$", r"\$"))
+        for at in shown
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
     return _saved(figure)
 
@@ -133,7 +163,10 @@ def _colours(count: int) -> np.ndarray[Any, Any]:
     order = [*range(0, 20, 2), *range(1, 20, 2)]
     if count <= len(order):
         return np.array([few(at)[:3] for at in order[:count]]) * 255
-    return np.array([colormaps["hsv"]((at * 0.618034) % 1)[:3] for at in range(count)]) * 255
+    return (
+        np.array([colormaps["hsv"]((at * 0.618034) % 1)[:3] for at in range(count)])
+        * 255
+    )
 
 
 def _saved(figure: Any) -> bytes:

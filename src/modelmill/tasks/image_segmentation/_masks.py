@@ -31,18 +31,24 @@ def resized(mask: Mask, height: int, width: int) -> Mask:
     """To another size without inventing classes."""
     if mask.shape == (height, width):
         return mask
-    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    return np.asarray(
+        Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    )
 
 
 def enlarged(mask: Mask, height: int, width: int) -> Mask:
     """A mask without ignored pixels to another size, with smooth borders.
 
-    Each class is resized by itself, and where they meet the one that covers more of the pixel has it.
+    Each class is resized by itself, and where they meet the one that covers more of the pixel has
+    it.
     """
     classes = np.unique(mask)
     if mask.shape == (height, width) or len(classes) == 1:
         return resized(mask, height, width)
-    best, found = np.zeros((height, width), np.uint8), np.full((height, width), classes[0], np.uint8)
+    best, found = (
+        np.zeros((height, width), np.uint8),
+        np.full((height, width), classes[0], np.uint8),
+    )
     for number in classes:
         here = Image.fromarray(np.where(mask == number, np.uint8(255), np.uint8(0)))
         share = np.asarray(here.resize((width, height), Image.Resampling.BILINEAR))
@@ -51,14 +57,20 @@ def enlarged(mask: Mask, height: int, width: int) -> Mask:
     return found
 
 
-def confident(mask: Mask, scores: np.ndarray[Any, Any], classes: int) -> np.ndarray[Any, Any]:
-    """The mean of `scores` over the pixels of each class, [classes]; 0 for one that is not there."""
+def confident(
+    mask: Mask, scores: np.ndarray[Any, Any], classes: int
+) -> np.ndarray[Any, Any]:
+    """The mean of `scores` over the pixels of each class, [classes]; 0 for one that is not
+    there.
+    """
     count = np.bincount(mask.ravel(), minlength=classes)
     total = np.bincount(mask.ravel(), weights=scores.ravel(), minlength=classes)
     return np.asarray(total / np.maximum(count, 1))
 
 
-def confusion(truth: Mask, guess: Mask, classes: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def confusion(
+    truth: Mask, guess: Mask, classes: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Counts of pixels [truth, guess], int64; ignored ones are left out."""
     known = truth < classes
     pairs = truth[known].astype(np.int64) * classes + guess[known]

@@ -1,4 +1,6 @@
-"""How segmentation is trained: a loss of every pixel and one of whole classes, and what is deployed."""
+"""How segmentation is trained: a loss of every pixel and one of whole classes, and what is
+deployed.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +41,21 @@ def change(batch: Batch, how: Augment, signature: Signature) -> Batch:
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """Weighted cross-entropy and Dice loss; a network that counts pixels in `seen` has its classes weighed by it."""
+    """Weighted cross-entropy and Dice loss; a network that counts pixels in `seen` has its classes
+    weighed by it.
+    """
     mask = batch["mask"].long()
     seen: Tensor | None = getattr(network, "seen", None)
     if seen is not None:
-        seen += torch.bincount(mask[mask != IGNORED], minlength=len(seen)).to(seen.dtype)
+        seen += torch.bincount(mask[mask != IGNORED], minlength=len(seen)).to(
+            seen.dtype
+        )
     return _loss(network(batch["image"]), mask, settings, weights(seen))
 
 
-def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
+def validate(
+    network: nn.Module, batch: Batch, settings: TrainSettings
+) -> dict[str, Tensor]:
     """Mean loss, mIoU of the classes that a batch holds, and the share of pixels named right."""
     losses, matrices = [], []
     scale = weights(getattr(network, "seen", None))
@@ -70,7 +78,8 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
 def weights(seen: Tensor | None) -> Tensor | None:
     """By how much each class counts: the root of the median frequency over its own, at most 5.
 
-    Eigen and Fergus 2015 (arXiv 1411.4734) balance by the ratio itself; its root leaves more to the common classes.
+    Eigen and Fergus 2015 (arXiv 1411.4734) balance by the ratio itself; its root leaves more to the
+    common classes.
     """
     if seen is None or not bool((seen > 0).any()):
         return None
@@ -78,21 +87,33 @@ def weights(seen: Tensor | None) -> Tensor | None:
     return (middle / seen.clamp(min=1)).sqrt().clamp(max=5).float()
 
 
-def _loss(logits: Tensor, mask: Tensor, settings: TrainSettings, scale: Tensor | None) -> Tensor:
+def _loss(
+    logits: Tensor, mask: Tensor, settings: TrainSettings, scale: Tensor | None
+) -> Tensor:
     logits = logits.float()
     if not bool((mask != IGNORED).any()):
         return logits.sum() * 0  # nothing here to learn from
-    pixels = F.cross_entropy(logits, mask, weight=scale, ignore_index=IGNORED, label_smoothing=settings.label_smoothing)
+    pixels = F.cross_entropy(
+        logits,
+        mask,
+        weight=scale,
+        ignore_index=IGNORED,
+        label_smoothing=settings.label_smoothing,
+    )
     return pixels + _dice(logits, mask)
 
 
 def _dice(logits: Tensor, mask: Tensor) -> Tensor:
-    """One less the mean Dice coefficient of the classes in the batch (Milletari et al. 2016, arXiv 1606.04797)."""
+    """One less the mean Dice coefficient of the classes in the batch (Milletari et al. 2016, arXiv
+    1606.04797).
+    """
     shares = torch.softmax(logits, 1)
     known = mask != IGNORED
     numbers = mask[known]
     right = shares.gather(1, mask.where(known, 0).unsqueeze(1)).squeeze(1)[known]
-    both = torch.zeros(logits.shape[1], device=logits.device).index_add(0, numbers, right)
+    both = torch.zeros(logits.shape[1], device=logits.device).index_add(
+        0, numbers, right
+    )
     true = torch.bincount(numbers, minlength=logits.shape[1])
     each = (shares * known.unsqueeze(1)).sum((0, 2, 3)) + true
     return 1 - (2 * both / each)[true > 0].mean()
@@ -101,4 +122,6 @@ def _dice(logits: Tensor, mask: Tensor) -> Tensor:
 def _confusion(guess: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Counts [truth, guess] of the pixels that are not ignored."""
     known = truth != IGNORED
-    return torch.bincount(truth[known] * classes + guess[known], minlength=classes**2).view(classes, classes)
+    return torch.bincount(
+        truth[known] * classes + guess[known], minlength=classes**2
+    ).view(classes, classes)

@@ -62,29 +62,58 @@ REPAIRED = "repaired"
 COLORS = f"{NOTE}colors"
 SHOWN = 6
 PARAMETERS = ("mask",)
-TOLD = frozenset({"prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "target_size"})
-"""What Hugging Face's clients say to models that can be told what to do; these do to every picture what they do."""
+TOLD = frozenset(
+    {
+        "prompt",
+        "negative_prompt",
+        "num_inference_steps",
+        "guidance_scale",
+        "target_size",
+    }
+)
+"""What Hugging Face's clients say to models that can be told what to do; these do to every picture
+what they do.
+"""
 CLOSE = 48.0
-"""The PSNR in dB above which two answers are the same but for rounding, at the tolerance of fp32."""
+"""The PSNR in dB above which two answers are the same but for rounding, at the tolerance of
+fp32.
+"""
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """Colour and kept size taken from the training pictures."""
     return pre.prepare(samples, preprocessing)
 
 
 def inputs(context: Context) -> list[TensorSpec]:
-    """`image`: uint8 [-1, any height, any width, channels]; to be filled in, one more, 255 where it is missing."""
-    return [TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, context.preprocessing.planes])]
+    """`image`: uint8 [-1, any height, any width, channels]; to be filled in, one more, 255 where it
+    is missing.
+    """
+    return [
+        TensorSpec(
+            name="image",
+            datatype="UINT8",
+            shape=[-1, -1, -1, context.preprocessing.planes],
+        )
+    ]
 
 
 def outputs(context: Context) -> list[TensorSpec]:
     """`repaired`: values of 0..1, as large as the input times the scale."""
-    return [TensorSpec(name=REPAIRED, datatype="FP32", shape=[-1, -1, -1, context.preprocessing.channels])]
+    return [
+        TensorSpec(
+            name=REPAIRED,
+            datatype="FP32",
+            shape=[-1, -1, -1, context.preprocessing.channels],
+        )
+    ]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
-    """`image`: uint8 [height, width, channels] as it was sent, upright; beside it the colours of a grey model's input.
+    """`image`: uint8 [height, width, channels] as it was sent, upright; beside it the colours of a
+    grey model's input.
 
     Raises `InvalidInput`, and `TooLarge` also where the answer would be.
     """
@@ -105,7 +134,9 @@ def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Array
     _check(parameters, how)
     if parameters.get("mask") is None:
         return decode(data, context)
-    return {"image": pre.masked(_image.read_pixels(data), _mask(parameters["mask"]), how)}
+    return {
+        "image": pre.masked(_image.read_pixels(data), _mask(parameters["mask"]), how)
+    }
 
 
 def _check(parameters: Mapping[str, Any], how: Preprocessing) -> None:
@@ -118,7 +149,10 @@ def _check(parameters: Mapping[str, Any], how: Preprocessing) -> None:
 def _mask(given: Any) -> pre.Mask:
     """What is missing, as true or false [H, W]; raises `InvalidInput`."""
     try:
-        data = b64decode(given.partition(",")[2] if given.startswith("data:") else given, validate=True)
+        data = b64decode(
+            given.partition(",")[2] if given.startswith("data:") else given,
+            validate=True,
+        )
     except (AttributeError, ValueError) as error:
         raise InvalidInput("mask wants a picture as base64") from error
     try:
@@ -134,7 +168,9 @@ def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> 
     def network(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return run({"image": np.ascontiguousarray(part)})[REPAIRED]
 
-    return {REPAIRED: repaired(network, arrays["image"], how.tile, how.scale, how.multiple)}
+    return {
+        REPAIRED: repaired(network, arrays["image"], how.tile, how.scale, how.multiple)
+    }
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Json:
@@ -145,22 +181,32 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> J
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`image`: the part of the clean picture that is kept, to be damaged anew in each step; there is no target.
+    """`image`: the part of the clean picture that is kept, to be damaged anew in each step; there
+    is no target.
 
-    Of a pair: the part of the picture that is sent, and as target `clean` the same part of what should come out.
+    Of a pair: the part of the picture that is sent, and as target `clean` the same part of what
+    should come out.
     """
     how = context.preprocessing
     if not isinstance(item.target, bytes):
         return {"image": pre.kept(_image.read_pixels(item.data), how)}, {}
     pre.check_pairs(how)
-    sent, clean = pre.kept_pair(_image.read_pixels(item.data), _image.read_pixels(item.target), how)
+    sent, clean = pre.kept_pair(
+        _image.read_pixels(item.data), _image.read_pixels(item.target), how
+    )
     return {"image": sent}, {"clean": clean}
 
 
 def asked(item: Item, context: Context) -> Pixels:
-    """The damaged picture that stands for a clean one where a model is measured; of a pair, what is sent."""
+    """The damaged picture that stands for a clean one where a model is measured; of a pair, what is
+    sent.
+    """
     pixels = _image.read_pixels(item.data)
-    return pixels if isinstance(item.target, bytes) else pre.damaged(pixels, context.preprocessing)
+    return (
+        pixels
+        if isinstance(item.target, bytes)
+        else pre.damaged(pixels, context.preprocessing)
+    )
 
 
 def truth(item: Item) -> Raw | tuple[Raw, Raw]:
@@ -176,30 +222,53 @@ def complete(labels: Sequence[str]) -> Json:
 def alike(one: Any, other: Any, tolerance: float) -> bool:
     """Whether two answers show the same picture but for rounding."""
     first, second = (_pixels(answer) for answer in (one, other))
-    return first.shape == second.shape and psnr(first, second) >= CLOSE - 10 * math.log10(tolerance / 2e-3)
+    return first.shape == second.shape and psnr(
+        first, second
+    ) >= CLOSE - 10 * math.log10(tolerance / 2e-3)
 
 
 def evaluate(measured: Measured) -> Evaluation:
-    """PSNR and SSIM, means over the pictures, beside those of the pictures as sent; and a sheet of some of them.
+    """PSNR and SSIM, means over the pictures, beside those of the pictures as sent; and a sheet of
+    some of them.
 
-    A model of luminance is measured on luminance. An enlarged picture is compared with the bicubic one, both without a
-    border of `scale` pixels.
+    A model of luminance is measured on luminance. An enlarged picture is compared with the bicubic
+    one, both without a border of `scale` pixels.
     """
     assert measured.context is not None
     how = measured.context.preprocessing
     figures, rows = [], []
-    shown = set(np.linspace(0, len(measured.truths) - 1, min(SHOWN, len(measured.truths))).astype(int).tolist())
-    for number, (answer, data) in enumerate(zip(measured.outputs, measured.truths, strict=True)):
+    shown = set(
+        np.linspace(0, len(measured.truths) - 1, min(SHOWN, len(measured.truths)))
+        .astype(int)
+        .tolist()
+    )
+    for number, (answer, data) in enumerate(
+        zip(measured.outputs, measured.truths, strict=True)
+    ):
         sent, clean = _before_and_after(data, how)
         pictures = (pre.unrepaired(sent, how), _pixels(answer), pre.cut(clean, how))
-        before, after, wanted = (_inner(pre.measured(picture, how), how.scale) for picture in pictures)
-        figures.append((psnr(after, wanted), ssim(after, wanted), psnr(before, wanted), ssim(before, wanted)))
+        before, after, wanted = (
+            _inner(pre.measured(picture, how), how.scale) for picture in pictures
+        )
+        figures.append(
+            (
+                psnr(after, wanted),
+                ssim(after, wanted),
+                psnr(before, wanted),
+                ssim(before, wanted),
+            )
+        )
         if number in shown:
             rows.append(Row(*pictures, before=figures[-1][2], after=figures[-1][0]))
     means = np.mean(figures, axis=0)
     names = ("psnr", "ssim", "psnr_baseline", "ssim_baseline")
-    metrics: Json = {name: float(value) for name, value in zip(names, means, strict=True)}
-    return Evaluation(metrics=metrics | {"items": len(figures)}, pictures={"repaired.png": sheet(rows)})
+    metrics: Json = {
+        name: float(value) for name, value in zip(names, means, strict=True)
+    }
+    return Evaluation(
+        metrics=metrics | {"items": len(figures)},
+        pictures={"repaired.png": sheet(rows)},
+    )
 
 
 def as_sent(data: Raw) -> bytes:
@@ -215,7 +284,9 @@ def example() -> bytes:
     return _image.png(pixels)
 
 
-def _before_and_after(truth: Raw | tuple[Raw, Raw], how: Preprocessing) -> tuple[Pixels, Pixels]:
+def _before_and_after(
+    truth: Raw | tuple[Raw, Raw], how: Preprocessing
+) -> tuple[Pixels, Pixels]:
     if isinstance(truth, tuple):
         return _image.read_pixels(truth[0]), _image.read_pixels(truth[1])
     clean = _image.read_pixels(truth)

@@ -33,8 +33,8 @@ def psnr(one: Pixels, other: Pixels) -> float:
 def ssim(one: Pixels, other: Pixels) -> float:
     """The mean structural similarity of 8-bit pictures [H, W, C], over channels.
 
-    Wang et al. 2004, IEEE TIP 13(4): a Gaussian window of 11 pixels with deviation 1.5, K1 = 0.01, K2 = 0.03. A picture
-    smaller than the window is one window.
+    Wang et al. 2004, IEEE TIP 13(4): a Gaussian window of 11 pixels with deviation 1.5, K1 = 0.01,
+    K2 = 0.03. A picture smaller than the window is one window.
     """
     x, y = one.astype(np.float64), other.astype(np.float64)
     near, far = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -54,7 +54,10 @@ def _windowed(x: Any) -> Any:
         weights = np.exp(-(place**2) / (2 * DEVIATION**2))
         weights /= weights.sum()
         count = x.shape[axis] - size + 1
-        x = sum(weight * x.take(range(at, at + count), axis) for at, weight in enumerate(weights))
+        x = sum(
+            weight * x.take(range(at, at + count), axis)
+            for at, weight in enumerate(weights)
+        )
     return x
 
 
@@ -65,7 +68,11 @@ def sheet(rows: Sequence[Row]) -> bytes:
     figure = Figure(figsize=(12, 3.4 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False)
     for row, places in zip(rows, axes, strict=True):
-        titles = (f"sent, {row.before:.2f} dB", f"repaired, {row.after:.2f} dB", "clean")
+        titles = (
+            f"sent, {row.before:.2f} dB",
+            f"repaired, {row.after:.2f} dB",
+            "clean",
+        )
         for place, pixels, title in zip(places, row[:3], titles, strict=True):
             place.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             place.set_title(title, fontsize=10)

@@ -1,4 +1,6 @@
-"""How pictures go into repair and come out: what is repaired, in which colours, and what training keeps of them."""
+"""How pictures go into repair and come out: what is repaired, in which colours, and what training
+keeps of them.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -29,40 +31,78 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
     ] = "denoise"
     color: Annotated[
         Literal["auto", "grey", "rgb"],
-        msgspec.Meta(description="grey: luminance alone is repaired; auto: grey if all training pictures are"),
+        msgspec.Meta(
+            description="grey: luminance alone is repaired; auto: grey if all training pictures are"
+        ),
     ] = "auto"
-    scale: Annotated[int, msgspec.Meta(ge=1, le=4, description="times larger, by super-resolution: 2, 3 or 4")] = 1
+    scale: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, le=4, description="times larger, by super-resolution: 2, 3 or 4"
+        ),
+    ] = 1
     test_sigma: Annotated[
-        float, msgspec.Meta(ge=0, le=100, description="deviation of the noise that denoising is measured with, of 255")
+        float,
+        msgspec.Meta(
+            ge=0,
+            le=100,
+            description="deviation of the noise that denoising is measured with, of 255",
+        ),
     ] = 25.0
     height: Annotated[
         int,
         msgspec.Meta(
-            ge=0, le=4096, description="pixels kept of each training picture, in steps of 24; 0: from the data"
+            ge=0,
+            le=4096,
+            description="pixels kept of each training picture, in steps of 24; 0: from the data",
         ),
     ] = 0
     width: Annotated[
         int,
         msgspec.Meta(
-            ge=0, le=4096, description="pixels kept of each training picture, in steps of 24; 0: from the data"
+            ge=0,
+            le=4096,
+            description="pixels kept of each training picture, in steps of 24; 0: from the data",
         ),
     ] = 0
     max_side: Annotated[
-        int, msgspec.Meta(ge=48, le=4096, description="most pixels kept of a side when taken from the data")
+        int,
+        msgspec.Meta(
+            ge=48,
+            le=4096,
+            description="most pixels kept of a side when taken from the data",
+        ),
     ] = 480
     tile: Annotated[
-        int, msgspec.Meta(ge=96, le=4096, description="side of the tiles in which a larger picture is repaired")
+        int,
+        msgspec.Meta(
+            ge=96,
+            le=4096,
+            description="side of the tiles in which a larger picture is repaired",
+        ),
     ] = 512
     multiple: Annotated[
-        int, msgspec.Meta(ge=1, le=64, description="of which the network wants sides", extra={"derived": True})
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=64,
+            description="of which the network wants sides",
+            extra={"derived": True},
+        ),
     ] = 1
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for values that do not go together."""
         enlarges = self.repair == "super-resolution"
         if enlarges != (self.scale > 1):
-            wanted = "2, 3 or 4" if enlarges else "1: only super-resolution makes a picture larger"
-            raise ValueError(f"scale={self.scale} does not go with {self.repair}: it wants {wanted}")
+            wanted = (
+                "2, 3 or 4"
+                if enlarges
+                else "1: only super-resolution makes a picture larger"
+            )
+            raise ValueError(
+                f"scale={self.scale} does not go with {self.repair}: it wants {wanted}"
+            )
 
     @property
     def channels(self) -> int:
@@ -78,11 +118,19 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
 def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
     """Fill in what is left to the data: colour, and how much of a picture training keeps."""
     seen = [
-        (pixels.shape, how.color == "auto" and _image.is_grey(pixels)) for pixels in map(_image.read_pixels, samples)
+        (pixels.shape, how.color == "auto" and _image.is_grey(pixels))
+        for pixels in map(_image.read_pixels, samples)
     ]
-    color = how.color if how.color != "auto" else ("grey" if all(grey for _, grey in seen) else "rgb")
+    color = (
+        how.color
+        if how.color != "auto"
+        else ("grey" if all(grey for _, grey in seen) else "rgb")
+    )
     height, width = (
-        _kept(given or min(float(np.median([shape[axis] for shape, _ in seen])), how.max_side))
+        _kept(
+            given
+            or min(float(np.median([shape[axis] for shape, _ in seen])), how.max_side)
+        )
         for axis, given in enumerate((how.height, how.width))
     )
     return msgspec.structs.replace(how, color=color, height=height, width=width)
@@ -93,7 +141,8 @@ def _kept(side: float) -> int:
 
 
 def as_wanted(pixels: Pixels, how: Preprocessing) -> tuple[Pixels, Pixels | None]:
-    """Pixels as the model wants them [H, W, C], and the colours [H, W, 2] that a grey model leaves alone.
+    """Pixels as the model wants them [H, W, C], and the colours [H, W, 2] that a grey model leaves
+    alone.
 
     Colours are Cb and Cr of JPEG's YCbCr (ITU-T T.871), so that luminance is what Pillow calls L.
     """
@@ -103,11 +152,14 @@ def as_wanted(pixels: Pixels, how: Preprocessing) -> tuple[Pixels, Pixels | None
         return pixels[:, :, None], None
     parts = np.asarray(Image.fromarray(pixels).convert("YCbCr"))
     luminance = np.ascontiguousarray(parts[:, :, :1])
-    return luminance, None if how.repair == "inpaint" or _image.is_grey(pixels) else parts[:, :, 1:].copy()
+    return luminance, None if how.repair == "inpaint" or _image.is_grey(
+        pixels
+    ) else parts[:, :, 1:].copy()
 
 
 def with_holes(data: Raw, how: Preprocessing) -> Pixels:
-    """A picture of which parts are transparent, as colours and a plane that is 255 where they are [H, W, C + 1].
+    """A picture of which parts are transparent, as colours and a plane that is 255 where they are
+    [H, W, C + 1].
 
     Raises `InvalidInput` for a picture that can't say what is missing.
     """
@@ -115,10 +167,13 @@ def with_holes(data: Raw, how: Preprocessing) -> Pixels:
         pixels, opacity = np.ascontiguousarray(data[:, :, :3]), data[:, :, 3]
     else:
         pixels = _image.read_pixels(data)
-        found = None if isinstance(data, np.ndarray | str) else _image.read_opacity(data)
+        found = (
+            None if isinstance(data, np.ndarray | str) else _image.read_opacity(data)
+        )
         if found is None:
             raise InvalidInput(
-                "the picture does not say what to fill in: send a PNG or WebP with an alpha channel, "
+                "the picture does not say what to fill in: send a PNG or WebP with an alpha "
+                "channel, "
                 "transparent where the picture is missing, or the parameter 'mask'"
             )
         opacity = found
@@ -126,7 +181,9 @@ def with_holes(data: Raw, how: Preprocessing) -> Pixels:
 
 
 def missing(data: bytes) -> Mask:
-    """What a mask says is missing [H, W]: where it is transparent, or if it is nowhere, where it is white."""
+    """What a mask says is missing [H, W]: where it is transparent, or if it is nowhere, where it is
+    white.
+    """
     pixels, opacity = _image.read_pixels(data), _image.read_opacity(data)
     if opacity is not None and (opacity < 128).any():
         return opacity < 128
@@ -134,13 +191,22 @@ def missing(data: bytes) -> Mask:
 
 
 def masked(pixels: Pixels, hole: Mask, how: Preprocessing) -> Pixels:
-    """Colours, and a plane that is 255 where they are missing [H, W, C + 1]; raises `InvalidInput`."""
+    """Colours, and a plane that is 255 where they are missing [H, W, C + 1]; raises
+    `InvalidInput`.
+    """
     if hole.shape != pixels.shape[:2]:
         raise InvalidInput(
-            f"mask is {hole.shape[1]}x{hole.shape[0]}, the picture {pixels.shape[1]}x{pixels.shape[0]}: "
+            f"mask is {hole.shape[1]}x{hole.shape[0]}, the picture "
+            f"{pixels.shape[1]}x{pixels.shape[0]}: "
             "they have to be of one size"
         )
-    return np.concatenate([as_wanted(pixels, how)[0], np.where(hole, 255, 0).astype(np.uint8)[:, :, None]], axis=2)
+    return np.concatenate(
+        [
+            as_wanted(pixels, how)[0],
+            np.where(hole, 255, 0).astype(np.uint8)[:, :, None],
+        ],
+        axis=2,
+    )
 
 
 def joined(pixels: Pixels, colors: Pixels | None) -> Pixels:
@@ -149,8 +215,13 @@ def joined(pixels: Pixels, colors: Pixels | None) -> Pixels:
         return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
     size = (pixels.shape[1], pixels.shape[0])
     parts = [Image.fromarray(np.ascontiguousarray(colors[:, :, at])) for at in (0, 1)]
-    parts = [part if part.size == size else part.resize(size, Image.Resampling.BICUBIC) for part in parts]
-    return np.asarray(Image.merge("YCbCr", [Image.fromarray(pixels[:, :, 0]), *parts]).convert("RGB"))
+    parts = [
+        part if part.size == size else part.resize(size, Image.Resampling.BICUBIC)
+        for part in parts
+    ]
+    return np.asarray(
+        Image.merge("YCbCr", [Image.fromarray(pixels[:, :, 0]), *parts]).convert("RGB")
+    )
 
 
 def measured(pixels: Pixels, how: Preprocessing) -> Pixels:
@@ -159,7 +230,8 @@ def measured(pixels: Pixels, how: Preprocessing) -> Pixels:
 
 
 def kept(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """The part of a picture that training keeps [height, width, C]: the same one for the same picture.
+    """The part of a picture that training keeps [height, width, C]: the same one for the same
+    picture.
 
     A smaller picture is continued by its mirror image.
     """
@@ -173,10 +245,16 @@ def kept(pixels: Pixels, how: Preprocessing) -> Pixels:
 
 
 def kept_pair(sent: Pixels, clean: Pixels, how: Preprocessing) -> tuple[Pixels, Pixels]:
-    """The same part of both pictures of a pair: [height, width, C] of the clean one; raises `InvalidInput`."""
+    """The same part of both pictures of a pair: [height, width, C] of the clean one; raises
+    `InvalidInput`.
+    """
     scale = clean.shape[0] // sent.shape[0]
     if scale != how.scale:
-        hint = f"set scale={scale}" if how.scale > 1 and scale > 1 else "it takes another recipe"
+        hint = (
+            f"set scale={scale}"
+            if how.scale > 1 and scale > 1
+            else "it takes another recipe"
+        )
         raise InvalidInput(
             f"the pictures that should come out are {scale} times as large as those sent, "
             f"the model makes them {how.scale} times as large: {hint}"
@@ -188,41 +266,51 @@ def kept_pair(sent: Pixels, clean: Pixels, how: Preprocessing) -> tuple[Pixels, 
         for number, factor in enumerate((1, scale)):
             parts[number], room = _continued(parts[number], axis, side * factor)
             start = start if number else int(rng.integers(room + 1))
-            parts[number] = parts[number].take(range(start * factor, (start + side) * factor), axis)
+            parts[number] = parts[number].take(
+                range(start * factor, (start + side) * factor), axis
+            )
     return np.ascontiguousarray(parts[0]), np.ascontiguousarray(parts[1])
 
 
 def check_pairs(how: Preprocessing) -> None:
     """Raises `InvalidInput` where pairs teach nothing."""
     if how.repair == "inpaint":
-        raise InvalidInput("inpaint makes the holes itself: give it whole pictures, not pairs")
+        raise InvalidInput(
+            "inpaint makes the holes itself: give it whole pictures, not pairs"
+        )
 
 
 def _continued(pixels: Pixels, axis: int, side: int) -> tuple[Pixels, int]:
     """At least `side` long by its mirror image, and how much longer than that."""
     missing = max(0, side - pixels.shape[axis])
     if missing:
-        pixels = np.pad(pixels, [(0, missing if at == axis else 0) for at in range(3)], "symmetric")
+        pixels = np.pad(
+            pixels, [(0, missing if at == axis else 0) for at in range(3)], "symmetric"
+        )
     return pixels, pixels.shape[axis] - side
 
 
 def seeded(pixels: Pixels) -> np.random.Generator:
     """Random numbers that are always the same for the same picture."""
-    digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+    digest = hashlib.sha256(
+        repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()
+    ).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 def damaged(pixels: Pixels, how: Preprocessing) -> Pixels:
     """A clean picture as it is sent to be repaired, always the same for the same picture.
 
-    Noise is white and Gaussian with the deviation `test_sigma`, rounded and clipped as in a file; a picture to be
-    enlarged is made smaller by Pillow's bicubic filter (antialiased, a = -0.5), after its sides were cut to multiples;
-    one to be filled in is transparent in places [H, W, 4].
+    Noise is white and Gaussian with the deviation `test_sigma`, rounded and clipped as in a file; a
+    picture to be enlarged is made smaller by Pillow's bicubic filter (antialiased, a = -0.5), after
+    its sides were cut to multiples; one to be filled in is transparent in places [H, W, 4].
     """
     if how.repair == "inpaint":
         colors = np.asarray(Image.fromarray(pixels).convert("RGB"))
         missing = holes(pixels.shape[0], pixels.shape[1], seeded(pixels))
-        return np.dstack([np.where(missing[:, :, None], 255, colors), np.where(missing, 0, 255)]).astype(np.uint8)
+        return np.dstack(
+            [np.where(missing[:, :, None], 255, colors), np.where(missing, 0, 255)]
+        ).astype(np.uint8)
     if how.repair == "denoise":
         noisy = pixels + seeded(pixels).normal(0.0, how.test_sigma, pixels.shape)
         return np.asarray(np.clip(np.rint(noisy), 0, 255), np.uint8)
@@ -236,16 +324,29 @@ def holes(height: int, width: int, rng: np.random.Generator) -> Mask:
     image = Image.new("1", (width, height))
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 5)):
-        x, y, across, down = rng.uniform((0, 0, 0.05, 0.05), (1, 1, 0.25, 0.25)) * (width, height, width, height)
-        draw.rectangle((x - across / 2, y - down / 2, x + across / 2, y + down / 2), fill=1)
+        x, y, across, down = rng.uniform((0, 0, 0.05, 0.05), (1, 1, 0.25, 0.25)) * (
+            width,
+            height,
+            width,
+            height,
+        )
+        draw.rectangle(
+            (x - across / 2, y - down / 2, x + across / 2, y + down / 2), fill=1
+        )
     for _ in range(rng.integers(1, 5)):
         ends = rng.uniform(size=4) * (width, height, width, height)
-        draw.line(tuple(ends), fill=1, width=max(1, round(rng.uniform(0.01, 0.05) * min(height, width))))
+        draw.line(
+            tuple(ends),
+            fill=1,
+            width=max(1, round(rng.uniform(0.01, 0.05) * min(height, width))),
+        )
     return np.array(image)
 
 
 def cut(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """A clean picture with sides that are multiples of the scale; one that is smaller than it is continued first."""
+    """A clean picture with sides that are multiples of the scale; one that is smaller than it is
+    continued first.
+    """
     missing = [(0, max(0, how.scale - side)) for side in pixels.shape[:2]]
     if any(after for _, after in missing):
         pixels = np.pad(pixels, [*missing, *[(0, 0)] * (pixels.ndim - 2)], "symmetric")
@@ -254,7 +355,8 @@ def cut(pixels: Pixels, how: Preprocessing) -> Pixels:
 
 
 def unrepaired(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """What repair has to beat: the picture as it was sent, enlarged by Pillow's bicubic filter where it has to be.
+    """What repair has to beat: the picture as it was sent, enlarged by Pillow's bicubic filter
+    where it has to be.
 
     Holes are filled with the mean colour of the rest.
     """
@@ -275,7 +377,8 @@ def check_size(pixels: Pixels, how: Preprocessing) -> None:
     count = pixels.shape[0] * pixels.shape[1] * how.scale**2
     if count > _image.MAX_PIXELS:
         raise TooLarge(
-            f"enlarged {how.scale} times the picture would have {count:,} pixels; at most {_image.MAX_PIXELS:,}"
+            f"enlarged {how.scale} times the picture would have {count:,} pixels; at most "
+            f"{_image.MAX_PIXELS:,}"
         )
 
 

@@ -1,4 +1,6 @@
-"""How repair is trained: patches of clean pictures, damaged anew in every step; or of pairs, as they are."""
+"""How repair is trained: patches of clean pictures, damaged anew in every step; or of pairs, as
+they are.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,9 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     return (network(sent) - clean).abs().mean()  # type: ignore[no-any-return]
 
 
-def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
+def validate(
+    network: nn.Module, batch: Batch, settings: TrainSettings
+) -> dict[str, Tensor]:
     """The same error and the PSNR in dB, of pictures that are always damaged in the same way."""
     if "clean" in batch:
         sent, clean = batch["image"], batch["clean"].float()
@@ -31,7 +35,10 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
         sent = network.damaged(clean, torch.Generator().manual_seed(0))  # type: ignore[operator]
     found = network(sent)
     border = network.scale if network.scale > 1 else 0  # type: ignore[operator]
-    return {"loss": (found - clean).abs().mean(), "psnr": psnr(found.clamp(0, 255), clean, border).mean()}  # type: ignore[arg-type]
+    return {
+        "loss": (found - clean).abs().mean(),
+        "psnr": psnr(found.clamp(0, 255), clean, border).mean(),
+    }  # type: ignore[arg-type]
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

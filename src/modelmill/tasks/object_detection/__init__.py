@@ -62,14 +62,21 @@ SENT = f"{NOTE}size"
 Array = NDArray[Any]
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """Size, colour and normalisation taken from the training pictures."""
     how = preprocessing
     if not (how.height and how.width):
         height, width = np.median([_image.size_of(raw) for raw in samples], axis=0)
         scale = min(1.0, how.max_side / max(height, width))
-        sides = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (height, width)]
-        how = msgspec.structs.replace(how, height=how.height or sides[0], width=how.width or sides[1])
+        sides = [
+            max(STRIDE, round(side * scale / STRIDE) * STRIDE)
+            for side in (height, width)
+        ]
+        how = msgspec.structs.replace(
+            how, height=how.height or sides[0], width=how.width or sides[1]
+        )
     return _image.prepare(samples, how)
 
 
@@ -79,7 +86,9 @@ def inputs(context: Context) -> list[TensorSpec]:
 
 
 def outputs(context: Context) -> list[TensorSpec]:
-    """The 100 best boxes, best first: scores 0..1, corners in 0..1 of the model's frame, and class numbers."""
+    """The 100 best boxes, best first: scores 0..1, corners in 0..1 of the model's frame, and class
+    numbers.
+    """
     return [
         TensorSpec(name="scores", datatype="FP32", shape=[-1, TOP]),
         TensorSpec(name="boxes", datatype="FP32", shape=[-1, TOP, 4]),
@@ -96,11 +105,14 @@ def decode(data: Raw, context: Context) -> Arrays:
     return {"image": image, SENT: np.array(_image.size_of(data), np.int32)}
 
 
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Json]:
+def encode(
+    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+) -> list[Json]:
     """`[{label, score, box: {xmin, ymin, xmax, ymax}}]`, best first; raises `InvalidInput`.
 
-    Corners are whole pixels of the upright picture that was sent, the far ones excluded. Boxes score at least
-    `parameters["threshold"]` (0.3); of two of a class that overlap by an IoU of 0.6 the better one stays.
+    Corners are whole pixels of the upright picture that was sent, the far ones excluded. Boxes
+    score at least `parameters["threshold"]` (0.3); of two of a class that overlap by an IoU of 0.6
+    the better one stays.
     """
     least = _threshold(parameters)
     scores = arrays["scores"]
@@ -110,14 +122,22 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> l
     rows = rows[np.argsort(-scores[rows], kind="stable")]
     height, width = (int(side) for side in arrays[SENT])
     place = _image.placed((height, width), context.preprocessing)
-    boxes = _in_picture(arrays["boxes"][rows], place, context.preprocessing, height, width)
+    boxes = _in_picture(
+        arrays["boxes"][rows], place, context.preprocessing, height, width
+    )
     kinds = arrays["classes"][rows]
     kept = [at for at in _best(boxes, kinds) if (boxes[at, 2:] > boxes[at, :2]).all()]
     return [
         {
             "label": context.labels[int(kinds[at])],
             "score": round(float(scores[rows[at]]), 6),
-            "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), boxes[at].astype(int).tolist(), strict=True)),
+            "box": dict(
+                zip(
+                    ("xmin", "ymin", "xmax", "ymax"),
+                    boxes[at].astype(int).tolist(),
+                    strict=True,
+                )
+            ),
         }
         for at in kept
     ]
@@ -127,16 +147,27 @@ def _threshold(parameters: Mapping[str, Any]) -> float:
     for name in parameters:
         if name != "threshold":
             raise unknown_setting(name, ("threshold",), "parameter")
-    least = THRESHOLD if parameters.get("threshold") is None else parameters["threshold"]
-    if not isinstance(least, int | float) or isinstance(least, bool) or not 0 <= least <= 1:
+    least = (
+        THRESHOLD if parameters.get("threshold") is None else parameters["threshold"]
+    )
+    if (
+        not isinstance(least, int | float)
+        or isinstance(least, bool)
+        or not 0 <= least <= 1
+    ):
         raise InvalidInput(f"threshold is a number from 0 to 1, not {least!r:.40}")
     return float(least)
 
 
-def _in_picture(boxes: Array, place: Placement, how: Preprocessing, height: int, width: int) -> Array:
+def _in_picture(
+    boxes: Array, place: Placement, how: Preprocessing, height: int, width: int
+) -> Array:
     """Corners [N, 4] in 0..1 of the frame as whole pixels of the picture."""
     frame = np.array([how.width, how.height] * 2)
-    corner, size = np.array([place.left, place.top] * 2), np.array([place.width, place.height] * 2)
+    corner, size = (
+        np.array([place.left, place.top] * 2),
+        np.array([place.width, place.height] * 2),
+    )
     pixels = (boxes * frame - corner) / size * [width, height, width, height]
     return np.asarray(np.clip(np.rint(pixels), 0, [width, height, width, height]))
 
@@ -157,18 +188,23 @@ def _iou(one: Array, other: Array) -> Array:
     high = np.minimum(one[:, None, 2:], other[None, :, 2:])
     common = np.clip(high - low, 0, None).prod(2)
     areas = [np.clip(box[:, 2:] - box[:, :2], 0, None).prod(1) for box in (one, other)]
-    return np.asarray(common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-9))
+    return np.asarray(
+        common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-9)
+    )
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     """`image`; `boxes` float32 [128, 4] in 0..1 of the model's frame and `classes` int64 [128].
 
-    The class is -1 where there is no box and -2 where one is ignored; the largest 128 boxes are kept.
+    The class is -1 where there is no box and -2 where one is ignored; the largest 128 boxes are
+    kept.
     """
     arrays = decode(item.data, context)
     height, width = (int(side) for side in arrays.pop(SENT))
     found = truth(item)
-    corners = np.array([[box.xmin, box.ymin, box.xmax, box.ymax] for box in found], np.float64).reshape(-1, 4)
+    corners = np.array(
+        [[box.xmin, box.ymin, box.xmax, box.ymax] for box in found], np.float64
+    ).reshape(-1, 4)
     how = context.preprocessing
     place = _image.placed((height, width), how)
     scale = np.array([place.width / width, place.height / height] * 2)
@@ -179,7 +215,9 @@ def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     boxes, classes = np.zeros((MOST, 4), np.float32), np.full(MOST, NO_BOX, np.int64)
     boxes[: len(chosen)] = frame[chosen]
     for at, row in enumerate(chosen):
-        classes[at] = IGNORED if found[row].ignored else context.labels.index(found[row].label)
+        classes[at] = (
+            IGNORED if found[row].ignored else context.labels.index(found[row].label)
+        )
     return arrays, {"boxes": boxes, "classes": classes}
 
 
@@ -203,7 +241,8 @@ def evaluate(measured: Measured) -> Evaluation:
 def alike(one: Any, other: Any, tolerance: float) -> bool:
     """Whether two answers are the same but for rounding.
 
-    Each box whose score is clear of the threshold has a counterpart: its label, nearly its score, and its place.
+    Each box whose score is clear of the threshold has a counterpart: its label, nearly its score,
+    and its place.
     """
     return _held(one, other, tolerance) and _held(other, one, tolerance)
 
@@ -219,8 +258,15 @@ def _held(one: Any, other: Any, tolerance: float) -> bool:
 def _same(one: Json, other: Json, tolerance: float) -> bool:
     corners = [np.array([list(row["box"].values())], float) for row in (one, other)]
     slack = 1.0  # pixel: what rounding may move a corner by
-    near = bool((np.abs(corners[0] - corners[1]) <= slack).all()) or _iou(*corners).item() >= 1 - 6 * tolerance
-    return one["label"] == other["label"] and abs(one["score"] - other["score"]) <= tolerance and near
+    near = (
+        bool((np.abs(corners[0] - corners[1]) <= slack).all())
+        or _iou(*corners).item() >= 1 - 6 * tolerance
+    )
+    return (
+        one["label"] == other["label"]
+        and abs(one["score"] - other["score"]) <= tolerance
+        and near
+    )
 
 
 def example() -> bytes:

@@ -10,13 +10,19 @@ from modelmill.tasks.base import Signature
 
 STAGES = 4
 PRIOR = 0.02
-"""What the heat map says everywhere before training: objects are rare (Lin et al. 2017, focal loss)."""
+"""What the heat map says everywhere before training: objects are rare (Lin et al. 2017, focal
+loss).
+"""
 
 
 class Detector(nn.Module):
-    """uint8 [N, H, W, C] -> heat [N, classes, H / 8, W / 8] as logits, and reach [N, 4, H / 8, W / 8]."""
+    """uint8 [N, H, W, C] -> heat [N, classes, H / 8, W / 8] as logits, and reach [N, 4, H / 8, W /
+    8].
+    """
 
-    def __init__(self, signature: Signature, channels: int, blocks: int, neck: int) -> None:
+    def __init__(
+        self, signature: Signature, channels: int, blocks: int, neck: int
+    ) -> None:
         super().__init__()
         inside = pixel_input(signature)[2]
         self.stem = nn.Sequential(
@@ -35,7 +41,9 @@ class Detector(nn.Module):
             for outside in widths
         )
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths)
-        self.smooth = nn.Sequential(conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU())
+        self.smooth = nn.Sequential(
+            conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU()
+        )
         self.heat = _head(neck, signature.classes, -math.log(1 / PRIOR - 1))
         self.reach = _head(neck, 4, 0.0)
 
@@ -59,4 +67,6 @@ def _head(neck: int, outside: int, bias: float) -> nn.Sequential:
     nn.init.normal_(last.weight, std=0.01)
     assert last.bias is not None
     nn.init.constant_(last.bias, bias)
-    return nn.Sequential(conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU(), last)
+    return nn.Sequential(
+        conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU(), last
+    )

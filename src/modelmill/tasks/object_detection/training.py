@@ -1,7 +1,9 @@
-"""How detectors by heat map are trained: Gaussians at the objects' centres, and boxes learnt around them.
+"""How detectors by heat map are trained: Gaussians at the objects' centres, and boxes learnt around
+them.
 
-After CenterNet (Zhou et al. 2019, arXiv 1904.07850) and TTFNet (Liu et al. 2019, arXiv 1909.00700), whose boxes
-are learnt at every cell of the Gaussian instead of the centre alone: a few hundred pictures are enough.
+After CenterNet (Zhou et al. 2019, arXiv 1904.07850) and TTFNet (Liu et al. 2019, arXiv 1909.00700),
+whose boxes are learnt at every cell of the Gaussian instead of the centre alone: a few hundred
+pictures are enough.
 """
 
 import torch
@@ -14,7 +16,9 @@ from modelmill.tasks.object_detection._metrics import average_precision
 from modelmill.tasks.object_detection._settings import IGNORED, TOP, BoxAugment
 
 SCORE = ""
-"""The last epoch is kept: the learning rate has come to rest there, and few validation pictures tell little."""
+"""The last epoch is kept: the learning rate has come to rest there, and few validation pictures
+tell little.
+"""
 SPREAD = 0.54 / 6
 """The Gaussian's deviation as a share of the box's side (TTFNet)."""
 LEAST = 0.01
@@ -30,16 +34,22 @@ class Peaks(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`scores` [N, 100] falling, `boxes` [N, 100, 4] in 0..1 of the picture, `classes` [N, 100]."""
+        """`scores` [N, 100] falling, `boxes` [N, 100, 4] in 0..1 of the picture, `classes` [N,
+        100].
+        """
         heat, reach = self.network(image)
         return peaks(heat, reach)
 
 
 def peaks(heat: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Heat [N, C, H, W] and reach [N, 4, H, W] as scores, boxes and classes; rows beyond all cells score 0."""
+    """Heat [N, C, H, W] and reach [N, 4, H, W] as scores, boxes and classes; rows beyond all cells
+    score 0.
+    """
     height, width = heat.shape[2:]
     heat = torch.sigmoid(heat.float())
-    heat = torch.where(F.max_pool2d(heat, 3, 1, 1) == heat, heat, torch.zeros_like(heat)).flatten(1)
+    heat = torch.where(
+        F.max_pool2d(heat, 3, 1, 1) == heat, heat, torch.zeros_like(heat)
+    ).flatten(1)
     cells = height * width
     if heat.shape[1] < TOP:
         heat = F.pad(heat, (0, TOP - heat.shape[1]))
@@ -55,7 +65,11 @@ def spread(reach: Tensor) -> Tensor:
     height, width = reach.shape[2:]
     distance = 0.25 * reach.float().clamp(-6, 3).exp()
     x = ((torch.arange(width, device=reach.device) + 0.5) / width).expand(height, width)
-    y = ((torch.arange(height, device=reach.device) + 0.5) / height).unsqueeze(1).expand(height, width)
+    y = (
+        ((torch.arange(height, device=reach.device) + 0.5) / height)
+        .unsqueeze(1)
+        .expand(height, width)
+    )
     left, top, right, bottom = distance.unbind(1)
     return torch.stack([x - left, y - top, x + right, y + bottom], 1)
 
@@ -67,18 +81,25 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
 
 
 def objective(heat: Tensor, reach: Tensor, boxes: Tensor, classes: Tensor) -> Tensor:
-    """The loss of heat [N, C, H, W] and reach [N, 4, H, W] to boxes [N, M, 4] in 0..1 of classes [N, M]."""
+    """The loss of heat [N, C, H, W] and reach [N, 4, H, W] to boxes [N, M, 4] in 0..1 of classes
+    [N, M].
+    """
     count = (classes >= 0).sum().clamp(min=1)
     hills = _hills(boxes, classes, heat.shape[2], heat.shape[3])
     wanted = torch.zeros_like(heat)
     kind = classes.clamp(min=0)[:, :, None, None].expand_as(hills)
     wanted = wanted.scatter_reduce(1, kind, hills, "amax")
     unseen = _inside(boxes, classes == IGNORED, heat.shape[2], heat.shape[3])
-    return _focal(heat, wanted, unseen) / count + BOX_WEIGHT * _box_loss(reach, boxes, hills) / count
+    return (
+        _focal(heat, wanted, unseen) / count
+        + BOX_WEIGHT * _box_loss(reach, boxes, hills) / count
+    )
 
 
 def _hills(boxes: Tensor, classes: Tensor, height: int, width: int) -> Tensor:
-    """A Gaussian for each object [N, M, H, W], 1 at the cell of its centre; zero for rows without one."""
+    """A Gaussian for each object [N, M, H, W], 1 at the cell of its centre; zero for rows without
+    one.
+    """
     size = boxes.new_tensor([width, height])
     low, high = boxes[..., :2] * size, boxes[..., 2:] * size
     middle = ((low + high) / 2).floor().clamp(min=0).minimum(size - 1)
@@ -88,7 +109,9 @@ def _hills(boxes: Tensor, classes: Tensor, height: int, width: int) -> Tensor:
     across = (x - middle[..., 0:1]) / deviation[..., 0:1]
     down = (y - middle[..., 1:2]) / deviation[..., 1:2]
     hill = torch.exp(-(across[..., None, :] ** 2 + down[..., :, None] ** 2) / 2)
-    return torch.where((classes >= 0)[..., None, None] & (hill > LEAST), hill, torch.zeros_like(hill))
+    return torch.where(
+        (classes >= 0)[..., None, None] & (hill > LEAST), hill, torch.zeros_like(hill)
+    )
 
 
 def _inside(boxes: Tensor, chosen: Tensor, height: int, width: int) -> Tensor:
@@ -102,20 +125,27 @@ def _inside(boxes: Tensor, chosen: Tensor, height: int, width: int) -> Tensor:
 
 
 def _focal(heat: Tensor, wanted: Tensor, unseen: Tensor) -> Tensor:
-    """CornerNet's focal loss (Law and Deng 2018, eq. 1), summed; cells of ignored objects are no background."""
+    """CornerNet's focal loss (Law and Deng 2018, eq. 1), summed; cells of ignored objects are no
+    background.
+    """
     p = torch.sigmoid(heat)
     right = F.logsigmoid(heat) * (1 - p) ** 2
     wrong = F.logsigmoid(-heat) * p**2 * (1 - wanted) ** 4
-    return -torch.where(wanted == 1, right, torch.where(unseen, torch.zeros_like(wrong), wrong)).sum()
+    return -torch.where(
+        wanted == 1, right, torch.where(unseen, torch.zeros_like(wrong), wrong)
+    ).sum()
 
 
 def _box_loss(reach: Tensor, boxes: Tensor, hills: Tensor) -> Tensor:
-    """1 - GIoU (Rezatofighi et al. 2019) over each hill's cells, weighted by its height, which sum to 1 an object.
+    """1 - GIoU (Rezatofighi et al. 2019) over each hill's cells, weighted by its height, which sum
+    to 1 an object.
 
     A cell under several hills learns the smallest box.
     """
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    smallest = torch.where(hills > 0, area[..., None, None], torch.inf).argmin(1, keepdim=True)
+    smallest = torch.where(hills > 0, area[..., None, None], torch.inf).argmin(
+        1, keepdim=True
+    )
     mine = torch.zeros_like(hills).scatter_(1, smallest, 1.0) * hills
     weight = (mine / mine.sum((2, 3), keepdim=True).clamp(min=1e-6)).sum(1)
     n, _, height, width = hills.shape
@@ -126,20 +156,33 @@ def _box_loss(reach: Tensor, boxes: Tensor, hills: Tensor) -> Tensor:
 
 def _giou(one: Tensor, other: Tensor) -> Tensor:
     """Of corners [N, 4, ...] each, -1..1."""
-    low, high = torch.maximum(one[:, :2], other[:, :2]), torch.minimum(one[:, 2:], other[:, 2:])
+    low, high = (
+        torch.maximum(one[:, :2], other[:, :2]),
+        torch.minimum(one[:, 2:], other[:, 2:]),
+    )
     common = (high - low).clamp(min=0).prod(1)
     areas = [(box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (one, other)]
     union = areas[0] + areas[1] - common
-    hull = (torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])).prod(1)
+    hull = (
+        torch.maximum(one[:, 2:], other[:, 2:])
+        - torch.minimum(one[:, :2], other[:, :2])
+    ).prod(1)
     return common / union.clamp(min=1e-7) - (hull - union) / hull.clamp(min=1e-7)
 
 
-def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
+def validate(
+    network: nn.Module, batch: Batch, settings: TrainSettings
+) -> dict[str, Tensor]:
     """The loss and AP50 of a batch."""
     heat, reach = network(batch["image"])
     boxes, classes = packed(batch["boxes"], batch["classes"])
-    ap = average_precision(*(part.cpu().numpy() for part in (*peaks(heat, reach), boxes, classes)))
-    return {"loss": objective(heat.float(), reach, boxes, classes), "ap50": heat.new_tensor(ap, dtype=torch.float32)}
+    ap = average_precision(
+        *(part.cpu().numpy() for part in (*peaks(heat, reach), boxes, classes))
+    )
+    return {
+        "loss": objective(heat.float(), reach, boxes, classes),
+        "ap50": heat.new_tensor(ap, dtype=torch.float32),
+    }
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:
@@ -149,7 +192,9 @@ def deployed(network: nn.Module, signature: Signature) -> nn.Module:
 
 def change(batch: Batch, how: BoxAugment, signature: Signature) -> Batch:
     """A training batch with its pictures changed at random, and the boxes with them."""
-    pictures, boxes, classes = changed(batch["image"], batch["boxes"], batch["classes"], how)
+    pictures, boxes, classes = changed(
+        batch["image"], batch["boxes"], batch["classes"], how
+    )
     return {"image": pictures, "boxes": boxes, "classes": classes}
 
 

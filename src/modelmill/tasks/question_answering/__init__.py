@@ -14,7 +14,13 @@ from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks import _text
 from modelmill.tasks._text import TOKENIZER, load_tokenizer, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
-from modelmill.tasks.question_answering._features import COUNT, endings, features, partners, window_baseline
+from modelmill.tasks.question_answering._features import (
+    COUNT,
+    endings,
+    features,
+    partners,
+    window_baseline,
+)
 from modelmill.tasks.question_answering._measures import exact, f1
 from modelmill.types import QUESTION, Json, TensorSpec
 
@@ -35,16 +41,27 @@ STEP = 64
 MOST_TOKENS, QUESTION_TOKENS = 16_384, 64
 MOST_ANSWERS = 20
 ANSWERS = 3
-"""Of a question, that training looks at: SQuAD's people do not agree on where an answer begins and ends."""
+"""Of a question, that training looks at: SQuAD's people do not agree on where an answer begins and
+ends.
+"""
 
 
 class Preprocessing(_text.Preprocessing, frozen=True, kw_only=True):
     """How question and passage become tokens, and how much of a passage training looks at."""
 
-    vocabulary: Annotated[int, Meta(ge=10, le=1_000_000, description="most token ids")] = 20_000
-    minimum_count: Annotated[int, Meta(ge=1, description="times a token occurs to be kept")] = 3
+    vocabulary: Annotated[
+        int, Meta(ge=10, le=1_000_000, description="most token ids")
+    ] = 20_000
+    minimum_count: Annotated[
+        int, Meta(ge=1, description="times a token occurs to be kept")
+    ] = 3
     length_limit: Annotated[
-        int, Meta(ge=1, le=4096, description="most tokens when the length is taken from the data")
+        int,
+        Meta(
+            ge=1,
+            le=4096,
+            description="most tokens when the length is taken from the data",
+        ),
     ] = 512
 
 
@@ -78,15 +95,23 @@ def asked_of(data: Raw) -> tuple[str, str]:
 
 def fingerprint(data: Raw) -> str:
     """The sha256 of question and passage."""
-    return hashlib.sha256("\0".join(asked_of(data)).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(
+        "\0".join(asked_of(data)).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def together(data: Raw) -> str:
-    """The sha256 of the passage: questions about it that train say what it holds to those that measure."""
-    return hashlib.sha256(asked_of(data)[1].encode("utf-8", "surrogatepass")).hexdigest()
+    """The sha256 of the passage: questions about it that train say what it holds to those that
+    measure.
+    """
+    return hashlib.sha256(
+        asked_of(data)[1].encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """The tokenizer, learnt from questions and passages, and the length of passages."""
     questions, contexts = zip(*(asked_of(sample) for sample in samples), strict=True)
     passages = list(dict.fromkeys(contexts))
@@ -94,15 +119,23 @@ def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) 
     if preprocessing.max_length:
         return found  # type: ignore[return-value]
     tokenizer = load_tokenizer(folder / TOKENIZER)
-    lengths = [len(one.ids) for one in tokenizer.encode_batch([_text.without_surrogates(text) for text in passages])]
+    lengths = [
+        len(one.ids)
+        for one in tokenizer.encode_batch(
+            [_text.without_surrogates(text) for text in passages]
+        )
+    ]
     length = max(STEP, min(preprocessing.length_limit, int(np.percentile(lengths, 98))))
     return msgspec.structs.replace(found, max_length=length)  # type: ignore[return-value]
 
 
 def inputs(context: Context) -> list[TensorSpec]:
-    """Token ids of `question` and `passage` (0 behind the end), and what is known of the words (`_features`)."""
+    """Token ids of `question` and `passage` (0 behind the end), and what is known of the words
+    (`_features`).
+    """
     return [
-        # Of one length: two free lengths that recurrent layers run over are taken for the same one by the exporter.
+        # Of one length: two free lengths that recurrent layers run over are taken for the same one
+        # by the exporter.
         TensorSpec(name="question", datatype="INT64", shape=[-1, QUESTION_TOKENS]),
         TensorSpec(name="passage", datatype="INT64", shape=[-1, -1]),
         TensorSpec(name="features", datatype="FP32", shape=[-1, -1, COUNT]),
@@ -112,8 +145,13 @@ def inputs(context: Context) -> list[TensorSpec]:
 
 
 def outputs(context: Context) -> list[TensorSpec]:
-    """Log-probabilities of where the answer begins and ends; place 0 stands for no answer [-1, passage + 1]."""
-    return [TensorSpec(name=name, datatype="FP32", shape=[-1, -1]) for name in ("start", "end")]
+    """Log-probabilities of where the answer begins and ends; place 0 stands for no answer [-1,
+    passage + 1].
+    """
+    return [
+        TensorSpec(name=name, datatype="FP32", shape=[-1, -1])
+        for name in ("start", "end")
+    ]
 
 
 def _read(data: Raw, context: Context) -> Asked:
@@ -121,24 +159,40 @@ def _read(data: Raw, context: Context) -> Asked:
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
     told = tokenizer.encode(_text.without_surrogates(text), add_special_tokens=False)
     if len(told.ids) > MOST_TOKENS:
-        raise InvalidInput(f"the passage has {len(told.ids):,} tokens; at most {MOST_TOKENS:,} are taken: send a part")
-    said = tokenizer.encode(_text.without_surrogates(question), add_special_tokens=False)
+        raise InvalidInput(
+            f"the passage has {len(told.ids):,} tokens; at most {MOST_TOKENS:,} are taken: send a "
+            "part"
+        )
+    said = tokenizer.encode(
+        _text.without_surrogates(question), add_special_tokens=False
+    )
     row = np.zeros(QUESTION_TOKENS, np.int64)
     ids = said.ids[:QUESTION_TOKENS]
     row[: len(ids)] = ids
     words = [text[a:b] for a, b in told.offsets]
     question_words = [question[a:b] for a, b in said.offsets[:QUESTION_TOKENS]]
-    return Asked(question, text, words, np.array(told.ids, np.int64), told.offsets, question_words, row)
+    return Asked(
+        question,
+        text,
+        words,
+        np.array(told.ids, np.int64),
+        told.offsets,
+        question_words,
+        row,
+    )
 
 
 def decode(data: Raw, context: Context) -> Arrays:
-    """`question`: int64 [64]; `passage`, `endings`, `partners`: int64 [C], `features`: float32 [C, F], C = n * 64.
+    """`question`: int64 [64]; `passage`, `endings`, `partners`: int64 [C], `features`: float32 [C,
+    F], C = n * 64.
 
     Raises `InvalidInput`.
     """
     asked = _read(data, context)
     size = max(1, -(-len(asked.ids) // STEP)) * STEP
-    known = {name: _filled(array, size) for name, array in _known(asked, context).items()}
+    known = {
+        name: _filled(array, size) for name, array in _known(asked, context).items()
+    }
     places = _filled(np.array(asked.offsets, np.int64).reshape(-1, 2), size)
     return {
         "question": asked.question_ids,
@@ -151,8 +205,19 @@ def decode(data: Raw, context: Context) -> Arrays:
 def _known(asked: Asked, context: Context) -> Arrays:
     """What a network sees of each token of a passage."""
     places, alike = partners(asked.words, asked.question_words)
-    common = features(asked.question_words, asked.words, alike, asked.ids, context.preprocessing.tokens)
-    return {"passage": asked.ids, "features": common, "endings": endings(asked.words), "partners": places}
+    common = features(
+        asked.question_words,
+        asked.words,
+        alike,
+        asked.ids,
+        context.preprocessing.tokens,
+    )
+    return {
+        "passage": asked.ids,
+        "features": common,
+        "endings": endings(asked.words),
+        "partners": places,
+    }
 
 
 def _filled(array: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
@@ -163,18 +228,25 @@ def _filled(array: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
-    """The best answer, or with `top_k` a list of them: `answer`, `score`, and `start` and `end` in characters.
+    """The best answer, or with `top_k` a list of them: `answer`, `score`, and `start` and `end` in
+    characters.
 
     With `handle_impossible_answer` the answer may be that there is none, "". Raises `InvalidInput`.
     """
     for name in parameters:
         if name not in PARAMETERS and name not in OTHER:
             raise unknown_setting(name, PARAMETERS, "parameter")
-    count, longest = _whole(parameters, "top_k", 1, MOST_ANSWERS), _whole(parameters, "max_answer_len", 15, 1000)
+    count, longest = (
+        _whole(parameters, "top_k", 1, MOST_ANSWERS),
+        _whole(parameters, "max_answer_len", 15, 1000),
+    )
     places, text = arrays[f"{NOTE}places"], _text.told(arrays[f"{NOTE}context"])
     start, end = (np.exp(arrays[name].astype(np.float64)) for name in ("start", "end"))
     best = _best(start[1:], end[1:], longest, count, int((places[:, 1] > 0).sum()))
-    found = [_answer(score, text, int(places[a, 0]), int(places[b, 1])) for score, a, b in best]
+    found = [
+        _answer(score, text, int(places[a, 0]), int(places[b, 1]))
+        for score, a, b in best
+    ]
     if parameters.get("handle_impossible_answer") is True or not found:
         found.append(_answer(float(start[0] * end[0]), "", 0, 0))
         found = sorted(found, key=lambda one: -one["score"])[:count]
@@ -182,7 +254,12 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> A
 
 
 def _answer(score: float, text: str, start: int, end: int) -> Json:
-    return {"score": round(score, 6), "start": start, "end": end, "answer": text[start:end]}
+    return {
+        "score": round(score, 6),
+        "start": start,
+        "end": end,
+        "answer": text[start:end],
+    }
 
 
 def _whole(parameters: Mapping[str, Any], name: str, usual: int, most: int) -> int:
@@ -190,12 +267,18 @@ def _whole(parameters: Mapping[str, Any], name: str, usual: int, most: int) -> i
     if value is None:
         return usual
     if type(value) is not int or not 1 <= value <= most:
-        raise InvalidInput(f"{name} is a whole number from 1 to {most}, not {value!r:.40}")
+        raise InvalidInput(
+            f"{name} is a whole number from 1 to {most}, not {value!r:.40}"
+        )
     return value
 
 
-def _best(start: Any, end: Any, longest: int, count: int, size: int) -> list[tuple[float, int, int]]:
-    """The likeliest spans (score, first, last token) of at most `longest` tokens, of which none overlap."""
+def _best(
+    start: Any, end: Any, longest: int, count: int, size: int
+) -> list[tuple[float, int, int]]:
+    """The likeliest spans (score, first, last token) of at most `longest` tokens, of which none
+    overlap.
+    """
     every = []
     for length in range(min(longest, size)):
         scores = start[: size - length] * end[length:size]
@@ -211,7 +294,8 @@ def _best(start: Any, end: Any, longest: int, count: int, size: int) -> list[tup
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """A part of the passage as long as `max_length` that holds an answer, and the `spans` of tokens from 1 [3, 2].
+    """A part of the passage as long as `max_length` that holds an answer, and the `spans` of tokens
+    from 1 [3, 2].
 
     The first three answers that people gave, again where there are fewer; of 0 where there is none.
     """
@@ -220,8 +304,15 @@ def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     touched = [_tokens_of(asked, one) for one in item.target] or [(-1, -1)]
     first, last = touched[0]
     begin = max(0, min(first - size // 2, len(asked.ids) - size)) if last >= size else 0
-    known = {name: _filled(array[begin : begin + size], size) for name, array in _known(asked, context).items()}
-    inside = [(a - begin + 1, b - begin + 1) for a, b in touched if a >= begin and b - begin < size] or [(0, 0)]
+    known = {
+        name: _filled(array[begin : begin + size], size)
+        for name, array in _known(asked, context).items()
+    }
+    inside = [
+        (a - begin + 1, b - begin + 1)
+        for a, b in touched
+        if a >= begin and b - begin < size
+    ] or [(0, 0)]
     spans = np.array((inside * ANSWERS)[:ANSWERS], np.int64)
     arrays = {"question": asked.question_ids, **known}
     return {name: _small(array) for name, array in arrays.items()}, {"spans": spans}
@@ -235,7 +326,11 @@ def _small(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _tokens_of(asked: Asked, answer: tuple[str, int]) -> tuple[int, int]:
     """The first and the last token that an answer touches; (-1, -1) where it touches none."""
     text, start = answer
-    touched = [n for n, (a, b) in enumerate(asked.offsets) if a < start + len(text) and b > start]
+    touched = [
+        n
+        for n, (a, b) in enumerate(asked.offsets)
+        if a < start + len(text) and b > start
+    ]
     return (touched[0], touched[-1]) if touched else (-1, -1)
 
 
@@ -251,7 +346,9 @@ def complete(labels: Sequence[str]) -> Json:
 
 
 def evaluate(measured: Measured) -> Evaluation:
-    """`em` and `f1` as SQuAD's script computes them, by character where there are no spaces, beside the baseline's."""
+    """`em` and `f1` as SQuAD's script computes them, by character where there are no spaces, beside
+    the baseline's.
+    """
     said = [one["answer"] for one in measured.outputs]
     pairs = list(zip(said, measured.truths, strict=True))
     metrics = {
@@ -260,9 +357,12 @@ def evaluate(measured: Measured) -> Evaluation:
         "items": len(pairs),
     }
     if measured.context is not None:
-        answers = [_baseline(raw, measured.context) for raw in measured.show(range(len(pairs)))]
+        answers = [
+            _baseline(raw, measured.context) for raw in measured.show(range(len(pairs)))
+        ]
         metrics["f1_baseline"] = sum(
-            f1(answer, truths) for answer, truths in zip(answers, measured.truths, strict=True)
+            f1(answer, truths)
+            for answer, truths in zip(answers, measured.truths, strict=True)
         ) / max(1, len(pairs))
     return Evaluation(metrics=metrics, pictures={})
 
@@ -270,15 +370,28 @@ def evaluate(measured: Measured) -> Evaluation:
 def _baseline(data: Raw, context: Context) -> str:
     asked = _read(data, context)
     _, alike = partners(asked.words, asked.question_words)
-    first, last = window_baseline(asked.question_words, asked.words, alike, asked.ids, context.preprocessing.tokens)
-    return asked.context[asked.offsets[first][0] : asked.offsets[last - 1][1]] if last > first else ""
+    first, last = window_baseline(
+        asked.question_words,
+        asked.words,
+        alike,
+        asked.ids,
+        context.preprocessing.tokens,
+    )
+    return (
+        asked.context[asked.offsets[first][0] : asked.offsets[last - 1][1]]
+        if last > first
+        else ""
+    )
 
 
 def alike(one: Any, other: Any, tolerance: float) -> bool:
     """Whether two answers are the same, or as likely: rounding may turn a tie."""
-    mine, theirs = ([found] if isinstance(found, dict) else found for found in (one, other))
+    mine, theirs = (
+        [found] if isinstance(found, dict) else found for found in (one, other)
+    )
     return len(mine) == len(theirs) and all(
-        abs(a["score"] - b["score"]) <= tolerance for a, b in zip(mine, theirs, strict=True)
+        abs(a["score"] - b["score"]) <= tolerance
+        for a, b in zip(mine, theirs, strict=True)
     )
 
 
@@ -290,4 +403,7 @@ def as_sent(data: Raw) -> str:
 
 def example() -> str:
     """A question about a sentence."""
-    return '{"question": "Where does she live?", "context": "Her name is Clara and she lives in Berkeley."}'
+    return (
+        '{"question": "Where does she live?", "context": "Her name is Clara and she lives in '
+        'Berkeley."}'
+    )

@@ -19,29 +19,44 @@ ENDS = frozenset(".!?\u3002\uff01\uff1f\uff1b;")
 
 
 def partners(passage: Sequence[str], question: Sequence[str]) -> tuple[Array, Array]:
-    """Where in the question each word of a passage has its like, from 1 (0: nowhere), and how alike they are, 0..1.
+    """Where in the question each word of a passage has its like, from 1 (0: nowhere), and how alike
+    they are, 0..1.
 
-    The same word, or else the one that shares most of its pairs of letters (Dice): it finds `teacher` by `teaching`,
-    and a name that a listener wrote down in another way. Of several places that which goes on from the word before.
+    The same word, or else the one that shares most of its pairs of letters (Dice): it finds
+    `teacher` by `teaching`, and a name that a listener wrote down in another way. Of several places
+    that which goes on from the word before.
     """
     asked = [word.lower() for word in question]
-    spelt = [(place, _letters(word)) for place, word in enumerate(asked, 1) if len(word) >= LEAST_LETTERS]
-    known: dict[str, tuple[int, float]] = {word: (place, 1.0) for place, word in reversed([*enumerate(asked, 1)])}
+    spelt = [
+        (place, _letters(word))
+        for place, word in enumerate(asked, 1)
+        if len(word) >= LEAST_LETTERS
+    ]
+    known: dict[str, tuple[int, float]] = {
+        word: (place, 1.0) for place, word in reversed([*enumerate(asked, 1)])
+    }
     places, alike = np.zeros(len(passage), np.int64), np.zeros(len(passage), np.float32)
     before = 0
     for number, word in enumerate(map(str.lower, passage)):
         if word not in known:
             known[word] = _nearest(word, spelt)
         place, alike[number] = known[word]
-        before = before + 1 if 0 < before < len(asked) and asked[before] == word else place
+        before = (
+            before + 1 if 0 < before < len(asked) and asked[before] == word else place
+        )
         places[number] = before
     return places, alike
 
 
 def _nearest(word: str, spelt: Sequence[tuple[int, set[str]]]) -> tuple[int, float]:
-    """The place of the word of a question that is spelt most like another, and how alike they are; (0, 0): none is."""
+    """The place of the word of a question that is spelt most like another, and how alike they are;
+    (0, 0): none is.
+    """
     own = _letters(word) if len(word) >= LEAST_LETTERS else set()
-    best, place = max(((2 * len(own & other) / (len(own) + len(other)), -at) for at, other in spelt), default=(0.0, 0))
+    best, place = max(
+        ((2 * len(own & other) / (len(own) + len(other)), -at) for at, other in spelt),
+        default=(0.0, 0),
+    )
     return (-place, best) if best >= LEAST_LIKENESS else (0, 0.0)
 
 
@@ -50,19 +65,33 @@ def _letters(word: str) -> set[str]:
 
 
 def endings(words: Sequence[str]) -> Array:
-    """A number from 1 for each word's last letters, int64 [words]: what is left of grammar in a word that is rare."""
+    """A number from 1 for each word's last letters, int64 [words]: what is left of grammar in a
+    word that is rare.
+    """
     return np.array(
-        [1 + crc32(word[-ENDING:].lower().encode("utf-8", "replace")) % (ENDINGS - 1) for word in words], np.int64
+        [
+            1 + crc32(word[-ENDING:].lower().encode("utf-8", "replace")) % (ENDINGS - 1)
+            for word in words
+        ],
+        np.int64,
     )
 
 
-def features(question: Sequence[str], passage: Sequence[str], alike: Array, ids: Array, tokens: int) -> Array:
-    """Float32 [passage, COUNT]; words as they are in the texts, `ids` of the passage's (the smaller the commoner).
+def features(
+    question: Sequence[str],
+    passage: Sequence[str],
+    alike: Array,
+    ids: Array,
+    tokens: int,
+) -> Array:
+    """Float32 [passage, COUNT]; words as they are in the texts, `ids` of the passage's (the smaller
+    the commoner).
 
     `alike`: of `partners`.
 
-    Matches as in DrQA (Chen et al. 2017, arXiv 1704.00051): the word, and one that is spelt alike; by how rare it is;
-    with its neighbour; summed over windows; in the best sentence; beside a number; and how often the passage has it.
+    Matches as in DrQA (Chen et al. 2017, arXiv 1704.00051): the word, and one that is spelt alike;
+    by how rare it is; with its neighbour; summed over windows; in the best sentence; beside a
+    number; and how often the passage has it.
     """
     asked = [word.lower() for word in question]
     words = [word.lower() for word in passage]
@@ -76,16 +105,33 @@ def features(question: Sequence[str], passage: Sequence[str], alike: Array, ids:
         if two in pairs:
             pair[place : place + 2] = 1
     weight = alike * rare
-    total = max(1e-3, float(sum(rare[words.index(word)] for word in whole if word in words)))
-    around = [np.convolve(weight, np.ones(2 * width + 1), "same") / total for width in WINDOWS if size]
+    total = max(
+        1e-3, float(sum(rare[words.index(word)] for word in whole if word in words))
+    )
+    around = [
+        np.convolve(weight, np.ones(2 * width + 1), "same") / total
+        for width in WINDOWS
+        if size
+    ]
     found = [
-        match, alike, pair, weight, rare, _of_sentences(words, weight / total),
-        np.array([any(letter.isdigit() for letter in word) for word in words], np.float32),
+        match,
+        alike,
+        pair,
+        weight,
+        rare,
+        _of_sentences(words, weight / total),
+        np.array(
+            [any(letter.isdigit() for letter in word) for word in words], np.float32
+        ),
         np.array([word[:1].isupper() for word in passage], np.float32),
         _shares(words),
         *(_fitted(one, size) for one in around),
-    ]  # fmt: skip
-    return np.stack(found, 1).astype(np.float32) if size else np.zeros((0, COUNT), np.float32)
+    ]
+    return (
+        np.stack(found, 1).astype(np.float32)
+        if size
+        else np.zeros((0, COUNT), np.float32)
+    )
 
 
 def _fitted(values: Array, size: int) -> Array:
@@ -108,11 +154,18 @@ def _shares(words: Sequence[str]) -> Array:
 
 
 def window_baseline(
-    question: Sequence[str], passage: Sequence[str], alike: Array, ids: Array, tokens: int, length: int = 3
+    question: Sequence[str],
+    passage: Sequence[str],
+    alike: Array,
+    ids: Array,
+    tokens: int,
+    length: int = 3,
 ) -> tuple[int, int]:
-    """The tokens [from, to) that the sliding-window baseline answers (Richardson et al. 2013, MCTest).
+    """The tokens [from, to) that the sliding-window baseline answers (Richardson et al. 2013,
+    MCTest).
 
-    Of all spans of `length` tokens without words of the question, that whose surroundings have most of them.
+    Of all spans of `length` tokens without words of the question, that whose surroundings have most
+    of them.
     """
     found = features(question, passage, alike, ids, tokens)
     if not len(found):

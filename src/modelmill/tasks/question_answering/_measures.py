@@ -1,4 +1,6 @@
-"""How answers are compared: SQuAD's exact match and F1, by character where a script has no spaces."""
+"""How answers are compared: SQuAD's exact match and F1, by character where a script has no
+spaces.
+"""
 
 import re
 import string
@@ -12,13 +14,17 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normal(text: str) -> str:
-    """As the official script of SQuAD has it: lower case, without punctuation, articles and further spaces.
+    """As the official script of SQuAD has it: lower case, without punctuation, articles and further
+    spaces.
 
-    Its punctuation is that of ASCII; where there are letters of scripts without spaces, their marks go as well.
+    Its punctuation is that of ASCII; where there are letters of scripts without spaces, their marks
+    go as well.
     """
     own = UNSPACED.search(text) is not None
     plain = "".join(
-        letter for letter in text.lower() if letter not in string.punctuation and not (own and _is_mark(letter))
+        letter
+        for letter in text.lower()
+        if letter not in string.punctuation and not (own and _is_mark(letter))
     )
     return " ".join(ARTICLES.sub(" ", plain).split())
 

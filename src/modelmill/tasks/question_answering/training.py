@@ -22,15 +22,19 @@ def sizes(arrays: Arrays) -> NDArray[Any]:
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """The cross-entropy of both ends, in nats, on average over the answers; some passages are `cut`."""
+    """The cross-entropy of both ends, in nats, on average over the answers; some passages are
+    `cut`.
+    """
     part = cut(batch)
     return _loss(*_told(network, part), part["spans"], settings.label_smoothing)
 
 
 def cut(batch: Batch) -> Batch:
-    """Passages, some of them without a beginning and an end of a length by chance, none without its answers.
+    """Passages, some of them without a beginning and an end of a length by chance, none without its
+    answers.
 
-    What a question shares with its passage stays where the answer is: few questions teach more in many places.
+    What a question shares with its passage stays where the answer is: few questions teach more in
+    many places.
     """
     spans, length = batch["spans"].long(), (batch["passage"] != 0).sum(1)
     first, last = spans[:, :, 0].amin(1), spans[:, :, 1].amax(1)
@@ -38,9 +42,14 @@ def cut(batch: Batch) -> Batch:
     some = (drawn[0] < CUT) & (first > 0)
     begin = torch.where(some, (drawn[1] * first).long(), 0)
     end = torch.where(some, last + (drawn[2] * (length - last + 1)).long(), length)
-    place = torch.arange(batch["passage"].shape[1], device=spans.device) + begin[:, None]
+    place = (
+        torch.arange(batch["passage"].shape[1], device=spans.device) + begin[:, None]
+    )
     there, place = place < end[:, None], place.clamp(max=batch["passage"].shape[1] - 1)
-    found = {name: batch[name].gather(1, place) * there for name in ("passage", "endings", "partners")}
+    found = {
+        name: batch[name].gather(1, place) * there
+        for name in ("passage", "endings", "partners")
+    }
     wide = place[:, :, None].expand(-1, -1, batch["features"].shape[2])
     found["features"] = batch["features"].gather(1, wide) * there[:, :, None]
     found["spans"] = torch.where(spans > 0, spans - begin[:, None, None], spans)
@@ -48,7 +57,9 @@ def cut(batch: Batch) -> Batch:
 
 
 def _loss(start: Tensor, end: Tensor, spans: Tensor, smoothing: float) -> Tensor:
-    spans = spans.repeat(len(start) // len(spans), 1, 1)  # of several readers, one behind the other
+    spans = spans.repeat(
+        len(start) // len(spans), 1, 1
+    )  # of several readers, one behind the other
     each = [
         _surprise(told, spans[:, answer, side], smoothing)
         for answer in range(spans.shape[1])
@@ -62,20 +73,36 @@ def _surprise(told: Tensor, place: Tensor, smoothing: float) -> Tensor:
     near = told.gather(1, place[:, None])[:, 0]
     if not smoothing:
         return -near.mean()
-    sides = [told.gather(1, (place[:, None] + step).clamp(1, told.shape[1] - 1))[:, 0] for step in (-1, 1)]
+    sides = [
+        told.gather(1, (place[:, None] + step).clamp(1, told.shape[1] - 1))[:, 0]
+        for step in (-1, 1)
+    ]
     around = torch.where(place > 0, (sides[0] + sides[1]).clamp(min=-60) / 2, near)
     return -((1 - smoothing) * near + smoothing * around).mean()
 
 
-def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
-    """The same, the share of spans that are right, and the F1 of their places with the answer that is nearest."""
+def validate(
+    network: nn.Module, batch: Batch, settings: TrainSettings
+) -> dict[str, Tensor]:
+    """The same, the share of spans that are right, and the F1 of their places with the answer that
+    is nearest.
+    """
     start, end = _told(network, batch)
     both = start[:, 1:, None] + end[:, None, 1:]
     size = both.shape[1]
-    allowed = torch.ones(size, size, dtype=torch.bool, device=both.device).triu().tril(LONGEST)
+    allowed = (
+        torch.ones(size, size, dtype=torch.bool, device=both.device)
+        .triu()
+        .tril(LONGEST)
+    )
     likely, best = both.masked_fill(~allowed, -1e9).flatten(1).max(1)
-    some = likely >= start[:, 0] + end[:, 0]  # else it says that there is no answer: place 0
-    first, last = ((best // size + 1) * some)[:, None], ((best % size + 1) * some)[:, None]
+    some = (
+        likely >= start[:, 0] + end[:, 0]
+    )  # else it says that there is no answer: place 0
+    first, last = (
+        ((best // size + 1) * some)[:, None],
+        ((best % size + 1) * some)[:, None],
+    )
     begins, ends = batch["spans"].unbind(2)
     same = (torch.minimum(last, ends) - torch.maximum(first, begins) + 1).clamp(min=0)
     both_sizes = (last - first + 1) + (ends - begins + 1)
@@ -89,9 +116,18 @@ def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[
 def _told(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     used = int((batch["passage"] != 0).sum(1).max())
     # A place whose answer is behind what is used is none: all are before it.
-    known = (batch[name][:, : max(1, used)] for name in ("passage", "features", "endings", "partners"))
+    known = (
+        batch[name][:, : max(1, used)]
+        for name in ("passage", "features", "endings", "partners")
+    )
     passage, common, endings, partners = known
-    start, end = network(batch["question"].long(), passage.long(), common, endings.long(), partners.long())
+    start, end = network(
+        batch["question"].long(),
+        passage.long(),
+        common,
+        endings.long(),
+        partners.long(),
+    )
     return F.log_softmax(start.float(), 1), F.log_softmax(end.float(), 1)
 
 
@@ -108,7 +144,12 @@ class Told(nn.Module):
         self.network = network
 
     def forward(
-        self, question: Tensor, passage: Tensor, features: Tensor, endings: Tensor, partners: Tensor
+        self,
+        question: Tensor,
+        passage: Tensor,
+        features: Tensor,
+        endings: Tensor,
+        partners: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Start and end [N, C + 1]."""
         start, end = self.network(question, passage, features, endings, partners)

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelmill.tasks import _text
-from modelmill.tasks._classification import complete, encode, evaluate, outputs, target, truth
+from modelmill.tasks._classification import (
+    complete,
+    encode,
+    evaluate,
+    outputs,
+    target,
+    truth,
+)
 from modelmill.tasks._text import Preprocessing, fingerprint, look
 from modelmill.tasks.base import Arrays, Context, Item, Raw
 from modelmill.types import TensorSpec
@@ -42,7 +49,9 @@ RECIPE = "tfidf"
 SAMPLES = 200_000
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """The tokenizer and the length, learnt from the training texts."""
     return _text.prepare(samples, preprocessing, folder)
 

@@ -44,22 +44,40 @@ PARAMETERS = {
     "logprobs": "logprobs",
 }
 """Names that callers use, of Hugging Face and of OpenAI, and what they mean."""
-OTHER = ("do_sample", "return_full_text", "details", "messages", "stream", "token_ids", "truncate")
+OTHER = (
+    "do_sample",
+    "return_full_text",
+    "details",
+    "messages",
+    "stream",
+    "token_ids",
+    "truncate",
+)
 
 NEUTRAL: Json = {
-    "best_of": 1, "decoder_input_details": False, "frequency_penalty": 0, "top_n_tokens": 0, "typical_p": 1,
+    "best_of": 1,
+    "decoder_input_details": False,
+    "frequency_penalty": 0,
+    "top_n_tokens": 0,
+    "typical_p": 1,
     "watermark": False,
-}  # fmt: skip
+}
 """What is not offered may be said where it changes nothing."""
 
 
 class Preprocessing(_units.Units, frozen=True, kw_only=True):
     """How a text becomes tokens, and how many of them the model looks back on."""
 
-    context: Annotated[int, msgspec.Meta(ge=16, le=8192, description="tokens that a text may have in all")] = 512
-    passage: Annotated[int, msgspec.Meta(ge=32, le=65_536, description="tokens of a passage that training keeps")] = (
-        2048
-    )
+    context: Annotated[
+        int,
+        msgspec.Meta(ge=16, le=8192, description="tokens that a text may have in all"),
+    ] = 512
+    passage: Annotated[
+        int,
+        msgspec.Meta(
+            ge=32, le=65_536, description="tokens of a passage that training keeps"
+        ),
+    ] = 2048
 
 
 def fingerprint(data: Raw) -> str:
@@ -69,11 +87,17 @@ def fingerprint(data: Raw) -> str:
 
 def _text_of(data: Raw) -> str:
     if not isinstance(data, str) or not data.strip():
-        raise InvalidInput("a text is wanted, not an empty one" if isinstance(data, str) else "a text is wanted")
+        raise InvalidInput(
+            "a text is wanted, not an empty one"
+            if isinstance(data, str)
+            else "a text is wanted"
+        )
     return data
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """The tokenizer, learnt from the training texts."""
     texts = (without_surrogates(_text_of(sample)) for sample in samples)
     tokenizer = _units.learnt(texts, preprocessing, folder)
@@ -87,20 +111,29 @@ def inputs(context: Context) -> list[TensorSpec]:
 
 def outputs(context: Context) -> list[TensorSpec]:
     """`logits` of what comes behind each token [-1, length, tokens]."""
-    return [TensorSpec(name="logits", datatype="FP32", shape=[-1, -1, context.preprocessing.tokens])]
+    return [
+        TensorSpec(
+            name="logits", datatype="FP32", shape=[-1, -1, context.preprocessing.tokens]
+        )
+    ]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
     """`ids`: int64 [length]; raises `InvalidInput` for what is longer than the model looks back."""
-    return {"ids": np.array(_fitting(_tokens(_text_of(data), context), context), np.int64)}
+    return {
+        "ids": np.array(_fitting(_tokens(_text_of(data), context), context), np.int64)
+    }
 
 
 def _tokens(text: str, context: Context) -> list[int]:
     """The tokens of a text; raises `InvalidInput` for one that is longer than any prompt."""
     size = context.preprocessing.context
-    if len(text) > size * LETTERS:  # the tokens of a book are not counted: all other texts would wait for it
+    if (
+        len(text) > size * LETTERS
+    ):  # the tokens of a book are not counted: all other texts would wait for it
         raise InvalidInput(
-            f"the text has {len(text):,} characters, and the model a context of {size:,} tokens: send less "
+            f"the text has {len(text):,} characters, and the model a context of {size:,} tokens: "
+            "send less "
             "(the parameter truncate=N keeps the last N)"
         )
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
@@ -112,13 +145,16 @@ def _fitting(ids: list[int], context: Context) -> list[int]:
     most = context.preprocessing.context - 1
     if len(ids) > most:
         raise InvalidInput(
-            f"the prompt has {len(ids):,} tokens, and the model a context of {context.preprocessing.context:,}: "
+            f"the prompt has {len(ids):,} tokens, and the model a context of "
+            f"{context.preprocessing.context:,}: "
             f"send at most {most:,} (the parameter truncate=N keeps the last N)"
         )
     return ids
 
 
-def begin(name: Any, data: Raw, context: Context, parameters: Mapping[str, Any]) -> Text:
+def begin(
+    name: Any, data: Raw, context: Context, parameters: Mapping[str, Any]
+) -> Text:
     """A text that is to grow, as its caller wants it; raises `InvalidInput`."""
     how = _asked(parameters)
     text = data if isinstance(data, str) else ""
@@ -127,11 +163,15 @@ def begin(name: Any, data: Raw, context: Context, parameters: Mapping[str, Any])
         how = msgspec.structs.replace(how, stop=(*how.stop, *stops(context.folder)))
     ids = _fitting(_prompt(text, context, parameters), context)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    return Text(name, ids, how, frozenset({END, PAD}), _units.pieces(tokenizer), said=text)
+    return Text(
+        name, ids, how, frozenset({END, PAD}), _units.pieces(tokenizer), said=text
+    )
 
 
 def _prompt(text: str, context: Context, parameters: Mapping[str, Any]) -> list[int]:
-    """The tokens of a text, or those that were given, or the last of them; raises `InvalidInput`."""
+    """The tokens of a text, or those that were given, or the last of them; raises
+    `InvalidInput`.
+    """
     given, truncate = parameters.get("token_ids"), parameters.get("truncate")
     if truncate is not None and (type(truncate) is not int or truncate < 1):
         raise InvalidInput(f"truncate is a whole number from 1, not {truncate!r:.40}")
@@ -139,7 +179,9 @@ def _prompt(text: str, context: Context, parameters: Mapping[str, Any]) -> list[
     if given is not None:
         ids = checked_ids(given, context.preprocessing.tokens)
     else:
-        ids = _tokens(_text_of(text)[-last * LETTERS :] if last else _text_of(text), context)
+        ids = _tokens(
+            _text_of(text)[-last * LETTERS :] if last else _text_of(text), context
+        )
     return ids[-last:] if last else ids
 
 
@@ -162,19 +204,36 @@ def _asked(parameters: Mapping[str, Any]) -> Sampling:
 
 def part(piece: Piece, at: int, context: Context) -> Json:
     """What a step has added to an answer, for those who read it while it grows."""
-    found: Json = {"text": piece.text, "at": at, "token": piece.token, "number": piece.tokens}
+    found: Json = {
+        "text": piece.text,
+        "at": at,
+        "token": piece.token,
+        "number": piece.tokens,
+    }
     found |= {"prompt": piece.prompt_tokens, "special": piece.token < len(SPECIAL)}
     if piece.logprob is not None:
         found["logprob"] = _told(piece, context)
     if piece.ended:
-        found |= {"finish_reason": piece.ended, "ended_by": _ended_by(piece), "usage": _usage(piece)}
+        found |= {
+            "finish_reason": piece.ended,
+            "ended_by": _ended_by(piece),
+            "usage": _usage(piece),
+        }
     return found
 
 
-def grown(text: Text, pieces: Sequence[Piece], parameters: Mapping[str, Any], context: Context) -> Json:
-    """The whole answer, in the shape of the Hugging Face API, with what OpenAI's wants to know beside it."""
+def grown(
+    text: Text, pieces: Sequence[Piece], parameters: Mapping[str, Any], context: Context
+) -> Json:
+    """The whole answer, in the shape of the Hugging Face API, with what OpenAI's wants to know
+    beside it.
+    """
     last, answer = pieces[-1], "".join(piece.text for piece in pieces)
-    found: Json = {"generated_text": answer, "finish_reason": last.ended, "usage": _usage(last)}
+    found: Json = {
+        "generated_text": answer,
+        "finish_reason": last.ended,
+        "usage": _usage(last),
+    }
     if text.how.logprobs >= 0:
         found["logprobs"] = [_told(piece, context) for piece in pieces]
     if parameters.get("return_full_text") is True:
@@ -201,54 +260,100 @@ def grown(text: Text, pieces: Sequence[Piece], parameters: Mapping[str, Any], co
 
 
 def alike(one: Json, other: Json, tolerance: float) -> bool:
-    """Whether two answers begin with the same letters: further on rounding may turn a tie, and all behind it."""
+    """Whether two answers begin with the same letters: further on rounding may turn a tie, and all
+    behind it.
+    """
     mine, theirs = one["generated_text"], other["generated_text"]
-    same = next((place for place, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None)
+    same = next(
+        (
+            place
+            for place, (a, b) in enumerate(zip(mine, theirs, strict=False))
+            if a != b
+        ),
+        None,
+    )
     return mine == theirs or (same is not None and same >= SAME)
 
 
 def _told(piece: Piece, context: Context) -> Json:
     """A token with the logarithm of its probability, and those of the likeliest ones."""
     near = [{**_named(token, context), "logprob": value} for token, value in piece.near]
-    return {**_named(piece.token, context), "logprob": piece.logprob, "offset": piece.place, "top": near}
+    return {
+        **_named(piece.token, context),
+        "logprob": piece.logprob,
+        "offset": piece.place,
+        "top": near,
+    }
 
 
 def _named(token: int, context: Context) -> Json:
     """A token as a text and as its bytes: of several that make up one letter, none is a text."""
     data = _units.bytes_of(load_tokenizer(context.folder / TOKENIZER), token)
-    return {"token": _token(token, context), "bytes": None if data is None else list(data)}
+    return {
+        "token": _token(token, context),
+        "bytes": None if data is None else list(data),
+    }
 
 
 def _ended_by(piece: Piece) -> str:
     """Why an answer has ended, in Hugging Face's words."""
-    return "length" if piece.ended == LENGTH else "eos_token" if piece.token in (END, PAD) else "stop_sequence"
+    return (
+        "length"
+        if piece.ended == LENGTH
+        else "eos_token"
+        if piece.token in (END, PAD)
+        else "stop_sequence"
+    )
 
 
 def _usage(piece: Piece) -> Json:
     both = piece.prompt_tokens + piece.tokens
-    return {"prompt_tokens": piece.prompt_tokens, "completion_tokens": piece.tokens, "total_tokens": both}
+    return {
+        "prompt_tokens": piece.prompt_tokens,
+        "completion_tokens": piece.tokens,
+        "total_tokens": both,
+    }
 
 
 def _token(token: int, context: Context) -> str:
-    return str(load_tokenizer(context.folder / TOKENIZER).decode([token], skip_special_tokens=False))
+    return str(
+        load_tokenizer(context.folder / TOKENIZER).decode(
+            [token], skip_special_tokens=False
+        )
+    )
 
 
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[Json]:
-    """The likeliest next tokens with their probabilities; raises `InvalidInput` for any parameter."""
+def encode(
+    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+) -> list[Json]:
+    """The likeliest next tokens with their probabilities; raises `InvalidInput` for any
+    parameter.
+    """
     for name in parameters:
         raise unknown_setting(name, (), "parameter")
     shares = np.exp(log_shares(arrays["logits"][-1].astype(np.float64)))
     best = np.argsort(-shares, kind="stable")[:5]
-    return [{"token": _token(int(one), context), "score": round(float(shares[one]), 6)} for one in best]
+    return [
+        {"token": _token(int(one), context), "score": round(float(shares[one]), 6)}
+        for one in best
+    ]
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     """`ids`: a passage that ends in [END], 0 behind it [passage]."""
     how = context.preprocessing
     text = without_surrogates(_text_of(item.data))
-    ids = load_tokenizer(context.folder / TOKENIZER).encode(text, add_special_tokens=False).ids
+    ids = (
+        load_tokenizer(context.folder / TOKENIZER)
+        .encode(text, add_special_tokens=False)
+        .ids
+    )
     kept = np.zeros(how.passage, np.int32)
-    whole = [*ids, END][: how.passage] if not item.name.endswith("+") else ids[: how.passage]
+    whole = (
+        [*ids, END][: how.passage]
+        if not item.name.endswith("+")
+        else ids[: how.passage]
+    )
     kept[: len(whole)] = whole
     return {"ids": kept}, {}
 
@@ -263,8 +368,11 @@ def complete(labels: Sequence[str]) -> Json:
     return {}
 
 
-def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context) -> Evaluation:
-    """How surprised the model is by each character of texts, on average: nats, bits, and the perplexity of tokens.
+def measure(
+    score: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context
+) -> Evaluation:
+    """How surprised the model is by each character of texts, on average: nats, bits, and the
+    perplexity of tokens.
 
     Each token is judged by at least half of the model's context before it, where there is so much.
     """
@@ -275,7 +383,9 @@ def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: C
         ids = np.array([*told.ids, *([END] if ended else [])], np.int64)
         total += _surprise(score, ids, context.preprocessing.context - 1)
         tokens += max(0, len(ids) - 1)
-        letters += len(text) - (told.offsets[0][1] if told.offsets else 0)  # nothing says how a text begins
+        letters += len(text) - (
+            told.offsets[0][1] if told.offsets else 0
+        )  # nothing says how a text begins
     nats = total / max(1, letters)
     metrics = {
         "nats_per_char": nats,
@@ -286,16 +396,25 @@ def measure(score: Callable[[Arrays], Arrays], items: Sequence[Item], context: C
     return Evaluation(metrics=metrics, pictures={})
 
 
-def written(predict: Callable[..., list[Json]], items: Sequence[Item], context: Context) -> list[Json]:
-    """How the model goes on behind the beginnings of some texts that it was not trained on; the same each time."""
+def written(
+    predict: Callable[..., list[Json]], items: Sequence[Item], context: Context
+) -> list[Json]:
+    """How the model goes on behind the beginnings of some texts that it was not trained on; the
+    same each time.
+    """
     step = max(1, len(items) // SHOWN)
     texts = [as_sent(item.data) for item in items[::step][:SHOWN]]
     answers = predict(texts, {"max_new_tokens": 60, "temperature": 0.8, "seed": 0})
-    return [{"beginning": text, "goes on": one["generated_text"]} for text, one in zip(texts, answers, strict=True)]
+    return [
+        {"beginning": text, "goes on": one["generated_text"]}
+        for text, one in zip(texts, answers, strict=True)
+    ]
 
 
 def _texts(items: Sequence[Item]) -> Iterator[tuple[str, bool]]:
-    """The texts, of whose passages all but the last have a + behind their names, and whether their end is there."""
+    """The texts, of whose passages all but the last have a + behind their names, and whether their
+    end is there.
+    """
     parts = list[str]()
     for item in items:
         parts.append(without_surrogates(str(item.data)))
@@ -306,12 +425,16 @@ def _texts(items: Sequence[Item]) -> Iterator[tuple[str, bool]]:
         yield "".join(parts), False
 
 
-def _surprise(score: Callable[[Arrays], Arrays], ids: np.ndarray[Any, Any], size: int) -> float:
+def _surprise(
+    score: Callable[[Arrays], Arrays], ids: np.ndarray[Any, Any], size: int
+) -> float:
     """At all tokens of a text but the first, in nats."""
     total, start, step = 0.0, 0, max(1, size // 2)
     while start < len(ids) - 1:
         part = ids[start : start + size + 1]
-        scores = log_shares(score({"ids": part[None, :-1]})["logits"][0].astype(np.float64))
+        scores = log_shares(
+            score({"ids": part[None, :-1]})["logits"][0].astype(np.float64)
+        )
         own = scores[np.arange(len(part) - 1), part[1:]]
         fresh = own if start == 0 else own[size - step :]
         total -= float(fresh.sum())

@@ -21,17 +21,31 @@ TURN = re.compile(r"((?:^|\n\n)(?:user|system|assistant|tool|developer))(:\n)")
 
 def rendered(messages: Any, folder: Path) -> str:
     """The text from which the answer goes on; raises `InvalidInput` for messages that are none."""
-    plain = [_plain(message, number) for number, message in enumerate(_listed(messages))]
+    plain = [
+        _plain(message, number) for number, message in enumerate(_listed(messages))
+    ]
     if not (folder / TEMPLATE).exists():
         return _spoken(plain) + ANSWER
     from jinja2.exceptions import TemplateError
 
     try:
-        text = _template(folder).render(messages=plain, add_generation_prompt=True, bos_token="", eos_token=ENDS)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise InvalidInput(f"the model's chat template refuses these messages: {str(error)[:200]}") from error
+        text = _template(folder).render(
+            messages=plain, add_generation_prompt=True, bos_token="", eos_token=ENDS
+        )
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+    ) as error:
+        raise InvalidInput(
+            f"the model's chat template refuses these messages: {str(error)[:200]}"
+        ) from error
     if len(text) > LONGEST:
-        raise InvalidInput(f"the model's chat template makes more than {LONGEST:,} characters of these messages")
+        raise InvalidInput(
+            f"the model's chat template makes more than {LONGEST:,} characters of these messages"
+        )
     return str(text)
 
 
@@ -39,12 +53,22 @@ def _spoken(messages: Sequence[Json]) -> str:
     """The text as training has it; what would begin somebody else's message begins none."""
     for number, message in enumerate(messages):
         if not ROLE.fullmatch(message["role"]):
-            raise InvalidInput(f"message {number} has the role {message['role']!r:.40}: a word is wanted, such as user")
-    return spoken([{**message, "content": TURN.sub(r"\1 \2", message["content"])} for message in messages])
+            raise InvalidInput(
+                f"message {number} has the role {message['role']!r:.40}: a word is wanted, such "
+                "as user"
+            )
+    return spoken(
+        [
+            {**message, "content": TURN.sub(r"\1 \2", message["content"])}
+            for message in messages
+        ]
+    )
 
 
 def stops(folder: Path) -> tuple[str, ...]:
-    """Texts with which the next message of somebody else begins; a template's own end is a token."""
+    """Texts with which the next message of somebody else begins; a template's own end is a
+    token.
+    """
     return () if (folder / TEMPLATE).exists() else (f"{NEXT}user:", f"{NEXT}system:")
 
 
@@ -60,13 +84,20 @@ def _plain(message: Any, number: int) -> Json:
         raise InvalidInput(f"message {number} wants a role and a content")
     content = message.get("content")
     if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-            raise InvalidInput(f"message {number} has parts that are no texts; this model reads texts alone")
+        if not all(
+            isinstance(part, dict) and isinstance(part.get("text"), str)
+            for part in content
+        ):
+            raise InvalidInput(
+                f"message {number} has parts that are no texts; this model reads texts alone"
+            )
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise InvalidInput(f"message {number} has no content")
     if len(content) > LONGEST:
-        raise InvalidInput(f"message {number} has {len(content):,} characters; at most {LONGEST:,} are taken")
+        raise InvalidInput(
+            f"message {number} has {len(content):,} characters; at most {LONGEST:,} are taken"
+        )
     return {"role": message["role"], "content": content.replace(ENDS, "")}
 
 
@@ -77,7 +108,9 @@ def _template(folder: Path) -> Any:
     sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    sandbox.globals["raise_exception"] = _refuse  # as templates of the Hugging Face hub call it
+    sandbox.globals["raise_exception"] = (
+        _refuse  # as templates of the Hugging Face hub call it
+    )
     return sandbox.from_string((folder / TEMPLATE).read_text("utf-8"))
 
 

@@ -27,7 +27,9 @@ RECIPE = "transformer"
 SAMPLES = 200_000
 GRAPHS = ("step",)
 PARAMETERS = ("num_beams", "max_new_tokens", "max_length", "attention")
-OTHER = frozenset({"src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation"})
+OTHER = frozenset(
+    {"src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation"}
+)
 MOST_BEAMS, MOST_TOKENS, LEAST_LENGTH = 16, 512, 32
 Run = Callable[[Arrays], Arrays]
 
@@ -35,24 +37,54 @@ Run = Callable[[Arrays], Arrays]
 class Preprocessing(_units.Units, frozen=True, kw_only=True):
     """How both languages become tokens; the tokenizer is one for both."""
 
-    units: Annotated[Literal["char", "bpe"], Meta(description="characters, or pieces of words (byte pairs)")] = "bpe"
-    vocabulary: Annotated[int, Meta(ge=300, le=200_000, description="most tokens of byte pairs")] = 6000
-    max_length: Annotated[int, Meta(ge=0, le=4096, description="tokens of a sentence; 0: from the data")] = 0
+    units: Annotated[
+        Literal["char", "bpe"],
+        Meta(description="characters, or pieces of words (byte pairs)"),
+    ] = "bpe"
+    vocabulary: Annotated[
+        int, Meta(ge=300, le=200_000, description="most tokens of byte pairs")
+    ] = 6000
+    max_length: Annotated[
+        int, Meta(ge=0, le=4096, description="tokens of a sentence; 0: from the data")
+    ] = 0
     length_limit: Annotated[
-        int, Meta(ge=1, le=4096, description="most tokens when the length is taken from the data")
+        int,
+        Meta(
+            ge=1,
+            le=4096,
+            description="most tokens when the length is taken from the data",
+        ),
     ] = 128
-    beams: Annotated[int, Meta(ge=1, le=MOST_BEAMS, description="texts that are followed at a time, as a rule")] = 4
+    beams: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MOST_BEAMS,
+            description="texts that are followed at a time, as a rule",
+        ),
+    ] = 4
 
 
-def prepare(samples: Sequence[Any], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Any], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """The tokenizer of both languages, and the length of the longest sentence."""
-    both = [_clean(text) for sample in samples for text in (sample if isinstance(sample, tuple) else (sample,))]
+    both = [
+        _clean(text)
+        for sample in samples
+        for text in (sample if isinstance(sample, tuple) else (sample,))
+    ]
     tokenizer = _units.learnt(both, preprocessing, folder)
     length = preprocessing.max_length
     if not length:
-        lengths = [len(one.ids) for one in tokenizer.encode_batch(both, add_special_tokens=False)]
+        lengths = [
+            len(one.ids)
+            for one in tokenizer.encode_batch(both, add_special_tokens=False)
+        ]
         length = max(LEAST_LENGTH, min(preprocessing.length_limit, max(lengths) + 1))
-    return msgspec.structs.replace(preprocessing, max_length=length, tokens=tokenizer.get_vocab_size())
+    return msgspec.structs.replace(
+        preprocessing, max_length=length, tokens=tokenizer.get_vocab_size()
+    )
 
 
 def shown(item: Item) -> Any:
@@ -71,19 +103,29 @@ def _clean(data: Raw) -> str:
 
 
 def inputs(context: Context) -> list[TensorSpec]:
-    """`ids` of the sentence, 0 behind its end, and for the `search` the beams and the most tokens (0: as usual)."""
+    """`ids` of the sentence, 0 behind its end, and for the `search` the beams and the most tokens
+    (0: as usual).
+    """
     return [
-        TensorSpec(name="ids", datatype="INT64", shape=[-1, context.preprocessing.max_length]),
+        TensorSpec(
+            name="ids", datatype="INT64", shape=[-1, context.preprocessing.max_length]
+        ),
         TensorSpec(name="search", datatype="INT64", shape=[-1, 2]),
     ]
 
 
 def outputs(context: Context) -> list[TensorSpec]:
-    """`tokens` of the translation, 0 behind its end, its `score`, and where each token looked in the sentence."""
+    """`tokens` of the translation, 0 behind its end, its `score`, and where each token looked in
+    the sentence.
+    """
     return [
         TensorSpec(name="tokens", datatype="INT64", shape=[-1, _longest(context)]),
         TensorSpec(name="score", datatype="FP32", shape=[-1]),
-        TensorSpec(name="attention", datatype="FP32", shape=[-1, _longest(context), context.preprocessing.max_length]),
+        TensorSpec(
+            name="attention",
+            datatype="FP32",
+            shape=[-1, _longest(context), context.preprocessing.max_length],
+        ),
     ]
 
 
@@ -103,17 +145,24 @@ def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Array
     ids = _ids(data, context)
     if len(ids) > how.max_length:
         raise InvalidInput(
-            f"the text has {len(ids):,} tokens; at most {how.max_length} are taken: send it sentence by sentence"
+            f"the text has {len(ids):,} tokens; at most {how.max_length} are taken: send it "
+            "sentence by sentence"
         )
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids
     beams = _whole(parameters, "num_beams", MOST_BEAMS)
-    most = _whole(parameters, "max_new_tokens", MOST_TOKENS) or _whole(parameters, "max_length", MOST_TOKENS)
+    most = _whole(parameters, "max_new_tokens", MOST_TOKENS) or _whole(
+        parameters, "max_length", MOST_TOKENS
+    )
     return {"ids": row, "search": np.array([beams, most], np.int64)}
 
 
 def _ids(data: Raw, context: Context) -> list[int]:
-    return list(load_tokenizer(context.folder / TOKENIZER).encode(_clean(data), add_special_tokens=False).ids)
+    return list(
+        load_tokenizer(context.folder / TOKENIZER)
+        .encode(_clean(data), add_special_tokens=False)
+        .ids
+    )
 
 
 def _whole(parameters: Mapping[str, Any], name: str, most: int) -> int:
@@ -121,7 +170,9 @@ def _whole(parameters: Mapping[str, Any], name: str, most: int) -> int:
     if value is None:
         return 0
     if type(value) is not int or not 1 <= value <= most:
-        raise InvalidInput(f"{name} is a whole number from 1 to {most}, not {value!r:.40}")
+        raise InvalidInput(
+            f"{name} is a whole number from 1 to {most}, not {value!r:.40}"
+        )
     return value
 
 
@@ -136,7 +187,14 @@ def infer(runs: Mapping[str, Run], arrays: Arrays, context: Context) -> Arrays:
         rows = np.flatnonzero(how[:, 0] == beams)
         some = ids[rows]
         some = some[:, : max(1, int((some != PAD).sum(1).max()))]
-        texts = search(runs[""]({"ids": some}), runs["step"], int(beams), how[rows, 1], END, (PAD, UNKNOWN))
+        texts = search(
+            runs[""]({"ids": some}),
+            runs["step"],
+            int(beams),
+            how[rows, 1],
+            END,
+            (PAD, UNKNOWN),
+        )
         for row, text in zip(rows, texts, strict=True):
             found[row] = text
     tokens = np.zeros((len(ids), most), np.int64)
@@ -144,11 +202,16 @@ def infer(runs: Mapping[str, Run], arrays: Arrays, context: Context) -> Arrays:
     for place, one in enumerate(found):
         tokens[place, : len(one.tokens)] = one.tokens
         attention[place, : len(one.tokens), : one.looked.shape[1]] = one.looked
-    return {"tokens": tokens, "score": np.array([one.score for one in found], np.float32), "attention": attention}
+    return {
+        "tokens": tokens,
+        "score": np.array([one.score for one in found], np.float32),
+        "attention": attention,
+    }
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Json:
-    """`translation_text` and its `score`, the mean logarithm of its tokens' probabilities; raises `InvalidInput`.
+    """`translation_text` and its `score`, the mean logarithm of its tokens' probabilities; raises
+    `InvalidInput`.
 
     With `attention` also its tokens, and where each of them looked.
     """
@@ -157,10 +220,16 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> J
             raise unknown_setting(name, PARAMETERS, "parameter")
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
     ids = [int(one) for one in arrays["tokens"] if one != PAD]
-    answer: Json = {"translation_text": tokenizer.decode(ids), "score": round(float(arrays["score"]), 4)}
+    answer: Json = {
+        "translation_text": tokenizer.decode(ids),
+        "score": round(float(arrays["score"]), 4),
+    }
     if parameters.get("attention") is True:
         answer["target_tokens"] = [tokenizer.decode([one]) for one in ids]
-        answer["attention"] = [[round(float(one), 4) for one in row] for row in arrays["attention"][: len(ids)]]
+        answer["attention"] = [
+            [round(float(one), 4) for one in row]
+            for row in arrays["attention"][: len(ids)]
+        ]
     return answer
 
 
@@ -170,7 +239,9 @@ def alike(one: Json, other: Json, tolerance: float) -> bool:
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`ids`, and `target`: the first translation with [END] behind it [max_length]; both are cut."""
+    """`ids`, and `target`: the first translation with [END] behind it [max_length]; both are
+    cut.
+    """
     length, found = context.preprocessing.max_length, []
     assert isinstance(item.target, tuple)
     for ids in (_ids(item.data, context), [*_ids(item.target[0], context), END]):

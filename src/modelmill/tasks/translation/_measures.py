@@ -1,4 +1,6 @@
-"""How translations are measured: BLEU and chrF as sacrebleu computes them, and pictures of attention."""
+"""How translations are measured: BLEU and chrF as sacrebleu computes them, and pictures of
+attention.
+"""
 
 import io
 import re
@@ -12,7 +14,9 @@ from modelmill.tasks.base import SAMPLES, Context, Evaluation, Measured
 from modelmill.types import Json
 
 READ, SHOWN, LONGEST = 8, 3, 24
-"""Translations to read, those of which a picture shows where they looked, and tokens of such a picture."""
+"""Translations to read, those of which a picture shows where they looked, and tokens of such a
+picture.
+"""
 HAN = re.compile(r"[\u4e00-\u9fff]")
 UNSPACED = re.compile(r"[\u3040-\u30ff\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f]")
 """Japanese syllables, Thai, Lao, Khmer, Burmese: no spaces between words."""
@@ -25,7 +29,10 @@ def measures(measured: Measured) -> Evaluation:
 
     said = [one["translation_text"] for one in measured.outputs]
     most = max(len(one) for one in measured.truths)
-    wanted: Any = [[one[number] if number < len(one) else None for one in measured.truths] for number in range(most)]
+    wanted: Any = [
+        [one[number] if number < len(one) else None for one in measured.truths]
+        for number in range(most)
+    ]
     bleu, chrf = BLEU(tokenize=tokenization(measured.truths)), CHRF()
     metrics: Json = {
         "bleu": bleu.corpus_score(said, wanted).score,
@@ -37,11 +44,17 @@ def measures(measured: Measured) -> Evaluation:
     rows = list(range(min(READ, len(said))))
     sources = [str(one) for one in measured.show(rows)]
     metrics[SAMPLES] = [
-        {"sentence": source, "translation": said[row], "wanted": measured.truths[row][0]}
+        {
+            "sentence": source,
+            "translation": said[row],
+            "wanted": measured.truths[row][0],
+        }
         for row, source in zip(rows, sources, strict=True)
     ]
     pictures = {
-        f"attention-{row}.png": attention_picture(_pieces(source, measured.context), measured.outputs[row])
+        f"attention-{row}.png": attention_picture(
+            _pieces(source, measured.context), measured.outputs[row]
+        )
         for row, source in zip(rows[:SHOWN], sources, strict=False)
         if measured.outputs[row].get("attention")
     }
@@ -61,7 +74,10 @@ def _pieces(text: str, context: Context | None) -> list[str]:
     if context is None:
         return text.split()
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    return [tokenizer.decode([one]) for one in tokenizer.encode(text, add_special_tokens=False).ids]
+    return [
+        tokenizer.decode([one])
+        for one in tokenizer.encode(text, add_special_tokens=False).ids
+    ]
 
 
 def attention_picture(source: Sequence[str], answer: Json) -> bytes:
@@ -76,7 +92,9 @@ def attention_picture(source: Sequence[str], answer: Json) -> bytes:
     axes.imshow(rows, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     labels: Any = [one.strip() or "·" for one in answer["target_tokens"][:LONGEST]]
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
-    axes.set_xticks(range(len(across)), across, rotation=60, ha="right", parse_math=False)
+    axes.set_xticks(
+        range(len(across)), across, rotation=60, ha="right", parse_math=False
+    )
     axes.set_title("where each token looked", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")

@@ -21,11 +21,19 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     return F.cross_entropy(logits, wanted, label_smoothing=settings.label_smoothing)
 
 
-def validate(network: nn.Module, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
-    """The same without smoothing, and the share of tokens that are the likeliest; `score` is larger for less loss."""
+def validate(
+    network: nn.Module, batch: Batch, settings: TrainSettings
+) -> dict[str, Tensor]:
+    """The same without smoothing, and the share of tokens that are the likeliest; `score` is larger
+    for less loss.
+    """
     logits, wanted = _told(network, batch)
     value = F.cross_entropy(logits, wanted)
-    return {"loss": value, "score": -value, "accuracy": (logits.argmax(1) == wanted).float().mean()}
+    return {
+        "loss": value,
+        "score": -value,
+        "accuracy": (logits.argmax(1) == wanted).float().mean(),
+    }
 
 
 def _told(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

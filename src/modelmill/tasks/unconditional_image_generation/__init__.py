@@ -1,4 +1,6 @@
-"""unconditional-image-generation: a seed in, new pictures out that look like those it was trained on."""
+"""unconditional-image-generation: a seed in, new pictures out that look like those it was trained
+on.
+"""
 
 import secrets
 from base64 import b64decode, b64encode
@@ -18,7 +20,10 @@ from modelmill.types import Json, TensorSpec
 
 __all__ = ["Preprocessing", "fingerprint"]
 
-SUMMARY = "make new pictures like those of a data set; measured by their distance from real ones, so less is better"
+SUMMARY = (
+    "make new pictures like those of a data set; measured by their distance from real ones, "
+    "so less is better"
+)
 INPUT = "image"
 ASKED = "seed"
 OUTPUT = "image"
@@ -39,11 +44,18 @@ class Preprocessing(_image.Preprocessing, frozen=True, kw_only=True):
     """The pictures that are learnt and made, and the noise that they are made of."""
 
     latent: Annotated[
-        int, Meta(ge=0, le=4096, description="numbers of noise a picture is made of; 0: noise of the picture's shape")
+        int,
+        Meta(
+            ge=0,
+            le=4096,
+            description="numbers of noise a picture is made of; 0: noise of the picture's shape",
+        ),
     ] = 0
 
 
-def prepare(samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+) -> Preprocessing:
     """Size and colour taken from the training pictures."""
     return _image.prepare(samples, preprocessing)  # type: ignore[return-value]
 
@@ -56,22 +68,38 @@ def _shape(how: Preprocessing) -> list[int]:
 def inputs(context: Context) -> list[TensorSpec]:
     """`latent`: standard normal noise; for a diffusion model also `steps` (0: the usual number)."""
     how = context.preprocessing
-    noise = TensorSpec(name="latent", datatype="FP32", shape=[-1, *([how.latent] if how.latent else _shape(how))])
-    return [noise] if how.latent else [noise, TensorSpec(name="steps", datatype="INT64", shape=[-1])]
+    noise = TensorSpec(
+        name="latent",
+        datatype="FP32",
+        shape=[-1, *([how.latent] if how.latent else _shape(how))],
+    )
+    return (
+        [noise]
+        if how.latent
+        else [noise, TensorSpec(name="steps", datatype="INT64", shape=[-1])]
+    )
 
 
 def outputs(context: Context) -> list[TensorSpec]:
     """`image`: 0..1 [-1, height, width, channels]."""
-    return [TensorSpec(name="image", datatype="FP32", shape=[-1, *_shape(context.preprocessing)])]
+    return [
+        TensorSpec(
+            name="image", datatype="FP32", shape=[-1, *_shape(context.preprocessing)]
+        )
+    ]
 
 
 def graph(context: Context) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """A diffusion network takes a noisy picture -1..1 and its time 0..1, and gives the velocity from which to step."""
+    """A diffusion network takes a noisy picture -1..1 and its time 0..1, and gives the velocity
+    from which to step.
+    """
     noise, *steps = inputs(context)
     if not steps:
         return [noise], outputs(context)
     time = TensorSpec(name="time", datatype="FP32", shape=[-1])
-    return [noise, time], [TensorSpec(name="velocity", datatype="FP32", shape=noise.shape)]
+    return [noise, time], [
+        TensorSpec(name="velocity", datatype="FP32", shape=noise.shape)
+    ]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
@@ -80,10 +108,11 @@ def decode(data: Raw, context: Context) -> Arrays:
 
 
 def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
-    """`latent`: the noise of `num_images` pictures [n, ...], drawn from the seed; `steps` of a diffusion model.
+    """`latent`: the noise of `num_images` pictures [n, ...], drawn from the seed; `steps` of a
+    diffusion model.
 
-    The first pictures of a seed are the same ones, however many are asked for. Without a seed it is drawn by chance.
-    Raises `InvalidInput`.
+    The first pictures of a seed are the same ones, however many are asked for. Without a seed it is
+    drawn by chance. Raises `InvalidInput`.
     """
     for name in parameters:
         if name not in PARAMETERS:
@@ -91,82 +120,139 @@ def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Array
     count = _whole(parameters, "num_images", 1, 1, MOST_IMAGES)
     rng = np.random.default_rng(_seed(data, parameters))
     noise, *diffusion = inputs(context)
-    arrays: Arrays = {"latent": rng.standard_normal((count, *noise.shape[1:]), np.float32)}
+    arrays: Arrays = {
+        "latent": rng.standard_normal((count, *noise.shape[1:]), np.float32)
+    }
     given = [name for name in PARAMETERS[2:] if parameters.get(name) is not None]
     if diffusion:
-        arrays["steps"] = np.asarray(_whole(parameters, given[0], STEPS, 1, MOST_STEPS) if given else STEPS, np.int64)
+        arrays["steps"] = np.asarray(
+            _whole(parameters, given[0], STEPS, 1, MOST_STEPS) if given else STEPS,
+            np.int64,
+        )
     elif given:
-        raise InvalidInput(f"{given[0]}: this model draws a picture in one step; only diffusion models take steps")
+        raise InvalidInput(
+            f"{given[0]}: this model draws a picture in one step; only diffusion models take steps"
+        )
     return arrays
 
 
-def _whole(parameters: Mapping[str, Any], name: str, usual: int, least: int, most: int) -> int:
+def _whole(
+    parameters: Mapping[str, Any], name: str, usual: int, least: int, most: int
+) -> int:
     value = parameters.get(name)
     if value is None:
         return usual
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise InvalidInput(f"{name} is a whole number from {least} to {most}, not {value!r:.40}")
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not least <= value <= most
+    ):
+        raise InvalidInput(
+            f"{name} is a whole number from {least} to {most}, not {value!r:.40}"
+        )
     return value
 
 
 def _seed(data: Raw, parameters: Mapping[str, Any]) -> int:
     """What is sent as the input or as a parameter; both may be left out."""
     if not isinstance(data, str):
-        raise InvalidInput("the input is a seed, a whole number as a text, or an empty text for a seed by chance")
+        raise InvalidInput(
+            "the input is a seed, a whole number as a text, or an empty text for a seed by chance"
+        )
     named = parameters.get("seed")
     if not (text := data.strip()):
-        return secrets.randbits(63) if named is None else _whole(parameters, "seed", 0, 0, MOST_SEED)
-    if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) > MOST_SEED:
-        raise InvalidInput(f"the input is a seed, a whole number from 0 to {MOST_SEED}, or nothing; not {text!r:.40}")
+        return (
+            secrets.randbits(63)
+            if named is None
+            else _whole(parameters, "seed", 0, 0, MOST_SEED)
+        )
+    if (
+        not (text.isascii() and text.isdecimal())
+        or len(text) > 19
+        or int(text) > MOST_SEED
+    ):
+        raise InvalidInput(
+            f"the input is a seed, a whole number from 0 to {MOST_SEED}, or nothing; not "
+            f"{text!r:.40}"
+        )
     if named is not None and named != int(text):
-        raise InvalidInput(f"the input names the seed {text}, the parameter seed another: {named!r:.40}; give one")
+        raise InvalidInput(
+            f"the input names the seed {text}, the parameter seed another: {named!r:.40}; give one"
+        )
     return int(text)
 
 
 def infer(run: Run, arrays: Arrays, context: Context) -> Arrays:
     """`image` 0..1: rows of noise [N, ...] as one batch, requests [B, n, ...] one by one.
 
-    A request runs alone because the last bit of a sum depends on the size of the batch: the same request is answered
-    with the same pictures, whatever else is asked at the time.
+    A request runs alone because the last bit of a sum depends on the size of the batch: the same
+    request is answered with the same pictures, whatever else is asked at the time.
     """
     latent = arrays["latent"]
     steps = arrays.get("steps")
     if latent.ndim == len(inputs(context)[0].shape):
         return {"image": _pictures(run, latent, steps)}
-    each = [_pictures(run, noise, None if steps is None else steps[row]) for row, noise in enumerate(latent)]
+    each = [
+        _pictures(run, noise, None if steps is None else steps[row])
+        for row, noise in enumerate(latent)
+    ]
     return {"image": np.stack(each)}
 
 
-def _pictures(run: Run, latent: np.ndarray[Any, Any], steps: Any) -> np.ndarray[Any, Any]:
+def _pictures(
+    run: Run, latent: np.ndarray[Any, Any], steps: Any
+) -> np.ndarray[Any, Any]:
     """Noise [N, ...] to pictures; rows of a diffusion model that want as many steps go together."""
     if steps is None:
         return run({"latent": latent})["image"]
-    wanted = np.broadcast_to(np.where(np.asarray(steps) == 0, STEPS, steps), len(latent))
+    wanted = np.broadcast_to(
+        np.where(np.asarray(steps) == 0, STEPS, steps), len(latent)
+    )
     if wanted.size and not 1 <= wanted.min() <= wanted.max() <= MOST_STEPS:
         raise InvalidInput(f"steps are 1 to {MOST_STEPS}, or 0 for the usual {STEPS}")
     images = np.empty(latent.shape, np.float32)
     for count in np.unique(wanted):
         rows = wanted == count
-        images[rows] = denoised(lambda x, time: run({"latent": x, "time": time})["velocity"], latent[rows], int(count))
+        images[rows] = denoised(
+            lambda x, time: run({"latent": x, "time": time})["velocity"],
+            latent[rows],
+            int(count),
+        )
     return images / 2 + 0.5
 
 
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> list[str]:
+def encode(
+    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+) -> list[str]:
     """The pictures as PNG files in base64; one where the arrays hold one."""
     images = arrays["image"].reshape(-1, *_shape(context.preprocessing))
     return [b64encode(_image.png(eight_bits(image))).decode() for image in images]
 
 
 def alike(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether two answers show the same pictures, but for a mean difference of `tolerance` of the range each."""
-    if not isinstance(one, list) or not isinstance(other, list) or len(one) != len(other):
+    """Whether two answers show the same pictures, but for a mean difference of `tolerance` of the
+    range each.
+    """
+    if (
+        not isinstance(one, list)
+        or not isinstance(other, list)
+        or len(one) != len(other)
+    ):
         return False
-    return all(a == b or _alike_pictures(a, b, tolerance) for a, b in zip(one, other, strict=True))
+    return all(
+        a == b or _alike_pictures(a, b, tolerance)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def _alike_pictures(one: str, other: str, tolerance: float) -> bool:
-    first, second = (_image.read_pixels(b64decode(file)).astype(np.float32) for file in (one, other))
-    return first.shape == second.shape and float(np.abs(first - second).mean()) <= 255 * tolerance
+    first, second = (
+        _image.read_pixels(b64decode(file)).astype(np.float32) for file in (one, other)
+    )
+    return (
+        first.shape == second.shape
+        and float(np.abs(first - second).mean()) <= 255 * tolerance
+    )
 
 
 def eight_bits(image: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -197,7 +283,9 @@ def complete(labels: Sequence[str]) -> Json:
 
 
 def evaluate(measured: Measured) -> Evaluation:
-    """Distance, precision and recall against real pictures, the shares of the classes, and a grid of samples."""
+    """Distance, precision and recall against real pictures, the shares of the classes, and a grid
+    of samples.
+    """
     from modelmill.tasks.unconditional_image_generation.judging import evaluate
 
     return evaluate(measured)

@@ -1,4 +1,6 @@
-"""A small network whose features tell pictures apart: a classifier of a data set, or one with random weights."""
+"""A small network whose features tell pictures apart: a classifier of a data set, or one with
+random weights.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,14 +18,18 @@ STEPS, BATCH, RATE = 800, 64, 2e-3
 
 
 class Seen(NamedTuple):
-    """What the network makes of pictures: features [N, D], and logits [N, classes] where it has learnt classes."""
+    """What the network makes of pictures: features [N, D], and logits [N, classes] where it has
+    learnt classes.
+    """
 
     features: Array
     logits: Array
 
 
 class Features(nn.Module):
-    """Strided convolutions, a dense layer whose outputs are the features, and a layer of classes."""
+    """Strided convolutions, a dense layer whose outputs are the features, and a layer of
+    classes.
+    """
 
     def __init__(self, shape: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -34,13 +40,18 @@ class Features(nn.Module):
             channels, height, width = outside, (height + 1) // 2, (width + 1) // 2
         pooled = (min(height, 4), min(width, 4))
         self.body = nn.Sequential(
-            *layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(channels * pooled[0] * pooled[1], FEATURES)
+            *layers,
+            nn.AdaptiveAvgPool2d(pooled),
+            nn.Flatten(),
+            nn.Linear(channels * pooled[0] * pooled[1], FEATURES),
         )
         self.last = nn.Linear(FEATURES, max(classes, 1))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [N, H, W, C] to features and logits."""
-        features = torch.relu(self.body(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1))
+        features = torch.relu(
+            self.body(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        )
         return features, self.last(features)
 
 
@@ -53,7 +64,9 @@ def trained(
         network = Features(shape, len(classes))
         if len(classes) > 1:
             keep = np.array([label in classes for label in labels])
-            numbers = torch.tensor([classes.index(label) for label in labels if label in classes])
+            numbers = torch.tensor(
+                [classes.index(label) for label in labels if label in classes]
+            )
             _learn(network, torch.from_numpy(pictures[keep]), numbers)
     return lambda given: _seen(network.eval(), given)
 
@@ -72,6 +85,11 @@ def _learn(network: Features, pictures: Tensor, labels: Tensor) -> None:
 
 @torch.inference_mode()
 def _seen(network: Features, pictures: Array) -> Seen:
-    parts = [network(torch.from_numpy(pictures[at : at + 256])) for at in range(0, len(pictures), 256)]
-    features, logits = (torch.cat(part).numpy().astype(np.float64) for part in zip(*parts, strict=True))
+    parts = [
+        network(torch.from_numpy(pictures[at : at + 256]))
+        for at in range(0, len(pictures), 256)
+    ]
+    features, logits = (
+        torch.cat(part).numpy().astype(np.float64) for part in zip(*parts, strict=True)
+    )
     return Seen(features, logits)

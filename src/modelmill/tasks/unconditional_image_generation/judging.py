@@ -1,4 +1,6 @@
-"""How good made pictures are: measured against real ones by the features of a small network trained on the spot."""
+"""How good made pictures are: measured against real ones by the features of a small network trained
+on the spot.
+"""
 
 import io
 from base64 import b64decode
@@ -21,12 +23,14 @@ SHOWN = 64
 
 
 def evaluate(measured: Measured) -> Evaluation:
-    """The Frechet distance, precision and recall of features, the shares of classes, sheets of samples.
+    """The Frechet distance, precision and recall of features, the shares of classes, sheets of
+    samples.
 
-    The features are those of a classifier trained on the training pictures, where there are classes; else of the same
-    network with random weights (`features` says which), so distances compare only within one data set. The distance
-    is that of Heusel et al. 2017 (arXiv 1706.08500) but for the features; precision and recall are those of
-    Kynkaanniemi et al. 2019 (arXiv 1904.06991) with k = 3. `distance_of_real` is that of training pictures.
+    The features are those of a classifier trained on the training pictures, where there are
+    classes; else of the same network with random weights (`features` says which), so distances
+    compare only within one data set. The distance is that of Heusel et al. 2017 (arXiv 1706.08500)
+    but for the features; precision and recall are those of Kynkaanniemi et al. 2019 (arXiv
+    1904.06991) with k = 3. `distance_of_real` is that of training pictures.
     """
     made = np.stack([_picture(file) for answer in measured.outputs for file in answer])
     real = _like(made, [data for data, _ in measured.truths])
@@ -35,7 +39,9 @@ def evaluate(measured: Measured) -> Evaluation:
     classes = sorted({item.label for item in items if item.label})
     from modelmill.tasks.unconditional_image_generation import features
 
-    judge = features.trained(learnt, [item.label for item in items], classes, made.shape[1:])
+    judge = features.trained(
+        learnt, [item.label for item in items], classes, made.shape[1:]
+    )
     seen_made, seen_real = judge(made), judge(real)
     precision, recall = precision_recall(seen_real.features, seen_made.features)
     metrics: Json = {
@@ -46,11 +52,21 @@ def evaluate(measured: Measured) -> Evaluation:
         "items": len(real),
     }
     if len(learnt):
-        some = learnt[np.linspace(0, len(learnt) - 1, min(len(learnt), len(real))).astype(int)]
+        some = learnt[
+            np.linspace(0, len(learnt) - 1, min(len(learnt), len(real))).astype(int)
+        ]
         metrics["distance_of_real"] = frechet(seen_real.features, judge(some).features)
     if len(classes) > 1:
-        metrics |= _shares(seen_made.logits, seen_real.logits, [label for _, label in measured.truths], classes)
-    pictures = {"samples.png": _image.png(sheet(made[:SHOWN])), "real.png": _image.png(sheet(real[:SHOWN]))}
+        metrics |= _shares(
+            seen_made.logits,
+            seen_real.logits,
+            [label for _, label in measured.truths],
+            classes,
+        )
+    pictures = {
+        "samples.png": _image.png(sheet(made[:SHOWN])),
+        "real.png": _image.png(sheet(real[:SHOWN])),
+    }
     return Evaluation(metrics=metrics, pictures=pictures)
 
 
@@ -63,13 +79,21 @@ def _picture(file: str) -> Pixels:
 def _like(made: Pixels, pictures: Sequence[Raw]) -> Pixels:
     """Real pictures in the shape of those that are made."""
     _, height, width, channels = made.shape
-    how = _image.Preprocessing(height=height, width=width, color="grey" if channels == 1 else "rgb")
-    return np.stack([_image.decode(one, how) for one in pictures]) if pictures else made[:0]
+    how = _image.Preprocessing(
+        height=height, width=width, color="grey" if channels == 1 else "rgb"
+    )
+    return (
+        np.stack([_image.decode(one, how) for one in pictures])
+        if pictures
+        else made[:0]
+    )
 
 
 def frechet(one: Array, other: Array) -> float:
     """The squared distance of two normal distributions fitted to features [N, D], at least 0."""
-    first, second = (np.cov(part, rowvar=False).reshape(part.shape[1], -1) for part in (one, other))
+    first, second = (
+        np.cov(part, rowvar=False).reshape(part.shape[1], -1) for part in (one, other)
+    )
     values, vectors = np.linalg.eigh(first)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second @ root), 0)).sum()
@@ -78,7 +102,8 @@ def frechet(one: Array, other: Array) -> float:
 
 
 def precision_recall(real: Array, made: Array) -> tuple[float, float]:
-    """The share of made features within reach of a real one, and of real ones within reach of a made one.
+    """The share of made features within reach of a real one, and of real ones within reach of a
+    made one.
 
     The reach of a feature is as far as its third nearest neighbour of its own kind.
     """
@@ -98,10 +123,14 @@ def _distances(one: Array, other: Array) -> Array:
     return np.asarray(np.maximum(squares, 0))
 
 
-def _shares(made: Array, real: Array, truths: Sequence[str], classes: list[str]) -> Json:
+def _shares(
+    made: Array, real: Array, truths: Sequence[str], classes: list[str]
+) -> Json:
     """How often the classifier names each class, and how far it is to be trusted."""
     named = np.bincount(made.argmax(1), minlength=len(classes)) / len(made)
-    known = np.array([classes.index(label) if label in classes else -1 for label in truths])
+    known = np.array(
+        [classes.index(label) if label in classes else -1 for label in truths]
+    )
     shares = {label: float(share) for label, share in zip(classes, named, strict=True)}
     return {
         "classifier_accuracy": float((real.argmax(1) == known).mean()),

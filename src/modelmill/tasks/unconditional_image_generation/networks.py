@@ -24,7 +24,9 @@ def halves(height: int, width: int) -> list[tuple[int, int]]:
 
 
 class Generator(nn.Module):
-    """Noise [N, latent] to pictures -1..1 [N, C, H, W]: doubled by transposed convolutions from a few pixels."""
+    """Noise [N, latent] to pictures -1..1 [N, C, H, W]: doubled by transposed convolutions from a
+    few pixels.
+    """
 
     def __init__(self, shape: Shape, latent: int, width: int) -> None:
         super().__init__()
@@ -32,9 +34,13 @@ class Generator(nn.Module):
         channels = [min(width << level, 512) for level in range(len(self.sizes) + 1)]
         self.first = first
         self.lay = nn.Linear(latent, channels[-1] * first[0] * first[1], bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in reversed(channels))
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(count) for count in reversed(channels)
+        )
         self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(channels[level + 1], channels[level], 4, 2, 1, bias=False)
+            nn.ConvTranspose2d(
+                channels[level + 1], channels[level], 4, 2, 1, bias=False
+            )
             for level in reversed(range(len(self.sizes)))
         )
         self.last = nn.Conv2d(channels[0], shape[2], 3, padding=1)
@@ -45,7 +51,9 @@ class Generator(nn.Module):
     def forward(self, noise: Tensor) -> Tensor:
         """Pictures -1..1."""
         x = torch.relu(self.norms[0](self.lay(noise).unflatten(1, (-1, *self.first))))
-        for up, norm, (height, width) in zip(self.ups, list(self.norms)[1:], reversed(self.sizes), strict=True):
+        for up, norm, (height, width) in zip(
+            self.ups, list(self.norms)[1:], reversed(self.sizes), strict=True
+        ):
             x = torch.relu(norm(up(x)[:, :, :height, :width]))
         return torch.tanh(self.last(x))
 
@@ -58,9 +66,14 @@ def discriminator(shape: Shape, width: int) -> nn.Sequential:
     for level in range(len(sizes)):
         outside = min(width << (level + 1), 512)
         # 3 pixels of a border for an odd side keep ceil(side / 2), as `halves` counts.
-        layers += [spectral_norm(nn.Conv2d(channels, outside, 5, 2, padding=2)), nn.LeakyReLU(0.2)]
+        layers += [
+            spectral_norm(nn.Conv2d(channels, outside, 5, 2, padding=2)),
+            nn.LeakyReLU(0.2),
+        ]
         channels = outside
-    return nn.Sequential(*layers, nn.Flatten(), spectral_norm(nn.Linear(channels * last[0] * last[1], 1)))
+    return nn.Sequential(
+        *layers, nn.Flatten(), spectral_norm(nn.Linear(channels * last[0] * last[1], 1))
+    )
 
 
 class Adversaries(nn.Module):
@@ -98,7 +111,9 @@ class Drawing(nn.Module):
 
 
 class Norm(nn.GroupNorm):
-    """Normalised groups of channels, always in fp32: torch's bf16 form takes four times as long on a CPU."""
+    """Normalised groups of channels, always in fp32: torch's bf16 form takes four times as long on
+    a CPU.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same."""
@@ -111,9 +126,14 @@ class Block(nn.Module):
     def __init__(self, inside: int, outside: int, time: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = Norm(8, inside), Norm(8, outside)
-        self.conv1, self.conv2 = nn.Conv2d(inside, outside, 3, padding=1), nn.Conv2d(outside, outside, 3, padding=1)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(inside, outside, 3, padding=1),
+            nn.Conv2d(outside, outside, 3, padding=1),
+        )
         self.time = nn.Linear(time, 2 * outside)
-        self.shortcut = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
+        self.shortcut = (
+            nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
+        )
         nn.init.zeros_(self.conv2.weight)  # each block begins as its shortcut
         nn.init.zeros_(self.time.weight)
 
@@ -131,7 +151,10 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm, self.scale = Norm(8, channels), channels**-0.5
-        self.into, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+        self.into, self.out = (
+            nn.Conv2d(channels, 3 * channels, 1),
+            nn.Conv2d(channels, channels, 1),
+        )
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +165,8 @@ class Attention(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """The velocity of noisy pictures [N, H, W, C] at times 0..1 [N]: a U-Net of two sizes, from 2x2 pixels as one.
+    """The velocity of noisy pictures [N, H, W, C] at times 0..1 [N]: a U-Net of two sizes, from 2x2
+    pixels as one.
 
     Pixels of a border that is not even are made up, and cut off again.
     """
@@ -151,24 +175,39 @@ class Denoiser(nn.Module):
         super().__init__()
         self.shape, self.pad = shape, (-shape[0] % 4, -shape[1] % 4)
         pixels, time, wide = 4 * shape[2], 2 * width, 2 * width
-        frequencies = torch.exp(torch.linspace(math.log(1.0), math.log(200.0), width // 2))
+        frequencies = torch.exp(
+            torch.linspace(math.log(1.0), math.log(200.0), width // 2)
+        )
         self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies)
-        self.time = nn.Sequential(nn.Linear(2 * (width // 2), time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
+        self.time = nn.Sequential(
+            nn.Linear(2 * (width // 2), time),
+            nn.SiLU(),
+            nn.Linear(time, time),
+            nn.SiLU(),
+        )
         self.first = nn.Conv2d(pixels, width, 3, padding=1)
         self.down1, self.down2 = Block(width, width, time), Block(width, width, time)
         self.shrink = nn.Conv2d(width, wide, 3, 2, padding=1)
-        self.low1, self.look, self.low2 = Block(wide, wide, time), Attention(wide), Block(wide, wide, time)
+        self.low1, self.look, self.low2 = (
+            Block(wide, wide, time),
+            Attention(wide),
+            Block(wide, wide, time),
+        )
         self.grow = nn.Conv2d(wide, width, 1)
         self.up1, self.up2 = Block(2 * width, width, time), Block(width, width, time)
-        self.last = nn.Sequential(Norm(8, width), nn.SiLU(), nn.Conv2d(width, pixels, 3, padding=1))
+        self.last = nn.Sequential(
+            Norm(8, width), nn.SiLU(), nn.Conv2d(width, pixels, 3, padding=1)
+        )
 
     def forward(self, latent: Tensor, time: Tensor) -> Tensor:
         """The velocity, in the shape of `latent`."""
         angle = time[:, None] * self.frequencies
         time = self.time(torch.cat([angle.sin(), angle.cos()], 1))
         x = F.pad(latent.permute(0, 3, 1, 2), (0, self.pad[1], 0, self.pad[0]))
-        x = side = self.down2(self.down1(self.first(F.pixel_unshuffle(x, 2)), time), time)
+        x = side = self.down2(
+            self.down1(self.first(F.pixel_unshuffle(x, 2)), time), time
+        )
         x = self.low2(self.look(self.low1(self.shrink(x), time)), time)
         x = F.interpolate(self.grow(x), scale_factor=2.0, mode="nearest")
         x = self.up2(self.up1(torch.cat([x, side], 1), time), time)
@@ -181,6 +220,14 @@ class Denoiser(nn.Module):
         noise = fixed_noise(count, *self.shape, device=device)
 
         def velocity(x: object, time: object) -> object:
-            return self(torch.as_tensor(x, device=device), torch.as_tensor(time, device=device)).float().cpu().numpy()
+            return (
+                self(
+                    torch.as_tensor(x, device=device),
+                    torch.as_tensor(time, device=device),
+                )
+                .float()
+                .cpu()
+                .numpy()
+            )
 
         return torch.from_numpy(denoised(velocity, noise.cpu().numpy(), 25)) / 2 + 0.5  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""Sampling of a diffusion model: from noise to a picture in a few steps, in numpy around the engine's run."""
+"""Sampling of a diffusion model: from noise to a picture in a few steps, in numpy around the
+engine's run.
+"""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,19 +11,24 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-def denoised(velocity: Callable[[Array, Array], Array], noise: Array, steps: int) -> Array:
-    """Pictures -1..1 of standard normal noise [N, ...], by `steps` equal steps of DDIM from the time 1 to 0.
+def denoised(
+    velocity: Callable[[Array, Array], Array], noise: Array, steps: int
+) -> Array:
+    """Pictures -1..1 of standard normal noise [N, ...], by `steps` equal steps of DDIM from the
+    time 1 to 0.
 
-    At the time t a noisy picture is cos(pi t / 2) of the picture and sin(pi t / 2) of the noise (the cosine schedule
-    without its offset, Nichol and Dhariwal 2021, arXiv 2102.09672); the network gives the velocity
-    cos * noise - sin * picture (Salimans and Ho 2022, arXiv 2202.00512). A step keeps the noise and is deterministic
-    (Song et al. 2020, arXiv 2010.02502, eta = 0).
+    At the time t a noisy picture is cos(pi t / 2) of the picture and sin(pi t / 2) of the noise
+    (the cosine schedule without its offset, Nichol and Dhariwal 2021, arXiv 2102.09672); the
+    network gives the velocity cos * noise - sin * picture (Salimans and Ho 2022, arXiv 2202.00512).
+    A step keeps the noise and is deterministic (Song et al. 2020, arXiv 2010.02502, eta = 0).
     """
     x = noise
     times = np.linspace(1, 0, steps + 1, dtype=np.float32)
     for now, later in pairwise(times):
         cos, sin = np.cos(now * np.pi / 2), np.sin(now * np.pi / 2)
-        v = velocity(np.ascontiguousarray(x, np.float32), np.full(len(x), now, np.float32))
+        v = velocity(
+            np.ascontiguousarray(x, np.float32), np.full(len(x), now, np.float32)
+        )
         picture = np.clip(cos * x - sin * v, -1, 1)
         rest = (x - cos * picture) / sin  # the noise that goes with the clipped picture
         x = np.cos(later * np.pi / 2) * picture + np.sin(later * np.pi / 2) * rest

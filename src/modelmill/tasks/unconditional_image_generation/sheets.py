@@ -19,7 +19,11 @@ def sheet(pictures: Pixels) -> Pixels:
     height, width = height * scale, width * scale
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    page = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), 255, np.uint8)
+    page = np.full(
+        (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels),
+        255,
+        np.uint8,
+    )
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
         top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)

@@ -1,4 +1,6 @@
-"""How generators are trained: each recipe has its own loss; the last epoch is kept, and shown from time to time."""
+"""How generators are trained: each recipe has its own loss; the last epoch is kept, and shown from
+time to time.
+"""
 
 import numpy as np
 import torch
@@ -18,7 +20,9 @@ def scaled(pictures: Tensor) -> Tensor:
 
 def fixed_noise(count: int, *shape: int, device: torch.device) -> Tensor:
     """The same standard normal noise every time, whatever else was drawn."""
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1)).to(device)
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1)).to(
+        device
+    )
 
 
 @torch.inference_mode()

@@ -36,7 +36,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("project_id", "model", "name"),
     )
     with op.batch_alter_table("alias", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_alias_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_alias_project_id"), ["project_id"], unique=False
+        )
 
     op.create_table(
         "api_key",
@@ -54,7 +56,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("digest"),
     )
     with op.batch_alter_table("api_key", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_api_key_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_api_key_project_id"), ["project_id"], unique=False
+        )
 
     op.create_table(
         "dataset",
@@ -79,7 +83,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("dataset", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_dataset_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_dataset_project_id"), ["project_id"], unique=False
+        )
 
     op.create_table(
         "deployment",
@@ -102,7 +108,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("deployment", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_deployment_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_deployment_project_id"), ["project_id"], unique=False
+        )
 
     op.create_table(
         "job",
@@ -132,7 +140,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("job", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_job_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_job_project_id"), ["project_id"], unique=False
+        )
         batch_op.create_index(batch_op.f("ix_job_state"), ["state"], unique=False)
 
     op.create_table(
@@ -145,7 +155,9 @@ def upgrade() -> None:
         sa.Column("ready", sa.Boolean(), nullable=False),
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("project_id", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(["deployment_id"], ["deployment.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["deployment_id"], ["deployment.id"], ondelete="CASCADE"
+        ),
         sa.ForeignKeyConstraint(
             ["project_id"],
             ["project.id"],
@@ -153,8 +165,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("replica", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_replica_deployment_id"), ["deployment_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_replica_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_replica_deployment_id"), ["deployment_id"], unique=False
+        )
+        batch_op.create_index(
+            batch_op.f("ix_replica_project_id"), ["project_id"], unique=False
+        )
 
     op.create_table(
         "version",
@@ -181,10 +197,18 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("version", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_version_model"), ["model"], unique=False)
-        batch_op.create_index(batch_op.f("ix_version_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_version_project_id"), ["project_id"], unique=False
+        )
 
-    op.bulk_insert(sa.table("project", sa.column("id"), sa.column("name")), [{"id": 1, "name": "default"}])
-    op.bulk_insert(sa.table("revision", sa.column("id"), sa.column("value")), [{"id": 1, "value": 1}])
+    op.bulk_insert(
+        sa.table("project", sa.column("id"), sa.column("name")),
+        [{"id": 1, "name": "default"}],
+    )
+    op.bulk_insert(
+        sa.table("revision", sa.column("id"), sa.column("value")),
+        [{"id": 1, "value": 1}],
+    )
 
 
 def downgrade() -> None:

@@ -12,7 +12,10 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a residual network over the log-mel spectrogram, for words, commands and noises; minutes on a CPU"
+SUMMARY = (
+    "a residual network over the log-mel spectrogram, for words, commands and noises; "
+    "minutes on a CPU"
+)
 INPUT = Preprocessing()
 TRAIN = TrainSettings(
     epochs=30,
@@ -32,8 +35,15 @@ ENOUGH = 2000
 class Changes(Struct, frozen=True, kw_only=True):
     """How far training recordings are changed; 0 leaves a property alone."""
 
-    shift: Annotated[Fraction, Meta(description="in time, share of the length, up to")] = 0.1
-    noise: Annotated[Fraction, Meta(description="deviation of white noise, share of the loudest sample, up to")] = 0.02
+    shift: Annotated[
+        Fraction, Meta(description="in time, share of the length, up to")
+    ] = 0.1
+    noise: Annotated[
+        Fraction,
+        Meta(
+            description="deviation of white noise, share of the loudest sample, up to"
+        ),
+    ] = 0.02
 
 
 AUGMENT = Changes()
@@ -42,11 +52,24 @@ AUGMENT = Changes()
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    mels: Annotated[int, Meta(ge=8, le=256, description="bands of the spectrogram")] = 40
-    channels: Annotated[int, Meta(ge=4, le=512, description="of the first stage; each stage doubles them")] = 24
-    stages: Annotated[int, Meta(ge=1, le=5, description="each after the first halves bands and frames")] = 4
-    hidden_bands: Annotated[Fraction, Meta(description="most bands that are hidden in training, as a share")] = 0.2
-    hidden_frames: Annotated[Fraction, Meta(description="most frames that are hidden in training, as a share")] = 0.2
+    mels: Annotated[int, Meta(ge=8, le=256, description="bands of the spectrogram")] = (
+        40
+    )
+    channels: Annotated[
+        int,
+        Meta(ge=4, le=512, description="of the first stage; each stage doubles them"),
+    ] = 24
+    stages: Annotated[
+        int,
+        Meta(ge=1, le=5, description="each after the first halves bands and frames"),
+    ] = 4
+    hidden_bands: Annotated[
+        Fraction, Meta(description="most bands that are hidden in training, as a share")
+    ] = 0.2
+    hidden_frames: Annotated[
+        Fraction,
+        Meta(description="most frames that are hidden in training, as a share"),
+    ] = 0.2
     dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.1
 
 
@@ -75,5 +98,10 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
         outside = settings.channels << stage
         layers.append(Residual(inside, outside, stride=1 if stage == 0 else 2))
         inside = outside
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(settings.dropout), nn.Linear(inside, signature.classes)]
+    head = [
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(settings.dropout),
+        nn.Linear(inside, signature.classes),
+    ]
     return nn.Sequential(*layers, *head)

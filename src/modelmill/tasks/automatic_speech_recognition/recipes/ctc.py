@@ -12,7 +12,10 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "log-mel spectrogram, convolutions and a bidirectional GRU; characters by CTC, greedy or by beam search"
+SUMMARY = (
+    "log-mel spectrogram, convolutions and a bidirectional GRU; characters by CTC, greedy "
+    "or by beam search"
+)
 INPUT = Preprocessing()
 AUGMENT = Changes(shift=0.0, noise=0.02)
 TRAIN = TrainSettings(
@@ -30,12 +33,26 @@ TRAIN = TrainSettings(
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    mels: Annotated[int, Meta(ge=8, le=256, description="bands of the spectrogram")] = 40
-    channels: Annotated[int, Meta(ge=8, le=1024, description="of the convolutions")] = 96
-    hidden: Annotated[int, Meta(ge=8, le=1024, description="width of each direction of the recurrent layers")] = 96
+    mels: Annotated[int, Meta(ge=8, le=256, description="bands of the spectrogram")] = (
+        40
+    )
+    channels: Annotated[int, Meta(ge=8, le=1024, description="of the convolutions")] = (
+        96
+    )
+    hidden: Annotated[
+        int,
+        Meta(
+            ge=8, le=1024, description="width of each direction of the recurrent layers"
+        ),
+    ] = 96
     layers: Annotated[int, Meta(ge=1, le=6, description="recurrent layers")] = 2
-    hidden_bands: Annotated[Fraction, Meta(description="most bands that are hidden in training, as a share")] = 0.2
-    hidden_frames: Annotated[Fraction, Meta(description="most frames that are hidden in training, as a share")] = 0.1
+    hidden_bands: Annotated[
+        Fraction, Meta(description="most bands that are hidden in training, as a share")
+    ] = 0.2
+    hidden_frames: Annotated[
+        Fraction,
+        Meta(description="most frames that are hidden in training, as a share"),
+    ] = 0.1
     dropout: Annotated[Fraction, Meta(description="between layers")] = 0.2
 
 

@@ -12,7 +12,10 @@ from modelmill.tasks.feature_extraction import Preprocessing
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a small attention encoder trained to tell what belongs together from all else (contrastive)"
+SUMMARY = (
+    "a small attention encoder trained to tell what belongs together from all else "
+    "(contrastive)"
+)
 INPUT = Preprocessing(tokenizer="bpe", vocabulary=8000, length_limit=128)
 TRAIN = TrainSettings(
     epochs=6,
@@ -31,8 +34,12 @@ class Settings(Blocks, frozen=True, kw_only=True):
     """Options of the network."""
 
     layers: Layers = 2
-    word_dropout: Annotated[Fraction, Meta(description="share of tokens that are unknown in training")] = 0.1
-    scale: Annotated[float, Meta(gt=0, le=256, description="factor of the cosines in the softmax")] = 20.0
+    word_dropout: Annotated[
+        Fraction, Meta(description="share of tokens that are unknown in training")
+    ] = 0.1
+    scale: Annotated[
+        float, Meta(gt=0, le=256, description="factor of the cosines in the softmax")
+    ] = 20.0
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:

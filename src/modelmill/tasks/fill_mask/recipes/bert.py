@@ -10,7 +10,9 @@ from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a small attention encoder with rotary positions, pre-trained on your own text"
+SUMMARY = (
+    "a small attention encoder with rotary positions, pre-trained on your own text"
+)
 INPUT = Preprocessing(minimum_count=2)
 TRAIN = TrainSettings(
     epochs=30,
@@ -25,7 +27,9 @@ TRAIN = TrainSettings(
 
 
 ENOUGH, LONG, LONGER = 150_000, 60, 1.7
-"""Words over which so many epochs take a quarter of an hour on one core, and how many times more of long texts."""
+"""Words over which so many epochs take a quarter of an hour on one core, and how many times more of
+long texts.
+"""
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:

@@ -26,25 +26,49 @@ LEAST_STEPS = 1500
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    filters: Annotated[int, Meta(ge=1, le=1024, description="of the first convolution")] = 32
-    filters2: Annotated[int, Meta(ge=1, le=1024, description="of the second convolution")] = 64
-    filters3: Annotated[int, Meta(ge=0, le=1024, description="of a third convolution; 0: none")] = 0
-    dense: Annotated[int, Meta(ge=1, le=8192, description="width of the dense layer")] = 64
+    filters: Annotated[
+        int, Meta(ge=1, le=1024, description="of the first convolution")
+    ] = 32
+    filters2: Annotated[
+        int, Meta(ge=1, le=1024, description="of the second convolution")
+    ] = 64
+    filters3: Annotated[
+        int, Meta(ge=0, le=1024, description="of a third convolution; 0: none")
+    ] = 0
+    dense: Annotated[
+        int, Meta(ge=1, le=8192, description="width of the dense layer")
+    ] = 64
     dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.25
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Depth by the size of the pictures, augmentation by their colour, batches and epochs by how many there are."""
+    """Depth by the size of the pictures, augmentation by their colour, batches and epochs by how
+    many there are.
+    """
     count, seen = facts.counts["train"], facts.inputs
     height, width = seen.for_model(plan.input)
     if min(height, width) > TWO_FILTERS:
-        yield Choice(why=f"pictures of {width}x{height} want a third convolution", settings={"filters3": 128})
+        yield Choice(
+            why=f"pictures of {width}x{height} want a third convolution",
+            settings={"filters3": 128},
+        )
     if not seen.grey:
-        yield Choice(why="pictures in colour are taken for photographs", settings={"flip": True, "crop": 0.125})
+        yield Choice(
+            why="pictures in colour are taken for photographs",
+            settings={"flip": True, "crop": 0.125},
+        )
     batch = 32 if count < 2500 else 64 if count < 5000 else 128
-    epochs = min(60, max(10 if seen.grey or count > 20_000 else 20, -(-LEAST_STEPS * batch // count)))
+    epochs = min(
+        60,
+        max(
+            10 if seen.grey or count > 20_000 else 20, -(-LEAST_STEPS * batch // count)
+        ),
+    )
     settings = {"batch_size": batch, "epochs": epochs}
-    yield Choice(why=f"{count:,} pictures give {epochs * -(-count // batch):,} steps", settings=settings)
+    yield Choice(
+        why=f"{count:,} pictures give {epochs * -(-count // batch):,} steps",
+        settings=settings,
+    )
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
@@ -58,14 +82,21 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     for filters in (settings.filters, settings.filters2, settings.filters3):
         if not filters:
             continue
-        # A small picture keeps its border; a large one loses a pixel on each side, which is the classic form.
+        # A small picture keeps its border; a large one loses a pixel on each side, which is the
+        # classic form.
         border = 1 if min(height, width) < 8 else 0
         layers.append(nn.Conv2d(channels, filters, 3, padding=border))
-        channels, height, width = filters, height - 2 + 2 * border, width - 2 + 2 * border
+        channels, height, width = (
+            filters,
+            height - 2 + 2 * border,
+            width - 2 + 2 * border,
+        )
         if min(height, width) >= 2:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
-        layers.append(nn.ReLU())  # behind the pooling it does the same for a quarter of the work
+        layers.append(
+            nn.ReLU()
+        )  # behind the pooling it does the same for a quarter of the work
     return nn.Sequential(
         *layers,
         nn.Flatten(),

@@ -1,4 +1,6 @@
-"""resnet: a small residual network for photographs of 32 to 200 pixels, made to be trained from scratch on a CPU."""
+"""resnet: a small residual network for photographs of 32 to 200 pixels, made to be trained from
+scratch on a CPU.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -48,30 +50,58 @@ SHIFTED = {
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    channels: Annotated[int, Meta(ge=4, le=512, description="of the first stage; each stage doubles them")] = 32
-    stages: Annotated[int, Meta(ge=1, le=6, description="each after the first halves the picture")] = 4
-    blocks: Annotated[int, Meta(ge=1, le=16, description="residual blocks in each stage")] = 1
+    channels: Annotated[
+        int,
+        Meta(ge=4, le=512, description="of the first stage; each stage doubles them"),
+    ] = 32
+    stages: Annotated[
+        int, Meta(ge=1, le=6, description="each after the first halves the picture")
+    ] = 4
+    blocks: Annotated[
+        int, Meta(ge=1, le=16, description="residual blocks in each stage")
+    ] = 1
     dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.0
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Augmentation by the size and colour of the pictures; batches and epochs by how many there are."""
+    """Augmentation by the size and colour of the pictures; batches and epochs by how many there
+    are.
+    """
     count, seen = facts.counts["train"], facts.inputs
     height, width = seen.for_model(plan.input)
     small = max(height, width) < STEM
     if small and seen.grey:
-        yield Choice(why=f"grey pictures of {width}x{height} may be characters, which a mirror spoils", settings=SIGNS)
+        yield Choice(
+            why=f"grey pictures of {width}x{height} may be characters, which a mirror spoils",
+            settings=SIGNS,
+        )
     elif small:
-        yield Choice(why=f"photographs of {width}x{height} blur when they are turned or scaled", settings=SHIFTED)
+        yield Choice(
+            why=f"photographs of {width}x{height} blur when they are turned or scaled",
+            settings=SHIFTED,
+        )
     if small and count >= MANY:
-        yield Choice(why=f"{count:,} small pictures give enough steps in large batches", settings={"batch_size": 128})
+        yield Choice(
+            why=f"{count:,} small pictures give enough steps in large batches",
+            settings={"batch_size": 128},
+        )
     elif count < FEW:
-        yield Choice(why=f"{count:,} pictures give too few steps in large batches", settings={"batch_size": 16})
+        yield Choice(
+            why=f"{count:,} pictures give too few steps in large batches",
+            settings={"batch_size": 16},
+        )
     if small:
         epochs = min(60, max(8, round(SMALL_SEEN / count)))
     else:
-        epochs = min(90, round(45 * FEWER / count)) if count < FEWER else max(8, min(45, round(LARGE_SEEN / count)))
-    yield Choice(why=f"{count:,} pictures of {width}x{height} in some minutes", settings={"epochs": epochs})
+        epochs = (
+            min(90, round(45 * FEWER / count))
+            if count < FEWER
+            else max(8, min(45, round(LARGE_SEEN / count)))
+        )
+    yield Choice(
+        why=f"{count:,} pictures of {width}x{height} in some minutes",
+        settings={"epochs": epochs},
+    )
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
@@ -82,12 +112,19 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
 
     height, width, channels = pixel_input(signature)
     side = min(height, width)
-    # The first stage sees about 32 pixels: the stem halves what is larger, and so does the first block.
+    # The first stage sees about 32 pixels: the stem halves what is larger, and so does the first
+    # block.
     halvings = 0 if side < STEM else 1 if side < 96 else 2
     inside = settings.channels
     layers: list[nn.Module] = [
         Pixels(signature),
-        conv(channels, inside, size=5 if halvings else 3, stride=2 if halvings else 1, bias=False),
+        conv(
+            channels,
+            inside,
+            size=5 if halvings else 3,
+            stride=2 if halvings else 1,
+            bias=False,
+        ),
         nn.BatchNorm2d(inside),
         nn.ReLU(),
     ]
@@ -97,5 +134,10 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
             halve = block == 0 and (stage > 0 or halvings == 2)
             layers.append(Residual(inside, outside, stride=2 if halve else 1))
             inside = outside
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(settings.dropout), nn.Linear(inside, signature.classes)]
+    head = [
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(settings.dropout),
+        nn.Linear(inside, signature.classes),
+    ]
     return nn.Sequential(*layers, *head)

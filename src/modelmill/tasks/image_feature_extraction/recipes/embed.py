@@ -13,7 +13,9 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a small residual network with a cosine softmax and a margin; minutes on a CPU"
+SUMMARY = (
+    "a small residual network with a cosine softmax and a margin; minutes on a CPU"
+)
 INPUT = Preprocessing(max_side=64)
 AUGMENT = Augment(flip=False, rotate=10.0, scale_min=0.85, scale_max=1.15, erase=0.2)
 TRAIN = TrainSettings(
@@ -33,17 +35,31 @@ ENOUGH = 4000
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    channels: Annotated[int, Meta(ge=4, le=512, description="of the first stage; each stage doubles them")] = 32
-    stages: Annotated[int, Meta(ge=1, le=6, description="each after the first halves the picture")] = 4
-    blocks: Annotated[int, Meta(ge=1, le=16, description="residual blocks in each stage")] = 1
-    scale: Annotated[float, Meta(gt=0, le=256, description="factor of the cosines in the softmax")] = 24.0
-    margin: Annotated[Fraction, Meta(description="by which the cosine of the right class has to be larger")] = 0.2
+    channels: Annotated[
+        int,
+        Meta(ge=4, le=512, description="of the first stage; each stage doubles them"),
+    ] = 32
+    stages: Annotated[
+        int, Meta(ge=1, le=6, description="each after the first halves the picture")
+    ] = 4
+    blocks: Annotated[
+        int, Meta(ge=1, le=16, description="residual blocks in each stage")
+    ] = 1
+    scale: Annotated[
+        float, Meta(gt=0, le=256, description="factor of the cosines in the softmax")
+    ] = 24.0
+    margin: Annotated[
+        Fraction,
+        Meta(description="by which the cosine of the right class has to be larger"),
+    ] = 0.2
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
     """Augmentation by the colour of the pictures, epochs by how many there are."""
     if not facts.inputs.grey:
-        yield Choice(why="pictures in colour are taken for photographs", settings={"flip": True})
+        yield Choice(
+            why="pictures in colour are taken for photographs", settings={"flip": True}
+        )
     yield facts.epochs(TRAIN.epochs, ENOUGH)
 
 
@@ -61,15 +77,27 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     inside = settings.channels
     layers: list[nn.Module] = [
         Pixels(signature),
-        conv(channels, inside, size=5 if halve else 3, stride=2 if halve else 1, bias=False),
+        conv(
+            channels,
+            inside,
+            size=5 if halve else 3,
+            stride=2 if halve else 1,
+            bias=False,
+        ),
         nn.BatchNorm2d(inside),
         nn.ReLU(),
     ]
     for stage in range(settings.stages):
         outside = settings.channels << stage
         for block in range(settings.blocks):
-            layers.append(Residual(inside, outside, stride=2 if block == 0 and stage > 0 else 1))
+            layers.append(
+                Residual(inside, outside, stride=2 if block == 0 and stage > 0 else 1)
+            )
             inside = outside
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, dimensions, bias=False)]
+    head = [
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(inside, dimensions, bias=False),
+    ]
     body = nn.Sequential(*layers, *head, nn.BatchNorm1d(dimensions, affine=False))
     return Angles(body, dimensions, signature.classes, settings.scale, settings.margin)

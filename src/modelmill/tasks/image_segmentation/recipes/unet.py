@@ -12,9 +12,18 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a small residual U-Net for scenes of up to about 256 pixels; minutes on a CPU"
+SUMMARY = (
+    "a small residual U-Net for scenes of up to about 256 pixels; minutes on a CPU"
+)
 INPUT = Preprocessing()
-AUGMENT = Changes(rotate=5.0, scale_min=0.6, scale_max=1.2, brightness=0.3, contrast=0.3, saturation=0.3)
+AUGMENT = Changes(
+    rotate=5.0,
+    scale_min=0.6,
+    scale_max=1.2,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+)
 TRAIN = TrainSettings(
     epochs=90,
     batch_size=4,
@@ -34,10 +43,24 @@ SMALL = 96
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    channels: Annotated[int, Meta(ge=4, le=512, description="of the first stage; each stage doubles them")] = 32
-    depth: Annotated[int, Meta(ge=1, le=6, description="stages; each after the first halves the picture")] = 4
-    blocks: Annotated[int, Meta(ge=1, le=8, description="residual blocks in each stage of the way down")] = 1
-    stem_stride: Annotated[int, Meta(ge=1, le=4, description="by what the first convolution shrinks the picture")] = 2
+    channels: Annotated[
+        int,
+        Meta(ge=4, le=512, description="of the first stage; each stage doubles them"),
+    ] = 32
+    depth: Annotated[
+        int,
+        Meta(ge=1, le=6, description="stages; each after the first halves the picture"),
+    ] = 4
+    blocks: Annotated[
+        int,
+        Meta(ge=1, le=8, description="residual blocks in each stage of the way down"),
+    ] = 1
+    stem_stride: Annotated[
+        int,
+        Meta(
+            ge=1, le=4, description="by what the first convolution shrinks the picture"
+        ),
+    ] = 2
     dropout: Annotated[Fraction, Meta(description="of channels at the bottom")] = 0.1
 
 
@@ -45,7 +68,10 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
     """Epochs by how many pictures there are; what is small is looked at in full."""
     height, width = facts.inputs.for_model(plan.input)
     if min(height, width) < SMALL:
-        yield Choice(why=f"pictures of {width}x{height} have no pixels to spare", settings={"stem_stride": 1})
+        yield Choice(
+            why=f"pictures of {width}x{height} have no pixels to spare",
+            settings={"stem_stride": 1},
+        )
     yield facts.epochs(TRAIN.epochs, ENOUGH)
 
 

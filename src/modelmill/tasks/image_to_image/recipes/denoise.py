@@ -11,7 +11,10 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "removes Gaussian noise of unknown strength; learns from clean pictures, of which a hundred do"
+SUMMARY = (
+    "removes Gaussian noise of unknown strength; learns from clean pictures, of which a "
+    "hundred do"
+)
 INPUT = Preprocessing(repair="denoise", multiple=2)
 TRAIN = TrainSettings(
     epochs=60,
@@ -30,14 +33,22 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     channels: Annotated[int, Meta(ge=4, le=512, description="of every layer")] = 64
     depth: Annotated[int, Meta(ge=3, le=64, description="layers")] = 11
-    sigma_min: Annotated[float, Meta(ge=0, le=255, description="least deviation of the noise, of 255")] = 5.0
-    sigma_max: Annotated[float, Meta(ge=0, le=255, description="largest deviation of the noise, of 255")] = 55.0
-    patch: Annotated[int, Meta(ge=24, le=512, description="side of the patches it is trained on")] = 48
+    sigma_min: Annotated[
+        float, Meta(ge=0, le=255, description="least deviation of the noise, of 255")
+    ] = 5.0
+    sigma_max: Annotated[
+        float, Meta(ge=0, le=255, description="largest deviation of the noise, of 255")
+    ] = 55.0
+    patch: Annotated[
+        int, Meta(ge=24, le=512, description="side of the patches it is trained on")
+    ] = 48
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for values that do not go together."""
         if self.sigma_min > self.sigma_max:
-            raise ValueError(f"sigma_min={self.sigma_min:g} is above sigma_max={self.sigma_max:g}")
+            raise ValueError(
+                f"sigma_min={self.sigma_min:g} is above sigma_max={self.sigma_max:g}"
+            )
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
@@ -46,4 +57,11 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
 
     how = signature.preprocessing
     sigma = (settings.sigma_min, settings.sigma_max)
-    return Denoiser(how.channels, settings.channels, settings.depth, sigma, how.test_sigma, settings.patch)
+    return Denoiser(
+        how.channels,
+        settings.channels,
+        settings.depth,
+        sigma,
+        how.test_sigma,
+        settings.patch,
+    )

@@ -27,8 +27,13 @@ TRAIN = TrainSettings(
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    channels: Annotated[int, Meta(ge=4, le=512, description="at half the resolution; deeper ones have more")] = 32
-    patch: Annotated[int, Meta(ge=24, le=512, description="side of the patches it is trained on")] = 96
+    channels: Annotated[
+        int,
+        Meta(ge=4, le=512, description="at half the resolution; deeper ones have more"),
+    ] = 32
+    patch: Annotated[
+        int, Meta(ge=24, le=512, description="side of the patches it is trained on")
+    ] = 96
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":

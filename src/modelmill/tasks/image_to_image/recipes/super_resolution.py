@@ -11,7 +11,10 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "makes a picture 2, 3 or 4 times larger (scale); learns from large pictures, of which a hundred do"
+SUMMARY = (
+    "makes a picture 2, 3 or 4 times larger (scale); learns from large pictures, of which a "
+    "hundred do"
+)
 INPUT = Preprocessing(repair="super-resolution", color="grey", scale=2)
 TRAIN = TrainSettings(
     epochs=50,
@@ -28,8 +31,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
     channels: Annotated[int, Meta(ge=4, le=512, description="of every layer")] = 48
-    blocks: Annotated[int, Meta(ge=1, le=64, description="residual blocks of two layers")] = 5
-    patch: Annotated[int, Meta(ge=24, le=512, description="side of the large patches it is trained on")] = 96
+    blocks: Annotated[
+        int, Meta(ge=1, le=64, description="residual blocks of two layers")
+    ] = 5
+    patch: Annotated[
+        int,
+        Meta(ge=24, le=512, description="side of the large patches it is trained on"),
+    ] = 96
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
@@ -37,4 +45,6 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks.image_to_image._networks import Enlarger
 
     how = signature.preprocessing
-    return Enlarger(how.channels, settings.channels, settings.blocks, how.scale, settings.patch)
+    return Enlarger(
+        how.channels, settings.channels, settings.blocks, how.scale, settings.patch
+    )

@@ -1,4 +1,6 @@
-"""centernet: a small detector without anchors, made to be trained from scratch on a CPU with a few hundred pictures."""
+"""centernet: a small detector without anchors, made to be trained from scratch on a CPU with a few
+hundred pictures.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +15,10 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "finds objects as peaks of a heat map (CenterNet, TTFNet); trained from scratch on a few hundred pictures"
+SUMMARY = (
+    "finds objects as peaks of a heat map (CenterNet, TTFNet); trained from scratch on a "
+    "few hundred pictures"
+)
 INPUT = Preprocessing(max_side=256, fit="pad")
 AUGMENT = BoxAugment()
 TRAIN = TrainSettings(
@@ -33,9 +38,17 @@ ENOUGH = 300
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    channels: Annotated[int, Meta(ge=4, le=512, description="of the first stage; each stage doubles them")] = 24
-    blocks: Annotated[int, Meta(ge=1, le=16, description="residual blocks in each stage but the first")] = 2
-    neck: Annotated[int, Meta(ge=8, le=512, description="channels of the feature pyramid")] = 64
+    channels: Annotated[
+        int,
+        Meta(ge=4, le=512, description="of the first stage; each stage doubles them"),
+    ] = 24
+    blocks: Annotated[
+        int,
+        Meta(ge=1, le=16, description="residual blocks in each stage but the first"),
+    ] = 2
+    neck: Annotated[
+        int, Meta(ge=8, le=512, description="channels of the feature pyramid")
+    ] = 64
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
@@ -46,7 +59,9 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """uint8 [N, H, W, C] -> heat [N, classes, H / 8, W / 8] as logits, and reach [N, 4, H / 8, W / 8]."""
+    """uint8 [N, H, W, C] -> heat [N, classes, H / 8, W / 8] as logits, and reach [N, 4, H / 8, W /
+    8].
+    """
     from modelmill.tasks.object_detection._network import Detector
 
     return Detector(signature, settings.channels, settings.blocks, settings.neck)

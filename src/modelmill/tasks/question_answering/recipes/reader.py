@@ -12,7 +12,10 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "recurrent, with question-aligned attention and exact matches; learns from a few thousand questions"
+SUMMARY = (
+    "recurrent, with question-aligned attention and exact matches; learns from a few "
+    "thousand questions"
+)
 INPUT = Preprocessing()
 TRAIN = TrainSettings(
     epochs=9,
@@ -32,27 +35,43 @@ FEW = 600_000
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Little is seen more often, by readers that err in different places: two are right more often than one."""
+    """Little is seen more often, by readers that err in different places: two are right more often
+    than one.
+    """
     words = round(facts.counts["train"] * facts.inputs.words)
     if words < FEW:
         settings = {"members": 2, "epochs": 14, "dropout": 0.35}
-        yield Choice(why=f"about {words:,} words are little to learn from", settings=settings)
+        yield Choice(
+            why=f"about {words:,} words are little to learn from", settings=settings
+        )
 
 
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
     width: Annotated[int, Meta(ge=8, le=2048, description="of a word's vector")] = 64
-    hidden: Annotated[int, Meta(ge=8, le=2048, description="of the recurrent states, each way")] = 96
-    layers: Annotated[int, Meta(ge=1, le=8, description="recurrent layers over the passage")] = 2
-    known: Annotated[int, Meta(ge=10, le=1_000_000, description="commonest words, that have vectors")] = 1000
-    members: Annotated[int, Meta(ge=1, le=16, description="readers that vote; each takes its time")] = 1
+    hidden: Annotated[
+        int, Meta(ge=8, le=2048, description="of the recurrent states, each way")
+    ] = 96
+    layers: Annotated[
+        int, Meta(ge=1, le=8, description="recurrent layers over the passage")
+    ] = 2
+    known: Annotated[
+        int, Meta(ge=10, le=1_000_000, description="commonest words, that have vectors")
+    ] = 1000
+    members: Annotated[
+        int, Meta(ge=1, le=16, description="readers that vote; each takes its time")
+    ] = 1
     dropout: Annotated[Fraction, Meta(description="of vectors and states")] = 0.4
-    word_dropout: Annotated[Fraction, Meta(description="share of words that are unknown in training")] = 0.1
+    word_dropout: Annotated[
+        Fraction, Meta(description="share of words that are unknown in training")
+    ] = 0.1
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Question [N, Q], passage [N, C] and what is known of its words -> start and end [N, C + 1], place 0 for none."""
+    """Question [N, Q], passage [N, C] and what is known of its words -> start and end [N, C + 1],
+    place 0 for none.
+    """
     from modelmill.tasks.question_answering._network import Reader, Readers
 
     def member() -> Reader:
@@ -66,4 +85,8 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
             word_dropout=settings.word_dropout,
         )
 
-    return member() if settings.members == 1 else Readers(member() for _ in range(settings.members))
+    return (
+        member()
+        if settings.members == 1
+        else Readers(member() for _ in range(settings.members))
+    )

@@ -10,7 +10,10 @@ from modelmill.tasks.question_answering import Preprocessing
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "an attention encoder that points at the answer; start it --from a bert of the same language"
+SUMMARY = (
+    "an attention encoder that points at the answer; start it --from a bert of the same "
+    "language"
+)
 INPUT = Preprocessing()
 TRAIN = TrainSettings(
     epochs=15,
@@ -37,11 +40,15 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
     """What is trained already is changed with care."""
     if facts.base:
         settings = {"learning_rate": 2e-4, "dropout": 0.2}
-        yield Choice(why="the model it starts from knows the language", settings=settings)
+        yield Choice(
+            why="the model it starts from knows the language", settings=settings
+        )
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Question [N, Q], passage [N, C] and what is known of its words -> start and end [N, C + 1], place 0 for none."""
+    """Question [N, Q], passage [N, C] and what is known of its words -> start and end [N, C + 1],
+    place 0 for none.
+    """
     from modelmill.tasks._transformer import Encoder
     from modelmill.tasks.question_answering._network import SpanHead
 

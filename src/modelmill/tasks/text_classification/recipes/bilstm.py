@@ -30,11 +30,21 @@ TRAIN = TrainSettings(
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    embedding: Annotated[int, Meta(ge=1, le=4096, description="width of the word embeddings")] = 64
-    hidden: Annotated[int, Meta(ge=1, le=4096, description="width of the LSTM, each way")] = 64
-    dense: Annotated[int, Meta(ge=1, le=8192, description="width of the dense layer")] = 64
-    dropout: Annotated[Fraction, Meta(description="of embeddings, pooled states and the dense layer")] = 0.5
-    word_dropout: Annotated[Fraction, Meta(description="share of words hidden while training")] = 0.1
+    embedding: Annotated[
+        int, Meta(ge=1, le=4096, description="width of the word embeddings")
+    ] = 64
+    hidden: Annotated[
+        int, Meta(ge=1, le=4096, description="width of the LSTM, each way")
+    ] = 64
+    dense: Annotated[
+        int, Meta(ge=1, le=8192, description="width of the dense layer")
+    ] = 64
+    dropout: Annotated[
+        Fraction, Meta(description="of embeddings, pooled states and the dense layer")
+    ] = 0.5
+    word_dropout: Annotated[
+        Fraction, Meta(description="share of words hidden while training")
+    ] = 0.1
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":

@@ -1,4 +1,6 @@
-"""tfidf: n-grams weighted by TF-IDF and logistic regression, the classical baseline, as one ONNX graph."""
+"""tfidf: n-grams weighted by TF-IDF and logistic regression, the classical baseline, as one ONNX
+graph.
+"""
 
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,24 +30,41 @@ NEVER = -1e4
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the features and the regression."""
 
-    features: Annotated[int, Meta(ge=10, le=1_000_000, description="most n-grams kept, the most frequent")] = 30_000
-    gram_count: Annotated[int, Meta(ge=1, description="texts that must hold an n-gram for it to be kept")] = 2
-    inverse_regularisation: Annotated[float, Meta(gt=0, description="larger fits the training texts closer")] = 30.0
+    features: Annotated[
+        int,
+        Meta(ge=10, le=1_000_000, description="most n-grams kept, the most frequent"),
+    ] = 30_000
+    gram_count: Annotated[
+        int, Meta(ge=1, description="texts that must hold an n-gram for it to be kept")
+    ] = 2
+    inverse_regularisation: Annotated[
+        float, Meta(gt=0, description="larger fits the training texts closer")
+    ] = 30.0
 
 
 def fit(
-    plan: Plan, signature: Signature, arrays: dict[str, Array], targets: dict[str, Array]
+    plan: Plan,
+    signature: Signature,
+    arrays: dict[str, Array],
+    targets: dict[str, Array],
 ) -> tuple["ModelProto", dict[str, Array]]:
     """`ids` [N, L] padded with 0 and `label` [N] -> the graph and its weights by name.
 
-    N-grams count for more the further the classes differ in using them (in the manner of Wang and Manning 2012).
+    N-grams count for more the further the classes differ in using them (in the manner of Wang and
+    Manning 2012).
     """
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    ids, labels, settings = np.asarray(arrays["ids"]), np.asarray(targets["label"]), plan.network
-    counter = CountVectorizer(analyzer=grams, min_df=settings.gram_count, max_features=settings.features)
+    ids, labels, settings = (
+        np.asarray(arrays["ids"]),
+        np.asarray(targets["label"]),
+        plan.network,
+    )
+    counter = CountVectorizer(
+        analyzer=grams, min_df=settings.gram_count, max_features=settings.features
+    )
     try:
         counts = counter.fit_transform(ids)
     except ValueError as error:
@@ -56,10 +75,18 @@ def fit(
     factor = contrast(counts, labels, signature.classes)
     features = tfidf.fit_transform(counts).multiply(factor).tocsr()
     if len(np.unique(labels)) < 2:
-        raise InvalidInput("all texts to train on are of one class; there is nothing to tell apart")
-    with threadpool_limits(1):  # the matrices are sparse: more threads only wait for one another
-        linear = LogisticRegression(C=settings.inverse_regularisation, max_iter=1000).fit(features, labels)
-    rows, bias = every_class(linear.coef_, linear.intercept_, linear.classes_, signature.classes)
+        raise InvalidInput(
+            "all texts to train on are of one class; there is nothing to tell apart"
+        )
+    with threadpool_limits(
+        1
+    ):  # the matrices are sparse: more threads only wait for one another
+        linear = LogisticRegression(
+            C=settings.inverse_regularisation, max_iter=1000
+        ).fit(features, labels)
+    rows, bias = every_class(
+        linear.coef_, linear.intercept_, linear.classes_, signature.classes
+    )
     weights = {"idf": tfidf.idf_, "weight": rows * factor, "bias": bias}
     weights = {name: np.asarray(value, np.float32) for name, value in weights.items()}
     names = sorted(counter.vocabulary_, key=counter.vocabulary_.__getitem__)
@@ -72,8 +99,12 @@ def grams(row: Array) -> list[Gram]:
     return [(number,) for number in ids] + list(pairwise(ids))
 
 
-def every_class(rows: Array, bias: Array, known: Array, classes: int) -> tuple[Array, Array]:
-    """The weights [classes, features] and biases of all classes; one that no text to train on has is never answered."""
+def every_class(
+    rows: Array, bias: Array, known: Array, classes: int
+) -> tuple[Array, Array]:
+    """The weights [classes, features] and biases of all classes; one that no text to train on has
+    is never answered.
+    """
     if len(known) == 2:  # sigmoid(z) is softmax(0, z)
         rows, bias = np.vstack([0 * rows, rows]), np.append(0, bias)
     weights, biases = np.zeros((classes, rows.shape[1])), np.full(classes, NEVER)
@@ -82,9 +113,13 @@ def every_class(rows: Array, bias: Array, known: Array, classes: int) -> tuple[A
 
 
 def contrast(counts: Any, labels: Array, classes: int) -> Array:
-    """How far the classes differ in the (log) share of their texts that hold each n-gram, [features]."""
+    """How far the classes differ in the (log) share of their texts that hold each n-gram,
+    [features].
+    """
     present = counts > 0
-    share = np.stack([1 + np.asarray(present[labels == c].sum(0)).ravel() for c in range(classes)])
+    share = np.stack(
+        [1 + np.asarray(present[labels == c].sum(0)).ravel() for c in range(classes)]
+    )
     return np.asarray(np.log(share / share.sum(1, keepdims=True)).std(0))
 
 
@@ -127,11 +162,23 @@ def graph(names: list[Gram], weights: dict[str, Array], length: int) -> "ModelPr
         node("Gemm", ["unit", "weight", "bias"], ["logits"], transB=1),
         node("Softmax", ["logits"], ["scores"], axis=1),
     ]
-    constants = {"one": np.float32(1), "tiny": np.float32(1e-12), "last": np.array([1], np.int64), **weights}
+    constants = {
+        "one": np.float32(1),
+        "tiny": np.float32(1e-12),
+        "last": np.array([1], np.int64),
+        **weights,
+    }
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", length])
-    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", len(weights["bias"])])
-    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    scores = helper.make_tensor_value_info(
+        "scores", TensorProto.FLOAT, ["batch", len(weights["bias"])]
+    )
+    tensors = [
+        numpy_helper.from_array(np.asarray(value), name)
+        for name, value in constants.items()
+    ]
     body = helper.make_graph(nodes, "tfidf", [ids], [scores], tensors)
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    model = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR
+    )
     checker.check_model(model, full_check=True)
     return model

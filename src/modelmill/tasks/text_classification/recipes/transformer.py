@@ -28,15 +28,21 @@ TRAIN = TrainSettings(
 
 
 ENOUGH = 300_000
-"""Words over which so many epochs of a model that was pre-trained take some minutes on two cores."""
+"""Words over which so many epochs of a model that was pre-trained take some minutes on two
+cores.
+"""
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """What is trained already soon knows the texts by heart: it is held back more, and averaged over longer."""
+    """What is trained already soon knows the texts by heart: it is held back more, and averaged
+    over longer.
+    """
     yield from pieces(facts)
     if facts.base:
         settings = {"dropout": 0.4, "word_dropout": 0.3, "ema": 0.998}
-        yield Choice(why="the model it starts from knows the language", settings=settings)
+        yield Choice(
+            why="the model it starts from knows the language", settings=settings
+        )
         yield epochs(facts, plan.input, TRAIN.epochs, ENOUGH)
 
 
@@ -46,12 +52,18 @@ class Settings(Blocks, frozen=True, kw_only=True):
     width: Width = 128
     layers: Layers = 2
     dropout: Dropout = 0.3
-    word_dropout: Annotated[Fraction, Meta(description="share of words that are unknown in training")] = 0.2
+    word_dropout: Annotated[
+        Fraction, Meta(description="share of words that are unknown in training")
+    ] = 0.2
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Token ids [N, L] -> logits [N, classes]."""
     from modelmill.tasks._transformer import Classifier, Encoder
 
-    encoder = Encoder(signature.preprocessing.tokens, **settings.shape, word_dropout=settings.word_dropout)
+    encoder = Encoder(
+        signature.preprocessing.tokens,
+        **settings.shape,
+        word_dropout=settings.word_dropout,
+    )
     return Classifier(encoder, settings.width, signature.classes, settings.dropout)

@@ -9,7 +9,10 @@ from modelmill.tasks.text_generation import Preprocessing
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a small decoder with rotary positions, over characters or byte pairs; from scratch in minutes"
+SUMMARY = (
+    "a small decoder with rotary positions, over characters or byte pairs; from scratch in "
+    "minutes"
+)
 INPUT = Preprocessing(context=256)
 TRAIN = TrainSettings(
     epochs=13,

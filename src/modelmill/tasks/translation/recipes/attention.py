@@ -1,4 +1,6 @@
-"""attention: a recurrent network reads both ways, another writes and looks back by additive attention."""
+"""attention: a recurrent network reads both ways, another writes and looks back by additive
+attention.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +33,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
     width: Annotated[int, Meta(ge=8, le=2048, description="of a token's vector")] = 256
-    hidden: Annotated[int, Meta(ge=8, le=2048, description="of the recurrent states")] = 256
+    hidden: Annotated[
+        int, Meta(ge=8, le=2048, description="of the recurrent states")
+    ] = 256
     dropout: Annotated[Fraction, Meta(description="of vectors and states")] = 0.3
 
 
@@ -45,4 +49,6 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks._seq2seq import Recurrent
 
     tokens = signature.preprocessing.tokens
-    return Recurrent(tokens, width=settings.width, hidden=settings.hidden, dropout=settings.dropout)
+    return Recurrent(
+        tokens, width=settings.width, hidden=settings.hidden, dropout=settings.dropout
+    )

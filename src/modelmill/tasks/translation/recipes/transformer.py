@@ -31,7 +31,9 @@ TRAIN = TrainSettings(
 class Settings(Blocks, frozen=True, kw_only=True):
     """Options of the network."""
 
-    layers: Annotated[int, Meta(ge=1, le=24, description="blocks that read, and as many that write")] = 3
+    layers: Annotated[
+        int, Meta(ge=1, le=24, description="blocks that read, and as many that write")
+    ] = 3
     dropout: Dropout = 0.2
 
 

@@ -1,4 +1,6 @@
-"""dcgan: a generator and a discriminator trained against each other, each picture drawn in one step."""
+"""dcgan: a generator and a discriminator trained against each other, each picture drawn in one
+step.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,10 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SUMMARY = "a generator against a discriminator with spectral norm, its weights averaged; quick to train and to draw"
+SUMMARY = (
+    "a generator against a discriminator with spectral norm, its weights averaged; quick to "
+    "train and to draw"
+)
 INPUT = Preprocessing(latent=100, max_side=64)
 TRAIN = TrainSettings(
     epochs=10,
@@ -25,14 +30,21 @@ TRAIN = TrainSettings(
     ema=0.998,
 )
 MOST, ENOUGH, LEAST = 200, 2_700, 4
-"""Epochs over so many pictures at most: the 540,000 pictures that a training sees make 60,000 digits 10 times."""
+"""Epochs over so many pictures at most: the 540,000 pictures that a training sees make 60,000
+digits 10 times.
+"""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
     filters: Annotated[
-        int, Meta(ge=4, le=512, description="channels at the full size of a picture, doubled at each half")
+        int,
+        Meta(
+            ge=4,
+            le=512,
+            description="channels at the full size of a picture, doubled at each half",
+        ),
     ] = 32
 
 
@@ -44,16 +56,23 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """`generator` and `discriminator`, as Radford et al. 2015 (arXiv 1511.06434) have them.
 
-    The discriminator has spectral norm (Miyato et al. 2018, arXiv 1802.05957) in place of batch norm.
+    The discriminator has spectral norm (Miyato et al. 2018, arXiv 1802.05957) in place of batch
+    norm.
     """
     from modelmill.tasks.unconditional_image_generation.networks import Adversaries
 
     how = signature.preprocessing
-    return Adversaries((how.height, how.width, how.channels), how.latent or 100, settings.filters)
+    return Adversaries(
+        (how.height, how.width, how.channels), how.latent or 100, settings.filters
+    )
 
 
-def loss(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> Iterator[tuple[str, "Tensor"]]:
-    """The logistic loss of the discriminator, then the non-saturating one of the generator (Goodfellow et al. 2014)."""
+def loss(
+    network: Any, batch: dict[str, "Tensor"], settings: TrainSettings
+) -> Iterator[tuple[str, "Tensor"]]:
+    """The logistic loss of the discriminator, then the non-saturating one of the generator
+    (Goodfellow et al. 2014).
+    """
     import torch
     from torch.nn.functional import softplus
 
@@ -64,7 +83,9 @@ def loss(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> I
         fake = network.generator(network.noise(len(real)))
     judged_real, judged_fake = network.discriminator(real), network.discriminator(fake)
     yield "discriminator", softplus(-judged_real).mean() + softplus(judged_fake).mean()
-    network.discriminator.requires_grad_(False)  # it only tells the way: its own gradients are not worth computing
+    network.discriminator.requires_grad_(
+        False
+    )  # it only tells the way: its own gradients are not worth computing
     try:
         judged = network.discriminator(network.generator(network.noise(len(real))))
         yield "generator", softplus(-judged).mean()
@@ -72,14 +93,24 @@ def loss(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> I
         network.discriminator.requires_grad_(True)
 
 
-def validate(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> dict[str, "Tensor"]:
-    """How often the discriminator takes real and drawn pictures for real: near one half it can't tell them apart."""
-    from modelmill.tasks.unconditional_image_generation.training import fixed_noise, scaled
+def validate(
+    network: Any, batch: dict[str, "Tensor"], settings: TrainSettings
+) -> dict[str, "Tensor"]:
+    """How often the discriminator takes real and drawn pictures for real: near one half it can't
+    tell them apart.
+    """
+    from modelmill.tasks.unconditional_image_generation.training import (
+        fixed_noise,
+        scaled,
+    )
 
     real = scaled(batch["image"])
     noise = fixed_noise(len(real), network.latent, device=real.device)
     judged = {"taken_for_real": network.generator(noise), "real": real}
-    return {name: (network.discriminator(pictures) > 0).float().mean() for name, pictures in judged.items()}
+    return {
+        name: (network.discriminator(pictures) > 0).float().mean()
+        for name, pictures in judged.items()
+    }
 
 
 def deployed(network: Any, signature: Signature) -> "nn.Module":

@@ -12,7 +12,10 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SUMMARY = "a small U-Net that takes noise away, sampled by DDIM in `steps` (25); steadier than dcgan, slower to draw"
+SUMMARY = (
+    "a small U-Net that takes noise away, sampled by DDIM in `steps` (25); steadier than "
+    "dcgan, slower to draw"
+)
 INPUT = Preprocessing(latent=0, max_side=32)
 TRAIN = TrainSettings(
     epochs=8,
@@ -25,15 +28,23 @@ TRAIN = TrainSettings(
     ema=0.998,
 )
 MOST, ENOUGH, LEAST = 200, 2_160, 4
-"""Epochs over so many pictures at most: the 432,000 pictures that a training sees make 60,000 digits 8 times."""
+"""Epochs over so many pictures at most: the 432,000 pictures that a training sees make 60,000
+digits 8 times.
+"""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    filters: Annotated[int, Meta(ge=8, le=512, multiple_of=8, description="channels at half the size of a picture")] = (
-        48
-    )
+    filters: Annotated[
+        int,
+        Meta(
+            ge=8,
+            le=512,
+            multiple_of=8,
+            description="channels at half the size of a picture",
+        ),
+    ] = 48
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
@@ -54,11 +65,18 @@ def loss(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> "
     import torch
 
     images = batch["image"]
-    times = (torch.randperm(len(images), device=images.device) + torch.rand(1, device=images.device)) / len(images)
-    return _error(network, images, times, torch.randn(images.shape, device=images.device))
+    times = (
+        torch.randperm(len(images), device=images.device)
+        + torch.rand(1, device=images.device)
+    ) / len(images)
+    return _error(
+        network, images, times, torch.randn(images.shape, device=images.device)
+    )
 
 
-def validate(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> dict[str, "Tensor"]:
+def validate(
+    network: Any, batch: dict[str, "Tensor"], settings: TrainSettings
+) -> dict[str, "Tensor"]:
     """The same at fixed times with fixed noise, so that epochs can be compared."""
     import torch
 
@@ -66,10 +84,16 @@ def validate(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) 
 
     images = batch["image"]
     times = torch.linspace(0.01, 0.99, len(images), device=images.device)
-    return {"loss": _error(network, images, times, fixed_noise(*images.shape, device=images.device))}
+    return {
+        "loss": _error(
+            network, images, times, fixed_noise(*images.shape, device=images.device)
+        )
+    }
 
 
-def _error(network: Any, images: "Tensor", times: "Tensor", noise: "Tensor") -> "Tensor":
+def _error(
+    network: Any, images: "Tensor", times: "Tensor", noise: "Tensor"
+) -> "Tensor":
     import torch
 
     pictures = images.float() / 127.5 - 1

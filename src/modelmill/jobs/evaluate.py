@@ -60,9 +60,8 @@ def _evaluate_texts(
 ) -> Evaluation:
     """What the model makes of the items' texts, and some that it writes where it writes any."""
     events.stage("measuring what the model makes of them")
-    found = cast(
-        Evaluation, model.task.measure(model.session.run, items, model.context)
-    )  # type: ignore[attr-defined]
+    measure = model.task.measure  # type: ignore[attr-defined]
+    found = cast(Evaluation, measure(model.session.run, items, model.context))
     if hasattr(model.task, "written"):
         found.metrics[SAMPLES] = model.task.written(model.predict, items, model.context)
     return found

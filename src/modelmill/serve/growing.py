@@ -209,8 +209,10 @@ class Growing:
     def _answer(self, caller: Caller, row: Row) -> bytes:
         parameters = caller.call.parameters
         return msgspec.json.encode(
-            self.task.grown(row.text, row.pieces, parameters, self.model.context)
-        )  # type: ignore[attr-defined]
+            self.task.grown(  # type: ignore[attr-defined]
+                row.text, row.pieces, parameters, self.model.context
+            )
+        )
 
     def _say_alive(self) -> None:
         now = time.monotonic()

@@ -86,9 +86,9 @@ class Worker:
         for rows in _alike(items):
             with self._running:
                 began = time.perf_counter()
-                for row, result in zip(
-                    rows, self._run([items[i] for i in rows]), strict=True
-                ):  # type: ignore[misc]
+                group = [items[row] for row in rows]
+                outputs = self._run(group)  # type: ignore[arg-type]
+                for row, result in zip(rows, outputs, strict=True):
                     results[row] = result
                 run += time.perf_counter() - began
         ran = time.perf_counter()

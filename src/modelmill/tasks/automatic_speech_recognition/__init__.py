@@ -150,8 +150,8 @@ def decode(data: Raw, context: Context) -> Arrays:
     heard = _audio.at_rate(recording, context.preprocessing.rate)
     return {
         "audio": np.ascontiguousarray(heard),
-        SECONDS: np.float32(recording.seconds),
-    }  # type: ignore[dict-item]
+        SECONDS: np.float32(recording.seconds),  # type: ignore[dict-item]
+    }
 
 
 def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> Arrays:

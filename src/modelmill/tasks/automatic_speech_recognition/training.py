@@ -16,9 +16,9 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     """The CTC loss for each character (Graves et al. 2006); recordings without a text teach
     nothing.
     """
-    return _loss(
-        network(batch["audio"], batch["length"]), network.places(batch["length"]), batch
-    )  # type: ignore[operator]
+    scores = network(batch["audio"], batch["length"])
+    places = network.places(batch["length"])  # type: ignore[operator]
+    return _loss(scores, places, batch)
 
 
 def _loss(scores: Tensor, places: Tensor, batch: Batch) -> Tensor:
@@ -39,10 +39,8 @@ def validate(
     """The same loss, and the share of characters that are right: 1 minus the character error
     rate.
     """
-    scores, places = (
-        network(batch["audio"], batch["length"]),
-        network.places(batch["length"]),
-    )  # type: ignore[operator]
+    scores = network(batch["audio"], batch["length"])
+    places = network.places(batch["length"])  # type: ignore[operator]
     labels = [chr(number) for number in range(1, scores.shape[2])]
     wrong = 0
     for row, count, text, said in zip(

@@ -37,8 +37,8 @@ def validate(
     border = network.scale if network.scale > 1 else 0  # type: ignore[operator]
     return {
         "loss": (found - clean).abs().mean(),
-        "psnr": psnr(found.clamp(0, 255), clean, border).mean(),
-    }  # type: ignore[arg-type]
+        "psnr": psnr(found.clamp(0, 255), clean, border).mean(),  # type: ignore[arg-type]
+    }
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

@@ -53,10 +53,10 @@ def deployed(network: nn.Module, signature: Signature) -> dict[str, Graph]:
         for name, tensor in network.state_dict().items()
     }
     shape = {
-        "layers": len(network.blocks),
-        "heads": int(network.heads),
+        "layers": len(network.blocks),  # type: ignore[arg-type]
+        "heads": int(network.heads),  # type: ignore[arg-type]
         "places": signature.preprocessing.context,
-    }  # type: ignore[arg-type]
+    }
     return {
         name: Graph(decoder(weights, **shape, int8=bool(name)), signature.inputs, [])
         for name in ("", INT8)

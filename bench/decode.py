@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from bench.running import shared, table
-from modelmill.tasks._image import Preprocessing, decode
+from modelmill.tasks.decoding.image_decoder import Preprocessing, decode
 
 SIZE, SIDE = (1280, 720), 224
 ROUNDS, PICTURES = 9, 12

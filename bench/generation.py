@@ -79,14 +79,16 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
 
     from modelmill import bundle
     from modelmill.predictor import Predictor, write_golden
-    from modelmill.tasks import _units
-    from modelmill.tasks._steps_graph import decoder
+    from modelmill.tasks.decoding import lossless_tokenizer
+    from modelmill.tasks.networks.decoder_graph import decoder
     from modelmill.types import INT8, Lineage, Manifest, TensorSpec
 
     draft = folder / "draft"
     draft.mkdir()
-    tokenizer = _units.train([text_of(range(3, VOCABULARY))], _units.Units())
-    tokenizer.save(str(draft / _units.TOKENIZER))
+    tokenizer = lossless_tokenizer.train(
+        [text_of(range(3, VOCABULARY))], lossless_tokenizer.Units()
+    )
+    tokenizer.save(str(draft / lossless_tokenizer.TOKENIZER))
     (draft / INT8).mkdir()
     for place in (draft, draft / INT8):
         graph = decoder(

@@ -176,7 +176,7 @@ def _changed(change: Any, how: Any, signature: Any, batch: Any) -> Any:
 def made(case: Case, count: int) -> Iterator[Any]:
     """Items of the task, the same ones every time."""
     from modelmill.data.base import Box, Item
-    from modelmill.tasks._audio import wav
+    from modelmill.tasks.decoding.audio_decoder import wav
 
     rng = np.random.default_rng(0)
     for number in range(count):

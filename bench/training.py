@@ -101,8 +101,8 @@ def ours(seed: int) -> dict[str, float]:
     from modelmill.jobs.loop import Loop
     from modelmill.jobs.objective import objective
     from modelmill.jobs.process import Events, Stop
-    from modelmill.tasks._image import Preprocessing
     from modelmill.tasks.base import Signature, task_named
+    from modelmill.tasks.decoding.image_decoder import Preprocessing
     from modelmill.tasks.image_classification.recipes import cnn
     from modelmill.types import TensorSpec
 

@@ -24,13 +24,13 @@ from modelmill.plugins import load
 from modelmill.predictor import Predictor, write_golden
 from modelmill.predictor import load as load_bundle
 from modelmill.protocols._app import App
-from modelmill.protocols._server import guarded
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
-from modelmill.tasks import _audio, _text, _units, feature_extraction
+from modelmill.tasks import feature_extraction
 from modelmill.tasks.base import split_by, task_named
+from modelmill.tasks.decoding import audio_decoder, lossless_tokenizer, text_tokenizer
 from modelmill.types import (
     INT8,
     KeyInfo,
@@ -40,6 +40,7 @@ from modelmill.types import (
     Snapshot,
     TensorSpec,
 )
+from modelmill.wire.http1.server import guarded
 
 Answering = Callable[[list[Call]], Awaitable[list[Answer] | Batch | None]]
 
@@ -269,13 +270,13 @@ def writing_bundle(target: Path, context: int = 128) -> Path:
     """A sealed bundle that writes letters: a decoder of two blocks with weights by chance."""
     import onnx
 
-    from modelmill.tasks._steps_graph import decoder
+    from modelmill.tasks.networks.decoder_graph import decoder
 
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
     letters = "abcdefghijklmnopqrstuvwxyz "
-    tokenizer = _units.train([letters], _units.Units())
-    tokenizer.save(str(draft / _units.TOKENIZER))
+    tokenizer = lossless_tokenizer.train([letters], lossless_tokenizer.Units())
+    tokenizer.save(str(draft / lossless_tokenizer.TOKENIZER))
     rng, width = np.random.default_rng(0), 64
     assert tokenizer.get_vocab_size() == 30
 
@@ -413,8 +414,8 @@ def text_bundle(target: Path) -> Path:
 
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
-    how = _text.prepare(
-        ["good film", "bad film"] * 3, _text.Preprocessing(max_length=4), draft
+    how = text_tokenizer.prepare(
+        ["good film", "bad film"] * 3, text_tokenizer.Preprocessing(max_length=4), draft
     )
     table = np.zeros((how.tokens, 2), np.float32)
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 4])
@@ -643,7 +644,7 @@ def tones(letters: str, rate: int = 8000) -> bytes:
             0.5 * np.sin(2 * np.pi * {"a": 400, "b": 1500}[letter] * time),
             np.zeros(rate // 20),
         ]
-    return _audio.wav(np.concatenate(pieces).astype(np.float32), rate)
+    return audio_decoder.wav(np.concatenate(pieces).astype(np.float32), rate)
 
 
 SPEECH: dict[str, Any] = {

@@ -15,7 +15,7 @@ import msgspec
 import uvicorn
 import uvloop
 
-from modelmill.cluster._child import Report
+from modelmill.cluster.child import Report
 from modelmill.control.api import make_api
 from modelmill.control.api_base import Control, Embed
 from modelmill.control.db import project_id
@@ -23,7 +23,6 @@ from modelmill.errors import MillError, Unavailable
 from modelmill.protocols import v2_grpc
 from modelmill.protocols._app import App
 from modelmill.protocols._grpc_server import GrpcServer
-from modelmill.protocols._server import guarded
 from modelmill.protocols.base import STATUS
 from modelmill.rooms import Rooms, run_folder
 from modelmill.serve.gateway import Gateway, Operate
@@ -31,6 +30,7 @@ from modelmill.serve.gossip import Gossip
 from modelmill.serve.tracing import Tracing
 from modelmill.settings import Settings
 from modelmill.types import GatewaySpec, KeyInfo
+from modelmill.wire.http1.server import guarded
 
 LOAD_SECONDS = 60.0
 INFORMED_SECONDS = 5.0

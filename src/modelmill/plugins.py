@@ -1,6 +1,7 @@
 """The file name is the registry: a plugin is a module in its kind's folder, or an installed
 package's entry point.
 
+A kind's package names its modules that are no plugins in `SHARED`; `base` never is one.
 `names("tasks")` lists, `load("tasks", "image-classification")` imports: nothing is imported before
 it is asked for. Names are written with '-' by people and with '_' on disk. An installed package
 adds a plugin with an entry point in the group `modelmill.<kind>` (for a recipe:
@@ -57,10 +58,11 @@ def names(kind: str) -> tuple[str, ...]:
         if package
         else set()
     )
+    shared = {"base", *getattr(package, "SHARED", ())}
     shown = {
         name.replace("_", "-")
         for name in own
-        if not name.startswith("_") and name != "base"
+        if not name.startswith("_") and name not in shared
     }
     return tuple(sorted(shown | _installed(kind).keys()))
 

@@ -7,7 +7,7 @@ from modelmill import predictor
 from modelmill.bundle import open_bundle
 from modelmill.errors import InvalidInput
 from modelmill.predictor import Predictor
-from modelmill.tasks._steps_graph import packed
+from modelmill.tasks.networks.decoder_graph import packed
 from tests.making import text_bundle, writing_bundle
 
 

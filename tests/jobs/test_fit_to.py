@@ -12,10 +12,10 @@ from PIL import Image
 from modelmill.bundle import open_bundle
 from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
-from modelmill.tasks._image import Look, look
-from modelmill.tasks._text import Look as Words
-from modelmill.tasks._text import look as look_at_texts
 from modelmill.tasks.base import MOST_EPOCHS, Facts, fitted, plan, recipe_named
+from modelmill.tasks.decoding.image_decoder import Look, look
+from modelmill.tasks.decoding.text_tokenizer import Look as Words
+from modelmill.tasks.decoding.text_tokenizer import look as look_at_texts
 from modelmill.types import JobSpec
 from tests.making import dataset, encoded, going, picture_folder, png
 

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from modelmill.tasks._text import load_tokenizer
+from modelmill.tasks.decoding.text_tokenizer import load_tokenizer
 from tests.making import LiveDoor, a_route, answering_with, text_vector_bundle
 
 SIGNATURE = {"task": "feature-extraction", "kind": "text", "inputs": [], "outputs": []}

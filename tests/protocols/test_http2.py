@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelmill.protocols import _grpc_server, _http2
+from modelmill.protocols import _grpc_server
 from modelmill.protocols._grpc_call import read_head
 from modelmill.protocols._grpc_messages import message
-from modelmill.protocols._hpack import HeaderReader, literal
 from modelmill.types import TensorSpec
+from modelmill.wire.http2 import connection as http2
+from modelmill.wire.http2.hpack import HeaderReader, literal
 from tests.making import a_route, until
 from tests.protocols.grpc_door import (
     CONTINUATION,
@@ -418,7 +419,7 @@ def test_resets_that_a_client_provokes_end_the_connection_too(door, more):
 
 def test_more_streams_than_allowed_are_refused_and_may_be_tried_again(door):
     with raw(door.server.port) as client:
-        numbers = range(1, 2 * _http2.MAX_STREAMS + 3, 2)
+        numbers = range(1, 2 * http2.MAX_STREAMS + 3, 2)
         for number in numbers:
             client.call(number, None, INFER, **KEY)
         assert client.answer(numbers[-1])[0] == {"reset": "7"}
@@ -625,7 +626,7 @@ def conversation(door, pieces):
 
     async def scene():
         server = door.server
-        connection = _http2.Connection(
+        connection = http2.Connection(
             lambda h: read_head(h, server.methods), server._accept, set()
         )
         pipe = Pipe()

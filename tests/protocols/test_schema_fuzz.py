@@ -25,10 +25,10 @@ from modelmill.control.vector_index import New
 from modelmill.gateway import embedder_of
 from modelmill.node import Rooms
 from modelmill.protocols._app import App
-from modelmill.protocols._server import guarded
 from modelmill.protocols.base import STATUS
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import read_settings
+from modelmill.wire.http1.server import guarded
 from tests.making import plain_bundle, vector_signature
 
 schemathesis = pytest.importorskip("schemathesis")

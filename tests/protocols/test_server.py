@@ -18,8 +18,8 @@ import pytest
 import uvicorn
 import uvloop
 
-from modelmill.protocols._server import GONE, guarded
 from modelmill.settings import Limits
+from modelmill.wire.http1.server import GONE, guarded
 
 PATIENCE = 20.0
 POST = b"POST /echo HTTP/1.1\r\nHost: here\r\n"

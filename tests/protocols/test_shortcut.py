@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from modelmill.protocols import _server
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
+from modelmill.wire.http1 import server
 from tests.making import Door, LiveDoor, a_route
 
 SPEC = [TensorSpec(name="x", datatype="FP32", shape=[-1, 2])]
@@ -61,14 +61,14 @@ def model():
 def taken(monkeypatch):
     """How many requests took the short way."""
     count = []
-    real = _server.GuardedProtocol._shortcut
+    real = server.GuardedProtocol._shortcut
 
     def shortcut(self, data):
         took = real(self, data)
         count.extend([1] * took)
         return took
 
-    monkeypatch.setattr(_server.GuardedProtocol, "_shortcut", shortcut)
+    monkeypatch.setattr(server.GuardedProtocol, "_shortcut", shortcut)
     return count
 
 

@@ -12,7 +12,7 @@ from huggingface_hub import InferenceClient
 
 from modelmill.protocols._transcripts import segments, subtitles
 from modelmill.serve.wire import Answer
-from modelmill.tasks.automatic_speech_recognition._decoding import Heard, words
+from modelmill.tasks.automatic_speech_recognition.decoding import Heard, words
 from tests.making import (
     SPEECH,
     Door,

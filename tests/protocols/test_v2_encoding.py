@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelmill.protocols._encoding import preferred
+from modelmill.wire.encoding import preferred
 from tests.making import Door, Reply
 from tests.protocols.v2 import HEADER, a_mirror, mirror, outputs_of, refused, tensor
 

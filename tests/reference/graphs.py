@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from modelmill import bundle
 from modelmill.predictor import Predictor, write_golden
-from modelmill.tasks import _text
+from modelmill.tasks.decoding import text_tokenizer
 from modelmill.types import TensorSpec
 from tests.making import a_manifest, png
 
@@ -123,10 +123,12 @@ def feeling_bundle(target: Path) -> Path:
     """
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
-    how = _text.prepare(
-        ["i love this .", "i hate this ."] * 3, _text.Preprocessing(max_length=8), draft
+    how = text_tokenizer.prepare(
+        ["i love this .", "i hate this ."] * 3,
+        text_tokenizer.Preprocessing(max_length=8),
+        draft,
     )
-    words = _text.load_tokenizer(draft / _text.TOKENIZER).get_vocab()
+    words = text_tokenizer.load_tokenizer(draft / text_tokenizer.TOKENIZER).get_vocab()
     table = np.zeros((how.tokens, 2), np.float32)
     table[words["hate"]], table[words["love"]] = (3, -3), (-3, 3)
     nodes = [

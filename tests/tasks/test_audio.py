@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.errors import InvalidInput, MillError, TooLarge
-from modelmill.tasks import _audio, audio_classification
+from modelmill.tasks import audio_classification
 from modelmill.tasks import automatic_speech_recognition as speech
-from modelmill.tasks.automatic_speech_recognition._decoding import (
+from modelmill.tasks.automatic_speech_recognition.decoding import (
     Heard,
     beam,
     greedy,
     words,
 )
-from modelmill.tasks.automatic_speech_recognition._measures import distance, error_rate
+from modelmill.tasks.automatic_speech_recognition.measures import distance, error_rate
 from modelmill.tasks.base import Context, Item, Measured
+from modelmill.tasks.decoding import audio_decoder
 from tests.making import tones
 
 LABELS = ["a", "b"]
@@ -55,7 +56,7 @@ def wave(seconds=0.5, rate=8000, pitch=440.0):
 )
 def test_every_usual_file_is_read(options):
     samples = wave(rate=16_000)
-    found = _audio.read(sound(samples, 16_000, **options))
+    found = audio_decoder.read(sound(samples, 16_000, **options))
     assert (found.rate, found.samples.dtype) == (16_000, np.float32)
     assert abs(found.seconds - 0.5) < 0.1  # MP3 has some silence around it
     assert np.abs(found.samples).max() == pytest.approx(0.4, abs=0.1)
@@ -64,7 +65,9 @@ def test_every_usual_file_is_read(options):
 def test_channels_are_averaged():
     left, right = wave(), np.zeros(4000)
     assert np.allclose(
-        _audio.read(sound(np.stack([left, right], 1))).samples, left / 2, atol=1e-3
+        audio_decoder.read(sound(np.stack([left, right], 1))).samples,
+        left / 2,
+        atol=1e-3,
     )
 
 
@@ -84,7 +87,7 @@ def test_channels_are_averaged():
 )
 def test_what_is_no_recording_is_refused_in_words(data, says):
     with pytest.raises(InvalidInput, match=says):
-        _audio.read(data)
+        audio_decoder.read(data)
 
 
 def test_a_header_that_promises_hours_is_refused_before_any_work():
@@ -92,7 +95,7 @@ def test_a_header_that_promises_hours_is_refused_before_any_work():
     data[40:44] = struct.pack("<I", 2**31 - 2)
     data[4:8] = struct.pack("<I", 2**31 - 2 + 36)
     with suppress(TooLarge):
-        assert _audio.read(bytes(data)).seconds < 1  # what is there counts
+        assert audio_decoder.read(bytes(data)).seconds < 1  # what is there counts
 
 
 @settings(max_examples=200, deadline=None)
@@ -105,11 +108,13 @@ def test_a_damaged_file_is_read_or_refused(data):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(file[: data.draw(st.integers(1, len(file)))])
     with suppress(MillError):
-        assert np.isfinite(_audio.read(cut).samples).all()
+        assert np.isfinite(audio_decoder.read(cut).samples).all()
 
 
 def test_another_rate_sounds_the_same():
-    slow = _audio.at_rate(_audio.read(sound(wave(1, 44_100), 44_100)), 8000)
+    slow = audio_decoder.at_rate(
+        audio_decoder.read(sound(wave(1, 44_100), 44_100)), 8000
+    )
     assert len(slow) == 8000
     assert np.allclose(slow[500:-500], wave(1)[500:-500], atol=5e-3)
 
@@ -117,11 +122,11 @@ def test_another_rate_sounds_the_same():
 def test_the_same_sound_has_one_fingerprint_in_every_lossless_file():
     levels = np.rint(wave() * 32767).astype(np.int16)
     prints = {
-        _audio.fingerprint(sound(levels, format=kind))
+        audio_decoder.fingerprint(sound(levels, format=kind))
         for kind in ("WAV", "FLAC", "AIFF")
     }
     assert len(prints) == 1
-    assert _audio.fingerprint(sound(levels, 16_000)) not in prints
+    assert audio_decoder.fingerprint(sound(levels, 16_000)) not in prints
 
 
 # ---- spectrograms
@@ -130,7 +135,7 @@ def test_the_same_sound_has_one_fingerprint_in_every_lossless_file():
 @pytest.mark.parametrize("rate", [8000, 16_000])
 def test_a_tone_is_loudest_in_its_band_whatever_its_loudness(rate):
     torch = pytest.importorskip("torch")
-    from modelmill.tasks._mel import LogMel
+    from modelmill.tasks.networks.mel_spectrogram import LogMel
 
     mel = LogMel(rate, 40)
     bands = []
@@ -149,7 +154,7 @@ def test_a_tone_is_loudest_in_its_band_whatever_its_loudness(rate):
 
 def test_silence_is_a_flat_spectrogram():
     torch = pytest.importorskip("torch")
-    from modelmill.tasks._mel import LogMel
+    from modelmill.tasks.networks.mel_spectrogram import LogMel
 
     assert torch.equal(LogMel(8000, 40)(torch.zeros(1, 4000)), torch.ones(1, 40, 51))
 

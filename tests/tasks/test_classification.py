@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modelmill.errors import InvalidInput
-from modelmill.tasks._classification import confusion_picture, encode, evaluate, outputs
 from modelmill.tasks.base import Context, Measured
+from modelmill.tasks.evaluation.classification import (
+    confusion_picture,
+    encode,
+    evaluate,
+    outputs,
+)
 
 
 def context(*labels):

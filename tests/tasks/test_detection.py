@@ -14,9 +14,9 @@ from modelmill.data.base import Box, Item
 from modelmill.errors import InvalidInput
 from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
-from modelmill.tasks import _image
-from modelmill.tasks._image import Preprocessing
 from modelmill.tasks.base import Context, Measured, task_named
+from modelmill.tasks.decoding import image_decoder
+from modelmill.tasks.decoding.image_decoder import Preprocessing
 from modelmill.types import JobSpec
 from tests.making import box_folder, dataset, encoded, going, png
 
@@ -67,8 +67,8 @@ def test_the_frame_holds_a_picture_where_it_is_said_to(fit, size):
     top, bottom, left, right = height // 4, height * 3 // 4, width // 4, width * 3 // 4
     pixels[top:bottom, left:right] = 255
     how = context(fit).preprocessing
-    rows, columns = np.nonzero(_image.decode(pixels, how)[:, :, 0] > 127)
-    place = _image.placed(size, how)
+    rows, columns = np.nonzero(image_decoder.decode(pixels, how)[:, :, 0] > 127)
+    place = image_decoder.placed(size, how)
     wanted = [
         max(0, place.left + left / width * place.width),
         max(0, place.top + top / height * place.height),
@@ -123,7 +123,7 @@ def test_boxes_are_those_of_the_upright_picture(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(stored, "JPEG", exif=exif)
-    assert _image.size_of(data) == (40, 80)
+    assert image_decoder.size_of(data) == (40, 80)
     given = context("pad", 64, 64)
     (entry,) = answer_of(TASK.decode(data, given), [[0.25, 0.375, 0.5, 0.75]], given)
     assert corners(entry) == [20, 10, 40, 40]
@@ -369,8 +369,8 @@ def test_boxes_move_with_the_pictures():
     """A bright rectangle is where its box says, however the picture was changed."""
     import torch
 
-    from modelmill.tasks.object_detection._augment import changed
-    from modelmill.tasks.object_detection._settings import BoxAugment
+    from modelmill.tasks.object_detection.augment import changed
+    from modelmill.tasks.object_detection.settings import BoxAugment
 
     torch.manual_seed(0)
     pictures = torch.zeros(32, 64, 96, 3, dtype=torch.uint8)

@@ -15,7 +15,7 @@ from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
 from modelmill.tasks import feature_extraction as task
 from modelmill.tasks.base import Context
-from modelmill.tasks.feature_extraction._measures import (
+from modelmill.tasks.feature_extraction.measures import (
     labelled,
     measures,
     paired,

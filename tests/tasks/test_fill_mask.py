@@ -7,8 +7,8 @@ import torch
 from modelmill.data.base import Item
 from modelmill.errors import InvalidInput
 from modelmill.tasks import fill_mask
-from modelmill.tasks._text import MASK, SPECIAL
 from modelmill.tasks.base import Context, TrainSettings
+from modelmill.tasks.decoding.text_tokenizer import MASK, SPECIAL
 from modelmill.tasks.fill_mask.training import hide, loss
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"]

@@ -3,7 +3,7 @@
 import matplotlib
 from matplotlib.font_manager import fontManager
 
-from modelmill.tasks._fonts import USUAL, every_script, families
+from modelmill.tasks.evaluation.fonts import USUAL, every_script, families
 
 
 def test_the_usual_font_comes_first_and_then_what_is_installed_of_the_others():

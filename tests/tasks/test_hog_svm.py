@@ -7,8 +7,8 @@ import onnxruntime
 import pytest
 
 from modelmill.errors import InvalidInput
-from modelmill.tasks._image import Look
 from modelmill.tasks.base import Facts, Signature, fitted, plan, recipe_named
+from modelmill.tasks.decoding.image_decoder import Look
 from modelmill.tasks.image_classification.recipes import hog_svm
 from modelmill.types import TensorSpec
 

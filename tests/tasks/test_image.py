@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modelmill.errors import InvalidInput, MillError, TooLarge
-from modelmill.tasks import _image
-from modelmill.tasks._image import (
+from modelmill.tasks.decoding import image_decoder
+from modelmill.tasks.decoding.image_decoder import (
     Preprocessing,
     decode,
     fingerprint,
@@ -230,7 +230,7 @@ def test_what_is_no_picture_is_refused_in_words(data, says):
 
 
 def test_a_picture_over_the_limit_is_too_large(monkeypatch):
-    monkeypatch.setattr(_image, "MAX_PIXELS", 99)
+    monkeypatch.setattr(image_decoder, "MAX_PIXELS", 99)
     with pytest.raises(TooLarge, match="100 pixels"):
         read_pixels(png(np.zeros((10, 10))))
     assert read_pixels(png(np.zeros((9, 11)))).shape == (9, 11)
@@ -439,9 +439,9 @@ def test_grey_cmyk_and_progressive_jpegs_agree_too(mode, color, progressive):
 
 def test_no_more_of_a_jpeg_is_decoded_than_is_needed(monkeypatch):
     seen = []
-    usual = _image.simplejpeg.decode_jpeg
+    usual = image_decoder.simplejpeg.decode_jpeg
     monkeypatch.setattr(
-        _image.simplejpeg,
+        image_decoder.simplejpeg,
         "decode_jpeg",
         lambda *a, **k: seen.append(usual(*a, **k)) or seen[-1],
     )

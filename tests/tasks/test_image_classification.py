@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modelmill.tasks import _sheet, image_classification
+from modelmill.tasks import image_classification
 from modelmill.tasks.base import Measured
+from modelmill.tasks.evaluation import sample_sheet
 from tests.making import encoded, png
 
 
@@ -31,9 +32,9 @@ def judged(outputs, truths, asked):
 
 def test_the_surest_errors_come_first(monkeypatch):
     told, asked = [], []
-    usual = _sheet.sheet
+    usual = sample_sheet.sheet
     monkeypatch.setattr(
-        _sheet, "sheet", lambda *given: told.append(given) or usual(*given)
+        sample_sheet, "sheet", lambda *given: told.append(given) or usual(*given)
     )
     outputs = [
         answer("cat", 0.6),
@@ -76,7 +77,7 @@ def test_pictures_of_any_kind_make_a_sheet(count):
         f"true: a very long name of a class ${number}\nfound: x"
         for number in range(count)
     ]
-    data = _sheet.sheet(
+    data = sample_sheet.sheet(
         "some", [kinds[number % 3] for number in range(count)], captions
     )
     with Image.open(io.BytesIO(data)) as image:

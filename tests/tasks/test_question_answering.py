@@ -11,18 +11,18 @@ import torch
 from modelmill.data.check import examine
 from modelmill.errors import InvalidInput
 from modelmill.tasks import question_answering as task
-from modelmill.tasks._transformer import Encoder
 from modelmill.tasks.base import Context, Item, Measured, TrainSettings
+from modelmill.tasks.networks.transformer import Encoder
 from modelmill.tasks.question_answering import training
-from modelmill.tasks.question_answering._features import (
+from modelmill.tasks.question_answering.features import (
     COUNT,
     endings,
     features,
     partners,
     window_baseline,
 )
-from modelmill.tasks.question_answering._measures import exact, f1, normal
-from modelmill.tasks.question_answering._network import Reader, Readers, SpanHead
+from modelmill.tasks.question_answering.measures import exact, f1, normal
+from modelmill.tasks.question_answering.network import Reader, Readers, SpanHead
 
 PASSAGE = "Ann has the red hat. Bob has the old key. Nobody has 7 maps."
 

@@ -13,8 +13,8 @@ from PIL import Image
 from modelmill.errors import InvalidInput, TooLarge
 from modelmill.tasks import image_to_image as task
 from modelmill.tasks.base import Context, Item, Measured, plan, recipe_named
-from modelmill.tasks.image_to_image import _measures, _preprocessing, _tiles
-from modelmill.tasks.image_to_image._preprocessing import Preprocessing
+from modelmill.tasks.image_to_image import measures, preprocessing, tiling
+from modelmill.tasks.image_to_image.preprocessing import Preprocessing
 from tests.making import encoded, png
 
 GREY = Preprocessing(color="grey", multiple=2)
@@ -222,7 +222,7 @@ def test_tiles_leave_no_seams(height, width, scale):
         seen.append(part.shape)
         return part.repeat(scale, 1).repeat(scale, 2)
 
-    found = _tiles.repaired(network, pictures, 128, scale, 2)
+    found = tiling.repaired(network, pictures, 128, scale, 2)
     np.testing.assert_allclose(
         found, pictures.repeat(scale, 1).repeat(scale, 2), atol=1e-3
     )
@@ -235,19 +235,19 @@ def test_what_a_tile_does_to_its_edge_is_not_seen():
         part[:, :8], part[:, -8:], part[:, :, :8], part[:, :, -8:] = 255, 255, 255, 255
         return part
 
-    found = _tiles.repaired(network, np.zeros((1, 500, 500, 1), np.float32), 128, 1, 2)
+    found = tiling.repaired(network, np.zeros((1, 500, 500, 1), np.float32), 128, 1, 2)
     assert found[0, 8:-8, 8:-8].max() == 0
 
 
 @pytest.mark.parametrize("length", [96, 100, 132, 160, 192, 196, 500, 4004])
 @pytest.mark.parametrize("scale", [1, 3])
 def test_the_weights_of_all_tiles_sum_to_one(length, scale):
-    spans = _tiles.spans(length, 96, 4)
+    spans = tiling.spans(length, 96, 4)
     assert (spans[0][0], spans[-1][1]) == (0, length)
     assert all(start % 4 == 0 for start, _ in spans)
     total = np.zeros(length * scale)
     for (start, end), weights in zip(
-        spans, _tiles.ramps(spans, length, scale), strict=True
+        spans, tiling.ramps(spans, length, scale), strict=True
     ):
         assert weights.min() >= 0
         total[start * scale : end * scale] += weights
@@ -275,7 +275,7 @@ def test_small_pictures_share_a_run():
         runs.append(len(part))
         return part.astype(np.float32)
 
-    _tiles.repaired(network, noise(10, 64, 64, 1), 128, 1, 2)
+    tiling.repaired(network, noise(10, 64, 64, 1), 128, 1, 2)
     assert runs == [4, 4, 2]
 
 
@@ -285,10 +285,10 @@ def test_small_pictures_share_a_run():
 def test_damage_is_always_the_same_for_the_same_picture_and_differs_between_pictures():
     one, other = np.full((64, 64), 128, np.uint8), np.full((64, 64), 129, np.uint8)
     assert np.array_equal(
-        _preprocessing.damaged(one, GREY), _preprocessing.damaged(one.copy(), GREY)
+        preprocessing.damaged(one, GREY), preprocessing.damaged(one.copy(), GREY)
     )
     first, second = (
-        _preprocessing.damaged(pixels, GREY).astype(float) for pixels in (one, other)
+        preprocessing.damaged(pixels, GREY).astype(float) for pixels in (one, other)
     )
     assert first.std() == pytest.approx(25, abs=1.5)
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
@@ -296,11 +296,11 @@ def test_damage_is_always_the_same_for_the_same_picture_and_differs_between_pict
 
 @pytest.mark.parametrize("shape", [(30, 31), (2, 90, 3), (1, 1)])
 def test_a_picture_to_be_enlarged_is_made_smaller(shape):
-    small = _preprocessing.damaged(noise(*shape), LARGER)
+    small = preprocessing.damaged(noise(*shape), LARGER)
     assert small.shape[:2] == tuple(max(1, side // 3) for side in shape[:2])
     assert (
-        _preprocessing.unrepaired(small, LARGER).shape
-        == _preprocessing.cut(noise(*shape), LARGER).shape
+        preprocessing.unrepaired(small, LARGER).shape
+        == preprocessing.cut(noise(*shape), LARGER).shape
     )
 
 
@@ -359,13 +359,13 @@ def test_an_answer_to_a_pair_is_compared_with_what_should_come_out(tmp_path):
         )
     )
     assert found.metrics["psnr"] == 100
-    assert found.metrics["psnr_baseline"] == pytest.approx(_measures.psnr(sent, clean))
+    assert found.metrics["psnr_baseline"] == pytest.approx(measures.psnr(sent, clean))
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
 def test_patches_of_pairs_are_cut_at_the_same_place_and_turned_alike(scale):
     torch = pytest.importorskip("torch")
-    from modelmill.tasks.image_to_image._networks import patches
+    from modelmill.tasks.image_to_image.networks import patches
 
     sent = torch.from_numpy(noise(5, 48, 96, 1))
     clean = sent.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
@@ -378,10 +378,10 @@ def test_patches_of_pairs_are_cut_at_the_same_place_and_turned_alike(scale):
 
 def test_psnr_by_hand():
     zero, ten = np.zeros((4, 4, 1), np.uint8), np.full((4, 4, 1), 10, np.uint8)
-    assert _measures.psnr(zero, ten) == pytest.approx(
+    assert measures.psnr(zero, ten) == pytest.approx(
         28.1308, abs=1e-4
     )  # 20 log10(255 / 10)
-    assert _measures.psnr(zero, zero) == 100
+    assert measures.psnr(zero, zero) == 100
 
 
 def test_ssim_by_hand():
@@ -393,10 +393,10 @@ def test_ssim_by_hand():
     wanted = (2 * 100 * 150 + near) / (
         100**2 + 150**2 + near
     )  # two flat pictures differ in luminance alone
-    assert _measures.ssim(one, other) == pytest.approx(wanted, abs=1e-9)
-    assert _measures.ssim(noise(20, 20, 3), noise(20, 20, 3)) == pytest.approx(1)
-    assert abs(_measures.ssim(noise(64, 64, 1), noise(64, 64, 1, seed=1))) < 0.05
-    assert _measures.ssim(noise(3, 3, 1), noise(3, 3, 1)) == pytest.approx(1)
+    assert measures.ssim(one, other) == pytest.approx(wanted, abs=1e-9)
+    assert measures.ssim(noise(20, 20, 3), noise(20, 20, 3)) == pytest.approx(1)
+    assert abs(measures.ssim(noise(64, 64, 1), noise(64, 64, 1, seed=1))) < 0.05
+    assert measures.ssim(noise(3, 3, 1), noise(3, 3, 1)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("how", [GREY, RGB, LARGER, FILLED])
@@ -404,7 +404,7 @@ def test_an_answer_that_is_what_was_sent_reaches_the_baseline(tmp_path, how):
     truths = [png(noise(48, 60, seed=seed) // 4 + 90) for seed in range(3)]
     known = context(how, tmp_path)
     sent = [
-        _preprocessing.unrepaired(task.asked(Item("", "", truth), known), how)
+        preprocessing.unrepaired(task.asked(Item("", "", truth), known), how)
         for truth in truths
     ]
     answers = [{"image": b64encode(png(pixels)).decode()} for pixels in sent]
@@ -453,7 +453,7 @@ def test_settings_that_do_not_go_together_are_refused(recipe, overrides, message
 
 def test_bicubic_enlargement_is_that_of_pillow():
     torch = pytest.importorskip("torch")
-    from modelmill.tasks.image_to_image._networks import Bicubic
+    from modelmill.tasks.image_to_image.networks import Bicubic
 
     for scale in (2, 3, 4):
         pixels = noise(20, 30)
@@ -497,7 +497,7 @@ def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_
         Image.fromarray(noise(9, 11, 3)).resize((51, 37), Image.Resampling.BICUBIC)
     )
     if recipe == "inpaint":
-        pixels = _preprocessing.damaged(pixels, chosen.input)
+        pixels = preprocessing.damaged(pixels, chosen.input)
     found = through(png(pixels), known, session.run)
-    wanted = _preprocessing.unrepaired(pixels, chosen.input)
-    assert _measures.psnr(found[4:-4, 4:-4], wanted[4:-4, 4:-4]) > 45
+    wanted = preprocessing.unrepaired(pixels, chosen.input)
+    assert measures.psnr(found[4:-4, 4:-4], wanted[4:-4, 4:-4]) > 45

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from modelmill.tasks import _retrieval
 from modelmill.tasks.base import Measured, TrainSettings, task_named
+from modelmill.tasks.evaluation import retrieval
 
 TASK = task_named("image-feature-extraction")
 
@@ -61,9 +61,9 @@ def test_many_items_search_in_parts(monkeypatch):
     rng = np.random.default_rng(0)
     vectors, truths = rng.normal(size=(60, 4)), [str(row % 7) for row in range(60)]
     whole = TASK.evaluate(measured(vectors, truths)).metrics
-    monkeypatch.setattr(_retrieval, "AT_ONCE", 7)
+    monkeypatch.setattr(retrieval, "AT_ONCE", 7)
     assert TASK.evaluate(measured(vectors, truths)).metrics == pytest.approx(whole)
-    monkeypatch.setattr(_retrieval, "QUERIES", 10)
+    monkeypatch.setattr(retrieval, "QUERIES", 10)
     assert TASK.evaluate(measured(vectors, truths)).metrics["queries"] == 10
 
 

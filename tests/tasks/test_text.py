@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.errors import BundleCorrupt, InvalidInput
-from modelmill.tasks import _text, _units
-from modelmill.tasks._text import (
+from modelmill.tasks.base import Signature, plan
+from modelmill.tasks.decoding import lossless_tokenizer, text_tokenizer
+from modelmill.tasks.decoding.text_tokenizer import (
     SPECIAL,
     Preprocessing,
     decode,
@@ -17,7 +18,6 @@ from modelmill.tasks._text import (
     prepare,
     train_tokenizer,
 )
-from modelmill.tasks.base import Signature, plan
 from modelmill.tasks.text_classification.recipes import tfidf
 
 ENGLISH = [
@@ -110,7 +110,7 @@ def test_what_is_no_text_is_refused(prepared, data):
 
 
 def test_a_text_of_any_length_is_not_taken(prepared, monkeypatch):
-    monkeypatch.setattr(_text, "MAX_CHARACTERS", 10)
+    monkeypatch.setattr(text_tokenizer, "MAX_CHARACTERS", 10)
     how, folder = prepared
     with pytest.raises(InvalidInput, match="11 characters; at most 10"):
         decode("x" * 11, how, folder)
@@ -232,15 +232,24 @@ def test_names_of_special_tokens_are_text_like_any_other(tmp_path, tokenizer):
 @pytest.mark.parametrize("units", ["char", "bpe"])
 def test_names_of_special_tokens_are_letters_to_models_that_write(tmp_path, units):
     text = "say [END] and [PAD]"
-    tokenizer = _units.learnt([text], _units.Units(units=units), tmp_path)
+    tokenizer = lossless_tokenizer.learnt(
+        [text], lossless_tokenizer.Units(units=units), tmp_path
+    )
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert min(ids) >= len(_units.SPECIAL)
+    assert min(ids) >= len(lossless_tokenizer.SPECIAL)
     assert tokenizer.decode(ids) == text
 
 
 def test_tokens_of_several_bytes_are_told_by_them(tmp_path):
     text = "ein Müller, 磨坊 und 😀"
-    tokenizer = _units.learnt([text], _units.Units(units="bpe"), tmp_path)
+    tokenizer = lossless_tokenizer.learnt(
+        [text], lossless_tokenizer.Units(units="bpe"), tmp_path
+    )
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert b"".join(_units.bytes_of(tokenizer, token) for token in ids).decode() == text
-    assert _units.bytes_of(tokenizer, _units.END) is None
+    assert (
+        b"".join(
+            lossless_tokenizer.bytes_of(tokenizer, token) for token in ids
+        ).decode()
+        == text
+    )
+    assert lossless_tokenizer.bytes_of(tokenizer, lossless_tokenizer.END) is None

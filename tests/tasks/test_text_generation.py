@@ -8,9 +8,9 @@ import pytest
 from modelmill.errors import InvalidInput
 from modelmill.predictor import read_golden, write_golden
 from modelmill.tasks import text_generation as task
-from modelmill.tasks._units import END, load_tokenizer
 from modelmill.tasks.base import Context, Item
-from modelmill.tasks.text_generation import _chat
+from modelmill.tasks.decoding.lossless_tokenizer import END, load_tokenizer
+from modelmill.tasks.text_generation import chat_template
 
 CHINESE = "磨坊裡的水流得很慢,人們在等待麵粉。"
 
@@ -131,8 +131,8 @@ def text_of(context, ids):
 
 
 def template(context, text):
-    (context.folder / _chat.TEMPLATE).write_text(text)
-    _chat._template.cache_clear()
+    (context.folder / chat_template.TEMPLATE).write_text(text)
+    chat_template._template.cache_clear()
 
 
 @pytest.fixture

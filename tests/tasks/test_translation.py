@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from modelmill.errors import InvalidInput
-from modelmill.tasks import _seq2seq, translation
-from modelmill.tasks._units import END, PAD, UNKNOWN
+from modelmill.tasks import translation
 from modelmill.tasks.base import Context, Item, Measured
-from modelmill.tasks.translation._beam import LENGTH, search
-from modelmill.tasks.translation._measures import tokenization
+from modelmill.tasks.decoding.lossless_tokenizer import END, PAD, UNKNOWN
+from modelmill.tasks.networks import seq2seq
+from modelmill.tasks.translation.beam_search import LENGTH, search
+from modelmill.tasks.translation.measures import tokenization
 
 TOKENS = 6
 
@@ -94,8 +95,8 @@ def test_a_sentence_is_translated_the_same_whatever_is_beside_it():
 def network(request):
     torch.manual_seed(0)
     if request.param == "transformer":
-        return _seq2seq.Transformer(30, width=32, heads=2, layers=2, dropout=0.1).eval()
-    return _seq2seq.Recurrent(30, width=16, hidden=24, dropout=0.1).eval()
+        return seq2seq.Transformer(30, width=32, heads=2, layers=2, dropout=0.1).eval()
+    return seq2seq.Recurrent(30, width=16, hidden=24, dropout=0.1).eval()
 
 
 def test_step_by_step_it_says_what_it_was_trained_to_say(network):

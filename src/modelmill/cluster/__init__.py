@@ -1,1 +1,4 @@
 """Clusters: where workers and jobs run, one file each."""
+
+SHARED = ("child", "nursery")
+"""What runs in the processes of a cluster: no clusters themselves."""

@@ -100,7 +100,7 @@ class Forked:
 
 
 class Nursery:
-    """The process that forks, see `_nursery.py`."""
+    """The process that forks, see `nursery.py`."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
         self.modules = modules
@@ -109,7 +109,7 @@ class Nursery:
             sys.executable,
             "-P",
             "-m",
-            "modelmill.cluster._nursery",
+            "modelmill.cluster.nursery",
             str(theirs.fileno()),
             str(os.getpid()),
         ]
@@ -231,7 +231,7 @@ def _started(
     fds: tuple[int, ...],
 ) -> "subprocess.Popen[bytes]":
     """A process of its own."""
-    child = [sys.executable, "-P", "-m", "modelmill.cluster._child"]
+    child = [sys.executable, "-P", "-m", "modelmill.cluster.child"]
     with log_file.open("ab") as output:
         process = subprocess.Popen(
             [*child, entry, title, str(fds[0]), str(os.getpid())],

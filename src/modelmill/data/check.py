@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from modelmill.data._findings import (
+from modelmill.data.base import SPLITS, Item
+from modelmill.data.findings import (
     Findings,
     Table,
     about_classes,
     about_contents,
     about_splits,
 )
-from modelmill.data._magic import kind_of_data, kind_of_name
-from modelmill.data.base import SPLITS, Item
-from modelmill.data.formats._masks import values_of
+from modelmill.data.magic import kind_of_data, kind_of_name
+from modelmill.data.mask_values import values_of
 from modelmill.data.names import shown
 from modelmill.data.report import DROPPED, Finding, Index, Report
 from modelmill.data.splits import UNDECLARED, assign, assign_classes

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from modelmill import predictor
-from modelmill.cluster._child import Report
+from modelmill.cluster.child import Report
 from modelmill.data.base import Item
 from modelmill.jobs.material import Material
 from modelmill.jobs.process import Events, Interrupted, Stop, run, save_pictures
 from modelmill.predictor import Predictor
-from modelmill.tasks._fonts import every_script
 from modelmill.tasks.base import SAMPLES, Arrays, Evaluation, Measured, Raw
+from modelmill.tasks.evaluation.fonts import every_script
 from modelmill.types import JobSpec, Json
 
 BATCH = 64

@@ -7,7 +7,7 @@ import msgspec
 
 from modelmill import plugins
 from modelmill.artifacts import sha256_of
-from modelmill.cluster._child import Report as Tell
+from modelmill.cluster.child import Report as Tell
 from modelmill.data import formats
 from modelmill.data.base import Item, open_source
 from modelmill.data.check import Report, examine

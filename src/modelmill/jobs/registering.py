@@ -16,7 +16,7 @@ import msgspec
 
 from modelmill import __version__, bundle, predictor
 from modelmill.artifacts import sha256_of
-from modelmill.cluster._child import Report
+from modelmill.cluster.child import Report
 from modelmill.data.names import check_member
 from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from modelmill import __version__, bundle
-from modelmill.cluster._child import Report
+from modelmill.cluster.child import Report
 from modelmill.data.augment import NONE
 from modelmill.data.base import SPLITS
 from modelmill.data.cache import Arrays, trim

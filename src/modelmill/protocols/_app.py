@@ -16,7 +16,6 @@ import msgspec
 
 from modelmill import plugins
 from modelmill.errors import Cancelled, MillError, Unauthenticated
-from modelmill.protocols._cycle import RESPOND
 from modelmill.protocols.base import (
     STATUS,
     Disconnected,
@@ -36,6 +35,7 @@ from modelmill.protocols.base import (
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.tracing import CURRENT, Span, Tracing
 from modelmill.types import KeyInfo
+from modelmill.wire.http1.cycle import RESPOND
 
 log = logging.getLogger("modelmill.gateway")
 

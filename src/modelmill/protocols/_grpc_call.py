@@ -24,11 +24,11 @@ from modelmill.errors import (
     Unavailable,
 )
 from modelmill.protocols._app import key_of
-from modelmill.protocols._encoding import BRISK, SMALL, WORTH, in_thread, unpack
-from modelmill.protocols._hpack import OK, Headers, Malformed, literal
-from modelmill.protocols._http2_send import Sender, Stream
 from modelmill.serve.tracing import CURRENT, Span
 from modelmill.types import KeyInfo
+from modelmill.wire.encoding import BRISK, SMALL, WORTH, in_thread, unpack
+from modelmill.wire.http2.hpack import OK, Headers, Malformed, literal
+from modelmill.wire.http2.sender import Sender, Stream
 
 if TYPE_CHECKING:
     from modelmill.protocols._grpc_server import GrpcServer

@@ -6,7 +6,6 @@ from typing import Any
 
 from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols import _v2
-from modelmill.protocols._encoding import in_thread
 from modelmill.protocols._grpc_call import Call
 from modelmill.protocols._grpc_messages import message
 from modelmill.protocols._shared_memory import regions
@@ -16,6 +15,7 @@ from modelmill.serve.flight import answered_by
 from modelmill.serve.tensors import elements_of, pack_bytes
 from modelmill.serve.wire import Tensor
 from modelmill.types import Route
+from modelmill.wire.encoding import in_thread
 
 CLASSIFIED = 1 << 14
 """Bytes of an answer from which on its classes are named outside the event loop."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from modelmill.errors import Expired, InvalidInput
 from modelmill.protocols._grpc_call import Call, Method, read_head
-from modelmill.protocols._http2 import Connection
-from modelmill.protocols._http2_send import CANCEL, NO_ERROR, PROTOCOL
 from modelmill.serve.gateway import Gateway
+from modelmill.wire.http2.connection import Connection
+from modelmill.wire.http2.sender import CANCEL, NO_ERROR, PROTOCOL
 
 Address = tuple[str, int]
 Tls = tuple[Path | str, Path | str]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from modelmill.tasks._spacing import joined
+from modelmill.tasks.decoding.unspaced_scripts import joined
 
 Json = dict[str, Any]
 PAUSE, LONGEST = 0.6, 8.0

@@ -10,7 +10,6 @@ from typing import Any
 
 from modelmill.errors import Expired, InvalidInput
 from modelmill.protocols import _v2
-from modelmill.protocols._encoding import in_thread, packed_body, unpacked_body
 from modelmill.protocols._shared_memory import regions
 from modelmill.protocols._v2 import Given, Options, Place, Signature, Wanted, signature
 from modelmill.protocols._v2_json import (
@@ -28,6 +27,7 @@ from modelmill.serve.gateway import Gateway
 from modelmill.serve.pool import Ask
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import SEED, KeyInfo, Route
+from modelmill.wire.encoding import in_thread, packed_body, unpacked_body
 
 HEADER = b"inference-header-content-length"
 VERSION = b"x-modelmill-version"

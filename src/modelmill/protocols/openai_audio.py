@@ -14,7 +14,7 @@ from modelmill.protocols._task import answers, pick
 from modelmill.protocols._transcripts import FORMATS, segments, subtitles, verbose
 from modelmill.protocols.base import Request, Response, Route
 from modelmill.serve.gateway import Gateway
-from modelmill.tasks._spacing import joined
+from modelmill.tasks.decoding.unspaced_scripts import joined
 from modelmill.types import Json, KeyInfo
 
 NAME = "openai"

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from modelmill import predictor
-from modelmill.cluster._child import Report
+from modelmill.cluster.child import Report
 from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed
 from modelmill.serve.growing import Growing

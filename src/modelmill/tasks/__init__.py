@@ -1,1 +1,4 @@
 """Tasks: one folder each, named as on the Hugging Face hub."""
+
+SHARED = ("decoding", "evaluation", "networks", "training_settings")
+"""What tasks share: no tasks themselves."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from modelmill import plugins
 from modelmill.data.base import Item
-from modelmill.tasks._plan import (
+from modelmill.tasks.training_settings import (
     MOST_EPOCHS,
     Choice,
     Facts,

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from modelmill.data._magic import BY_EXTENSION, extension
 from modelmill.data.base import Box
+from modelmill.data.magic import BY_EXTENSION, extension
 from modelmill.data.names import shown
 from modelmill.errors import InvalidInput
 

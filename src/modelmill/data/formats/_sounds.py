@@ -6,8 +6,8 @@ import csv
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 
-from modelmill.data._magic import extension
 from modelmill.data.base import Item, Source
+from modelmill.data.magic import extension
 from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput, MillError
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from modelmill.data._magic import BY_EXTENSION, NOT_PICTURES, extension
 from modelmill.data.base import Source
+from modelmill.data.magic import BY_EXTENSION, NOT_PICTURES, extension
 from modelmill.data.names import split_of
 
 LINE = 1 << 20

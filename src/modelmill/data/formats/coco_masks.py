@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 from PIL import Image, ImageDraw
 
-from modelmill.data._magic import kind_of_name
+from modelmill.data import mask_values
 from modelmill.data.base import Item, Source, check_options
-from modelmill.data.formats import _masks, masks
+from modelmill.data.formats import masks
 from modelmill.data.formats._coco import (
     Document,
     chosen,
@@ -24,6 +24,7 @@ from modelmill.data.formats._coco import (
     is_json,
     split_in,
 )
+from modelmill.data.magic import kind_of_name
 from modelmill.data.names import shown
 from modelmill.errors import InvalidInput, MillError
 
@@ -93,9 +94,10 @@ def _classes(documents: list[Document[Outline]]) -> list[str]:
             *(category.name for one in documents for category in one.categories),
         ]
     )
-    if not 2 <= len(names) <= _masks.IGNORED:
+    if not 2 <= len(names) <= mask_values.IGNORED:
         raise InvalidInput(
-            f"the files list {len(names) - 1} categories; 1 to {_masks.IGNORED - 1} are possible"
+            f"the files list {len(names) - 1} categories; "
+            f"1 to {mask_values.IGNORED - 1} are possible"
         )
     return list(names)
 
@@ -150,7 +152,7 @@ def _items(
         try:
             name = _place(places, file, picture.file_name)
             data = source.read(name)
-            size = _masks.upright_size(data)
+            size = mask_values.upright_size(data)
             target = _drawn(objects.get(picture.id, []), number, size) if size else b""
             yield Item(name, "", data, split, target=target)
         except MillError as error:
@@ -165,9 +167,9 @@ def _drawn(
     """A mask of these objects, large ones first; raises `InvalidInput` for an outline that is
     none.
     """
-    if size[0] * size[1] > _masks.MAX_PIXELS:
+    if size[0] * size[1] > mask_values.MAX_PIXELS:
         raise InvalidInput(
-            f"it has {size[0] * size[1]:,} pixels; at most {_masks.MAX_PIXELS:,}"
+            f"it has {size[0] * size[1]:,} pixels; at most {mask_values.MAX_PIXELS:,}"
         )
     covered: list[tuple[int, int, int, np.ndarray[Any, Any]]] = []
     for order, one in enumerate(objects):
@@ -177,12 +179,12 @@ def _drawn(
                 "listed"
             )
         area = _area(one.segmentation, size)
-        value = _masks.IGNORED if one.iscrowd else number[one.category_id]
+        value = mask_values.IGNORED if one.iscrowd else number[one.category_id]
         covered.append((-int(np.count_nonzero(area)), order, value, np.packbits(area)))
     mask = np.zeros(size, np.uint8)
     for _, _, value, bits in sorted(covered, key=lambda entry: entry[:2]):
         mask[np.unpackbits(bits, count=mask.size).reshape(size).astype(bool)] = value
-    return _masks.packed(mask)
+    return mask_values.packed(mask)
 
 
 def _area(outline: Any, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
-from modelmill.data._magic import BY_EXTENSION, NOT_PICTURES, extension
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats._folders import place_of, splits_in
+from modelmill.data.magic import BY_EXTENSION, NOT_PICTURES, extension
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"

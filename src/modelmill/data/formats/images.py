@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from modelmill.data._magic import BY_EXTENSION, NOT_PICTURES, extension
 from modelmill.data.base import SPLITS, Item, Source, check_options
+from modelmill.data.magic import BY_EXTENSION, NOT_PICTURES, extension
 from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput, MillError
 

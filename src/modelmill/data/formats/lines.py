@@ -4,9 +4,9 @@ rt-polarity.neg.
 
 from collections.abc import Iterator, Mapping
 
-from modelmill.data._magic import extension
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats._text import LINE, lines, may_be_text
+from modelmill.data.magic import extension
 from modelmill.data.names import split_of
 from modelmill.errors import InvalidInput
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from modelmill.data._magic import kind_of_name
+from modelmill.data import mask_values
 from modelmill.data.base import SPLITS, Item, Source, check_options
-from modelmill.data.formats import _masks
+from modelmill.data.magic import kind_of_name
 from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput
 
@@ -22,7 +22,7 @@ SUMMARY = (
     "pictures with masks of class numbers: images/ and masks/, CamVid's train.txt and "
     "trainannot/, or PASCAL VOC"
 )
-OPTIONS = _masks.OPTIONS
+OPTIONS = mask_values.OPTIONS
 RANK = 1
 
 PICTURES = frozenset(
@@ -72,12 +72,12 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """
     check_options(options, OPTIONS)
     pairs = _pairs(source)
-    classes = _masks.classes_of(source, options, _found(pairs))
+    classes = mask_values.classes_of(source, options, _found(pairs))
     for one in pairs:
         if one.problem:
             yield Item(one.picture, "", b"", one.split, one.problem)
         else:
-            yield _masks.pair(source, one.picture, one.mask, one.split, classes)
+            yield mask_values.pair(source, one.picture, one.mask, one.split, classes)
 
 
 def labels(source: Source, options: Mapping[str, str]) -> list[str]:
@@ -86,7 +86,9 @@ def labels(source: Source, options: Mapping[str, str]) -> list[str]:
     """
     check_options(options, OPTIONS)
     masks = _found(_pairs(source))
-    return _masks.named(source, _masks.classes_of(source, options, masks), masks)
+    return mask_values.named(
+        source, mask_values.classes_of(source, options, masks), masks
+    )
 
 
 def _found(pairs: list[Pair]) -> list[str]:

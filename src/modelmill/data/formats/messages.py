@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modelmill.data._magic import extension
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.conversations import NEXT, spoken
 from modelmill.data.formats._text import split_in_name
+from modelmill.data.magic import extension
 from modelmill.errors import InvalidInput
 
 INPUT = "text"

@@ -5,9 +5,9 @@ names in both.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from modelmill.data._magic import kind_of_name
 from modelmill.data.base import Item, Source, check_options
-from modelmill.data.formats._masks import upright_size
+from modelmill.data.magic import kind_of_name
+from modelmill.data.mask_values import upright_size
 from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput, MillError
 

@@ -7,9 +7,9 @@ from fnmatch import fnmatch
 from itertools import zip_longest
 from typing import BinaryIO
 
-from modelmill.data._magic import extension
 from modelmill.data.base import Item, Source, check_options, guarded
 from modelmill.data.formats._text import lines, split_in_name
+from modelmill.data.magic import extension
 from modelmill.errors import InvalidInput
 
 INPUT = "text"

@@ -4,10 +4,10 @@ columns.
 
 from collections.abc import Iterator, Mapping
 
-from modelmill.data._magic import extension
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats._table import rows_of
 from modelmill.data.formats._text import split_in_name, with_extension
+from modelmill.data.magic import extension
 from modelmill.data.names import shown
 from modelmill.errors import InvalidInput
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from typing import Any
 
-from modelmill.data._magic import extension
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats._text import split_in_name
+from modelmill.data.magic import extension
 from modelmill.errors import InvalidInput
 
 INPUT = "question"

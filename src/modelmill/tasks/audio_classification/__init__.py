@@ -7,9 +7,10 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from modelmill.tasks import _audio
-from modelmill.tasks._audio import fingerprint
-from modelmill.tasks._classification import (
+from modelmill.tasks.base import Arrays, Context, Item, Raw
+from modelmill.tasks.decoding import audio_decoder
+from modelmill.tasks.decoding.audio_decoder import fingerprint
+from modelmill.tasks.evaluation.classification import (
     complete,
     encode,
     evaluate,
@@ -17,7 +18,6 @@ from modelmill.tasks._classification import (
     target,
     truth,
 )
-from modelmill.tasks.base import Arrays, Context, Item, Raw
 from modelmill.types import TensorSpec
 
 __all__ = [
@@ -57,7 +57,7 @@ data.
 """
 
 
-class Preprocessing(_audio.Preprocessing, frozen=True, kw_only=True):
+class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
     """How a recording becomes so many samples; travels in the manifest."""
 
     seconds: Annotated[
@@ -83,13 +83,15 @@ def prepare(
     samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
 ) -> Preprocessing:
     """Rate and length taken from the training recordings."""
-    recordings = [_audio.read(sample) for sample in samples]
+    recordings = [audio_decoder.read(sample) for sample in samples]
     seconds = preprocessing.seconds
     if not seconds:
         usual = float(np.percentile([one.seconds for one in recordings], LONGEST))
         seconds = min(preprocessing.max_seconds, max(0.1, round(usual, 2)))
     return msgspec.structs.replace(
-        preprocessing, rate=_audio.rate_of(recordings, preprocessing), seconds=seconds
+        preprocessing,
+        rate=audio_decoder.rate_of(recordings, preprocessing),
+        seconds=seconds,
     )
 
 
@@ -107,7 +109,7 @@ def decode(data: Raw, context: Context) -> Arrays:
     `InvalidInput`.
     """
     how = context.preprocessing
-    heard = _audio.at_rate(_audio.read(data), how.rate)
+    heard = audio_decoder.at_rate(audio_decoder.read(data), how.rate)
     spare = len(heard) - how.length
     if spare > 0:
         heard = heard[spare // 2 : spare // 2 + how.length]
@@ -128,4 +130,4 @@ def as_sent(data: Raw) -> bytes:
 
 def example() -> bytes:
     """Half a second of a rising tone as WAV."""
-    return _audio.tone()
+    return audio_decoder.tone()

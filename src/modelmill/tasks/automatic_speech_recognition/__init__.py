@@ -8,16 +8,16 @@ import msgspec
 import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks import _audio
-from modelmill.tasks._audio import fingerprint
-from modelmill.tasks.automatic_speech_recognition._decoding import (
+from modelmill.tasks.automatic_speech_recognition.decoding import (
     Heard,
     beam,
     greedy,
     words,
 )
-from modelmill.tasks.automatic_speech_recognition._measures import error_rate, sheet
+from modelmill.tasks.automatic_speech_recognition.measures import error_rate, sheet
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.decoding import audio_decoder
+from modelmill.tasks.decoding.audio_decoder import fingerprint
 from modelmill.types import Json, TensorSpec
 
 __all__ = [
@@ -59,7 +59,7 @@ SCORES = "scores"
 SHOWN = 16
 
 
-class Preprocessing(_audio.Preprocessing, frozen=True, kw_only=True):
+class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
     """How a recording becomes samples, and how many of them are heard at once; travels in the
     manifest.
     """
@@ -112,7 +112,7 @@ def prepare(
     samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
 ) -> Preprocessing:
     """Rate and length taken from the training recordings."""
-    recordings = [_audio.read(sample) for sample in samples]
+    recordings = [audio_decoder.read(sample) for sample in samples]
     longest = max(one.seconds for one in recordings)
     seconds = preprocessing.seconds or min(
         preprocessing.max_seconds, max(0.1, round(longest * 1.05, 2))
@@ -124,7 +124,9 @@ def prepare(
             "cut them at silences, or set max_seconds (at most 120)"
         )
     return msgspec.structs.replace(
-        preprocessing, rate=_audio.rate_of(recordings, preprocessing), seconds=seconds
+        preprocessing,
+        rate=audio_decoder.rate_of(recordings, preprocessing),
+        seconds=seconds,
     )
 
 
@@ -146,8 +148,8 @@ def outputs(context: Context) -> list[TensorSpec]:
 
 def decode(data: Raw, context: Context) -> Arrays:
     """`audio`: the samples at the model's rate; raises `InvalidInput`, `TooLarge`."""
-    recording = _audio.read(data)
-    heard = _audio.at_rate(recording, context.preprocessing.rate)
+    recording = audio_decoder.read(data)
+    heard = audio_decoder.at_rate(recording, context.preprocessing.rate)
     return {
         "audio": np.ascontiguousarray(heard),
         SECONDS: np.float32(recording.seconds),  # type: ignore[dict-item]
@@ -303,4 +305,4 @@ def as_sent(data: Raw) -> bytes:
 
 def example() -> bytes:
     """Half a second of a rising tone as WAV."""
-    return _audio.tone()
+    return audio_decoder.tone()

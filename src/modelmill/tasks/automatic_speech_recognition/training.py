@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelmill.tasks.automatic_speech_recognition._decoding import greedy
-from modelmill.tasks.automatic_speech_recognition._measures import distance
+from modelmill.tasks.automatic_speech_recognition.decoding import greedy
+from modelmill.tasks.automatic_speech_recognition.measures import distance
 from modelmill.tasks.base import Signature, TrainSettings
 
 SCORE = "right"

@@ -11,9 +11,13 @@ import msgspec
 import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks import _text
-from modelmill.tasks._text import TOKENIZER, fingerprint, load_tokenizer
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
+from modelmill.tasks.decoding import text_tokenizer
+from modelmill.tasks.decoding.text_tokenizer import (
+    TOKENIZER,
+    fingerprint,
+    load_tokenizer,
+)
 from modelmill.types import Json, TensorSpec
 
 __all__ = ["fingerprint"]
@@ -44,7 +48,7 @@ PARAMETERS = (*OWN, "token_ids")
 TOKENS = f"{NOTE}tokens"
 
 
-class Preprocessing(_text.Preprocessing, frozen=True, kw_only=True):
+class Preprocessing(text_tokenizer.Preprocessing, frozen=True, kw_only=True):
     """How a text becomes token ids, and how long the vector is that it becomes."""
 
     dimensions: Annotated[
@@ -54,14 +58,14 @@ class Preprocessing(_text.Preprocessing, frozen=True, kw_only=True):
 
 def prepare(
     samples: Sequence[Any], preprocessing: Preprocessing, folder: Path
-) -> _text.Preprocessing:
+) -> text_tokenizer.Preprocessing:
     """The tokenizer and the length, learnt from both sides of the pairs."""
     texts = [
         text
         for sample in samples
         for text in (sample if isinstance(sample, tuple) else (sample,))
     ]
-    return _text.prepare(texts, preprocessing, folder)
+    return text_tokenizer.prepare(texts, preprocessing, folder)
 
 
 def shown(item: Item) -> Any:
@@ -89,7 +93,7 @@ def score_of(item: Item) -> float | None:
 
 def inputs(context: Context) -> list[TensorSpec]:
     """`ids`: int64 [-1, max_length]."""
-    return [_text.tensor(context.preprocessing)]
+    return [text_tokenizer.tensor(context.preprocessing)]
 
 
 def outputs(context: Context) -> list[TensorSpec]:
@@ -123,7 +127,7 @@ def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Array
     ids = (
         _ids(data, context, whole=left or not cuts)
         if given is None
-        else _text.checked_ids(given, how.tokens)
+        else text_tokenizer.checked_ids(given, how.tokens)
     )
     if len(ids) > how.max_length and not cuts:
         raise InvalidInput(
@@ -138,9 +142,11 @@ def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Array
 
 def _ids(data: Raw, context: Context, *, whole: bool) -> list[int]:
     """The tokens of a text, or of so much of its beginning as the model reads at most."""
-    text = _text.text_of(data)
-    text = _text.without_surrogates(
-        text if whole else text[: context.preprocessing.max_length * _text.LETTERS]
+    text = text_tokenizer.text_of(data)
+    text = text_tokenizer.without_surrogates(
+        text
+        if whole
+        else text[: context.preprocessing.max_length * text_tokenizer.LETTERS]
     )
     return list(
         load_tokenizer(context.folder / TOKENIZER)
@@ -224,14 +230,14 @@ def measure(
     """What each text finds among the others of its pairs or of its labels, and how near scored
     pairs are.
     """
-    from modelmill.tasks.feature_extraction._measures import measures
+    from modelmill.tasks.feature_extraction.measures import measures
 
     return measures(run, items, context)
 
 
 def as_sent(data: Raw) -> str:
     """The text itself."""
-    return _text.text_of(data)
+    return text_tokenizer.text_of(data)
 
 
 def example() -> str:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelmill.tasks._transformer import Sentences
 from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.networks.transformer import Sentences
 
 SCORE = "score"
 Batch = dict[str, Tensor]

@@ -10,8 +10,9 @@ import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.sampling import log_shares
-from modelmill.tasks import _text
-from modelmill.tasks._text import (
+from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
+from modelmill.tasks.decoding import text_tokenizer
+from modelmill.tasks.decoding.text_tokenizer import (
     EAST,
     LETTERS,
     MASK,
@@ -22,7 +23,6 @@ from modelmill.tasks._text import (
     load_tokenizer,
     look,
 )
-from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
 from modelmill.types import Json, TensorSpec
 
 __all__ = ["Preprocessing", "fingerprint", "look"]
@@ -52,7 +52,7 @@ def prepare(
     """The tokenizer and the length, learnt from the training texts; raises `InvalidInput` where no
     word is known.
     """
-    found = _text.prepare(samples, preprocessing, folder)
+    found = text_tokenizer.prepare(samples, preprocessing, folder)
     if found.tokens <= len(SPECIAL):
         raise InvalidInput(
             f"no word of the texts is in them {preprocessing.minimum_count} times: bring more "
@@ -65,7 +65,7 @@ def prepare(
 def inputs(context: Context) -> list[TensorSpec]:
     """`ids`: int64 [-1, max_length]; `places` of the words that are wanted [-1, any number]."""
     return [
-        _text.tensor(context.preprocessing),
+        text_tokenizer.tensor(context.preprocessing),
         TensorSpec(name="places", datatype="INT64", shape=[-1, -1]),
     ]
 
@@ -83,7 +83,7 @@ def decode(data: Raw, context: Context) -> Arrays:
     """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput` where
     there is none.
     """
-    ids = _masked(_text.text_of(data), context)
+    ids = _masked(text_tokenizer.text_of(data), context)
     places, wanted = np.flatnonzero(ids == MASKED), str(data).count(MASK)
     if not wanted:
         raise InvalidInput(f"the text has no {MASK}: write it where a word is missing")
@@ -96,14 +96,16 @@ def decode(data: Raw, context: Context) -> Arrays:
     return {
         "ids": ids,
         "places": places.astype(np.int64),
-        f"{NOTE}text": _text.noted(str(data)),
+        f"{NOTE}text": text_tokenizer.noted(str(data)),
     }
 
 
 def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
     """Token ids, int64 [max_length], of a text in which [MASK] alone is no text."""
     how, tokenizer = context.preprocessing, load_tokenizer(context.folder / TOKENIZER)
-    ids = _text.ids_around(tokenizer, text[: how.max_length * LETTERS], MASK, MASKED)
+    ids = text_tokenizer.ids_around(
+        tokenizer, text[: how.max_length * LETTERS], MASK, MASKED
+    )
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids[: how.max_length]
     return row
@@ -120,7 +122,7 @@ def encode(
     for name in parameters:
         if name not in PARAMETERS:
             raise unknown_setting(name, PARAMETERS, "parameter")
-    text = _text.told(arrays[f"{NOTE}text"])
+    text = text_tokenizer.told(arrays[f"{NOTE}text"])
     wanted = _targets(parameters, context)
     count = USUAL if parameters.get("top_k") is None else parameters["top_k"]
     if type(count) is not int or not 1 <= count <= MOST:
@@ -157,7 +159,7 @@ def _targets(parameters: Mapping[str, Any], context: Context) -> Any:
     tokenizer, ids = load_tokenizer(context.folder / TOKENIZER), []
     for word in words:
         known = tokenizer.encode(
-            _text.without_surrogates(word), add_special_tokens=False
+            text_tokenizer.without_surrogates(word), add_special_tokens=False
         ).ids
         if len(known) != 1 or known[0] < len(SPECIAL):
             raise InvalidInput(f"the model knows no single token {word[:60]!r}")
@@ -199,7 +201,7 @@ def alike(one: list[Any], other: list[Any], tolerance: float) -> bool:
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     """`ids` alone: training hides words of its own choice each time."""
-    ids = _text.decode(item.data, context.preprocessing, context.folder)
+    ids = text_tokenizer.decode(item.data, context.preprocessing, context.folder)
     return {"ids": ids.astype(np.int32)}, {}
 
 
@@ -219,7 +221,7 @@ def measure(
     """How often the likeliest word is the one that was hidden, and the surprise at it in nats."""
     right, surprise, count = 0, 0.0, 0
     for number, item in enumerate(items):
-        ids = _text.decode(item.data, context.preprocessing, context.folder)
+        ids = text_tokenizer.decode(item.data, context.preprocessing, context.folder)
         places = _hidden(ids, number)
         if not len(places):
             continue
@@ -259,7 +261,7 @@ def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
 
 def asked(item: Item, context: Context) -> str:
     """As much of a text as the model reads, less what a [MASK] may take."""
-    return _text.beginning(
+    return text_tokenizer.beginning(
         item.data,
         context.folder,
         max(1, context.preprocessing.max_length - MASK_TOKENS),
@@ -268,7 +270,7 @@ def asked(item: Item, context: Context) -> str:
 
 def as_sent(data: Raw) -> str:
     """A text whose middle word is hidden; the middle letter of it in scripts without spaces."""
-    words = _text.text_of(data).split()
+    words = text_tokenizer.text_of(data).split()
     middle = words[len(words) // 2]
     half = len(middle) // 2
     spaced = all(letter < EAST for letter in middle)

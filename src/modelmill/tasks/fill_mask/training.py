@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelmill.tasks._text import MASK, SPECIAL, sizes
 from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.decoding.text_tokenizer import MASK, SPECIAL, sizes
 
 __all__ = ["SCORE", "deployed", "hide", "loss", "sizes", "validate"]
 

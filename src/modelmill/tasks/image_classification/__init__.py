@@ -5,10 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from modelmill.tasks import _classification, _image, _sheet
-from modelmill.tasks._classification import complete, encode, outputs, target, truth
-from modelmill.tasks._image import Preprocessing, fingerprint, look
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.decoding import image_decoder
+from modelmill.tasks.decoding.image_decoder import Preprocessing, fingerprint, look
+from modelmill.tasks.evaluation import classification, sample_sheet
+from modelmill.tasks.evaluation.classification import (
+    complete,
+    encode,
+    outputs,
+    target,
+    truth,
+)
 from modelmill.types import TensorSpec
 
 __all__ = [
@@ -49,17 +56,17 @@ def prepare(
     samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
 ) -> Preprocessing:
     """Size, colour and normalisation taken from the training pictures."""
-    return _image.prepare(samples, preprocessing)
+    return image_decoder.prepare(samples, preprocessing)
 
 
 def inputs(context: Context) -> list[TensorSpec]:
     """`image`: uint8 [-1, height, width, channels]."""
-    return [_image.tensor(context.preprocessing)]
+    return [image_decoder.tensor(context.preprocessing)]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
     """`image`: uint8 [height, width, channels]; raises `InvalidInput`, `TooLarge`."""
-    return {"image": _image.decode(data, context.preprocessing)}
+    return {"image": image_decoder.decode(data, context.preprocessing)}
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
@@ -71,7 +78,7 @@ def evaluate(measured: Measured) -> Evaluation:
     """What all classifiers are measured by, and a sheet of the errors that the model was most sure
     of.
     """
-    found = _classification.evaluate(measured)
+    found = classification.evaluate(measured)
     guesses = [
         max(answer, key=lambda entry: entry["score"]) for answer in measured.outputs
     ]
@@ -89,16 +96,16 @@ def evaluate(measured: Measured) -> Evaluation:
     ]
     title = f"{len(wrong)} of {len(guesses)} misclassified, the surest first"
     pictures = {
-        "misclassified.png": _sheet.sheet(title, measured.show(worst), captions)
+        "misclassified.png": sample_sheet.sheet(title, measured.show(worst), captions)
     }
     return Evaluation(metrics=found.metrics, pictures=found.pictures | pictures)
 
 
 def as_sent(data: Raw) -> bytes:
     """A picture as a file: PNG where the data set has mere pixels."""
-    return _image.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
+    return image_decoder.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
 
 
 def example() -> bytes:
     """A small grey gradient as PNG."""
-    return _image.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))
+    return image_decoder.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))

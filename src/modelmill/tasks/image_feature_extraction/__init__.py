@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from modelmill.errors import unknown_setting
-from modelmill.tasks import _image
-from modelmill.tasks._image import fingerprint, look
-from modelmill.tasks._retrieval import evaluate
 from modelmill.tasks.base import Arrays, Context, Item, Raw
+from modelmill.tasks.decoding import image_decoder
+from modelmill.tasks.decoding.image_decoder import fingerprint, look
+from modelmill.tasks.evaluation.retrieval import evaluate
 from modelmill.types import Json, TensorSpec
 
 __all__ = [
@@ -52,7 +52,7 @@ SAMPLES = 1000
 DIGITS = 6
 
 
-class Preprocessing(_image.Preprocessing, frozen=True, kw_only=True):
+class Preprocessing(image_decoder.Preprocessing, frozen=True, kw_only=True):
     """How a picture becomes pixels, and how long the vector is that it becomes."""
 
     dimensions: Annotated[
@@ -62,14 +62,14 @@ class Preprocessing(_image.Preprocessing, frozen=True, kw_only=True):
 
 def prepare(
     samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
-) -> _image.Preprocessing:
+) -> image_decoder.Preprocessing:
     """Size, colour and normalisation taken from the training pictures."""
-    return _image.prepare(samples, preprocessing)
+    return image_decoder.prepare(samples, preprocessing)
 
 
 def inputs(context: Context) -> list[TensorSpec]:
     """`image`: uint8 [-1, height, width, channels]."""
-    return [_image.tensor(context.preprocessing)]
+    return [image_decoder.tensor(context.preprocessing)]
 
 
 def outputs(context: Context) -> list[TensorSpec]:
@@ -85,7 +85,7 @@ def outputs(context: Context) -> list[TensorSpec]:
 
 def decode(data: Raw, context: Context) -> Arrays:
     """`image`: uint8 [height, width, channels]; raises `InvalidInput`, `TooLarge`."""
-    return {"image": _image.decode(data, context.preprocessing)}
+    return {"image": image_decoder.decode(data, context.preprocessing)}
 
 
 def encode(
@@ -119,9 +119,9 @@ def complete(labels: Sequence[str]) -> Json:
 
 def as_sent(data: Raw) -> bytes:
     """A picture as a file: PNG where the data set has mere pixels."""
-    return _image.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
+    return image_decoder.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
 
 
 def example() -> bytes:
     """A small grey gradient as PNG."""
-    return _image.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))
+    return image_decoder.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))

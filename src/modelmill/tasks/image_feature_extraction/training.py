@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelmill.data.augment import Augment, augment
-from modelmill.tasks._classifier import cross_entropy
 from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.networks.classifier_training import cross_entropy
 
 SCORE = ""
 """The last epoch is kept: validation sees a part of the classes at once, and the schedule ends

@@ -11,12 +11,12 @@ import numpy as np
 
 from modelmill.data.augment import Augment
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks import _image
-from modelmill.tasks._image import fingerprint, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw
-from modelmill.tasks.image_segmentation import _masks
-from modelmill.tasks.image_segmentation._alike import alike
-from modelmill.tasks.image_segmentation._evaluation import evaluate
+from modelmill.tasks.decoding import image_decoder
+from modelmill.tasks.decoding.image_decoder import fingerprint, look
+from modelmill.tasks.image_segmentation import mask_arrays
+from modelmill.tasks.image_segmentation.evaluation import evaluate
+from modelmill.tasks.image_segmentation.mask_similarity import alike
 from modelmill.types import Json, TensorSpec
 
 __all__ = [
@@ -57,7 +57,7 @@ PARAMETERS = ("mask_format", "subtask", "threshold")
 FORMATS = ("png", "classes")
 
 
-class Preprocessing(_image.Preprocessing, frozen=True, kw_only=True):
+class Preprocessing(image_decoder.Preprocessing, frozen=True, kw_only=True):
     """As for other pictures, but larger, and always stretched: every pixel that was sent gets an
     answer.
     """
@@ -87,12 +87,12 @@ def prepare(
     samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
 ) -> Preprocessing:
     """Size, colour and normalisation taken from the training pictures."""
-    return _image.prepare(samples, preprocessing)  # type: ignore[return-value]
+    return image_decoder.prepare(samples, preprocessing)  # type: ignore[return-value]
 
 
 def inputs(context: Context) -> list[TensorSpec]:
     """`image`: uint8 [-1, height, width, channels]."""
-    return [_image.tensor(context.preprocessing)]
+    return [image_decoder.tensor(context.preprocessing)]
 
 
 def outputs(context: Context) -> list[TensorSpec]:
@@ -108,9 +108,9 @@ def decode(data: Raw, context: Context) -> Arrays:
     """`image`: uint8 [height, width, channels], and the size that was sent; raises `InvalidInput`,
     `TooLarge`.
     """
-    pixels = _image.read_pixels(data)
+    pixels = image_decoder.read_pixels(data)
     size = np.array(pixels.shape[:2], np.int32)
-    return {"image": _image.decode(pixels, context.preprocessing), SIZE: size}
+    return {"image": image_decoder.decode(pixels, context.preprocessing), SIZE: size}
 
 
 def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
@@ -123,10 +123,12 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> A
     which it names all. `threshold` leaves out classes of a lower score.
     """
     threshold, form = _parameters(parameters)
-    mask = _masks.enlarged(arrays["mask"], *map(int, arrays[SIZE]))
+    mask = mask_arrays.enlarged(arrays["mask"], *map(int, arrays[SIZE]))
     if form == "classes":
-        return {"classes": context.labels, "mask": _masks.packed(mask)}
-    scores = _masks.confident(arrays["mask"], arrays["scores"], len(context.labels))
+        return {"classes": context.labels, "mask": mask_arrays.packed(mask)}
+    scores = mask_arrays.confident(
+        arrays["mask"], arrays["scores"], len(context.labels)
+    )
     answer: list[Json] = []
     pixels = np.bincount(mask.ravel(), minlength=len(context.labels))
     for number in np.argsort(-pixels, kind="stable")[
@@ -138,7 +140,7 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> A
                 {
                     "label": context.labels[number],
                     "score": score,
-                    "mask": _masks.packed(only),
+                    "mask": mask_arrays.packed(only),
                 }
             )
     return answer
@@ -184,7 +186,7 @@ def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     learnt.
     """
     how = context.preprocessing
-    mask = _masks.resized(_masks.read(truth(item)), how.height, how.width)
+    mask = mask_arrays.resized(mask_arrays.read(truth(item)), how.height, how.width)
     return {"image": decode(item.data, context)["image"]}, {"mask": mask}
 
 
@@ -196,9 +198,9 @@ def truth(item: Item) -> bytes:
 
 def as_sent(data: Raw) -> bytes:
     """A picture as a file: PNG where the data set has mere pixels."""
-    return _image.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
+    return image_decoder.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
 
 
 def example() -> bytes:
     """A small grey gradient as PNG."""
-    return _image.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))
+    return image_decoder.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from modelmill.data.augment import Augment, augment_with_masks
 from modelmill.tasks.base import Signature, TrainSettings
-from modelmill.tasks.image_segmentation._masks import IGNORED
+from modelmill.tasks.image_segmentation.mask_arrays import IGNORED
 
 SCORE = "miou"
 CHUNK = 8

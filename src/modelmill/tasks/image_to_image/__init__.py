@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from modelmill.errors import InvalidInput, MillError, unknown_setting
-from modelmill.tasks import _image
-from modelmill.tasks._image import Pixels, fingerprint
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
-from modelmill.tasks.image_to_image import _preprocessing as pre
-from modelmill.tasks.image_to_image._measures import Row, psnr, sheet, ssim
-from modelmill.tasks.image_to_image._preprocessing import Preprocessing
-from modelmill.tasks.image_to_image._tiles import repaired
+from modelmill.tasks.decoding import image_decoder
+from modelmill.tasks.decoding.image_decoder import Pixels, fingerprint
+from modelmill.tasks.image_to_image import preprocessing as pre
+from modelmill.tasks.image_to_image.measures import Row, psnr, sheet, ssim
+from modelmill.tasks.image_to_image.preprocessing import Preprocessing
+from modelmill.tasks.image_to_image.tiling import repaired
 from modelmill.types import Json, TensorSpec
 
 __all__ = [
@@ -119,7 +119,7 @@ def decode(data: Raw, context: Context) -> Arrays:
     """
     if context.preprocessing.repair == "inpaint":
         return {"image": pre.with_holes(data, context.preprocessing)}
-    pixels = _image.read_pixels(data)
+    pixels = image_decoder.read_pixels(data)
     pre.check_size(pixels, context.preprocessing)
     wanted, colors = pre.as_wanted(pixels, context.preprocessing)
     return {"image": wanted} if colors is None else {"image": wanted, COLORS: colors}
@@ -135,7 +135,9 @@ def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Array
     if parameters.get("mask") is None:
         return decode(data, context)
     return {
-        "image": pre.masked(_image.read_pixels(data), _mask(parameters["mask"]), how)
+        "image": pre.masked(
+            image_decoder.read_pixels(data), _mask(parameters["mask"]), how
+        )
     }
 
 
@@ -177,7 +179,7 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> J
     """`{"image": PNG as base64}`; raises `InvalidInput` for parameters that nothing reads."""
     _check(parameters, context.preprocessing)
     pixels = pre.joined(pre.rounded(arrays[REPAIRED] * 255), arrays.get(COLORS))
-    return {ANSWER: b64encode(_image.png(pixels)).decode()}
+    return {ANSWER: b64encode(image_decoder.png(pixels)).decode()}
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
@@ -189,10 +191,12 @@ def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     """
     how = context.preprocessing
     if not isinstance(item.target, bytes):
-        return {"image": pre.kept(_image.read_pixels(item.data), how)}, {}
+        return {"image": pre.kept(image_decoder.read_pixels(item.data), how)}, {}
     pre.check_pairs(how)
     sent, clean = pre.kept_pair(
-        _image.read_pixels(item.data), _image.read_pixels(item.target), how
+        image_decoder.read_pixels(item.data),
+        image_decoder.read_pixels(item.target),
+        how,
     )
     return {"image": sent}, {"clean": clean}
 
@@ -201,7 +205,7 @@ def asked(item: Item, context: Context) -> Pixels:
     """The damaged picture that stands for a clean one where a model is measured; of a pair, what is
     sent.
     """
-    pixels = _image.read_pixels(item.data)
+    pixels = image_decoder.read_pixels(item.data)
     return (
         pixels
         if isinstance(item.target, bytes)
@@ -273,7 +277,7 @@ def evaluate(measured: Measured) -> Evaluation:
 
 def as_sent(data: Raw) -> bytes:
     """A picture as a file: PNG where there are mere pixels."""
-    return _image.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
+    return image_decoder.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
 
 
 def example() -> bytes:
@@ -281,15 +285,15 @@ def example() -> bytes:
     pixels = np.full((24, 24, 4), 255, np.uint8)
     pixels[:, :, :3] = np.arange(0, 240, 10)[:, None]
     pixels[8:16, 8:16, 3] = 0
-    return _image.png(pixels)
+    return image_decoder.png(pixels)
 
 
 def _before_and_after(
     truth: Raw | tuple[Raw, Raw], how: Preprocessing
 ) -> tuple[Pixels, Pixels]:
     if isinstance(truth, tuple):
-        return _image.read_pixels(truth[0]), _image.read_pixels(truth[1])
-    clean = _image.read_pixels(truth)
+        return image_decoder.read_pixels(truth[0]), image_decoder.read_pixels(truth[1])
+    clean = image_decoder.read_pixels(truth)
     return pre.damaged(clean, how), clean
 
 

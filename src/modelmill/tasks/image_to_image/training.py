@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modelmill.tasks.base import Signature, TrainSettings
-from modelmill.tasks.image_to_image._networks import Clamped, patches, psnr
+from modelmill.tasks.image_to_image.networks import Clamped, patches, psnr
 
 SCORE = "psnr"
 MULTIPLE = 24

@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 
 from modelmill.data.base import Box
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks import _image
-from modelmill.tasks._image import Placement, Preprocessing, fingerprint, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.decoding import image_decoder
+from modelmill.tasks.decoding.image_decoder import (
+    Placement,
+    Preprocessing,
+    fingerprint,
+    look,
+)
 from modelmill.tasks.image_classification import as_sent
-from modelmill.tasks.object_detection._settings import IGNORED, NO_BOX, TOP
+from modelmill.tasks.object_detection.settings import IGNORED, NO_BOX, TOP
 from modelmill.types import Json, TensorSpec
 
 __all__ = [
@@ -68,7 +73,9 @@ def prepare(
     """Size, colour and normalisation taken from the training pictures."""
     how = preprocessing
     if not (how.height and how.width):
-        height, width = np.median([_image.size_of(raw) for raw in samples], axis=0)
+        height, width = np.median(
+            [image_decoder.size_of(raw) for raw in samples], axis=0
+        )
         scale = min(1.0, how.max_side / max(height, width))
         sides = [
             max(STRIDE, round(side * scale / STRIDE) * STRIDE)
@@ -77,12 +84,12 @@ def prepare(
         how = msgspec.structs.replace(
             how, height=how.height or sides[0], width=how.width or sides[1]
         )
-    return _image.prepare(samples, how)
+    return image_decoder.prepare(samples, how)
 
 
 def inputs(context: Context) -> list[TensorSpec]:
     """`image`: uint8 [-1, height, width, channels]."""
-    return [_image.tensor(context.preprocessing)]
+    return [image_decoder.tensor(context.preprocessing)]
 
 
 def outputs(context: Context) -> list[TensorSpec]:
@@ -101,8 +108,8 @@ def decode(data: Raw, context: Context) -> Arrays:
 
     Raises `InvalidInput`, `TooLarge`.
     """
-    image = _image.decode(data, context.preprocessing)
-    return {"image": image, SENT: np.array(_image.size_of(data), np.int32)}
+    image = image_decoder.decode(data, context.preprocessing)
+    return {"image": image, SENT: np.array(image_decoder.size_of(data), np.int32)}
 
 
 def encode(
@@ -121,7 +128,7 @@ def encode(
         return []
     rows = rows[np.argsort(-scores[rows], kind="stable")]
     height, width = (int(side) for side in arrays[SENT])
-    place = _image.placed((height, width), context.preprocessing)
+    place = image_decoder.placed((height, width), context.preprocessing)
     boxes = _in_picture(
         arrays["boxes"][rows], place, context.preprocessing, height, width
     )
@@ -206,7 +213,7 @@ def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
         [[box.xmin, box.ymin, box.xmax, box.ymax] for box in found], np.float64
     ).reshape(-1, 4)
     how = context.preprocessing
-    place = _image.placed((height, width), how)
+    place = image_decoder.placed((height, width), how)
     scale = np.array([place.width / width, place.height / height] * 2)
     pixels = corners * scale + [place.left, place.top] * 2
     frame = np.clip(pixels / np.array([how.width, how.height] * 2), 0, 1)
@@ -233,7 +240,7 @@ def complete(labels: Sequence[str]) -> Json:
 
 def evaluate(measured: Measured) -> Evaluation:
     """COCO's average precision, curves and samples."""
-    from modelmill.tasks.object_detection._metrics import evaluate as judged
+    from modelmill.tasks.object_detection.metrics import evaluate as judged
 
     return judged(measured)
 
@@ -273,4 +280,4 @@ def example() -> bytes:
     """A small bright square on grey as PNG."""
     pixels = np.full((48, 64, 3), 90, np.uint8)
     pixels[12:36, 20:44] = (230, 60, 40)
-    return _image.png(pixels)
+    return image_decoder.png(pixels)

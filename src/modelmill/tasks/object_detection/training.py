@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelmill.tasks.base import Signature, TrainSettings
-from modelmill.tasks.object_detection._augment import changed, packed
-from modelmill.tasks.object_detection._metrics import average_precision
-from modelmill.tasks.object_detection._settings import IGNORED, TOP, BoxAugment
+from modelmill.tasks.object_detection.augment import changed, packed
+from modelmill.tasks.object_detection.metrics import average_precision
+from modelmill.tasks.object_detection.settings import IGNORED, TOP, BoxAugment
 
 SCORE = ""
 """The last epoch is kept: the learning rate has come to rest there, and few validation pictures

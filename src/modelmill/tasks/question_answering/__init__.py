@@ -11,17 +11,17 @@ import numpy as np
 from msgspec import Meta
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks import _text
-from modelmill.tasks._text import TOKENIZER, load_tokenizer, look
 from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
-from modelmill.tasks.question_answering._features import (
+from modelmill.tasks.decoding import text_tokenizer
+from modelmill.tasks.decoding.text_tokenizer import TOKENIZER, load_tokenizer, look
+from modelmill.tasks.question_answering.features import (
     COUNT,
     endings,
     features,
     partners,
     window_baseline,
 )
-from modelmill.tasks.question_answering._measures import exact, f1
+from modelmill.tasks.question_answering.measures import exact, f1
 from modelmill.types import QUESTION, Json, TensorSpec
 
 __all__ = ["look"]
@@ -46,7 +46,7 @@ ends.
 """
 
 
-class Preprocessing(_text.Preprocessing, frozen=True, kw_only=True):
+class Preprocessing(text_tokenizer.Preprocessing, frozen=True, kw_only=True):
     """How question and passage become tokens, and how much of a passage training looks at."""
 
     vocabulary: Annotated[
@@ -90,7 +90,9 @@ def asked_of(data: Raw) -> tuple[str, str]:
         isinstance(document.get(name), str) for name in ("question", "context")
     ):
         raise InvalidInput(wanted)
-    return _text.text_of(document["question"]), _text.text_of(document["context"])
+    return text_tokenizer.text_of(document["question"]), text_tokenizer.text_of(
+        document["context"]
+    )
 
 
 def fingerprint(data: Raw) -> str:
@@ -115,14 +117,14 @@ def prepare(
     """The tokenizer, learnt from questions and passages, and the length of passages."""
     questions, contexts = zip(*(asked_of(sample) for sample in samples), strict=True)
     passages = list(dict.fromkeys(contexts))
-    found = _text.prepare([*questions, *passages], preprocessing, folder)
+    found = text_tokenizer.prepare([*questions, *passages], preprocessing, folder)
     if preprocessing.max_length:
         return found  # type: ignore[return-value]
     tokenizer = load_tokenizer(folder / TOKENIZER)
     lengths = [
         len(one.ids)
         for one in tokenizer.encode_batch(
-            [_text.without_surrogates(text) for text in passages]
+            [text_tokenizer.without_surrogates(text) for text in passages]
         )
     ]
     length = max(STEP, min(preprocessing.length_limit, int(np.percentile(lengths, 98))))
@@ -157,14 +159,16 @@ def outputs(context: Context) -> list[TensorSpec]:
 def _read(data: Raw, context: Context) -> Asked:
     question, text = asked_of(data)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    told = tokenizer.encode(_text.without_surrogates(text), add_special_tokens=False)
+    told = tokenizer.encode(
+        text_tokenizer.without_surrogates(text), add_special_tokens=False
+    )
     if len(told.ids) > MOST_TOKENS:
         raise InvalidInput(
             f"the passage has {len(told.ids):,} tokens; at most {MOST_TOKENS:,} are taken: send a "
             "part"
         )
     said = tokenizer.encode(
-        _text.without_surrogates(question), add_special_tokens=False
+        text_tokenizer.without_surrogates(question), add_special_tokens=False
     )
     row = np.zeros(QUESTION_TOKENS, np.int64)
     ids = said.ids[:QUESTION_TOKENS]
@@ -198,7 +202,7 @@ def decode(data: Raw, context: Context) -> Arrays:
         "question": asked.question_ids,
         **known,
         f"{NOTE}places": places,
-        f"{NOTE}context": _text.noted(asked.context),
+        f"{NOTE}context": text_tokenizer.noted(asked.context),
     }
 
 
@@ -240,7 +244,10 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> A
         _whole(parameters, "top_k", 1, MOST_ANSWERS),
         _whole(parameters, "max_answer_len", 15, 1000),
     )
-    places, text = arrays[f"{NOTE}places"], _text.told(arrays[f"{NOTE}context"])
+    places, text = (
+        arrays[f"{NOTE}places"],
+        text_tokenizer.told(arrays[f"{NOTE}context"]),
+    )
     start, end = (np.exp(arrays[name].astype(np.float64)) for name in ("start", "end"))
     best = _best(start[1:], end[1:], longest, count, int((places[:, 1] > 0).sum()))
     found = [

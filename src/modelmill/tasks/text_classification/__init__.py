@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelmill.tasks import _text
-from modelmill.tasks._classification import (
+from modelmill.tasks.base import Arrays, Context, Item, Raw
+from modelmill.tasks.decoding import text_tokenizer
+from modelmill.tasks.decoding.text_tokenizer import Preprocessing, fingerprint, look
+from modelmill.tasks.evaluation.classification import (
     complete,
     encode,
     evaluate,
@@ -12,8 +14,6 @@ from modelmill.tasks._classification import (
     target,
     truth,
 )
-from modelmill.tasks._text import Preprocessing, fingerprint, look
-from modelmill.tasks.base import Arrays, Context, Item, Raw
 from modelmill.types import TensorSpec
 
 __all__ = [
@@ -53,17 +53,17 @@ def prepare(
     samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
 ) -> Preprocessing:
     """The tokenizer and the length, learnt from the training texts."""
-    return _text.prepare(samples, preprocessing, folder)
+    return text_tokenizer.prepare(samples, preprocessing, folder)
 
 
 def inputs(context: Context) -> list[TensorSpec]:
     """`ids`: int64 [-1, max_length]."""
-    return [_text.tensor(context.preprocessing)]
+    return [text_tokenizer.tensor(context.preprocessing)]
 
 
 def decode(data: Raw, context: Context) -> Arrays:
     """`ids`: int64 [max_length]; raises `InvalidInput`."""
-    return {"ids": _text.decode(data, context.preprocessing, context.folder)}
+    return {"ids": text_tokenizer.decode(data, context.preprocessing, context.folder)}
 
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
@@ -73,7 +73,7 @@ def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
 
 def as_sent(data: Raw) -> str:
     """The text itself."""
-    return _text.text_of(data)
+    return text_tokenizer.text_of(data)
 
 
 def example() -> str:

@@ -11,11 +11,22 @@ import numpy as np
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.generator import LENGTH, Piece, Text
 from modelmill.generation.sampling import Sampling, log_shares, sampling
-from modelmill.tasks import _units
-from modelmill.tasks._text import LETTERS, checked_ids, ids_around, without_surrogates
-from modelmill.tasks._units import END, PAD, SPECIAL, TOKENIZER, load_tokenizer
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Raw
-from modelmill.tasks.text_generation._chat import ENDS, rendered, stops
+from modelmill.tasks.decoding import lossless_tokenizer
+from modelmill.tasks.decoding.lossless_tokenizer import (
+    END,
+    PAD,
+    SPECIAL,
+    TOKENIZER,
+    load_tokenizer,
+)
+from modelmill.tasks.decoding.text_tokenizer import (
+    LETTERS,
+    checked_ids,
+    ids_around,
+    without_surrogates,
+)
+from modelmill.tasks.text_generation.chat_template import ENDS, rendered, stops
 from modelmill.types import Json, TensorSpec
 
 SUMMARY = "write a text on, in the manner of those it was trained on"
@@ -65,7 +76,7 @@ NEUTRAL: Json = {
 """What is not offered may be said where it changes nothing."""
 
 
-class Preprocessing(_units.Units, frozen=True, kw_only=True):
+class Preprocessing(lossless_tokenizer.Units, frozen=True, kw_only=True):
     """How a text becomes tokens, and how many of them the model looks back on."""
 
     context: Annotated[
@@ -100,7 +111,7 @@ def prepare(
 ) -> Preprocessing:
     """The tokenizer, learnt from the training texts."""
     texts = (without_surrogates(_text_of(sample)) for sample in samples)
-    tokenizer = _units.learnt(texts, preprocessing, folder)
+    tokenizer = lossless_tokenizer.learnt(texts, preprocessing, folder)
     return msgspec.structs.replace(preprocessing, tokens=tokenizer.get_vocab_size())
 
 
@@ -164,7 +175,12 @@ def begin(
     ids = _fitting(_prompt(text, context, parameters), context)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
     return Text(
-        name, ids, how, frozenset({END, PAD}), _units.pieces(tokenizer), said=text
+        name,
+        ids,
+        how,
+        frozenset({END, PAD}),
+        lossless_tokenizer.pieces(tokenizer),
+        said=text,
     )
 
 
@@ -288,7 +304,9 @@ def _told(piece: Piece, context: Context) -> Json:
 
 def _named(token: int, context: Context) -> Json:
     """A token as a text and as its bytes: of several that make up one letter, none is a text."""
-    data = _units.bytes_of(load_tokenizer(context.folder / TOKENIZER), token)
+    data = lossless_tokenizer.bytes_of(
+        load_tokenizer(context.folder / TOKENIZER), token
+    )
     return {
         "token": _token(token, context),
         "bytes": None if data is None else list(data),

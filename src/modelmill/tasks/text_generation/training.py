@@ -46,7 +46,7 @@ def _surprise(network: nn.Module, window: Tensor) -> Tensor:
 
 def deployed(network: nn.Module, signature: Signature) -> dict[str, Graph]:
     """Graphs that answer in steps: with weights as they are, and in 8 bits."""
-    from modelmill.tasks._steps_graph import decoder
+    from modelmill.tasks.networks.decoder_graph import decoder
 
     weights = {
         name: tensor.detach().cpu().numpy()

@@ -9,11 +9,17 @@ import numpy as np
 from msgspec import Meta
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks import _text, _units
-from modelmill.tasks._text import fingerprint
-from modelmill.tasks._units import END, PAD, TOKENIZER, UNKNOWN, load_tokenizer
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
-from modelmill.tasks.translation._beam import search
+from modelmill.tasks.decoding import lossless_tokenizer, text_tokenizer
+from modelmill.tasks.decoding.lossless_tokenizer import (
+    END,
+    PAD,
+    TOKENIZER,
+    UNKNOWN,
+    load_tokenizer,
+)
+from modelmill.tasks.decoding.text_tokenizer import fingerprint
+from modelmill.tasks.translation.beam_search import search
 from modelmill.types import Json, TensorSpec
 
 __all__ = ["fingerprint"]
@@ -34,7 +40,7 @@ MOST_BEAMS, MOST_TOKENS, LEAST_LENGTH = 16, 512, 32
 Run = Callable[[Arrays], Arrays]
 
 
-class Preprocessing(_units.Units, frozen=True, kw_only=True):
+class Preprocessing(lossless_tokenizer.Units, frozen=True, kw_only=True):
     """How both languages become tokens; the tokenizer is one for both."""
 
     units: Annotated[
@@ -74,7 +80,7 @@ def prepare(
         for sample in samples
         for text in (sample if isinstance(sample, tuple) else (sample,))
     ]
-    tokenizer = _units.learnt(both, preprocessing, folder)
+    tokenizer = lossless_tokenizer.learnt(both, preprocessing, folder)
     length = preprocessing.max_length
     if not length:
         lengths = [
@@ -95,11 +101,13 @@ def shown(item: Item) -> Any:
 
 def asked(item: Item, context: Context) -> str:
     """The beginning of a text that is longer than the model takes: it is measured by that."""
-    return _text.beginning(item.data, context.folder, context.preprocessing.max_length)
+    return text_tokenizer.beginning(
+        item.data, context.folder, context.preprocessing.max_length
+    )
 
 
 def _clean(data: Raw) -> str:
-    return _text.without_surrogates(_text.text_of(data))
+    return text_tokenizer.without_surrogates(text_tokenizer.text_of(data))
 
 
 def inputs(context: Context) -> list[TensorSpec]:
@@ -263,14 +271,14 @@ def complete(labels: Sequence[str]) -> Json:
 
 def evaluate(measured: Measured) -> Evaluation:
     """BLEU and chrF with their signatures, some translations, and where they looked."""
-    from modelmill.tasks.translation._measures import measures
+    from modelmill.tasks.translation.measures import measures
 
     return measures(measured)
 
 
 def as_sent(data: Raw) -> str:
     """The sentence itself."""
-    return _text.text_of(data)
+    return text_tokenizer.text_of(data)
 
 
 def example() -> str:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelmill.tasks._seq2seq import graphs
-from modelmill.tasks._text import sizes
-from modelmill.tasks._transformer import shortened
 from modelmill.tasks.base import Graph, Signature, TrainSettings
+from modelmill.tasks.decoding.text_tokenizer import sizes
+from modelmill.tasks.networks.seq2seq import graphs
+from modelmill.tasks.networks.transformer import shortened
 
 __all__ = ["SCORE", "deployed", "loss", "sizes", "validate"]
 

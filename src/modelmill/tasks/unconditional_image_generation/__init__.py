@@ -12,9 +12,9 @@ import numpy as np
 from msgspec import Meta
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks import _image
-from modelmill.tasks._image import fingerprint
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.decoding import image_decoder
+from modelmill.tasks.decoding.image_decoder import fingerprint
 from modelmill.tasks.unconditional_image_generation.sampling import denoised
 from modelmill.types import Json, TensorSpec
 
@@ -40,7 +40,7 @@ STEPS = 25
 Run = Callable[[Arrays], Arrays]
 
 
-class Preprocessing(_image.Preprocessing, frozen=True, kw_only=True):
+class Preprocessing(image_decoder.Preprocessing, frozen=True, kw_only=True):
     """The pictures that are learnt and made, and the noise that they are made of."""
 
     latent: Annotated[
@@ -57,7 +57,7 @@ def prepare(
     samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
 ) -> Preprocessing:
     """Size and colour taken from the training pictures."""
-    return _image.prepare(samples, preprocessing)  # type: ignore[return-value]
+    return image_decoder.prepare(samples, preprocessing)  # type: ignore[return-value]
 
 
 def _shape(how: Preprocessing) -> list[int]:
@@ -226,7 +226,9 @@ def encode(
 ) -> list[str]:
     """The pictures as PNG files in base64; one where the arrays hold one."""
     images = arrays["image"].reshape(-1, *_shape(context.preprocessing))
-    return [b64encode(_image.png(eight_bits(image))).decode() for image in images]
+    return [
+        b64encode(image_decoder.png(eight_bits(image))).decode() for image in images
+    ]
 
 
 def alike(one: Any, other: Any, tolerance: float) -> bool:
@@ -247,7 +249,8 @@ def alike(one: Any, other: Any, tolerance: float) -> bool:
 
 def _alike_pictures(one: str, other: str, tolerance: float) -> bool:
     first, second = (
-        _image.read_pixels(b64decode(file)).astype(np.float32) for file in (one, other)
+        image_decoder.read_pixels(b64decode(file)).astype(np.float32)
+        for file in (one, other)
     )
     return (
         first.shape == second.shape
@@ -262,7 +265,7 @@ def eight_bits(image: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8
 
 def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
     """`image`: uint8 [height, width, channels]; nothing is aimed at but its likeness."""
-    return {"image": _image.decode(item.data, context.preprocessing)}, {}
+    return {"image": image_decoder.decode(item.data, context.preprocessing)}, {}
 
 
 def truth(item: Item) -> tuple[Raw, str]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modelmill.tasks import _image
 from modelmill.tasks.base import Evaluation, Measured, Raw
+from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.unconditional_image_generation.sheets import Pixels, sheet
 from modelmill.types import Json
 
@@ -64,8 +64,8 @@ def evaluate(measured: Measured) -> Evaluation:
             classes,
         )
     pictures = {
-        "samples.png": _image.png(sheet(made[:SHOWN])),
-        "real.png": _image.png(sheet(real[:SHOWN])),
+        "samples.png": image_decoder.png(sheet(made[:SHOWN])),
+        "real.png": image_decoder.png(sheet(real[:SHOWN])),
     }
     return Evaluation(metrics=metrics, pictures=pictures)
 
@@ -79,11 +79,11 @@ def _picture(file: str) -> Pixels:
 def _like(made: Pixels, pictures: Sequence[Raw]) -> Pixels:
     """Real pictures in the shape of those that are made."""
     _, height, width, channels = made.shape
-    how = _image.Preprocessing(
+    how = image_decoder.Preprocessing(
         height=height, width=width, color="grey" if channels == 1 else "rgb"
     )
     return (
-        np.stack([_image.decode(one, how) for one in pictures])
+        np.stack([image_decoder.decode(one, how) for one in pictures])
         if pictures
         else made[:0]
     )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelmill.tasks._image import png
+from modelmill.tasks.decoding.image_decoder import png
 from modelmill.tasks.unconditional_image_generation.sheets import sheet
 
 SCORE = ""

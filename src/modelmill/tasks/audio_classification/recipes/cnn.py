@@ -82,8 +82,8 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Samples [N, length] -> logits [N, classes]."""
     from torch import nn
 
-    from modelmill.tasks._mel import Hidden, LogMel
-    from modelmill.tasks._torch import Residual, conv
+    from modelmill.tasks.networks.layers import Residual, conv
+    from modelmill.tasks.networks.mel_spectrogram import Hidden, LogMel
 
     inside = settings.channels
     layers: list[nn.Module] = [

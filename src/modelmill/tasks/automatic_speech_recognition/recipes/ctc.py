@@ -58,6 +58,6 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Samples [N, S] -> log-probabilities [N, places, characters + 1]."""
-    from modelmill.tasks.automatic_speech_recognition._network import Ctc
+    from modelmill.tasks.automatic_speech_recognition.network import Ctc
 
     return Ctc(signature, settings)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks._blocks import Blocks, Layers
 from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
 from modelmill.tasks.feature_extraction import Preprocessing
+from modelmill.tasks.networks.attention_settings import Blocks, Layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Token ids [N, L] -> unit vectors [N, dimensions]."""
-    from modelmill.tasks._transformer import Encoder, Sentences
+    from modelmill.tasks.networks.transformer import Encoder, Sentences
 
     how = signature.preprocessing
     encoder = Encoder(how.tokens, **settings.shape, word_dropout=settings.word_dropout)

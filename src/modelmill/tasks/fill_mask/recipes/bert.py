@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from modelmill.tasks._blocks import Blocks, Heads, Width
-from modelmill.tasks._text import Preprocessing, epochs, pieces
 from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
+from modelmill.tasks.decoding.text_tokenizer import Preprocessing, epochs, pieces
+from modelmill.tasks.networks.attention_settings import Blocks, Heads, Width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ class Settings(Blocks, frozen=True, kw_only=True):
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Token ids [N, L] and places [N, P] -> logits [N, P, tokens]."""
-    from modelmill.tasks._transformer import Encoder, Filler
+    from modelmill.tasks.networks.transformer import Encoder, Filler
 
     tokens = signature.preprocessing.tokens
     return Filler(Encoder(tokens, **settings.shape), settings.width, tokens)

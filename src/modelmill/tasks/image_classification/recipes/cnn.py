@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.data.augment import NONE
-from modelmill.tasks._image import Preprocessing
 from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.decoding.image_decoder import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> logits [N, classes]."""
     from torch import nn
 
-    from modelmill.tasks._torch import Pixels, pixel_input
+    from modelmill.tasks.networks.layers import Pixels, pixel_input
 
     height, width, channels = pixel_input(signature)
     layers: list[nn.Module] = [Pixels(signature)]

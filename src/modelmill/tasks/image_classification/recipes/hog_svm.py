@@ -9,8 +9,8 @@ import numpy as np
 from msgspec import Meta
 
 from modelmill.errors import InvalidInput
-from modelmill.tasks._image import Preprocessing
 from modelmill.tasks.base import Choice, Facts, Plan, Signature
+from modelmill.tasks.decoding.image_decoder import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.data.augment import Augment
-from modelmill.tasks._image import Preprocessing
 from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.decoding.image_decoder import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> logits [N, classes]."""
     from torch import nn
 
-    from modelmill.tasks._torch import Pixels, Residual, conv, pixel_input
+    from modelmill.tasks.networks.layers import Pixels, Residual, conv, pixel_input
 
     height, width, channels = pixel_input(signature)
     side = min(height, width)

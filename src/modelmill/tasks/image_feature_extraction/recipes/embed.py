@@ -67,8 +67,8 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> unit vectors [N, dimensions]."""
     from torch import nn
 
-    from modelmill.tasks._torch import Pixels, Residual, conv, pixel_input
     from modelmill.tasks.image_feature_extraction.training import Angles
+    from modelmill.tasks.networks.layers import Pixels, Residual, conv, pixel_input
 
     height, width, channels = pixel_input(signature)
     dimensions = signature.preprocessing.dimensions

@@ -77,7 +77,7 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> logits [N, classes, H, W]."""
-    from modelmill.tasks.image_segmentation._unet import UNet
+    from modelmill.tasks.image_segmentation.unet import UNet
 
     return UNet(
         signature,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.tasks.base import Signature, TrainSettings
-from modelmill.tasks.image_to_image._preprocessing import Preprocessing
+from modelmill.tasks.image_to_image.preprocessing import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] with even sides -> levels of the same shape."""
-    from modelmill.tasks.image_to_image._networks import Denoiser
+    from modelmill.tasks.image_to_image.networks import Denoiser
 
     how = signature.preprocessing
     sigma = (settings.sigma_min, settings.sigma_max)

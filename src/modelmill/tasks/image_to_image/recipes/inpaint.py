@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.tasks.base import Signature, TrainSettings
-from modelmill.tasks.image_to_image._preprocessing import Preprocessing
+from modelmill.tasks.image_to_image.preprocessing import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C + 1] with sides of multiples of 8 -> levels [N, H, W, C]."""
-    from modelmill.tasks.image_to_image._inpainting import Inpainter
+    from modelmill.tasks.image_to_image.inpainting import Inpainter
 
     how = signature.preprocessing
     return Inpainter(how.channels, settings.channels, settings.patch)

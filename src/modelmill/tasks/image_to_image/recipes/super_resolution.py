@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.tasks.base import Signature, TrainSettings
-from modelmill.tasks.image_to_image._preprocessing import Preprocessing
+from modelmill.tasks.image_to_image.preprocessing import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> levels [N, H * scale, W * scale, C]."""
-    from modelmill.tasks.image_to_image._networks import Enlarger
+    from modelmill.tasks.image_to_image.networks import Enlarger
 
     how = signature.preprocessing
     return Enlarger(

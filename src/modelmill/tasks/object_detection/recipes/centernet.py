@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
 from modelmill.tasks.object_detection import Preprocessing
-from modelmill.tasks.object_detection._settings import BoxAugment
+from modelmill.tasks.object_detection.settings import BoxAugment
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -62,6 +62,6 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> heat [N, classes, H / 8, W / 8] as logits, and reach [N, 4, H / 8, W /
     8].
     """
-    from modelmill.tasks.object_detection._network import Detector
+    from modelmill.tasks.object_detection.network import Detector
 
     return Detector(signature, settings.channels, settings.blocks, settings.neck)

@@ -72,7 +72,7 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Question [N, Q], passage [N, C] and what is known of its words -> start and end [N, C + 1],
     place 0 for none.
     """
-    from modelmill.tasks.question_answering._network import Reader, Readers
+    from modelmill.tasks.question_answering.network import Reader, Readers
 
     def member() -> Reader:
         return Reader(

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from modelmill.tasks._blocks import Blocks, Dropout, Layers, Width
 from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
+from modelmill.tasks.networks.attention_settings import Blocks, Dropout, Layers, Width
 from modelmill.tasks.question_answering import Preprocessing
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Question [N, Q], passage [N, C] and what is known of its words -> start and end [N, C + 1],
     place 0 for none.
     """
-    from modelmill.tasks._transformer import Encoder
-    from modelmill.tasks.question_answering._network import SpanHead
+    from modelmill.tasks.networks.transformer import Encoder
+    from modelmill.tasks.question_answering.network import SpanHead
 
     encoder = Encoder(signature.preprocessing.tokens, **settings.shape)
     return SpanHead(encoder, settings.width, settings.dropout)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks._text import Preprocessing
 from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.tasks.decoding.text_tokenizer import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """int64 [N, L] -> logits [N, classes]."""
-    from modelmill.tasks._torch import BiLstm
+    from modelmill.tasks.networks.layers import BiLstm
 
     return BiLstm(
         signature.preprocessing.tokens,

@@ -9,8 +9,8 @@ import numpy as np
 from msgspec import Meta
 
 from modelmill.errors import InvalidInput
-from modelmill.tasks._text import Preprocessing
 from modelmill.tasks.base import Plan, Signature
+from modelmill.tasks.decoding.text_tokenizer import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks._blocks import Blocks, Dropout, Layers, Width
-from modelmill.tasks._text import Preprocessing, epochs, pieces
 from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.decoding.text_tokenizer import Preprocessing, epochs, pieces
+from modelmill.tasks.networks.attention_settings import Blocks, Dropout, Layers, Width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,7 +59,7 @@ class Settings(Blocks, frozen=True, kw_only=True):
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Token ids [N, L] -> logits [N, classes]."""
-    from modelmill.tasks._transformer import Classifier, Encoder
+    from modelmill.tasks.networks.transformer import Classifier, Encoder
 
     encoder = Encoder(
         signature.preprocessing.tokens,

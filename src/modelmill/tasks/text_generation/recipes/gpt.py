@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from modelmill.tasks._blocks import Blocks, Dropout, Layers
 from modelmill.tasks.base import Signature, TrainSettings
+from modelmill.tasks.networks.attention_settings import Blocks, Dropout, Layers
 from modelmill.tasks.text_generation import Preprocessing
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Settings(Blocks, frozen=True, kw_only=True):
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Token ids [N, L] -> logits [N, L, tokens]."""
-    from modelmill.tasks._transformer import Decoder
+    from modelmill.tasks.networks.transformer import Decoder
 
     how = signature.preprocessing
     return Decoder(how.tokens, **settings.shape, context=how.context)

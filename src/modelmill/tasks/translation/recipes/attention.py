@@ -46,7 +46,7 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Source ids [N, S] and what stands before each token [N, T] -> states [N, T, width]."""
-    from modelmill.tasks._seq2seq import Recurrent
+    from modelmill.tasks.networks.seq2seq import Recurrent
 
     tokens = signature.preprocessing.tokens
     return Recurrent(

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks._blocks import Blocks, Dropout
 from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
+from modelmill.tasks.networks.attention_settings import Blocks, Dropout
 from modelmill.tasks.translation import Preprocessing
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Source ids [N, S] and what stands before each token [N, T] -> states [N, T, width]."""
-    from modelmill.tasks._seq2seq import Transformer
+    from modelmill.tasks.networks.seq2seq import Transformer
 
     tokens = signature.preprocessing.tokens
     return Transformer(tokens, **settings.shape)

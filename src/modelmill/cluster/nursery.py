@@ -1,0 +1,127 @@
+"""A process that has imported what workers need and forks them on request: they start in a fraction
+of the time.
+
+It has one thread and no state, so a fork of it is as good as a fresh process; what all workers have
+in common (code, tables of libraries) they share in memory. Arguments: the descriptor of its socket,
+the parent's pid, modules to import.
+
+A request is one packet, JSON with the descriptor on which the child reports; answers are `{"pid"}`
+and, whenever a child ends, `{"ended", "code"}`.
+"""
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from typing import Any
+
+from setproctitle import setproctitle
+
+from modelmill.cluster.child import Report, die_with_parent
+
+PACKET = 1 << 20
+
+
+def main() -> int:
+    """Import, then fork whenever asked, until the parent closes the socket."""
+    descriptor, parent, *modules = sys.argv[1:]
+    setproctitle("modelmill: nursery")
+    die_with_parent(int(parent))
+    link = socket.socket(fileno=int(descriptor))
+    for module in modules:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # else the first collection in every child would copy all pages
+    reading, writing = os.pipe()
+    for end in (reading, writing):
+        os.set_blocking(end, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # it ends with its parent, or when the socket closes
+    watched: list[Any] = [link, reading]
+    while True:
+        ready, _, _ = select.select(watched, [], [])
+        if reading in ready:
+            with suppress(BlockingIOError):
+                os.read(reading, 4096)
+            _reap(link)
+        if link in ready and not _serve(link, (reading, writing)):
+            return 0
+
+
+def _serve(link: socket.socket, inherited: tuple[int, int]) -> bool:
+    """Fork one child; False when the parent has gone."""
+    data, descriptors, _, _ = socket.recv_fds(link, PACKET, 1)
+    if not data:
+        return False
+    asked = json.loads(data)
+    me = os.getpid()
+    pid = os.fork()
+    if not pid:
+        signal.set_wakeup_fd(-1)
+        link.close()
+        for end in inherited:
+            os.close(end)
+        os._exit(_live(asked, descriptors[0], me))
+    for end in descriptors:
+        os.close(end)
+    link.send(json.dumps({"pid": pid}).encode())
+    return True
+
+
+def _reap(link: socket.socket) -> None:
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            link.send(
+                json.dumps(
+                    {"ended": pid, "code": os.waitstatus_to_exitcode(status)}
+                ).encode()
+            )
+
+
+def _live(asked: dict[str, Any], pipe: int, parent: int) -> int:
+    """What the child does, as if it had been started afresh; returns its exit status."""
+    try:
+        os.setsid()  # Ctrl-C reaches the supervisor alone
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        os.environ.update(asked["env"])
+        setproctitle(asked["title"])
+        die_with_parent(parent)
+
+        def report(message: dict[str, Any]) -> None:
+            os.write(pipe, json.dumps(message).encode() + b"\n")
+
+        return _run(asked, report)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def _run(asked: dict[str, Any], report: Report) -> int:
+    module, _, function = asked["entry"].partition(":")
+    entry = getattr(importlib.import_module(module), function)
+    return int(entry(asked["spec"].encode(), report) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

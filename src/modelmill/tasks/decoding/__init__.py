@@ -1,0 +1,1 @@
+"""Raw inputs to arrays: decoders and tokenizers that several tasks share."""

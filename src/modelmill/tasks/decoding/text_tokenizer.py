@@ -1,0 +1,290 @@
+"""Texts in, token ids out: the decoding that all language tasks share. The tokenizer is trained on
+the data.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+
+from modelmill.errors import BundleCorrupt, InvalidInput
+from modelmill.tasks.base import Choice, Facts, Raw
+from modelmill.tasks.training_settings import passes
+from modelmill.types import Struct, TensorSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+MASK = "[MASK]"
+SPECIAL = ["[PAD]", "[UNK]", MASK]
+"""Ids 0, 1 and 2."""
+MAX_CHARACTERS = 200_000
+EAST = "\u2e80"
+"""From here on scripts have no spaces between words, roughly."""
+MOSTLY, PIECES, PIECE = 0.5, 8000, 0.6
+"""Share of words without spaces from which pieces are learnt, how many of them, and those that a
+character takes.
+"""
+NOTED = 1024
+LETTERS = 64
+"""More characters than a token has, on average over a text."""
+
+# Scripts written without spaces: each character, with its marks, is a word.
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
+WORD = rf"(?:(?!{UNSPACED})[\p{{L}}\p{{M}}\p{{N}}_])+"
+WORDS = rf"{UNSPACED}|{WORD}(?:'{WORD})*|[^\s]"
+
+
+class Preprocessing(Struct, frozen=True, kw_only=True):
+    """How a text becomes token ids; travels in the manifest, with `tokenizer.json` beside it."""
+
+    tokenizer: Annotated[
+        Literal["word", "char", "bpe"],
+        msgspec.Meta(
+            description="units: words (single characters in scripts without spaces), characters "
+            "or BPE"
+        ),
+    ] = "word"
+    vocabulary: Annotated[
+        int, msgspec.Meta(ge=10, le=1_000_000, description="most token ids")
+    ] = 10_000
+    minimum_count: Annotated[
+        int, msgspec.Meta(ge=1, description="times a token occurs to be kept")
+    ] = 2
+    lowercase: Annotated[bool, msgspec.Meta(description="ignore case")] = True
+    max_length: Annotated[
+        int, msgspec.Meta(ge=0, le=4096, description="tokens; 0: from the data")
+    ] = 0
+    length_limit: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=4096,
+            description="most tokens when the length is taken from the data",
+        ),
+    ] = 256
+    tokens: Annotated[int, msgspec.Meta(extra={"derived": True})] = 0
+    """Size of the trained vocabulary."""
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """What texts are like: how many words one has on average, where a character without spaces
+    around it is a word.
+
+    `unspaced` is the share of these among all words.
+    """
+
+    words: float
+    unspaced: float = 0.0
+
+
+def look(samples: Sequence[Raw]) -> Look:
+    """About how long all samples are."""
+    texts = [str(sample) for sample in samples]
+    alone = sum(letter >= EAST for text in texts for letter in text)
+    words = alone + sum(len(text.split()) for text in texts)
+    return Look(words=words / max(1, len(texts)), unspaced=alone / max(1, words))
+
+
+def sizes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Tokens of each text [items]: batches are made of texts of about one length."""
+    return np.asarray((arrays["ids"] != 0).sum(1))
+
+
+def pieces(facts: Facts) -> Iterator[Choice]:
+    """In scripts without spaces pieces of words that are learnt from the texts: a character alone
+    says too little.
+    """
+    if facts.inputs.unspaced > MOSTLY:
+        settings = {"tokenizer": "bpe", "vocabulary": PIECES}
+        yield Choice(
+            why="most words have no spaces around them: pieces are learnt from the texts",
+            settings=settings,
+        )
+
+
+def epochs(
+    facts: Facts, how: Preprocessing, usual: int, enough: int, least: int = 4
+) -> Choice:
+    """The `usual` passes over up to `enough` words to train on, and fewer over more, so that they
+    take as long.
+    """
+    share = PIECE if facts.inputs.unspaced > MOSTLY else 1.0
+    words = round(
+        facts.counts["train"] * min(facts.inputs.words * share, how.length_limit)
+    )
+    found = passes(words, usual, enough, least)
+    return Choice(
+        why=f"about {words:,} words are seen {found} times", settings={"epochs": found}
+    )
+
+
+def text_of(data: Raw) -> str:
+    """The text itself; raises `InvalidInput` when there is none."""
+    if not isinstance(data, str):
+        raise InvalidInput("a text is wanted")
+    if not data.strip():
+        raise InvalidInput("the text is empty")
+    if len(data) > MAX_CHARACTERS:
+        raise InvalidInput(
+            f"the text has {len(data):,} characters; at most {MAX_CHARACTERS:,} are taken"
+        )
+    return data
+
+
+def beginning(data: Raw, folder: Path, most: int) -> str:
+    """As much of a text as has so many tokens at most."""
+    text = without_surrogates(text_of(data))
+    told = load_tokenizer(folder / TOKENIZER).encode(text, add_special_tokens=False)
+    return text if len(told.ids) <= most else text[: told.offsets[most][0]]
+
+
+def fingerprint(data: Raw) -> str:
+    """The sha256 of the stripped text."""
+    return hashlib.sha256(
+        text_of(data).strip().encode("utf-8", "surrogatepass")
+    ).hexdigest()
+
+
+def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
+    """Token ids, int64 [max_length], cut or padded with 0."""
+    # Far more characters than tokens are kept: normalising all of a book for its first page would
+    # take seconds.
+    text = without_surrogates(text_of(data)[: how.max_length * LETTERS])
+    ids = (
+        load_tokenizer(folder / TOKENIZER)
+        .encode(text, add_special_tokens=False)
+        .ids[: how.max_length]
+    )
+    row = np.zeros(how.max_length, np.int64)
+    row[: len(ids)] = ids
+    return row
+
+
+def ids_around(tokenizer: "Tokenizer", text: str, mark: str, token: int) -> list[int]:
+    """Token ids of a text in which a mark stands for a special token, and everything else is
+    text.
+    """
+    first, *others = without_surrogates(text).split(mark)
+    ids = list(tokenizer.encode(first, add_special_tokens=False).ids)
+    for part in others:
+        ids += [token, *tokenizer.encode(part, add_special_tokens=False).ids]
+    return ids
+
+
+def checked_ids(ids: Any, tokens: int) -> list[int]:
+    """Token ids of a caller who cut the text; raises `InvalidInput`."""
+    if not isinstance(ids, list) or not ids:
+        raise InvalidInput("token ids are a list of at least one whole number")
+    for one in ids:
+        if type(one) is not int or not 0 <= one < tokens:
+            raise InvalidInput(
+                f"token ids are whole numbers from 0 to {tokens - 1:,}, not {one!r:.40}"
+            )
+    return ids
+
+
+def noted(text: str) -> np.ndarray[Any, Any]:
+    """A text that goes by the model: its length and its UTF-8, filled up so that texts of about one
+    length agree.
+    """
+    data = without_surrogates(text).encode()
+    row = np.zeros(4 + -(-max(1, len(data)) // NOTED) * NOTED, np.uint8)
+    row[:4] = np.frombuffer(len(data).to_bytes(4, "little"), np.uint8)
+    row[4 : 4 + len(data)] = np.frombuffer(data, np.uint8)
+    return row
+
+
+def told(note: np.ndarray[Any, Any]) -> str:
+    """The text of a note."""
+    size = int.from_bytes(note[:4].tobytes(), "little")
+    return note[4 : 4 + size].tobytes().decode()
+
+
+def without_surrogates(text: str) -> str:
+    """A lone surrogate is no character: it reads as an unknown one."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preprocessing:
+    """Train the tokenizer into `folder`, and take the length from the longest hundredth of the
+    texts.
+    """
+    kept = [without_surrogates(text_of(text)) for text in texts]
+    if (
+        how.tokens and (folder / TOKENIZER).exists()
+    ):  # that of the version which the training starts from
+        tokenizer = load_tokenizer(folder / TOKENIZER)
+    else:
+        tokenizer = train_tokenizer(kept, how)
+        tokenizer.save(str(folder / TOKENIZER))
+    length = how.max_length
+    if not length:
+        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(kept)]
+        length = max(1, min(how.length_limit, int(np.percentile(lengths, 99))))
+    return msgspec.structs.replace(
+        how, max_length=length, tokens=tokenizer.get_vocab_size()
+    )
+
+
+def tensor(how: Preprocessing) -> TensorSpec:
+    """The model's input: token ids, batch first."""
+    return TensorSpec(name="ids", datatype="INT64", shape=[-1, how.max_length])
+
+
+def train_tokenizer(texts: list[str], how: Preprocessing) -> "Tokenizer":
+    """A tokenizer of the training texts, for any language."""
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
+
+    common: dict[str, Any] = {
+        "vocab_size": how.vocabulary,
+        "min_frequency": how.minimum_count,
+        "special_tokens": SPECIAL,
+        "show_progress": False,
+    }
+    trainer: Any
+    before: Any
+    if how.tokenizer == "bpe":
+        tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[1]))
+        trainer = trainers.BpeTrainer(**common, max_token_length=16)
+        before = pre_tokenizers.Sequence(
+            [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
+        )
+    else:
+        tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL[1]))
+        trainer = trainers.WordLevelTrainer(**common)
+        pattern = WORDS if how.tokenizer == "word" else r"\X"
+        before = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
+    steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if how.lowercase else [])]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = before
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(path: Path) -> "Tokenizer":
+    """The tokenizer of a bundle; raises `BundleCorrupt`."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare `Exception`
+        raise BundleCorrupt(f"{path.name} can't be read: {error}") from error
+    tokenizer.encode_special_tokens = (
+        True  # what a caller writes is text: "[PAD]" has five letters
+    )
+    return tokenizer

@@ -1,0 +1,1 @@
+"""Metrics and pictures of an evaluation that several tasks share."""

@@ -1,0 +1,77 @@
+"""Masks of class numbers: read, resized, coloured, counted."""
+
+import io
+from base64 import b64encode
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modelmill.data.mask_values import IGNORED
+
+__all__ = ["IGNORED", "confident", "confusion", "enlarged", "packed", "read", "resized"]
+
+Mask = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def read(data: bytes) -> Mask:
+    """A mask's class numbers, uint8 [H, W], from the PNG that a format or an answer holds."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        return np.asarray(image, np.uint8)
+
+
+def packed(mask: Mask) -> str:
+    """A mask as base64 of a PNG."""
+    out = io.BytesIO()
+    Image.fromarray(mask).save(out, "PNG", compress_level=4)
+    return b64encode(out.getvalue()).decode()
+
+
+def resized(mask: Mask, height: int, width: int) -> Mask:
+    """To another size without inventing classes."""
+    if mask.shape == (height, width):
+        return mask
+    return np.asarray(
+        Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    )
+
+
+def enlarged(mask: Mask, height: int, width: int) -> Mask:
+    """A mask without ignored pixels to another size, with smooth borders.
+
+    Each class is resized by itself, and where they meet the one that covers more of the pixel has
+    it.
+    """
+    classes = np.unique(mask)
+    if mask.shape == (height, width) or len(classes) == 1:
+        return resized(mask, height, width)
+    best, found = (
+        np.zeros((height, width), np.uint8),
+        np.full((height, width), classes[0], np.uint8),
+    )
+    for number in classes:
+        here = Image.fromarray(np.where(mask == number, np.uint8(255), np.uint8(0)))
+        share = np.asarray(here.resize((width, height), Image.Resampling.BILINEAR))
+        more = share > best
+        best[more], found[more] = share[more], number
+    return found
+
+
+def confident(
+    mask: Mask, scores: np.ndarray[Any, Any], classes: int
+) -> np.ndarray[Any, Any]:
+    """The mean of `scores` over the pixels of each class, [classes]; 0 for one that is not
+    there.
+    """
+    count = np.bincount(mask.ravel(), minlength=classes)
+    total = np.bincount(mask.ravel(), weights=scores.ravel(), minlength=classes)
+    return np.asarray(total / np.maximum(count, 1))
+
+
+def confusion(
+    truth: Mask, guess: Mask, classes: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Counts of pixels [truth, guess], int64; ignored ones are left out."""
+    known = truth < classes
+    pairs = truth[known].astype(np.int64) * classes + guess[known]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

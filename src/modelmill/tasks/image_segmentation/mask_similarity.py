@@ -1,0 +1,36 @@
+"""Whether two answers are the same but for rounding: a pixel between two classes may fall to either
+side.
+"""
+
+from base64 import b64decode
+from typing import Any
+
+import numpy as np
+
+from modelmill.tasks.image_segmentation import mask_arrays
+
+LEAST = 0.005
+"""Share of the pixels that may differ, whatever the tolerance of numbers is."""
+
+
+def alike(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether so few pixels have another class that rounding explains it."""
+    masks, recorded = _by_label(one), _by_label(other)
+    shapes = {mask.shape for mask in [*masks.values(), *recorded.values()]}
+    if len(shapes) != 1:
+        return False
+    nothing = np.zeros(shapes.pop(), np.uint8)
+    labels = masks.keys() | recorded.keys()
+    differ = sum(
+        int((masks.get(name, nothing) != recorded.get(name, nothing)).sum())
+        for name in labels
+    )
+    return (
+        differ <= 2 * max(tolerance, LEAST) * nothing.size
+    )  # a pixel that changes its class differs in two masks
+
+
+def _by_label(answer: Any) -> dict[str, np.ndarray[Any, Any]]:
+    return {
+        entry["label"]: mask_arrays.read(b64decode(entry["mask"])) for entry in answer
+    }

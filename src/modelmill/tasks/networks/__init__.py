@@ -1,0 +1,1 @@
+"""Torch networks, losses and graphs that several tasks share."""

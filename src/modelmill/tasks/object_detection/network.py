@@ -1,0 +1,72 @@
+"""A residual network with a feature pyramid, down to an eighth of the picture."""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelmill.tasks.base import Signature
+from modelmill.tasks.networks.layers import Pixels, Residual, conv, pixel_input
+
+STAGES = 4
+PRIOR = 0.02
+"""What the heat map says everywhere before training: objects are rare (Lin et al. 2017, focal
+loss).
+"""
+
+
+class Detector(nn.Module):
+    """uint8 [N, H, W, C] -> heat [N, classes, H / 8, W / 8] as logits, and reach [N, 4, H / 8, W /
+    8].
+    """
+
+    def __init__(
+        self, signature: Signature, channels: int, blocks: int, neck: int
+    ) -> None:
+        super().__init__()
+        inside = pixel_input(signature)[2]
+        self.stem = nn.Sequential(
+            Pixels(signature),
+            conv(inside, channels, size=5, stride=2, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            Residual(channels, channels, stride=2),
+        )
+        widths = [channels << stage for stage in range(1, STAGES)]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                Residual(outside // 2, outside, stride=2),
+                *(Residual(outside, outside, stride=1) for _ in range(blocks - 1)),
+            )
+            for outside in widths
+        )
+        self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths)
+        self.smooth = nn.Sequential(
+            conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU()
+        )
+        self.heat = _head(neck, signature.classes, -math.log(1 / PRIOR - 1))
+        self.reach = _head(neck, 4, 0.0)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The coarse features are added to the finer ones from below (Lin et al. 2017, FPN)."""
+        x = self.stem(image)
+        features: list[Tensor] = []
+        for stage, lateral in zip(self.stages, self.laterals, strict=True):
+            x = stage(x)
+            features.append(lateral(x))
+        top = features.pop()
+        while features:
+            finer = features.pop()
+            top = finer + F.interpolate(top, size=finer.shape[2:], mode="nearest")
+        top = self.smooth(top)
+        return self.heat(top), self.reach(top)
+
+
+def _head(neck: int, outside: int, bias: float) -> nn.Sequential:
+    last = nn.Conv2d(neck, outside, 1)
+    nn.init.normal_(last.weight, std=0.01)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, bias)
+    return nn.Sequential(
+        conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU(), last
+    )

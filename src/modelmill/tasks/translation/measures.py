@@ -1,0 +1,101 @@
+"""How translations are measured: BLEU and chrF as sacrebleu computes them, and pictures of
+attention.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from modelmill.tasks.base import SAMPLES, Context, Evaluation, Measured
+from modelmill.tasks.decoding.lossless_tokenizer import TOKENIZER, load_tokenizer
+from modelmill.types import Json
+
+READ, SHOWN, LONGEST = 8, 3, 24
+"""Translations to read, those of which a picture shows where they looked, and tokens of such a
+picture.
+"""
+HAN = re.compile(r"[\u4e00-\u9fff]")
+UNSPACED = re.compile(r"[\u3040-\u30ff\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f]")
+"""Japanese syllables, Thai, Lao, Khmer, Burmese: no spaces between words."""
+
+
+def measures(measured: Measured) -> Evaluation:
+    """`bleu` and `chrf` 0..100 over all sentences, and what they were computed by."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    said = [one["translation_text"] for one in measured.outputs]
+    most = max(len(one) for one in measured.truths)
+    wanted: Any = [
+        [one[number] if number < len(one) else None for one in measured.truths]
+        for number in range(most)
+    ]
+    bleu, chrf = BLEU(tokenize=tokenization(measured.truths)), CHRF()
+    metrics: Json = {
+        "bleu": bleu.corpus_score(said, wanted).score,
+        "chrf": chrf.corpus_score(said, wanted).score,
+        "bleu_signature": str(bleu.get_signature()),
+        "chrf_signature": str(chrf.get_signature()),
+        "items": len(said),
+    }
+    rows = list(range(min(READ, len(said))))
+    sources = [str(one) for one in measured.show(rows)]
+    metrics[SAMPLES] = [
+        {
+            "sentence": source,
+            "translation": said[row],
+            "wanted": measured.truths[row][0],
+        }
+        for row, source in zip(rows, sources, strict=True)
+    ]
+    pictures = {
+        f"attention-{row}.png": attention_picture(
+            _pieces(source, measured.context), measured.outputs[row]
+        )
+        for row, source in zip(rows[:SHOWN], sources, strict=False)
+        if measured.outputs[row].get("attention")
+    }
+    return Evaluation(metrics=metrics, pictures=pictures)
+
+
+def tokenization(truths: Sequence[Sequence[str]]) -> str:
+    """How sacrebleu is to cut texts into words: by character where a script has no spaces."""
+    text = "".join(one[0] for one in truths[:200])
+    if UNSPACED.search(text):
+        return "char"
+    return "zh" if len(HAN.findall(text)) > len(text) / 3 else "13a"
+
+
+def _pieces(text: str, context: Context | None) -> list[str]:
+    """The tokens of a sentence as texts; where no tokenizer is at hand, its words."""
+    if context is None:
+        return text.split()
+    tokenizer = load_tokenizer(context.folder / TOKENIZER)
+    return [
+        tokenizer.decode([one])
+        for one in tokenizer.encode(text, add_special_tokens=False).ids
+    ]
+
+
+def attention_picture(source: Sequence[str], answer: Json) -> bytes:
+    """Which tokens of a sentence each token of its translation looked at (PNG)."""
+    from matplotlib.figure import Figure
+
+    rows = np.array(answer["attention"], float)[:LONGEST]
+    across = [one.strip() or "·" for one in source[:LONGEST]]
+    rows = rows[:, : max(1, len(across))]
+    figure = Figure(figsize=(0.3 * rows.shape[1] + 2, 0.3 * rows.shape[0] + 1.5))
+    axes = figure.subplots()
+    axes.imshow(rows, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    labels: Any = [one.strip() or "·" for one in answer["target_tokens"][:LONGEST]]
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_xticks(
+        range(len(across)), across, rotation=60, ha="right", parse_math=False
+    )
+    axes.set_title("where each token looked", fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
+    return buffer.getvalue()

@@ -1,5 +1,6 @@
 """The application: deny by default, errors in the caller's shape, a status for each."""
 
+import asyncio
 import base64
 
 import pytest
@@ -48,7 +49,8 @@ def test_without_a_key_nothing_is_told_apart(door, method, path):
     reply = door.ask(method, path, key=None)
     assert (reply.status, reply.headers[b"content-type"]) == (401, b"application/json")
     assert "Authorization: Bearer" in reply.error
-    assert reply.headers[b"www-authenticate"].startswith(b"Basic")
+    scheme = b"Basic" if path.startswith(("/api", "/docs", "/openapi")) else b"Bearer"
+    assert reply.headers[b"www-authenticate"].startswith(scheme)
 
 
 def test_without_a_key_the_body_is_not_read(door):
@@ -87,7 +89,83 @@ def test_a_key_may_come_as_bearer_or_basic(door, header, status, path):
     reply = door.ask("GET", path, headers={"authorization": header}, key=None)
     if status == 200 and path.startswith("/api"):
         status = 204
+    elif header.startswith("Basic "):
+        status = 401
+        assert "Authorization: Bearer KEY" in reply.error
     assert reply.status == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v2/repository/models/spots/unload"),
+        ("POST", "/v2/models/spots/infer"),
+        ("POST", "/models/spots"),
+        ("GET", "/v1/models"),
+        ("POST", "/api/v1/jobs"),
+        ("DELETE", "/api/v1/models/spots"),
+    ],
+)
+def test_a_password_changes_nothing_and_asks_no_model(door, method, path):
+    reply = door.ask(
+        method, path, b"{}", {"authorization": basic("me:admin-key")}, key=None
+    )
+    assert reply.status == 401
+    assert "Authorization: Bearer KEY" in reply.error
+
+
+@pytest.mark.parametrize("path", ["/v2", "/api/jobs", "/docs"])
+@pytest.mark.parametrize("header", ["Bearer admin-key", basic("me:admin-key")])
+def test_a_page_of_another_site_gets_nothing(door, path, header):
+    assert door.ask("GET", "/v2").status == 200  # the header is known from now on
+    headers = {"authorization": header, "sec-fetch-site": "cross-site"}
+    reply = door.ask("GET", path, headers=headers, key=None)
+    assert reply.status in (401, 403)
+    if not (header.startswith("Basic") and path == "/v2"):
+        assert (reply.status, "another site" in reply.error) == (403, True)
+    headers["sec-fetch-site"] = "same-origin"
+    assert door.ask("GET", "/v2", headers=headers, key=None).status != 403
+
+
+def test_two_keys_are_none(door):
+    for first, second in (("wrong", "admin-key"), ("admin-key", "wrong")):
+        headers = {
+            "Authorization": f"Bearer {first}",
+            "authorization": f"Bearer {second}",
+        }
+        for path in ("/v2", "/api/jobs", "/livez", "/nothing"):
+            reply = door.ask("GET", path, headers=headers, key=None)
+            assert (reply.status, "2" in reply.error) == (400, True), path
+
+
+def test_paths_are_remembered_for_callers_with_a_key_alone(door, monkeypatch):
+    door.app._found.clear()
+    for number in range(3):
+        assert door.ask("GET", f"/models/x{number}", key=None).status == 401
+    assert not door.app._found
+    assert door.ask("GET", f"/models/{'x' * 300}").status == 404
+    assert not door.app._found
+    monkeypatch.setattr("modelmill.protocols._app.FOUND", 2)
+    for name in ("a", "b", "a", "c"):
+        door.ask("GET", f"/models/{name}")
+    assert list(door.app._found) == [("GET", "/models/a"), ("GET", "/models/c")]
+
+
+def test_few_and_short_headers_are_remembered(door, monkeypatch):
+    gateway = door.gateway
+    gateway._callers.clear()
+    long = "Bearer" + " " * 600 + "admin-key"
+    assert (
+        door.ask("GET", "/v2", headers={"authorization": long}, key=None).status == 200
+    )
+    header = {"authorization": basic("me:admin-key")}
+    assert door.ask("GET", "/api/jobs", headers=header, key=None).status == 204
+    gateway.remember(header["authorization"].encode(), None)
+    assert not gateway._callers
+    monkeypatch.setattr("modelmill.serve.gateway.KNOWN_HEADERS", 2)
+    for key in ("admin-key", "user-key", "other-key"):
+        assert door.ask("GET", "/v2", key=key).status == 200
+    assert list(gateway._callers) == [b"Bearer user-key", b"Bearer other-key"]
 
 
 def test_the_admin_api_is_for_admins(door):
@@ -251,3 +329,56 @@ def test_starting_and_stopping_are_acknowledged(door):
 
     door.runner.run(play())
     assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/models/twice", b'{"inputs": "x"}'),
+        ("/v1/models/twice:predict", b'{"instances": ["x"]}'),
+        ("/invocations", b'{"instances": ["x"]}'),
+        ("/invocations", b'{"inputs": "x"}'),
+    ],
+)
+def test_a_request_draws_its_version_once(door, monkeypatch, path, body):
+    draws = []
+
+    def draw():
+        draws.append(0.25)
+        return 0.25 if len(draws) == 1 else 0.75
+
+    kept = door.gateway._snapshot
+    words = {"kind": "text", "task": "text-classification"}
+    sockets = kept.routes["default/words"].sockets
+    canary = a_route("twice", version=2, weight=0.5, sockets=sockets, **words)
+    door.update(a_route("twice", sockets=sockets, others=[canary], **words))
+    door.runner.run(settled())
+    monkeypatch.setattr("modelmill.serve.gateway.random.random", draw)
+    meter = door.gateway.meter
+    before = meter.total(("default", "twice", "twice:2")).success
+    reply = door.ask("POST", path, body, {"content-type": "application/json"})
+    after = meter.total(("default", "twice", "twice:2")).success
+    door.update(*kept.routes.values())
+    door.runner.run(settled())
+    assert (reply.status, len(draws), after - before) == (200, 1, 1)
+
+
+async def settled():
+    await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        ("question", b"", "JSON with inputs"),
+        ("video", b"", "an input of the kind 'video'"),
+        ("video", b'{"inputs": 7}', "an input of the kind 'video' as base64"),
+        ("video", b'{"inputs": "%"}', "base64 of an input of the kind 'video'"),
+    ],
+)
+def test_a_kind_that_a_plugin_brought_is_named(door, kind, body, said):
+    kept = door.gateway._snapshot
+    door.update(*kept.routes.values(), a_route("film", kind=kind, task="own"))
+    reply = door.ask("POST", "/models/film", body, {"content-type": "application/json"})
+    door.update(*kept.routes.values())
+    assert (reply.status, said in reply.error) == (400, True)

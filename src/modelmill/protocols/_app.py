@@ -8,14 +8,21 @@ at.
 import base64
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from textwrap import shorten
 from typing import Any, cast
 
 import msgspec
 
 from modelmill import plugins
-from modelmill.errors import Cancelled, MillError, Unauthenticated
+from modelmill.errors import (
+    Cancelled,
+    Forbidden,
+    InvalidInput,
+    MillError,
+    Unauthenticated,
+)
 from modelmill.protocols.base import (
     STATUS,
     Disconnected,
@@ -43,9 +50,12 @@ UPLOADS = ("/api/v1/datasets", "/api/v1/models")
 ADMIN_BODY = 1 << 20
 SHORT = 1 << 16
 """Bytes of an answer up to which its like may be written by the connection itself."""
-FOUND = 4096
-"""Paths whose route is remembered."""
+FOUND, FOUND_BYTES = 4096, 256
+"""Paths whose route is remembered, and how long each may be."""
 ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
+ASK = b'Bearer realm="modelmill"'
+ASK_BROWSER = b'Basic realm="modelmill: any user name, the key as password"'
+"""What a caller without a key is told to send; browsers ask for a password."""
 INDEX = re.compile(r"/api/v1/indexes(?:/[^/]+)?(/items|/search)?")
 """Routes of indexes: what is added and searched for is as large as any input."""
 
@@ -74,9 +84,9 @@ class App:
             (route, p) for p in self.protocols.values() for route in p.ROUTES
         ]
         prefixes = {getattr(p, "PREFIX", ""): p for p in self.protocols.values()}
-        self._found: dict[
+        self._found: OrderedDict[
             tuple[str, str], tuple[Route, HttpProtocol, dict[str, str]]
-        ] = {}
+        ] = OrderedDict()
         self._owners = sorted(
             ((prefix, p) for prefix, p in prefixes.items() if prefix),
             key=lambda own: -len(own[0]),
@@ -200,10 +210,16 @@ class App:
         """What goes back, errors in their protocol's shape; None when the client has gone."""
         protocol: HttpProtocol | None = None
         try:
-            route, protocol, names = self._found.get(
-                (request.method, request.path)
-            ) or self._find(request)
+            if request.repeats:
+                refuse_several_keys(request.given)
+            place = (request.method, request.path)
+            found = self._found.get(place)
+            route, protocol, names = found or self._find(request)
             caller = None if route.public else self._caller(request.headers)
+            if found is None:
+                self._remember(place, (route, protocol, names))
+            else:
+                self._found.move_to_end(place)
             response = await route.handler(
                 self.gateway, cast(Any, caller), request, names
             )
@@ -219,8 +235,24 @@ class App:
             return self._failed(request, error, protocol)
         return response
 
+    def _remember(
+        self,
+        place: tuple[str, str],
+        found: tuple[Route, HttpProtocol, dict[str, str]],
+    ) -> None:
+        """Spare the next request for the same place the search; for callers that may ask."""
+        if (
+            len(place[1]) > FOUND_BYTES
+            or len(place[1].encode("utf-8", "replace")) > FOUND_BYTES
+        ):
+            return
+        if len(self._found) >= FOUND:
+            self._found.popitem(last=False)
+        self._found[place] = found
+
     def _caller(self, headers: Mapping[bytes, bytes]) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`."""
+        _refuse_other_sites(headers)
         header = headers.get(b"authorization", b"")
         caller = self.gateway.known(header)
         if caller is None:
@@ -237,12 +269,6 @@ class App:
             if names is None:
                 continue
             if route.method == method:
-                if len(self._found) < FOUND:
-                    self._found[(request.method, request.path)] = (
-                        route,
-                        protocol,
-                        names,
-                    )
                 return route, protocol, names
             allowed.append(route.method)
         self.gateway.authorise(key_of(request.headers))
@@ -277,16 +303,8 @@ class App:
     async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             headers = dict(scope["headers"])
-            if (
-                scope["method"] not in ("GET", "HEAD")
-                and headers.get(b"authorization", b"")[:6].lower() == b"basic "
-            ):
-                # A browser sends what it was once asked for with every request, also with those of
-                # other sites.
-                raise Unauthenticated(
-                    "to change anything send the key as 'Authorization: Bearer KEY'"
-                )
-            caller = self.gateway.authorise(key_of(headers))
+            refuse_several_keys(scope["headers"])
+            caller = self.gateway.authorise(admin_key_of(headers, scope["method"]))
             found = INDEX.fullmatch(scope["path"])
             looks = scope["method"] in ("GET", "HEAD") or (
                 found is not None and found[1] == "/search"
@@ -302,7 +320,8 @@ class App:
             return None
         except MillError as error:
             body = msgspec.json.encode({"error": error.message, "code": error.code})
-            return await _answer(scope, send, _refusal(error, None)._replace(body=body))
+            refusal = _refusal(error, None, ASK_BROWSER)._replace(body=body)
+            return await _answer(scope, send, refusal)
         scope["state"] = {**scope.get("state", {}), "caller": caller}
         await self.admin(scope, receive, send)
         if not looks:
@@ -311,23 +330,58 @@ class App:
 
 
 def key_of(headers: Mapping[bytes, bytes]) -> str | None:
-    """The key of a request: a bearer token, or the password of Basic (what a browser asks for)."""
-    scheme, _, value = (
-        headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-    )
-    if scheme.lower() == "bearer":
-        return value.strip() or None
+    """The key of a request, which is a bearer token; raises `Unauthenticated` for Basic.
+
+    A browser sends a password that it was once asked for with every request, also with those of
+    other sites.
+    """
+    _refuse_other_sites(headers)
+    scheme, _, value = _authorization(headers)
     if scheme.lower() == "basic":
-        try:
-            return (
-                base64.b64decode(value, validate=True)
-                .decode("latin-1")
-                .partition(":")[2]
-                or None
-            )
-        except ValueError:  # also what base64 raises
-            return None
-    return None
+        raise Unauthenticated(
+            "a password is taken only for looking at the admin API: send the key as "
+            "'Authorization: Bearer KEY'"
+        )
+    return (value.strip() or None) if scheme.lower() == "bearer" else None
+
+
+def admin_key_of(headers: Mapping[bytes, bytes], method: str) -> str | None:
+    """The key of a request to the admin API: to look at it also the password of Basic, which is
+    what a browser asks for.
+    """
+    scheme, _, value = _authorization(headers)
+    if method not in ("GET", "HEAD") or scheme.lower() != "basic":
+        return key_of(headers)
+    _refuse_other_sites(headers)
+    try:
+        text = base64.b64decode(value, validate=True).decode("latin-1")
+    except ValueError:  # also what base64 raises
+        return None
+    return text.partition(":")[2] or None
+
+
+def refuse_several_keys(given: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises `InvalidInput` for a request with several Authorization headers: another server could
+    look at another one of them.
+    """
+    count = sum(name == b"authorization" for name, _ in given)
+    if count > 1:
+        raise InvalidInput(
+            f"a request has one Authorization header; this one has {count}"
+        )
+
+
+def _authorization(headers: Mapping[bytes, bytes]) -> tuple[str, str, str]:
+    return headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+
+
+def _refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
+    """Raises `Forbidden` for what a browser sends for a page of another site."""
+    if headers.get(b"sec-fetch-site", b"").lower() == b"cross-site":
+        raise Forbidden(
+            "a page of another site may not call this: send the request from a program, or from "
+            "a page of this site"
+        )
 
 
 async def _whole_body(scope: Scope, receive: Receive, limit: int) -> Receive:
@@ -341,7 +395,9 @@ async def _whole_body(scope: Scope, receive: Receive, limit: int) -> Receive:
     return replay
 
 
-def _refusal(error: MillError, protocol: HttpProtocol | None) -> Response:
+def _refusal(
+    error: MillError, protocol: HttpProtocol | None, ask: bytes = ASK
+) -> Response:
     body = protocol.error(error) if protocol else simple_error(error)
     headers: list[tuple[bytes, bytes]] = []
     if isinstance(error, WrongMethod):
@@ -350,12 +406,7 @@ def _refusal(error: MillError, protocol: HttpProtocol | None) -> Response:
     if error.retry_after is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if isinstance(error, Unauthenticated):
-        headers.append(
-            (
-                b"www-authenticate",
-                b'Basic realm="modelmill: any user name, the key as password"',
-            )
-        )
+        headers.append((b"www-authenticate", ask))
     return Response(body, STATUS.get(error.code, 500), headers=tuple(headers))
 
 

@@ -26,11 +26,23 @@ A = {"image": "an image", "audio": "a recording", "tensor": "a tensor"}
 """Kinds of raw input that are files, as sentences have them."""
 
 
+def named(kind: str) -> str:
+    """A kind of input as sentences have it, also one that only a plug-in knows."""
+    return A.get(kind, f"an input of the kind '{kind[:40]}'")
+
+
 def pick(gateway: Gateway, caller: KeyInfo, request: Request, name: str) -> Deployment:
     """The version that answers this prediction, which the header `X-Modelmill-Version` may pin;
     raises `NotFound`.
     """
     return gateway.pick(caller, name, request.header(VERSION) or None)
+
+
+def renewed(
+    gateway: Gateway, caller: KeyInfo, request: Request, route: Deployment
+) -> Deployment:
+    """The version that `pick` has found, as it is now; raises `NotFound`."""
+    return gateway.renewed(caller, route, request.header(VERSION) or None)
 
 
 def raw_of(value: Any, kind: str, place: str) -> bytes:
@@ -52,7 +64,7 @@ def raw_of(value: Any, kind: str, place: str) -> bytes:
             )
         what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(
             kind
-        ) or f"{A[kind]} as base64"
+        ) or f"{named(kind)} as base64"
         raise InvalidInput(f"{place} holds {what}, as a string, not {_kind_of(value)}")
     if kind in TEXTS:
         return value.encode("utf-8", "surrogatepass")
@@ -62,7 +74,7 @@ def raw_of(value: Any, kind: str, place: str) -> bytes:
             validate=True,
         )
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"{place} is not valid base64 of {A[kind]}") from error
+        raise InvalidInput(f"{place} is not valid base64 of {named(kind)}") from error
 
 
 def _kind_of(value: Any) -> str:

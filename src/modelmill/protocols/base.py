@@ -98,7 +98,9 @@ class Request:
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.given: list[tuple[bytes, bytes]] = scope["headers"]
+        self.headers: dict[bytes, bytes] = dict(self.given)
+        self.repeats = len(self.headers) < len(self.given)
         self.gone: Callable[[], bool] | None = scope.get("modelmill.gone")
         self.default = default
         self.receive, self.limit = receive, limit

@@ -19,13 +19,14 @@ from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unav
 from modelmill.protocols._hf_stream import streamed, wants_stream
 from modelmill.protocols._task import (
     VECTORS,
-    A,
     answers,
     check_count,
+    named,
     parameters_of,
     pick,
     raw_of,
     refuse_tensor_model,
+    renewed,
 )
 from modelmill.protocols.base import (
     JSON,
@@ -91,31 +92,30 @@ async def infer(
         request.header(b"accept"),
         READABLE | PICTURES if route.output == "image" else READABLE,
     )
-    return await respond(gateway, caller, request, names["name"], body, NAME)
+    return await respond(gateway, caller, request, route, body, NAME)
 
 
 async def respond(
     gateway: Gateway,
     caller: KeyInfo,
     request: Request,
-    name: str,
+    route: Deployment,
     body: bytes,
     protocol: str,
 ) -> Response:
     """The answer to one body sent to a deployment of a task model; raises `MillError`."""
-    asked = read(
-        body,
-        request.header(b"content-type"),
-        *_takes(pick(gateway, caller, request, name)),
-    )
+    route = renewed(gateway, caller, request, route)  # it may have been rolled
+    asked = read(body, request.header(b"content-type"), *_takes(route))
     wait = asked.wait or request.header(b"x-wait-for-model").lower() in ("true", "1")
-    route = await _loaded(gateway, caller, request, name, wait)
+    route = await _loaded(gateway, caller, request, route, wait)
     try:
         found = await answers(
             gateway, caller, request, route, protocol, asked.inputs, asked.parameters
         )
     except Unavailable as failure:
-        raise _repeatable(failure, pick(gateway, caller, request, name)) from failure
+        raise _repeatable(
+            failure, renewed(gateway, caller, request, route)
+        ) from failure
     if asked.compared:
         return Response(_similarities(found))
     accept = request.header(b"accept")
@@ -163,15 +163,15 @@ def _wants(accept: str, kinds: set[str]) -> bool:
 
 
 async def _loaded(
-    gateway: Gateway, caller: KeyInfo, request: Request, name: str, wait: bool
+    gateway: Gateway, caller: KeyInfo, request: Request, route: Deployment, wait: bool
 ) -> Deployment:
     """The version that answers, waited for when that is wanted; raises `Unavailable` while it is
     loading.
     """
-    loop = asyncio.get_running_loop()
+    loop, name = asyncio.get_running_loop(), route.deployment
     end = loop.time() + gateway.limits.timeout_seconds
     while True:
-        route = pick(gateway, caller, request, name)
+        route = renewed(gateway, caller, request, route)
         if not route.ready and route.error:
             raise ModelFailed(f"'{name}' can't be served: {route.error}")
         if (
@@ -205,7 +205,7 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
         return Asked([b""], {})
     if not body:
         raise InvalidInput(
-            f"the body is empty: send {'JSON with inputs' if kind == 'text' else A[kind]}"
+            f"the body is empty: send {'JSON with inputs' if kind in TEXTS else named(kind)}"
         )
     content_type = content_type.lower()
     if content_type.startswith("multipart/"):

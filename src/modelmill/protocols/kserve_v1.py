@@ -21,6 +21,7 @@ from modelmill.protocols._task import (
     parameters_of,
     pick,
     raw_of,
+    renewed,
 )
 from modelmill.protocols.base import Request, Response, Route, read_json
 from modelmill.serve.gateway import Gateway
@@ -37,11 +38,10 @@ async def predict(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Response:
     """Predictions for instances: texts, pictures or rows of tensors."""
-    gateway.refuse_unservable(pick(gateway, caller, request, names["name"]))
+    route = pick(gateway, caller, request, names["name"])
+    gateway.refuse_unservable(route)
     document = read_json(await request.body())
-    route = pick(
-        gateway, caller, request, names["name"]
-    )  # it may have been rolled meanwhile
+    route = renewed(gateway, caller, request, route)  # it may have been rolled
     return await respond(gateway, caller, request, route, document, NAME)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from modelmill.errors import InvalidInput, NotFound
 from modelmill.protocols import huggingface, kserve_v1
-from modelmill.protocols._task import pick
+from modelmill.protocols._task import pick, renewed
 from modelmill.protocols.base import (
     JSON,
     Request,
@@ -44,12 +44,13 @@ async def invocations(
 ) -> Response:
     """A prediction of the deployment that a header, a setting or its being alone names."""
     name = _target(gateway, caller, request)
-    pick(gateway, caller, request, name)  # nothing is read for one that does not exist
+    # Nothing is read for one that does not exist.
+    route = pick(gateway, caller, request, name)
     body = await request.body()
     document = _rows(body, request.header(b"content-type"))
-    route = pick(gateway, caller, request, name)
+    route = renewed(gateway, caller, request, route)  # it may have been rolled
     if document is None and route.kind != "tensor":
-        return await huggingface.respond(gateway, caller, request, name, body, NAME)
+        return await huggingface.respond(gateway, caller, request, route, body, NAME)
     return await kserve_v1.respond(
         gateway, caller, request, route, document or read_json(body), NAME
     )

@@ -6,6 +6,7 @@ import hmac
 import logging
 import random
 import time
+from collections import OrderedDict
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -43,7 +44,8 @@ log = logging.getLogger("modelmill.gateway")
 
 REFRESH_SECONDS = 1.0
 """Between two looks into the database when nobody has told of a change."""
-KNOWN_HEADERS = 20_000
+KNOWN_HEADERS, HEADER_BYTES = 20_000, 512
+"""Headers whose caller is remembered, and how long each may be."""
 SEED_BITS = 48
 
 Operate = Callable[[KeyInfo, str, bool], Awaitable[None]]
@@ -72,7 +74,7 @@ class Gateway:
         )
         self._snapshot: Snapshot | None = None
         self._visible: dict[str, dict[str, Route]] = {}
-        self._callers: dict[bytes, KeyInfo] = {}
+        self._callers: OrderedDict[bytes, KeyInfo] = OrderedDict()
         self._pools: dict[tuple[str, str, str], Pool] = {}
 
     @property
@@ -174,6 +176,19 @@ class Gateway:
                     return other if other.ready else route
         return route
 
+    def renewed(
+        self, caller: KeyInfo, route: Route, version: str | None = None
+    ) -> Route:
+        """A version that was picked, as it is now: the pinned one, else the main one where it has
+        gone. Nothing is drawn again.
+        """
+        now = self.route(caller, route.deployment, version)
+        if version:
+            return now
+        picked = version_of(route)
+        same = (one for one in now.others if one.ready and version_of(one) == picked)
+        return next(same, now)
+
     def connected(self, route: Route) -> bool:
         """Whether a worker of the version answers this gateway."""
         return self._pool(route).connected > 0
@@ -208,8 +223,11 @@ class Gateway:
 
     def remember(self, header: bytes, caller: KeyInfo) -> None:
         """Spare the next request with the same header the hashing."""
-        if len(self._callers) < KNOWN_HEADERS:
-            self._callers[header] = caller
+        if len(header) > HEADER_BYTES or header[:7].lower() != b"bearer ":
+            return
+        if len(self._callers) >= KNOWN_HEADERS:
+            self._callers.popitem(last=False)
+        self._callers[header] = caller
 
     def tell_of_change(self) -> None:
         """Something was written into the database: this gateway, the others and the supervisor look

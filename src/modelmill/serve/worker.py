@@ -26,6 +26,7 @@ from modelmill.cluster.child import Report
 from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed
 from modelmill.serve.growing import Growing
+from modelmill.serve.independence import rows_independent
 from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
@@ -62,16 +63,24 @@ class Item:
 
 
 class Worker:
-    """Batches in, answers out; one lock around the engine, decoding in threads."""
+    """Batches in, answers out; one lock around the engine, decoding in threads.
 
-    def __init__(self, model: predictor.Predictor, decoders: int) -> None:
+    Calls share an engine run only if the model's rows are `independent` of one another.
+    """
+
+    def __init__(
+        self, model: predictor.Predictor, decoders: int, independent: bool = True
+    ) -> None:
         self.model = model
+        self.independent = independent
         self.kind = kind_of(model.task) if model.manifest.task else ""
         self._pool = ThreadPoolExecutor(decoders, "decode") if decoders > 1 else None
         self._running = threading.Lock()
 
     def answer(self, calls: Sequence[Call]) -> Batch:
         """One answer per call, in their order; an unfit call never spoils its batch-mates."""
+        if len(calls) > 1 and not self.independent:
+            return _joined([self.answer([call]) for call in calls])
         started = time.perf_counter()
         if (batch := self._answer_plain(calls, started)) is not None:
             return batch
@@ -285,6 +294,17 @@ class Worker:
         ]
 
 
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Calls that ran one by one, as the answer to one frame."""
+    return Batch(
+        [answer for batch in batches for answer in batch.answers],
+        sum(batch.rows for batch in batches),
+        sum(batch.decode_seconds for batch in batches),
+        sum(batch.run_seconds for batch in batches),
+        sum(batch.encode_seconds for batch in batches),
+    )
+
+
 def _told(result: Arrays) -> list[str]:
     """The outputs of the model, without what `decode` noted for `encode`."""
     return [name for name in result if not name.startswith(NOTE)]
@@ -465,10 +485,18 @@ def main(spec: bytes, report: Report) -> int:
         log.error("%s can't be served: %s", told.deployment, error)
         report({"error": error.message, "code": error.code})
         return 1
-    worker = Worker(model, told.decoders)
-    rows = (
-        model.session.slots if model.grows else best_rows(worker.answer, model.manifest)
-    )
+    independent = model.grows or rows_independent(model)
+    worker = Worker(model, told.decoders, independent)
+    rows = 1
+    if model.grows:
+        rows = model.session.slots
+    elif independent:
+        rows = best_rows(worker.answer, model.manifest)
+    else:
+        log.warning(
+            "%s: rows of a batch are not proved independent: each call runs alone",
+            told.deployment,
+        )
     server = Server(worker, told.socket)
     gc.freeze()
     gc.set_threshold(GARBAGE, 20, 100)

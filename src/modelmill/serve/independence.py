@@ -1,0 +1,139 @@
+"""Whether the rows of a batch are independent: the proof that several callers may share it.
+
+A model can mix its rows: one whose first axis is time, one that is quantised dynamically (its
+scale follows the largest value of the whole batch), one that normalises over the batch. Joined
+with others, a call would get another answer, and callers could read one another's data from it.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from modelmill.engines.base import NUMPY
+from modelmill.errors import MillError
+from modelmill.predictor import Predictor, read_golden
+from modelmill.tasks.base import Arrays
+
+LENGTHS = (8, 32, 64, 224)
+"""Lengths tried for free axes, until one is accepted."""
+EXTREME = 1e4
+"""Factor of the extreme row: it would change a scale that is shared by the batch."""
+TOLERANCE = 2e-4
+"""Allowed difference of float32 outputs, relative to the largest value of a row.
+
+Kernels for other batch sizes add up in another order, which moves a value by about 1e-6.
+"""
+SLOW_SECONDS = 1.0
+"""A row that takes longer is not tried: it gains nothing from others in its batch."""
+
+
+def rows_independent(model: Predictor) -> bool:
+    """Whether each row's output is the same alone, beside other rows, and in another order.
+
+    False also when this can't be tried, such as for inputs of type BYTES.
+    """
+    for example in _examples(model):
+        try:
+            return _same_alone_and_together(model, _variants(example))
+        except MillError:
+            continue  # such as a length that the network can't take
+    return False
+
+
+def _examples(model: Predictor) -> Iterator[Arrays]:
+    """Rows without the batch axis: a golden input of the task, or random values of its shapes."""
+    if model.manifest.task:
+        for case in read_golden(model.golden):
+            yield model.decode(case["input"])
+        return
+    specs = model.manifest.inputs
+    if any(spec.datatype not in NUMPY or not spec.shape for spec in specs):
+        return
+    if any(spec.datatype == "BYTES" for spec in specs):
+        return
+    for length in LENGTHS:
+        random = np.random.default_rng(0)
+        row: Arrays = {}
+        for spec in specs:
+            shape = [side if side > 0 else length for side in spec.shape[1:]]
+            row[spec.name] = _random(random, shape, np.dtype(NUMPY[spec.datatype]))
+        yield row
+        if all(side > 0 for spec in specs for side in spec.shape[1:]):
+            return
+
+
+def _random(
+    random: np.random.Generator, shape: Sequence[int], kind: np.dtype[np.generic]
+) -> np.ndarray:
+    """Values that any network takes; whole numbers may be token ids, so they are small."""
+    if kind == np.uint8:
+        return random.integers(0, 256, shape).astype(kind)
+    if np.issubdtype(kind, np.integer) or kind == np.bool_:
+        return random.integers(0, 2, shape).astype(kind)
+    return random.normal(size=shape).astype(kind)
+
+
+def _variants(row: Arrays) -> list[Arrays]:
+    """The row, another one of the same values, and one of extreme values."""
+    other: Arrays = {}
+    extreme: Arrays = {}
+    for name, array in row.items():
+        backwards = np.ascontiguousarray(array[..., ::-1]) if array.ndim else array
+        if array.dtype == np.uint8:
+            other[name], extreme[name] = backwards // 2, 255 - array
+        elif array.dtype.kind in "iub":
+            other[name], extreme[name] = backwards, array
+        else:
+            # Cast back: a factor would widen the small float types.
+            other[name] = (backwards * 0.5).astype(array.dtype)
+            extreme[name] = (array * EXTREME).astype(array.dtype)
+    return [row, other, extreme]
+
+
+def _same_alone_and_together(model: Predictor, rows: list[Arrays]) -> bool:
+    began = time.perf_counter()
+    alone = [_run(model, [rows[0]])]
+    if time.perf_counter() - began > SLOW_SECONDS:
+        return False
+    alone += [_run(model, [row]) for row in rows[1:]]
+    if any(len(array) != 1 for outputs in alone for array in outputs.values()):
+        return False
+    orders = ([0, 1, 2], [2, 0, 1], [1, 1, 0])
+    return all(_matches(model, rows, alone, order) for order in orders)
+
+
+def _matches(
+    model: Predictor, rows: list[Arrays], alone: list[Arrays], order: list[int]
+) -> bool:
+    """Whether the rows in this order are answered together as alone."""
+    tolerance = TOLERANCE if model.tolerance < 1e-2 else model.tolerance
+    together = _run(model, [rows[at] for at in order])
+    for name, array in together.items():
+        if array.shape[:1] != (len(order),):
+            return False
+        for place, at in enumerate(order):
+            if not _close(array[place], alone[at][name][0], tolerance):
+                return False
+    return True
+
+
+def _run(model: Predictor, rows: Sequence[Arrays]) -> Arrays:
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return model.infer(batch)
+
+
+def _close(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
+    """Whether two outputs are the same but for rounding; both may be NaN or infinite."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.dtype.kind in "iubOSU":
+        return bool(np.array_equal(one, other))
+    left = one.astype(np.float64)
+    right = other.astype(np.float64)
+    finite = np.isfinite(left)
+    if not np.array_equal(left[~finite], right[~finite], equal_nan=True):
+        return False
+    scale = float(np.abs(left[finite]).max(initial=0.0))
+    difference = np.abs(left[finite] - right[finite]).max(initial=0.0)
+    return bool(difference <= tolerance * max(scale, 1e-6))

@@ -1,0 +1,132 @@
+"""Calls of several callers share a batch only if the rows of the model are independent."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from modelmill import bundle, predictor
+from modelmill.serve.independence import rows_independent
+from modelmill.serve.tensors import array_of, tensor_of
+from modelmill.serve.wire import Call
+from modelmill.serve.worker import Worker
+from modelmill.types import TensorSpec
+from tests.making import (
+    a_manifest,
+    mask_bundle,
+    picture_bundle,
+    text_bundle,
+    text_vector_bundle,
+    vector_bundle,
+)
+
+
+def bundle_of(folder, nodes, shape, weights=()):
+    """A sealed bundle without a task that computes y from x."""
+    draft = folder / "draft"
+    draft.mkdir()
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, shape)],
+        [value("y", TensorProto.FLOAT, shape)],
+        list(weights),
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+    (draft / "model.onnx").write_bytes(model.SerializeToString())
+    spec = [-1 if isinstance(side, str) else side for side in shape]
+    manifest = a_manifest(
+        task="",
+        engine="onnx",
+        inputs=[TensorSpec(name="x", datatype="FP32", shape=spec)],
+        outputs=[TensorSpec(name="y", datatype="FP32", shape=spec)],
+        preprocessing={},
+        labels=[],
+    )
+    bundle.seal(draft, manifest, folder / "bundle")
+    return predictor.load(folder / "bundle")
+
+
+def weights(name, array):
+    return helper.make_tensor(
+        name, TensorProto.FLOAT, array.shape, array.flatten().tolist()
+    )
+
+
+def whole_batch(folder):
+    """Subtracts the largest value of the whole batch."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=1),
+        helper.make_node("Sub", ["x", "most"], ["y"]),
+    ]
+    return bundle_of(folder, nodes, ["n", 3])
+
+
+def time_first(folder):
+    """A running sum along the first axis, as in a model of sequences without a batch."""
+    axis = helper.make_tensor("axis", TensorProto.INT64, [], [0])
+    return bundle_of(
+        folder, [helper.make_node("CumSum", ["x", "axis"], ["y"])], ["n"], [axis]
+    )
+
+
+def dynamically_quantised(folder):
+    """One scale for the whole batch, from its largest value."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    return bundle_of(folder, nodes, ["n", 3])
+
+
+def linear(folder):
+    """A matrix product: what nearly all networks are made of."""
+    matrix = np.random.default_rng(1).normal(size=(3, 3))
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    return bundle_of(folder, [node], ["n", 3], [weights("w", matrix)])
+
+
+DEPENDENT = [whole_batch, time_first, dynamically_quantised]
+
+
+@pytest.mark.parametrize("make", DEPENDENT)
+def test_a_model_that_mixes_its_rows_is_found(make, tmp_path):
+    assert not rows_independent(make(tmp_path))
+
+
+def test_a_matrix_product_is_independent(tmp_path):
+    assert rows_independent(linear(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [picture_bundle, text_bundle, vector_bundle, text_vector_bundle, mask_bundle],
+)
+def test_models_of_tasks_are_independent(make, tmp_path):
+    assert rows_independent(predictor.load(make(tmp_path / "bundle")))
+
+
+@pytest.mark.parametrize("make", DEPENDENT)
+def test_answers_do_not_depend_on_other_calls_in_the_frame(make, tmp_path):
+    model = make(tmp_path)
+    worker = Worker(model, 1, rows_independent(model))
+    rows = 3 if model.manifest.inputs[0].shape == [-1] else 1
+    shape = (3,) if rows == 3 else (1, 3)
+    calls = [
+        Call(
+            number,
+            None,
+            [tensor_of("x", np.full(shape, 10.0**number, np.float32))],
+            {},
+        )
+        for number in range(-2, 4)
+    ]
+    together = worker.answer(calls).answers
+    for call, answer in zip(calls, together, strict=True):
+        alone = worker.answer([call]).answers[0]
+        assert answer.code == "", answer.message
+        np.testing.assert_array_equal(
+            array_of(answer.tensors[0]), array_of(alone.tensors[0])
+        )

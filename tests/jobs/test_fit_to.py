@@ -219,3 +219,18 @@ def test_a_job_says_what_it_chose_and_keeps_it(tmp_path):
     settings = open_bundle(folder / "bundle").lineage.settings
     assert (settings["batch_size"], settings["epochs"]) == (32, 2)
     assert json.loads(json.dumps(plan(CNN, settings).flat())) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "recordings", "steps"),
+    [({}, 50, 50), ({}, 5000, 0), ({"epochs": 2}, 50, 0), ({"epoch_steps": 9}, 50, 9)],
+)
+def test_few_recordings_are_heard_again_until_the_steps_are_enough(
+    given, recordings, steps
+):
+    counts = {"train": recordings, "val": 5, "test": 5}
+    recipe = recipe_named("automatic-speech-recognition", "ctc")
+    chosen, _ = fitted(recipe, Facts(counts=counts, classes={}), given)
+    assert chosen.train.epoch_steps == steps
+    if not given and steps:
+        assert chosen.train.epochs * steps >= recipe.STEPS

@@ -1,12 +1,14 @@
 """ctc: convolutions and a recurrent network that say a character, or nothing, for every 20 ms."""
 
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from modelmill.tasks.audio_classification.recipes.cnn import Changes
 from modelmill.tasks.automatic_speech_recognition import Preprocessing
-from modelmill.tasks.base import Fraction, Signature, TrainSettings
+from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ TRAIN = TrainSettings(
     clip=5.0,
     ema=0.99,
 )
+STEPS = 1500
+"""The least that a training has: at first a network that learns by CTC says nothing at all."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -54,6 +58,18 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(description="most frames that are hidden in training, as a share"),
     ] = 0.1
     dropout: Annotated[Fraction, Meta(description="between layers")] = 0.2
+
+
+def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
+    """Steps in an epoch where there are too few recordings for enough of them."""
+    assert plan.train is not None
+    count, least = facts.counts["train"], math.ceil(STEPS / TRAIN.epochs)
+    usual = math.ceil(count / plan.train.batch_size)
+    if plan.train.epochs == TRAIN.epochs and usual < least:
+        yield Choice(
+            why=f"{count:,} recordings are too few to learn from in {TRAIN.epochs} passes",
+            settings={"epoch_steps": least},
+        )
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":

@@ -6,7 +6,13 @@ import pytest
 from modelmill import bundle, predictor
 from modelmill.errors import BundleCorrupt, InvalidInput, NotFound, NotInstalled
 from modelmill.predictor import Predictor, alike, read_golden, write_golden
-from tests.making import brightness_graph, picture_bundle, png, text_bundle
+from tests.making import (
+    a_manifest,
+    brightness_graph,
+    picture_bundle,
+    png,
+    text_bundle,
+)
 
 
 def reseal(folder, change):
@@ -194,3 +200,9 @@ def test_an_engine_or_a_precision_that_is_not_there_is_refused_in_words(
 ):
     with pytest.raises(kind, match=says):
         predictor.load(picture_bundle(tmp_path / "b"), **chosen)
+
+
+def test_an_engine_that_writes_no_texts_is_named_also_as_the_bundles_own(tmp_path):
+    manifest = a_manifest(task="text-generation", engine="openvino")
+    with pytest.raises(InvalidInput, match="on the engine onnx, not on openvino"):
+        Predictor(tmp_path, manifest)

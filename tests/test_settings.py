@@ -88,3 +88,8 @@ def test_the_home_is_absolute(monkeypatch):
     assert default_home() == Path.home() / "mill"
     monkeypatch.setenv("MODELMILL_HOME", "mill")
     assert default_home().is_absolute()
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(home):
+    (home / "modelmill.toml").write_bytes(b"\xef\xbb\xbfport = 1001\n")
+    assert read_settings().port == 1001

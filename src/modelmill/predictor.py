@@ -57,7 +57,8 @@ class Predictor:
         if self.grows:
             if not hasattr(runtime, "steps"):
                 raise InvalidInput(
-                    f"{manifest.task} runs on the engine onnx, not on {engine}"
+                    f"{manifest.task} runs on the engine onnx, not on "
+                    f"{engine or manifest.engine}"
                 )
             self.session = runtime.steps(folder, threads, SLOTS, precision)
         else:

@@ -6,6 +6,7 @@ A variable names a leaf with two underscores between levels: `MODELMILL_LIMITS__
 
 import os
 import tomllib
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,13 @@ class TracingSettings(BaseModel):
     )
 
 
+class _TomlFile(TomlConfigSettingsSource):
+    """A file that may begin with a byte order mark, as some editors write it."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_bytes().decode("utf-8-sig"))
+
+
 class Settings(BaseSettings):
     """All settings of a node."""
 
@@ -187,7 +195,7 @@ class Settings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            TomlConfigSettingsSource(settings_cls, home / "modelmill.toml"),
+            _TomlFile(settings_cls, home / "modelmill.toml"),
         )
 
 

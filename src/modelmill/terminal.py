@@ -291,8 +291,26 @@ def index(row: Mapping[str, Any]) -> None:
     )
 
 
-def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inputs with their best answers, or the files of pictures that were answered."""
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+"""Columns of a box."""
+
+
+def predictions(
+    rows: Sequence[Mapping[str, Any]], threshold: float | None = None
+) -> None:
+    """Inputs with their best answers, or the files of pictures that were answered.
+
+    `threshold` is the score that an answer had to reach, where one was in force.
+    """
+    for row in rows:
+        if row["output"] == []:
+            _console.print(escape(f"{row['input'][:60]}: {_nothing(threshold)}"))
+    rows = [row for row in rows if row["output"] != []]
+    if not rows:
+        return
+    if boxes := [box for row in rows for box in _boxes(row["input"], row["output"])]:
+        table(boxes, ("input", "label", "score", *CORNERS, "file"))
+        return
     if any(
         isinstance(row["output"], dict) and row["output"].keys() & {"image", "file"}
         for row in rows
@@ -344,6 +362,33 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> None:
         others = ", ".join(f"{one['label']} {one['score']:.3f}" for one in rest)
         flat.append({"input": row["input"][:60], **best, "then": others})
     table(flat, ("input", "label", "score", "then", "vector"))
+
+
+def _nothing(threshold: float | None) -> str:
+    """That nothing was found, and what would find more."""
+    if threshold is None:
+        return "nothing found"
+    text = f"nothing found above the threshold {threshold:g}"
+    lower = 0.1 if threshold > 0.1 else 0.01
+    if threshold <= lower:
+        return text
+    return f"{text}; lower it with --set threshold={lower:g}"
+
+
+def _boxes(name: str, output: Any) -> list[dict[str, Any]]:
+    """A row for each box that was found; nothing for other answers."""
+    found = output if isinstance(output, list) else []
+    return [
+        {
+            "input": name[:60],
+            "label": one["label"],
+            "score": f"{one['score']:.3f}",
+            "file": one.get("file"),
+            **{corner: str(one["box"][corner]) for corner in CORNERS},
+        }
+        for one in found
+        if isinstance(one, dict) and "box" in one
+    ]
 
 
 def _written(name: str, output: Any) -> list[dict[str, Any]]:

@@ -18,9 +18,9 @@ ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 interrupted.
 """
 WEIGHTS = "model.safetensors"
+"""The file of a bundle from which its training can go on."""
 INT8 = "int8"
 """A precision of models that write, and the folder of their bundle with the weights in it."""
-"""The file of a bundle from which its training can go on."""
 RESULT = "result.json"
 """What a job leaves in its folder, and its supervisor takes in."""
 QUESTION = "question"

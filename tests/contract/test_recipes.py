@@ -47,10 +47,11 @@ def quick(task, recipe):
 @pytest.fixture(
     scope="session",
     params=[
-        pytest.param(one, marks=pytest.mark.xdist_group("/".join(one)))
+        pytest.param(
+            one, id="/".join(one), marks=pytest.mark.xdist_group("/".join(one))
+        )
         for one in RECIPES
     ],
-    ids="/".join,
 )
 def trained(request, tmp_path_factory):
     """The recipe's task, its name, the job's folder and what the job said."""

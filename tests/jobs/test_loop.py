@@ -452,3 +452,24 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no room"):
         run(tmp_path)
     assert (tmp_path / loop.CHECKPOINT).read_bytes() == before
+
+
+def test_a_network_with_convolutions_in_space_is_trained(tmp_path):
+    def spatial():
+        torch.manual_seed(5)
+        return nn.Sequential(
+            nn.Unflatten(1, (6, 1, 1, 1)),
+            nn.Conv3d(6, 4, 1),
+            nn.Flatten(),
+            nn.Linear(4, 2),
+        )
+
+    short = msgspec.structs.replace(SETTINGS, epochs=1, epoch_steps=1)
+    assert len(run(tmp_path / "job", short, made=spatial).history) == 1
+
+
+def test_only_kernels_of_planes_get_their_channels_last():
+    made = loop._channels_last(nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3)]))
+    plane, space = made[0].weight, made[1].weight
+    assert plane.is_contiguous(memory_format=torch.channels_last)
+    assert space.is_contiguous()

@@ -145,7 +145,10 @@ def predict(
         Parameter(negative="", help="a parameter, as top_k=3 or mask=@FILE"),
     ] = None,
     out: Annotated[
-        Path | None, Parameter(help="a folder for pictures and masks that are answered")
+        Path | None,
+        Parameter(
+            help="a folder for pictures and masks that are answered, and boxes drawn"
+        ),
     ] = None,
     stream: Annotated[
         bool, Parameter(negative="", help="show a text while it is written")
@@ -162,7 +165,7 @@ def predict(
         return
     if out is not None:
         _save_pictures(rows, out)
-    show(rows, lambda: screen().predictions(rows))
+    show(rows, lambda: screen().predictions(rows, _threshold(rows, parameters)))
 
 
 @app.command
@@ -224,6 +227,20 @@ def _parameters(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
+def _threshold(rows: list[Any], parameters: dict[str, Any]) -> float | None:
+    """The score that an answer had to reach, to be told where nothing did.
+
+    Without a parameter only a detector answers with nothing.
+    """
+    if all(row["output"] != [] for row in rows):
+        return None
+    if isinstance(given := parameters.get("threshold"), int | float):
+        return float(given)
+    from modelmill.tasks.object_detection import THRESHOLD
+
+    return THRESHOLD
+
+
 def _save_pictures(rows: list[Any], folder: Path) -> None:
     """Write the pictures of the answers as PNG files named after the inputs; the answers then name
     the files.
@@ -243,6 +260,14 @@ def _save_pictures(rows: list[Any], folder: Path) -> None:
                 part["mask"] = _save(
                     part["mask"], folder, f"{begin}{stem}-{_plain(part['label'])}"
                 )
+        elif output == []:
+            continue  # nothing was found: there is nothing to draw
+        elif isinstance(output, list) and all(
+            isinstance(one, dict) and "box" in one for one in output
+        ):
+            file = _draw(Path(row["input"]), output, folder, f"{begin}{stem}")
+            for box in output:
+                box["file"] = file
         elif isinstance(output, list) and all(isinstance(one, str) for one in output):
             marks = [
                 f"{number}-{place}-" if several or len(output) > 1 else ""
@@ -255,7 +280,8 @@ def _save_pictures(rows: list[Any], folder: Path) -> None:
             row["output"] = {"file": files[0]} if len(files) == 1 else {"files": files}
         else:
             fail(
-                "--out is for models that answer with pictures or masks: this one does not"
+                "--out is for models that answer with pictures, masks or boxes: this one "
+                "does not"
             )
 
 
@@ -264,13 +290,38 @@ def _plain(label: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in label)[:60]
 
 
+def _draw(picture: Path, boxes: list[Any], folder: Path, stem: str) -> str:
+    """Write the picture with its boxes on it; corners are those of the upright picture."""
+    from io import BytesIO
+
+    from PIL import Image, ImageDraw, ImageOps
+
+    try:
+        with Image.open(picture) as opened:
+            sheet = ImageOps.exif_transpose(opened).convert("RGB")
+    except OSError as error:
+        fail(f"can't draw on {picture}: {error.strerror or error}")
+    pen = ImageDraw.Draw(sheet)
+    for one in boxes:
+        left, top, right, bottom = one["box"].values()
+        pen.rectangle((left, top, right - 1, bottom - 1), outline="red", width=2)
+        pen.text((left + 3, top + 2), f"{one['label']} {one['score']:.2f}", fill="red")
+    written = BytesIO()
+    sheet.save(written, "PNG")
+    return _keep(written.getvalue(), folder, stem)
+
+
 def _save(picture: str, folder: Path, stem: str) -> str:
     from base64 import b64decode
 
+    return _keep(b64decode(picture), folder, stem)
+
+
+def _keep(picture: bytes, folder: Path, stem: str) -> str:
     file = folder / f"{stem}.png"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b64decode(picture))
+        file.write_bytes(picture)
     except OSError as error:
         fail(f"can't write {file}: {error.strerror}")
     return str(file)

@@ -145,7 +145,7 @@ class Loop:
         )
         self.events, self.stop, self.clock = events, stop, clock
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _channels_last(network.to(self.device))
         bf16 = uses_bf16(settings.precision, self.device)
         self.cast = torch.autocast(self.device, torch.bfloat16, enabled=bf16)
         self.steps = settings.epoch_steps or math.ceil(len(data) / settings.batch_size)
@@ -412,3 +412,13 @@ def uses_bf16(precision: str, device: str) -> bool:
     except OSError:
         return False
     return bool("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """The kernels of plane convolutions with their channels last, which is faster; no other
+    weights have such a form.
+    """
+    for value in [*network.parameters(), *network.buffers()]:
+        if value.dim() == 4:
+            value.data = value.data.contiguous(memory_format=torch.channels_last)
+    return network

@@ -19,13 +19,21 @@ from modelmill.artifacts import sha256_of
 from modelmill.cluster.child import Report
 from modelmill.data.names import check_member
 from modelmill.engines.base import engine_named
-from modelmill.errors import BundleCorrupt, InvalidInput
+from modelmill.errors import BundleCorrupt, InvalidInput, StorageFull, TooLarge
 from modelmill.jobs import neighbours
 from modelmill.jobs.process import Events, Stop, run
 from modelmill.types import JobSpec, Json, Lineage, Manifest
 
 ENGINE = "onnx"
 MANIFEST_BYTES = 16 << 20
+UNPACKED = 20
+"""How many times its size a bundle may unpack to; weights hardly shrink."""
+UNPACKED_BYTES = 64 << 20
+"""What any bundle may unpack to, however small it is."""
+MEMBERS = 10_000
+"""Most files of a bundle."""
+FREE_BYTES = 64 << 20
+"""Room on the disk that unpacking leaves."""
 
 
 def main(spec: bytes, report: Report) -> int:
@@ -46,11 +54,7 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
         if "source" in spec.settings:
             manifest = neighbours.assemble(upload, draft, spec)
         else:
-            manifest = (
-                _unpack(upload, draft)
-                if zipfile.is_zipfile(upload)
-                else _wrap(upload, draft, spec)
-            )
+            manifest = _brought(upload, draft, spec)
         bundle.seal(draft, manifest, sealed)
         events.stage("trying it")
         try:
@@ -64,6 +68,17 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
         "bundle": bundle.digest_of(sealed),
         "task": manifest.task,
     }
+
+
+def _brought(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
+    """What was uploaded, in the draft; what is refused leaves nothing there."""
+    try:
+        if zipfile.is_zipfile(upload):
+            return _unpack(upload, draft)
+        return _wrap(upload, draft, spec)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _wrap(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
@@ -117,10 +132,12 @@ def _unpack(upload: Path, draft: Path) -> Manifest:
             raise InvalidInput(
                 f"the bundle's {bundle.MANIFEST} can't be read: {error}"
             ) from error
-        for name, digest in manifest.files.items():
+        for name in manifest.files:
             check_member("the bundle", name)
             if top + name not in names:
                 raise InvalidInput(f"the bundle lacks the file {name}")
+        _check_sizes(upload, draft, [names[top + name] for name in manifest.files])
+        for name, digest in manifest.files.items():
             target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(names[top + name]) as source, target.open("wb") as out:
@@ -130,3 +147,28 @@ def _unpack(upload: Path, draft: Path) -> Manifest:
                     f"the bundle's {name} was changed since it was sealed (sha256 differs)"
                 )
     return msgspec.structs.replace(manifest, files={})
+
+
+def _check_sizes(upload: Path, draft: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse a bomb before any of it is on the disk.
+
+    A zip gives no more of a member than the size that it declares. Raises `InvalidInput`,
+    `TooLarge` or `StorageFull`.
+    """
+    if len(members) > MEMBERS:
+        raise TooLarge(
+            f"the bundle names {len(members)} files: at most {MEMBERS} are taken"
+        )
+    unpacked = sum(member.file_size for member in members)
+    most = max(UNPACKED_BYTES, UNPACKED * upload.stat().st_size)
+    if unpacked > most:
+        raise TooLarge(
+            f"the bundle unpacks to {unpacked >> 20} MiB: a zip of its size may unpack "
+            f"to {most >> 20} MiB"
+        )
+    room = shutil.disk_usage(draft).free - FREE_BYTES
+    if unpacked > room:
+        raise StorageFull(
+            f"the bundle unpacks to {unpacked >> 20} MiB, and the disk has room for "
+            f"{max(room, 0) >> 20} MiB: free some"
+        )

@@ -1,0 +1,84 @@
+"""Bundles that are brought from elsewhere: what is refused before it is unpacked."""
+
+import shutil
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+
+from modelmill import bundle
+from modelmill.errors import InvalidInput, StorageFull, TooLarge
+from modelmill.jobs import registering
+from modelmill.types import JobSpec
+from tests.making import a_manifest, picture_bundle
+
+
+class Silent:
+    def stage(self, message):
+        pass
+
+
+def zipped(folder, target):
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, str(path.relative_to(folder)))
+    return target
+
+
+def bomb(tmp_path, size):
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    (draft / "model.onnx").write_bytes(bytes(size))
+    bundle.seal(draft, a_manifest(), tmp_path / "sealed")
+    return zipped(tmp_path / "sealed", tmp_path / "bomb.zip")
+
+
+def register(upload, tmp_path):
+    spec = JobSpec(
+        job=1,
+        kind="register",
+        folder=str(tmp_path / "job"),
+        threads=1,
+        bundle=str(upload),
+    )
+    return registering.register(spec, Silent(), SimpleNamespace(asked=False))
+
+
+def test_a_sound_bundle_is_taken(tmp_path):
+    upload = zipped(picture_bundle(tmp_path / "sealed"), tmp_path / "sound.zip")
+    assert register(upload, tmp_path)["bundle"]
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    upload = bomb(tmp_path, 8 << 20)
+    monkeypatch.setattr(registering, "UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(shutil, "copyfileobj", None)  # nothing may be unpacked
+    with pytest.raises(TooLarge, match=r"unpacks to 8 MiB: .* may unpack to 1 MiB"):
+        register(upload, tmp_path)
+    assert list((tmp_path / "job").iterdir()) == []
+
+
+def test_a_bundle_of_too_many_files_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(registering, "MEMBERS", 0)
+    with pytest.raises(TooLarge, match="names 1 files: at most 0 are taken"):
+        register(bomb(tmp_path, 10), tmp_path)
+    assert list((tmp_path / "job").iterdir()) == []
+
+
+def test_a_bundle_that_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
+    upload = bomb(tmp_path, 2 << 20)
+    usage = SimpleNamespace(free=registering.FREE_BYTES + (1 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(StorageFull, match="has room for 1 MiB"):
+        register(upload, tmp_path)
+    assert list((tmp_path / "job").iterdir()) == []
+
+
+def test_what_is_refused_half_unpacked_leaves_nothing(tmp_path):
+    sealed = tmp_path / "sealed"
+    bomb(tmp_path, 10)
+    (sealed / "model.onnx").chmod(0o600)
+    (sealed / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(InvalidInput, match="was changed"):
+        register(zipped(sealed, tmp_path / "changed.zip"), tmp_path)
+    assert list((tmp_path / "job").iterdir()) == []

@@ -15,7 +15,10 @@ from tests.making import pairs_table, questions, text_table
 from tests.platform.conftest import Platform
 from tests.reference.graphs import addsub
 
-pytestmark = pytest.mark.xdist_group("language")  # its platform is made once
+pytestmark = [
+    pytest.mark.xdist_group("language"),  # its platform is made once
+    pytest.mark.timeout(600),  # it trains several models, on cores that others use too
+]
 SMALL = {"width": "32", "layers": "1", "heads": "2", "epochs": "2", "batch_size": "16"}
 
 EXACT = {"ema": "0", "dropout": "0", "label_smoothing": "0"}

@@ -106,7 +106,7 @@ def test_it_is_measured_by_the_words_that_are_hidden(context):
     def knows_all(arrays):
         # It sees the rest of the text, and this one knows the only text that fits.
         texts = [
-            fill_mask._text.decode(text, context.preprocessing, context.folder)
+            fill_mask.text_tokenizer.decode(text, context.preprocessing, context.folder)
             for text in TEXTS
         ]
         (fit,) = [

@@ -118,7 +118,7 @@ def decoder(
     places: int,
     int8: bool = False,
 ) -> "ModelProto":
-    """Blocks of `tasks._transformer.Block` between `embedding` and `last`, whose logits the
+    """Blocks of `transformer.Block` between `embedding` and `last`, whose logits the
     embedding gives.
 
     `engines._steps.Steps` describes inputs and outputs.

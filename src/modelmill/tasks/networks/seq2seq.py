@@ -4,7 +4,7 @@ served as.
 Served, a network is `begin` (once a text) and `step` (once a token). `begin` gives the `logits` of
 the first token, `memory_*`, which stays as it is, and `state_*`, which each step takes and gives
 anew as `next_*`; both say where they looked (`attention`). The search is not a part of the graph
-(`tasks.translation._beam`).
+(`tasks.translation.beam_search`).
 """
 
 from typing import Any

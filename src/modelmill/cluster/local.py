@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,8 @@ class LocalHandle:
 
     def messages(self) -> list[dict[str, Any]]:
         """The JSON lines that arrived; never waits."""
+        for nursery in _nurseries.values():
+            nursery.drop_late()
         with suppress(BlockingIOError):
             while chunk := os.read(self._pipe, 65536):
                 self._rest += chunk
@@ -121,7 +124,11 @@ class Nursery:
             env={**os.environ, **ENVIRONMENT},
         )
         theirs.close()
-        self._link, self._answers, self._codes = ours, list[int](), dict[int, int]()
+        ours.settimeout(FORK_SECONDS)
+        self._link, self._codes = ours, dict[int, int]()
+        self._asked = self._awaited = 0
+        self._answers: dict[int, int] = {}
+        self._unanswered, self._dropped = set[int](), set[int]()
 
     @property
     def alive(self) -> bool:
@@ -129,12 +136,25 @@ class Nursery:
         return self._process.poll() is None
 
     def fork(self, asked: dict[str, Any], descriptor: int) -> Forked:
-        """A child that runs an entry; raises `OSError` when there is no answer."""
-        socket.send_fds(self._link, [json.dumps(asked).encode()], [descriptor])
-        while not self._answers:
-            if not self.listen(FORK_SECONDS):
+        """A child that runs an entry; raises `OSError` when there is no answer in time.
+
+        A request has a number, which its answer repeats: a late answer is about another request.
+        It also says until when it holds, so that nothing is forked that nobody waits for.
+        """
+        self._asked += 1
+        number, until = self._asked, time.monotonic() + FORK_SECONDS
+        self._awaited = number
+        request = {**asked, "number": number, "until": until}
+        socket.send_fds(self._link, [json.dumps(request).encode()], [descriptor])
+        self._unanswered.add(number)
+        while number in self._unanswered:
+            rest = until - time.monotonic()
+            if rest <= 0 or not self.listen(rest):
+                self._awaited = 0
                 raise TimeoutError("the nursery does not answer")
-        return Forked(self, self._answers.pop(0))
+        if (pid := self._answers.pop(number, None)) is None:
+            raise TimeoutError("the nursery answered too late")
+        return Forked(self, pid)
 
     def listen(self, seconds: float) -> bool:
         """Take what it says; False when there was nothing in that time."""
@@ -146,10 +166,31 @@ class Nursery:
             raise ConnectionError("the nursery has ended")
         said = json.loads(data)
         if "pid" in said:
-            self._answers.append(said["pid"])
+            self._heard(said["number"], said["pid"])
+        elif said["ended"] in self._dropped:
+            self._dropped.discard(said["ended"])
         else:
             self._codes[said["ended"]] = said["code"]
         return True
+
+    def _heard(self, number: int, pid: int) -> None:
+        """An answer; a fork of an earlier request is ended, for nobody waits for it."""
+        self._unanswered.discard(number)
+        if not pid:
+            return
+        if number == self._awaited:
+            self._answers[number], self._awaited = pid, 0
+            return
+        log.warning("the nursery forked %d too late: it is ended", pid)
+        self._dropped.add(pid)
+        with suppress(OSError):
+            self._link.send(json.dumps({"end": pid}).encode())
+
+    def drop_late(self) -> None:
+        """Hear answers that came too late, also when no more is asked."""
+        with suppress(OSError):
+            while self._unanswered and self.listen(0):
+                pass
 
     def ended(self, pid: int) -> int | None:
         """The exit status of a child; None while it runs."""

@@ -5,8 +5,9 @@ It has one thread and no state, so a fork of it is as good as a fresh process; w
 in common (code, tables of libraries) they share in memory. Arguments: the descriptor of its socket,
 the parent's pid, modules to import.
 
-A request is one packet, JSON with the descriptor on which the child reports; answers are `{"pid"}`
-and, whenever a child ends, `{"ended", "code"}`.
+A request is one packet, JSON with its number and the descriptor on which the child reports. Answers
+are `{"pid", "number"}` (the pid is 0 when the time of the request has passed) and, whenever a child
+ends, `{"ended", "code"}`. The packet `{"end"}` ends a child that nobody waits for.
 """
 
 import gc
@@ -17,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from contextlib import suppress
 from typing import Any
@@ -47,22 +49,31 @@ def main() -> int:
         signal.SIGTERM, signal.SIG_IGN
     )  # it ends with its parent, or when the socket closes
     watched: list[Any] = [link, reading]
+    children: set[int] = set()
     while True:
         ready, _, _ = select.select(watched, [], [])
         if reading in ready:
             with suppress(BlockingIOError):
                 os.read(reading, 4096)
-            _reap(link)
-        if link in ready and not _serve(link, (reading, writing)):
+            _reap(link, children)
+        if link in ready and not _serve(link, (reading, writing), children):
             return 0
 
 
-def _serve(link: socket.socket, inherited: tuple[int, int]) -> bool:
-    """Fork one child; False when the parent has gone."""
+def _serve(link: socket.socket, inherited: tuple[int, int], children: set[int]) -> bool:
+    """Fork or end one child; False when the parent has gone."""
     data, descriptors, _, _ = socket.recv_fds(link, PACKET, 1)
     if not data:
         return False
     asked = json.loads(data)
+    if "end" in asked:
+        if asked["end"] in children:  # not yet reaped: the number is still its own
+            os.kill(asked["end"], signal.SIGKILL)
+        return True
+    if time.monotonic() > asked["until"]:
+        _close(descriptors)
+        link.send(json.dumps({"pid": 0, "number": asked["number"]}).encode())
+        return True
     me = os.getpid()
     pid = os.fork()
     if not pid:
@@ -71,18 +82,24 @@ def _serve(link: socket.socket, inherited: tuple[int, int]) -> bool:
         for end in inherited:
             os.close(end)
         os._exit(_live(asked, descriptors[0], me))
-    for end in descriptors:
-        os.close(end)
-    link.send(json.dumps({"pid": pid}).encode())
+    children.add(pid)
+    _close(descriptors)
+    link.send(json.dumps({"pid": pid, "number": asked["number"]}).encode())
     return True
 
 
-def _reap(link: socket.socket) -> None:
+def _close(descriptors: list[int]) -> None:
+    for end in descriptors:
+        os.close(end)
+
+
+def _reap(link: socket.socket, children: set[int]) -> None:
     with suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
+            children.discard(pid)
             link.send(
                 json.dumps(
                     {"ended": pid, "code": os.waitstatus_to_exitcode(status)}

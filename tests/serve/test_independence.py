@@ -20,7 +20,7 @@ from tests.making import (
 )
 
 
-def bundle_of(folder, nodes, shape, weights=()):
+def bundle_of(folder, nodes, shape, weights=(), kind=TensorProto.FLOAT):
     """A sealed bundle without a task that computes y from x."""
     draft = folder / "draft"
     draft.mkdir()
@@ -28,20 +28,21 @@ def bundle_of(folder, nodes, shape, weights=()):
     graph = helper.make_graph(
         nodes,
         "g",
-        [value("x", TensorProto.FLOAT, shape)],
-        [value("y", TensorProto.FLOAT, shape)],
+        [value("x", kind, shape)],
+        [value("y", kind, shape)],
         list(weights),
     )
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
     )
     (draft / "model.onnx").write_bytes(model.SerializeToString())
+    datatype = "FP32" if kind == TensorProto.FLOAT else "INT64"
     spec = [-1 if isinstance(side, str) else side for side in shape]
     manifest = a_manifest(
         task="",
         engine="onnx",
-        inputs=[TensorSpec(name="x", datatype="FP32", shape=spec)],
-        outputs=[TensorSpec(name="y", datatype="FP32", shape=spec)],
+        inputs=[TensorSpec(name="x", datatype=datatype, shape=spec)],
+        outputs=[TensorSpec(name="y", datatype=datatype, shape=spec)],
         preprocessing={},
         labels=[],
     )
@@ -81,6 +82,31 @@ def dynamically_quantised(folder):
     return bundle_of(folder, nodes, ["n", 3])
 
 
+def whole_batch_of_integers(folder):
+    """Subtracts the largest of whole numbers."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=1),
+        helper.make_node("Sub", ["x", "most"], ["y"]),
+    ]
+    return bundle_of(folder, nodes, ["n", 3], kind=TensorProto.INT64)
+
+
+def scaled_by_the_batch(folder):
+    """Multiplies whole numbers by the largest of the batch: ones alone would not show it."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=1),
+        helper.make_node("Mul", ["x", "most"], ["y"]),
+    ]
+    return bundle_of(folder, nodes, ["n", 3], kind=TensorProto.INT64)
+
+
+def few_words(folder):
+    """Looks up token ids in a table of five."""
+    table = helper.make_tensor("table", TensorProto.INT64, [5], [3, 1, 4, 1, 5])
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    return bundle_of(folder, [node], ["n", 3], [table], kind=TensorProto.INT64)
+
+
 def linear(folder):
     """A matrix product: what nearly all networks are made of."""
     matrix = np.random.default_rng(1).normal(size=(3, 3))
@@ -91,13 +117,19 @@ def linear(folder):
 DEPENDENT = [whole_batch, time_first, dynamically_quantised]
 
 
-@pytest.mark.parametrize("make", DEPENDENT)
+@pytest.mark.parametrize(
+    "make", [*DEPENDENT, whole_batch_of_integers, scaled_by_the_batch]
+)
 def test_a_model_that_mixes_its_rows_is_found(make, tmp_path):
     assert not rows_independent(make(tmp_path))
 
 
 def test_a_matrix_product_is_independent(tmp_path):
     assert rows_independent(linear(tmp_path))
+
+
+def test_a_model_of_few_token_ids_is_tried_with_small_ones(tmp_path):
+    assert rows_independent(few_words(tmp_path))
 
 
 @pytest.mark.parametrize(

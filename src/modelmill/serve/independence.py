@@ -7,6 +7,7 @@ with others, a call would get another answer, and callers could read one another
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -19,6 +20,8 @@ LENGTHS = (8, 32, 64, 224)
 """Lengths tried for free axes, until one is accepted."""
 EXTREME = 1e4
 """Factor of the extreme row: it would change a scale that is shared by the batch."""
+WIDE, NARROW = 100, 2
+"""Whole numbers tried: below `WIDE`, and below `NARROW` where the network takes no others."""
 TOLERANCE = 2e-4
 """Allowed difference of float32 outputs, relative to the largest value of a row.
 
@@ -52,43 +55,57 @@ def _examples(model: Predictor) -> Iterator[Arrays]:
         return
     if any(spec.datatype == "BYTES" for spec in specs):
         return
-    for length in LENGTHS:
+    for length, most in product(LENGTHS, (WIDE, NARROW)):
         random = np.random.default_rng(0)
         row: Arrays = {}
         for spec in specs:
             shape = [side if side > 0 else length for side in spec.shape[1:]]
-            row[spec.name] = _random(random, shape, np.dtype(NUMPY[spec.datatype]))
+            row[spec.name] = _random(
+                random, shape, np.dtype(NUMPY[spec.datatype]), most
+            )
         yield row
-        if all(side > 0 for spec in specs for side in spec.shape[1:]):
+        fixed = all(side > 0 for spec in specs for side in spec.shape[1:])
+        if fixed and most == NARROW:
             return
 
 
 def _random(
-    random: np.random.Generator, shape: Sequence[int], kind: np.dtype[np.generic]
+    random: np.random.Generator,
+    shape: Sequence[int],
+    kind: np.dtype[np.generic],
+    most: int,
 ) -> np.ndarray:
-    """Values that any network takes; whole numbers may be token ids, so they are small."""
+    """Values for one input; whole numbers may be token ids, so they are below `most`."""
     if kind == np.uint8:
         return random.integers(0, 256, shape).astype(kind)
-    if np.issubdtype(kind, np.integer) or kind == np.bool_:
+    if kind == np.bool_:
         return random.integers(0, 2, shape).astype(kind)
+    if np.issubdtype(kind, np.integer):
+        return random.integers(0, most, shape).astype(kind)
     return random.normal(size=shape).astype(kind)
 
 
 def _variants(row: Arrays) -> list[Arrays]:
-    """The row, another one of the same values, and one of extreme values."""
+    """The row, another one of the same values, one of extreme values, and one that lacks them.
+
+    Whole numbers have no extreme that any network takes: theirs are rows of zeros and of ones,
+    whose largest and smallest values are not those of the others.
+    """
     other: Arrays = {}
     extreme: Arrays = {}
+    flat: Arrays = {}
     for name, array in row.items():
+        flat[name] = np.ones_like(array)
         backwards = np.ascontiguousarray(array[..., ::-1]) if array.ndim else array
         if array.dtype == np.uint8:
             other[name], extreme[name] = backwards // 2, 255 - array
         elif array.dtype.kind in "iub":
-            other[name], extreme[name] = backwards, array
+            other[name], extreme[name] = backwards, np.zeros_like(array)
         else:
             # Cast back: a factor would widen the small float types.
             other[name] = (backwards * 0.5).astype(array.dtype)
             extreme[name] = (array * EXTREME).astype(array.dtype)
-    return [row, other, extreme]
+    return [row, other, extreme, flat]
 
 
 def _same_alone_and_together(model: Predictor, rows: list[Arrays]) -> bool:
@@ -99,7 +116,7 @@ def _same_alone_and_together(model: Predictor, rows: list[Arrays]) -> bool:
     alone += [_run(model, [row]) for row in rows[1:]]
     if any(len(array) != 1 for outputs in alone for array in outputs.values()):
         return False
-    orders = ([0, 1, 2], [2, 0, 1], [1, 1, 0])
+    orders = ([0, 1, 2, 3], [3, 2, 0, 1], [1, 1, 0], [3, 2])
     return all(_matches(model, rows, alone, order) for order in orders)
 
 

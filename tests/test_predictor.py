@@ -206,3 +206,15 @@ def test_an_engine_that_writes_no_texts_is_named_also_as_the_bundles_own(tmp_pat
     manifest = a_manifest(task="text-generation", engine="openvino")
     with pytest.raises(InvalidInput, match="on the engine onnx, not on openvino"):
         Predictor(tmp_path, manifest)
+
+
+def test_manifest_and_file_replaced_together_are_refused(tmp_path):
+    there = picture_bundle(tmp_path / "one")
+    other = picture_bundle(tmp_path / "other", gain=0.5)
+    registered = bundle.digest_of(there)
+    predictor.load(there, digest=registered)
+    for name in ("manifest.json", "model.onnx", "golden.json"):
+        (there / name).chmod(0o600)
+        (there / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(BundleCorrupt, match="is not the one that was registered"):
+        predictor.load(there, digest=registered)

@@ -185,3 +185,13 @@ def from_os(error: OSError, doing: str) -> MillError:
     return MillError(
         f"{doing} failed: {error.strerror or error} ({error.filename or 'no file'})"
     )
+
+
+def reraise_exit(error: BaseException) -> None:
+    """Raise again what ends a thread or a process; everything else is a failure of the code.
+
+    A panic of a library written in Rust is a `BaseException`, as is the end of an interpreter: a
+    thread that answers calls survives the first.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise error

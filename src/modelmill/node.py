@@ -127,6 +127,7 @@ class Node:
             WORKER,
             settings.threads,
             settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
+            settings.limits.load_seconds,
         )
         self._workers.tally, self._workers.told = self._tally, self._tell
         self._meter = Meter()

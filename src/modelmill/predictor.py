@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from modelmill.bundle import open_bundle
+from modelmill.bundle import digest_of, open_bundle
 from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError
 from modelmill.generation.generator import Generator, Piece, Text
@@ -201,13 +201,23 @@ class Predictor:
 
 
 def load(
-    folder: Path, threads: int = 1, engine: str = "", precision: str = ""
+    folder: Path,
+    threads: int = 1,
+    engine: str = "",
+    precision: str = "",
+    digest: str = "",
 ) -> Predictor:
     """Open a sealed bundle: digests verified, golden set replayed.
 
-    `engine` and `precision` override the manifest's engine and its default precision. Raises
+    `engine` and `precision` override the manifest's engine and its default precision. A `digest`
+    is compared with the manifest's: files and manifest could have been replaced together. Raises
     `BundleCorrupt`, `NotFound` or `NotInstalled` for the engine, `InvalidInput` for the precision.
     """
+    if digest and digest_of(folder) != digest:
+        raise BundleCorrupt(
+            f"the manifest of {folder} is not the one that was registered: import the "
+            "model again, or bring the file back from a backup"
+        )
     predictor = Predictor(folder, open_bundle(folder), threads, engine, precision)
     predictor.check_golden()
     return predictor

@@ -59,6 +59,11 @@ class Limits(BaseModel):
         gt=0,
         description="a worker that needs longer for one batch is replaced, its calls go to another",
     )
+    load_seconds: float = Field(
+        default=600,
+        gt=0,
+        description="a model that takes longer to load fails, and is tried again later",
+    )
     batch: int = Field(
         default=64,
         ge=1,

@@ -111,7 +111,7 @@ class JobSpec(Struct, frozen=True, kw_only=True):
 
 class WorkerSpec(Struct, frozen=True, kw_only=True):
     """What a worker process is told. `threads` are for the engine, `decoders` for pictures and the
-    like.
+    like. `digest` is that of the registered manifest; where it is empty nothing is compared.
     """
 
     deployment: str
@@ -123,6 +123,7 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     decoders: int = 1
     engine: str = ""
     precision: str = ""
+    digest: str = ""
 
 
 class GatewaySpec(Struct, frozen=True, kw_only=True):

@@ -465,3 +465,26 @@ def test_asked_to_go_it_stays_until_the_gateway_has_let_go(server, tmp_path):
         assert ask(link, [Call(1, grey(0), [], {})])[0].code == ""
     server.thread.join(5)
     assert not server.thread.is_alive()
+
+
+class Panic(BaseException):
+    """As a library written in Rust raises it."""
+
+
+@pytest.mark.parametrize("step", ["decode", "infer", "encode"])
+def test_a_panic_fails_its_call_and_no_thread_ends(step, pictures, monkeypatch):
+    def panics(*_, **__):
+        raise Panic
+
+    monkeypatch.setattr(pictures, step, panics)
+    answer = Worker(pictures, 1).answer([Call(1, grey(7), [], {})]).answers[0]
+    assert answer.code == "model_failed"
+
+
+def test_a_wish_to_end_is_not_held_up(pictures, monkeypatch):
+    def exits(*_, **__):
+        raise SystemExit
+
+    monkeypatch.setattr(pictures, "decode", exits)
+    with pytest.raises(SystemExit):
+        Worker(pictures, 1).answer([Call(1, grey(7), [], {})])

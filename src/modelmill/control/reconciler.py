@@ -50,6 +50,7 @@ class Reconciler:
         entry: str,
         cores: int,
         memory_bytes: int = 0,
+        load_seconds: float = 600.0,
     ) -> None:
         self._database, self._registry = database, registry
         self._cluster, self._logs, self._sockets, self._entry = (
@@ -59,6 +60,7 @@ class Reconciler:
             entry,
         )
         self._cores, self._budget = cores, memory_bytes
+        self._load_seconds = load_seconds
         self.told: Callable[[], None] = lambda: None
         self.tally: Callable[[Place], Tally] = lambda place: Tally()
         self._rows: list[Deployment] = []
@@ -224,6 +226,16 @@ class Reconciler:
                 self._bury(worker)
             elif worker.leaving and now - worker.leaving > KILL_SECONDS:
                 worker.handle.kill()
+            elif not worker.ready and now - worker.started > self._load_seconds:
+                self._end_loading(worker)
+
+    def _end_loading(self, worker: Running) -> None:
+        """A model whose loading does not end fails as one that can't be loaded."""
+        worker.error = (
+            f"it was not loaded within {self._load_seconds:g} seconds "
+            "(limits.load_seconds)"
+        )
+        worker.handle.kill()
 
     def _bury(self, worker: Running) -> None:
         """A worker has ended: forget it, and remember an unwanted end."""
@@ -453,6 +465,7 @@ class Reconciler:
                 decoders=options.threads or threads,
                 engine=options.engine,
                 precision=options.precision,
+                digest=found.digest,
             )
             handle = self._cluster.start(
                 self._entry,
@@ -464,7 +477,7 @@ class Reconciler:
         except (MillError, OSError) as error:
             self._failed(key, str(error))
             return
-        self._workers.append(Running(row, version, spec, handle))
+        self._workers.append(Running(row, version, spec, handle, time.monotonic()))
         self._book.changed = True
 
     def _postponed(self, row: Deployment) -> bool:

@@ -16,10 +16,16 @@ class Running:
     """A worker process of this node."""
 
     def __init__(
-        self, row: Deployment, version: Version, spec: WorkerSpec, handle: Handle
+        self,
+        row: Deployment,
+        version: Version,
+        spec: WorkerSpec,
+        handle: Handle,
+        started: float,
     ) -> None:
         self.deployment, self.name, self.version = row.id, row.name, version
         self.spec, self.handle = spec, handle
+        self.started = started
         self.ready = False
         self.batch, self.threads, self.memory = 0, spec.threads, 0
         self.leaving: float | None = None

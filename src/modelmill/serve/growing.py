@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from modelmill.errors import InvalidInput, MillError, ModelFailed
+from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
 from modelmill.generation.generator import Generator, Piece, Text
 from modelmill.predictor import Predictor
 from modelmill.serve.tensors import elements_of, texts_of
@@ -92,7 +92,8 @@ class Growing:
                 self._forget(name)
             try:
                 self._tell(list(self._generator.tick()))
-            except Exception as error:
+            except BaseException as error:
+                reraise_exit(error)
                 self._fail(error)
 
     def _begin(self, call: Call, send: Send) -> None:
@@ -129,7 +130,8 @@ class Growing:
                     ]
                 )
             )
-        except Exception:
+        except BaseException as error:
+            reraise_exit(error)
             log.exception("a prompt could not be read")
             send(
                 Batch(
@@ -223,7 +225,7 @@ class Growing:
             }.values():
                 send(Batch([]))
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """A step that fails fails all that took part: nobody can say whose fault it was."""
         log.exception("a step failed")
         message = (

@@ -24,7 +24,7 @@ import numpy as np
 from modelmill import predictor
 from modelmill.cluster.child import Report
 from modelmill.engines.base import Arrays
-from modelmill.errors import InvalidInput, MillError, ModelFailed
+from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
 from modelmill.serve.growing import Growing
 from modelmill.serve.independence import rows_independent
 from modelmill.serve.knee import best_rows, seconds_of_one
@@ -121,7 +121,8 @@ class Worker:
                 outputs = self._sliced(arrays)
             ran = time.perf_counter()
             answers = apart(calls, outputs)
-        except Exception:
+        except BaseException as error:
+            reraise_exit(error)
             return None  # the long way finds out which call it is
         if answers is None:
             return None
@@ -147,7 +148,8 @@ class Worker:
             )
         except MillError as error:
             return error
-        except Exception:
+        except BaseException as error:
+            reraise_exit(error)
             log.exception("decoding failed")
             return ModelFailed("the input could not be decoded")
 
@@ -198,7 +200,8 @@ class Worker:
                 for name in items[0].arrays
             }
             outputs = self._sliced(batch)
-        except Exception:
+        except BaseException as error:
+            reraise_exit(error)
             return [self._run_alone(item) for item in items]
         if any(
             array.shape[:1] != (sum(item.rows for item in items),)
@@ -220,7 +223,8 @@ class Worker:
             return self._sliced(item.arrays)
         except MillError as error:
             return error
-        except Exception:
+        except BaseException as error:
+            reraise_exit(error)
             log.exception("running failed")
             return ModelFailed("the model could not be run")
 
@@ -261,7 +265,8 @@ class Worker:
             )
         except MillError as error:
             return Answer(call.id, code=error.code, message=error.message)
-        except Exception:
+        except BaseException as error:
+            reraise_exit(error)
             log.exception("encoding failed")
             return Answer(
                 call.id,
@@ -461,7 +466,7 @@ def _open(told: WorkerSpec) -> predictor.Predictor:
     to others.
     """
     bundle = Path(told.bundle)
-    model = predictor.load(bundle, 1, told.engine, told.precision)
+    model = predictor.load(bundle, 1, told.engine, told.precision, told.digest)
     if told.threads > 1 and (
         model.grows
         or seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS

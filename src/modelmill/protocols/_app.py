@@ -35,6 +35,7 @@ from modelmill.protocols.base import (
     Scope,
     Send,
     Stream,
+    UnknownCoding,
     UnknownPath,
     WrongMethod,
     simple_error,
@@ -407,7 +408,8 @@ def _refusal(
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", ask))
-    return Response(body, STATUS.get(error.code, 500), headers=tuple(headers))
+    status = 415 if isinstance(error, UnknownCoding) else STATUS.get(error.code, 500)
+    return Response(body, status, headers=tuple(headers))
 
 
 async def _answer(

@@ -5,11 +5,9 @@ text.
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import msgspec
-
-from modelmill.errors import MillError
+from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols._growing import begun, event
-from modelmill.protocols.base import Request, Stream
+from modelmill.protocols.base import Request, Stream, read_json
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
 from modelmill.types import Route as Deployment
@@ -20,8 +18,8 @@ def wants_stream(route: Deployment, body: bytes) -> bool:
     if not route.grows or b'"stream"' not in body:
         return False
     try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        document = read_json(body)
+    except InvalidInput:
         return False  # who reads the body says what is wrong with it
     return isinstance(document, dict) and document.get("stream") is True
 

@@ -29,6 +29,7 @@ from modelmill.protocols._v2 import (
     packed,
     unpacked,
 )
+from modelmill.protocols.base import mended
 from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Tensor
 from modelmill.types import TEXTS
@@ -150,6 +151,7 @@ def decode(body: bytes, size: int, own: Signature) -> InferRequest[Any]:
 
 def _decode_carefully(head: bytes | memoryview, is_split: bool) -> InferRequest[Any]:
     """Lists of any nesting and datatype; says what is wrong."""
+    head = mended(bytes(head))
     try:
         return _careful.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

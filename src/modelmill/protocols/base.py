@@ -18,6 +18,7 @@ from modelmill.errors import (
 )
 from modelmill.serve.gateway import Gateway
 from modelmill.types import KeyInfo
+from modelmill.wire.encoding import is_known, unpacked_body
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -44,6 +45,14 @@ STATUS = {
 """HTTP status of every error code."""
 
 JSON = "application/json"
+BOM = b"\xef\xbb\xbf"
+"""The mark that some programs write before a text in UTF-8."""
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+"""An escape of JSON; the group is half of a character without its other half."""
 MAX_ID = 128
 
 
@@ -76,6 +85,10 @@ class Disconnected(Exception):
 
 class UnknownPath(NotFound):
     """No route has this path."""
+
+
+class UnknownCoding(InvalidInput):
+    """The Content-Encoding of a body is not known."""
 
 
 class WrongMethod(MethodNotAllowed):
@@ -120,6 +133,21 @@ class Request:
             if len(given) <= MAX_ID and given.isascii() and given.isprintable()
             else ""
         )
+
+    async def content(self) -> bytes:
+        """The whole body without its Content-Encoding; raises as `body` does, `InvalidInput` for
+        what can't be unpacked and `UnknownCoding`.
+        """
+        body = await self.body()
+        coding = self.headers.get(b"content-encoding")
+        if coding is None:
+            return body
+        if not is_known(coding):
+            raise UnknownCoding(
+                "Content-Encoding is gzip, deflate or identity, "
+                f"not {coding[:40].decode('latin-1')!r}"
+            )
+        return await unpacked_body(body, coding, self.limit)
 
     async def body(self) -> bytes:
         """The whole body; raises `TooLarge` while reading, `Disconnected` when the client
@@ -222,11 +250,24 @@ def is_number(text: str) -> bool:
 def read_json(body: bytes) -> Any:
     """A JSON document; raises `InvalidInput` saying where it is wrong."""
     try:
-        return msgspec.json.decode(body)
+        return msgspec.json.decode(mended(body))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise InvalidInput("the JSON is nested too deeply") from error
+
+
+def mended(body: bytes) -> bytes:
+    """A JSON document without the mark before it; half of a character becomes U+FFFD."""
+    body = body.removeprefix(BOM)
+    if b"\\ud" not in body and b"\\uD" not in body:
+        return body
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
+
+
+def is_object(body: bytes) -> bool:
+    """Whether a body begins as a JSON object does."""
+    return body.removeprefix(BOM).lstrip()[:1] == b"{"
 
 
 def simple_error(error: MillError) -> bytes:

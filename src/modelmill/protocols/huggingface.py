@@ -35,6 +35,7 @@ from modelmill.protocols.base import (
     Response,
     Route,
     Stream,
+    is_object,
     read_json,
     simple_error,
 )
@@ -80,7 +81,7 @@ async def infer(
     """One picture or text, or a list of them."""
     route = pick(gateway, caller, request, names["name"])
     refuse_tensor_model(route)
-    body = await request.body()
+    body = await request.content()
     if wants_stream(route, body):
         asked = read(body, request.header(b"content-type"), *_takes(route))
         if asked.many:
@@ -213,7 +214,7 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
             "multipart/form-data is not taken: send the file itself as the body (curl "
             "--data-binary @FILE)"
         )
-    json_like = content_type.startswith(JSON) or body.lstrip()[:1] == b"{"
+    json_like = content_type.startswith(JSON) or is_object(body)
     if content_type.startswith("text/plain") if kind in TEXTS else not json_like:
         return Asked([body], {})
     document = read_json(body)

@@ -40,7 +40,7 @@ async def predict(
     """Predictions for instances: texts, pictures or rows of tensors."""
     route = pick(gateway, caller, request, names["name"])
     gateway.refuse_unservable(route)
-    document = read_json(await request.body())
+    document = read_json(await request.content())
     route = renewed(gateway, caller, request, route)  # it may have been rolled
     return await respond(gateway, caller, request, route, document, NAME)
 

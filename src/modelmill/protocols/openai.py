@@ -97,7 +97,7 @@ async def images(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Response:
     """`n` new pictures as `b64_json`; the prompt is a seed, or empty."""
-    document = read_json(await request.body())
+    document = read_json(await request.content())
     if not isinstance(document, dict) or not isinstance(document.get("model"), str):
         raise InvalidInput(
             'the JSON wants the form {"model": ..., "prompt": "", "n": 1}'
@@ -125,7 +125,7 @@ async def edits(
 
     The prompt is not read: what these models do, they do to every picture.
     """
-    form = read_form(await request.body(), request.header(b"content-type"))
+    form = read_form(await request.content(), request.header(b"content-type"))
     route = pick(gateway, caller, request, field(form, "model"))
     if route.task != EDITS:
         raise InvalidInput(

@@ -39,7 +39,7 @@ async def transcriptions(
 
     The language and the prompt are not read: a model knows the language that it was trained on.
     """
-    form = read_form(await request.body(), request.header(b"content-type"))
+    form = read_form(await request.content(), request.header(b"content-type"))
     wanted = [value.decode("utf-8", "replace") for value in form.get(STAMPS, [])]
     if set(wanted) - {"word", "segment"}:
         raise InvalidInput("timestamp_granularities: choose word, segment or both")
@@ -53,7 +53,7 @@ async def translations(
     """The same in another language: `model` is LISTENER+TRANSLATOR, and each breath is translated
     by itself.
     """
-    form = read_form(await request.body(), request.header(b"content-type"))
+    form = read_form(await request.content(), request.header(b"content-type"))
     listener, plus, translator = field(form, "model").partition("+")
     if not plus:
         raise InvalidInput(

@@ -30,7 +30,7 @@ async def embeddings(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Response:
     """A vector for each input, as numbers or as base64 of little-endian float32."""
-    document = read_json(await request.body())
+    document = read_json(await request.content())
     if (
         not isinstance(document, dict)
         or not isinstance(document.get("model"), str)

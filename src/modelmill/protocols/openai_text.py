@@ -69,7 +69,7 @@ async def completions(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Any:
     """Texts that go on from prompts."""
-    document = _document(await request.body(), names)
+    document = _document(await request.content(), names)
     prompts = listed(document.get("prompt", ""))
     if not prompts or not all(isinstance(one, str | list) for one in prompts):
         raise InvalidInput(
@@ -93,7 +93,7 @@ async def chat(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Any:
     """The next message of a conversation."""
-    document = _document(await request.body(), names)
+    document = _document(await request.content(), names)
     messages = document.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidInput('messages is a list of {"role": ..., "content": ...}')

@@ -16,6 +16,7 @@ from modelmill.protocols.base import (
     Request,
     Response,
     Route,
+    is_object,
     read_json,
     simple_error,
 )
@@ -46,7 +47,7 @@ async def invocations(
     name = _target(gateway, caller, request)
     # Nothing is read for one that does not exist.
     route = pick(gateway, caller, request, name)
-    body = await request.body()
+    body = await request.content()
     document = _rows(body, request.header(b"content-type"))
     route = renewed(gateway, caller, request, route)  # it may have been rolled
     if document is None and route.kind != "tensor":
@@ -76,7 +77,7 @@ def _target(gateway: Gateway, caller: KeyInfo, request: Request) -> str:
 
 def _rows(body: bytes, content_type: str) -> Any:
     """The document of a body with `instances`, else None."""
-    if not content_type.lower().startswith(JSON) and body.lstrip()[:1] != b"{":
+    if not content_type.lower().startswith(JSON) and not is_object(body):
         return None
     document = read_json(body)
     return document if isinstance(document, dict) and "instances" in document else None

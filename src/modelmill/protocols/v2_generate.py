@@ -92,7 +92,7 @@ async def _asked(
             "infer"
         )
     gateway.refuse_unservable(route)
-    document: Any = read_json(await request.body())
+    document: Any = read_json(await request.content())
     if not isinstance(document, dict) or not isinstance(
         document.get("text_input"), str
     ):

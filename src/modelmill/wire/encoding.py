@@ -13,6 +13,7 @@ from modelmill.errors import InvalidInput, TooLarge
 
 T = TypeVar("T")
 
+
 WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 WORTH = 1024
 """Bytes below which an answer goes as it is."""
@@ -27,6 +28,12 @@ _threads = ThreadPoolExecutor(2, "bodies")
 async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     """Run what would hold up the event loop; two at a time, so that memory stays bounded."""
     return await asyncio.get_running_loop().run_in_executor(_threads, work, *arguments)
+
+
+def is_known(encoding: bytes) -> bool:
+    """Whether a body of this Content-Encoding can be unpacked."""
+    name = encoding.strip().lower().decode("latin-1")
+    return name in ("", "identity") or name in WBITS
 
 
 async def unpacked_body(body: bytes, encoding: bytes, limit: int) -> bytes:

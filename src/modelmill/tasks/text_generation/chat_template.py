@@ -83,6 +83,8 @@ def _plain(message: Any, number: int) -> Json:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidInput(f"message {number} wants a role and a content")
     content = message.get("content")
+    if content is None and message["role"] == "assistant":
+        content = ""  # it called a tool and said nothing
     if isinstance(content, list):
         if not all(
             isinstance(part, dict) and isinstance(part.get("text"), str)

@@ -258,10 +258,8 @@ def _started(
         "train", f"{title}-alone", "--task", task, "--recipe", recipe, *common
     )
     figure = task_named(task).METRIC
-    found, seconds = (
-        job["metrics"][figure],
-        before["result"]["seconds"] + job["result"]["seconds"],
-    )
+    found = job["metrics"][figure]
+    seconds = before["result"]["seconds"] + job["result"]["seconds"]
     return [
         data,
         f"`{recipe}` from `{first}`",

@@ -23,7 +23,10 @@ NUMPY: dict[str, Any] = {
 }
 DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+VARINT = 0
+FIXED64 = 1
+LENGTH = 2
+FIXED32 = 5
 
 
 def v2_binary(
@@ -74,7 +77,9 @@ def _head(name: str, array: Array) -> dict[str, Any]:
 def read_v2(headers: dict[str, str], body: bytes) -> dict[str, Array]:
     """The outputs of a V2 answer over HTTP; `headers` with names in lower case."""
     size = int(headers.get("inference-header-content-length", len(body)))
-    document, at, arrays = json.loads(body[:size]), size, {}
+    document = json.loads(body[:size])
+    at = size
+    arrays = {}
     for output in document["outputs"]:
         kind = NUMPY[output["datatype"]]
         length = output.get("parameters", {}).get("binary_data_size")

@@ -28,8 +28,14 @@ from bench.peers import CACHE, environment
 from bench.running import Platform, table
 from modelmill.client import Client
 
-LAYERS, WIDTH, HEADS, PLACES, VOCABULARY = 6, 384, 6, 512, 8192
-PROMPT, TOKENS, MANY = 32, 64, 16
+LAYERS = 6
+WIDTH = 384
+HEADS = 6
+PLACES = 512
+VOCABULARY = 8192
+PROMPT = 32
+TOKENS = 64
+MANY = 16
 ROUNDS = 7
 TRANSFORMERS = [
     "transformers==5.23.0",

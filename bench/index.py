@@ -15,7 +15,10 @@ import numpy as np
 from bench.running import table
 from modelmill.control.vector_index import EXACT, New, VectorIndex
 
-DIMENSIONS, K, QUERIES, AT_ONCE = 128, 10, 500, 1000
+DIMENSIONS = 128
+K = 10
+QUERIES = 500
+AT_ONCE = 1000
 BAR_MS = 5.0
 
 

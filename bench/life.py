@@ -48,15 +48,15 @@ def kill(bench: Bench) -> list[Row]:
     """`kill -9` of the only worker while 32 connections ask; then the same for Triton and
     LitServe.
     """
-    ours, mill, runs = bench.cnn()["binary"], bench.mill, []
+    ours = bench.cnn()["binary"]
+    mill = bench.mill
+    runs = []
     bench.peers.pause()
     for _ in range(bench.told.repeats):
         runs.append(_killed(bench, ours, lambda: mill.workers("cnn")))
         first_answer(ours, PATIENCE)
-    worst, failed = (
-        max(max(run.stall, run.silence) for run in runs) / 1e3,
-        sum(run.failed for run in runs),
-    )
+    worst = max(max(run.stall, run.silence) for run in runs) / 1e3
+    failed = sum(run.failed for run in runs)
     rows = [
         Row(
             "longest time without an answer around `kill -9` of the only worker, worst of "

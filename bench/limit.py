@@ -70,7 +70,9 @@ def task_runner(folder: Path, item: bytes, threads: int) -> Callable[[int], Any]
 def rate(run: Callable[[], Any], batch: int, seconds: float) -> dict[str, float]:
     """Items a second, and microseconds of a core for each, over whole batches."""
     run()
-    done, started, used = 0, time.perf_counter(), time.process_time()
+    done = 0
+    started = time.perf_counter()
+    used = time.process_time()
     while (passed := time.perf_counter() - started) < seconds:
         run()
         done += batch

@@ -22,18 +22,24 @@ from bench.load import Load, summary
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
-    0,
-    1,
-    3,
-    4,
-    6,
-    7,
-    8,
-    9,
-)
-END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 1, 1, 4, 8, 32
-HEADER_TABLE_SIZE, ENABLE_PUSH, INITIAL_WINDOW, MAX_FRAME, MAX_HEADERS = 1, 2, 4, 5, 6
+DATA = 0
+HEADERS = 1
+RST_STREAM = 3
+SETTINGS = 4
+PING = 6
+GOAWAY = 7
+WINDOW_UPDATE = 8
+CONTINUATION = 9
+END_STREAM = 1
+ACK = 1
+END_HEADERS = 4
+PADDED = 8
+PRIORITY = 32
+HEADER_TABLE_SIZE = 1
+ENABLE_PUSH = 2
+INITIAL_WINDOW = 4
+MAX_FRAME = 5
+MAX_HEADERS = 6
 WINDOW = (1 << 31) - 1
 
 # The Huffman code of RFC 7541, appendix B, for the letters of "grpc-status" and the digits of its
@@ -148,7 +154,9 @@ def _read_text(block: bytes, at: int) -> tuple[bytes, int]:
 
 def _read_number(block: bytes, at: int, bits: int) -> tuple[int, int]:
     top = (1 << bits) - 1
-    value, at, shift = block[at] & top, at + 1, 0
+    value = block[at] & top
+    at = at + 1
+    shift = 0
     if value < top:
         return value, at
     while True:
@@ -178,14 +186,16 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, calls: Calls, done: "asyncio.Future[None]") -> None:
         self.calls, self.done = calls, done
-        self.rest, self.stream, self.received = b"", 1, 0
-        self.window, self.stream_window, self.initial, self.max_frame = (
-            65535,
-            65535,
-            65535,
-            16384,
-        )
-        self.unsent, self.answer, self.block = b"", b"", b""
+        self.rest = b""
+        self.stream = 1
+        self.received = 0
+        self.window = 65535
+        self.stream_window = 65535
+        self.initial = 65535
+        self.max_frame = 16384
+        self.unsent = b""
+        self.answer = b""
+        self.block = b""
         self.ends, self.started = 0, 0.0
 
     def connection_made(self, transport: Any) -> None:
@@ -275,10 +285,8 @@ class Connection(asyncio.Protocol):
         if kind == HEADERS:
             if flags & PADDED:
                 payload = payload[1 : len(payload) - payload[0]]
-            self.block, self.ends = (
-                payload[5:] if flags & PRIORITY else payload,
-                flags & END_STREAM,
-            )
+            self.block = payload[5:] if flags & PRIORITY else payload
+            self.ends = flags & END_STREAM
         else:
             self.block += payload
         if not flags & END_HEADERS or not self.ends:
@@ -348,14 +356,10 @@ def calls_of(
     address: str, message: bytes, metadata: dict[str, str], method: str = METHOD
 ) -> Calls:
     """Calls of one message to a method."""
-    request, headers = (
-        struct.pack(">BI", 0, len(message)) + message,
-        header_block(address, method, metadata),
-    )
-    head, data = (
-        frame(HEADERS, END_HEADERS, 0, headers),
-        frame(DATA, END_STREAM, 0, request),
-    )
+    request = struct.pack(">BI", 0, len(message)) + message
+    headers = header_block(address, method, metadata)
+    head = frame(HEADERS, END_HEADERS, 0, headers)
+    data = frame(DATA, END_STREAM, 0, request)
     return Calls(
         request, headers=headers, frames=(head[:5], headers, data[:5], request)
     )

@@ -283,10 +283,8 @@ class Driven:
             "--warmup",
             str(warmup),
         ]
-        self._before, self._share = (
-            cpu_seconds(target.server),
-            seconds / (seconds + warmup),
-        )
+        self._before = cpu_seconds(target.server)
+        self._share = seconds / (seconds + warmup)
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True
         )
@@ -365,9 +363,8 @@ def end_orderly() -> None:
     """Let SIGTERM unwind this process, so that the servers it started are ended."""
 
     def end(*_: object) -> None:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # a second one must not interrupt the tidying
+        # A second one must not interrupt the tidying
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit("ended by a signal")
 
     signal.signal(signal.SIGTERM, end)

@@ -369,10 +369,8 @@ class Peers:
         self.running: dict[str, Peer] = {}
         self.missing: dict[str, str] = {}
         self.fastest: dict[str, Target] = {}
-        network, item = (
-            networks.network("cnn", cache / "networks"),
-            networks.example("cnn"),
-        )
+        network = networks.network("cnn", cache / "networks")
+        item = networks.example("cnn")
         wanted = scores(network, item)
         try:
             for name in names:

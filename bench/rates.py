@@ -187,10 +187,8 @@ def openvino(bench: Bench) -> list[Row]:
         ]
     rows = []
     for network, title in (("resnet50", "ResNet-50"), ("bert", "BERT 6 x 384")):
-        path, precision = (
-            networks.network(network, bench.told.cache / "networks"),
-            bench.told.precision,
-        )
+        path = networks.network(network, bench.told.cache / "networks")
+        precision = bench.told.precision
         options = {"replicas": 1, "threads": CORES}
         plain = renamed(
             bench.mill.deploy(network, f"{network}-onnx", **options)["binary"], "onnx"

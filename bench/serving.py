@@ -85,9 +85,8 @@ def measure(arguments: list[str]) -> str:
                 rows.append(row.cells())
                 print(f"| {' | '.join(rows[-1])} |", file=sys.stderr, flush=True)
     finally:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # nothing that was started may be left behind
+        # Nothing that was started may be left behind
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         bench.close()
     return f"{table(['what', 'measured', 'bar'], rows)}\n\n{MACHINE.told()}"
 

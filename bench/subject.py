@@ -144,12 +144,10 @@ class Foreign(Server):
 
     def __init__(self, told: Any) -> None:
         super().__init__(told.url)
-        self.url, self.model, self.key, self.grpc = (
-            told.url.rstrip("/"),
-            told.model,
-            told.key,
-            told.grpc,
-        )
+        self.url = told.url.rstrip("/")
+        self.model = told.model
+        self.key = told.key
+        self.grpc = told.grpc
 
     def deploy(self, network: str, name: str = "", **options: Any) -> dict[str, Target]:
         """Requests for its model, made from the metadata; answers are looked at, not compared."""

@@ -6,7 +6,10 @@ from bench import accuracy
 from bench.running import platform, shared, table
 from modelmill import Client
 
-DATA, TASK, RECIPE, SECONDS = "tatoeba_cmn", "translation", "transformer", 1200
+DATA = "tatoeba_cmn"
+TASK = "translation"
+RECIPE = "transformer"
+SECONDS = 1200
 SENTENCES = (
     "Where is the station?",
     "She likes to drink tea.",

@@ -603,10 +603,8 @@ def scored_table(root: Path, count: int = 120) -> Path:
 
 def questions(root: Path, count: int = 60) -> Path:
     """SQuAD's JSON: who has which thing, in passages of three sentences."""
-    names, things = (
-        ("Ann", "Bob", "Cleo", "Dan", "Eve"),
-        ("cup", "hat", "key", "pen", "map"),
-    )
+    names = ("Ann", "Bob", "Cleo", "Dan", "Eve")
+    things = ("cup", "hat", "key", "pen", "map")
     rng = np.random.default_rng(0)
     paragraphs = []
     for number in range(count):

@@ -62,10 +62,8 @@ def _allow_files(count: int) -> None:
 async def _serve(settings: Settings, told: GatewaySpec, report: Report) -> None:
     rooms = Rooms(settings)
     door = Gateway(settings.limits, settings.gateways)
-    door.shared_memory, door.public_reflection = (
-        settings.shared_memory,
-        settings.public_reflection,
-    )
+    door.shared_memory = settings.shared_memory
+    door.public_reflection = settings.public_reflection
     door.tracing = Tracing.from_settings(settings)
     door.operate = operator_of(door, rooms)
     server = _http_server(

@@ -69,9 +69,8 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
         _bind(settings.host, settings.port) as listener,
         _bind_grpc(settings) as grpc_listener,
     ):
-        shutil.rmtree(
-            settings.home / "uploads", ignore_errors=True
-        )  # halves of an earlier run
+        # Halves of an earlier run
+        shutil.rmtree(settings.home / "uploads", ignore_errors=True)
         ports = {
             "port": listener.getsockname()[1],
             "grpc_port": grpc_listener.getsockname()[1],
@@ -97,11 +96,9 @@ class Node:
     def __init__(
         self, settings: Settings, listener: socket.socket, grpc_listener: socket.socket
     ) -> None:
-        self.settings, self._listener, self._grpc_listener = (
-            settings,
-            listener,
-            grpc_listener,
-        )
+        self.settings = settings
+        self._listener = listener
+        self._grpc_listener = grpc_listener
         self.rooms = Rooms(settings)
         self._cluster = cast(Cluster, plugins.load("cluster", "local"))
         rooms, threads = self.rooms, settings.threads

@@ -41,7 +41,9 @@ class Predictor:
         engine: str = "",
         precision: str = "",
     ) -> None:
-        self.manifest, self.folder, self.threads = manifest, folder, threads
+        self.manifest = manifest
+        self.folder = folder
+        self.threads = threads
         self._task = task_named(manifest.task) if manifest.task else None
         self._infer = getattr(self._task, "infer", None)
         self._request = getattr(self._task, "request", None)

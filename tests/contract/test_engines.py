@@ -143,10 +143,8 @@ def test_it_answers_as_the_onnx_engine(engine, tmp_path, precision):
     if precision not in engine.PRECISIONS:
         pytest.skip(f"the engine does not offer {precision}")
     layers(tmp_path)
-    session, other = (
-        opened(engine, tmp_path, precision),
-        engine_named("onnx").open(tmp_path, 1),
-    )
+    session = opened(engine, tmp_path, precision)
+    other = engine_named("onnx").open(tmp_path, 1)
     for batch in (1, 3, 33):
         x = np.random.default_rng(batch).normal(size=(batch, 64)).astype(np.float32)
         got, wanted = session.run({"x": x}), other.run({"x": x})

@@ -68,9 +68,8 @@ def path_of(route):
 @pytest.fixture(scope="module")
 def door():
     door = Door()
-    door.update(
-        a_route("model"), a_route("name"), a_route("id")
-    )  # what the patterns' names stand for
+    # What the patterns' names stand for
+    door.update(a_route("model"), a_route("name"), a_route("id"))
     yield door
     door.close()
 
@@ -307,7 +306,9 @@ def test_no_disguise_answers_over_the_wire_either(live):
     paths |= {
         f"http://{place.netloc}{path}" for path in ("/metrics", "/v2", "/api/v1/jobs")
     }
-    answered, link, file = set(), None, None
+    answered = set()
+    link = None
+    file = None
     for path in sorted(paths):
         for verb in ("GET", "HEAD", "POST"):
             if file is None:

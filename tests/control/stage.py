@@ -27,18 +27,16 @@ class Stage:
     """The loop with a clock and a cluster that the test plays."""
 
     def __init__(self, database, registry, project, folder, clock, cores=8, budget=0):
-        self.database, self.registry, self.project, self.clock = (
-            database,
-            registry,
-            project,
-            clock,
-        )
-        self.wanted, self.cluster, self.folder = (
-            Deployments(database, registry),
-            FakeCluster(),
-            folder,
-        )
-        self.tallies, self.cores, self.budget = {}, cores, budget
+        self.database = database
+        self.registry = registry
+        self.project = project
+        self.clock = clock
+        self.wanted = Deployments(database, registry)
+        self.cluster = FakeCluster()
+        self.folder = folder
+        self.tallies = {}
+        self.cores = cores
+        self.budget = budget
         self.begin()
 
     def begin(self):

@@ -80,9 +80,8 @@ def test_a_sleeping_deployment_that_is_loaded_stays_awake_for_a_while(stage):
     stage.tick()
     stage.ready()
     for _ in range(50):
-        stage.hear(
-            Signals(idle_seconds=5000)
-        )  # nobody has called for long, but it was asked for
+        # Nobody has called for long, but it was asked for
+        stage.hear(Signals(idle_seconds=5000))
         stage.tick(seconds=1)
     assert stage.versions == [1]
     stage.hear(Signals(idle_seconds=5000))
@@ -135,9 +134,8 @@ def test_what_somebody_deployed_meanwhile_is_not_put_to_sleep(stage):
     sleepy(stage)
     stage.clock.now += 100
     stage.hear(Signals(idle_seconds=100))
-    stage.wanted.deploy(
-        stage.project, "digits:2", ""
-    )  # after the revision was looked at
+    # After the revision was looked at
+    stage.wanted.deploy(stage.project, "digits:2", "")
     stage.loop.tick(False)
     stage.tick()
     assert not stage.row().asleep

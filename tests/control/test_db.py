@@ -149,7 +149,9 @@ def test_rows_stay_when_migrations_are_taken_back(first):
     first.migrate()
     with first.session() as session:
         row = session.scalars(select(db.Deployment)).one()
-        row.options, row.note, row.asleep = {"threads": 2}, "rolled back", True
+        row.options = {"threads": 2}
+        row.note = "rolled back"
+        row.asleep = True
         session.add(
             db.Replica(
                 project_id=1,

@@ -154,9 +154,10 @@ def test_canaries_and_shadows_stand_beside_the_main_version(wanted, project):
     wanted.deploy(project, "digits:1", "")
     wanted.add_variant(project, "digits:2", "digits", weight=0.25)
     wanted.add_variant(project, "digits:3", "", shadow=True)
+    # Anew
     wanted.add_variant(
         project, "digits:2", "digits", weight=0.5, max_error_rate=0.2, max_slowdown=None
-    )  # anew
+    )
     others = route(wanted).others
     assert [(one.version, one.weight, one.shadow) for one in others] == [
         (3, 0.0, True),

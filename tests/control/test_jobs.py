@@ -91,12 +91,10 @@ def test_a_job_is_started_with_all_it_needs(runner, cluster, submit, jobs, proje
 
 
 def test_one_job_at_a_time_runs_in_each_lane(runner, cluster, submit, state):
-    train, second, imported, third = (
-        submit(),
-        submit(),
-        submit("import"),
-        submit("import"),
-    )
+    train = submit()
+    second = submit()
+    imported = submit("import")
+    third = submit("import")
     for _ in range(3):
         runner.tick()
     assert [handle.spec["job"] for handle in cluster.started] == [train, imported]

@@ -125,9 +125,8 @@ def test_masks_move_with_their_pictures_and_keep_their_values():
     assert moved.dtype == torch.uint8
     assert set(moved.unique().tolist()) <= {0, 7, 255}
     assert (moved != mask).any()
-    inside = (
-        changed[..., 0] - changed[..., 0].round()
-    ).abs() < 1e-3  # away from borders, which are blurred
+    # Away from borders, which are blurred
+    inside = (changed[..., 0] - changed[..., 0].round()).abs() < 1e-3
     assert (changed[..., 0].round()[inside] == moved[inside]).float().mean() > 0.97
 
 

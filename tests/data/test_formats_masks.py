@@ -259,9 +259,8 @@ def turned(pixels, orientation):
     ("orientation", "sound"), [(1, False), (3, False), (6, True), (8, True)]
 )
 def test_a_mask_lies_over_the_picture_as_it_is_seen(tmp_path, orientation, sound):
-    lying = np.zeros(
-        (6, 5, 3), np.uint8
-    )  # 5 wide, 6 high as stored; the mask is 6 wide, 5 high
+    # 5 wide, 6 high as stored; the mask is 6 wide, 5 high
+    lying = np.zeros((6, 5, 3), np.uint8)
     files = FOLDERS | {"images/a.jpg": turned(lying, orientation)}
     items, _ = read_files(tmp_path, files)
     assert (not items[0].problem) == sound

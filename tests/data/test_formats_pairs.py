@@ -64,10 +64,8 @@ def test_pairs_share_a_name_and_a_split(tmp_path, names):
 
 def test_a_zip_of_them_reads_the_same(tmp_path):
     files = {"input/a.png": picture(seed=1), "target/a.png": picture(seed=2)}
-    folder, archive = (
-        make_folder(tmp_path / "set", files),
-        make_zip(tmp_path / "set.zip", files),
-    )
+    folder = make_folder(tmp_path / "set", files)
+    archive = make_zip(tmp_path / "set.zip", files)
     assert [item.target for item in read_with(folder, pairs)] == [
         item.target for item in read_with(archive, pairs)
     ]

@@ -22,7 +22,9 @@ from modelmill.jobs.optimisers import schedule
 from modelmill.jobs.process import Events, Interrupted
 from modelmill.tasks.base import TrainSettings, recipe_named, task_named
 
-ITEMS, BATCH, EPOCHS = 40, 12, 3
+ITEMS = 40
+BATCH = 12
+EPOCHS = 3
 STEPS = 4  # an epoch: 40 items in batches of at most 12
 AIM = objective(
     task_named("image-classification"), recipe_named("image-classification", "cnn")

@@ -306,7 +306,9 @@ async def load(spec: Spec) -> Report:
     kinds = [*kinds, ("counts", http.counts)] * 2
     if grpc is not None:
         kinds += [("grpc", grpc.infer)] * 2
-    numbers, report, end = itertools.count(1), Report(), time.monotonic() + spec.seconds
+    numbers = itertools.count(1)
+    report = Report()
+    end = time.monotonic() + spec.seconds
     keys = itertools.cycle(spec.keys)
     try:
         async with asyncio.TaskGroup() as group:

@@ -16,7 +16,9 @@ from modelmill.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from tests.making import png, vector_bundle
 from tests.platform.conftest import Platform, until
 
-LEFT, RIGHT, TOP = [[250, 0], [250, 0]], [[0, 250], [0, 250]], [[250, 250], [0, 0]]
+LEFT = [[250, 0], [250, 0]]
+RIGHT = [[0, 250], [0, 250]]
+TOP = [[250, 250], [0, 0]]
 
 
 def near(pixels, by):

@@ -26,7 +26,9 @@ from tests.platform.soaking import Report, Spec
 from tests.reference import home as reference
 
 SECONDS = float(os.environ.get("MODELMILL_SOAK_SECONDS", "600"))
-KILL_SECONDS, ROLL_SECONDS, LOOK_SECONDS = 5.0, 20.0, 2.0
+KILL_SECONDS = 5.0
+ROLL_SECONDS = 20.0
+LOOK_SECONDS = 2.0
 # The gateway is restarted within the warm-up, so that all of what is measured is one life of each
 # process.
 RESTART_AT, WARM_AT = 0.15, 0.3

@@ -484,10 +484,8 @@ def test_what_was_written_for_one_who_leaves_is_counted(running, client):
 
 
 def test_texts_of_a_tensor_are_counted_and_not_too_many(running):
-    url, body = (
-        f"{running.url}/v2/models/writer/infer",
-        {"outputs": [{"name": "answer"}]},
-    )
+    url = f"{running.url}/v2/models/writer/infer"
+    body = {"outputs": [{"name": "answer"}]}
 
     def ask(count):
         texts = {

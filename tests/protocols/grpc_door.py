@@ -220,11 +220,9 @@ class Raw:
                     return
                 self.buffer += more
             end = 9 + int.from_bytes(self.buffer[:3], "big")
-            head, payload, self.buffer = (
-                self.buffer[:9],
-                self.buffer[9:end],
-                self.buffer[end:],
-            )
+            head = self.buffer[:9]
+            payload = self.buffer[9:end]
+            self.buffer = self.buffer[end:]
             yield head[3], head[4], int.from_bytes(head[5:9], "big"), payload
 
     def answer(self, number: int) -> tuple[dict[str, str], bytes]:

@@ -220,10 +220,8 @@ def test_an_unknown_path_is_not_found(door, path):
 
 
 def test_head_is_get_without_a_body(door):
-    head, get = (
-        door.ask("HEAD", "/livez", key=None),
-        door.ask("GET", "/livez", key=None),
-    )
+    head = door.ask("HEAD", "/livez", key=None)
+    get = door.ask("GET", "/livez", key=None)
     assert (head.status, head.body, head.headers) == (200, b"", get.headers)
 
 

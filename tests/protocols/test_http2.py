@@ -51,7 +51,11 @@ from tests.protocols.grpc_door import (
 )
 from tests.protocols.test_v2_grpc import HELD, mirror
 
-PROTOCOL, FLOW_CONTROL, FRAME_SIZE, COMPRESSION, CALM = 1, 3, 6, 9, 11
+PROTOCOL = 1
+FLOW_CONTROL = 3
+FRAME_SIZE = 6
+COMPRESSION = 9
+CALM = 11
 INFER = f"/{SERVICE}/ModelInfer"
 LIVE = message("inference.ServerLiveResponse")(live=True).SerializeToString()
 
@@ -164,7 +168,9 @@ def test_an_answer_waits_for_the_windows_of_its_client(door, window):
         client.send(framed(SETTINGS, 0, 0, struct.pack(">HI", 4, window)))
         client.call(1, request(data).SerializeToString(), INFER, **KEY)
         client.call(3)
-        got, granted, other = b"", 0, b""
+        got = b""
+        granted = 0
+        other = b""
         for kind, flags, stream, payload in client.frames():
             assert kind != DATA or len(payload) <= 16_384
             got += payload if (kind, stream) == (DATA, 1) else b""

@@ -296,10 +296,8 @@ def test_a_large_list_is_read_as_strictly_as_a_small_one(door, spoil):
 
 
 def test_several_datatypes_in_one_request(door):
-    texts, halves = (
-        pack_bytes([b"a", b"\xff"]),
-        np.array([[1, 2], [3, 4]], np.float16).tobytes(),
-    )
+    texts = pack_bytes([b"a", b"\xff"])
+    halves = np.array([[1, 2], [3, 4]], np.float16).tobytes()
     inputs = [
         tensor([5, 2**60 + 1], (2,), "INT64", "c"),
         tensor(

@@ -165,10 +165,8 @@ def test_a_raw_input_that_does_not_fit_is_refused(door, model, entry):
 
 
 def test_a_raw_input_comes_alone(door):
-    text, ids = (
-        tensor(["a"], [1], "BYTES", "text"),
-        tensor([1, 2, 3, 4], [1, 4], "INT64", "ids"),
-    )
+    text = tensor(["a"], [1], "BYTES", "text")
+    ids = tensor([1, 2, 3, 4], [1, 4], "INT64", "ids")
     refused(
         infer(door, "words", text, ids),
         "'text' of the datatype BYTES alone",

@@ -76,9 +76,8 @@ def play(scene):
 
     def test(tmp_path):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                links, "LONG_SECONDS", 1e9
-            )  # a busy machine makes any worker a slow one
+            # A busy machine makes any worker a slow one
+            patch.setattr(links, "LONG_SECONDS", 1e9)
             asyncio.run(whole(tmp_path))
 
     test.__name__ = scene.__name__

@@ -306,7 +306,10 @@ LIMITS = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(st.lists(CALLS, max_size=30), LIMITS, st.randoms(use_true_random=False))
 def test_nothing_is_lost_nothing_goes_twice_and_limits_hold(calls, limits, random):
-    lanes, sent, late, now = Lanes(), [], [], NOW
+    lanes = Lanes()
+    sent = []
+    late = []
+    now = NOW
     coming = list(calls)
     while coming or lanes.count:
         for _ in range(min(len(coming), random.randint(0, 4))):
@@ -346,12 +349,10 @@ def test_nothing_is_lost_nothing_goes_twice_and_limits_hold(calls, limits, rando
 @given(st.lists(CALLS, max_size=30), st.integers(1, 8))
 def test_within_a_key_and_a_priority_the_order_is_kept(calls, most):
     for number, call in enumerate(calls):
-        call.name, call.deadline, call.attempts, call.left = (
-            str(number),
-            NOW + 60,
-            0,
-            False,
-        )
+        call.name = str(number)
+        call.deadline = NOW + 60
+        call.attempts = 0
+        call.left = False
     sent = [
         call
         for batch in all_of(queue_of(*calls), BatchLimits(most, 1000, 1 << 20))

@@ -121,9 +121,8 @@ def test_a_key_has_a_rate_and_several_gateways_share_it(
         there = await worker(tmp_path / "w")
         here = Gateway(Limits(), gateways)
         here.update(a_snapshot(a_route("digits", sockets=[there.path])))
-        caller = a_caller(
-            rate=rate / 1e6, burst=burst or max(1, int(rate))
-        )  # no token comes back meanwhile
+        # No token comes back meanwhile
+        caller = a_caller(rate=rate / 1e6, burst=burst or max(1, int(rate)))
         route = here.route(caller, "digits")
         for _ in range(at_once):
             await here.predict(caller, route, "x", data=b"x")
@@ -144,9 +143,8 @@ async def test_a_header_that_was_seen_is_known_until_the_keys_change(tmp_path):
     assert here.known(b"Bearer mine") is None
     here.remember(b"Bearer mine", caller)
     same = a_snapshot(a_route("digits", version=2), keys={})
-    here.update(
-        msgspec.structs.replace(same, keys=here._snapshot.keys)
-    )  # other routes, the same keys
+    # Other routes, the same keys
+    here.update(msgspec.structs.replace(same, keys=here._snapshot.keys))
     assert here.known(b"Bearer mine") is caller
     here.update(a_snapshot(a_route("digits"), keys={"theirs": ("other", "user")}))
     assert here.known(b"Bearer mine") is None

@@ -103,9 +103,8 @@ def test_several_gateways_are_one():
         {DIGITS: counted(rejected=3)},
         {("shop", "digits", "requests"): 3, ("other", "digits", "requests"): 1},
     )
-    meter.heard(
-        "b", {DIGITS: counted(rejected=4)}, {("shop", "digits", "requests"): 4}
-    )  # the last word counts
+    # The last word counts
+    meter.heard("b", {DIGITS: counted(rejected=4)}, {("shop", "digits", "requests"): 4})
     meter.usage["shop", "digits", "requests"] = 1
     total = meter.total(DIGITS)
     assert (

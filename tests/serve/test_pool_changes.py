@@ -175,9 +175,8 @@ async def test_through_losses_and_changes_every_call_is_answered_once(pool, work
             and any(call.data.endswith(b"7") for call in calls)
             and calls[0].data not in died
         ):
-            died.extend(
-                call.data for call in calls
-            )  # so that none of them ends two workers
+            # So that none of them ends two workers
+            died.extend(call.data for call in calls)
             return None
         return await echo(calls)
 

@@ -16,7 +16,10 @@ class Slow:
     """Holds texts until they are taken back or it is opened; one input ends it."""
 
     def __init__(self, poison=b"poison"):
-        self.poison, self.held, self.opened, self.most = poison, [], asyncio.Event(), 0
+        self.poison = poison
+        self.held = []
+        self.opened = asyncio.Event()
+        self.most = 0
 
     async def __call__(self, calls):
         (call,) = calls

@@ -20,11 +20,9 @@ async def test_calls_expire_each_at_its_own_time_sent_or_not(pool, worker):
     here.follow([there.path])
     held = ask(here, b"held", timeout=0.03)
     await until(lambda: there.got)
-    ahead, waiting, patient = (
-        ask(here, timeout=5),
-        ask(here, timeout=0.01),
-        ask(here, b"patient", timeout=5),
-    )
+    ahead = ask(here, timeout=5)
+    waiting = ask(here, timeout=0.01)
+    patient = ask(here, b"patient", timeout=5)
     for late in (waiting, held):
         with pytest.raises(
             Expired, match="'digits' did not answer in the time allowed"

@@ -134,9 +134,8 @@ async def test_a_promoted_canary_keeps_its_calls(tmp_path):
             a_route("digits", version=2, sockets=[other.path], batch=1), keys=KEYS
         )
     )
-    calls.append(
-        asyncio.create_task(here.predict(caller, route, "x", data=b"6"))
-    )  # began before, asks after
+    # Began before, asks after
+    calls.append(asyncio.create_task(here.predict(caller, route, "x", data=b"6")))
     opened.set()
     assert [answer.data for answer in await asyncio.gather(*calls)] == [
         b"%d" % n for n in range(7)
@@ -219,9 +218,8 @@ def test_a_shadow_disturbs_nobody(tmp_path, fault):
         assert here.statistics(here.route(caller, "digits")).success == 20
         if fault == "not ready":
             assert shadow.got == []
-        here.update(
-            a_snapshot(a_route("digits", sockets=[main.path]), keys=KEYS)
-        )  # its copies go to nobody
+        # Its copies go to nobody
+        here.update(a_snapshot(a_route("digits", sockets=[main.path]), keys=KEYS))
         await asyncio.sleep(0.02)
         assert len([call for batch in main.got for call in batch]) == 20
         here.update(a_snapshot())

@@ -64,7 +64,10 @@ def test_the_frame_holds_a_picture_where_it_is_said_to(fit, size):
     """A white rectangle is found again, in the frame's pixels, where `placed` moves its corners."""
     height, width = size
     pixels = np.zeros((height, width, 3), np.uint8)
-    top, bottom, left, right = height // 4, height * 3 // 4, width // 4, width * 3 // 4
+    top = height // 4
+    bottom = height * 3 // 4
+    left = width // 4
+    right = width * 3 // 4
     pixels[top:bottom, left:right] = 255
     how = context(fit).preprocessing
     rows, columns = np.nonzero(image_decoder.decode(pixels, how)[:, :, 0] > 127)
@@ -414,10 +417,8 @@ def test_a_perfect_network_loses_nothing_and_its_peaks_are_the_objects():
     for box, kind in zip(boxes[0], classes[0], strict=True):
         row, column = (int((box[at] + box[at + 2]) / 2 * 16) for at in (1, 0))
         heat[0, kind, row, column] = 12.0
-        rows, columns = (
-            slice(max(row - 3, 0), row + 4),
-            slice(max(column - 3, 0), column + 4),
-        )
+        rows = slice(max(row - 3, 0), row + 4)
+        columns = slice(max(column - 3, 0), column + 4)
         x, y = cells[None, columns], cells[rows, None]
         sides = [
             x - box[0] + 0 * y,

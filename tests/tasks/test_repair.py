@@ -385,10 +385,8 @@ def test_psnr_by_hand():
 
 
 def test_ssim_by_hand():
-    one, other = (
-        np.full((16, 16, 1), 100, np.uint8),
-        np.full((16, 16, 1), 150, np.uint8),
-    )
+    one = np.full((16, 16, 1), 100, np.uint8)
+    other = np.full((16, 16, 1), 150, np.uint8)
     near = (0.01 * 255) ** 2
     wanted = (2 * 100 * 150 + near) / (
         100**2 + 150**2 + near

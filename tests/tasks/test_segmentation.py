@@ -91,9 +91,8 @@ def test_borders_stay_smooth_when_a_mask_grows():
     grown = pixels_of(
         TASK.encode(arrays(80, 80, slope), CONTEXT, {"mask_format": "classes"})["mask"]
     )
-    truth = (
-        np.arange(80)[:, None] > np.arange(80)[None, :] + 5
-    )  # half a coarse pixel below the diagonal
+    # Half a coarse pixel below the diagonal
+    truth = np.arange(80)[:, None] > np.arange(80)[None, :] + 5
     coarse = np.kron(slope, np.ones((10, 10), np.uint8))
     assert (grown != truth).sum() < 0.6 * (coarse != truth).sum()
 

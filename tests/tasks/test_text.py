@@ -67,10 +67,8 @@ def prepared(tmp_path):
 
 def test_short_texts_are_padded_and_long_ones_cut(prepared):
     how, folder = prepared
-    short, long = (
-        decode("fine film", how, folder),
-        decode("fine film " * 50, how, folder),
-    )
+    short = decode("fine film", how, folder)
+    long = decode("fine film " * 50, how, folder)
     assert short.shape == long.shape == (6,)
     assert short.dtype == np.int64
     assert (short[:2] > 1).all()
@@ -134,10 +132,8 @@ def test_the_same_texts_make_the_same_tokenizer(tmp_path, kind):
 def test_a_saved_tokenizer_gives_the_ids_it_was_trained_with(tmp_path, kind):
     how = Preprocessing(tokenizer=kind, max_length=32)
     prepare(ENGLISH, how, tmp_path)
-    fresh, loaded = (
-        train_tokenizer(ENGLISH, how),
-        load_tokenizer(tmp_path / "tokenizer.json"),
-    )
+    fresh = train_tokenizer(ENGLISH, how)
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
     for text in [*ENGLISH[:4], "unseen words, Ünïcode 电影", "x" * 100]:
         assert loaded.encode(text).ids == fresh.encode(text).ids
 
@@ -195,10 +191,8 @@ def test_space_around_a_text_does_not_make_another_text():
 
 
 def test_a_class_that_no_training_text_has_is_never_answered(tmp_path):
-    texts, labels = (
-        ["cat dog", "cat cow", "bus car", "bus van", "red pink", "red blue"] * 3,
-        [0, 0, 2, 2, 3, 3] * 3,
-    )
+    texts = ["cat dog", "cat cow", "bus car", "bus van", "red pink", "red blue"] * 3
+    labels = [0, 0, 2, 2, 3, 3] * 3
     how = prepare(texts, Preprocessing(minimum_count=1), tmp_path)
     ids = np.stack([decode(text, how, tmp_path) for text in texts])
     signature = Signature(inputs=[], classes=4, preprocessing=how)

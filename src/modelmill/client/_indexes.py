@@ -59,7 +59,9 @@ class Indexes(Connection):
         for title, data, said in _enrolled(inputs):
             if items and (len(items) == ITEMS or size + len(data) > ITEMS_BYTES):
                 ids += self._add_items(name, items, names)
-                items, names, size = [], [], 0
+                items = []
+                names = []
+                size = 0
             given = said if label is None else label
             items.append(
                 {

@@ -28,7 +28,9 @@ class LocalHandle:
     """A child process and the pipe on which it reports."""
 
     def __init__(self, process: "subprocess.Popen[bytes] | Forked", pipe: int) -> None:
-        self._process, self._pipe, self._rest = process, pipe, b""
+        self._process = process
+        self._pipe = pipe
+        self._rest = b""
 
     @property
     def pid(self) -> int:

@@ -45,9 +45,8 @@ def main() -> int:
         os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # it ends with its parent, or when the socket closes
+    # It ends with its parent, or when the socket closes
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     watched: list[Any] = [link, reading]
     children: set[int] = set()
     while True:

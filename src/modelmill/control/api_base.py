@@ -39,9 +39,15 @@ class Control:
         indexes: Indexes,
         embed: Embed,
     ) -> None:
-        self.database, self.datasets, self.registry = database, datasets, registry
-        self.jobs, self.deployments, self.upload_bytes = jobs, deployments, upload_bytes
-        self.artifacts, self.indexes, self.embed = artifacts, indexes, embed
+        self.database = database
+        self.datasets = datasets
+        self.registry = registry
+        self.jobs = jobs
+        self.deployments = deployments
+        self.upload_bytes = upload_bytes
+        self.artifacts = artifacts
+        self.indexes = indexes
+        self.embed = embed
         self.keys = Keys(database)
 
 

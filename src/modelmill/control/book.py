@@ -42,10 +42,8 @@ class Book:
             self.projects = {
                 row.id: row.name for row in session.scalars(select(Project))
             }
-        before, self._wishes = (
-            self._wishes,
-            {row.id: _wish_of(row) for row in self.rows},
-        )
+        before = self._wishes
+        self._wishes = {row.id: _wish_of(row) for row in self.rows}
         if before is None:
             return []
         fresh = {
@@ -104,7 +102,9 @@ class Book:
             bump(session, ROUTES)
         for number in written:
             wishes[number] = _wish_of(rows[number])
-        self.changed, self._updates, self._dropped = False, {}, {}
+        self.changed = False
+        self._updates = {}
+        self._dropped = {}
 
 
 def versions_of(row: Deployment) -> set[Version]:

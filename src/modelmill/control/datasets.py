@@ -62,13 +62,13 @@ class Datasets:
                     )
                 return row, False
             self._artifacts.add_file(upload, digest)
-            row.task, row.format, row.options, row.strict = (
-                task,
-                format,
-                options,
-                strict,
-            )
-            row.digest, row.state, row.report = digest, "checking", {}
+            row.task = task
+            row.format = format
+            row.options = options
+            row.strict = strict
+            row.digest = digest
+            row.state = "checking"
+            row.report = {}
             return row, True
 
     def all(self, project: int) -> list[Dataset]:

@@ -197,7 +197,9 @@ class Replica(Owned, Base):
     memory: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
-ANY, ROUTES, KEYS = 1, 2, 3
+ANY = 1
+ROUTES = 2
+KEYS = 3
 """What a row of `Revision` counts: all changes, those that gateways route by, and those of keys."""
 
 

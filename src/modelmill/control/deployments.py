@@ -64,23 +64,19 @@ class Deployments:
                 )
                 row.options, row.variants = {}, []
                 session.add(row)
-            row.model, row.version, row.error, row.note = (
-                version.model,
-                version.number,
-                "",
-                "",
-            )
+            row.model = version.model
+            row.version = version.number
+            row.error = ""
+            row.note = ""
             row.variants = [
                 one
                 for one in row.variants
                 if (one["model"], one["version"]) != (row.model, row.version)
             ]
             options = complete(row, changed)
-            row.options, row.loaded, row.asleep = (
-                msgspec.to_builtins(options),
-                True,
-                False,
-            )
+            row.options = msgspec.to_builtins(options)
+            row.loaded = True
+            row.asleep = False
             row.replicas = max(options.min_replicas, 1)
             bump(session, ROUTES)
         return row
@@ -127,7 +123,9 @@ class Deployments:
             chosen = self._variant(row, version)
             row.variants = [one for one in row.variants if one != chosen]
             row.model, row.version = chosen["model"], chosen["version"]
-            row.error, row.note, row.asleep = "", "", False
+            row.error = ""
+            row.note = ""
+            row.asleep = False
             bump(session, ROUTES)
         return row
 
@@ -156,7 +154,9 @@ class Deployments:
         with self._database.session() as session:
             row = self._named(session, project, name)
             if row.loaded != loaded or (loaded and row.asleep):
-                row.loaded, row.asleep, row.error = loaded, False, ""
+                row.loaded = loaded
+                row.asleep = False
+                row.error = ""
                 bump(session, ROUTES)
         return row
 

@@ -146,18 +146,14 @@ class JobRunner:
         threads: int,
         artifacts: Artifacts,
     ) -> None:
-        self._database, self._jobs, self._datasets, self._registry = (
-            database,
-            jobs,
-            datasets,
-            registry,
-        )
-        self._cluster, self._entries, self._threads, self._artifacts = (
-            cluster,
-            entries,
-            threads,
-            artifacts,
-        )
+        self._database = database
+        self._jobs = jobs
+        self._datasets = datasets
+        self._registry = registry
+        self._cluster = cluster
+        self._entries = entries
+        self._threads = threads
+        self._artifacts = artifacts
         self._running: dict[int, Handle] = {}
 
     def recover(self) -> None:

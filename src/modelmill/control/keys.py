@@ -118,9 +118,8 @@ def ensure_admin_key(database: Database, home: Path) -> Path:
             and digest_of(path.read_text("utf-8", "replace").strip()) in known
         ):
             return path
-        session.execute(
-            delete(ApiKey).where(ApiKey.name == ADMIN)
-        )  # a lost key must not open anything
+        # A lost key must not open anything
+        session.execute(delete(ApiKey).where(ApiKey.name == ADMIN))
         key = new_key()
         path.unlink(missing_ok=True)
         with os.fdopen(

@@ -53,12 +53,10 @@ class Reconciler:
         load_seconds: float = 600.0,
     ) -> None:
         self._database, self._registry = database, registry
-        self._cluster, self._logs, self._sockets, self._entry = (
-            cluster,
-            logs,
-            sockets,
-            entry,
-        )
+        self._cluster = cluster
+        self._logs = logs
+        self._sockets = sockets
+        self._entry = entry
         self._cores, self._budget = cores, memory_bytes
         self._load_seconds = load_seconds
         self.told: Callable[[], None] = lambda: None
@@ -216,9 +214,8 @@ class Reconciler:
                 worker.error = message.get("error", worker.error)
                 if message.get("ready"):
                     worker.ready = True
-                    worker.memory = (
-                        worker.handle.memory()
-                    )  # whether the next may start depends on it
+                    # Whether the next may start depends on it
+                    worker.memory = worker.handle.memory()
                     worker.batch = message.get("batch", 0)
                     worker.threads = message.get("threads", worker.threads)
                     self._failures.pop((worker.deployment, worker.version), None)

@@ -41,10 +41,8 @@ def scale(
     While not all that are wanted are there (`whole`), more would not help sooner. Being loaded
     counts as a call.
     """
-    least, most = (
-        options.min_replicas,
-        max(options.max_replicas, options.min_replicas, 1),
-    )
+    least = options.min_replicas
+    most = max(options.max_replicas, options.min_replicas, 1)
     wanted = min(max(state.wanted, least), most)
     if seen.waiting and not wanted:
         return Scale(1, now)

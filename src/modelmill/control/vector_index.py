@@ -33,7 +33,9 @@ from modelmill.errors import InvalidInput, unknown
 LOG, SNAPSHOT = "log", "graph"
 EXACT = 10_000
 """Up to so many rows every one of them is looked at."""
-CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 64, 96
+CONNECTIVITY = 16
+EXPANSION_ADD = 64
+EXPANSION_SEARCH = 96
 PART = 1000
 """Rows that go into a graph at once while it is made."""
 SNAPSHOT_SHARE = 16
@@ -290,7 +292,9 @@ class VectorIndex:
     def _build(self) -> None:
         """Make the graph beside what goes on: usearch lets other threads run."""
         with self._guard:
-            generation, rows, vectors = self._log.generation, self._rows, self._vectors
+            generation = self._log.generation
+            rows = self._rows
+            vectors = self._vectors
             alive = self._alive[:rows].copy()
         try:
             graph, kept = _open_graph(

@@ -23,11 +23,15 @@ class Running:
         handle: Handle,
         started: float,
     ) -> None:
-        self.deployment, self.name, self.version = row.id, row.name, version
+        self.deployment = row.id
+        self.name = row.name
+        self.version = version
         self.spec, self.handle = spec, handle
         self.started = started
         self.ready = False
-        self.batch, self.threads, self.memory = 0, spec.threads, 0
+        self.batch = 0
+        self.threads = spec.threads
+        self.memory = 0
         self.leaving: float | None = None
         self.asked = False
         self.error = ""

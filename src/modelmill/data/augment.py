@@ -155,10 +155,8 @@ def _grid(x: "Tensor", how: Augment) -> "Tensor":
     )
     if how.upright:
         # By whole pixels nothing is blurred, which small pictures would suffer from.
-        shift_x, shift_y = (
-            (shift_x * width / 2).round() * 2 / width,
-            (shift_y * height / 2).round() * 2 / height,
-        )
+        shift_x = (shift_x * width / 2).round() * 2 / width
+        shift_y = (shift_y * height / 2).round() * 2 / height
     cos, sin = angle.cos(), angle.sin()
     theta = torch.stack(
         [
@@ -228,10 +226,8 @@ def _erased(x: "Tensor", share: float) -> "Tensor":
     height, width = x.shape[2:]
     area = _between(x, 0.02, 0.2).squeeze(-1)
     ratio = _between(x, math.log(0.5), math.log(2)).squeeze(-1).exp()
-    middle_y, middle_x = (
-        _between(x, 0, height).squeeze(-1),
-        _between(x, 0, width).squeeze(-1),
-    )
+    middle_y = _between(x, 0, height).squeeze(-1)
+    middle_x = _between(x, 0, width).squeeze(-1)
     rows = torch.arange(height, device=x.device).view(1, height, 1)
     columns = torch.arange(width, device=x.device).view(1, 1, width)
     inside = ((rows - middle_y).abs() < (area * ratio).sqrt() * height / 2) & (

@@ -68,21 +68,17 @@ class _Seen:
     def __init__(
         self, fingerprint: Print, together: Print | None, labelled: bool, masked: bool
     ) -> None:
-        self.fingerprint, self.together, self.labelled, self.masked = (
-            fingerprint,
-            together,
-            labelled,
-            masked,
-        )
+        self.fingerprint = fingerprint
+        self.together = together
+        self.labelled = labelled
+        self.masked = masked
         self.named: Counter[str] = Counter()
         self.masks: Counter[int] = Counter()
         self.known: dict[str, int] = {}
-        self.labels, self.declared, self.prints, self.groups = (
-            array("i"),
-            array("b"),
-            array("Q"),
-            array("Q"),
-        )
+        self.labels = array("i")
+        self.declared = array("b")
+        self.prints = array("Q")
+        self.groups = array("Q")
         self.names, self.ends = bytearray(), array("Q", [0])
         self.findings = Findings()
 
@@ -184,10 +180,8 @@ def _conclude(
     if seen.labelled:
         about_classes(found, classes)
     elif declared:
-        labels, classes = (
-            declared,
-            {name: seen.masks[number] for number, name in enumerate(declared)},
-        )
+        labels = declared
+        classes = {name: seen.masks[number] for number, name in enumerate(declared)}
     else:
         labels = sorted(seen.named or (name for name in labels if name), key=_order)
         classes = {
@@ -202,10 +196,8 @@ def _conclude(
         splits={name: tally[number] for number, name in enumerate(SPLITS)},
         findings=found.conclude(),
     )
-    all_codes, all_splits = (
-        np.full(len(raw), DROPPED, np.int32),
-        np.full(len(raw), DROPPED, np.int8),
-    )
+    all_codes = np.full(len(raw), DROPPED, np.int32)
+    all_splits = np.full(len(raw), DROPPED, np.int8)
     place = {label: number for number, label in enumerate(labels)}
     codes = np.array([place.get(label, DROPPED) for label in table.labels], np.int32)
     all_codes[sound], all_splits[sound] = codes[table.codes], splits

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from modelmill.data.base import SPLITS
 
-TRAIN, VAL, TEST = 0, 1, 2
+TRAIN = 0
+VAL = 1
+TEST = 2
 UNDECLARED = -1
 SHARE = 10
 """One item in this many goes to each split that is made here."""

@@ -364,9 +364,8 @@ def _zeros(spec: TensorSpec, batch: int) -> Array:
 
 def _random(spec: TensorSpec, batch: int, rng: np.random.Generator) -> Array:
     zeros = _zeros(spec, batch)
-    top = (
-        255 if spec.datatype == "UINT8" else 2
-    )  # whole numbers are pixels or token ids: 0 and 1 always exist
+    # Whole numbers are pixels or token ids: 0 and 1 always exist
+    top = 255 if spec.datatype == "UINT8" else 2
     if zeros.dtype.kind in "iu":
         return np.asarray(rng.integers(0, top, zeros.shape), zeros.dtype)
     return np.asarray(rng.normal(size=zeros.shape), zeros.dtype)

@@ -110,10 +110,8 @@ class Generator:
     def tick(self) -> Iterator[Piece]:
         """All texts that were read go on by a token, and the next one is read a part further."""
         if self._active:
-            tokens, lengths = (
-                [text.tokens[-1] for text in self._active],
-                [text.length for text in self._active],
-            )
+            tokens = [text.tokens[-1] for text in self._active]
+            lengths = [text.length for text in self._active]
             yield from self._told(
                 range(len(self._active)), self._steps.step(tokens, lengths)
             )

@@ -54,10 +54,8 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
         format = spec.dataset["format"] or formats.detect(source, task)
         events.stage(f"checking '{spec.dataset['name']}' as {format}")
         reader = plugins.load("data.formats", format)
-        options, pairs = (
-            spec.dataset["options"],
-            getattr(reader, "TARGET", "") == "picture",
-        )
+        options = spec.dataset["options"]
+        pairs = getattr(reader, "TARGET", "") == "picture"
         index, report = examine(
             reader.read(source, options),
             fingerprint,

@@ -136,14 +136,14 @@ class Loop:
         stop: Stop,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.data, self.validation, self.settings, self.aim, self.change = (
-            data,
-            validation,
-            settings,
-            aim,
-            change,
-        )
-        self.events, self.stop, self.clock = events, stop, clock
+        self.data = data
+        self.validation = validation
+        self.settings = settings
+        self.aim = aim
+        self.change = change
+        self.events = events
+        self.stop = stop
+        self.clock = clock
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         network = _channels_last(network.to(self.device))
         bf16 = uses_bf16(settings.precision, self.device)

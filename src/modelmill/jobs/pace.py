@@ -29,9 +29,13 @@ class Pace:
     def __init__(
         self, settings: TrainSettings, steps: int, clock: Clock = time.monotonic
     ) -> None:
-        self._steps, self._clock, self._budget = steps, clock, settings.seconds
+        self._steps = steps
+        self._clock = clock
+        self._budget = settings.seconds
         self._factor = schedule(settings, TICKS if self._budget else steps)
-        self._begun, self._before, self._closing = clock(), 0.0, 0.0
+        self._begun = clock()
+        self._before = 0.0
+        self._closing = 0.0
         self._measured = False
         self.share = 0.0
 
@@ -47,7 +51,9 @@ class Pace:
 
     def resume(self, spent: float, share: float) -> None:
         """Go on after earlier runs, with what is left."""
-        self._begun, self._before, self.share = self._clock(), spent, share
+        self._begun = self._clock()
+        self._before = spent
+        self.share = share
 
     def advance(self, step: int, trained: int, validated: int) -> None:
         """`step` steps are done, the items of this run `trained`; a validation looks at `validated`

@@ -39,9 +39,8 @@ class Events:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
         if self._file.tell():
-            self._file.write(
-                "\n"
-            )  # an earlier run may have been killed in the middle of a line
+            # An earlier run may have been killed in the middle of a line
+            self._file.write("\n")
         self._flushed = 0.0
 
     def write(self, event: str, **values: Any) -> None:
@@ -135,9 +134,8 @@ def _set_up() -> None:
         force=True,
     )
     logging.getLogger("modelmill").setLevel(logging.INFO)
-    warnings.simplefilter(
-        "ignore"
-    )  # libraries' notes to their callers would only puzzle the reader of a log
+    # Libraries' notes to their callers would only puzzle the reader of a log
+    warnings.simplefilter("ignore")
     os.nice(NICE)  # predictions go before training
 
 

@@ -129,7 +129,9 @@ def choose(one: Training, material: Material, samples: list[Raw]) -> Plan:
     """The settings that were given, and for the others what fits the data; the log says what was
     chosen and why.
     """
-    look, base, given = getattr(one.task, "look", None), one.base, one.spec.settings
+    look = getattr(one.task, "look", None)
+    base = one.base
+    given = one.spec.settings
     if base is not None:
         given = base.settings(one.recipe, one.spec.task, given)
     facts = Facts(
@@ -228,11 +230,9 @@ def fit_network(
 def begin(one: Training, chosen: Plan, signature: Signature, labels: list[str]) -> Any:
     """The network before its training: new, or with the weights of the version it starts from."""
     assert chosen.train is not None
-    base, network, taken = (
-        one.base,
-        one.recipe.network(chosen.network, signature),
-        list[str](),
-    )
+    base = one.base
+    network = one.recipe.network(chosen.network, signature)
+    taken = list[str]()
     if base is not None:
         head = (
             head_of(one.recipe, chosen, signature)

@@ -79,7 +79,9 @@ class App:
     """
 
     def __init__(self, gateway: Gateway, admin: Any, default: str = "") -> None:
-        self.gateway, self.admin, self.default = gateway, admin, default
+        self.gateway = gateway
+        self.admin = admin
+        self.default = default
         self.protocols = http_protocols()
         self._routes = [
             (route, p) for p in self.protocols.values() for route in p.ROUTES
@@ -415,11 +417,9 @@ def _refusal(
 async def _answer(
     scope: Scope, send: Send, response: Response, request_id: str = ""
 ) -> None:
-    headers, kind, head = (
-        response.headers,
-        response.content_type.encode(),
-        scope["method"] == "HEAD",
-    )
+    headers = response.headers
+    kind = response.content_type.encode()
+    head = scope["method"] == "HEAD"
     if request_id:  # clients show it beside an error
         headers = (*headers, (b"x-request-id", request_id.encode()))
     respond = scope.get(RESPOND)

@@ -54,7 +54,10 @@ class _Parts:
     def __init__(self) -> None:
         self.form: Form = {}
         self.ended = False
-        self._header, self._value, self._name, self._data = b"", b"", "", list[bytes]()
+        self._header = b""
+        self._value = b""
+        self._name = ""
+        self._data = list[bytes]()
 
     def callbacks(self) -> dict[str, object]:
         """By the names that the parser knows them by."""

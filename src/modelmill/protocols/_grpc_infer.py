@@ -59,9 +59,8 @@ async def infer(call: Call, request: Any) -> Any:
     )
     gateway.refuse_unservable(route)
     raw = request.raw_input_contents
-    small = (
-        sum(map(len, raw)) if raw else request.ByteSize()
-    ) <= LARGE  # what is large would hold up others
+    # What is large would hold up others
+    small = (sum(map(len, raw)) if raw else request.ByteSize()) <= LARGE
     tensors, wanted = (
         _plan(call, request, route)
         if small
@@ -149,7 +148,9 @@ def _values(parameters: Any) -> dict[str, Any]:
 def _given(call: Call, request: Any) -> list[Given]:
     """The inputs as they come: all raw or all typed, or in shared memory; raises `InvalidInput`."""
     raw = request.raw_input_contents
-    given, at, count = [], 0, len(raw)
+    given = []
+    at = 0
+    count = len(raw)
     budget = call.server.gateway.limits.body_bytes
     for one in request.inputs:
         place = _place(one.name, _values(one.parameters)) if one.parameters else None
@@ -199,10 +200,8 @@ def _place(name: str, parameters: dict[str, Any]) -> Place | None:
     region = parameters.get("shared_memory_region")
     if region is None:
         return None
-    size, offset = (
-        parameters.get("shared_memory_byte_size"),
-        parameters.get("shared_memory_offset", 0),
-    )
+    size = parameters.get("shared_memory_byte_size")
+    offset = parameters.get("shared_memory_offset", 0)
     if not isinstance(region, str) or type(size) is not int or type(offset) is not int:
         raise InvalidInput(
             f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and _offset "
@@ -290,11 +289,9 @@ async def parts(call: Call, request: Any, route: Route) -> AsyncIterator[Any]:
             continue
         response = StreamResponse()
         answer = response.infer_response
-        answer.model_name, answer.model_version, answer.id = (
-            route.deployment,
-            str(route.version),
-            request.id,
-        )
+        answer.model_name = route.deployment
+        answer.model_version = str(route.version)
+        answer.id = request.id
         if "at" in part:
             answer.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
             answer.raw_output_contents.append(pack_bytes([part["text"].encode()]))

@@ -9,7 +9,9 @@ from modelmill.errors import NotFound
 from modelmill.protocols._grpc_call import Call
 from modelmill.protocols._grpc_messages import message, pool, services
 
-SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
+SERVING = 1
+NOT_SERVING = 2
+UNKNOWN = 3
 LOOK_SECONDS = 0.1
 
 Health = message("grpc.health.v1.HealthCheckResponse")

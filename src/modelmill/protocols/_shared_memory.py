@@ -85,7 +85,9 @@ class Regions:
     def read(self, caller: KeyInfo, name: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` of the region; raises `NotFound`, `InvalidInput`."""
         region = self.check(caller, name, offset, size)
-        parts, at, end = [], region.offset + offset, region.offset + offset + size
+        parts = []
+        at = region.offset + offset
+        end = region.offset + offset + size
         while at < end:
             part = os.pread(region.descriptor, end - at, at)
             if not part:

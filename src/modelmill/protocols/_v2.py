@@ -111,12 +111,10 @@ class Input:
     __slots__ = ("datatype", "name", "rank", "row", "shape", "size", "tail")
 
     def __init__(self, spec: TensorSpec) -> None:
-        self.name, self.datatype, self.shape, self.rank = (
-            spec.name,
-            spec.datatype,
-            spec.shape,
-            len(spec.shape),
-        )
+        self.name = spec.name
+        self.datatype = spec.datatype
+        self.shape = spec.shape
+        self.rank = len(spec.shape)
         self.size = SIZES.get(spec.datatype, 0)
         self.tail = spec.shape[1:]
         fixed = bool(spec.shape) and spec.shape[0] == -1 and -1 not in self.tail
@@ -150,9 +148,8 @@ _REMEMBERED = 512
 
 def signature(route: Route) -> Signature:
     """The signature of a route of the gateway's snapshot."""
-    found = _signatures.get(
-        id(route)
-    )  # the entry holds the route, so its id stays its own
+    # The entry holds the route, so its id stays its own
+    found = _signatures.get(id(route))
     if found is None:
         if len(_signatures) >= _REMEMBERED:
             _signatures.clear()  # most are of earlier snapshots
@@ -282,9 +279,8 @@ def elements(name: str, shape: Sequence[int]) -> int:
             f"input '{name}': a shape has at most {MAX_RANK} sides, none below 0, not "
             f"{shape!s:.200}"
         )
-    extent = math.prod(
-        side or 1 for side in shape
-    )  # whole numbers of any size: nothing overflows
+    # Whole numbers of any size: nothing overflows
+    extent = math.prod(side or 1 for side in shape)
     if extent > MAX_ELEMENTS:
         raise InvalidInput(
             f"input '{name}' has too many elements; at most {MAX_ELEMENTS} are taken"

@@ -63,7 +63,10 @@ class Plan:
     def __init__(
         self, id: str, how: Options, wanted: Sequence[Wanted], outputs: Sequence[str]
     ) -> None:
-        self.id, self.how, self.wanted, self.outputs = id, how, wanted, outputs
+        self.id = id
+        self.how = how
+        self.wanted = wanted
+        self.outputs = outputs
         self.classified = any(one.classes for one in wanted)
         self.cuts: list[tuple[str, str, list[int], int, int]] = []
         self.length = -1
@@ -124,9 +127,8 @@ async def infer(
     except Expired as expired:
         if how.timeout is None:
             raise
-        return Response(
-            simple_error(expired), 503
-        )  # what clients of v2 know a queue's timeout by
+        # What clients of v2 know a queue's timeout by
+        return Response(simple_error(expired), 503)
     if answer.version:
         plan = plan.anew()  # what it keeps of answers names the picked version
     response = await _respond(gateway, caller, answered_by(route, answer), plan, answer)

@@ -178,9 +178,8 @@ def _decode_loosely(head: bytes) -> InferRequest[Any]:
         )
     try:
         document = json.loads(head, parse_float=_finite)
-        msgspec.json.encode(
-            document
-        )  # refuses lone surrogates and numbers that nothing can take
+        # Refuses lone surrogates and numbers that nothing can take
+        msgspec.json.encode(document)
         asked = msgspec.convert(document, InferRequest[Any])
     except (ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"the request is not valid: {error}") from error
@@ -209,7 +208,9 @@ def given(
 
     Raises `InvalidInput` for one that is not whole, and for bytes that belong to none.
     """
-    found, at, end = [], size, len(body)
+    found = []
+    at = size
+    end = len(body)
     for one in asked.inputs:
         where = one.parameters
         if where is None or (
@@ -337,7 +338,9 @@ def _unnested(raw: bytes) -> bytes:
 def _in_chunks(one: InferInput[Any], raw: bytes, element: type) -> tuple[bytes, int]:
     """A long list of numbers, part by part: the data and how many there were."""
     decoder = msgspec.json.Decoder(list[element])  # type: ignore[valid-type]
-    parts, found, at = [], 0, 1
+    parts = []
+    found = 0
+    at = 1
     try:
         flat = _unnested(raw)
         while at:

@@ -47,7 +47,9 @@ _length = Packer("<I")
 
 def check_bytes(name: str, data: bytes, count: int) -> None:
     """Raises `InvalidInput` unless `data` is exactly `count` elements, each behind its length."""
-    at, end, read = 0, len(data), _length.unpack_from
+    at = 0
+    end = len(data)
+    read = _length.unpack_from
     if count * 4 > end:
         raise InvalidInput(
             f"input '{name}': {count} elements of BYTES need {count * 4} bytes or more, given {end}"
@@ -70,7 +72,10 @@ def check_bytes(name: str, data: bytes, count: int) -> None:
 
 def unpack_bytes(data: bytes) -> list[bytes]:
     """The elements of a BYTES tensor that has been checked."""
-    found, at, end, read = [], 0, len(data), _length.unpack_from
+    found = []
+    at = 0
+    end = len(data)
+    read = _length.unpack_from
     while at < end:
         start = at + 4
         at = start + read(data, at)[0]

@@ -213,12 +213,10 @@ class Route:
         public: bool = False,
         quick: "Quick | None" = None,
     ) -> None:
-        self.method, self.handler, self.public, self.quick = (
-            method,
-            handler,
-            public,
-            quick,
-        )
+        self.method = method
+        self.handler = handler
+        self.public = public
+        self.quick = quick
         self.pattern = pattern.replace(":path}", "}")
         whole = re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", pattern)
         self.regex = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", whole))

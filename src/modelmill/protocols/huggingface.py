@@ -224,7 +224,9 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
         raise InvalidInput(
             'the JSON wants the form {"inputs": ..., "parameters": {...}}'
         )
-    inputs, parameters, compared = document["inputs"], _parameters(document), False
+    inputs = document["inputs"]
+    parameters = _parameters(document)
+    compared = False
     if task == VECTORS:
         # Its options stand beside the inputs, and a source with sentences is a question about
         # similarity.

@@ -109,10 +109,8 @@ async def images(
         )
     _check_format(document.get("response_format"))
     gateway.refuse_unservable(route)
-    seed, parameters = (
-        raw_of(document.get("prompt"), SEED, "prompt"),
-        {"num_images": document.get("n")},
-    )
+    seed = raw_of(document.get("prompt"), SEED, "prompt")
+    parameters = {"num_images": document.get("n")}
     (found,) = await answers(gateway, caller, request, route, NAME, [seed], parameters)
     return _pictures(msgspec.json.decode(found))
 

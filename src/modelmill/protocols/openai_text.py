@@ -307,10 +307,8 @@ def _sum(usages: Mapping[int, Json], each: int) -> Json:
     prompts = {
         number // each: usage["prompt_tokens"] for number, usage in usages.items()
     }
-    asked, told = (
-        sum(prompts.values()),
-        sum(usage["completion_tokens"] for usage in usages.values()),
-    )
+    asked = sum(prompts.values())
+    told = sum(usage["completion_tokens"] for usage in usages.values())
     return {
         "prompt_tokens": asked,
         "completion_tokens": told,
@@ -352,7 +350,10 @@ async def _events(
         asyncio.create_task(one(number, *call))
         for number, call in enumerate(asked.calls)
     ]
-    left, sent, roles, usages = len(tasks), False, set[int](), dict[int, Json]()
+    left = len(tasks)
+    sent = False
+    roles = set[int]()
+    usages = dict[int, Json]()
     try:
         while left:
             number, part = await queue.get()

@@ -138,7 +138,10 @@ class Lanes(Generic[T]):
             for call in lane
             if not call.gone()
         ]
-        self.again, self.levels, self.count, self.size = deque(), {}, 0, 0
+        self.again = deque()
+        self.levels = {}
+        self.count = 0
+        self.size = 0
         for call in rest:
             self.add(call)
         for call in reversed(again):

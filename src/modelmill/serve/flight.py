@@ -99,15 +99,15 @@ class Flight:
         started: float,
         ask: Ask,
     ) -> None:
-        self.gateway, self.caller, self.route, self.protocol, self.ask = (
-            gateway,
-            caller,
-            route,
-            protocol,
-            ask,
-        )
+        self.gateway = gateway
+        self.caller = caller
+        self.route = route
+        self.protocol = protocol
+        self.ask = ask
         self.pool, self.series = pool, pool.series
-        self.pending, self.started, self.future = pending, started, pending.future
+        self.pending = pending
+        self.started = started
+        self.future = pending.future
 
     def land(self) -> Answer:
         """The answer, counted; raises what went wrong as a `MillError`. For a future that is done,

@@ -134,7 +134,9 @@ class Gateway:
             )
             pool.hung = self._report_hung
             pool.wanted = lambda: self.wake()
-        pool.batch, pool.series, pool.shadow = batch, series, route.shadow
+        pool.batch = batch
+        pool.series = series
+        pool.shadow = route.shadow
         pool.slots = max(1, route.batch) if route.grows else 0
         pool.follow(route.sockets, version_of(route))
         return place
@@ -333,14 +335,15 @@ class Gateway:
         )
         flight = self.begin(caller, route, protocol, ask, data, [], parameters)
         flight.future.add_done_callback(lambda _: parts.put_nowait(b""))
-        series, last, heard, landed = flight.series, flight.started, Heard(), False
+        series = flight.series
+        last = flight.started
+        heard = Heard()
+        landed = False
         try:
             while data := await parts.get():
                 now = time.monotonic()
-                flight.pending.deadline, flight.pending.pin = (
-                    now + patience,
-                    flight.pending.version,
-                )
+                flight.pending.deadline = now + patience
+                flight.pending.pin = flight.pending.version
                 first = not heard.tokens
                 if (part := heard.fresh(data)) is not None:
                     (series.first_token if first else series.next_token).observe(

@@ -147,7 +147,9 @@ class Gossip:
         """
         meter, now = self._gateway.meter, time.monotonic()
         if now - self._all_at > ALL_SECONDS:
-            self._told, self._used, self._all_at = {}, {}, now
+            self._told = {}
+            self._used = {}
+            self._all_at = now
         fresh = {}
         for name, series in meter.own.items():
             mark = (series.success + series.failure + series.rejected, series.batches)

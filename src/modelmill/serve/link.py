@@ -67,14 +67,15 @@ class Pending:
         future: "asyncio.Future[Answer]",
         arrived: float,
     ) -> None:
-        self.call, self.key, self.priority, self.deadline, self.future = (
-            call,
-            key,
-            priority,
-            deadline,
-            future,
-        )
-        self.arrived, self.attempts, self.rows, self.size = arrived, 0, 1, 0
+        self.call = call
+        self.key = key
+        self.priority = priority
+        self.deadline = deadline
+        self.future = future
+        self.arrived = arrived
+        self.attempts = 0
+        self.rows = 1
+        self.size = 0
         self.sent = 0.0
         self.batch: Sent | None = None
         self.request_id = self.pin = self.version = ""
@@ -114,7 +115,10 @@ class Link(asyncio.Protocol):
     def __init__(
         self, pool: "Pool", path: str, version: str = "", slots: int = 0
     ) -> None:
-        self.pool, self.path, self.version, self.slots = pool, path, version, slots
+        self.pool = pool
+        self.path = path
+        self.version = version
+        self.slots = slots
         self.held: dict[int, Pending] = {}
         self.batches: list[Sent] = []
         self.retired = False
@@ -199,9 +203,8 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The worker can take a batch."""
-        self._transport = cast(
-            asyncio.Transport, transport
-        )  # uvloop's own kind is no subclass
+        # Uvloop's own kind is no subclass
+        self._transport = cast(asyncio.Transport, transport)
         if self.retired:
             self.close()
         else:
@@ -215,9 +218,8 @@ class Link(asyncio.Protocol):
             and len(data) >= HEAD
             and int.from_bytes(data[:HEAD], "little") + HEAD == len(data)
         ):
-            self._answered(
-                read_batch(memoryview(data)[HEAD:])
-            )  # the usual case: one whole frame
+            # The usual case: one whole frame
+            self._answered(read_batch(memoryview(data)[HEAD:]))
             return
         buffer += data
         while len(buffer) >= HEAD:
@@ -279,7 +281,9 @@ class Link(asyncio.Protocol):
         del self.batches[at]
         for later in self.batches[at:]:
             later.since = now
-        self.seconds, self.suspect, self.hung = now - sent.since, False, False
+        self.seconds = now - sent.since
+        self.suspect = False
+        self.hung = False
 
     def abort(self) -> None:
         """Cut the connection: what the worker holds goes to another one."""

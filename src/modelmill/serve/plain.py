@@ -16,12 +16,10 @@ def stacked(calls: Sequence[Call]) -> Arrays | None:
     first = calls[0].tensors[0] if len(calls[0].tensors) == 1 else None
     if first is None or first.datatype not in NUMPY or not first.shape:
         return None
-    name, datatype, shape, size = (
-        first.name,
-        first.datatype,
-        first.shape,
-        len(first.data),
-    )
+    name = first.name
+    datatype = first.datatype
+    shape = first.shape
+    size = len(first.data)
     parts = []
     for call in calls:
         if len(call.tensors) != 1 or call.outputs:

@@ -72,12 +72,10 @@ class Pool:
     def __init__(
         self, deployment: str, batch: BatchLimits, limits: PoolLimits, series: Series
     ) -> None:
-        self.deployment, self.batch, self.limits, self.series = (
-            deployment,
-            batch,
-            limits,
-            series,
-        )
+        self.deployment = deployment
+        self.batch = batch
+        self.limits = limits
+        self.series = series
         self.hung: Callable[[str], None] = lambda path: None
         self.wanted: Callable[[], None] = lambda: None
         self.last_call = time.monotonic()
@@ -159,11 +157,9 @@ class Pool:
         weight = bytes_of_parameters(call) if parameters else 0
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         pending = Pending(call, ask.key, ask.priority, now + ask.timeout, future, now)
-        pending.abandoned, pending.request_id, pending.pin = (
-            ask.gone,
-            ask.request_id,
-            ask.pin,
-        )
+        pending.abandoned = ask.gone
+        pending.request_id = ask.request_id
+        pending.pin = ask.pin
         pending.heard = ask.heard
         pending.size += weight
         self._admit(pending)

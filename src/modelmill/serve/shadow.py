@@ -39,7 +39,9 @@ def copy_to_shadows(
 
 
 async def _shadow(pool: "Pool", call: Call, answer: Answer, ask: "Ask") -> None:
-    started, good, series = time.monotonic(), False, pool.series
+    started = time.monotonic()
+    good = False
+    series = pool.series
     try:
         other = await pool.submit(call.data, call.tensors, call.parameters, ask).future
         good = not other.code

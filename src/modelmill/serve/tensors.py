@@ -60,7 +60,9 @@ def pack_bytes(elements: Sequence[bytes]) -> bytes:
 
 def elements_of(tensor: Tensor) -> list[bytes]:
     """The elements of a BYTES tensor; raises `InvalidInput` when a length leads beyond the data."""
-    data, at, elements = tensor.data, 0, []
+    data = tensor.data
+    at = 0
+    elements = []
     while at < len(data):
         end = at + LENGTH + int.from_bytes(data[at : at + LENGTH], "little")
         if at + LENGTH > len(data) or end > len(data):

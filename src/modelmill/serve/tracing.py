@@ -280,9 +280,8 @@ def _provider() -> "TracerProvider":
             "service.instance.id": str(uuid4()),
         }
     )
-    return TracerProvider(
-        ALWAYS_ON, resource, shutdown_on_exit=False
-    )  # `Tracing.start` has decided
+    # `Tracing.start` has decided
+    return TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)
 
 
 def _traces_url(endpoint: str) -> str:

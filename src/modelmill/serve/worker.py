@@ -428,9 +428,8 @@ def _is_bytes(call: Call) -> bool:
 class Frames:
     """Reads frames from a link: nearly all come whole with the first bytes."""
 
-    READ = (
-        64 << 10
-    )  # beyond 128 KiB the allocator would map and unmap pages for each read
+    # Beyond 128 KiB the allocator would map and unmap pages for each read
+    READ = 64 << 10
 
     def __init__(self, link: socket.socket) -> None:
         self._link, self._rest = link, b""

@@ -241,7 +241,9 @@ def fitted(
     that changed it.
     """
     chosen = plan(recipe, given)
-    current, taken, told = chosen.flat(), dict[str, Any](), list[Choice]()
+    current = chosen.flat()
+    taken = dict[str, Any]()
+    told = list[Choice]()
     for choice in recipe.fit_to(facts, chosen) if hasattr(recipe, "fit_to") else ():
         fixed = {*given, "epochs"} if given.get("time") else {*given}
         changes = {

@@ -240,10 +240,8 @@ def _line(
     """A picture and its mask, or one name for both."""
     words = line.replace(",", " ").split()
     for at in range(1, min(len(words), 16)):  # names may hold blanks
-        picture, mask = (
-            _known(" ".join(words[:at]), known),
-            _known(" ".join(words[at:]), known),
-        )
+        picture = _known(" ".join(words[:at]), known)
+        mask = _known(" ".join(words[at:]), known)
         if picture and mask:
             return Pair(picture, mask, None)
     whole = _known(line, known)

@@ -172,10 +172,8 @@ def _pairs(source: Source, name: str, one: int, other: int) -> Iterator[Item]:
 
 def _item(name: str, said: bytes, meant: bytes, split: str | None) -> Item:
     try:
-        text, translation = (
-            said.decode("utf-8-sig").strip(),
-            meant.decode("utf-8-sig").strip(),
-        )
+        text = said.decode("utf-8-sig").strip()
+        translation = meant.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         return Item(
             name,

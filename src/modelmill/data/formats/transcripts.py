@@ -102,10 +102,8 @@ def _librispeech(source: Source) -> Iterator[Item]:
 
 
 def _named(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    pattern, words = (
-        pattern_of(options.get("text", USUAL), "text"),
-        _words(options.get("words", "")),
-    )
+    pattern = pattern_of(options.get("text", USUAL), "text")
+    words = _words(options.get("words", ""))
     for name in source.names:
         if is_recording(name):
             found = pattern.match(name.rpartition("/")[2])

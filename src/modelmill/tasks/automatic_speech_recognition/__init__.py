@@ -168,7 +168,9 @@ def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> 
     window, half = round(how.window / how.hop), round(how.overlap / how.hop / 2)
     if audio.shape[1] <= window * how.step:
         return {SCORES: run({"audio": audio})[SCORES]}
-    parts, stride, places = [], window - 2 * half, -(-audio.shape[1] // how.step)
+    parts = []
+    stride = window - 2 * half
+    places = -(-audio.shape[1] // how.step)
     for start in range(0, max(1, places - 2 * half), stride):
         part = np.ascontiguousarray(
             audio[:, start * how.step : (start + window) * how.step]

@@ -80,7 +80,9 @@ class Texts:
     """
 
     def __init__(self) -> None:
-        self._before, self._number, self._place = [0], [0], [0]
+        self._before = [0]
+        self._number = [0]
+        self._place = [0]
         self._longer: dict[tuple[int, int], int] = {}
 
     def last(self, text: int) -> int:

@@ -333,15 +333,11 @@ def _fitted(image: Image.Image, ratio: float, how: Preprocessing) -> Image.Image
     been reduced.
     """
     wanted = how.width / how.height
-    size, box = (
-        (how.width, how.height),
-        (0.0, 0.0, float(image.width), float(image.height)),
-    )
+    size = (how.width, how.height)
+    box = (0.0, 0.0, float(image.width), float(image.height))
     if how.fit == "crop":
-        across, down = (
-            image.width * min(1.0, wanted / ratio),
-            image.height * min(1.0, ratio / wanted),
-        )
+        across = image.width * min(1.0, wanted / ratio)
+        down = image.height * min(1.0, ratio / wanted)
         left, top = (image.width - across) / 2, (image.height - down) / 2
         box = (left, top, left + across, top + down)
     elif how.fit == "pad":

@@ -26,7 +26,9 @@ SPECIAL = ["[PAD]", "[UNK]", MASK]
 MAX_CHARACTERS = 200_000
 EAST = "\u2e80"
 """From here on scripts have no spaces between words, roughly."""
-MOSTLY, PIECES, PIECE = 0.5, 8000, 0.6
+MOSTLY = 0.5
+PIECES = 8000
+PIECE = 0.6
 """Share of words without spaces from which pieces are learnt, how many of them, and those that a
 character takes.
 """

@@ -65,7 +65,9 @@ def evaluate(measured: Measured) -> Evaluation:
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    answers, truths, labels = measured.outputs, measured.truths, measured.labels
+    answers = measured.outputs
+    truths = measured.truths
+    labels = measured.labels
     column = {label: i for i, label in enumerate(labels)}
     scores = np.zeros((len(answers), len(labels)), np.float32)
     for row, answer in enumerate(answers):

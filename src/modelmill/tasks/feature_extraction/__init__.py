@@ -117,10 +117,8 @@ def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Array
     for a long text.
     """
     how, given = context.preprocessing, parameters.get("token_ids")
-    cuts, side = (
-        parameters.get("truncate") is not False,
-        str(parameters.get("truncation_direction") or "right"),
-    )
+    cuts = parameters.get("truncate") is not False
+    side = str(parameters.get("truncation_direction") or "right")
     if side.lower() not in SIDES:
         raise InvalidInput(f"truncation_direction is left or right, not {side!r:.40}")
     left = side.lower() == "left"

@@ -219,7 +219,9 @@ def measure(
     score: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context
 ) -> Evaluation:
     """How often the likeliest word is the one that was hidden, and the surprise at it in nats."""
-    right, surprise, count = 0, 0.0, 0
+    right = 0
+    surprise = 0.0
+    count = 0
     for number, item in enumerate(items):
         ids = text_tokenizer.decode(item.data, context.preprocessing, context.folder)
         places = _hidden(ids, number)

@@ -38,7 +38,9 @@ class Angles(nn.Module):
         margin: float,
     ) -> None:
         super().__init__()
-        self.body, self.scale, self.margin = body, scale, margin
+        self.body = body
+        self.scale = scale
+        self.margin = margin
         self.classes = nn.Parameter(
             F.normalize(torch.randn(classes, dimensions), dim=1)
         )

@@ -43,7 +43,9 @@ def _named(answer: Json) -> mask_arrays.Mask:
 
 
 def _figures(matrix: np.ndarray[Any, Any], labels: Sequence[str]) -> Json:
-    right, true, named = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    right = matrix.diagonal()
+    true = matrix.sum(1)
+    named = matrix.sum(0)
     held = (true + named) > 0
     iou = right / np.maximum(true + named - right, 1)
     dice = 2 * right / np.maximum(true + named, 1)
@@ -74,9 +76,8 @@ def _pictures(
 
     pictures = {"iou.png": _bars(per_class), "samples.png": _samples(measured)}
     if len(measured.labels) <= LEGEND:
-        shares = (
-            100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        )  # in per cent: counts of pixels are long
+        # In per cent: counts of pixels are long
+        shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         pictures["confusion.png"] = confusion_picture(
             np.rint(shares).astype(int), measured.labels
         )

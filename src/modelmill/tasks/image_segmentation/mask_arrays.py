@@ -45,10 +45,8 @@ def enlarged(mask: Mask, height: int, width: int) -> Mask:
     classes = np.unique(mask)
     if mask.shape == (height, width) or len(classes) == 1:
         return resized(mask, height, width)
-    best, found = (
-        np.zeros((height, width), np.uint8),
-        np.full((height, width), classes[0], np.uint8),
-    )
+    best = np.zeros((height, width), np.uint8)
+    found = np.full((height, width), classes[0], np.uint8)
     for number in classes:
         here = Image.fromarray(np.where(mask == number, np.uint8(255), np.uint8(0)))
         share = np.asarray(here.resize((width, height), Image.Resampling.BILINEAR))

@@ -25,9 +25,8 @@ def alike(one: Any, other: Any, tolerance: float) -> bool:
         int((masks.get(name, nothing) != recorded.get(name, nothing)).sum())
         for name in labels
     )
-    return (
-        differ <= 2 * max(tolerance, LEAST) * nothing.size
-    )  # a pixel that changes its class differs in two masks
+    # A pixel that changes its class differs in two masks
+    return differ <= 2 * max(tolerance, LEAST) * nothing.size
 
 
 def _by_label(answer: Any) -> dict[str, np.ndarray[Any, Any]]:

@@ -95,9 +95,8 @@ class BiLstm(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, width, padding_idx=0)
-        nn.init.normal_(
-            self.embedding.weight, std=0.1
-        )  # torch's deviation of 1 learns poorly
+        # Torch's deviation of 1 learns poorly
+        nn.init.normal_(self.embedding.weight, std=0.1)
         with torch.no_grad():
             self.embedding.weight[0] = 0
         self.lstm = nn.LSTM(

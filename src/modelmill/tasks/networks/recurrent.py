@@ -11,10 +11,8 @@ class BothWays(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.ahead, self.back = (
-            nn.GRU(width, hidden, batch_first=True),
-            nn.GRU(width, hidden, batch_first=True),
-        )
+        self.ahead = nn.GRU(width, hidden, batch_first=True)
+        self.back = nn.GRU(width, hidden, batch_first=True)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         """[N, L, width] with tokens where `seen` [N, L], from the left -> states [N, L, 2 *

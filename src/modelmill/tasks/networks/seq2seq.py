@@ -19,7 +19,9 @@ from modelmill.tasks.networks.recurrent import BothWays
 from modelmill.tasks.networks.transformer import Block, Layout, Rotary, attend
 from modelmill.types import TensorSpec
 
-STEP, STATE, NEXT = "step", "state_", "next_"
+STEP = "step"
+STATE = "state_"
+NEXT = "next_"
 WIDER = 2
 END = 2
 """Also what stands before the first token."""
@@ -46,11 +48,15 @@ class SelfAttention(nn.Module):
         parts: Tensor = (
             self.inside(x) if layout is None else layout.padded(self.inside(x))
         )
-        count, length, width = parts.shape[0], parts.shape[1], x.shape[-1]
+        count = parts.shape[0]
+        length = parts.shape[1]
+        width = x.shape[-1]
         parts = parts.view(count, length, 3, self.heads, width // self.heads).permute(
             2, 0, 3, 1, 4
         )
-        query, key, value = parts[0], parts[1], parts[2]
+        query = parts[0]
+        key = parts[1]
+        value = parts[2]
         if past is None:
             query, key = self.rotary(query), self.rotary(key)
             found = attend(query, key, value, causal=True)
@@ -268,11 +274,9 @@ class Recurrent(nn.Module):
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
         self.reader = BothWays(width, hidden)
         self.first = nn.Linear(2 * hidden, hidden)
-        self.keys, self.asks, self.score = (
-            nn.Linear(2 * hidden, hidden),
-            nn.Linear(hidden, hidden),
-            nn.Linear(hidden, 1),
-        )
+        self.keys = nn.Linear(2 * hidden, hidden)
+        self.asks = nn.Linear(hidden, hidden)
+        self.score = nn.Linear(hidden, 1)
         self.cell = nn.GRUCell(width + 2 * hidden, hidden)
         self.last = nn.Sequential(
             nn.Linear(3 * hidden + width, width), nn.Tanh(), nn.Dropout(dropout)

@@ -94,11 +94,15 @@ class Attention(nn.Module):
         parts: Tensor = (
             self.inside(x) if layout is None else layout.padded(self.inside(x))
         )
-        count, length, width = parts.shape[0], parts.shape[1], x.shape[-1]
+        count = parts.shape[0]
+        length = parts.shape[1]
+        width = x.shape[-1]
         parts = parts.view(count, length, 3, self.heads, width // self.heads).permute(
             2, 0, 3, 1, 4
         )
-        query, key, value = self.rotary(parts[0]), self.rotary(parts[1]), parts[2]
+        query = self.rotary(parts[0])
+        key = self.rotary(parts[1])
+        value = parts[2]
         mask = None if seen is None else seen[:, None, None, :]
         found = attend(query, key, value, mask, causal=self.causal and mask is None)
         found = found.transpose(1, 2).reshape(count, length, width)

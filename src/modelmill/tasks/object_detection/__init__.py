@@ -171,10 +171,8 @@ def _in_picture(
 ) -> Array:
     """Corners [N, 4] in 0..1 of the frame as whole pixels of the picture."""
     frame = np.array([how.width, how.height] * 2)
-    corner, size = (
-        np.array([place.left, place.top] * 2),
-        np.array([place.width, place.height] * 2),
-    )
+    corner = np.array([place.left, place.top] * 2)
+    size = np.array([place.width, place.height] * 2)
     pixels = (boxes * frame - corner) / size * [width, height, width, height]
     return np.asarray(np.clip(np.rint(pixels), 0, [width, height, width, height]))
 

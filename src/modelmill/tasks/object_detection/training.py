@@ -156,10 +156,8 @@ def _box_loss(reach: Tensor, boxes: Tensor, hills: Tensor) -> Tensor:
 
 def _giou(one: Tensor, other: Tensor) -> Tensor:
     """Of corners [N, 4, ...] each, -1..1."""
-    low, high = (
-        torch.maximum(one[:, :2], other[:, :2]),
-        torch.minimum(one[:, 2:], other[:, 2:]),
-    )
+    low = torch.maximum(one[:, :2], other[:, :2])
+    high = torch.minimum(one[:, 2:], other[:, 2:])
     common = (high - low).clamp(min=0).prod(1)
     areas = [(box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (one, other)]
     union = areas[0] + areas[1] - common

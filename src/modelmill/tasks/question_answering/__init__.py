@@ -240,14 +240,10 @@ def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> A
     for name in parameters:
         if name not in PARAMETERS and name not in OTHER:
             raise unknown_setting(name, PARAMETERS, "parameter")
-    count, longest = (
-        _whole(parameters, "top_k", 1, MOST_ANSWERS),
-        _whole(parameters, "max_answer_len", 15, 1000),
-    )
-    places, text = (
-        arrays[f"{NOTE}places"],
-        text_tokenizer.told(arrays[f"{NOTE}context"]),
-    )
+    count = _whole(parameters, "top_k", 1, MOST_ANSWERS)
+    longest = _whole(parameters, "max_answer_len", 15, 1000)
+    places = arrays[f"{NOTE}places"]
+    text = text_tokenizer.told(arrays[f"{NOTE}context"])
     start, end = (np.exp(arrays[name].astype(np.float64)) for name in ("start", "end"))
     best = _best(start[1:], end[1:], longest, count, int((places[:, 1] > 0).sum()))
     found = [

@@ -111,19 +111,17 @@ class Reader(nn.Module):
         )
         aligned = scores.masked_fill(~asked[:, None, :], FAR).softmax(2) @ words
         common = torch.relu(self.common(features))
-        x, every = (
-            torch.cat(
-                [
-                    says,
-                    aligned,
-                    common,
-                    met(read, features, partners),
-                    self.dropout(self.endings(endings)),
-                ],
-                2,
-            ),
-            [common],
+        x = torch.cat(
+            [
+                says,
+                aligned,
+                common,
+                met(read, features, partners),
+                self.dropout(self.endings(endings)),
+            ],
+            2,
         )
+        every = [common]
         for layer in self.passage:
             x = self.dropout(layer(x, seen))
             every.append(x)
@@ -176,10 +174,8 @@ class SpanHead(nn.Module):
     def __init__(self, encoder: Encoder, width: int, dropout: float) -> None:
         super().__init__()
         self.encoder = encoder
-        self.common, self.endings = (
-            nn.Linear(COUNT, width // 2),
-            nn.Embedding(ENDINGS, width // 4),
-        )
+        self.common = nn.Linear(COUNT, width // 2)
+        self.endings = nn.Embedding(ENDINGS, width // 4)
         states = 2 * width + width // 2 + width // 4
         self.body = nn.Sequential(
             nn.Linear(states, width), nn.GELU(), nn.Dropout(dropout)

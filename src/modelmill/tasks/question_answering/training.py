@@ -57,9 +57,8 @@ def cut(batch: Batch) -> Batch:
 
 
 def _loss(start: Tensor, end: Tensor, spans: Tensor, smoothing: float) -> Tensor:
-    spans = spans.repeat(
-        len(start) // len(spans), 1, 1
-    )  # of several readers, one behind the other
+    # Of several readers, one behind the other
+    spans = spans.repeat(len(start) // len(spans), 1, 1)
     each = [
         _surprise(told, spans[:, answer, side], smoothing)
         for answer in range(spans.shape[1])
@@ -96,13 +95,10 @@ def validate(
         .tril(LONGEST)
     )
     likely, best = both.masked_fill(~allowed, -1e9).flatten(1).max(1)
-    some = (
-        likely >= start[:, 0] + end[:, 0]
-    )  # else it says that there is no answer: place 0
-    first, last = (
-        ((best // size + 1) * some)[:, None],
-        ((best % size + 1) * some)[:, None],
-    )
+    # Else it says that there is no answer: place 0
+    some = likely >= start[:, 0] + end[:, 0]
+    first = ((best // size + 1) * some)[:, None]
+    last = ((best % size + 1) * some)[:, None]
     begins, ends = batch["spans"].unbind(2)
     same = (torch.minimum(last, ends) - torch.maximum(first, begins) + 1).clamp(min=0)
     both_sizes = (last - first + 1) + (ends - begins + 1)

@@ -395,7 +395,9 @@ def measure(
     Each token is judged by at least half of the model's context before it, where there is so much.
     """
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    total, tokens, letters = 0.0, 0, 0
+    total = 0.0
+    tokens = 0
+    letters = 0
     for text, ended in _texts(items):
         told = tokenizer.encode(text, add_special_tokens=False)
         ids = np.array([*told.ids, *([END] if ended else [])], np.int64)
@@ -447,7 +449,9 @@ def _surprise(
     score: Callable[[Arrays], Arrays], ids: np.ndarray[Any, Any], size: int
 ) -> float:
     """At all tokens of a text but the first, in nats."""
-    total, start, step = 0.0, 0, max(1, size // 2)
+    total = 0.0
+    start = 0
+    step = max(1, size // 2)
     while start < len(ids) - 1:
         part = ids[start : start + size + 1]
         scores = log_shares(

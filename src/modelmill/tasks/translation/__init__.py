@@ -36,7 +36,9 @@ PARAMETERS = ("num_beams", "max_new_tokens", "max_length", "attention")
 OTHER = frozenset(
     {"src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation"}
 )
-MOST_BEAMS, MOST_TOKENS, LEAST_LENGTH = 16, 512, 32
+MOST_BEAMS = 16
+MOST_TOKENS = 512
+LEAST_LENGTH = 32
 Run = Callable[[Arrays], Arrays]
 
 

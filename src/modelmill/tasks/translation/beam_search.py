@@ -63,11 +63,9 @@ class Beams:
             np.argsort(-np.take_along_axis(flat, best, 1), axis=1, kind="stable"),
             1,
         )
-        values, parents, added = (
-            np.take_along_axis(flat, best, 1),
-            best // tokens,
-            best % tokens,
-        )
+        values = np.take_along_axis(flat, best, 1)
+        parents = best // tokens
+        added = best % tokens
         self.looked = np.concatenate(
             [self.looked, looked.reshape(count, before, 1, -1)], 2
         )

@@ -13,7 +13,9 @@ from modelmill.tasks.base import SAMPLES, Context, Evaluation, Measured
 from modelmill.tasks.decoding.lossless_tokenizer import TOKENIZER, load_tokenizer
 from modelmill.types import Json
 
-READ, SHOWN, LONGEST = 8, 3, 24
+READ = 8
+SHOWN = 3
+LONGEST = 24
 """Translations to read, those of which a picture shows where they looked, and tokens of such a
 picture.
 """

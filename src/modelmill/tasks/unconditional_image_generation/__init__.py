@@ -35,7 +35,9 @@ SAMPLES = 1000
 EVALUATED = 1000
 
 PARAMETERS = ("num_images", "seed", "steps", "num_inference_steps")
-MOST_IMAGES, MOST_STEPS, MOST_SEED = 64, 100, 2**63 - 1
+MOST_IMAGES = 64
+MOST_STEPS = 100
+MOST_SEED = 2**63 - 1
 STEPS = 25
 Run = Callable[[Arrays], Arrays]
 

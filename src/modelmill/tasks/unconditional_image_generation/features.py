@@ -13,7 +13,9 @@ from torch.nn import functional as F
 Array = np.ndarray[Any, Any]
 WIDTHS = (32, 64, 128)
 FEATURES = 64
-STEPS, BATCH, RATE = 800, 64, 2e-3
+STEPS = 800
+BATCH = 64
+RATE = 2e-3
 """About four rounds of 12,000 pictures, which name 98 % of handwritten digits rightly."""
 
 
@@ -37,7 +39,9 @@ class Features(nn.Module):
         layers: list[nn.Module] = []
         for outside in WIDTHS:
             layers += [nn.Conv2d(channels, outside, 3, 2, padding=1), nn.ReLU()]
-            channels, height, width = outside, (height + 1) // 2, (width + 1) // 2
+            channels = outside
+            height = (height + 1) // 2
+            width = (width + 1) // 2
         pooled = (min(height, 4), min(width, 4))
         self.body = nn.Sequential(
             *layers,

@@ -126,10 +126,8 @@ class Block(nn.Module):
     def __init__(self, inside: int, outside: int, time: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = Norm(8, inside), Norm(8, outside)
-        self.conv1, self.conv2 = (
-            nn.Conv2d(inside, outside, 3, padding=1),
-            nn.Conv2d(outside, outside, 3, padding=1),
-        )
+        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
         self.time = nn.Linear(time, 2 * outside)
         self.shortcut = (
             nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
@@ -151,10 +149,8 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm, self.scale = Norm(8, channels), channels**-0.5
-        self.into, self.out = (
-            nn.Conv2d(channels, 3 * channels, 1),
-            nn.Conv2d(channels, channels, 1),
-        )
+        self.into = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,7 +170,9 @@ class Denoiser(nn.Module):
     def __init__(self, shape: Shape, width: int) -> None:
         super().__init__()
         self.shape, self.pad = shape, (-shape[0] % 4, -shape[1] % 4)
-        pixels, time, wide = 4 * shape[2], 2 * width, 2 * width
+        pixels = 4 * shape[2]
+        time = 2 * width
+        wide = 2 * width
         frequencies = torch.exp(
             torch.linspace(math.log(1.0), math.log(200.0), width // 2)
         )
@@ -189,11 +187,9 @@ class Denoiser(nn.Module):
         self.first = nn.Conv2d(pixels, width, 3, padding=1)
         self.down1, self.down2 = Block(width, width, time), Block(width, width, time)
         self.shrink = nn.Conv2d(width, wide, 3, 2, padding=1)
-        self.low1, self.look, self.low2 = (
-            Block(wide, wide, time),
-            Attention(wide),
-            Block(wide, wide, time),
-        )
+        self.low1 = Block(wide, wide, time)
+        self.look = Attention(wide)
+        self.low2 = Block(wide, wide, time)
         self.grow = nn.Conv2d(wide, width, 1)
         self.up1, self.up2 = Block(2 * width, width, time), Block(width, width, time)
         self.last = nn.Sequential(

@@ -22,9 +22,8 @@ from modelmill.settings import Limits
 
 log = logging.getLogger("modelmill.gateway")
 
-LINGER_BYTES = (
-    16 << 20
-)  # what a refused client may still send: closing at once would destroy the answer on its way
+# What a refused client may still send: closing at once would destroy the answer on its way
+LINGER_BYTES = 16 << 20
 # connections above the limit that are refused in words; beyond these they are just closed
 EXTRA_REFUSED = 256
 SWEEP_SECONDS = 1.0
@@ -69,11 +68,10 @@ class Connection(HttpToolsProtocol):
         )
         self._reads = self._messages = self._hosts = self._taken = 0
         self._in_head = self._unfinished = self._offered = False
-        self._counted, self._spent, self._base = (
-            0,
-            0,
-            0,
-        )  # bytes of the current head, or around the current body
+        # bytes of the current head, or around the current body
+        self._counted = 0
+        self._spent = 0
+        self._base = 0
         self._backlog = b""  # pipelined requests that were not parsed yet
         self._refusal: Refusal | None = None
         self._half_closed = self._probed = False
@@ -190,7 +188,9 @@ class Connection(HttpToolsProtocol):
         if condition != self._condition:
             self._condition, self._since = condition, now
             return
-        what, waited, limits = condition[0], now - self._since, self.limits
+        what = condition[0]
+        waited = now - self._since
+        limits = self.limits
         if what == "idle" and waited > limits.idle_seconds:
             self.transport.close()
         elif what == "head" and waited > limits.header_seconds:
@@ -245,9 +245,8 @@ class Connection(HttpToolsProtocol):
             and cycle.scope["http_version"] == "1.1"
         ):
             self._probed = True
-            self.transport.write(
-                b"HTTP/1.1 100 Continue\r\n\r\n"
-            )  # an answer in between that all clients skip
+            # An answer in between that all clients skip
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return BUSY
 
     def _was_reset(self) -> bool:

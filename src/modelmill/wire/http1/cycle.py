@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-TAKE, RESPOND, LEARN = "modelmill.take", "modelmill.respond", "modelmill.learn"
+TAKE = "modelmill.take"
+RESPOND = "modelmill.respond"
+LEARN = "modelmill.learn"
 
 
 Answer = Callable[[bytes, Callable[[], bool], Callable[[Any], None]], bool]

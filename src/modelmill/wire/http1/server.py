@@ -19,9 +19,8 @@ from modelmill.settings import Limits
 from modelmill.wire.http1.connection import Connection, Refusal, Sweeper, log
 from modelmill.wire.http1.cycle import Cycle, Heads, Shortcut
 
-STEP = (
-    16 << 10
-)  # more than this is read in steps, so that what is made of one read stays small
+# More than this is read in steps, so that what is made of one read stays small
+STEP = 16 << 10
 PIPELINED = 32  # requests that may wait on one connection for the answer to the first
 GONE = "modelmill.gone"
 CHECKED = frozenset((b"host", b"transfer-encoding", b"expect"))
@@ -41,10 +40,8 @@ class GuardedProtocol(Connection):
             return None
         if len(data) > STEP or self.pipeline or self._backlog:
             return self._feed_in_steps(data)
-        begins, messages = (
-            not self._unfinished and data.startswith(b"POST "),
-            self._messages,
-        )
+        begins = not self._unfinished and data.startswith(b"POST ")
+        messages = self._messages
         self._feed(data)
         if begins and not self._unfinished and self._messages == messages + 1:
             self._offer_head(data)
@@ -331,9 +328,8 @@ class GuardedProtocol(Connection):
             if name != b"upgrade":
                 head += [name, b": ", value, b"\r\n"]
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(
-            lenient_data_after_close=True
-        )  # as uvicorn has it
+        # As uvicorn has it
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._feed(b"".join([*head, b"\r\n"]))
         if rest:
             self._feed(rest)

@@ -463,9 +463,8 @@ class Connection(asyncio.Protocol):
             self.transport.write_eof()
         else:
             self.transport.close()  # TLS says goodbye by itself
-        self._loop.call_later(
-            LINGER_SECONDS, self.transport.abort
-        )  # a client may never read the last words
+        # A client may never read the last words
+        self._loop.call_later(LINGER_SECONDS, self.transport.abort)
 
 
 def _goaway(last: int, code: int, why: str = "") -> bytes:

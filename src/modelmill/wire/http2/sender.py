@@ -21,30 +21,21 @@ from modelmill.wire.http2.hpack import SHRINK
     WINDOW_UPDATE,
     CONTINUATION,
 ) = range(10)
-END_STREAM, ACK, END_HEADERS, PADDED, PRIORITISED = 1, 1, 4, 8, 32
-(
-    NO_ERROR,
-    PROTOCOL,
-    INTERNAL,
-    FLOW_CONTROL,
-    CLOSED,
-    FRAME_SIZE,
-    REFUSED,
-    CANCEL,
-    COMPRESSION,
-    CALM,
-) = (
-    0,
-    1,
-    2,
-    3,
-    5,
-    6,
-    7,
-    8,
-    9,
-    11,
-)
+END_STREAM = 1
+ACK = 1
+END_HEADERS = 4
+PADDED = 8
+PRIORITISED = 32
+NO_ERROR = 0
+PROTOCOL = 1
+INTERNAL = 2
+FLOW_CONTROL = 3
+CLOSED = 5
+FRAME_SIZE = 6
+REFUSED = 7
+CANCEL = 8
+COMPRESSION = 9
+CALM = 11
 TOP = (1 << 31) - 1
 STREAM_WINDOW = 1 << 20
 FRAME_BYTES = 256 << 10

@@ -26,7 +26,9 @@ TRAIN = TrainSettings(
 )
 
 
-ENOUGH, LONG, LONGER = 150_000, 60, 1.7
+ENOUGH = 150_000
+LONG = 60
+LONGER = 1.7
 """Words over which so many epochs take a quarter of an hour on one core, and how many times more of
 long texts.
 """

@@ -86,17 +86,14 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
         # classic form.
         border = 1 if min(height, width) < 8 else 0
         layers.append(nn.Conv2d(channels, filters, 3, padding=border))
-        channels, height, width = (
-            filters,
-            height - 2 + 2 * border,
-            width - 2 + 2 * border,
-        )
+        channels = filters
+        height = height - 2 + 2 * border
+        width = width - 2 + 2 * border
         if min(height, width) >= 2:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
-        layers.append(
-            nn.ReLU()
-        )  # behind the pooling it does the same for a quarter of the work
+        # Behind the pooling it does the same for a quarter of the work
+        layers.append(nn.ReLU())
     return nn.Sequential(
         *layers,
         nn.Flatten(),

@@ -127,10 +127,8 @@ def _machine(features: Array, labels: Array, strength: float) -> tuple[Array, Ar
     )
     weight, bias = svm.coef_, svm.intercept_
     if len(weight) == 1:  # two classes: one row tells them apart
-        weight, bias = (
-            np.vstack([-weight, weight]) / 2,
-            np.concatenate([-bias, bias]) / 2,
-        )
+        weight = np.vstack([-weight, weight]) / 2
+        bias = np.concatenate([-bias, bias]) / 2
     return weight, bias
 
 
@@ -239,9 +237,8 @@ def histograms(settings: Settings, cells: tuple[int, int]) -> list["NodeProto"]:
     return [
         node("Add", ["dx", "tiny"], ["dx_some"]),
         node("Div", ["dy", "dx_some"], ["slope"]),
-        node(
-            "Atan", ["slope"], ["angle"]
-        ),  # of half a turn: a direction and its opposite are one
+        # Of half a turn: a direction and its opposite are one
+        node("Atan", ["slope"], ["angle"]),
         node("Mul", ["angle", "bins_by_turn"], ["turn"]),
         node("Sub", ["turn", "middles"], ["away"]),
         node("Div", ["away", "bins"], ["rounds"]),

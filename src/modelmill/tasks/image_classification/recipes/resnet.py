@@ -31,7 +31,9 @@ TRAIN = TrainSettings(
 )
 STEM = 48
 """Pictures smaller than this are not halved by the stem."""
-FEW, FEWER, MANY = 500, 1000, 4000
+FEW = 500
+FEWER = 1000
+MANY = 4000
 SMALL_SEEN, LARGE_SEEN = 320_000, 135_000
 """Pictures that a training sees, all epochs together: what two cores see in ten minutes."""
 SIGNS = {"flip": False, "rotate": 10.0, "brightness": 0.0, "contrast": 0.0}

@@ -57,11 +57,9 @@ def fit(
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    ids, labels, settings = (
-        np.asarray(arrays["ids"]),
-        np.asarray(targets["label"]),
-        plan.network,
-    )
+    ids = np.asarray(arrays["ids"])
+    labels = np.asarray(targets["label"])
+    settings = plan.network
     counter = CountVectorizer(
         analyzer=grams, min_df=settings.gram_count, max_features=settings.features
     )

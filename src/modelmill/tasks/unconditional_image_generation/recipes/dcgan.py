@@ -29,7 +29,9 @@ TRAIN = TrainSettings(
     warmup=0.0,
     ema=0.998,
 )
-MOST, ENOUGH, LEAST = 200, 2_700, 4
+MOST = 200
+ENOUGH = 2_700
+LEAST = 4
 """Epochs over so many pictures at most: the 540,000 pictures that a training sees make 60,000
 digits 10 times.
 """
@@ -83,9 +85,8 @@ def loss(
         fake = network.generator(network.noise(len(real)))
     judged_real, judged_fake = network.discriminator(real), network.discriminator(fake)
     yield "discriminator", softplus(-judged_real).mean() + softplus(judged_fake).mean()
-    network.discriminator.requires_grad_(
-        False
-    )  # it only tells the way: its own gradients are not worth computing
+    # It only tells the way: its own gradients are not worth computing
+    network.discriminator.requires_grad_(False)
     try:
         judged = network.discriminator(network.generator(network.noise(len(real))))
         yield "generator", softplus(-judged).mean()

@@ -27,7 +27,9 @@ TRAIN = TrainSettings(
     warmup=0.05,
     ema=0.998,
 )
-MOST, ENOUGH, LEAST = 200, 2_160, 4
+MOST = 200
+ENOUGH = 2_160
+LEAST = 4
 """Epochs over so many pictures at most: the 432,000 pictures that a training sees make 60,000
 digits 8 times.
 """

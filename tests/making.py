@@ -36,7 +36,7 @@ from modelmill.types import (
     KeyInfo,
     Lineage,
     Manifest,
-    Route,
+    ServedVersion,
     Snapshot,
     TensorSpec,
 )
@@ -838,7 +838,9 @@ async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
         await asyncio.sleep(0.002)
 
 
-def a_route(name: str = "spots", project: str = "default", **changed: Any) -> Route:
+def a_route(
+    name: str = "spots", project: str = "default", **changed: Any
+) -> ServedVersion:
     """A deployment that is ready."""
     values = {
         "deployment": name,
@@ -852,10 +854,12 @@ def a_route(name: str = "spots", project: str = "default", **changed: Any) -> Ro
         "outputs": [TensorSpec(name="scores", datatype="FP32", shape=[-1, 2])],
         "sockets": [],
     }
-    return Route(**(values | changed))
+    return ServedVersion(**(values | changed))
 
 
-def a_snapshot(*routes: Route, keys: Mapping[str, tuple[str, str]] = {}) -> Snapshot:
+def a_snapshot(
+    *routes: ServedVersion, keys: Mapping[str, tuple[str, str]] = {}
+) -> Snapshot:
     """Routes, and keys as `{key: (project, role)}`."""
     from modelmill.control.keys import digest_of
 
@@ -909,7 +913,7 @@ class Door:
         self.gateway = Gateway(Limits(**limits))
         self.app = App(self.gateway, nobody)
 
-    def update(self, *routes: Route) -> None:
+    def update(self, *routes: ServedVersion) -> None:
         """Serve these deployments."""
 
         async def change() -> None:
@@ -997,7 +1001,9 @@ def answering_with(folder: Path) -> Answering:
 class LiveDoor:
     """The application on a real HTTP server, in a thread, for clients that others wrote."""
 
-    def __init__(self, routes: Callable[["LiveDoor"], Awaitable[list[Route]]]) -> None:
+    def __init__(
+        self, routes: Callable[["LiveDoor"], Awaitable[list[ServedVersion]]]
+    ) -> None:
         """`routes` starts workers, in the server's loop, and returns the deployments."""
         import socket
         import threading
@@ -1039,7 +1045,7 @@ class LiveDoor:
             await until(lambda worker=worker: not worker.open)
 
     def change(
-        self, *routes: Route, keys: Mapping[str, tuple[str, str]] | None = None
+        self, *routes: ServedVersion, keys: Mapping[str, tuple[str, str]] | None = None
     ) -> None:
         """Let the gateway serve other routes, or know other keys."""
 

@@ -170,7 +170,7 @@ class Variant(Struct, frozen=True, kw_only=True):
     min_requests: int = 20
 
 
-class Route(Struct, frozen=True, kw_only=True):
+class ServedVersion(Struct, frozen=True, kw_only=True):
     """One version behind a deployment's name as the gateway sees it: its workers and what the model
     takes.
 
@@ -203,7 +203,7 @@ class Route(Struct, frozen=True, kw_only=True):
     shadow: bool = False
     batch: int = 0
     max_wait: float = 0.0
-    others: list["Route"] = msgspec.field(default_factory=list)
+    others: list["ServedVersion"] = msgspec.field(default_factory=list)
     created: int = 0
     output: str = "json"
     grows: bool = False
@@ -215,7 +215,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """
 
     revision: tuple[int, int]
-    routes: dict[str, Route]
+    routes: dict[str, ServedVersion]
     keys: dict[str, "KeyInfo"]
 
 

@@ -19,7 +19,7 @@ from modelmill.protocols import v2_grpc
 from modelmill.protocols._grpc_messages import message, pool
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import Limits
-from modelmill.types import Route
+from modelmill.types import ServedVersion
 from tests.making import Answering, Door, FakeWorker, a_snapshot, until
 
 SERVICE = "inference.GRPCInferenceService"
@@ -47,7 +47,7 @@ class GrpcDoor:
         """Do something in the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
-    def update(self, *routes: Route) -> None:
+    def update(self, *routes: ServedVersion) -> None:
         """Serve these deployments."""
 
         async def change() -> None:

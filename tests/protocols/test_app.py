@@ -6,7 +6,7 @@ import base64
 import pytest
 
 from modelmill.protocols._app import App
-from modelmill.protocols.base import Route
+from modelmill.protocols.base import Endpoint
 from modelmill.serve.wire import Answer
 from tests.making import Door, a_route
 
@@ -275,7 +275,7 @@ def test_a_failure_of_ours_tells_no_secrets(door):
         raise RuntimeError("the password is swordfish")
 
     app = App(door.gateway, None)
-    app._routes = [(Route("GET", "/fail", fail), app.protocols["system"])]
+    app._routes = [(Endpoint("GET", "/fail", fail), app.protocols["system"])]
     door.app, kept = app, door.app
     reply = door.ask("GET", "/fail")
     door.app = kept

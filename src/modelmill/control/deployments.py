@@ -23,7 +23,14 @@ from modelmill.control.db import (
 from modelmill.control.registry import Registry
 from modelmill.errors import Conflict, InvalidInput, MillError, unknown
 from modelmill.tasks.base import kind_of, task_named
-from modelmill.types import KeyInfo, Manifest, Route, ServingOptions, Snapshot, Variant
+from modelmill.types import (
+    KeyInfo,
+    Manifest,
+    ServedVersion,
+    ServingOptions,
+    Snapshot,
+    Variant,
+)
 
 log = logging.getLogger("modelmill.node")
 
@@ -235,7 +242,9 @@ class Deployments:
             for key in session.scalars(select(ApiKey))
         }
 
-    def _routes(self, session: Session, projects: dict[int, str]) -> dict[str, Route]:
+    def _routes(
+        self, session: Session, projects: dict[int, str]
+    ) -> dict[str, ServedVersion]:
         replicas: dict[int, list[Replica]] = {}
         for replica in session.scalars(select(Replica).where(Replica.ready)):
             replicas.setdefault(replica.deployment_id, []).append(replica)
@@ -256,7 +265,7 @@ class Deployments:
 
     def _route(
         self, session: Session, row: Deployment, project: str, replicas: list[Replica]
-    ) -> Route:
+    ) -> ServedVersion:
         options = options_of(row)
         variants = [msgspec.convert(one, Variant) for one in row.variants]
         others = [
@@ -277,8 +286,8 @@ class Deployments:
         replicas: list[Replica],
         version: tuple[str, int],
         variant: Variant | None,
-        others: list[Route] | None = None,
-    ) -> Route:
+        others: list[ServedVersion] | None = None,
+    ) -> ServedVersion:
         """One version behind the name: the main one, or a variant."""
         manifest = self._manifest(session, (row.project_id, *version))
         mine = [
@@ -286,7 +295,7 @@ class Deployments:
             for replica in replicas
             if (replica.model, replica.version) == version
         ]
-        return Route(
+        return ServedVersion(
             deployment=row.name,
             project=project,
             model=version[0],

@@ -26,12 +26,12 @@ from modelmill.errors import (
 from modelmill.protocols.base import (
     STATUS,
     Disconnected,
+    Endpoint,
     Finish,
     HttpProtocol,
     Receive,
     Request,
     Response,
-    Route,
     Scope,
     Send,
     Stream,
@@ -88,7 +88,7 @@ class App:
         ]
         prefixes = {getattr(p, "PREFIX", ""): p for p in self.protocols.values()}
         self._found: OrderedDict[
-            tuple[str, str], tuple[Route, HttpProtocol, dict[str, str]]
+            tuple[str, str], tuple[Endpoint, HttpProtocol, dict[str, str]]
         ] = OrderedDict()
         self._owners = sorted(
             ((prefix, p) for prefix, p in prefixes.items() if prefix),
@@ -116,7 +116,7 @@ class App:
 
     def _teach(
         self,
-        route: Route,
+        route: Endpoint,
         protocol: HttpProtocol,
         caller: KeyInfo,
         request: Request,
@@ -241,7 +241,7 @@ class App:
     def _remember(
         self,
         place: tuple[str, str],
-        found: tuple[Route, HttpProtocol, dict[str, str]],
+        found: tuple[Endpoint, HttpProtocol, dict[str, str]],
     ) -> None:
         """Spare the next request for the same place the search; for callers that may ask."""
         if (
@@ -263,7 +263,7 @@ class App:
             self.gateway.remember(header, caller)
         return caller
 
-    def _find(self, request: Request) -> tuple[Route, HttpProtocol, dict[str, str]]:
+    def _find(self, request: Request) -> tuple[Endpoint, HttpProtocol, dict[str, str]]:
         """The route; one that does not exist is only admitted to callers with a key."""
         allowed: list[str] = []
         method = "GET" if request.method == "HEAD" else request.method

@@ -14,7 +14,7 @@ from modelmill.protocols._v2_json import LARGE
 from modelmill.serve.flight import answered_by
 from modelmill.serve.tensors import elements_of, pack_bytes
 from modelmill.serve.wire import Tensor
-from modelmill.types import Route
+from modelmill.types import ServedVersion
 from modelmill.wire.encoding import in_thread
 
 CLASSIFIED = 1 << 14
@@ -95,7 +95,7 @@ async def infer(call: Call, request: Any) -> Any:
 
 
 def _plan(
-    call: Call, request: Any, route: Route
+    call: Call, request: Any, route: ServedVersion
 ) -> tuple[list[Tensor], Sequence[Wanted]]:
     """The tensors of a request and what it wants; raises `InvalidInput`."""
     given = _given(call, request)
@@ -223,7 +223,7 @@ def _asked(one: Any) -> Wanted:
 def _response(
     call: Call,
     request: Any,
-    route: Route,
+    route: ServedVersion,
     tensors: Sequence[Tensor],
     wanted: Sequence[Wanted],
 ) -> Any:
@@ -254,7 +254,7 @@ def _leave(call: Call, output: Any, place: Place, data: bytes) -> None:
         output.parameters["shared_memory_offset"].int64_param = place.offset
 
 
-async def parts(call: Call, request: Any, route: Route) -> AsyncIterator[Any]:
+async def parts(call: Call, request: Any, route: ServedVersion) -> AsyncIterator[Any]:
     """A text as it grows: a response with `text_output` for each part, and an empty last one.
     Raises `MillError`.
     """
@@ -301,7 +301,7 @@ async def parts(call: Call, request: Any, route: Route) -> AsyncIterator[Any]:
         yield response
 
 
-def _growing(call: Call, request: Any) -> Route | None:
+def _growing(call: Call, request: Any) -> ServedVersion | None:
     """Whose text grows in parts for this request, if it is one of those."""
     if [one.name for one in request.outputs] != [TEXT_OUTPUT]:
         return None

@@ -9,11 +9,10 @@ from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols._growing import begun, event
 from modelmill.protocols.base import Request, Stream, read_json
 from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo
-from modelmill.types import Route as Deployment
+from modelmill.types import Json, KeyInfo, ServedVersion
 
 
-def wants_stream(route: Deployment, body: bytes) -> bool:
+def wants_stream(route: ServedVersion, body: bytes) -> bool:
     """Whether a body asks a model that writes for a stream."""
     if not route.grows or b'"stream"' not in body:
         return False
@@ -28,7 +27,7 @@ async def streamed(
     gateway: Gateway,
     caller: KeyInfo,
     request: Request,
-    route: Deployment,
+    route: ServedVersion,
     data: bytes,
     parameters: Mapping[str, Any],
 ) -> Stream:

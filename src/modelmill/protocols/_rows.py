@@ -11,13 +11,13 @@ import numpy as np
 from modelmill.engines.base import NUMPY
 from modelmill.errors import InvalidInput, ModelFailed
 from modelmill.serve.wire import Answer, Tensor
-from modelmill.types import Route, TensorSpec
+from modelmill.types import ServedVersion, TensorSpec
 
 ROWS = 4096
 """Most rows in one request."""
 
 
-def from_rows(rows: Sequence[Any], route: Route) -> list[Tensor]:
+def from_rows(rows: Sequence[Any], route: ServedVersion) -> list[Tensor]:
     """Rows of the model's only input, or objects by input name, as tensors; raises
     `InvalidInput`.
     """
@@ -40,7 +40,7 @@ def from_rows(rows: Sequence[Any], route: Route) -> list[Tensor]:
     return from_columns({name: [row[name] for row in rows] for name in names}, route)
 
 
-def from_columns(columns: Any, route: Route) -> list[Tensor]:
+def from_columns(columns: Any, route: ServedVersion) -> list[Tensor]:
     """Whole tensors by input name, or the model's only one by itself; raises `InvalidInput`."""
     names = [spec.name for spec in route.inputs]
     if not isinstance(columns, dict):

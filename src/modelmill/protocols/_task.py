@@ -13,8 +13,7 @@ import msgspec
 from modelmill.errors import InvalidInput, TooLarge
 from modelmill.protocols.base import Request
 from modelmill.serve.gateway import Gateway
-from modelmill.types import QUESTION, SEED, TEXTS, KeyInfo
-from modelmill.types import Route as Deployment
+from modelmill.types import QUESTION, SEED, TEXTS, KeyInfo, ServedVersion
 
 BATCH = 128
 """Most inputs in one request."""
@@ -31,7 +30,9 @@ def named(kind: str) -> str:
     return A.get(kind, f"an input of the kind '{kind[:40]}'")
 
 
-def pick(gateway: Gateway, caller: KeyInfo, request: Request, name: str) -> Deployment:
+def pick(
+    gateway: Gateway, caller: KeyInfo, request: Request, name: str
+) -> ServedVersion:
     """The version that answers this prediction, which the header `X-Modelmill-Version` may pin;
     raises `NotFound`.
     """
@@ -39,8 +40,8 @@ def pick(gateway: Gateway, caller: KeyInfo, request: Request, name: str) -> Depl
 
 
 def renewed(
-    gateway: Gateway, caller: KeyInfo, request: Request, route: Deployment
-) -> Deployment:
+    gateway: Gateway, caller: KeyInfo, request: Request, route: ServedVersion
+) -> ServedVersion:
     """The version that `pick` has found, as it is now; raises `NotFound`."""
     return gateway.renewed(caller, route, request.header(VERSION) or None)
 
@@ -122,7 +123,7 @@ async def answers(
     gateway: Gateway,
     caller: KeyInfo,
     request: Request,
-    route: Deployment,
+    route: ServedVersion,
     protocol: str,
     inputs: Sequence[bytes],
     parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]],
@@ -167,7 +168,7 @@ async def answers(
     return [result for result in results if isinstance(result, bytes)]
 
 
-def refuse_tensor_model(route: Deployment) -> None:
+def refuse_tensor_model(route: ServedVersion) -> None:
     """Raises `InvalidInput` for a model without a task, which takes tensors alone."""
     if route.kind == "tensor":
         raise InvalidInput(

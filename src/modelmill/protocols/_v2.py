@@ -39,7 +39,7 @@ from modelmill.protocols._v2_values import (
 from modelmill.protocols.base import is_number
 from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import ANSWER, Answer, Tensor
-from modelmill.types import Route, TensorSpec
+from modelmill.types import ServedVersion, TensorSpec
 
 MAX_ELEMENTS = 1 << 28
 MAX_RANK = 16
@@ -124,7 +124,7 @@ class Input:
 class Signature:
     """What the requests of a route are checked against, made once."""
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: ServedVersion) -> None:
         self.route = route
         self.inputs = {spec.name: Input(spec) for spec in route.inputs}
         self.sole = next(iter(self.inputs.values())) if len(self.inputs) == 1 else None
@@ -146,7 +146,7 @@ _signatures: dict[int, Signature] = {}
 _REMEMBERED = 512
 
 
-def signature(route: Route) -> Signature:
+def signature(route: ServedVersion) -> Signature:
     """The signature of a route of the gateway's snapshot."""
     # The entry holds the route, so its id stays its own
     found = _signatures.get(id(route))
@@ -157,7 +157,7 @@ def signature(route: Route) -> Signature:
     return found
 
 
-def is_task_level(route: Route, given: Sequence[Given]) -> bool:
+def is_task_level(route: ServedVersion, given: Sequence[Given]) -> bool:
     """Whether a request brings the task's raw input (an encoded picture, a text) and not the
     model's tensors.
     """
@@ -174,7 +174,7 @@ def _is_raw(own: Signature, name: str) -> bool:
     )
 
 
-def tensors(route: Route, given: Sequence[Given]) -> list[Tensor]:
+def tensors(route: ServedVersion, given: Sequence[Given]) -> list[Tensor]:
     """Every input of the model, checked: names, datatypes, shapes, and that shape and data agree.
 
     A task-level BYTES input comes out with the shape [n]. Raises `InvalidInput` saying what would
@@ -304,7 +304,7 @@ def _raw_inputs(one: Given) -> Tensor:
 
 
 def wanted(
-    route: Route,
+    route: ServedVersion,
     asked: Sequence[Wanted],
     *,
     task_level: bool = False,
@@ -329,7 +329,7 @@ def wanted(
     return asked
 
 
-def names_of(route: Route, asked: Sequence[Wanted]) -> Sequence[str]:
+def names_of(route: ServedVersion, asked: Sequence[Wanted]) -> Sequence[str]:
     """What `Gateway.predict` wants to know of the outputs: nothing when all of the model's are
     wanted.
     """
@@ -339,7 +339,9 @@ def names_of(route: Route, asked: Sequence[Wanted]) -> Sequence[str]:
     return [one.name for one in asked]
 
 
-def results(route: Route, answer: Answer, asked: Sequence[Wanted]) -> list[Tensor]:
+def results(
+    route: ServedVersion, answer: Answer, asked: Sequence[Wanted]
+) -> list[Tensor]:
     """The tensors to send for `asked`, classified where that was asked; raises `ModelFailed`,
     `InvalidInput`.
     """

@@ -26,7 +26,7 @@ from modelmill.serve.flight import answered_by, version_of
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.pool import Ask
 from modelmill.serve.wire import Answer, Tensor
-from modelmill.types import SEED, KeyInfo, Route
+from modelmill.types import SEED, KeyInfo, ServedVersion
 from modelmill.wire.encoding import in_thread, packed_body, unpacked_body
 
 HEADER = b"inference-header-content-length"
@@ -176,7 +176,7 @@ def quick(
 def _begun(
     gateway: Gateway,
     caller: KeyInfo,
-    route: Route,
+    route: ServedVersion,
     plan: Plan,
     tensors: list[Tensor],
     pinned: bool,
@@ -216,11 +216,11 @@ def _begun(
 async def _understand(
     gateway: Gateway,
     caller: KeyInfo,
-    route: Route,
+    route: ServedVersion,
     pinned: str | None,
     body: bytes,
     size: int,
-) -> tuple[Route, Plan, list[Tensor]]:
+) -> tuple[ServedVersion, Plan, list[Tensor]]:
     """The route that the request pins, what it wants, and its tensors; raises `InvalidInput`."""
     gateway.refuse_unservable(route)
     small = len(body) <= LARGE  # what is large would hold up others
@@ -337,7 +337,7 @@ def _remember(
     own.plans[body[:size]] = plan
 
 
-def _respond_now(route: Route, plan: Plan, answer: Answer) -> Response:
+def _respond_now(route: ServedVersion, plan: Plan, answer: Answer) -> Response:
     """The answer of a usual request, whose like were small."""
     return _again(plan, answer) or _assembled(plan, *_written(route, plan, answer))
 
@@ -353,7 +353,7 @@ def _again(plan: Plan, answer: Answer) -> Response | None:
 
 
 async def _respond(
-    gateway: Gateway, caller: KeyInfo, route: Route, plan: Plan, answer: Answer
+    gateway: Gateway, caller: KeyInfo, route: ServedVersion, plan: Plan, answer: Answer
 ) -> Response:
     """The answer as its request wanted it."""
     if (same := _again(plan, answer)) is not None:
@@ -396,7 +396,7 @@ def _assembled(
 
 
 def _written(
-    route: Route, plan: Plan, answer: Answer
+    route: ServedVersion, plan: Plan, answer: Answer
 ) -> tuple[list[Tensor], bytes, list[bytes]]:
     """The tensors that are wanted, the JSON of the answer, and what follows it."""
     tensors = _v2.results(route, answer, plan.wanted)

@@ -8,7 +8,7 @@ from modelmill import __version__
 from modelmill.errors import Unavailable
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.meter import Series
-from modelmill.types import Json, KeyInfo, Route, TensorSpec
+from modelmill.types import Json, KeyInfo, ServedVersion, TensorSpec
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -39,7 +39,7 @@ def server_metadata(gateway: Gateway) -> Json:
     }
 
 
-def is_ready(gateway: Gateway, route: Route) -> bool:
+def is_ready(gateway: Gateway, route: ServedVersion) -> bool:
     """Whether a request would be answered; a model that is asleep wakes for it."""
     return route.ready and route.loaded and (route.asleep or gateway.connected(route))
 
@@ -67,7 +67,7 @@ def model_metadata(
     return document
 
 
-def versions(route: Route) -> list[Route]:
+def versions(route: ServedVersion) -> list[ServedVersion]:
     """The versions behind a name that answer callers, lowest first."""
     return sorted(
         [route, *(one for one in route.others if not one.shadow)],
@@ -75,7 +75,9 @@ def versions(route: Route) -> list[Route]:
     )
 
 
-def _known(gateway: Gateway, caller: KeyInfo, name: str, version: str | None) -> Route:
+def _known(
+    gateway: Gateway, caller: KeyInfo, name: str, version: str | None
+) -> ServedVersion:
     """A route whose signature is known; raises `NotFound`, `Unavailable`."""
     route = gateway.route(caller, name, version)
     if not route.inputs:
@@ -161,7 +163,7 @@ def model_statistics(
     }
 
 
-def _statistics(route: Route, counted: Series) -> Json:
+def _statistics(route: ServedVersion, counted: Series) -> Json:
     done = counted.success
     return {
         "name": route.deployment,
@@ -211,7 +213,7 @@ def _index(gateway: Gateway, caller: KeyInfo) -> Iterator[Json]:
             }
 
 
-def _state(gateway: Gateway, route: Route) -> tuple[str, str]:
+def _state(gateway: Gateway, route: ServedVersion) -> tuple[str, str]:
     if not route.loaded:
         return "UNAVAILABLE", "unloaded"
     if route.error and not route.ready:

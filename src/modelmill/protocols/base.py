@@ -1,4 +1,4 @@
-"""What the protocols share: a request, a response, a route, and the one table from error codes to
+"""What the protocols share: requests, responses, endpoints, and the one table from error codes to
 HTTP status.
 """
 
@@ -197,7 +197,7 @@ no short way.
 """
 
 
-class Route:
+class Endpoint:
     """A method and a path pattern; `{name}` stands for one segment, `{name:path}` for one or more.
 
     The path is matched as ASGI gives it, percent-decoded: an encoded `/` is one. `public` routes
@@ -234,7 +234,7 @@ class HttpProtocol(Protocol):
     not exist, then have its shape.
     """
 
-    ROUTES: list[Route]
+    ROUTES: list[Endpoint]
 
     def error(self, error: MillError) -> bytes:
         """The body of an error in the protocol's own shape."""

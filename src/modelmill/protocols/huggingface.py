@@ -31,17 +31,16 @@ from modelmill.protocols._task import (
 from modelmill.protocols.base import (
     JSON,
     Disconnected,
+    Endpoint,
     Request,
     Response,
-    Route,
     Stream,
     is_object,
     read_json,
     simple_error,
 )
 from modelmill.serve.gateway import Gateway
-from modelmill.types import SEED, TEXTS, Json, KeyInfo
-from modelmill.types import Route as Deployment
+from modelmill.types import SEED, TEXTS, Json, KeyInfo, ServedVersion
 
 PREFIX = "/models"
 error = simple_error
@@ -100,7 +99,7 @@ async def respond(
     gateway: Gateway,
     caller: KeyInfo,
     request: Request,
-    route: Deployment,
+    route: ServedVersion,
     body: bytes,
     protocol: str,
 ) -> Response:
@@ -164,8 +163,12 @@ def _wants(accept: str, kinds: set[str]) -> bool:
 
 
 async def _loaded(
-    gateway: Gateway, caller: KeyInfo, request: Request, route: Deployment, wait: bool
-) -> Deployment:
+    gateway: Gateway,
+    caller: KeyInfo,
+    request: Request,
+    route: ServedVersion,
+    wait: bool,
+) -> ServedVersion:
     """The version that answers, waited for when that is wanted; raises `Unavailable` while it is
     loading.
     """
@@ -189,14 +192,14 @@ async def _loaded(
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _repeatable(failure: Unavailable, route: Deployment) -> MillError:
+def _repeatable(failure: Unavailable, route: ServedVersion) -> MillError:
     """The failure itself while the deployment loads; npm's client repeats a 503 at once and for
     ever.
     """
     return MillError(failure.message) if route.ready and not route.asleep else failure
 
 
-def _takes(route: Deployment) -> tuple[str, str]:
+def _takes(route: ServedVersion) -> tuple[str, str]:
     return route.kind, route.task
 
 
@@ -316,8 +319,8 @@ async def health(
 
 
 ROUTES = [
-    Route("POST", "/models/{name}", infer),
-    Route("GET", "/models/{name}", info),
-    Route("GET", "/models/{name}/info", info),
-    Route("GET", "/models/{name}/health", health),
+    Endpoint("POST", "/models/{name}", infer),
+    Endpoint("GET", "/models/{name}", info),
+    Endpoint("GET", "/models/{name}/info", info),
+    Endpoint("GET", "/models/{name}/health", health),
 ]

@@ -23,10 +23,9 @@ from modelmill.protocols._task import (
     raw_of,
     renewed,
 )
-from modelmill.protocols.base import Request, Response, Route, read_json
+from modelmill.protocols.base import Endpoint, Request, Response, read_json
 from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo
-from modelmill.types import Route as Deployment
+from modelmill.types import Json, KeyInfo, ServedVersion
 
 error = openai.error
 
@@ -59,7 +58,7 @@ async def respond(
     gateway: Gateway,
     caller: KeyInfo,
     request: Request,
-    route: Deployment,
+    route: ServedVersion,
     document: Any,
     protocol: str,
 ) -> Response:
@@ -102,7 +101,7 @@ async def _tensors(
     gateway: Gateway,
     caller: KeyInfo,
     request: Request,
-    route: Deployment,
+    route: ServedVersion,
     document: Json,
     protocol: str,
 ) -> Response:
@@ -136,6 +135,6 @@ async def _tensors(
 
 
 ROUTES = [
-    Route("POST", "/v1/models/{name:path}:predict", predict),
-    Route("POST", "/v1/models/{name:path}:explain", explain),
+    Endpoint("POST", "/v1/models/{name:path}:predict", predict),
+    Endpoint("POST", "/v1/models/{name:path}:explain", explain),
 ]

@@ -14,10 +14,9 @@ import msgspec
 from modelmill.errors import InvalidInput, MillError, NotFound
 from modelmill.protocols._form import field, file_of, read_form
 from modelmill.protocols._task import answers, pick, raw_of
-from modelmill.protocols.base import Request, Response, Route, UnknownPath, read_json
+from modelmill.protocols.base import Endpoint, Request, Response, UnknownPath, read_json
 from modelmill.serve.gateway import Gateway
-from modelmill.types import SEED, Json, KeyInfo
-from modelmill.types import Route as Deployment
+from modelmill.types import SEED, Json, KeyInfo, ServedVersion
 
 NAME = "openai"
 PREFIX = "/v1"
@@ -84,7 +83,7 @@ async def model(
     )
 
 
-def _described(route: Deployment) -> Json:
+def _described(route: ServedVersion) -> Json:
     return {
         "id": route.deployment,
         "object": "model",
@@ -154,8 +153,8 @@ def _pictures(found: list[str]) -> Response:
 
 
 ROUTES = [
-    Route("GET", "/v1/models", models),
-    Route("GET", "/v1/models/{id:path}", model),
-    Route("POST", "/v1/images/generations", images),
-    Route("POST", "/v1/images/edits", edits),
+    Endpoint("GET", "/v1/models", models),
+    Endpoint("GET", "/v1/models/{id:path}", model),
+    Endpoint("POST", "/v1/images/generations", images),
+    Endpoint("POST", "/v1/images/edits", edits),
 ]

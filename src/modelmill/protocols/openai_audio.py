@@ -12,7 +12,7 @@ from modelmill.protocols._form import Form, field, file_of, read_form
 from modelmill.protocols._growing import event
 from modelmill.protocols._task import answers, pick
 from modelmill.protocols._transcripts import FORMATS, segments, subtitles, verbose
-from modelmill.protocols.base import Request, Response, Route
+from modelmill.protocols.base import Endpoint, Request, Response
 from modelmill.serve.gateway import Gateway
 from modelmill.tasks.decoding.unspaced_scripts import joined
 from modelmill.types import Json, KeyInfo
@@ -146,6 +146,6 @@ def _told(
 
 
 ROUTES = [
-    Route("POST", "/v1/audio/transcriptions", transcriptions),
-    Route("POST", "/v1/audio/translations", translations),
+    Endpoint("POST", "/v1/audio/transcriptions", transcriptions),
+    Endpoint("POST", "/v1/audio/translations", translations),
 ]

@@ -15,7 +15,7 @@ from modelmill.protocols._task import (
     pick,
     raw_of,
 )
-from modelmill.protocols.base import Request, Response, Route, read_json
+from modelmill.protocols.base import Endpoint, Request, Response, read_json
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
 
@@ -75,4 +75,4 @@ def inputs_of(one: Any, common: Json) -> tuple[bytes, Json]:
     return raw_of(one, "text", "input"), common
 
 
-ROUTES = [Route("POST", "/v1/embeddings", embeddings)]
+ROUTES = [Endpoint("POST", "/v1/embeddings", embeddings)]

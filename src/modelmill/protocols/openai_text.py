@@ -13,10 +13,9 @@ from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols import openai
 from modelmill.protocols._growing import begun, event
 from modelmill.protocols._task import listed, pick
-from modelmill.protocols.base import Request, Response, Route, Stream, read_json
+from modelmill.protocols.base import Endpoint, Request, Response, Stream, read_json
 from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo
-from modelmill.types import Route as Deployment
+from modelmill.types import Json, KeyInfo, ServedVersion
 
 NAME = "openai"
 error = openai.error
@@ -54,7 +53,7 @@ NEUTRAL: Json = {
 class Asked(NamedTuple):
     """A request: the prompts with the parameters of each answer, and how to send what comes."""
 
-    route: Deployment
+    route: ServedVersion
     calls: list[tuple[bytes, Json]]
     chat: bool
     stream: bool
@@ -422,9 +421,9 @@ def _event(asked: Asked, choices: list[Json]) -> bytes:
 
 
 ROUTES = [
-    Route("POST", "/v1/completions", completions),
-    Route("POST", "/v1/chat/completions", chat),
+    Endpoint("POST", "/v1/completions", completions),
+    Endpoint("POST", "/v1/chat/completions", chat),
     # Hugging Face's client asks below the address of a model.
-    Route("POST", "/models/{name}/v1/completions", completions),
-    Route("POST", "/models/{name}/v1/chat/completions", chat),
+    Endpoint("POST", "/models/{name}/v1/completions", completions),
+    Endpoint("POST", "/models/{name}/v1/chat/completions", chat),
 ]

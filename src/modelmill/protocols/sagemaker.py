@@ -13,9 +13,9 @@ from modelmill.protocols import huggingface, kserve_v1
 from modelmill.protocols._task import pick, renewed
 from modelmill.protocols.base import (
     JSON,
+    Endpoint,
     Request,
     Response,
-    Route,
     is_object,
     read_json,
     simple_error,
@@ -84,6 +84,6 @@ def _rows(body: bytes, content_type: str) -> Any:
 
 
 ROUTES = [
-    Route("GET", "/ping", ping, public=True),
-    Route("POST", "/invocations", invocations),
+    Endpoint("GET", "/ping", ping, public=True),
+    Endpoint("POST", "/invocations", invocations),
 ]

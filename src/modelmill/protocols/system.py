@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from modelmill.protocols.base import Request, Response, Route, simple_error
+from modelmill.protocols.base import Endpoint, Request, Response, simple_error
 from modelmill.serve.gateway import Gateway
 from modelmill.types import KeyInfo
 
@@ -49,9 +49,9 @@ async def metrics(
 
 
 ROUTES = [
-    Route("GET", "/", live, public=True),
-    Route("GET", "/livez", live, public=True),
-    Route("GET", "/healthz", live, public=True),
-    Route("GET", "/readyz", ready, public=True),
-    Route("GET", "/metrics", metrics),
+    Endpoint("GET", "/", live, public=True),
+    Endpoint("GET", "/livez", live, public=True),
+    Endpoint("GET", "/healthz", live, public=True),
+    Endpoint("GET", "/readyz", ready, public=True),
+    Endpoint("GET", "/metrics", metrics),
 ]

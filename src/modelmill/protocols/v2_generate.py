@@ -14,16 +14,15 @@ from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols._growing import begun, event
 from modelmill.protocols._task import parameters_of
 from modelmill.protocols.base import (
+    Endpoint,
     Request,
     Response,
-    Route,
     Stream,
     read_json,
     simple_error,
 )
 from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo
-from modelmill.types import Route as Deployment
+from modelmill.types import Json, KeyInfo, ServedVersion
 
 NAME = "v2_http"
 error = simple_error
@@ -83,7 +82,7 @@ async def generate_stream(
 
 async def _asked(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> tuple[Deployment, bytes, Json]:
+) -> tuple[ServedVersion, bytes, Json]:
     """The deployment, the text and its parameters; raises `InvalidInput`."""
     route = gateway.pick(caller, names["model"], names.get("version"))
     if not route.grows:
@@ -109,7 +108,7 @@ async def _asked(
     return route, document["text_input"].encode("utf-8", "replace"), parameters
 
 
-def _answer(route: Deployment, text: str) -> Json:
+def _answer(route: ServedVersion, text: str) -> Json:
     return {
         "model_name": route.deployment,
         "model_version": str(route.version),
@@ -118,10 +117,10 @@ def _answer(route: Deployment, text: str) -> Json:
 
 
 ROUTES = [
-    Route("POST", "/v2/models/{model}/generate", generate),
-    Route("POST", "/v2/models/{model}/generate_stream", generate_stream),
-    Route("POST", "/v2/models/{model}/versions/{version}/generate", generate),
-    Route(
+    Endpoint("POST", "/v2/models/{model}/generate", generate),
+    Endpoint("POST", "/v2/models/{model}/generate_stream", generate_stream),
+    Endpoint("POST", "/v2/models/{model}/versions/{version}/generate", generate),
+    Endpoint(
         "POST", "/v2/models/{model}/versions/{version}/generate_stream", generate_stream
     ),
 ]

@@ -14,7 +14,13 @@ from modelmill.errors import InvalidInput, NotFound, NotInstalled
 from modelmill.protocols import _v2
 from modelmill.protocols._shared_memory import regions
 from modelmill.protocols._v2_infer import infer, quick
-from modelmill.protocols.base import Request, Response, Route, read_json, simple_error
+from modelmill.protocols.base import (
+    Endpoint,
+    Request,
+    Response,
+    read_json,
+    simple_error,
+)
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
 
@@ -234,37 +240,40 @@ _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 _SYSTEM, _DEVICE = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
 
 ROUTES = [
-    *(Route("POST", f"{path}/infer", infer, quick=quick) for path in _MODEL),
-    Route("GET", "/v2/health/live", live, public=True),
-    Route("GET", "/v2/health/ready", ready, public=True),
-    Route("GET", "/v2", server),
-    *(Route("GET", f"{path}/ready", model_ready) for path in _MODEL),
-    *(Route("GET", f"{path}/config", config) for path in _MODEL),
-    *(Route("GET", f"{path}/stats", statistics) for path in _MODEL),
-    *(Route("GET", path, metadata) for path in _MODEL),
-    Route("POST", "/v2/repository/index", index),
-    Route("POST", "/v2/repository/models/{model}/load", load),
-    Route("POST", "/v2/repository/models/{model}/unload", unload),
-    *(Route("GET", f"{path}/trace/setting", trace) for path in ("/v2", _MODEL[0])),
-    *(Route("POST", f"{path}/trace/setting", set_trace) for path in ("/v2", _MODEL[0])),
-    Route("GET", "/v2/logging", log),
-    Route("POST", "/v2/logging", set_log),
-    Route("POST", f"{_SYSTEM}/region/{{region}}/register", register),
+    *(Endpoint("POST", f"{path}/infer", infer, quick=quick) for path in _MODEL),
+    Endpoint("GET", "/v2/health/live", live, public=True),
+    Endpoint("GET", "/v2/health/ready", ready, public=True),
+    Endpoint("GET", "/v2", server),
+    *(Endpoint("GET", f"{path}/ready", model_ready) for path in _MODEL),
+    *(Endpoint("GET", f"{path}/config", config) for path in _MODEL),
+    *(Endpoint("GET", f"{path}/stats", statistics) for path in _MODEL),
+    *(Endpoint("GET", path, metadata) for path in _MODEL),
+    Endpoint("POST", "/v2/repository/index", index),
+    Endpoint("POST", "/v2/repository/models/{model}/load", load),
+    Endpoint("POST", "/v2/repository/models/{model}/unload", unload),
+    *(Endpoint("GET", f"{path}/trace/setting", trace) for path in ("/v2", _MODEL[0])),
     *(
-        Route("POST", f"{path}/unregister", unregister)
+        Endpoint("POST", f"{path}/trace/setting", set_trace)
+        for path in ("/v2", _MODEL[0])
+    ),
+    Endpoint("GET", "/v2/logging", log),
+    Endpoint("POST", "/v2/logging", set_log),
+    Endpoint("POST", f"{_SYSTEM}/region/{{region}}/register", register),
+    *(
+        Endpoint("POST", f"{path}/unregister", unregister)
         for path in (_SYSTEM, f"{_SYSTEM}/region/{{region}}")
     ),
     *(
-        Route("GET", f"{path}/status", memory)
+        Endpoint("GET", f"{path}/status", memory)
         for path in (_SYSTEM, f"{_SYSTEM}/region/{{region}}")
     ),
-    Route("POST", f"{_DEVICE}/region/{{region}}/register", no_device_memory),
+    Endpoint("POST", f"{_DEVICE}/region/{{region}}/register", no_device_memory),
     *(
-        Route("POST", f"{path}/unregister", device_memory)
+        Endpoint("POST", f"{path}/unregister", device_memory)
         for path in (_DEVICE, f"{_DEVICE}/region/{{region}}")
     ),
     *(
-        Route("GET", f"{path}/status", device_memory)
+        Endpoint("GET", f"{path}/status", device_memory)
         for path in (_DEVICE, f"{_DEVICE}/region/{{region}}")
     ),
 ]

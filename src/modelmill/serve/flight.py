@@ -12,7 +12,7 @@ from modelmill.serve.meter import Name
 from modelmill.serve.pool import Ask, Pool
 from modelmill.serve.tensors import elements_of
 from modelmill.serve.wire import ANSWER, Answer
-from modelmill.types import Json, KeyInfo, Route
+from modelmill.types import Json, KeyInfo, ServedVersion
 
 if TYPE_CHECKING:
     from modelmill.serve.gateway import Gateway
@@ -92,7 +92,7 @@ class Flight:
         self,
         gateway: "Gateway",
         caller: KeyInfo,
-        route: Route,
+        route: ServedVersion,
         protocol: str,
         pool: Pool,
         pending: Pending,
@@ -128,12 +128,12 @@ class Flight:
         self.series.answered(self.protocol, time.monotonic() - self.started, good)
 
 
-def version_of(route: Route) -> str:
+def version_of(route: ServedVersion) -> str:
     """A version as people name it."""
     return f"{route.model}:{route.version}"
 
 
-def answered_by(route: Route, answer: Answer) -> Route:
+def answered_by(route: ServedVersion, answer: Answer) -> ServedVersion:
     """The route as the version that answered: the picked one, unless the answer names another."""
     if not answer.version:
         return route
@@ -141,6 +141,6 @@ def answered_by(route: Route, answer: Answer) -> Route:
     return msgspec.structs.replace(route, model=model, version=int(number))
 
 
-def name_of(route: Route) -> Name:
+def name_of(route: ServedVersion) -> Name:
     """What the series of a route are counted under."""
     return (route.project, route.deployment, version_of(route))

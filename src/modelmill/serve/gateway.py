@@ -38,7 +38,7 @@ from modelmill.serve.shadow import copy_to_shadows
 from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor
 from modelmill.settings import Limits
-from modelmill.types import Json, KeyInfo, Route, Snapshot
+from modelmill.types import Json, KeyInfo, ServedVersion, Snapshot
 
 log = logging.getLogger("modelmill.gateway")
 
@@ -73,7 +73,7 @@ class Gateway:
             limits.queue, limits.queue_bytes, limits.hang_seconds
         )
         self._snapshot: Snapshot | None = None
-        self._visible: dict[str, dict[str, Route]] = {}
+        self._visible: dict[str, dict[str, ServedVersion]] = {}
         self._callers: OrderedDict[bytes, KeyInfo] = OrderedDict()
         self._pools: dict[tuple[str, str, str], Pool] = {}
 
@@ -117,7 +117,7 @@ class Gateway:
             {(route.project, route.deployment) for route in snapshot.routes.values()}
         )
 
-    def _follow(self, route: Route, slot: str) -> tuple[str, str, str]:
+    def _follow(self, route: ServedVersion, slot: str) -> tuple[str, str, str]:
         """The pool of a route is as the route says; returns its place."""
         place = (route.project, route.deployment, slot)
         rows = route.batch or self.limits.batch
@@ -145,11 +145,13 @@ class Gateway:
         self.hung.add(path)
         self.wake()
 
-    def routes(self, caller: KeyInfo) -> dict[str, Route]:
+    def routes(self, caller: KeyInfo) -> dict[str, ServedVersion]:
         """The deployments that the caller can see, by name."""
         return self._visible.get(caller.project, {})
 
-    def route(self, caller: KeyInfo, name: str, version: str | None = None) -> Route:
+    def route(
+        self, caller: KeyInfo, name: str, version: str | None = None
+    ) -> ServedVersion:
         """One deployment, or one version behind its name; raises `NotFound` naming those that
         exist.
         """
@@ -165,7 +167,9 @@ class Gateway:
         serves = " and ".join(str(one.version) for one in (route, *route.others))
         raise NotFound(f"'{name}' serves version {serves}, not {version[:20]}")
 
-    def pick(self, caller: KeyInfo, name: str, version: str | None = None) -> Route:
+    def pick(
+        self, caller: KeyInfo, name: str, version: str | None = None
+    ) -> ServedVersion:
         """The version that answers the next prediction: the pinned one, else by the weights of the
         canaries.
         """
@@ -179,8 +183,8 @@ class Gateway:
         return route
 
     def renewed(
-        self, caller: KeyInfo, route: Route, version: str | None = None
-    ) -> Route:
+        self, caller: KeyInfo, route: ServedVersion, version: str | None = None
+    ) -> ServedVersion:
         """A version that was picked, as it is now: the pinned one, else the main one where it has
         gone. Nothing is drawn again.
         """
@@ -191,11 +195,11 @@ class Gateway:
         same = (one for one in now.others if one.ready and version_of(one) == picked)
         return next(same, now)
 
-    def connected(self, route: Route) -> bool:
+    def connected(self, route: ServedVersion) -> bool:
         """Whether a worker of the version answers this gateway."""
         return self._pool(route).connected > 0
 
-    def statistics(self, route: Route) -> Series:
+    def statistics(self, route: ServedVersion) -> Series:
         """What this version was asked, all gateways together."""
         return self.meter.total(name_of(route))
 
@@ -249,7 +253,7 @@ class Gateway:
     async def predict(
         self,
         caller: KeyInfo,
-        route: Route,
+        route: ServedVersion,
         protocol: str,
         *,
         data: bytes | None = None,
@@ -303,7 +307,7 @@ class Gateway:
     async def stream(
         self,
         caller: KeyInfo,
-        route: Route,
+        route: ServedVersion,
         protocol: str,
         *,
         data: bytes,
@@ -382,7 +386,7 @@ class Gateway:
     def begin(
         self,
         caller: KeyInfo,
-        route: Route,
+        route: ServedVersion,
         protocol: str,
         ask: Ask,
         data: bytes | None,
@@ -434,7 +438,7 @@ class Gateway:
         self.meter.count((*who, "prompt_tokens"), tokens.prompt_tokens)
         self.meter.count((*who, "completion_tokens"), tokens.completion_tokens)
 
-    def _shadows(self, route: Route) -> list[Pool]:
+    def _shadows(self, route: ServedVersion) -> list[Pool]:
         places = [
             (one.project, one.deployment, version_of(one))
             for one in route.others
@@ -442,7 +446,7 @@ class Gateway:
         ]
         return [self._pools[place] for place in places if place in self._pools]
 
-    def refuse_unservable(self, route: Route) -> None:
+    def refuse_unservable(self, route: ServedVersion) -> None:
         """Raises `Unavailable` for a deployment that has no model to answer with."""
         if not route.loaded:
             raise Unavailable(
@@ -456,7 +460,7 @@ class Gateway:
                 )
             raise Unavailable(f"'{route.deployment}' is loading", retry_after=1)
 
-    def _pool(self, route: Route) -> Pool:
+    def _pool(self, route: ServedVersion) -> Pool:
         place = (route.project, route.deployment, version_of(route))
         pool = self._pools.get(place) or self._pools.get(
             (route.project, route.deployment, "main")

@@ -20,7 +20,7 @@ from uuid import uuid4
 from modelmill import __version__
 from modelmill.errors import MillError, NotInstalled
 from modelmill.settings import Settings
-from modelmill.types import Route
+from modelmill.types import ServedVersion
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -124,7 +124,9 @@ class Call(Protocol):
     sent: float
 
 
-def trace_call(route: Route, call: Call | None, error: MillError | None) -> None:
+def trace_call(
+    route: ServedVersion, call: Call | None, error: MillError | None
+) -> None:
     """Note in the current span which version answered and how long the call waited and ran, or why
     it failed.
     """

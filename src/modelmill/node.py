@@ -31,10 +31,10 @@ from modelmill.control.keys import ensure_admin_key
 from modelmill.control.reconciler import Reconciler
 from modelmill.control.scaling import Signals
 from modelmill.errors import Conflict, InvalidInput, MillError, from_os
-from modelmill.rooms import Rooms, run_folder
 from modelmill.serve.gossip import Ear, News
 from modelmill.serve.meter import Meter
 from modelmill.settings import Settings
+from modelmill.stores import Stores, run_folder
 from modelmill.types import GatewaySpec
 
 log = logging.getLogger("modelmill.node")
@@ -99,25 +99,25 @@ class Node:
         self.settings = settings
         self._listener = listener
         self._grpc_listener = grpc_listener
-        self.rooms = Rooms(settings)
+        self.stores = Stores(settings)
         self._cluster = cast(Cluster, plugins.load("cluster", "local"))
-        rooms, threads = self.rooms, settings.threads
+        stores, threads = self.stores, settings.threads
         self._run = run_folder(settings.home)
         _clear(self._run)
         self._jobs = JobRunner(
-            rooms.database,
-            rooms.jobs,
-            rooms.datasets,
-            rooms.registry,
+            stores.database,
+            stores.jobs,
+            stores.datasets,
+            stores.registry,
             self._cluster,
             ENTRIES,
             threads,
-            rooms.artifacts,
+            stores.artifacts,
         )
         self._cluster.warm(WORKER, *WARM)
         self._workers = Reconciler(
-            rooms.database,
-            rooms.registry,
+            stores.database,
+            stores.registry,
             self._cluster,
             settings.home / "logs",
             self._run,
@@ -138,11 +138,11 @@ class Node:
         home = self.settings.home
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stopping.set())
-        self.rooms.database.migrate()
-        key = ensure_admin_key(self.rooms.database, home)
+        self.stores.database.migrate()
+        key = ensure_admin_key(self.stores.database, home)
         self._workers.recover()
         self._jobs.recover()
-        self.rooms.datasets.recover()
+        self.stores.datasets.recover()
         self._gateways = [self._start_gateway() for _ in range(self.settings.gateways)]
         self._workers.tick()
         self._wait_for_gateways()
@@ -218,7 +218,7 @@ class Node:
             self._jobs.stop(patience)
         self._workers.stop()
         _clear(self._run)
-        self.rooms.database.close()
+        self.stores.database.close()
         say("stopped")
 
     def _start_gateway(self) -> Handle:
@@ -230,7 +230,7 @@ class Node:
             grpc_descriptor=descriptors[1],
         )
         return self._cluster.start(
-            "modelmill.gateway:main",
+            "modelmill.gateway_process:main",
             spec,
             title="modelmill: gateway",
             log=self.settings.home / "logs" / "gateway.log",

@@ -3,8 +3,7 @@
 import pytest
 from PIL import Image
 
-from modelmill import terminal
-from modelmill.cli import serving
+from modelmill.cli import screen, serving
 
 BOX = {"xmin": 3, "ymin": 40, "xmax": 27, "ymax": 58}
 
@@ -14,7 +13,7 @@ def found(label="circle", score=0.75):
 
 
 def test_nothing_found_names_the_threshold_and_a_lower_one(capsys):
-    terminal.predictions([{"input": "1.jpg", "output": []}], 0.5)
+    screen.predictions([{"input": "1.jpg", "output": []}], 0.5)
     said = capsys.readouterr().out
     assert "1.jpg: nothing found above the threshold 0.5" in said
     assert "lower it with --set threshold=0.1" in said
@@ -22,7 +21,7 @@ def test_nothing_found_names_the_threshold_and_a_lower_one(capsys):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.01, None])
 def test_what_is_lowest_already_is_not_to_be_lowered(capsys, threshold):
-    terminal.predictions([{"input": "1.jpg", "output": []}], threshold)
+    screen.predictions([{"input": "1.jpg", "output": []}], threshold)
     said = capsys.readouterr().out
     assert "nothing found" in said
     assert "lower it" not in said
@@ -33,7 +32,7 @@ def test_every_box_is_shown_with_its_corners(capsys):
         {"input": "1.jpg", "output": [found(), found("square", 0.5)]},
         {"input": "2.jpg", "output": []},
     ]
-    terminal.predictions(rows, 0.3)
+    screen.predictions(rows, 0.3)
     nothing, head, *boxes = capsys.readouterr().out.splitlines()
     assert nothing.startswith("2.jpg: nothing found")
     assert head.split() == ["input", "label", "score", "xmin", "ymin", "xmax", "ymax"]

@@ -192,14 +192,14 @@ def test_a_rollback_keeps_what_somebody_added_meanwhile(stage):
     stage.ready()
     stage.tick(1, 1)
     stage.tallies = {"digits:1": Tally(100, 0, 1.0), "digits:2": Tally(0, 100)}
-    write = stage.loop._book.write
+    write = stage.loop._writes.write
 
     def add_first(workers):
-        stage.loop._book.write = write
+        stage.loop._writes.write = write
         stage.wanted.add_variant(stage.project, "digits:3", "digits", weight=0.5)
         write(workers)
 
-    stage.loop._book.write = add_first
+    stage.loop._writes.write = add_first
     stage.tick(1, 1)
     assert [one["version"] for one in stage.row().variants] == [3]
     assert "digits:2 was rolled back" in stage.row().note

@@ -341,8 +341,8 @@ class Failing:
 def test_a_write_that_fails_is_tried_again(stage, database, monkeypatch):
     stage.deploy()
     (one,) = stage.alive
-    failing, write = Failing(database), stage.loop._book.write
-    monkeypatch.setattr(stage.loop._book, "database", failing)
+    failing, write = Failing(database), stage.loop._writes.write
+    monkeypatch.setattr(stage.loop._writes, "database", failing)
 
     def broken(workers):
         failing.full = True
@@ -351,7 +351,7 @@ def test_a_write_that_fails_is_tried_again(stage, database, monkeypatch):
         finally:
             failing.full = False
 
-    monkeypatch.setattr(stage.loop._book, "write", broken)
+    monkeypatch.setattr(stage.loop._writes, "write", broken)
     one.said.append({"ready": True})
     for _ in range(3):
         with pytest.raises(MillError):
@@ -360,7 +360,7 @@ def test_a_write_that_fails_is_tried_again(stage, database, monkeypatch):
     with pytest.raises(MillError):
         stage.tick()
     assert (stage.route().ready, one.asked) == (False, 0)
-    monkeypatch.setattr(stage.loop._book, "write", write)
+    monkeypatch.setattr(stage.loop._writes, "write", write)
     stage.tick(2, news=False)
     assert len(stage.cluster.started) == 2
     stage.ready(stage.cluster.started[1])
@@ -376,7 +376,7 @@ def test_a_decision_to_sleep_survives_a_write_that_fails(stage, database, monkey
     stage.clock.now += 100
     stage.hear(Signals(idle_seconds=100))
     failing = Failing(database)
-    monkeypatch.setattr(stage.loop._book, "database", failing)
+    monkeypatch.setattr(stage.loop._writes, "database", failing)
     failing.full = True
     with pytest.raises(MillError):
         stage.tick(news=False)
@@ -389,14 +389,14 @@ def test_a_decision_to_sleep_survives_a_write_that_fails(stage, database, monkey
 def test_rows_that_go_between_reading_and_writing_do_not_stop_the_loop(stage):
     stage.deploy()
     stage.deploy("letters:1")
-    write = stage.loop._book.write
+    write = stage.loop._writes.write
 
     def undeploy_first(workers):
-        stage.loop._book.write = write
+        stage.loop._writes.write = write
         stage.wanted.undeploy(stage.project, "digits")
         write(workers)
 
-    stage.loop._book.write = undeploy_first
+    stage.loop._writes.write = undeploy_first
     stage.ready()
     stage.tick(3)
     assert [model for model, *_ in stage.staying] == ["letters"]
@@ -419,7 +419,7 @@ def test_what_nobody_wants_any_more_is_forgotten(stage, database):
             loop._failures,
             len(loop._judges),
             loop._workers,
-            loop._book._updates,
+            loop._writes._updates,
         )
     )
     with database.session() as session:

@@ -22,8 +22,8 @@ from modelmill.control.api import Control, make_api
 from modelmill.control.db import project_id
 from modelmill.control.keys import ensure_admin_key
 from modelmill.control.vector_index import New
-from modelmill.gateway import embedder_of
-from modelmill.node import Rooms
+from modelmill.gateway_process import embedder_of
+from modelmill.node import Stores
 from modelmill.protocols._app import App
 from modelmill.protocols.base import STATUS
 from modelmill.serve.gateway import Gateway
@@ -55,9 +55,9 @@ class Admin:
 
     def __init__(self, home: Path) -> None:
         self.settings = read_settings(home=home, limits={"upload_bytes": 1 << 16})
-        self.rooms = rooms = Rooms(self.settings)
-        rooms.database.migrate()
-        key = ensure_admin_key(rooms.database, home).read_text().strip()
+        self.stores = stores = Stores(self.settings)
+        stores.database.migrate()
+        key = ensure_admin_key(stores.database, home).read_text().strip()
         self.headers = {"Authorization": f"Bearer {key}"}
         self._seed(home)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -65,14 +65,14 @@ class Admin:
         limits = self.settings.limits
         self.gateway = Gateway(limits)
         control = Control(
-            rooms.database,
-            rooms.datasets,
-            rooms.registry,
-            rooms.jobs,
-            rooms.deployments,
-            rooms.artifacts,
+            stores.database,
+            stores.datasets,
+            stores.registry,
+            stores.jobs,
+            stores.deployments,
+            stores.artifacts,
             limits.upload_bytes,
-            rooms.indexes,
+            stores.indexes,
             embedder_of(self.gateway),
         )
         app: Any = App(
@@ -88,12 +88,12 @@ class Admin:
             time.sleep(0.01)
 
     def _seed(self, home: Path) -> None:
-        rooms = self.rooms
-        with rooms.database.session() as session:
+        stores = self.stores
+        with stores.database.session() as session:
             project = project_id(session)
         upload = home / "spots.zip"
         upload.write_bytes(b"an archive")
-        row, _ = rooms.datasets.add(
+        row, _ = stores.datasets.add(
             project, "spots", "image-classification", "", {}, False, upload
         )
         report = {
@@ -101,20 +101,20 @@ class Admin:
             "splits": {"train": 6, "val": 6, "test": 6},
             "items": 18,
         }
-        rooms.datasets.finish(
+        stores.datasets.finish(
             row.id,
             {"format": "imagefolder", "report": report, "index_digest": "0" * 64},
         )
-        rooms.registry.add(project, "spots", plain_bundle(home / "bundle"), None)
-        rooms.registry.alias(project, "spots:1", "best")
-        version = rooms.registry.add(
+        stores.registry.add(project, "spots", plain_bundle(home / "bundle"), None)
+        stores.registry.alias(project, "spots:1", "best")
+        version = stores.registry.add(
             project,
             "vectors",
             plain_bundle(home / "vectors", **vector_signature()),
             None,
         )
-        _, index = rooms.indexes.get(
-            project, rooms.indexes.create(project, "spots", version).name
+        _, index = stores.indexes.get(
+            project, stores.indexes.create(project, "spots", version).name
         )
         index.add(
             [New([1, 0, 0, 0], "dark", '{"shelf": 3}'), New([0, 1, 0, 0], "bright")]
@@ -122,7 +122,7 @@ class Admin:
 
     async def _serve(self) -> None:
         following = asyncio.create_task(
-            self.gateway.follow(self.rooms.deployments.snapshot, lambda: True)
+            self.gateway.follow(self.stores.deployments.snapshot, lambda: True)
         )
         await self.server.serve(sockets=[self.listener])
         following.cancel()
@@ -134,7 +134,7 @@ class Admin:
         self.client.close()
         self.server.should_exit = True
         self.thread.join()
-        self.rooms.database.close()
+        self.stores.database.close()
 
 
 @pytest.fixture(scope="module")

@@ -104,16 +104,16 @@ def show(document: Any, people: Callable[[], None]) -> None:
 
 def on_event() -> Callable[[dict[str, Any]], None] | None:
     """What shows the progress of a job on stderr."""
-    from modelmill.terminal import Progress
+    from modelmill.cli.screen import Progress
 
     return Progress(sys.stderr)
 
 
 def screen() -> Any:
     """How things are shown to people."""
-    from modelmill import terminal
+    from modelmill.cli import screen
 
-    return terminal
+    return screen
 
 
 def read_text(path: Path) -> str:

@@ -14,10 +14,10 @@ import msgspec
 from sqlalchemy import delete, update
 
 from modelmill.cluster.base import Cluster
-from modelmill.control.book import Book, versions_of
 from modelmill.control.canary import Judges, Tally
 from modelmill.control.db import ROUTES, Database, Deployment, Replica, bump
 from modelmill.control.deployments import options_of
+from modelmill.control.pending_writes import PendingWrites, versions_of
 from modelmill.control.registry import Registry
 from modelmill.control.scaling import Held, Scale, Signals, evict, scale, share
 from modelmill.control.workers import Heard, Running, Version
@@ -66,7 +66,7 @@ class Reconciler:
         self._sleepers: dict[int, tuple[str, str]] = {}
         self._workers: list[Running] = []
         self._failures: dict[tuple[int, Version], tuple[int, float]] = {}
-        self._book = Book(database)
+        self._writes = PendingWrites(database)
         self._insisted: set[int] = set()
         self._heard: dict[tuple[str, str], Heard] = {}
         self._scales: dict[int, Scale] = {}
@@ -120,14 +120,14 @@ class Reconciler:
         """
         now = time.monotonic()
         self._observe(now)
-        if news or self._book.changed:
+        if news or self._writes.changed:
             self._read()
         self._weigh(now)
         counts = {
             number: self._count(number, row, now)
             for number, row in self._numbered.items()
         }
-        if not (news or self._book.changed):
+        if not (news or self._writes.changed):
             return
         self._dismiss(
             [
@@ -140,8 +140,8 @@ class Reconciler:
         for row in self._rows:
             self._serve(row, counts[row.id], threads)
         self._judge(now)
-        if self._book.changed:
-            self._book.write(self._workers)
+        if self._writes.changed:
+            self._writes.write(self._workers)
             self.told()
         for worker in self._workers:
             if (
@@ -164,9 +164,9 @@ class Reconciler:
             worker.handle.kill()
 
     def _read(self) -> None:
-        for row in self._book.read():
+        for row in self._writes.read():
             self._insist(row)
-        self._rows = self._book.rows
+        self._rows = self._writes.rows
         self._numbered = {row.id: row for row in self._rows}
         self._forget()
         self._sleepers = {
@@ -210,7 +210,7 @@ class Reconciler:
     def _observe(self, now: float) -> None:
         for worker in list(self._workers):
             for message in worker.handle.messages():
-                self._book.changed = True
+                self._writes.changed = True
                 worker.error = message.get("error", worker.error)
                 if message.get("ready"):
                     worker.ready = True
@@ -237,7 +237,7 @@ class Reconciler:
     def _bury(self, worker: Running) -> None:
         """A worker has ended: forget it, and remember an unwanted end."""
         self._workers.remove(worker)
-        self._book.changed = True
+        self._writes.changed = True
         if worker.leaving is not None:
             return
         message = (
@@ -258,11 +258,11 @@ class Reconciler:
             time.monotonic() + BACKOFF[min(failures, len(BACKOFF) - 1)],
         )
         row = next((row for row in self._rows if row.id == key[0]), None)
-        self._book.changed = True
+        self._writes.changed = True
         if not count or row is None:
             return
         if (row.model, row.version) == key[1]:
-            self._book.note(row, error=message)
+            self._writes.note(row, error=message)
         elif failures >= CANARY_FAILURES and key[1] in versions_of(row):
             self._roll_back(row, key[1], message)
 
@@ -289,7 +289,7 @@ class Reconciler:
         )
 
     def _name(self, row: Deployment) -> tuple[str, str]:
-        return self._book.projects[row.project_id], row.name
+        return self._writes.projects[row.project_id], row.name
 
     def _wanted(self, row: Deployment, now: float) -> int:
         """How many workers the main version should have now; notes when that changes."""
@@ -316,7 +316,7 @@ class Reconciler:
         )
         if after.wanted != before.wanted:
             log.info("%s: %d workers, was %d", row.name, after.wanted, before.wanted)
-            self._book.changed = True
+            self._writes.changed = True
         return self._note_sleep(row, after.wanted)
 
     def _note_sleep(self, row: Deployment, count: int) -> int:
@@ -326,7 +326,7 @@ class Reconciler:
             values: dict[str, Any] = {"asleep": asleep}
             if asleep:  # what sleeps is routed: the first call waits for its worker
                 values |= {"serving_model": row.model, "serving": row.version}
-            self._book.note(row, **values)
+            self._writes.note(row, **values)
         return count
 
     def _signals(self, row: Deployment, now: float) -> Signals:
@@ -362,7 +362,7 @@ class Reconciler:
                 self._budget,
             )
             self._evicted.add(number)
-            self._book.changed = True
+            self._writes.changed = True
 
     def _threads(self, counts: dict[int, int]) -> int:
         """Threads of a worker whose deployment leaves the choice to us.
@@ -418,7 +418,9 @@ class Reconciler:
         """The wanted version is whole."""
         self._insisted.discard(row.id)
         if (row.serving_model, row.serving) != main or row.error:
-            self._book.note(row, serving_model=row.model, serving=row.version, error="")
+            self._writes.note(
+                row, serving_model=row.model, serving=row.version, error=""
+            )
 
     def _mine(
         self, row: Deployment, only: Version | None = None, but: Iterable[Version] = ()
@@ -475,7 +477,7 @@ class Reconciler:
             self._failed(key, str(error))
             return
         self._workers.append(Running(row, version, spec, handle, time.monotonic()))
-        self._book.changed = True
+        self._writes.changed = True
 
     def _postponed(self, row: Deployment) -> bool:
         """Whether a start must wait: too many start already, or the memory is full and nobody needs
@@ -502,7 +504,7 @@ class Reconciler:
         """Workers that are to go: hidden from the gateways with the next write, then asked."""
         for worker in workers:
             worker.leaving = time.monotonic()
-            self._book.changed = True
+            self._writes.changed = True
 
     # ---- canaries
 
@@ -527,7 +529,7 @@ class Reconciler:
         note = f"{version[0]}:{version[1]} was rolled back: {why}"
         log.error("%s: %s", row.name, note)
         self._failures.pop((row.id, version), None)
-        self._book.drop(row, version, note)
+        self._writes.drop(row, version, note)
 
 
 def _runs_as(worker: Running, options: ServingOptions) -> bool:

@@ -1,4 +1,4 @@
-"""Everything over the database of one home; the supervisor and each gateway open their own."""
+"""The stores of a home, over one database; the supervisor and each gateway open their own."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ SOCKET_PATH_LIMIT = 80
 """
 
 
-class Rooms:
+class Stores:
     """Data sets, models, jobs, deployments and indexes of a home."""
 
     def __init__(self, settings: Settings) -> None:
@@ -38,8 +38,8 @@ class Rooms:
 
 
 def run_folder(home: Path) -> Path:
-    """Where sockets live: in the home, or in a private folder when the home's path is too long for
-    one.
+    """The folder of the sockets: `run` in the home, or a private one in XDG_RUNTIME_DIR or /tmp
+    when that path is too long for a socket. Raises `Conflict` when it belongs to another user.
     """
     folder = home / "run"
     if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT:

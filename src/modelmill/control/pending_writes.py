@@ -1,7 +1,8 @@
-"""What people want, as last read, and what follows from it until one transaction has written it.
+"""The rows of deployments as last read, and the reconciler's changes to them until one transaction
+writes them.
 
-People change rows while the loop decides over them: a decision is written only where what it was
-made for still holds.
+Users change rows while the reconciler decides over them: a change is written only where the
+desired state that it was decided for still holds.
 """
 
 from collections.abc import Container, Iterable
@@ -13,17 +14,17 @@ from modelmill.control.db import ROUTES, Database, Deployment, Project, Replica,
 from modelmill.control.workers import Running, Version
 
 
-class Wish(NamedTuple):
-    """What people may change of a deployment while we decide over it."""
+class Desired(NamedTuple):
+    """The desired state of a deployment, which users may change while the reconciler decides."""
 
     version: Version
     loaded: bool
     asleep: bool
 
 
-class Book:
-    """The rows of deployments for the one who serves them; `changed` says that there is something
-    to write.
+class PendingWrites:
+    """The reconciler's copy of the rows of deployments; `changed` says that there is something to
+    write.
     """
 
     def __init__(self, database: Database) -> None:
@@ -33,24 +34,24 @@ class Book:
         self.changed = False
         self._updates: dict[int, dict[str, Any]] = {}
         self._dropped: dict[int, dict[Version, str]] = {}
-        self._wishes: dict[int, Wish] | None = None
+        self._desired: dict[int, Desired] | None = None
 
     def read(self) -> list[Deployment]:
-        """Read all rows; returns those that somebody has deployed or loaded since the last time."""
+        """Read all rows; returns those that a user has deployed or loaded since the last read."""
         with self.database.session() as session:
             self.rows = list(session.scalars(select(Deployment)))
             self.projects = {
                 row.id: row.name for row in session.scalars(select(Project))
             }
-        before = self._wishes
-        self._wishes = {row.id: _wish_of(row) for row in self.rows}
+        before = self._desired
+        self._desired = {row.id: _desired_of(row) for row in self.rows}
         if before is None:
             return []
         fresh = {
-            row.id for row in self.rows if before.get(row.id) != self._wishes[row.id]
+            row.id for row in self.rows if before.get(row.id) != self._desired[row.id]
         }
         numbers = {row.id for row in self.rows}
-        # What was decided over something that is no longer wanted is not written.
+        # A change that was decided for an older desired state is not written.
         self._updates = {
             n: values for n, values in self._updates.items() if n in numbers - fresh
         }
@@ -68,40 +69,40 @@ class Book:
         ]
 
     def note(self, row: Deployment, **values: Any) -> None:
-        """Have columns of a row written."""
+        """Write these columns of a row at the next `write`."""
         self._updates.setdefault(row.id, {}).update(values)
         self.changed = True
 
     def drop(self, row: Deployment, version: Version, note: str) -> None:
-        """Take a canary or shadow away, and have it noted."""
+        """Remove a canary or shadow at the next `write`, with a note that says why."""
         self._dropped.setdefault(row.id, {})[version] = note
         row.variants = _without(row.variants, [version])
         self.changed = True
 
     def write(self, workers: Iterable[Running]) -> None:
-        """Workers, what is served and what failed, in one transaction that also tells the
+        """Write replicas and changed columns in one transaction, which also notifies the
         gateways.
         """
-        wishes = self._wishes or {}
+        desired = self._desired or {}
         with self.database.session() as session:
-            session.execute(delete(Replica))  # first: from here on nobody else writes
+            session.execute(delete(Replica))  # first: it locks the database
             rows = {row.id: row for row in session.scalars(select(Deployment))}
             for worker in workers:
                 if worker.leaving is None and worker.deployment in rows:
                     session.add(_replica(worker, rows[worker.deployment].project_id))
             written = [
-                one
-                for one in self._updates
-                if one in rows and _wish_of(rows[one]) == wishes.get(one)
+                number
+                for number in self._updates
+                if number in rows and _desired_of(rows[number]) == desired.get(number)
             ]
             for number in written:
                 for name, value in self._updates[number].items():
                     setattr(rows[number], name, value)
             for number in self._dropped.keys() & rows.keys():
-                _take_away(rows[number], self._dropped[number])
+                _remove_variants(rows[number], self._dropped[number])
             bump(session, ROUTES)
         for number in written:
-            wishes[number] = _wish_of(rows[number])
+            desired[number] = _desired_of(rows[number])
         self.changed = False
         self._updates = {}
         self._dropped = {}
@@ -109,14 +110,14 @@ class Book:
 
 def versions_of(row: Deployment) -> set[Version]:
     """The canaries and shadows of a deployment."""
-    return {(one["model"], one["version"]) for one in row.variants}
+    return {(variant["model"], variant["version"]) for variant in row.variants}
 
 
-def _wish_of(row: Deployment) -> Wish:
-    return Wish((row.model, row.version), row.loaded, row.asleep)
+def _desired_of(row: Deployment) -> Desired:
+    return Desired((row.model, row.version), row.loaded, row.asleep)
 
 
-def _take_away(row: Deployment, dropped: dict[Version, str]) -> None:
+def _remove_variants(row: Deployment, dropped: dict[Version, str]) -> None:
     for version in dropped.keys() & versions_of(row):
         row.note = dropped[version]
     row.variants = _without(row.variants, dropped)
@@ -125,7 +126,11 @@ def _take_away(row: Deployment, dropped: dict[Version, str]) -> None:
 def _without(
     variants: list[dict[str, Any]], versions: Container[Version]
 ) -> list[dict[str, Any]]:
-    return [one for one in variants if (one["model"], one["version"]) not in versions]
+    return [
+        variant
+        for variant in variants
+        if (variant["model"], variant["version"]) not in versions
+    ]
 
 
 def _replica(worker: Running, project: int) -> Replica:

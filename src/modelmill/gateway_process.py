@@ -1,6 +1,4 @@
-"""The gateway process: all protocols, the admin API and the queues, put together behind the sockets
-it is handed.
-"""
+"""The gateway process: serves all protocols and the admin API on the sockets that it inherits."""
 
 import asyncio
 import gc
@@ -24,11 +22,11 @@ from modelmill.protocols import v2_grpc
 from modelmill.protocols._app import App
 from modelmill.protocols._grpc_server import GrpcServer
 from modelmill.protocols.base import STATUS
-from modelmill.rooms import Rooms, run_folder
 from modelmill.serve.gateway import Gateway, Operate
 from modelmill.serve.gossip import Gossip
 from modelmill.serve.tracing import Tracing
 from modelmill.settings import Settings
+from modelmill.stores import Stores, run_folder
 from modelmill.types import GatewaySpec, KeyInfo
 from modelmill.wire.http1.server import guarded
 
@@ -36,74 +34,76 @@ LOAD_SECONDS = 60.0
 INFORMED_SECONDS = 5.0
 POLL_SECONDS = 0.01
 GARBAGE = 20_000
-"""Objects that requests may leave behind before they are collected."""
+"""Objects allocated before the garbage collector runs (its generation 0 threshold)."""
 
 
 def main(spec: bytes, report: Report) -> int:
     """Entry of the gateway process."""
-    told = msgspec.json.decode(spec, type=GatewaySpec)
+    gateway_spec = msgspec.json.decode(spec, type=GatewaySpec)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    settings = Settings.model_validate(told.settings)
+    settings = Settings.model_validate(gateway_spec.settings)
     _allow_files(settings.limits.connections + 1024)
-    uvloop.run(_serve(settings, told, report))
+    uvloop.run(_serve(settings, gateway_spec, report))
     return 0
 
 
 def _allow_files(count: int) -> None:
-    """Let this process open so many files and sockets, as far as it may."""
+    """Raise the limit of open files and sockets to `count`, or to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         most = count if hard == resource.RLIM_INFINITY else min(count, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def _serve(settings: Settings, told: GatewaySpec, report: Report) -> None:
-    rooms = Rooms(settings)
-    door = Gateway(settings.limits, settings.gateways)
-    door.shared_memory = settings.shared_memory
-    door.public_reflection = settings.public_reflection
-    door.tracing = Tracing.from_settings(settings)
-    door.operate = operator_of(door, rooms)
+async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
+    stores = Stores(settings)
+    gateway = Gateway(settings.limits, settings.gateways)
+    gateway.shared_memory = settings.shared_memory
+    gateway.public_reflection = settings.public_reflection
+    gateway.tracing = Tracing.from_settings(settings)
+    gateway.operate = operator_of(gateway, stores)
     server = _http_server(
-        settings, App(door, _admin(door, rooms), settings.invocations)
+        settings, App(gateway, _admin(gateway, stores), settings.invocations)
     )
 
     def room_left() -> bool:
         return shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
 
-    following = asyncio.create_task(door.follow(rooms.deployments.snapshot, room_left))
-    watching = asyncio.create_task(_announce(door, server, report))
-    gossip = asyncio.create_task(Gossip(door, run_folder(settings.home)).run())
-    await _informed(door)
+    following = asyncio.create_task(
+        gateway.follow(stores.deployments.snapshot, room_left)
+    )
+    watching = asyncio.create_task(_announce(gateway, server, report))
+    gossip = asyncio.create_task(Gossip(gateway, run_folder(settings.home)).run())
+    await _informed(gateway)
     certificate, key = settings.certificate, settings.certificate_key
     tls = (certificate, key) if certificate and key else None
     grpc_server = await v2_grpc.serve(
-        door, socket.socket(fileno=told.grpc_descriptor), tls
+        gateway, socket.socket(fileno=spec.grpc_descriptor), tls
     )
     stopping = asyncio.create_task(
         _stop_grpc(grpc_server, server, settings.drain_seconds)
     )
-    await server.serve(sockets=[socket.socket(fileno=told.descriptor)])
+    await server.serve(sockets=[socket.socket(fileno=spec.descriptor)])
     await stopping
     for task in (following, watching, gossip):
         task.cancel()
-    if door.tracing is not None:
-        door.tracing.close()
+    if gateway.tracing is not None:
+        gateway.tracing.close()
 
 
-def _admin(door: Gateway, rooms: Rooms) -> Any:
-    upload_bytes = rooms.settings.limits.upload_bytes
+def _admin(gateway: Gateway, stores: Stores) -> Any:
+    upload_bytes = stores.settings.limits.upload_bytes
     parts = (
-        rooms.database,
-        rooms.datasets,
-        rooms.registry,
-        rooms.jobs,
-        rooms.deployments,
-        rooms.artifacts,
+        stores.database,
+        stores.datasets,
+        stores.registry,
+        stores.jobs,
+        stores.deployments,
+        stores.artifacts,
     )
-    control = Control(*parts, upload_bytes, rooms.indexes, embedder_of(door))
+    control = Control(*parts, upload_bytes, stores.indexes, embedder_of(gateway))
     return make_api(control, lambda error: STATUS.get(error.code, 500))
 
 
@@ -132,80 +132,85 @@ async def _stop_grpc(
     await grpc_server.stop(seconds)
 
 
-async def _informed(door: Gateway) -> None:
-    """Wait for the first routes before a connection is accepted: a gateway that replaces another
-    refuses nobody.
+async def _informed(gateway: Gateway) -> None:
+    """Wait for the first routes before a connection is accepted, so that a gateway that replaces
+    another refuses no request.
 
-    Not for ever: while the database is stuck, health at least is answered.
+    Gives up after `INFORMED_SECONDS`: while the database does not answer, health still does.
     """
-    patience = time.monotonic() + INFORMED_SECONDS
-    while door.unready == "starting" and time.monotonic() < patience:
+    deadline = time.monotonic() + INFORMED_SECONDS
+    while gateway.unready == "starting" and time.monotonic() < deadline:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _announce(door: Gateway, server: uvicorn.Server, report: Report) -> None:
+async def _announce(gateway: Gateway, server: uvicorn.Server, report: Report) -> None:
     """Tell the supervisor when the gateway is ready; stop being ready as soon as it drains."""
-    while not (server.started and door.ready):
+    while not (server.started and gateway.ready):
         await asyncio.sleep(0.01)
     gc.collect()
-    # what was imported stays: collections look at what requests leave behind, and seldom
+    # Imported objects are never collected: collections look at those of requests alone.
     gc.freeze()
     gc.set_threshold(GARBAGE, 20, 100)
     report({"ready": True})
     while not server.should_exit:
         await asyncio.sleep(0.02)
-    door.draining = True
+    gateway.draining = True
 
 
-def embedder_of(door: Gateway) -> Embed:
-    """The function by which an index asks the model that it is of, whatever name that is deployed
-    under.
+def embedder_of(gateway: Gateway) -> Embed:
+    """A function that computes an index's vectors with its model, whatever name the model is
+    deployed under. It raises `Unavailable` when that version is not deployed.
     """
 
     async def embed(
         caller: KeyInfo, model: str, version: int, data: bytes
     ) -> list[float]:
-        every = (
-            one
-            for route in door.routes(caller).values()
-            for one in (route, *route.others)
+        routes = (
+            route
+            for main in gateway.routes(caller).values()
+            for route in (main, *main.others)
         )
         serving = [
-            one
-            for one in every
-            if (one.model, one.version) == (model, version) and not one.shadow
+            route
+            for route in routes
+            if (route.model, route.version) == (model, version) and not route.shadow
         ]
         if not serving:
             raise Unavailable(
                 f"the index is of {model}:{version}, which is not deployed: deploy that version "
                 "first"
             )
-        route = max(serving, key=lambda one: one.ready)
-        answer = await door.predict(caller, route, "index", data=data, pinned=True)
+        route = max(serving, key=lambda route: route.ready)
+        answer = await gateway.predict(caller, route, "index", data=data, pinned=True)
         return msgspec.json.decode(answer.data, type=list[float])
 
     return embed
 
 
-def operator_of(door: Gateway, rooms: Rooms) -> Operate:
-    """The function by which a gateway loads and unloads: it returns when this gateway sees it
-    done.
+def operator_of(gateway: Gateway, stores: Stores) -> Operate:
+    """A function that loads or unloads a deployment and returns when this gateway sees it done.
+
+    It raises `MillError` when the deployment can't be served, `Unavailable` after `LOAD_SECONDS`.
     """
 
     async def operate(caller: KeyInfo, name: str, loaded: bool) -> None:
         def write() -> None:
-            with rooms.database.session() as session:
+            with stores.database.session() as session:
                 number = project_id(session, caller.project)
-            rooms.deployments.set_loaded(number, name, loaded)
+            stores.deployments.set_loaded(number, name, loaded)
 
         await asyncio.to_thread(write)
-        door.tell_of_change()
-        patience = time.monotonic() + LOAD_SECONDS
-        while time.monotonic() < patience:
-            route = door.route(caller, name)
+        gateway.tell_of_change()
+        deadline = time.monotonic() + LOAD_SECONDS
+        while time.monotonic() < deadline:
+            route = gateway.route(caller, name)
             if route.error and loaded:
                 raise MillError(f"'{name}' can't be served: {route.error}")
-            if (route.ready and door.connected(route)) if loaded else not route.loaded:
+            if (
+                (route.ready and gateway.connected(route))
+                if loaded
+                else not route.loaded
+            ):
                 return
             await asyncio.sleep(POLL_SECONDS)
         raise Unavailable(f"'{name}' is still loading", retry_after=1)

@@ -858,14 +858,14 @@ def a_route(
 
 
 def a_snapshot(
-    *routes: ServedVersion, keys: Mapping[str, tuple[str, str]] = {}
+    *routes: ServedVersion, keys: Mapping[str, tuple[str, ...]] = {}
 ) -> Snapshot:
-    """Routes, and keys as `{key: (project, role)}`."""
+    """ServedVersions, and keys as `{key: (project, role)}`, or with their name as a third."""
     from modelmill.control.keys import digest_of
 
     known = [
-        KeyInfo(digest=digest_of(key), project=p, role=r)
-        for key, (p, r) in keys.items()
+        KeyInfo(digest=digest_of(key), project=p, role=r, name="".join(name))
+        for key, (p, r, *name) in keys.items()
     ]
     return Snapshot(
         revision=(1, 1),
@@ -1045,7 +1045,7 @@ class LiveDoor:
             await until(lambda worker=worker: not worker.open)
 
     def change(
-        self, *routes: ServedVersion, keys: Mapping[str, tuple[str, str]] | None = None
+        self, *routes: ServedVersion, keys: Mapping[str, tuple[str, ...]] | None = None
     ) -> None:
         """Let the gateway serve other routes, or know other keys."""
 

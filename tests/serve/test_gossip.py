@@ -50,7 +50,7 @@ def test_all_others_hear_what_one_tells(ears):
         series={DIGITS: series},
         load=[Load("default", "digits", "main", 2, 0.5, 1, 1, 0.0)],
         hung=["w1.sock"],
-        usage={("shop", "digits", "requests"): 4},
+        usage={("default", "shop", "digits", "requests"): 4},
     )
     one.tell(told)
     assert heard(node) == heard(two) == [told]
@@ -129,7 +129,7 @@ def test_a_gateway_tells_what_is_new_and_how_its_queues_stand(folder):
 
         (_, pool) = next(iter(two.gateway.pools()))
         two.gateway.meter.series(DIGITS).answered("x", 0.1, True)
-        two.gateway.meter.usage["shop", "digits", "requests"] = 1
+        two.gateway.meter.usage["default", "shop", "digits", "requests"] = 1
         call = pool.submit(b"x", [], {}, Ask()).future
         await until(lambda: any(one.load for one in two.listen()))
         (load,) = next(one.load for one in two.news if one.load)
@@ -191,7 +191,12 @@ def test_a_hung_worker_is_told_once_for_each_time_it_is_seen(folder):
 def test_big_news_come_in_portions_that_a_socket_takes(folder):
     names = [("default", f"model-{n}", f"model-{n}:1") for n in range(300)]
     uses = {
-        (f"key-{'x' * 50}-{n}", f"deployment-{'y' * 40}-{n}", "requests"): n + 1
+        (
+            f"project-{'z' * 50}",
+            f"key-{'x' * 50}-{n}",
+            f"deployment-{'y' * 40}-{n}",
+            "requests",
+        ): n + 1
         for n in range(5000)
     }
 
@@ -236,11 +241,13 @@ def test_gateways_answer_for_one_another(folder):
             news(
                 "gateway-other",
                 series={DIGITS: series},
-                usage={("shop", "digits", "requests"): 3},
+                usage={("default", "shop", "digits", "requests"): 3},
             )
         )
         await until(lambda: two.gateway.meter.total(DIGITS).success == 1)
-        assert two.gateway.meter.used() == {("shop", "digits", "requests"): 3}
+        assert two.gateway.meter.used() == {
+            ("default", "shop", "digits", "requests"): 3
+        }
         other.close()
 
     scene(folder, play)

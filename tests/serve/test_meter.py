@@ -34,6 +34,7 @@ def exposed(meter, gauges=()):
 
 
 def value(found, name, **labels):
+    labels = {"project": "default", **labels}
     return found[name, frozenset(labels.items())]
 
 
@@ -97,15 +98,26 @@ def counted(**values):
 def test_several_gateways_are_one():
     meter = Meter()
     meter.own[DIGITS] = counted(shadow_answers=1, last=5.0)
-    meter.heard("a", {DIGITS: counted(rejected=2)}, {("shop", "digits", "requests"): 2})
+    meter.heard(
+        "a",
+        {DIGITS: counted(rejected=2)},
+        {("default", "shop", "digits", "requests"): 2},
+    )
     meter.heard(
         "b",
         {DIGITS: counted(rejected=3)},
-        {("shop", "digits", "requests"): 3, ("other", "digits", "requests"): 1},
+        {
+            ("default", "shop", "digits", "requests"): 3,
+            ("default", "other", "digits", "requests"): 1,
+        },
     )
     # The last word counts
-    meter.heard("b", {DIGITS: counted(rejected=4)}, {("shop", "digits", "requests"): 4})
-    meter.usage["shop", "digits", "requests"] = 1
+    meter.heard(
+        "b",
+        {DIGITS: counted(rejected=4)},
+        {("default", "shop", "digits", "requests"): 4},
+    )
+    meter.usage["default", "shop", "digits", "requests"] = 1
     total = meter.total(DIGITS)
     assert (
         total.success,
@@ -122,8 +134,8 @@ def test_several_gateways_are_one():
         total.queue_seconds,
     ) == (3, 3, 6, 1.5)
     assert meter.used() == {
-        ("shop", "digits", "requests"): 7,
-        ("other", "digits", "requests"): 1,
+        ("default", "shop", "digits", "requests"): 7,
+        ("default", "other", "digits", "requests"): 1,
     }
     assert (meter.own[DIGITS].success, meter.own[DIGITS].latency.count) == (
         1,
@@ -137,11 +149,13 @@ def test_what_is_undeployed_is_forgotten():
     other = ("default", "reviews", "reviews:1")
     for name in (DIGITS, other):
         meter.series(name).answered("x", 0.1, True)
-        meter.heard("a", {name: counted()}, {("shop", name[1], "requests"): 1})
-        meter.usage["shop", name[1], "requests"] = 1
+        meter.heard(
+            "a", {name: counted()}, {("default", "shop", name[1], "requests"): 1}
+        )
+        meter.usage["default", "shop", name[1], "requests"] = 1
     meter.forget({("default", "reviews")})
     assert meter.names() == {other}
-    assert meter.used() == {("shop", "reviews", "requests"): 2}
+    assert meter.used() == {("default", "shop", "reviews", "requests"): 2}
 
 
 def test_a_series_survives_the_way_to_another_process():
@@ -155,14 +169,14 @@ def test_prometheus_reads_what_was_counted():
         shadow_answers=3, shadow_disagreements=1, rejected=2
     )
     series.answered("v2_http", 100.0, False)
-    meter.usage['sh"o\np\\', "digits", "requests"] = 4
+    meter.usage["default", 'sh"o\np\\', "digits", "requests"] = 4
     found = exposed(
         meter,
         [
             (
                 "modelmill_pending_requests",
                 "waiting",
-                {"deployment": "digits", "slot": "main"},
+                {"project": "default", "deployment": "digits", "slot": "main"},
                 7,
             )
         ],

@@ -42,9 +42,12 @@ def _reason(gateway: Gateway) -> str:
 async def metrics(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Response:
-    """Prometheus text exposition format 0.0.4."""
+    """Prometheus text exposition format 0.0.4. A key of the role user is told of its own project
+    and its own use.
+    """
     return Response(
-        gateway.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8"
+        gateway.exposition(caller),
+        content_type="text/plain; version=0.0.4; charset=utf-8",
     )
 
 

@@ -109,6 +109,11 @@ class Flight:
         self.started = started
         self.future = pending.future
 
+    @property
+    def payer(self) -> tuple[str, str, str]:
+        """Whose use it is: project, key and deployment."""
+        return (self.route.project, self.caller.name, self.route.deployment)
+
     def land(self) -> Answer:
         """The answer, counted; raises what went wrong as a `MillError`. For a future that is done,
         once.

@@ -421,7 +421,7 @@ class Gateway:
         answered.
         """
         route, pending = flight.route, flight.pending
-        self.meter.count((flight.caller.name, route.deployment, "requests"))
+        self.meter.count((*flight.payer, "requests"))
         if route.grows:
             for grown in grown_of(answer):
                 self._count_tokens(flight, grown)
@@ -432,7 +432,7 @@ class Gateway:
         return answer
 
     def _count_tokens(self, flight: Flight, tokens: Tokens) -> None:
-        series, who = flight.series, (flight.caller.name, flight.route.deployment)
+        series, who = flight.series, flight.payer
         series.prompt_tokens += tokens.prompt_tokens
         series.completion_tokens += tokens.completion_tokens
         self.meter.count((*who, "prompt_tokens"), tokens.prompt_tokens)
@@ -471,17 +471,20 @@ class Gateway:
 
     # ---- what others want to know
 
-    def exposition(self) -> bytes:
-        """All metrics as Prometheus text."""
+    def exposition(self, caller: KeyInfo) -> bytes:
+        """Metrics as Prometheus text: all of them for an admin key; for another the series of its
+        project, and its own use.
+        """
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()
-        registry.register(Collector(self.meter, self._gauges()))
+        reader = None if caller.role == "admin" else caller
+        registry.register(Collector(self.meter, self._gauges(), reader))
         return generate_latest(registry)
 
     def _gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
-        for (_, deployment, slot), pool in self._pools.items():
-            labels = {"deployment": deployment, "slot": slot}
+        for (project, deployment, slot), pool in self._pools.items():
+            labels = {"project": project, "deployment": deployment, "slot": slot}
             yield (
                 "modelmill_pending_requests",
                 "waiting or being answered",

@@ -26,7 +26,7 @@ log = logging.getLogger("modelmill.gateway")
 
 TELL_SECONDS = 0.25
 ALL_SECONDS = 5.0
-PORTION, USES = 64, 512
+PORTION, USES = 64, 384
 """How many series, and how many counters of keys, go in one datagram."""
 PAUSE_SECONDS = 0.01
 """Between portions: a socket may hold as few as ten datagrams until its owner looks."""

@@ -16,6 +16,8 @@ from prometheus_client.core import (
     Metric,
 )
 
+from modelmill.types import KeyInfo
+
 BUCKETS = (
     0.0005,
     0.001,
@@ -146,8 +148,10 @@ _SUMS = tuple(
 
 Name = tuple[str, str, str]
 """Project, deployment and version (`model:number`)."""
-Use = tuple[str, str, str]
-"""Key, deployment, and what was used: `requests`, `prompt_tokens` or `completion_tokens`."""
+Use = tuple[str, str, str, str]
+"""Project, key, deployment, and what was used: `requests`, `prompt_tokens` or
+`completion_tokens`.
+"""
 
 
 class Meter:
@@ -198,27 +202,36 @@ class Meter:
         return total
 
     def forget(self, known: set[tuple[str, str]]) -> None:
-        """Drop the series of deployments (project, name) that are no longer there."""
+        """Drop what was counted of deployments that are not among the `known` ones (project,
+        name).
+        """
         for series in (self.own, *self.others.values()):
             for name in [name for name in series if name[:2] not in known]:
                 del series[name]
-        names = {name for _, name in known}
         for usage in (self.usage, *self._usages.values()):
-            for use in [use for use in usage if use[1] not in names]:
+            for use in [use for use in usage if (use[0], use[2]) not in known]:
                 del usage[use]
 
 
 class Collector:
-    """The meter as Prometheus metrics; `gauges` yields (metric name, help, labels, value)."""
+    """The meter as Prometheus metrics; `gauges` yields (metric name, help, labels, value).
+
+    With a `reader`, only the series of its project, and of its keys the use of the reader alone.
+    """
 
     def __init__(
-        self, meter: Meter, gauges: Iterable[tuple[str, str, dict[str, str], float]]
+        self,
+        meter: Meter,
+        gauges: Iterable[tuple[str, str, dict[str, str], float]],
+        reader: KeyInfo | None = None,
     ) -> None:
-        self._meter, self._gauges = meter, gauges
+        self._meter = meter
+        self._gauges = gauges
+        self._reader = reader
 
     def collect(self) -> Iterator[Metric]:
         """All families, in the meaning of Triton's metrics where it has them."""
-        labels = ["deployment", "version"]
+        labels = ["project", "deployment", "version"]
         requests = CounterMetricFamily(
             "modelmill_requests", "predictions", labels=[*labels, "protocol", "outcome"]
         )
@@ -267,7 +280,10 @@ class Collector:
             "modelmill_tokens", "read and written", labels=[*labels, "kind"]
         )
         for name in sorted(self._meter.names()):
-            series, where = self._meter.total(name), [name[1], name[2]]
+            if not self._may_read(name[0]):
+                continue
+            series = self._meter.total(name)
+            where = list(name)
             for (protocol, outcome), count in series.requests.items():
                 requests.add_metric([*where, protocol, outcome], count)
             rejected.add_metric(where, series.rejected)
@@ -305,25 +321,34 @@ class Collector:
         usage = CounterMetricFamily(
             "modelmill_usage",
             "answered requests of a key",
-            labels=["key", "deployment"],
+            labels=["project", "key", "deployment"],
         )
         tokens = CounterMetricFamily(
             "modelmill_usage_tokens",
             "tokens of a key's requests",
-            labels=["key", "deployment", "kind"],
+            labels=["project", "key", "deployment", "kind"],
         )
-        for (key, deployment, kind), count in self._meter.used().items():
+        for (*where, kind), count in self._meter.used().items():
+            if not self._may_read(where[0], where[1]):
+                continue
             if kind == "requests":
-                usage.add_metric([key, deployment], count)
+                usage.add_metric(where, count)
             else:
-                tokens.add_metric(
-                    [key, deployment, kind.removesuffix("_tokens")], count
-                )
+                tokens.add_metric([*where, kind.removesuffix("_tokens")], count)
         yield from (usage, tokens)
+
+    def _may_read(self, project: str, key: str | None = None) -> bool:
+        """Whether the reader is told of a project, or of a key's use in it."""
+        reader = self._reader
+        if reader is None:
+            return True
+        return project == reader.project and key in (None, reader.name)
 
     def _shown(self) -> Iterator[Metric]:
         families: dict[str, GaugeMetricFamily] = {}
         for name, text, labels, value in self._gauges:
+            if not self._may_read(labels["project"]):
+                continue
             family = families.setdefault(
                 name, GaugeMetricFamily(name, text, labels=list(labels))
             )

@@ -135,6 +135,7 @@ def trace_call(
         return
     span.set(
         {
+            "modelmill.project": route.project,
             "modelmill.deployment": route.deployment,
             "modelmill.version": f"{route.model}:{route.version}",
         }

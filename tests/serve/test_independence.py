@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from modelmill import bundle, predictor
-from modelmill.serve.independence import rows_independent
+from modelmill.independence import can_be_tried, rows_independent
 from modelmill.serve.tensors import array_of, tensor_of
 from modelmill.serve.wire import Call
 from modelmill.serve.worker import Worker
@@ -162,3 +162,46 @@ def test_answers_do_not_depend_on_other_calls_in_the_frame(make, tmp_path):
         np.testing.assert_array_equal(
             array_of(answer.tensors[0]), array_of(alone.tensors[0])
         )
+
+
+class Panic(BaseException):
+    """As pyo3 raises it."""
+
+
+@pytest.mark.parametrize("failure", [OverflowError("no"), Panic("no")])
+def test_an_engine_that_fails_on_extreme_values_is_not_proved(
+    failure, tmp_path, caplog
+):
+    model = linear(tmp_path)
+    run = model.infer
+
+    def infer(batch):
+        if np.abs(batch["x"]).max() > 100:
+            raise failure
+        return run(batch)
+
+    model.infer = infer
+    assert not rows_independent(model)
+    assert "could not be tried" in caplog.text
+
+
+def test_a_wish_to_end_is_not_held_up_by_the_proof(tmp_path):
+    model = linear(tmp_path)
+
+    def infer(batch):
+        raise SystemExit
+
+    model.infer = infer
+    with pytest.raises(SystemExit):
+        rows_independent(model)
+
+
+def test_inputs_that_values_can_not_be_made_up_for_are_not_tried():
+    def takes(shape, datatype):
+        spec = TensorSpec(name="x", datatype=datatype, shape=shape)
+        return can_be_tried(a_manifest(inputs=[spec]))
+
+    assert takes([-1, 3], "FP32")
+    assert not takes([-1], "BYTES")
+    assert not takes([-1, 3], "QUATERNION")
+    assert not takes([], "FP32")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from modelmill.engines.base import NUMPY
+from modelmill.independence import can_be_tried
 from modelmill.serve.wire import Batch, Call, Tensor
 from modelmill.types import Manifest, TensorSpec
 
@@ -29,7 +30,7 @@ def seconds_of_one(
     answer: Callable[[Sequence[Call]], Batch], manifest: Manifest
 ) -> float:
     """Seconds that one row takes; endless when the model can't be tried."""
-    if not _can_be_tried(manifest):
+    if not can_be_tried(manifest):
         return float("inf")
     calls = [Call(0, None, [_example(spec) for spec in manifest.inputs], {})]
     if answer(calls).answers[0].code:
@@ -37,16 +38,9 @@ def seconds_of_one(
     return _timed(answer, calls)
 
 
-def _can_be_tried(manifest: Manifest) -> bool:
-    return all(
-        spec.datatype in NUMPY and spec.datatype != "BYTES" and spec.shape
-        for spec in manifest.inputs
-    )
-
-
 def best_rows(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> int:
     """How many rows make a batch (see `knee`), found by trying; 0 when the model can't be tried."""
-    if not _can_be_tried(manifest):
+    if not can_be_tried(manifest):
         return 0
     times: dict[int, float] = {}
     started = time.perf_counter()

@@ -25,8 +25,8 @@ from modelmill import predictor
 from modelmill.cluster.child import Report
 from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
+from modelmill.independence import rows_independent
 from modelmill.serve.growing import Growing
-from modelmill.serve.independence import rows_independent
 from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of

@@ -5,6 +5,7 @@ scale follows the largest value of the whole batch), one that normalises over th
 with others, a call would get another answer, and callers could read one another's data from it.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -12,9 +13,12 @@ from itertools import product
 import numpy as np
 
 from modelmill.engines.base import NUMPY
-from modelmill.errors import MillError
+from modelmill.errors import MillError, reraise_exit
 from modelmill.predictor import Predictor, read_golden
 from modelmill.tasks.base import Arrays
+from modelmill.types import Manifest
+
+log = logging.getLogger("modelmill.worker")
 
 LENGTHS = (8, 32, 64, 224)
 """Lengths tried for free axes, until one is accepted."""
@@ -34,14 +38,27 @@ SLOW_SECONDS = 1.0
 def rows_independent(model: Predictor) -> bool:
     """Whether each row's output is the same alone, beside other rows, and in another order.
 
-    False also when this can't be tried, such as for inputs of type BYTES.
+    False also when this can't be tried, such as for inputs of type BYTES, and when the engine
+    fails in a way that it should not.
     """
-    for example in _examples(model):
-        try:
-            return _same_alone_and_together(model, _variants(example))
-        except MillError:
-            continue  # such as a length that the network can't take
+    try:
+        for example in _examples(model):
+            try:
+                return _same_alone_and_together(model, _variants(example))
+            except MillError:
+                continue  # such as a length that the network can't take
+    except BaseException as error:
+        reraise_exit(error)
+        log.exception("the rows of a batch could not be tried")
     return False
+
+
+def can_be_tried(manifest: Manifest) -> bool:
+    """Whether values can be made up for the inputs: they have a batch axis, and are no BYTES."""
+    return all(
+        spec.datatype in NUMPY and spec.datatype != "BYTES" and spec.shape
+        for spec in manifest.inputs
+    )
 
 
 def _examples(model: Predictor) -> Iterator[Arrays]:
@@ -50,11 +67,9 @@ def _examples(model: Predictor) -> Iterator[Arrays]:
         for case in read_golden(model.golden):
             yield model.decode(case["input"])
         return
+    if not can_be_tried(model.manifest):
+        return
     specs = model.manifest.inputs
-    if any(spec.datatype not in NUMPY or not spec.shape for spec in specs):
-        return
-    if any(spec.datatype == "BYTES" for spec in specs):
-        return
     for length, most in product(LENGTHS, (WIDE, NARROW)):
         random = np.random.default_rng(0)
         row: Arrays = {}

@@ -50,6 +50,7 @@ class Stage:
             "worker:main",
             self.cores,
             self.budget,
+            load_seconds=600.0,
         )
         self.loop.tally = lambda place: self.tallies.get(place[2], Tally())
         self.loop.recover()

@@ -49,8 +49,8 @@ class Reconciler:
         sockets: Path,
         entry: str,
         cores: int,
-        memory_bytes: int = 0,
-        load_seconds: float = 600.0,
+        memory_bytes: int,
+        load_seconds: float,
     ) -> None:
         self._database, self._registry = database, registry
         self._cluster = cluster

@@ -4,13 +4,14 @@ import shutil
 import zipfile
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from modelmill import bundle
-from modelmill.errors import InvalidInput, StorageFull, TooLarge
+from modelmill.errors import InvalidInput, MillError, StorageFull, TooLarge
 from modelmill.jobs import registering
 from modelmill.types import JobSpec
-from tests.making import a_manifest, picture_bundle
+from tests.making import a_manifest, picture_bundle, vector_bundle
 
 
 class Silent:
@@ -33,13 +34,14 @@ def bomb(tmp_path, size):
     return zipped(tmp_path / "sealed", tmp_path / "bomb.zip")
 
 
-def register(upload, tmp_path):
+def register(upload, tmp_path, **settings):
     spec = JobSpec(
         job=1,
         kind="register",
         folder=str(tmp_path / "job"),
         threads=1,
         bundle=str(upload),
+        settings=settings,
     )
     return registering.register(spec, Silent(), SimpleNamespace(asked=False))
 
@@ -81,4 +83,47 @@ def test_what_is_refused_half_unpacked_leaves_nothing(tmp_path):
     (sealed / "model.onnx").write_bytes(b"changed")
     with pytest.raises(InvalidInput, match="was changed"):
         register(zipped(sealed, tmp_path / "changed.zip"), tmp_path)
+    assert list((tmp_path / "job").iterdir()) == []
+
+
+def items(tmp_path, *labels):
+    """The vectors of an index, a row for each label."""
+    path = tmp_path / "items.npz"
+    vectors = np.eye(4, dtype=np.float32)[: len(labels)]
+    np.savez(path, vectors=vectors, labels=np.array(labels))
+    how = {"source": str(vector_bundle(tmp_path / "sealed")), "k": 1}
+    return path, {**how, "index": "faces", "model": "eyes:1"}
+
+
+def test_a_classifier_is_made_of_the_items_of_an_index(tmp_path):
+    upload, how = items(tmp_path, "ann", "bob", "ann")
+    register(upload, tmp_path, **how)
+    assert bundle.open_bundle(tmp_path / "job" / "bundle").labels == ["ann", "bob"]
+
+
+def test_a_classifier_of_one_label_is_refused_and_leaves_nothing(tmp_path):
+    upload, how = items(tmp_path, "ann", "ann")
+    with pytest.raises(InvalidInput, match="needs at least 2"):
+        register(upload, tmp_path, **how)
+    assert list((tmp_path / "job").iterdir()) == []
+
+
+def test_a_model_that_can_not_be_opened_leaves_nothing(tmp_path):
+    upload = tmp_path / "model.onnx"
+    upload.write_bytes(b"no network")
+    with pytest.raises(MillError):
+        register(upload, tmp_path)
+    assert list((tmp_path / "job").iterdir()) == []
+
+
+def test_a_bundle_that_answers_otherwise_than_recorded_leaves_nothing(tmp_path):
+    sealed = picture_bundle(tmp_path / "sealed")
+    draft = tmp_path / "again"
+    shutil.copytree(sealed, draft)
+    (draft / "manifest.json").unlink()
+    golden = (draft / "golden.json").read_text()
+    (draft / "golden.json").write_text(golden.replace("bright", "dim"))
+    bundle.seal(draft, a_manifest(), tmp_path / "other")
+    with pytest.raises(InvalidInput, match="golden input 1"):
+        register(zipped(tmp_path / "other", tmp_path / "other.zip"), tmp_path)
     assert list((tmp_path / "job").iterdir()) == []

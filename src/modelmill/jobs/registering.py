@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from modelmill import __version__, bundle, predictor
+from modelmill import __version__, bundle
 from modelmill.artifacts import sha256_of
 from modelmill.cluster.child import Report
 from modelmill.data.names import check_member
@@ -22,6 +22,7 @@ from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, StorageFull, TooLarge
 from modelmill.jobs import neighbours
 from modelmill.jobs.process import Events, Stop, run
+from modelmill.predictor import Predictor
 from modelmill.types import JobSpec, Json, Lineage, Manifest
 
 ENGINE = "onnx"
@@ -50,18 +51,15 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
     if not sealed.exists():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        events.stage("reading the model")
-        if "source" in spec.settings:
-            manifest = neighbours.assemble(upload, draft, spec)
-        else:
-            manifest = _brought(upload, draft, spec)
-        bundle.seal(draft, manifest, sealed)
-        events.stage("trying it")
         try:
-            predictor.load(sealed, spec.threads)
-        except BundleCorrupt as error:
-            shutil.rmtree(sealed)
-            raise InvalidInput(str(error)) from error
+            events.stage("reading the model")
+            manifest = _brought(upload, draft, spec)
+            events.stage("trying it")
+            _try(draft, manifest, spec.threads)
+            bundle.seal(draft, manifest, sealed)
+        except BaseException:  # what is refused leaves nothing there
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
     manifest = bundle.open_bundle(sealed)
     return {
         "metrics": manifest.metrics,
@@ -71,14 +69,20 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
 
 
 def _brought(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
-    """What was uploaded, in the draft; what is refused leaves nothing there."""
+    """Leaves the files of the model in the draft, whichever way it was brought."""
+    if "source" in spec.settings:
+        return neighbours.assemble(upload, draft, spec)
+    if zipfile.is_zipfile(upload):
+        return _unpack(upload, draft)
+    return _wrap(upload, draft, spec)
+
+
+def _try(draft: Path, manifest: Manifest, threads: int) -> None:
+    """Open the model and have it answer its golden set; raises `InvalidInput`."""
     try:
-        if zipfile.is_zipfile(upload):
-            return _unpack(upload, draft)
-        return _wrap(upload, draft, spec)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        Predictor(draft, manifest, threads).check_golden()
+    except BundleCorrupt as error:
+        raise InvalidInput(str(error)) from error
 
 
 def _wrap(upload: Path, draft: Path, spec: JobSpec) -> Manifest:

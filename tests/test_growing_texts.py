@@ -116,6 +116,14 @@ def test_many_texts_share_the_slots_and_each_gets_its_own():
     assert Counter(piece.name for piece in pieces if piece.ended) == Counter(range(10))
 
 
+@pytest.mark.parametrize(("most", "slots"), [(1, 1), (2, 2), (0, 3), (9, 3)])
+def test_no_more_texts_share_the_slots_than_are_allowed(most, slots):
+    engine = Counting(slots=3)
+    pieces = run(Generator(engine, most), *(text(number) for number in range(6)))
+    assert engine.most == slots
+    assert {said(pieces, number) for number in range(6)} == {LETTERS[1:]}
+
+
 def test_a_long_prompt_is_read_in_parts_while_the_others_go_on():
     engine = Counting(slots=3, places=2000)
     generator = Generator(engine)

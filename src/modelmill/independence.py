@@ -16,7 +16,7 @@ from modelmill.engines.base import NUMPY
 from modelmill.errors import MillError, reraise_exit
 from modelmill.predictor import Predictor, read_golden
 from modelmill.tasks.base import Arrays
-from modelmill.types import Manifest
+from modelmill.types import ALONE, Manifest
 
 log = logging.getLogger("modelmill.worker")
 
@@ -34,6 +34,12 @@ Kernels for other batch sizes add up in another order, which moves a value by ab
 SLOW_SECONDS = 1.0
 """A row that takes longer is not tried: it gains nothing from others in its batch."""
 
+SHARED = "calls share batches: the rows of a batch are independent of one another"
+DEPENDENT = "rows of a batch depend on one another"
+SLOW = f"a row takes longer than {SLOW_SECONDS:g} second, and others would gain nothing"
+UNTRIED = "it could not be tried whether rows of a batch depend on one another"
+FAILED = "the engine failed when rows of a batch were tried"
+
 
 def rows_independent(model: Predictor) -> bool:
     """Whether each row's output is the same alone, beside other rows, and in another order.
@@ -41,16 +47,32 @@ def rows_independent(model: Predictor) -> bool:
     False also when this can't be tried, such as for inputs of type BYTES, and when the engine
     fails in a way that it should not.
     """
+    return not why_alone(model)
+
+
+def why_alone(model: Predictor) -> str:
+    """Why each call has to run alone; empty where the rows of a batch are independent."""
+    if model.grows:
+        return ""
     try:
         for example in _examples(model):
             try:
-                return _same_alone_and_together(model, _variants(example))
+                return _differs_together(model, _variants(example))
             except MillError:
                 continue  # such as a length that the network can't take
     except BaseException as error:
         reraise_exit(error)
         log.exception("the rows of a batch could not be tried")
-    return False
+        return FAILED
+    return UNTRIED
+
+
+def batches(model: Predictor) -> str:
+    """How calls of this model are answered, as a sentence for its card."""
+    if model.grows:
+        return "texts of several calls grow beside one another"
+    why = why_alone(model)
+    return f"{ALONE}: {why}" if why else SHARED
 
 
 def can_be_tried(manifest: Manifest) -> bool:
@@ -123,16 +145,18 @@ def _variants(row: Arrays) -> list[Arrays]:
     return [row, other, extreme, flat]
 
 
-def _same_alone_and_together(model: Predictor, rows: list[Arrays]) -> bool:
+def _differs_together(model: Predictor, rows: list[Arrays]) -> str:
+    """Why the rows can't share a batch; empty when they are answered together as alone."""
     began = time.perf_counter()
     alone = [_run(model, [rows[0]])]
     if time.perf_counter() - began > SLOW_SECONDS:
-        return False
+        return SLOW
     alone += [_run(model, [row]) for row in rows[1:]]
     if any(len(array) != 1 for outputs in alone for array in outputs.values()):
-        return False
+        return DEPENDENT
     orders = ([0, 1, 2, 3], [3, 2, 0, 1], [1, 1, 0], [3, 2])
-    return all(_matches(model, rows, alone, order) for order in orders)
+    same = all(_matches(model, rows, alone, order) for order in orders)
+    return "" if same else DEPENDENT
 
 
 def _matches(

@@ -17,6 +17,8 @@ ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 """States of a job that do not change by themselves; the others are queued, running and
 interrupted.
 """
+ALONE = "calls are answered one at a time"
+"""What is said where calls share no batch, before the reason."""
 WEIGHTS = "model.safetensors"
 """The file of a bundle from which its training can go on."""
 INT8 = "int8"
@@ -73,7 +75,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """What a bundle is. It is written last: its existence means that the bundle is complete.
 
     An empty `task` stands for a model without one: it takes and gives the engine's tensors, nothing
-    else.
+    else. `batches` says whether calls share batches, as it was found before it was sealed (empty:
+    not tried); workers try it again.
     """
 
     task: str
@@ -84,6 +87,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     labels: list[str]
     lineage: Lineage
     metrics: Json = msgspec.field(default_factory=dict)
+    batches: str = ""
     files: dict[str, str] = msgspec.field(default_factory=dict)
     schema: int = 1
 
@@ -112,6 +116,7 @@ class JobSpec(Struct, frozen=True, kw_only=True):
 class WorkerSpec(Struct, frozen=True, kw_only=True):
     """What a worker process is told. `threads` are for the engine, `decoders` for pictures and the
     like. `digest` is that of the registered manifest; where it is empty nothing is compared.
+    `batch` is as in `ServingOptions`.
     """
 
     deployment: str
@@ -124,6 +129,7 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     engine: str = ""
     precision: str = ""
     digest: str = ""
+    batch: int = 0
 
 
 class GatewaySpec(Struct, frozen=True, kw_only=True):
@@ -140,7 +146,8 @@ class ServingOptions(Struct, frozen=True, kw_only=True):
     Between `min_replicas` and `max_replicas` the number of workers follows the queue: one more
     while calls wait longer than `target_delay_ms`. With a minimum of 0 the last one goes after
     `idle_seconds` without a call. `threads` of 0 shares the cores among all workers. An empty
-    `engine` is the bundle's own.
+    `engine` is the bundle's own. At most `batch` calls share a batch (1: none do; 0: as many as
+    the model gains from).
     """
 
     min_replicas: int = 1
@@ -151,6 +158,7 @@ class ServingOptions(Struct, frozen=True, kw_only=True):
     engine: str = ""
     precision: str = ""
     max_wait_ms: float = 0.0
+    batch: int = 0
 
 
 class Variant(Struct, frozen=True, kw_only=True):

@@ -94,6 +94,8 @@ def route(wanted, name="digits"):
             {"min_replicas": 2, "max_replicas": 2},
         ),
         ([{"max_wait_ms": 5.0}, {"max_wait_ms": 0.0}], {}),
+        ([{"batch": 4}, {"threads": 2}], {"batch": 4, "threads": 2}),
+        ([{"batch": 4}, {"batch": 0}], {}),
         ([{"precision": "bf16"}, {"precision": None}], {"precision": "bf16"}),
         ([{"precision": "bf16"}, {"precision": ""}], {}),
     ],
@@ -367,6 +369,36 @@ def test_the_state_of_a_deployment_in_one_word(
         len(ready),
         5 * len(ready),
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "batch", "batches"),
+    [
+        ({"batch": 8}, 8, "up to 8 calls share a batch"),
+        ({"batch": 1}, 1, "calls are answered one at a time: the model gains nothing"),
+        (
+            {"batch": 1, "alone": "rows of a batch depend on one another"},
+            1,
+            "calls are answered one at a time: rows of a batch depend on one another",
+        ),
+        ({"batch": 8, "ready": False}, 0, ""),
+    ],
+)
+def test_a_view_says_how_many_calls_share_a_batch_and_why(
+    wanted, project, database, serve, said, batch, batches
+):
+    row = wanted.deploy(project, "digits:1", "")
+    serve(row, 1, **said)
+    with database.session() as session:
+        session.execute(update(Deployment).values(serving_model="digits", serving=1))
+    seen = views.deployment_view(
+        wanted.get(project, "digits"),
+        wanted.replicas(project),
+        wanted._registry.tasks(project),
+    )
+    assert seen.batch == batch
+    assert seen.batches.startswith(batches)
+    assert bool(seen.batches) == bool(batches)
 
 
 def test_a_view_names_canaries_and_options(wanted, project, serve):

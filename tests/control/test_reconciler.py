@@ -288,7 +288,8 @@ def test_a_deployment_is_served_while_its_threads_are_rolled(stage):
 
 
 @pytest.mark.parametrize(
-    "options", [{"threads": 3}, {"engine": "openvino"}, {"precision": "bf16"}]
+    "options",
+    [{"threads": 3}, {"engine": "openvino"}, {"precision": "bf16"}, {"batch": 1}],
 )
 def test_other_options_roll_the_workers(stage, options):
     stage.deploy()

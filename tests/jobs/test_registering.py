@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from modelmill import bundle
 from modelmill.errors import InvalidInput, MillError, StorageFull, TooLarge
@@ -127,3 +128,42 @@ def test_a_bundle_that_answers_otherwise_than_recorded_leaves_nothing(tmp_path):
     with pytest.raises(InvalidInput, match="golden input 1"):
         register(zipped(tmp_path / "other", tmp_path / "other.zip"), tmp_path)
     assert list((tmp_path / "job").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "says"),
+    [
+        ("Neg", "calls share batches: the rows of a batch are independent"),
+        ("CumSum", "calls are answered one at a time: rows of a batch depend"),
+    ],
+)
+def test_a_bare_network_gets_a_card_that_says_whether_calls_share_batches(
+    operator, says, tmp_path
+):
+    axis = helper.make_tensor("axis", TensorProto.INT64, [], [0])
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x", "axis"][: 1 + (operator != "Neg")], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, ["n", 3])],
+        [value("y", TensorProto.FLOAT, ["n", 3])],
+        [axis],
+    )
+    upload = tmp_path / "model.onnx"
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    upload.write_bytes(model.SerializeToString())
+    register(upload, tmp_path)
+    made = bundle.open_bundle(tmp_path / "job" / "bundle")
+    assert made.batches.startswith(says)
+    card = (tmp_path / "job" / "bundle" / "README.md").read_text("utf-8")
+    assert f"- {made.batches}" in card
+    assert "input `x`: FP32 [-1, 3]" in card
+
+
+def test_a_bundle_that_is_brought_again_stays_the_same(tmp_path):
+    upload = zipped(picture_bundle(tmp_path / "sealed"), tmp_path / "first.zip")
+    first = register(upload, tmp_path)["bundle"]
+    again = zipped(tmp_path / "job" / "bundle", tmp_path / "again.zip")
+    shutil.rmtree(tmp_path / "job")
+    assert register(again, tmp_path)["bundle"] == first

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from modelmill import bundle, predictor
+from modelmill import bundle, independence, predictor
 from modelmill.independence import can_be_tried, rows_independent
 from modelmill.serve.tensors import array_of, tensor_of
 from modelmill.serve.wire import Call
 from modelmill.serve.worker import Worker
-from modelmill.types import TensorSpec
+from modelmill.types import ALONE, TensorSpec
 from tests.making import (
     a_manifest,
     mask_bundle,
@@ -17,6 +17,7 @@ from tests.making import (
     text_bundle,
     text_vector_bundle,
     vector_bundle,
+    writing_bundle,
 )
 
 
@@ -122,6 +123,31 @@ DEPENDENT = [whole_batch, time_first, dynamically_quantised]
 )
 def test_a_model_that_mixes_its_rows_is_found(make, tmp_path):
     assert not rows_independent(make(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("make", "why", "said"),
+    [
+        (linear, "", independence.SHARED),
+        (whole_batch, independence.DEPENDENT, ALONE),
+    ],
+)
+def test_why_calls_share_no_batch_is_said_in_words(make, why, said, tmp_path):
+    model = make(tmp_path)
+    assert independence.why_alone(model) == why
+    assert independence.batches(model).startswith(said)
+    assert independence.batches(model).endswith(why)
+
+
+def test_texts_that_grow_need_no_proof(tmp_path):
+    model = predictor.load(writing_bundle(tmp_path / "bundle"))
+    assert independence.why_alone(model) == ""
+    assert "grow beside one another" in independence.batches(model)
+
+
+def test_a_slow_row_is_not_tried_beside_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(independence, "SLOW_SECONDS", 0.0)
+    assert independence.why_alone(linear(tmp_path)) == independence.SLOW
 
 
 def test_a_matrix_product_is_independent(tmp_path):

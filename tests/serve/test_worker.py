@@ -1,5 +1,8 @@
 """A worker answers every call of a batch, whatever its batch-mates are."""
 
+import gc
+import os
+import signal
 import socket
 import threading
 import time
@@ -11,8 +14,9 @@ import pytest
 from modelmill import predictor
 from modelmill.serve.tensors import elements_of, tensor_of, texts_of
 from modelmill.serve.wire import HEAD, Call, Tensor, frame, read_batch
-from modelmill.serve.worker import Server, Worker
-from tests.making import picture_bundle, png, text_bundle
+from modelmill.serve.worker import Server, Worker, main
+from modelmill.types import WorkerSpec
+from tests.making import picture_bundle, png, text_bundle, writing_bundle
 
 
 @pytest.fixture(scope="module")
@@ -488,3 +492,46 @@ def test_a_wish_to_end_is_not_held_up(pictures, monkeypatch):
     monkeypatch.setattr(pictures, "decode", exits)
     with pytest.raises(SystemExit):
         Worker(pictures, 1).answer([Call(1, grey(7), [], {})])
+
+
+@pytest.fixture
+def undisturbed():
+    """What the entry of a worker changes of its process is put back."""
+    thresholds, ask = gc.get_threshold(), signal.getsignal(signal.SIGTERM)
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+    signal.signal(signal.SIGTERM, ask)
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.parametrize(
+    ("make", "batch", "most", "why"),
+    [
+        (picture_bundle, 1, 1, "the deployment is set to a batch of 1"),
+        (picture_bundle, 2, 2, ""),
+        (picture_bundle, 0, 64, ""),
+        (writing_bundle, 1, 1, "the deployment is set to a batch of 1"),
+        (writing_bundle, 5, 5, ""),
+        (writing_bundle, 0, 16, ""),
+    ],
+)
+def test_a_worker_says_how_many_calls_share_a_batch(make, batch, most, why, tmp_path):
+    said = []
+    spec = WorkerSpec(
+        deployment="eyes",
+        model="eyes",
+        version=1,
+        bundle=str(make(tmp_path / "bundle")),
+        socket=str(tmp_path / "w.sock"),
+        threads=1,
+        batch=batch,
+    )
+
+    def report(message):
+        said.append(message)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert main(msgspec.json.encode(spec), report) == 0
+    assert 1 <= said[0]["batch"] <= most
+    assert said[0]["alone"] == why

@@ -193,6 +193,7 @@ def version(row: Mapping[str, Any], url: str) -> None:
                 f"{one['name']} ({one['task']} on {one['dataset']})"
                 for one in lineage.get("chain", [])
             ],
+            "batches": row["batches"],
             "files": list(row["files"]),
             "model card": f"{url}/api/v1/models/{row['name']}:{row['version']}/files/README.md"
             if "README.md" in row["files"]
@@ -211,6 +212,7 @@ def deployments(rows: Sequence[Mapping[str, Any]]) -> None:
             "workers": f"{row['ready_replicas']} of {row['replicas']}",
             "beside": _beside(row),
             "MB": _megabytes(row),
+            "batch": _batch(row),
         }
         for row in rows
     ]
@@ -225,6 +227,7 @@ def deployments(rows: Sequence[Mapping[str, Any]]) -> None:
             "state",
             "workers",
             "MB",
+            "batch",
             "error",
             "note",
         ),
@@ -240,6 +243,14 @@ def _beside(row: Mapping[str, Any]) -> str:
     )
 
 
+def _batch(row: Mapping[str, Any]) -> str:
+    """How many calls share a batch, and the reason where none do."""
+    if not row["batch"]:
+        return ""
+    why = row["batches"].partition(": ")[2] if row["batch"] == 1 else ""
+    return f"{row['batch']}: {why}" if why else str(row["batch"])
+
+
 def _megabytes(row: Mapping[str, Any]) -> str:
     return str(round(row["memory"] / 1e6)) if row["memory"] else ""
 
@@ -252,6 +263,7 @@ def deployment(row: Mapping[str, Any], url: str) -> None:
             "model": f"{row['model']}:{row['version']}",
             "beside it": _beside(row),
             "workers": f"{row['ready_replicas']} of {row['replicas']}",
+            "batches": row["batches"],
             "Hugging Face": f"{url}/models/{row['name']}" if row["task"] else "",
             "Open Inference": f"{url}/v2/models/{row['name']}/infer",
             "error": row["error"],

@@ -53,6 +53,12 @@ def deploy(
     max_wait: Annotated[
         float | None, Parameter(help="ms that a call may wait for a fuller batch")
     ] = None,
+    batch: Annotated[
+        int | None,
+        Parameter(
+            help="most calls that share a batch; 1: none do; 0: what it gains from"
+        ),
+    ] = None,
     canary: Annotated[
         float | None,
         Parameter(help="serve beside the main version: percent of requests"),
@@ -75,6 +81,7 @@ def deploy(
         "engine": engine,
         "precision": precision,
         "max_wait_ms": max_wait,
+        "batch": batch,
         "canary": canary,
         "shadow": shadow,
     }

@@ -207,7 +207,7 @@ class Client(Indexes, Texts):
         """Serve `NAME[:VERSION|@ALIAS]`; over a running version without a failed request.
 
         Options: `min_replicas`, `max_replicas`, `idle_seconds`, `target_delay_ms`, `threads`,
-        `engine`, `precision`, `max_wait_ms`; with `canary` (percent of the requests) or
+        `engine`, `precision`, `max_wait_ms`, `batch`; with `canary` (percent of the requests) or
         `shadow=True` the version is served beside the main one, a canary until it breaks
         `max_error_rate` or `max_slowdown`.
         """

@@ -58,6 +58,7 @@ class Version(TypedDict):
     preprocessing: Json
     files: dict[str, str]
     lineage: Json
+    batches: str
     created: str
 
 
@@ -71,6 +72,8 @@ class Deployment(TypedDict):
     options: Json
     variants: list[Json]
     memory: int
+    batch: int
+    batches: str
 
     name: str
     model: str

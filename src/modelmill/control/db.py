@@ -31,7 +31,7 @@ from modelmill.errors import Conflict, MillError, StorageFull
 from modelmill.types import Json
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration, checked at start without loading the migration tool."""
 
 
@@ -193,6 +193,7 @@ class Replica(Owned, Base):
     pid: Mapped[int]
     ready: Mapped[bool] = mapped_column(default=False)
     batch: Mapped[int] = mapped_column(default=0)
+    alone: Mapped[str] = mapped_column(default="")
     threads: Mapped[int] = mapped_column(default=1)
     memory: Mapped[int] = mapped_column(BigInteger, default=0)
 

@@ -143,6 +143,7 @@ def _replica(worker: Running, project: int) -> Replica:
         pid=worker.handle.pid,
         ready=worker.ready,
         batch=worker.batch,
+        alone=worker.alone,
         threads=worker.threads,
         memory=worker.memory,
     )

@@ -217,6 +217,7 @@ class Reconciler:
                     # Whether the next may start depends on it
                     worker.memory = worker.handle.memory()
                     worker.batch = message.get("batch", 0)
+                    worker.alone = message.get("alone", "")
                     worker.threads = message.get("threads", worker.threads)
                     self._failures.pop((worker.deployment, worker.version), None)
             if worker.handle.exit_code() is not None:
@@ -465,6 +466,7 @@ class Reconciler:
                 engine=options.engine,
                 precision=options.precision,
                 digest=found.digest,
+                batch=options.batch,
             )
             handle = self._cluster.start(
                 self._entry,
@@ -534,8 +536,10 @@ class Reconciler:
 
 def _runs_as(worker: Running, options: ServingOptions) -> bool:
     """Whether a worker was started as the options say."""
-    same = (worker.spec.engine, worker.spec.precision) == (
+    spec = worker.spec
+    same = (spec.engine, spec.precision, spec.batch) == (
         options.engine,
         options.precision,
+        options.batch,
     )
-    return same and options.threads in (0, worker.spec.threads)
+    return same and options.threads in (0, spec.threads)

@@ -191,5 +191,6 @@ def summary(version: Version, aliases: list[Alias]) -> Json:
         "preprocessing": manifest["preprocessing"],
         "files": manifest["files"],
         "lineage": manifest["lineage"],
+        "batches": manifest.get("batches", ""),
         "created": version.created,
     }

@@ -82,6 +82,12 @@ class DeployRequest(Body):
     max_wait_ms: float | None = Field(
         None, ge=0, le=10_000, description="wait for a fuller batch"
     )
+    batch: int | None = Field(
+        None,
+        ge=0,
+        le=4096,
+        description="most calls that share a batch; 1: none do; 0: what the model gains from",
+    )
     canary: float | None = Field(
         None,
         gt=0,
@@ -213,6 +219,9 @@ class VersionView(BaseModel):
     preprocessing: dict[str, Any]
     files: dict[str, str]
     lineage: dict[str, Any]
+    batches: str = Field(
+        description="whether calls share batches, as found when it was sealed; empty: not tried"
+    )
     created: datetime
 
 
@@ -246,6 +255,10 @@ class DeploymentView(BaseModel):
     options: dict[str, Any]
     variants: list[VariantView]
     memory: int = Field(description="bytes that its workers hold")
+    batch: int = Field(
+        description="most calls that share a batch, as its workers found; 0: not known"
+    )
+    batches: str = Field(description="the same in words, with the reason where it is 1")
     created: datetime
 
 

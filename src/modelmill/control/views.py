@@ -10,6 +10,7 @@ from modelmill.control.db import ApiKey, Dataset, Deployment, Job, Replica
 from modelmill.control.deployments import options_of
 from modelmill.data.formats import fitting
 from modelmill.tasks.base import describe, kind_of, plan, recipe_named, task_named
+from modelmill.types import ALONE
 
 
 def task_view(name: str) -> schemas.TaskView:
@@ -107,15 +108,16 @@ def deployment_view(
         )
         for one in row.variants
     ]
+    serving = (row.serving_model or row.model, row.serving or row.version)
+    answering = [w for w in workers if w.ready and (w.model, w.version) == serving]
+    batch = max((worker.batch for worker in answering), default=0)
     return schemas.DeploymentView(
         name=row.name,
         model=row.model,
         version=row.version,
         task=tasks.get(row.model, ""),
         replicas=row.replicas,
-        ready_replicas=ready[
-            (row.serving_model or row.model, row.serving or row.version)
-        ],
+        ready_replicas=ready[serving],
         state=state,
         serving=row.serving,
         error=row.error,
@@ -123,8 +125,19 @@ def deployment_view(
         options=msgspec.to_builtins(options_of(row)),
         variants=variants,
         memory=sum(one.memory for one in workers),
+        batch=batch,
+        batches=_batches(batch, next((w.alone for w in answering if w.alone), "")),
         created=row.created,
     )
+
+
+def _batches(batch: int, alone: str) -> str:
+    """How many calls share a batch, in words; empty where it is not known."""
+    if alone:
+        return f"{ALONE}: {alone}"
+    if batch == 1:
+        return f"{ALONE}: the model gains nothing from more"
+    return f"up to {batch} calls share a batch" if batch else ""
 
 
 def key_view(row: ApiKey) -> schemas.KeyView:

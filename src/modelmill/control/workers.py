@@ -30,6 +30,7 @@ class Running:
         self.started = started
         self.ready = False
         self.batch = 0
+        self.alone = ""
         self.threads = spec.threads
         self.memory = 0
         self.leaving: float | None = None

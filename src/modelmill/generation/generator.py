@@ -80,10 +80,13 @@ class Piece:
 
 
 class Generator:
-    """All texts of one worker: those that wait, and those in the engine's slots."""
+    """All texts of one worker: those that wait, and those in the engine's slots, of which at most
+    `most` are used (0: all).
+    """
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Steps, most: int = 0) -> None:
         self._steps = steps
+        self._slots = min(most, steps.slots) if most else steps.slots
         self._waiting: deque[Text] = deque()
         self._active: list[Text] = []
         self._reading: Text | None = None
@@ -115,11 +118,7 @@ class Generator:
             yield from self._told(
                 range(len(self._active)), self._steps.step(tokens, lengths)
             )
-        if (
-            self._reading is None
-            and self._waiting
-            and len(self._active) < self._steps.slots
-        ):
+        if self._reading is None and self._waiting and len(self._active) < self._slots:
             self._reading, self._read = self._waiting.popleft(), 0
         if self._reading is not None:
             yield from self._read_on(self._reading)

@@ -10,6 +10,7 @@ from modelmill.tasks.base import SAMPLES, task_named
 from modelmill.types import Json, Manifest
 
 LIBRARY = "modelmill"
+CARD = "README.md"
 
 
 def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
@@ -47,17 +48,7 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
             for picture in pictures
         ),
         "",
-        "## Input and output",
-        "",
-        *(
-            f"- input `{spec.name}`: {spec.datatype} {spec.shape}"
-            for spec in manifest.inputs
-        ),
-        *(
-            f"- output `{spec.name}`: {spec.datatype} {spec.shape}"
-            for spec in manifest.outputs
-        ),
-        "",
+        *_input_and_output(manifest),
         "Preprocessing, executed by the server:",
         "",
         _code(manifest.preprocessing),
@@ -77,6 +68,48 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def brought_card(name: str, manifest: Manifest) -> str:
+    """`README.md` of a model that was not trained here: what it takes and how it is answered."""
+    task, lineage = manifest.task, manifest.lineage
+    what = f"A model for {task}" if task else "A model that takes and gives tensors"
+    lines = [
+        "---",
+        f"library_name: {LIBRARY}",
+        *([f"pipeline_tag: {task}"] if task else []),
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"{what}{_labels(manifest.labels)}. It was brought as a finished network.",
+        "",
+        *_input_and_output(manifest),
+        "## Lineage",
+        "",
+        f"- what was brought: sha256 `{lineage.data_digest}`",
+        f"- modelmill {lineage.code_version}, job {lineage.job}, {lineage.created}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _input_and_output(manifest: Manifest) -> list[str]:
+    batches = manifest.batches
+    return [
+        "## Input and output",
+        "",
+        *(
+            f"- input `{spec.name}`: {spec.datatype} {spec.shape}"
+            for spec in manifest.inputs
+        ),
+        *(
+            f"- output `{spec.name}`: {spec.datatype} {spec.shape}"
+            for spec in manifest.outputs
+        ),
+        *([f"- {batches}"] if batches else []),
+        "",
+    ]
 
 
 def _front_matter(name: str, manifest: Manifest) -> str:

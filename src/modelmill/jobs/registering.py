@@ -20,7 +20,9 @@ from modelmill.cluster.child import Report
 from modelmill.data.names import check_member
 from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, StorageFull, TooLarge
+from modelmill.independence import batches
 from modelmill.jobs import neighbours
+from modelmill.jobs.card import CARD, brought_card
 from modelmill.jobs.process import Events, Stop, run
 from modelmill.predictor import Predictor
 from modelmill.types import JobSpec, Json, Lineage, Manifest
@@ -55,8 +57,10 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
             events.stage("reading the model")
             manifest = _brought(upload, draft, spec)
             events.stage("trying it")
-            _try(draft, manifest, spec.threads)
-            bundle.seal(draft, manifest, sealed)
+            tried = _try(draft, manifest, spec.threads)
+            if not (draft / CARD).exists():
+                (draft / CARD).write_text(brought_card(spec.name, tried), "utf-8")
+            bundle.seal(draft, tried, sealed)
         except BaseException:  # what is refused leaves nothing there
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -77,12 +81,17 @@ def _brought(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
     return _wrap(upload, draft, spec)
 
 
-def _try(draft: Path, manifest: Manifest, threads: int) -> None:
-    """Open the model and have it answer its golden set; raises `InvalidInput`."""
+def _try(draft: Path, manifest: Manifest, threads: int) -> Manifest:
+    """Open the model, have it answer its golden set, and find out whether calls share batches.
+
+    Raises `InvalidInput`.
+    """
     try:
-        Predictor(draft, manifest, threads).check_golden()
+        model = Predictor(draft, manifest, threads)
+        model.check_golden()
     except BundleCorrupt as error:
         raise InvalidInput(str(error)) from error
+    return msgspec.structs.replace(manifest, batches=batches(model))
 
 
 def _wrap(upload: Path, draft: Path, spec: JobSpec) -> Manifest:

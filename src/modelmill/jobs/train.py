@@ -23,7 +23,8 @@ from modelmill.data.base import SPLITS
 from modelmill.data.cache import Arrays, trim
 from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput
-from modelmill.jobs.card import curves_picture, model_card
+from modelmill.independence import batches
+from modelmill.jobs.card import CARD, curves_picture, model_card
 from modelmill.jobs.evaluate import evaluate
 from modelmill.jobs.inheriting import Base, few, freeze, head_of
 from modelmill.jobs.material import Material
@@ -112,8 +113,10 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     )
     for place in (draft / "pictures", folder / "pictures"):
         save_pictures(place, pictures)
-    manifest = msgspec.structs.replace(manifest, metrics=found.metrics)
-    (draft / "README.md").write_text(
+    manifest = msgspec.structs.replace(
+        manifest, metrics=found.metrics, batches=batches(model)
+    )
+    (draft / CARD).write_text(
         model_card(spec.name, manifest, sorted(pictures)), "utf-8"
     )
     digest = bundle.seal(draft, manifest, sealed)

@@ -47,11 +47,13 @@ class Caller:
 
 
 class Growing:
-    """Takes calls from all links, and lets their answers grow beside one another."""
+    """Takes calls from all links, and lets their answers grow beside one another, at most `most`
+    at a time (0: as many as the engine has slots for).
+    """
 
-    def __init__(self, model: Predictor) -> None:
+    def __init__(self, model: Predictor, most: int = 0) -> None:
         self.model, self.task = model, model.task
-        self._generator = Generator(model.session)
+        self._generator = Generator(model.session, most)
         self._callers: dict[tuple[int, int], Caller] = {}
         self._changed = threading.Condition()
         self._arrived: list[tuple[Send, Call]] = []

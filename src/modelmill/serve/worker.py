@@ -25,7 +25,7 @@ from modelmill import predictor
 from modelmill.cluster.child import Report
 from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
-from modelmill.independence import rows_independent
+from modelmill.independence import why_alone
 from modelmill.serve.growing import Growing
 from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
@@ -41,13 +41,14 @@ from modelmill.serve.wire import (
     read_calls,
 )
 from modelmill.tasks.base import NOTE, kind_of
-from modelmill.types import TEXTS, WorkerSpec
+from modelmill.types import ALONE, TEXTS, WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
 MAX_ROWS = 256
 QUICK_SECONDS = 0.002
 GARBAGE = 20_000
+BY_HAND = "the deployment is set to a batch of 1"
 BATCHES = 2
 """Batches of one gateway that are worked on at a time: one is decoded while the other runs."""
 
@@ -335,11 +336,14 @@ def _alike(items: Sequence[Item | MillError]) -> list[list[int]]:
 
 
 class Server:
-    """Listens on the worker's socket; each gateway has its own threads."""
+    """Listens on the worker's socket; each gateway has its own threads.
 
-    def __init__(self, worker: Worker, path: str) -> None:
+    At most so many texts grow beside one another (0: as many as the engine has slots for).
+    """
+
+    def __init__(self, worker: Worker, path: str, most: int = 0) -> None:
         self.worker, self._path = worker, path
-        self._growing = Growing(worker.model) if worker.model.grows else None
+        self._growing = Growing(worker.model, most) if worker.model.grows else None
         self._links: set[socket.socket] = set()
         self.stopping = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -476,6 +480,17 @@ def _open(told: WorkerSpec) -> predictor.Predictor:
     return model
 
 
+def _rows(worker: Worker, most: int) -> int:
+    """How many calls share a batch: as many as the model gains from, at most `most` (0: any)."""
+    if not worker.independent:
+        return 1
+    if worker.model.grows:
+        rows = int(worker.model.session.slots)
+    else:
+        rows = best_rows(worker.answer, worker.model.manifest)
+    return min(rows or most, most) if most else rows
+
+
 def main(spec: bytes, report: Report) -> int:
     """Entry of a worker process."""
     logging.basicConfig(
@@ -489,19 +504,12 @@ def main(spec: bytes, report: Report) -> int:
         log.error("%s can't be served: %s", told.deployment, error)
         report({"error": error.message, "code": error.code})
         return 1
-    independent = model.grows or rows_independent(model)
-    worker = Worker(model, told.decoders, independent)
-    rows = 1
-    if model.grows:
-        rows = model.session.slots
-    elif independent:
-        rows = best_rows(worker.answer, model.manifest)
-    else:
-        log.warning(
-            "%s: rows of a batch are not proved independent: each call runs alone",
-            told.deployment,
-        )
-    server = Server(worker, told.socket)
+    alone = BY_HAND if told.batch == 1 else why_alone(model)
+    worker = Worker(model, told.decoders, not alone)
+    rows = _rows(worker, told.batch)
+    if alone:
+        log.warning("%s: %s: %s", told.deployment, ALONE, alone)
+    server = Server(worker, told.socket, told.batch)
     gc.freeze()
     gc.set_threshold(GARBAGE, 20, 100)
     signal.signal(signal.SIGTERM, lambda *_: server.stopping.set())
@@ -514,6 +522,6 @@ def main(spec: bytes, report: Report) -> int:
         seconds,
         rows,
     )
-    report({"ready": True, "batch": rows, "threads": model.threads})
+    report({"ready": True, "batch": rows, "alone": alone, "threads": model.threads})
     server.run()
     return 0

@@ -66,7 +66,7 @@ def test_a_missing_file_is_named(tmp_path):
         bundle.open_bundle(folder)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_changed_byte_of_any_file_is_found(data, tmp_path_factory):
     with tempfile.TemporaryDirectory() as place:
@@ -86,7 +86,7 @@ def test_any_changed_byte_of_any_file_is_found(data, tmp_path_factory):
             bundle.open_bundle(folder)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_damaged_manifest_is_refused_or_still_vouches_for_its_files(data):
     with tempfile.TemporaryDirectory() as place:

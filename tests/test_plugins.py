@@ -122,7 +122,11 @@ def test_every_extra_that_an_error_names_brings_its_package():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())[
         "project"
     ]
-    other = {"sklearn": "scikit-learn", "faster_coco_eval": "faster-coco-eval"}
+    other = {
+        "sklearn": "scikit-learn",
+        "skimage": "scikit-image",
+        "faster_coco_eval": "faster-coco-eval",
+    }
     for package, extra in plugins.EXTRAS.items():
         wanted = other.get(package, package)
         assert any(

@@ -164,7 +164,7 @@ def test_a_label_that_looks_like_mathematics_does_not_break_the_picture():
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.sampled_from("ab")), min_size=1, max_size=20)
 )

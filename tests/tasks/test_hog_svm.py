@@ -1,14 +1,15 @@
-"""The graph of hog-svm: true histograms of gradients, and probabilities that mean something."""
+"""The recipe hog-svm: true histograms of gradients, and probabilities that mean something."""
 
 import gzip
 
 import numpy as np
-import onnxruntime
 import pytest
+import torch
 
 from modelmill.errors import InvalidInput
 from modelmill.tasks.base import Facts, Signature, fitted, plan, recipe_named
 from modelmill.tasks.decoding.image_decoder import Look
+from modelmill.tasks.image_classification.hog import Hog
 from modelmill.tasks.image_classification.recipes import hog_svm
 from modelmill.types import TensorSpec
 
@@ -16,8 +17,8 @@ RECIPE = recipe_named("image-classification", "hog-svm")
 
 
 def features(pictures, **settings):
-    how = hog_svm.Settings(**settings)
-    return hog_svm.described(pictures, hog_svm.model(how, list(pictures.shape[1:]), {}))
+    height, width = pictures.shape[1:3]
+    return hog_svm.features(Hog(hog_svm.Settings(**settings), height, width), pictures)
 
 
 def trained(pictures, labels, **settings):
@@ -25,14 +26,14 @@ def trained(pictures, labels, **settings):
     signature = Signature(
         inputs=[spec], classes=int(labels.max()) + 1, preprocessing=None
     )
-    graph, weights = RECIPE.fit(
+    return RECIPE.fit(
         plan(RECIPE, settings), signature, {"image": pictures}, {"label": labels}
     )
-    return onnxruntime.InferenceSession(graph.SerializeToString()), weights
 
 
-def scores(session, pictures):
-    return session.run(None, {"image": pictures})[0]
+def scores(network, pictures):
+    with torch.inference_mode():
+        return network(torch.from_numpy(pictures.copy())).numpy()
 
 
 def ramp(degrees, side=16):
@@ -120,8 +121,8 @@ def stripes(count, classes, noise):
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_scores_are_probabilities_of_the_right_class(classes):
     pictures, labels = stripes(300, classes, 20)
-    session, _ = trained(pictures[:200], labels[:200], cell=4)
-    found = scores(session, pictures[200:])
+    network, _ = trained(pictures[:200], labels[:200], cell=4)
+    found = scores(network, pictures[200:])
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
     assert (found.argmax(1) == labels[200:]).mean() > 0.97
 
@@ -131,8 +132,8 @@ def test_where_it_is_often_wrong_it_is_less_sure():
     hard, _ = stripes(600, 6, 160)
     sure = []
     for pictures in (easy, hard):
-        session, _ = trained(pictures[:400], labels[:400], cell=4)
-        found = scores(session, pictures[400:])
+        network, _ = trained(pictures[:400], labels[:400], cell=4)
+        found = scores(network, pictures[400:])
         right = (found.argmax(1) == labels[400:]).mean()
         assert found.max(1).mean() == pytest.approx(right, abs=0.12)
         sure.append(found.max(1).mean())
@@ -141,8 +142,8 @@ def test_where_it_is_often_wrong_it_is_less_sure():
 
 def test_a_handful_of_pictures_is_enough_to_train():
     pictures, labels = stripes(4, 2, 5)
-    session, weights = trained(pictures, labels, cell=4)
-    assert scores(session, pictures).argmax(1).tolist() == labels.tolist()
+    network, weights = trained(pictures, labels, cell=4)
+    assert scores(network, pictures).argmax(1).tolist() == labels.tolist()
     assert weights["weight"].shape[0] == 2
 
 
@@ -161,9 +162,9 @@ def test_digits_are_named(shared):
             pictures[:2000],
             np.frombuffer(labels, np.uint8, offset=8)[:2000].astype(np.int64),
         )
-    session, _ = trained(*sets["train"], cell=4)
+    network, _ = trained(*sets["train"], cell=4)
     pictures, labels = sets["t10k"]
     found = np.concatenate(
-        [scores(session, pictures[at : at + 500]) for at in range(0, 2000, 500)]
+        [scores(network, pictures[at : at + 500]) for at in range(0, 2000, 500)]
     )
     assert (found.argmax(1) == labels).mean() > 0.95

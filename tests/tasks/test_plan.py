@@ -137,7 +137,7 @@ def test_a_plan_written_flat_and_read_again_is_the_same_plan(overrides):
     assert plan(CNN, json.loads(json.dumps(chosen.flat()))) == chosen
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(
         st.sampled_from([*plan(CNN, {}).flat(), "nonsense"]),

@@ -58,13 +58,11 @@ def spearman(one: NDArray[Any], other: NDArray[Any]) -> float:
     """The correlation of two rankings, -1..1; 0 where one of them ranks nothing. Equal values share
     their ranks.
     """
-    ranks = []
-    for values in (one, other):
-        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(count) - (count - 1) / 2)[place])
-    if any(np.ptp(rank) == 0 for rank in ranks):
+    from scipy.stats import spearmanr
+
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    return float(spearmanr(one, other).statistic)
 
 
 def paired(

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,31 +34,27 @@ def ssim(one: Pixels, other: Pixels) -> float:
     """The mean structural similarity of 8-bit pictures [H, W, C], over channels.
 
     Wang et al. 2004, IEEE TIP 13(4): a Gaussian window of 11 pixels with deviation 1.5, K1 = 0.01,
-    K2 = 0.03. A picture smaller than the window is one window.
+    K2 = 0.03. A picture smaller than the window is mirrored at its edges up to that size.
     """
-    x, y = one.astype(np.float64), other.astype(np.float64)
-    near, far = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mean_x, mean_y = _windowed(x), _windowed(y)
-    var_x, var_y = _windowed(x * x) - mean_x**2, _windowed(y * y) - mean_y**2
-    both = _windowed(x * y) - mean_x * mean_y
-    above = (2 * mean_x * mean_y + near) * (2 * both + far)
-    below = (mean_x**2 + mean_y**2 + near) * (var_x + var_y + far)
-    return float(np.mean(above / below))
+    from skimage.metrics import structural_similarity
 
-
-def _windowed(x: Any) -> Any:
-    """Weighted means over windows that lie within the picture, along both axes."""
-    for axis in (0, 1):
-        size = min(WINDOW, x.shape[axis])
-        place = np.arange(size) - (size - 1) / 2
-        weights = np.exp(-(place**2) / (2 * DEVIATION**2))
-        weights /= weights.sum()
-        count = x.shape[axis] - size + 1
-        x = sum(
-            weight * x.take(range(at, at + count), axis)
-            for at, weight in enumerate(weights)
+    return float(
+        structural_similarity(
+            _at_least_a_window(one),
+            _at_least_a_window(other),
+            gaussian_weights=True,
+            sigma=DEVIATION,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=2,
         )
-    return x
+    )
+
+
+def _at_least_a_window(pixels: Pixels) -> Pixels:
+    missing = [max(0, WINDOW - side) for side in pixels.shape[:2]]
+    edges = [(few // 2, few - few // 2) for few in missing]
+    return np.pad(pixels, [*edges, (0, 0)], mode="symmetric")
 
 
 def sheet(rows: Sequence[Row]) -> bytes:

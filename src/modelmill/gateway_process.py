@@ -94,7 +94,7 @@ async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
 
 
 def _admin(gateway: Gateway, stores: Stores) -> Any:
-    upload_bytes = stores.settings.limits.upload_bytes
+    limits = stores.settings.limits
     parts = (
         stores.database,
         stores.datasets,
@@ -103,7 +103,8 @@ def _admin(gateway: Gateway, stores: Stores) -> Any:
         stores.deployments,
         stores.artifacts,
     )
-    control = Control(*parts, upload_bytes, stores.indexes, embedder_of(gateway))
+    sizes = (limits.upload_bytes, limits.free_bytes)
+    control = Control(*parts, *sizes, stores.indexes, embedder_of(gateway))
     return make_api(control, lambda error: STATUS.get(error.code, 500))
 
 

@@ -92,7 +92,7 @@ class Limits(BaseModel):
     free_bytes: int = Field(
         default=64 << 20,
         ge=0,
-        description="room on the disk below which readiness says no",
+        description="room on the disk below which readiness says no; uploads leave it",
     )
 
 

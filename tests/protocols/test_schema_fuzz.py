@@ -4,11 +4,13 @@ real socket.
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -72,6 +74,7 @@ class Admin:
             stores.deployments,
             stores.artifacts,
             limits.upload_bytes,
+            limits.free_bytes,
             stores.indexes,
             embedder_of(self.gateway),
         )
@@ -394,6 +397,44 @@ def test_uploads_are_held_to_their_limit_and_leave_nothing_behind(admin):
         folder = admin.settings.home / "uploads"
         wait(lambda: any(folder.iterdir()))
     wait(lambda: not any(folder.iterdir()))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_an_upload_that_the_disk_has_no_room_for_is_refused(
+    admin, declared, monkeypatch
+):
+    left = [admin.settings.limits.free_bytes + 1000]
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: SimpleNamespace(free=left[0])
+    )
+
+    def upload(body: Any, name: str) -> httpx2.Response:
+        return admin.client.post(
+            f"{admin.url}/api/v1/models",
+            params={"name": name},
+            content=body if declared else iter([body]),
+            headers=admin.headers,
+        )
+
+    assert upload(bytes(1000), "fits").status_code == 202
+    answer = upload(bytes(1001), "large")
+    assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
+    assert "the disk has room for" in answer.json()["error"]
+    assert "limits.free_bytes" in answer.json()["error"]
+    left[0] = 0
+    assert upload(b"x", "full").status_code == 507
+    assert not any((admin.settings.home / "uploads").iterdir())
+
+
+def test_a_large_upload_is_refused_before_it_is_read(admin):
+    with socket.create_connection(admin.listener.getsockname()) as client:
+        head = (
+            "POST /api/v1/models?name=huge HTTP/1.1\r\nHost: x\r\n"
+            f"{lines(admin)}Content-Length: {1 << 17}\r\n\r\n"
+        )
+        client.sendall(head.encode())  # and nothing of the body
+        client.settimeout(20)
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
 
 
 def lines(admin: Admin) -> str:

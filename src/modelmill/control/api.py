@@ -2,6 +2,7 @@
 before.
 """
 
+import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -26,7 +27,14 @@ from modelmill.control.db import Dataset, Job, Version
 from modelmill.control.jobs import FROM
 from modelmill.control.registry import summary
 from modelmill.data.formats import fitting
-from modelmill.errors import InvalidInput, MillError, NotFound, TooLarge, from_os
+from modelmill.errors import (
+    InvalidInput,
+    MillError,
+    NotFound,
+    StorageFull,
+    TooLarge,
+    from_os,
+)
 from modelmill.tasks.base import plan, recipe_named, split_by, task_named
 from modelmill.types import WEIGHTS, check_name, parse_reference
 
@@ -204,17 +212,21 @@ def _options(task: str, format: str, given: list[str]) -> dict[str, str]:
 
 
 async def _receive(request: Request, control: Control) -> Path:
-    """The body as a file in the home; removed again when it can't be taken whole."""
+    """The body as a file in the home; removed again when it can't be taken whole.
+
+    Raises `TooLarge`, and `StorageFull` where it would leave less than `free_bytes` on the disk:
+    by its declared length before any of it is read, and again as it comes.
+    """
     folder = control.jobs.home / "uploads"
     path = folder / uuid.uuid4().hex
     size = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_large(int(request.headers.get("content-length", 0)), folder, control)
         with path.open("wb") as file:
             async for chunk in _gathered(request.stream()):
                 size += len(chunk)
-                if size > control.upload_bytes:
-                    raise TooLarge(f"the upload exceeds {control.upload_bytes:,} bytes")
+                _refuse_large(size, folder, control, written=size - len(chunk))
                 await run_in_threadpool(
                     file.write, chunk
                 )  # a slow disk must not keep predictions waiting
@@ -228,6 +240,23 @@ async def _receive(request: Request, control: Control) -> Path:
         path.unlink(missing_ok=True)
         raise InvalidInput("the body is empty: send a zip")
     return path
+
+
+def _refuse_large(size: int, folder: Path, control: Control, written: int = 0) -> None:
+    """Refuse an upload of so many bytes, some of which are on the disk already."""
+    if size > control.upload_bytes:
+        raise TooLarge(f"the upload exceeds {control.upload_bytes:,} bytes")
+    room = shutil.disk_usage(folder).free - control.free_bytes
+    if size - written > room:
+        raise StorageFull(
+            f"the upload needs {_mib(size)} and the disk has room for "
+            f"{_mib(max(room, 0) + written)}: free some ({_mib(control.free_bytes)} stay free, "
+            "limits.free_bytes)"
+        )
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f} MiB"
 
 
 async def _gathered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytearray]:

@@ -36,6 +36,7 @@ class Control:
         deployments: Deployments,
         artifacts: Artifacts,
         upload_bytes: int,
+        free_bytes: int,
         indexes: Indexes,
         embed: Embed,
     ) -> None:
@@ -45,6 +46,7 @@ class Control:
         self.jobs = jobs
         self.deployments = deployments
         self.upload_bytes = upload_bytes
+        self.free_bytes = free_bytes
         self.artifacts = artifacts
         self.indexes = indexes
         self.embed = embed

@@ -214,6 +214,45 @@ def test_a_failing_model_is_told_in_the_protocols_shape(client, model, taken):
     assert len(taken) == 1
 
 
+@pytest.fixture
+def draws(door, client, monkeypatch):
+    """Numbers drawn for a canary with half of the requests: for the main version, for the canary,
+    and so on.
+    """
+    drawn = []
+
+    def draw():
+        drawn.append(0.25 if len(drawn) % 2 else 0.75)
+        return drawn[-1]
+
+    client.link.sendall(b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")
+    assert client.receive()[0] == 200  # the server has begun
+    canary = route_of(door, version=2, weight=0.5, sockets=[door.other])
+    door.change(route_of(door, others=[canary]))
+    monkeypatch.setattr("modelmill.serve.gateway.random.random", draw)
+    return drawn
+
+
+@pytest.mark.parametrize("options", [{}, binary(1, 2)], ids=["json", "binary"])
+def test_a_request_draws_its_version_once(client, taken, draws, options):
+    for number in range(1, 6):
+        body = client.ask(1, 2, **options)[2]
+        assert len(draws) == number
+        version = 1 if number % 2 else 2
+        assert b'"model_version":"%d"' % version in body
+    assert len(taken) == 4
+
+
+def test_a_request_that_leaves_the_short_way_draws_its_version_once(
+    client, taken, draws
+):
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    for name in ("unknown", "timeout", "timeout", "unknown", "unknown"):
+        document = {"inputs": [tensor], "parameters": {name: 9_000_000}}
+        assert values_of(client.ask(body=msgspec.json.encode(document))) == [2, 4]
+    assert (len(taken), len(draws)) == (2, 5)
+
+
 def test_requests_behind_one_under_way_wait_for_their_turn(client, model, taken):
     client.ask(0, 0)
     model.go.clear()

@@ -222,6 +222,33 @@ def test_json_with_nan_is_limited(door):
     refused(door.ask("POST", "/v2/models/m-FP32/infer", body), "NaN", "binary")
 
 
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_a_lone_surrogate_becomes_a_replacement_character(door, count):
+    texts = ",".join([r'"a\ud83d b"', r'"\ud83d\ude00"', '"c"'] * count)
+    entry = (
+        f'{{"name":"x","shape":[1,{3 * count}],"datatype":"BYTES","data":[{texts}]}}'
+    )
+    body = rf'{{"id":"\udc00","inputs":[{entry}]}}'
+    reply = door.ask("POST", "/v2/models/m-BYTES/infer", body.encode())
+    ((_, _, shape, got),) = outputs_of(reply)
+    assert shape == [1, 3 * count]
+    assert got == ["a\ufffd b", "\U0001f600", "c"] * count
+    assert reply.json["id"] == "\ufffd"
+
+
+@pytest.mark.parametrize("kind", ["FP32", "BYTES"])
+def test_a_large_body_is_not_searched_for_lone_surrogates(door, kind, monkeypatch):
+    def mend(body):
+        raise AssertionError("it was searched")
+
+    monkeypatch.setattr("modelmill.protocols.base.mended", mend)
+    values = [1.0] * 300_000 if kind == "FP32" else ["\U0001f600"] * 100_000
+    ((_, _, _, got),) = outputs_of(
+        infer(door, f"m-{kind}", tensor(values, [1, len(values)], kind))
+    )
+    assert got == values
+
+
 def test_large_json_is_exact(door):
     array = np.random.default_rng(0).random((300, 1000), np.float32)
     for data in (array.ravel().tolist(), array.tolist()):

@@ -535,6 +535,13 @@ def test_only_health_is_answered_without_a_key(client, path, value):
     assert status_of(client.channel, path, metadata) == expected
 
 
+@pytest.mark.parametrize("keys", [("wrong", "admin-key"), ("admin-key", "wrong")])
+def test_two_keys_are_none(client, keys):
+    metadata = [("authorization", f"Bearer {key}") for key in keys]
+    for path in (f"/{SERVICE}/ServerMetadata", f"/{SERVICE}/Nothing"):
+        assert status_of(client.channel, path, metadata) == StatusCode.INVALID_ARGUMENT
+
+
 def test_health_is_all_that_is_public():
     names = {path.rpartition("/")[2] for path in PUBLIC}
     assert names == {"ServerLive", "ServerReady", "Check", "List", "Watch"}
@@ -685,6 +692,32 @@ def test_a_stream_answers_every_request_and_goes_on_after_errors(client):
                 one.infer_response.raw_output_contents[0]
                 == (ROW * int(number)).tobytes()
             )
+
+
+def test_a_request_draws_its_version_once(door, client, monkeypatch):
+    draws = []
+
+    def draw():
+        draws.append(0.25)
+        return 0.25 if len(draws) % 2 else 0.75
+
+    kept = door.gateway._snapshot
+    sockets = kept.routes["default/m-FP32"].sockets
+    canary = a_mirror(
+        "twice", ("x", "FP32", [-1, -1]), version=2, weight=0.5, sockets=sockets
+    )
+    spec = ("x", "FP32", [-1, -1])
+    main = a_mirror("twice", spec, sockets=sockets, others=[canary])
+    door.update(*kept.routes.values(), main)
+    monkeypatch.setattr("modelmill.serve.gateway.random.random", draw)
+    assert ask(client, model="twice").model_version == "2"
+    assert ask(client, model="twice").model_version == "1"
+    named = a_request("twice", ("x", "FP32", ROW))
+    named.outputs.add(name="text_output")  # the model writes no text: it is refused
+    (answer,) = stream_of(client, [named])
+    assert "text_output" in answer.error_message
+    assert len(draws) == 3
+    door.update(*kept.routes.values())
 
 
 def test_a_slow_request_of_a_stream_holds_up_no_other(door, client, tmp_path, held):

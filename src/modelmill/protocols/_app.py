@@ -35,7 +35,6 @@ from modelmill.protocols.base import (
     Scope,
     Send,
     Stream,
-    UnknownCoding,
     UnknownPath,
     WrongMethod,
     simple_error,
@@ -43,6 +42,7 @@ from modelmill.protocols.base import (
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.tracing import CURRENT, Span, Tracing
 from modelmill.types import KeyInfo
+from modelmill.wire.encoding import UnknownCoding
 from modelmill.wire.http1.cycle import RESPOND
 
 log = logging.getLogger("modelmill.gateway")
@@ -213,7 +213,7 @@ class App:
         """What goes back, errors in their protocol's shape; None when the client has gone."""
         protocol: HttpProtocol | None = None
         try:
-            if request.repeats:
+            if len(request.headers) < len(request.given):
                 refuse_several_keys(request.given)
             place = (request.method, request.path)
             found = self._found.get(place)
@@ -244,10 +244,7 @@ class App:
         found: tuple[Endpoint, HttpProtocol, dict[str, str]],
     ) -> None:
         """Spare the next request for the same place the search; for callers that may ask."""
-        if (
-            len(place[1]) > FOUND_BYTES
-            or len(place[1].encode("utf-8", "replace")) > FOUND_BYTES
-        ):
+        if len(place[1].encode("utf-8", "replace")) > FOUND_BYTES:
             return
         if len(self._found) >= FOUND:
             self._found.popitem(last=False)
@@ -255,7 +252,7 @@ class App:
 
     def _caller(self, headers: Mapping[bytes, bytes]) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`."""
-        _refuse_other_sites(headers)
+        refuse_other_sites(headers)
         header = headers.get(b"authorization", b"")
         caller = self.gateway.known(header)
         if caller is None:
@@ -274,6 +271,7 @@ class App:
             if route.method == method:
                 return route, protocol, names
             allowed.append(route.method)
+        refuse_other_sites(request.headers)
         self.gateway.authorise(key_of(request.headers))
         if allowed:
             allowed = sorted(set(allowed))
@@ -307,6 +305,7 @@ class App:
         try:
             headers = dict(scope["headers"])
             refuse_several_keys(scope["headers"])
+            refuse_other_sites(headers)
             caller = self.gateway.authorise(admin_key_of(headers, scope["method"]))
             found = INDEX.fullmatch(scope["path"])
             looks = scope["method"] in ("GET", "HEAD") or (
@@ -338,7 +337,6 @@ def key_of(headers: Mapping[bytes, bytes]) -> str | None:
     A browser sends a password that it was once asked for with every request, also with those of
     other sites.
     """
-    _refuse_other_sites(headers)
     scheme, _, value = _authorization(headers)
     if scheme.lower() == "basic":
         raise Unauthenticated(
@@ -355,7 +353,6 @@ def admin_key_of(headers: Mapping[bytes, bytes], method: str) -> str | None:
     scheme, _, value = _authorization(headers)
     if method not in ("GET", "HEAD") or scheme.lower() != "basic":
         return key_of(headers)
-    _refuse_other_sites(headers)
     try:
         text = base64.b64decode(value, validate=True).decode("latin-1")
     except ValueError:  # also what base64 raises
@@ -378,7 +375,7 @@ def _authorization(headers: Mapping[bytes, bytes]) -> tuple[str, str, str]:
     return headers.get(b"authorization", b"").decode("latin-1").partition(" ")
 
 
-def _refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
+def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
     """Raises `Forbidden` for what a browser sends for a page of another site."""
     if headers.get(b"sec-fetch-site", b"").lower() == b"cross-site":
         raise Forbidden(

@@ -23,7 +23,7 @@ from modelmill.errors import (
     TooLarge,
     Unavailable,
 )
-from modelmill.protocols._app import key_of
+from modelmill.protocols._app import key_of, refuse_other_sites
 from modelmill.serve.tracing import CURRENT, Span
 from modelmill.types import KeyInfo
 from modelmill.wire.encoding import BRISK, SMALL, WORTH, in_thread, unpack
@@ -196,11 +196,16 @@ class Call(Stream):
             self._task = self.server.loop.create_task(self._run(self._converse, method))
 
     def _authorised(self) -> KeyInfo:
-        """Who is calling; raises `Unauthenticated`."""
+        """Who is calling; raises `Unauthenticated`, `InvalidInput` for several keys."""
         gateway = self.server.gateway
         header = self.head.metadata.get(b"authorization", b"")
         caller = gateway.known(header)
         if caller is None:
+            refuse_other_sites(self.head.metadata)
+            if (count := header.count(b",") + 1) > 1:  # entries of one name are joined
+                raise InvalidInput(
+                    f"a call has one authorization entry; this one has {count}"
+                )
             caller = gateway.authorise(key_of(self.head.metadata))
             gateway.remember(header, caller)
         return caller

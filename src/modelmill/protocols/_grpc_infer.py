@@ -1,7 +1,7 @@
 """ModelInfer: from its messages to tensors and back, and the stream of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 from modelmill.errors import InvalidInput, MillError
@@ -46,17 +46,27 @@ Response = message("inference.ModelInferResponse")
 StreamResponse = message("inference.ModelStreamInferResponse")
 
 
-async def infer(call: Call, request: Any) -> Any:
+def infer(call: Call, request: Any) -> Awaitable[Any]:
     """One prediction; raises `MillError`."""
+    return _infer(call, request, *_picked(call, request))
+
+
+def _picked(call: Call, request: Any) -> tuple[ServedVersion, _v2.Options]:
+    """The version that answers a request, picked once, and its options; raises `MillError`."""
+    parameters = request.parameters
+    told = _v2.options(_values(parameters)) if parameters else _v2.NO_OPTIONS
+    route = call.server.gateway.pick(
+        call.caller,
+        request.model_name,
+        _version(request.model_version, told.version),
+    )
+    return route, told
+
+
+async def _infer(
+    call: Call, request: Any, route: ServedVersion, told: _v2.Options
+) -> Any:
     gateway, caller = call.server.gateway, call.caller
-    told = (
-        _v2.options(_values(request.parameters))
-        if request.parameters
-        else _v2.NO_OPTIONS
-    )
-    route = gateway.pick(
-        caller, request.model_name, _version(request.model_version, told.version)
-    )
     gateway.refuse_unservable(route)
     raw = request.raw_input_contents
     # What is large would hold up others
@@ -254,17 +264,14 @@ def _leave(call: Call, output: Any, place: Place, data: bytes) -> None:
         output.parameters["shared_memory_offset"].int64_param = place.offset
 
 
-async def parts(call: Call, request: Any, route: ServedVersion) -> AsyncIterator[Any]:
+async def parts(
+    call: Call, request: Any, route: ServedVersion, told: _v2.Options
+) -> AsyncIterator[Any]:
     """A text as it grows: a response with `text_output` for each part, and an empty last one.
     Raises `MillError`.
     """
     gateway = call.server.gateway
     gateway.refuse_unservable(route)
-    told = (
-        _v2.options(_values(request.parameters))
-        if request.parameters
-        else _v2.NO_OPTIONS
-    )
     tensors = _v2.tensors(route, _given(call, request))
     if [tensor.datatype for tensor in tensors] != ["BYTES"]:
         raise InvalidInput(
@@ -301,17 +308,6 @@ async def parts(call: Call, request: Any, route: ServedVersion) -> AsyncIterator
         yield response
 
 
-def _growing(call: Call, request: Any) -> ServedVersion | None:
-    """Whose text grows in parts for this request, if it is one of those."""
-    if [one.name for one in request.outputs] != [TEXT_OUTPUT]:
-        return None
-    pinned = _values(request.parameters).get("version")
-    route = call.server.gateway.pick(
-        call.caller, request.model_name, _version(request.model_version, pinned)
-    )
-    return route if route.grows else None
-
-
 async def stream(call: Call) -> None:
     """Requests answered as they come, several at a time; an error is an answer and the stream goes
     on.
@@ -323,12 +319,16 @@ async def stream(call: Call) -> None:
         try:
             response = StreamResponse()
             try:
-                if (route := _growing(call, request)) is not None:
-                    async for part in parts(call, request, route):
+                route, told = _picked(call, request)
+                in_parts = [one.name for one in request.outputs] == [TEXT_OUTPUT]
+                if in_parts and route.grows:
+                    async for part in parts(call, request, route, told):
                         async with writing:
                             await call.write(part)
                     return
-                response.infer_response.CopyFrom(await infer(call, request))
+                response.infer_response.CopyFrom(
+                    await _infer(call, request, route, told)
+                )
             except MillError as error:
                 response.error_message = (
                     error.message[:1000].encode("utf-8", "replace").decode()

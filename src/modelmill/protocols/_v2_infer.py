@@ -27,7 +27,12 @@ from modelmill.serve.gateway import Gateway
 from modelmill.serve.pool import Ask
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import SEED, KeyInfo, ServedVersion
-from modelmill.wire.encoding import in_thread, packed_body, unpacked_body
+from modelmill.wire.encoding import (
+    UnknownCoding,
+    in_thread,
+    packed_body,
+    unpacked_body,
+)
 
 HEADER = b"inference-header-content-length"
 VERSION = b"x-modelmill-version"
@@ -44,7 +49,8 @@ NAME_LENGTH = 128
 class Plan:
     """What the JSON of a request means for its route.
 
-    `cuts` are the stretches of a body of `length` bytes that are tensors. `answer` is the last
+    `cuts` are the stretches of a body of `length` bytes that are tensors. A `simple` one needs
+    nothing that waits, so it may be answered on the fast path. `answer` is the last
     answer's one binary tensor (name, datatype, shape) with the JSON and the header that announced
     it.
     """
@@ -57,6 +63,7 @@ class Plan:
         "id",
         "length",
         "outputs",
+        "simple",
         "wanted",
     )
 
@@ -68,6 +75,12 @@ class Plan:
         self.wanted = wanted
         self.outputs = outputs
         self.classified = any(one.classes for one in wanted)
+        self.simple = not (
+            self.classified
+            or how.timeout is not None
+            or _v2.ANSWER in outputs
+            or any(one.place for one in wanted)
+        )
         self.cuts: list[tuple[str, str, list[int], int, int]] = []
         self.length = -1
         self.answer: tuple[str, str, list[int], bytes, Any] | None = None
@@ -92,7 +105,10 @@ async def infer(
     """Tensors in, tensors out; or the task's raw input in."""
     body, headers = await request.body(), request.headers
     if (encoding := headers.get(b"content-encoding")) is not None:
-        body = await unpacked_body(body, encoding, request.limit)
+        try:
+            body = await unpacked_body(body, encoding, request.limit)
+        except UnknownCoding as unknown:
+            raise InvalidInput(str(unknown)) from unknown  # 400, as Triton has it
     pinned = names.get("version")
     if pinned is None and VERSION in headers:
         pinned = request.header(VERSION)
@@ -151,24 +167,37 @@ def quick(
     pinned = names.get("version") or request.header(VERSION) or None
     header = headers.get(HEADER)
 
+    def planned(
+        version: ServedVersion, body: bytes
+    ) -> tuple[Plan, list[Tensor]] | None:
+        size = head_size(body, header)
+        own = signature(version)
+        plan = own.plans.get(body[:size]) if header is not None else None
+        if plan is not None and plan.length == len(body):
+            return plan, plan.cut(body)
+        if len(body) > LARGE or not version.ready:
+            return None
+        asked = decode(body, size, own)
+        how = _v2.options(asked.parameters) if asked.parameters else _v2.NO_OPTIONS
+        if how.version is not None:
+            return None
+        return _plan(own, asked, how, body, size, _reader(gateway, caller))
+
     def begin(
         body: bytes, gone: Callable[[], bool]
     ) -> tuple[Future[Any], Finish] | None:
-        route = gateway.pick(caller, model, pinned)
-        size = head_size(body, header)
-        plan = signature(route).plans.get(body[:size]) if header is not None else None
-        if plan is not None and plan.length == len(body):
-            tensors = plan.cut(body)
-        elif len(body) > LARGE or not route.ready:
+        version = gateway.route(caller, model, pinned)
+        found = planned(version, body)
+        if found is None or not found[0].simple or version.kind == SEED:
             return None
-        else:
-            own = signature(route)
-            asked = decode(body, size, own)
-            how = _v2.options(asked.parameters) if asked.parameters else _v2.NO_OPTIONS
-            if how.version is not None:
-                return None
-            plan, tensors = _plan(own, asked, how, body, size, _reader(gateway, caller))
-        return _begun(gateway, caller, route, plan, tensors, pinned is not None, gone)
+        if version.others and pinned is None:
+            # Drawn only now: what goes the usual way draws its version there
+            drawn = gateway.pick(caller, model)
+            if drawn is not version:
+                version, found = drawn, planned(drawn, body)
+                if found is None:
+                    return None
+        return _begun(gateway, caller, version, *found, pinned is not None, gone)
 
     return begin
 
@@ -181,21 +210,11 @@ def _begun(
     tensors: list[Tensor],
     pinned: bool,
     gone: Callable[[], bool],
-) -> tuple[Future[Any], Finish] | None:
-    how = plan.how
-    if (
-        how.timeout is not None
-        or plan.classified
-        or _v2.ANSWER in plan.outputs
-        or any(w.place for w in plan.wanted)
-    ):
-        return None
-    if route.kind == SEED:  # its parameters say what is fed
-        return None
+) -> tuple[Future[Any], Finish]:
     pin = version_of(route) if pinned else ""
     ask = Ask(
         caller.name,
-        how.priority,
+        plan.how.priority,
         gateway.limits.timeout_seconds,
         tuple(plan.outputs),
         gone,

@@ -29,7 +29,7 @@ from modelmill.protocols._v2 import (
     packed,
     unpacked,
 )
-from modelmill.protocols.base import mended
+from modelmill.protocols.base import decoded, mended
 from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Tensor
 from modelmill.types import TEXTS
@@ -151,14 +151,13 @@ def decode(body: bytes, size: int, own: Signature) -> InferRequest[Any]:
 
 def _decode_carefully(head: bytes | memoryview, is_split: bool) -> InferRequest[Any]:
     """Lists of any nesting and datatype; says what is wrong."""
-    head = mended(bytes(head))
     try:
-        return _careful.decode(head)
+        return decoded(_careful.decode, head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if not isinstance(error, msgspec.ValidationError):
             whole = bytes(head)
             if b"NaN" in whole or b"Infinity" in whole:
-                return _decode_loosely(whole)
+                return _decode_loosely(mended(whole))
         hint = (
             ""
             if is_split

@@ -5,7 +5,7 @@ HTTP status.
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -18,7 +18,9 @@ from modelmill.errors import (
 )
 from modelmill.serve.gateway import Gateway
 from modelmill.types import KeyInfo
-from modelmill.wire.encoding import is_known, unpacked_body
+from modelmill.wire.encoding import unpacked_body
+
+T = TypeVar("T")
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -46,13 +48,13 @@ STATUS = {
 
 JSON = "application/json"
 BOM = b"\xef\xbb\xbf"
-"""The mark that some programs write before a text in UTF-8."""
+"""Byte order mark that some programs write before a text in UTF-8."""
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
-"""An escape of JSON; the group is half of a character without its other half."""
+"""An escape of JSON; the group is a lone surrogate."""
 MAX_ID = 128
 
 
@@ -87,10 +89,6 @@ class UnknownPath(NotFound):
     """No route has this path."""
 
 
-class UnknownCoding(InvalidInput):
-    """The Content-Encoding of a body is not known."""
-
-
 class WrongMethod(MethodNotAllowed):
     """The path takes the methods `allowed`, but not this one."""
 
@@ -113,7 +111,6 @@ class Request:
         self.path: str = scope["path"]
         self.given: list[tuple[bytes, bytes]] = scope["headers"]
         self.headers: dict[bytes, bytes] = dict(self.given)
-        self.repeats = len(self.headers) < len(self.given)
         self.gone: Callable[[], bool] | None = scope.get("modelmill.gone")
         self.default = default
         self.receive, self.limit = receive, limit
@@ -142,11 +139,6 @@ class Request:
         coding = self.headers.get(b"content-encoding")
         if coding is None:
             return body
-        if not is_known(coding):
-            raise UnknownCoding(
-                "Content-Encoding is gzip, deflate or identity, "
-                f"not {coding[:40].decode('latin-1')!r}"
-            )
         return await unpacked_body(body, coding, self.limit)
 
     async def body(self) -> bytes:
@@ -248,15 +240,31 @@ def is_number(text: str) -> bool:
 def read_json(body: bytes) -> Any:
     """A JSON document; raises `InvalidInput` saying where it is wrong."""
     try:
-        return msgspec.json.decode(mended(body))
+        return decoded(msgspec.json.decode, body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise InvalidInput("the JSON is nested too deeply") from error
 
 
+def decoded(decode: Callable[[bytes | memoryview], T], body: bytes | memoryview) -> T:
+    """What `decode` reads in a JSON document, which may begin with a byte order mark and hold lone
+    surrogates. Raises what `decode` raises for anything else.
+    """
+    try:
+        return decode(body)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # Only now: a large document is not to be searched and copied for nothing
+        whole = bytes(body)
+        if (repaired := mended(whole)) == whole:
+            raise
+        return decode(repaired)
+
+
 def mended(body: bytes) -> bytes:
-    """A JSON document without the mark before it; half of a character becomes U+FFFD."""
+    """A JSON document without its byte order mark; lone surrogates become U+FFFD."""
     body = body.removeprefix(BOM)
     if b"\\ud" not in body and b"\\uD" not in body:
         return body

@@ -25,24 +25,24 @@ BRISK = 1 << 16
 _threads = ThreadPoolExecutor(2, "bodies")
 
 
+class UnknownCoding(InvalidInput):
+    """The Content-Encoding of a body is not known."""
+
+
 async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     """Run what would hold up the event loop; two at a time, so that memory stays bounded."""
     return await asyncio.get_running_loop().run_in_executor(_threads, work, *arguments)
 
 
-def is_known(encoding: bytes) -> bool:
-    """Whether a body of this Content-Encoding can be unpacked."""
-    name = encoding.strip().lower().decode("latin-1")
-    return name in ("", "identity") or name in WBITS
-
-
 async def unpacked_body(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """The body without its Content-Encoding; raises `TooLarge` while unpacking, `InvalidInput`."""
+    """The body without its Content-Encoding; raises `TooLarge` while unpacking, `InvalidInput` for
+    a damaged one, and `UnknownCoding`.
+    """
     name = encoding.strip().lower().decode("latin-1")
     if name in ("", "identity"):
         return body
     if name not in WBITS:
-        raise InvalidInput(
+        raise UnknownCoding(
             f"Content-Encoding is gzip, deflate or identity, not {name[:40]!r}"
         )
     if len(body) <= SMALL:

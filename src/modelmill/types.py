@@ -217,6 +217,25 @@ class ServedVersion(Struct, frozen=True, kw_only=True):
     grows: bool = False
 
 
+class StreamPart(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One token of an answer that is streamed, and the `text` that can be shown since the last one.
+
+    `number` counts the tokens of the answer from 1, `at` its characters before this text. `logprob`
+    is there where it was asked for. The last part has a `finish_reason` (OpenAI's word, `length` or
+    `stop`), and `ended_by` is the same in Hugging Face's words.
+    """
+
+    number: int
+    token: int
+    text: str
+    at: int
+    prompt_tokens: int
+    special: bool = False
+    logprob: Json | None = None
+    finish_reason: str = ""
+    ended_by: str = ""
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
     """All that the gateway needs to answer predictions, held in memory; `revision` of the routes,
     then of the keys.

@@ -1,11 +1,12 @@
 """What `/metrics` tells, and to whom, over a real HTTP server."""
 
 import httpx2
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelmill.serve.wire import Answer
-from tests.making import LiveDoor, a_route
+from tests.making import LiveDoor, a_route, answering_with, picture_bundle, png
 
 KEYS = {
     "admin-key": ("default", "admin", "boss"),
@@ -154,3 +155,29 @@ def test_undeploying_ends_the_use_of_that_project_alone(live):
         ("default", "shop", "stripes"): 1,
         ("other", "shop", "spots"): 1,
     }
+
+
+def test_what_a_key_used_is_told_by_unit(tmp_path):
+    async def routes(door):
+        worker = await door.worker(
+            tmp_path / "w", answering_with(picture_bundle(tmp_path / "b"))
+        )
+        return [a_route("spots", sockets=[worker.path])]
+
+    door = LiveDoor(routes)
+    try:
+        ask(door, "GET", "/livez", "")
+        door.change(*door.gateway._snapshot.routes.values(), keys=KEYS)
+        picture = png(np.full((2, 2), 51))
+        for _ in range(3):
+            ask(door, "POST", "/models/spots", "shop-key", content=picture)
+        units = {
+            (labels["key"], labels["unit"]): value
+            for name, labels, value in found(door, "shop-key")
+            if name == "modelmill_usage_units_total"
+        }
+        assert units.keys() == {("shop", "pixels"), ("shop", "compute_seconds")}
+        assert units["shop", "pixels"] == 12
+        assert units["shop", "compute_seconds"] > 0
+    finally:
+        door.close()

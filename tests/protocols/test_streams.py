@@ -10,7 +10,7 @@ import pytest
 from modelmill.serve.tracing import Tracing
 from modelmill.serve.wire import Answer, Batch, Part
 from modelmill.settings import read_settings
-from modelmill.types import TensorSpec
+from modelmill.types import StreamPart, TensorSpec
 from tests.making import Door, a_route
 from tests.serve.test_tracing import Collector
 
@@ -22,30 +22,26 @@ def parts(call, *, logprobs=False):
     """The parts of an answer, as a worker tells them."""
     found, at = [], 0
     for number, text in enumerate(WORDS, 1):
-        part = {
-            "text": text,
-            "at": at,
-            "token": number,
-            "number": number,
-            "prompt": 3,
-            "special": number == len(WORDS),
+        last = number == len(WORDS)
+        near = {
+            "token": text,
+            "bytes": None,
+            "logprob": -1.0,
+            "offset": at,
+            "top": [],
         }
-        if logprobs:
-            part["logprob"] = {
-                "token": text,
-                "bytes": None,
-                "logprob": -1.0,
-                "offset": at,
-                "top": [],
-            }
-        if number == len(WORDS):
-            usage = {
-                "prompt_tokens": 3,
-                "completion_tokens": number,
-                "total_tokens": 3 + number,
-            }
-            part |= {"finish_reason": "stop", "ended_by": "eos_token", "usage": usage}
-        found.append(Part(call.id, msgspec.json.encode(part)))
+        part = StreamPart(
+            number,
+            number,
+            text,
+            at,
+            3,
+            special=last,
+            logprob=near if logprobs else None,
+            finish_reason="stop" if last else "",
+            ended_by="eos_token" if last else "",
+        )
+        found.append(Part(call.id, part))
         at += len(text)
     return found
 
@@ -60,11 +56,10 @@ async def tells(calls):
     if (
         call.data == b"otherwise"
     ):  # the second token is another one, when all is said again
-        other = msgspec.json.decode(said[1].data) | {"token": 99}
-        told = [said[0], Part(call.id, msgspec.json.encode(other))]
-    return Batch(
-        [Answer(call.id, msgspec.json.encode(whole))], parts=[*told, *said], rows=1
-    )
+        other = msgspec.structs.replace(said[1].part, token=99)
+        told = [said[0], Part(call.id, other)]
+    answer = Answer(call.id, msgspec.json.encode(whole), usage=usage)
+    return Batch([answer], parts=[*told, *said], rows=1)
 
 
 @pytest.fixture

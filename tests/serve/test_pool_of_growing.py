@@ -8,6 +8,7 @@ import pytest
 
 from modelmill.errors import Cancelled, ModelFailed, NotFound
 from modelmill.serve.wire import ANSWER, CANCEL, Answer, Batch, Part
+from modelmill.types import StreamPart
 from tests.making import until
 from tests.serve.stage import ask, echo, play
 
@@ -100,17 +101,17 @@ async def test_who_has_gone_is_noticed_while_the_answer_grows(pool, worker):
 async def test_an_answer_that_has_begun_is_not_ended_by_another_version(pool, worker):
     here = pool(calls=1, rows=1)
     here.slots = 4
-    heard = []
+    parts = []
 
     async def begins(calls):
-        return Batch([], parts=[Part(calls[0].id, b"part")])
+        return Batch([], parts=[Part(calls[0].id, StreamPart(1, 7, "part", 0, 3))])
 
     old, new = await worker("old", begins), await worker("new")
     here.follow([old.path], "m:1")
     from modelmill.serve.pool import Ask
 
-    pending = here.submit(b"x", [], {}, Ask(heard=heard.append, outputs=(ANSWER,)))
-    await until(lambda: heard)
+    pending = here.submit(b"x", [], {}, Ask(on_part=parts.append, outputs=(ANSWER,)))
+    await until(lambda: parts)
     pending.pin = pending.version  # as the gateway does with what was told
     here.follow([new.path], "m:2")
     await until(lambda: here.connected)

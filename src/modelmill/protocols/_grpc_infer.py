@@ -280,7 +280,7 @@ async def parts(
     inputs = elements_of(tensors[0])
     if len(inputs) != 1:
         raise InvalidInput(f"a stream answers one text, not {len(inputs)}")
-    grown = gateway.stream(
+    stream = gateway.stream(
         call.caller,
         route,
         "v2_grpc",
@@ -291,21 +291,28 @@ async def parts(
         gone=call.gone,
         request_id=request.id,
     )
-    async for part in grown:
-        if part.get("text") == "":
-            continue
-        response = StreamResponse()
-        answer = response.infer_response
-        answer.model_name = route.deployment
-        answer.model_version = str(route.version)
-        answer.id = request.id
-        if "at" in part:
+    reason = ""
+    async for part in stream:
+        reason = part.finish_reason
+        if part.text:
+            response = _part(request, route, last=False)
+            answer = response.infer_response
             answer.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
-            answer.raw_output_contents.append(pack_bytes([part["text"].encode()]))
-        else:
-            answer.parameters["finish_reason"].string_param = part["finish_reason"]
-        answer.parameters["triton_final_response"].bool_param = "at" not in part
-        yield response
+            answer.raw_output_contents.append(pack_bytes([part.text.encode()]))
+            yield response
+    response = _part(request, route, last=True)
+    response.infer_response.parameters["finish_reason"].string_param = reason
+    yield response
+
+
+def _part(request: Any, route: ServedVersion, *, last: bool) -> Any:
+    response = StreamResponse()
+    answer = response.infer_response
+    answer.model_name = route.deployment
+    answer.model_version = str(route.version)
+    answer.id = request.id
+    answer.parameters["triton_final_response"].bool_param = last
+    return response
 
 
 async def stream(call: Call) -> None:

@@ -9,7 +9,7 @@ from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols._growing import begun, event
 from modelmill.protocols.base import Request, Stream, read_json
 from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo, ServedVersion
+from modelmill.types import Json, KeyInfo, ServedVersion, StreamPart
 
 
 def wants_stream(route: ServedVersion, body: bytes) -> bool:
@@ -46,9 +46,8 @@ async def streamed(
         )
         try:
             async for part in stream:
-                if "at" in part:
-                    whole, sent = whole + part["text"], True
-                    yield event(_token(part, whole))
+                whole, sent = whole + part.text, True
+                yield event(_token(part, whole))
         except MillError as failure:
             if not sent:
                 raise
@@ -57,25 +56,20 @@ async def streamed(
     return Stream(await begun(events()))
 
 
-def _token(part: Json, whole: str) -> Json:
-    ended = part.get("finish_reason")
+def _token(part: StreamPart, whole: str) -> Json:
     details = (
-        {
-            "finish_reason": part["ended_by"],
-            "generated_tokens": part["usage"]["completion_tokens"],
-        }
-        if ended
+        {"finish_reason": part.ended_by, "generated_tokens": part.number}
+        if part.finish_reason
         else None
     )
-    near = part.get("logprob", {})
     return {
-        "index": part["number"],
+        "index": part.number,
         "token": {
-            "id": part["token"],
-            "text": part["text"],
-            "logprob": near.get("logprob"),
-            "special": part["special"],
+            "id": part.token,
+            "text": part.text,
+            "logprob": part.logprob and part.logprob["logprob"],
+            "special": part.special,
         },
-        "generated_text": whole if ended else None,
+        "generated_text": whole if part.finish_reason else None,
         "details": details,
     }

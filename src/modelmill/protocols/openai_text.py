@@ -15,7 +15,7 @@ from modelmill.protocols._growing import begun, event
 from modelmill.protocols._task import listed, pick
 from modelmill.protocols.base import Endpoint, Request, Response, Stream, read_json
 from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo, ServedVersion
+from modelmill.types import Json, KeyInfo, ServedVersion, StreamPart
 
 NAME = "openai"
 error = openai.error
@@ -322,7 +322,7 @@ async def _events(
     gateway: Gateway, caller: KeyInfo, request: Request, asked: Asked
 ) -> AsyncGenerator[bytes]:
     """Server-sent events of all answers, as they come; a failure in between is one as well."""
-    queue: asyncio.Queue[tuple[int, Json | MillError | None]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, StreamPart | MillError | None]] = asyncio.Queue()
 
     async def one(number: int, data: bytes, parameters: Json) -> None:
         try:
@@ -336,10 +336,7 @@ async def _events(
                 request_id=request.id,
             )
             async for part in stream:
-                if "at" in part and (
-                    part["text"]
-                    or not part.keys().isdisjoint(("logprob", "finish_reason"))
-                ):
+                if part.text or part.logprob is not None or part.finish_reason:
                     queue.put_nowait((number, part))
             queue.put_nowait((number, None))
         except MillError as error:
@@ -377,7 +374,11 @@ async def _events(
                         ],
                     )
                 sent = True
-                usages |= {number: part["usage"]} if "usage" in part else {}
+                if part.finish_reason:
+                    usages[number] = {
+                        "prompt_tokens": part.prompt_tokens,
+                        "completion_tokens": part.number,
+                    }
                 yield _event(asked, [_delta(asked, number, part)])
         if asked.usage:
             yield (
@@ -397,11 +398,11 @@ async def _events(
             task.cancel()
 
 
-def _delta(asked: Asked, number: int, part: Json) -> Json:
-    reason = part.get("finish_reason")
-    near = _logprobs(asked, [part["logprob"]]) if "logprob" in part else None
+def _delta(asked: Asked, number: int, part: StreamPart) -> Json:
+    reason = part.finish_reason or None
+    near = None if part.logprob is None else _logprobs(asked, [part.logprob])
     if asked.chat:
-        delta = {"content": part["text"]} if part["text"] else {}
+        delta = {"content": part.text} if part.text else {}
         return {
             "index": number,
             "delta": delta,
@@ -410,7 +411,7 @@ def _delta(asked: Asked, number: int, part: Json) -> Json:
         }
     return {
         "index": number,
-        "text": part["text"],
+        "text": part.text,
         "finish_reason": reason,
         "logprobs": near,
     }

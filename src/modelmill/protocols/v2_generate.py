@@ -66,9 +66,9 @@ async def generate_stream(
         )
         try:
             async for part in stream:
-                if part.get("text"):
+                if part.text:
                     sent = True
-                    yield event(_answer(route, part["text"]))
+                    yield event(_answer(route, part.text))
         except MillError as failure:
             if not sent:
                 raise

@@ -1,7 +1,6 @@
 """A call on its way through the gateway, and the version that answers it."""
 
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,66 +9,48 @@ from modelmill.errors import ModelFailed, from_code
 from modelmill.serve.link import Pending
 from modelmill.serve.meter import Name
 from modelmill.serve.pool import Ask, Pool
-from modelmill.serve.tensors import elements_of
-from modelmill.serve.wire import ANSWER, Answer
-from modelmill.types import Json, KeyInfo, ServedVersion
+from modelmill.serve.wire import Answer, Usage
+from modelmill.types import KeyInfo, ServedVersion, StreamPart
 
 if TYPE_CHECKING:
     from modelmill.serve.gateway import Gateway
 
 
-class Tokens(msgspec.Struct, frozen=True):
-    """What an answer that grew has cost."""
+class StreamCursor:
+    """The tokens of a stream that were already sent to its caller.
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class Grown(msgspec.Struct, frozen=True):
-    """An answer that grew, as far as it is counted."""
-
-    usage: Tokens = Tokens()
-
-
-read_grown = msgspec.json.Decoder(Grown).decode
-
-
-class Heard:
-    """What a caller has heard of an answer that grows.
-
-    After a worker was lost another says the beginning again: that is left out, and has to be the
-    same.
+    When a worker is lost, its replacement begins from the first token: those that were sent are
+    left out, and must be the same.
     """
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self.prompt = 0
+        self.prompt_tokens = 0
 
-    def fresh(self, data: bytes) -> Json | None:
-        """A part, or None for one that was heard before; raises `ModelFailed` where another worker
-        says otherwise.
+    def is_new(self, part: StreamPart) -> bool:
+        """Whether a part was not sent before; raises `ModelFailed` where a replacement has another
+        token in its place.
         """
-        part: Json = msgspec.json.decode(data)
-        number, token = part["number"], part["token"]
-        if number <= len(self.tokens):
-            if self.tokens[number - 1] != token:
+        if part.number <= len(self.tokens):
+            if self.tokens[part.number - 1] != part.token:
                 raise ModelFailed(
                     "the worker was lost, and another one could not go on with the same text: ask "
                     "again"
                 )
-            return None
-        self.tokens.append(token)
-        self.prompt = part["prompt"]
-        return part
+            return False
+        self.tokens.append(part.token)
+        self.prompt_tokens = part.prompt_tokens
+        return True
 
-
-def grown_of(answer: Answer) -> Iterator[Tokens]:
-    """What the texts of an answer have cost."""
-    if answer.data:
-        yield read_grown(answer.data).usage
-    for tensor in answer.tensors:
-        if tensor.name == ANSWER:
-            yield from (read_grown(text).usage for text in elements_of(tensor))
+    @property
+    def usage(self) -> Usage:
+        """What a stream has used that ends here, before its answer is whole."""
+        if not self.tokens:
+            return {}
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": len(self.tokens),
+        }
 
 
 class Flight:

@@ -31,14 +31,14 @@ from modelmill.errors import (
 )
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
-from modelmill.serve.flight import Flight, Heard, Tokens, grown_of, name_of, version_of
+from modelmill.serve.flight import Flight, StreamCursor, name_of, version_of
 from modelmill.serve.meter import Collector, Meter, Series
 from modelmill.serve.pool import Ask, Pool, PoolLimits
 from modelmill.serve.shadow import copy_to_shadows
 from modelmill.serve.tracing import Tracing, trace_call
-from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor
+from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor, Usage
 from modelmill.settings import Limits
-from modelmill.types import Json, KeyInfo, ServedVersion, Snapshot
+from modelmill.types import KeyInfo, ServedVersion, Snapshot, StreamPart
 
 log = logging.getLogger("modelmill.gateway")
 
@@ -316,15 +316,14 @@ class Gateway:
         priority: int = 0,
         gone: Callable[[], bool] | None = None,
         request_id: str = "",
-    ) -> AsyncIterator[Json]:
-        """The parts of an answer as it grows, one for each token, then the whole one, which has no
-        `at`.
+    ) -> AsyncIterator[StreamPart]:
+        """The tokens of an answer as they are written; the last one has a `finish_reason`.
 
-        Raises what went wrong. `timeout` is that without a word: a long answer may take its time.
-        An answer that has begun is ended by the version that began it, or not at all. Closing the
-        iterator takes the call back.
+        Raises what went wrong. `timeout` is that between two tokens: a long answer may take its
+        time. An answer that has begun is ended by the version that began it, or not at all. Closing
+        the iterator takes the call back.
         """
-        parts: asyncio.Queue[bytes] = asyncio.Queue()
+        parts: asyncio.Queue[StreamPart | None] = asyncio.Queue()
         patience = min(
             timeout or self.limits.timeout_seconds, self.limits.timeout_seconds
         )
@@ -335,49 +334,46 @@ class Gateway:
             (STREAM,),
             gone,
             request_id,
-            heard=parts.put_nowait,
+            on_part=parts.put_nowait,
         )
         flight = self.begin(caller, route, protocol, ask, data, [], parameters)
-        flight.future.add_done_callback(lambda _: parts.put_nowait(b""))
+        flight.future.add_done_callback(lambda _: parts.put_nowait(None))
         series = flight.series
         last = flight.started
-        heard = Heard()
+        cursor = StreamCursor()
         landed = False
         try:
-            while data := await parts.get():
+            while (part := await parts.get()) is not None:
                 now = time.monotonic()
                 flight.pending.deadline = now + patience
                 flight.pending.pin = flight.pending.version
-                first = not heard.tokens
-                if (part := heard.fresh(data)) is not None:
+                first = not cursor.tokens
+                if cursor.is_new(part):
                     (series.first_token if first else series.next_token).observe(
                         now - last
                     )
                     last = now
                     yield part
             landed = True
-            yield msgspec.json.decode(self._land(flight, heard).data)
+            self._land(flight, cursor)
         finally:
             if not landed:
                 flight.future.cancel()
                 with suppress(MillError, asyncio.CancelledError):
-                    self._land(flight, heard)
+                    self._land(flight, cursor)
 
-    def _land(self, flight: Flight, heard: Heard) -> Answer:
-        """The end of a stream; where it ends early, its tokens up to the last part that was `heard`
-        are counted.
-        """
+    def _land(self, flight: Flight, cursor: StreamCursor) -> None:
+        """The end of a stream; where it ends early, the tokens that were sent are counted."""
         failure: MillError | None = None
         try:
-            return flight.land()
+            flight.land()
         except (MillError, asyncio.CancelledError) as error:
             failure = (
                 error
                 if isinstance(error, MillError)
                 else Cancelled("the client has gone")
             )
-            if heard.tokens:
-                self._count_tokens(flight, Tokens(heard.prompt, len(heard.tokens)))
+            self._count(flight, cursor.usage)
             raise
         finally:
             if self.tracing is not None:
@@ -422,21 +418,21 @@ class Gateway:
         """
         route, pending = flight.route, flight.pending
         self.meter.count((*flight.payer, "requests"))
-        if route.grows:
-            for grown in grown_of(answer):
-                self._count_tokens(flight, grown)
+        self._count(flight, answer.usage)
         if route.others:
             copy_to_shadows(self._shadows(route), pending.call, answer, flight.ask)
         if pending.version and pending.version != version_of(route):
             return msgspec.structs.replace(answer, version=pending.version)
         return answer
 
-    def _count_tokens(self, flight: Flight, tokens: Tokens) -> None:
-        series, who = flight.series, flight.payer
-        series.prompt_tokens += tokens.prompt_tokens
-        series.completion_tokens += tokens.completion_tokens
-        self.meter.count((*who, "prompt_tokens"), tokens.prompt_tokens)
-        self.meter.count((*who, "completion_tokens"), tokens.completion_tokens)
+    def _count(self, flight: Flight, usage: Usage) -> None:
+        series, payer = flight.series, flight.payer
+        for unit, amount in usage.items():
+            self.meter.count((*payer, unit), amount)
+            if unit == "prompt_tokens":
+                series.prompt_tokens += int(amount)
+            elif unit == "completion_tokens":
+                series.completion_tokens += int(amount)
 
     def _shadows(self, route: ServedVersion) -> list[Pool]:
         places = [

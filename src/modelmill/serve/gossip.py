@@ -57,7 +57,7 @@ class News(msgspec.Struct, array_like=True, frozen=True):
     series: dict[Name, Series]
     load: list[Load]
     hung: list[str]
-    usage: dict[Use, int] = {}
+    usage: dict[Use, int | float] = {}
     changed: bool = False
 
 
@@ -111,7 +111,7 @@ class Gossip:
         self._gateway = gateway
         self._ear = Ear(folder, f"gateway-{os.getpid()}")
         self._told: dict[Name, tuple[int, int]] = {}
-        self._used: dict[Use, int] = {}
+        self._used: dict[Use, int | float] = {}
         self._all_at = 0.0
         self._wake = asyncio.Event()
         gateway.wake = self._wake.set

@@ -14,6 +14,7 @@ from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
 from modelmill.generation.generator import Generator, Piece, Text
 from modelmill.predictor import Predictor
 from modelmill.serve.tensors import elements_of, texts_of
+from modelmill.serve.usage import usage_of_texts
 from modelmill.serve.wire import ANSWER, CANCEL, STREAM, Answer, Batch, Call, Part
 from modelmill.tasks.base import kind_of
 
@@ -44,6 +45,8 @@ class Caller:
     send: Send
     rows: list[Row]
     left: int
+    seconds: float = 0.0
+    """Of the steps that its texts took part in, its share."""
 
 
 class Growing:
@@ -59,6 +62,7 @@ class Growing:
         self._arrived: list[tuple[Send, Call]] = []
         self._gone: list[Send] = []
         self._told = 0.0
+        self._seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
         self._thread.start()
 
@@ -93,10 +97,21 @@ class Growing:
             ]:
                 self._forget(name)
             try:
-                self._tell(list(self._generator.tick()))
+                self._tell(self._step())
             except BaseException as error:
                 reraise_exit(error)
                 self._fail(error)
+
+    def _step(self) -> list[Piece]:
+        """One step of all texts, whose time is shared by those that it gave a token."""
+        started = time.perf_counter()
+        pieces = list(self._generator.tick())
+        self._seconds += time.perf_counter() - started
+        if pieces:
+            for piece in pieces:
+                self._callers[piece.name[:2]].seconds += self._seconds / len(pieces)
+            self._seconds = 0.0
+        return pieces
 
     def _begin(self, call: Call, send: Send) -> None:
         name = (id(send), call.id)
@@ -185,7 +200,7 @@ class Growing:
             if caller.call.outputs == [STREAM]:
                 part = self.task.part(piece, row.told, self.model.context)  # type: ignore[attr-defined]
                 parts.setdefault(id(caller.send), (caller.send, []))[1].append(
-                    Part(caller.call.id, msgspec.json.encode(part))
+                    Part(caller.call.id, part)
                 )
             row.told += len(piece.text)
         for send, told in parts.values():
@@ -203,10 +218,11 @@ class Growing:
             return
         del self._callers[name]
         call, found = caller.call, [self._answer(caller, row) for row in caller.rows]
+        usage = usage_of_texts([row.pieces[-1] for row in caller.rows], caller.seconds)
         answer = (
-            Answer(call.id, tensors=[texts_of(ANSWER, found)])
+            Answer(call.id, tensors=[texts_of(ANSWER, found)], usage=usage)
             if call.data is None
-            else Answer(call.id, found[0])
+            else Answer(call.id, found[0], usage=usage)
         )
         caller.send(Batch([answer], rows=len(found)))
 

@@ -18,6 +18,7 @@ from modelmill.serve.wire import (
     frame,
     read_batch,
 )
+from modelmill.types import StreamPart
 
 if TYPE_CHECKING:
     from modelmill.serve.pool import Pool
@@ -47,8 +48,8 @@ class Pending:
         "call",
         "deadline",
         "future",
-        "heard",
         "key",
+        "on_part",
         "pin",
         "priority",
         "request_id",
@@ -80,7 +81,7 @@ class Pending:
         self.batch: Sent | None = None
         self.request_id = self.pin = self.version = ""
         self.abandoned: Callable[[], bool] | None = None
-        self.heard: Callable[[bytes], None] | None = None
+        self.on_part: Callable[[StreamPart], None] | None = None
         for tensor in call.tensors:
             self.size += len(tensor.data)
             if tensor.shape:
@@ -230,24 +231,24 @@ class Link(asyncio.Protocol):
             del buffer[:end]
             self._answered(batch)
 
-    def _grown(self, parts: list[Part], now: float) -> None:
-        """Answers have grown, or are still being thought about: the worker is alive."""
+    def _streamed(self, parts: list[Part], now: float) -> None:
+        """Pass on the parts of streams; also an empty list says that the worker is alive."""
         for sent in self.batches:
             sent.since = now
         for part in parts:
             pending = self.held.get(part.id)
             if (
                 pending is not None
-                and pending.heard is not None
+                and pending.on_part is not None
                 and not pending.future.done()
             ):
-                pending.heard(part.data)
+                pending.on_part(part.part)
 
     def _answered(self, batch: Batch) -> None:
         now = time.monotonic()
         held = self.held
         if self.slots:
-            self._grown(batch.parts, now)
+            self._streamed(batch.parts, now)
             if not batch.answers:
                 return
         sent: Sent | None = None

@@ -149,9 +149,7 @@ _SUMS = tuple(
 Name = tuple[str, str, str]
 """Project, deployment and version (`model:number`)."""
 Use = tuple[str, str, str, str]
-"""Project, key, deployment, and what was used: `requests`, `prompt_tokens` or
-`completion_tokens`.
-"""
+"""Project, key, deployment, and the unit of what was used: `requests`, or one of `wire.Usage`."""
 
 
 class Meter:
@@ -160,8 +158,8 @@ class Meter:
     def __init__(self) -> None:
         self.own: dict[Name, Series] = {}
         self.others: dict[str, dict[Name, Series]] = {}
-        self.usage: dict[Use, int] = {}
-        self._usages: dict[str, dict[Use, int]] = {}
+        self.usage: dict[Use, int | float] = {}
+        self._usages: dict[str, dict[Use, int | float]] = {}
 
     def series(self, name: Name) -> Series:
         """The counters of a version; made when asked for the first time."""
@@ -183,19 +181,19 @@ class Meter:
         return {name for series in (self.own, *self.others.values()) for name in series}
 
     def heard(
-        self, gateway: str, news: dict[Name, Series], usage: dict[Use, int]
+        self, gateway: str, news: dict[Name, Series], usage: dict[Use, int | float]
     ) -> None:
         """Another gateway's counters; those of one that has ended stay as they were."""
         self.others.setdefault(gateway, {}).update(news)
         self._usages.setdefault(gateway, {}).update(usage)
 
-    def count(self, use: Use, more: int = 1) -> None:
+    def count(self, use: Use, more: int | float = 1) -> None:
         """A key has used something."""
         self.usage[use] = self.usage.get(use, 0) + more
 
-    def used(self) -> dict[Use, int]:
-        """Answered requests and their tokens, all gateways together."""
-        total: dict[Use, int] = {}
+    def used(self) -> dict[Use, int | float]:
+        """What keys have used, all gateways together."""
+        total: dict[Use, int | float] = {}
         for usage in (self.usage, *self._usages.values()):
             for use, count in usage.items():
                 total[use] = total.get(use, 0) + count
@@ -328,14 +326,21 @@ class Collector:
             "tokens of a key's requests",
             labels=["project", "key", "deployment", "kind"],
         )
-        for (*where, kind), count in self._meter.used().items():
+        units = CounterMetricFamily(
+            "modelmill_usage_units",
+            "what a key's answered requests used otherwise",
+            labels=["project", "key", "deployment", "unit"],
+        )
+        for (*where, unit), count in self._meter.used().items():
             if not self._may_read(where[0], where[1]):
                 continue
-            if kind == "requests":
+            if unit == "requests":
                 usage.add_metric(where, count)
+            elif unit in ("prompt_tokens", "completion_tokens"):
+                tokens.add_metric([*where, unit.removesuffix("_tokens")], count)
             else:
-                tokens.add_metric([*where, kind.removesuffix("_tokens")], count)
-        yield from (usage, tokens)
+                units.add_metric([*where, unit], count)
+        yield from (usage, tokens, units)
 
     def _may_read(self, project: str, key: str | None = None) -> bool:
         """Whether the reader is told of a project, or of a key's use in it."""

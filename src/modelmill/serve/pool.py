@@ -26,6 +26,7 @@ from modelmill.serve.batcher import BatchLimits, Lanes, admit, take
 from modelmill.serve.link import ATTEMPTS, Link, Pending
 from modelmill.serve.meter import Series
 from modelmill.serve.wire import Answer, Batch, Call, Tensor, frame
+from modelmill.types import StreamPart
 
 log = logging.getLogger("modelmill.gateway")
 
@@ -63,7 +64,7 @@ class Ask(NamedTuple):
     gone: Callable[[], bool] | None = None
     request_id: str = ""
     pin: str = ""
-    heard: Callable[[bytes], None] | None = None
+    on_part: Callable[[StreamPart], None] | None = None
 
 
 class Pool:
@@ -160,7 +161,7 @@ class Pool:
         pending.abandoned = ask.gone
         pending.request_id = ask.request_id
         pending.pin = ask.pin
-        pending.heard = ask.heard
+        pending.on_part = ask.on_part
         pending.size += weight
         self._admit(pending)
         self._lanes.add(pending)

@@ -8,13 +8,19 @@ from typing import Any
 
 import msgspec
 
+from modelmill.types import StreamPart
+
 HEAD = 4
 ANSWER = "answer"
 """The output that is the task's answer as JSON."""
 CANCEL = "cancel"
 """The only output of a call that takes another one back: that of its `id`."""
 STREAM = "stream"
-"""The only output of a call whose answer is told in parts while it grows."""
+"""The only output of a call whose answer is streamed token by token."""
+Usage = dict[str, int | float]
+"""What a call used beside being one request, by unit: `prompt_tokens` and `completion_tokens`,
+`pixels`, `audio_seconds`, `compute_seconds`.
+"""
 
 
 class Tensor(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -45,7 +51,8 @@ class Call(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One answer: JSON of the task's output, or tensors, or an error's code and message.
+    """One answer: JSON of the task's output, or tensors, or an error's code and message. `usage` is
+    what the call has used, by unit; empty where it failed.
 
     The gateway fills in `version` (`model:number`) when another version answered than the one that
     was picked: one that took its place while the call waited.
@@ -57,21 +64,22 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
     code: str = ""
     message: str = ""
     version: str = ""
+    usage: Usage = {}
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A piece of an answer that is still growing, as JSON: what has come since the last one."""
+    """A token of a call whose answer is streamed."""
 
     id: int
-    data: bytes
+    part: StreamPart
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The answers of one frame, how many rows they had, and seconds spent on decoding, running and
     encoding.
 
-    A worker whose answers grow tells `parts` of those that are streamed, or nothing but that it is
-    alive.
+    A worker that writes texts sends `parts` of those that are streamed, or nothing at all, which
+    says that it is alive.
     """
 
     answers: list[Answer]

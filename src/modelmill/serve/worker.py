@@ -30,6 +30,7 @@ from modelmill.serve.growing import Growing
 from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
+from modelmill.serve.usage import usage_of_arrays
 from modelmill.serve.wire import (
     ANSWER,
     HEAD,
@@ -37,6 +38,7 @@ from modelmill.serve.wire import (
     Batch,
     Call,
     Tensor,
+    Usage,
     frame,
     read_calls,
 )
@@ -106,7 +108,12 @@ class Worker:
             self._encode(*three) for three in zip(calls, items, results, strict=True)
         ]
         count = sum(item.rows for item in items if isinstance(item, Item))
-        return Batch(answers, count, decoded - started, run, time.perf_counter() - ran)
+        encoded = time.perf_counter()
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(item, Item) and not answer.code:
+                share = item.rows / max(1, count)
+                answer.usage["compute_seconds"] = (encoded - started) * share
+        return Batch(answers, count, decoded - started, run, encoded - ran)
 
     def _answer_plain(self, calls: Sequence[Call], started: float) -> Batch | None:
         """The short way for calls that are alike; None when they are not, or anything is wrong with
@@ -121,16 +128,17 @@ class Worker:
                 begun = time.perf_counter()
                 outputs = self._sliced(arrays)
             ran = time.perf_counter()
-            answers = apart(calls, outputs)
+            usage: Usage = {}
+            answers = apart(calls, outputs, usage)
         except BaseException as error:
             reraise_exit(error)
             return None  # the long way finds out which call it is
         if answers is None:
             return None
         count = len(next(iter(arrays.values())))
-        return Batch(
-            answers, count, decoded - started, ran - begun, time.perf_counter() - ran
-        )
+        encoded = time.perf_counter()
+        usage["compute_seconds"] = (encoded - started) / len(calls)
+        return Batch(answers, count, decoded - started, ran - begun, encoded - ran)
 
     def _decode(self, call: Call) -> Item | MillError:
         """Arrays with a batch axis, or the reason why there are none."""
@@ -256,13 +264,15 @@ class Worker:
                 output = self.model.encode(
                     {n: a[0] for n, a in result.items()}, call.parameters
                 )
-                return Answer(call.id, data=msgspec.json.encode(output))
+                data = msgspec.json.encode(output)
+                return Answer(call.id, data=data, usage=self._usage(item, result))
             return Answer(
                 call.id,
                 tensors=[
                     self._tensor(name, call, item, result)
                     for name in call.outputs or _told(result)
                 ],
+                usage=self._usage(item, result),
             )
         except MillError as error:
             return Answer(call.id, code=error.code, message=error.message)
@@ -274,6 +284,15 @@ class Worker:
                 code=ModelFailed.code,
                 message="the model's output could not be encoded",
             )
+
+    def _usage(self, item: Item, result: Arrays) -> Usage:
+        """What an answered call has used but for its time; of tensors that callers made themselves
+        nothing is known.
+        """
+        if not item.raw:
+            return {}
+        rate = getattr(self.model.context.preprocessing, "rate", 1)
+        return usage_of_arrays(item.arrays, result, rate)
 
     def _tensor(self, name: str, call: Call, item: Item, result: Arrays) -> Tensor:
         """An output of the model, or the task's answer where the model has none of that name."""

@@ -27,7 +27,7 @@ from modelmill.tasks.decoding.text_tokenizer import (
     without_surrogates,
 )
 from modelmill.tasks.text_generation.chat_template import ENDS, rendered, stops
-from modelmill.types import Json, TensorSpec
+from modelmill.types import Json, StreamPart, TensorSpec
 
 SUMMARY = "write a text on, in the manner of those it was trained on"
 INPUT = "text"
@@ -218,24 +218,19 @@ def _asked(parameters: Mapping[str, Any]) -> Sampling:
     return sampling(given, USUAL)
 
 
-def part(piece: Piece, at: int, context: Context) -> Json:
-    """What a step has added to an answer, for those who read it while it grows."""
-    found: Json = {
-        "text": piece.text,
-        "at": at,
-        "token": piece.token,
-        "number": piece.tokens,
-    }
-    found |= {"prompt": piece.prompt_tokens, "special": piece.token < len(SPECIAL)}
-    if piece.logprob is not None:
-        found["logprob"] = _told(piece, context)
-    if piece.ended:
-        found |= {
-            "finish_reason": piece.ended,
-            "ended_by": _ended_by(piece),
-            "usage": _usage(piece),
-        }
-    return found
+def part(piece: Piece, at: int, context: Context) -> StreamPart:
+    """What a step has added to an answer after `at` characters, for those who stream it."""
+    return StreamPart(
+        piece.tokens,
+        piece.token,
+        piece.text,
+        at,
+        piece.prompt_tokens,
+        special=piece.token < len(SPECIAL),
+        logprob=None if piece.logprob is None else _told(piece, context),
+        finish_reason=piece.ended,
+        ended_by=_ended_by(piece) if piece.ended else "",
+    )
 
 
 def grown(

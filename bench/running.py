@@ -26,14 +26,17 @@ def shared(name: str) -> Path | None:
 class Platform:
     """`modelmill up` on a free port and a home of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, env: dict[str, str] | None = None) -> None:
         self.home = home
+        self.env = env
         self.start()
 
     def start(self) -> None:
         """Start it and wait for its address."""
         command = [*CLI, "up", "--home", str(self.home), "--port", "0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, env=self.env
+        )
         while not (self.home / "address").exists():
             if self.process.poll() is not None:
                 raise SystemExit("the platform did not start")

@@ -40,13 +40,13 @@ class Row:
 class Modelmill(Server):
     """A platform of its own with a home that is gone afterwards; calls carry a user's key."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, env: dict[str, str] | None = None) -> None:
         super().__init__("modelmill")
         self.cache = cache
         self._folder = tempfile.TemporaryDirectory(prefix="modelmill-bench-")
         self.home = Path(self._folder.name) / "home"
         try:
-            self.platform = Platform(self.home)
+            self.platform = Platform(self.home, env)
         except SystemExit as error:
             log = self.home / "logs" / "gateway.log"
             tail = (

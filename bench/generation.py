@@ -84,10 +84,11 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
     import onnx
 
     from modelmill import bundle
+    from modelmill.engines.onnx import INT8
     from modelmill.predictor import Predictor, write_golden
     from modelmill.tasks.decoding import lossless_tokenizer
     from modelmill.tasks.networks.decoder_graph import decoder
-    from modelmill.types import INT8, Lineage, Manifest, TensorSpec
+    from modelmill.types import Lineage, Manifest, TensorSpec
 
     draft = folder / "draft"
     draft.mkdir()

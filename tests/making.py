@@ -32,7 +32,6 @@ from modelmill.tasks import feature_extraction
 from modelmill.tasks.base import split_by, task_named
 from modelmill.tasks.decoding import audio_decoder, lossless_tokenizer, text_tokenizer
 from modelmill.types import (
-    INT8,
     KeyInfo,
     Lineage,
     Manifest,
@@ -270,6 +269,7 @@ def writing_bundle(target: Path, context: int = 128) -> Path:
     """A sealed bundle that writes letters: a decoder of two blocks with weights by chance."""
     import onnx
 
+    from modelmill.engines.onnx import INT8
     from modelmill.tasks.networks.decoder_graph import decoder
 
     draft = target.with_name(f"{target.name}.draft")

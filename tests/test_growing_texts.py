@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.errors import InvalidInput
-from modelmill.generation.generator import Generator, Text
-from modelmill.generation.sampling import Sampling, choose, logprobs, sampling
+from modelmill.generation.generator import Generator
+from modelmill.generation.sampling import choose, logprobs, sampling
+from modelmill.streams import Sampling, Text
 
 LETTERS = "abcdefghij"
 END = 10

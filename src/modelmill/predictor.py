@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 
 from modelmill.bundle import digest_of, open_bundle
-from modelmill.engines.base import engine_named
+from modelmill.engines.base import Session, Writer, engine_for, engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError
-from modelmill.generation.generator import Generator, Piece, Text
+from modelmill.streams import Piece, Text
 from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw, Task, task_named
-from modelmill.types import INT8, Manifest
+from modelmill.types import Manifest
 
 GOLDEN = "golden.json"
 SLOTS = 16
@@ -52,21 +52,27 @@ class Predictor:
         self.context = Context(
             preprocessing=preprocessing, labels=manifest.labels, folder=folder
         )
-        runtime = engine_named(engine or manifest.engine)
-        self.golden = folder / INT8 if precision == INT8 else folder
         self.grows = bool(getattr(self._task, "GROWS", False))
-        self.session: Any
-        if self.grows:
-            if not hasattr(runtime, "steps"):
-                raise InvalidInput(
-                    f"{manifest.task} runs on the engine onnx, not on "
-                    f"{engine or manifest.engine}"
-                )
-            self.session = runtime.steps(folder, threads, SLOTS, precision)
+        if engine or self.grows:
+            runtime = engine_for(engine or manifest.engine, folder, writes=self.grows)
         else:
-            self.session = runtime.open(folder, threads, precision=precision)
+            runtime = engine_named(manifest.engine)
+        place = runtime.place_of(folder, precision)
+        arithmetic = "" if precision in runtime.VARIANTS else precision
+        self.golden = place
+        self.session: Session
+        self.writer: Writer | None = None
+        if self.grows:
+            self.session = self.writer = runtime.writer(
+                place, threads, SLOTS, arithmetic
+            )
+        else:
+            signature = manifest.inputs, manifest.outputs
+            self.session = runtime.open(
+                place, threads, precision=arithmetic, signature=signature
+            )
         further = {
-            name: runtime.open(folder / name, threads, precision=precision).run
+            name: runtime.open(place / name, threads, precision=arithmetic).run
             for name in getattr(self._task, "GRAPHS", ())
         }
         self._runs: Any = (
@@ -148,13 +154,21 @@ class Predictor:
         return cast(Text, self.task.begin(name, data, self.context, parameters))  # type: ignore[attr-defined]
 
     def pieces(self, texts: Sequence[Text]) -> dict[Any, list[Piece]]:
-        """All that texts grow by, beside one another, by their names."""
-        generator, found = Generator(self.session), dict[Any, list[Piece]]()
-        for text in texts:
-            generator.add(text)
-        while generator.busy:
-            for piece in generator.tick():
-                found.setdefault(piece.name, []).append(piece)
+        """All that texts grow by, beside one another, by their names; raises `InvalidInput` for a
+        model whose answers do not grow.
+        """
+        if self.writer is None:
+            raise InvalidInput("the answers of this model do not grow token by token")
+        found: dict[Any, list[Piece]] = {}
+        try:
+            for text in texts:
+                self.writer.add(text)
+            while self.writer.busy:
+                for piece in self.writer.tick():
+                    found.setdefault(piece.name, []).append(piece)
+        except BaseException:  # what failed is not to go on beside the next ones
+            self.writer.cancel({text.name for text in texts})
+            raise
         return found
 
     def _grow(self, inputs: Sequence[Raw], parameters: Mapping[str, Any]) -> list[Any]:
@@ -180,8 +194,8 @@ class Predictor:
         ]
 
     def check_golden(self) -> None:
-        """Replay the golden set, of int8 its own; raises `BundleCorrupt` when an answer differs
-        from the recorded one.
+        """Replay the golden set, of a variant its own; raises `BundleCorrupt` when an answer
+        differs from the recorded one.
 
         A model without a task has none: its digests alone say that it is the one that was brought.
         """

@@ -13,6 +13,7 @@ import pytest
 
 from modelmill import __version__, bundle, plugins, predictor
 from modelmill.bundle import open_bundle
+from modelmill.engines.base import engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, NotInstalled
 from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
@@ -28,7 +29,7 @@ RECIPES = [
 ENGINES = [
     (name, precision)
     for name in plugins.names("engines")
-    for precision in plugins.load("engines", name).PRECISIONS
+    for precision in (*engine_named(name).PRECISIONS, *engine_named(name).VARIANTS)
 ]
 QUICK = {"epochs": "1", "batch_size": "16", "epoch_steps": "2"}
 

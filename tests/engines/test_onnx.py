@@ -12,7 +12,7 @@ from tests.making import identity_graph
 @pytest.fixture
 def texts(tmp_path):
     (tmp_path / "model.onnx").write_bytes(identity_graph("BYTES").SerializeToString())
-    return onnx.open(tmp_path, 1)
+    return onnx.ENGINE.open(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,17 @@ def test_one_model_can_take_texts_and_bfloat16(tmp_path):
         "b": np.ones(2, ml_dtypes.bfloat16),
         "f": np.array([1, 2], np.float32),
     }
-    answer = onnx.open(tmp_path, 1).run(arrays)
+    answer = onnx.ENGINE.open(tmp_path, 1).run(arrays)
     assert answer["s_out"].tolist() == [b"one", b"two"]
     assert answer["f_out"].tolist() == [1, 2]
 
 
 def test_texts_in_and_bfloat16_out_is_refused_before_it_is_served(tmp_path):
     (tmp_path / "model.onnx").write_bytes(mixed("sb").SerializeToString())
-    for refused in (lambda: onnx.signature(tmp_path), lambda: onnx.open(tmp_path, 1)):
+    for refused in (
+        lambda: onnx.ENGINE.signature(tmp_path),
+        lambda: onnx.ENGINE.open(tmp_path, 1),
+    ):
         with pytest.raises(InvalidInput, match="BYTES inputs can't have BF16 outputs"):
             refused()
 
@@ -94,7 +97,7 @@ def test_a_model_without_inputs_is_refused(tmp_path):
     )
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
     with pytest.raises(InvalidInput, match="no inputs"):
-        onnx.signature(tmp_path)
+        onnx.ENGINE.signature(tmp_path)
 
 
 def test_a_classifier_of_scikit_learn_is_told_how_to_convert(tmp_path):
@@ -114,4 +117,4 @@ def test_a_classifier_of_scikit_learn_is_told_how_to_convert(tmp_path):
     )
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
     with pytest.raises(InvalidInput, match="zipmap=False"):
-        onnx.signature(tmp_path)
+        onnx.ENGINE.signature(tmp_path)

@@ -18,12 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from modelmill.engines.base import Arrays, Engine, Sample, sample_rows
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
+from modelmill.types import TensorSpec
 
-Arrays = dict[str, np.ndarray[Any, Any]]
-
-PRECISIONS = ("fp32",)
-DATATYPES = ("FP32", "INT64", "BYTES")
 FILE = "model.json"
 LEDGER, SECONDS = "REFERENCE_LEDGER", "REFERENCE_SECONDS"
 TRIGGER = -1.0
@@ -176,26 +174,45 @@ KINDS = {
 }
 
 
-def open(folder: Path, threads: int, device: str = "cpu", precision: str = "") -> Slow:
-    """The model of a bundle; raises `BundleCorrupt` for one that is not of this engine."""
-    if device != "cpu" or precision not in ("", *PRECISIONS):
-        raise InvalidInput(
-            f"the reference engine runs on 'cpu' in fp32, not on '{device}' in '{precision}'"
+COLUMNS = {
+    "FP32": ("slow", "seconds", "slept"),
+    "INT64": ("counts", "id", "answer"),
+    "BYTES": ("echo", "input", "output"),
+}
+
+
+class ReferenceEngine(Engine):
+    """What `model.json` says."""
+
+    READS = (FILE,)
+    DATATYPES = tuple(COLUMNS)
+
+    def open(self, folder, threads, device="cpu", precision="", signature=None):
+        """The model of a bundle; raises `BundleCorrupt` for one that is not of this engine."""
+        if device != "cpu" or precision not in ("", *self.PRECISIONS):
+            raise InvalidInput(
+                f"the reference engine runs on 'cpu' in fp32, not on '{device}' in '{precision}'"
+            )
+        try:
+            told = json.loads((folder / FILE).read_text())
+            return KINDS[told["kind"]](told)
+        except (OSError, ValueError, KeyError) as error:
+            raise BundleCorrupt(f"{FILE} can't be read: {error!r}") from error
+
+    def sample(self, folder, datatype):
+        """A model of the kind that takes this data type."""
+        kind, given, answered = COLUMNS[datatype]
+        (folder / FILE).write_text(json.dumps({"kind": kind}))
+        rows = sample_rows(datatype)[:, :1]
+        if datatype == "FP32":
+            rows = rows / 1000
+        answer = rows * 3 + 1 if kind == "counts" else rows
+        return Sample(
+            [TensorSpec(name=given, datatype=datatype, shape=[-1, 1])],
+            [TensorSpec(name=answered, datatype=datatype, shape=[-1, 1])],
+            {given: rows},
+            {answered: answer},
         )
-    try:
-        told = json.loads((folder / FILE).read_text())
-        return KINDS[told["kind"]](told)
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleCorrupt(f"{FILE} can't be read: {error!r}") from error
 
 
-def signature(folder: Path) -> Any:
-    """Nothing can be read from a bare model file."""
-    raise InvalidInput(
-        f"a model of the reference engine is a bundle with a manifest and {FILE}"
-    )
-
-
-def convert(network: Any, inputs: Any, outputs: Any, folder: Path) -> list[str]:
-    """Nothing can be converted to this engine."""
-    raise InvalidInput("the reference engine takes no trained network")
+ENGINE = ReferenceEngine()

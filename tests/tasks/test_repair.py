@@ -471,7 +471,8 @@ def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_
     tmp_path, recipe
 ):
     pytest.importorskip("torch")
-    from modelmill.engines import onnx
+    from modelmill.engines.onnx import ENGINE
+    from modelmill.exporters.onnx import convert
     from modelmill.tasks.base import Signature
     from modelmill.tasks.image_to_image.training import deployed
 
@@ -484,13 +485,13 @@ def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_
     network = module.network(chosen.network, signature)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in a job's process
-        onnx.convert(
+        convert(
             deployed(network, signature),
             task.inputs(known),
             task.outputs(known),
             tmp_path,
         )
-    session = onnx.open(tmp_path, 1)
+    session = ENGINE.open(tmp_path, 1)
     pixels = np.asarray(
         Image.fromarray(noise(9, 11, 3)).resize((51, 37), Image.Resampling.BICUBIC)
     )

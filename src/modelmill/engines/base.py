@@ -1,20 +1,24 @@
-"""The contract of an engine: open a bundle, run named arrays, convert a trained network."""
+"""The contract of an engine: which files of a bundle it reads, and how it runs them.
 
-from collections.abc import Mapping, Sequence
+An engine is a module `engines/<name>.py` with an instance of a subclass of `Engine`, `ENGINE`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
 
 from modelmill import plugins
-from modelmill.errors import InvalidInput
+from modelmill.errors import InvalidInput, NotInstalled
+from modelmill.streams import Piece, Text
 from modelmill.types import TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-
-FILE = "model.onnx"
-"""The model in a bundle: every engine here runs the same file."""
+Signature = tuple[list[TensorSpec], list[TensorSpec]]
+"""Inputs and outputs of a model, the batch axis first."""
 
 NUMPY: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -49,41 +53,169 @@ class Session(Protocol):
         """
 
 
-class Engine(Protocol):
+class Writer(Session, Protocol):
+    """A loaded model whose answers grow token by token, many texts beside one another.
+
+    `run` gives the `logits` behind each token of `ids`, for evaluation. One thread calls the
+    others.
+    """
+
+    slots: int
+    """Texts that grow beside one another, which may be lowered; further ones wait."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+
+    def add(self, text: Text) -> None:
+        """Let a text begin as soon as there is room."""
+
+    def cancel(self, names: Set[Any]) -> None:
+        """Let go of texts at once."""
+
+    def tick(self) -> Iterator[Piece]:
+        """One step: what it adds to each text. A piece whose `ended` is not empty is the last."""
+
+
+class Sample(NamedTuple):
+    """A small model for the contract tests, and rows with what it answers to them."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    given: Arrays
+    answered: Arrays
+
+
+def sample_rows(datatype: str) -> np.ndarray[Any, Any]:
+    """Small values of a data type [2, 3], for `Engine.sample`."""
+    if datatype == "BYTES":
+        return np.array([[b"a", b"", b"mill"], [b"\0", b"b", b"c"]], object)
+    return np.array([[0, 1, 2], [3, 1, 0]]).astype(NUMPY[datatype])
+
+
+class Engine(ABC):
     """One runtime."""
 
-    PRECISIONS: tuple[str, ...]
+    READS: tuple[str, ...]
+    """The files of a bundle that it loads, as patterns: it runs the bundles that have all of
+    them.
+    """
+    PRECISIONS: tuple[str, ...] = ("fp32",)
     """The arithmetic it offers for float models; the first is the default."""
-    DATATYPES: tuple[str, ...]
+    VARIANTS: tuple[str, ...] = ()
+    """Further precisions, whose weights lie beside in a folder of that name, with a golden set of
+    their own.
+    """
+    DATATYPES: tuple[str, ...] = DATATYPES
     """Those of `base.DATATYPES` that may go in and come out."""
+    RUNS_CODE: bool = False
+    """Whether a file may run code while it is loaded: it needs someone who trusts it."""
 
+    @abstractmethod
     def open(
-        self, folder: Path, threads: int, device: str = "cpu", precision: str = ""
-    ) -> Session:
-        """Load the model of a bundle; raises `BundleCorrupt`, or `InvalidInput` for what the engine
-        can't do.
-        """
-
-    def signature(self, folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
-        """Inputs and outputs of a bare model; raises `InvalidInput` saying what can't be served, or
-        read.
-        """
-
-    def convert(
         self,
-        network: Any,
-        inputs: list[TensorSpec],
-        outputs: list[TensorSpec],
         folder: Path,
-    ) -> list[str]:
-        """Write a trained network in the engine's form into a bundle's draft; returns the files'
-        names.
+        threads: int,
+        device: str = "cpu",
+        precision: str = "",
+        signature: Signature | None = None,
+    ) -> Session:
+        """Load the model in a folder. Files that name no inputs and outputs take the names of the
+        bundle's `signature`.
+
+        Raises `BundleCorrupt`, `NotInstalled`, or `InvalidInput` for what the engine can't do.
         """
+
+    def writer(
+        self, folder: Path, threads: int, slots: int, precision: str = ""
+    ) -> Writer:
+        """Load a model that answers token by token, for up to `slots` texts at a time.
+
+        Raises as `open` does, and `InvalidInput` where the engine has none.
+        """
+        raise InvalidInput("the engine has no models that answer token by token")
+
+    def signature(self, folder: Path) -> Signature:
+        """Inputs and outputs of a bare model, free axes as -1.
+
+        Raises `InvalidInput` saying what can't be served, or read.
+        """
+        raise InvalidInput(
+            f"{' and '.join(self.READS)} without a manifest can't be served: import a bundle"
+        )
+
+    @abstractmethod
+    def sample(self, folder: Path, datatype: str) -> Sample:
+        """Write a small model whose first input has a data type; raises `InvalidInput` for one that
+        is not in DATATYPES.
+        """
+
+    def writes(self) -> bool:
+        """Whether it has models that answer token by token."""
+        return type(self).writer is not Engine.writer
+
+    def reads(self, folder: Path) -> bool:
+        """Whether a folder has all the files that it loads."""
+        return all(any(folder.glob(pattern)) for pattern in self.READS)
+
+    def place_of(self, folder: Path, precision: str) -> Path:
+        """Where the weights of a precision lie; raises `InvalidInput` for a variant that the bundle
+        lacks.
+        """
+        if precision not in self.VARIANTS:
+            return folder
+        if not (folder / precision).is_dir():
+            raise InvalidInput(
+                f"the model was made without weights in {precision}: deploy it in "
+                f"{self.PRECISIONS[0]}, or train it again where its recipe makes them"
+            )
+        return folder / precision
 
 
 def engine_named(name: str) -> Engine:
-    """The engine; raises `NotFound` naming those that exist."""
-    return cast(Engine, plugins.load("engines", name))
+    """The engine; raises `NotFound` naming those that exist, `InvalidInput` for a plugin that is
+    none.
+    """
+    engine = getattr(plugins.load("engines", name), "ENGINE", None)
+    if not isinstance(engine, Engine):
+        raise InvalidInput(
+            f"the plugin '{name}' is not an engine: its module needs ENGINE, an instance of a "
+            "subclass of modelmill.engines.base.Engine"
+        )
+    return engine
+
+
+def engine_for(name: str, folder: Path, *, writes: bool = False) -> Engine:
+    """The engine of that name, if it runs the model in a folder, which answers token by token if it
+    `writes`.
+
+    Raises `InvalidInput` naming the engines that do.
+    """
+    engine = engine_named(name)
+    if writes and not engine.writes():
+        raise InvalidInput(
+            "a model that answers token by token runs on the engine "
+            f"{_names(Engine.writes)}, not on {name}"
+        )
+    if not engine.reads(folder):
+        able = _names(lambda one: one.reads(folder))
+        raise InvalidInput(
+            f"the engine '{name}' reads {' and '.join(engine.READS)}, which the model does not "
+            f"have; it runs on: {able or 'none that is installed'}"
+        )
+    return engine
+
+
+def _names(able: Callable[[Engine], bool]) -> str:
+    """The installed engines that are able to do something."""
+    found = []
+    for name in plugins.names("engines"):
+        try:
+            if able(engine_named(name)):
+                found.append(name)
+        except NotInstalled:
+            continue
+    return ", ".join(found)
 
 
 def choose(engine: str, what: str, value: str, offered: Sequence[str]) -> str:

@@ -1,8 +1,6 @@
 """ONNX Runtime: the default engine, on every processor."""
 
 import ctypes
-import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,19 +9,22 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
-from modelmill.engines import base
-from modelmill.engines.base import FILE, NUMPY, Arrays, choose
+from modelmill.engines.base import (
+    DATATYPES,
+    Arrays,
+    Engine,
+    Sample,
+    Signature,
+    Writer,
+    choose,
+)
+from modelmill.engines.onnx_file import FILE, write_sample
+from modelmill.engines.onnx_runtime import load, reason
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
-from modelmill.types import INT8, TensorSpec
+from modelmill.types import TensorSpec
 
-OPSET = 20
-PRECISIONS = ("fp32", INT8)
-DATATYPES = base.DATATYPES
-FREE, FREE_ALONE = 32, 8
-"""Length for each row of a batch that axes of no fixed length have when a network is converted: the
-sides of a picture, or one alone, such as the words of a text, of which the exporter follows a
-recurrent network one by one.
-"""
+INT8 = "int8"
+"""The variant of models that answer token by token: weights in 8 bits."""
 ONNX_BFLOAT16 = 16  # TensorProto.DataType; the package onnx is not needed to serve
 
 KINDS = {
@@ -46,8 +47,6 @@ KINDS = {
 
 Array = np.ndarray[Any, Any]
 
-ort.set_default_logger_severity(3)
-
 
 class OnnxSession:
     """One loaded graph with a fixed number of threads.
@@ -58,12 +57,12 @@ class OnnxSession:
 
     def __init__(self, path: Path, threads: int) -> None:
         try:
-            self._session = _load(path, threads)
+            self._session = load(path, threads)
         except (
             Exception
         ) as error:  # onnxruntime raises its own kinds, none of them public
             raise BundleCorrupt(
-                f"{path.name} can't be loaded: {_reason(error)}"
+                f"{path.name} can't be loaded: {reason(error)}"
             ) from error
         self._inputs = {
             one.name: KINDS.get(one.type, "") for one in self._session.get_inputs()
@@ -94,7 +93,7 @@ class OnnxSession:
         except InvalidInput:
             raise
         except Exception as error:
-            raise ModelFailed(f"the model failed: {_reason(error, 300)}") from error
+            raise ModelFailed(f"the model failed: {reason(error, 300)}") from error
 
     def _value(self, name: str, array: Array) -> Any:
         """An array as the runtime takes it; raises `InvalidInput` for BYTES that are not UTF-8."""
@@ -113,85 +112,58 @@ class OnnxSession:
         return array
 
 
-def open(
-    folder: Path, threads: int, device: str = "cpu", precision: str = ""
-) -> OnnxSession:
-    """Load `model.onnx` of a bundle; raises `BundleCorrupt`, `InvalidInput` for a device or
-    precision it lacks.
-    """
-    choose("onnx", "device", device, ("cpu",))
-    choose("onnx", "precision", precision, PRECISIONS[:1])
-    return OnnxSession(folder / FILE, threads)
+class OnnxEngine(Engine):
+    """Runs `model.onnx` on the processor."""
+
+    READS = (FILE,)
+    VARIANTS = (INT8,)
+
+    def open(
+        self,
+        folder: Path,
+        threads: int,
+        device: str = "cpu",
+        precision: str = "",
+        signature: Signature | None = None,
+    ) -> OnnxSession:
+        """Load `model.onnx`; raises `BundleCorrupt`, `InvalidInput` for a device or precision it
+        lacks.
+        """
+        choose("onnx", "device", device, ("cpu",))
+        choose("onnx", "precision", precision, self.PRECISIONS)
+        return OnnxSession(folder / FILE, threads)
+
+    def writer(
+        self, folder: Path, threads: int, slots: int, precision: str = ""
+    ) -> Writer:
+        """Load a graph that keeps keys and values between its steps (`engines/onnx_steps.py`)."""
+        from modelmill.engines.onnx_steps import Steps, StepWriter
+
+        choose("onnx", "precision", precision, self.PRECISIONS)
+        return StepWriter(Steps(folder, threads, slots))
+
+    def signature(self, folder: Path) -> Signature:
+        """Inputs and outputs of a bare `model.onnx`, free axes as -1.
+
+        Raises `InvalidInput` naming what can't be served, or what is wrong with the file.
+        """
+        try:
+            session = load(folder / FILE, 1, optimise=False)
+        except Exception as error:
+            raise InvalidInput(f"{FILE} can't be served: {reason(error)}") from error
+        inputs = [_spec("input", one) for one in session.get_inputs()]
+        outputs = [_spec("output", one) for one in session.get_outputs()]
+        _gives_bf16(session)
+        if not inputs:
+            raise InvalidInput(f"{FILE} has no inputs: there is nothing to ask it")
+        return inputs, outputs
+
+    def sample(self, folder: Path, datatype: str) -> Sample:
+        """A graph of one operator."""
+        return write_sample(folder, datatype)
 
 
-def steps(folder: Path, threads: int, slots: int, precision: str = "") -> Any:
-    """Load a model that answers token by token, for up to `slots` texts beside one another.
-
-    Raises `BundleCorrupt`, `InvalidInput` for a precision that it lacks.
-    """
-    from modelmill.engines._steps import Steps
-
-    if choose("onnx", "precision", precision, PRECISIONS) == INT8:
-        folder = folder / INT8
-        if not folder.exists():
-            raise InvalidInput(
-                "the model was made without weights in int8: train it again, or deploy it in fp32"
-            )
-    return Steps(folder, threads, slots)
-
-
-def signature(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs and outputs of a bare `model.onnx`, free axes as -1.
-
-    Raises `InvalidInput` naming what can't be served, or what is wrong with the file.
-    """
-    try:
-        session = _load(folder / FILE, 1, optimise=False)
-    except Exception as error:
-        raise InvalidInput(f"{FILE} can't be served: {_reason(error)}") from error
-    inputs = [_spec("input", one) for one in session.get_inputs()]
-    outputs = [_spec("output", one) for one in session.get_outputs()]
-    _gives_bf16(session)
-    if not inputs:
-        raise InvalidInput(f"{FILE} has no inputs: there is nothing to ask it")
-    return inputs, outputs
-
-
-def _load(path: Path, threads: int, optimise: bool = True) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Threads spin between the operators of a run (sleeping there costs a tenth of the rate), but
-    # not between runs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _reason(error: Exception, limit: int = 200) -> str:
-    """What the runtime says, without its code and our path; the common mistakes in plain words."""
-    text = re.sub(
-        r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?",
-        "",
-        str(error),
-        flags=re.S,
-    )
-    if "Protobuf parsing failed" in text or "No graph was found" in text:
-        return "it is no ONNX model, or it was cut off"
-    if found := re.search(r'External data path does not exist: "(.*?)"', text):
-        return f"its external data are missing: {Path(found[1]).name}"
-    if found := re.search(
-        r"External initializer: (.*?) offset: .* out of bounds", text, re.S
-    ):
-        return (
-            f"its external data are too short: the weight '{found[1]}' is not in them"
-        )
-    if "escapes model directory" in text or "Absolute path not allowed" in text:
-        return "it names external data outside its folder"
-    if "doesn't exist" in text:
-        return "there is no such file"
-    return text[:limit]
+ENGINE = OnnxEngine()
 
 
 def _spec(what: str, one: Any) -> TensorSpec:
@@ -265,107 +237,3 @@ def _gives_bf16(session: Any) -> bool:
             "a model with BYTES inputs can't have BF16 outputs: give them out as FP32 (a Cast node)"
         )
     return gives
-
-
-def convert(
-    network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path
-) -> list[str]:
-    """A torch module as `model.onnx`: one file, with a dynamic batch. An ONNX `ModelProto` is
-    written as it is.
-
-    Raises `ModelFailed` when the graph does not answer as the network does.
-    """
-    if hasattr(network, "SerializeToString"):
-        (folder / FILE).write_bytes(network.SerializeToString())
-        return [FILE]
-    import torch
-
-    # The exporter misses torchvision, which nothing here uses, and says so at every export.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
-        logging.ERROR
-    )
-    # What torch keeps of the first recurrent layer that was exported makes it unroll the next one,
-    # at one length.
-    for layer in (torch.ops.aten.gru.input, torch.ops.aten.lstm.input):
-        getattr(layer, "_dispatch_cache", {}).clear()
-    network = network.eval()
-    examples = [torch.from_numpy(_zeros(spec, 2)) for spec in inputs]
-    program = torch.onnx.export(
-        network,
-        tuple(examples),
-        input_names=[spec.name for spec in inputs],
-        output_names=[spec.name for spec in outputs],
-        dynamic_shapes=tuple(_free(spec, torch) for spec in inputs),
-        opset_version=OPSET,
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    _own_names(program.model, {spec.name for spec in outputs})
-    program.save(str(folder / FILE), external_data=False)
-    _compare(network, inputs, folder)
-    return [FILE]
-
-
-def _own_names(model: Any, outputs: set[str]) -> None:
-    """The exporter may call a value inside like an output, such as `embedding`: a graph that can't
-    be loaded.
-    """
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name in outputs and not value.is_graph_output():
-                value.name = f"inner_{value.name}"
-
-
-def _free(spec: TensorSpec, torch: Any) -> dict[int, Any]:
-    """The axes of an input that the graph leaves open: the batch, and those whose length the
-    signature does not say.
-    """
-    axes = {
-        axis: torch.export.Dim.DYNAMIC
-        for axis, side in enumerate(spec.shape)
-        if axis and side < 0
-    }
-    return {0: torch.export.Dim("batch", min=1, max=65536), **axes}
-
-
-def _compare(network: Any, inputs: list[TensorSpec], folder: Path) -> None:
-    """The exported graph must answer as the network, also at a batch it was not exported with.
-
-    The first output tells: of several, the others may be ranked by it, and near-equal ranks swap.
-    """
-    import torch
-
-    session = OnnxSession(folder / FILE, threads=1)
-    rng = np.random.default_rng(0)
-    for batch in (1, 3):
-        arrays = {spec.name: _random(spec, batch, rng) for spec in inputs}
-        with torch.inference_mode():
-            answer = network(*[torch.from_numpy(array) for array in arrays.values()])
-            wanted = (answer if isinstance(answer, torch.Tensor) else answer[0]).numpy()
-        got = next(iter(session.run(arrays).values()))
-        if not np.allclose(wanted, got, atol=1e-3):
-            worst = float(np.abs(wanted - got).max())
-            raise ModelFailed(
-                f"the exported model differs from the trained one by {worst:.2g}"
-            )
-
-
-def _zeros(spec: TensorSpec, batch: int) -> Array:
-    free = batch * (
-        FREE_ALONE if sum(side < 0 for side in spec.shape[1:]) == 1 else FREE
-    )
-    return np.zeros(
-        [batch, *(side if side >= 0 else free for side in spec.shape[1:])],
-        NUMPY[spec.datatype],
-    )
-
-
-def _random(spec: TensorSpec, batch: int, rng: np.random.Generator) -> Array:
-    zeros = _zeros(spec, batch)
-    # Whole numbers are pixels or token ids: 0 and 1 always exist
-    top = 255 if spec.datatype == "UINT8" else 2
-    if zeros.dtype.kind in "iu":
-        return np.asarray(rng.integers(0, top, zeros.shape), zeros.dtype)
-    return np.asarray(rng.normal(size=zeros.shape), zeros.dtype)

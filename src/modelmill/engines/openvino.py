@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from modelmill.engines.base import FILE, NUMPY, Arrays, choose
+from modelmill.engines.base import (
+    NUMPY,
+    Arrays,
+    Engine,
+    Sample,
+    Signature,
+    choose,
+)
+from modelmill.engines.onnx_file import FILE, write_sample
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
-from modelmill.types import TensorSpec
 
 # Its converter, which nothing here uses, reports every import of OpenVINO over the network, from a
 # forked process and without asking. OpenVINO does without a converter that is not installed.
@@ -21,7 +28,6 @@ import openvino as ov  # noqa: E402
 import openvino.properties as properties  # noqa: E402
 from openvino.properties import hint  # noqa: E402
 
-PRECISIONS = ("fp32", "bf16")
 DATATYPES = (
     "BOOL",
     "UINT8",
@@ -138,43 +144,50 @@ class OpenvinoSession:
                 )
 
 
-def open(
-    folder: Path, threads: int, device: str = "cpu", precision: str = ""
-) -> OpenvinoSession:
-    """Load `model.onnx` of a bundle.
+class OpenvinoEngine(Engine):
+    """Runs `model.onnx` on the processor, and refuses data types that it can't compute exactly."""
 
-    Raises `BundleCorrupt`; `InvalidInput` for a device or precision that it, or the processor,
-    lacks, and for a signature with data types that it can't compute exactly.
-    """
-    choose("openvino", "device", device, ("cpu",))
-    return OpenvinoSession(
-        folder / FILE, threads, choose("openvino", "precision", precision, PRECISIONS)
-    )
+    READS = (FILE,)
+    PRECISIONS = ("fp32", "bf16")
+    DATATYPES = DATATYPES
+
+    def open(
+        self,
+        folder: Path,
+        threads: int,
+        device: str = "cpu",
+        precision: str = "",
+        signature: Signature | None = None,
+    ) -> OpenvinoSession:
+        """Load `model.onnx` of a bundle.
+
+        Raises `BundleCorrupt`; `InvalidInput` for a device or precision that it, or the processor,
+        lacks, and for a signature with data types that it can't compute exactly.
+        """
+        choose("openvino", "device", device, ("cpu",))
+        chosen = choose("openvino", "precision", precision, self.PRECISIONS)
+        return OpenvinoSession(folder / FILE, threads, chosen)
+
+    def signature(self, folder: Path) -> Signature:
+        """Inputs and outputs of a bare `model.onnx`; raises `InvalidInput` naming what can't be
+        served.
+        """
+        # It reads more types, and says better what is wrong with a file.
+        from modelmill.engines import onnx
+
+        inputs, outputs = onnx.ENGINE.signature(folder)
+        for what, specs in (("input", inputs), ("output", outputs)):
+            for spec in specs:
+                if spec.datatype not in DATATYPES:
+                    raise _unfit(what, spec.name, spec.datatype)
+        return inputs, outputs
+
+    def sample(self, folder: Path, datatype: str) -> Sample:
+        """A graph of one operator."""
+        return write_sample(folder, datatype)
 
 
-def signature(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs and outputs of a bare `model.onnx`; raises `InvalidInput` naming what can't be
-    served.
-    """
-    from modelmill.engines import (
-        onnx,
-    )  # it reads more types, and says better what is wrong with a file
-
-    inputs, outputs = onnx.signature(folder)
-    for what, specs in (("input", inputs), ("output", outputs)):
-        for spec in specs:
-            if spec.datatype not in DATATYPES:
-                raise _unfit(what, spec.name, spec.datatype)
-    return inputs, outputs
-
-
-def convert(
-    network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path
-) -> list[str]:
-    """A torch module as `model.onnx`, as the engine `onnx` writes it."""
-    from modelmill.engines import onnx
-
-    return onnx.convert(network, inputs, outputs, folder)
+ENGINE = OpenvinoEngine()
 
 
 def _options(threads: int, precision: str) -> dict[str, Any]:

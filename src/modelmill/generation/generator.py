@@ -6,16 +6,15 @@ came of it.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, Protocol
 
 import numpy as np
 
-from modelmill.generation.sampling import Sampling, choose, logprobs
+from modelmill.generation.sampling import choose, logprobs
+from modelmill.streams import LENGTH, STOP, Piece, Text
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
-LENGTH, STOP = "length", "stop"
 CHUNK = 256
 """Tokens of a prompt that are read at a time: the texts beside it wait no longer than that for
 their next token.
@@ -23,7 +22,7 @@ their next token.
 
 
 class Steps(Protocol):
-    """What an engine does for texts in slots; those in use are the first ones."""
+    """What a model does for texts in slots; those in use are the first ones."""
 
     slots: int
     places: int
@@ -38,47 +37,6 @@ class Steps(Protocol):
         """The text of one slot into another."""
 
 
-@dataclass
-class Text:
-    """One request: its prompt, how it goes on, and what has come of it."""
-
-    name: Any
-    prompt: list[int]
-    how: Sampling
-    ends: frozenset[int]
-    pieces: Callable[[int], str]
-    """The text that a token adds, which may come later than the token."""
-    said: str = ""
-    """The prompt as its caller wrote it."""
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    told: int = 0
-    """Characters of `text` that were told."""
-
-    @property
-    def length(self) -> int:
-        """Tokens that the engine has read."""
-        return len(self.prompt) + max(0, len(self.tokens) - 1)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What a step added to a text: characters, why it has ended (or ""), and the logarithms that
-    were asked for.
-    """
-
-    name: Any
-    text: str
-    token: int
-    ended: str = ""
-    prompt_tokens: int = 0
-    tokens: int = 0
-    logprob: float | None = None
-    near: tuple[tuple[int, float], ...] = ()
-    place: int = 0
-    """Characters of the answer before the token."""
-
-
 class Generator:
     """All texts of one worker: those that wait, and those in the engine's slots, of which at most
     `most` are used (0: all).
@@ -86,7 +44,7 @@ class Generator:
 
     def __init__(self, steps: Steps, most: int = 0) -> None:
         self._steps = steps
-        self._slots = min(most, steps.slots) if most else steps.slots
+        self.slots = min(most, steps.slots) if most else steps.slots
         self._waiting: deque[Text] = deque()
         self._active: list[Text] = []
         self._reading: Text | None = None
@@ -118,7 +76,7 @@ class Generator:
             yield from self._told(
                 range(len(self._active)), self._steps.step(tokens, lengths)
             )
-        if self._reading is None and self._waiting and len(self._active) < self._slots:
+        if self._reading is None and self._waiting and len(self._active) < self.slots:
             self._reading, self._read = self._waiting.popleft(), 0
         if self._reading is not None:
             yield from self._read_on(self._reading)
@@ -158,47 +116,7 @@ class Generator:
             if text.how.logprobs >= 0
             else (None, [])
         )
-        place = len(text.text)
-        text.tokens.append(token)
-        ended = STOP if token in text.ends else ""
-        if not ended:
-            text.text += text.pieces(token)
-        fresh, stopped = self._fresh(text)
-        ended = ended or (STOP if stopped else "")
-        if not ended and (
-            len(text.tokens) >= text.how.max_tokens
-            or text.length + 1 >= self._steps.places
-        ):
-            ended = LENGTH
-        if ended and not stopped:
-            fresh = text.text[text.told :]
-        text.told += len(fresh)
-        return Piece(
-            text.name,
-            fresh,
-            token,
-            ended,
-            len(text.prompt),
-            len(text.tokens),
-            own,
-            tuple(near),
-            place,
-        )
-
-    @staticmethod
-    def _fresh(text: Text) -> tuple[str, bool]:
-        """What can be told now: not what may yet become a text that ends the answer; and whether
-        one is there.
-        """
-        places = [
-            place
-            for stop in text.how.stop
-            if (place := text.text.find(stop, max(0, text.told - len(stop)))) >= 0
-        ]
-        if places:
-            return text.text[text.told : max(text.told, min(places))], True
-        held = max((_overlap(text.text, stop) for stop in text.how.stop), default=0)
-        return text.text[text.told : max(text.told, len(text.text) - held)], False
+        return grow(text, token, self._steps.places, own, near)
 
     def _leave(self, slot: int) -> None:
         """The last text takes the place of one that has gone."""
@@ -211,6 +129,60 @@ class Generator:
             self._reading is not None and self._read
         ):  # it stays in the slot behind those in use
             self._steps.move(last + 1, last, self._read)
+
+
+def grow(
+    text: Text,
+    token: int,
+    places: int,
+    logprob: float | None = None,
+    near: Sequence[tuple[int, float]] = (),
+) -> Piece:
+    """Add a token to a text of at most `places` tokens with its prompt: what a step has added.
+
+    Characters that may yet become a stop sequence are held back. An engine that chooses tokens by
+    itself makes its pieces with this.
+    """
+    place = len(text.text)
+    text.tokens.append(token)
+    ended = STOP if token in text.ends else ""
+    if not ended:
+        text.text += text.pieces(token)
+    fresh, stopped = _fresh(text)
+    ended = ended or (STOP if stopped else "")
+    if not ended and (
+        len(text.tokens) >= text.how.max_tokens or text.length + 1 >= places
+    ):
+        ended = LENGTH
+    if ended and not stopped:
+        fresh = text.text[text.told :]
+    text.told += len(fresh)
+    return Piece(
+        text.name,
+        fresh,
+        token,
+        ended,
+        len(text.prompt),
+        len(text.tokens),
+        logprob,
+        tuple(near),
+        place,
+    )
+
+
+def _fresh(text: Text) -> tuple[str, bool]:
+    """Text that is safe to emit now (a tail that may become a stop sequence is held back), and
+    whether a stop sequence was reached.
+    """
+    places = [
+        place
+        for stop in text.how.stop
+        if (place := text.text.find(stop, max(0, text.told - len(stop)))) >= 0
+    ]
+    if places:
+        return text.text[text.told : max(text.told, min(places))], True
+    held = max((_overlap(text.text, stop) for stop in text.how.stop), default=0)
+    return text.text[text.told : max(text.told, len(text.text) - held)], False
 
 
 def _overlap(text: str, stop: str) -> int:

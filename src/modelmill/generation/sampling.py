@@ -1,68 +1,16 @@
 """Which token comes next: what callers may ask for, and the choice itself."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from modelmill.errors import InvalidInput
-from modelmill.types import Struct
+from modelmill.streams import Sampling
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 MOST_STOPS, LONGEST_STOP = 8, 200
-MOST_LOGPROBS = 20
-
-
-class Sampling(Struct, frozen=True, kw_only=True):
-    """How a text goes on."""
-
-    max_tokens: Annotated[
-        int, msgspec.Meta(ge=1, le=100_000, description="most tokens of the answer")
-    ] = 128
-    temperature: Annotated[
-        float,
-        msgspec.Meta(
-            ge=0,
-            le=100,
-            description="0: always the likeliest token; 1: as the model says",
-        ),
-    ] = 1.0
-    top_k: Annotated[
-        int,
-        msgspec.Meta(ge=0, description="choose among so many likeliest tokens; 0: all"),
-    ] = 0
-    top_p: Annotated[
-        float,
-        msgspec.Meta(
-            gt=0,
-            le=1,
-            description="choose among the likeliest tokens of this share together",
-        ),
-    ] = 1.0
-    repetition_penalty: Annotated[
-        float,
-        msgspec.Meta(
-            gt=0,
-            le=10,
-            description="above 1: tokens that were there before are less likely",
-        ),
-    ] = 1.0
-    seed: Annotated[
-        int,
-        msgspec.Meta(ge=0, le=2**63 - 1, description="the same seed, the same answer"),
-    ] = 0
-    stop: Annotated[
-        tuple[str, ...], msgspec.Meta(description="texts that end the answer")
-    ] = ()
-    logprobs: Annotated[
-        int,
-        msgspec.Meta(
-            ge=-1,
-            le=MOST_LOGPROBS,
-            description="likeliest tokens to tell at each place; -1: none",
-        ),
-    ] = -1
 
 
 def sampling(given: Mapping[str, Any], usual: Sampling) -> Sampling:

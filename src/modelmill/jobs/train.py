@@ -23,6 +23,7 @@ from modelmill.data.base import SPLITS
 from modelmill.data.cache import Arrays, trim
 from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput
+from modelmill.exporters.onnx import convert
 from modelmill.independence import batches
 from modelmill.jobs.card import CARD, curves_picture, model_card
 from modelmill.jobs.evaluate import evaluate
@@ -45,7 +46,7 @@ from modelmill.tasks.base import (
     recipe_named,
     task_named,
 )
-from modelmill.types import INT8, WEIGHTS, JobSpec, Json, Lineage, Manifest
+from modelmill.types import WEIGHTS, JobSpec, Json, Lineage, Manifest
 
 ENGINE = "onnx"
 GOLDEN = 4
@@ -181,9 +182,7 @@ def fit(
     )
     for name, graph in graphs.items():
         (draft / name).mkdir(exist_ok=True)
-        engine_named(ENGINE).convert(
-            graph.network, graph.inputs, graph.outputs, draft / name
-        )
+        convert(graph.network, graph.inputs, graph.outputs, draft / name)
     return history
 
 
@@ -313,6 +312,8 @@ def golden(model: Predictor, material: Material, draft: Path) -> None:
     if not inputs:
         raise InvalidInput("there is nothing to test on")
     write_golden(draft, inputs, [model.predict([raw])[0] for raw in inputs])
-    if (draft / INT8).exists():
-        other = Predictor(draft, model.manifest, model.threads, precision=INT8)
-        write_golden(draft / INT8, inputs, [other.predict([raw])[0] for raw in inputs])
+    for precision in engine_named(ENGINE).VARIANTS:
+        if (draft / precision).exists():
+            other = Predictor(draft, model.manifest, model.threads, precision=precision)
+            answers = [other.predict([raw])[0] for raw in inputs]
+            write_golden(draft / precision, inputs, answers)

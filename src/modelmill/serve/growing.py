@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
-from modelmill.generation.generator import Generator, Piece, Text
 from modelmill.predictor import Predictor
 from modelmill.serve.tensors import elements_of, texts_of
 from modelmill.serve.usage import usage_of_texts
 from modelmill.serve.wire import ANSWER, CANCEL, STREAM, Answer, Batch, Call, Part
+from modelmill.streams import Piece, Text
 from modelmill.tasks.base import kind_of
 
 log = logging.getLogger("modelmill.worker")
@@ -55,8 +55,11 @@ class Growing:
     """
 
     def __init__(self, model: Predictor, most: int = 0) -> None:
+        assert model.writer is not None
         self.model, self.task = model, model.task
-        self._generator = Generator(model.session, most)
+        self._writer = model.writer
+        if most:
+            self._writer.slots = min(most, self._writer.slots)
         self._callers: dict[tuple[int, int], Caller] = {}
         self._changed = threading.Condition()
         self._arrived: list[tuple[Send, Call]] = []
@@ -86,7 +89,7 @@ class Growing:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._arrived or self._gone or self._generator.busy):
+                while not (self._arrived or self._gone or self._writer.busy):
                     self._changed.wait()
                 arrived, self._arrived = self._arrived, []
                 gone, self._gone = self._gone, []
@@ -105,7 +108,7 @@ class Growing:
     def _step(self) -> list[Piece]:
         """One step of all texts, whose time is shared by those that it gave a token."""
         started = time.perf_counter()
-        pieces = list(self._generator.tick())
+        pieces = list(self._writer.tick())
         self._seconds += time.perf_counter() - started
         if pieces:
             for piece in pieces:
@@ -166,7 +169,7 @@ class Growing:
                 call, send, [Row(text) for text in texts], len(texts)
             )
             for text in texts:
-                self._generator.add(text)
+                self._writer.add(text)
 
     def _inputs(self, call: Call) -> list[bytes]:
         if call.data is not None:
@@ -188,7 +191,7 @@ class Growing:
         return inputs
 
     def _forget(self, name: tuple[int, int]) -> None:
-        self._generator.cancel({row.text.name for row in self._callers.pop(name).rows})
+        self._writer.cancel({row.text.name for row in self._callers.pop(name).rows})
 
     def _tell(self, pieces: Sequence[Piece]) -> None:
         """Parts of what is streamed go together to each link; whole answers one by one."""

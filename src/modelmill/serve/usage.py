@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from modelmill.engines.base import Arrays
-from modelmill.generation.generator import Piece
 from modelmill.serve.wire import Usage
+from modelmill.streams import Piece
 
 
 def usage_of_arrays(inputs: Arrays, outputs: Arrays, rate: int) -> Usage:

@@ -503,8 +503,8 @@ def _rows(worker: Worker, most: int) -> int:
     """How many calls share a batch: as many as the model gains from, at most `most` (0: any)."""
     if not worker.independent:
         return 1
-    if worker.model.grows:
-        rows = int(worker.model.session.slots)
+    if worker.model.writer is not None:
+        rows = worker.model.writer.slots
     else:
         rows = best_rows(worker.answer, worker.model.manifest)
     return min(rows or most, most) if most else rows

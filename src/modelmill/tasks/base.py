@@ -120,8 +120,8 @@ class Task(Protocol):
     see of them. One whose items belong together has `together(data)`, a sha256: those of which it
     is the same stay in one split.
 
-    One whose answers grow token by token has `GROWS = True`: its model runs in steps
-    (`engines._steps`). It has `begin(name, data, context, parameters) -> Text`, `part(piece, at,
+    One whose answers grow token by token has `GROWS = True`: its model is a writer
+    (`engines.base`). It has `begin(name, data, context, parameters) -> Text`, `part(piece, at,
     context)`, what a step adds to an answer behind so many characters, and `grown(text, pieces,
     parameters, context)`, the whole answer.
 

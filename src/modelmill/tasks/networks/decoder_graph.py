@@ -121,7 +121,7 @@ def decoder(
     """Blocks of `transformer.Block` between `embedding` and `last`, whose logits the
     embedding gives.
 
-    `engines._steps.Steps` describes inputs and outputs.
+    `engines.onnx_steps.Steps` describes inputs and outputs.
     """
     from onnx import TensorProto, helper
 

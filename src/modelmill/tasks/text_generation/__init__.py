@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.generation.generator import LENGTH, Piece, Text
-from modelmill.generation.sampling import Sampling, log_shares, sampling
+from modelmill.generation.sampling import log_shares, sampling
+from modelmill.streams import LENGTH, Piece, Sampling, Text
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Raw
 from modelmill.tasks.decoding import lossless_tokenizer
 from modelmill.tasks.decoding.lossless_tokenizer import (

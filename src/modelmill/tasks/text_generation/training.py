@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelmill.engines.onnx import INT8
 from modelmill.tasks.base import Graph, Signature, TrainSettings
-from modelmill.types import INT8
 
 SCORE = "score"
 Batch = dict[str, Tensor]

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from modelmill.engines.base import FILE, Arrays
-from modelmill.engines.onnx import _load, _reason
+from modelmill.engines.base import Arrays
+from modelmill.engines.onnx_file import FILE
+from modelmill.engines.onnx_runtime import load, reason
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
+from modelmill.generation.generator import Generator
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 KEPT_BYTES = 1 << 30
@@ -34,9 +36,9 @@ class Steps:
 
     def __init__(self, folder: Path, threads: int, slots: int) -> None:
         try:
-            self._session = _load(folder / FILE, threads)
+            self._session = load(folder / FILE, threads)
         except Exception as error:
-            raise BundleCorrupt(f"{FILE} can't be loaded: {_reason(error)}") from error
+            raise BundleCorrupt(f"{FILE} can't be loaded: {reason(error)}") from error
         pasts = [
             one for one in self._session.get_inputs() if one.name.startswith("past_")
         ]
@@ -138,6 +140,14 @@ class Steps:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise ModelFailed(f"the model failed: {_reason(error, 300)}") from error
+            raise ModelFailed(f"the model failed: {reason(error, 300)}") from error
         logits: Logits = binding.get_outputs()[0].numpy()
         return logits
+
+
+class StepWriter(Generator):
+    """Texts that take turns in the slots of a graph's steps, and `run` beside them."""
+
+    def __init__(self, steps: Steps) -> None:
+        super().__init__(steps)
+        self.run = steps.run

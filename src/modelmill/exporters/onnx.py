@@ -1,0 +1,125 @@
+"""Trained networks as `model.onnx`."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelmill.engines.base import NUMPY
+from modelmill.engines.onnx import OnnxSession
+from modelmill.engines.onnx_file import FILE
+from modelmill.errors import ModelFailed
+from modelmill.types import TensorSpec
+
+OPSET = 20
+FREE, FREE_ALONE = 32, 8
+"""Example length of a dynamic axis during export, for each row of a batch: 32 where there are
+several (image sides), 8 where there is one, because the exporter unrolls recurrent layers over it.
+"""
+
+Array = np.ndarray[Any, Any]
+
+
+def convert(
+    network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path
+) -> list[str]:
+    """A torch module as `model.onnx`: one file, with a dynamic batch. An ONNX `ModelProto` is
+    written as it is.
+
+    Raises `ModelFailed` when the graph does not answer as the network does.
+    """
+    if hasattr(network, "SerializeToString"):
+        (folder / FILE).write_bytes(network.SerializeToString())
+        return [FILE]
+    import torch
+
+    # The exporter misses torchvision, which nothing here uses, and says so at every export.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
+        logging.ERROR
+    )
+    # What torch keeps of the first recurrent layer that was exported makes it unroll the next one,
+    # at one length.
+    for layer in (torch.ops.aten.gru.input, torch.ops.aten.lstm.input):
+        getattr(layer, "_dispatch_cache", {}).clear()
+    network = network.eval()
+    examples = [torch.from_numpy(_zeros(spec, 2)) for spec in inputs]
+    program = torch.onnx.export(
+        network,
+        tuple(examples),
+        input_names=[spec.name for spec in inputs],
+        output_names=[spec.name for spec in outputs],
+        dynamic_shapes=tuple(_free(spec, torch) for spec in inputs),
+        opset_version=OPSET,
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    _own_names(program.model, {spec.name for spec in outputs})
+    program.save(str(folder / FILE), external_data=False)
+    _compare(network, inputs, folder)
+    return [FILE]
+
+
+def _own_names(model: Any, outputs: set[str]) -> None:
+    """The exporter may call a value inside like an output, such as `embedding`: a graph that can't
+    be loaded.
+    """
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in outputs and not value.is_graph_output():
+                value.name = f"inner_{value.name}"
+
+
+def _free(spec: TensorSpec, torch: Any) -> dict[int, Any]:
+    """The axes of an input that the graph leaves open: the batch, and those whose length the
+    signature does not say.
+    """
+    axes = {
+        axis: torch.export.Dim.DYNAMIC
+        for axis, side in enumerate(spec.shape)
+        if axis and side < 0
+    }
+    return {0: torch.export.Dim("batch", min=1, max=65536), **axes}
+
+
+def _compare(network: Any, inputs: list[TensorSpec], folder: Path) -> None:
+    """The exported graph must answer as the network, also at a batch it was not exported with.
+
+    The first output tells: of several, the others may be ranked by it, and near-equal ranks swap.
+    """
+    import torch
+
+    session = OnnxSession(folder / FILE, threads=1)
+    rng = np.random.default_rng(0)
+    for batch in (1, 3):
+        arrays = {spec.name: _random(spec, batch, rng) for spec in inputs}
+        with torch.inference_mode():
+            answer = network(*[torch.from_numpy(array) for array in arrays.values()])
+            wanted = (answer if isinstance(answer, torch.Tensor) else answer[0]).numpy()
+        got = next(iter(session.run(arrays).values()))
+        if not np.allclose(wanted, got, atol=1e-3):
+            worst = float(np.abs(wanted - got).max())
+            raise ModelFailed(
+                f"the exported model differs from the trained one by {worst:.2g}"
+            )
+
+
+def _zeros(spec: TensorSpec, batch: int) -> Array:
+    free = batch * (
+        FREE_ALONE if sum(side < 0 for side in spec.shape[1:]) == 1 else FREE
+    )
+    return np.zeros(
+        [batch, *(side if side >= 0 else free for side in spec.shape[1:])],
+        NUMPY[spec.datatype],
+    )
+
+
+def _random(spec: TensorSpec, batch: int, rng: np.random.Generator) -> Array:
+    zeros = _zeros(spec, batch)
+    # Whole numbers are pixels or token ids: 0 and 1 always exist
+    top = 255 if spec.datatype == "UINT8" else 2
+    if zeros.dtype.kind in "iu":
+        return np.asarray(rng.integers(0, top, zeros.shape), zeros.dtype)
+    return np.asarray(rng.normal(size=zeros.shape), zeros.dtype)

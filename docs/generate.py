@@ -442,7 +442,8 @@ def errors_page() -> str:
 
 SETTINGS_INTRO = """
 Settings are read once, when the platform starts: from the arguments of `modelmill up`, else from variables, else
-from `modelmill.toml` in the home. A wrong value stops the start with one line that names the setting.
+from `modelmill.toml` in the home. A wrong value stops the start with one line that names the setting. A file that holds
+the password of the database should be readable by its owner alone (`chmod 600`): else the start warns.
 
 ```toml
 # modelmill.toml

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from modelmill.errors import InvalidInput
-from modelmill.settings import default_home, read_settings
+from modelmill.settings import default_home, exposed_password, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +93,33 @@ def test_the_home_is_absolute(monkeypatch):
 def test_a_file_that_begins_with_a_byte_order_mark_is_read(home):
     (home / "modelmill.toml").write_bytes(b"\xef\xbb\xbfport = 1001\n")
     assert read_settings().port == 1001
+
+
+SECRET = 'database = "postgresql+psycopg://mill:s3cret@db/mill"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "warns"),
+    [
+        (SECRET, 0o644, True),
+        (SECRET, 0o640, True),
+        (SECRET, 0o600, False),
+        ('database = "postgresql://db/mill?user=mill&password=s3cret"', 0o644, True),
+        ('database = "postgresql://mill@db/mill"', 0o644, False),
+        ("port = 1001", 0o644, False),
+        ("port = ", 0o644, False),
+    ],
+)
+def test_a_password_that_others_may_read_is_warned_of(home, text, mode, warns):
+    path = home / "modelmill.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    said = exposed_password(home)
+    assert bool(said) == warns
+    assert "s3cret" not in said
+    if warns:
+        assert f"chmod 600 {path}" in said
+
+
+def test_a_home_without_a_file_of_settings_warns_of_nothing(home):
+    assert exposed_password(home) == ""

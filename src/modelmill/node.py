@@ -33,7 +33,7 @@ from modelmill.control.scaling import Signals
 from modelmill.errors import Conflict, InvalidInput, MillError, from_os
 from modelmill.serve.gossip import Ear, News
 from modelmill.serve.meter import Meter
-from modelmill.settings import Settings
+from modelmill.settings import Settings, exposed_password
 from modelmill.stores import Stores, run_folder
 from modelmill.types import GatewaySpec
 
@@ -160,6 +160,8 @@ class Node:
             f"{_with_port(self.settings.host, self.settings.grpc_port)}"
         )
         say(f"admin key: {key}")
+        if warning := exposed_password(home):
+            say(warning)
         local = ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback
         if not local and self.settings.certificate is None:
             say(

@@ -9,6 +9,7 @@ import tomllib
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -21,6 +22,7 @@ from pydantic_settings import (
 
 from modelmill.errors import InvalidInput
 
+FILE = "modelmill.toml"
 FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -200,8 +202,27 @@ class Settings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            _TomlFile(settings_cls, home / "modelmill.toml"),
+            _TomlFile(settings_cls, home / FILE),
         )
+
+
+def exposed_password(home: Path) -> str:
+    """A warning where others than the owner may read a password of the database in the settings'
+    file; empty where they may not.
+    """
+    path = home / FILE
+    try:
+        mode = path.stat().st_mode & 0o077
+        url = tomllib.loads(path.read_text("utf-8-sig")).get("database", "")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return ""
+    parts = urlsplit(str(url))
+    if not mode or not (parts.password or "password" in parse_qs(parts.query)):
+        return ""
+    return (
+        f"warning: others may read {path}, which holds the password of the database: "
+        f"chmod 600 {path}"
+    )
 
 
 def read_settings(**given: Any) -> Settings:

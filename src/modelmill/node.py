@@ -25,6 +25,7 @@ from setproctitle import setproctitle
 
 from modelmill import __version__, plugins
 from modelmill.cluster.base import Cluster, Handle
+from modelmill.cluster.logs import LogLimits, keep
 from modelmill.control.canary import Tally
 from modelmill.control.jobs import JobRunner
 from modelmill.control.keys import ensure_admin_key
@@ -76,7 +77,7 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
             "grpc_port": grpc_listener.getsockname()[1],
         }
         settings = settings.model_copy(update=ports)
-        _log_to(settings.home / "logs" / "node.log")
+        _log_to(settings.home / "logs" / "node.log", _kept(settings))
         node = Node(settings, listener, grpc_listener)
         try:
             node.start()
@@ -101,6 +102,7 @@ class Node:
         self._grpc_listener = grpc_listener
         self.stores = Stores(settings)
         self._cluster = cast(Cluster, plugins.load("cluster", "local"))
+        self._cluster.keep_logs(_kept(settings))
         stores, threads = self.stores, settings.threads
         self._run = run_folder(settings.home)
         _clear(self._run)
@@ -399,9 +401,15 @@ def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
     return listener
 
 
-def _log_to(path: Path) -> None:
+def _kept(settings: Settings) -> LogLimits:
+    return LogLimits(settings.logs.part_bytes, settings.logs.parts)
+
+
+def _log_to(path: Path, limits: LogLimits) -> None:
+    stream = path.open("a", encoding="utf-8")
+    keep(path, limits, stream.fileno())
     logging.basicConfig(
-        filename=path,
+        stream=stream,
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )

@@ -117,6 +117,20 @@ class TracingSettings(BaseModel):
     )
 
 
+class LogSettings(BaseModel):
+    """How much is kept of each log: of the supervisor, the gateways, the workers, and each job."""
+
+    model_config = FROZEN
+    part_bytes: int = Field(
+        default=10 << 20,
+        ge=4096,
+        description="bytes of a log before its next part begins",
+    )
+    parts: int = Field(
+        default=5, ge=1, description="full parts of a log that are kept; the oldest go"
+    )
+
+
 class _TomlFile(TomlConfigSettingsSource):
     """A file that may begin with a byte order mark, as some editors write it."""
 
@@ -184,6 +198,7 @@ class Settings(BaseSettings):
         description="gRPC reflection without a key: it shows message types, nothing of models",
     )
     limits: Limits = Limits()
+    logs: LogSettings = LogSettings()
     tracing: TracingSettings = Field(default_factory=TracingSettings)
 
     @classmethod

@@ -46,6 +46,20 @@ def parent(spec: bytes, report: Any) -> int:
     return 0
 
 
+def chatty(spec: bytes, report: Any) -> int:
+    """Print numbers until the log has gone on in a new file three times; report how many."""
+    folder = Path(os.readlink("/proc/self/fd/1")).parent
+    number = 0
+    for parts in range(1, 4):
+        while len(os.listdir(folder)) <= parts:
+            for _ in range(100):
+                print(f"{number:09d}", flush=True)
+                number += 1
+            time.sleep(0.005)
+    report({"count": number})
+    return 0
+
+
 def crash(spec: bytes, report: Any) -> int:
     """Fail."""
     raise RuntimeError("it went wrong")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelmill import plugins
+from modelmill.cluster.logs import LogLimits, read
 from tests.contract.children import Note
 from tests.making import is_gone
 
@@ -21,7 +22,7 @@ SPEC = Note("digits", 3)
 
 @pytest.fixture(params=CLUSTERS)
 def begin(request, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", ROOT)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT}/src")
     started = []
 
     def start(entry, **options):
@@ -107,6 +108,30 @@ def test_a_failure_is_told_by_the_status_and_the_log(begin, tmp_path):
     assert "it went wrong" in (tmp_path / "logs/log.txt").read_text()
 
 
+def test_a_log_is_kept_within_limits_and_followed_without_a_gap(
+    begin, tmp_path, monkeypatch
+):
+    for name in CLUSTERS:
+        module = plugins.load("cluster", name)
+        monkeypatch.setattr(module, "_limits", [])
+        module.keep_logs(LogLimits(4096, 50))
+    handle = begin("chatty")
+    log, seen = tmp_path / "logs/log.txt", b""
+
+    def follow():
+        nonlocal seen
+        data, at = read(log, len(seen), 1 << 20)
+        assert at == len(seen)
+        seen += data
+        return handle.exit_code() is not None
+
+    until(follow)
+    follow()
+    count = messages(handle, 1)[0]["count"]
+    assert [int(line) for line in seen.split()] == list(range(count))
+    assert len(list(log.parent.iterdir())) == 4
+
+
 def test_an_entry_that_does_not_exist_ends_with_a_status(begin):
     handle = begin("nothing")
     until(lambda: handle.exit_code() is not None)
@@ -115,7 +140,7 @@ def test_an_entry_that_does_not_exist_ends_with_a_status(begin):
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_what_was_started_ends_when_its_parent_is_killed(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", ROOT)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT}/src")
     command = [
         sys.executable,
         str(Path(__file__).with_name("children.py")),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelmill.cluster import local
+from modelmill.cluster.logs import LogLimits, read
 from tests.contract.children import Note
 from tests.contract.test_clusters import ROOT, until
 from tests.making import is_gone
@@ -28,6 +29,22 @@ def nursery(monkeypatch):
     mother._process.kill()
     mother._process.wait()
     mother._link.close()
+
+
+def test_a_child_of_the_nursery_keeps_its_log_within_limits(
+    nursery, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(local, "_limits", [LogLimits(4096, 50)])
+    log = tmp_path / "logs" / "log.txt"
+    entry = "tests.contract.children:chatty"
+    monkeypatch.setitem(local._nurseries, entry, nursery)
+    handle = local.start(entry, Note("x"), title=CHILD, log=log)
+    until(lambda: handle.exit_code() is not None)
+    (said,) = handle.messages()
+    data, _ = read(log, 0, 1 << 30)
+    assert [int(line) for line in data.split()] == list(range(said["count"]))
+    assert len(list(log.parent.iterdir())) == 4
+    handle.kill()
 
 
 @pytest.fixture

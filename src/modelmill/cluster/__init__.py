@@ -1,4 +1,4 @@
 """Clusters: where workers and jobs run, one file each."""
 
-SHARED = ("child", "nursery")
+SHARED = ("child", "logs", "nursery")
 """What runs in the processes of a cluster: no clusters themselves."""

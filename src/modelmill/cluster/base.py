@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from modelmill.cluster.logs import LogLimits
+
 
 class Handle(Protocol):
     """Something that was started."""
@@ -40,6 +42,11 @@ class Cluster(Protocol):
     def warm(self, entry: str, *modules: str) -> None:
         """Prepare to start `module:function` often and quickly, with these modules imported; may do
         nothing.
+        """
+
+    def keep_logs(self, limits: LogLimits) -> None:
+        """Keep the logs of what is started from now on within limits; may do nothing where the
+        place keeps logs itself.
         """
 
     def start(

@@ -1,8 +1,8 @@
 """The first thing that runs in a child: give it its name, tie its life to its parent's, run its
 entry.
 
-Arguments: `module:function`, title, the descriptor to report on, the parent's pid. The spec comes
-on stdin.
+Arguments: `module:function`, title, the descriptor to report on, the parent's pid, and where the
+log is to be kept within limits its path, the bytes of a part and how many. The spec comes on stdin.
 """
 
 import ctypes
@@ -12,9 +12,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from setproctitle import setproctitle
+
+from modelmill.cluster.logs import LogLimits, keep
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -23,10 +26,12 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """Run the entry; its exit status is the process's."""
-    entry, title, descriptor, parent = sys.argv[1:5]
+    entry, title, descriptor, parent, *log = sys.argv[1:]
     spec = sys.stdin.buffer.read()
     setproctitle(title)
     die_with_parent(int(parent))
+    if log:
+        keep(Path(log[0]), LogLimits(int(log[1]), int(log[2])))
     pipe = int(descriptor)
 
     def report(message: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 
+from modelmill.cluster.logs import LogLimits
+
 log = logging.getLogger("modelmill.node")
 
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
@@ -205,6 +207,8 @@ class Nursery:
 
 
 _nurseries: dict[str, Nursery] = {}
+_limits: list[LogLimits] = []
+"""Those of logs, once they were told."""
 
 
 def warm(entry: str, *modules: str) -> None:
@@ -212,6 +216,11 @@ def warm(entry: str, *modules: str) -> None:
     and forks.
     """
     _nurseries[entry] = Nursery((entry.partition(":")[0], *modules))
+
+
+def keep_logs(limits: LogLimits) -> None:
+    """Keep the logs of what is started from now on within limits."""
+    _limits[:] = [limits]
 
 
 def start(
@@ -257,7 +266,13 @@ def _forked(
     if not nursery.alive:
         log.error("the nursery has ended; starting another")
         nursery = _nurseries[entry] = Nursery(nursery.modules)
-    asked = {"entry": entry, "title": title, "log": str(log_file), "env": dict(env)}
+    asked: dict[str, Any] = {
+        "entry": entry,
+        "title": title,
+        "log": str(log_file),
+        "env": dict(env),
+    }
+    asked["limits"] = [list(limits) for limits in _limits]
     try:
         return nursery.fork({**asked, "spec": msgspec.json.encode(spec).decode()}, pipe)
     except OSError as error:
@@ -275,9 +290,10 @@ def _started(
 ) -> "subprocess.Popen[bytes]":
     """A process of its own."""
     child = [sys.executable, "-P", "-m", "modelmill.cluster.child"]
+    kept = [text for limits in _limits for text in (str(log_file), *map(str, limits))]
     with log_file.open("ab") as output:
         process = subprocess.Popen(
-            [*child, entry, title, str(fds[0]), str(os.getpid())],
+            [*child, entry, title, str(fds[0]), str(os.getpid()), *kept],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

@@ -21,11 +21,13 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from setproctitle import setproctitle
 
 from modelmill.cluster.child import Report, die_with_parent
+from modelmill.cluster.logs import LogLimits, keep
 
 PACKET = 1 << 20
 
@@ -119,6 +121,8 @@ def _live(asked: dict[str, Any], pipe: int, parent: int) -> int:
         os.environ.update(asked["env"])
         setproctitle(asked["title"])
         die_with_parent(parent)
+        for limits in asked.get("limits", ()):
+            keep(Path(asked["log"]), LogLimits(*limits))
 
         def report(message: dict[str, Any]) -> None:
             os.write(pipe, json.dumps(message).encode() + b"\n")

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from modelmill import __version__, plugins
+from modelmill.cluster.logs import read
 from modelmill.control import schemas, views
 from modelmill.control.api_base import PREFIX, Control, ProjectId
 from modelmill.control.api_index import add_indexes
@@ -436,18 +437,14 @@ def _refuse_other_labels(dataset: Dataset, labels: list[str]) -> None:
 
 
 def _chunk(path: Path, row: Job, offset: int) -> schemas.Chunk:
-    data = b""
-    if path.exists() and offset >= 0:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(CHUNK)
+    data, begin = read(path, offset, CHUNK)
     # Never cut a line in two: what follows the last line end waits for the next call.
     if (row.state == "running" or len(data) == CHUNK) and (
         end := data.rfind(b"\n") + 1
     ):
         data = data[:end]
     return schemas.Chunk(
-        text=data.decode("utf-8", "replace"), offset=offset + len(data), state=row.state
+        text=data.decode("utf-8", "replace"), offset=begin + len(data), state=row.state
     )
 
 

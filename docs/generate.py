@@ -489,7 +489,9 @@ def _settings(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _default(name: str, value: Any) -> str:
-    if not name.endswith("bytes"):
+    if value == ():
+        return "empty"
+    if not name.endswith("bytes") or value == 0:
         return code(value) or "empty"
     step, unit = next(
         (step, unit)

@@ -860,7 +860,7 @@ def a_route(
 def a_snapshot(
     *routes: ServedVersion, keys: Mapping[str, tuple[str, ...]] = {}
 ) -> Snapshot:
-    """ServedVersions, and keys as `{key: (project, role)}`, or with their name as a third."""
+    """Served versions, and keys as `{key: (project, role)}`, or with their name as a third."""
     from modelmill.control.keys import digest_of
 
     known = [

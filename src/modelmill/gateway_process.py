@@ -28,6 +28,7 @@ from modelmill.serve.tracing import Tracing
 from modelmill.settings import Settings
 from modelmill.stores import Stores, run_folder
 from modelmill.types import GatewaySpec, KeyInfo
+from modelmill.wire.budget import body_budget
 from modelmill.wire.http1.server import guarded
 
 LOAD_SECONDS = 60.0
@@ -64,9 +65,9 @@ async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
     gateway.public_reflection = settings.public_reflection
     gateway.tracing = Tracing.from_settings(settings)
     gateway.operate = operator_of(gateway, stores)
-    server = _http_server(
-        settings, App(gateway, _admin(gateway, stores), settings.invocations)
-    )
+    budget = body_budget(settings.limits, settings.gateways)
+    app = App(gateway, _admin(gateway, stores), settings.invocations, budget)
+    server = _http_server(settings, app)
 
     def room_left() -> bool:
         return shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
@@ -80,7 +81,7 @@ async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
     certificate, key = settings.certificate, settings.certificate_key
     tls = (certificate, key) if certificate and key else None
     grpc_server = await v2_grpc.serve(
-        gateway, socket.socket(fileno=spec.grpc_descriptor), tls
+        gateway, socket.socket(fileno=spec.grpc_descriptor), tls, budget
     )
     stopping = asyncio.create_task(
         _stop_grpc(grpc_server, server, settings.drain_seconds)
@@ -111,7 +112,7 @@ def _admin(gateway: Gateway, stores: Stores) -> Any:
 def _http_server(settings: Settings, app: App) -> uvicorn.Server:
     config = uvicorn.Config(
         cast(Any, app),
-        http=guarded(settings.limits),
+        http=guarded(settings.limits, settings.hosts),
         lifespan="off",
         log_config=None,
         access_log=False,

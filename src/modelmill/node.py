@@ -34,7 +34,7 @@ from modelmill.control.scaling import Signals
 from modelmill.errors import Conflict, InvalidInput, MillError, from_os
 from modelmill.serve.gossip import Ear, News
 from modelmill.serve.meter import Meter
-from modelmill.settings import Settings, exposed_password
+from modelmill.settings import Settings, exposed_password, machine_memory
 from modelmill.stores import Stores, run_folder
 from modelmill.types import GatewaySpec
 
@@ -299,14 +299,6 @@ class Node:
     def _tally(self, place: tuple[str, str, str]) -> Tally:
         series = self._meter.total(place)
         return Tally(series.success, series.failure, series.success_seconds)
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this machine, or the container we are in, has."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return total
 
 
 def address_of(settings: Settings) -> str:

@@ -6,6 +6,7 @@ A variable names a leaf with two underscores between levels: `MODELMILL_LIMITS__
 
 import os
 import tomllib
+from contextlib import suppress
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,26 @@ def default_home() -> Path:
     )
 
 
+def machine_memory() -> int:
+    """Bytes of memory that this machine, or the container we are in, has."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
+
+
 class Limits(BaseModel):
     """What a caller may ask for."""
 
     model_config = FROZEN
     body_bytes: int = Field(
         default=64 << 20, ge=1024, description="largest body of a prediction"
+    )
+    receiving_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="bytes of the bodies that a gateway process receives at one time, of which a "
+        "key may use half; 0: an eighth of the machine's memory, shared by the processes",
     )
     upload_bytes: int = Field(
         default=20 << 30, ge=1024, description="largest upload of a data set"
@@ -54,7 +69,9 @@ class Limits(BaseModel):
         description="bytes of the calls that wait for one deployment",
     )
     timeout_seconds: float = Field(
-        default=60, gt=0, description="longest time a call may take"
+        default=60,
+        gt=0,
+        description="longest time a call may take, and its body to arrive",
     )
     hang_seconds: float = Field(
         default=30,
@@ -165,6 +182,11 @@ class Settings(BaseSettings):
     )
     certificate_key: Path | None = Field(
         default=None, description="private key of the certificate (PEM)"
+    )
+    hosts: tuple[str, ...] = Field(
+        default=(),
+        description="names that requests may be sent to, such as models.example.org (without a "
+        "port); empty: any",
     )
     database: str = Field(
         default="", description="SQLAlchemy URL; empty: SQLite in the home"

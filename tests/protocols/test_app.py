@@ -5,9 +5,12 @@ import base64
 
 import pytest
 
+from modelmill.errors import Overloaded
 from modelmill.protocols._app import App
 from modelmill.protocols.base import Endpoint
 from modelmill.serve.wire import Answer
+from modelmill.settings import Limits
+from modelmill.wire.budget import body_budget
 from tests.making import Door, a_route
 
 PATHS = [
@@ -237,6 +240,66 @@ def test_a_body_is_refused_as_soon_as_it_is_too_large(door, headers):
     )
     assert reply.status == 413
     assert "4,096" in reply.error
+
+
+def test_bodies_are_received_within_a_budget(door, monkeypatch):
+    budget = door.app.budget
+    monkeypatch.setattr(budget, "total", 4000)
+
+    def another():  # while the first 1,500 bytes of this one are held
+        assert budget.held == 1500
+        budget.hold("another", 1000)
+
+    reply = door.ask("POST", "/models/spots", [b"x" * 1500, another, b"x" * 600, b"x"])
+    assert (reply.status, reply.headers[b"retry-after"]) == (429, b"1")
+    assert "large bodies" in reply.error
+    assert budget.held == 1000
+    with pytest.raises(Overloaded):
+        budget.hold("another", 1001)
+    with pytest.raises(Overloaded):
+        budget.hold("a third", 3001)
+    budget.hold("a third", 1999)
+    budget.release("another", 1000)
+    budget.release("a third", 1999)
+    assert budget.held == 0
+    whole = [b"x" * 900, b"x" * 900]
+    assert door.ask("POST", "/models/spots", whole).status == 200
+    items = "/api/v1/indexes/x/items"
+    assert door.ask("POST", items, [b"x" * 1500, b"x" * 600]).status == 429
+    assert door.ask("POST", items, whole).status == 204
+    assert budget.held == 0
+
+
+def test_a_caller_may_always_send_one_body():
+    limits = Limits(body_bytes=1 << 30, receiving_bytes=1 << 20)
+    body_budget(limits, gateways=64).hold("me", 1 << 30)
+    assert body_budget(Limits(receiving_bytes=1 << 40)).total == 1 << 40
+
+
+@pytest.mark.parametrize("path", ["/models/spots", "/api/v1/indexes/x/items"])
+def test_a_body_that_takes_too_long_is_refused(path):
+    door = Door(timeout_seconds=0.05)
+    door.update(a_route("spots"))
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [(b"authorization", b"Bearer admin-key")],
+    }
+    door.runner.run(door.app(scope, receive, send))
+    door.close()
+    assert sent[0]["status"] == 408
+    assert b"did not arrive within 0.05 seconds" in sent[1]["body"]
+    assert door.app.budget.held == 0
 
 
 @pytest.mark.parametrize("length", ["²", "9" * 5000, "-1", "1e3", ""])

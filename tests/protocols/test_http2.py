@@ -449,7 +449,7 @@ def test_a_stream_that_sends_more_than_is_read_is_told_to_wait_and_else_reset(do
 def test_messages_that_are_never_finished_hold_no_more_than_the_budget(
     door, monkeypatch
 ):
-    monkeypatch.setattr(door.server, "budget", 1 << 20)
+    monkeypatch.setattr(door.server.budget, "total", 1 << 20)
     with raw(door.server.port) as client:
         for number in (1, 3, 5):
             client.call(number, None, INFER, **KEY)
@@ -464,8 +464,8 @@ def test_messages_that_are_never_finished_hold_no_more_than_the_budget(
             )
         said, _ = client.answer(5)
         assert said["grpc-status"] == "8"
-        assert door.server.held <= 1 << 20
-    door.run(until(lambda: door.server.held == 0))
+        assert door.server.budget.held <= 1 << 20
+    door.run(until(lambda: door.server.budget.held == 0))
 
 
 @pytest.mark.parametrize(
@@ -689,7 +689,7 @@ def test_damaged_conversations_are_never_a_failure_of_ours(door, changes, kept, 
         data[int(place * len(data))] = value
     data = bytes(data[: round(kept * len(data))])
     conversation(door, [data[at : at + piece] for at in range(0, len(data), piece)])
-    assert door.server.held == 0
+    assert door.server.budget.held == 0
 
 
 @settings(max_examples=300, deadline=None)
@@ -705,7 +705,7 @@ def test_damaged_conversations_are_never_a_failure_of_ours(door, changes, kept, 
 )
 def test_random_frames_are_never_a_failure_of_ours(door, frames):
     conversation(door, [PREFACE, OPEN, *(framed(*one) for one in frames)])
-    assert door.server.held == 0
+    assert door.server.budget.held == 0
 
 
 @settings(max_examples=300, deadline=None)
@@ -752,6 +752,8 @@ def test_a_client_that_leaves_amid_its_calls_leaves_nothing_behind(door):
                 framed(DATA, 0, 3, prefixed(slow.SerializeToString())[: number + 1])
             )
     door.run(
-        until(lambda: door.server.held == 0 and len(door.server._connections) <= 2)
+        until(
+            lambda: door.server.budget.held == 0 and len(door.server._connections) <= 2
+        )
     )
     assert stub(grpc.insecure_channel(door.address), f"/{SERVICE}/ServerLive")

@@ -3,7 +3,9 @@ real socket.
 """
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import shutil
 import socket
 import threading
@@ -446,3 +448,25 @@ def wait(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+def test_answers_of_the_admin_api_protect_browsers(admin):
+    url = "/docs", "/docs/assets/swagger-ui.css", "/api/v1/datasets", "/docs/nothing"
+    page, asset, rows, missing = (
+        admin.client.get(f"{admin.url}{path}", headers=admin.headers) for path in url
+    )
+    refused = admin.client.get(f"{admin.url}/api/v1/datasets")
+    for reply in (page, asset, rows, missing, refused):
+        assert reply.headers["x-frame-options"] == "DENY"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in reply.headers["content-security-policy"]
+        kept = reply.headers.get("cache-control") != "no-store"
+        assert kept == (reply is asset)
+    assert [page.status_code, asset.status_code, refused.status_code] == [200, 200, 401]
+    policy = page.headers["content-security-policy"]
+    inline = page.text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+    assert f"script-src 'self' 'sha256-{digest}'" in policy
+    assert inline
+    assert "default-src 'none'" in policy
+    assert 'src="/docs/assets/' in page.text  # nothing comes from elsewhere

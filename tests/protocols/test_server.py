@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -31,7 +31,7 @@ class Running:
     32 MB.
     """
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, hosts: Iterable[str] = (), **limits: Any) -> None:
         self.scopes: list[dict[str, Any]] = []
         self.ended: list[str] = []
         self.held = 0
@@ -39,7 +39,7 @@ class Running:
         self.address = self.listener.getsockname()
         config = uvicorn.Config(
             self.app,  # type: ignore[arg-type]
-            http=guarded(Limits(**limits)),
+            http=guarded(Limits(**limits), hosts),
             interface="asgi3",
             proxy_headers=False,
             lifespan="off",
@@ -106,8 +106,8 @@ def start() -> Iterator[Callable[..., Running]]:
     """Start a server with these limits."""
     with ExitStack() as stack:
 
-        def begin(**limits: Any) -> Running:
-            running = Running(**limits)
+        def begin(**options: Any) -> Running:
+            running = Running(**options)
             stack.callback(running.stop)
             return running
 
@@ -232,6 +232,11 @@ def refused(
         ),
         (b"GET / HTTP/1.1\r\nHost: here\r\nX: a\x00b\r\n\r\n", 400, "not HTTP/1.1"),
         (b"GET / HTTP/1.1\r\n\r\n", 400, "0 Host headers"),
+        (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "'a b'"),
+        (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "'a/b'"),
+        (b"GET / HTTP/1.1\r\nHost: a:80:1\r\n\r\n", 400, "'a:80:1'"),
+        (b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400, "'u@a'"),
+        (b"GET / HTTP/1.1\r\nHost: <\xff>\r\n\r\n", 400, "a name and a port"),
         (b"GET / HTTP/1.1\r\nHost: here\r\nHost: there\r\n\r\n", 400, "2 Host headers"),
         (
             POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -300,6 +305,27 @@ def test_what_is_not_a_proper_request_is_refused_in_words(
     running = start()
     with Ordinary(running):
         refused(ask(running, request_bytes), status, says)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        (b"models.example.org", True),
+        (b"Models.Example.org:8080", True),
+        (b"[::1]:80", True),
+        (b"[::1]", True),
+        (b"evil.example", False),
+        (b"models.example.org.evil.example", False),
+        (b"", False),
+        (b"[::2]", False),
+    ],
+)
+def test_hosts_may_be_limited(start, host, allowed):
+    request = b"POST /echo HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host
+    assert ask(start(), request)[0][0] == 200
+    ((status, _, body),) = ask(start(hosts=["models.example.org", "[::1]"]), request)
+    assert status == (200 if allowed else 421)
+    assert allowed or b"the setting hosts" in body
 
 
 def test_a_head_up_to_the_limit_is_taken(start):

@@ -341,7 +341,7 @@ def test_a_message_beyond_the_limit_is_refused_before_it_is_taken(client, door):
         compression=grpc.Compression.Gzip,
     )
     assert refused(error, StatusCode.RESOURCE_EXHAUSTED, "when it is unpacked")
-    assert door.server.held == 0
+    assert door.server.budget.held == 0
 
 
 # ---- models and settings
@@ -658,7 +658,7 @@ async def _settled(door):
     await until(
         lambda: not any(connection.streams for connection in door.server._connections)
     )
-    return door.server.held
+    return door.server.budget.held
 
 
 # ---- the stream

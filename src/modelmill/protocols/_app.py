@@ -18,7 +18,6 @@ import msgspec
 from modelmill import plugins
 from modelmill.errors import (
     Cancelled,
-    Forbidden,
     InvalidInput,
     MillError,
     Unauthenticated,
@@ -34,19 +33,24 @@ from modelmill.protocols.base import (
     Response,
     Scope,
     Send,
+    SlowBody,
     Stream,
     UnknownPath,
     WrongMethod,
     simple_error,
 )
+from modelmill.protocols.browser import protected, protection, refuse_other_sites
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.tracing import CURRENT, Span, Tracing
 from modelmill.types import KeyInfo
+from modelmill.wire.budget import BodyBudget, body_budget
 from modelmill.wire.encoding import UnknownCoding
 from modelmill.wire.http1.cycle import RESPOND
 
 log = logging.getLogger("modelmill.gateway")
 
+OTHER_STATUS = {UnknownCoding: 415, SlowBody: 408}
+"""HTTP status of errors that have none of their code's."""
 UPLOADS = ("/api/v1/datasets", "/api/v1/models")
 ADMIN_BODY = 1 << 20
 SHORT = 1 << 16
@@ -74,12 +78,19 @@ def http_protocols() -> dict[str, HttpProtocol]:
 
 
 class App:
-    """All protocols and the admin API behind one door; `default` is the deployment of calls that
-    can't name one.
+    """All protocols and the admin API as one ASGI application. `default` is the deployment of calls
+    that can't name one; bodies are received within `budget`.
     """
 
-    def __init__(self, gateway: Gateway, admin: Any, default: str = "") -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        admin: Any,
+        default: str = "",
+        budget: BodyBudget | None = None,
+    ) -> None:
         self.gateway = gateway
+        self.budget = budget or body_budget(gateway.limits)
         self.admin = admin
         self.default = default
         self.protocols = http_protocols()
@@ -102,12 +113,19 @@ class App:
         if scope["type"] != "http":
             return None
         if scope["path"].startswith(ADMIN):
-            return await self._administer(scope, receive, send)
-        request = Request(scope, receive, self.gateway.limits.body_bytes, self.default)
-        if self.gateway.tracing is None:
-            response = await self._respond(request)
-        else:
-            response = await self._traced(request, self.gateway.tracing)
+            request = Request(scope, receive, self.gateway, self.budget)
+            try:
+                return await self._administer(scope, request, send)
+            finally:
+                request.release()
+        request = Request(scope, receive, self.gateway, self.budget, self.default)
+        try:
+            if self.gateway.tracing is None:
+                response = await self._respond(request)
+            else:
+                response = await self._traced(request, self.gateway.tracing)
+        finally:
+            request.release()
         if isinstance(response, Stream):
             await _stream(send, response, request)
         elif response is not None:
@@ -218,7 +236,7 @@ class App:
             place = (request.method, request.path)
             found = self._found.get(place)
             route, protocol, names = found or self._find(request)
-            caller = None if route.public else self._caller(request.headers)
+            caller = None if route.public else self._caller(request)
             if found is None:
                 self._remember(place, (route, protocol, names))
             else:
@@ -250,14 +268,16 @@ class App:
             self._found.popitem(last=False)
         self._found[place] = found
 
-    def _caller(self, headers: Mapping[bytes, bytes]) -> KeyInfo:
+    def _caller(self, request: Request) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`."""
+        headers = request.headers
         refuse_other_sites(headers)
         header = headers.get(b"authorization", b"")
         caller = self.gateway.known(header)
         if caller is None:
             caller = self.gateway.authorise(key_of(headers))
             self.gateway.remember(header, caller)
+        request.caller = caller
         return caller
 
     def _find(self, request: Request) -> tuple[Endpoint, HttpProtocol, dict[str, str]]:
@@ -301,9 +321,9 @@ class App:
         )
         return f"below {prefix} there is: {shorten(', '.join(there), 200, placeholder=' ...')}"
 
-    async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _administer(self, scope: Scope, request: Request, send: Send) -> None:
+        receive, headers = request.receive, request.headers
         try:
-            headers = dict(scope["headers"])
             refuse_several_keys(scope["headers"])
             refuse_other_sites(headers)
             caller = self.gateway.authorise(admin_key_of(headers, scope["method"]))
@@ -314,18 +334,21 @@ class App:
             if not (looks and found and found[1] != "/items"):
                 self.gateway.require_admin(caller)
             if not (scope["method"] == "POST" and scope["path"] in UPLOADS):
-                limit = (
-                    self.gateway.limits.body_bytes if found and found[1] else ADMIN_BODY
-                )
-                receive = await _whole_body(scope, receive, limit)
+                request.caller = caller
+                if not (found and found[1]):
+                    request.limit = ADMIN_BODY
+                receive = await _whole_body(request)
         except Disconnected:
             return None
         except MillError as error:
             body = msgspec.json.encode({"error": error.message, "code": error.code})
-            refusal = _refusal(error, None, ASK_BROWSER)._replace(body=body)
+            refusal = _refusal(error, None, ASK_BROWSER)
+            refusal = refusal._replace(
+                body=body, headers=(*refusal.headers, *protection(scope["path"]))
+            )
             return await _answer(scope, send, refusal)
         scope["state"] = {**scope.get("state", {}), "caller": caller}
-        await self.admin(scope, receive, send)
+        await self.admin(scope, receive, protected(scope, send))
         if not looks:
             self.gateway.tell_of_change()
         return None
@@ -375,22 +398,13 @@ def _authorization(headers: Mapping[bytes, bytes]) -> tuple[str, str, str]:
     return headers.get(b"authorization", b"").decode("latin-1").partition(" ")
 
 
-def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
-    """Raises `Forbidden` for what a browser sends for a page of another site."""
-    if headers.get(b"sec-fetch-site", b"").lower() == b"cross-site":
-        raise Forbidden(
-            "a page of another site may not call this: send the request from a program, or from "
-            "a page of this site"
-        )
-
-
-async def _whole_body(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """The body, read within a limit, as if it were received now."""
-    body = await Request(scope, receive, limit).body()
+async def _whole_body(request: Request) -> Receive:
+    """The body, read within its limits, as if it were received now."""
+    body = await request.body()
     parts = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> dict[str, Any]:
-        return parts.pop() if parts else await receive()
+        return parts.pop() if parts else await request.receive()
 
     return replay
 
@@ -407,7 +421,7 @@ def _refusal(
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", ask))
-    status = 415 if isinstance(error, UnknownCoding) else STATUS.get(error.code, 500)
+    status = OTHER_STATUS.get(type(error)) or STATUS.get(error.code, 500)
     return Response(body, status, headers=tuple(headers))
 
 

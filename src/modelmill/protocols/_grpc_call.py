@@ -19,11 +19,11 @@ from modelmill.errors import (
     InvalidInput,
     MethodNotAllowed,
     MillError,
-    Overloaded,
     TooLarge,
     Unavailable,
 )
-from modelmill.protocols._app import key_of, refuse_other_sites
+from modelmill.protocols._app import key_of
+from modelmill.protocols.browser import refuse_other_sites
 from modelmill.serve.tracing import CURRENT, Span
 from modelmill.types import KeyInfo
 from modelmill.wire.encoding import BRISK, SMALL, WORTH, in_thread, unpack
@@ -266,10 +266,13 @@ class Call(Stream):
         """Account for bytes that wait to be whole; raises `Overloaded` when all calls together hold
         too many.
         """
-        if self.server.held + size > self.server.budget:
-            raise Overloaded("too many large messages arrive at once", retry_after=1)
-        self.server.held += size
+        self.server.budget.hold(self._owner(), size)
         self._held += size
+
+    def _owner(self) -> str:
+        """Whose budget the messages count on; all calls without a key share one."""
+        method = self.head.method
+        return "" if method is None or method.public else self.caller.digest
 
     def _credit(self) -> None:
         """Let the client send on, unless what it sent waits to be read."""
@@ -378,7 +381,7 @@ class Call(Stream):
             self._waiter = self.server.loop.create_future()
             await self._waiter
         flag, message = self._messages.popleft()
-        self.server.held -= len(message) + 5
+        self.server.budget.release(self._owner(), len(message) + 5)
         self._held -= len(message) + 5
         self._credit()
         return await self._parsed(flag, message)
@@ -419,8 +422,9 @@ class Call(Stream):
         """Let go of everything but the stream."""
         if self._timer is not None:
             self._timer.cancel()
-        self.server.held -= self._held
-        self._held = 0
+        if self._held:
+            self.server.budget.release(self._owner(), self._held)
+            self._held = 0
         self._buffer, self._messages = bytearray(), deque()
         if self._task is not None and self._task is not asyncio.current_task(
             self.server.loop

@@ -9,6 +9,7 @@ from pathlib import Path
 from modelmill.errors import Expired, InvalidInput
 from modelmill.protocols._grpc_call import Call, Method, read_head
 from modelmill.serve.gateway import Gateway
+from modelmill.wire.budget import OVERHEAD_BYTES, BodyBudget
 from modelmill.wire.http2.connection import Connection
 from modelmill.wire.http2.sender import CANCEL, NO_ERROR, PROTOCOL
 
@@ -16,8 +17,6 @@ Address = tuple[str, int]
 Tls = tuple[Path | str, Path | str]
 """Certificate chain and private key, both PEM files."""
 
-OVERHEAD_BYTES = 1 << 20
-"""What a message may hold beside the tensors that `limits.body_bytes` allows."""
 MAX_CONNECTIONS = 4096
 WATCH_SECONDS = 1.0
 GREETING_SECONDS = 10
@@ -30,11 +29,13 @@ class GrpcServer:
     (`/package.Service/Method`).
     """
 
-    def __init__(self, gateway: Gateway, methods: dict[str, Method]) -> None:
+    def __init__(
+        self, gateway: Gateway, methods: dict[str, Method], budget: BodyBudget
+    ) -> None:
         self.gateway, self.methods = gateway, methods
         self.loop = asyncio.get_running_loop()
         self.limit = gateway.limits.body_bytes + OVERHEAD_BYTES
-        self.budget, self.held = 4 * self.limit, 0
+        self.budget = budget
         self.port = 0
         self._connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from modelmill.errors import (
+    Expired,
     InvalidInput,
     MethodNotAllowed,
     MillError,
@@ -18,6 +19,7 @@ from modelmill.errors import (
 )
 from modelmill.serve.gateway import Gateway
 from modelmill.types import KeyInfo
+from modelmill.wire.budget import BodyBudget
 from modelmill.wire.encoding import unpacked_body
 
 T = TypeVar("T")
@@ -85,6 +87,10 @@ class Disconnected(Exception):
     """The client has gone before its request was complete."""
 
 
+class SlowBody(Expired):
+    """A body did not arrive in time."""
+
+
 class UnknownPath(NotFound):
     """No route has this path."""
 
@@ -100,12 +106,20 @@ class WrongMethod(MethodNotAllowed):
 class Request:
     """One HTTP request, read straight from ASGI.
 
-    `gone` tells whether the client has left, where the server can tell; `default` is the deployment
-    that is meant where a protocol has no place to name one.
+    `caller` is set where the endpoint needs a key. `gone` tells whether the client has left, where
+    the server can tell; `default` is the deployment that is meant where a protocol has no place to
+    name one.
     """
 
+    caller: KeyInfo
+
     def __init__(
-        self, scope: Scope, receive: Receive, limit: int, default: str = ""
+        self,
+        scope: Scope,
+        receive: Receive,
+        gateway: Gateway,
+        budget: BodyBudget,
+        default: str = "",
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -113,7 +127,11 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(self.given)
         self.gone: Callable[[], bool] | None = scope.get("modelmill.gone")
         self.default = default
-        self.receive, self.limit = receive, limit
+        self.receive = receive
+        self.gateway = gateway
+        self.limit = gateway.limits.body_bytes
+        self._budget = budget
+        self._held = 0
         self.learn: Callable[[Any], None] | None = scope.get("modelmill.learn")
         self._take: Callable[[], bytes | None] | None = scope.get("modelmill.take")
 
@@ -142,8 +160,8 @@ class Request:
         return await unpacked_body(body, coding, self.limit)
 
     async def body(self) -> bytes:
-        """The whole body; raises `TooLarge` while reading, `Disconnected` when the client
-        leaves.
+        """The whole body; raises `TooLarge`, `Overloaded` and `SlowBody` while reading, and
+        `Disconnected` when the client leaves.
         """
         if (
             self._take is not None
@@ -156,8 +174,20 @@ class Request:
             raise TooLarge(
                 f"the body has {int(declared):,} bytes; at most {self.limit:,} are taken"
             )
+        patience = self.gateway.limits.timeout_seconds
+        try:
+            async with asyncio.timeout(patience):
+                return await self._gathered()
+        except TimeoutError as error:
+            raise SlowBody(
+                f"the body did not arrive within {patience:g} seconds"
+            ) from error
+
+    async def _gathered(self) -> bytes:
+        """The parts of the body as they come, which are held within the budget of the process."""
         chunks: list[bytes] = []
-        size, more = 0, True
+        size = 0
+        more = True
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
@@ -166,9 +196,17 @@ class Request:
             size += len(chunk)
             if size > self.limit:
                 raise TooLarge(f"the body exceeds {self.limit:,} bytes")
+            self._budget.hold(self.caller.digest, len(chunk))
+            self._held += len(chunk)
             chunks.append(chunk)
             more = message.get("more_body", False)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def release(self) -> None:
+        """The body is not needed any more."""
+        if self._held:
+            self._budget.release(self.caller.digest, self._held)
+            self._held = 0
 
 
 Handler = Callable[

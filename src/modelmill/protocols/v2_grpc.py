@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from modelmill.serve.gateway import Gateway
+from modelmill.wire.budget import BodyBudget, body_budget
 
 if TYPE_CHECKING:
     from modelmill.protocols._grpc_server import Address, GrpcServer, Tls
@@ -18,19 +19,27 @@ if TYPE_CHECKING:
 
 
 async def serve(
-    gateway: Gateway, where: "Where", tls: "Tls | None" = None
+    gateway: Gateway,
+    where: "Where",
+    tls: "Tls | None" = None,
+    budget: BodyBudget | None = None,
 ) -> "GrpcServer":
     """Listen at (host, port) or several of them, or on a bound socket; with `tls` (certificate,
     key) encrypted.
 
-    A port may be shared by several processes. The server has a `port` and `stop(grace)`. Raises
-    `InvalidInput` for files that are no certificate, `OSError` for an address that can't be had.
+    Messages are received within `budget`. A port may be shared by several processes. The server has
+    a `port` and `stop(grace)`. Raises `InvalidInput` for files that are no certificate, `OSError`
+    for an address that can't be had.
     """
     from modelmill.protocols._grpc_server import GrpcServer, tls_context
     from modelmill.protocols._grpc_service import methods
 
     context = tls_context(tls) if tls is not None else None
-    server = GrpcServer(gateway, methods(gateway.public_reflection))
+    server = GrpcServer(
+        gateway,
+        methods(gateway.public_reflection),
+        budget or body_budget(gateway.limits),
+    )
     try:
         for one in _each(where):
             await server.listen(one, context)

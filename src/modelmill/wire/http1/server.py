@@ -8,6 +8,8 @@ a chunked body that pretend to be headers) is refused or dropped here. Source: R
 """
 
 import asyncio
+import re
+from collections.abc import Iterable
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -23,6 +25,11 @@ from modelmill.wire.http1.cycle import Cycle, Heads, Shortcut
 STEP = 16 << 10
 PIPELINED = 32  # requests that may wait on one connection for the answer to the first
 GONE = "modelmill.gone"
+# uri-host of RFC 3986, or nothing, and a port
+HOST = re.compile(
+    rb"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?"
+)
+PORT = re.compile(rb":[0-9]*$")
 CHECKED = frozenset((b"host", b"transfer-encoding", b"expect"))
 
 
@@ -30,6 +37,7 @@ class GuardedProtocol(Connection):
     """One connection. `guarded` makes the class that a server is given."""
 
     heads: Heads
+    hosts: frozenset[bytes]
 
     def data_received(self, data: bytes) -> None:
         """Parse what came. Nearly every request is one small piece on a connection where nothing
@@ -192,6 +200,7 @@ class GuardedProtocol(Connection):
     def _check_header(self, name: bytes, value: bytes) -> None:
         if name == b"host":
             self._hosts += 1
+            self._check_host(value)
         elif name == b"expect":
             self.expect_100_continue = (
                 value.lower() == b"100-continue"
@@ -201,6 +210,18 @@ class GuardedProtocol(Connection):
             raise Refusal(
                 501,
                 "the only transfer coding that is understood is 'chunked', in HTTP/1.1",
+            )
+
+    def _check_host(self, value: bytes) -> None:
+        if not HOST.fullmatch(value):
+            raise Refusal(
+                400,
+                f"the Host header is a name and a port, not {value[:80].decode('latin-1')!r}",
+            )
+        if self.hosts and PORT.sub(b"", value.lower()) not in self.hosts:
+            raise Refusal(
+                421,
+                f"{value[:80].decode()} is not served here; the setting hosts says what is",
             )
 
     def on_headers_complete(self) -> None:
@@ -371,12 +392,19 @@ class GuardedProtocol(Connection):
             self.transport.close()
 
 
-def guarded(limits: Limits) -> type[asyncio.Protocol]:
-    """The protocol class of one server (`uvicorn.Config(http=...)`), with limits of its own."""
+def guarded(limits: Limits, hosts: Iterable[str] = ()) -> type[asyncio.Protocol]:
+    """The protocol class of one server (`uvicorn.Config(http=...)`), with limits of its own; where
+    `hosts` are given, requests to others are refused.
+    """
     return type(
         "Guarded",
         (GuardedProtocol,),
-        {"limits": limits, "sweeper": Sweeper(limits), "heads": Heads()},
+        {
+            "limits": limits,
+            "sweeper": Sweeper(limits),
+            "heads": Heads(),
+            "hosts": frozenset(host.lower().encode() for host in hosts),
+        },
     )
 
 

@@ -1,0 +1,90 @@
+"""Protection of browsers: requests of other sites are refused, and admin answers say what a page
+may do.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Any
+
+from modelmill.errors import Forbidden
+from modelmill.protocols.base import Scope, Send
+
+ASSETS = "/docs/assets/"
+CLOSED = b"default-src 'none'; frame-ancestors 'none'"
+"""Content-Security-Policy of what is no page."""
+PAGE = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "connect-src 'self'; font-src 'self'; img-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; script-src 'self'"
+)
+"""Content-Security-Policy of a page, to which the digests of its inline scripts are added."""
+_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+
+
+def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
+    """Raises `Forbidden` for what a browser sends for a page of another site."""
+    if headers.get(b"sec-fetch-site", b"").lower() == b"cross-site":
+        raise Forbidden(
+            "a page of another site may not call this: send the request from a program, or from "
+            "a page of this site"
+        )
+
+
+def protection(path: str, policy: bytes = CLOSED) -> tuple[tuple[bytes, bytes], ...]:
+    """Headers of an answer of the admin API: it is not kept, framed or taken for another type."""
+    headers = (
+        (b"content-security-policy", policy),
+        (b"x-content-type-options", b"nosniff"),
+        (b"x-frame-options", b"DENY"),
+        (b"referrer-policy", b"no-referrer"),
+    )
+    if path.startswith(
+        ASSETS
+    ):  # they come with the release and hold nothing of anybody's
+        return headers
+    return (*headers, (b"cache-control", b"no-store"))
+
+
+def protected(scope: Scope, send: Send) -> Send:
+    """`send` for the answer of the admin API, with headers that protect browsers.
+
+    The start of a page is held back until its first part shows which scripts are its own.
+    """
+    path: str = scope["path"]
+    page: dict[str, Any] | None = None
+
+    async def sending(message: dict[str, Any]) -> None:
+        nonlocal page
+        if message["type"] == "http.response.start":
+            if _is_page(message["headers"]):
+                page = message
+                return
+            message = _with(message, protection(path))
+        elif page is not None:
+            policy = _policy(message.get("body", b""))
+            await send(_with(page, protection(path, policy)))
+            page = None
+        await send(message)
+
+    return sending
+
+
+def _with(
+    start: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]
+) -> dict[str, Any]:
+    return {**start, "headers": [*start["headers"], *headers]}
+
+
+def _is_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(
+        name == b"content-type" and value.startswith(b"text/html")
+        for name, value in headers
+    )
+
+
+def _policy(page: bytes) -> bytes:
+    digests = (sha256(script).digest() for script in _SCRIPT.findall(page))
+    own = (f" 'sha256-{b64encode(digest).decode()}'" for digest in digests)
+    return (PAGE + "".join(own)).encode()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from modelmill import seeds
 from modelmill.types import Struct
 
 LENGTH, STOP = "length", "stop"
@@ -53,7 +54,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
     ] = 1.0
     seed: Annotated[
         int,
-        msgspec.Meta(ge=0, le=2**63 - 1, description="the same seed, the same answer"),
+        msgspec.Meta(ge=0, le=seeds.MOST, description="the same seed, the same answer"),
     ] = 0
     stop: Annotated[
         tuple[str, ...], msgspec.Meta(description="texts that end the answer")

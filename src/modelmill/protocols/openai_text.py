@@ -1,7 +1,6 @@
 """OpenAI's completions and chat: texts that grow, whole or as server-sent events."""
 
 import asyncio
-import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from modelmill import seeds
 from modelmill.errors import InvalidInput, MillError
 from modelmill.protocols import openai
 from modelmill.protocols._growing import begun, event
@@ -21,7 +21,7 @@ NAME = "openai"
 error = openai.error
 MOST, MOST_EACH = 256, 16
 """Answers to one request (prompts times `n`), and to one prompt."""
-MOST_SEED = 2**63 - 1 - MOST
+MOST_SEED = seeds.MOST - MOST
 """Each of several answers has the next one."""
 DONE = b"data: [DONE]\n\n"
 SAME = (
@@ -134,7 +134,7 @@ async def _answered(
         )
     gateway.refuse_unservable(route)
     parameters, count = _parameters(document, chat), _count(document, len(prompts))
-    seed = parameters.setdefault("seed", random.getrandbits(48))
+    seed = parameters.setdefault("seed", seeds.draw())
     if type(seed) is not int or not 0 <= seed <= MOST_SEED:
         raise InvalidInput(
             f"seed is a whole number from 0 to {MOST_SEED:,}, not {seed!r:.40}"

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from modelmill import seeds
 from modelmill.errors import (
     Cancelled,
     Forbidden,
@@ -46,7 +47,6 @@ REFRESH_SECONDS = 1.0
 """Between two looks into the database when nobody has told of a change."""
 KNOWN_HEADERS, HEADER_BYTES = 20_000, 512
 """Headers whose caller is remembered, and how long each may be."""
-SEED_BITS = 48
 
 Operate = Callable[[KeyInfo, str, bool], Awaitable[None]]
 """Load (True) or unload a deployment and wait until it is so; raises `MillError`."""
@@ -403,8 +403,7 @@ class Gateway:
             and parameters.get("seed") is None
             and (data is not None or ask.outputs == (ANSWER,))
         ):
-            # Drawn here: whoever goes on after a lost worker says the same, and so does a shadow.
-            parameters = {**parameters, "seed": random.getrandbits(SEED_BITS)}
+            parameters = {**parameters, "seed": seeds.draw()}
         try:
             pending = pool.submit(data, tensors, parameters, ask)
         except MillError:

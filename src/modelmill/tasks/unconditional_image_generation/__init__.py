@@ -2,7 +2,6 @@
 on.
 """
 
-import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
+from modelmill import seeds
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
 from modelmill.tasks.decoding import image_decoder
@@ -37,7 +37,6 @@ EVALUATED = 1000
 PARAMETERS = ("num_images", "seed", "steps", "num_inference_steps")
 MOST_IMAGES = 64
 MOST_STEPS = 100
-MOST_SEED = 2**63 - 1
 STEPS = 25
 Run = Callable[[Arrays], Arrays]
 
@@ -164,17 +163,17 @@ def _seed(data: Raw, parameters: Mapping[str, Any]) -> int:
     named = parameters.get("seed")
     if not (text := data.strip()):
         return (
-            secrets.randbits(63)
+            seeds.draw()
             if named is None
-            else _whole(parameters, "seed", 0, 0, MOST_SEED)
+            else _whole(parameters, "seed", 0, 0, seeds.MOST)
         )
     if (
         not (text.isascii() and text.isdecimal())
         or len(text) > 19
-        or int(text) > MOST_SEED
+        or int(text) > seeds.MOST
     ):
         raise InvalidInput(
-            f"the input is a seed, a whole number from 0 to {MOST_SEED}, or nothing; not "
+            f"the input is a seed, a whole number from 0 to {seeds.MOST}, or nothing; not "
             f"{text!r:.40}"
         )
     if named is not None and named != int(text):

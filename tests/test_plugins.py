@@ -13,6 +13,7 @@ from modelmill.errors import NotFound, NotInstalled
 KINDS = [
     "tasks",
     "engines",
+    "importers",
     "data.formats",
     "protocols",
     "cluster",

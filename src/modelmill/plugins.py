@@ -19,6 +19,7 @@ from modelmill.errors import NotInstalled, unknown
 WORD = {
     "tasks": "task",
     "engines": "engine",
+    "importers": "importer",
     "data.formats": "format",
     "protocols": "protocol",
     "cluster": "cluster",
@@ -85,11 +86,16 @@ def load(kind: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("modelmill"):
             raise
-        package = (error.name or "").partition(".")[0]
-        what = f"'modelmill[{EXTRAS[package]}]'" if package in EXTRAS else package
-        raise NotInstalled(
-            f"'{name}' needs the package '{package}', which is not installed: pip install {what}"
-        ) from error
+        raise missing(name, error) from error
+
+
+def missing(name: str, error: ModuleNotFoundError) -> NotInstalled:
+    """The error for a plugin whose package is not installed: it says what to install."""
+    package = (error.name or "").partition(".")[0]
+    what = f"'modelmill[{EXTRAS[package]}]'" if package in EXTRAS else package
+    return NotInstalled(
+        f"'{name}' needs the package '{package}', which is not installed: pip install {what}"
+    )
 
 
 @cache

@@ -57,6 +57,12 @@ class Predictor:
             runtime = engine_for(engine or manifest.engine, folder, writes=self.grows)
         else:
             runtime = engine_named(manifest.engine)
+        if runtime.RUNS_CODE and not manifest.trusted:
+            raise InvalidInput(
+                f"the engine '{engine or manifest.engine}' may run code that is in "
+                f"{' and '.join(runtime.READS)}: bring the model again with --trust (SDK and REST: "
+                "trust) if you trust where it comes from"
+            )
         place = runtime.place_of(folder, precision)
         arithmetic = "" if precision in runtime.VARIANTS else precision
         self.golden = place

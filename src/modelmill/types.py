@@ -74,7 +74,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     An empty `task` stands for a model without one: it takes and gives the engine's tensors, nothing
     else. `batches` says whether calls share batches, as it was found before it was sealed (empty:
-    not tried); workers try it again.
+    not tried); workers try it again. `trusted`: who brought the model vouches for it, though its
+    files may run code.
     """
 
     task: str
@@ -86,6 +87,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     lineage: Lineage
     metrics: Json = msgspec.field(default_factory=dict)
     batches: str = ""
+    trusted: bool = False
     files: dict[str, str] = msgspec.field(default_factory=dict)
     schema: int = 1
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from modelmill import bundle
+from modelmill import bundle, predictor
 from modelmill.errors import InvalidInput, MillError, StorageFull, TooLarge
+from modelmill.importers import bundle as importing
 from modelmill.jobs import registering
 from modelmill.types import JobSpec
 from tests.making import a_manifest, picture_bundle, vector_bundle
@@ -54,7 +55,7 @@ def test_a_sound_bundle_is_taken(tmp_path):
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     upload = bomb(tmp_path, 8 << 20)
-    monkeypatch.setattr(registering, "UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(importing, "UNPACKED_BYTES", 1 << 20)
     monkeypatch.setattr(shutil, "copyfileobj", None)  # nothing may be unpacked
     with pytest.raises(TooLarge, match=r"unpacks to 8 MiB: .* may unpack to 1 MiB"):
         register(upload, tmp_path)
@@ -62,7 +63,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 
 
 def test_a_bundle_of_too_many_files_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(registering, "MEMBERS", 0)
+    monkeypatch.setattr(importing, "MEMBERS", 0)
     with pytest.raises(TooLarge, match="names 1 files: at most 0 are taken"):
         register(bomb(tmp_path, 10), tmp_path)
     assert list((tmp_path / "job").iterdir()) == []
@@ -70,7 +71,7 @@ def test_a_bundle_of_too_many_files_is_refused(tmp_path, monkeypatch):
 
 def test_a_bundle_that_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
     upload = bomb(tmp_path, 2 << 20)
-    usage = SimpleNamespace(free=registering.FREE_BYTES + (1 << 20))
+    usage = SimpleNamespace(free=importing.FREE_BYTES + (1 << 20))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(StorageFull, match="has room for 1 MiB"):
         register(upload, tmp_path)
@@ -167,3 +168,55 @@ def test_a_bundle_that_is_brought_again_stays_the_same(tmp_path):
     again = zipped(tmp_path / "job" / "bundle", tmp_path / "again.zip")
     shutil.rmtree(tmp_path / "job")
     assert register(again, tmp_path)["bundle"] == first
+
+
+@pytest.fixture
+def program(tmp_path):
+    """The file of an exported program from x [-1, 3] to y."""
+    pytest.importorskip("torch")
+    from modelmill.engines.torch import ENGINE
+
+    ENGINE.sample(tmp_path, "FP32")
+    return tmp_path / "model.pt2"
+
+
+def test_a_program_of_torch_is_taken_from_those_who_trust_it(program, tmp_path):
+    assert register(program, tmp_path, trust=True)["task"] == ""
+    model = predictor.load(tmp_path / "job" / "bundle")
+    assert (model.manifest.engine, model.manifest.trusted) == ("torch", True)
+    assert [spec.shape for spec in model.manifest.inputs] == [[-1, 3]]
+    answer = model.infer({"x": np.ones((4, 3), np.float32)})["y"]
+    assert answer.shape == (4, 3)
+
+
+def test_a_program_of_torch_is_not_even_looked_at_by_others(
+    program, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch.export.load", None)
+    with pytest.raises(InvalidInput, match=r"model.pt2.*may run code.*--trust"):
+        register(program, tmp_path)
+    assert list((tmp_path / "job").iterdir()) == []
+
+
+def test_a_bundle_can_not_vouch_for_itself(program, tmp_path, monkeypatch):
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    (draft / "model.pt2").write_bytes(program.read_bytes())
+    manifest = a_manifest(task="", engine="torch", trusted=True)
+    bundle.seal(draft, manifest, tmp_path / "sealed")
+    upload = zipped(tmp_path / "sealed", tmp_path / "sealed.zip")
+    monkeypatch.setattr("torch.export.load", None)
+    with pytest.raises(InvalidInput, match=r"'torch' may run code.*--trust"):
+        register(upload, tmp_path)
+    assert list((tmp_path / "job").iterdir()) == []
+
+
+def test_no_classifier_is_made_from_vectors_of_another_engine(tmp_path):
+    (tmp_path / "draft").mkdir()
+    manifest = a_manifest(engine="torch", trusted=True)
+    bundle.seal(tmp_path / "draft", manifest, tmp_path / "sealed")
+    vectors, labels = np.eye(2, dtype=np.float32), np.array(["a", "b"])
+    np.savez(tmp_path / "items.npz", vectors=vectors, labels=labels)
+    source = {"source": str(tmp_path / "sealed"), "k": 1, "model": "m", "index": "i"}
+    with pytest.raises(InvalidInput, match=r"from model\.onnx.*engine torch"):
+        register(tmp_path / "items.npz", tmp_path, **source)

@@ -4,6 +4,7 @@ what was heard.
 
 import json
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -97,3 +98,27 @@ def test_a_wrong_call_is_one_line(running, photo, arguments, says):
     assert done.returncode == 1
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_program_of_torch_is_brought_trusted_and_served(running, tmp_path):
+    pytest.importorskip("torch")
+    from modelmill.engines.torch import ENGINE
+
+    sample = ENGINE.sample(tmp_path, "FP32")
+    path = str(tmp_path / "model.pt2")
+    refused = running.run("import", "program", path)
+    assert refused.returncode != 0
+    assert "--trust" in refused.stderr + refused.stdout
+    taken = running.run("import", "program", path, "--trust")
+    assert taken.returncode == 0, taken.stderr
+    running.client.deploy("program", wait=True)
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 3]}
+    body = {"inputs": [{**tensor, "data": sample.given["x"].tolist()}]}
+    answer = httpx2.post(
+        f"{running.url}/v2/models/program/infer",
+        json=body,
+        headers=running.headers,
+        timeout=30,
+    ).json()
+    found = np.reshape(answer["outputs"][0]["data"], (2, 3))
+    np.testing.assert_allclose(found, sample.answered["y"], atol=1e-5)

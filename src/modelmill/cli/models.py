@@ -20,18 +20,27 @@ from modelmill.cli._app import (
 def import_(
     name: str,
     path: Annotated[
-        Path, Parameter(help="model.onnx, or a bundle as a folder or a zip")
+        Path, Parameter(help="model.onnx, model.pt2, or a bundle as a folder or a zip")
     ],
     /,
     *,
     labels: Annotated[
         Path | None, Parameter(help="text file with the name of a class on each line")
     ] = None,
+    trust: Annotated[
+        bool,
+        Parameter(
+            help="take a file that may run code, such as model.pt2: you know where it comes from",
+            negative="",
+        ),
+    ] = False,
 ) -> None:
     """Bring a finished model as a new version of NAME."""
     names = [line for line in read_text(labels).splitlines() if line] if labels else []
     client = connect()
-    row = client.import_model(name, path, labels=names, on_event=on_event())
+    row = client.import_model(
+        name, path, labels=names, trust=trust, on_event=on_event()
+    )
     show(row, lambda: screen().version(row, client.url))
 
 

@@ -151,16 +151,19 @@ class Client(Indexes, Texts):
         path: str | os.PathLike[str],
         *,
         labels: Sequence[str] = (),
+        trust: bool = False,
         on_event: OnEvent | None = None,
     ) -> Version:
-        """Bring a finished model, a `.onnx` file or a bundle (folder or zip), and wait until it was
-        checked.
+        """Bring a finished model, a `.onnx` or `.pt2` file or a bundle (folder or zip), and wait
+        until it was checked.
 
-        A bare `.onnx` file has no task: it takes and gives tensors; `labels` names the classes of
-        its output.
+        A bare file has no task: it takes and gives tensors; `labels` names the classes of its
+        output. A `.pt2` file may run code when it is opened: it is taken only with `trust`.
         """
         place = Path(path).expanduser()
         parameters: Json = {"name": name, "label": list(labels)}
+        if trust:
+            parameters["trust"] = True
         if place.is_file():  # what it holds is seen where it arrives
             content = read_file(place)
             headers = {"Content-Type": "application/octet-stream"}

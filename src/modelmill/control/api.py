@@ -37,7 +37,7 @@ from modelmill.errors import (
     from_os,
 )
 from modelmill.tasks.base import plan, recipe_named, split_by, task_named
-from modelmill.types import WEIGHTS, check_name, parse_reference
+from modelmill.types import WEIGHTS, Json, check_name, parse_reference
 
 Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
 Offset = Annotated[int, Query(ge=0, le=1 << 53)]
@@ -296,10 +296,10 @@ def _added(
 
 
 def _brought(
-    control: Control, project: int, name: str, labels: list[str], upload: Path
+    control: Control, project: int, name: str, settings: Json, upload: Path
 ) -> schemas.JobView:
     try:
-        settings = {"upload": control.artifacts.add_file(upload), "labels": labels}
+        settings = {"upload": control.artifacts.add_file(upload), **settings}
     finally:
         upload.unlink(missing_ok=True)
     return views.job_view(
@@ -482,14 +482,21 @@ def _add_models(api: FastAPI, control: Control) -> None:
         label: Annotated[
             list[str] | None, Query(description="names of the classes, in order")
         ] = None,
+        trust: Annotated[
+            bool,
+            Query(description="take a file that may run code, such as model.pt2"),
+        ] = False,
     ) -> schemas.JobView:
-        """Bring a finished model (the body): a bare model.onnx, or a zip of a bundle. A job checks
-        it.
+        """Bring a finished model (the body): a bare model.onnx or model.pt2, or a zip of a bundle.
+        A job checks it.
         """
         check_name("model", name)
         upload = await _receive(request, control)
+        settings: Json = {"labels": label or []}
+        if trust:
+            settings["trust"] = True
         return await run_in_threadpool(
-            _brought, control, project, name, label or [], upload
+            _brought, control, project, name, settings, upload
         )
 
     @api.get(f"{PREFIX}/models", tags=["models"])

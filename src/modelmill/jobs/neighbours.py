@@ -27,7 +27,7 @@ SHARPNESS = 20.0
 """Factor of the cosines when neighbours are weighed: one that is 0.1 nearer counts 7 times as
 much.
 """
-MODEL = "model.onnx"
+ENGINE, MODEL = "onnx", "model.onnx"
 
 
 def assemble(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
@@ -43,13 +43,18 @@ def assemble(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
         raise InvalidInput(
             f"the index has items of {len(labels)} labels: a classifier needs at least 2"
         )
+    if base.engine != ENGINE:
+        raise InvalidInput(
+            f"a classifier of an index is made from {MODEL}, and the index's model runs on the "
+            f"engine {base.engine}"
+        )
     neighbours = min(spec.settings["k"], len(vectors))
     write_graph(source / MODEL, draft / MODEL, vectors, codes, len(labels), neighbours)
     task = CLASSIFIERS[task_named(base.task).INPUT]
     how = msgspec.convert(base.preprocessing, task_named(task).Preprocessing)
     manifest = Manifest(
         task=task,
-        engine=base.engine,
+        engine=ENGINE,
         inputs=base.inputs,
         outputs=[TensorSpec(name="scores", datatype="FP32", shape=[-1, len(labels)])],
         preprocessing=msgspec.to_builtins(how),

@@ -1,0 +1,337 @@
+"""PyTorch: programs of `torch.export` (`model.pt2`), run by torch itself.
+
+Loading such a file may run code that is in it: `torch.export.load` reads pickled constants and
+evaluates expressions, and torch has no safe way to do it. So a bundle of this engine is opened only
+if whoever brought it vouched for it.
+"""
+
+import threading
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import ml_dtypes
+import numpy as np
+
+from modelmill import plugins
+from modelmill.engines.base import (
+    NUMPY,
+    Arrays,
+    Engine,
+    Sample,
+    Signature,
+    choose,
+    sample_rows,
+)
+from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
+from modelmill.types import TensorSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+FILE = "model.pt2"
+KINDS = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "bfloat16": "BF16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+"""Torch's names of data types as those of the Open Inference Protocol."""
+
+Array = np.ndarray[Any, Any]
+
+
+def torch_of() -> Any:
+    """The package; raises `NotInstalled`."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise plugins.missing("torch", error) from error
+    return torch
+
+
+class TorchSession:
+    """One exported program; its runs take turns, each on all of the threads."""
+
+    def __init__(
+        self, path: Path, threads: int, signature: Signature | None = None
+    ) -> None:
+        self._torch = torch_of()
+        self._threads = threads
+        program = loaded(path)
+        try:
+            self._inputs, self._outputs = signature_of(program)
+        except InvalidInput as error:
+            raise BundleCorrupt(error.message) from error
+        self._names = _names("inputs", self._inputs, signature[0] if signature else [])
+        self._answers = _names(
+            "outputs", self._outputs, signature[1] if signature else []
+        )
+        self._module = program.module()
+        self._keywords = _keywords(program)
+        self._running = threading.Lock()
+        self._warm_up(program, path)
+
+    def run(self, arrays: Mapping[str, Array]) -> Arrays:
+        """All outputs of one batch; raises `ModelFailed`."""
+        given = self._checked(arrays)
+        rows = len(given[0])
+        if not rows:  # programs are exported for one row and more
+            given = [np.zeros((1, *one.shape[1:]), one.dtype) for one in given]
+        with self._running:
+            try:
+                answer = self._call([_tensor(self._torch, one) for one in given])
+                found = [_array(self._torch, one) for one in answer]
+            except Exception as error:
+                raise ModelFailed(f"the model failed: {_reason(error)}") from error
+        return {
+            name: _own(array, given)[: rows if not rows else None]
+            for name, array in zip(self._answers, found, strict=True)
+        }
+
+    def _call(self, tensors: "Sequence[Tensor]") -> "Sequence[Tensor]":
+        torch = self._torch
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        first = len(tensors) - len(self._keywords)
+        keywords = dict(zip(self._keywords, tensors[first:], strict=True))
+        with torch.inference_mode():
+            answer = self._module(*tensors[:first], **keywords)
+        return cast("Sequence[Tensor]", torch.utils._pytree.tree_leaves(answer))
+
+    def _warm_up(self, program: "ExportedProgram", path: Path) -> None:
+        """The first run allocates and chooses kernels: it is not a caller's."""
+        if program.example_inputs is None:
+            return
+        tensors = self._torch.utils._pytree.tree_leaves(program.example_inputs)
+        try:
+            self._call(tensors)
+        except Exception as error:
+            raise BundleCorrupt(
+                f"{path.name} can't be run: {_reason(error)}"
+            ) from error
+
+    def _checked(self, arrays: Mapping[str, Array]) -> list[Array]:
+        """The arrays in the program's order; its own errors speak of guards and symbols."""
+        if arrays.keys() != set(self._names):
+            raise ModelFailed(
+                f"the model failed: it takes the inputs {', '.join(self._names)}; given: "
+                f"{', '.join(arrays)[:200]}"
+            )
+        given = [arrays[name] for name in self._names]
+        for name, spec, array in zip(self._names, self._inputs, given, strict=True):
+            if array.dtype != np.dtype(NUMPY[spec.datatype]):
+                raise ModelFailed(
+                    f"the model failed: input '{name}' wants {spec.datatype}, given: {array.dtype}"
+                )
+            if array.ndim != len(spec.shape) or any(
+                side not in (-1, length)
+                for side, length in zip(spec.shape, array.shape, strict=True)
+            ):
+                raise ModelFailed(
+                    f"the model failed: input '{name}' wants {spec.shape}, given: "
+                    f"{list(array.shape)}"
+                )
+        if len({len(array) for array in given}) > 1:
+            raise ModelFailed("the model failed: its inputs have other numbers of rows")
+        return given
+
+
+class TorchEngine(Engine):
+    """Runs `model.pt2` on the processor."""
+
+    READS = (FILE,)
+    DATATYPES = tuple(KINDS.values())
+    RUNS_CODE = True
+
+    def open(
+        self,
+        folder: Path,
+        threads: int,
+        device: str = "cpu",
+        precision: str = "",
+        signature: Signature | None = None,
+    ) -> TorchSession:
+        """Load `model.pt2`, which has to be trusted; its inputs and outputs get the names of the
+        `signature`, in order.
+
+        Raises `BundleCorrupt`, `NotInstalled`, and `InvalidInput` for a device or precision it
+        lacks.
+        """
+        choose("torch", "device", device, ("cpu",))
+        choose("torch", "precision", precision, self.PRECISIONS)
+        return TorchSession(folder / FILE, threads, signature)
+
+    def signature(self, folder: Path) -> Signature:
+        """Inputs and outputs of a trusted `model.pt2`, free axes as -1: named as the arguments of
+        `forward`, and as the keys of what it returns.
+        """
+        try:
+            return signature_of(loaded(folder / FILE))
+        except BundleCorrupt as error:
+            raise InvalidInput(error.message) from error
+
+    def sample(self, folder: Path, datatype: str) -> Sample:
+        """tanh(x w) in FP32, a copy of x in other data types."""
+        torch_of()
+        import torch
+
+        given = sample_rows(datatype)
+        weights = np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)
+
+        class Net(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weights = torch.nn.Buffer(torch.from_numpy(weights))
+
+            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+                if datatype == "FP32":
+                    return {"y": torch.tanh(x @ self.weights)}
+                return {"y": x.clone()}
+
+        program = torch.export.export(
+            Net(),
+            (_tensor(torch, given),),
+            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+        )
+        torch.export.save(program, folder / FILE)
+        return Sample(
+            [TensorSpec(name="x", datatype=datatype, shape=[-1, 3])],
+            [TensorSpec(name="y", datatype=datatype, shape=[-1, 3])],
+            {"x": given},
+            {"y": np.tanh(given @ weights) if datatype == "FP32" else given},
+        )
+
+
+ENGINE = TorchEngine()
+
+
+def loaded(path: Path) -> "ExportedProgram":
+    """The program in a file that is trusted; raises `BundleCorrupt`, `NotInstalled`."""
+    torch = torch_of()
+    if not path.is_file():
+        raise BundleCorrupt(f"{path.name} can't be loaded: there is no such file")
+    if not zipfile.is_zipfile(path):
+        raise BundleCorrupt(
+            f"{path.name} can't be loaded: it is no program of torch.export, or it was cut off"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about its own insides
+            return cast("ExportedProgram", torch.export.load(path))
+    except Exception as error:  # torch raises whatever comes
+        raise BundleCorrupt(
+            f"{path.name} can't be loaded: {_reason(error)}; it has to be a program of "
+            "torch.export.save"
+        ) from error
+
+
+def signature_of(program: "ExportedProgram") -> Signature:
+    """Inputs and outputs, free axes as -1; raises `InvalidInput` for what are no tensors by
+    name.
+    """
+    positional, keywords = program.call_spec.in_spec.children()
+    if any(not one.is_leaf() for one in (*positional.children(), *keywords.children())):
+        raise InvalidInput(
+            f"{FILE} takes lists or dictionaries: export a module whose arguments are tensors"
+        )
+    nodes = {node.name: node for node in program.graph.nodes}
+    inputs = [
+        _spec("input", name, nodes[name].meta.get("val"))
+        for name in program.graph_signature.user_inputs
+        if isinstance(name, str)
+    ]
+    if len(inputs) != program.call_spec.in_spec.num_leaves or not inputs:
+        raise InvalidInput(f"{FILE} takes other things than tensors, or nothing")
+    answers = program.graph_signature.user_outputs
+    outputs = [
+        _spec(
+            "output",
+            name,
+            nodes[answer].meta.get("val") if isinstance(answer, str) else None,
+        )
+        for name, answer in zip(_output_names(program), answers, strict=True)
+    ]
+    return inputs, outputs
+
+
+def _output_names(program: "ExportedProgram") -> list[str]:
+    """The keys of a dictionary; others are numbered."""
+    spec = program.call_spec.out_spec
+    count = spec.num_leaves
+    if spec.type is dict and all(one.is_leaf() for one in spec.children()):
+        return [str(key) for key in spec.context]
+    return ["output"] if count == 1 else [f"output_{at}" for at in range(count)]
+
+
+def _keywords(program: "ExportedProgram") -> list[str]:
+    """The inputs that are given by name: the last ones."""
+    _, keywords = program.call_spec.in_spec.children()
+    return [str(key) for key in keywords.context or ()]
+
+
+def _spec(what: str, name: str, value: Any) -> TensorSpec:
+    kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+    if kind not in KINDS:
+        raise InvalidInput(
+            f"{what} '{name}' of {FILE} is of the type {kind}, which can't be served: tensors of "
+            f"{', '.join(KINDS.values())} can"
+        )
+    if not value.ndim:
+        raise InvalidInput(
+            f"{what} '{name}' of {FILE} has no axes; the first has to be the batch"
+        )
+    shape = [side if isinstance(side, int) else -1 for side in value.shape]
+    return TensorSpec(name=name, datatype=KINDS[kind], shape=shape)
+
+
+def _names(
+    what: str, own: Sequence[TensorSpec], wanted: Sequence[TensorSpec]
+) -> list[str]:
+    """The bundle's names in the order of the program's: its own, or others in their places."""
+    names = [spec.name for spec in own]
+    if not wanted or {spec.name for spec in wanted} == set(names):
+        return names
+    if len(wanted) != len(own):
+        raise BundleCorrupt(
+            f"{FILE} has the {what} {', '.join(names)}, the manifest "
+            f"{', '.join(spec.name for spec in wanted)}"
+        )
+    return [spec.name for spec in wanted]
+
+
+def _tensor(torch: Any, array: Array) -> "Tensor":
+    """An array as a tensor; shared where it can be written, which torch insists on."""
+    own = np.require(array, requirements=["C", "W"])
+    if own.dtype == ml_dtypes.bfloat16:
+        return cast("Tensor", torch.from_numpy(own.view(np.int16)).view(torch.bfloat16))
+    return cast("Tensor", torch.from_numpy(own))
+
+
+def _array(torch: Any, tensor: "Tensor") -> Array:
+    tensor = tensor.contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return np.asarray(tensor.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+    return np.asarray(tensor.numpy())
+
+
+def _own(array: Array, given: Sequence[Array]) -> Array:
+    """An answer that no later input can change: a program may give back what it was given."""
+    return (
+        array.copy() if any(np.may_share_memory(array, one) for one in given) else array
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

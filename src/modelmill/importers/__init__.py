@@ -1,0 +1,1 @@
+"""Importers: models as others write them, one file each."""

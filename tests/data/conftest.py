@@ -84,7 +84,7 @@ def text_print(item: Item) -> str:
 def read_with(path: Path, module: ModuleType) -> list[Item]:
     """All items at a path, read by the module of a format."""
     with open_source(path) as source:
-        return list(module.read(source, {}))
+        return [item.read() for item in module.read(source, {})]
 
 
 TASKS = {"image": "image-classification", "text": "text-classification"}
@@ -96,7 +96,7 @@ def read_all(path: Path, kind: str, format: str = "", **options: str) -> list[It
         module = plugins.load(
             "data.formats", format or formats.detect(source, task_named(TASKS[kind]))
         )
-        return list(module.read(source, options))
+        return [item.read() for item in module.read(source, options)]
 
 
 def check(

@@ -24,7 +24,7 @@ def picture(number=0):
 
 def items_of(format, folder, **options):
     with open_source(folder) as source:
-        return list(format.read(source, options))
+        return [item.read() for item in format.read(source, options)]
 
 
 def write(root, name, data):

@@ -45,9 +45,9 @@ def document(*objects, names=("a.png",), categories=((7, "cat"), (3, "dog"))):
 def read_files(tmp_path, files, **options):
     with open_source(make_folder(tmp_path / "set", files)) as source:
         assert formats.detect(source, task_named("image-segmentation")) == "coco-masks"
-        return list(coco_masks.read(source, options)), coco_masks.labels(
-            source, options
-        )
+        return [
+            item.read() for item in coco_masks.read(source, options)
+        ], coco_masks.labels(source, options)
 
 
 def target(item):
@@ -162,7 +162,7 @@ def test_a_file_that_is_not_cocos_is_refused(tmp_path, data, options, says):
 
 def test_nuts_as_they_are_published(shared):
     with open_source(shared("nuts_coco")) as source:
-        items = list(coco_masks.read(source, {}))
+        items = [item.read() for item in coco_masks.read(source, {})]
         assert coco_masks.labels(source, {}) == [
             "background",
             "date",

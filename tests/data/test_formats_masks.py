@@ -41,7 +41,9 @@ def read(path, **options):
     """All items at a path, and the classes; the format is detected."""
     with open_source(path) as source:
         assert formats.detect(source, SEGMENTATION) == "masks"
-        return list(masks.read(source, options)), masks.labels(source, options)
+        return [item.read() for item in masks.read(source, options)], masks.labels(
+            source, options
+        )
 
 
 def read_files(tmp_path, files, **options):

@@ -15,7 +15,7 @@ from tests.making import tones
 
 def items(module, path, **options):
     with open_source(path) as source:
-        return list(module.read(source, options))
+        return [item.read() for item in module.read(source, options)]
 
 
 def folder(tmp_path, *names, **texts):

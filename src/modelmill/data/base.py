@@ -11,14 +11,21 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.data.names import check_member, is_junk, locate, view
-from modelmill.errors import InvalidInput, NotFound, TooLarge, from_os, unknown_setting
+from modelmill.errors import (
+    InvalidInput,
+    MillError,
+    NotFound,
+    TooLarge,
+    from_os,
+    unknown_setting,
+)
 
 LIMIT = 64 << 20
 UNPACKED = 200
@@ -55,7 +62,19 @@ class Box(msgspec.Struct, frozen=True):
     ignored: bool = False
 
 
-class Item(msgspec.Struct):
+Data = bytes | str | NDArray[np.uint8]
+Target = list[Box] | tuple[Any, ...] | bytes | str | None
+
+
+class Content(NamedTuple):
+    """What a reader finds of an item when it is asked for it."""
+
+    data: Data
+    target: Target = None
+    problem: str = ""
+
+
+class Item:
     """One example as a reader found it.
 
     `name` is its path or row, unique in the set; `data` an encoded picture, a text, or decoded
@@ -65,14 +84,100 @@ class Item(msgspec.Struct):
     should come out, for `text` a text, for `texts` a tuple of them that are equally right, for
     `scored` a tuple of a text and how alike it is, for `answers` a tuple of (text, place in the
     passage); `label` is then the class that the splits are balanced by, or "".
+
+    A reader that passes over many files makes items with `Item.later`: their data, target and
+    problem are read when one of them is first asked for, while the source is open.
     """
 
-    name: str
-    label: str
-    data: bytes | str | NDArray[np.uint8]
-    split: str | None = None
-    problem: str = ""
-    target: list[Box] | tuple[Any, ...] | bytes | str | None = None
+    __slots__ = ("_data", "_problem", "_read", "_target", "label", "name", "split")
+
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        data: Data,
+        split: str | None = None,
+        problem: str = "",
+        target: Target = None,
+    ) -> None:
+        self.name = name
+        self.label = label
+        self.split = split
+        self._data = data
+        self._problem = problem
+        self._target = target
+        self._read: Callable[[], Content] | None = None
+
+    @classmethod
+    def later(
+        cls, name: str, label: str, split: str | None, read: Callable[[], Content]
+    ) -> Self:
+        """An item whose content `read` finds when it is asked for; a `MillError` that it raises
+        becomes the problem.
+        """
+        item = cls(name, label, b"", split)
+        item._read = read
+        return item
+
+    @property
+    def waits(self) -> bool:
+        """Whether the content has not been read yet."""
+        return self._read is not None
+
+    def again(self) -> Self:
+        """The item as it is now, to read from; this one keeps waiting."""
+        item = type(self)(
+            self.name, self.label, self._data, self.split, self._problem, self._target
+        )
+        item._read = self._read
+        return item
+
+    def read(self) -> Self:
+        """The item itself, its content read: for use after the source is closed."""
+        self._load()
+        return self
+
+    @property
+    def data(self) -> Data:
+        """What a model is asked about."""
+        self._load()
+        return self._data
+
+    @property
+    def problem(self) -> str:
+        """Why the reader could not read it, or nothing."""
+        self._load()
+        return self._problem
+
+    @problem.setter
+    def problem(self, said: str) -> None:
+        self._load()
+        self._problem = said
+
+    @property
+    def target(self) -> Target:
+        """What a model should answer."""
+        if self._target is None:
+            self._load()
+        return self._target
+
+    @target.setter
+    def target(self, wanted: Target) -> None:
+        self._target = wanted
+
+    def _load(self) -> None:
+        if self._read is None:
+            return
+        read, self._read = self._read, None
+        try:
+            found = read()
+        except MillError as error:
+            self._problem = error.message
+            return
+        self._data = found.data
+        self._problem = found.problem
+        if self._target is None:
+            self._target = found.target
 
 
 class Source:
@@ -109,6 +214,14 @@ class Source:
         if len(data) > limit:
             raise TooLarge(f"'{name}' is larger than {limit >> 20} MiB")
         return data
+
+    def item(
+        self, name: str, label: str, split: str | None, target: Target = None
+    ) -> Item:
+        """A file as an item, read when it is asked for; its problem says why it can't be read."""
+        item = Item.later(name, label, split, lambda: Content(self.read(name)))
+        item.target = target
+        return item
 
     def __enter__(self) -> Self:
         """Itself."""

@@ -1,5 +1,6 @@
 """Masks of class numbers: which value is which class, and what is wrong with a mask."""
 
+import functools
 import io
 import re
 import warnings
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from modelmill.data.base import Item, Source
+from modelmill.data.base import Content, Item, Source
 from modelmill.data.names import shown
 from modelmill.errors import InvalidInput, MillError, TooLarge
 
@@ -96,20 +97,17 @@ def pair(
     source: Source, picture: str, mask: str, split: str | None, classes: Classes
 ) -> Item:
     """A picture with its mask; its problem says what is wrong with either."""
+    read = functools.partial(_content, source, picture, mask, classes)
+    return Item.later(picture, "", split, read)
+
+
+def _content(source: Source, picture: str, mask: str, classes: Classes) -> Content:
+    data = source.read(picture)
     try:
-        data = source.read(picture)
+        target = _target(source.read(mask), upright_size(data), classes)
     except MillError as error:
-        return Item(picture, "", b"", split, error.message)
-    try:
-        return Item(
-            picture,
-            "",
-            data,
-            split,
-            target=_target(source.read(mask), upright_size(data), classes),
-        )
-    except MillError as error:
-        return Item(picture, "", b"", split, f"its mask {shown(mask)}: {error.message}")
+        return Content(b"", problem=f"its mask {shown(mask)}: {error.message}")
+    return Content(data, target)
 
 
 def values_of(data: bytes) -> Values:

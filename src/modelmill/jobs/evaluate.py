@@ -29,9 +29,10 @@ def main(spec: bytes, report: Report) -> int:
 def evaluate_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     """Measure a version on a split; leaves pictures in the job's folder."""
     model = predictor.load(Path(spec.bundle), spec.threads)
-    material = Material(spec.dataset)
-    events.stage(f"evaluating on {material.count(spec.split)} items of {spec.split}")
-    found = evaluate(model, material, spec.split, events, stop, spec.threads)
+    with Material(spec, events, stop, [spec.split]) as material:
+        count = material.count(spec.split)
+        events.stage(f"evaluating on {count} items of {spec.split}")
+        found = evaluate(model, material, spec.split, events, stop, spec.threads)
     save_pictures(Path(spec.folder) / "pictures", found.pictures)
     return {"metrics": found.metrics, "split": spec.split}
 

@@ -80,29 +80,31 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
         }
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    material = Material(spec.dataset)
     task, recipe = task_named(spec.task), recipe_named(spec.task, spec.recipe)
     base = Base(spec.base, Path(spec.bundle)) if spec.base else None
     one = Training(spec, task, recipe, base, events, stop)
-    count = f" for {len(material.labels)} classes" if material.labels else ""
-    events.stage(f"preparing {spec.recipe}{count}")
-    shown = getattr(task, "shown", _data)
-    samples = [shown(item) for item in material.sample("train", task.SAMPLES)]
-    chosen = choose(one, material, samples)
-    if base is not None:
-        chosen = base.prepared(chosen, draft)
-    preprocessing = task.prepare(samples, chosen.input, draft)
-    context = Context(preprocessing=preprocessing, labels=material.labels, folder=draft)
+    with Material(spec, events, stop) as material:
+        manifest = make(one, material, draft)
+    digest = bundle.seal(draft, manifest, sealed)
+    trim(Path(spec.cache), CACHE_BYTES)
+    return {"metrics": manifest.metrics, "bundle": digest}
+
+
+def make(one: Training, material: Material, draft: Path) -> Manifest:
+    """Train, convert and evaluate; leaves all files of the bundle in `draft` but its manifest."""
+    spec = one.spec
+    folder = Path(spec.folder)
+    chosen, context = prepare(one, material, draft)
     data, validation = (
-        material.decoded(split, task, context, Path(spec.cache), events, stop)
+        material.decoded(split, one.task, context, Path(spec.cache))
         for split in ("train", "val")
     )
     history = fit(one, chosen, context, data, validation)
     manifest = describe(one, context, chosen)
-    events.stage("evaluating through the served path")
+    one.events.stage("evaluating through the served path")
     model = Predictor(draft, manifest, spec.threads)
     golden(model, material, draft)
-    found = evaluate(model, material, "test", events, stop, spec.threads)
+    found = evaluate(model, material, "test", one.events, one.stop, spec.threads)
     previews = {
         path.name: path.read_bytes()
         for path in (folder / "pictures").glob("samples-*.png")
@@ -120,9 +122,23 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     (draft / CARD).write_text(
         model_card(spec.name, manifest, sorted(pictures)), "utf-8"
     )
-    digest = bundle.seal(draft, manifest, sealed)
-    trim(Path(spec.cache), CACHE_BYTES)
-    return {"metrics": found.metrics, "bundle": digest}
+    return manifest
+
+
+def prepare(one: Training, material: Material, draft: Path) -> tuple[Plan, Context]:
+    """The settings, and the preprocessing that the training data want; may leave files in
+    `draft`.
+    """
+    task, labels = one.task, material.labels
+    count = f" for {len(labels)} classes" if labels else ""
+    one.events.stage(f"preparing {one.spec.recipe}{count}")
+    shown = getattr(task, "shown", _data)
+    samples = [shown(item) for item in material.sample("train", task.SAMPLES)]
+    chosen = choose(one, material, samples)
+    if one.base is not None:
+        chosen = one.base.prepared(chosen, draft)
+    preprocessing = task.prepare(samples, chosen.input, draft)
+    return chosen, Context(preprocessing=preprocessing, labels=labels, folder=draft)
 
 
 def _data(item: Item) -> Raw:

@@ -4,7 +4,8 @@ A format has INPUT ("image", "text", "audio" or "question"), TARGET (what its it
 input: `label` where it says nothing, `boxes`, `mask`, `picture`, `text`, `texts`, `answers`,
 `scored` or `none`), SUMMARY (a line for people), OPTIONS (option -> help), RANK (where several fit,
 the highest is meant), `detect(source) -> bool`, and `read(source, options)`, which yields items in
-a fixed order, one at a time. Where the order of the classes means something, `labels(source,
+a fixed order, one at a time; those that lie in files of their own are read when they are asked for
+(`source.item`). Where the order of the classes means something, `labels(source,
 options)` names them all.
 """
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from modelmill.data.base import Item, Source
 from modelmill.data.magic import extension
 from modelmill.data.names import shown, split_of
-from modelmill.errors import InvalidInput, MillError
+from modelmill.errors import InvalidInput
 
 EXTENSIONS = frozenset(
     {
@@ -71,7 +71,7 @@ def described(
                     f"there is no file '{shown(row['file'])}'",
                 )
             else:
-                yield read(source, place, row["said"], own)
+                yield source.item(place, row["said"], own)
 
 
 def _rows(
@@ -100,14 +100,6 @@ def _rows(
                 rows.line_num,
                 {**found, "split": cells[split] if split is not None else ""},
             )
-
-
-def read(source: Source, name: str, said: str, split: str | None) -> Item:
-    """A recording as an item; its problem says why it can't be read."""
-    try:
-        return Item(name, said, source.read(name), split)
-    except MillError as error:
-        return Item(name, said, b"", split, error.message)
 
 
 def split_by_name(name: str, options: Mapping[str, str]) -> str | None:

@@ -46,9 +46,7 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     for name, (split, folder) in labels.items():
         found = pattern.match(name.rpartition("/")[2]) if by_name else None
         label = (found[1] or "") if found else "" if by_name else folder
-        item = _sounds.read(
-            source, name, label, split or _sounds.split_by_name(name, options)
-        )
+        item = source.item(name, label, split or _sounds.split_by_name(name, options))
         if not label and not item.problem:
             item.problem = "neither a folder nor its name says its class"
         yield item

@@ -114,7 +114,7 @@ def _items(
             name = places.find(image.file_name, json)
             size = size_of(image.width, image.height)
             boxes = [_box(one, names, size) for one in objects.get(image.id, [])]
-            yield Item(name, main_label(boxes), source.read(name), split, target=boxes)
+            yield source.item(name, main_label(boxes), split, boxes)
         except MillError as error:
             yield Item(
                 name or f"{json}:{image.file_name}", "", b"", split, error.message

@@ -5,6 +5,7 @@ Polygons are drawn in coordinates of the upright picture (EXIF applied). Crowds 
 are compressed can't be told apart by pixel: crowds are ignored, compressed run lengths refused.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from modelmill.data import mask_values
-from modelmill.data.base import Item, Source, check_options
+from modelmill.data.base import Content, Item, Source, check_options
 from modelmill.data.formats import masks
 from modelmill.data.formats._coco import (
     Document,
@@ -46,11 +47,11 @@ Size = tuple[int, int]
 
 
 class Outline(msgspec.Struct):
-    """An object of a picture."""
+    """An object of a picture; its outline stays the text it is until it is drawn."""
 
     image_id: int | str
     category_id: int | str
-    segmentation: Any = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
     iscrowd: Any = 0
 
 
@@ -151,14 +152,26 @@ def _items(
         name = ""
         try:
             name = _place(places, file, picture.file_name)
-            data = source.read(name)
-            size = mask_values.upright_size(data)
-            target = _drawn(objects.get(picture.id, []), number, size) if size else b""
-            yield Item(name, "", data, split, target=target)
+            yield Item.later(
+                name,
+                "",
+                split,
+                functools.partial(
+                    _content, source, name, objects.get(picture.id, []), number
+                ),
+            )
         except MillError as error:
             yield Item(
                 name or f"{file}:{picture.file_name}", "", b"", split, error.message
             )
+
+
+def _content(
+    source: Source, name: str, objects: list[Outline], number: Mapping[int | str, int]
+) -> Content:
+    data = source.read(name)
+    size = mask_values.upright_size(data)
+    return Content(data, _drawn(objects, number, size) if size else b"")
 
 
 def _drawn(
@@ -178,13 +191,22 @@ def _drawn(
                 f"has an outline of the category {shown(str(one.category_id), 20)}, which is not "
                 "listed"
             )
-        area = _area(one.segmentation, size)
+        area = _area(_outline(one.segmentation), size)
         value = mask_values.IGNORED if one.iscrowd else number[one.category_id]
         covered.append((-int(np.count_nonzero(area)), order, value, np.packbits(area)))
     mask = np.zeros(size, np.uint8)
     for _, _, value, bits in sorted(covered, key=lambda entry: entry[:2]):
         mask[np.unpackbits(bits, count=mask.size).reshape(size).astype(bool)] = value
     return mask_values.packed(mask)
+
+
+def _outline(text: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(
+            f"has an outline that can't be read: {str(error)[:80]}"
+        ) from error
 
 
 def _area(outline: Any, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:

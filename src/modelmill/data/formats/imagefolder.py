@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats._folders import place_of, splits_in
 from modelmill.data.magic import BY_EXTENSION, NOT_PICTURES, extension
-from modelmill.errors import InvalidInput, MillError
+from modelmill.errors import InvalidInput
 
 INPUT = "image"
 SUMMARY = "a folder of pictures for each class, optionally below train, val and test"
@@ -38,10 +38,7 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
 def _picture(source: Source, name: str, split: str | None, label: str) -> Item:
     if not label:
         return Item(name, "", b"", split, "not in a class folder")
-    try:
-        return Item(name, label, source.read(name), split)
-    except MillError as error:
-        return Item(name, label, b"", split, error.message)
+    return source.item(name, label, split)
 
 
 def _may_be_picture(name: str) -> bool:

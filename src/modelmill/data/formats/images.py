@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from modelmill.data.base import SPLITS, Item, Source, check_options
 from modelmill.data.magic import BY_EXTENSION, NOT_PICTURES, extension
 from modelmill.data.names import shown, split_of
-from modelmill.errors import InvalidInput, MillError
+from modelmill.errors import InvalidInput
 
 INPUT = "image"
 TARGET = "none"
@@ -94,7 +94,4 @@ def _told(folder: str) -> str | None:
 def _item(source: Source, name: str, split: str | None) -> Item:
     if extension(name) in NOT_PICTURES:
         return Item(name, "", b"", split, "not a picture file")
-    try:
-        return Item(name, "", source.read(name), split)
-    except MillError as error:
-        return Item(name, "", b"", split, error.message)
+    return source.item(name, "", split)

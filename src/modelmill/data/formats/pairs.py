@@ -2,14 +2,15 @@
 names in both.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from modelmill.data.base import Item, Source, check_options
+from modelmill.data.base import Content, Item, Source, check_options
 from modelmill.data.magic import kind_of_name
 from modelmill.data.mask_values import upright_size
 from modelmill.data.names import shown, split_of
-from modelmill.errors import InvalidInput, MillError
+from modelmill.errors import InvalidInput
 
 INPUT = "image"
 TARGET = "picture"
@@ -104,7 +105,8 @@ def _place(name: str) -> tuple[bool, str] | None:
 def _items(source: Source, pair: Pair, split: str | None) -> Iterator[Item]:
     """The pair as an item, or each of what makes none with its problem."""
     if len(pair.before) == len(pair.after) == 1:
-        yield _item(source, pair.before[0], pair.after[0], split)
+        read = functools.partial(_content, source, pair.before[0], pair.after[0])
+        yield Item.later(pair.before[0], "", split, read)
         return
     problem = "it is not clear which belong together: " + ", ".join(
         map(shown, [*pair.before, *pair.after][:4])
@@ -115,11 +117,8 @@ def _items(source: Source, pair: Pair, split: str | None) -> Iterator[Item]:
         yield Item(name, "", b"", split, problem)
 
 
-def _item(source: Source, before: str, after: str, split: str | None) -> Item:
-    try:
-        data, target = source.read(before), source.read(after)
-    except MillError as error:
-        return Item(before, "", b"", split, error.message)
+def _content(source: Source, before: str, after: str) -> Content:
+    data, target = source.read(before), source.read(after)
     sent, wanted = upright_size(data), upright_size(target)
     if (
         sent
@@ -130,5 +129,5 @@ def _item(source: Source, before: str, after: str, split: str | None) -> Item:
             f"it is {sent[1]}x{sent[0]}, what should come out {wanted[1]}x{wanted[0]}: "
             "as large, or 2, 3 or 4 times as large, is wanted"
         )
-        return Item(before, "", b"", split, problem)
-    return Item(before, "", data, split, target=target)
+        raise InvalidInput(problem)
+    return Content(data, target)

@@ -98,7 +98,7 @@ def _librispeech(source: Source) -> Iterator[Item]:
                     "there is no recording of this key beside it",
                 )
             else:
-                yield _sounds.read(source, name, text, split)
+                yield source.item(name, text, split)
 
 
 def _named(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
@@ -112,8 +112,7 @@ def _named(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
                 (known for part in name.split("/")[:-1] if (known := split_of(part))),
                 None,
             )
-            yield _sounds.read(
-                source,
+            yield source.item(
                 name,
                 words.get(said, said),
                 split or _sounds.split_by_name(name, options),

@@ -155,9 +155,7 @@ def _item(
         )
         split = splits.get(stem(picture), split) if splits else folder
         boxes = _boxes(root, use_difficult=use_difficult)
-        return Item(
-            picture, main_label(boxes), source.read(picture), split, target=boxes
-        )
+        return source.item(picture, main_label(boxes), split, boxes)
     except MillError as error:
         return Item(
             picture or name,

@@ -29,8 +29,8 @@ docs: $(DONE)
 	$(BIN)/python docs/generate.py
 
 proto: $(DONE)
-	$(BIN)/python -m grpc_tools.protoc -I src --descriptor_set_out=src/modelmill/protocols/proto/descriptors.binpb \
-	  src/modelmill/protocols/proto/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I src --descriptor_set_out=src/modelmill/protocols/v2/grpc/proto/descriptors.binpb \
+	  src/modelmill/protocols/v2/grpc/proto/*.proto
 
 compatibility: $(DONE)
 	$(BIN)/python -m tests.kit

@@ -17,9 +17,9 @@ from modelmill import client, errors, plugins, settings
 from modelmill.cli import app
 from modelmill.control.api import make_api
 from modelmill.data.formats import fitting
-from modelmill.protocols._app import http_protocols
-from modelmill.protocols._grpc_call import STATUS as GRPC_STATUS
+from modelmill.protocols.app import http_protocols
 from modelmill.protocols.base import STATUS
+from modelmill.protocols.v2.grpc.call import STATUS as GRPC_STATUS
 from modelmill.tasks.base import describe, kind_of, plan, recipe_named, task_named
 
 DOCS = Path(__file__).parent

@@ -23,7 +23,7 @@ from modelmill.data.pack import pack
 from modelmill.plugins import load
 from modelmill.predictor import Predictor, write_golden
 from modelmill.predictor import load as load_bundle
-from modelmill.protocols._app import App
+from modelmill.protocols.app import App
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker

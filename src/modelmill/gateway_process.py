@@ -18,10 +18,10 @@ from modelmill.control.api import make_api
 from modelmill.control.api_base import Control, Embed
 from modelmill.control.db import project_id
 from modelmill.errors import MillError, Unavailable
-from modelmill.protocols import v2_grpc
-from modelmill.protocols._app import App
-from modelmill.protocols._grpc_server import GrpcServer
+from modelmill.protocols.app import App
 from modelmill.protocols.base import STATUS
+from modelmill.protocols.v2.grpc import serve as serve_grpc
+from modelmill.protocols.v2.grpc.server import GrpcServer
 from modelmill.serve.gateway import Gateway, Operate
 from modelmill.serve.gossip import Gossip
 from modelmill.serve.tracing import Tracing
@@ -80,7 +80,7 @@ async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
     await _informed(gateway)
     certificate, key = settings.certificate, settings.certificate_key
     tls = (certificate, key) if certificate and key else None
-    grpc_server = await v2_grpc.serve(
+    grpc_server = await serve_grpc(
         gateway, socket.socket(fileno=spec.grpc_descriptor), tls, budget
     )
     stopping = asyncio.create_task(

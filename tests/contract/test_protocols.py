@@ -9,7 +9,7 @@ import pytest
 
 from modelmill import plugins
 from modelmill.errors import BY_CODE
-from modelmill.protocols._app import App, http_protocols
+from modelmill.protocols.app import App, http_protocols
 from modelmill.protocols.base import STATUS
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import Limits
@@ -76,7 +76,7 @@ def door():
 
 def test_there_are_protocols():
     assert (
-        {"v2-http", "huggingface", "openai", "kserve-v1", "sagemaker", "system"}
+        {"v2", "huggingface", "openai", "kserve-v1", "sagemaker", "system"}
         <= PROTOCOLS.keys()
         <= set(plugins.names("protocols"))
     )

@@ -18,7 +18,7 @@ import numpy as np
 from tests.reference.graphs import COLOURS, picture
 
 PAUSE_SECONDS = 0.02
-GRPC_FILES = "modelmill.protocols.proto"
+GRPC_FILES = "modelmill.protocols.v2.grpc.proto"
 
 
 class Spec(msgspec.Struct):

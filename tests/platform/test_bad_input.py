@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from modelmill.protocols._app import http_protocols
+from modelmill.protocols.app import http_protocols
 from tests.platform.conftest import Platform, write_digits
 
 

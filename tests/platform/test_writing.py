@@ -16,7 +16,7 @@ from huggingface_hub import InferenceClient
 from modelmill.bundle import open_bundle
 from modelmill.errors import InvalidInput, NotFound
 from modelmill.predictor import Predictor
-from modelmill.protocols._grpc_messages import message
+from modelmill.protocols.v2.grpc.messages import message
 from tests.making import writing_bundle
 from tests.platform.conftest import Platform, until
 

@@ -15,8 +15,8 @@ import grpc
 import hpack
 import numpy as np
 
-from modelmill.protocols import v2_grpc
-from modelmill.protocols._grpc_messages import message, pool
+from modelmill.protocols.v2.grpc import serve
+from modelmill.protocols.v2.grpc.messages import message, pool
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import Limits
 from modelmill.types import ServedVersion
@@ -40,7 +40,7 @@ class GrpcDoor:
         self._workers: list[FakeWorker] = []
         self.gateway = Gateway(Limits(**limits))
         self.update()
-        self.server = self.run(v2_grpc.serve(self.gateway, ("127.0.0.1", 0), tls))
+        self.server = self.run(serve(self.gateway, ("127.0.0.1", 0), tls))
         self.address = f"127.0.0.1:{self.server.port}"
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -6,7 +6,7 @@ import base64
 import pytest
 
 from modelmill.errors import Overloaded
-from modelmill.protocols._app import App
+from modelmill.protocols.app import App
 from modelmill.protocols.base import Endpoint
 from modelmill.serve.wire import Answer
 from modelmill.settings import Limits
@@ -148,7 +148,7 @@ def test_paths_are_remembered_for_callers_with_a_key_alone(door, monkeypatch):
     assert not door.app._found
     assert door.ask("GET", f"/models/{'x' * 300}").status == 404
     assert not door.app._found
-    monkeypatch.setattr("modelmill.protocols._app.FOUND", 2)
+    monkeypatch.setattr("modelmill.protocols.app.FOUND", 2)
     for name in ("a", "b", "a", "c"):
         door.ask("GET", f"/models/{name}")
     assert list(door.app._found) == [("GET", "/models/a"), ("GET", "/models/c")]

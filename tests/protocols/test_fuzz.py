@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelmill.protocols._app import http_protocols
+from modelmill.protocols.app import http_protocols
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
 from tests.making import Door, a_route

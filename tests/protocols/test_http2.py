@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelmill.protocols import _grpc_server
-from modelmill.protocols._grpc_call import read_head
-from modelmill.protocols._grpc_messages import message
+from modelmill.protocols.v2.grpc import server as grpc_server
+from modelmill.protocols.v2.grpc.call import read_head
+from modelmill.protocols.v2.grpc.messages import message
 from modelmill.types import TensorSpec
 from modelmill.wire.http2 import connection as http2
 from modelmill.wire.http2.hpack import HeaderReader, literal
@@ -497,14 +497,14 @@ def test_what_is_no_http2_is_let_go_and_http1_told_why(door, data):
 
 
 def test_a_client_that_greets_too_slowly_is_let_go(door, monkeypatch):
-    monkeypatch.setattr(_grpc_server, "GREETING_SECONDS", 0)
+    monkeypatch.setattr(grpc_server, "GREETING_SECONDS", 0)
     with raw(door.server.port, greet=False) as client:
         client.send(PREFACE[:10])
         assert client.goaway() == -1
 
 
 def test_a_message_that_comes_too_slowly_is_refused(monkeypatch):
-    monkeypatch.setattr(_grpc_server, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(grpc_server, "WATCH_SECONDS", 0.02)
     slow = GrpcDoor(timeout_seconds=0.1)
     with raw(slow.server.port) as client:
         client.call(1, None, INFER, **KEY)
@@ -515,8 +515,8 @@ def test_a_message_that_comes_too_slowly_is_refused(monkeypatch):
 
 
 def test_an_answer_that_is_never_read_is_dropped(monkeypatch, tmp_path):
-    monkeypatch.setattr(_grpc_server, "WATCH_SECONDS", 0.02)
-    monkeypatch.setattr(_grpc_server, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(grpc_server, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(grpc_server, "STALL_SECONDS", 0.05)
     slow = GrpcDoor()
     with raw(slow.server.port) as client:
         client.send(framed(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))
@@ -560,7 +560,7 @@ def test_a_thousand_idle_connections_disturb_nobody(door, bystander):
 
 
 def test_connections_beyond_the_limit_are_closed(door, monkeypatch):
-    monkeypatch.setattr(_grpc_server, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(grpc_server, "MAX_CONNECTIONS", 1)
     with raw(door.server.port, greet=False) as client:
         assert client.goaway() == -1
 

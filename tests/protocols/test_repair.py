@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modelmill.errors import InvalidInput
-from modelmill.protocols._form import PARTS, read_form
+from modelmill.protocols.openai.form import PARTS, read_form
 from tests.making import (
     HOLES,
     Door,

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from modelmill.protocols._app import App
+from modelmill.protocols.app import App
 from modelmill.types import TensorSpec
 from tests.making import Door, a_route, answering_with, nobody, picture_bundle, png
 

@@ -28,7 +28,7 @@ from modelmill.control.keys import ensure_admin_key
 from modelmill.control.vector_index import New
 from modelmill.gateway_process import embedder_of
 from modelmill.node import Stores
-from modelmill.protocols._app import App
+from modelmill.protocols.app import App
 from modelmill.protocols.base import STATUS
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import read_settings

@@ -10,7 +10,7 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
-from modelmill.protocols._transcripts import segments, subtitles
+from modelmill.protocols.openai.transcripts import segments, subtitles
 from modelmill.serve.wire import Answer
 from modelmill.tasks.automatic_speech_recognition.decoding import Heard, words
 from tests.making import (

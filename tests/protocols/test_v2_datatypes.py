@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelmill.protocols._v2 import pack_bytes, unpack_bytes
+from modelmill.protocols.v2.values import pack_bytes, unpack_bytes
 from tests.making import Door
 from tests.protocols.v2 import (
     HEADER,

@@ -14,10 +14,11 @@ from grpc import StatusCode
 
 from modelmill.engines.base import NUMPY
 from modelmill.errors import BY_CODE
-from modelmill.protocols import _grpc_call, v2_grpc
-from modelmill.protocols._grpc_messages import message
-from modelmill.protocols._grpc_service import PUBLIC, methods
-from modelmill.protocols._v2 import pack_bytes
+from modelmill.protocols.v2.grpc import call as grpc_call
+from modelmill.protocols.v2.grpc import serve
+from modelmill.protocols.v2.grpc.messages import message
+from modelmill.protocols.v2.grpc.service import PUBLIC, methods
+from modelmill.protocols.v2.values import pack_bytes
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.settings import Limits
 from modelmill.types import TensorSpec
@@ -569,12 +570,12 @@ def test_before_the_first_snapshot_callers_may_try_again(tmp_path):
 
 
 def test_every_error_code_has_its_status():
-    assert _grpc_call.STATUS.keys() == BY_CODE.keys()
+    assert grpc_call.STATUS.keys() == BY_CODE.keys()
     known = {code.value[0] for code in StatusCode} - {
         StatusCode.OK.value[0],
         StatusCode.UNKNOWN.value[0],
     }
-    assert set(_grpc_call.STATUS.values()) <= known
+    assert set(grpc_call.STATUS.values()) <= known
 
 
 def test_the_words_of_an_error_survive_the_way(client):
@@ -853,7 +854,7 @@ def test_reflection_describes_everything_that_is_served(client, version):
         ask_for(list_services=""),
         ask_for(file_containing_symbol=SERVICE),
         ask_for(file_containing_symbol=f"{package}.ServerReflection"),
-        ask_for(file_by_filename="modelmill/protocols/proto/health.proto"),
+        ask_for(file_by_filename="modelmill/protocols/v2/grpc/proto/health.proto"),
         ask_for(file_containing_symbol="nothing"),
         ask_for(all_extension_numbers_of_type="inference.ModelConfig"),
         ask_for(),
@@ -957,7 +958,7 @@ def test_files_that_are_no_certificate_are_named(tmp_path):
 
     async def scene():
         with pytest.raises(BY_CODE["invalid_input"], match=r"cert\.pem"):
-            await v2_grpc.serve(
+            await serve(
                 None, ("127.0.0.1", 0), (tmp_path / "cert.pem", tmp_path / "key.pem")
             )
 
@@ -1014,15 +1015,13 @@ def test_one_port_can_be_shared_and_several_can_be_served(tmp_path):
         from modelmill.serve.gateway import Gateway
 
         gateway = Gateway(Limits())
-        first = await v2_grpc.serve(gateway, [("127.0.0.1", 0)])
+        first = await serve(gateway, [("127.0.0.1", 0)])
         free = socket.create_server(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        second = await v2_grpc.serve(gateway, free)
+        second = await serve(gateway, free)
         assert second.port == port
         await second.stop(0)
-        one, other = [
-            await v2_grpc.serve(gateway, ("127.0.0.1", port)) for _ in range(2)
-        ]
+        one, other = [await serve(gateway, ("127.0.0.1", port)) for _ in range(2)]
         for server in (first, one, other):
             await server.stop(0)
 
@@ -1034,7 +1033,7 @@ def test_one_port_can_be_shared_and_several_can_be_served(tmp_path):
 
 def test_the_descriptors_are_those_of_the_proto_files(tmp_path):
     pytest.importorskip("grpc_tools")
-    source = ROOT / "src/modelmill/protocols/proto"
+    source = ROOT / "src/modelmill/protocols/v2/grpc/proto"
     target = tmp_path / "descriptors"
     command = [
         sys.executable,
@@ -1054,13 +1053,13 @@ def test_the_descriptors_are_those_of_the_proto_files(tmp_path):
 OTHERS = """
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from modelmill.protocols import _grpc_messages
+from modelmill.protocols.v2.grpc import messages
 file = FileDescriptorProto(name="grpc_service.proto", package="inference", syntax="proto3")
 file.message_type.add(name="ModelInferRequest").field.add(name="other", number=1, type=9, label=1)
 descriptor_pool.Default().Add(file)
 theirs = descriptor_pool.Default().FindMessageTypeByName("inference.ModelInferRequest")
 assert [field.name for field in theirs.fields] == ["other"]
-assert _grpc_messages.message("inference.ModelInferRequest")(model_name="x").SerializeToString() == b"\\n\\x01x"
+assert messages.message("inference.ModelInferRequest")(model_name="x").SerializeToString() == b"\\n\\x01x"
 """
 
 
@@ -1076,7 +1075,7 @@ def test_our_messages_live_beside_those_of_other_packages():
 
 def test_grpc_is_not_loaded_before_it_is_served():
     code = (
-        "import sys, modelmill.protocols.v2_grpc; sys.exit(any(m in sys.modules for m in "
+        "import sys, modelmill.protocols.v2.grpc; sys.exit(any(m in sys.modules for m in "
         "('google.protobuf', 'hpack')))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from modelmill.errors import Expired
-from modelmill.protocols._v2 import pack_bytes, unpack_bytes
+from modelmill.protocols.v2.values import pack_bytes, unpack_bytes
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
 from tests.making import Door, a_route

@@ -1,6 +1,6 @@
-"""Protocols: one file each. They know bytes and status codes, and call the gateway's one
+"""Protocols: a file or a folder each. They know bytes and status codes, and call the gateway's one
 `predict`.
 """
 
-SHARED = {"browser"}
+SHARED = {"app", "browser", "inputs", "keys", "rows", "streams"}
 """Modules that are no protocols."""

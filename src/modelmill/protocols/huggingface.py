@@ -9,25 +9,13 @@ While a deployment loads, the answer is 503, or with `X-Wait-For-Model: true` (a
 
 import asyncio
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from operator import mul
 from typing import Any, NamedTuple
 
 import msgspec
 
 from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unavailable
-from modelmill.protocols._hf_stream import streamed, wants_stream
-from modelmill.protocols._task import (
-    VECTORS,
-    answers,
-    check_count,
-    named,
-    parameters_of,
-    pick,
-    raw_of,
-    refuse_tensor_model,
-    renewed,
-)
 from modelmill.protocols.base import (
     JSON,
     Disconnected,
@@ -39,8 +27,20 @@ from modelmill.protocols.base import (
     read_json,
     simple_error,
 )
+from modelmill.protocols.inputs import (
+    VECTORS,
+    answers,
+    check_count,
+    named,
+    parameters_of,
+    pick,
+    raw_of,
+    refuse_tensor_model,
+    renewed,
+)
+from modelmill.protocols.streams import begun, event
 from modelmill.serve.gateway import Gateway
-from modelmill.types import SEED, TEXTS, Json, KeyInfo, ServedVersion
+from modelmill.types import SEED, TEXTS, Json, KeyInfo, ServedVersion, StreamPart
 
 PREFIX = "/models"
 error = simple_error
@@ -316,6 +316,72 @@ async def health(
     """Nothing, when the deployment answers; raises `Unavailable` while it is loading."""
     gateway.refuse_unservable(gateway.route(caller, names["name"]))
     return Response(b"")
+
+
+# ---- streams of tokens
+
+
+def wants_stream(route: ServedVersion, body: bytes) -> bool:
+    """Whether a body asks a model that writes for a stream."""
+    if not route.grows or b'"stream"' not in body:
+        return False
+    try:
+        document = read_json(body)
+    except InvalidInput:
+        return False  # who reads the body says what is wrong with it
+    return isinstance(document, dict) and document.get("stream") is True
+
+
+async def streamed(
+    gateway: Gateway,
+    caller: KeyInfo,
+    request: Request,
+    route: ServedVersion,
+    data: bytes,
+    parameters: Mapping[str, Any],
+) -> Stream:
+    """Events as they come; raises what is wrong from the beginning."""
+
+    async def events() -> AsyncGenerator[bytes]:
+        whole, sent = "", False
+        stream = gateway.stream(
+            caller,
+            route,
+            "huggingface",
+            data=data,
+            parameters=parameters,
+            gone=request.gone,
+            request_id=request.id,
+        )
+        try:
+            async for part in stream:
+                whole, sent = whole + part.text, True
+                yield event(_token(part, whole))
+        except MillError as failure:
+            if not sent:
+                raise
+            yield event({"error": failure.message, "error_type": failure.code})
+
+    return Stream(await begun(events()))
+
+
+def _token(part: StreamPart, whole: str) -> Json:
+    details = (
+        {"finish_reason": part.ended_by, "generated_tokens": part.number}
+        if part.finish_reason
+        else None
+    )
+    return {
+        "index": part.number,
+        "token": {
+            "id": part.token,
+            "text": part.text,
+            "logprob": part.logprob and part.logprob["logprob"],
+            "special": part.special,
+        },
+        "generated_text": whole if part.finish_reason else None,
+        "details": details,
+    }
 
 
 ROUTES = [

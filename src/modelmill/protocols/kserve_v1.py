@@ -3,7 +3,7 @@
 An instance of a task model is a text, or a picture as base64, `{"b64": ...}` or `{"image": {"b64":
 ...}}`; of a model without a task it is a nested list, or an object of them by input name. `inputs`
 instead of `instances` holds whole columns, and is answered with `outputs`. Whether a model is
-ready, and the list of models, is in `openai.py`: the paths are the same.
+ready, and the list of models, is in `openai/models.py`: the paths are the same.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,8 @@ from typing import Any
 import msgspec
 
 from modelmill.errors import InvalidInput, NotInstalled
-from modelmill.protocols import openai
-from modelmill.protocols._rows import ROWS, from_columns, from_rows, to_columns, to_rows
-from modelmill.protocols._task import (
+from modelmill.protocols.base import Endpoint, Request, Response, read_json
+from modelmill.protocols.inputs import (
     VERSION,
     answers,
     check_count,
@@ -23,11 +22,12 @@ from modelmill.protocols._task import (
     raw_of,
     renewed,
 )
-from modelmill.protocols.base import Endpoint, Request, Response, read_json
+from modelmill.protocols.openai import errors
+from modelmill.protocols.rows import ROWS, from_columns, from_rows, to_columns, to_rows
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo, ServedVersion
 
-error = openai.error
+error = errors.error
 
 FORM = 'the JSON wants the form {"instances": [...]} or {"inputs": ...}'
 NAME = "kserve_v1"

@@ -10,7 +10,6 @@ from typing import Any
 
 from modelmill.errors import InvalidInput, NotFound
 from modelmill.protocols import huggingface, kserve_v1
-from modelmill.protocols._task import pick, renewed
 from modelmill.protocols.base import (
     JSON,
     Endpoint,
@@ -20,6 +19,7 @@ from modelmill.protocols.base import (
     read_json,
     simple_error,
 )
+from modelmill.protocols.inputs import pick, renewed
 from modelmill.serve.gateway import Gateway
 from modelmill.types import KeyInfo
 

@@ -7,18 +7,16 @@ from typing import NamedTuple
 import msgspec
 
 from modelmill.errors import InvalidInput
-from modelmill.protocols import openai
-from modelmill.protocols._form import Form, field, file_of, read_form
-from modelmill.protocols._growing import event
-from modelmill.protocols._task import answers, pick
-from modelmill.protocols._transcripts import FORMATS, segments, subtitles, verbose
 from modelmill.protocols.base import Endpoint, Request, Response
+from modelmill.protocols.inputs import answers, pick
+from modelmill.protocols.openai.form import Form, field, file_of, read_form
+from modelmill.protocols.openai.transcripts import FORMATS, segments, subtitles, verbose
+from modelmill.protocols.streams import event
 from modelmill.serve.gateway import Gateway
 from modelmill.tasks.decoding.unspaced_scripts import joined
 from modelmill.types import Json, KeyInfo
 
 NAME = "openai"
-error = openai.error
 LISTENS, TRANSLATES = "automatic-speech-recognition", "translation"
 STAMPS = "timestamp_granularities[]"
 

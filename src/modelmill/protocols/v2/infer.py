@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modelmill.errors import Expired, InvalidInput
-from modelmill.protocols import _v2
-from modelmill.protocols._shared_memory import regions
-from modelmill.protocols._v2 import Given, Options, Place, Signature, Wanted, signature
-from modelmill.protocols._v2_json import (
+from modelmill.protocols.base import Begin, Finish, Request, Response, simple_error
+from modelmill.protocols.v2.json import (
     LARGE,
     InferRequest,
     answer_json,
@@ -21,11 +19,26 @@ from modelmill.protocols._v2_json import (
     given,
     head_size,
 )
-from modelmill.protocols.base import Begin, Finish, Request, Response, simple_error
+from modelmill.protocols.v2.shared_memory import regions
+from modelmill.protocols.v2.tensors import (
+    NO_OPTIONS,
+    Given,
+    Options,
+    Place,
+    Signature,
+    Wanted,
+    checked_inputs,
+    checked_outputs,
+    chosen_outputs,
+    is_task_level,
+    output_names,
+    read_options,
+    signature,
+)
 from modelmill.serve.flight import answered_by, version_of
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.pool import Ask
-from modelmill.serve.wire import Answer, Tensor
+from modelmill.serve.wire import ANSWER, Answer, Tensor
 from modelmill.types import SEED, KeyInfo, ServedVersion
 from modelmill.wire.encoding import (
     UnknownCoding,
@@ -78,7 +91,7 @@ class Plan:
         self.simple = not (
             self.classified
             or how.timeout is not None
-            or _v2.ANSWER in outputs
+            or ANSWER in outputs
             or any(one.place for one in wanted)
         )
         self.cuts: list[tuple[str, str, list[int], int, int]] = []
@@ -131,7 +144,7 @@ async def infer(
             "v2_http",
             tensors=tensors,
             parameters=how.task
-            if _v2.ANSWER in plan.outputs or route.kind == SEED
+            if ANSWER in plan.outputs or route.kind == SEED
             else None,
             outputs=plan.outputs,
             timeout=how.timeout,
@@ -178,7 +191,7 @@ def quick(
         if len(body) > LARGE or not version.ready:
             return None
         asked = decode(body, size, own)
-        how = _v2.options(asked.parameters) if asked.parameters else _v2.NO_OPTIONS
+        how = read_options(asked.parameters) if asked.parameters else NO_OPTIONS
         if how.version is not None:
             return None
         return _plan(own, asked, how, body, size, _reader(gateway, caller))
@@ -247,7 +260,7 @@ async def _understand(
     asked = (
         decode(body, size, own) if small else await in_thread(decode, body, size, own)
     )
-    how = _v2.options(asked.parameters) if asked.parameters else _v2.NO_OPTIONS
+    how = read_options(asked.parameters) if asked.parameters else NO_OPTIONS
     if how.version is not None and how.version != str(route.version):
         if pinned is not None:
             raise InvalidInput(
@@ -295,13 +308,15 @@ def _plan(
 ) -> tuple[Plan, list[Tensor]]:
     """What a request means, and its tensors; raises `InvalidInput`."""
     brought = given(asked, body, size, own, read)
-    tensors = _v2.tensors(own.route, brought)
-    task_level = _v2.is_task_level(own.route, brought)
+    tensors = checked_inputs(own.route, brought)
+    task_level = is_task_level(own.route, brought)
     named = asked_outputs(asked) if asked.outputs else ()
-    wanted = _v2.wanted(own.route, named, task_level=task_level, binary=asked.binary)
+    wanted = checked_outputs(
+        own.route, named, task_level=task_level, binary=asked.binary
+    )
     if own.numberless:
         _refuse_numberless(own, wanted)
-    plan = Plan(asked.id, how, wanted, _v2.names_of(own.route, wanted) if named else ())
+    plan = Plan(asked.id, how, wanted, output_names(own.route, wanted) if named else ())
     _remember(own, plan, asked, brought, body, size)
     return plan, tensors
 
@@ -418,7 +433,7 @@ def _written(
     route: ServedVersion, plan: Plan, answer: Answer
 ) -> tuple[list[Tensor], bytes, list[bytes]]:
     """The tensors that are wanted, the JSON of the answer, and what follows it."""
-    tensors = _v2.results(route, answer, plan.wanted)
+    tensors = chosen_outputs(route, answer, plan.wanted)
     return tensors, *answer_json(signature(route), plan.id, tensors, plan.wanted)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from modelmill.errors import InvalidInput
-from modelmill.protocols import openai
-from modelmill.protocols._task import (
+from modelmill.protocols.base import Endpoint, Request, Response, read_json
+from modelmill.protocols.inputs import (
     VECTORS,
     answers,
     check_count,
@@ -15,12 +15,10 @@ from modelmill.protocols._task import (
     pick,
     raw_of,
 )
-from modelmill.protocols.base import Endpoint, Request, Response, read_json
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
 
 NAME = "openai"
-error = openai.error
 MOST = 2048
 """Inputs in one request, as OpenAI takes them."""
 PASSED = ("dimensions", "encoding_format")

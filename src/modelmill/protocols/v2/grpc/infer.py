@@ -5,12 +5,24 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 from modelmill.errors import InvalidInput, MillError
-from modelmill.protocols import _v2
-from modelmill.protocols._grpc_call import Call
-from modelmill.protocols._grpc_messages import message
-from modelmill.protocols._shared_memory import regions
-from modelmill.protocols._v2 import Given, Place, Wanted
-from modelmill.protocols._v2_json import LARGE
+from modelmill.protocols.v2.grpc.call import Call
+from modelmill.protocols.v2.grpc.messages import message
+from modelmill.protocols.v2.json import LARGE
+from modelmill.protocols.v2.shared_memory import regions
+from modelmill.protocols.v2.tensors import (
+    NO_OPTIONS,
+    Given,
+    Options,
+    Place,
+    Wanted,
+    checked_inputs,
+    checked_outputs,
+    chosen_outputs,
+    is_task_level,
+    output_names,
+    read_options,
+)
+from modelmill.protocols.v2.values import packed
 from modelmill.serve.flight import answered_by
 from modelmill.serve.tensors import elements_of, pack_bytes
 from modelmill.serve.wire import Tensor
@@ -51,10 +63,10 @@ def infer(call: Call, request: Any) -> Awaitable[Any]:
     return _infer(call, request, *_picked(call, request))
 
 
-def _picked(call: Call, request: Any) -> tuple[ServedVersion, _v2.Options]:
+def _picked(call: Call, request: Any) -> tuple[ServedVersion, Options]:
     """The version that answers a request, picked once, and its options; raises `MillError`."""
     parameters = request.parameters
-    told = _v2.options(_values(parameters)) if parameters else _v2.NO_OPTIONS
+    told = read_options(_values(parameters)) if parameters else NO_OPTIONS
     route = call.server.gateway.pick(
         call.caller,
         request.model_name,
@@ -63,9 +75,7 @@ def _picked(call: Call, request: Any) -> tuple[ServedVersion, _v2.Options]:
     return route, told
 
 
-async def _infer(
-    call: Call, request: Any, route: ServedVersion, told: _v2.Options
-) -> Any:
+async def _infer(call: Call, request: Any, route: ServedVersion, told: Options) -> Any:
     gateway, caller = call.server.gateway, call.caller
     gateway.refuse_unservable(route)
     raw = request.raw_input_contents
@@ -82,7 +92,7 @@ async def _infer(
         "v2_grpc",
         tensors=tensors,
         parameters=told.task,
-        outputs=_v2.names_of(route, wanted) if request.outputs else (),
+        outputs=output_names(route, wanted) if request.outputs else (),
         timeout=_sooner(told.timeout, call.remaining()),
         priority=told.priority,
         gone=call.gone,
@@ -94,7 +104,7 @@ async def _infer(
         not request.outputs
         or sum([len(tensor.data) for tensor in answer.tensors]) <= CLASSIFIED
     )
-    work = _v2.results, route, answer, wanted
+    work = chosen_outputs, route, answer, wanted
     return _response(
         call,
         request,
@@ -109,17 +119,17 @@ def _plan(
 ) -> tuple[list[Tensor], Sequence[Wanted]]:
     """The tensors of a request and what it wants; raises `InvalidInput`."""
     given = _given(call, request)
-    tensors = _v2.tensors(route, given)
+    tensors = checked_inputs(route, given)
     if not request.outputs:
-        return tensors, _v2.wanted(route, (), binary=True)
+        return tensors, checked_outputs(route, (), binary=True)
     asked = [_asked(one) for one in request.outputs]
     for one in asked:
         if one.place is not None:
             regions(call.server.gateway).check(
                 call.caller, one.place.region, one.place.offset, one.place.byte_size
             )
-    return tensors, _v2.wanted(
-        route, asked, task_level=_v2.is_task_level(route, given), binary=True
+    return tensors, checked_outputs(
+        route, asked, task_level=is_task_level(route, given), binary=True
     )
 
 
@@ -200,9 +210,7 @@ def _typed(one: Any) -> bytes:
             f"input '{one.name[:80]}': the values of {one.datatype[:20]} go into {field}, given: "
             f"{', '.join(filled)}"
         )
-    return (
-        _v2.packed(one.name, one.datatype, getattr(contents, field)) if field else b""
-    )
+    return packed(one.name, one.datatype, getattr(contents, field)) if field else b""
 
 
 def _place(name: str, parameters: dict[str, Any]) -> Place | None:
@@ -265,14 +273,14 @@ def _leave(call: Call, output: Any, place: Place, data: bytes) -> None:
 
 
 async def parts(
-    call: Call, request: Any, route: ServedVersion, told: _v2.Options
+    call: Call, request: Any, route: ServedVersion, told: Options
 ) -> AsyncIterator[Any]:
     """A text as it grows: a response with `text_output` for each part, and an empty last one.
     Raises `MillError`.
     """
     gateway = call.server.gateway
     gateway.refuse_unservable(route)
-    tensors = _v2.tensors(route, _given(call, request))
+    tensors = checked_inputs(route, _given(call, request))
     if [tensor.datatype for tensor in tensors] != ["BYTES"]:
         raise InvalidInput(
             f"the output '{TEXT_OUTPUT}' needs a text: send one input as BYTES"

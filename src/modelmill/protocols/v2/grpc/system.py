@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from modelmill.errors import NotFound
-from modelmill.protocols._grpc_call import Call
-from modelmill.protocols._grpc_messages import message, pool, services
+from modelmill.protocols.v2.grpc.call import Call
+from modelmill.protocols.v2.grpc.messages import message, pool, services
 
 SERVING = 1
 NOT_SERVING = 2

@@ -1,8 +1,6 @@
-"""Open Inference Protocol v2 over HTTP, with Triton's extensions: routes, bytes, status codes.
+"""Endpoints of the Open Inference Protocol v2 over HTTP.
 
-Binary tensors, classification, statistics, model configuration and repository, trace and log
-settings, system shared memory. What a Content-Type says is never believed: clients send none, or a
-wrong one.
+What a Content-Type says is never believed: clients send none, or a wrong one.
 """
 
 from collections.abc import Mapping
@@ -11,9 +9,6 @@ from typing import Any
 import msgspec
 
 from modelmill.errors import InvalidInput, NotFound, NotInstalled
-from modelmill.protocols import _v2
-from modelmill.protocols._shared_memory import regions
-from modelmill.protocols._v2_infer import infer, quick
 from modelmill.protocols.base import (
     Endpoint,
     Request,
@@ -21,11 +16,11 @@ from modelmill.protocols.base import (
     read_json,
     simple_error,
 )
+from modelmill.protocols.v2 import models, settings
+from modelmill.protocols.v2.infer import infer, quick
+from modelmill.protocols.v2.shared_memory import regions
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
-
-error = simple_error
-
 
 # ---- health, metadata, statistics
 
@@ -52,7 +47,7 @@ async def server(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Response:
     """Server metadata."""
-    return _json(_v2.server_metadata(gateway))
+    return _json(models.server_metadata(gateway))
 
 
 async def model_ready(
@@ -63,7 +58,7 @@ async def model_ready(
         route = gateway.route(caller, names["model"], names.get("version"))
     except NotFound as missing:
         return Response(simple_error(missing), 400)
-    is_ready = _v2.is_ready(gateway, route)
+    is_ready = models.is_ready(gateway, route)
     return _json(
         {"name": route.deployment, "ready": is_ready}, 200 if is_ready else 400
     )
@@ -74,9 +69,9 @@ async def metadata(
 ) -> Response:
     """The model's signature; `/v2/models/stats` are the statistics of all models."""
     if names["model"] == "stats" and "version" not in names:
-        return _json(_v2.model_statistics(gateway, caller))
+        return _json(models.model_statistics(gateway, caller))
     return _json(
-        _v2.model_metadata(gateway, caller, names["model"], names.get("version"))
+        models.model_metadata(gateway, caller, names["model"], names.get("version"))
     )
 
 
@@ -85,7 +80,7 @@ async def config(
 ) -> Response:
     """The model's configuration."""
     return _json(
-        _v2.model_config(gateway, caller, names["model"], names.get("version"))
+        models.model_config(gateway, caller, names["model"], names.get("version"))
     )
 
 
@@ -94,7 +89,7 @@ async def statistics(
 ) -> Response:
     """What the model was asked and how long it took."""
     return _json(
-        _v2.model_statistics(gateway, caller, names["model"], names.get("version"))
+        models.model_statistics(gateway, caller, names["model"], names.get("version"))
     )
 
 
@@ -117,7 +112,7 @@ async def index(
     only_ready = (await _document(request)).get("ready", False)
     if not isinstance(only_ready, bool):
         raise InvalidInput("ready is true (only what is ready) or false (everything)")
-    return _json(_v2.repository_index(gateway, caller, only_ready))
+    return _json(models.repository_index(gateway, caller, only_ready))
 
 
 async def load(
@@ -130,7 +125,7 @@ async def load(
         raise InvalidInput(
             "a deployment is loaded as it was deployed: configuration and files can't be given here"
         )
-    await _v2.load(gateway, caller, names["model"])
+    await models.load(gateway, caller, names["model"])
     return Response()
 
 
@@ -138,7 +133,7 @@ async def unload(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Response:
     """Unload a deployment; answers when it is gone."""
-    await _v2.unload(gateway, caller, names["model"])
+    await models.unload(gateway, caller, names["model"])
     return Response()
 
 
@@ -146,7 +141,7 @@ async def trace(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Response:
     """The trace settings, of the server or of a model."""
-    return _json(_v2.trace_settings(gateway, caller, names.get("model")))
+    return _json(settings.trace_settings(gateway, caller, names.get("model")))
 
 
 async def set_trace(
@@ -155,7 +150,7 @@ async def set_trace(
     """Change trace settings."""
     gateway.require_admin(caller)
     return _json(
-        _v2.update_trace_settings(
+        settings.update_trace_settings(
             gateway, caller, await _document(request), names.get("model")
         )
     )
@@ -165,7 +160,7 @@ async def log(
     gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
 ) -> Response:
     """The log settings."""
-    return _json(_v2.log_settings(gateway))
+    return _json(settings.log_settings(gateway))
 
 
 async def set_log(
@@ -173,7 +168,9 @@ async def set_log(
 ) -> Response:
     """Change log settings."""
     gateway.require_admin(caller)
-    return _json(_v2.update_log_settings(gateway, caller, await _document(request)))
+    return _json(
+        settings.update_log_settings(gateway, caller, await _document(request))
+    )
 
 
 # ---- shared memory

@@ -10,15 +10,14 @@ import msgspec
 
 from modelmill import seeds
 from modelmill.errors import InvalidInput, MillError
-from modelmill.protocols import openai
-from modelmill.protocols._growing import begun, event
-from modelmill.protocols._task import listed, pick
 from modelmill.protocols.base import Endpoint, Request, Response, Stream, read_json
+from modelmill.protocols.inputs import listed, pick
+from modelmill.protocols.openai.errors import error
+from modelmill.protocols.streams import begun, event
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo, ServedVersion, StreamPart
 
 NAME = "openai"
-error = openai.error
 MOST, MOST_EACH = 256, 16
 """Answers to one request (prompts times `n`), and to one prompt."""
 MOST_SEED = seeds.MOST - MOST

@@ -18,18 +18,16 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 import msgspec
 
 from modelmill.errors import InvalidInput
-from modelmill.protocols._v2 import (
+from modelmill.protocols.base import decoded, mended
+from modelmill.protocols.v2.tensors import (
     MAX_RANK,
-    SIZES,
     Given,
     Place,
     Signature,
     Wanted,
     expect,
-    packed,
-    unpacked,
 )
-from modelmill.protocols.base import decoded, mended
+from modelmill.protocols.v2.values import SIZES, packed, unpacked
 from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Tensor
 from modelmill.types import TEXTS

@@ -1,8 +1,8 @@
 """What the Open Inference Protocol v2 is on every wire: tensors against a signature, outputs,
 classification.
 
-HTTP and gRPC read their bytes into `Given` and `Wanted`, and write the `Tensor`s of `results` into
-theirs. This is all they need to import: values, models and settings have their own files.
+HTTP and gRPC read their bytes into `Given` and `Wanted`, and write the `Tensor`s of
+`chosen_outputs` into theirs.
 """
 
 import math
@@ -12,32 +12,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from modelmill.errors import InvalidInput, ModelFailed
-from modelmill.protocols._v2_models import (
-    is_ready,
-    load,
-    model_config,
-    model_metadata,
-    model_statistics,
-    repository_index,
-    server_metadata,
-    unload,
-)
-from modelmill.protocols._v2_settings import (
-    log_settings,
-    trace_settings,
-    update_log_settings,
-    update_trace_settings,
-)
-from modelmill.protocols._v2_values import (
-    SIZES,
-    check_bytes,
-    classification,
-    packed,
-    unpack_bytes,
-    unpacked,
-)
 from modelmill.protocols.base import is_number
-from modelmill.serve.tensors import pack_bytes
+from modelmill.protocols.v2.values import SIZES, check_bytes, classification
 from modelmill.serve.wire import ANSWER, Answer, Tensor
 from modelmill.types import ServedVersion, TensorSpec
 
@@ -174,7 +150,7 @@ def _is_raw(own: Signature, name: str) -> bool:
     )
 
 
-def tensors(route: ServedVersion, given: Sequence[Given]) -> list[Tensor]:
+def checked_inputs(route: ServedVersion, given: Sequence[Given]) -> list[Tensor]:
     """Every input of the model, checked: names, datatypes, shapes, and that shape and data agree.
 
     A task-level BYTES input comes out with the shape [n]. Raises `InvalidInput` saying what would
@@ -303,7 +279,7 @@ def _raw_inputs(one: Given) -> Tensor:
 # ---- outputs
 
 
-def wanted(
+def checked_outputs(
     route: ServedVersion,
     asked: Sequence[Wanted],
     *,
@@ -329,7 +305,7 @@ def wanted(
     return asked
 
 
-def names_of(route: ServedVersion, asked: Sequence[Wanted]) -> Sequence[str]:
+def output_names(route: ServedVersion, asked: Sequence[Wanted]) -> Sequence[str]:
     """What `Gateway.predict` wants to know of the outputs: nothing when all of the model's are
     wanted.
     """
@@ -339,7 +315,7 @@ def names_of(route: ServedVersion, asked: Sequence[Wanted]) -> Sequence[str]:
     return [one.name for one in asked]
 
 
-def results(
+def chosen_outputs(
     route: ServedVersion, answer: Answer, asked: Sequence[Wanted]
 ) -> list[Tensor]:
     """The tensors to send for `asked`, classified where that was asked; raises `ModelFailed`,
@@ -360,7 +336,7 @@ def results(
 # ---- parameters
 
 
-def options(parameters: Mapping[str, Any]) -> Options:
+def read_options(parameters: Mapping[str, Any]) -> Options:
     """The meaning of a request's parameters; raises `InvalidInput`. Those that nobody knows are the
     task's.
     """
@@ -395,43 +371,3 @@ def _whole(parameters: Mapping[str, Any], name: str, meaning: str) -> int:
     if type(value) is not int or not 0 <= value < 1 << 64:
         raise InvalidInput(f"the parameter {name} is {meaning}, not {value!r:.40}")
     return value
-
-
-__all__ = [
-    "ANSWER",
-    "MAX_RANK",
-    "NO_OPTIONS",
-    "SIZES",
-    "Given",
-    "Options",
-    "Place",
-    "Signature",
-    "Wanted",
-    "check_bytes",
-    "classification",
-    "elements",
-    "expect",
-    "is_ready",
-    "is_task_level",
-    "load",
-    "log_settings",
-    "model_config",
-    "model_metadata",
-    "model_statistics",
-    "names_of",
-    "options",
-    "pack_bytes",
-    "packed",
-    "repository_index",
-    "results",
-    "server_metadata",
-    "signature",
-    "tensors",
-    "trace_settings",
-    "unload",
-    "unpack_bytes",
-    "unpacked",
-    "update_log_settings",
-    "update_trace_settings",
-    "wanted",
-]

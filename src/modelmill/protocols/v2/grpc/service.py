@@ -7,10 +7,11 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 
 from modelmill.errors import InvalidInput, MethodNotAllowed, NotFound
-from modelmill.protocols import _grpc_infer, _grpc_system, _v2
-from modelmill.protocols._grpc_call import Call, Handler, Method
-from modelmill.protocols._grpc_messages import NEW, OLD, message, services
-from modelmill.protocols._shared_memory import regions
+from modelmill.protocols.v2 import models, settings
+from modelmill.protocols.v2.grpc import infer, system
+from modelmill.protocols.v2.grpc.call import Call, Handler, Method
+from modelmill.protocols.v2.grpc.messages import NEW, OLD, message, services
+from modelmill.protocols.v2.shared_memory import regions
 
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 PUBLIC = frozenset({f"/{INFERENCE}/ServerLive", f"/{INFERENCE}/ServerReady"}) | {
@@ -45,14 +46,16 @@ async def server_ready(call: Call, request: Any) -> Any:
 
 async def server_metadata(call: Call, request: Any) -> Any:
     """Name, version and extensions."""
-    return _filled("ServerMetadataResponse", _v2.server_metadata(call.server.gateway))
+    return _filled(
+        "ServerMetadataResponse", models.server_metadata(call.server.gateway)
+    )
 
 
 async def model_ready(call: Call, request: Any) -> Any:
     """Whether a request would be answered; a model that does not exist is not ready."""
     gateway = call.server.gateway
     try:
-        ready = _v2.is_ready(
+        ready = models.is_ready(
             gateway, gateway.route(call.caller, request.name, request.version or None)
         )
     except NotFound:
@@ -62,7 +65,7 @@ async def model_ready(call: Call, request: Any) -> Any:
 
 async def model_metadata(call: Call, request: Any) -> Any:
     """The model's signature."""
-    document = _v2.model_metadata(
+    document = models.model_metadata(
         call.server.gateway, call.caller, request.name, request.version or None
     )
     return _filled("ModelMetadataResponse", document)
@@ -70,7 +73,7 @@ async def model_metadata(call: Call, request: Any) -> Any:
 
 async def model_config(call: Call, request: Any) -> Any:
     """The model's configuration, as Triton would have it."""
-    document = _v2.model_config(
+    document = models.model_config(
         call.server.gateway, call.caller, request.name, request.version or None
     )
     return _filled("ModelConfigResponse", {"config": document})
@@ -78,7 +81,7 @@ async def model_config(call: Call, request: Any) -> Any:
 
 async def model_statistics(call: Call, request: Any) -> Any:
     """What was asked of one model, or of all."""
-    document = _v2.model_statistics(
+    document = models.model_statistics(
         call.server.gateway, call.caller, request.name or None, request.version or None
     )
     return _filled("ModelStatisticsResponse", document)
@@ -86,7 +89,7 @@ async def model_statistics(call: Call, request: Any) -> Any:
 
 async def repository_index(call: Call, request: Any) -> Any:
     """Every version that the caller can see."""
-    rows = _v2.repository_index(call.server.gateway, call.caller, request.ready)
+    rows = models.repository_index(call.server.gateway, call.caller, request.ready)
     return _filled("RepositoryIndexResponse", {"models": rows})
 
 
@@ -97,13 +100,13 @@ async def repository_model_load(call: Call, request: Any) -> Any:
         raise InvalidInput(
             f"a model is loaded as it was deployed: the parameters {names} are not taken"
         )
-    await _v2.load(call.server.gateway, call.caller, request.model_name)
+    await models.load(call.server.gateway, call.caller, request.model_name)
     return _empty("RepositoryModelLoadResponse")
 
 
 async def repository_model_unload(call: Call, request: Any) -> Any:
     """Unload a model: it keeps its name and answers nobody."""
-    await _v2.unload(call.server.gateway, call.caller, request.model_name)
+    await models.unload(call.server.gateway, call.caller, request.model_name)
     return _empty("RepositoryModelUnloadResponse")
 
 
@@ -114,11 +117,11 @@ async def trace_setting(call: Call, request: Any) -> Any:
         changes = {
             key: list(value.value) or None for key, value in request.settings.items()
         }
-        settings = _v2.update_trace_settings(gateway, call.caller, changes, name)
+        current = settings.update_trace_settings(gateway, call.caller, changes, name)
     else:
-        settings = _v2.trace_settings(gateway, call.caller, name)
+        current = settings.trace_settings(gateway, call.caller, name)
     response = _empty("TraceSettingResponse")
-    for key, value in settings.items():
+    for key, value in current.items():
         response.settings[key].value.extend(
             [value] if isinstance(value, str) else value
         )
@@ -133,11 +136,11 @@ async def log_settings(call: Call, request: Any) -> Any:
         for key, value in request.settings.items():
             kind = value.WhichOneof("parameter_choice")
             changes[key] = getattr(value, kind) if kind else None
-        settings = _v2.update_log_settings(gateway, call.caller, changes)
+        current = settings.update_log_settings(gateway, call.caller, changes)
     else:
-        settings = _v2.log_settings(gateway)
+        current = settings.log_settings(gateway)
     response = _empty("LogSettingsResponse")
-    for key, value in settings.items():
+    for key, value in current.items():
         kind = {bool: "bool_param", int: "uint32_param"}.get(
             type(value), "string_param"
         )
@@ -185,8 +188,8 @@ _HANDLERS: dict[str, dict[str, Handler]] = {
         "ModelMetadata": model_metadata,
         "ModelConfig": model_config,
         "ModelStatistics": model_statistics,
-        "ModelInfer": _grpc_infer.infer,
-        "ModelStreamInfer": _grpc_infer.stream,
+        "ModelInfer": infer.infer,
+        "ModelStreamInfer": infer.stream,
         "RepositoryIndex": repository_index,
         "RepositoryModelLoad": repository_model_load,
         "RepositoryModelUnload": repository_model_unload,
@@ -200,12 +203,12 @@ _HANDLERS: dict[str, dict[str, Handler]] = {
         "CudaSharedMemoryUnregister": no_cuda,
     },
     HEALTH: {
-        "Check": _grpc_system.check,
-        "List": _grpc_system.listed,
-        "Watch": _grpc_system.watch,
+        "Check": system.check,
+        "List": system.listed,
+        "Watch": system.watch,
     },
-    f"{NEW}.ServerReflection": {"ServerReflectionInfo": _grpc_system.reflect(NEW)},
-    f"{OLD}.ServerReflection": {"ServerReflectionInfo": _grpc_system.reflect(OLD)},
+    f"{NEW}.ServerReflection": {"ServerReflectionInfo": system.reflect(NEW)},
+    f"{OLD}.ServerReflection": {"ServerReflectionInfo": system.reflect(OLD)},
 }
 
 

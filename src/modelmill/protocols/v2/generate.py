@@ -11,21 +11,19 @@ from typing import Any
 import msgspec
 
 from modelmill.errors import InvalidInput, MillError
-from modelmill.protocols._growing import begun, event
-from modelmill.protocols._task import parameters_of
 from modelmill.protocols.base import (
     Endpoint,
     Request,
     Response,
     Stream,
     read_json,
-    simple_error,
 )
+from modelmill.protocols.inputs import parameters_of
+from modelmill.protocols.streams import begun, event
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo, ServedVersion
 
 NAME = "v2_http"
-error = simple_error
 AROUND = frozenset({"id", "parameters", "text_input"})
 
 

@@ -5,11 +5,10 @@ Deny by default: a path that no protocol declares public needs a key before anyt
 at.
 """
 
-import base64
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from textwrap import shorten
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ import msgspec
 from modelmill import plugins
 from modelmill.errors import (
     Cancelled,
-    InvalidInput,
     MillError,
     Unauthenticated,
 )
@@ -40,6 +38,7 @@ from modelmill.protocols.base import (
     simple_error,
 )
 from modelmill.protocols.browser import protected, protection, refuse_other_sites
+from modelmill.protocols.keys import admin_key_of, key_of, refuse_several_keys
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.tracing import CURRENT, Span, Tracing
 from modelmill.types import KeyInfo
@@ -352,50 +351,6 @@ class App:
         if not looks:
             self.gateway.tell_of_change()
         return None
-
-
-def key_of(headers: Mapping[bytes, bytes]) -> str | None:
-    """The key of a request, which is a bearer token; raises `Unauthenticated` for Basic.
-
-    A browser sends a password that it was once asked for with every request, also with those of
-    other sites.
-    """
-    scheme, _, value = _authorization(headers)
-    if scheme.lower() == "basic":
-        raise Unauthenticated(
-            "a password is taken only for looking at the admin API: send the key as "
-            "'Authorization: Bearer KEY'"
-        )
-    return (value.strip() or None) if scheme.lower() == "bearer" else None
-
-
-def admin_key_of(headers: Mapping[bytes, bytes], method: str) -> str | None:
-    """The key of a request to the admin API: to look at it also the password of Basic, which is
-    what a browser asks for.
-    """
-    scheme, _, value = _authorization(headers)
-    if method not in ("GET", "HEAD") or scheme.lower() != "basic":
-        return key_of(headers)
-    try:
-        text = base64.b64decode(value, validate=True).decode("latin-1")
-    except ValueError:  # also what base64 raises
-        return None
-    return text.partition(":")[2] or None
-
-
-def refuse_several_keys(given: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises `InvalidInput` for a request with several Authorization headers: another server could
-    look at another one of them.
-    """
-    count = sum(name == b"authorization" for name, _ in given)
-    if count > 1:
-        raise InvalidInput(
-            f"a request has one Authorization header; this one has {count}"
-        )
-
-
-def _authorization(headers: Mapping[bytes, bytes]) -> tuple[str, str, str]:
-    return headers.get(b"authorization", b"").decode("latin-1").partition(" ")
 
 
 async def _whole_body(request: Request) -> Receive:

@@ -22,8 +22,8 @@ from modelmill.errors import (
     TooLarge,
     Unavailable,
 )
-from modelmill.protocols._app import key_of
 from modelmill.protocols.browser import refuse_other_sites
+from modelmill.protocols.keys import key_of
 from modelmill.serve.tracing import CURRENT, Span
 from modelmill.types import KeyInfo
 from modelmill.wire.encoding import BRISK, SMALL, WORTH, in_thread, unpack
@@ -31,7 +31,7 @@ from modelmill.wire.http2.hpack import OK, Headers, Malformed, literal
 from modelmill.wire.http2.sender import Sender, Stream
 
 if TYPE_CHECKING:
-    from modelmill.protocols._grpc_server import GrpcServer
+    from modelmill.protocols.v2.grpc.server import GrpcServer
 
 log = logging.getLogger("modelmill.gateway")
 

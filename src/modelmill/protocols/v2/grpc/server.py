@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelmill.errors import Expired, InvalidInput
-from modelmill.protocols._grpc_call import Call, Method, read_head
+from modelmill.protocols.v2.grpc.call import Call, Method, read_head
 from modelmill.serve.gateway import Gateway
 from modelmill.wire.budget import OVERHEAD_BYTES, BodyBudget
 from modelmill.wire.http2.connection import Connection

@@ -21,7 +21,7 @@ def pool() -> Any:
     """The pool with all services and messages."""
     made = DescriptorPool()
     compiled = FileDescriptorSet.FromString(
-        (files("modelmill.protocols") / "proto/descriptors.binpb").read_bytes()
+        (files("modelmill.protocols.v2.grpc") / "proto/descriptors.binpb").read_bytes()
     )
     for file in compiled.file:
         made.Add(file)

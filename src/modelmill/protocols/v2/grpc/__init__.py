@@ -13,7 +13,7 @@ from modelmill.serve.gateway import Gateway
 from modelmill.wire.budget import BodyBudget, body_budget
 
 if TYPE_CHECKING:
-    from modelmill.protocols._grpc_server import Address, GrpcServer, Tls
+    from modelmill.protocols.v2.grpc.server import Address, GrpcServer, Tls
 
     Where = socket.socket | Address | Sequence[Address]
 
@@ -31,8 +31,8 @@ async def serve(
     a `port` and `stop(grace)`. Raises `InvalidInput` for files that are no certificate, `OSError`
     for an address that can't be had.
     """
-    from modelmill.protocols._grpc_server import GrpcServer, tls_context
-    from modelmill.protocols._grpc_service import methods
+    from modelmill.protocols.v2.grpc.server import GrpcServer, tls_context
+    from modelmill.protocols.v2.grpc.service import methods
 
     context = tls_context(tls) if tls is not None else None
     server = GrpcServer(

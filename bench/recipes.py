@@ -144,8 +144,8 @@ def training(case: Case, folder: Path) -> Training:
     assert chosen.train is not None
     items = list(made(case, 8 * chosen.train.batch_size))
     labels = ["0", "1", "2", "3"]
-    shown = getattr(task, "shown", lambda item: item.data)
-    how = task.prepare([shown(item) for item in items], chosen.input, folder)
+    seen = [task.prepare_sample(item) for item in items]
+    how = task.prepare(seen, chosen.input, folder)
     context = Context(preprocessing=how, labels=labels, folder=folder)
     samples = [task.sample(item, context) for item in items]
     inputs, targets = (

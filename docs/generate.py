@@ -20,7 +20,7 @@ from modelmill.data.formats import fitting
 from modelmill.protocols.app import http_protocols
 from modelmill.protocols.base import STATUS
 from modelmill.protocols.v2.grpc.call import STATUS as GRPC_STATUS
-from modelmill.tasks.base import describe, kind_of, plan, recipe_named, task_named
+from modelmill.tasks.base import describe, plan, recipe_named, task_named
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the code: change the code, then run `make docs`. -->"
@@ -265,7 +265,7 @@ def _task(name: str) -> Iterator[str]:
     task = task_named(name)
     yield f"## {name}"
     yield (
-        f"{task.SUMMARY[0].upper()}{task.SUMMARY[1:]}. Input: {kind_of(task)}. Default recipe: "
+        f"{task.SUMMARY[0].upper()}{task.SUMMARY[1:]}. Input: {task.takes}. Default recipe: "
         f"`{task.RECIPE}`."
     )
     yield f"### Data formats of {name}"

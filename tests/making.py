@@ -29,7 +29,7 @@ from modelmill.serve.wire import HEAD, Answer, Batch, Call, frame, read_calls
 from modelmill.serve.worker import Worker
 from modelmill.settings import Limits
 from modelmill.tasks import feature_extraction
-from modelmill.tasks.base import split_by, task_named
+from modelmill.tasks.base import task_named
 from modelmill.tasks.decoding import audio_decoder, lossless_tokenizer, text_tokenizer
 from modelmill.types import (
     KeyInfo,
@@ -374,7 +374,7 @@ def text_vector_bundle(target: Path) -> Path:
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
     how = feature_extraction.Preprocessing(max_length=6, dimensions=8)
-    how = feature_extraction.prepare([("a cat sat", "a dog sat")] * 3, how, draft)  # type: ignore[assignment]
+    how = feature_extraction.TASK.prepare([("a cat sat", "a dog sat")] * 3, how, draft)
     table = np.random.default_rng(0).normal(size=(how.tokens, 8)).astype(np.float32)
     table[0] = 0
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 6])
@@ -757,10 +757,8 @@ def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:
             lambda _: None,
             labelled=labelled(reader, module),
             declared=labels(reader, source, {}),
-            whole_classes=split_by(module) == "classes",
-            together=(lambda item: module.together(item.data))
-            if hasattr(module, "together")
-            else None,
+            whole_classes=module.SPLIT == "classes",
+            group_key=lambda item: module.group_key(item.data),
         )
     assert not report.findings
     found.save(index)

@@ -4,9 +4,11 @@ go this way.
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,12 +17,27 @@ from modelmill.bundle import digest_of, open_bundle
 from modelmill.engines.base import Session, Writer, engine_for, engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError
 from modelmill.streams import Piece, Text
-from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw, Task, task_named
+from modelmill.tasks.base import (
+    NOTE,
+    Arrays,
+    Context,
+    Item,
+    Raw,
+    Run,
+    StreamingTask,
+    Task,
+    task_named,
+)
 from modelmill.types import Manifest
 
 GOLDEN = "golden.json"
 SLOTS = 16
 """Texts that grow beside one another."""
+BATCH = 64
+PORTION_BYTES = 16 << 20
+"""Items of an evaluation that are decoded together, and those that go through the engine
+together.
+"""
 TOLERANCE = {"fp32": 2e-3, "bf16": 5e-2}
 """How far an answer may be from the recorded one, which an engine computed in fp32.
 
@@ -45,14 +62,12 @@ class Predictor:
         self.folder = folder
         self.threads = threads
         self._task = task_named(manifest.task) if manifest.task else None
-        self._infer = getattr(self._task, "infer", None)
-        self._request = getattr(self._task, "request", None)
-        shape = self._task.Preprocessing if self._task else dict
+        shape = self._task.PREPROCESSING if self._task else dict
         preprocessing = msgspec.convert(manifest.preprocessing, shape)
         self.context = Context(
             preprocessing=preprocessing, labels=manifest.labels, folder=folder
         )
-        self.grows = bool(getattr(self._task, "GROWS", False))
+        self.grows = isinstance(self._task, StreamingTask)
         if engine or self.grows:
             runtime = engine_for(engine or manifest.engine, folder, writes=self.grows)
         else:
@@ -77,13 +92,10 @@ class Predictor:
             self.session = runtime.open(
                 place, threads, precision=arithmetic, signature=signature
             )
-        further = {
-            name: runtime.open(place / name, threads, precision=arithmetic).run
-            for name in getattr(self._task, "GRAPHS", ())
-        }
-        self._runs: Any = (
-            {"": self.session.run, **further} if further else self.session.run
-        )
+        self.runs: dict[str, Run] = {"": self.session.run}
+        for name in self._task.GRAPHS if self._task else ():
+            graph = runtime.open(place / name, threads, precision=arithmetic)
+            self.runs[name] = graph.run
         # An engine of another package may offer a precision that is not known here.
         self.tolerance = TOLERANCE.get(
             precision or runtime.PRECISIONS[0], max(TOLERANCE.values())
@@ -98,16 +110,15 @@ class Predictor:
             )
         return self._task
 
-    def asked(self, item: Item) -> Raw:
-        """What is sent to measure the model by an item of a data set."""
-        asked = getattr(self._task, "asked", None)
-        return item.data if asked is None else asked(item, self.context)
+    @property
+    def streaming(self) -> StreamingTask:
+        """The task, whose answers are written token by token."""
+        assert isinstance(self._task, StreamingTask)
+        return self._task
 
     def decode(self, data: Raw, parameters: Mapping[str, Any] | None = None) -> Arrays:
         """One raw input as arrays without the batch axis; raises `InvalidInput`."""
-        if self._request is not None:  # the parameters are about what is fed
-            return cast(Arrays, self._request(data, self.context, parameters or {}))
-        return self.task.decode(data, self.context)
+        return self.task.request(data, self.context, parameters or {})
 
     def run(self, items: Sequence[Arrays]) -> list[Arrays]:
         """Decoded items through the engine, those of one shape as a batch, and apart again; raises
@@ -143,9 +154,9 @@ class Predictor:
             else batch
         )
         outputs = (
-            self._infer(self._runs, inputs, self.context)
-            if self._infer
-            else self.session.run(inputs)
+            self._task.infer(self.runs, inputs, self.context)
+            if self._task
+            else self.runs[""](inputs)
         )
         return {**outputs, **notes} if notes else outputs
 
@@ -157,7 +168,7 @@ class Predictor:
 
     def begin(self, name: Any, data: Raw, parameters: Mapping[str, Any]) -> Text:
         """A text that is to grow; raises `InvalidInput`."""
-        return cast(Text, self.task.begin(name, data, self.context, parameters))  # type: ignore[attr-defined]
+        return self.streaming.begin(name, data, self.context, parameters)
 
     def pieces(self, texts: Sequence[Text]) -> dict[Any, list[Piece]]:
         """All that texts grow by, beside one another, by their names; raises `InvalidInput` for a
@@ -184,7 +195,7 @@ class Predictor:
         ]
         pieces = self.pieces(texts)
         return [
-            self.task.grown(text, pieces[number], parameters, self.context)  # type: ignore[attr-defined]
+            self.streaming.stream_answer(text, pieces[number], parameters, self.context)
             for number, text in enumerate(texts)
         ]
 
@@ -199,6 +210,25 @@ class Predictor:
             for arrays in self.run([self.decode(raw, parameters) for raw in inputs])
         ]
 
+    def answers(
+        self, items: Iterator[Item], parameters: Mapping[str, Any]
+    ) -> Iterator[tuple[Item, Any]]:
+        """Every item with the answer to what it is measured by; decoding runs in threads.
+
+        Raises `InvalidInput` for an item that can't be decoded.
+        """
+
+        def decoded(item: Item) -> Arrays:
+            raw = self.task.measured_by(item, self.context)
+            return self.decode(raw, parameters)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            while batch := list(islice(items, BATCH)):
+                rows = iter(batch)
+                for portion in _portions(list(pool.map(decoded, batch))):
+                    for arrays in self.run(portion):
+                        yield next(rows), self.encode(arrays, parameters)
+
     def check_golden(self) -> None:
         """Replay the golden set, of a variant its own; raises `BundleCorrupt` when an answer
         differs from the recorded one.
@@ -207,7 +237,6 @@ class Predictor:
         """
         if self._task is None:
             return
-        same = getattr(self._task, "alike", alike)
         for number, case in enumerate(read_golden(self.golden)):
             try:
                 answer = self.predict([case["input"]])[0]
@@ -215,11 +244,26 @@ class Predictor:
                 raise BundleCorrupt(
                     f"golden input {number} is no longer accepted: {error}"
                 ) from error
-            if not same(answer, case["output"], self.tolerance):
+            if not self._task.same_answer(answer, case["output"], self.tolerance):
                 raise BundleCorrupt(
                     f"golden input {number} is answered {json.dumps(answer)[:120]}, "
                     f"recorded was {json.dumps(case['output'])[:120]}"
                 )
+
+
+def _portions(decoded: list[Arrays]) -> Iterator[list[Arrays]]:
+    """So many items at a time that large ones do not fill the memory."""
+    portion = list[Arrays]()
+    size = 0
+    for arrays in decoded:
+        bytes_of = sum(array.nbytes for array in arrays.values())
+        if portion and size + bytes_of > PORTION_BYTES:
+            yield portion
+            portion = []
+            size = 0
+        size += bytes_of
+        portion.append(arrays)
+    yield portion
 
 
 def load(
@@ -280,38 +324,3 @@ def read_golden(folder: Path) -> list[dict[str, Any]]:
         raise BundleCorrupt(
             f"the golden set of {folder} can't be read: {error}"
         ) from error
-
-
-def alike(one: Any, other: Any, tolerance: float = TOLERANCE["fp32"]) -> bool:
-    """Whether two answers are the same but for rounding; ranked lists may swap near-equal
-    scores.
-    """
-    if isinstance(one, float | int) and isinstance(other, float | int):
-        return abs(one - other) <= tolerance * max(1.0, abs(one), abs(other))
-    if isinstance(one, list) and isinstance(other, list):
-        if len(one) != len(other):
-            return False
-        if all(
-            isinstance(x, dict) and {"label", "score"} <= x.keys()
-            for x in [*one, *other]
-        ):
-            return _alike_ranking(one, other, tolerance)
-        return all(alike(a, b, tolerance) for a, b in zip(one, other, strict=True))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(
-            alike(one[key], other[key], tolerance) for key in one
-        )
-    return bool(one == other)
-
-
-def _alike_ranking(one: list[Any], other: list[Any], tolerance: float) -> bool:
-    scores = {entry["label"]: entry["score"] for entry in other}
-    least = min((entry["score"] for entry in other), default=0.0)
-    ranks = all(
-        alike(a["score"], b["score"], tolerance)
-        for a, b in zip(one, other, strict=True)
-    )
-    return ranks and all(
-        alike(entry["score"], scores.get(entry["label"], least), tolerance)
-        for entry in one
-    )

@@ -62,7 +62,7 @@ def trained(request, tmp_path_factory):
     home = tmp_path_factory.mktemp(recipe)
     folder = home / "job"
     folder.mkdir()
-    module = plugins.load("tasks", task)
+    module = task_named(task)
     data = dataset(
         TINY[module.INPUT, module.TARGETS[0]](home / "tiny"), task, home / "store"
     )

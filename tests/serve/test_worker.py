@@ -102,14 +102,13 @@ def test_a_bad_item_does_not_spoil_its_batch_mates(pictures, threads):
 
 def test_tensors_and_task_input_share_a_batch(pictures, threads):
     runs = []
-    session = pictures.session
+    run = pictures.runs[""]
 
-    class Counting:
-        def run(self, arrays):
-            runs.append(len(arrays["image"]))
-            return session.run(arrays)
+    def counting(arrays):
+        runs.append(len(arrays["image"]))
+        return run(arrays)
 
-    pictures.session = Counting()
+    pictures.runs[""] = counting
     try:
         answers = answered(pictures, threads)(
             [
@@ -119,7 +118,7 @@ def test_tensors_and_task_input_share_a_batch(pictures, threads):
             ]
         )
     finally:
-        pictures.session = session
+        pictures.runs[""] = run
     assert runs == [5]
     assert best(answers[0])["label"] == "bright"
     np.testing.assert_allclose(scores(answers[1])[:, 1], [0, 0.2, 1], atol=1e-5)
@@ -267,16 +266,10 @@ def test_only_the_outputs_that_are_wanted_are_sent(pictures):
 # ---- the engine
 
 
-class Playing:
-    """An engine that does what the test says."""
-
-    def __init__(self, run):
-        self.run = run
-
-
 @pytest.fixture
 def engine(pictures, monkeypatch):
-    return lambda run: monkeypatch.setattr(pictures, "session", Playing(run))
+    """Lets the engine do what a test says."""
+    return lambda run: monkeypatch.setitem(pictures.runs, "", run)
 
 
 def test_an_engine_that_fails_on_one_input_refuses_that_alone(pictures, engine):

@@ -164,18 +164,20 @@ def test_silence_is_a_flat_spectrogram():
 
 def context(task, tmp_path, **changed):
     how = task.prepare(
-        [tones("a"), tones("b")], task.Preprocessing(**changed), tmp_path
+        [tones("a"), tones("b")], task.PREPROCESSING(**changed), tmp_path
     )
     return Context(preprocessing=how, labels=LABELS, folder=tmp_path)
 
 
 def test_the_middle_is_listened_to(tmp_path):
-    known = context(audio_classification, tmp_path, seconds=0.1)
+    known = context(audio_classification.TASK, tmp_path, seconds=0.1)
     time = np.arange(8000) / 8000
-    steps = audio_classification.decode(sound(time, subtype="FLOAT"), known)["audio"]
+    steps = audio_classification.TASK.decode(sound(time, subtype="FLOAT"), known)[
+        "audio"
+    ]
     assert len(steps) == 800
     assert steps.mean() == pytest.approx(0.5, abs=1e-3)
-    short = audio_classification.decode(
+    short = audio_classification.TASK.decode(
         sound(np.full(301, 0.5), subtype="FLOAT"), known
     )["audio"]
     assert len(short) == 800
@@ -254,7 +256,7 @@ def test_error_rates_by_hand():
 
 
 def test_long_recordings_are_heard_in_windows_without_a_seam(tmp_path):
-    known = context(speech, tmp_path, window=2.0, overlap=0.5)
+    known = context(speech.TASK, tmp_path, window=2.0, overlap=0.5)
     step = known.preprocessing.step
     seen = []
 
@@ -271,17 +273,19 @@ def test_long_recordings_are_heard_in_windows_without_a_seam(tmp_path):
         }
 
     audio = np.arange(9 * 8000, dtype=np.float32)[None]
-    found = speech.infer(run, {"audio": audio}, known)["scores"][0, :, 0]
+    found = speech.TASK.infer({"": run}, {"audio": audio}, known)["scores"][0, :, 0]
     assert max(seen) <= 2 * 8000
     assert np.array_equal(found[:-1], audio[0, ::step][: len(found) - 1])
     assert len(found) in (450, 451)
 
 
 def test_answers_say_when(tmp_path):
-    known = context(speech, tmp_path)
+    known = context(speech.TASK, tmp_path)
     arrays = {"scores": certain("_aa_b_"), speech.SECONDS: np.float32(0.11)}
-    assert speech.encode(arrays, known, {}) == {"text": "ab"}
-    answer = speech.encode(arrays, known, {"return_timestamps": "char", "num_beams": 1})
+    assert speech.TASK.encode(arrays, known, {}) == {"text": "ab"}
+    answer = speech.TASK.encode(
+        arrays, known, {"return_timestamps": "char", "num_beams": 1}
+    )
     assert answer["chunks"] == [
         {"text": "a", "timestamp": [0.02, 0.06]},
         {"text": "b", "timestamp": [0.08, 0.1]},
@@ -294,13 +298,13 @@ def test_answers_say_when(tmp_path):
         {"beams": 2},
     ):
         with pytest.raises(InvalidInput):
-            speech.encode(arrays, known, parameters)
+            speech.TASK.encode(arrays, known, parameters)
 
 
 def test_a_recording_that_is_too_long_teaches_nothing(tmp_path):
-    known = context(speech, tmp_path, seconds=0.3)
+    known = context(speech.TASK, tmp_path, seconds=0.3)
     short, long = (
-        speech.sample(Item("x", "", tones(word), target=word), known)[1]
+        speech.TASK.sample(Item("x", "", tones(word), target=word), known)[1]
         for word in ("a", "abab")
     )
     assert (int(short["count"]), int(long["count"])) == (1, 0)
@@ -312,9 +316,9 @@ def test_what_was_heard_is_measured_and_shown(tmp_path):
         truths=["a b", "b"],
         labels=LABELS,
         show=lambda rows: [],
-        context=context(speech, tmp_path),
+        context=context(speech.TASK, tmp_path),
     )
-    found = speech.evaluate(measured)
+    found = speech.metrics(measured)
     assert found.metrics == {
         "wer": pytest.approx(1 / 3),
         "cer": pytest.approx(1 / 4),
@@ -330,15 +334,15 @@ def test_recordings_that_are_all_too_long_to_learn_from_are_refused(tmp_path):
         InvalidInput,
         match=r"all recordings are longer than the 0.2 s .* set max_seconds",
     ):
-        speech.prepare([sound(wave())], how, tmp_path)
+        speech.TASK.prepare([sound(wave())], how, tmp_path)
 
 
 def test_too_many_beams_over_a_long_recording_are_refused(tmp_path):
-    known = context(speech, tmp_path)
+    known = context(speech.TASK, tmp_path)
     with pytest.raises(
         InvalidInput,
         match="num_beams=100 is too many for a recording of this length; at most 10 ",
     ):
-        speech.encode(
+        speech.TASK.encode(
             {"scores": np.zeros((20_000, 3), np.float32)}, known, {"num_beams": 100}
         )

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modelmill.errors import InvalidInput
-from modelmill.tasks.base import Context, Measured
+from modelmill.tasks.base import Context, Measured, task_named
 from modelmill.tasks.evaluation.classification import (
     confusion_picture,
-    encode,
     evaluate,
-    outputs,
 )
+
+CLASSIFIER = task_named("text-classification")
 
 
 def context(*labels):
@@ -42,7 +42,7 @@ SCORES = {
     ],
 )
 def test_the_best_labels_come_first(parameters, labels):
-    answer = encode(SCORES, TEN, parameters)
+    answer = CLASSIFIER.encode(SCORES, TEN, parameters)
     assert [entry["label"] for entry in answer] == list(labels)
     assert [entry["score"] for entry in answer] == sorted(
         (entry["score"] for entry in answer), reverse=True
@@ -50,27 +50,32 @@ def test_the_best_labels_come_first(parameters, labels):
 
 
 def test_scores_are_plain_rounded_numbers():
-    assert encode(SCORES, TEN, {"top_k": 1}) == [{"label": "b", "score": 0.3}]
+    assert CLASSIFIER.encode(SCORES, TEN, {"top_k": 1}) == [
+        {"label": "b", "score": 0.3}
+    ]
 
 
 def test_fewer_labels_than_asked_for_are_all_labels():
-    assert len(encode({"scores": np.array([0.5, 0.5])}, context("a", "b"), {})) == 2
+    assert (
+        len(CLASSIFIER.encode({"scores": np.array([0.5, 0.5])}, context("a", "b"), {}))
+        == 2
+    )
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 1.5, "3", True, False, [1], {}])
 def test_a_top_k_that_is_no_whole_number_from_one_is_refused(top_k):
     with pytest.raises(InvalidInput, match="top_k is a whole number from 1"):
-        encode(SCORES, TEN, {"top_k": top_k})
+        CLASSIFIER.encode(SCORES, TEN, {"top_k": top_k})
 
 
 def test_another_function_than_softmax_is_refused():
-    assert encode(SCORES, TEN, {"function_to_apply": "softmax"})
+    assert CLASSIFIER.encode(SCORES, TEN, {"function_to_apply": "softmax"})
     with pytest.raises(InvalidInput, match="function_to_apply"):
-        encode(SCORES, TEN, {"function_to_apply": "sigmoid"})
+        CLASSIFIER.encode(SCORES, TEN, {"function_to_apply": "sigmoid"})
 
 
 def test_the_output_is_one_score_for_each_label():
-    (spec,) = outputs(TEN)
+    (spec,) = CLASSIFIER.outputs(TEN)
     assert (spec.name, spec.datatype, spec.shape) == ("scores", "FP32", [-1, 10])
 
 
@@ -183,6 +188,6 @@ def test_a_parameter_that_nothing_reads_is_refused_with_the_near_one():
     with pytest.raises(
         InvalidInput, match="unknown parameter 'topk'; did you mean 'top_k'"
     ):
-        encode(
+        CLASSIFIER.encode(
             {"scores": np.array([0.4, 0.6], np.float32)}, context("a", "b"), {"topk": 1}
         )

@@ -17,6 +17,7 @@ from modelmill.jobs.train import train_version
 from modelmill.tasks.base import Context, Measured, task_named
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.decoding.image_decoder import Preprocessing
+from modelmill.tasks.object_detection import metrics
 from modelmill.types import JobSpec
 from tests.making import box_folder, dataset, encoded, going, png
 
@@ -163,7 +164,10 @@ def test_the_threshold_is_asked_for_or_three_tenths():
     ] == [0.8, 0.3]
     for least, count in ((0, 3), (0.05, 3), (0.5, 1), (1, 0), (None, 2)):
         assert len(answer_of(decoded, boxes, given, scores, threshold=least)) == count
-    assert len(answer_of(decoded, boxes, given, scores, **TASK.complete(LABELS))) == 3
+    assert (
+        len(answer_of(decoded, boxes, given, scores, **TASK.full_parameters(LABELS)))
+        == 3
+    )
 
 
 @pytest.mark.parametrize("least", [-0.1, 1.5, "0.5", True, [], float("nan")])
@@ -204,17 +208,19 @@ def test_answers_are_alike_but_for_what_rounding_does():
     }
     weak = one | {"score": 0.3001}
     moved = one | {"box": one["box"] | {"xmin": 11}}
-    assert TASK.alike([one], [one], 2e-3)
-    assert TASK.alike([one, weak], [one], 2e-3)  # a box at the threshold may come or go
-    assert TASK.alike([moved], [one], 2e-3)
+    assert TASK.same_answer([one], [one], 2e-3)
+    assert TASK.same_answer(
+        [one, weak], [one], 2e-3
+    )  # a box at the threshold may come or go
+    assert TASK.same_answer([moved], [one], 2e-3)
     for other in (
         one | {"label": "dog"},
         one | {"score": 0.7},
         one | {"box": {"xmin": 20, "ymin": 10, "xmax": 70, "ymax": 50}},
     ):
-        assert not TASK.alike([one], [other], 2e-3)
-    assert not TASK.alike([one], [], 2e-3)
-    assert not TASK.alike([], [one], 2e-3)
+        assert not TASK.same_answer([one], [other], 2e-3)
+    assert not TASK.same_answer([one], [], 2e-3)
+    assert not TASK.same_answer([], [one], 2e-3)
 
 
 # ---- targets
@@ -256,7 +262,7 @@ def test_prepare_takes_the_usual_shape_in_multiples_of_32(tmp_path):
 
 def measured(answers, truths, labels=LABELS):
     size = np.zeros((100, 100, 3), np.uint8)
-    return TASK.evaluate(
+    return metrics.evaluate(
         Measured(
             outputs=answers,
             truths=truths,

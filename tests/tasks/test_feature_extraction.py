@@ -13,7 +13,7 @@ from modelmill.data.base import Item
 from modelmill.errors import InvalidInput
 from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
-from modelmill.tasks import feature_extraction as task
+from modelmill.tasks import feature_extraction as module
 from modelmill.tasks.base import Context
 from modelmill.tasks.feature_extraction.measures import (
     labelled,
@@ -23,6 +23,8 @@ from modelmill.tasks.feature_extraction.measures import (
 )
 from modelmill.types import JobSpec
 from tests.making import dataset, going, scored_table, text_table
+
+task = module.TASK
 
 PAIRS = [
     ("one red house", "ein rotes haus"),
@@ -41,8 +43,8 @@ def pair(number, score=None):
 @pytest.fixture
 def context(tmp_path):
     how = task.prepare(
-        [task.shown(pair(number)) for number in range(6)],
-        task.Preprocessing(),
+        [task.prepare_sample(pair(number)) for number in range(6)],
+        module.Preprocessing(),
         tmp_path,
     )
     return Context(preprocessing=how, labels=["cars", "houses"], folder=tmp_path)

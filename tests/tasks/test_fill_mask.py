@@ -17,7 +17,7 @@ MASKED = SPECIAL.index(MASK)
 
 @pytest.fixture
 def context(tmp_path):
-    how = fill_mask.prepare(TEXTS * 2, fill_mask.Preprocessing(), tmp_path)
+    how = fill_mask.TASK.prepare(TEXTS * 2, fill_mask.Preprocessing(), tmp_path)
     return Context(preprocessing=how, labels=[], folder=tmp_path)
 
 
@@ -28,12 +28,12 @@ def token(context, word):
 
 
 def answered(context, text, parameters=None, **logits):
-    arrays = fill_mask.decode(text, context)
+    arrays = fill_mask.TASK.decode(text, context)
     scores = np.zeros((len(arrays["places"]), context.preprocessing.tokens), np.float32)
     for word, value in logits.items():
         scores[:, token(context, word)] = value
     notes = {name: one for name, one in arrays.items() if name.startswith("note:")}
-    return fill_mask.encode({"logits": scores, **notes}, context, parameters or {})
+    return fill_mask.TASK.encode({"logits": scores, **notes}, context, parameters or {})
 
 
 def test_the_likeliest_words_are_told_in_their_place(context):
@@ -129,7 +129,7 @@ def test_it_is_measured_by_the_words_that_are_hidden(context):
         }
 
     best, worst = (
-        fill_mask.measure(
+        fill_mask.metrics(
             model, [Item(text, "", text) for text in TEXTS], context
         ).metrics
         for model in (knows_all, knows_nothing)
@@ -144,17 +144,19 @@ def test_it_is_measured_by_the_words_that_are_hidden(context):
     ["磨坊裡的水流得很慢" * 60, "word " * 900, "cat " * 20 + "磨坊裡的水" * 99, "磨"],
 )
 def test_a_text_to_measure_by_hides_something_that_is_read(context, text):
-    sent = fill_mask.as_sent(fill_mask.asked(Item("a", "", text), context))
-    assert len(fill_mask.decode(sent, context)["places"]) == 1
+    sent = fill_mask.TASK.as_sent(
+        fill_mask.TASK.measured_by(Item("a", "", text), context)
+    )
+    assert len(fill_mask.TASK.decode(sent, context)["places"]) == 1
 
 
 def test_texts_whose_words_are_all_unknown_are_refused_in_words(context, tmp_path):
     with pytest.raises(
         InvalidInput, match="no word of the texts is in them 2 times: bring more text"
     ):
-        fill_mask.prepare(["every word once"], fill_mask.Preprocessing(), tmp_path)
+        fill_mask.TASK.prepare(["every word once"], fill_mask.Preprocessing(), tmp_path)
     with pytest.raises(InvalidInput, match="knows no word of the texts"):
-        fill_mask.measure(lambda arrays: {}, [Item("a", "", "磨坊裡")], context)
+        fill_mask.metrics(lambda arrays: {}, [Item("a", "", "磨坊裡")], context)
 
 
 def test_a_batch_of_unknown_words_teaches_nothing():

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from modelmill.errors import InvalidInput
-from modelmill.tasks import unconditional_image_generation as task
+from modelmill.tasks import unconditional_image_generation as module
 from modelmill.tasks.base import Context, Item, Measured
+from modelmill.tasks.unconditional_image_generation import judging
 from modelmill.tasks.unconditional_image_generation.judging import (
     frechet,
     precision_recall,
@@ -23,8 +24,12 @@ from modelmill.tasks.unconditional_image_generation.sampling import denoised
 from modelmill.tasks.unconditional_image_generation.sheets import sheet
 from tests.making import png
 
+task = module.TASK
+
 SIDE = 4
-HOW = task.Preprocessing(height=SIDE, width=SIDE, color="grey", mean=(0.5,), std=(0.5,))
+HOW = module.Preprocessing(
+    height=SIDE, width=SIDE, color="grey", mean=(0.5,), std=(0.5,)
+)
 
 
 def context(tmp_path, latent=6):
@@ -120,7 +125,7 @@ def test_what_is_no_seed_or_parameter_is_refused_in_words(
 
 
 def test_steps_are_for_diffusion_models(gan, diffusion):
-    assert task.request("7", diffusion, {})["steps"] == task.STEPS
+    assert task.request("7", diffusion, {})["steps"] == module.STEPS
     assert task.request("7", diffusion, {"steps": 9})["steps"] == 9
     assert task.request("7", diffusion, {"num_inference_steps": 9})["steps"] == 9
     with pytest.raises(InvalidInput, match="only diffusion models take steps"):
@@ -158,11 +163,15 @@ def test_rows_that_want_other_numbers_of_steps_get_them(diffusion):
     noise = (
         np.random.default_rng(0).standard_normal((3, SIDE, SIDE, 1)).astype(np.float32)
     )
-    found = task.infer(run, {"latent": noise, "steps": np.array([2, 0, 2])}, diffusion)
+    found = task.infer(
+        {"": run}, {"latent": noise, "steps": np.array([2, 0, 2])}, diffusion
+    )
     assert found["image"].shape == (3, SIDE, SIDE, 1)
-    assert sorted(calls) == [1] * task.STEPS + [2] * 2
+    assert sorted(calls) == [1] * module.STEPS + [2] * 2
     with pytest.raises(InvalidInput, match="steps are 1 to 100"):
-        task.infer(run, {"latent": noise, "steps": np.array([2, 0, 200])}, diffusion)
+        task.infer(
+            {"": run}, {"latent": noise, "steps": np.array([2, 0, 200])}, diffusion
+        )
 
 
 def test_every_request_of_a_batch_runs_alone(gan):
@@ -175,7 +184,7 @@ def test_every_request_of_a_batch_runs_alone(gan):
     requests = np.stack(
         [task.request(seed, gan, {"num_images": 5})["latent"] for seed in "123"]
     )
-    assert task.infer(run, {"latent": requests}, gan)["image"].shape == (
+    assert task.infer({"": run}, {"latent": requests}, gan)["image"].shape == (
         3,
         5,
         SIDE,
@@ -183,7 +192,7 @@ def test_every_request_of_a_batch_runs_alone(gan):
         1,
     )
     assert sizes == [5, 5, 5]
-    assert task.infer(run, {"latent": requests[0]}, gan)["image"].shape == (
+    assert task.infer({"": run}, {"latent": requests[0]}, gan)["image"].shape == (
         5,
         SIDE,
         SIDE,
@@ -240,16 +249,16 @@ def measured(made, labelled, count=60):
 
     KINDS = ("left", "right")
     gan = SimpleNamespace(
-        preprocessing=task.Preprocessing(height=8, width=8, color="grey")
+        preprocessing=module.Preprocessing(height=8, width=8, color="grey")
     )
     images = (
         np.stack([pixels_of(picture(kind)) for _ in range(count // 2) for kind in made])
         / 255
     )
-    return task.evaluate(
+    return judging.evaluate(
         Measured(
             outputs=[task.encode({"image": images[..., None]}, gan, {})],
-            truths=[task.truth(item) for item in items(count)],
+            truths=[task.expected(item) for item in items(count)],
             labels=[],
             show=lambda rows: [],
             learn=lambda most: items(min(most, 200)),

@@ -25,7 +25,7 @@ def judged(outputs, truths, asked):
         asked.append(list(rows))
         return [png(np.full((20, 30, 3), 9 * row)) for row in rows]
 
-    return image_classification.evaluate(
+    return image_classification.metrics(
         Measured(outputs=outputs, truths=truths, labels=["cat", "dog"], show=show)
     ).pictures
 

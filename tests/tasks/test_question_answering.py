@@ -10,7 +10,7 @@ import torch
 
 from modelmill.data.check import examine
 from modelmill.errors import InvalidInput
-from modelmill.tasks import question_answering as task
+from modelmill.tasks import question_answering as module
 from modelmill.tasks.base import Context, Item, Measured, TrainSettings
 from modelmill.tasks.networks.transformer import Encoder
 from modelmill.tasks.question_answering import training
@@ -24,6 +24,8 @@ from modelmill.tasks.question_answering.features import (
 from modelmill.tasks.question_answering.measures import exact, f1, normal
 from modelmill.tasks.question_answering.network import Reader, Readers, SpanHead
 
+task = module.TASK
+
 PASSAGE = "Ann has the red hat. Bob has the old key. Nobody has 7 maps."
 
 
@@ -35,7 +37,7 @@ def ask(question="Who has the key?", context=PASSAGE):
 def context(tmp_path):
     how = task.prepare(
         [ask(), ask("Where is it?", "It is in Paris.")] * 3,
-        task.Preprocessing(minimum_count=1),
+        module.Preprocessing(minimum_count=1),
         tmp_path,
     )
     return Context(preprocessing=how, labels=[], folder=tmp_path)
@@ -185,7 +187,7 @@ def test_padding_changes_nothing(kind):
             Encoder(50, width=32, heads=2, layers=1, dropout=0.1), 32, 0.1
         ).eval()
     question = torch.tensor([[3, 4, 5, 0]])
-    passage, common = torch.randint(3, 50, (1, 20)), torch.randn(1, 20, task.COUNT)
+    passage, common = torch.randint(3, 50, (1, 20)), torch.randn(1, 20, module.COUNT)
     endings, partners = torch.randint(1, 500, (1, 20)), torch.randint(0, 4, (1, 20))
     with torch.inference_mode():
         short = network(question, passage, common, endings, partners)
@@ -240,9 +242,9 @@ def test_a_word_that_a_question_has_twice_is_found_where_it_goes_on():
 
 
 def test_a_question_sees_nothing_behind_its_last_token(context):
-    question = " ".join(["who"] * task.QUESTION_TOKENS + ["Bob"])
+    question = " ".join(["who"] * module.QUESTION_TOKENS + ["Bob"])
     found = task.decode(ask(question), context)
-    assert found["partners"].max() <= task.QUESTION_TOKENS
+    assert found["partners"].max() <= module.QUESTION_TOKENS
 
 
 def test_the_ending_of_a_word_is_told_alike_in_any_word():
@@ -272,7 +274,7 @@ def test_the_questions_about_a_passage_stay_in_one_split():
         lambda item: task.fingerprint(item.data),
         lambda _: None,
         labelled=False,
-        together=lambda item: task.together(item.data),
+        group_key=lambda item: task.group_key(item.data),
     )
     splits = index.split_array().reshape(30, 4)
     assert (splits == splits[:, :1]).all()
@@ -295,7 +297,7 @@ def test_that_there_is_no_answer_is_measured(context):
     arrays = task.decode(ask(), context)
     answer = np.full(len(arrays["passage"]) + 1, -9.0)
     answer[0] = 0
-    parameters = task.complete([])
+    parameters = task.full_parameters([])
     assert (
         task.encode({**arrays, "start": answer, "end": answer}, context, parameters)[
             "answer"
@@ -307,7 +309,7 @@ def test_that_there_is_no_answer_is_measured(context):
 def test_it_is_measured_beside_the_sliding_window(context):
     said = [{"answer": "Bob"}, {"answer": "wrong"}]
     show = lambda rows: [ask() for _ in rows]  # noqa: E731
-    found = task.evaluate(
+    found = module.metrics(
         Measured(
             outputs=said,
             truths=[["Bob"], ["Ann"]],

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from modelmill.errors import InvalidInput, TooLarge
-from modelmill.tasks import image_to_image as task
+from modelmill.tasks import image_to_image as module
 from modelmill.tasks.base import Context, Item, Measured, plan, recipe_named
 from modelmill.tasks.image_to_image import measures, preprocessing, tiling
 from modelmill.tasks.image_to_image.preprocessing import Preprocessing
 from tests.making import encoded, png
+
+task = module.TASK
 
 GREY = Preprocessing(color="grey", multiple=2)
 RGB = Preprocessing(color="rgb", multiple=2)
@@ -33,21 +35,23 @@ def noise(*shape, seed=0):
 
 def nothing(arrays):
     """A network that leaves pictures as they are."""
-    return {task.REPAIRED: arrays["image"] / np.float32(255)}
+    return {module.REPAIRED: arrays["image"] / np.float32(255)}
 
 
 def threefold(arrays):
     """A network that repeats pixels."""
-    return {task.REPAIRED: arrays["image"].repeat(3, 1).repeat(3, 2) / np.float32(255)}
+    return {
+        module.REPAIRED: arrays["image"].repeat(3, 1).repeat(3, 2) / np.float32(255)
+    }
 
 
 def through(data, context, run=nothing):
     """A picture through decode, infer and encode, as pixels."""
     arrays = task.decode(data, context)
     notes = {name: array for name, array in arrays.items() if name != "image"}
-    answer = task.infer(run, {"image": arrays["image"][None]}, context)
+    answer = task.infer({"": run}, {"image": arrays["image"][None]}, context)
     document = task.encode(
-        {task.REPAIRED: answer[task.REPAIRED][0], **notes}, context, {}
+        {module.REPAIRED: answer[module.REPAIRED][0], **notes}, context, {}
     )
     with Image.open(io.BytesIO(b64decode(document["image"]))) as image:
         return np.asarray(image)
@@ -72,7 +76,7 @@ def test_colours_pass_through_a_model_of_luminance(tmp_path):
     dark = through(
         png(pixels),
         context(GREY, tmp_path),
-        lambda arrays: {task.REPAIRED: arrays["image"] * 0.5 / 255},
+        lambda arrays: {module.REPAIRED: arrays["image"] * 0.5 / 255},
     )
     for one, other in ((dark, 0.5), (found, 1.0)):
         grey = np.asarray(Image.fromarray(pixels).convert("L")).astype(float)
@@ -116,20 +120,20 @@ def test_what_would_become_too_large_is_refused_before_any_work(tmp_path):
 def test_an_empty_tensor_and_an_unknown_parameter_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match="0x5 pixels is empty"):
         task.infer(
-            nothing,
+            {"": nothing},
             {"image": np.zeros((1, 0, 5, 1), np.uint8)},
             context(GREY, tmp_path),
         )
     with pytest.raises(InvalidInput, match="strength"):
         task.encode(
-            {task.REPAIRED: np.zeros((2, 2, 1))},
+            {module.REPAIRED: np.zeros((2, 2, 1))},
             context(GREY, tmp_path),
             {"strength": 1},
         )
 
 
 def test_what_clients_say_to_models_that_can_be_told_is_not_read(tmp_path):
-    white = {task.REPAIRED: np.ones((2, 2, 1))}
+    white = {module.REPAIRED: np.ones((2, 2, 1))}
     one, other = (
         task.encode(white, context(GREY, tmp_path), told)
         for told in ({}, {"prompt": "make it blue"})
@@ -259,8 +263,8 @@ def test_a_large_photograph_needs_no_more_memory_than_its_answer_and_a_tile(tmp_
 
     pixels = np.zeros((1, 3000, 4000, 1), np.uint8)
     tracemalloc.start()
-    found = task.infer(nothing, {"image": pixels}, context(GREY, tmp_path))[
-        task.REPAIRED
+    found = task.infer({"": nothing}, {"image": pixels}, context(GREY, tmp_path))[
+        module.REPAIRED
     ]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -329,7 +333,7 @@ def test_training_keeps_the_same_part_of_both_pictures_of_a_pair(tmp_path, how, 
     assert np.array_equal(
         inputs["image"].repeat(how.scale, 1).repeat(how.scale, 0), targets["clean"]
     )
-    assert np.array_equal(task.asked(item, context(how, tmp_path)), sent)
+    assert np.array_equal(task.measured_by(item, context(how, tmp_path)), sent)
 
 
 def test_pairs_that_do_not_fit_a_model_are_refused_with_what_would(tmp_path):
@@ -346,10 +350,10 @@ def test_pairs_that_do_not_fit_a_model_are_refused_with_what_would(tmp_path):
 
 def test_an_answer_to_a_pair_is_compared_with_what_should_come_out(tmp_path):
     sent, clean = noise(48, 60), noise(48, 60, seed=1)
-    truth = task.truth(Item("a", "", png(sent), target=png(clean)))
+    truth = task.expected(Item("a", "", png(sent), target=png(clean)))
     answer = {"image": b64encode(png(clean)).decode()}
     known = context(GREY, tmp_path)
-    found = task.evaluate(
+    found = module.metrics(
         Measured(
             outputs=[answer],
             truths=[truth],
@@ -402,11 +406,11 @@ def test_an_answer_that_is_what_was_sent_reaches_the_baseline(tmp_path, how):
     truths = [png(noise(48, 60, seed=seed) // 4 + 90) for seed in range(3)]
     known = context(how, tmp_path)
     sent = [
-        preprocessing.unrepaired(task.asked(Item("", "", truth), known), how)
+        preprocessing.unrepaired(task.measured_by(Item("", "", truth), known), how)
         for truth in truths
     ]
     answers = [{"image": b64encode(png(pixels)).decode()} for pixels in sent]
-    found = task.evaluate(
+    found = module.metrics(
         Measured(
             outputs=answers,
             truths=truths,
@@ -431,9 +435,9 @@ def test_answers_are_alike_up_to_rounding():
         {"image": b64encode(png(other)).decode()}
         for other in (pixels, pixels + noise(64, 64, seed=1) // 250, pixels + 8)
     )
-    assert task.alike(one, near, 2e-3)
-    assert not task.alike(one, far, 2e-3)
-    assert task.alike(one, {"image": b64encode(png(pixels + 2)).decode()}, 5e-2)
+    assert task.same_answer(one, near, 2e-3)
+    assert not task.same_answer(one, far, 2e-3)
+    assert task.same_answer(one, {"image": b64encode(png(pixels + 2)).decode()}, 5e-2)
 
 
 @pytest.mark.parametrize(

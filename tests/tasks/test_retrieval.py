@@ -24,7 +24,7 @@ def test_recall_and_precision_are_those_of_the_ranking():
     vectors = [
         [np.cos(angle), np.sin(angle)] for pair in angles.values() for angle in pair
     ]
-    found = TASK.evaluate(measured(vectors, ["a", "a", "b", "b"])).metrics
+    found = retrieval.evaluate(measured(vectors, ["a", "a", "b", "b"])).metrics
     assert found["recall_at_1"] == 0
     assert found["recall_at_5"] == 1
     assert found["map"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 3 + 1 / 2) / 4)
@@ -36,7 +36,7 @@ def test_what_lies_together_is_found_and_shown():
     vectors = np.repeat(rng.normal(size=(5, 16)), 6, axis=0) + 0.01 * rng.normal(
         size=(30, 16)
     )
-    found = TASK.evaluate(
+    found = retrieval.evaluate(
         measured(vectors, [f"class {row // 6} of $5" for row in range(30)])
     )
     assert [found.metrics[name] for name in ("recall_at_1", "recall_at_5", "map")] == [
@@ -48,23 +48,23 @@ def test_what_lies_together_is_found_and_shown():
 
 
 def test_an_item_without_a_like_one_does_not_search_but_is_searched():
-    found = TASK.evaluate(
+    found = retrieval.evaluate(
         measured([[1, 0], [0.9, 0.1], [1, 0.01]], ["a", "a", "lonely"])
     ).metrics
     assert (found["items"], found["queries"]) == (3, 2)
     assert found["recall_at_1"] == 0
-    alone = TASK.evaluate(measured([[1, 0], [0, 1]], ["a", "b"])).metrics
+    alone = retrieval.evaluate(measured([[1, 0], [0, 1]], ["a", "b"])).metrics
     assert (alone["queries"], alone["recall_at_1"], alone["map"]) == (0, 0, 0)
 
 
 def test_many_items_search_in_parts(monkeypatch):
     rng = np.random.default_rng(0)
     vectors, truths = rng.normal(size=(60, 4)), [str(row % 7) for row in range(60)]
-    whole = TASK.evaluate(measured(vectors, truths)).metrics
+    whole = retrieval.evaluate(measured(vectors, truths)).metrics
     monkeypatch.setattr(retrieval, "AT_ONCE", 7)
-    assert TASK.evaluate(measured(vectors, truths)).metrics == pytest.approx(whole)
+    assert retrieval.evaluate(measured(vectors, truths)).metrics == pytest.approx(whole)
     monkeypatch.setattr(retrieval, "QUERIES", 10)
-    assert TASK.evaluate(measured(vectors, truths)).metrics["queries"] == 10
+    assert retrieval.evaluate(measured(vectors, truths)).metrics["queries"] == 10
 
 
 def angles(margin=0.0):

@@ -27,12 +27,12 @@ from modelmill.tasks.base import (
     recipe_named,
     task_named,
 )
-from modelmill.tasks.image_segmentation import training
+from modelmill.tasks.image_segmentation import SIZE, evaluation, training
 from modelmill.types import JobSpec
 from tests.making import dataset, encoded, going, mask_folder, png
 
 TASK = task_named("image-segmentation")
-HOW = TASK.Preprocessing(
+HOW = TASK.PREPROCESSING(
     height=4, width=6, color="rgb", mean=(0.5,) * 3, std=(0.5,) * 3
 )
 CONTEXT = Context(
@@ -48,7 +48,7 @@ def arrays(height, width, mask=MASK, score=0.8):
     return {
         "mask": mask,
         "scores": np.full(mask.shape, score, np.float32),
-        TASK.SIZE: size,
+        SIZE: size,
     }
 
 
@@ -140,7 +140,7 @@ def test_the_size_is_that_of_the_upright_picture(orientation, size):
     )
     found = TASK.decode(picture, CONTEXT)
     assert found["image"].shape == (4, 6, 3)
-    assert tuple(found[TASK.SIZE]) == size
+    assert tuple(found[SIZE]) == size
 
 
 def test_rounding_at_a_border_is_no_other_answer():
@@ -151,9 +151,9 @@ def test_rounding_at_a_border_is_no_other_answer():
     one, near, far = (
         TASK.encode(arrays(50, 50, mask), CONTEXT, {}) for mask in (big, moved, other)
     )
-    assert TASK.alike(near, one, 2e-3)
-    assert not TASK.alike(far, one, 2e-3)
-    assert not TASK.alike(TASK.encode(arrays(9, 9, big), CONTEXT, {}), one, 2e-3)
+    assert TASK.same_answer(near, one, 2e-3)
+    assert not TASK.same_answer(far, one, 2e-3)
+    assert not TASK.same_answer(TASK.encode(arrays(9, 9, big), CONTEXT, {}), one, 2e-3)
 
 
 # ---- figures
@@ -164,7 +164,7 @@ def measured(truths, answers, labels=("a", "b", "c")):
         return {"classes": list(labels), "mask": b64encode(png(mask)).decode()}
 
     raw = [png(np.zeros((*np.shape(mask), 3))) for mask in truths]
-    return TASK.evaluate(
+    return evaluation.evaluate(
         Measured(
             outputs=[answer(mask) for mask in answers],
             truths=[png(mask) for mask in truths],
@@ -264,7 +264,7 @@ def test_rare_classes_weigh_more():
     ("height", "width", "stride"), [(33, 47, 1), (45, 60, 2), (8, 8, 4), (16, 1, 2)]
 )
 def test_the_network_names_every_pixel_of_any_size(height, width, stride):
-    how = TASK.Preprocessing(
+    how = TASK.PREPROCESSING(
         height=height, width=width, color="grey", mean=(0.5,), std=(0.5,)
     )
     context = Context(preprocessing=how, labels=["a", "b"], folder=Path("/nowhere"))

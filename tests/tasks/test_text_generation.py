@@ -7,10 +7,12 @@ import pytest
 
 from modelmill.errors import InvalidInput
 from modelmill.predictor import read_golden, write_golden
-from modelmill.tasks import text_generation as task
+from modelmill.tasks import text_generation as module
 from modelmill.tasks.base import Context, Item
 from modelmill.tasks.decoding.lossless_tokenizer import END, load_tokenizer
 from modelmill.tasks.text_generation import chat_template
+
+task = module.TASK
 
 CHINESE = "磨坊裡的水流得很慢,人們在等待麵粉。"
 
@@ -18,7 +20,7 @@ CHINESE = "磨坊裡的水流得很慢,人們在等待麵粉。"
 @pytest.fixture(params=["char", "bpe"])
 def context(tmp_path, request):
     texts = ["the mill grinds slowly ", "the water turns the wheel ", CHINESE] * 4
-    how = task.Preprocessing(units=request.param, context=64, vocabulary=300)
+    how = module.Preprocessing(units=request.param, context=64, vocabulary=300)
     return Context(
         preprocessing=task.prepare(texts, how, tmp_path), labels=[], folder=tmp_path
     )
@@ -34,8 +36,8 @@ def prompt(context, text, **parameters):
 @pytest.mark.parametrize("last", [1, 20, 63, 64, 10**9])
 def test_truncate_keeps_so_many_of_the_last_tokens(context, text, last):
     whole = (
-        load_tokenizer(context.folder / task.TOKENIZER)
-        .encode(task.without_surrogates(text))
+        load_tokenizer(context.folder / module.TOKENIZER)
+        .encode(module.without_surrogates(text))
         .ids
     )
     found = prompt(context, text, truncate=last)
@@ -55,7 +57,7 @@ def test_a_book_is_refused_unless_its_end_is_asked_for(context):
 
 def knows(context, *texts):
     """Scores of a model that knows some texts by heart, each with its end."""
-    tokenizer = load_tokenizer(context.folder / task.TOKENIZER)
+    tokenizer = load_tokenizer(context.folder / module.TOKENIZER)
     known = [
         [*tokenizer.encode(text, add_special_tokens=False).ids, END] for text in texts
     ]
@@ -80,8 +82,8 @@ def knows(context, *texts):
 def test_texts_that_are_known_by_heart_surprise_nobody_however_many_there_are(context):
     texts = ["the mill", "a wheel turns", "slowly \ud83d"]
     items = [Item(f"f:{number}", "", text) for number, text in enumerate(texts)]
-    found = task.measure(
-        knows(context, *(task.without_surrogates(text) for text in texts)),
+    found = module.metrics(
+        knows(context, *(module.without_surrogates(text) for text in texts)),
         items,
         context,
     )
@@ -104,13 +106,13 @@ def test_passages_of_one_text_are_measured_as_one(context):
             )
         }
 
-    whole = task.measure(even, [Item("f", "", text)], context).metrics
-    assert task.measure(even, parts, context).metrics == whole | {"items": 3}
+    whole = module.metrics(even, [Item("f", "", text)], context).metrics
+    assert module.metrics(even, parts, context).metrics == whole | {"items": 3}
     assert whole["perplexity"] == pytest.approx(context.preprocessing.tokens)
 
 
 def test_half_a_letter_is_learnt_and_written_down_as_an_unknown_one(tmp_path):
-    how = task.prepare(["a mill \ud83d", "a wheel"], task.Preprocessing(), tmp_path)
+    how = task.prepare(["a mill \ud83d", "a wheel"], module.Preprocessing(), tmp_path)
     assert how.tokens > 4
     write_golden(tmp_path, ["\ud83d?"], [[{"text": "\udc00"}]])
     assert read_golden(tmp_path) == [{"input": "??", "output": [{"text": "?"}]}]
@@ -125,7 +127,7 @@ def chat(context, *contents, roles=("user", "assistant")):
 
 
 def text_of(context, ids):
-    return load_tokenizer(context.folder / task.TOKENIZER).decode(
+    return load_tokenizer(context.folder / module.TOKENIZER).decode(
         ids, skip_special_tokens=False
     )
 
@@ -138,7 +140,7 @@ def template(context, text):
 @pytest.fixture
 def talker(tmp_path):
     texts = ["user:\ngrind, mill?\n\nassistant:\nyes 1 2\n\nsystem:\n[]<>|_"] * 2
-    how = task.Preprocessing(context=256)
+    how = module.Preprocessing(context=256)
     return Context(
         preprocessing=task.prepare(texts, how, tmp_path), labels=[], folder=tmp_path
     )

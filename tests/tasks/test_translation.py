@@ -14,7 +14,7 @@ from modelmill.tasks.base import Context, Item, Measured
 from modelmill.tasks.decoding.lossless_tokenizer import END, PAD, UNKNOWN
 from modelmill.tasks.networks import seq2seq
 from modelmill.tasks.translation.beam_search import LENGTH, search
-from modelmill.tasks.translation.measures import tokenization
+from modelmill.tasks.translation.measures import measures, tokenization
 
 TOKENS = 6
 
@@ -123,7 +123,7 @@ def test_step_by_step_it_says_what_it_was_trained_to_say(network):
 
 def context(folder, **settings):
     pairs = [("a red house", "ein rotes Haus"), ("a blue dog", "ein blauer Hund")]
-    how = translation.prepare(
+    how = translation.TASK.prepare(
         pairs * 4, translation.Preprocessing(**{"vocabulary": 300, **settings}), folder
     )
     return Context(preprocessing=how, labels=[], folder=folder)
@@ -132,7 +132,7 @@ def context(folder, **settings):
 def test_an_item_becomes_both_texts(tmp_path):
     where = context(tmp_path)
     item = Item("a:1", "", "a red dog", target=("ein roter Hund", "another"))
-    inputs, targets = translation.sample(item, where)
+    inputs, targets = translation.TASK.sample(item, where)
     tokenizer = translation.load_tokenizer(tmp_path / translation.TOKENIZER)
     assert tokenizer.decode([one for one in inputs["ids"] if one]) == "a red dog"
     told = [int(one) for one in targets["target"] if one]
@@ -144,7 +144,7 @@ def test_an_item_becomes_both_texts(tmp_path):
     "text", ["嗨世界", "مرحبا", "a\x00b", "😀", "lone \ud800 half", "A" * 20]
 )
 def test_any_script_is_taken(tmp_path, text):
-    arrays = translation.decode(text, context(tmp_path, max_length=60))
+    arrays = translation.TASK.decode(text, context(tmp_path, max_length=60))
     assert (arrays["ids"] != PAD).any()
     assert UNKNOWN not in arrays["ids"]
 
@@ -163,7 +163,7 @@ def test_any_script_is_taken(tmp_path, text):
 )
 def test_what_is_wrong_is_said(tmp_path, data, parameters, says):
     with pytest.raises(InvalidInput, match=says):
-        translation.request(data, context(tmp_path), parameters)
+        translation.TASK.request(data, context(tmp_path), parameters)
 
 
 def test_unknown_parameters_are_told(tmp_path):
@@ -173,7 +173,7 @@ def test_unknown_parameters_are_told(tmp_path):
         "attention": np.zeros((4, 4)),
     }
     with pytest.raises(InvalidInput, match="num_beams"):
-        translation.encode(answer, context(tmp_path), {"num_beam": 2})
+        translation.TASK.encode(answer, context(tmp_path), {"num_beam": 2})
 
 
 def test_it_is_measured_by_bleu_and_chrf():
@@ -189,7 +189,7 @@ def test_it_is_measured_by_bleu_and_chrf():
         "target_tokens": [],
     }
     show = lambda rows: ["a sentence"] * len(rows)  # noqa: E731
-    found = translation.evaluate(
+    found = measures(
         Measured(
             outputs=[right] * 3,
             truths=[("no", text), (text,), (text,)],
@@ -201,9 +201,7 @@ def test_it_is_measured_by_bleu_and_chrf():
     assert found.metrics["chrf"] == pytest.approx(100)
     assert "tok:13a" in found.metrics["bleu_signature"]
     assert found.pictures["attention-0.png"].startswith(b"\x89PNG")
-    found = translation.evaluate(
-        Measured(outputs=[wrong], truths=[(text,)], labels=[], show=show)
-    )
+    found = measures(Measured(outputs=[wrong], truths=[(text,)], labels=[], show=show))
     assert found.metrics["bleu"] < 5
 
 
@@ -223,8 +221,10 @@ def test_scripts_without_spaces_are_cut_by_character(text, wanted):
 @pytest.mark.parametrize("text", ["red dog " * 50, "嗨世界" * 99])
 def test_a_text_that_is_too_long_is_measured_by_its_beginning(tmp_path, text):
     where = context(tmp_path)
-    asked = translation.asked(Item("a", "", text), where)
+    asked = translation.TASK.measured_by(Item("a", "", text), where)
     assert text.startswith(asked)
-    ids = translation.decode(asked, where)["ids"]
+    ids = translation.TASK.decode(asked, where)["ids"]
     assert ids[-3] != PAD
-    assert translation.asked(Item("a", "", "a red dog"), where) == "a red dog"
+    assert (
+        translation.TASK.measured_by(Item("a", "", "a red dog"), where) == "a red dog"
+    )

@@ -36,7 +36,7 @@ from modelmill.errors import (
     TooLarge,
     from_os,
 )
-from modelmill.tasks.base import plan, recipe_named, split_by, task_named
+from modelmill.tasks.base import plan, recipe_named, task_named
 from modelmill.types import WEIGHTS, Json, check_name, parse_reference
 
 Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
@@ -343,7 +343,7 @@ def _add_submissions(api: FastAPI, control: Control) -> None:
         """Queue an evaluation of a version on a data set."""
         version = control.registry.get(project, body.model)
         dataset = control.datasets.usable(project, body.data, version.task, body.split)
-        if split_by(task_named(version.task)) != "classes":
+        if task_named(version.task).SPLIT != "classes":
             _refuse_other_labels(dataset, version.manifest["labels"])
         return views.job_view(
             jobs.submit(

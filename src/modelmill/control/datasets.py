@@ -11,7 +11,7 @@ from modelmill.control.db import Database, Dataset, Job, Version
 from modelmill.data.formats import KIND, fits
 from modelmill.data.report import few
 from modelmill.errors import Conflict, InvalidInput, unknown
-from modelmill.tasks.base import split_by, task_named
+from modelmill.tasks.base import task_named
 from modelmill.types import Json
 
 
@@ -191,6 +191,7 @@ class Datasets:
 def _serves(row: Dataset, task: str) -> bool:
     """Whether a set that was added for one task is read the same way for another."""
     other = task_named(task)
-    return fits(plugins.load(KIND, row.format), other) and split_by(other) == split_by(
-        task_named(row.task)
+    return (
+        fits(plugins.load(KIND, row.format), other)
+        and other.SPLIT == task_named(row.task).SPLIT
     )

@@ -22,7 +22,7 @@ from modelmill.control.db import (
 )
 from modelmill.control.registry import Registry
 from modelmill.errors import Conflict, InvalidInput, MillError, unknown
-from modelmill.tasks.base import kind_of, task_named
+from modelmill.tasks.base import task_named
 from modelmill.types import (
     KeyInfo,
     Manifest,
@@ -290,6 +290,7 @@ class Deployments:
     ) -> ServedVersion:
         """One version behind the name: the main one, or a variant."""
         manifest = self._manifest(session, (row.project_id, *version))
+        task = task_named(manifest.task) if manifest.task else None
         mine = [
             replica
             for replica in replicas
@@ -301,13 +302,9 @@ class Deployments:
             model=version[0],
             version=version[1],
             task=manifest.task,
-            output=getattr(task_named(manifest.task), "OUTPUT", "json")
-            if manifest.task
-            else "json",
-            grows=bool(
-                manifest.task and getattr(task_named(manifest.task), "GROWS", False)
-            ),
-            kind=kind_of(task_named(manifest.task)) if manifest.task else TENSOR,
+            output=task.GIVES if task else "json",
+            grows=task.streams if task else False,
+            kind=task.takes if task else TENSOR,
             engine=options.engine or manifest.engine,
             # A deployment whose only worker was lost keeps its calls waiting for the next one.
             ready=row.loaded and (bool(mine) if variant else row.serving is not None),

@@ -9,7 +9,7 @@ from modelmill.control import schemas
 from modelmill.control.db import ApiKey, Dataset, Deployment, Job, Replica
 from modelmill.control.deployments import options_of
 from modelmill.data.formats import fitting
-from modelmill.tasks.base import describe, kind_of, plan, recipe_named, task_named
+from modelmill.tasks.base import describe, plan, recipe_named, task_named
 from modelmill.types import ALONE
 
 
@@ -21,7 +21,7 @@ def task_view(name: str) -> schemas.TaskView:
     return schemas.TaskView(
         name=name,
         summary=task.SUMMARY,
-        input=kind_of(task),
+        input=task.takes,
         recipes=recipes,
         formats=formats,
     )

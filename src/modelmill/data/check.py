@@ -27,6 +27,10 @@ STEP = 256
 """Items between two tellings of progress."""
 
 
+def _ungrouped(item: Item) -> None:
+    """Each item is a group of its own."""
+
+
 def examine(
     items: Iterable[Item],
     fingerprint: Callable[[Item], str],
@@ -35,21 +39,21 @@ def examine(
     labelled: bool = True,
     declared: Sequence[str] = (),
     whole_classes: bool = False,
-    together: Callable[[Item], str] | None = None,
+    group_key: Callable[[Item], str | None] = _ungrouped,
 ) -> tuple[Index, Report]:
     """Check all items and give each its split.
 
     Where items are not `labelled` with one class each, a class may be missing, the classes are
     those of their boxes, the characters of their texts, or those `declared` (in that order, each
     counted once for a mask that holds it), and nothing is said of how the classes are spread. With
-    `whole_classes` a class goes to one split, where the set does not say otherwise. Items of which
-    `together` says the same stay in one split, where it says enough different things.
+    `whole_classes` a class goes to one split, where the set does not say otherwise. Items with the
+    same `group_key` stay in one split, where there are enough different ones.
 
     `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises
     `MillError` when it can't be decoded; `progress` is told how many items are done. Bad items are
     dropped and reported.
     """
-    seen = _Seen(fingerprint, together, labelled, masked=bool(declared))
+    seen = _Seen(fingerprint, group_key, labelled, masked=bool(declared))
     for item in items:
         seen.add(item)
         if len(seen.labels) % STEP == 0:
@@ -66,10 +70,14 @@ class _Seen:
     """What the pass keeps of each item: label, declared split, fingerprint, name."""
 
     def __init__(
-        self, fingerprint: Print, together: Print | None, labelled: bool, masked: bool
+        self,
+        fingerprint: Print,
+        group_key: Callable[[Item], str | None],
+        labelled: bool,
+        masked: bool,
     ) -> None:
         self.fingerprint = fingerprint
-        self.together = together
+        self.group_key = group_key
         self.labelled = labelled
         self.masked = masked
         self.named: Counter[str] = Counter()
@@ -100,10 +108,8 @@ class _Seen:
             SPLITS.index(item.split) if item.split is not None else UNDECLARED
         )
         self.prints.append(content or 0)
-        if self.together is not None:
-            self.groups.append(
-                _short(self.together(item)) if content is not None else 0
-            )
+        key = None if content is None else self.group_key(item)
+        self.groups.append(_short(key) if key else content or 0)
         self.names += item.name.encode("utf-8", "backslashreplace")
         self.ends.append(len(self.names))
 
@@ -167,11 +173,7 @@ def _conclude(
     if whole_classes:
         splits = assign_classes(labels, table.codes, table.declared, table.prints)
     else:
-        groups = (
-            np.array(seen.groups, np.uint64)[sound]
-            if seen.together is not None
-            else table.prints
-        )
+        groups = np.array(seen.groups, np.uint64)[sound]
         enough = len(np.unique(groups)) >= len(SPLITS)
         splits = assign(table.codes, table.declared, groups if enough else table.prints)
     classes = {name: counts[name] for name in sorted(names, key=_order)}

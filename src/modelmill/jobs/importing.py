@@ -14,7 +14,7 @@ from modelmill.data.check import Report, examine
 from modelmill.data.report import few
 from modelmill.errors import InvalidInput, MillError
 from modelmill.jobs.process import Events, Interrupted, Stop, log, run
-from modelmill.tasks.base import split_by, task_named
+from modelmill.tasks.base import task_named
 from modelmill.types import JobSpec, Json
 
 
@@ -30,7 +30,6 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
     strict, with any finding.
     """
     task = task_named(spec.task)
-    together = getattr(task, "together", None)
 
     def fingerprint(item: Item) -> str:
         if pairs and isinstance(item.target, bytes):
@@ -62,8 +61,8 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
             progress,
             labelled=formats.labelled(reader, task),
             declared=formats.labels(reader, source, options),
-            whole_classes=split_by(task) == "classes",
-            together=None if together is None else lambda item: together(item.data),
+            whole_classes=task.SPLIT == "classes",
+            group_key=lambda item: task.group_key(item.data),
         )
     _refuse(spec, report, task.CLASSES)
     path = Path(spec.folder) / "index"

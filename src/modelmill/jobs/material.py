@@ -165,7 +165,7 @@ class Material:
             self.dataset["options"],
             split,
         ]
-        parts += [task.__name__, context.preprocessing, context.labels]  # type: ignore[attr-defined]
+        parts += [task.name, context.preprocessing, context.labels]
         digest = hashlib.sha256(msgspec.json.encode(parts))
         digest.update(self.index.split_codes)
         for path in sorted(context.folder.glob("tokenizer.json")):

@@ -51,7 +51,7 @@ def assemble(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
     neighbours = min(spec.settings["k"], len(vectors))
     write_graph(source / MODEL, draft / MODEL, vectors, codes, len(labels), neighbours)
     task = CLASSIFIERS[task_named(base.task).INPUT]
-    how = msgspec.convert(base.preprocessing, task_named(task).Preprocessing)
+    how = msgspec.convert(base.preprocessing, task_named(task).PREPROCESSING)
     manifest = Manifest(
         task=task,
         engine=ENGINE,

@@ -19,7 +19,6 @@ may override.
 A batch holds tensors by name: what the task's `sample` gives, inputs and targets.
 """
 
-import importlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from modelmill.tasks.base import Arrays, Signature, TrainSettings
+from modelmill.tasks.base import Arrays, Signature, Task, TrainSettings
 
 Batch = dict[str, Tensor]
 Loss = Tensor | Iterator[tuple[str, Tensor]]
@@ -45,9 +44,9 @@ class Objective(NamedTuple):
     sizes: Callable[[Arrays], NDArray[Any]] | None = None
 
 
-def objective(task: Any, recipe: ModuleType) -> Objective:
+def objective(task: Task, recipe: ModuleType) -> Objective:
     """What a recipe of a task trains for."""
-    usual = importlib.import_module(f"{task.__name__}.training")
+    usual = task.training()
 
     def named(name: str) -> Any:
         return getattr(recipe, name, None) or getattr(usual, name, None)

@@ -36,9 +36,7 @@ from modelmill.tasks.base import (
     Context,
     Facts,
     Graph,
-    Item,
     Plan,
-    Raw,
     Signature,
     Task,
     TrainSettings,
@@ -104,7 +102,7 @@ def make(one: Training, material: Material, draft: Path) -> Manifest:
     one.events.stage("evaluating through the served path")
     model = Predictor(draft, manifest, spec.threads)
     golden(model, material, draft)
-    found = evaluate(model, material, "test", one.events, one.stop, spec.threads)
+    found = evaluate(model, material, "test", one.events, one.stop)
     previews = {
         path.name: path.read_bytes()
         for path in (folder / "pictures").glob("samples-*.png")
@@ -132,8 +130,8 @@ def prepare(one: Training, material: Material, draft: Path) -> tuple[Plan, Conte
     task, labels = one.task, material.labels
     count = f" for {len(labels)} classes" if labels else ""
     one.events.stage(f"preparing {one.spec.recipe}{count}")
-    shown = getattr(task, "shown", _data)
-    samples = [shown(item) for item in material.sample("train", task.SAMPLES)]
+    items = material.sample("train", task.SAMPLES)
+    samples = [task.prepare_sample(item) for item in items]
     chosen = choose(one, material, samples)
     if one.base is not None:
         chosen = one.base.prepared(chosen, draft)
@@ -141,15 +139,10 @@ def prepare(one: Training, material: Material, draft: Path) -> tuple[Plan, Conte
     return chosen, Context(preprocessing=preprocessing, labels=labels, folder=draft)
 
 
-def _data(item: Item) -> Raw:
-    return item.data
-
-
-def choose(one: Training, material: Material, samples: list[Raw]) -> Plan:
+def choose(one: Training, material: Material, samples: list[Any]) -> Plan:
     """The settings that were given, and for the others what fits the data; the log says what was
     chosen and why.
     """
-    look = getattr(one.task, "look", None)
     base = one.base
     given = one.spec.settings
     if base is not None:
@@ -157,7 +150,9 @@ def choose(one: Training, material: Material, samples: list[Raw]) -> Plan:
     facts = Facts(
         counts={split: material.count(split) for split in SPLITS},
         classes=material.classes("train"),
-        inputs=look(samples) if look else None,
+        inputs=one.task.describe_inputs(samples)
+        if hasattr(one.recipe, "fit_to")
+        else None,
         base=base.manifest.task if base else "",
     )
     plan, choices = fitted(one.recipe, facts, given)
@@ -176,9 +171,10 @@ def fit(
     returns history.
     """
     task, draft = one.task, context.folder
-    inputs, outputs = task.inputs(context), task.outputs(context)
     signature = Signature(
-        inputs=inputs, classes=len(context.labels), preprocessing=context.preprocessing
+        inputs=task.inputs(context),
+        classes=len(context.labels),
+        preprocessing=context.preprocessing,
     )
     if hasattr(one.recipe, "fit"):
         one.events.stage(f"fitting on {len(data)} items")
@@ -191,10 +187,10 @@ def fit(
         )
     save_weights(weights, draft)
     one.events.stage(f"converting to {ENGINE}")
-    if hasattr(task, "graph"):
-        inputs, outputs = task.graph(context)
     graphs = (
-        network if isinstance(network, dict) else {"": Graph(network, inputs, outputs)}
+        network
+        if isinstance(network, dict)
+        else {"": Graph(network, *task.graph(context))}
     )
     for name, graph in graphs.items():
         (draft / name).mkdir(exist_ok=True)
@@ -324,7 +320,7 @@ def golden(model: Predictor, material: Material, draft: Path) -> None:
     """A few raw test inputs and their answers."""
     inputs: list[bytes | str] = []
     for item in material.sample("test", GOLDEN):
-        inputs.append(model.task.as_sent(model.asked(item)))
+        inputs.append(model.task.as_sent(model.task.measured_by(item, model.context)))
     if not inputs:
         raise InvalidInput("there is nothing to test on")
     write_golden(draft, inputs, [model.predict([raw])[0] for raw in inputs])

@@ -16,7 +16,6 @@ from modelmill.serve.tensors import elements_of, texts_of
 from modelmill.serve.usage import usage_of_texts
 from modelmill.serve.wire import ANSWER, CANCEL, STREAM, Answer, Batch, Call, Part
 from modelmill.streams import Piece, Text
-from modelmill.tasks.base import kind_of
 
 log = logging.getLogger("modelmill.worker")
 
@@ -56,7 +55,7 @@ class Growing:
 
     def __init__(self, model: Predictor, most: int = 0) -> None:
         assert model.writer is not None
-        self.model, self.task = model, model.task
+        self.model, self.task = model, model.streaming
         self._writer = model.writer
         if most:
             self._writer.slots = min(most, self._writer.slots)
@@ -174,7 +173,7 @@ class Growing:
     def _inputs(self, call: Call) -> list[bytes]:
         if call.data is not None:
             return [call.data]
-        kind = kind_of(self.task)
+        kind = self.task.takes
         if len(call.tensors) != 1 or (
             call.tensors[0].datatype,
             call.tensors[0].name,
@@ -201,7 +200,7 @@ class Growing:
             row = caller.rows[piece.name[2]]
             row.pieces.append(piece)
             if caller.call.outputs == [STREAM]:
-                part = self.task.part(piece, row.told, self.model.context)  # type: ignore[attr-defined]
+                part = self.task.stream_part(piece, row.told, self.model.context)
                 parts.setdefault(id(caller.send), (caller.send, []))[1].append(
                     Part(caller.call.id, part)
                 )
@@ -232,7 +231,7 @@ class Growing:
     def _answer(self, caller: Caller, row: Row) -> bytes:
         parameters = caller.call.parameters
         return msgspec.json.encode(
-            self.task.grown(  # type: ignore[attr-defined]
+            self.task.stream_answer(
                 row.text, row.pieces, parameters, self.model.context
             )
         )

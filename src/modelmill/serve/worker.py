@@ -42,7 +42,7 @@ from modelmill.serve.wire import (
     frame,
     read_calls,
 )
-from modelmill.tasks.base import NOTE, kind_of
+from modelmill.tasks.base import NOTE
 from modelmill.types import ALONE, TEXTS, WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
@@ -76,7 +76,7 @@ class Worker:
     ) -> None:
         self.model = model
         self.independent = independent
-        self.kind = kind_of(model.task) if model.manifest.task else ""
+        self.kind = model.task.takes if model.manifest.task else ""
         self._pool = ThreadPoolExecutor(decoders, "decode") if decoders > 1 else None
         self._running = threading.Lock()
 

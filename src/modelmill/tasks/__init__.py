@@ -1,4 +1,12 @@
 """Tasks: one folder each, named as on the Hugging Face hub."""
 
-SHARED = ("decoding", "evaluation", "networks", "training_settings")
+SHARED = (
+    "decoding",
+    "evaluation",
+    "inputs",
+    "kinds",
+    "networks",
+    "parameters",
+    "training_settings",
+)
 """What tasks share: no tasks themselves."""

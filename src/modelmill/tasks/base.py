@@ -1,20 +1,24 @@
 """The contracts of a task and of a recipe.
 
-A task is a package `tasks/<name>/` whose module has the names of `Task`; a recipe is a module in
-its `recipes/` with the names of `Recipe`. Importing either is cheap: libraries for training (torch,
-scikit-learn) are imported inside the functions that need them, so that a gateway can list and check
-recipes without them.
+A task is a package `tasks/<name>/` whose module has a `TASK`, an object of a subclass of `Task`; a
+recipe is a module in its `recipes/` with the names of `Recipe`. Importing either is cheap:
+libraries for training (torch, scikit-learn) are imported inside the functions that need them, so
+that a gateway can list and check recipes without them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from modelmill import plugins
 from modelmill.data.base import Item
+from modelmill.errors import InvalidInput
+from modelmill.streams import Piece, Text
 from modelmill.tasks.training_settings import (
     MOST_EPOCHS,
     Choice,
@@ -26,8 +30,16 @@ from modelmill.tasks.training_settings import (
     names,
     plan,
 )
-from modelmill.types import Fraction, Json, Positive, Struct, TensorSpec
+from modelmill.types import (
+    Fraction,
+    Json,
+    Positive,
+    StreamPart,
+    Struct,
+    TensorSpec,
+)
 
+T = TypeVar("T")
 Arrays = dict[str, np.ndarray[Any, Any]]
 NOTE = "note:"
 Raw = bytes | str | np.ndarray[Any, Any]
@@ -95,103 +107,328 @@ class Measured(Struct, frozen=True, kw_only=True):
     learn: Callable[[int], list[Item]] = nothing
 
 
-class Task(Protocol):
-    """A kind of model, named as on the Hugging Face hub.
+Run = Callable[[Arrays], Arrays]
+"""A graph run by an engine: named arrays with the batch axis first, in and out."""
 
-    `TARGETS` are the targets of data formats it can be trained on, `CLASSES` how many classes a
-    data set needs at least, `METRIC` the figure that sums up an evaluation, `RECIPE` the default
-    recipe, `SAMPLES` how many training items `prepare` wants to see. How its recipes are trained is
-    said by the module `training` in its folder (`jobs.objective`). A task whose inputs have no
-    fixed size may have `infer(run, arrays, context)`: how a batch goes through the engine's `run`,
-    such as in tiles; where it runs the network differently from how callers see the model,
-    `graph(context) -> (inputs, outputs)` is the network's own signature. One whose items are not
-    what it is asked may have `asked(item, context)`: the raw input that is sent to measure an item
-    by. One whose answers are not plain numbers and labels may have `alike(one, other, tolerance)`:
-    whether two answers are the same but for rounding; and where an answer is `{"image": base64}`,
-    or a list of pictures as base64, OUTPUT is "image", and protocols may send the picture itself.
-    One whose answers name no class has `SPLIT = "classes"`: whole classes are held out to measure
-    it, and it may be measured on classes that it was not trained on.
 
-    One whose `training.deployed` gives several graphs by name (`Graph`; "" is the model itself)
-    names the others in GRAPHS: they lie in folders of the bundle, and `infer` gets what runs each
-    of them by its name.
+class Model(Protocol):
+    """A loaded model as an evaluation uses it (`predictor.Predictor`)."""
 
-    One whose `prepare` learns from more than the data of its items has `shown(item)`, what it is to
-    see of them. One whose items belong together has `together(data)`, a sha256: those of which it
-    is the same stay in one split.
+    context: Context
 
-    One whose answers grow token by token has `GROWS = True`: its model is a writer
-    (`engines.base`). It has `begin(name, data, context, parameters) -> Text`, `part(piece, at,
-    context)`, what a step adds to an answer behind so many characters, and `grown(text, pieces,
-    parameters, context)`, the whole answer.
+    @property
+    def runs(self) -> Mapping[str, Run]:
+        """The graphs of the model by name; "" is the model itself."""
 
-    One that is measured by what the model makes of texts, not by its answers, has `measure(run,
-    items, context) -> Evaluation` in the place of `evaluate`, and `written(predict, items,
-    context)`, samples, if it writes any.
+    def predict(
+        self, inputs: Sequence[Raw], parameters: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Answers to raw inputs."""
 
-    One whose parameters say what is fed has `request(data, context, parameters)`, which is `decode`
-    that reads them.
+    def answers(
+        self, items: Iterator[Item], parameters: Mapping[str, Any]
+    ) -> Iterator[tuple[Item, Any]]:
+        """Every item with the answer to what it is measured by, many at a time."""
 
-    A task that is not asked about its items, but makes new ones, has `ASKED`, the kind of what
-    callers send (`seed`: a whole number as a text, or nothing), and `questions(items) -> list of
-    (raw input, parameters)`, what an evaluation asks to compare with that many items, of which it
-    takes at most `EVALUATED`. One request may then ask for several rows: its arrays have an axis of
-    their own for them, which `infer` knows to take away.
+
+class Items(Protocol):
+    """The items of a split that a model is measured on.
+
+    Iterating shows the progress of the job, and ends it when it was asked to stop.
     """
 
-    SUMMARY: str
-    INPUT: Literal["image", "text", "audio", "question"]
-    TARGETS: tuple[str, ...]
-    CLASSES: int
-    METRIC: str
-    RECIPE: str
-    SAMPLES: int
-    Preprocessing: type[Struct]
+    def __len__(self) -> int: ...
 
+    def __iter__(self) -> Iterator[Item]: ...
+
+    def rows(self, rows: Sequence[int]) -> list[Item]:
+        """Some of them, in the order asked for."""
+
+    def sample(self, most: int) -> list[Item]:
+        """At most so many of them, spread evenly."""
+
+    def training(self, most: int) -> list[Item]:
+        """At most so many training items of the same data set, spread evenly."""
+
+    def steps(self, parts: Sequence[T]) -> Iterator[T]:
+        """Other parts of an evaluation, with their progress shown in the same way."""
+
+
+class Task(ABC):
+    """A kind of model, named as on the Hugging Face hub.
+
+    A subclass says what its data and its answers are, and gets everything else: training, serving
+    over every protocol, evaluation, golden sets. How its recipes are trained is said by the module
+    `training` in its folder (`jobs.objective`). Data go `decode` -> engine -> `encode`; the arrays
+    between them are named as in `inputs` and `outputs`.
+    """
+
+    SUMMARY: ClassVar[str]
+    """What it does, as a line for people."""
+    INPUT: ClassVar[str]
+    """The kind of the items of its data sets."""
+    TARGETS: ClassVar[tuple[str, ...]]
+    """The targets of data formats it can be trained on."""
+    CLASSES: ClassVar[int]
+    """How many classes a data set needs at least."""
+    METRIC: ClassVar[str]
+    """The figure that sums up an evaluation."""
+    RECIPE: ClassVar[str]
+    """The default recipe."""
+    SAMPLES: ClassVar[int]
+    """How many training items `prepare` sees at most."""
+    PREPROCESSING: ClassVar[type[Struct]]
+    """Settings of `decode`; travel in the manifest."""
+
+    TAKES: ClassVar[str] = ""
+    """The kind of what callers send, where it is not that of the items."""
+    GIVES: ClassVar[str] = "json"
+    """The kind of an answer. "image": `{"image": base64}`, or a list of pictures as base64, which
+    protocols may send as pictures.
+    """
+    SPLIT: ClassVar[Literal["items", "classes"]] = "items"
+    """What goes to a split as a whole where a data set declares none. "classes" is for answers that
+    name no class: whole classes are held out, and other classes may be measured than were trained
+    on.
+    """
+    GRAPHS: ClassVar[tuple[str, ...]] = ()
+    """The names of further graphs in the bundle, each in its folder; `training.deployed` gives them
+    by name, "" is the model itself.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that people type: that of its package."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+    @property
+    def takes(self) -> str:
+        """The kind of what callers send."""
+        return self.TAKES or self.INPUT
+
+    @property
+    def streams(self) -> bool:
+        """Whether answers are written token by token."""
+        return isinstance(self, StreamingTask)
+
+    def training(self) -> ModuleType:
+        """How its recipes are trained; imports torch."""
+        return importlib.import_module(f"{type(self).__module__}.training")
+
+    # ---- data
+
+    @abstractmethod
     def fingerprint(self, data: Raw) -> str:
         """The sha256 of the decoded content; raises `InvalidInput` when it can't be decoded."""
 
-    def prepare(self, samples: Sequence[Raw], preprocessing: Any, folder: Path) -> Any:
+    def group_key(self, data: Raw) -> str | None:
+        """A sha256 that is the same for items which belong together: those stay in one split."""
+        return None
+
+    def prepare_sample(self, item: Item) -> Any:
+        """What `prepare` sees of a training item."""
+        return item.data
+
+    @abstractmethod
+    def prepare(self, samples: Sequence[Any], preprocessing: Any, folder: Path) -> Any:
         """Preprocessing completed from training samples; files it needs are written into
         `folder`.
         """
 
+    def describe_inputs(self, samples: Sequence[Any]) -> Any:
+        """What the samples are like, as `Facts.inputs` for a recipe's `fit_to`."""
+        return None
+
+    @abstractmethod
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """One item as it is trained on: what `decode` makes (or a part of it), and its targets by
+        name.
+        """
+
+    # ---- the network
+
+    @abstractmethod
     def inputs(self, context: Context) -> list[TensorSpec]:
         """The signature of what `decode` makes, the batch axis first."""
 
+    @abstractmethod
     def outputs(self, context: Context) -> list[TensorSpec]:
         """The signature of what the network answers, the batch axis first."""
 
+    def graph(self, context: Context) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """The network's own inputs and outputs, where `infer` runs it differently from how callers
+        see the model.
+        """
+        return self.inputs(context), self.outputs(context)
+
+    # ---- an answer
+
+    @abstractmethod
     def decode(self, data: Raw, context: Context) -> Arrays:
         """One raw input as named arrays without the batch axis; raises `InvalidInput`.
 
         Names that begin with `NOTE` do not go to the model: `encode` finds them beside the outputs.
         """
 
+    def request(
+        self, data: Raw, context: Context, parameters: Mapping[str, Any]
+    ) -> Arrays:
+        """`decode` for a task some of whose parameters say what is fed to the model."""
+        return self.decode(data, context)
+
+    def infer(
+        self, runs: Mapping[str, Run], arrays: Arrays, context: Context
+    ) -> Arrays:
+        """A batch through the engine; a task whose inputs have no fixed size may run it in tiles or
+        in steps.
+        """
+        return runs[""](arrays)
+
+    @abstractmethod
     def encode(
         self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
     ) -> Any:
         """One answer, in the shape of the Hugging Face API, from arrays without the batch axis."""
 
-    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
-        """One item as it is trained on: what `decode` makes (or a part of it), and its targets by
-        name.
-        """
+    def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
+        """Whether two answers to one input are the same but for rounding."""
+        return same_numbers(one, other, tolerance)
 
-    def truth(self, item: Item) -> Any:
-        """What an item's answer is measured by."""
+    # ---- evaluation
 
-    def complete(self, labels: Sequence[str]) -> Json:
+    @abstractmethod
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """Metrics (with the number of `items`) and pictures of a model on a split."""
+
+    def measured_by(self, item: Item, context: Context) -> Raw:
+        """The raw input that is sent to measure a model by an item."""
+        return item.data
+
+    @abstractmethod
+    def expected(self, item: Item) -> Any:
+        """What an item's answer is compared with."""
+
+    def full_parameters(self, labels: Sequence[str]) -> Json:
         """The parameters with which `encode` leaves nothing out."""
+        return {}
 
-    def evaluate(self, measured: Measured) -> Evaluation:
-        """Metrics (with the number of `items`) and pictures."""
+    def measured(self, model: Model, items: Items) -> "Measured":
+        """The model's answer to each item, beside what is expected."""
+        labels = model.context.labels
+        outputs = list[Any]()
+        truths = list[Any]()
+        for item, answer in model.answers(iter(items), self.full_parameters(labels)):
+            outputs.append(answer)
+            truths.append(self.expected(item))
+        return Measured(
+            outputs=outputs,
+            truths=truths,
+            labels=labels,
+            show=lambda rows: [item.data for item in items.rows(rows)],
+            context=model.context,
+        )
 
+    # ---- examples
+
+    @abstractmethod
     def as_sent(self, data: Raw) -> bytes | str:
         """An item of a data set as a caller would send it."""
 
-    def example(self) -> Raw:
+    @abstractmethod
+    def example(self) -> bytes | str:
         """A valid input, for tests and documentation."""
+
+
+class StreamingTask(Task):
+    """A task whose answers are written token by token; its model is a writer
+    (`engines.base`).
+    """
+
+    @abstractmethod
+    def begin(
+        self, name: Any, data: Raw, context: Context, parameters: Mapping[str, Any]
+    ) -> Text:
+        """A text for the generator, `name`d for its pieces; raises `InvalidInput`."""
+
+    @abstractmethod
+    def stream_part(self, piece: Piece, at: int, context: Context) -> StreamPart:
+        """What a step adds to an answer after `at` characters."""
+
+    @abstractmethod
+    def stream_answer(
+        self,
+        text: Text,
+        pieces: Sequence[Piece],
+        parameters: Mapping[str, Any],
+        context: Context,
+    ) -> Any:
+        """The whole answer, from all pieces of a text."""
+
+
+class GeneratingTask(Task):
+    """A task that is not asked about its items, but makes new ones.
+
+    One request may ask for several rows: its arrays have an axis of their own for them, which
+    `infer` knows to take away.
+    """
+
+    EVALUATED: ClassVar[int]
+    """How many new items are made at most to be compared with those of a split."""
+
+    @abstractmethod
+    def questions(self, count: int) -> list[tuple[Raw, Json]]:
+        """Raw inputs and parameters that ask for so many new items."""
+
+    def measured(self, model: Model, items: Items) -> "Measured":
+        """New items, to be compared as a whole with as many of the split."""
+        real = items.sample(self.EVALUATED)
+        outputs = list[Any]()
+        for raw, parameters in items.steps(self.questions(len(real))):
+            outputs += model.predict([raw], parameters)
+        return Measured(
+            outputs=outputs,
+            truths=[self.expected(item) for item in real],
+            labels=model.context.labels,
+            show=lambda rows: [real[row].data for row in rows],
+            learn=items.training,
+        )
+
+
+def same_numbers(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether two answers of numbers and labels are the same but for rounding; ranked lists may
+    swap near-equal scores.
+    """
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return abs(one - other) <= tolerance * max(1.0, abs(one), abs(other))
+    if isinstance(one, list) and isinstance(other, list):
+        if len(one) != len(other):
+            return False
+        if all(
+            isinstance(x, dict) and {"label", "score"} <= x.keys()
+            for x in [*one, *other]
+        ):
+            return _same_ranking(one, other, tolerance)
+        return all(
+            same_numbers(a, b, tolerance) for a, b in zip(one, other, strict=True)
+        )
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            same_numbers(one[key], other[key], tolerance) for key in one
+        )
+    return bool(one == other)
+
+
+def _same_ranking(one: list[Any], other: list[Any], tolerance: float) -> bool:
+    scores = {entry["label"]: entry["score"] for entry in other}
+    least = min((entry["score"] for entry in other), default=0.0)
+    ranks = all(
+        same_numbers(a["score"], b["score"], tolerance)
+        for a, b in zip(one, other, strict=True)
+    )
+    return ranks and all(
+        same_numbers(entry["score"], scores.get(entry["label"], least), tolerance)
+        for entry in one
+    )
 
 
 class Recipe(Protocol):
@@ -220,14 +457,17 @@ class Recipe(Protocol):
         """A torch module: the inputs in their order, what `loss` and `deployed` expect out."""
 
 
-def kind_of(task: Task) -> str:
-    """The kind of what callers send: that of the items, but for tasks that make new ones."""
-    return str(getattr(task, "ASKED", task.INPUT))
-
-
 def task_named(name: str) -> Task:
-    """The task; raises `NotFound` naming those that exist."""
-    return cast(Task, plugins.load("tasks", name))
+    """The task; raises `NotFound` naming those that exist, `InvalidInput` for a plugin that is no
+    task.
+    """
+    task = getattr(plugins.load("tasks", name), "TASK", None)
+    if not isinstance(task, Task):
+        raise InvalidInput(
+            f"the task '{name}' has no TASK: an object of a subclass of "
+            "modelmill.tasks.base.Task"
+        )
+    return task
 
 
 ALSO = {
@@ -240,11 +480,6 @@ ALSO = {
 def usual_name(task: str) -> str:
     """The name of a task that may be called otherwise, too."""
     return ALSO.get(task, task)
-
-
-def split_by(task: Task) -> str:
-    """What goes to a split as a whole where a data set declares none: `items` or `classes`."""
-    return getattr(task, "SPLIT", "items")
 
 
 def recipe_named(task: str, name: str) -> ModuleType:
@@ -261,22 +496,25 @@ __all__ = [
     "Evaluation",
     "Facts",
     "Fraction",
+    "GeneratingTask",
     "Graph",
     "Item",
+    "Items",
     "Measured",
+    "Model",
     "Plan",
     "Positive",
     "Raw",
     "Recipe",
+    "Run",
     "Signature",
+    "StreamingTask",
     "Task",
     "TrainSettings",
     "describe",
     "fitted",
-    "kind_of",
     "names",
     "plan",
     "recipe_named",
-    "split_by",
     "task_named",
 ]

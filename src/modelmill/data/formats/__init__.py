@@ -11,7 +11,7 @@ options)` names them all.
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import ClassVar, Protocol
 
 from modelmill import plugins
 from modelmill.data.base import Source
@@ -21,7 +21,18 @@ from modelmill.errors import InvalidInput
 KIND = "data.formats"
 
 
-def fitting(task: Any) -> dict[str, ModuleType]:
+class Trainable(Protocol):
+    """A task as a format sees it (`tasks.base.Task`)."""
+
+    INPUT: ClassVar[str]
+    TARGETS: ClassVar[tuple[str, ...]]
+
+    @property
+    def name(self) -> str:
+        """The name that people type."""
+
+
+def fitting(task: Trainable) -> dict[str, ModuleType]:
     """The formats whose items a task can be trained on, by name."""
     known: dict[str, ModuleType] = {
         name: plugins.load(KIND, name) for name in plugins.names(KIND)
@@ -29,7 +40,7 @@ def fitting(task: Any) -> dict[str, ModuleType]:
     return {name: module for name, module in known.items() if fits(module, task)}
 
 
-def fits(format: ModuleType, task: Any) -> bool:
+def fits(format: ModuleType, task: Trainable) -> bool:
     """Whether the items of a format bring what a task takes and is trained on."""
     return (
         format.INPUT == task.INPUT
@@ -37,7 +48,7 @@ def fits(format: ModuleType, task: Any) -> bool:
     )
 
 
-def labelled(format: ModuleType, task: Any) -> bool:
+def labelled(format: ModuleType, task: Trainable) -> bool:
     """Whether each item is to have a class: the format brings one, and the task can't do
     without.
     """
@@ -49,7 +60,7 @@ def labels(format: ModuleType, source: Source, options: Mapping[str, str]) -> li
     return list(format.labels(source, options)) if hasattr(format, "labels") else []
 
 
-def detect(source: Source, task: Any) -> str:
+def detect(source: Source, task: Trainable) -> str:
     """The name of the format that fits; raises `InvalidInput` when none or several do."""
     known = fitting(task)
     fit = {
@@ -67,9 +78,5 @@ def detect(source: Source, task: Any) -> str:
         )
     held = ", ".join(shown(name, 60) for name in source.names[:5])
     raise InvalidInput(
-        f"'{source.title}' is in no known format for {_title(task)} ({names}); it holds {held}"
+        f"'{source.title}' is in no known format for {task.name} ({names}); it holds {held}"
     )
-
-
-def _title(task: Any) -> str:
-    return str(task.__name__.rpartition(".")[2].replace("_", "-"))

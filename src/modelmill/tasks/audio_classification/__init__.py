@@ -7,50 +7,12 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from modelmill.tasks.base import Arrays, Context, Item, Raw
+from modelmill.tasks.base import Arrays, Context, Raw
 from modelmill.tasks.decoding import audio_decoder
-from modelmill.tasks.decoding.audio_decoder import fingerprint
-from modelmill.tasks.evaluation.classification import (
-    complete,
-    encode,
-    evaluate,
-    outputs,
-    target,
-    truth,
-)
+from modelmill.tasks.evaluation.classification import Classifier
+from modelmill.tasks.inputs import AudioTask
 from modelmill.types import TensorSpec
 
-__all__ = [
-    "CLASSES",
-    "INPUT",
-    "METRIC",
-    "RECIPE",
-    "SAMPLES",
-    "SUMMARY",
-    "TARGETS",
-    "Preprocessing",
-    "as_sent",
-    "complete",
-    "decode",
-    "encode",
-    "evaluate",
-    "example",
-    "fingerprint",
-    "inputs",
-    "outputs",
-    "prepare",
-    "sample",
-    "target",
-    "truth",
-]
-
-SUMMARY = "say what is heard in a recording, such as a word or a kind of noise"
-INPUT = "audio"
-TARGETS = ("label",)
-CLASSES = 2
-METRIC = "accuracy"
-RECIPE = "cnn"
-SAMPLES = 500
 LONGEST = 98
 """The percentile of the training recordings' lengths that is the model's, when it is taken from the
 data.
@@ -79,55 +41,49 @@ class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
         return max(1, round(self.seconds * self.rate))
 
 
-def prepare(
-    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
-) -> Preprocessing:
-    """Rate and length taken from the training recordings."""
-    recordings = [audio_decoder.read(sample) for sample in samples]
-    seconds = preprocessing.seconds
-    if not seconds:
-        usual = float(np.percentile([one.seconds for one in recordings], LONGEST))
-        seconds = min(preprocessing.max_seconds, max(0.1, round(usual, 2)))
-    return msgspec.structs.replace(
-        preprocessing,
-        rate=audio_decoder.rate_of(recordings, preprocessing),
-        seconds=seconds,
-    )
+class AudioClassification(Classifier, AudioTask):
+    """Labels with scores for a recording."""
 
+    SUMMARY = "say what is heard in a recording, such as a word or a kind of noise"
+    RECIPE = "cnn"
+    SAMPLES = 500
+    PREPROCESSING = Preprocessing
 
-def inputs(context: Context) -> list[TensorSpec]:
-    """`audio`: samples -1..1 [-1, length]."""
-    return [
-        TensorSpec(
-            name="audio", datatype="FP32", shape=[-1, context.preprocessing.length]
+    def prepare(
+        self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+    ) -> Preprocessing:
+        """Rate and length taken from the training recordings."""
+        recordings = [audio_decoder.read(sample) for sample in samples]
+        seconds = preprocessing.seconds
+        if not seconds:
+            usual = float(np.percentile([one.seconds for one in recordings], LONGEST))
+            seconds = min(preprocessing.max_seconds, max(0.1, round(usual, 2)))
+        return msgspec.structs.replace(
+            preprocessing,
+            rate=audio_decoder.rate_of(recordings, preprocessing),
+            seconds=seconds,
         )
-    ]
+
+    def inputs(self, context: Context) -> list[TensorSpec]:
+        """`audio`: samples -1..1 [-1, length]."""
+        return [
+            TensorSpec(
+                name="audio", datatype="FP32", shape=[-1, context.preprocessing.length]
+            )
+        ]
+
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """`audio`: the middle of the recording, silence on both sides where it is shorter; raises
+        `InvalidInput`.
+        """
+        how = context.preprocessing
+        heard = audio_decoder.at_rate(audio_decoder.read(data), how.rate)
+        spare = len(heard) - how.length
+        if spare > 0:
+            heard = heard[spare // 2 : spare // 2 + how.length]
+        elif spare < 0:
+            heard = np.pad(heard, (-spare // 2, -spare - -spare // 2))
+        return {"audio": np.ascontiguousarray(heard, np.float32)}
 
 
-def decode(data: Raw, context: Context) -> Arrays:
-    """`audio`: the middle of the recording, silence on both sides where it is shorter; raises
-    `InvalidInput`.
-    """
-    how = context.preprocessing
-    heard = audio_decoder.at_rate(audio_decoder.read(data), how.rate)
-    spare = len(heard) - how.length
-    if spare > 0:
-        heard = heard[spare // 2 : spare // 2 + how.length]
-    elif spare < 0:
-        heard = np.pad(heard, (-spare // 2, -spare - -spare // 2))
-    return {"audio": np.ascontiguousarray(heard, np.float32)}
-
-
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """The arrays of `decode`, and `label`."""
-    return decode(item.data, context), target(item, context)
-
-
-def as_sent(data: Raw) -> bytes:
-    """The file itself."""
-    return bytes(data)  # type: ignore[arg-type]
-
-
-def example() -> bytes:
-    """Half a second of a rising tone as WAV."""
-    return audio_decoder.tone()
+TASK = AudioClassification()

@@ -1,6 +1,6 @@
 """automatic-speech-recognition: a recording in, what is said in it out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,42 +15,22 @@ from modelmill.tasks.automatic_speech_recognition.decoding import (
     words,
 )
 from modelmill.tasks.automatic_speech_recognition.measures import error_rate, sheet
-from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.base import (
+    NOTE,
+    Arrays,
+    Context,
+    Evaluation,
+    Item,
+    Items,
+    Measured,
+    Model,
+    Raw,
+    Run,
+)
 from modelmill.tasks.decoding import audio_decoder
-from modelmill.tasks.decoding.audio_decoder import fingerprint
+from modelmill.tasks.inputs import AudioTask
 from modelmill.types import Json, TensorSpec
 
-__all__ = [
-    "CLASSES",
-    "INPUT",
-    "METRIC",
-    "RECIPE",
-    "SAMPLES",
-    "SUMMARY",
-    "TARGETS",
-    "Preprocessing",
-    "as_sent",
-    "complete",
-    "decode",
-    "encode",
-    "evaluate",
-    "example",
-    "fingerprint",
-    "infer",
-    "inputs",
-    "outputs",
-    "prepare",
-    "sample",
-    "truth",
-]
-
-SUMMARY = "write down what is said in a recording"
-INPUT = "audio"
-TARGETS = ("text",)
-CLASSES = 1
-METRIC = "wer"
-RECIPE = "ctc"
-SAMPLES = 500
 PARAMETERS = ("return_timestamps", "num_beams")
 MOST_BEAMS, MOST_STEPS = 100, 200_000
 """Texts that are followed, and at how many places of a recording in all: others wait for it."""
@@ -108,118 +88,163 @@ class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
         return max(1, round(self.hop * self.rate))
 
 
-def prepare(
-    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
-) -> Preprocessing:
-    """Rate and length taken from the training recordings."""
-    recordings = [audio_decoder.read(sample) for sample in samples]
-    longest = max(one.seconds for one in recordings)
-    seconds = preprocessing.seconds or min(
-        preprocessing.max_seconds, max(0.1, round(longest * 1.05, 2))
-    )
-    if (shortest := min(one.seconds for one in recordings)) > seconds:
-        raise InvalidInput(
-            f"all recordings are longer than the {seconds:g} s that are trained on, the shortest "
-            f"has {shortest:.1f} s: "
-            "cut them at silences, or set max_seconds (at most 120)"
+class SpeechRecognition(AudioTask):
+    """What is said in a recording."""
+
+    SUMMARY = "write down what is said in a recording"
+    TARGETS = ("text",)
+    CLASSES = 1
+    METRIC = "wer"
+    RECIPE = "ctc"
+    SAMPLES = 500
+    PREPROCESSING = Preprocessing
+
+    def prepare(
+        self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+    ) -> Preprocessing:
+        """Rate and length taken from the training recordings."""
+        recordings = [audio_decoder.read(sample) for sample in samples]
+        longest = max(one.seconds for one in recordings)
+        seconds = preprocessing.seconds or min(
+            preprocessing.max_seconds, max(0.1, round(longest * 1.05, 2))
         )
-    return msgspec.structs.replace(
-        preprocessing,
-        rate=audio_decoder.rate_of(recordings, preprocessing),
-        seconds=seconds,
-    )
-
-
-def inputs(context: Context) -> list[TensorSpec]:
-    """`audio`: samples -1..1 [-1, any length]."""
-    return [TensorSpec(name="audio", datatype="FP32", shape=[-1, -1])]
-
-
-def outputs(context: Context) -> list[TensorSpec]:
-    """`scores`: logarithms of the probabilities of nothing and of each character [-1, places,
-    characters + 1].
-    """
-    return [
-        TensorSpec(
-            name=SCORES, datatype="FP32", shape=[-1, -1, len(context.labels) + 1]
+        if (shortest := min(one.seconds for one in recordings)) > seconds:
+            raise InvalidInput(
+                f"all recordings are longer than the {seconds:g} s that are trained on, the "
+                f"shortest has {shortest:.1f} s: cut them at silences, or set max_seconds "
+                "(at most 120)"
+            )
+        return msgspec.structs.replace(
+            preprocessing,
+            rate=audio_decoder.rate_of(recordings, preprocessing),
+            seconds=seconds,
         )
-    ]
 
+    def inputs(self, context: Context) -> list[TensorSpec]:
+        """`audio`: samples -1..1 [-1, any length]."""
+        return [TensorSpec(name="audio", datatype="FP32", shape=[-1, -1])]
 
-def decode(data: Raw, context: Context) -> Arrays:
-    """`audio`: the samples at the model's rate; raises `InvalidInput`, `TooLarge`."""
-    recording = audio_decoder.read(data)
-    heard = audio_decoder.at_rate(recording, context.preprocessing.rate)
-    return {
-        "audio": np.ascontiguousarray(heard),
-        SECONDS: np.float32(recording.seconds),  # type: ignore[dict-item]
-    }
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """`scores`: logarithms of the probabilities of nothing and of each character [-1, places,
+        characters + 1].
+        """
+        return [
+            TensorSpec(
+                name=SCORES, datatype="FP32", shape=[-1, -1, len(context.labels) + 1]
+            )
+        ]
 
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """`audio`: the samples at the model's rate; raises `InvalidInput`, `TooLarge`."""
+        recording = audio_decoder.read(data)
+        heard = audio_decoder.at_rate(recording, context.preprocessing.rate)
+        return {
+            "audio": np.ascontiguousarray(heard),
+            SECONDS: np.float32(recording.seconds),  # type: ignore[dict-item]
+        }
 
-def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> Arrays:
-    """Recordings of any length, long ones in windows whose halves of the overlap are put
-    together.
-    """
-    how, audio = context.preprocessing, arrays["audio"]
-    if audio.ndim != 2 or not audio.shape[1]:
-        raise InvalidInput(
-            f"audio wants the shape [batch, samples], not {list(audio.shape)}"
+    def infer(
+        self, runs: Mapping[str, Run], arrays: Arrays, context: Context
+    ) -> Arrays:
+        """Recordings of any length, long ones in windows whose halves of the overlap are put
+        together.
+        """
+        how, audio = context.preprocessing, arrays["audio"]
+        if audio.ndim != 2 or not audio.shape[1]:
+            raise InvalidInput(
+                f"audio wants the shape [batch, samples], not {list(audio.shape)}"
+            )
+        window, half = round(how.window / how.hop), round(how.overlap / how.hop / 2)
+        if audio.shape[1] <= window * how.step:
+            return {SCORES: runs[""]({"audio": audio})[SCORES]}
+        parts = []
+        stride = window - 2 * half
+        places = -(-audio.shape[1] // how.step)
+        for start in range(0, max(1, places - 2 * half), stride):
+            part = np.ascontiguousarray(
+                audio[:, start * how.step : (start + window) * how.step]
+            )
+            scores = runs[""]({"audio": part})[SCORES]
+            last = start + stride >= places - 2 * half
+            parts.append(
+                scores[:, half if start else 0 : None if last else half + stride]
+            )
+        return {SCORES: np.concatenate(parts, axis=1)}
+
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> Json:
+        """`{"text"}`, with `return_timestamps` also `chunks` and `duration`; `num_beams` looks
+        further.
+
+        Raises `InvalidInput`.
+        """
+        for name in parameters:
+            if name not in PARAMETERS:
+                raise unknown_setting(name, PARAMETERS, "parameter")
+        beams, stamps = parameters.get("num_beams"), parameters.get("return_timestamps")
+        if beams is not None and not (type(beams) is int and 1 <= beams <= MOST_BEAMS):
+            raise InvalidInput(
+                f"num_beams is a whole number from 1 to {MOST_BEAMS}, not {beams!r:.40}"
+            )
+        if stamps not in (None, True, False, "word", "char"):
+            raise InvalidInput(
+                f"return_timestamps is true, false, 'word' or 'char', not {stamps!r:.40}"
+            )
+        scores, labels = arrays[SCORES], context.labels
+        if beams is not None and beams * len(scores) > MOST_STEPS:
+            most = MOST_STEPS // max(1, len(scores))
+            raise InvalidInput(
+                f"num_beams={beams} is too many for a recording of this length; at most {most} are "
+                "followed"
+            )
+        heard = (
+            beam(scores, labels, beams)
+            if beams is not None and beams > 1
+            else greedy(scores, labels)
         )
-    window, half = round(how.window / how.hop), round(how.overlap / how.hop / 2)
-    if audio.shape[1] <= window * how.step:
-        return {SCORES: run({"audio": audio})[SCORES]}
-    parts = []
-    stride = window - 2 * half
-    places = -(-audio.shape[1] // how.step)
-    for start in range(0, max(1, places - 2 * half), stride):
-        part = np.ascontiguousarray(
-            audio[:, start * how.step : (start + window) * how.step]
+        text = "".join(one.text for one in heard).strip()
+        if not stamps:
+            return {"text": text}
+        seconds = (
+            float(arrays[SECONDS])
+            if SECONDS in arrays
+            else len(arrays[SCORES]) * context.preprocessing.hop
         )
-        scores = run({"audio": part})[SCORES]
-        last = start + stride >= places - 2 * half
-        parts.append(scores[:, half if start else 0 : None if last else half + stride])
-    return {SCORES: np.concatenate(parts, axis=1)}
+        chunks = _chunks(heard, context.preprocessing.hop, seconds, stamps)
+        return {"text": text, "chunks": chunks, "duration": round(seconds, 3)}
 
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """`audio` with silence behind it, its `length`, and what is said: numbers of characters
+        from 1, and how many.
 
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Json:
-    """`{"text"}`, with `return_timestamps` also `chunks` and `duration`; `num_beams` looks further.
+        A recording that is longer than those trained on teaches nothing: its text counts as empty.
+        """
+        how = context.preprocessing
+        heard = self.decode(item.data, context)["audio"]
+        places = {label: number for number, label in enumerate(context.labels, 1)}
+        said = [places[letter] for letter in str(item.target) if letter in places]
+        room = -(-how.length // how.step)
+        known = len(heard) <= how.length and len(said) <= room
+        audio, text = np.zeros(how.length, np.float32), np.zeros(room, np.int64)
+        audio[: len(heard)] = heard[: how.length]
+        text[: len(said)] = said[:room]
+        targets = {
+            "length": min(len(heard), how.length),
+            "text": text,
+            "count": len(said) if known else 0,
+        }
+        return {"audio": audio}, {
+            name: np.asarray(value, np.int64) for name, value in targets.items()
+        }
 
-    Raises `InvalidInput`.
-    """
-    for name in parameters:
-        if name not in PARAMETERS:
-            raise unknown_setting(name, PARAMETERS, "parameter")
-    beams, stamps = parameters.get("num_beams"), parameters.get("return_timestamps")
-    if beams is not None and not (type(beams) is int and 1 <= beams <= MOST_BEAMS):
-        raise InvalidInput(
-            f"num_beams is a whole number from 1 to {MOST_BEAMS}, not {beams!r:.40}"
-        )
-    if stamps not in (None, True, False, "word", "char"):
-        raise InvalidInput(
-            f"return_timestamps is true, false, 'word' or 'char', not {stamps!r:.40}"
-        )
-    scores, labels = arrays[SCORES], context.labels
-    if beams is not None and beams * len(scores) > MOST_STEPS:
-        most = MOST_STEPS // max(1, len(scores))
-        raise InvalidInput(
-            f"num_beams={beams} is too many for a recording of this length; at most {most} are "
-            "followed"
-        )
-    heard = (
-        beam(scores, labels, beams)
-        if beams is not None and beams > 1
-        else greedy(scores, labels)
-    )
-    text = "".join(one.text for one in heard).strip()
-    if not stamps:
-        return {"text": text}
-    seconds = (
-        float(arrays[SECONDS])
-        if SECONDS in arrays
-        else len(arrays[SCORES]) * context.preprocessing.hop
-    )
-    chunks = _chunks(heard, context.preprocessing.hop, seconds, stamps)
-    return {"text": text, "chunks": chunks, "duration": round(seconds, 3)}
+    def expected(self, item: Item) -> str:
+        """What is said."""
+        return str(item.target)
+
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """Word and character error rates, and a sheet of the worst."""
+        return metrics(self.measured(model, items))
 
 
 def _chunks(
@@ -241,42 +266,7 @@ def _chunks(
     ]
 
 
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`audio` with silence behind it, its `length`, and what is said: numbers of characters from 1,
-    and how many.
-
-    A recording that is longer than those trained on teaches nothing: its text counts as empty.
-    """
-    how = context.preprocessing
-    heard = decode(item.data, context)["audio"]
-    places = {label: number for number, label in enumerate(context.labels, 1)}
-    said = [places[letter] for letter in str(item.target) if letter in places]
-    room = -(-how.length // how.step)
-    known = len(heard) <= how.length and len(said) <= room
-    audio, text = np.zeros(how.length, np.float32), np.zeros(room, np.int64)
-    audio[: len(heard)] = heard[: how.length]
-    text[: len(said)] = said[:room]
-    targets = {
-        "length": min(len(heard), how.length),
-        "text": text,
-        "count": len(said) if known else 0,
-    }
-    return {"audio": audio}, {
-        name: np.asarray(value, np.int64) for name, value in targets.items()
-    }
-
-
-def truth(item: Item) -> str:
-    """What is said."""
-    return str(item.target)
-
-
-def complete(labels: Sequence[str]) -> Json:
-    """Nothing is left out."""
-    return {}
-
-
-def evaluate(measured: Measured) -> Evaluation:
+def metrics(measured: Measured) -> Evaluation:
     """Word and character error rates over all recordings (less is better), and a sheet of the
     worst.
     """
@@ -300,11 +290,4 @@ def evaluate(measured: Measured) -> Evaluation:
     return Evaluation(metrics=metrics, pictures={"transcripts.png": sheet(rows)})
 
 
-def as_sent(data: Raw) -> bytes:
-    """The file itself."""
-    return bytes(data)  # type: ignore[arg-type]
-
-
-def example() -> bytes:
-    """Half a second of a rising tone as WAV."""
-    return audio_decoder.tone()
+TASK = SpeechRecognition()

@@ -1,13 +1,23 @@
 """What all classifiers share: scores to labels, metrics, and the pictures of an evaluation."""
 
 import io
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured
+from modelmill.tasks.base import (
+    Arrays,
+    Context,
+    Evaluation,
+    Item,
+    Items,
+    Measured,
+    Model,
+    Task,
+)
 from modelmill.types import Json, TensorSpec
 
 TOP_K = 5
@@ -15,45 +25,57 @@ PARAMETERS = ("function_to_apply", "top_k")
 BINS = 15
 
 
-def outputs(context: Context) -> list[TensorSpec]:
-    """Probabilities of all labels."""
-    return [TensorSpec(name="scores", datatype="FP32", shape=[-1, len(context.labels)])]
+class Classifier(Task, ABC):
+    """A task whose answers are labels with scores."""
 
+    TARGETS = ("label",)
+    CLASSES = 2
+    METRIC = "accuracy"
 
-def encode(
-    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-) -> list[Json]:
-    """`[{label, score}]`, best first, `parameters["top_k"]` of them (5); raises `InvalidInput`."""
-    for name in parameters:
-        if name not in PARAMETERS:
-            raise unknown_setting(name, PARAMETERS, "parameter")
-    top_k = TOP_K if parameters.get("top_k") is None else parameters["top_k"]
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
-        raise InvalidInput(f"top_k is a whole number from 1, not {top_k!r:.40}")
-    if parameters.get("function_to_apply") not in (None, "softmax"):
-        raise InvalidInput(
-            "function_to_apply: this model answers probabilities ('softmax')"
-        )
-    scores = arrays["scores"]
-    best = np.argsort(-scores, kind="stable")[:top_k]
-    return [
-        {"label": context.labels[i], "score": round(float(scores[i]), 6)} for i in best
-    ]
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """`scores`: probabilities of all labels [-1, labels]."""
+        shape = [-1, len(context.labels)]
+        return [TensorSpec(name="scores", datatype="FP32", shape=shape)]
 
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> list[Json]:
+        """`[{label, score}]`, best first, `parameters["top_k"]` of them (5); raises
+        `InvalidInput`.
+        """
+        for name in parameters:
+            if name not in PARAMETERS:
+                raise unknown_setting(name, PARAMETERS, "parameter")
+        top_k = TOP_K if parameters.get("top_k") is None else parameters["top_k"]
+        if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+            raise InvalidInput(f"top_k is a whole number from 1, not {top_k!r:.40}")
+        if parameters.get("function_to_apply") not in (None, "softmax"):
+            raise InvalidInput(
+                "function_to_apply: this model answers probabilities ('softmax')"
+            )
+        scores = arrays["scores"]
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        return [
+            {"label": context.labels[i], "score": round(float(scores[i]), 6)}
+            for i in best
+        ]
 
-def complete(labels: Sequence[str]) -> Json:
-    """Every label."""
-    return {"top_k": len(labels)}
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """The arrays of `decode`, and `label`: its number."""
+        number = np.asarray(context.labels.index(item.label), np.int64)
+        return self.decode(item.data, context), {"label": number}
 
+    def expected(self, item: Item) -> str:
+        """The label."""
+        return item.label
 
-def truth(item: Item) -> str:
-    """The label."""
-    return item.label
+    def full_parameters(self, labels: Sequence[str]) -> Json:
+        """Every label."""
+        return {"top_k": len(labels)}
 
-
-def target(item: Item, context: Context) -> Arrays:
-    """`label`: its number."""
-    return {"label": np.int64(context.labels.index(item.label))}  # type: ignore[dict-item]
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """Accuracy, figures of each class and the confusion matrix."""
+        return evaluate(self.measured(model, items))
 
 
 def evaluate(measured: Measured) -> Evaluation:

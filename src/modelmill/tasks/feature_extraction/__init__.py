@@ -3,7 +3,7 @@ same.
 """
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,27 +11,27 @@ import msgspec
 import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
+from modelmill.tasks.base import (
+    NOTE,
+    Arrays,
+    Context,
+    Evaluation,
+    Item,
+    Items,
+    Model,
+    Raw,
+)
 from modelmill.tasks.decoding import text_tokenizer
 from modelmill.tasks.decoding.text_tokenizer import (
     TOKENIZER,
-    fingerprint,
     load_tokenizer,
 )
-from modelmill.types import Json, TensorSpec
-
-__all__ = ["fingerprint"]
-
-SUMMARY = (
-    "turn a text into a vector, for search and comparison by meaning; sentence-similarity "
-    "is asked of it, too"
+from modelmill.tasks.decoding.text_tokenizer import (
+    fingerprint as fingerprint,
 )
-INPUT = "text"
-TARGETS = ("texts", "label", "scored")
-CLASSES = 0
-METRIC = "recall_at_1"
-RECIPE = "encoder"
-SAMPLES = 200_000
+from modelmill.tasks.inputs import TextTask
+from modelmill.types import TensorSpec
+
 DIGITS = 6
 ENCODINGS = ("float", "base64")
 SIDES = ("left", "right")
@@ -56,21 +56,134 @@ class Preprocessing(text_tokenizer.Preprocessing, frozen=True, kw_only=True):
     ] = 256
 
 
-def prepare(
-    samples: Sequence[Any], preprocessing: Preprocessing, folder: Path
-) -> text_tokenizer.Preprocessing:
-    """The tokenizer and the length, learnt from both sides of the pairs."""
-    texts = [
-        text
-        for sample in samples
-        for text in (sample if isinstance(sample, tuple) else (sample,))
-    ]
-    return text_tokenizer.prepare(texts, preprocessing, folder)
+class FeatureExtraction(TextTask):
+    """A unit vector for a text."""
 
+    SUMMARY = (
+        "turn a text into a vector, for search and comparison by meaning; sentence-similarity "
+        "is asked of it, too"
+    )
+    TARGETS = ("texts", "label", "scored")
+    CLASSES = 0
+    METRIC = "recall_at_1"
+    RECIPE = "encoder"
+    SAMPLES = 200_000
+    PREPROCESSING = Preprocessing
 
-def shown(item: Item) -> Any:
-    """All texts of an item: the tokenizer learns from them."""
-    return (item.data, *_others(item))
+    def prepare(
+        self, samples: Sequence[Any], preprocessing: Preprocessing, folder: Path
+    ) -> text_tokenizer.Preprocessing:
+        """The tokenizer and the length, learnt from both sides of the pairs."""
+        texts = [
+            text
+            for sample in samples
+            for text in (sample if isinstance(sample, tuple) else (sample,))
+        ]
+        return text_tokenizer.prepare(texts, preprocessing, folder)
+
+    def prepare_sample(self, item: Item) -> Any:
+        """All texts of an item: the tokenizer learns from them."""
+        return (item.data, *_others(item))
+
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """`embedding`: FP32 [-1, dimensions], each row of length 1."""
+        return [
+            TensorSpec(
+                name="embedding",
+                datatype="FP32",
+                shape=[-1, context.preprocessing.dimensions],
+            )
+        ]
+
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """`ids`: int64 [max_length], cut at the end; raises `InvalidInput`."""
+        return self.request(data, context, {})
+
+    def request(
+        self, data: Raw, context: Context, parameters: Mapping[str, Any]
+    ) -> Arrays:
+        """`ids`, of the text or the parameter `token_ids`; with `truncate` false raises
+        `InvalidInput` for a long text.
+        """
+        how, given = context.preprocessing, parameters.get("token_ids")
+        cuts = parameters.get("truncate") is not False
+        side = str(parameters.get("truncation_direction") or "right")
+        if side.lower() not in SIDES:
+            raise InvalidInput(
+                f"truncation_direction is left or right, not {side!r:.40}"
+            )
+        left = side.lower() == "left"
+        ids = (
+            _ids(data, context, whole=left or not cuts)
+            if given is None
+            else text_tokenizer.checked_ids(given, how.tokens)
+        )
+        if len(ids) > how.max_length and not cuts:
+            raise InvalidInput(
+                f"the text has {len(ids):,} tokens; the model reads {how.max_length}, and "
+                "truncate is false"
+            )
+        ids = ids[-how.max_length :] if left else ids[: how.max_length]
+        row = np.zeros(how.max_length, np.int64)
+        row[: len(ids)] = ids
+        return {"ids": row, TOKENS: np.array(len(ids), np.int64)}
+
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> Any:
+        """The vector as a list of numbers; raises `InvalidInput` for parameters that are none.
+
+        `dimensions` keeps the first ones, at length 1 again; `encoding_format` base64 is
+        little-endian float32 (OpenAI); with `usage` the answer is `{"embedding", "tokens"}`.
+        """
+        _check(parameters)
+        vector = arrays["embedding"].astype(np.float64)
+        most, size = len(vector), parameters.get("dimensions")
+        if size is not None:
+            if type(size) is not int or not 1 <= size <= most:
+                raise InvalidInput(
+                    f"dimensions is a whole number from 1 to {most}, not {size!r:.40}"
+                )
+            vector = vector[:size] / max(float(np.linalg.norm(vector[:size])), 1e-12)
+        vector = vector.round(DIGITS)
+        packed = parameters.get("encoding_format") == "base64"
+        found: Any = (
+            b64encode(vector.astype("<f4").tobytes()).decode()
+            if packed
+            else vector.tolist()
+        )
+        return (
+            {"embedding": found, "tokens": int(arrays[TOKENS])}
+            if parameters.get("usage")
+            else found
+        )
+
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """`ids`, and what is known of the text: `other` ids near it, with a `score` where there is
+        one, or its `label`.
+        """
+        ids = {"ids": self.decode(item.data, context)["ids"].astype(np.int32)}
+        others = _others(item)
+        if not others:
+            return ids, {"label": np.array(context.labels.index(item.label))}
+        target = {"other": self.decode(others[0], context)["ids"].astype(np.int32)}
+        score = score_of(item)
+        return ids, target if score is None else {
+            **target,
+            "score": np.array(score, np.float32),
+        }
+
+    def expected(self, item: Item) -> Any:
+        """What the text is near to."""
+        return item.target if item.target is not None else item.label
+
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """What each text finds among the others of its pairs or of its labels, and how near scored
+        pairs are.
+        """
+        from modelmill.tasks.feature_extraction.measures import measures
+
+        return measures(model.runs[""], list(items), model.context)
 
 
 def _others(item: Item) -> tuple[str, ...]:
@@ -91,53 +204,6 @@ def score_of(item: Item) -> float | None:
     return None
 
 
-def inputs(context: Context) -> list[TensorSpec]:
-    """`ids`: int64 [-1, max_length]."""
-    return [text_tokenizer.tensor(context.preprocessing)]
-
-
-def outputs(context: Context) -> list[TensorSpec]:
-    """`embedding`: FP32 [-1, dimensions], each row of length 1."""
-    return [
-        TensorSpec(
-            name="embedding",
-            datatype="FP32",
-            shape=[-1, context.preprocessing.dimensions],
-        )
-    ]
-
-
-def decode(data: Raw, context: Context) -> Arrays:
-    """`ids`: int64 [max_length], cut at the end; raises `InvalidInput`."""
-    return request(data, context, {})
-
-
-def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
-    """`ids`, of the text or the parameter `token_ids`; with `truncate` false raises `InvalidInput`
-    for a long text.
-    """
-    how, given = context.preprocessing, parameters.get("token_ids")
-    cuts = parameters.get("truncate") is not False
-    side = str(parameters.get("truncation_direction") or "right")
-    if side.lower() not in SIDES:
-        raise InvalidInput(f"truncation_direction is left or right, not {side!r:.40}")
-    left = side.lower() == "left"
-    ids = (
-        _ids(data, context, whole=left or not cuts)
-        if given is None
-        else text_tokenizer.checked_ids(given, how.tokens)
-    )
-    if len(ids) > how.max_length and not cuts:
-        raise InvalidInput(
-            f"the text has {len(ids):,} tokens; the model reads {how.max_length}, and truncate is "
-            "false"
-        )
-    ids = ids[-how.max_length :] if left else ids[: how.max_length]
-    row = np.zeros(how.max_length, np.int64)
-    row[: len(ids)] = ids
-    return {"ids": row, TOKENS: np.array(len(ids), np.int64)}
-
-
 def _ids(data: Raw, context: Context, *, whole: bool) -> list[int]:
     """The tokens of a text, or of so much of its beginning as the model reads at most."""
     text = text_tokenizer.text_of(data)
@@ -150,35 +216,6 @@ def _ids(data: Raw, context: Context, *, whole: bool) -> list[int]:
         load_tokenizer(context.folder / TOKENIZER)
         .encode(text, add_special_tokens=False)
         .ids
-    )
-
-
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
-    """The vector as a list of numbers; raises `InvalidInput` for parameters that are none.
-
-    `dimensions` keeps the first ones, at length 1 again; `encoding_format` base64 is little-endian
-    float32 (OpenAI); with `usage` the answer is `{"embedding", "tokens"}`.
-    """
-    _check(parameters)
-    vector = arrays["embedding"].astype(np.float64)
-    most, size = len(vector), parameters.get("dimensions")
-    if size is not None:
-        if type(size) is not int or not 1 <= size <= most:
-            raise InvalidInput(
-                f"dimensions is a whole number from 1 to {most}, not {size!r:.40}"
-            )
-        vector = vector[:size] / max(float(np.linalg.norm(vector[:size])), 1e-12)
-    vector = vector.round(DIGITS)
-    packed = parameters.get("encoding_format") == "base64"
-    found: Any = (
-        b64encode(vector.astype("<f4").tobytes()).decode()
-        if packed
-        else vector.tolist()
-    )
-    return (
-        {"embedding": found, "tokens": int(arrays[TOKENS])}
-        if parameters.get("usage")
-        else found
     )
 
 
@@ -196,48 +233,4 @@ def _check(parameters: Mapping[str, Any]) -> None:
         )
 
 
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`ids`, and what is known of the text: `other` ids near it, with a `score` where there is one,
-    or its `label`.
-    """
-    ids = {"ids": decode(item.data, context)["ids"].astype(np.int32)}
-    others = _others(item)
-    if not others:
-        return ids, {"label": np.array(context.labels.index(item.label))}
-    target = {"other": decode(others[0], context)["ids"].astype(np.int32)}
-    score = score_of(item)
-    return ids, target if score is None else {
-        **target,
-        "score": np.array(score, np.float32),
-    }
-
-
-def truth(item: Item) -> Any:
-    """What the text is near to."""
-    return item.target if item.target is not None else item.label
-
-
-def complete(labels: Sequence[str]) -> Json:
-    """A vector is complete as it is."""
-    return {}
-
-
-def measure(
-    run: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context
-) -> Evaluation:
-    """What each text finds among the others of its pairs or of its labels, and how near scored
-    pairs are.
-    """
-    from modelmill.tasks.feature_extraction.measures import measures
-
-    return measures(run, items, context)
-
-
-def as_sent(data: Raw) -> str:
-    """The text itself."""
-    return text_tokenizer.text_of(data)
-
-
-def example() -> str:
-    """A sentence."""
-    return "A quiet film that stays with you."
+TASK = FeatureExtraction()

@@ -1,19 +1,18 @@
 """How vectors of texts are measured: by what they find, and by the order of their similarities."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.tasks.base import Arrays, Context, Evaluation, Item
+from modelmill.tasks.base import Context, Evaluation, Item, Run
 from modelmill.tasks.evaluation import retrieval
-from modelmill.tasks.feature_extraction import decode, score_of
+from modelmill.tasks.feature_extraction import TASK, score_of
 from modelmill.types import Json
 
 AT_ONCE = 64
 Floats = NDArray[np.float32]
-Run = Callable[[Arrays], Arrays]
 
 
 def measures(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
@@ -33,7 +32,7 @@ def _vectors(run: Run, texts: Sequence[Any], context: Context) -> Floats:
     parts = []
     for at in range(0, len(texts), AT_ONCE):
         ids = np.stack(
-            [decode(text, context)["ids"] for text in texts[at : at + AT_ONCE]]
+            [TASK.decode(text, context)["ids"] for text in texts[at : at + AT_ONCE]]
         )
         parts.append(run({"ids": ids})["embedding"])
     return np.concatenate(parts).astype(np.float32)

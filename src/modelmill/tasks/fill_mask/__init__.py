@@ -2,7 +2,7 @@
 other tasks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,17 @@ import numpy as np
 
 from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.generation.sampling import log_shares
-from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Raw
+from modelmill.tasks.base import (
+    NOTE,
+    Arrays,
+    Context,
+    Evaluation,
+    Item,
+    Items,
+    Model,
+    Raw,
+    Run,
+)
 from modelmill.tasks.decoding import text_tokenizer
 from modelmill.tasks.decoding.text_tokenizer import (
     EAST,
@@ -19,24 +29,17 @@ from modelmill.tasks.decoding.text_tokenizer import (
     SPECIAL,
     TOKENIZER,
     Preprocessing,
-    fingerprint,
     load_tokenizer,
-    look,
 )
+from modelmill.tasks.decoding.text_tokenizer import (
+    fingerprint as fingerprint,
+)
+from modelmill.tasks.decoding.text_tokenizer import (
+    look as look,
+)
+from modelmill.tasks.inputs import TextTask
 from modelmill.types import Json, TensorSpec
 
-__all__ = ["Preprocessing", "fingerprint", "look"]
-
-SUMMARY = (
-    "say which words are missing; learns a language from plain text, as a start for other "
-    "tasks"
-)
-INPUT = "text"
-TARGETS = ("none", "label")
-CLASSES = 0
-METRIC = "perplexity"
-RECIPE = "bert"
-SAMPLES = 200_000
 PARAMETERS = ("top_k", "targets")
 MOST, USUAL = 100, 5
 MASKED = SPECIAL.index(MASK)
@@ -46,58 +49,160 @@ SHARE = 0.15
 """Of the words, hidden to measure by, as in training (Devlin et al. 2018, arXiv 1810.04805)."""
 
 
-def prepare(
-    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
-) -> Preprocessing:
-    """The tokenizer and the length, learnt from the training texts; raises `InvalidInput` where no
-    word is known.
-    """
-    found = text_tokenizer.prepare(samples, preprocessing, folder)
-    if found.tokens <= len(SPECIAL):
-        raise InvalidInput(
-            f"no word of the texts is in them {preprocessing.minimum_count} times: bring more "
-            "text, or set "
-            "minimum_count=1 or tokenizer=bpe"
+class FillMask(TextTask):
+    """The likeliest words for each [MASK] of a text."""
+
+    SUMMARY = (
+        "say which words are missing; learns a language from plain text, as a start for other "
+        "tasks"
+    )
+    TARGETS = ("none", "label")
+    CLASSES = 0
+    METRIC = "perplexity"
+    RECIPE = "bert"
+    SAMPLES = 200_000
+
+    def describe_inputs(self, samples: Sequence[Raw]) -> text_tokenizer.Look:
+        """How long the texts are, and whether they have spaces."""
+        return text_tokenizer.look(samples)
+
+    def prepare(
+        self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+    ) -> Preprocessing:
+        """The tokenizer and the length, learnt from the training texts; raises `InvalidInput` where
+        no word is known.
+        """
+        found = text_tokenizer.prepare(samples, preprocessing, folder)
+        if found.tokens <= len(SPECIAL):
+            raise InvalidInput(
+                f"no word of the texts is in them {preprocessing.minimum_count} times: bring more "
+                "text, or set "
+                "minimum_count=1 or tokenizer=bpe"
+            )
+        return found
+
+    def inputs(self, context: Context) -> list[TensorSpec]:
+        """`ids`: int64 [-1, max_length]; `places` of the words that are wanted [-1, any number]."""
+        return [
+            text_tokenizer.tensor(context.preprocessing),
+            TensorSpec(name="places", datatype="INT64", shape=[-1, -1]),
+        ]
+
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """`logits` of all words for each place [-1, places, tokens]."""
+        return [
+            TensorSpec(
+                name="logits",
+                datatype="FP32",
+                shape=[-1, -1, context.preprocessing.tokens],
+            )
+        ]
+
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput`
+        where there is none.
+        """
+        ids = _masked(text_tokenizer.text_of(data), context)
+        places, wanted = np.flatnonzero(ids == MASKED), str(data).count(MASK)
+        if not wanted:
+            raise InvalidInput(
+                f"the text has no {MASK}: write it where a word is missing"
+            )
+        if len(places) < wanted:
+            most = context.preprocessing.max_length
+            raise InvalidInput(
+                f"{wanted - len(places)} of {wanted} {MASK} stand behind the {most} tokens that "
+                "are read"
+            )
+        return {
+            "ids": ids,
+            "places": places.astype(np.int64),
+            f"{NOTE}text": text_tokenizer.noted(str(data)),
+        }
+
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> list[Any]:
+        """The likeliest words, `top_k` of them (5) or those of `targets`; for each [MASK] a list
+        where there are several.
+
+        Raises `InvalidInput` for parameters that are none.
+        """
+        for name in parameters:
+            if name not in PARAMETERS:
+                raise unknown_setting(name, PARAMETERS, "parameter")
+        text = text_tokenizer.told(arrays[f"{NOTE}text"])
+        wanted = _targets(parameters, context)
+        count = USUAL if parameters.get("top_k") is None else parameters["top_k"]
+        if type(count) is not int or not 1 <= count <= MOST:
+            raise InvalidInput(
+                f"top_k is a whole number from 1 to {MOST}, not {count!r:.40}"
+            )
+        tokenizer = load_tokenizer(context.folder / TOKENIZER)
+        found = []
+        for number, logits in enumerate(arrays["logits"].astype(np.float64)):
+            shares = np.exp(log_shares(logits))
+            ids = wanted if wanted is not None else np.arange(len(SPECIAL), len(shares))
+            best = ids[np.argsort(-shares[ids], kind="stable")][:count]
+            found.append(
+                [
+                    _guess(tokenizer, text, number, int(one), float(shares[one]))
+                    for one in best
+                ]
+            )
+        return found[0] if len(found) == 1 else found
+
+    def same_answer(self, one: list[Any], other: list[Any], tolerance: float) -> bool:
+        """Whether the words are as likely, rank by rank: rounding may turn a tie."""
+        if len(one) != len(other):
+            return False
+        if one and isinstance(one[0], list):
+            return all(
+                self.same_answer(mine, theirs, tolerance)
+                for mine, theirs in zip(one, other, strict=True)
+            )
+        return all(
+            abs(a["score"] - b["score"]) <= tolerance
+            for a, b in zip(one, other, strict=True)
         )
-    return found
 
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """`ids` alone: training hides words of its own choice each time."""
+        ids = text_tokenizer.decode(item.data, context.preprocessing, context.folder)
+        return {"ids": ids.astype(np.int32)}, {}
 
-def inputs(context: Context) -> list[TensorSpec]:
-    """`ids`: int64 [-1, max_length]; `places` of the words that are wanted [-1, any number]."""
-    return [
-        text_tokenizer.tensor(context.preprocessing),
-        TensorSpec(name="places", datatype="INT64", shape=[-1, -1]),
-    ]
+    def expected(self, item: Item) -> Raw:
+        """The text."""
+        return item.data
 
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """How often the likeliest word is the one that was hidden, and the surprise at it
+        in nats.
+        """
+        return metrics(model.runs[""], list(items), model.context)
 
-def outputs(context: Context) -> list[TensorSpec]:
-    """`logits` of all words for each place [-1, places, tokens]."""
-    return [
-        TensorSpec(
-            name="logits", datatype="FP32", shape=[-1, -1, context.preprocessing.tokens]
+    def measured_by(self, item: Item, context: Context) -> str:
+        """As much of a text as the model reads, less what a [MASK] may take."""
+        return text_tokenizer.beginning(
+            item.data,
+            context.folder,
+            max(1, context.preprocessing.max_length - MASK_TOKENS),
         )
-    ]
 
-
-def decode(data: Raw, context: Context) -> Arrays:
-    """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput` where
-    there is none.
-    """
-    ids = _masked(text_tokenizer.text_of(data), context)
-    places, wanted = np.flatnonzero(ids == MASKED), str(data).count(MASK)
-    if not wanted:
-        raise InvalidInput(f"the text has no {MASK}: write it where a word is missing")
-    if len(places) < wanted:
-        most = context.preprocessing.max_length
-        raise InvalidInput(
-            f"{wanted - len(places)} of {wanted} {MASK} stand behind the {most} tokens that are "
-            "read"
+    def as_sent(self, data: Raw) -> str:
+        """A text whose middle word is hidden; the middle letter of it in scripts without spaces."""
+        words = text_tokenizer.text_of(data).split()
+        middle = words[len(words) // 2]
+        half = len(middle) // 2
+        spaced = all(letter < EAST for letter in middle)
+        words[len(words) // 2] = (
+            MASK if spaced else f"{middle[:half]}{MASK}{middle[half + 1 :]}"
         )
-    return {
-        "ids": ids,
-        "places": places.astype(np.int64),
-        f"{NOTE}text": text_tokenizer.noted(str(data)),
-    }
+        return " ".join(words)
+
+    def example(self) -> str:
+        """A sentence without one of its words."""
+        return f"A quiet film that {MASK} with you."
 
 
 def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
@@ -109,39 +214,6 @@ def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
     row = np.zeros(how.max_length, np.int64)
     row[: len(ids)] = ids[: how.max_length]
     return row
-
-
-def encode(
-    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-) -> list[Any]:
-    """The likeliest words, `top_k` of them (5) or those of `targets`; for each [MASK] a list where
-    there are several.
-
-    Raises `InvalidInput` for parameters that are none.
-    """
-    for name in parameters:
-        if name not in PARAMETERS:
-            raise unknown_setting(name, PARAMETERS, "parameter")
-    text = text_tokenizer.told(arrays[f"{NOTE}text"])
-    wanted = _targets(parameters, context)
-    count = USUAL if parameters.get("top_k") is None else parameters["top_k"]
-    if type(count) is not int or not 1 <= count <= MOST:
-        raise InvalidInput(
-            f"top_k is a whole number from 1 to {MOST}, not {count!r:.40}"
-        )
-    tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    found = []
-    for number, logits in enumerate(arrays["logits"].astype(np.float64)):
-        shares = np.exp(log_shares(logits))
-        ids = wanted if wanted is not None else np.arange(len(SPECIAL), len(shares))
-        best = ids[np.argsort(-shares[ids], kind="stable")][:count]
-        found.append(
-            [
-                _guess(tokenizer, text, number, int(one), float(shares[one]))
-                for one in best
-            ]
-        )
-    return found[0] if len(found) == 1 else found
 
 
 def _targets(parameters: Mapping[str, Any], context: Context) -> Any:
@@ -184,40 +256,16 @@ def _guess(tokenizer: Any, text: str, number: int, token: int, score: float) -> 
     }
 
 
-def alike(one: list[Any], other: list[Any], tolerance: float) -> bool:
-    """Whether the words are as likely, rank by rank: rounding may turn a tie."""
-    if len(one) != len(other):
-        return False
-    if one and isinstance(one[0], list):
-        return all(
-            alike(mine, theirs, tolerance)
-            for mine, theirs in zip(one, other, strict=True)
-        )
-    return all(
-        abs(a["score"] - b["score"]) <= tolerance
-        for a, b in zip(one, other, strict=True)
-    )
+def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
+    """Places of known words, always the same ones of a text at its place in the data."""
+    places = np.flatnonzero(ids >= len(SPECIAL))
+    if not len(places):
+        return places
+    chance = np.random.default_rng((len(ids), number)).permutation(len(places))
+    return np.sort(places[chance[: max(1, round(SHARE * len(places)))]])
 
 
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`ids` alone: training hides words of its own choice each time."""
-    ids = text_tokenizer.decode(item.data, context.preprocessing, context.folder)
-    return {"ids": ids.astype(np.int32)}, {}
-
-
-def truth(item: Item) -> Raw:
-    """The text."""
-    return item.data
-
-
-def complete(labels: Sequence[str]) -> Json:
-    """Nothing is left out."""
-    return {}
-
-
-def measure(
-    score: Callable[[Arrays], Arrays], items: Sequence[Item], context: Context
-) -> Evaluation:
+def metrics(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
     """How often the likeliest word is the one that was hidden, and the surprise at it in nats."""
     right = 0
     surprise = 0.0
@@ -230,7 +278,7 @@ def measure(
         kept = ids[places]
         ids[places] = MASKED
         scores = log_shares(
-            score({"ids": ids[None], "places": places[None]})["logits"][0].astype(
+            run({"ids": ids[None], "places": places[None]})["logits"][0].astype(
                 np.float64
             )
         )
@@ -252,36 +300,4 @@ def measure(
     return Evaluation(metrics=metrics, pictures={})
 
 
-def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
-    """Places of known words, always the same ones of a text at its place in the data."""
-    places = np.flatnonzero(ids >= len(SPECIAL))
-    if not len(places):
-        return places
-    chance = np.random.default_rng((len(ids), number)).permutation(len(places))
-    return np.sort(places[chance[: max(1, round(SHARE * len(places)))]])
-
-
-def asked(item: Item, context: Context) -> str:
-    """As much of a text as the model reads, less what a [MASK] may take."""
-    return text_tokenizer.beginning(
-        item.data,
-        context.folder,
-        max(1, context.preprocessing.max_length - MASK_TOKENS),
-    )
-
-
-def as_sent(data: Raw) -> str:
-    """A text whose middle word is hidden; the middle letter of it in scripts without spaces."""
-    words = text_tokenizer.text_of(data).split()
-    middle = words[len(words) // 2]
-    half = len(middle) // 2
-    spaced = all(letter < EAST for letter in middle)
-    words[len(words) // 2] = (
-        MASK if spaced else f"{middle[:half]}{MASK}{middle[half + 1 :]}"
-    )
-    return " ".join(words)
-
-
-def example() -> str:
-    """A sentence without one of its words."""
-    return f"A quiet film that {MASK} with you."
+TASK = FillMask()

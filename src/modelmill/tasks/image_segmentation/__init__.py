@@ -3,7 +3,6 @@ segmentation).
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,47 +10,25 @@ import numpy as np
 
 from modelmill.data.augment import Augment
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks.base import NOTE, Arrays, Context, Item, Raw
+from modelmill.tasks.base import (
+    NOTE,
+    Arrays,
+    Context,
+    Evaluation,
+    Item,
+    Items,
+    Model,
+    Raw,
+)
 from modelmill.tasks.decoding import image_decoder
-from modelmill.tasks.decoding.image_decoder import fingerprint, look
-from modelmill.tasks.image_segmentation import mask_arrays
-from modelmill.tasks.image_segmentation.evaluation import evaluate
-from modelmill.tasks.image_segmentation.mask_similarity import alike
+from modelmill.tasks.image_segmentation import (
+    evaluation,
+    mask_arrays,
+    mask_similarity,
+)
+from modelmill.tasks.inputs import ImageTask
 from modelmill.types import Json, TensorSpec
 
-__all__ = [
-    "CLASSES",
-    "INPUT",
-    "METRIC",
-    "RECIPE",
-    "SAMPLES",
-    "SUMMARY",
-    "TARGETS",
-    "Changes",
-    "Preprocessing",
-    "alike",
-    "as_sent",
-    "complete",
-    "decode",
-    "encode",
-    "evaluate",
-    "example",
-    "fingerprint",
-    "inputs",
-    "look",
-    "outputs",
-    "prepare",
-    "sample",
-    "truth",
-]
-
-SUMMARY = "name every pixel of a picture: a mask for each class"
-INPUT = "image"
-TARGETS = ("mask",)
-CLASSES = 2
-METRIC = "miou"
-RECIPE = "unet"
-SAMPLES = 500
 SIZE = f"{NOTE}size"
 PARAMETERS = ("mask_format", "subtask", "threshold")
 FORMATS = ("png", "classes")
@@ -83,67 +60,100 @@ class Changes(Augment, frozen=True, kw_only=True):
     mixup: Annotated[float, msgspec.Meta(extra={"derived": True})] = 0.0
 
 
-def prepare(
-    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
-) -> Preprocessing:
-    """Size, colour and normalisation taken from the training pictures."""
-    return image_decoder.prepare(samples, preprocessing)  # type: ignore[return-value]
+class ImageSegmentation(ImageTask):
+    """A mask for each class in a picture."""
 
+    SUMMARY = "name every pixel of a picture: a mask for each class"
+    TARGETS = ("mask",)
+    CLASSES = 2
+    METRIC = "miou"
+    RECIPE = "unet"
+    SAMPLES = 500
+    PREPROCESSING = Preprocessing
 
-def inputs(context: Context) -> list[TensorSpec]:
-    """`image`: uint8 [-1, height, width, channels]."""
-    return [image_decoder.tensor(context.preprocessing)]
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """`mask`: the best class of each pixel; `scores`: its probability; both [-1, height,
+        width].
+        """
+        shape = [-1, context.preprocessing.height, context.preprocessing.width]
+        return [
+            TensorSpec(name="scores", datatype="FP32", shape=shape),
+            TensorSpec(name="mask", datatype="UINT8", shape=shape),
+        ]
 
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """`image`: uint8 [height, width, channels], and the size that was sent; raises
+        `InvalidInput`, `TooLarge`.
+        """
+        pixels = image_decoder.read_pixels(data)
+        size = np.array(pixels.shape[:2], np.int32)
+        return {
+            "image": image_decoder.decode(pixels, context.preprocessing),
+            SIZE: size,
+        }
 
-def outputs(context: Context) -> list[TensorSpec]:
-    """`mask`: the best class of each pixel; `scores`: its probability; both [-1, height, width]."""
-    shape = [-1, context.preprocessing.height, context.preprocessing.width]
-    return [
-        TensorSpec(name="scores", datatype="FP32", shape=shape),
-        TensorSpec(name="mask", datatype="UINT8", shape=shape),
-    ]
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> Any:
+        """A mask for each class, of the size of the picture that was sent (upright); raises
+        `InvalidInput`.
 
+        `[{label, score, mask}]` largest first: `score` is the mean probability of the pixels,
+        `mask` a PNG as base64, 255 where the class is and 0 elsewhere. With `mask_format` "classes"
+        it is `{"classes": [...], "mask": ...}` instead, one PNG whose values are places in
+        `classes`, of which it names all. `threshold` leaves out classes of a lower score.
+        """
+        threshold, form = _parameters(parameters)
+        mask = mask_arrays.enlarged(arrays["mask"], *map(int, arrays[SIZE]))
+        if form == "classes":
+            return {"classes": context.labels, "mask": mask_arrays.packed(mask)}
+        scores = mask_arrays.confident(
+            arrays["mask"], arrays["scores"], len(context.labels)
+        )
+        answer: list[Json] = []
+        pixels = np.bincount(mask.ravel(), minlength=len(context.labels))
+        for number in np.argsort(-pixels, kind="stable")[
+            : np.count_nonzero(pixels)
+        ].tolist():
+            if (score := round(float(scores[number]), 6)) >= threshold:
+                only = np.where(mask == number, np.uint8(255), np.uint8(0))
+                answer.append(
+                    {
+                        "label": context.labels[number],
+                        "score": score,
+                        "mask": mask_arrays.packed(only),
+                    }
+                )
+        return answer
 
-def decode(data: Raw, context: Context) -> Arrays:
-    """`image`: uint8 [height, width, channels], and the size that was sent; raises `InvalidInput`,
-    `TooLarge`.
-    """
-    pixels = image_decoder.read_pixels(data)
-    size = np.array(pixels.shape[:2], np.int32)
-    return {"image": image_decoder.decode(pixels, context.preprocessing), SIZE: size}
+    def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
+        """Whether two answers show nearly the same masks."""
+        return mask_similarity.alike(one, other, tolerance)
 
+    def full_parameters(self, labels: Sequence[str]) -> Json:
+        """One mask of all classes, compressed: what an evaluation can hold for every picture of a
+        split.
+        """
+        return {"mask_format": "classes"}
 
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
-    """A mask for each class, of the size of the picture that was sent (upright); raises
-    `InvalidInput`.
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """`image` as `decode` makes it, and `mask`: uint8 [height, width], 255 where nothing is to
+        be learnt.
+        """
+        how = context.preprocessing
+        mask = mask_arrays.resized(
+            mask_arrays.read(self.expected(item)), how.height, how.width
+        )
+        return {"image": self.decode(item.data, context)["image"]}, {"mask": mask}
 
-    `[{label, score, mask}]` largest first: `score` is the mean probability of the pixels, `mask` a
-    PNG as base64, 255 where the class is and 0 elsewhere. With `mask_format` "classes" it is
-    `{"classes": [...], "mask": ...}` instead, one PNG whose values are places in `classes`, of
-    which it names all. `threshold` leaves out classes of a lower score.
-    """
-    threshold, form = _parameters(parameters)
-    mask = mask_arrays.enlarged(arrays["mask"], *map(int, arrays[SIZE]))
-    if form == "classes":
-        return {"classes": context.labels, "mask": mask_arrays.packed(mask)}
-    scores = mask_arrays.confident(
-        arrays["mask"], arrays["scores"], len(context.labels)
-    )
-    answer: list[Json] = []
-    pixels = np.bincount(mask.ravel(), minlength=len(context.labels))
-    for number in np.argsort(-pixels, kind="stable")[
-        : np.count_nonzero(pixels)
-    ].tolist():
-        if (score := round(float(scores[number]), 6)) >= threshold:
-            only = np.where(mask == number, np.uint8(255), np.uint8(0))
-            answer.append(
-                {
-                    "label": context.labels[number],
-                    "score": score,
-                    "mask": mask_arrays.packed(only),
-                }
-            )
-    return answer
+    def expected(self, item: Item) -> bytes:
+        """The true class of every pixel as a PNG, 255 for those that do not count."""
+        assert isinstance(item.target, bytes)
+        return item.target
+
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """mIoU, mean Dice and pixel accuracy, and samples."""
+        return evaluation.evaluate(self.measured(model, items))
 
 
 def _parameters(given: Mapping[str, Any]) -> tuple[float, str]:
@@ -174,33 +184,4 @@ def _parameters(given: Mapping[str, Any]) -> tuple[float, str]:
     return float(threshold), form
 
 
-def complete(labels: Sequence[str]) -> Json:
-    """One mask of all classes, compressed: what an evaluation can hold for every picture of a
-    split.
-    """
-    return {"mask_format": "classes"}
-
-
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`image` as `decode` makes it, and `mask`: uint8 [height, width], 255 where nothing is to be
-    learnt.
-    """
-    how = context.preprocessing
-    mask = mask_arrays.resized(mask_arrays.read(truth(item)), how.height, how.width)
-    return {"image": decode(item.data, context)["image"]}, {"mask": mask}
-
-
-def truth(item: Item) -> bytes:
-    """The true class of every pixel as a PNG, 255 for those that do not count."""
-    assert isinstance(item.target, bytes)
-    return item.target
-
-
-def as_sent(data: Raw) -> bytes:
-    """A picture as a file: PNG where the data set has mere pixels."""
-    return image_decoder.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
-
-
-def example() -> bytes:
-    """A small grey gradient as PNG."""
-    return image_decoder.png(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))
+TASK = ImageSegmentation()

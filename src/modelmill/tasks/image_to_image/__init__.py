@@ -3,7 +3,7 @@
 import io
 import math
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +11,27 @@ import numpy as np
 from PIL import Image
 
 from modelmill.errors import InvalidInput, MillError, unknown_setting
-from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.base import (
+    NOTE,
+    Arrays,
+    Context,
+    Evaluation,
+    Item,
+    Items,
+    Measured,
+    Model,
+    Raw,
+    Run,
+)
 from modelmill.tasks.decoding import image_decoder
-from modelmill.tasks.decoding.image_decoder import Pixels, fingerprint
+from modelmill.tasks.decoding.image_decoder import Pixels
 from modelmill.tasks.image_to_image import preprocessing as pre
 from modelmill.tasks.image_to_image.measures import Row, psnr, sheet, ssim
 from modelmill.tasks.image_to_image.preprocessing import Preprocessing
 from modelmill.tasks.image_to_image.tiling import repaired
+from modelmill.tasks.inputs import ImageTask
 from modelmill.types import Json, TensorSpec
 
-__all__ = [
-    "CLASSES",
-    "INPUT",
-    "METRIC",
-    "OUTPUT",
-    "RECIPE",
-    "SAMPLES",
-    "SUMMARY",
-    "TARGETS",
-    "Preprocessing",
-    "alike",
-    "as_sent",
-    "asked",
-    "complete",
-    "decode",
-    "encode",
-    "evaluate",
-    "example",
-    "fingerprint",
-    "infer",
-    "inputs",
-    "outputs",
-    "prepare",
-    "request",
-    "sample",
-    "truth",
-]
-
-SUMMARY = "repair a picture: remove noise, enlarge, fill in"
-INPUT = "image"
-OUTPUT = "image"
-TARGETS = ("none", "label", "picture")
-CLASSES = 0
-METRIC = "psnr"
-RECIPE = "denoise"
-SAMPLES = 200
 ANSWER = "image"
 """Where an answer holds its picture, as base64 of a PNG file."""
 REPAIRED = "repaired"
@@ -80,65 +56,152 @@ fp32.
 """
 
 
-def prepare(
-    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
-) -> Preprocessing:
-    """Colour and kept size taken from the training pictures."""
-    return pre.prepare(samples, preprocessing)
+class ImageToImage(ImageTask):
+    """A repaired picture for a damaged one."""
 
+    SUMMARY = "repair a picture: remove noise, enlarge, fill in"
+    GIVES = "image"
+    TARGETS = ("none", "label", "picture")
+    CLASSES = 0
+    METRIC = "psnr"
+    RECIPE = "denoise"
+    SAMPLES = 200
+    PREPROCESSING = Preprocessing
 
-def inputs(context: Context) -> list[TensorSpec]:
-    """`image`: uint8 [-1, any height, any width, channels]; to be filled in, one more, 255 where it
-    is missing.
-    """
-    return [
-        TensorSpec(
-            name="image",
-            datatype="UINT8",
-            shape=[-1, -1, -1, context.preprocessing.planes],
+    def prepare(
+        self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+    ) -> Preprocessing:
+        """Colour and kept size taken from the training pictures."""
+        return pre.prepare(samples, preprocessing)
+
+    def inputs(self, context: Context) -> list[TensorSpec]:
+        """`image`: uint8 [-1, any height, any width, channels]; to be filled in, one more, 255
+        where it is missing.
+        """
+        return [
+            TensorSpec(
+                name="image",
+                datatype="UINT8",
+                shape=[-1, -1, -1, context.preprocessing.planes],
+            )
+        ]
+
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """`repaired`: values of 0..1, as large as the input times the scale."""
+        return [
+            TensorSpec(
+                name=REPAIRED,
+                datatype="FP32",
+                shape=[-1, -1, -1, context.preprocessing.channels],
+            )
+        ]
+
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """`image`: uint8 [height, width, channels] as it was sent, upright; beside it the colours
+        of a grey model's input.
+
+        Raises `InvalidInput`, and `TooLarge` also where the answer would be.
+        """
+        if context.preprocessing.repair == "inpaint":
+            return {"image": pre.with_holes(data, context.preprocessing)}
+        pixels = image_decoder.read_pixels(data)
+        pre.check_size(pixels, context.preprocessing)
+        wanted, colors = pre.as_wanted(pixels, context.preprocessing)
+        return (
+            {"image": wanted} if colors is None else {"image": wanted, COLORS: colors}
         )
-    ]
 
+    def request(
+        self, data: Raw, context: Context, parameters: Mapping[str, Any]
+    ) -> Arrays:
+        """What `decode` does; `mask` (base64 of a picture) says what of a picture is to be filled
+        in.
 
-def outputs(context: Context) -> list[TensorSpec]:
-    """`repaired`: values of 0..1, as large as the input times the scale."""
-    return [
-        TensorSpec(
-            name=REPAIRED,
-            datatype="FP32",
-            shape=[-1, -1, -1, context.preprocessing.channels],
+        Raises `InvalidInput` also for parameters that nothing reads.
+        """
+        how = context.preprocessing
+        _check(parameters, how)
+        if parameters.get("mask") is None:
+            return self.decode(data, context)
+        return {
+            "image": pre.masked(
+                image_decoder.read_pixels(data), _mask(parameters["mask"]), how
+            )
+        }
+
+    def infer(
+        self, runs: Mapping[str, Run], arrays: Arrays, context: Context
+    ) -> Arrays:
+        """Pictures of any size, large ones in tiles."""
+        how = context.preprocessing
+
+        def network(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return runs[""]({"image": np.ascontiguousarray(part)})[REPAIRED]
+
+        return {
+            REPAIRED: repaired(
+                network, arrays["image"], how.tile, how.scale, how.multiple
+            )
+        }
+
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> Json:
+        """`{"image": PNG as base64}`; raises `InvalidInput` for parameters that nothing reads."""
+        _check(parameters, context.preprocessing)
+        pixels = pre.joined(pre.rounded(arrays[REPAIRED] * 255), arrays.get(COLORS))
+        return {ANSWER: b64encode(image_decoder.png(pixels)).decode()}
+
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """`image`: the part of the clean picture that is kept, to be damaged anew in each step;
+        there is no target.
+
+        Of a pair: the part of the picture that is sent, and as target `clean` the same part of what
+        should come out.
+        """
+        how = context.preprocessing
+        if not isinstance(item.target, bytes):
+            return {"image": pre.kept(image_decoder.read_pixels(item.data), how)}, {}
+        pre.check_pairs(how)
+        sent, clean = pre.kept_pair(
+            image_decoder.read_pixels(item.data),
+            image_decoder.read_pixels(item.target),
+            how,
         )
-    ]
+        return {"image": sent}, {"clean": clean}
 
-
-def decode(data: Raw, context: Context) -> Arrays:
-    """`image`: uint8 [height, width, channels] as it was sent, upright; beside it the colours of a
-    grey model's input.
-
-    Raises `InvalidInput`, and `TooLarge` also where the answer would be.
-    """
-    if context.preprocessing.repair == "inpaint":
-        return {"image": pre.with_holes(data, context.preprocessing)}
-    pixels = image_decoder.read_pixels(data)
-    pre.check_size(pixels, context.preprocessing)
-    wanted, colors = pre.as_wanted(pixels, context.preprocessing)
-    return {"image": wanted} if colors is None else {"image": wanted, COLORS: colors}
-
-
-def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
-    """What `decode` does; `mask` (base64 of a picture) says what of a picture is to be filled in.
-
-    Raises `InvalidInput` also for parameters that nothing reads.
-    """
-    how = context.preprocessing
-    _check(parameters, how)
-    if parameters.get("mask") is None:
-        return decode(data, context)
-    return {
-        "image": pre.masked(
-            image_decoder.read_pixels(data), _mask(parameters["mask"]), how
+    def measured_by(self, item: Item, context: Context) -> Pixels:
+        """The damaged picture that stands for a clean one where a model is measured; of a pair,
+        what is sent.
+        """
+        pixels = image_decoder.read_pixels(item.data)
+        return (
+            pixels
+            if isinstance(item.target, bytes)
+            else pre.damaged(pixels, context.preprocessing)
         )
-    }
+
+    def expected(self, item: Item) -> Raw | tuple[Raw, Raw]:
+        """The clean picture; of a pair, what is sent and what should come out."""
+        return (item.data, item.target) if isinstance(item.target, bytes) else item.data
+
+    def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
+        """Whether two answers show the same picture but for rounding."""
+        first, second = (_pixels(answer) for answer in (one, other))
+        return first.shape == second.shape and psnr(
+            first, second
+        ) >= CLOSE - 10 * math.log10(tolerance / 2e-3)
+
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """PSNR and SSIM beside those of the pictures as sent, and a sheet."""
+        return metrics(self.measured(model, items))
+
+    def example(self) -> bytes:
+        """A small grey gradient as PNG, transparent in the middle."""
+        pixels = np.full((24, 24, 4), 255, np.uint8)
+        pixels[:, :, :3] = np.arange(0, 240, 10)[:, None]
+        pixels[8:16, 8:16, 3] = 0
+        return image_decoder.png(pixels)
 
 
 def _check(parameters: Mapping[str, Any], how: Preprocessing) -> None:
@@ -163,80 +226,33 @@ def _mask(given: Any) -> pre.Mask:
         raise type(error)(f"mask: {error.message}") from error
 
 
-def infer(run: Callable[[Arrays], Arrays], arrays: Arrays, context: Context) -> Arrays:
-    """Pictures of any size, large ones in tiles."""
-    how = context.preprocessing
-
-    def network(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return run({"image": np.ascontiguousarray(part)})[REPAIRED]
-
-    return {
-        REPAIRED: repaired(network, arrays["image"], how.tile, how.scale, how.multiple)
-    }
+def _before_and_after(
+    truth: Raw | tuple[Raw, Raw], how: Preprocessing
+) -> tuple[Pixels, Pixels]:
+    if isinstance(truth, tuple):
+        return image_decoder.read_pixels(truth[0]), image_decoder.read_pixels(truth[1])
+    clean = image_decoder.read_pixels(truth)
+    return pre.damaged(clean, how), clean
 
 
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Json:
-    """`{"image": PNG as base64}`; raises `InvalidInput` for parameters that nothing reads."""
-    _check(parameters, context.preprocessing)
-    pixels = pre.joined(pre.rounded(arrays[REPAIRED] * 255), arrays.get(COLORS))
-    return {ANSWER: b64encode(image_decoder.png(pixels)).decode()}
+def _pixels(answer: Json) -> Pixels:
+    """The picture of an answer of our own."""
+    with Image.open(io.BytesIO(b64decode(answer[ANSWER]))) as image:
+        return np.asarray(image)
 
 
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`image`: the part of the clean picture that is kept, to be damaged anew in each step; there
-    is no target.
-
-    Of a pair: the part of the picture that is sent, and as target `clean` the same part of what
-    should come out.
-    """
-    how = context.preprocessing
-    if not isinstance(item.target, bytes):
-        return {"image": pre.kept(image_decoder.read_pixels(item.data), how)}, {}
-    pre.check_pairs(how)
-    sent, clean = pre.kept_pair(
-        image_decoder.read_pixels(item.data),
-        image_decoder.read_pixels(item.target),
-        how,
-    )
-    return {"image": sent}, {"clean": clean}
+def _inner(pixels: Pixels, scale: int) -> Pixels:
+    """Without the border that enlarging makes worse, where anything is left then."""
+    border = scale if scale > 1 and min(pixels.shape[:2]) > 2 * scale else 0
+    return pixels[border : pixels.shape[0] - border, border : pixels.shape[1] - border]
 
 
-def asked(item: Item, context: Context) -> Pixels:
-    """The damaged picture that stands for a clean one where a model is measured; of a pair, what is
-    sent.
-    """
-    pixels = image_decoder.read_pixels(item.data)
-    return (
-        pixels
-        if isinstance(item.target, bytes)
-        else pre.damaged(pixels, context.preprocessing)
-    )
+def metrics(measured: Measured) -> Evaluation:
+    """PSNR and SSIM, means over the pictures, beside those of the pictures as sent; and a sheet
+    of some of them.
 
-
-def truth(item: Item) -> Raw | tuple[Raw, Raw]:
-    """The clean picture; of a pair, what is sent and what should come out."""
-    return (item.data, item.target) if isinstance(item.target, bytes) else item.data
-
-
-def complete(labels: Sequence[str]) -> Json:
-    """Nothing is ever left out."""
-    return {}
-
-
-def alike(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether two answers show the same picture but for rounding."""
-    first, second = (_pixels(answer) for answer in (one, other))
-    return first.shape == second.shape and psnr(
-        first, second
-    ) >= CLOSE - 10 * math.log10(tolerance / 2e-3)
-
-
-def evaluate(measured: Measured) -> Evaluation:
-    """PSNR and SSIM, means over the pictures, beside those of the pictures as sent; and a sheet of
-    some of them.
-
-    A model of luminance is measured on luminance. An enlarged picture is compared with the bicubic
-    one, both without a border of `scale` pixels.
+    A model of luminance is measured on luminance. An enlarged picture is compared with the
+    bicubic one, both without a border of `scale` pixels.
     """
     assert measured.context is not None
     how = measured.context.preprocessing
@@ -275,35 +291,4 @@ def evaluate(measured: Measured) -> Evaluation:
     )
 
 
-def as_sent(data: Raw) -> bytes:
-    """A picture as a file: PNG where there are mere pixels."""
-    return image_decoder.png(data) if isinstance(data, np.ndarray) else bytes(data)  # type: ignore[arg-type]
-
-
-def example() -> bytes:
-    """A small grey gradient as PNG, transparent in the middle."""
-    pixels = np.full((24, 24, 4), 255, np.uint8)
-    pixels[:, :, :3] = np.arange(0, 240, 10)[:, None]
-    pixels[8:16, 8:16, 3] = 0
-    return image_decoder.png(pixels)
-
-
-def _before_and_after(
-    truth: Raw | tuple[Raw, Raw], how: Preprocessing
-) -> tuple[Pixels, Pixels]:
-    if isinstance(truth, tuple):
-        return image_decoder.read_pixels(truth[0]), image_decoder.read_pixels(truth[1])
-    clean = image_decoder.read_pixels(truth)
-    return pre.damaged(clean, how), clean
-
-
-def _pixels(answer: Json) -> Pixels:
-    """The picture of an answer of our own."""
-    with Image.open(io.BytesIO(b64decode(answer[ANSWER]))) as image:
-        return np.asarray(image)
-
-
-def _inner(pixels: Pixels, scale: int) -> Pixels:
-    """Without the border that enlarging makes worse, where anything is left then."""
-    border = scale if scale > 1 and min(pixels.shape[:2]) > 2 * scale else 0
-    return pixels[border : pixels.shape[0] - border, border : pixels.shape[1] - border]
+TASK = ImageToImage()

@@ -10,50 +10,31 @@ from numpy.typing import NDArray
 
 from modelmill.data.base import Box
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.base import (
+    NOTE,
+    Arrays,
+    Context,
+    Evaluation,
+    Item,
+    Items,
+    Model,
+    Raw,
+)
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.decoding.image_decoder import (
     Placement,
     Preprocessing,
-    fingerprint,
-    look,
 )
-from modelmill.tasks.image_classification import as_sent
+from modelmill.tasks.decoding.image_decoder import (
+    fingerprint as fingerprint,
+)
+from modelmill.tasks.decoding.image_decoder import (
+    look as look,
+)
+from modelmill.tasks.inputs import ImageTask
 from modelmill.tasks.object_detection.settings import IGNORED, NO_BOX, TOP
 from modelmill.types import Json, TensorSpec
 
-__all__ = [
-    "CLASSES",
-    "INPUT",
-    "METRIC",
-    "RECIPE",
-    "SAMPLES",
-    "SUMMARY",
-    "TARGETS",
-    "Preprocessing",
-    "alike",
-    "as_sent",
-    "complete",
-    "decode",
-    "encode",
-    "evaluate",
-    "example",
-    "fingerprint",
-    "inputs",
-    "look",
-    "outputs",
-    "prepare",
-    "sample",
-    "truth",
-]
-
-SUMMARY = "find the objects in a picture"
-INPUT = "image"
-TARGETS = ("boxes",)
-CLASSES = 1
-METRIC = "map"
-RECIPE = "centernet"
-SAMPLES = 500
 STRIDE = 32
 """Sizes taken from the data are multiples of it, which the networks halve five times."""
 MOST = 128
@@ -67,87 +48,154 @@ SENT = f"{NOTE}size"
 Array = NDArray[Any]
 
 
-def prepare(
-    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
-) -> Preprocessing:
-    """Size, colour and normalisation taken from the training pictures."""
-    how = preprocessing
-    if not (how.height and how.width):
-        height, width = np.median(
-            [image_decoder.size_of(raw) for raw in samples], axis=0
-        )
-        scale = min(1.0, how.max_side / max(height, width))
-        sides = [
-            max(STRIDE, round(side * scale / STRIDE) * STRIDE)
-            for side in (height, width)
+class ObjectDetection(ImageTask):
+    """Boxes with labels and scores for a picture."""
+
+    SUMMARY = "find the objects in a picture"
+    TARGETS = ("boxes",)
+    CLASSES = 1
+    METRIC = "map"
+    RECIPE = "centernet"
+    SAMPLES = 500
+
+    def prepare(
+        self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+    ) -> Preprocessing:
+        """Size, colour and normalisation taken from the training pictures."""
+        how = preprocessing
+        if not (how.height and how.width):
+            height, width = np.median(
+                [image_decoder.size_of(raw) for raw in samples], axis=0
+            )
+            scale = min(1.0, how.max_side / max(height, width))
+            sides = [
+                max(STRIDE, round(side * scale / STRIDE) * STRIDE)
+                for side in (height, width)
+            ]
+            how = msgspec.structs.replace(
+                how, height=how.height or sides[0], width=how.width or sides[1]
+            )
+        return image_decoder.prepare(samples, how)
+
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """The 100 best boxes, best first: scores 0..1, corners in 0..1 of the model's frame, and
+        class numbers.
+        """
+        return [
+            TensorSpec(name="scores", datatype="FP32", shape=[-1, TOP]),
+            TensorSpec(name="boxes", datatype="FP32", shape=[-1, TOP, 4]),
+            TensorSpec(name="classes", datatype="INT64", shape=[-1, TOP]),
         ]
-        how = msgspec.structs.replace(
-            how, height=how.height or sides[0], width=how.width or sides[1]
+
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """`image`: uint8 [height, width, channels], and a note of the height and width that were
+        sent.
+
+        Raises `InvalidInput`, `TooLarge`.
+        """
+        image = image_decoder.decode(data, context.preprocessing)
+        return {"image": image, SENT: np.array(image_decoder.size_of(data), np.int32)}
+
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> list[Json]:
+        """`[{label, score, box: {xmin, ymin, xmax, ymax}}]`, best first; raises `InvalidInput`.
+
+        Corners are whole pixels of the upright picture that was sent, the far ones excluded. Boxes
+        score at least `parameters["threshold"]` (0.3); of two of a class that overlap by an IoU of
+        0.6 the better one stays.
+        """
+        least = _threshold(parameters)
+        scores = arrays["scores"]
+        rows = np.flatnonzero(scores >= max(least, 1e-9))
+        if not len(rows):
+            return []
+        rows = rows[np.argsort(-scores[rows], kind="stable")]
+        height, width = (int(side) for side in arrays[SENT])
+        place = image_decoder.placed((height, width), context.preprocessing)
+        boxes = _in_picture(
+            arrays["boxes"][rows], place, context.preprocessing, height, width
         )
-    return image_decoder.prepare(samples, how)
+        kinds = arrays["classes"][rows]
+        kept = [
+            at for at in _best(boxes, kinds) if (boxes[at, 2:] > boxes[at, :2]).all()
+        ]
+        return [
+            {
+                "label": context.labels[int(kinds[at])],
+                "score": round(float(scores[rows[at]]), 6),
+                "box": dict(
+                    zip(
+                        ("xmin", "ymin", "xmax", "ymax"),
+                        boxes[at].astype(int).tolist(),
+                        strict=True,
+                    )
+                ),
+            }
+            for at in kept
+        ]
 
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """`image`; `boxes` float32 [128, 4] in 0..1 of the model's frame and `classes` int64 [128].
 
-def inputs(context: Context) -> list[TensorSpec]:
-    """`image`: uint8 [-1, height, width, channels]."""
-    return [image_decoder.tensor(context.preprocessing)]
+        The class is -1 where there is no box and -2 where one is ignored; the largest 128 boxes are
+        kept.
+        """
+        arrays = self.decode(item.data, context)
+        height, width = (int(side) for side in arrays.pop(SENT))
+        found = self.expected(item)
+        corners = np.array(
+            [[box.xmin, box.ymin, box.xmax, box.ymax] for box in found], np.float64
+        ).reshape(-1, 4)
+        how = context.preprocessing
+        place = image_decoder.placed((height, width), how)
+        scale = np.array([place.width / width, place.height / height] * 2)
+        pixels = corners * scale + [place.left, place.top] * 2
+        frame = np.clip(pixels / np.array([how.width, how.height] * 2), 0, 1)
+        area = (frame[:, 2:] - frame[:, :2]).prod(1)
+        chosen = [row for row in np.argsort(-area, kind="stable") if area[row] > 0][
+            :MOST
+        ]
+        boxes, classes = (
+            np.zeros((MOST, 4), np.float32),
+            np.full(MOST, NO_BOX, np.int64),
+        )
+        boxes[: len(chosen)] = frame[chosen]
+        for at, row in enumerate(chosen):
+            classes[at] = (
+                IGNORED
+                if found[row].ignored
+                else context.labels.index(found[row].label)
+            )
+        return arrays, {"boxes": boxes, "classes": classes}
 
+    def expected(self, item: Item) -> list[Box]:
+        """The boxes."""
+        return list(item.target) if isinstance(item.target, list) else []
 
-def outputs(context: Context) -> list[TensorSpec]:
-    """The 100 best boxes, best first: scores 0..1, corners in 0..1 of the model's frame, and class
-    numbers.
-    """
-    return [
-        TensorSpec(name="scores", datatype="FP32", shape=[-1, TOP]),
-        TensorSpec(name="boxes", datatype="FP32", shape=[-1, TOP, 4]),
-        TensorSpec(name="classes", datatype="INT64", shape=[-1, TOP]),
-    ]
+    def full_parameters(self, labels: Sequence[str]) -> Json:
+        """All boxes that could count."""
+        return {"threshold": LEAST}
 
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """COCO's average precision, curves and samples."""
+        from modelmill.tasks.object_detection.metrics import evaluate
 
-def decode(data: Raw, context: Context) -> Arrays:
-    """`image`: uint8 [height, width, channels], and a note of the height and width that were sent.
+        return evaluate(self.measured(model, items))
 
-    Raises `InvalidInput`, `TooLarge`.
-    """
-    image = image_decoder.decode(data, context.preprocessing)
-    return {"image": image, SENT: np.array(image_decoder.size_of(data), np.int32)}
+    def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
+        """Whether two answers are the same but for rounding.
 
+        Each box whose score is clear of the threshold has a counterpart: its label, nearly its
+        score, and its place.
+        """
+        return _held(one, other, tolerance) and _held(other, one, tolerance)
 
-def encode(
-    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-) -> list[Json]:
-    """`[{label, score, box: {xmin, ymin, xmax, ymax}}]`, best first; raises `InvalidInput`.
-
-    Corners are whole pixels of the upright picture that was sent, the far ones excluded. Boxes
-    score at least `parameters["threshold"]` (0.3); of two of a class that overlap by an IoU of 0.6
-    the better one stays.
-    """
-    least = _threshold(parameters)
-    scores = arrays["scores"]
-    rows = np.flatnonzero(scores >= max(least, 1e-9))
-    if not len(rows):
-        return []
-    rows = rows[np.argsort(-scores[rows], kind="stable")]
-    height, width = (int(side) for side in arrays[SENT])
-    place = image_decoder.placed((height, width), context.preprocessing)
-    boxes = _in_picture(
-        arrays["boxes"][rows], place, context.preprocessing, height, width
-    )
-    kinds = arrays["classes"][rows]
-    kept = [at for at in _best(boxes, kinds) if (boxes[at, 2:] > boxes[at, :2]).all()]
-    return [
-        {
-            "label": context.labels[int(kinds[at])],
-            "score": round(float(scores[rows[at]]), 6),
-            "box": dict(
-                zip(
-                    ("xmin", "ymin", "xmax", "ymax"),
-                    boxes[at].astype(int).tolist(),
-                    strict=True,
-                )
-            ),
-        }
-        for at in kept
-    ]
+    def example(self) -> bytes:
+        """A small bright square on grey as PNG."""
+        pixels = np.full((48, 64, 3), 90, np.uint8)
+        pixels[12:36, 20:44] = (230, 60, 40)
+        return image_decoder.png(pixels)
 
 
 def _threshold(parameters: Mapping[str, Any]) -> float:
@@ -198,60 +246,6 @@ def _iou(one: Array, other: Array) -> Array:
     )
 
 
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`image`; `boxes` float32 [128, 4] in 0..1 of the model's frame and `classes` int64 [128].
-
-    The class is -1 where there is no box and -2 where one is ignored; the largest 128 boxes are
-    kept.
-    """
-    arrays = decode(item.data, context)
-    height, width = (int(side) for side in arrays.pop(SENT))
-    found = truth(item)
-    corners = np.array(
-        [[box.xmin, box.ymin, box.xmax, box.ymax] for box in found], np.float64
-    ).reshape(-1, 4)
-    how = context.preprocessing
-    place = image_decoder.placed((height, width), how)
-    scale = np.array([place.width / width, place.height / height] * 2)
-    pixels = corners * scale + [place.left, place.top] * 2
-    frame = np.clip(pixels / np.array([how.width, how.height] * 2), 0, 1)
-    area = (frame[:, 2:] - frame[:, :2]).prod(1)
-    chosen = [row for row in np.argsort(-area, kind="stable") if area[row] > 0][:MOST]
-    boxes, classes = np.zeros((MOST, 4), np.float32), np.full(MOST, NO_BOX, np.int64)
-    boxes[: len(chosen)] = frame[chosen]
-    for at, row in enumerate(chosen):
-        classes[at] = (
-            IGNORED if found[row].ignored else context.labels.index(found[row].label)
-        )
-    return arrays, {"boxes": boxes, "classes": classes}
-
-
-def truth(item: Item) -> list[Box]:
-    """The boxes."""
-    return list(item.target) if isinstance(item.target, list) else []
-
-
-def complete(labels: Sequence[str]) -> Json:
-    """All boxes that could count."""
-    return {"threshold": LEAST}
-
-
-def evaluate(measured: Measured) -> Evaluation:
-    """COCO's average precision, curves and samples."""
-    from modelmill.tasks.object_detection.metrics import evaluate as judged
-
-    return judged(measured)
-
-
-def alike(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether two answers are the same but for rounding.
-
-    Each box whose score is clear of the threshold has a counterpart: its label, nearly its score,
-    and its place.
-    """
-    return _held(one, other, tolerance) and _held(other, one, tolerance)
-
-
 def _held(one: Any, other: Any, tolerance: float) -> bool:
     return all(
         any(_same(box, candidate, tolerance) for candidate in other)
@@ -274,8 +268,4 @@ def _same(one: Json, other: Json, tolerance: float) -> bool:
     )
 
 
-def example() -> bytes:
-    """A small bright square on grey as PNG."""
-    pixels = np.full((48, 64, 3), 90, np.uint8)
-    pixels[12:36, 20:44] = (230, 60, 40)
-    return image_decoder.png(pixels)
+TASK = ObjectDetection()

@@ -11,9 +11,20 @@ import numpy as np
 from msgspec import Meta
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks.base import NOTE, Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.base import (
+    NOTE,
+    Arrays,
+    Context,
+    Evaluation,
+    Item,
+    Items,
+    Measured,
+    Model,
+    Raw,
+    Task,
+)
 from modelmill.tasks.decoding import text_tokenizer
-from modelmill.tasks.decoding.text_tokenizer import TOKENIZER, load_tokenizer, look
+from modelmill.tasks.decoding.text_tokenizer import TOKENIZER, load_tokenizer
 from modelmill.tasks.question_answering.features import (
     COUNT,
     endings,
@@ -24,15 +35,6 @@ from modelmill.tasks.question_answering.features import (
 from modelmill.tasks.question_answering.measures import exact, f1
 from modelmill.types import QUESTION, Json, TensorSpec
 
-__all__ = ["look"]
-
-SUMMARY = "find the answer to a question in a passage of text"
-INPUT = QUESTION
-TARGETS = ("answers",)
-CLASSES = 0
-METRIC = "f1"
-RECIPE = "reader"
-SAMPLES = 200_000
 PARAMETERS = ("top_k", "max_answer_len", "handle_impossible_answer")
 OTHER = frozenset({"doc_stride", "max_seq_len", "max_question_len", "align_to_words"})
 """What cuts passages for other models; these read them whole."""
@@ -77,6 +79,195 @@ class Asked(NamedTuple):
     question_ids: np.ndarray[Any, Any]
 
 
+class QuestionAnswering(Task):
+    """The part of a passage that answers a question."""
+
+    SUMMARY = "find the answer to a question in a passage of text"
+    INPUT = QUESTION
+    TARGETS = ("answers",)
+    CLASSES = 0
+    METRIC = "f1"
+    RECIPE = "reader"
+    SAMPLES = 200_000
+    PREPROCESSING = Preprocessing
+
+    def fingerprint(self, data: Raw) -> str:
+        """The sha256 of question and passage."""
+        return hashlib.sha256(
+            "\0".join(asked_of(data)).encode("utf-8", "surrogatepass")
+        ).hexdigest()
+
+    def describe_inputs(self, samples: Sequence[Raw]) -> text_tokenizer.Look:
+        """How long the texts are, and whether they have spaces."""
+        return text_tokenizer.look(samples)
+
+    def group_key(self, data: Raw) -> str:
+        """The sha256 of the passage: questions about it that train say what it holds to those that
+        measure.
+        """
+        return hashlib.sha256(
+            asked_of(data)[1].encode("utf-8", "surrogatepass")
+        ).hexdigest()
+
+    def prepare(
+        self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
+    ) -> text_tokenizer.Preprocessing:
+        """The tokenizer, learnt from questions and passages, and the length of passages."""
+        questions, contexts = zip(
+            *(asked_of(sample) for sample in samples), strict=True
+        )
+        passages = list(dict.fromkeys(contexts))
+        found = text_tokenizer.prepare([*questions, *passages], preprocessing, folder)
+        if preprocessing.max_length:
+            return found
+        tokenizer = load_tokenizer(folder / TOKENIZER)
+        lengths = [
+            len(one.ids)
+            for one in tokenizer.encode_batch(
+                [text_tokenizer.without_surrogates(text) for text in passages]
+            )
+        ]
+        length = max(
+            STEP, min(preprocessing.length_limit, int(np.percentile(lengths, 98)))
+        )
+        return msgspec.structs.replace(found, max_length=length)
+
+    def inputs(self, context: Context) -> list[TensorSpec]:
+        """Token ids of `question` and `passage` (0 behind the end), and what is known of the words
+        (`_features`).
+        """
+        return [
+            # Of one length: two free lengths that recurrent layers run over are taken for the
+            # same one by the exporter.
+            TensorSpec(name="question", datatype="INT64", shape=[-1, QUESTION_TOKENS]),
+            TensorSpec(name="passage", datatype="INT64", shape=[-1, -1]),
+            TensorSpec(name="features", datatype="FP32", shape=[-1, -1, COUNT]),
+            TensorSpec(name="endings", datatype="INT64", shape=[-1, -1]),
+            TensorSpec(name="partners", datatype="INT64", shape=[-1, -1]),
+        ]
+
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """Log-probabilities of where the answer begins and ends; place 0 stands for no answer [-1,
+        passage + 1].
+        """
+        return [
+            TensorSpec(name=name, datatype="FP32", shape=[-1, -1])
+            for name in ("start", "end")
+        ]
+
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """`question`: int64 [64]; `passage`, `endings`, `partners`: int64 [C], `features`: float32
+        [C, F], C = n * 64.
+
+        Raises `InvalidInput`.
+        """
+        asked = _read(data, context)
+        size = max(1, -(-len(asked.ids) // STEP)) * STEP
+        known = {
+            name: _filled(array, size) for name, array in _known(asked, context).items()
+        }
+        places = _filled(np.array(asked.offsets, np.int64).reshape(-1, 2), size)
+        return {
+            "question": asked.question_ids,
+            **known,
+            f"{NOTE}places": places,
+            f"{NOTE}context": text_tokenizer.noted(asked.context),
+        }
+
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> Any:
+        """The best answer, or with `top_k` a list of them: `answer`, `score`, and `start` and `end`
+        in characters.
+
+        With `handle_impossible_answer` the answer may be that there is none, "". Raises
+        `InvalidInput`.
+        """
+        for name in parameters:
+            if name not in PARAMETERS and name not in OTHER:
+                raise unknown_setting(name, PARAMETERS, "parameter")
+        count = _whole(parameters, "top_k", 1, MOST_ANSWERS)
+        longest = _whole(parameters, "max_answer_len", 15, 1000)
+        places = arrays[f"{NOTE}places"]
+        text = text_tokenizer.told(arrays[f"{NOTE}context"])
+        start, end = (
+            np.exp(arrays[name].astype(np.float64)) for name in ("start", "end")
+        )
+        best = _best(start[1:], end[1:], longest, count, int((places[:, 1] > 0).sum()))
+        found = [
+            _answer(score, text, int(places[a, 0]), int(places[b, 1]))
+            for score, a, b in best
+        ]
+        if parameters.get("handle_impossible_answer") is True or not found:
+            found.append(_answer(float(start[0] * end[0]), "", 0, 0))
+            found = sorted(found, key=lambda one: -one["score"])[:count]
+        return found if parameters.get("top_k") is not None and count > 1 else found[0]
+
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """A part of the passage as long as `max_length` that holds an answer, and the `spans` of
+        tokens from 1 [3, 2].
+
+        The first three answers that people gave, again where there are fewer; of 0 where there is
+        none.
+        """
+        asked, size = _read(item.data, context), context.preprocessing.max_length
+        assert isinstance(item.target, tuple)
+        touched = [_tokens_of(asked, one) for one in item.target] or [(-1, -1)]
+        first, last = touched[0]
+        begin = (
+            max(0, min(first - size // 2, len(asked.ids) - size)) if last >= size else 0
+        )
+        known = {
+            name: _filled(array[begin : begin + size], size)
+            for name, array in _known(asked, context).items()
+        }
+        inside = [
+            (a - begin + 1, b - begin + 1)
+            for a, b in touched
+            if a >= begin and b - begin < size
+        ] or [(0, 0)]
+        spans = np.array((inside * ANSWERS)[:ANSWERS], np.int64)
+        arrays = {"question": asked.question_ids, **known}
+        return {name: _small(array) for name, array in arrays.items()}, {"spans": spans}
+
+    def expected(self, item: Item) -> Any:
+        """The answers that are right."""
+        assert isinstance(item.target, tuple)
+        return [text for text, _ in item.target]
+
+    def full_parameters(self, labels: Sequence[str]) -> Json:
+        """That there is no answer is one, too."""
+        return {"handle_impossible_answer": True}
+
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """Exact matches and the F1 of words, beside the baseline's."""
+        return metrics(self.measured(model, items))
+
+    def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
+        """Whether two answers are the same, or as likely: rounding may turn a tie."""
+        mine, theirs = (
+            [found] if isinstance(found, dict) else found for found in (one, other)
+        )
+        return len(mine) == len(theirs) and all(
+            abs(a["score"] - b["score"]) <= tolerance
+            for a, b in zip(mine, theirs, strict=True)
+        )
+
+    def as_sent(self, data: Raw) -> str:
+        """Question and passage as JSON."""
+        question, context = asked_of(data)
+        return json.dumps(
+            {"question": question, "context": context}, ensure_ascii=False
+        )
+
+    def example(self) -> str:
+        """A question about a sentence."""
+        return (
+            '{"question": "Where does she live?", "context": "Her name is Clara and she lives in '
+            'Berkeley."}'
+        )
+
+
 def asked_of(data: Raw) -> tuple[str, str]:
     """The question and the passage of a raw input; raises `InvalidInput`."""
     wanted = 'a question is JSON of the form {"question": ..., "context": ...}'
@@ -93,67 +284,6 @@ def asked_of(data: Raw) -> tuple[str, str]:
     return text_tokenizer.text_of(document["question"]), text_tokenizer.text_of(
         document["context"]
     )
-
-
-def fingerprint(data: Raw) -> str:
-    """The sha256 of question and passage."""
-    return hashlib.sha256(
-        "\0".join(asked_of(data)).encode("utf-8", "surrogatepass")
-    ).hexdigest()
-
-
-def together(data: Raw) -> str:
-    """The sha256 of the passage: questions about it that train say what it holds to those that
-    measure.
-    """
-    return hashlib.sha256(
-        asked_of(data)[1].encode("utf-8", "surrogatepass")
-    ).hexdigest()
-
-
-def prepare(
-    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
-) -> Preprocessing:
-    """The tokenizer, learnt from questions and passages, and the length of passages."""
-    questions, contexts = zip(*(asked_of(sample) for sample in samples), strict=True)
-    passages = list(dict.fromkeys(contexts))
-    found = text_tokenizer.prepare([*questions, *passages], preprocessing, folder)
-    if preprocessing.max_length:
-        return found  # type: ignore[return-value]
-    tokenizer = load_tokenizer(folder / TOKENIZER)
-    lengths = [
-        len(one.ids)
-        for one in tokenizer.encode_batch(
-            [text_tokenizer.without_surrogates(text) for text in passages]
-        )
-    ]
-    length = max(STEP, min(preprocessing.length_limit, int(np.percentile(lengths, 98))))
-    return msgspec.structs.replace(found, max_length=length)  # type: ignore[return-value]
-
-
-def inputs(context: Context) -> list[TensorSpec]:
-    """Token ids of `question` and `passage` (0 behind the end), and what is known of the words
-    (`_features`).
-    """
-    return [
-        # Of one length: two free lengths that recurrent layers run over are taken for the same one
-        # by the exporter.
-        TensorSpec(name="question", datatype="INT64", shape=[-1, QUESTION_TOKENS]),
-        TensorSpec(name="passage", datatype="INT64", shape=[-1, -1]),
-        TensorSpec(name="features", datatype="FP32", shape=[-1, -1, COUNT]),
-        TensorSpec(name="endings", datatype="INT64", shape=[-1, -1]),
-        TensorSpec(name="partners", datatype="INT64", shape=[-1, -1]),
-    ]
-
-
-def outputs(context: Context) -> list[TensorSpec]:
-    """Log-probabilities of where the answer begins and ends; place 0 stands for no answer [-1,
-    passage + 1].
-    """
-    return [
-        TensorSpec(name=name, datatype="FP32", shape=[-1, -1])
-        for name in ("start", "end")
-    ]
 
 
 def _read(data: Raw, context: Context) -> Asked:
@@ -186,26 +316,6 @@ def _read(data: Raw, context: Context) -> Asked:
     )
 
 
-def decode(data: Raw, context: Context) -> Arrays:
-    """`question`: int64 [64]; `passage`, `endings`, `partners`: int64 [C], `features`: float32 [C,
-    F], C = n * 64.
-
-    Raises `InvalidInput`.
-    """
-    asked = _read(data, context)
-    size = max(1, -(-len(asked.ids) // STEP)) * STEP
-    known = {
-        name: _filled(array, size) for name, array in _known(asked, context).items()
-    }
-    places = _filled(np.array(asked.offsets, np.int64).reshape(-1, 2), size)
-    return {
-        "question": asked.question_ids,
-        **known,
-        f"{NOTE}places": places,
-        f"{NOTE}context": text_tokenizer.noted(asked.context),
-    }
-
-
 def _known(asked: Asked, context: Context) -> Arrays:
     """What a network sees of each token of a passage."""
     places, alike = partners(asked.words, asked.question_words)
@@ -229,31 +339,6 @@ def _filled(array: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
     found = np.zeros((size, *array.shape[1:]), array.dtype)
     found[: len(array)] = array
     return found
-
-
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Any:
-    """The best answer, or with `top_k` a list of them: `answer`, `score`, and `start` and `end` in
-    characters.
-
-    With `handle_impossible_answer` the answer may be that there is none, "". Raises `InvalidInput`.
-    """
-    for name in parameters:
-        if name not in PARAMETERS and name not in OTHER:
-            raise unknown_setting(name, PARAMETERS, "parameter")
-    count = _whole(parameters, "top_k", 1, MOST_ANSWERS)
-    longest = _whole(parameters, "max_answer_len", 15, 1000)
-    places = arrays[f"{NOTE}places"]
-    text = text_tokenizer.told(arrays[f"{NOTE}context"])
-    start, end = (np.exp(arrays[name].astype(np.float64)) for name in ("start", "end"))
-    best = _best(start[1:], end[1:], longest, count, int((places[:, 1] > 0).sum()))
-    found = [
-        _answer(score, text, int(places[a, 0]), int(places[b, 1]))
-        for score, a, b in best
-    ]
-    if parameters.get("handle_impossible_answer") is True or not found:
-        found.append(_answer(float(start[0] * end[0]), "", 0, 0))
-        found = sorted(found, key=lambda one: -one["score"])[:count]
-    return found if parameters.get("top_k") is not None and count > 1 else found[0]
 
 
 def _answer(score: float, text: str, start: int, end: int) -> Json:
@@ -296,31 +381,6 @@ def _best(
     return found
 
 
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """A part of the passage as long as `max_length` that holds an answer, and the `spans` of tokens
-    from 1 [3, 2].
-
-    The first three answers that people gave, again where there are fewer; of 0 where there is none.
-    """
-    asked, size = _read(item.data, context), context.preprocessing.max_length
-    assert isinstance(item.target, tuple)
-    touched = [_tokens_of(asked, one) for one in item.target] or [(-1, -1)]
-    first, last = touched[0]
-    begin = max(0, min(first - size // 2, len(asked.ids) - size)) if last >= size else 0
-    known = {
-        name: _filled(array[begin : begin + size], size)
-        for name, array in _known(asked, context).items()
-    }
-    inside = [
-        (a - begin + 1, b - begin + 1)
-        for a, b in touched
-        if a >= begin and b - begin < size
-    ] or [(0, 0)]
-    spans = np.array((inside * ANSWERS)[:ANSWERS], np.int64)
-    arrays = {"question": asked.question_ids, **known}
-    return {name: _small(array) for name, array in arrays.items()}, {"spans": spans}
-
-
 def _small(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Token ids for the cache."""
     return array.astype(np.int32) if array.dtype == np.int64 else array
@@ -335,39 +395,6 @@ def _tokens_of(asked: Asked, answer: tuple[str, int]) -> tuple[int, int]:
         if a < start + len(text) and b > start
     ]
     return (touched[0], touched[-1]) if touched else (-1, -1)
-
-
-def truth(item: Item) -> Any:
-    """The answers that are right."""
-    assert isinstance(item.target, tuple)
-    return [text for text, _ in item.target]
-
-
-def complete(labels: Sequence[str]) -> Json:
-    """That there is no answer is one, too."""
-    return {"handle_impossible_answer": True}
-
-
-def evaluate(measured: Measured) -> Evaluation:
-    """`em` and `f1` as SQuAD's script computes them, by character where there are no spaces, beside
-    the baseline's.
-    """
-    said = [one["answer"] for one in measured.outputs]
-    pairs = list(zip(said, measured.truths, strict=True))
-    metrics = {
-        "em": sum(exact(*pair) for pair in pairs) / max(1, len(pairs)),
-        "f1": sum(f1(*pair) for pair in pairs) / max(1, len(pairs)),
-        "items": len(pairs),
-    }
-    if measured.context is not None:
-        answers = [
-            _baseline(raw, measured.context) for raw in measured.show(range(len(pairs)))
-        ]
-        metrics["f1_baseline"] = sum(
-            f1(answer, truths)
-            for answer, truths in zip(answers, measured.truths, strict=True)
-        ) / max(1, len(pairs))
-    return Evaluation(metrics=metrics, pictures={})
 
 
 def _baseline(data: Raw, context: Context) -> str:
@@ -387,26 +414,26 @@ def _baseline(data: Raw, context: Context) -> str:
     )
 
 
-def alike(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether two answers are the same, or as likely: rounding may turn a tie."""
-    mine, theirs = (
-        [found] if isinstance(found, dict) else found for found in (one, other)
-    )
-    return len(mine) == len(theirs) and all(
-        abs(a["score"] - b["score"]) <= tolerance
-        for a, b in zip(mine, theirs, strict=True)
-    )
+def metrics(measured: Measured) -> Evaluation:
+    """`em` and `f1` as SQuAD's script computes them, by character where there are no spaces,
+    beside the baseline's.
+    """
+    said = [one["answer"] for one in measured.outputs]
+    pairs = list(zip(said, measured.truths, strict=True))
+    metrics = {
+        "em": sum(exact(*pair) for pair in pairs) / max(1, len(pairs)),
+        "f1": sum(f1(*pair) for pair in pairs) / max(1, len(pairs)),
+        "items": len(pairs),
+    }
+    if measured.context is not None:
+        answers = [
+            _baseline(raw, measured.context) for raw in measured.show(range(len(pairs)))
+        ]
+        metrics["f1_baseline"] = sum(
+            f1(answer, truths)
+            for answer, truths in zip(answers, measured.truths, strict=True)
+        ) / max(1, len(pairs))
+    return Evaluation(metrics=metrics, pictures={})
 
 
-def as_sent(data: Raw) -> str:
-    """Question and passage as JSON."""
-    question, context = asked_of(data)
-    return json.dumps({"question": question, "context": context}, ensure_ascii=False)
-
-
-def example() -> str:
-    """A question about a sentence."""
-    return (
-        '{"question": "Where does she live?", "context": "Her name is Clara and she lives in '
-        'Berkeley."}'
-    )
+TASK = QuestionAnswering()

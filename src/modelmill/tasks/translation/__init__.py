@@ -1,6 +1,6 @@
 """translation: a sentence in one language in, the same in another one out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,16 @@ import numpy as np
 from msgspec import Meta
 
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.base import (
+    Arrays,
+    Context,
+    Evaluation,
+    Item,
+    Items,
+    Model,
+    Raw,
+    Run,
+)
 from modelmill.tasks.decoding import lossless_tokenizer, text_tokenizer
 from modelmill.tasks.decoding.lossless_tokenizer import (
     END,
@@ -18,20 +27,10 @@ from modelmill.tasks.decoding.lossless_tokenizer import (
     UNKNOWN,
     load_tokenizer,
 )
-from modelmill.tasks.decoding.text_tokenizer import fingerprint
+from modelmill.tasks.inputs import TextTask
 from modelmill.tasks.translation.beam_search import search
 from modelmill.types import Json, TensorSpec
 
-__all__ = ["fingerprint"]
-
-SUMMARY = "say a sentence in another language, learnt from pairs of sentences"
-INPUT = "text"
-TARGETS = ("texts",)
-CLASSES = 0
-METRIC = "bleu"
-RECIPE = "transformer"
-SAMPLES = 200_000
-GRAPHS = ("step",)
 PARAMETERS = ("num_beams", "max_new_tokens", "max_length", "attention")
 OTHER = frozenset(
     {"src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation"}
@@ -39,7 +38,6 @@ OTHER = frozenset(
 MOST_BEAMS = 16
 MOST_TOKENS = 512
 LEAST_LENGTH = 32
-Run = Callable[[Arrays], Arrays]
 
 
 class Preprocessing(lossless_tokenizer.Units, frozen=True, kw_only=True):
@@ -73,98 +71,203 @@ class Preprocessing(lossless_tokenizer.Units, frozen=True, kw_only=True):
     ] = 4
 
 
-def prepare(
-    samples: Sequence[Any], preprocessing: Preprocessing, folder: Path
-) -> Preprocessing:
-    """The tokenizer of both languages, and the length of the longest sentence."""
-    both = [
-        _clean(text)
-        for sample in samples
-        for text in (sample if isinstance(sample, tuple) else (sample,))
-    ]
-    tokenizer = lossless_tokenizer.learnt(both, preprocessing, folder)
-    length = preprocessing.max_length
-    if not length:
-        lengths = [
-            len(one.ids)
-            for one in tokenizer.encode_batch(both, add_special_tokens=False)
+class Translation(TextTask):
+    """A sentence in another language."""
+
+    SUMMARY = "say a sentence in another language, learnt from pairs of sentences"
+    TARGETS = ("texts",)
+    CLASSES = 0
+    METRIC = "bleu"
+    RECIPE = "transformer"
+    SAMPLES = 200_000
+    GRAPHS = ("step",)
+    PREPROCESSING = Preprocessing
+
+    def prepare(
+        self, samples: Sequence[Any], preprocessing: Preprocessing, folder: Path
+    ) -> Preprocessing:
+        """The tokenizer of both languages, and the length of the longest sentence."""
+        both = [
+            _clean(text)
+            for sample in samples
+            for text in (sample if isinstance(sample, tuple) else (sample,))
         ]
-        length = max(LEAST_LENGTH, min(preprocessing.length_limit, max(lengths) + 1))
-    return msgspec.structs.replace(
-        preprocessing, max_length=length, tokens=tokenizer.get_vocab_size()
-    )
+        tokenizer = lossless_tokenizer.learnt(both, preprocessing, folder)
+        length = preprocessing.max_length
+        if not length:
+            lengths = [
+                len(one.ids)
+                for one in tokenizer.encode_batch(both, add_special_tokens=False)
+            ]
+            length = max(
+                LEAST_LENGTH, min(preprocessing.length_limit, max(lengths) + 1)
+            )
+        return msgspec.structs.replace(
+            preprocessing, max_length=length, tokens=tokenizer.get_vocab_size()
+        )
 
+    def prepare_sample(self, item: Item) -> Any:
+        """Both texts: the tokenizer learns from them."""
+        assert isinstance(item.target, tuple)
+        return (item.data, *item.target)
 
-def shown(item: Item) -> Any:
-    """Both texts: the tokenizer learns from them."""
-    assert isinstance(item.target, tuple)
-    return (item.data, *item.target)
+    def measured_by(self, item: Item, context: Context) -> str:
+        """The beginning of a text that is longer than the model takes: it is measured by that."""
+        return text_tokenizer.beginning(
+            item.data, context.folder, context.preprocessing.max_length
+        )
 
+    def inputs(self, context: Context) -> list[TensorSpec]:
+        """`ids` of the sentence, 0 behind its end, and for the `search` the beams and the most
+        tokens (0: as usual).
+        """
+        return [
+            TensorSpec(
+                name="ids",
+                datatype="INT64",
+                shape=[-1, context.preprocessing.max_length],
+            ),
+            TensorSpec(name="search", datatype="INT64", shape=[-1, 2]),
+        ]
 
-def asked(item: Item, context: Context) -> str:
-    """The beginning of a text that is longer than the model takes: it is measured by that."""
-    return text_tokenizer.beginning(
-        item.data, context.folder, context.preprocessing.max_length
-    )
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """`tokens` of the translation, 0 behind its end, its `score`, and where each token looked
+        in the sentence.
+        """
+        return [
+            TensorSpec(name="tokens", datatype="INT64", shape=[-1, _longest(context)]),
+            TensorSpec(name="score", datatype="FP32", shape=[-1]),
+            TensorSpec(
+                name="attention",
+                datatype="FP32",
+                shape=[-1, _longest(context), context.preprocessing.max_length],
+            ),
+        ]
+
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """`ids`: int64 [max_length]; raises `InvalidInput`."""
+        return self.request(data, context, {})
+
+    def request(
+        self, data: Raw, context: Context, parameters: Mapping[str, Any]
+    ) -> Arrays:
+        """`ids`: int64 [max_length], and `search`: int64 [2]; raises `InvalidInput`."""
+        how = context.preprocessing
+        ids = _ids(data, context)
+        if len(ids) > how.max_length:
+            raise InvalidInput(
+                f"the text has {len(ids):,} tokens; at most {how.max_length} are taken: send it "
+                "sentence by sentence"
+            )
+        row = np.zeros(how.max_length, np.int64)
+        row[: len(ids)] = ids
+        beams = _whole(parameters, "num_beams", MOST_BEAMS)
+        most = _whole(parameters, "max_new_tokens", MOST_TOKENS) or _whole(
+            parameters, "max_length", MOST_TOKENS
+        )
+        return {"ids": row, "search": np.array([beams, most], np.int64)}
+
+    def infer(
+        self, runs: Mapping[str, Run], arrays: Arrays, context: Context
+    ) -> Arrays:
+        """The search for each row, those of as many beams together."""
+        ids, usual = arrays["ids"], context.preprocessing
+        most = _longest(context)
+        asked = np.clip(arrays["search"], 0, (MOST_BEAMS, most))
+        how = np.where(asked > 0, asked, (usual.beams, most))
+        found: list[Any] = [None] * len(ids)
+        for beams in np.unique(how[:, 0]):
+            rows = np.flatnonzero(how[:, 0] == beams)
+            some = ids[rows]
+            some = some[:, : max(1, int((some != PAD).sum(1).max()))]
+            texts = search(
+                runs[""]({"ids": some}),
+                runs["step"],
+                int(beams),
+                how[rows, 1],
+                END,
+                (PAD, UNKNOWN),
+            )
+            for row, text in zip(rows, texts, strict=True):
+                found[row] = text
+        tokens = np.zeros((len(ids), most), np.int64)
+        attention = np.zeros((len(ids), most, ids.shape[1]), np.float32)
+        for place, one in enumerate(found):
+            tokens[place, : len(one.tokens)] = one.tokens
+            attention[place, : len(one.tokens), : one.looked.shape[1]] = one.looked
+        return {
+            "tokens": tokens,
+            "score": np.array([one.score for one in found], np.float32),
+            "attention": attention,
+        }
+
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> Json:
+        """`translation_text` and its `score`, the mean logarithm of its tokens' probabilities;
+        raises `InvalidInput`.
+
+        With `attention` also its tokens, and where each of them looked.
+        """
+        for name in parameters:
+            if name not in PARAMETERS and name not in OTHER:
+                raise unknown_setting(name, PARAMETERS, "parameter")
+        tokenizer = load_tokenizer(context.folder / TOKENIZER)
+        ids = [int(one) for one in arrays["tokens"] if one != PAD]
+        answer: Json = {
+            "translation_text": tokenizer.decode(ids),
+            "score": round(float(arrays["score"]), 4),
+        }
+        if parameters.get("attention") is True:
+            answer["target_tokens"] = [tokenizer.decode([one]) for one in ids]
+            answer["attention"] = [
+                [round(float(one), 4) for one in row]
+                for row in arrays["attention"][: len(ids)]
+            ]
+        return answer
+
+    def same_answer(self, one: Json, other: Json, tolerance: float) -> bool:
+        """Whether two translations are the same, or as likely: rounding may turn a tie."""
+        return bool(abs(one["score"] - other["score"]) <= 10 * tolerance)
+
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """`ids`, and `target`: the first translation with [END] behind it [max_length]; both are
+        cut.
+        """
+        length, found = context.preprocessing.max_length, []
+        assert isinstance(item.target, tuple)
+        for ids in (_ids(item.data, context), [*_ids(item.target[0], context), END]):
+            row = np.zeros(length, np.int32)
+            row[: len(ids)] = ids[:length]
+            found.append(row)
+        return {"ids": found[0]}, {"target": found[1]}
+
+    def expected(self, item: Item) -> Any:
+        """All translations that are right."""
+        return item.target
+
+    def full_parameters(self, labels: Sequence[str]) -> Json:
+        """Nothing is left out."""
+        return {"attention": True}
+
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """BLEU and chrF with their signatures, some translations, and where they looked."""
+        from modelmill.tasks.translation.measures import measures
+
+        return measures(self.measured(model, items))
+
+    def example(self) -> str:
+        """A sentence."""
+        return "A man is riding a horse."
 
 
 def _clean(data: Raw) -> str:
     return text_tokenizer.without_surrogates(text_tokenizer.text_of(data))
 
 
-def inputs(context: Context) -> list[TensorSpec]:
-    """`ids` of the sentence, 0 behind its end, and for the `search` the beams and the most tokens
-    (0: as usual).
-    """
-    return [
-        TensorSpec(
-            name="ids", datatype="INT64", shape=[-1, context.preprocessing.max_length]
-        ),
-        TensorSpec(name="search", datatype="INT64", shape=[-1, 2]),
-    ]
-
-
-def outputs(context: Context) -> list[TensorSpec]:
-    """`tokens` of the translation, 0 behind its end, its `score`, and where each token looked in
-    the sentence.
-    """
-    return [
-        TensorSpec(name="tokens", datatype="INT64", shape=[-1, _longest(context)]),
-        TensorSpec(name="score", datatype="FP32", shape=[-1]),
-        TensorSpec(
-            name="attention",
-            datatype="FP32",
-            shape=[-1, _longest(context), context.preprocessing.max_length],
-        ),
-    ]
-
-
 def _longest(context: Context) -> int:
     """Tokens that a translation may have."""
     return min(MOST_TOKENS, 2 * int(context.preprocessing.max_length))
-
-
-def decode(data: Raw, context: Context) -> Arrays:
-    """`ids`: int64 [max_length]; raises `InvalidInput`."""
-    return request(data, context, {})
-
-
-def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
-    """`ids`: int64 [max_length], and `search`: int64 [2]; raises `InvalidInput`."""
-    how = context.preprocessing
-    ids = _ids(data, context)
-    if len(ids) > how.max_length:
-        raise InvalidInput(
-            f"the text has {len(ids):,} tokens; at most {how.max_length} are taken: send it "
-            "sentence by sentence"
-        )
-    row = np.zeros(how.max_length, np.int64)
-    row[: len(ids)] = ids
-    beams = _whole(parameters, "num_beams", MOST_BEAMS)
-    most = _whole(parameters, "max_new_tokens", MOST_TOKENS) or _whole(
-        parameters, "max_length", MOST_TOKENS
-    )
-    return {"ids": row, "search": np.array([beams, most], np.int64)}
 
 
 def _ids(data: Raw, context: Context) -> list[int]:
@@ -186,103 +289,4 @@ def _whole(parameters: Mapping[str, Any], name: str, most: int) -> int:
     return value
 
 
-def infer(runs: Mapping[str, Run], arrays: Arrays, context: Context) -> Arrays:
-    """The search for each row, those of as many beams together."""
-    ids, usual = arrays["ids"], context.preprocessing
-    most = _longest(context)
-    asked = np.clip(arrays["search"], 0, (MOST_BEAMS, most))
-    how = np.where(asked > 0, asked, (usual.beams, most))
-    found: list[Any] = [None] * len(ids)
-    for beams in np.unique(how[:, 0]):
-        rows = np.flatnonzero(how[:, 0] == beams)
-        some = ids[rows]
-        some = some[:, : max(1, int((some != PAD).sum(1).max()))]
-        texts = search(
-            runs[""]({"ids": some}),
-            runs["step"],
-            int(beams),
-            how[rows, 1],
-            END,
-            (PAD, UNKNOWN),
-        )
-        for row, text in zip(rows, texts, strict=True):
-            found[row] = text
-    tokens = np.zeros((len(ids), most), np.int64)
-    attention = np.zeros((len(ids), most, ids.shape[1]), np.float32)
-    for place, one in enumerate(found):
-        tokens[place, : len(one.tokens)] = one.tokens
-        attention[place, : len(one.tokens), : one.looked.shape[1]] = one.looked
-    return {
-        "tokens": tokens,
-        "score": np.array([one.score for one in found], np.float32),
-        "attention": attention,
-    }
-
-
-def encode(arrays: Arrays, context: Context, parameters: Mapping[str, Any]) -> Json:
-    """`translation_text` and its `score`, the mean logarithm of its tokens' probabilities; raises
-    `InvalidInput`.
-
-    With `attention` also its tokens, and where each of them looked.
-    """
-    for name in parameters:
-        if name not in PARAMETERS and name not in OTHER:
-            raise unknown_setting(name, PARAMETERS, "parameter")
-    tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    ids = [int(one) for one in arrays["tokens"] if one != PAD]
-    answer: Json = {
-        "translation_text": tokenizer.decode(ids),
-        "score": round(float(arrays["score"]), 4),
-    }
-    if parameters.get("attention") is True:
-        answer["target_tokens"] = [tokenizer.decode([one]) for one in ids]
-        answer["attention"] = [
-            [round(float(one), 4) for one in row]
-            for row in arrays["attention"][: len(ids)]
-        ]
-    return answer
-
-
-def alike(one: Json, other: Json, tolerance: float) -> bool:
-    """Whether two translations are the same, or as likely: rounding may turn a tie."""
-    return bool(abs(one["score"] - other["score"]) <= 10 * tolerance)
-
-
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`ids`, and `target`: the first translation with [END] behind it [max_length]; both are
-    cut.
-    """
-    length, found = context.preprocessing.max_length, []
-    assert isinstance(item.target, tuple)
-    for ids in (_ids(item.data, context), [*_ids(item.target[0], context), END]):
-        row = np.zeros(length, np.int32)
-        row[: len(ids)] = ids[:length]
-        found.append(row)
-    return {"ids": found[0]}, {"target": found[1]}
-
-
-def truth(item: Item) -> Any:
-    """All translations that are right."""
-    return item.target
-
-
-def complete(labels: Sequence[str]) -> Json:
-    """Nothing is left out."""
-    return {"attention": True}
-
-
-def evaluate(measured: Measured) -> Evaluation:
-    """BLEU and chrF with their signatures, some translations, and where they looked."""
-    from modelmill.tasks.translation.measures import measures
-
-    return measures(measured)
-
-
-def as_sent(data: Raw) -> str:
-    """The sentence itself."""
-    return text_tokenizer.text_of(data)
-
-
-def example() -> str:
-    """A sentence."""
-    return "A man is riding a horse."
+TASK = Translation()

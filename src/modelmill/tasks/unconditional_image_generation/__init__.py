@@ -3,8 +3,7 @@ on.
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,33 +11,26 @@ from msgspec import Meta
 
 from modelmill import seeds
 from modelmill.errors import InvalidInput, unknown_setting
-from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Measured, Raw
+from modelmill.tasks.base import (
+    Arrays,
+    Context,
+    Evaluation,
+    GeneratingTask,
+    Item,
+    Items,
+    Model,
+    Raw,
+    Run,
+)
 from modelmill.tasks.decoding import image_decoder
-from modelmill.tasks.decoding.image_decoder import fingerprint
+from modelmill.tasks.inputs import ImageTask
 from modelmill.tasks.unconditional_image_generation.sampling import denoised
 from modelmill.types import Json, TensorSpec
-
-__all__ = ["Preprocessing", "fingerprint"]
-
-SUMMARY = (
-    "make new pictures like those of a data set; measured by their distance from real ones, "
-    "so less is better"
-)
-INPUT = "image"
-ASKED = "seed"
-OUTPUT = "image"
-TARGETS = ("none", "label")
-CLASSES = 0
-METRIC = "distance"
-RECIPE = "dcgan"
-SAMPLES = 1000
-EVALUATED = 1000
 
 PARAMETERS = ("num_images", "seed", "steps", "num_inference_steps")
 MOST_IMAGES = 64
 MOST_STEPS = 100
 STEPS = 25
-Run = Callable[[Arrays], Arrays]
 
 
 class Preprocessing(image_decoder.Preprocessing, frozen=True, kw_only=True):
@@ -54,87 +46,172 @@ class Preprocessing(image_decoder.Preprocessing, frozen=True, kw_only=True):
     ] = 0
 
 
-def prepare(
-    samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
-) -> Preprocessing:
-    """Size and colour taken from the training pictures."""
-    return image_decoder.prepare(samples, preprocessing)  # type: ignore[return-value]
+class ImageGeneration(GeneratingTask, ImageTask):
+    """New pictures for a seed."""
+
+    SUMMARY = (
+        "make new pictures like those of a data set; measured by their distance from real ones, "
+        "so less is better"
+    )
+    TAKES = "seed"
+    GIVES = "image"
+    TARGETS = ("none", "label")
+    CLASSES = 0
+    METRIC = "distance"
+    RECIPE = "dcgan"
+    SAMPLES = 1000
+    EVALUATED = 1000
+    PREPROCESSING = Preprocessing
+
+    def inputs(self, context: Context) -> list[TensorSpec]:
+        """`latent`: standard normal noise; for a diffusion model also `steps` (0: the usual
+        number).
+        """
+        how = context.preprocessing
+        noise = TensorSpec(
+            name="latent",
+            datatype="FP32",
+            shape=[-1, *([how.latent] if how.latent else _shape(how))],
+        )
+        return (
+            [noise]
+            if how.latent
+            else [noise, TensorSpec(name="steps", datatype="INT64", shape=[-1])]
+        )
+
+    def outputs(self, context: Context) -> list[TensorSpec]:
+        """`image`: 0..1 [-1, height, width, channels]."""
+        return [
+            TensorSpec(
+                name="image",
+                datatype="FP32",
+                shape=[-1, *_shape(context.preprocessing)],
+            )
+        ]
+
+    def graph(self, context: Context) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """A diffusion network takes a noisy picture -1..1 and its time 0..1, and gives the velocity
+        from which to step.
+        """
+        noise, *steps = self.inputs(context)
+        if not steps:
+            return [noise], self.outputs(context)
+        time = TensorSpec(name="time", datatype="FP32", shape=[-1])
+        return [noise, time], [
+            TensorSpec(name="velocity", datatype="FP32", shape=noise.shape)
+        ]
+
+    def decode(self, data: Raw, context: Context) -> Arrays:
+        """The noise of one picture, drawn from a seed; raises `InvalidInput`."""
+        return self.request(data, context, {})
+
+    def request(
+        self, data: Raw, context: Context, parameters: Mapping[str, Any]
+    ) -> Arrays:
+        """`latent`: the noise of `num_images` pictures [n, ...], drawn from the seed; `steps` of a
+        diffusion model.
+
+        The first pictures of a seed are the same ones, however many are asked for. Without a seed
+        it is drawn by chance. Raises `InvalidInput`.
+        """
+        for name in parameters:
+            if name not in PARAMETERS:
+                raise unknown_setting(name, PARAMETERS, "parameter")
+        count = _whole(parameters, "num_images", 1, 1, MOST_IMAGES)
+        rng = np.random.default_rng(_seed(data, parameters))
+        noise, *diffusion = self.inputs(context)
+        arrays: Arrays = {
+            "latent": rng.standard_normal((count, *noise.shape[1:]), np.float32)
+        }
+        given = [name for name in PARAMETERS[2:] if parameters.get(name) is not None]
+        if diffusion:
+            arrays["steps"] = np.asarray(
+                _whole(parameters, given[0], STEPS, 1, MOST_STEPS) if given else STEPS,
+                np.int64,
+            )
+        elif given:
+            raise InvalidInput(
+                f"{given[0]}: this model draws a picture in one step; only diffusion models "
+                "take steps"
+            )
+        return arrays
+
+    def infer(
+        self, runs: Mapping[str, Run], arrays: Arrays, context: Context
+    ) -> Arrays:
+        """`image` 0..1: rows of noise [N, ...] as one batch, requests [B, n, ...] one by one.
+
+        A request runs alone because the last bit of a sum depends on the size of the batch: the
+        same request is answered with the same pictures, whatever else is asked at the time.
+        """
+        latent = arrays["latent"]
+        steps = arrays.get("steps")
+        if latent.ndim == len(self.inputs(context)[0].shape):
+            return {"image": _pictures(runs[""], latent, steps)}
+        each = [
+            _pictures(runs[""], noise, None if steps is None else steps[row])
+            for row, noise in enumerate(latent)
+        ]
+        return {"image": np.stack(each)}
+
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+    ) -> list[str]:
+        """The pictures as PNG files in base64; one where the arrays hold one."""
+        images = arrays["image"].reshape(-1, *_shape(context.preprocessing))
+        return [
+            b64encode(image_decoder.png(eight_bits(image))).decode() for image in images
+        ]
+
+    def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
+        """Whether two answers show the same pictures, but for a mean difference of `tolerance` of
+        the range each.
+        """
+        if (
+            not isinstance(one, list)
+            or not isinstance(other, list)
+            or len(one) != len(other)
+        ):
+            return False
+        return all(
+            a == b or _alike_pictures(a, b, tolerance)
+            for a, b in zip(one, other, strict=True)
+        )
+
+    def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
+        """`image`: uint8 [height, width, channels]; nothing is aimed at but its likeness."""
+        return {"image": image_decoder.decode(item.data, context.preprocessing)}, {}
+
+    def expected(self, item: Item) -> tuple[Raw, str]:
+        """A real picture, with its class where there are classes."""
+        return item.data, item.label
+
+    def questions(self, count: int) -> list[tuple[Raw, Json]]:
+        """Seeds that ask for so many pictures, many at a time."""
+        full, rest = divmod(count, MOST_IMAGES)
+        counts = [MOST_IMAGES] * full + ([rest] if rest else [])
+        return [(str(seed), {"num_images": count}) for seed, count in enumerate(counts)]
+
+    def evaluate(self, model: Model, items: Items) -> Evaluation:
+        """Distance, precision and recall against real pictures, the shares of the classes, and a
+        grid of samples.
+        """
+        from modelmill.tasks.unconditional_image_generation.judging import evaluate
+
+        return evaluate(self.measured(model, items))
+
+    def as_sent(self, data: Raw) -> str:
+        """A seed, one for each picture."""
+        return str(int(self.fingerprint(data)[:8], 16))
+
+    def example(self) -> str:
+        """A seed."""
+        return "7"
 
 
 def _shape(how: Preprocessing) -> list[int]:
     """Of a picture."""
     return [how.height, how.width, how.channels]
-
-
-def inputs(context: Context) -> list[TensorSpec]:
-    """`latent`: standard normal noise; for a diffusion model also `steps` (0: the usual number)."""
-    how = context.preprocessing
-    noise = TensorSpec(
-        name="latent",
-        datatype="FP32",
-        shape=[-1, *([how.latent] if how.latent else _shape(how))],
-    )
-    return (
-        [noise]
-        if how.latent
-        else [noise, TensorSpec(name="steps", datatype="INT64", shape=[-1])]
-    )
-
-
-def outputs(context: Context) -> list[TensorSpec]:
-    """`image`: 0..1 [-1, height, width, channels]."""
-    return [
-        TensorSpec(
-            name="image", datatype="FP32", shape=[-1, *_shape(context.preprocessing)]
-        )
-    ]
-
-
-def graph(context: Context) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """A diffusion network takes a noisy picture -1..1 and its time 0..1, and gives the velocity
-    from which to step.
-    """
-    noise, *steps = inputs(context)
-    if not steps:
-        return [noise], outputs(context)
-    time = TensorSpec(name="time", datatype="FP32", shape=[-1])
-    return [noise, time], [
-        TensorSpec(name="velocity", datatype="FP32", shape=noise.shape)
-    ]
-
-
-def decode(data: Raw, context: Context) -> Arrays:
-    """The noise of one picture, drawn from a seed; raises `InvalidInput`."""
-    return request(data, context, {})
-
-
-def request(data: Raw, context: Context, parameters: Mapping[str, Any]) -> Arrays:
-    """`latent`: the noise of `num_images` pictures [n, ...], drawn from the seed; `steps` of a
-    diffusion model.
-
-    The first pictures of a seed are the same ones, however many are asked for. Without a seed it is
-    drawn by chance. Raises `InvalidInput`.
-    """
-    for name in parameters:
-        if name not in PARAMETERS:
-            raise unknown_setting(name, PARAMETERS, "parameter")
-    count = _whole(parameters, "num_images", 1, 1, MOST_IMAGES)
-    rng = np.random.default_rng(_seed(data, parameters))
-    noise, *diffusion = inputs(context)
-    arrays: Arrays = {
-        "latent": rng.standard_normal((count, *noise.shape[1:]), np.float32)
-    }
-    given = [name for name in PARAMETERS[2:] if parameters.get(name) is not None]
-    if diffusion:
-        arrays["steps"] = np.asarray(
-            _whole(parameters, given[0], STEPS, 1, MOST_STEPS) if given else STEPS,
-            np.int64,
-        )
-    elif given:
-        raise InvalidInput(
-            f"{given[0]}: this model draws a picture in one step; only diffusion models take steps"
-        )
-    return arrays
 
 
 def _whole(
@@ -183,23 +260,6 @@ def _seed(data: Raw, parameters: Mapping[str, Any]) -> int:
     return int(text)
 
 
-def infer(run: Run, arrays: Arrays, context: Context) -> Arrays:
-    """`image` 0..1: rows of noise [N, ...] as one batch, requests [B, n, ...] one by one.
-
-    A request runs alone because the last bit of a sum depends on the size of the batch: the same
-    request is answered with the same pictures, whatever else is asked at the time.
-    """
-    latent = arrays["latent"]
-    steps = arrays.get("steps")
-    if latent.ndim == len(inputs(context)[0].shape):
-        return {"image": _pictures(run, latent, steps)}
-    each = [
-        _pictures(run, noise, None if steps is None else steps[row])
-        for row, noise in enumerate(latent)
-    ]
-    return {"image": np.stack(each)}
-
-
 def _pictures(
     run: Run, latent: np.ndarray[Any, Any], steps: Any
 ) -> np.ndarray[Any, Any]:
@@ -222,32 +282,6 @@ def _pictures(
     return images / 2 + 0.5
 
 
-def encode(
-    arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-) -> list[str]:
-    """The pictures as PNG files in base64; one where the arrays hold one."""
-    images = arrays["image"].reshape(-1, *_shape(context.preprocessing))
-    return [
-        b64encode(image_decoder.png(eight_bits(image))).decode() for image in images
-    ]
-
-
-def alike(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether two answers show the same pictures, but for a mean difference of `tolerance` of the
-    range each.
-    """
-    if (
-        not isinstance(one, list)
-        or not isinstance(other, list)
-        or len(one) != len(other)
-    ):
-        return False
-    return all(
-        a == b or _alike_pictures(a, b, tolerance)
-        for a, b in zip(one, other, strict=True)
-    )
-
-
 def _alike_pictures(one: str, other: str, tolerance: float) -> bool:
     first, second = (
         image_decoder.read_pixels(b64decode(file)).astype(np.float32)
@@ -264,42 +298,4 @@ def eight_bits(image: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8
     return np.asarray(np.rint(np.clip(image, 0, 1) * 255), np.uint8)
 
 
-def sample(item: Item, context: Context) -> tuple[Arrays, Arrays]:
-    """`image`: uint8 [height, width, channels]; nothing is aimed at but its likeness."""
-    return {"image": image_decoder.decode(item.data, context.preprocessing)}, {}
-
-
-def truth(item: Item) -> tuple[Raw, str]:
-    """A real picture, with its class where there are classes."""
-    return item.data, item.label
-
-
-def questions(items: int) -> list[tuple[str, Json]]:
-    """Seeds that ask for as many pictures as there are items, many at a time."""
-    full, rest = divmod(items, MOST_IMAGES)
-    counts = [MOST_IMAGES] * full + ([rest] if rest else [])
-    return [(str(seed), {"num_images": count}) for seed, count in enumerate(counts)]
-
-
-def complete(labels: Sequence[str]) -> Json:
-    """An answer leaves nothing out."""
-    return {}
-
-
-def evaluate(measured: Measured) -> Evaluation:
-    """Distance, precision and recall against real pictures, the shares of the classes, and a grid
-    of samples.
-    """
-    from modelmill.tasks.unconditional_image_generation.judging import evaluate
-
-    return evaluate(measured)
-
-
-def as_sent(data: Raw) -> str:
-    """A seed, one for each picture."""
-    return str(int(fingerprint(data)[:8], 16))
-
-
-def example() -> str:
-    """A seed."""
-    return "7"
+TASK = ImageGeneration()

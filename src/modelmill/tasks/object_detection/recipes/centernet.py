@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
-from modelmill.tasks.object_detection import Preprocessing
+from modelmill.tasks.decoding.image_decoder import Preprocessing
 from modelmill.tasks.object_detection.settings import BoxAugment
 from modelmill.types import Struct
 

@@ -144,3 +144,45 @@ def test_names_say_the_text(tmp_path):
     ]
     with pytest.raises(InvalidInput, match="pairs, as 0=zero"):
         items(transcripts, path, words="zero")
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (
+            transcripts,
+            [
+                "nothing says what is said in 'set'",
+                "metadata.csv",
+                "columns file_name and transcription",
+                "as 1.wav,hello world",
+                "trans.txt",
+            ],
+        ),
+        (
+            audiofolder,
+            [
+                "nothing says the classes in 'set'",
+                "metadata.csv",
+                "columns file_name and label",
+                "as 1.wav,dog",
+                "a folder for each class",
+            ],
+        ),
+    ],
+)
+def test_recordings_without_a_table_are_refused_with_the_one_looked_for(
+    tmp_path, module, says
+):
+    with pytest.raises(InvalidInput) as refused:
+        items(module, folder(tmp_path, "1.wav", "2.wav"))
+    for part in says:
+        assert part in str(refused.value)
+    assert "is there" not in str(refused.value)
+
+
+@pytest.mark.parametrize("module", [transcripts, audiofolder])
+def test_a_table_of_another_name_is_pointed_at(tmp_path, module):
+    path = table(tmp_path, ["1.wav", "2.wav"], "file,text\n", "labels.csv")
+    with pytest.raises(InvalidInput, match=r"'labels\.csv' is there"):
+        items(module, path)

@@ -10,7 +10,7 @@ from modelmill.artifacts import sha256_of
 from modelmill.cluster.child import Report as Tell
 from modelmill.data import formats
 from modelmill.data.base import Item, open_source
-from modelmill.data.check import Report, examine
+from modelmill.data.check import Finding, Report, examine
 from modelmill.data.report import few
 from modelmill.errors import InvalidInput, MillError
 from modelmill.jobs.process import Events, Interrupted, Stop, log, run
@@ -79,7 +79,7 @@ def _refuse(spec: JobSpec, report: Report, least: int) -> None:
     for line in report.lines():
         log.info("%s", line)  # the data set itself shows them to people
     if not report.sound:
-        why = f": {report.findings[0].message}" if report.findings else ""
+        why = _told(report.findings[0]) if report.findings else ""
         raise InvalidInput(f"none of the {report.items} items can be used{why}")
     classes = [name for name, count in report.classes.items() if count]
     if len(classes) < least:
@@ -91,3 +91,9 @@ def _refuse(spec: JobSpec, report: Report, least: int) -> None:
             f"{finding.kind} ({finding.count})" for finding in report.findings
         )
         raise InvalidInput(f"refused because of --strict: {kinds}")
+
+
+def _told(finding: Finding) -> str:
+    """A finding with an example: where nothing can be used, one reason is mostly that of all."""
+    example = f", such as {finding.examples[0]}" if finding.examples else ""
+    return f": {finding.message}{example}"

@@ -42,6 +42,29 @@ def tables_of(source: Source) -> list[str]:
     return [name for name in source.names if name.rpartition("/")[2].lower() in TABLES]
 
 
+def untold(source: Source, what: str, row: tuple[str, str], other: str) -> InvalidInput:
+    """The error for recordings of which nothing says what they are: which table is looked for.
+
+    `row` is the column that the table should have and an example of it, `other` says what else
+    would do.
+    """
+    first = next(name for name in source.names if is_recording(name))
+    column, said = row
+    beside = [
+        name for name in source.names if name.lower().endswith((".csv", ".tsv", ".txt"))
+    ]
+    renamed = (
+        f" ('{shown(beside[0], 60)}' is there: a table is found when it has that name)"
+        if beside
+        else ""
+    )
+    return InvalidInput(
+        f"nothing says {what} in '{source.title}': put {TABLES[0]} beside the recordings, with the "
+        f"columns {FILES[0]} and {column}: first the line {FILES[0]},{column}, then one for each, "
+        f"as {shown(first, 60)},{said}{renamed}; or {other}"
+    )
+
+
 def described(
     source: Source, tables: Sequence[str], columns: Sequence[str]
 ) -> Iterator[Item]:

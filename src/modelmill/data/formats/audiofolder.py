@@ -43,6 +43,16 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         "label" in options or len({label for _, label in labels.values() if label}) < 2
     )
     pattern = pattern_of(options.get("label", USUAL))
+    if names and not any(
+        (pattern.match(name.rpartition("/")[2]) if by_name else folder)
+        for name, (_, folder) in labels.items()
+    ):
+        raise _sounds.untold(
+            source,
+            "the classes",
+            (COLUMNS[0], "dog"),
+            "put them into a folder for each class, or name the files after it, as dog_1.wav",
+        )
     for name, (split, folder) in labels.items():
         found = pattern.match(name.rpartition("/")[2]) if by_name else None
         label = (found[1] or "") if found else "" if by_name else folder

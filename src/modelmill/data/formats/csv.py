@@ -7,7 +7,9 @@ from modelmill.data.formats._table import COLUMNS, read_tables
 from modelmill.data.formats._text import with_extension
 
 INPUT = "text"
-SUMMARY = "a .csv table with a column of texts and one of labels"
+SUMMARY = (
+    "a .csv table with a column of texts and one of labels, such as text and label"
+)
 OPTIONS = COLUMNS
 RANK = 2
 

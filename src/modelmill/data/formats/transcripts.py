@@ -104,19 +104,26 @@ def _librispeech(source: Source) -> Iterator[Item]:
 def _named(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     pattern = pattern_of(options.get("text", USUAL), "text")
     words = _words(options.get("words", ""))
-    for name in source.names:
-        if is_recording(name):
-            found = pattern.match(name.rpartition("/")[2])
-            said = (found[1] or "").replace("_", " ") if found else ""
-            split = next(
-                (known for part in name.split("/")[:-1] if (known := split_of(part))),
-                None,
-            )
-            yield source.item(
-                name,
-                words.get(said, said),
-                split or _sounds.split_by_name(name, options),
-            )
+    names = [name for name in source.names if is_recording(name)]
+    if names and not any(pattern.match(name.rpartition("/")[2]) for name in names):
+        raise _sounds.untold(
+            source,
+            "what is said",
+            (COLUMNS[0], "hello world"),
+            "add LibriSpeech's *.trans.txt, or name the files after their texts, as hello_1.wav",
+        )
+    for name in names:
+        found = pattern.match(name.rpartition("/")[2])
+        said = (found[1] or "").replace("_", " ") if found else ""
+        split = next(
+            (known for part in name.split("/")[:-1] if (known := split_of(part))),
+            None,
+        )
+        yield source.item(
+            name,
+            words.get(said, said),
+            split or _sounds.split_by_name(name, options),
+        )
 
 
 def _words(given: str) -> dict[str, str]:

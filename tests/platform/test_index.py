@@ -168,6 +168,68 @@ def test_a_file_that_is_refused_is_named(running, shapes, pictures):
     assert running.client.index(shapes)["items"] == 0
 
 
+def test_a_file_that_can_not_be_read_is_left_out_and_named(running, shapes, pictures):
+    (pictures / "left" / "a.png").write_bytes(b"not a picture")
+    added = running.run("index", "add", shapes, str(pictures))
+    assert added.returncode == 0
+    assert "added 6 items" in added.stdout
+    assert "left out 1" in added.stdout
+    assert "left/a.png: not a readable picture" in added.stdout
+    told = json.loads(
+        running.run("--json", "index", "add", shapes, str(pictures)).stdout
+    )
+    assert len(told["ids"]) == 6
+    (out,) = told["left_out"]
+    assert out["file"].endswith("left/a.png")
+    assert running.client.index(shapes)["labels"] == {"left": 6, "right": 6}
+
+
+def test_a_strict_addition_ends_at_the_first_file_and_says_what_was_added(
+    running, shapes, pictures
+):
+    (pictures / "left" / "a.png").write_bytes(b"not a picture")
+    added = running.run("index", "add", shapes, str(pictures), "--strict")
+    assert added.returncode == 1
+    assert "left/a.png: not a readable picture" in added.stderr
+    assert added.stderr.strip().endswith("nothing was added")
+    assert running.client.index(shapes)["items"] == 0
+
+
+def test_when_every_file_is_left_out_it_is_an_error(running, shapes, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    added = running.run("index", "add", shapes, str(tmp_path / "a.png"))
+    assert added.returncode == 1
+    assert "nothing was added, 1 left out: " in added.stderr
+    assert "a.png: not a readable picture" in added.stderr
+
+
+def test_an_empty_index_says_how_items_are_added(running, shapes, tmp_path):
+    how = f"the index is empty: add items with `modelmill index add {shapes} FOLDER`"
+    query = tmp_path / "query.png"
+    query.write_bytes(near(RIGHT, 5))
+    assert how in running.run("index", "search", shapes, str(query)).stdout
+    assert how in running.run("index", "list", shapes).stdout
+    refused = running.run("index", "deploy", shapes, "--as", "who")
+    assert refused.returncode == 1
+    assert f"is empty: add items with `modelmill index add {shapes} " in refused.stderr
+    assert json.loads(running.run("--json", "index", "list", shapes).stdout) == []
+
+
+def test_items_that_are_not_base64_are_left_out_too(running, shapes):
+    items = [{"input": "?"}, {"input": base64.b64encode(near(TOP, 1)).decode()}]
+    url = f"{running.url}/api/v1/indexes/{shapes}/items"
+
+    def add(**how):
+        return httpx2.post(
+            url, params=how, json={"items": items}, headers=running.headers
+        )
+
+    assert add().status_code == 400
+    told = add(strict=False).json()
+    assert len(told["ids"]) == 1
+    assert [one["item"] for one in told["refused"]] == [0]
+
+
 def test_items_are_added_all_or_none(running, shapes):
     with pytest.raises(InvalidInput, match="item 1: not a readable picture"):
         running.client.add_to_index(shapes, near(LEFT, 1), b"no picture")

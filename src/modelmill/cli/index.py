@@ -15,6 +15,7 @@ from modelmill.cli._app import (
     screen,
     show,
 )
+from modelmill.errors import InvalidInput
 
 
 @index.command(name="create")
@@ -40,17 +41,32 @@ def index_add(
     metadata: Annotated[
         str, Parameter(help="kept with each and given back, as JSON: '{\"shelf\": 3}'")
     ] = "",
+    strict: Annotated[
+        bool, Parameter(negative="", help="end at the first file that can't be read")
+    ] = False,
 ) -> None:
-    """Add pictures or texts to an index; the model has to be deployed."""
+    """Add pictures or texts to an index; the model has to be deployed. Files that can't be read are
+    left out and named.
+    """
     if not paths:
         fail("nothing to add: name files or folders")
+    left_out: list[dict[str, str]] = []
     ids = connect().add_to_index(
-        name, *paths, label=label, metadata=object_of(metadata)
+        name,
+        *paths,
+        label=label,
+        metadata=object_of(metadata),
+        left_out=None
+        if strict
+        else lambda file, why: left_out.append({"file": file, "error": why}),
     )
-    people = f"added {len(ids)} items" + (
-        f", numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f", number {ids[0]}"
-    )
-    show({"ids": ids}, lambda: print(people))
+    if not ids:
+        some = left_out[0] if left_out else {"file": str(paths[0]), "error": "is empty"}
+        raise InvalidInput(
+            f"nothing was added, {len(left_out)} left out: {some['file']}: {some['error']}"
+        )
+    document = {"ids": ids, **({"left_out": left_out} if left_out else {})}
+    show(document, lambda: screen().items_added(ids, left_out))
 
 
 @index.command(name="search")
@@ -68,7 +84,8 @@ def index_search(
     if (text is None) == (not file):
         fail("say what to search for: a file, or --text TEXT")
     rows = connect().search_index(name, file or b"", k, text=text)
-    show(rows, lambda: screen().table(rows, ("id", "label", "score", "metadata")))
+    columns = ("id", "label", "score", "metadata")
+    show(rows, lambda: screen().table(rows, columns, _empty(name)))
 
 
 @index.command(name="remove")
@@ -91,7 +108,8 @@ def index_list(name: str = "", /) -> None:
     """All indexes; with a name, the first items of that one."""
     if name:
         items = connect().index_items(name)
-        return show(items, lambda: screen().table(items, ("id", "label", "metadata")))
+        columns = ("id", "label", "metadata")
+        return show(items, lambda: screen().table(items, columns, _empty(name)))
     rows = connect().indexes()
     return show(
         rows,
@@ -99,6 +117,10 @@ def index_list(name: str = "", /) -> None:
             rows, ("name", "model", "version", "dimensions", "items", "created")
         ),
     )
+
+
+def _empty(name: str) -> str:
+    return f"the index is empty: add items with `modelmill index add {name} FOLDER`"
 
 
 @index.command(name="deploy")

@@ -20,10 +20,14 @@ from rich.table import Table
 _console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows under column heads; columns that are empty throughout are left out."""
+def table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], none: str = "none yet"
+) -> None:
+    """Rows under column heads; columns that are empty throughout are left out. `none` is what is
+    said where there are no rows.
+    """
     if not rows:
-        return _console.print("none yet")
+        return _console.print(escape(none))
     shown = [
         column for column in columns if any(_cell(row.get(column)) for row in rows)
     ]
@@ -301,6 +305,22 @@ def index(row: Mapping[str, Any]) -> None:
             ),
         },
     )
+
+
+FEW = 10
+"""Files that are named; the others are counted."""
+
+
+def items_added(ids: Sequence[int], left_out: Sequence[Mapping[str, str]]) -> None:
+    """How many items an index got, and which files it did not."""
+    numbers = f"numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"number {ids[0]}"
+    _console.print(f"added {len(ids)} item{'s' * (len(ids) > 1)}, {numbers}")
+    if left_out:
+        _console.print(f"left out {len(left_out)}, which can't be read:")
+    for one in left_out[:FEW]:
+        _console.print(f"  {escape(one['file'])}: {escape(one['error'])}")
+    if len(left_out) > FEW:
+        _console.print(f"  and {len(left_out) - FEW} more (--json names all)")
 
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -4,13 +4,14 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from modelmill.client._connection import Connection, quoted, read_file
 from modelmill.client.rows import Hit, Index, Json
 from modelmill.data.names import is_junk, is_note, is_zip, list_folder, split_of, view
-from modelmill.errors import InvalidInput
+from modelmill.errors import InvalidInput, NotFound
 
 ITEMS, ITEMS_BYTES = 64, 16 << 20
 """Most items, and bytes of them, in one request to an index."""
@@ -42,13 +43,18 @@ class Indexes(Connection):
         *inputs: str | bytes | os.PathLike[str],
         label: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        left_out: Callable[[str, str], object] | None = None,
     ) -> list[int]:
         """Add files (their bytes, or all files of folders and zips); returns the numbers of the
         items.
 
+        Without `left_out` the first file that can't be read ends it with an error. Else it is
+        passed over, and `left_out` is told its name and the reason.
+
         Without a `label` a file of a folder has the label that its place in the folder says, as in
         `LABEL/1.jpg` or `train/LABEL/1.jpg`, so that a data set of pictures can be added as it is.
-        Some dozens go at once: when one is refused, those that went before stay.
+        Some dozens go at once: when one is refused, those that went before stay; the error says
+        how many.
         """
         from base64 import b64encode
 
@@ -56,9 +62,23 @@ class Indexes(Connection):
         items: list[Json] = []
         names: list[str] = []
         size = 0
-        for title, data, said in _enrolled(inputs):
+
+        def send() -> None:
+            try:
+                ids.extend(self._add_items(name, items, names, left_out))
+            except InvalidInput as error:
+                raise type(error)(f"{error}; {_added_before(len(ids))}") from error
+
+        for title, read, said in _enrolled(inputs):
+            try:
+                data = read()
+            except (InvalidInput, NotFound) as error:
+                if left_out is None:
+                    raise type(error)(f"{error}; {_added_before(len(ids))}") from error
+                left_out(title, error.message)
+                continue
             if items and (len(items) == ITEMS or size + len(data) > ITEMS_BYTES):
-                ids += self._add_items(name, items, names)
+                send()
                 items = []
                 names = []
                 size = 0
@@ -72,7 +92,9 @@ class Indexes(Connection):
             )
             names.append(title)
             size += len(data)
-        return ids + self._add_items(name, items, names) if items else ids
+        if items:
+            send()
+        return ids
 
     def search_index(
         self,
@@ -126,16 +148,22 @@ class Indexes(Connection):
         """Forget an index with all its items."""
         self._call("DELETE", f"/api/v1/indexes/{quoted(name)}")
 
-    def _add_items(self, name: str, items: list[Json], names: list[str]) -> list[int]:
+    def _add_items(
+        self,
+        name: str,
+        items: list[Json],
+        names: list[str],
+        left_out: Callable[[str, str], object] | None,
+    ) -> list[int]:
         """Add some items to an index; an error about one of them names its file."""
+        path = f"/api/v1/indexes/{quoted(name)}/items"
+        how = {"strict": left_out is None}
         try:
-            return list(
-                self._call(
-                    "POST",
-                    f"/api/v1/indexes/{quoted(name)}/items",
-                    json={"items": items},
-                )["ids"]
-            )
+            told = self._call("POST", path, params=how, json={"items": items})
+            if left_out is not None:
+                for one in told["refused"]:
+                    left_out(names[one["item"]], one["error"])
+            return list(told["ids"])
         except InvalidInput as error:
             place, colon, why = error.message.partition(": ")
             number = place.removeprefix("item ") if len(items) > 1 else "0"
@@ -146,27 +174,35 @@ class Indexes(Connection):
             ) from error
 
 
-def _enrolled(
-    inputs: Sequence[str | bytes | os.PathLike[str]],
-) -> Iterator[tuple[str, bytes, str]]:
-    """What is to be added to an index: the file's name, its bytes, and the label that a folder
-    gives it.
-    """
+def _added_before(count: int) -> str:
+    if not count:
+        return "nothing was added"
+    return f"{count} item{'s' * (count > 1)} before it {'were' if count > 1 else 'was'} added"
+
+
+Enrolled = tuple[str, Callable[[], bytes], str]
+"""What is to be added: the file's name, what reads its bytes, and the label that a folder gives
+it.
+"""
+
+
+def _enrolled(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[Enrolled]:
     for one in inputs:
-        place = Path() if isinstance(one, bytes) else Path(one).expanduser()
         if isinstance(one, bytes):
-            yield "", one, ""
-        elif place.is_dir():
+            yield "", partial(bytes, one), ""
+            continue
+        place = Path(one).expanduser()
+        if place.is_dir():
             yield from _labelled(place, list_folder(place), read_file)
         elif place.is_file() and is_zip(place):
             yield from _zipped(place)
         else:
-            yield str(one), read_file(place), ""
+            yield str(one), partial(read_file, place), ""
 
 
 def _labelled(
     place: Path, files: Mapping[str, Any], read: Callable[[Any], bytes]
-) -> Iterator[tuple[str, bytes, str]]:
+) -> Iterator[Enrolled]:
     """The files of a folder or a zip, with the folders in which they lie as labels; those of splits
     are none.
     """
@@ -176,10 +212,10 @@ def _labelled(
     split = all("/" in name and split_of(name.partition("/")[0]) for name in names)
     for name in names:
         label = (name.partition("/")[2] if split else name).rpartition("/")[0]
-        yield f"{place}/{name}", read(files[name]), label
+        yield f"{place}/{name}", partial(read, files[name]), label
 
 
-def _zipped(place: Path) -> Iterator[tuple[str, bytes, str]]:
+def _zipped(place: Path) -> Iterator[Enrolled]:
     try:
         archive = zipfile.ZipFile(place)
     except (zipfile.BadZipFile, OSError) as error:

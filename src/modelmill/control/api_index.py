@@ -73,10 +73,14 @@ def add_indexes(api: FastAPI, control: Control) -> None:
         told, index = indexes.get(project, name)
         version = control.registry.get(project, f"{told.model}:{told.version}")
         vectors, labels = index.labelled()
+        if not len(index):
+            raise InvalidInput(
+                f"index '{name}' is empty: add items with `modelmill index add {name} FOLDER`"
+            )
         if len(set(labels)) < 2:
             raise InvalidInput(
                 f"index '{name}' has items of {len(set(labels))} labels: a classifier needs at "
-                "least 2"
+                "least 2 (LABEL/1.jpg in a folder has that label)"
             )
         settings = {
             "model": f"{version.model}:{version.number}",
@@ -101,17 +105,43 @@ def _add_items(api: FastAPI, control: Control) -> None:
 
     @api.post(f"{PREFIX}/indexes/{{name}}/items", status_code=201, tags=["indexes"])
     async def add(
-        name: str, body: schemas.ItemsRequest, request: Request, project: ProjectId
+        name: str,
+        body: schemas.ItemsRequest,
+        request: Request,
+        project: ProjectId,
+        strict: Annotated[
+            bool, Query(description="false: leave out items that can't be read")
+        ] = True,
     ) -> schemas.ItemsAdded:
-        """Add items: all of them or none. They are on disk when this is answered."""
+        """Add items: all of them or none, or those that can be read. They are on disk when this is
+        answered.
+        """
         told, index = await run_in_threadpool(indexes.get, project, name)
-        inputs = [_bytes(item.input, number) for number, item in enumerate(body.items)]
-        vectors = await _embedded(control, request.state.caller, told, inputs)
-        made = [
-            New(vector, item.label, json.dumps(item.metadata))
-            for vector, item in zip(vectors, body.items, strict=True)
-        ]
-        return schemas.ItemsAdded(ids=await run_in_threadpool(index.add, made))
+        refused: list[schemas.ItemRefused] = []
+        inputs: dict[int, bytes] = {}
+        for number, item in enumerate(body.items):
+            try:
+                inputs[number] = _bytes(item.input, number)
+            except InvalidInput as error:
+                if strict:
+                    raise
+                refused.append(schemas.ItemRefused(item=number, error=error.message))
+        caller, data = request.state.caller, list(inputs.values())
+        if strict:
+            vectors = await _embedded(control, caller, told, data)
+        else:
+            vectors = await _embedded_each(control, caller, told, data)
+        made = []
+        for number, vector in zip(inputs, vectors, strict=True):
+            if isinstance(vector, InvalidInput):
+                why = vector.message
+                refused.append(schemas.ItemRefused(item=number, error=why))
+            else:
+                item = body.items[number]
+                made.append(New(vector, item.label, json.dumps(item.metadata)))
+        ids = await run_in_threadpool(index.add, made) if made else []
+        refused.sort(key=lambda one: one.item)
+        return schemas.ItemsAdded(ids=ids, refused=refused)
 
     @api.get(f"{PREFIX}/indexes/{{name}}/items", tags=["indexes"])
     def items(
@@ -178,13 +208,24 @@ async def _embedded(
     """The vector of each input, from the version that the index is of; raises what the first was
     refused for.
     """
-    calls = [control.embed(caller, told.model, told.version, data) for data in inputs]
-    # All are waited for: none goes on unseen when another one has failed.
-    results = await asyncio.gather(*calls, return_exceptions=True)
+    results = await _embedded_each(control, caller, told, inputs)
     for number, result in enumerate(results):
         if isinstance(result, InvalidInput) and len(inputs) > 1:
             raise type(result)(f"item {number}: {result}") from result
-        if isinstance(result, BaseException):
+        if isinstance(result, InvalidInput):
+            raise result
+    return results
+
+
+async def _embedded_each(
+    control: Control, caller: KeyInfo, told: Description, inputs: list[bytes]
+) -> list[Any]:
+    """The vector of each input, or what it was refused for; raises what is not about an input."""
+    calls = [control.embed(caller, told.model, told.version, data) for data in inputs]
+    # All are waited for: none goes on unseen when another one has failed.
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, InvalidInput):
             raise result
     return list(results)
 

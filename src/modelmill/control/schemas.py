@@ -341,10 +341,20 @@ class ItemsRequest(Body):
     items: list[ItemRequest] = Field(min_length=1, max_length=256)
 
 
+class ItemRefused(BaseModel):
+    """An item that was left out."""
+
+    item: int = Field(description="its place in the request, from 0")
+    error: str
+
+
 class ItemsAdded(BaseModel):
     """The numbers of the items that were added, in their order."""
 
     ids: list[int]
+    refused: list[ItemRefused] = Field(
+        description="items that were left out; none where the request is strict"
+    )
 
 
 class ItemsRemoved(BaseModel):

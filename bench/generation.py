@@ -204,7 +204,7 @@ def _alone(bundle: Path, threads: int, precision: str) -> None:
     for line in sys.stdin:
         job = json.loads(line)
         started = time.perf_counter()
-        how = {"max_tokens": job["tokens"]}
+        how = model.parameters({"max_tokens": job["tokens"]})
         pieces = model.pieces(
             [
                 model.begin(number, prompt, how)

@@ -21,6 +21,7 @@ from modelmill.protocols.app import http_protocols
 from modelmill.protocols.base import STATUS
 from modelmill.protocols.v2.grpc.call import STATUS as GRPC_STATUS
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
+from modelmill.tasks.parameters import describe_parameters
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the code: change the code, then run `make docs`. -->"
@@ -249,6 +250,9 @@ RECIPES_INTRO = """
 A setting is given as `--set NAME=VALUE` on the command line, or in `settings` in Python and REST; all settings of
 a recipe share one flat space of names. A name that nothing reads and a value out of range are refused before the
 job is queued. `modelmill recipes TASK` prints the same tables.
+
+A parameter belongs to a call of a model: `parameters` in the body of a request, `--set NAME=VALUE` of `modelmill
+predict`. `modelmill model NAME` lists those of a model.
 """
 
 
@@ -270,6 +274,10 @@ def _task(name: str) -> Iterator[str]:
     )
     yield f"### Data formats of {name}"
     yield table(("format", "what it reads", "options"), _formats(task))
+    parameters = list(_parameters_of(task.PARAMETERS))
+    if parameters:
+        yield f"### Parameters of {name}"
+        yield table(("parameter", "default", "allowed", "meaning"), parameters)
     for recipe in plugins.names(plugins.recipes_of(name)):
         module = recipe_named(name, recipe)
         yield f"### {name} / {recipe}"
@@ -288,6 +296,17 @@ def _formats(task: Any) -> Iterator[tuple[str, str, str]]:
             f"`{option}`: {meaning}" for option, meaning in module.OPTIONS.items()
         )
         yield code(name), module.SUMMARY, options
+
+
+def _parameters_of(kind: Any) -> Iterator[tuple[str, str, str, str]]:
+    for row in describe_parameters(kind):
+        default = msgspec.json.encode(row["default"]).decode().strip('"')
+        yield (
+            code(row["name"]),
+            code(default) if default != "null" else "",
+            row["allowed"],
+            row["help"],
+        )
 
 
 def _settings_of(part: Any) -> Iterator[tuple[str, str, str, str]]:

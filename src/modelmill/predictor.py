@@ -28,7 +28,8 @@ from modelmill.tasks.base import (
     Task,
     task_named,
 )
-from modelmill.types import Manifest
+from modelmill.tasks.parameters import NoParameters
+from modelmill.types import Manifest, Struct
 
 GOLDEN = "golden.json"
 SLOTS = 16
@@ -63,6 +64,7 @@ class Predictor:
         self.threads = threads
         self._task = task_named(manifest.task) if manifest.task else None
         shape = self._task.PREPROCESSING if self._task else dict
+        self._usual = self._task.PARAMETERS() if self._task else NoParameters()
         preprocessing = msgspec.convert(manifest.preprocessing, shape)
         self.context = Context(
             preprocessing=preprocessing, labels=manifest.labels, folder=folder
@@ -116,9 +118,13 @@ class Predictor:
         assert isinstance(self._task, StreamingTask)
         return self._task
 
-    def decode(self, data: Raw, parameters: Mapping[str, Any] | None = None) -> Arrays:
+    def parameters(self, given: Mapping[str, Any] | None) -> Struct:
+        """The parameters of a call, checked; raises `InvalidInput` naming what is wrong."""
+        return self.task.parameters(given) if given else self._usual
+
+    def decode(self, data: Raw, parameters: Struct | None = None) -> Arrays:
         """One raw input as arrays without the batch axis; raises `InvalidInput`."""
-        return self.task.request(data, self.context, parameters or {})
+        return self.task.decode(data, self.context, parameters or self._usual)
 
     def run(self, items: Sequence[Arrays]) -> list[Arrays]:
         """Decoded items through the engine, those of one shape as a batch, and apart again; raises
@@ -160,13 +166,11 @@ class Predictor:
         )
         return {**outputs, **notes} if notes else outputs
 
-    def encode(
-        self, arrays: Arrays, parameters: Mapping[str, Any] | None = None
-    ) -> Any:
+    def encode(self, arrays: Arrays, parameters: Struct | None = None) -> Any:
         """One answer as plain data."""
-        return self.task.encode(arrays, self.context, parameters or {})
+        return self.task.encode(arrays, self.context, parameters or self._usual)
 
-    def begin(self, name: Any, data: Raw, parameters: Mapping[str, Any]) -> Text:
+    def begin(self, name: Any, data: Raw, parameters: Struct) -> Text:
         """A text that is to grow; raises `InvalidInput`."""
         return self.streaming.begin(name, data, self.context, parameters)
 
@@ -188,7 +192,7 @@ class Predictor:
             raise
         return found
 
-    def _grow(self, inputs: Sequence[Raw], parameters: Mapping[str, Any]) -> list[Any]:
+    def _grow(self, inputs: Sequence[Raw], parameters: Struct) -> list[Any]:
         """Texts beside one another, to their ends."""
         texts = [
             self.begin(number, raw, parameters) for number, raw in enumerate(inputs)
@@ -203,15 +207,16 @@ class Predictor:
         self, inputs: Sequence[Raw], parameters: Mapping[str, Any] | None = None
     ) -> list[Any]:
         """Raw inputs to answers, one batch."""
+        checked = self.parameters(parameters)
         if self.grows:
-            return self._grow(inputs, parameters or {})
+            return self._grow(inputs, checked)
         return [
-            self.encode(arrays, parameters)
-            for arrays in self.run([self.decode(raw, parameters) for raw in inputs])
+            self.encode(arrays, checked)
+            for arrays in self.run([self.decode(raw, checked) for raw in inputs])
         ]
 
     def answers(
-        self, items: Iterator[Item], parameters: Mapping[str, Any]
+        self, items: Iterator[Item], parameters: Struct
     ) -> Iterator[tuple[Item, Any]]:
         """Every item with the answer to what it is measured by; decoding runs in threads.
 

@@ -141,7 +141,7 @@ class Few(list):
 def test_uniform_scores_are_answered_with_labels(task, context):
     if task.METRIC != "accuracy":
         pytest.skip("its answers are not the labels of a whole input")
-    answer = task.encode(uniform(task, context), context, {})
+    answer = task.encode(uniform(task, context), context, task.parameters({}))
     assert {entry["label"] for entry in answer} == set(LABELS)
     assert all(entry["score"] == pytest.approx(1 / 3, abs=1e-5) for entry in answer)
 

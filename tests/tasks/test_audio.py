@@ -282,9 +282,13 @@ def test_long_recordings_are_heard_in_windows_without_a_seam(tmp_path):
 def test_answers_say_when(tmp_path):
     known = context(speech.TASK, tmp_path)
     arrays = {"scores": certain("_aa_b_"), speech.SECONDS: np.float32(0.11)}
-    assert speech.TASK.encode(arrays, known, {}) == {"text": "ab"}
+    assert speech.TASK.encode(arrays, known, speech.TASK.parameters({})) == {
+        "text": "ab"
+    }
     answer = speech.TASK.encode(
-        arrays, known, {"return_timestamps": "char", "num_beams": 1}
+        arrays,
+        known,
+        speech.TASK.parameters({"return_timestamps": "char", "num_beams": 1}),
     )
     assert answer["chunks"] == [
         {"text": "a", "timestamp": [0.02, 0.06]},
@@ -298,7 +302,7 @@ def test_answers_say_when(tmp_path):
         {"beams": 2},
     ):
         with pytest.raises(InvalidInput):
-            speech.TASK.encode(arrays, known, parameters)
+            speech.TASK.encode(arrays, known, speech.TASK.parameters(parameters))
 
 
 def test_a_recording_that_is_too_long_teaches_nothing(tmp_path):
@@ -344,5 +348,7 @@ def test_too_many_beams_over_a_long_recording_are_refused(tmp_path):
         match="num_beams=100 is too many for a recording of this length; at most 10 ",
     ):
         speech.TASK.encode(
-            {"scores": np.zeros((20_000, 3), np.float32)}, known, {"num_beams": 100}
+            {"scores": np.zeros((20_000, 3), np.float32)},
+            known,
+            speech.TASK.parameters({"num_beams": 100}),
         )

@@ -42,7 +42,7 @@ SCORES = {
     ],
 )
 def test_the_best_labels_come_first(parameters, labels):
-    answer = CLASSIFIER.encode(SCORES, TEN, parameters)
+    answer = CLASSIFIER.encode(SCORES, TEN, CLASSIFIER.parameters(parameters))
     assert [entry["label"] for entry in answer] == list(labels)
     assert [entry["score"] for entry in answer] == sorted(
         (entry["score"] for entry in answer), reverse=True
@@ -50,14 +50,20 @@ def test_the_best_labels_come_first(parameters, labels):
 
 
 def test_scores_are_plain_rounded_numbers():
-    assert CLASSIFIER.encode(SCORES, TEN, {"top_k": 1}) == [
+    assert CLASSIFIER.encode(SCORES, TEN, CLASSIFIER.parameters({"top_k": 1})) == [
         {"label": "b", "score": 0.3}
     ]
 
 
 def test_fewer_labels_than_asked_for_are_all_labels():
     assert (
-        len(CLASSIFIER.encode({"scores": np.array([0.5, 0.5])}, context("a", "b"), {}))
+        len(
+            CLASSIFIER.encode(
+                {"scores": np.array([0.5, 0.5])},
+                context("a", "b"),
+                CLASSIFIER.parameters({}),
+            )
+        )
         == 2
     )
 
@@ -65,13 +71,17 @@ def test_fewer_labels_than_asked_for_are_all_labels():
 @pytest.mark.parametrize("top_k", [0, -1, 1.5, "3", True, False, [1], {}])
 def test_a_top_k_that_is_no_whole_number_from_one_is_refused(top_k):
     with pytest.raises(InvalidInput, match="top_k is a whole number from 1"):
-        CLASSIFIER.encode(SCORES, TEN, {"top_k": top_k})
+        CLASSIFIER.encode(SCORES, TEN, CLASSIFIER.parameters({"top_k": top_k}))
 
 
 def test_another_function_than_softmax_is_refused():
-    assert CLASSIFIER.encode(SCORES, TEN, {"function_to_apply": "softmax"})
+    assert CLASSIFIER.encode(
+        SCORES, TEN, CLASSIFIER.parameters({"function_to_apply": "softmax"})
+    )
     with pytest.raises(InvalidInput, match="function_to_apply"):
-        CLASSIFIER.encode(SCORES, TEN, {"function_to_apply": "sigmoid"})
+        CLASSIFIER.encode(
+            SCORES, TEN, CLASSIFIER.parameters({"function_to_apply": "sigmoid"})
+        )
 
 
 def test_the_output_is_one_score_for_each_label():
@@ -189,5 +199,7 @@ def test_a_parameter_that_nothing_reads_is_refused_with_the_near_one():
         InvalidInput, match="unknown parameter 'topk'; did you mean 'top_k'"
     ):
         CLASSIFIER.encode(
-            {"scores": np.array([0.4, 0.6], np.float32)}, context("a", "b"), {"topk": 1}
+            {"scores": np.array([0.4, 0.6], np.float32)},
+            context("a", "b"),
+            CLASSIFIER.parameters({"topk": 1}),
         )

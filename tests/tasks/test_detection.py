@@ -49,7 +49,7 @@ def answer_of(decoded, boxes, given, scores=None, classes=None, **parameters):
     )
     kinds[: len(boxes)] = 0 if classes is None else classes
     arrays = decoded | {"boxes": padded, "scores": ranked, "classes": kinds}
-    return TASK.encode(arrays, given, parameters)
+    return TASK.encode(arrays, given, TASK.parameters(parameters))
 
 
 def corners(entry):
@@ -165,7 +165,15 @@ def test_the_threshold_is_asked_for_or_three_tenths():
     for least, count in ((0, 3), (0.05, 3), (0.5, 1), (1, 0), (None, 2)):
         assert len(answer_of(decoded, boxes, given, scores, threshold=least)) == count
     assert (
-        len(answer_of(decoded, boxes, given, scores, **TASK.full_parameters(LABELS)))
+        len(
+            answer_of(
+                decoded,
+                boxes,
+                given,
+                scores,
+                threshold=TASK.full_parameters(LABELS).threshold,
+            )
+        )
         == 3
     )
 

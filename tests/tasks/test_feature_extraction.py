@@ -76,12 +76,14 @@ def test_any_text_becomes_ids(context, text):
 def test_a_long_text_is_cut_on_the_side_that_is_said(context):
     length = context.preprocessing.max_length
     text = " ".join(["red"] * length + ["blue"])
-    right = task.request(text, context, {})["ids"]
-    left = task.request(text, context, {"truncation_direction": "left"})["ids"]
+    right = task.decode(text, context, task.parameters({}))["ids"]
+    left = task.decode(
+        text, context, task.parameters({"truncation_direction": "left"})
+    )["ids"]
     assert len(set(right)) == 1
     assert left[-1] != right[-1]
     with pytest.raises(InvalidInput, match="truncate is false"):
-        task.request(text, context, {"truncate": False})
+        task.decode(text, context, task.parameters({"truncate": False}))
 
 
 def vectors_of(context, table):

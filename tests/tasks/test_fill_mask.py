@@ -33,7 +33,11 @@ def answered(context, text, parameters=None, **logits):
     for word, value in logits.items():
         scores[:, token(context, word)] = value
     notes = {name: one for name, one in arrays.items() if name.startswith("note:")}
-    return fill_mask.TASK.encode({"logits": scores, **notes}, context, parameters or {})
+    return fill_mask.TASK.encode(
+        {"logits": scores, **notes},
+        context,
+        fill_mask.TASK.parameters(parameters or {}),
+    )
 
 
 def test_the_likeliest_words_are_told_in_their_place(context):

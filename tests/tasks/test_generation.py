@@ -60,14 +60,14 @@ def test_a_seed_says_what_is_drawn(gan):
 
 
 def test_the_seed_may_be_the_input_or_a_parameter(gan):
-    as_input = task.request("7", gan, {"num_images": 2})
+    as_input = task.decode("7", gan, task.parameters({"num_images": 2}))
     assert np.array_equal(
         as_input["latent"],
-        task.request("", gan, {"num_images": 2, "seed": 7})["latent"],
+        task.decode("", gan, task.parameters({"num_images": 2, "seed": 7}))["latent"],
     )
     assert np.array_equal(
         as_input["latent"],
-        task.request("7", gan, {"num_images": 2, "seed": 7})["latent"],
+        task.decode("7", gan, task.parameters({"num_images": 2, "seed": 7}))["latent"],
     )
 
 
@@ -79,7 +79,8 @@ def test_without_a_seed_it_is_drawn_by_chance(gan):
 
 def test_the_first_pictures_of_a_seed_are_always_the_same(gan):
     few, many = (
-        task.request("7", gan, {"num_images": count})["latent"] for count in (3, 64)
+        task.decode("7", gan, task.parameters({"num_images": count}))["latent"]
+        for count in (3, 64)
     )
     assert np.array_equal(few, many[:3])
 
@@ -121,15 +122,20 @@ def test_what_is_no_seed_or_parameter_is_refused_in_words(
     diffusion, data, parameters, says
 ):
     with pytest.raises(InvalidInput, match=re.escape(says)):
-        task.request(data, diffusion, parameters)
+        task.decode(data, diffusion, task.parameters(parameters))
 
 
 def test_steps_are_for_diffusion_models(gan, diffusion):
-    assert task.request("7", diffusion, {})["steps"] == module.STEPS
-    assert task.request("7", diffusion, {"steps": 9})["steps"] == 9
-    assert task.request("7", diffusion, {"num_inference_steps": 9})["steps"] == 9
+    assert task.decode("7", diffusion, task.parameters({}))["steps"] == module.STEPS
+    assert task.decode("7", diffusion, task.parameters({"steps": 9}))["steps"] == 9
+    assert (
+        task.decode("7", diffusion, task.parameters({"num_inference_steps": 9}))[
+            "steps"
+        ]
+        == 9
+    )
     with pytest.raises(InvalidInput, match="only diffusion models take steps"):
-        task.request("7", gan, {"steps": 9})
+        task.decode("7", gan, task.parameters({"steps": 9}))
 
 
 def known(picture):
@@ -182,7 +188,10 @@ def test_every_request_of_a_batch_runs_alone(gan):
         return {"image": np.zeros((len(arrays["latent"]), SIDE, SIDE, 1), np.float32)}
 
     requests = np.stack(
-        [task.request(seed, gan, {"num_images": 5})["latent"] for seed in "123"]
+        [
+            task.decode(seed, gan, task.parameters({"num_images": 5}))["latent"]
+            for seed in "123"
+        ]
     )
     assert task.infer({"": run}, {"latent": requests}, gan)["image"].shape == (
         3,
@@ -204,7 +213,7 @@ def test_an_answer_is_a_png_for_each_picture(gan):
     image = np.linspace(-0.1, 1.1, 2 * SIDE * SIDE, dtype=np.float32).reshape(
         2, SIDE, SIDE, 1
     )
-    answer = task.encode({"image": image}, gan, {})
+    answer = task.encode({"image": image}, gan, task.parameters({}))
     assert [pixels(file).shape for file in answer] == [(SIDE, SIDE)] * 2
     assert pixels(answer[0])[0, 0] == 0
     assert pixels(answer[1])[-1, -1] == 255
@@ -257,7 +266,9 @@ def measured(made, labelled, count=60):
     )
     return judging.evaluate(
         Measured(
-            outputs=[task.encode({"image": images[..., None]}, gan, {})],
+            outputs=[
+                task.encode({"image": images[..., None]}, gan, task.parameters({}))
+            ],
             truths=[task.expected(item) for item in items(count)],
             labels=[],
             show=lambda rows: [],

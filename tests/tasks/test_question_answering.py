@@ -51,7 +51,11 @@ def answered(context, first, last, parameters=None, data=None, none=0.0):
     start[first + 1] = end[last + 1] = np.log(0.8)
     start[0] = end[0] = np.log(max(none, 1e-9))
     notes = {name: one for name, one in arrays.items() if name.startswith("note:")}
-    return task.encode({"start": start, "end": end, **notes}, context, parameters or {})
+    return task.encode(
+        {"start": start, "end": end, **notes},
+        context,
+        task.parameters(parameters or {}),
+    )
 
 
 def test_the_answer_is_a_part_of_the_passage_in_characters(context):
@@ -299,9 +303,11 @@ def test_that_there_is_no_answer_is_measured(context):
     answer[0] = 0
     parameters = task.full_parameters([])
     assert (
-        task.encode({**arrays, "start": answer, "end": answer}, context, parameters)[
-            "answer"
-        ]
+        task.encode(
+            {**arrays, "start": answer, "end": answer},
+            context,
+            parameters,
+        )["answer"]
         == ""
     )
 

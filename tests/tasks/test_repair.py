@@ -51,7 +51,9 @@ def through(data, context, run=nothing):
     notes = {name: array for name, array in arrays.items() if name != "image"}
     answer = task.infer({"": run}, {"image": arrays["image"][None]}, context)
     document = task.encode(
-        {module.REPAIRED: answer[module.REPAIRED][0], **notes}, context, {}
+        {module.REPAIRED: answer[module.REPAIRED][0], **notes},
+        context,
+        task.parameters({}),
     )
     with Image.open(io.BytesIO(b64decode(document["image"]))) as image:
         return np.asarray(image)
@@ -128,14 +130,14 @@ def test_an_empty_tensor_and_an_unknown_parameter_are_refused(tmp_path):
         task.encode(
             {module.REPAIRED: np.zeros((2, 2, 1))},
             context(GREY, tmp_path),
-            {"strength": 1},
+            task.parameters({"strength": 1}),
         )
 
 
 def test_what_clients_say_to_models_that_can_be_told_is_not_read(tmp_path):
     white = {module.REPAIRED: np.ones((2, 2, 1))}
     one, other = (
-        task.encode(white, context(GREY, tmp_path), told)
+        task.encode(white, context(GREY, tmp_path), task.parameters(told))
         for told in ({}, {"prompt": "make it blue"})
     )
     assert one == other
@@ -177,15 +179,15 @@ def test_a_mask_says_what_is_filled_in(tmp_path, shape):
             b64encode(mask).decode(),
             f"data:image/png;base64,{b64encode(mask).decode()}",
         ):
-            arrays = task.request(
-                png(pixels), context(FILLED, tmp_path), {"mask": text}
+            arrays = task.decode(
+                png(pixels), context(FILLED, tmp_path), task.parameters({"mask": text})
             )
             assert np.array_equal(arrays["image"][:, :, 3] == 255, hole)
     both = np.dstack([noise(20, 30, 3), np.full((20, 30), 255)])
     assert np.array_equal(
-        task.request(png(both), context(FILLED, tmp_path), {"mask": text})["image"][
-            :, :, 3
-        ]
+        task.decode(
+            png(both), context(FILLED, tmp_path), task.parameters({"mask": text})
+        )["image"][:, :, 3]
         == 255,
         hole,
     )
@@ -202,14 +204,24 @@ def test_a_mask_says_what_is_filled_in(tmp_path, shape):
 )
 def test_a_mask_that_is_none_is_refused(tmp_path, mask, says):
     with pytest.raises(InvalidInput, match=says):
-        task.request(png(noise(8, 8, 3)), context(FILLED, tmp_path), {"mask": mask})
+        task.decode(
+            png(noise(8, 8, 3)),
+            context(FILLED, tmp_path),
+            task.parameters({"mask": mask}),
+        )
 
 
 def test_only_what_is_filled_in_takes_a_mask(tmp_path):
     with pytest.raises(InvalidInput, match="unknown parameter 'mask'"):
-        task.request(png(noise(8, 8)), context(GREY, tmp_path), {"mask": "x"})
+        task.decode(
+            png(noise(8, 8)), context(GREY, tmp_path), task.parameters({"mask": "x"})
+        )
     with pytest.raises(InvalidInput, match="did you mean 'mask'"):
-        task.request(png(noise(8, 8, 4)), context(FILLED, tmp_path), {"mesk": "x"})
+        task.decode(
+            png(noise(8, 8, 4)),
+            context(FILLED, tmp_path),
+            task.parameters({"mesk": "x"}),
+        )
 
 
 # ---- tiles

@@ -60,7 +60,7 @@ def pixels_of(text):
 
 
 def test_each_class_that_is_there_has_a_mask_of_the_size_that_was_sent():
-    answer = TASK.encode(arrays(40, 60), CONTEXT, {})
+    answer = TASK.encode(arrays(40, 60), CONTEXT, TASK.parameters({}))
     assert [(entry["label"], entry["score"]) for entry in answer] == [
         ("road", 0.8),
         ("sky", 0.8),
@@ -75,13 +75,17 @@ def test_each_class_that_is_there_has_a_mask_of_the_size_that_was_sent():
 
 @pytest.mark.parametrize("size", [(4, 6), (1, 1), (2, 3), (3, 1000), (97, 41)])
 def test_any_size_is_answered_in(size):
-    whole = TASK.encode(arrays(*size), CONTEXT, {"mask_format": "classes"})
+    whole = TASK.encode(
+        arrays(*size), CONTEXT, TASK.parameters({"mask_format": "classes"})
+    )
     assert pixels_of(whole["mask"]).shape == size
     assert set(np.unique(pixels_of(whole["mask"]))) <= {0, 1}
 
 
 def test_classes_in_one_mask():
-    answer = TASK.encode(arrays(4, 6), CONTEXT, {"mask_format": "classes"})
+    answer = TASK.encode(
+        arrays(4, 6), CONTEXT, TASK.parameters({"mask_format": "classes"})
+    )
     assert answer["classes"] == ["sky", "road", "car"]
     assert pixels_of(answer["mask"]).tolist() == MASK.tolist()
 
@@ -89,7 +93,9 @@ def test_classes_in_one_mask():
 def test_borders_stay_smooth_when_a_mask_grows():
     slope = (np.arange(8)[:, None] > np.arange(8)[None, :]).astype(np.uint8)
     grown = pixels_of(
-        TASK.encode(arrays(80, 80, slope), CONTEXT, {"mask_format": "classes"})["mask"]
+        TASK.encode(
+            arrays(80, 80, slope), CONTEXT, TASK.parameters({"mask_format": "classes"})
+        )["mask"]
     )
     # Half a coarse pixel below the diagonal
     truth = np.arange(80)[:, None] > np.arange(80)[None, :] + 5
@@ -101,12 +107,14 @@ def test_the_score_is_the_mean_probability_of_a_class():
     given = arrays(4, 6)
     given["scores"][MASK == 1] = np.linspace(0.5, 1, (MASK == 1).sum())
     scores = {
-        entry["label"]: entry["score"] for entry in TASK.encode(given, CONTEXT, {})
+        entry["label"]: entry["score"]
+        for entry in TASK.encode(given, CONTEXT, TASK.parameters({}))
     }
     assert scores == {"road": pytest.approx(0.75), "sky": pytest.approx(0.8)}
     given["scores"][MASK == 0] = 0.1
     assert [
-        entry["label"] for entry in TASK.encode(given, CONTEXT, {"threshold": 0.2})
+        entry["label"]
+        for entry in TASK.encode(given, CONTEXT, TASK.parameters({"threshold": 0.2}))
     ] == ["road"]
 
 
@@ -125,7 +133,7 @@ def test_the_score_is_the_mean_probability_of_a_class():
 )
 def test_parameters_that_make_no_sense_are_refused(parameters, says):
     with pytest.raises(InvalidInput, match=says):
-        TASK.encode(arrays(4, 6), CONTEXT, parameters)
+        TASK.encode(arrays(4, 6), CONTEXT, TASK.parameters(parameters))
 
 
 @pytest.mark.parametrize(
@@ -149,11 +157,14 @@ def test_rounding_at_a_border_is_no_other_answer():
     moved, other = big.copy(), 1 - big
     moved[:10, 24] = 1
     one, near, far = (
-        TASK.encode(arrays(50, 50, mask), CONTEXT, {}) for mask in (big, moved, other)
+        TASK.encode(arrays(50, 50, mask), CONTEXT, TASK.parameters({}))
+        for mask in (big, moved, other)
     )
     assert TASK.same_answer(near, one, 2e-3)
     assert not TASK.same_answer(far, one, 2e-3)
-    assert not TASK.same_answer(TASK.encode(arrays(9, 9, big), CONTEXT, {}), one, 2e-3)
+    assert not TASK.same_answer(
+        TASK.encode(arrays(9, 9, big), CONTEXT, TASK.parameters({})), one, 2e-3
+    )
 
 
 # ---- figures

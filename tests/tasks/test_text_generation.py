@@ -27,7 +27,7 @@ def context(tmp_path, request):
 
 
 def prompt(context, text, **parameters):
-    return task.begin("x", text, context, parameters).prompt
+    return task.begin("x", text, context, task.parameters(parameters)).prompt
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def chat(context, *contents, roles=("user", "assistant")):
         {"role": roles[number % 2], "content": text}
         for number, text in enumerate(contents)
     ]
-    return task.begin("x", "", context, {"messages": messages})
+    return task.begin("x", "", context, task.parameters({"messages": messages}))
 
 
 def text_of(context, ids):

@@ -163,7 +163,9 @@ def test_any_script_is_taken(tmp_path, text):
 )
 def test_what_is_wrong_is_said(tmp_path, data, parameters, says):
     with pytest.raises(InvalidInput, match=says):
-        translation.TASK.request(data, context(tmp_path), parameters)
+        translation.TASK.decode(
+            data, context(tmp_path), translation.TASK.parameters(parameters)
+        )
 
 
 def test_unknown_parameters_are_told(tmp_path):
@@ -173,7 +175,9 @@ def test_unknown_parameters_are_told(tmp_path):
         "attention": np.zeros((4, 4)),
     }
     with pytest.raises(InvalidInput, match="num_beams"):
-        translation.TASK.encode(answer, context(tmp_path), {"num_beam": 2})
+        translation.TASK.encode(
+            answer, context(tmp_path), translation.TASK.parameters({"num_beam": 2})
+        )
 
 
 def test_it_is_measured_by_bleu_and_chrf():

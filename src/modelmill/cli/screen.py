@@ -197,6 +197,9 @@ def version(row: Mapping[str, Any], url: str) -> None:
                 f"{one['name']} ({one['task']} on {one['dataset']})"
                 for one in lineage.get("chain", [])
             ],
+            "parameters": [
+                f"{one['name']}: {one['allowed']}" for one in row["parameters"]
+            ],
             "batches": row["batches"],
             "files": list(row["files"]),
             "model card": f"{url}/api/v1/models/{row['name']}:{row['version']}/files/README.md"

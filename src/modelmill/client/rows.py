@@ -60,6 +60,7 @@ class Version(TypedDict):
     lineage: Json
     batches: str
     created: str
+    parameters: list[Json]
 
 
 class Deployment(TypedDict):

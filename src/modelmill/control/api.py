@@ -512,7 +512,10 @@ def _add_models(api: FastAPI, control: Control) -> None:
     def one(reference: str, project: ProjectId) -> schemas.VersionView:
         """One version: NAME, NAME:VERSION or NAME@ALIAS."""
         row = registry.get(project, reference)
-        return schemas.VersionView(**summary(row, registry.aliases(project)))
+        return schemas.VersionView(
+            **summary(row, registry.aliases(project)),
+            parameters=views.parameters_view(row.task),
+        )
 
     @api.get(f"{PREFIX}/models/{{reference}}/files/{{name:path}}", tags=["models"])
     def download(reference: str, name: str, project: ProjectId) -> Response:

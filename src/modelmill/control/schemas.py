@@ -223,6 +223,11 @@ class VersionView(BaseModel):
         description="whether calls share batches, as found when it was sealed; empty: not tried"
     )
     created: datetime
+    parameters: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="what a call may choose: name, default, what is allowed, help; only where "
+        "one version is asked for",
+    )
 
 
 class VariantView(BaseModel):
@@ -279,6 +284,9 @@ class TaskView(BaseModel):
     input: str
     recipes: list[str]
     formats: list[str]
+    parameters: list[dict[str, Any]] = Field(
+        description="what a call may choose: name, default, what is allowed, help"
+    )
 
 
 LABEL = 200

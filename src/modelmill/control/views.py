@@ -10,7 +10,8 @@ from modelmill.control.db import ApiKey, Dataset, Deployment, Job, Replica
 from modelmill.control.deployments import options_of
 from modelmill.data.formats import fitting
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
-from modelmill.types import ALONE
+from modelmill.tasks.parameters import describe_parameters
+from modelmill.types import ALONE, Json
 
 
 def task_view(name: str) -> schemas.TaskView:
@@ -24,7 +25,17 @@ def task_view(name: str) -> schemas.TaskView:
         input=task.takes,
         recipes=recipes,
         formats=formats,
+        parameters=list(describe_parameters(task.PARAMETERS)),
     )
+
+
+def parameters_view(task: str) -> list[Json]:
+    """What a call of a task's model may choose; nothing for one without a task, or whose task is
+    not installed.
+    """
+    if task not in plugins.names("tasks"):
+        return []
+    return list(describe_parameters(task_named(task).PARAMETERS))
 
 
 def recipe_view(task: str, name: str, default: bool) -> schemas.RecipeView:

@@ -16,6 +16,7 @@ from modelmill.serve.tensors import elements_of, texts_of
 from modelmill.serve.usage import usage_of_texts
 from modelmill.serve.wire import ANSWER, CANCEL, STREAM, Answer, Batch, Call, Part
 from modelmill.streams import Piece, Text
+from modelmill.types import Struct
 
 log = logging.getLogger("modelmill.worker")
 
@@ -41,6 +42,7 @@ class Caller:
     """A call that is being answered, and where its answer goes."""
 
     call: Call
+    parameters: Struct
     send: Send
     rows: list[Row]
     left: int
@@ -131,8 +133,9 @@ class Growing:
                 )
             return
         try:
+            how = self.model.parameters(call.parameters)
             texts = [
-                self.model.begin((*name, row), str(data, "utf-8"), call.parameters)
+                self.model.begin((*name, row), str(data, "utf-8"), how)
                 for row, data in enumerate(self._inputs(call))
             ]
         except MillError as error:
@@ -165,7 +168,7 @@ class Growing:
             )
         else:
             self._callers[name] = Caller(
-                call, send, [Row(text) for text in texts], len(texts)
+                call, how, send, [Row(text) for text in texts], len(texts)
             )
             for text in texts:
                 self._writer.add(text)
@@ -229,7 +232,7 @@ class Growing:
         caller.send(Batch([answer], rows=len(found)))
 
     def _answer(self, caller: Caller, row: Row) -> bytes:
-        parameters = caller.call.parameters
+        parameters = caller.parameters
         return msgspec.json.encode(
             self.task.stream_answer(
                 row.text, row.pieces, parameters, self.model.context

@@ -11,12 +11,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -43,7 +42,7 @@ from modelmill.serve.wire import (
     read_calls,
 )
 from modelmill.tasks.base import NOTE
-from modelmill.types import ALONE, TEXTS, WorkerSpec
+from modelmill.types import ALONE, TEXTS, Struct, WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
@@ -56,12 +55,13 @@ BATCHES = 2
 
 
 class Item:
-    """A decoded call: its arrays, and whether each of its rows was raw task input."""
+    """A decoded call: its arrays, and its checked parameters where its rows were raw task input."""
 
-    __slots__ = ("arrays", "raw", "rows")
+    __slots__ = ("arrays", "parameters", "rows")
 
-    def __init__(self, arrays: Arrays, raw: bool) -> None:
-        self.arrays, self.raw = arrays, raw
+    def __init__(self, arrays: Arrays, parameters: Struct | None) -> None:
+        self.arrays = arrays
+        self.parameters = parameters
         self.rows = len(next(iter(arrays.values())))
 
 
@@ -144,16 +144,16 @@ class Worker:
         """Arrays with a batch axis, or the reason why there are none."""
         try:
             if call.data is not None:
-                decoded = self._decode_raw(call.data, call.parameters)
-                return Item(
-                    {name: array[None] for name, array in decoded.items()}, raw=True
-                )
+                how = self.model.parameters(call.parameters)
+                decoded = self._decode_raw(call.data, how)
+                return Item({name: array[None] for name, array in decoded.items()}, how)
             if len(call.tensors) == 1 and self._is_raw(call):
-                return self._decode_rows(elements_of(call.tensors[0]), call.parameters)
+                how = self.model.parameters(call.parameters)
+                return self._decode_rows(elements_of(call.tensors[0]), how)
             if not call.tensors:
                 return InvalidInput("the call brings neither an input nor tensors")
             return Item(
-                {tensor.name: array_of(tensor) for tensor in call.tensors}, raw=False
+                {tensor.name: array_of(tensor) for tensor in call.tensors}, None
             )
         except MillError as error:
             return error
@@ -166,7 +166,7 @@ class Worker:
         tensor = call.tensors[0]
         return tensor.datatype == "BYTES" and tensor.name == self.kind
 
-    def _decode_rows(self, rows: list[bytes], parameters: Mapping[str, Any]) -> Item:
+    def _decode_rows(self, rows: list[bytes], parameters: Struct) -> Item:
         decode = self._pool.map if self._pool and len(rows) > 1 else map
         decoded = list(decode(self._decode_raw, rows, repeat(parameters)))
         if not decoded:
@@ -186,10 +186,10 @@ class Worker:
             )
         return Item(
             {name: np.stack([one[name] for one in decoded]) for name in decoded[0]},
-            raw=True,
+            parameters,
         )
 
-    def _decode_raw(self, data: bytes, parameters: Mapping[str, Any]) -> Arrays:
+    def _decode_raw(self, data: bytes, parameters: Struct) -> Arrays:
         if self.kind not in TEXTS:
             return self.model.decode(data, parameters)
         try:
@@ -262,14 +262,14 @@ class Worker:
                 return Answer(call.id, code=result.code, message=result.message)  # type: ignore[union-attr]
             if call.data is not None:
                 output = self.model.encode(
-                    {n: a[0] for n, a in result.items()}, call.parameters
+                    {n: a[0] for n, a in result.items()}, item.parameters
                 )
                 data = msgspec.json.encode(output)
                 return Answer(call.id, data=data, usage=self._usage(item, result))
             return Answer(
                 call.id,
                 tensors=[
-                    self._tensor(name, call, item, result)
+                    self._tensor(name, item, result)
                     for name in call.outputs or _told(result)
                 ],
                 usage=self._usage(item, result),
@@ -289,24 +289,24 @@ class Worker:
         """What an answered call has used but for its time; of tensors that callers made themselves
         nothing is known.
         """
-        if not item.raw:
+        if item.parameters is None:
             return {}
         rate = getattr(self.model.context.preprocessing, "rate", 1)
         return usage_of_arrays(item.arrays, result, rate)
 
-    def _tensor(self, name: str, call: Call, item: Item, result: Arrays) -> Tensor:
+    def _tensor(self, name: str, item: Item, result: Arrays) -> Tensor:
         """An output of the model, or the task's answer where the model has none of that name."""
         if name in result:
             return tensor_of(name, result[name])
         if name == ANSWER:
-            return texts_of(ANSWER, self._answers(call, item, result))
+            return texts_of(ANSWER, self._answers(item, result))
         raise InvalidInput(
             f"unknown output '{name}'; there are: {', '.join(_told(result))}"
         )
 
-    def _answers(self, call: Call, item: Item, result: Arrays) -> list[bytes]:
+    def _answers(self, item: Item, result: Arrays) -> list[bytes]:
         """What the task says of each row, as JSON."""
-        if not item.raw:
+        if item.parameters is None:
             raise InvalidInput(
                 f"the output '{ANSWER}' needs raw input: send '{self.kind}' as BYTES"
             )
@@ -315,7 +315,7 @@ class Worker:
             for row in range(item.rows)
         )
         return [
-            msgspec.json.encode(self.model.encode(row, call.parameters)) for row in rows
+            msgspec.json.encode(self.model.encode(row, item.parameters)) for row in rows
         ]
 
 

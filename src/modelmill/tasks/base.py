@@ -19,6 +19,7 @@ from modelmill import plugins
 from modelmill.data.base import Item
 from modelmill.errors import InvalidInput
 from modelmill.streams import Piece, Text
+from modelmill.tasks.parameters import NoParameters, checked
 from modelmill.tasks.training_settings import (
     MOST_EPOCHS,
     Choice,
@@ -126,7 +127,7 @@ class Model(Protocol):
         """Answers to raw inputs."""
 
     def answers(
-        self, items: Iterator[Item], parameters: Mapping[str, Any]
+        self, items: Iterator[Item], parameters: Struct
     ) -> Iterator[tuple[Item, Any]]:
         """Every item with the answer to what it is measured by, many at a time."""
 
@@ -179,6 +180,8 @@ class Task(ABC):
     """How many training items `prepare` sees at most."""
     PREPROCESSING: ClassVar[type[Struct]]
     """Settings of `decode`; travel in the manifest."""
+    PARAMETERS: ClassVar[type[Struct]] = NoParameters
+    """What a caller may choose with a call."""
 
     TAKES: ClassVar[str] = ""
     """The kind of what callers send, where it is not that of the items."""
@@ -263,18 +266,16 @@ class Task(ABC):
 
     # ---- an answer
 
+    def parameters(self, given: Mapping[str, Any]) -> Any:
+        """The parameters of a call as `PARAMETERS`; raises `InvalidInput` naming what is wrong."""
+        return checked(self.PARAMETERS, given)
+
     @abstractmethod
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """One raw input as named arrays without the batch axis; raises `InvalidInput`.
 
         Names that begin with `NOTE` do not go to the model: `encode` finds them beside the outputs.
         """
-
-    def request(
-        self, data: Raw, context: Context, parameters: Mapping[str, Any]
-    ) -> Arrays:
-        """`decode` for a task some of whose parameters say what is fed to the model."""
-        return self.decode(data, context)
 
     def infer(
         self, runs: Mapping[str, Run], arrays: Arrays, context: Context
@@ -285,9 +286,7 @@ class Task(ABC):
         return runs[""](arrays)
 
     @abstractmethod
-    def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-    ) -> Any:
+    def encode(self, arrays: Arrays, context: Context, parameters: Any) -> Any:
         """One answer, in the shape of the Hugging Face API, from arrays without the batch axis."""
 
     def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
@@ -308,9 +307,9 @@ class Task(ABC):
     def expected(self, item: Item) -> Any:
         """What an item's answer is compared with."""
 
-    def full_parameters(self, labels: Sequence[str]) -> Json:
+    def full_parameters(self, labels: Sequence[str]) -> Any:
         """The parameters with which `encode` leaves nothing out."""
-        return {}
+        return self.PARAMETERS()
 
     def measured(self, model: Model, items: Items) -> "Measured":
         """The model's answer to each item, beside what is expected."""
@@ -345,9 +344,7 @@ class StreamingTask(Task):
     """
 
     @abstractmethod
-    def begin(
-        self, name: Any, data: Raw, context: Context, parameters: Mapping[str, Any]
-    ) -> Text:
+    def begin(self, name: Any, data: Raw, context: Context, parameters: Any) -> Text:
         """A text for the generator, `name`d for its pieces; raises `InvalidInput`."""
 
     @abstractmethod
@@ -359,7 +356,7 @@ class StreamingTask(Task):
         self,
         text: Text,
         pieces: Sequence[Piece],
-        parameters: Mapping[str, Any],
+        parameters: Any,
         context: Context,
     ) -> Any:
         """The whole answer, from all pieces of a text."""

@@ -35,7 +35,7 @@ class ImageTask(Task, ABC):
         """`image`: uint8 [-1, height, width, channels]."""
         return [image_decoder.tensor(context.preprocessing)]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`image`: uint8 [height, width, channels]; raises `InvalidInput`, `TooLarge`."""
         return {"image": image_decoder.decode(data, context.preprocessing)}
 
@@ -70,7 +70,7 @@ class TextTask(Task, ABC):
         """`ids`: int64 [-1, max_length]."""
         return [text_tokenizer.tensor(context.preprocessing)]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`ids`: int64 [max_length]; raises `InvalidInput`."""
         ids = text_tokenizer.decode(data, context.preprocessing, context.folder)
         return {"ids": ids}

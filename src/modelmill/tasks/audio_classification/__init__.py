@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -72,7 +72,7 @@ class AudioClassification(Classifier, AudioTask):
             )
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`audio`: the middle of the recording, silence on both sides where it is shorter; raises
         `InvalidInput`.
         """

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
-from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.errors import InvalidInput
 from modelmill.tasks.automatic_speech_recognition.decoding import (
     Heard,
     beam,
@@ -29,9 +29,8 @@ from modelmill.tasks.base import (
 )
 from modelmill.tasks.decoding import audio_decoder
 from modelmill.tasks.inputs import AudioTask
-from modelmill.types import Json, TensorSpec
+from modelmill.types import Json, Struct, TensorSpec
 
-PARAMETERS = ("return_timestamps", "num_beams")
 MOST_BEAMS, MOST_STEPS = 100, 200_000
 """Texts that are followed, and at how many places of a recording in all: others wait for it."""
 SECONDS = f"{NOTE}seconds"
@@ -88,6 +87,24 @@ class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
         return max(1, round(self.hop * self.rate))
 
 
+class Parameters(Struct, frozen=True, kw_only=True):
+    """How far is searched for a text, and what is answered."""
+
+    return_timestamps: Annotated[
+        bool | Literal["word", "char"],
+        msgspec.Meta(
+            description="also when each word (true, word) or character is said",
+            extra={"wanted": "true, false, 'word' or 'char'"},
+        ),
+    ] = False
+    num_beams: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=MOST_BEAMS)] | None,
+        msgspec.Meta(
+            description="texts that are followed at a time; else the likeliest"
+        ),
+    ] = None
+
+
 class SpeechRecognition(AudioTask):
     """What is said in a recording."""
 
@@ -98,6 +115,7 @@ class SpeechRecognition(AudioTask):
     RECIPE = "ctc"
     SAMPLES = 500
     PREPROCESSING = Preprocessing
+    PARAMETERS = Parameters
 
     def prepare(
         self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
@@ -134,7 +152,7 @@ class SpeechRecognition(AudioTask):
             )
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`audio`: the samples at the model's rate; raises `InvalidInput`, `TooLarge`."""
         recording = audio_decoder.read(data)
         heard = audio_decoder.at_rate(recording, context.preprocessing.rate)
@@ -171,26 +189,14 @@ class SpeechRecognition(AudioTask):
             )
         return {SCORES: np.concatenate(parts, axis=1)}
 
-    def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-    ) -> Json:
+    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Json:
         """`{"text"}`, with `return_timestamps` also `chunks` and `duration`; `num_beams` looks
         further.
 
         Raises `InvalidInput`.
         """
-        for name in parameters:
-            if name not in PARAMETERS:
-                raise unknown_setting(name, PARAMETERS, "parameter")
-        beams, stamps = parameters.get("num_beams"), parameters.get("return_timestamps")
-        if beams is not None and not (type(beams) is int and 1 <= beams <= MOST_BEAMS):
-            raise InvalidInput(
-                f"num_beams is a whole number from 1 to {MOST_BEAMS}, not {beams!r:.40}"
-            )
-        if stamps not in (None, True, False, "word", "char"):
-            raise InvalidInput(
-                f"return_timestamps is true, false, 'word' or 'char', not {stamps!r:.40}"
-            )
+        beams = parameters.num_beams
+        stamps = parameters.return_timestamps
         scores, labels = arrays[SCORES], context.labels
         if beams is not None and beams * len(scores) > MOST_STEPS:
             most = MOST_STEPS // max(1, len(scores))

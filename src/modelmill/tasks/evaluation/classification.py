@@ -2,12 +2,12 @@
 
 import io
 from abc import ABC
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 
-from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks.base import (
     Arrays,
     Context,
@@ -18,11 +18,24 @@ from modelmill.tasks.base import (
     Model,
     Task,
 )
-from modelmill.types import Json, TensorSpec
+from modelmill.types import Json, Struct, TensorSpec
 
-TOP_K = 5
-PARAMETERS = ("function_to_apply", "top_k")
 BINS = 15
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    """What of the labels is answered."""
+
+    top_k: Annotated[
+        int, Meta(ge=1, description="labels that are answered, the best first")
+    ] = 5
+    function_to_apply: Annotated[
+        Literal["softmax"],
+        Meta(
+            description="what makes scores of the outputs",
+            extra={"reason": "this model answers probabilities"},
+        ),
+    ] = "softmax"
 
 
 class Classifier(Task, ABC):
@@ -31,6 +44,7 @@ class Classifier(Task, ABC):
     TARGETS = ("label",)
     CLASSES = 2
     METRIC = "accuracy"
+    PARAMETERS = Parameters
 
     def outputs(self, context: Context) -> list[TensorSpec]:
         """`scores`: probabilities of all labels [-1, labels]."""
@@ -38,23 +52,11 @@ class Classifier(Task, ABC):
         return [TensorSpec(name="scores", datatype="FP32", shape=shape)]
 
     def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+        self, arrays: Arrays, context: Context, parameters: Parameters
     ) -> list[Json]:
-        """`[{label, score}]`, best first, `parameters["top_k"]` of them (5); raises
-        `InvalidInput`.
-        """
-        for name in parameters:
-            if name not in PARAMETERS:
-                raise unknown_setting(name, PARAMETERS, "parameter")
-        top_k = TOP_K if parameters.get("top_k") is None else parameters["top_k"]
-        if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
-            raise InvalidInput(f"top_k is a whole number from 1, not {top_k!r:.40}")
-        if parameters.get("function_to_apply") not in (None, "softmax"):
-            raise InvalidInput(
-                "function_to_apply: this model answers probabilities ('softmax')"
-            )
+        """`[{label, score}]`, best first, `top_k` of them."""
         scores = arrays["scores"]
-        best = np.argsort(-scores, kind="stable")[:top_k]
+        best = np.argsort(-scores, kind="stable")[: parameters.top_k]
         return [
             {"label": context.labels[i], "score": round(float(scores[i]), 6)}
             for i in best
@@ -69,9 +71,9 @@ class Classifier(Task, ABC):
         """The label."""
         return item.label
 
-    def full_parameters(self, labels: Sequence[str]) -> Json:
+    def full_parameters(self, labels: Sequence[str]) -> Parameters:
         """Every label."""
-        return {"top_k": len(labels)}
+        return Parameters(top_k=len(labels))
 
     def evaluate(self, model: Model, items: Items) -> Evaluation:
         """Accuracy, figures of each class and the confusion matrix."""

@@ -3,14 +3,14 @@ same.
 """
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
-from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.errors import InvalidInput
 from modelmill.tasks.base import (
     NOTE,
     Arrays,
@@ -30,21 +30,11 @@ from modelmill.tasks.decoding.text_tokenizer import (
     fingerprint as fingerprint,
 )
 from modelmill.tasks.inputs import TextTask
-from modelmill.types import TensorSpec
+from modelmill.tasks.parameters import HIDDEN
+from modelmill.types import Struct, TensorSpec
 
 DIGITS = 6
-ENCODINGS = ("float", "base64")
 SIDES = ("left", "right")
-OWN = (
-    "dimensions",
-    "encoding_format",
-    "truncate",
-    "truncation_direction",
-    "normalize",
-    "prompt_name",
-    "usage",
-)
-PARAMETERS = (*OWN, "token_ids")
 TOKENS = f"{NOTE}tokens"
 
 
@@ -54,6 +44,50 @@ class Preprocessing(text_tokenizer.Preprocessing, frozen=True, kw_only=True):
     dimensions: Annotated[
         int, msgspec.Meta(ge=2, le=4096, description="numbers in the vector")
     ] = 256
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    """How a text is cut, and in which form its vector is answered."""
+
+    dimensions: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        msgspec.Meta(
+            description="numbers of the vector that are kept, at length 1 again"
+        ),
+    ] = None
+    encoding_format: Annotated[
+        Literal["float", "base64"],
+        msgspec.Meta(description="a list of numbers, or their float32 as base64"),
+    ] = "float"
+    truncate: Annotated[
+        bool, msgspec.Meta(description="cut a text that is too long")
+    ] = True
+    truncation_direction: Annotated[
+        str, msgspec.Meta(description="the end that is cut: left or right")
+    ] = "right"
+    normalize: Annotated[
+        bool, msgspec.Meta(description="always true: vectors have length 1")
+    ] = True
+    prompt_name: Annotated[Any, msgspec.Meta(extra=HIDDEN)] = None
+    usage: Annotated[
+        bool,
+        msgspec.Meta(description='answer `{"embedding", "tokens"}`'),
+    ] = False
+    token_ids: Annotated[Any, msgspec.Meta(extra=HIDDEN)] = None
+
+    def __post_init__(self) -> None:
+        side = self.truncation_direction
+        if side.lower() not in SIDES:
+            raise ValueError(f"truncation_direction is left or right, not {side!r:.40}")
+        if self.prompt_name is not None:
+            raise ValueError("prompt_name: the model has no prompts; leave it out")
+        if not self.normalize:
+            raise ValueError(
+                "normalize: the model answers vectors of length 1 alone; leave it out"
+            )
+
+
+USUAL = Parameters()
 
 
 class FeatureExtraction(TextTask):
@@ -69,6 +103,7 @@ class FeatureExtraction(TextTask):
     RECIPE = "encoder"
     SAMPLES = 200_000
     PREPROCESSING = Preprocessing
+    PARAMETERS = Parameters
 
     def prepare(
         self, samples: Sequence[Any], preprocessing: Preprocessing, folder: Path
@@ -95,24 +130,16 @@ class FeatureExtraction(TextTask):
             )
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
-        """`ids`: int64 [max_length], cut at the end; raises `InvalidInput`."""
-        return self.request(data, context, {})
-
-    def request(
-        self, data: Raw, context: Context, parameters: Mapping[str, Any]
+    def decode(
+        self, data: Raw, context: Context, parameters: Parameters = USUAL
     ) -> Arrays:
         """`ids`, of the text or the parameter `token_ids`; with `truncate` false raises
         `InvalidInput` for a long text.
         """
-        how, given = context.preprocessing, parameters.get("token_ids")
-        cuts = parameters.get("truncate") is not False
-        side = str(parameters.get("truncation_direction") or "right")
-        if side.lower() not in SIDES:
-            raise InvalidInput(
-                f"truncation_direction is left or right, not {side!r:.40}"
-            )
-        left = side.lower() == "left"
+        how = context.preprocessing
+        given = parameters.token_ids
+        cuts = parameters.truncate
+        left = parameters.truncation_direction.lower() == "left"
         ids = (
             _ids(data, context, whole=left or not cuts)
             if given is None
@@ -128,25 +155,23 @@ class FeatureExtraction(TextTask):
         row[: len(ids)] = ids
         return {"ids": row, TOKENS: np.array(len(ids), np.int64)}
 
-    def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-    ) -> Any:
-        """The vector as a list of numbers; raises `InvalidInput` for parameters that are none.
+    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Any:
+        """The vector as a list of numbers.
 
         `dimensions` keeps the first ones, at length 1 again; `encoding_format` base64 is
         little-endian float32 (OpenAI); with `usage` the answer is `{"embedding", "tokens"}`.
         """
-        _check(parameters)
         vector = arrays["embedding"].astype(np.float64)
-        most, size = len(vector), parameters.get("dimensions")
+        most = len(vector)
+        size = parameters.dimensions
         if size is not None:
-            if type(size) is not int or not 1 <= size <= most:
+            if size > most:
                 raise InvalidInput(
                     f"dimensions is a whole number from 1 to {most}, not {size!r:.40}"
                 )
             vector = vector[:size] / max(float(np.linalg.norm(vector[:size])), 1e-12)
         vector = vector.round(DIGITS)
-        packed = parameters.get("encoding_format") == "base64"
+        packed = parameters.encoding_format == "base64"
         found: Any = (
             b64encode(vector.astype("<f4").tobytes()).decode()
             if packed
@@ -154,7 +179,7 @@ class FeatureExtraction(TextTask):
         )
         return (
             {"embedding": found, "tokens": int(arrays[TOKENS])}
-            if parameters.get("usage")
+            if parameters.usage
             else found
         )
 
@@ -217,20 +242,6 @@ def _ids(data: Raw, context: Context, *, whole: bool) -> list[int]:
         .encode(text, add_special_tokens=False)
         .ids
     )
-
-
-def _check(parameters: Mapping[str, Any]) -> None:
-    for name in parameters:
-        if name not in PARAMETERS:
-            raise unknown_setting(name, OWN, "parameter")
-    if parameters.get("encoding_format", ENCODINGS[0]) not in ENCODINGS:
-        raise InvalidInput(f"encoding_format is one of {', '.join(ENCODINGS)}")
-    if parameters.get("prompt_name") is not None:
-        raise InvalidInput("prompt_name: the model has no prompts; leave it out")
-    if parameters.get("normalize") is False:
-        raise InvalidInput(
-            "normalize: the model answers vectors of length 1 alone; leave it out"
-        )
 
 
 TASK = FeatureExtraction()

@@ -2,13 +2,14 @@
 other tasks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
-from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.errors import InvalidInput
 from modelmill.generation.sampling import log_shares
 from modelmill.tasks.base import (
     NOTE,
@@ -38,15 +39,29 @@ from modelmill.tasks.decoding.text_tokenizer import (
     look as look,
 )
 from modelmill.tasks.inputs import TextTask
-from modelmill.types import Json, TensorSpec
+from modelmill.types import Json, Struct, TensorSpec
 
-PARAMETERS = ("top_k", "targets")
-MOST, USUAL = 100, 5
 MASKED = SPECIAL.index(MASK)
 MASK_TOKENS = 8
 """More than there are in one."""
 SHARE = 0.15
 """Of the words, hidden to measure by, as in training (Devlin et al. 2018, arXiv 1810.04805)."""
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    """Which words are answered."""
+
+    top_k: Annotated[
+        int,
+        Meta(ge=1, le=100, description="words that are answered, the likeliest first"),
+    ] = 5
+    targets: Annotated[
+        str | Annotated[list[str], Meta(min_length=1)] | None,
+        Meta(
+            description="the words that are compared; else all",
+            extra={"wanted": "a word or a list of words"},
+        ),
+    ] = None
 
 
 class FillMask(TextTask):
@@ -61,6 +76,7 @@ class FillMask(TextTask):
     METRIC = "perplexity"
     RECIPE = "bert"
     SAMPLES = 200_000
+    PARAMETERS = Parameters
 
     def describe_inputs(self, samples: Sequence[Raw]) -> text_tokenizer.Look:
         """How long the texts are, and whether they have spaces."""
@@ -98,7 +114,7 @@ class FillMask(TextTask):
             )
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput`
         where there is none.
         """
@@ -121,23 +137,16 @@ class FillMask(TextTask):
         }
 
     def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+        self, arrays: Arrays, context: Context, parameters: Parameters
     ) -> list[Any]:
-        """The likeliest words, `top_k` of them (5) or those of `targets`; for each [MASK] a list
+        """The likeliest words, `top_k` of them or those of `targets`; for each [MASK] a list
         where there are several.
 
-        Raises `InvalidInput` for parameters that are none.
+        Raises `InvalidInput` for targets that are no single tokens.
         """
-        for name in parameters:
-            if name not in PARAMETERS:
-                raise unknown_setting(name, PARAMETERS, "parameter")
         text = text_tokenizer.told(arrays[f"{NOTE}text"])
         wanted = _targets(parameters, context)
-        count = USUAL if parameters.get("top_k") is None else parameters["top_k"]
-        if type(count) is not int or not 1 <= count <= MOST:
-            raise InvalidInput(
-                f"top_k is a whole number from 1 to {MOST}, not {count!r:.40}"
-            )
+        count = parameters.top_k
         tokenizer = load_tokenizer(context.folder / TOKENIZER)
         found = []
         for number, logits in enumerate(arrays["logits"].astype(np.float64)):
@@ -216,18 +225,12 @@ def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
     return row
 
 
-def _targets(parameters: Mapping[str, Any], context: Context) -> Any:
+def _targets(parameters: Parameters, context: Context) -> Any:
     """The ids of the words that are to be compared; None for all."""
-    targets = parameters.get("targets")
+    targets = parameters.targets
     if targets is None:
         return None
     words = [targets] if isinstance(targets, str) else targets
-    if (
-        not isinstance(words, list)
-        or not words
-        or not all(isinstance(one, str) for one in words)
-    ):
-        raise InvalidInput("targets is a word or a list of words")
     tokenizer, ids = load_tokenizer(context.folder / TOKENIZER), []
     for word in words:
         known = tokenizer.encode(

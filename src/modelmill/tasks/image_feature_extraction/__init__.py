@@ -2,17 +2,16 @@
 same thing.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
-from modelmill.errors import unknown_setting
 from modelmill.tasks.base import Arrays, Context, Evaluation, Item, Items, Model
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.evaluation import retrieval
 from modelmill.tasks.inputs import ImageTask
+from modelmill.tasks.parameters import NoParameters
 from modelmill.types import TensorSpec
 
 DIGITS = 6
@@ -49,11 +48,9 @@ class ImageFeatureExtraction(ImageTask):
         ]
 
     def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+        self, arrays: Arrays, context: Context, parameters: NoParameters
     ) -> list[float]:
-        """The vector as a list of numbers; raises `InvalidInput` for any parameter."""
-        for name in parameters:
-            raise unknown_setting(name, (), "parameter")
+        """The vector as a list of numbers."""
         return [
             round(value, DIGITS)
             for value in arrays["embedding"].astype(np.float64).tolist()

@@ -2,14 +2,13 @@
 segmentation).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
 from modelmill.data.augment import Augment
-from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks.base import (
     NOTE,
     Arrays,
@@ -27,11 +26,9 @@ from modelmill.tasks.image_segmentation import (
     mask_similarity,
 )
 from modelmill.tasks.inputs import ImageTask
-from modelmill.types import Json, TensorSpec
+from modelmill.types import Json, Struct, TensorSpec
 
 SIZE = f"{NOTE}size"
-PARAMETERS = ("mask_format", "subtask", "threshold")
-FORMATS = ("png", "classes")
 
 
 class Preprocessing(image_decoder.Preprocessing, frozen=True, kw_only=True):
@@ -60,6 +57,33 @@ class Changes(Augment, frozen=True, kw_only=True):
     mixup: Annotated[float, msgspec.Meta(extra={"derived": True})] = 0.0
 
 
+class Parameters(Struct, frozen=True, kw_only=True):
+    """Which masks are answered, and in which form."""
+
+    mask_format: Annotated[
+        Literal["png", "classes"],
+        msgspec.Meta(description="a mask for each class, or one with all classes"),
+    ] = "png"
+    threshold: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=1, description="least score of a class with png masks"),
+    ] = 0.0
+    subtask: Annotated[
+        Literal["semantic"],
+        msgspec.Meta(
+            description="what is told apart",
+            extra={"reason": "this model tells classes apart, not single objects"},
+        ),
+    ] = "semantic"
+
+    def __post_init__(self) -> None:
+        if self.threshold and self.mask_format == "classes":
+            raise ValueError(
+                "threshold leaves out masks: it does not go with mask_format 'classes', which "
+                "has one"
+            )
+
+
 class ImageSegmentation(ImageTask):
     """A mask for each class in a picture."""
 
@@ -70,6 +94,7 @@ class ImageSegmentation(ImageTask):
     RECIPE = "unet"
     SAMPLES = 500
     PREPROCESSING = Preprocessing
+    PARAMETERS = Parameters
 
     def outputs(self, context: Context) -> list[TensorSpec]:
         """`mask`: the best class of each pixel; `scores`: its probability; both [-1, height,
@@ -81,7 +106,7 @@ class ImageSegmentation(ImageTask):
             TensorSpec(name="mask", datatype="UINT8", shape=shape),
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`image`: uint8 [height, width, channels], and the size that was sent; raises
         `InvalidInput`, `TooLarge`.
         """
@@ -92,20 +117,16 @@ class ImageSegmentation(ImageTask):
             SIZE: size,
         }
 
-    def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-    ) -> Any:
-        """A mask for each class, of the size of the picture that was sent (upright); raises
-        `InvalidInput`.
+    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Any:
+        """A mask for each class, of the size of the picture that was sent (upright).
 
         `[{label, score, mask}]` largest first: `score` is the mean probability of the pixels,
         `mask` a PNG as base64, 255 where the class is and 0 elsewhere. With `mask_format` "classes"
         it is `{"classes": [...], "mask": ...}` instead, one PNG whose values are places in
         `classes`, of which it names all. `threshold` leaves out classes of a lower score.
         """
-        threshold, form = _parameters(parameters)
         mask = mask_arrays.enlarged(arrays["mask"], *map(int, arrays[SIZE]))
-        if form == "classes":
+        if parameters.mask_format == "classes":
             return {"classes": context.labels, "mask": mask_arrays.packed(mask)}
         scores = mask_arrays.confident(
             arrays["mask"], arrays["scores"], len(context.labels)
@@ -115,7 +136,7 @@ class ImageSegmentation(ImageTask):
         for number in np.argsort(-pixels, kind="stable")[
             : np.count_nonzero(pixels)
         ].tolist():
-            if (score := round(float(scores[number]), 6)) >= threshold:
+            if (score := round(float(scores[number]), 6)) >= parameters.threshold:
                 only = np.where(mask == number, np.uint8(255), np.uint8(0))
                 answer.append(
                     {
@@ -130,11 +151,11 @@ class ImageSegmentation(ImageTask):
         """Whether two answers show nearly the same masks."""
         return mask_similarity.alike(one, other, tolerance)
 
-    def full_parameters(self, labels: Sequence[str]) -> Json:
+    def full_parameters(self, labels: Sequence[str]) -> Parameters:
         """One mask of all classes, compressed: what an evaluation can hold for every picture of a
         split.
         """
-        return {"mask_format": "classes"}
+        return Parameters(mask_format="classes")
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
         """`image` as `decode` makes it, and `mask`: uint8 [height, width], 255 where nothing is to
@@ -154,34 +175,6 @@ class ImageSegmentation(ImageTask):
     def evaluate(self, model: Model, items: Items) -> Evaluation:
         """mIoU, mean Dice and pixel accuracy, and samples."""
         return evaluation.evaluate(self.measured(model, items))
-
-
-def _parameters(given: Mapping[str, Any]) -> tuple[float, str]:
-    """The threshold and the form of the masks; raises `InvalidInput`."""
-    for name in given:
-        if name not in PARAMETERS:
-            raise unknown_setting(name, PARAMETERS, "parameter")
-    if given.get("subtask") not in (None, "semantic"):
-        raise InvalidInput(
-            "subtask: this model tells classes apart, not single objects ('semantic')"
-        )
-    form = given.get("mask_format") or FORMATS[0]
-    if form not in FORMATS:
-        raise InvalidInput(
-            f"mask_format is one of {', '.join(FORMATS)}, not {form!r:.40}"
-        )
-    threshold = given.get("threshold") or 0.0
-    if (
-        isinstance(threshold, bool)
-        or not isinstance(threshold, int | float)
-        or not 0 <= threshold <= 1
-    ):
-        raise InvalidInput(f"threshold is a number from 0 to 1, not {threshold!r:.40}")
-    if threshold and form == "classes":
-        raise InvalidInput(
-            "threshold leaves out masks: it does not go with mask_format 'classes', which has one"
-        )
-    return float(threshold), form
 
 
 TASK = ImageSegmentation()

@@ -5,9 +5,10 @@ import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from PIL import Image
 
 from modelmill.errors import InvalidInput, MillError, unknown_setting
@@ -30,30 +31,43 @@ from modelmill.tasks.image_to_image.measures import Row, psnr, sheet, ssim
 from modelmill.tasks.image_to_image.preprocessing import Preprocessing
 from modelmill.tasks.image_to_image.tiling import repaired
 from modelmill.tasks.inputs import ImageTask
-from modelmill.types import Json, TensorSpec
+from modelmill.tasks.parameters import Ignored
+from modelmill.types import Json, Struct, TensorSpec
 
 ANSWER = "image"
 """Where an answer holds its picture, as base64 of a PNG file."""
 REPAIRED = "repaired"
 COLORS = f"{NOTE}colors"
 SHOWN = 6
-PARAMETERS = ("mask",)
-TOLD = frozenset(
-    {
-        "prompt",
-        "negative_prompt",
-        "num_inference_steps",
-        "guidance_scale",
-        "target_size",
-    }
-)
-"""What Hugging Face's clients say to models that can be told what to do; these do to every picture
-what they do.
-"""
 CLOSE = 48.0
 """The PSNR in dB above which two answers are the same but for rounding, at the tolerance of
 fp32.
 """
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    """What is to be repaired.
+
+    Hugging Face's clients send the ignored ones to models that follow a text; these do to every
+    picture the same.
+    """
+
+    mask: Annotated[
+        Any,
+        Meta(
+            description="of models that fill in: a picture as base64, white where a part is "
+            "missing",
+            extra={"wanted": "a picture as base64"},
+        ),
+    ] = None
+    prompt: Ignored = None
+    negative_prompt: Ignored = None
+    num_inference_steps: Ignored = None
+    guidance_scale: Ignored = None
+    target_size: Ignored = None
+
+
+USUAL = Parameters()
 
 
 class ImageToImage(ImageTask):
@@ -67,6 +81,7 @@ class ImageToImage(ImageTask):
     RECIPE = "denoise"
     SAMPLES = 200
     PREPROCESSING = Preprocessing
+    PARAMETERS = Parameters
 
     def prepare(
         self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
@@ -96,38 +111,28 @@ class ImageToImage(ImageTask):
             )
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Parameters = USUAL
+    ) -> Arrays:
         """`image`: uint8 [height, width, channels] as it was sent, upright; beside it the colours
-        of a grey model's input.
+        of a grey model's input. The parameter `mask` says what of a picture is to be filled in.
 
         Raises `InvalidInput`, and `TooLarge` also where the answer would be.
         """
-        if context.preprocessing.repair == "inpaint":
-            return {"image": pre.with_holes(data, context.preprocessing)}
+        how = context.preprocessing
+        if parameters.mask is not None:
+            if how.repair != "inpaint":
+                raise unknown_setting("mask", (), "parameter")
+            pixels = image_decoder.read_pixels(data)
+            return {"image": pre.masked(pixels, _mask(parameters.mask), how)}
+        if how.repair == "inpaint":
+            return {"image": pre.with_holes(data, how)}
         pixels = image_decoder.read_pixels(data)
-        pre.check_size(pixels, context.preprocessing)
-        wanted, colors = pre.as_wanted(pixels, context.preprocessing)
+        pre.check_size(pixels, how)
+        wanted, colors = pre.as_wanted(pixels, how)
         return (
             {"image": wanted} if colors is None else {"image": wanted, COLORS: colors}
         )
-
-    def request(
-        self, data: Raw, context: Context, parameters: Mapping[str, Any]
-    ) -> Arrays:
-        """What `decode` does; `mask` (base64 of a picture) says what of a picture is to be filled
-        in.
-
-        Raises `InvalidInput` also for parameters that nothing reads.
-        """
-        how = context.preprocessing
-        _check(parameters, how)
-        if parameters.get("mask") is None:
-            return self.decode(data, context)
-        return {
-            "image": pre.masked(
-                image_decoder.read_pixels(data), _mask(parameters["mask"]), how
-            )
-        }
 
     def infer(
         self, runs: Mapping[str, Run], arrays: Arrays, context: Context
@@ -144,11 +149,8 @@ class ImageToImage(ImageTask):
             )
         }
 
-    def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-    ) -> Json:
-        """`{"image": PNG as base64}`; raises `InvalidInput` for parameters that nothing reads."""
-        _check(parameters, context.preprocessing)
+    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Json:
+        """`{"image": PNG as base64}`."""
         pixels = pre.joined(pre.rounded(arrays[REPAIRED] * 255), arrays.get(COLORS))
         return {ANSWER: b64encode(image_decoder.png(pixels)).decode()}
 
@@ -202,13 +204,6 @@ class ImageToImage(ImageTask):
         pixels[:, :, :3] = np.arange(0, 240, 10)[:, None]
         pixels[8:16, 8:16, 3] = 0
         return image_decoder.png(pixels)
-
-
-def _check(parameters: Mapping[str, Any], how: Preprocessing) -> None:
-    known = PARAMETERS if how.repair == "inpaint" else ()
-    for name in parameters:
-        if name not in known and name not in TOLD:
-            raise unknown_setting(name, known, "parameter")
 
 
 def _mask(given: Any) -> pre.Mask:

@@ -1,15 +1,14 @@
 """object-detection: a picture in, labels with scores and boxes out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.data.base import Box
-from modelmill.errors import InvalidInput, unknown_setting
 from modelmill.tasks.base import (
     NOTE,
     Arrays,
@@ -33,7 +32,7 @@ from modelmill.tasks.decoding.image_decoder import (
 )
 from modelmill.tasks.inputs import ImageTask
 from modelmill.tasks.object_detection.settings import IGNORED, NO_BOX, TOP
-from modelmill.types import Json, TensorSpec
+from modelmill.types import Json, Struct, TensorSpec
 
 STRIDE = 32
 """Sizes taken from the data are multiples of it, which the networks halve five times."""
@@ -48,6 +47,14 @@ SENT = f"{NOTE}size"
 Array = NDArray[Any]
 
 
+class Parameters(Struct, frozen=True, kw_only=True):
+    """Which boxes are answered."""
+
+    threshold: Annotated[
+        float, msgspec.Meta(ge=0, le=1, description="least score of a box")
+    ] = THRESHOLD
+
+
 class ObjectDetection(ImageTask):
     """Boxes with labels and scores for a picture."""
 
@@ -57,6 +64,7 @@ class ObjectDetection(ImageTask):
     METRIC = "map"
     RECIPE = "centernet"
     SAMPLES = 500
+    PARAMETERS = Parameters
 
     def prepare(
         self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
@@ -87,7 +95,7 @@ class ObjectDetection(ImageTask):
             TensorSpec(name="classes", datatype="INT64", shape=[-1, TOP]),
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`image`: uint8 [height, width, channels], and a note of the height and width that were
         sent.
 
@@ -97,17 +105,16 @@ class ObjectDetection(ImageTask):
         return {"image": image, SENT: np.array(image_decoder.size_of(data), np.int32)}
 
     def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+        self, arrays: Arrays, context: Context, parameters: Parameters
     ) -> list[Json]:
-        """`[{label, score, box: {xmin, ymin, xmax, ymax}}]`, best first; raises `InvalidInput`.
+        """`[{label, score, box: {xmin, ymin, xmax, ymax}}]`, best first.
 
         Corners are whole pixels of the upright picture that was sent, the far ones excluded. Boxes
-        score at least `parameters["threshold"]` (0.3); of two of a class that overlap by an IoU of
+        score at least `threshold`; of two of a class that overlap by an IoU of
         0.6 the better one stays.
         """
-        least = _threshold(parameters)
         scores = arrays["scores"]
-        rows = np.flatnonzero(scores >= max(least, 1e-9))
+        rows = np.flatnonzero(scores >= max(parameters.threshold, 1e-9))
         if not len(rows):
             return []
         rows = rows[np.argsort(-scores[rows], kind="stable")]
@@ -173,9 +180,9 @@ class ObjectDetection(ImageTask):
         """The boxes."""
         return list(item.target) if isinstance(item.target, list) else []
 
-    def full_parameters(self, labels: Sequence[str]) -> Json:
+    def full_parameters(self, labels: Sequence[str]) -> Parameters:
         """All boxes that could count."""
-        return {"threshold": LEAST}
+        return Parameters(threshold=LEAST)
 
     def evaluate(self, model: Model, items: Items) -> Evaluation:
         """COCO's average precision, curves and samples."""
@@ -196,22 +203,6 @@ class ObjectDetection(ImageTask):
         pixels = np.full((48, 64, 3), 90, np.uint8)
         pixels[12:36, 20:44] = (230, 60, 40)
         return image_decoder.png(pixels)
-
-
-def _threshold(parameters: Mapping[str, Any]) -> float:
-    for name in parameters:
-        if name != "threshold":
-            raise unknown_setting(name, ("threshold",), "parameter")
-    least = (
-        THRESHOLD if parameters.get("threshold") is None else parameters["threshold"]
-    )
-    if (
-        not isinstance(least, int | float)
-        or isinstance(least, bool)
-        or not 0 <= least <= 1
-    ):
-        raise InvalidInput(f"threshold is a number from 0 to 1, not {least!r:.40}")
-    return float(least)
 
 
 def _in_picture(

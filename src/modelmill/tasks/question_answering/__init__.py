@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.errors import InvalidInput
 from modelmill.tasks.base import (
     NOTE,
     Arrays,
@@ -25,6 +25,7 @@ from modelmill.tasks.base import (
 )
 from modelmill.tasks.decoding import text_tokenizer
 from modelmill.tasks.decoding.text_tokenizer import TOKENIZER, load_tokenizer
+from modelmill.tasks.parameters import Ignored
 from modelmill.tasks.question_answering.features import (
     COUNT,
     endings,
@@ -33,15 +34,11 @@ from modelmill.tasks.question_answering.features import (
     window_baseline,
 )
 from modelmill.tasks.question_answering.measures import exact, f1
-from modelmill.types import QUESTION, Json, TensorSpec
+from modelmill.types import QUESTION, Json, Struct, TensorSpec
 
-PARAMETERS = ("top_k", "max_answer_len", "handle_impossible_answer")
-OTHER = frozenset({"doc_stride", "max_seq_len", "max_question_len", "align_to_words"})
-"""What cuts passages for other models; these read them whole."""
 STEP = 64
 """Passages are filled up to a multiple of it, so that those of about one length make a batch."""
 MOST_TOKENS, QUESTION_TOKENS = 16_384, 64
-MOST_ANSWERS = 20
 ANSWERS = 3
 """Of a question, that training looks at: SQuAD's people do not agree on where an answer begins and
 ends.
@@ -79,6 +76,26 @@ class Asked(NamedTuple):
     question_ids: np.ndarray[Any, Any]
 
 
+class Parameters(Struct, frozen=True, kw_only=True):
+    """Which answers are given. The ignored ones cut passages for other models; these read them
+    whole.
+    """
+
+    top_k: Annotated[
+        int, Meta(ge=1, le=20, description="answers; a list where there are several")
+    ] = 1
+    max_answer_len: Annotated[
+        int, Meta(ge=1, le=1000, description="most tokens of an answer")
+    ] = 15
+    handle_impossible_answer: Annotated[
+        bool, Meta(description="whether there may be no answer")
+    ] = False
+    doc_stride: Ignored = None
+    max_seq_len: Ignored = None
+    max_question_len: Ignored = None
+    align_to_words: Ignored = None
+
+
 class QuestionAnswering(Task):
     """The part of a passage that answers a question."""
 
@@ -90,6 +107,7 @@ class QuestionAnswering(Task):
     RECIPE = "reader"
     SAMPLES = 200_000
     PREPROCESSING = Preprocessing
+    PARAMETERS = Parameters
 
     def fingerprint(self, data: Raw) -> str:
         """The sha256 of question and passage."""
@@ -155,7 +173,7 @@ class QuestionAnswering(Task):
             for name in ("start", "end")
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`question`: int64 [64]; `passage`, `endings`, `partners`: int64 [C], `features`: float32
         [C, F], C = n * 64.
 
@@ -174,20 +192,15 @@ class QuestionAnswering(Task):
             f"{NOTE}context": text_tokenizer.noted(asked.context),
         }
 
-    def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-    ) -> Any:
+    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Any:
         """The best answer, or with `top_k` a list of them: `answer`, `score`, and `start` and `end`
         in characters.
 
         With `handle_impossible_answer` the answer may be that there is none, "". Raises
         `InvalidInput`.
         """
-        for name in parameters:
-            if name not in PARAMETERS and name not in OTHER:
-                raise unknown_setting(name, PARAMETERS, "parameter")
-        count = _whole(parameters, "top_k", 1, MOST_ANSWERS)
-        longest = _whole(parameters, "max_answer_len", 15, 1000)
+        count = parameters.top_k
+        longest = parameters.max_answer_len
         places = arrays[f"{NOTE}places"]
         text = text_tokenizer.told(arrays[f"{NOTE}context"])
         start, end = (
@@ -198,10 +211,10 @@ class QuestionAnswering(Task):
             _answer(score, text, int(places[a, 0]), int(places[b, 1]))
             for score, a, b in best
         ]
-        if parameters.get("handle_impossible_answer") is True or not found:
+        if parameters.handle_impossible_answer or not found:
             found.append(_answer(float(start[0] * end[0]), "", 0, 0))
             found = sorted(found, key=lambda one: -one["score"])[:count]
-        return found if parameters.get("top_k") is not None and count > 1 else found[0]
+        return found if count > 1 else found[0]
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
         """A part of the passage as long as `max_length` that holds an answer, and the `spans` of
@@ -235,9 +248,9 @@ class QuestionAnswering(Task):
         assert isinstance(item.target, tuple)
         return [text for text, _ in item.target]
 
-    def full_parameters(self, labels: Sequence[str]) -> Json:
+    def full_parameters(self, labels: Sequence[str]) -> Parameters:
         """That there is no answer is one, too."""
-        return {"handle_impossible_answer": True}
+        return Parameters(handle_impossible_answer=True)
 
     def evaluate(self, model: Model, items: Items) -> Evaluation:
         """Exact matches and the F1 of words, beside the baseline's."""
@@ -348,17 +361,6 @@ def _answer(score: float, text: str, start: int, end: int) -> Json:
         "end": end,
         "answer": text[start:end],
     }
-
-
-def _whole(parameters: Mapping[str, Any], name: str, usual: int, most: int) -> int:
-    value = parameters.get(name)
-    if value is None:
-        return usual
-    if type(value) is not int or not 1 <= value <= most:
-        raise InvalidInput(
-            f"{name} is a whole number from 1 to {most}, not {value!r:.40}"
-        )
-    return value
 
 
 def _best(

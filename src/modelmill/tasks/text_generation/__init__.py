@@ -1,16 +1,18 @@
 """text-generation: the beginning of a text in, its continuation out, token by token."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
-from modelmill.errors import InvalidInput, unknown_setting
+from modelmill import seeds
+from modelmill.errors import InvalidInput
 from modelmill.generation.sampling import log_shares, sampling
-from modelmill.streams import LENGTH, Piece, Sampling, Text
+from modelmill.streams import LENGTH, MOST_LOGPROBS, Piece, Sampling, Text
 from modelmill.tasks.base import (
     SAMPLES,
     Arrays,
@@ -37,37 +39,15 @@ from modelmill.tasks.decoding.text_tokenizer import (
     ids_around,
     without_surrogates,
 )
+from modelmill.tasks.parameters import HIDDEN, Ignored
 from modelmill.tasks.text_generation.chat_template import ENDS, rendered, stops
-from modelmill.types import Json, StreamPart, TensorSpec
+from modelmill.types import Json, StreamPart, Struct, TensorSpec
 
 SAME = 4
 """Letters by which two answers of one model are known."""
 SHOWN = 4
 """Samples of what a model writes."""
 USUAL = Sampling(max_tokens=100, temperature=0.0)
-PARAMETERS = {
-    "max_new_tokens": "max_tokens",
-    "max_tokens": "max_tokens",
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "repetition_penalty": "repetition_penalty",
-    "seed": "seed",
-    "stop": "stop",
-    "stop_sequences": "stop",
-    "logprobs": "logprobs",
-}
-"""Names that callers use, of Hugging Face and of OpenAI, and what they mean."""
-OTHER = (
-    "do_sample",
-    "return_full_text",
-    "details",
-    "messages",
-    "stream",
-    "token_ids",
-    "truncate",
-)
-
 NEUTRAL: Json = {
     "best_of": 1,
     "decoder_input_details": False,
@@ -94,6 +74,102 @@ class Preprocessing(lossless_tokenizer.Units, frozen=True, kw_only=True):
     ] = 2048
 
 
+MostTokens = Annotated[int, Meta(ge=1, le=100_000)] | None
+Stops = tuple[str, ...] | str | None
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    """How a text goes on, under the names of Hugging Face and of OpenAI."""
+
+    max_new_tokens: Annotated[
+        MostTokens, Meta(description="most tokens of the answer; else 100")
+    ] = None
+    max_tokens: Annotated[MostTokens, Meta(description="the same")] = None
+    temperature: Annotated[
+        Annotated[float, Meta(ge=0, le=100)] | None,
+        Meta(
+            description="0, as a rule: always the likeliest token; 1: as the model says"
+        ),
+    ] = None
+    do_sample: Annotated[
+        bool, Meta(description="a temperature of 1 where none is given")
+    ] = False
+    top_k: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="choose among so many likeliest tokens; 0: all"),
+    ] = None
+    top_p: Annotated[
+        Annotated[float, Meta(gt=0, le=1)] | None,
+        Meta(description="choose among the likeliest tokens of this share together"),
+    ] = None
+    repetition_penalty: Annotated[
+        Annotated[float, Meta(gt=0, le=10)] | None,
+        Meta(description="above 1: tokens that were there before are less likely"),
+    ] = None
+    seed: Annotated[
+        Annotated[int, Meta(ge=0, le=seeds.MOST)] | None,
+        Meta(description="the same seed, the same answer"),
+    ] = None
+    stop: Annotated[
+        Stops,
+        Meta(
+            description="texts that end the answer",
+            extra={"wanted": "a text or a list of texts"},
+        ),
+    ] = None
+    stop_sequences: Annotated[
+        Stops,
+        Meta(description="the same", extra={"wanted": "a text or a list of texts"}),
+    ] = None
+    logprobs: Annotated[
+        Annotated[int, Meta(ge=-1, le=MOST_LOGPROBS)] | None,
+        Meta(description="likeliest tokens to tell at each place; -1: none"),
+    ] = None
+    return_full_text: Annotated[
+        bool, Meta(description="the text that was sent before the answer")
+    ] = False
+    details: Annotated[bool, Meta(description="also each token of the answer")] = False
+    truncate: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="keep so many tokens at the end of the text"),
+    ] = None
+    messages: Annotated[Any, Meta(extra=HIDDEN)] = None
+    token_ids: Annotated[Any, Meta(extra=HIDDEN)] = None
+    stream: Ignored = None
+    best_of: Ignored = None
+    decoder_input_details: Ignored = None
+    frequency_penalty: Ignored = None
+    top_n_tokens: Ignored = None
+    typical_p: Ignored = None
+    watermark: Ignored = None
+
+    def __post_init__(self) -> None:
+        given = msgspec.structs.asdict(self)
+        for name, neutral in NEUTRAL.items():
+            if given[name] not in (None, neutral):
+                raise ValueError(f"{name} is not offered: leave it out")
+
+    def sampling(self) -> Sampling:
+        """How tokens are chosen; raises `InvalidInput` for stops that are too many or too long."""
+        temperature = self.temperature
+        if temperature is None and self.do_sample:
+            temperature = 1.0
+        logprobs = self.logprobs
+        if logprobs is None and self.details:
+            logprobs = 0
+        given = {
+            "max_tokens": self.max_new_tokens or self.max_tokens,
+            "temperature": temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "repetition_penalty": self.repetition_penalty,
+            "seed": self.seed,
+            "stop": self.stop if self.stop is not None else self.stop_sequences,
+            "logprobs": logprobs,
+        }
+        return sampling(given, USUAL)
+
+
 class TextGeneration(StreamingTask):
     """The continuation of a text, token by token."""
 
@@ -105,6 +181,7 @@ class TextGeneration(StreamingTask):
     RECIPE = "gpt"
     SAMPLES = 200_000
     PREPROCESSING = Preprocessing
+    PARAMETERS = Parameters
 
     def fingerprint(self, data: Raw) -> str:
         """The sha256 of the text; raises `InvalidInput`."""
@@ -134,7 +211,7 @@ class TextGeneration(StreamingTask):
             )
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
+    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`ids`: int64 [length]; raises `InvalidInput` for what is longer than the model looks
         back.
         """
@@ -145,13 +222,13 @@ class TextGeneration(StreamingTask):
         }
 
     def begin(
-        self, name: Any, data: Raw, context: Context, parameters: Mapping[str, Any]
+        self, name: Any, data: Raw, context: Context, parameters: Parameters
     ) -> Text:
         """A text that is to grow, as its caller wants it; raises `InvalidInput`."""
-        how = _asked(parameters)
+        how = parameters.sampling()
         text = data if isinstance(data, str) else ""
-        if parameters.get("messages") is not None:
-            text = rendered(parameters["messages"], context.folder)
+        if parameters.messages is not None:
+            text = rendered(parameters.messages, context.folder)
             how = msgspec.structs.replace(how, stop=(*how.stop, *stops(context.folder)))
         ids = _fitting(_prompt(text, context, parameters), context)
         tokenizer = load_tokenizer(context.folder / TOKENIZER)
@@ -182,7 +259,7 @@ class TextGeneration(StreamingTask):
         self,
         text: Text,
         pieces: Sequence[Piece],
-        parameters: Mapping[str, Any],
+        parameters: Parameters,
         context: Context,
     ) -> Json:
         """The whole answer, in the shape of the Hugging Face API, with what OpenAI's wants to know
@@ -196,13 +273,13 @@ class TextGeneration(StreamingTask):
         }
         if text.how.logprobs >= 0:
             found["logprobs"] = [_told(piece, context) for piece in pieces]
-        if parameters.get("return_full_text") is True:
+        if parameters.return_full_text:
             tokenizer = load_tokenizer(context.folder / TOKENIZER)
             prompt = text.said or tokenizer.decode(
                 text.prompt, skip_special_tokens=False
             )
             found["generated_text"] = prompt + answer
-        if parameters.get("details") is True:
+        if parameters.details:
             found["details"] = {
                 "finish_reason": _ended_by(last),
                 "generated_tokens": last.tokens,
@@ -236,13 +313,9 @@ class TextGeneration(StreamingTask):
         return mine == theirs or (same is not None and same >= SAME)
 
     def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+        self, arrays: Arrays, context: Context, parameters: Parameters
     ) -> list[Json]:
-        """The likeliest next tokens with their probabilities; raises `InvalidInput` for any
-        parameter.
-        """
-        for name in parameters:
-            raise unknown_setting(name, (), "parameter")
+        """The likeliest next tokens with their probabilities."""
         shares = np.exp(log_shares(arrays["logits"][-1].astype(np.float64)))
         best = np.argsort(-shares, kind="stable")[:5]
         return [
@@ -338,13 +411,12 @@ def _fitting(ids: list[int], context: Context) -> list[int]:
     return ids
 
 
-def _prompt(text: str, context: Context, parameters: Mapping[str, Any]) -> list[int]:
+def _prompt(text: str, context: Context, parameters: Parameters) -> list[int]:
     """The tokens of a text, or those that were given, or the last of them; raises
     `InvalidInput`.
     """
-    given, truncate = parameters.get("token_ids"), parameters.get("truncate")
-    if truncate is not None and (type(truncate) is not int or truncate < 1):
-        raise InvalidInput(f"truncate is a whole number from 1, not {truncate!r:.40}")
+    given = parameters.token_ids
+    truncate = parameters.truncate
     last = min(truncate, context.preprocessing.context - 1) if truncate else None
     if given is not None:
         ids = checked_ids(given, context.preprocessing.tokens)
@@ -353,23 +425,6 @@ def _prompt(text: str, context: Context, parameters: Mapping[str, Any]) -> list[
             _text_of(text)[-last * LETTERS :] if last else _text_of(text), context
         )
     return ids[-last:] if last else ids
-
-
-def _asked(parameters: Mapping[str, Any]) -> Sampling:
-    given: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if name in PARAMETERS:
-            given[PARAMETERS[name]] = tuple(value) if isinstance(value, list) else value
-        elif name in NEUTRAL:
-            if value not in (None, NEUTRAL[name]):
-                raise InvalidInput(f"{name} is not offered: leave it out")
-        elif name not in OTHER:
-            raise unknown_setting(name, [*PARAMETERS, *OTHER], "parameter")
-    if parameters.get("do_sample") is True and parameters.get("temperature") is None:
-        given["temperature"] = 1.0
-    if parameters.get("details") is True:
-        given.setdefault("logprobs", 0)
-    return sampling(given, USUAL)
 
 
 def _told(piece: Piece, context: Context) -> Json:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.errors import InvalidInput
 from modelmill.tasks.base import (
     Arrays,
     Context,
@@ -28,13 +28,10 @@ from modelmill.tasks.decoding.lossless_tokenizer import (
     load_tokenizer,
 )
 from modelmill.tasks.inputs import TextTask
+from modelmill.tasks.parameters import Ignored
 from modelmill.tasks.translation.beam_search import search
-from modelmill.types import Json, TensorSpec
+from modelmill.types import Json, Struct, TensorSpec
 
-PARAMETERS = ("num_beams", "max_new_tokens", "max_length", "attention")
-OTHER = frozenset(
-    {"src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation"}
-)
 MOST_BEAMS = 16
 MOST_TOKENS = 512
 LEAST_LENGTH = 32
@@ -71,6 +68,34 @@ class Preprocessing(lossless_tokenizer.Units, frozen=True, kw_only=True):
     ] = 4
 
 
+Length = Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    """How far is searched for a translation, and what is answered."""
+
+    num_beams: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_BEAMS)] | None,
+        Meta(
+            description="texts that are followed at a time; else the model's own number"
+        ),
+    ] = None
+    max_new_tokens: Annotated[
+        Length, Meta(description="most tokens of the translation")
+    ] = None
+    max_length: Annotated[Length, Meta(description="the same")] = None
+    attention: Annotated[
+        bool, Meta(description="also the tokens, and where each of them looked")
+    ] = False
+    src_lang: Ignored = None
+    tgt_lang: Ignored = None
+    clean_up_tokenization_spaces: Ignored = None
+    truncation: Ignored = None
+
+
+USUAL = Parameters()
+
+
 class Translation(TextTask):
     """A sentence in another language."""
 
@@ -82,6 +107,7 @@ class Translation(TextTask):
     SAMPLES = 200_000
     GRAPHS = ("step",)
     PREPROCESSING = Preprocessing
+    PARAMETERS = Parameters
 
     def prepare(
         self, samples: Sequence[Any], preprocessing: Preprocessing, folder: Path
@@ -144,12 +170,8 @@ class Translation(TextTask):
             ),
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
-        """`ids`: int64 [max_length]; raises `InvalidInput`."""
-        return self.request(data, context, {})
-
-    def request(
-        self, data: Raw, context: Context, parameters: Mapping[str, Any]
+    def decode(
+        self, data: Raw, context: Context, parameters: Parameters = USUAL
     ) -> Arrays:
         """`ids`: int64 [max_length], and `search`: int64 [2]; raises `InvalidInput`."""
         how = context.preprocessing
@@ -161,10 +183,8 @@ class Translation(TextTask):
             )
         row = np.zeros(how.max_length, np.int64)
         row[: len(ids)] = ids
-        beams = _whole(parameters, "num_beams", MOST_BEAMS)
-        most = _whole(parameters, "max_new_tokens", MOST_TOKENS) or _whole(
-            parameters, "max_length", MOST_TOKENS
-        )
+        beams = parameters.num_beams or 0
+        most = parameters.max_new_tokens or parameters.max_length or 0
         return {"ids": row, "search": np.array([beams, most], np.int64)}
 
     def infer(
@@ -201,24 +221,19 @@ class Translation(TextTask):
             "attention": attention,
         }
 
-    def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
-    ) -> Json:
+    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Json:
         """`translation_text` and its `score`, the mean logarithm of its tokens' probabilities;
         raises `InvalidInput`.
 
         With `attention` also its tokens, and where each of them looked.
         """
-        for name in parameters:
-            if name not in PARAMETERS and name not in OTHER:
-                raise unknown_setting(name, PARAMETERS, "parameter")
         tokenizer = load_tokenizer(context.folder / TOKENIZER)
         ids = [int(one) for one in arrays["tokens"] if one != PAD]
         answer: Json = {
             "translation_text": tokenizer.decode(ids),
             "score": round(float(arrays["score"]), 4),
         }
-        if parameters.get("attention") is True:
+        if parameters.attention:
             answer["target_tokens"] = [tokenizer.decode([one]) for one in ids]
             answer["attention"] = [
                 [round(float(one), 4) for one in row]
@@ -246,9 +261,9 @@ class Translation(TextTask):
         """All translations that are right."""
         return item.target
 
-    def full_parameters(self, labels: Sequence[str]) -> Json:
+    def full_parameters(self, labels: Sequence[str]) -> Parameters:
         """Nothing is left out."""
-        return {"attention": True}
+        return Parameters(attention=True)
 
     def evaluate(self, model: Model, items: Items) -> Evaluation:
         """BLEU and chrF with their signatures, some translations, and where they looked."""
@@ -276,17 +291,6 @@ def _ids(data: Raw, context: Context) -> list[int]:
         .encode(_clean(data), add_special_tokens=False)
         .ids
     )
-
-
-def _whole(parameters: Mapping[str, Any], name: str, most: int) -> int:
-    value = parameters.get(name)
-    if value is None:
-        return 0
-    if type(value) is not int or not 1 <= value <= most:
-        raise InvalidInput(
-            f"{name} is a whole number from 1 to {most}, not {value!r:.40}"
-        )
-    return value
 
 
 TASK = Translation()

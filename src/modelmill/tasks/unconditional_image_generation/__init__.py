@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from modelmill import seeds
-from modelmill.errors import InvalidInput, unknown_setting
+from modelmill.errors import InvalidInput
 from modelmill.tasks.base import (
     Arrays,
     Context,
@@ -25,9 +25,8 @@ from modelmill.tasks.base import (
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.inputs import ImageTask
 from modelmill.tasks.unconditional_image_generation.sampling import denoised
-from modelmill.types import Json, TensorSpec
+from modelmill.types import Json, Struct, TensorSpec
 
-PARAMETERS = ("num_images", "seed", "steps", "num_inference_steps")
 MOST_IMAGES = 64
 MOST_STEPS = 100
 STEPS = 25
@@ -46,6 +45,28 @@ class Preprocessing(image_decoder.Preprocessing, frozen=True, kw_only=True):
     ] = 0
 
 
+Steps = Annotated[int, Meta(ge=1, le=MOST_STEPS)] | None
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    """Which pictures are made."""
+
+    num_images: Annotated[
+        int, Meta(ge=1, le=MOST_IMAGES, description="pictures that are made")
+    ] = 1
+    seed: Annotated[
+        Annotated[int, Meta(ge=0, le=seeds.MOST)] | None,
+        Meta(description="the same seed, the same pictures; else by chance"),
+    ] = None
+    steps: Annotated[Steps, Meta(description=f"of a diffusion model; else {STEPS}")] = (
+        None
+    )
+    num_inference_steps: Annotated[Steps, Meta(description="the same")] = None
+
+
+USUAL = Parameters()
+
+
 class ImageGeneration(GeneratingTask, ImageTask):
     """New pictures for a seed."""
 
@@ -62,6 +83,7 @@ class ImageGeneration(GeneratingTask, ImageTask):
     SAMPLES = 1000
     EVALUATED = 1000
     PREPROCESSING = Preprocessing
+    PARAMETERS = Parameters
 
     def inputs(self, context: Context) -> list[TensorSpec]:
         """`latent`: standard normal noise; for a diffusion model also `steps` (0: the usual
@@ -101,12 +123,8 @@ class ImageGeneration(GeneratingTask, ImageTask):
             TensorSpec(name="velocity", datatype="FP32", shape=noise.shape)
         ]
 
-    def decode(self, data: Raw, context: Context) -> Arrays:
-        """The noise of one picture, drawn from a seed; raises `InvalidInput`."""
-        return self.request(data, context, {})
-
-    def request(
-        self, data: Raw, context: Context, parameters: Mapping[str, Any]
+    def decode(
+        self, data: Raw, context: Context, parameters: Parameters = USUAL
     ) -> Arrays:
         """`latent`: the noise of `num_images` pictures [n, ...], drawn from the seed; `steps` of a
         diffusion model.
@@ -114,25 +132,20 @@ class ImageGeneration(GeneratingTask, ImageTask):
         The first pictures of a seed are the same ones, however many are asked for. Without a seed
         it is drawn by chance. Raises `InvalidInput`.
         """
-        for name in parameters:
-            if name not in PARAMETERS:
-                raise unknown_setting(name, PARAMETERS, "parameter")
-        count = _whole(parameters, "num_images", 1, 1, MOST_IMAGES)
+        count = parameters.num_images
         rng = np.random.default_rng(_seed(data, parameters))
         noise, *diffusion = self.inputs(context)
         arrays: Arrays = {
             "latent": rng.standard_normal((count, *noise.shape[1:]), np.float32)
         }
-        given = [name for name in PARAMETERS[2:] if parameters.get(name) is not None]
+        steps = parameters.steps or parameters.num_inference_steps
         if diffusion:
-            arrays["steps"] = np.asarray(
-                _whole(parameters, given[0], STEPS, 1, MOST_STEPS) if given else STEPS,
-                np.int64,
-            )
-        elif given:
+            arrays["steps"] = np.asarray(steps or STEPS, np.int64)
+        elif steps:
+            name = "steps" if parameters.steps else "num_inference_steps"
             raise InvalidInput(
-                f"{given[0]}: this model draws a picture in one step; only diffusion models "
-                "take steps"
+                f"{name}: this model draws a picture in one step; only diffusion models take "
+                "steps"
             )
         return arrays
 
@@ -155,7 +168,7 @@ class ImageGeneration(GeneratingTask, ImageTask):
         return {"image": np.stack(each)}
 
     def encode(
-        self, arrays: Arrays, context: Context, parameters: Mapping[str, Any]
+        self, arrays: Arrays, context: Context, parameters: Parameters
     ) -> list[str]:
         """The pictures as PNG files in base64; one where the arrays hold one."""
         images = arrays["image"].reshape(-1, *_shape(context.preprocessing))
@@ -214,36 +227,15 @@ def _shape(how: Preprocessing) -> list[int]:
     return [how.height, how.width, how.channels]
 
 
-def _whole(
-    parameters: Mapping[str, Any], name: str, usual: int, least: int, most: int
-) -> int:
-    value = parameters.get(name)
-    if value is None:
-        return usual
-    if (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or not least <= value <= most
-    ):
-        raise InvalidInput(
-            f"{name} is a whole number from {least} to {most}, not {value!r:.40}"
-        )
-    return value
-
-
-def _seed(data: Raw, parameters: Mapping[str, Any]) -> int:
+def _seed(data: Raw, parameters: Parameters) -> int:
     """What is sent as the input or as a parameter; both may be left out."""
     if not isinstance(data, str):
         raise InvalidInput(
             "the input is a seed, a whole number as a text, or an empty text for a seed by chance"
         )
-    named = parameters.get("seed")
+    named = parameters.seed
     if not (text := data.strip()):
-        return (
-            seeds.draw()
-            if named is None
-            else _whole(parameters, "seed", 0, 0, seeds.MOST)
-        )
+        return seeds.draw() if named is None else named
     if (
         not (text.isascii() and text.isdecimal())
         or len(text) > 19

@@ -60,10 +60,13 @@ def _allow_files(count: int) -> None:
 
 async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
     stores = Stores(settings)
-    gateway = Gateway(settings.limits, settings.gateways)
-    gateway.shared_memory = settings.shared_memory
-    gateway.public_reflection = settings.public_reflection
-    gateway.tracing = Tracing.from_settings(settings)
+    gateway = Gateway(
+        settings.limits,
+        settings.gateways,
+        shared_memory=settings.shared_memory,
+        public_reflection=settings.public_reflection,
+        tracing=Tracing.from_settings(settings),
+    )
     gateway.operate = operator_of(gateway, stores)
     budget = body_budget(settings.limits, settings.gateways)
     app = App(gateway, _admin(gateway, stores), settings.invocations, budget)

@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 
-from modelmill.serve.tracing import Tracing
+from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import Answer, Batch, Part
 from modelmill.settings import read_settings
 from modelmill.types import StreamPart, TensorSpec
@@ -166,6 +166,7 @@ def test_a_stream_is_traced_to_its_end(door, monkeypatch, tmp_path):
     collector = Collector()
     tracer = Tracing.from_settings(read_settings(tracing={"endpoint": collector.url}))
     door.gateway.tracing = tracer
+    door.gateway.observers += (trace_call,)
     before = time.time_ns()
     events(door, "/models/miller", inputs="x", stream=True)
     tracer.close()

@@ -129,7 +129,7 @@ def test_a_gateway_tells_what_is_new_and_how_its_queues_stand(folder):
 
         (_, pool) = next(iter(two.gateway.pools()))
         two.gateway.meter.series(DIGITS).answered("x", 0.1, True)
-        two.gateway.meter.usage["default", "shop", "digits", "requests"] = 1
+        two.gateway.meter.usage_of("default", "shop", "digits")["requests"] = 1
         call = pool.submit(b"x", [], {}, Ask()).future
         await until(lambda: any(one.load for one in two.listen()))
         (load,) = next(one.load for one in two.news if one.load)
@@ -203,7 +203,8 @@ def test_big_news_come_in_portions_that_a_socket_takes(folder):
     async def play(two):
         for name in names:
             two.gateway.meter.series(name).answered("x", 0.1, True)
-        two.gateway.meter.usage.update(uses)
+        for (*payer, unit), amount in uses.items():
+            two.gateway.meter.usage_of(*payer)[unit] = amount
         got, used = set(), {}
 
         def everything():

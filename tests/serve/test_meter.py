@@ -117,7 +117,7 @@ def test_several_gateways_are_one():
         {DIGITS: counted(rejected=4)},
         {("default", "shop", "digits", "requests"): 4},
     )
-    meter.usage["default", "shop", "digits", "requests"] = 1
+    meter.usage_of("default", "shop", "digits")["requests"] = 1
     total = meter.total(DIGITS)
     assert (
         total.success,
@@ -152,7 +152,7 @@ def test_what_is_undeployed_is_forgotten():
         meter.heard(
             "a", {name: counted()}, {("default", "shop", name[1], "requests"): 1}
         )
-        meter.usage["default", "shop", name[1], "requests"] = 1
+        meter.usage_of("default", "shop", name[1])["requests"] = 1
     meter.forget({("default", "reviews")})
     assert meter.names() == {other}
     assert meter.used() == {("default", "shop", "reviews", "requests"): 2}
@@ -169,7 +169,7 @@ def test_prometheus_reads_what_was_counted():
         shadow_answers=3, shadow_disagreements=1, rejected=2
     )
     series.answered("v2_http", 100.0, False)
-    meter.usage["default", 'sh"o\np\\', "digits", "requests"] = 4
+    meter.usage_of("default", 'sh"o\np\\', "digits")["requests"] = 4
     found = exposed(
         meter,
         [

@@ -1,19 +1,19 @@
 """A call on its way through the gateway, and the version that answers it."""
 
 import time
-from typing import TYPE_CHECKING
+from asyncio import CancelledError, Future
 
 import msgspec
 
-from modelmill.errors import ModelFailed, from_code
+from modelmill.errors import Cancelled, MillError, ModelFailed, from_code
+from modelmill.serve.landed import Landed, Observer, tell_observers
 from modelmill.serve.link import Pending
-from modelmill.serve.meter import Name
-from modelmill.serve.pool import Ask, Pool
+from modelmill.serve.meter import Name, Series
+from modelmill.serve.pool import Ask
 from modelmill.serve.wire import Answer, Usage
 from modelmill.types import KeyInfo, ServedVersion, StreamPart
 
-if TYPE_CHECKING:
-    from modelmill.serve.gateway import Gateway
+NOTHING: Usage = {}
 
 
 class StreamCursor:
@@ -53,65 +53,66 @@ class StreamCursor:
         }
 
 
-class Flight:
+class Flight(msgspec.Struct, eq=False):
     """A call on its way, from `begin` to `land`."""
 
-    __slots__ = (
-        "ask",
-        "caller",
-        "future",
-        "gateway",
-        "pending",
-        "pool",
-        "protocol",
-        "route",
-        "series",
-        "started",
-    )
-
-    def __init__(
-        self,
-        gateway: "Gateway",
-        caller: KeyInfo,
-        route: ServedVersion,
-        protocol: str,
-        pool: Pool,
-        pending: Pending,
-        started: float,
-        ask: Ask,
-    ) -> None:
-        self.gateway = gateway
-        self.caller = caller
-        self.route = route
-        self.protocol = protocol
-        self.ask = ask
-        self.pool, self.series = pool, pool.series
-        self.pending = pending
-        self.started = started
-        self.future = pending.future
+    observers: tuple[Observer, ...]
+    caller: KeyInfo
+    route: ServedVersion
+    protocol: str
+    series: Series
+    pending: Pending
+    started: float
+    ask: Ask
 
     @property
-    def payer(self) -> tuple[str, str, str]:
-        """Whose use it is: project, key and deployment."""
-        return (self.route.project, self.caller.name, self.route.deployment)
+    def future(self) -> "Future[Answer]":
+        """It is done when the call can land."""
+        return self.pending.future
 
-    def land(self) -> Answer:
-        """The answer, counted; raises what went wrong as a `MillError`. For a future that is done,
-        once.
+    def land(self, sent: Usage = NOTHING) -> Answer:
+        """The answer, when the future is done or was cancelled; raises what went wrong as a
+        `MillError`. To be called once: the observers are told. `sent` is what a stream used that
+        has no whole answer.
         """
-        good = False
         try:
-            answer = self.future.result()
+            answer = self.pending.future.result()
             if answer.code:
                 raise from_code(answer.code, answer.message)
-            good = True
-        finally:
-            self.count(good)
-        return self.gateway.landed(self, answer)
+        except MillError as error:
+            self._tell(None, error, sent)
+            raise
+        except CancelledError:
+            self._tell(None, Cancelled("the client has gone"), sent)
+            raise
+        served = self.pending.version
+        if served and served != version_of(self.route):
+            answer = msgspec.structs.replace(answer, version=served)
+        self._tell(answer, None, answer.usage)
+        return answer
 
-    def count(self, good: bool) -> None:
-        """Note that the call is over."""
-        self.series.answered(self.protocol, time.monotonic() - self.started, good)
+    def _tell(
+        self, answer: Answer | None, error: MillError | None, usage: Usage
+    ) -> None:
+        if not self.observers:
+            return
+        pending = self.pending
+        landed = Landed(
+            self.caller,
+            self.route,
+            pending.version,
+            self.protocol,
+            self.ask,
+            pending.call,
+            answer,
+            error,
+            usage,
+            self.started,
+            pending.sent,
+            time.monotonic(),
+            self.series,
+        )
+        tell_observers(self.observers, landed)
 
 
 def version_of(route: ServedVersion) -> str:

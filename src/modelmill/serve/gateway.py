@@ -18,11 +18,8 @@ from collections.abc import (
 from contextlib import suppress
 from typing import Any
 
-import msgspec
-
 from modelmill import seeds
 from modelmill.errors import (
-    Cancelled,
     Forbidden,
     MillError,
     NotFound,
@@ -33,11 +30,13 @@ from modelmill.errors import (
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
 from modelmill.serve.flight import Flight, StreamCursor, name_of, version_of
+from modelmill.serve.landed import Landed, Observer, tell_observers
 from modelmill.serve.meter import Collector, Meter, Series
+from modelmill.serve.metrics import count_into
 from modelmill.serve.pool import Ask, Pool, PoolLimits
-from modelmill.serve.shadow import copy_to_shadows
+from modelmill.serve.shadow import copies_to
 from modelmill.serve.tracing import Tracing, trace_call
-from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor, Usage
+from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor
 from modelmill.settings import Limits
 from modelmill.types import KeyInfo, ServedVersion, Snapshot, StreamPart
 
@@ -53,17 +52,35 @@ Operate = Callable[[KeyInfo, str, bool], Awaitable[None]]
 
 
 class Gateway:
-    """Answers predictions from a snapshot held in memory."""
+    """Answers predictions from a snapshot held in memory, and tells the `observers` of each call
+    that is over.
+    """
 
-    def __init__(self, limits: Limits, gateways: int = 1) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        gateways: int = 1,
+        *,
+        shared_memory: bool = False,
+        public_reflection: bool = False,
+        tracing: Tracing | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
         self.limits = limits
         self.meter = Meter()
         self.draining = False
         self.healthy = True
         self.operate: Operate | None = None
-        self.shared_memory = self.public_reflection = False
+        self.shared_memory = shared_memory
+        self.public_reflection = public_reflection
         self.extra: dict[str, Any] = {}
-        self.tracing: Tracing | None = None
+        self.tracing = tracing
+        self.observers: tuple[Observer, ...] = (
+            count_into(self.meter),
+            *([trace_call] if tracing else []),
+            copies_to(self._shadows),
+            *observers,
+        )
         self.hung: set[str] = set()
         self.wake: Callable[[], None] = lambda: None
         self.changed = False
@@ -281,28 +298,20 @@ class Gateway:
         ask = Ask(
             caller.name, priority, patience, tuple(outputs), gone, request_id, pin
         )
+        flight = self.begin(
+            caller, route, protocol, ask, data, tensors or [], parameters or {}
+        )
         try:
-            flight = self.begin(
-                caller, route, protocol, ask, data, tensors or [], parameters or {}
-            )
-            try:
-                await flight.future
-            except MillError:
-                pass  # landing says so
-            except (
-                asyncio.CancelledError
-            ):  # the caller has gone: what was not sent is dropped
-                flight.future.cancel()
-                flight.count(good=False)
-                raise
-            answer = flight.land()
-        except MillError as error:  # the caller's leaving is one
-            if self.tracing is not None:
-                trace_call(route, None, error)
+            await flight.future
+        except MillError:
+            pass  # landing raises it
+        except asyncio.CancelledError:
+            # The caller has gone: what was not sent is dropped.
+            flight.future.cancel()
+            with suppress(MillError, asyncio.CancelledError):
+                flight.land()
             raise
-        if self.tracing is not None:
-            trace_call(route, flight.pending, None)
-        return answer
+        return flight.land()
 
     async def stream(
         self,
@@ -355,29 +364,12 @@ class Gateway:
                     last = now
                     yield part
             landed = True
-            self._land(flight, cursor)
+            flight.land(cursor.usage)
         finally:
             if not landed:
                 flight.future.cancel()
                 with suppress(MillError, asyncio.CancelledError):
-                    self._land(flight, cursor)
-
-    def _land(self, flight: Flight, cursor: StreamCursor) -> None:
-        """The end of a stream; where it ends early, the tokens that were sent are counted."""
-        failure: MillError | None = None
-        try:
-            flight.land()
-        except (MillError, asyncio.CancelledError) as error:
-            failure = (
-                error
-                if isinstance(error, MillError)
-                else Cancelled("the client has gone")
-            )
-            self._count(flight, cursor.usage)
-            raise
-        finally:
-            if self.tracing is not None:
-                trace_call(flight.route, flight.pending, failure)
+                    flight.land(cursor.usage)
 
     def begin(
         self,
@@ -392,48 +384,42 @@ class Gateway:
         """Queue one prediction; its answer is there when the flight's future is done. Raises as
         `predict` does.
         """
-        if not route.ready:
-            self.refuse_unservable(route)
-        pool = self._pool(route)
         started = time.monotonic()
-        if caller.rate:
-            self._rates.admit(caller, started)
-        if (
-            route.grows
-            and parameters.get("seed") is None
-            and (data is not None or ask.outputs == (ANSWER,))
-        ):
-            parameters = {**parameters, "seed": seeds.draw()}
+        series: Series | None = None
         try:
+            if not route.ready:
+                self.refuse_unservable(route)
+            pool = self._pool(route)
+            if caller.rate:
+                self._rates.admit(caller, started)
+            series = pool.series
+            if route.grows:
+                parameters = _seeded(data, parameters, ask)
             pending = pool.submit(data, tensors, parameters, ask)
-        except MillError:
-            pool.series.answered(protocol, time.monotonic() - started, False)
+        except MillError as error:
+            refused = Landed(
+                caller,
+                route,
+                "",
+                protocol,
+                ask,
+                None,
+                None,
+                error,
+                {},
+                started,
+                0.0,
+                time.monotonic(),
+                series,
+            )
+            tell_observers(self.observers, refused)
             raise
-        return Flight(self, caller, route, protocol, pool, pending, started, ask)
-
-    def landed(self, flight: Flight, answer: Answer) -> Answer:
-        """Count an answered call, copy it to the shadows, and name the version if another one
-        answered.
-        """
-        route, pending = flight.route, flight.pending
-        self.meter.count((*flight.payer, "requests"))
-        self._count(flight, answer.usage)
-        if route.others:
-            copy_to_shadows(self._shadows(route), pending.call, answer, flight.ask)
-        if pending.version and pending.version != version_of(route):
-            return msgspec.structs.replace(answer, version=pending.version)
-        return answer
-
-    def _count(self, flight: Flight, usage: Usage) -> None:
-        series, payer = flight.series, flight.payer
-        for unit, amount in usage.items():
-            self.meter.count((*payer, unit), amount)
-            if unit == "prompt_tokens":
-                series.prompt_tokens += int(amount)
-            elif unit == "completion_tokens":
-                series.completion_tokens += int(amount)
+        return Flight(
+            self.observers, caller, route, protocol, series, pending, started, ask
+        )
 
     def _shadows(self, route: ServedVersion) -> list[Pool]:
+        """The queues of the shadows of a version that is called."""
         places = [
             (one.project, one.deployment, version_of(one))
             for one in route.others
@@ -520,3 +506,16 @@ class Gateway:
                 pool.watch(now)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stale.wait(), REFRESH_SECONDS)
+
+
+def _seeded(
+    data: bytes | None, parameters: Mapping[str, Any], ask: Ask
+) -> Mapping[str, Any]:
+    """The parameters, with a seed where texts are to be written: whoever goes on after a lost
+    worker writes the same text, and so does a shadow.
+    """
+    if parameters.get("seed") is not None or (
+        data is None and ask.outputs != (ANSWER,)
+    ):
+        return parameters
+    return {**parameters, "seed": seeds.draw()}

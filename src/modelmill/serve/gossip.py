@@ -156,7 +156,7 @@ class Gossip:
             if self._told.get(name) != mark and any(mark):
                 self._told[name] = mark
                 fresh[name] = series
-        uses = [use for use in meter.usage.items() if self._used.get(use[0]) != use[1]]
+        uses = [use for use in meter.uses().items() if self._used.get(use[0]) != use[1]]
         self._used.update(uses)
         load = [
             Load(

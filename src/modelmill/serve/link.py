@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+import msgspec
+
 from modelmill.errors import Cancelled
 from modelmill.serve.wire import (
     CANCEL,
@@ -37,51 +39,28 @@ at its door.
 """
 
 
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """A call until it is answered."""
 
-    __slots__ = (
-        "abandoned",
-        "arrived",
-        "attempts",
-        "batch",
-        "call",
-        "deadline",
-        "future",
-        "key",
-        "on_part",
-        "pin",
-        "priority",
-        "request_id",
-        "rows",
-        "sent",
-        "size",
-        "version",
-    )
+    call: Call
+    key: str
+    priority: int
+    deadline: float
+    future: "asyncio.Future[Answer]"
+    arrived: float
+    attempts: int = 0
+    rows: int = 1
+    size: int = 0
+    sent: float = 0.0
+    batch: "Sent | None" = None
+    request_id: str = ""
+    pin: str = ""
+    version: str = ""
+    abandoned: Callable[[], bool] | None = None
+    on_part: Callable[[StreamPart], None] | None = None
 
-    def __init__(
-        self,
-        call: Call,
-        key: str,
-        priority: int,
-        deadline: float,
-        future: "asyncio.Future[Answer]",
-        arrived: float,
-    ) -> None:
-        self.call = call
-        self.key = key
-        self.priority = priority
-        self.deadline = deadline
-        self.future = future
-        self.arrived = arrived
-        self.attempts = 0
-        self.rows = 1
-        self.size = 0
-        self.sent = 0.0
-        self.batch: Sent | None = None
-        self.request_id = self.pin = self.version = ""
-        self.abandoned: Callable[[], bool] | None = None
-        self.on_part: Callable[[StreamPart], None] | None = None
+    def __post_init__(self) -> None:
+        call = self.call
         for tensor in call.tensors:
             self.size += len(tensor.data)
             if tensor.shape:

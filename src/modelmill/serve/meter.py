@@ -16,6 +16,7 @@ from prometheus_client.core import (
     Metric,
 )
 
+from modelmill.serve.wire import Usage
 from modelmill.types import KeyInfo
 
 BUCKETS = (
@@ -105,14 +106,17 @@ class Series(msgspec.Struct, array_like=True):
     def answered(self, protocol: str, seconds: float, good: bool) -> None:
         """One request has its answer; `last` is in seconds since 1970."""
         kind = (protocol, "success" if good else "failure")
-        self.requests[kind] = self.requests.get(kind, 0) + 1
+        requests = self.requests
+        requests[kind] = requests.get(kind, 0) + 1
         if good:
             self.success += 1
             self.success_seconds += seconds
         else:
             self.failure += 1
             self.failure_seconds += seconds
-        self.latency.observe(seconds)
+        latency = self.latency
+        latency.counts[bisect_left(BUCKETS, seconds)] += 1
+        latency.sum += seconds
         self.last = time.time()
 
     def ran(
@@ -158,7 +162,7 @@ class Meter:
     def __init__(self) -> None:
         self.own: dict[Name, Series] = {}
         self.others: dict[str, dict[Name, Series]] = {}
-        self.usage: dict[Use, int | float] = {}
+        self.usage: dict[tuple[str, str, str], Usage] = {}
         self._usages: dict[str, dict[Use, int | float]] = {}
 
     def series(self, name: Name) -> Series:
@@ -187,14 +191,26 @@ class Meter:
         self.others.setdefault(gateway, {}).update(news)
         self._usages.setdefault(gateway, {}).update(usage)
 
-    def count(self, use: Use, more: int | float = 1) -> None:
-        """A key has used something."""
-        self.usage[use] = self.usage.get(use, 0) + more
+    def usage_of(self, project: str, key: str, deployment: str) -> Usage:
+        """What a key has used of a deployment over this gateway, to be added to."""
+        payer = (project, key, deployment)
+        found = self.usage.get(payer)
+        if found is None:
+            found = self.usage[payer] = {}
+        return found
+
+    def uses(self) -> dict[Use, int | float]:
+        """What keys have used over this gateway."""
+        return {
+            (*payer, unit): amount
+            for payer, usage in self.usage.items()
+            for unit, amount in usage.items()
+        }
 
     def used(self) -> dict[Use, int | float]:
         """What keys have used, all gateways together."""
         total: dict[Use, int | float] = {}
-        for usage in (self.usage, *self._usages.values()):
+        for usage in (self.uses(), *self._usages.values()):
             for use, count in usage.items():
                 total[use] = total.get(use, 0) + count
         return total
@@ -206,7 +222,9 @@ class Meter:
         for series in (self.own, *self.others.values()):
             for name in [name for name in series if name[:2] not in known]:
                 del series[name]
-        for usage in (self.usage, *self._usages.values()):
+        for payer in [one for one in self.usage if (one[0], one[2]) not in known]:
+            del self.usage[payer]
+        for usage in self._usages.values():
             for use in [use for use in usage if (use[0], use[2]) not in known]:
                 del usage[use]
 

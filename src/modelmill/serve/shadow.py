@@ -4,41 +4,44 @@ dropped.
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from modelmill.engines.base import NUMPY
 from modelmill.errors import MillError
+from modelmill.serve.landed import Landed, Observer
+from modelmill.serve.pool import Ask, Pool
 from modelmill.serve.wire import Answer, Call, Tensor
-
-if TYPE_CHECKING:
-    from modelmill.serve.pool import Ask, Pool
+from modelmill.types import ServedVersion
 
 TOLERANCE = 1e-2
 LAST = 1 << 30
-"""Shadows go behind all others."""
+"""The priority of copies: after all other calls."""
 
 _running: set["asyncio.Task[None]"] = set()
 
 
-def copy_to_shadows(
-    pools: "Iterable[Pool]", call: Call, answer: Answer, ask: "Ask"
-) -> None:
-    """Send a copy to each shadow and note whether its answer agrees; nobody waits for it, and it
-    may be dropped.
+def copies_to(shadows: Callable[[ServedVersion], Iterable[Pool]]) -> Observer:
+    """An observer that sends a copy of each answered call to the shadows of its version, and notes
+    whether theirs agree; nobody waits for them, and they may be dropped.
     """
-    for pool in pools:
-        task = asyncio.ensure_future(
-            _shadow(pool, call, answer, ask._replace(gone=None, priority=LAST, pin=""))
-        )
-        _running.add(task)  # else the loop could lose it
-        task.add_done_callback(_running.discard)
+
+    def copy(landed: Landed) -> None:
+        if not landed.picked.others or landed.answer is None or landed.call is None:
+            return
+        ask = landed.ask._replace(gone=None, on_part=None, priority=LAST, pin="")
+        for pool in shadows(landed.picked):
+            task = asyncio.ensure_future(_shadow(pool, landed.call, landed.answer, ask))
+            _running.add(task)  # else the loop could lose it
+            task.add_done_callback(_running.discard)
+
+    return copy
 
 
-async def _shadow(pool: "Pool", call: Call, answer: Answer, ask: "Ask") -> None:
+async def _shadow(pool: Pool, call: Call, answer: Answer, ask: Ask) -> None:
     started = time.monotonic()
     good = False
     series = pool.series

@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from modelmill import __version__
-from modelmill.errors import MillError, NotInstalled
+from modelmill.errors import NotInstalled
+from modelmill.serve.landed import Landed
 from modelmill.settings import Settings
-from modelmill.types import ServedVersion
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -117,22 +117,14 @@ CURRENT: ContextVar[Span | None] = ContextVar("span", default=None)
 """The span of the request that is being answered."""
 
 
-class Call(Protocol):
-    """When a call arrived and when a worker was given it, by `time.monotonic()`."""
-
-    arrived: float
-    sent: float
-
-
-def trace_call(
-    route: ServedVersion, call: Call | None, error: MillError | None
-) -> None:
-    """Note in the current span which version answered and how long the call waited and ran, or why
-    it failed.
+def trace_call(landed: Landed) -> None:
+    """The observer that notes in the current span which version was called, how long it waited
+    and ran, and why it failed.
     """
     span = CURRENT.get()
     if span is None:
         return
+    route = landed.picked
     span.set(
         {
             "modelmill.project": route.project,
@@ -140,14 +132,14 @@ def trace_call(
             "modelmill.version": f"{route.model}:{route.version}",
         }
     )
-    if error is not None:
-        span.fail(error.code, error.message)
-    if call is not None:
-        arrived, sent, now = (
-            nanoseconds(when) for when in (call.arrived, call.sent, time.monotonic())
+    if landed.error is not None:
+        span.fail(landed.error.code, landed.error.message)
+    if landed.sent:
+        started, sent, ended = (
+            nanoseconds(when) for when in (landed.started, landed.sent, landed.ended)
         )
-        span.phase("queue", arrived, sent)
-        span.phase("compute", sent, now)
+        span.phase("queue", started, sent)
+        span.phase("compute", sent, ended)
 
 
 class Tracing:

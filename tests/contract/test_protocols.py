@@ -87,12 +87,7 @@ def test_there_are_protocols():
 def test_every_route_is_complete(case):
     _, route = case
     assert inspect.iscoroutinefunction(route.handler)
-    assert list(inspect.signature(route.handler).parameters) == [
-        "gateway",
-        "caller",
-        "request",
-        "names",
-    ]
+    assert list(inspect.signature(route.handler).parameters) == ["request"]
     assert route.method in {"GET", "POST", "PUT", "PATCH", "DELETE"}
     assert route.handler.__doc__
 

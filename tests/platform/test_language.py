@@ -354,6 +354,6 @@ def test_who_writes_no_texts_says_so(running):
     )
     assert reply.status_code == 400
     assert (
-        "'words' writes no texts: its task is fill-mask"
+        "'words' does not support text generation: its task is fill-mask"
         in reply.json()["error"]["message"]
     )

@@ -142,16 +142,16 @@ def test_two_keys_are_none(door):
 
 
 def test_paths_are_remembered_for_callers_with_a_key_alone(door, monkeypatch):
-    door.app._found.clear()
+    door.app._known.clear()
     for number in range(3):
         assert door.ask("GET", f"/models/x{number}", key=None).status == 401
-    assert not door.app._found
+    assert not door.app._known
     assert door.ask("GET", f"/models/{'x' * 300}").status == 404
-    assert not door.app._found
-    monkeypatch.setattr("modelmill.protocols.app.FOUND", 2)
+    assert not door.app._known
+    monkeypatch.setattr("modelmill.protocols.app.KNOWN_PATHS", 2)
     for name in ("a", "b", "a", "c"):
         door.ask("GET", f"/models/{name}")
-    assert list(door.app._found) == [("GET", "/models/a"), ("GET", "/models/c")]
+    assert list(door.app._known) == [("GET", "/models/a"), ("GET", "/models/c")]
 
 
 def test_few_and_short_headers_are_remembered(door, monkeypatch):
@@ -334,11 +334,11 @@ def test_a_model_of_another_project_does_not_exist(door):
 
 
 def test_a_failure_of_ours_tells_no_secrets(door):
-    async def fail(gateway, caller, request, names):
+    async def fail(request):
         raise RuntimeError("the password is swordfish")
 
     app = App(door.gateway, None)
-    app._routes = [(Endpoint("GET", "/fail", fail), app.protocols["system"])]
+    app._endpoints = [(Endpoint("GET", "/fail", fail), app.protocols["system"])]
     door.app, kept = app, door.app
     reply = door.ask("GET", "/fail")
     door.app = kept

@@ -122,7 +122,7 @@ def test_hundreds_of_texts_are_one_request(openai):
         ({"input": [10_000]}, "from 0 to"),
         ({"input": "a", "dimensions": 9}, "from 1 to 8"),
         ({"input": {"text": "a"}}, "a text, as a string"),
-        ({"input": "a", "model": "spots"}, "makes no vectors of texts"),
+        ({"input": "a", "model": "spots"}, "does not support text embeddings"),
     ],
 )
 def test_what_can_not_be_answered_is_refused_in_openais_shape(openai, given, said):

@@ -224,7 +224,7 @@ def test_openai_makes_pictures(door, seven):
         (
             {"model": "spots", "prompt": "7"},
             400,
-            "'spots' makes no pictures: its task is image-classification",
+            "'spots' does not support image generation: its task is image-classification",
         ),
         ({"model": "nois", "prompt": "7"}, 404, "did you mean 'noise'"),
         (

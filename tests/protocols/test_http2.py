@@ -632,7 +632,7 @@ def conversation(door, pieces):
 
     async def scene():
         server = door.server
-        connection = http2.Connection(
+        connection = http2.Http2Connection(
             lambda h: read_head(h, server.methods), server._accept, set()
         )
         pipe = Pipe()

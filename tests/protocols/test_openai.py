@@ -210,7 +210,7 @@ def test_the_client_understands_errors(client):
         client.moderations.create(model="spots", input="hello")
     with pytest.raises(
         openai.BadRequestError,
-        match="'spots' writes no texts: its task is image-classification",
+        match="'spots' does not support text generation: its task is image-classification",
     ):
         client.chat.completions.create(
             model="spots", messages=[{"role": "user", "content": "hello"}]

@@ -184,7 +184,7 @@ def test_the_official_client_edits_pictures(folder, tmp_path):
         (
             [("model", "", b"spots"), ("image", "a", PICTURE)],
             400,
-            "'spots' edits no pictures",
+            "'spots' does not support image edits",
         ),
         ([("model", "", b"fil"), ("image", "a", PICTURE)], 404, "did you mean 'fill'"),
         ([("model", "", b"\xff"), ("image", "a", PICTURE)], 400, "not valid UTF-8"),

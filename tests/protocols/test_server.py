@@ -19,7 +19,8 @@ import uvicorn
 import uvloop
 
 from modelmill.settings import Limits
-from modelmill.wire.http1.server import GONE, guarded
+from modelmill.wire.http1.scope import GONE
+from modelmill.wire.http1.server import guarded
 
 PATIENCE = 20.0
 POST = b"POST /echo HTTP/1.1\r\nHost: here\r\n"

@@ -61,14 +61,14 @@ def model():
 def taken(monkeypatch):
     """How many requests took the short way."""
     count = []
-    real = server.GuardedProtocol._shortcut
+    real = server.GuardedProtocol._take_fast_path
 
     def shortcut(self, data):
         took = real(self, data)
         count.extend([1] * took)
         return took
 
-    monkeypatch.setattr(server.GuardedProtocol, "_shortcut", shortcut)
+    monkeypatch.setattr(server.GuardedProtocol, "_take_fast_path", shortcut)
     return count
 
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
-from modelmill.protocols.openai.transcripts import segments, subtitles
+from modelmill.protocols.openai.transcripts import segments_of, subtitles
 from modelmill.serve.wire import Answer
 from modelmill.tasks.automatic_speech_recognition.decoding import Heard, words
 from tests.making import (
@@ -134,7 +134,7 @@ def test_openai_writes_it_down_in_every_form(door):
         (
             [("model", "", b"spots"), ("file", "f", tones("a"))],
             400,
-            "'spots' writes down no speech",
+            "'spots' does not support speech recognition",
         ),
         (
             [
@@ -189,12 +189,12 @@ def test_what_one_model_hears_another_translates(door):
         (
             b"ears",
             400,
-            "one that listens and one that translates what it heard, as in 'ears+german'",
+            "one for speech recognition and one for translation, as in 'ears+german'",
         ),
-        (b"ears+spots", 400, "'spots' translates nothing"),
-        (b"loud+loud", 400, "'loud' writes down no speech"),
+        (b"ears+spots", 400, "'spots' does not support translation"),
+        (b"loud+loud", 400, "'loud' does not support speech recognition"),
         (b"ears+lout", 404, "did you mean 'loud'"),
-        (b"", 400, "one that listens"),
+        (b"", 400, "one for speech recognition"),
     ],
 )
 def test_what_can_not_be_translated_is_said(door, model, status, says):
@@ -237,7 +237,7 @@ def test_segments_end_at_pauses_and_subtitles_count():
         {"text": text, "timestamp": [at, at + 0.3]}
         for text, at in (("one", 0.0), ("two", 0.5), ("three", 3661.2))
     ]
-    parts = segments(words)
+    parts = segments_of(words)
     assert [part["text"] for part in parts] == ["one two", "three"]
     assert subtitles(parts, "srt") == (
         "1\n00:00:00,000 --> 00:00:00,800\none two\n\n2\n01:01:01,200 --> 01:01:01,500\nthree\n\n"
@@ -245,7 +245,7 @@ def test_segments_end_at_pauses_and_subtitles_count():
     assert subtitles(parts, "vtt").startswith(
         "WEBVTT\n\n00:00:00.000 --> 00:00:00.800\none two\n\n01:01:01.200"
     )
-    long = segments(
+    long = segments_of(
         [{"text": "w", "timestamp": [np.float64(n), n + 0.9]} for n in range(30)]
     )
     assert max(part["end"] - part["start"] for part in long) <= 8
@@ -261,7 +261,7 @@ def test_what_is_said_without_blanks_is_cut_too():
         for one in words(heard)
     ]
     assert [one["text"] for one in said[:6]] == ["我", "們", "a", "b", "明", "天"]
-    parts = segments(said)
+    parts = segments_of(said)
     assert len(parts) > 2
     assert max(part["end"] - part["start"] for part in parts) <= 8
     assert parts[0]["text"].startswith("我們 a b 明天我們 a")

@@ -1,5 +1,5 @@
-"""The ASGI application: finds the route, checks the key, calls the protocol, answers errors in its
-shape.
+"""The ASGI application: finds the endpoint, checks the key, calls its handler, answers errors in
+its protocol's shape.
 
 Deny by default: a path that no protocol declares public needs a key before anything else is looked
 at.
@@ -32,7 +32,7 @@ from modelmill.protocols.base import (
     Scope,
     Send,
     SlowBody,
-    Stream,
+    StreamingResponse,
     UnknownPath,
     WrongMethod,
     simple_error,
@@ -44,7 +44,7 @@ from modelmill.serve.tracing import CURRENT, Span, Tracing
 from modelmill.types import KeyInfo
 from modelmill.wire.budget import BodyBudget, body_budget
 from modelmill.wire.encoding import UnknownCoding
-from modelmill.wire.http1.cycle import RESPOND
+from modelmill.wire.http1.scope import RESPOND
 
 log = logging.getLogger("modelmill.gateway")
 
@@ -53,15 +53,15 @@ OTHER_STATUS = {UnknownCoding: 415, SlowBody: 408}
 UPLOADS = ("/api/v1/datasets", "/api/v1/models")
 ADMIN_BODY = 1 << 20
 SHORT = 1 << 16
-"""Bytes of an answer up to which its like may be written by the connection itself."""
-FOUND, FOUND_BYTES = 4096, 256
-"""Paths whose route is remembered, and how long each may be."""
+"""Bytes of a response up to which further requests with its head take the fast path."""
+KNOWN_PATHS, KNOWN_PATH_BYTES = 4096, 256
+"""Paths whose endpoint is remembered, and how long each may be."""
 ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
-ASK = b'Bearer realm="modelmill"'
-ASK_BROWSER = b'Basic realm="modelmill: any user name, the key as password"'
-"""What a caller without a key is told to send; browsers ask for a password."""
+CHALLENGE = b'Bearer realm="modelmill"'
+CHALLENGE_BROWSER = b'Basic realm="modelmill: any user name, the key as password"'
+"""What a caller without a key has to send; browsers prompt for a password."""
 INDEX = re.compile(r"/api/v1/indexes(?:/[^/]+)?(/items|/search)?")
-"""Routes of indexes: what is added and searched for is as large as any input."""
+"""Paths of indexes: what is added and searched for is as large as any input."""
 
 
 def http_protocols() -> dict[str, HttpProtocol]:
@@ -93,11 +93,11 @@ class App:
         self.admin = admin
         self.default = default
         self.protocols = http_protocols()
-        self._routes = [
-            (route, p) for p in self.protocols.values() for route in p.ROUTES
+        self._endpoints = [
+            (endpoint, p) for p in self.protocols.values() for endpoint in p.ROUTES
         ]
         prefixes = {getattr(p, "PREFIX", ""): p for p in self.protocols.values()}
-        self._found: OrderedDict[
+        self._known: OrderedDict[
             tuple[str, str], tuple[Endpoint, HttpProtocol, dict[str, str]]
         ] = OrderedDict()
         self._owners = sorted(
@@ -125,31 +125,27 @@ class App:
                 response = await self._traced(request, self.gateway.tracing)
         finally:
             request.release()
-        if isinstance(response, Stream):
+        if isinstance(response, StreamingResponse):
             await _stream(send, response, request)
         elif response is not None:
             await _answer(scope, send, response, request.id)
         return None
 
-    def _teach(
-        self,
-        route: Endpoint,
-        protocol: HttpProtocol,
-        caller: KeyInfo,
-        request: Request,
-        names: dict[str, str],
-    ) -> None:
+    def _teach(self, endpoint: Endpoint, request: Request) -> None:
         """Let the connection answer requests with this head by itself, as long as the key is
         good.
         """
-        assert route.quick is not None
+        assert endpoint.fast_path is not None
         assert request.learn is not None
-        gateway, header = self.gateway, request.headers.get(b"authorization", b"")
-        if (
-            gateway.tracing is not None
-            or (begin := route.quick(gateway, caller, request, names)) is None
-        ):
+        gateway, caller = self.gateway, request.caller
+        if gateway.tracing is not None:
             return
+        begin = endpoint.fast_path(request)
+        if begin is None:
+            return
+        header = request.headers.get(b"authorization", b"")
+        # Not the request itself: it refers to its connection
+        line, protocol = (request.method, request.path), request.protocol
 
         def answer(
             body: bytes, gone: Callable[[], bool], done: Callable[[Response], None]
@@ -157,46 +153,46 @@ class App:
             if gateway.known(header) is not caller:
                 return False
             try:
-                begun = begin(body, gone)
+                started = begin(body, gone)
             except Exception as error:
-                done(self._failed(request, error, protocol))
+                done(self._failed(error, line, protocol))
                 return True
-            if begun is None:
+            if started is None:
                 return False
-            future, finish = begun
+            future, finish = started
             future.add_done_callback(
-                lambda _: done(self._finished(request, finish, protocol))
+                lambda _: done(self._finished(finish, line, protocol))
             )
             return True
 
         request.learn(answer)
 
     def _finished(
-        self, request: Request, finish: Finish, protocol: HttpProtocol
+        self, finish: Finish, line: tuple[str, str], protocol: HttpProtocol
     ) -> Response:
         try:
             return finish()
         except Exception as error:
-            return self._failed(request, error, protocol)
+            return self._failed(error, line, protocol)
 
     def _failed(
-        self, request: Request, error: Exception, protocol: HttpProtocol | None
+        self, error: Exception, line: tuple[str, str], protocol: HttpProtocol | None
     ) -> Response:
-        """The response of a failure, in the shape of its protocol."""
-        protocol = protocol or self._owner(request.path)[1]
+        """The response of a failure of a request (method and path), in its protocol's shape."""
+        protocol = protocol or self._owner(line[1])[1]
         if isinstance(error, MillError):
             return _refusal(error, protocol)
-        log.error("%s %r failed", request.method, request.path, exc_info=error)
+        log.error("%s %r failed", *line, exc_info=error)
         return _refusal(MillError("the gateway failed; its log says why"), protocol)
 
     async def _traced(
         self, request: Request, tracing: Tracing
-    ) -> Response | Stream | None:
+    ) -> Response | StreamingResponse | None:
         """The response, with a span around what makes it."""
         patterns = (
-            route.pattern
-            for route, _ in self._routes
-            if route.match(request.path) is not None
+            endpoint.pattern
+            for endpoint, _ in self._endpoints
+            if endpoint.match(request.path) is not None
         )
         name = f"{request.method} {next(patterns, '')}".rstrip()
         headers = {
@@ -209,7 +205,7 @@ class App:
             {"http.request.method": request.method, "url.path": request.path},
         )
         CURRENT.set(span)
-        response: Response | Stream | None = None
+        response: Response | StreamingResponse | None = None
         try:
             response = await self._respond(request)
             if response is None:
@@ -219,53 +215,53 @@ class App:
                 (key.encode(), value.encode()) for key, value in span.response_headers
             )
             response = response._replace(headers=(*response.headers, *extra))
-            if isinstance(response, Stream):
-                return response._replace(pieces=_until_the_last(response.pieces, span))
+            if isinstance(response, StreamingResponse):
+                return response._replace(pieces=_with_span(response.pieces, span))
             return response
         finally:
-            if not isinstance(response, Stream):
+            if not isinstance(response, StreamingResponse):
                 span.end()
 
-    async def _respond(self, request: Request) -> Response | Stream | None:
-        """What goes back, errors in their protocol's shape; None when the client has gone."""
+    async def _respond(self, request: Request) -> Response | StreamingResponse | None:
+        """The response, errors in their protocol's shape; None when the client has gone."""
         protocol: HttpProtocol | None = None
+        line = (request.method, request.path)
         try:
             if len(request.headers) < len(request.given):
                 refuse_several_keys(request.given)
-            place = (request.method, request.path)
-            found = self._found.get(place)
-            route, protocol, names = found or self._find(request)
-            caller = None if route.public else self._caller(request)
-            if found is None:
-                self._remember(place, (route, protocol, names))
+            known = self._known.get(line)
+            endpoint, protocol, names = known or self._find(request)
+            if not endpoint.public:
+                request.caller = self._caller(request)
+            if known is None:
+                self._remember(line, (endpoint, protocol, names))
             else:
-                self._found.move_to_end(place)
-            response = await route.handler(
-                self.gateway, cast(Any, caller), request, names
-            )
-            # What is long to write takes the usual way, on which it does not hold up others.
-            if isinstance(response, Stream):
+                self._known.move_to_end(line)
+            request.names, request.protocol = names, protocol
+            response = await endpoint.handler(request)
+            if isinstance(response, StreamingResponse):
                 return response
-            usual = response.status == 200 and len(response.body) <= SHORT
-            if route.quick is not None and request.learn is not None and usual:
-                self._teach(route, protocol, cast(KeyInfo, caller), request, names)
+            # A long response is written by its task, which lets others have their turn
+            short = response.status == 200 and len(response.body) <= SHORT
+            if endpoint.fast_path is not None and request.learn is not None and short:
+                self._teach(endpoint, request)
         except (Disconnected, Cancelled):
             return None
         except Exception as error:
-            return self._failed(request, error, protocol)
+            return self._failed(error, line, protocol)
         return response
 
     def _remember(
         self,
-        place: tuple[str, str],
-        found: tuple[Endpoint, HttpProtocol, dict[str, str]],
+        line: tuple[str, str],
+        match: tuple[Endpoint, HttpProtocol, dict[str, str]],
     ) -> None:
-        """Spare the next request for the same place the search; for callers that may ask."""
-        if len(place[1].encode("utf-8", "replace")) > FOUND_BYTES:
+        """Spare the next request for the same path the search; for callers with a key."""
+        if len(line[1].encode("utf-8", "replace")) > KNOWN_PATH_BYTES:
             return
-        if len(self._found) >= FOUND:
-            self._found.popitem(last=False)
-        self._found[place] = found
+        if len(self._known) >= KNOWN_PATHS:
+            self._known.popitem(last=False)
+        self._known[line] = match
 
     def _caller(self, request: Request) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`."""
@@ -276,20 +272,19 @@ class App:
         if caller is None:
             caller = self.gateway.authorise(key_of(headers))
             self.gateway.remember(header, caller)
-        request.caller = caller
         return caller
 
     def _find(self, request: Request) -> tuple[Endpoint, HttpProtocol, dict[str, str]]:
-        """The route; one that does not exist is only admitted to callers with a key."""
+        """The endpoint; raises `UnknownPath` and `WrongMethod` to callers with a key alone."""
         allowed: list[str] = []
         method = "GET" if request.method == "HEAD" else request.method
-        for route, protocol in self._routes:
-            names = route.match(request.path)
+        for endpoint, protocol in self._endpoints:
+            names = endpoint.match(request.path)
             if names is None:
                 continue
-            if route.method == method:
-                return route, protocol, names
-            allowed.append(route.method)
+            if endpoint.method == method:
+                return endpoint, protocol, names
+            allowed.append(endpoint.method)
         refuse_other_sites(request.headers)
         self.gateway.authorise(key_of(request.headers))
         if allowed:
@@ -309,16 +304,16 @@ class App:
         return "", None
 
     def _hint(self, path: str) -> str:
-        """What there is near a path that does not exist."""
+        """The endpoints near a path that does not exist."""
         prefix, _ = self._owner(path)
         if not prefix:
             return "the admin API is described at /docs"
-        there = sorted(
-            f"{route.method} {route.pattern}"
-            for route, _ in self._routes
-            if route.pattern.startswith(prefix)
+        near = sorted(
+            f"{endpoint.method} {endpoint.pattern}"
+            for endpoint, _ in self._endpoints
+            if endpoint.pattern.startswith(prefix)
         )
-        return f"below {prefix} there is: {shorten(', '.join(there), 200, placeholder=' ...')}"
+        return f"below {prefix} there is: {shorten(', '.join(near), 200, placeholder=' ...')}"
 
     async def _administer(self, scope: Scope, request: Request, send: Send) -> None:
         receive, headers = request.receive, request.headers
@@ -326,29 +321,29 @@ class App:
             refuse_several_keys(scope["headers"])
             refuse_other_sites(headers)
             caller = self.gateway.authorise(admin_key_of(headers, scope["method"]))
-            found = INDEX.fullmatch(scope["path"])
-            looks = scope["method"] in ("GET", "HEAD") or (
-                found is not None and found[1] == "/search"
+            index = INDEX.fullmatch(scope["path"])
+            reads = scope["method"] in ("GET", "HEAD") or (
+                index is not None and index[1] == "/search"
             )
-            if not (looks and found and found[1] != "/items"):
+            if not (reads and index and index[1] != "/items"):
                 self.gateway.require_admin(caller)
             if not (scope["method"] == "POST" and scope["path"] in UPLOADS):
                 request.caller = caller
-                if not (found and found[1]):
+                if not (index and index[1]):
                     request.limit = ADMIN_BODY
                 receive = await _whole_body(request)
         except Disconnected:
             return None
         except MillError as error:
             body = msgspec.json.encode({"error": error.message, "code": error.code})
-            refusal = _refusal(error, None, ASK_BROWSER)
+            refusal = _refusal(error, None, CHALLENGE_BROWSER)
             refusal = refusal._replace(
                 body=body, headers=(*refusal.headers, *protection(scope["path"]))
             )
             return await _answer(scope, send, refusal)
         scope["state"] = {**scope.get("state", {}), "caller": caller}
         await self.admin(scope, receive, protected(scope, send))
-        if not looks:
+        if not reads:
             self.gateway.tell_of_change()
         return None
 
@@ -365,7 +360,7 @@ async def _whole_body(request: Request) -> Receive:
 
 
 def _refusal(
-    error: MillError, protocol: HttpProtocol | None, ask: bytes = ASK
+    error: MillError, protocol: HttpProtocol | None, challenge: bytes = CHALLENGE
 ) -> Response:
     body = protocol.error(error) if protocol else simple_error(error)
     headers: list[tuple[bytes, bytes]] = []
@@ -375,7 +370,7 @@ def _refusal(
     if error.retry_after is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if isinstance(error, Unauthenticated):
-        headers.append((b"www-authenticate", ask))
+        headers.append((b"www-authenticate", challenge))
     status = OTHER_STATUS.get(type(error)) or STATUS.get(error.code, 500)
     return Response(body, status, headers=tuple(headers))
 
@@ -401,7 +396,7 @@ async def _answer(
     await send({"type": "http.response.body", "body": b"" if head else response.body})
 
 
-async def _stream(send: Send, response: Stream, request: Request) -> None:
+async def _stream(send: Send, response: StreamingResponse, request: Request) -> None:
     """Pieces as they come; when the client has gone nobody goes on making them."""
     headers = [(b"content-type", response.content_type.encode()), *response.headers]
     if request.id:
@@ -419,10 +414,10 @@ async def _stream(send: Send, response: Stream, request: Request) -> None:
         await response.pieces.aclose()
 
 
-async def _until_the_last(
+async def _with_span(
     pieces: AsyncGenerator[bytes], span: Span
 ) -> AsyncGenerator[bytes]:
-    """The same pieces; the span ends behind them."""
+    """The same pieces; the span ends after them."""
     try:
         async for piece in pieces:
             yield piece

@@ -4,7 +4,13 @@ HTTP status.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+)
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -18,9 +24,11 @@ from modelmill.errors import (
     TooLarge,
 )
 from modelmill.serve.gateway import Gateway
-from modelmill.types import KeyInfo
+from modelmill.serve.wire import Answer, Tensor
+from modelmill.types import KeyInfo, ServedVersion, StreamPart
 from modelmill.wire.budget import BodyBudget
 from modelmill.wire.encoding import unpacked_body
+from modelmill.wire.http1.scope import GONE, LEARN, TAKE
 
 T = TypeVar("T")
 
@@ -58,6 +66,8 @@ _ESCAPE = re.compile(
 )
 """An escape of JSON; the group is a lone surrogate."""
 MAX_ID = 128
+VERSION = b"x-modelmill-version"
+"""Header that pins a prediction to a version."""
 
 
 class Response(NamedTuple):
@@ -69,7 +79,7 @@ class Response(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class Stream(NamedTuple):
+class StreamingResponse(NamedTuple):
     """What goes back piece by piece: each as soon as it is there. The pieces end early where the
     client leaves.
     """
@@ -92,7 +102,7 @@ class SlowBody(Expired):
 
 
 class UnknownPath(NotFound):
-    """No route has this path."""
+    """No endpoint has this path."""
 
 
 class WrongMethod(MethodNotAllowed):
@@ -104,14 +114,37 @@ class WrongMethod(MethodNotAllowed):
 
 
 class Request:
-    """One HTTP request, read straight from ASGI.
+    """One HTTP request, read straight from ASGI, with all that a handler needs to answer it.
 
-    `caller` is set where the endpoint needs a key. `gone` tells whether the client has left, where
-    the server can tell; `default` is the deployment that is meant where a protocol has no place to
-    name one.
+    `names` are the values of the names in the endpoint's path. `caller` is set where the endpoint
+    needs a key, `version` by `pick`. `gone` tells whether the client has left, where the server can
+    tell; `default` is the deployment that is meant where a protocol has no way to name one.
     """
 
+    __slots__ = (
+        "_budget",
+        "_held",
+        "_take",
+        "caller",
+        "default",
+        "gateway",
+        "given",
+        "gone",
+        "headers",
+        "learn",
+        "limit",
+        "method",
+        "names",
+        "path",
+        "protocol",
+        "receive",
+        "version",
+    )
+
     caller: KeyInfo
+    names: Mapping[str, str]
+    protocol: "HttpProtocol"
+    version: ServedVersion
 
     def __init__(
         self,
@@ -125,15 +158,68 @@ class Request:
         self.path: str = scope["path"]
         self.given: list[tuple[bytes, bytes]] = scope["headers"]
         self.headers: dict[bytes, bytes] = dict(self.given)
-        self.gone: Callable[[], bool] | None = scope.get("modelmill.gone")
+        self.gone: Callable[[], bool] | None = scope.get(GONE)
         self.default = default
         self.receive = receive
         self.gateway = gateway
         self.limit = gateway.limits.body_bytes
+        self.learn: Callable[[Any], None] | None = scope.get(LEARN)
+        self._take: Callable[[], bytes | None] | None = scope.get(TAKE)
         self._budget = budget
         self._held = 0
-        self.learn: Callable[[Any], None] | None = scope.get("modelmill.learn")
-        self._take: Callable[[], bytes | None] | None = scope.get("modelmill.take")
+
+    @property
+    def pinned(self) -> str | None:
+        """The number of the version that the caller wants, by the path or `X-Modelmill-Version`."""
+        return self.names.get("version") or self.header(VERSION) or None
+
+    def pick(self, name: str) -> ServedVersion:
+        """The version of a deployment that answers this request, drawn once; raises `NotFound`."""
+        self.version = self.gateway.pick(self.caller, name, self.pinned)
+        return self.version
+
+    def pick_again(self) -> ServedVersion:
+        """The picked version as it is after a wait: the main one where it has left. Nothing is
+        drawn again. Raises `NotFound`.
+        """
+        self.version = self.gateway.renewed(self.caller, self.version, self.pinned)
+        return self.version
+
+    async def predict(
+        self,
+        *,
+        data: bytes | None = None,
+        tensors: list[Tensor] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """One prediction by the picked version; raises what went wrong as a `MillError`."""
+        return await self.gateway.predict(
+            self.caller,
+            self.version,
+            self.protocol.NAME,
+            data=data,
+            tensors=tensors,
+            parameters=parameters,
+            gone=self.gone,
+            request_id=self.id,
+            pinned=self.pinned is not None,
+        )
+
+    def stream(
+        self, data: bytes, parameters: Mapping[str, Any]
+    ) -> AsyncIterator[StreamPart]:
+        """The tokens of an answer by the picked version, as they are written; raises as `predict`
+        does.
+        """
+        return self.gateway.stream(
+            self.caller,
+            self.version,
+            self.protocol.NAME,
+            data=data,
+            parameters=parameters,
+            gone=self.gone,
+            request_id=self.id,
+        )
 
     def header(self, name: bytes) -> str:
         """A header's value (names in lower case), or an empty string."""
@@ -209,28 +295,27 @@ class Request:
             self._held = 0
 
 
-Handler = Callable[
-    [Gateway, KeyInfo, Request, Mapping[str, str]], Awaitable[Response | Stream]
-]
+Handler = Callable[[Request], Awaitable[Response | StreamingResponse]]
 
 
 Finish = Callable[[], Response]
 Begin = Callable[
     [bytes, Callable[[], bool]], "tuple[asyncio.Future[Any], Finish] | None"
 ]
-"""Begin to answer a body: a future, and what makes the response when it is done; None for what has
-to be looked at in full. It is told whether the client has gone. Both raise `MillError`.
+"""Start answering a body; the second argument tells whether the client has gone. Returns a future
+and a function that builds the response when it is done, or None to fall back to the handler. Both
+raise `MillError`.
 """
-Quick = Callable[[Gateway, KeyInfo, Request, Mapping[str, str]], "Begin | None"]
-"""What a handler does for requests with the very head that this request had, without a task; None:
-no short way.
+FastPath = Callable[[Request], "Begin | None"]
+"""How further requests with the very head of this one are answered without a task; None: only by
+the handler.
 """
 
 
 class Endpoint:
     """A method and a path pattern; `{name}` stands for one segment, `{name:path}` for one or more.
 
-    The path is matched as ASGI gives it, percent-decoded: an encoded `/` is one. `public` routes
+    The path is matched as ASGI gives it, percent-decoded: an encoded `/` is one. `public` endpoints
     need no key.
     """
 
@@ -241,29 +326,30 @@ class Endpoint:
         handler: Handler,
         *,
         public: bool = False,
-        quick: "Quick | None" = None,
+        fast_path: FastPath | None = None,
     ) -> None:
         self.method = method
         self.handler = handler
         self.public = public
-        self.quick = quick
+        self.fast_path = fast_path
         self.pattern = pattern.replace(":path}", "}")
         whole = re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", pattern)
         self.regex = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", whole))
 
     def match(self, path: str) -> dict[str, str] | None:
         """The values of the pattern's names, or None."""
-        found = self.regex.fullmatch(path)
-        return found.groupdict() if found else None
+        match = self.regex.fullmatch(path)
+        return match.groupdict() if match else None
 
 
 class HttpProtocol(Protocol):
-    """A protocol spoken over HTTP.
+    """A protocol spoken over HTTP. `NAME` is what its predictions are counted under.
 
     It may also have a `PREFIX`, such as `/v1`: errors at any path below it, also at one that does
     not exist, then have its shape.
     """
 
+    NAME: str
     ROUTES: list[Endpoint]
 
     def error(self, error: MillError) -> bytes:
@@ -306,7 +392,7 @@ def mended(body: bytes) -> bytes:
     body = body.removeprefix(BOM)
     if b"\\ud" not in body and b"\\uD" not in body:
         return body
-    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
+    return _ESCAPE.sub(lambda match: b"\\ufffd" if match[1] else match[0], body)
 
 
 def is_object(body: bytes) -> bool:

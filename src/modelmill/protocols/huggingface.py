@@ -22,7 +22,7 @@ from modelmill.protocols.base import (
     Endpoint,
     Request,
     Response,
-    Stream,
+    StreamingResponse,
     is_object,
     read_json,
     simple_error,
@@ -31,22 +31,19 @@ from modelmill.protocols.inputs import (
     VECTORS,
     answers,
     check_count,
-    named,
+    described,
     parameters_of,
-    pick,
     raw_of,
     refuse_tensor_model,
-    renewed,
 )
-from modelmill.protocols.streams import begun, event
-from modelmill.serve.gateway import Gateway
-from modelmill.types import SEED, TEXTS, Json, KeyInfo, ServedVersion, StreamPart
+from modelmill.protocols.streams import after_first, event
+from modelmill.types import SEED, TEXTS, Json, ServedVersion, StreamPart
 
 PREFIX = "/models"
 error = simple_error
 
 NAME = "huggingface"
-AROUND = {"inputs", "parameters", "options"}
+TOP_LEVEL = {"inputs", "parameters", "options"}
 DIGITS = 6
 GENERATION = {"generate_parameters", "generation_parameters"}
 PACKED = {"encoding_format", "usage"}
@@ -60,11 +57,11 @@ PICTURES = {PNG, "image/*", "*/*"}
 SEVERAL = f"{PNG} holds one picture, not several: accept {JSON} for a list of them"
 
 
-class Asked(NamedTuple):
-    """What a request says: raw inputs, parameters, whether it was a list, whether to wait for the
+class Inputs(NamedTuple):
+    """What a body holds: raw inputs, parameters, whether it was a list, whether to wait for the
     model.
 
-    `compared`: the first input is to be compared with each of the others (sentence-similarity).
+    `compared`: the first input is compared with each of the others (sentence-similarity).
     """
 
     inputs: list[bytes]
@@ -74,69 +71,58 @@ class Asked(NamedTuple):
     compared: bool = False
 
 
-async def infer(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response | Stream:
+async def infer(request: Request) -> Response | StreamingResponse:
     """One picture or text, or a list of them."""
-    route = pick(gateway, caller, request, names["name"])
-    refuse_tensor_model(route)
+    version = request.pick(request.names["name"])
+    refuse_tensor_model(version)
     body = await request.content()
-    if wants_stream(route, body):
-        asked = read(body, request.header(b"content-type"), *_takes(route))
-        if asked.many:
+    if wants_stream(version, body):
+        sent = read(body, request.header(b"content-type"), version.kind, version.task)
+        if sent.many:
             raise InvalidInput("a stream answers one text, not a list")
-        return await streamed(
-            gateway, caller, request, route, asked.inputs[0], asked.parameters
-        )
+        return await streamed(request, sent.inputs[0], sent.parameters)
     _check_accept(
         request.header(b"accept"),
-        READABLE | PICTURES if route.output == "image" else READABLE,
+        READABLE | PICTURES if version.output == "image" else READABLE,
     )
-    return await respond(gateway, caller, request, route, body, NAME)
+    return await respond(request, body)
 
 
-async def respond(
-    gateway: Gateway,
-    caller: KeyInfo,
-    request: Request,
-    route: ServedVersion,
-    body: bytes,
-    protocol: str,
-) -> Response:
-    """The answer to one body sent to a deployment of a task model; raises `MillError`."""
-    route = renewed(gateway, caller, request, route)  # it may have been rolled
-    asked = read(body, request.header(b"content-type"), *_takes(route))
-    wait = asked.wait or request.header(b"x-wait-for-model").lower() in ("true", "1")
-    route = await _loaded(gateway, caller, request, route, wait)
+async def respond(request: Request, body: bytes) -> Response:
+    """The answer of the picked version, a task model, to one body; raises `MillError`."""
+    version = request.pick_again()  # it may have left while the body was read
+    sent = read(body, request.header(b"content-type"), version.kind, version.task)
+    wait = sent.wait or request.header(b"x-wait-for-model").lower() in ("true", "1")
+    await _loaded(request, wait)
     try:
-        found = await answers(
-            gateway, caller, request, route, protocol, asked.inputs, asked.parameters
-        )
+        results = await answers(request, sent.inputs, sent.parameters)
     except Unavailable as failure:
-        raise _repeatable(
-            failure, renewed(gateway, caller, request, route)
-        ) from failure
-    if asked.compared:
-        return Response(_similarities(found))
-    accept = request.header(b"accept")
-    if route.output == "image" and asked.many and not _wants(accept, READABLE):
+        raise _repeatable(failure, request.pick_again()) from failure
+    if sent.compared:
+        return Response(_similarities(results))
+    return _response(request, results, sent.many)
+
+
+def _response(request: Request, results: list[bytes], many: bool) -> Response:
+    """The results in the form that the caller accepts; raises `InvalidInput`."""
+    version, accept = request.version, request.header(b"accept")
+    if version.output == "image" and many and not _wants(accept, READABLE):
         raise InvalidInput(SEVERAL)
-    if asked.many or (
-        route.kind == "text" and (found[0][:1] != b"[" or route.task in NESTED)
-    ):
-        return Response(b"[" + b",".join(found) + b"]")
-    # A model that makes pictures makes any number of them, so it answers a list unless only a
-    # picture would be read.
+    is_nested = results[0][:1] == b"[" and version.task not in NESTED
+    if many or (version.kind == "text" and not is_nested):
+        return Response(b"[" + b",".join(results) + b"]")
+    # A generator makes any number of pictures, so it answers a list unless only a picture is
+    # accepted
     if (
-        route.output == "image"
+        version.output == "image"
         and _wants(accept, PICTURES)
-        and (route.kind != SEED or not _wants(accept, READABLE))
+        and (version.kind != SEED or not _wants(accept, READABLE))
     ):
-        if (picture := _only_picture(found[0])) is not None:
+        if (picture := _only_picture(results[0])) is not None:
             return Response(picture, content_type=PNG)
         if not _wants(accept, READABLE):
             raise InvalidInput(SEVERAL)
-    return Response(found[0])
+    return Response(results[0])
 
 
 def _only_picture(answer: bytes) -> bytes | None:
@@ -162,54 +148,45 @@ def _wants(accept: str, kinds: set[str]) -> bool:
     )
 
 
-async def _loaded(
-    gateway: Gateway,
-    caller: KeyInfo,
-    request: Request,
-    route: ServedVersion,
-    wait: bool,
-) -> ServedVersion:
-    """The version that answers, waited for when that is wanted; raises `Unavailable` while it is
+async def _loaded(request: Request, wait: bool) -> None:
+    """Wait until the picked version is loaded, if that is wanted; raises `Unavailable` while it is
     loading.
     """
-    loop, name = asyncio.get_running_loop(), route.deployment
-    end = loop.time() + gateway.limits.timeout_seconds
+    loop, gateway = asyncio.get_running_loop(), request.gateway
+    patience = gateway.limits.timeout_seconds
+    end = loop.time() + patience
     while True:
-        route = renewed(gateway, caller, request, route)
-        if not route.ready and route.error:
-            raise ModelFailed(f"'{name}' can't be served: {route.error}")
-        if (
-            route.ready or route.asleep or not route.loaded or not wait
-        ):  # one that sleeps wakes when it is called
-            gateway.refuse_unservable(route)
-            return route
+        version = request.pick_again()
+        name = version.deployment
+        if not version.ready and version.error:
+            raise ModelFailed(f"'{name}' can't be served: {version.error}")
+        # A model that is asleep wakes when it is called
+        if version.ready or version.asleep or not version.loaded or not wait:
+            gateway.refuse_unservable(version)
+            return
         if request.gone is not None and request.gone():
             raise Disconnected
         if loop.time() > end:
-            raise Expired(
-                f"'{name}' is still loading after {gateway.limits.timeout_seconds:g} seconds"
-            )
+            raise Expired(f"'{name}' is still loading after {patience:g} seconds")
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _repeatable(failure: Unavailable, route: ServedVersion) -> MillError:
+def _repeatable(failure: Unavailable, version: ServedVersion) -> MillError:
     """The failure itself while the deployment loads; npm's client repeats a 503 at once and for
     ever.
     """
-    return MillError(failure.message) if route.ready and not route.asleep else failure
+    if version.ready and not version.asleep:
+        return MillError(failure.message)
+    return failure
 
 
-def _takes(route: ServedVersion) -> tuple[str, str]:
-    return route.kind, route.task
-
-
-def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
+def read(body: bytes, content_type: str, kind: str, task: str = "") -> Inputs:
     """A body as what the task takes; raises `InvalidInput`."""
     if not body and kind == SEED:
-        return Asked([b""], {})
+        return Inputs([b""], {})
     if not body:
         raise InvalidInput(
-            f"the body is empty: send {'JSON with inputs' if kind in TEXTS else named(kind)}"
+            f"the body is empty: send {'JSON with inputs' if kind in TEXTS else described(kind)}"
         )
     content_type = content_type.lower()
     if content_type.startswith("multipart/"):
@@ -219,7 +196,7 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
         )
     json_like = content_type.startswith(JSON) or is_object(body)
     if content_type.startswith("text/plain") if kind in TEXTS else not json_like:
-        return Asked([body], {})
+        return Inputs([body], {})
     document = read_json(body)
     if kind == SEED and isinstance(document, dict):
         document.setdefault("inputs", None)
@@ -231,10 +208,9 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
     parameters = _parameters(document)
     compared = False
     if task == VECTORS:
-        # Its options stand beside the inputs, and a source with sentences is a question about
-        # similarity.
+        # Its options are top-level fields, and a source with sentences asks for similarities
         parameters = {
-            name: value for name, value in document.items() if name not in AROUND
+            name: value for name, value in document.items() if name not in TOP_LEVEL
         } | parameters
         if compared := isinstance(inputs, dict):
             inputs = _sentences(inputs)
@@ -245,28 +221,24 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Asked:
     many = isinstance(inputs, list)
     if many:
         check_count("inputs", inputs)
-    given = [raw_of(one, kind, "inputs") for one in (inputs if many else [inputs])]
-    return Asked(given, parameters, many, _waits(document.get("options")), compared)
+    raw = [raw_of(value, kind, "inputs") for value in (inputs if many else [inputs])]
+    return Inputs(raw, parameters, many, _waits(document.get("options")), compared)
 
 
 def _parameters(document: Json) -> Json:
-    """What the task is told, also by the names in which its clients pack what is said of a
-    search.
-    """
+    """The task's parameters, with `generate_parameters` and `generation_parameters` merged in."""
     parameters = parameters_of(document)
     for name in GENERATION & parameters.keys():
         packed = parameters.pop(name)
         if not isinstance(packed, dict | None):
             raise InvalidInput(f"{name} is an object, not {packed!r:.40}")
-        said = {
-            key: value for key, value in (packed or {}).items() if value is not None
-        }
-        parameters = said | parameters
+        own = {key: value for key, value in (packed or {}).items() if value is not None}
+        parameters = own | parameters
     return parameters
 
 
 def _sentences(inputs: dict[str, Any]) -> list[Any]:
-    """The source, and behind it what it is compared with; raises `InvalidInput`."""
+    """The source sentence, then those that it is compared with; raises `InvalidInput`."""
     source, sentences = inputs.get("source_sentence"), inputs.get("sentences")
     if not isinstance(source, str) or not isinstance(sentences, list) or not sentences:
         raise InvalidInput(
@@ -275,16 +247,18 @@ def _sentences(inputs: dict[str, Any]) -> list[Any]:
     return [source, *sentences]
 
 
-def _similarities(found: list[bytes]) -> bytes:
+def _similarities(vectors: list[bytes]) -> bytes:
     """The cosine of the first vector with each of the others: they have length 1."""
-    source, *others = (msgspec.json.decode(one, type=list[float]) for one in found)
+    source, *others = (msgspec.json.decode(one, type=list[float]) for one in vectors)
     return msgspec.json.encode(
         [round(sum(map(mul, source, one)), DIGITS) for one in others]
     )
 
 
 def _waits(options: Any) -> bool:
-    """`wait_for_model` of the options, of which the others tell a cache that is not here."""
+    """Reads `options.wait_for_model`. The other options control a cache that we do not have and are
+    ignored.
+    """
     if options is None:
         return False
     if not isinstance(options, dict) or not isinstance(
@@ -294,78 +268,61 @@ def _waits(options: Any) -> bool:
     return wait
 
 
-async def info(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def info(request: Request) -> Response:
     """What the deployment is, as the hub describes a model."""
-    route = gateway.route(caller, names["name"])
+    version = request.gateway.route(request.caller, request.names["name"])
     document = {
-        "id": route.deployment,
-        "pipeline_tag": route.task or None,
+        "id": version.deployment,
+        "pipeline_tag": version.task or None,
         "library_name": "modelmill",
-        "input": route.kind,
-        "labels": route.labels,
-        "sha": f"{route.model}:{route.version}",
+        "input": version.kind,
+        "labels": version.labels,
+        "sha": f"{version.model}:{version.version}",
     }
     return Response(msgspec.json.encode(document))
 
 
-async def health(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def health(request: Request) -> Response:
     """Nothing, when the deployment answers; raises `Unavailable` while it is loading."""
-    gateway.refuse_unservable(gateway.route(caller, names["name"]))
+    gateway = request.gateway
+    gateway.refuse_unservable(gateway.route(request.caller, request.names["name"]))
     return Response(b"")
 
 
 # ---- streams of tokens
 
 
-def wants_stream(route: ServedVersion, body: bytes) -> bool:
-    """Whether a body asks a model that writes for a stream."""
-    if not route.grows or b'"stream"' not in body:
+def wants_stream(version: ServedVersion, body: bytes) -> bool:
+    """Whether a body asks a model that writes token by token for a stream."""
+    if not version.grows or b'"stream"' not in body:
         return False
     try:
         document = read_json(body)
     except InvalidInput:
-        return False  # who reads the body says what is wrong with it
+        return False  # `read` says what is wrong with it
     return isinstance(document, dict) and document.get("stream") is True
 
 
 async def streamed(
-    gateway: Gateway,
-    caller: KeyInfo,
-    request: Request,
-    route: ServedVersion,
-    data: bytes,
-    parameters: Mapping[str, Any],
-) -> Stream:
-    """Events as they come; raises what is wrong from the beginning."""
+    request: Request, data: bytes, parameters: Mapping[str, Any]
+) -> StreamingResponse:
+    """An event for each token, the last of which has the whole text; raises an early failure."""
 
     async def events() -> AsyncGenerator[bytes]:
-        whole, sent = "", False
-        stream = gateway.stream(
-            caller,
-            route,
-            "huggingface",
-            data=data,
-            parameters=parameters,
-            gone=request.gone,
-            request_id=request.id,
-        )
+        text, sent = "", False
         try:
-            async for part in stream:
-                whole, sent = whole + part.text, True
-                yield event(_token(part, whole))
+            async for part in request.stream(data, parameters):
+                text, sent = text + part.text, True
+                yield event(_token(part, text))
         except MillError as failure:
             if not sent:
                 raise
             yield event({"error": failure.message, "error_type": failure.code})
 
-    return Stream(await begun(events()))
+    return StreamingResponse(await after_first(events()))
 
 
-def _token(part: StreamPart, whole: str) -> Json:
+def _token(part: StreamPart, text: str) -> Json:
     details = (
         {"finish_reason": part.ended_by, "generated_tokens": part.number}
         if part.finish_reason
@@ -379,7 +336,7 @@ def _token(part: StreamPart, whole: str) -> Json:
             "logprob": part.logprob and part.logprob["logprob"],
             "special": part.special,
         },
-        "generated_text": whole if part.finish_reason else None,
+        "generated_text": text if part.finish_reason else None,
         "details": details,
     }
 

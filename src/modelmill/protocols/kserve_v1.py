@@ -6,7 +6,6 @@ instead of `instances` holds whole columns, and is answered with `outputs`. Whet
 ready, and the list of models, is in `openai/models.py`: the paths are the same.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,18 +13,14 @@ import msgspec
 from modelmill.errors import InvalidInput, NotInstalled
 from modelmill.protocols.base import Endpoint, Request, Response, read_json
 from modelmill.protocols.inputs import (
-    VERSION,
     answers,
     check_count,
     parameters_of,
-    pick,
     raw_of,
-    renewed,
 )
 from modelmill.protocols.openai import errors
 from modelmill.protocols.rows import ROWS, from_columns, from_rows, to_columns, to_rows
-from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo, ServedVersion
+from modelmill.types import Json
 
 error = errors.error
 
@@ -33,54 +28,43 @@ FORM = 'the JSON wants the form {"instances": [...]} or {"inputs": ...}'
 NAME = "kserve_v1"
 
 
-async def predict(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def predict(request: Request) -> Response:
     """Predictions for instances: texts, pictures or rows of tensors."""
-    route = pick(gateway, caller, request, names["name"])
-    gateway.refuse_unservable(route)
+    request.gateway.refuse_unservable(request.pick(request.names["name"]))
     document = read_json(await request.content())
-    route = renewed(gateway, caller, request, route)  # it may have been rolled
-    return await respond(gateway, caller, request, route, document, NAME)
+    request.pick_again()  # it may have left while the body was read
+    return await respond(request, document)
 
 
-async def explain(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def explain(request: Request) -> Response:
     """501: there is no explainer."""
-    route = gateway.route(caller, names["name"])
+    version = request.gateway.route(request.caller, request.names["name"])
     raise NotInstalled(
-        f"'{route.deployment}' has no explainer: only :predict is served"
+        f"'{version.deployment}' has no explainer: only :predict is served"
     )
 
 
-async def respond(
-    gateway: Gateway,
-    caller: KeyInfo,
-    request: Request,
-    route: ServedVersion,
-    document: Any,
-    protocol: str,
-) -> Response:
-    """The answer to a document with `instances` or `inputs`; raises `InvalidInput`."""
+async def respond(request: Request, document: Any) -> Response:
+    """The answer of the picked version to a document with `instances` or `inputs`; raises
+    `InvalidInput`.
+    """
     if (
         not isinstance(document, dict)
         or len({"instances", "inputs"} & document.keys()) != 1
     ):
         raise InvalidInput(FORM)
-    if route.kind == "tensor":
-        return await _tensors(gateway, caller, request, route, document, protocol)
+    kind = request.version.kind
+    if kind == "tensor":
+        return await _tensors(request, document)
     by_row = "instances" in document
-    given = document["instances"] if by_row else _column(document["inputs"], route.kind)
-    if not isinstance(given, list):
+    values = document["instances"] if by_row else _column(document["inputs"], kind)
+    if not isinstance(values, list):
         raise InvalidInput(FORM)
-    check_count("instances" if by_row else "inputs", given)
-    inputs = [_raw(value, route.kind, number) for number, value in enumerate(given)]
-    found = await answers(
-        gateway, caller, request, route, protocol, inputs, parameters_of(document)
-    )
+    check_count("instances" if by_row else "inputs", values)
+    inputs = [_raw(value, kind, number) for number, value in enumerate(values)]
+    results = await answers(request, inputs, parameters_of(document))
     return Response(
-        b'{"%s":[%s]}' % (b"predictions" if by_row else b"outputs", b",".join(found))
+        b'{"%s":[%s]}' % (b"predictions" if by_row else b"outputs", b",".join(results))
     )
 
 
@@ -97,14 +81,7 @@ def _raw(value: Any, kind: str, number: int) -> bytes:
     return raw_of(value, kind, f"instance {number}")
 
 
-async def _tensors(
-    gateway: Gateway,
-    caller: KeyInfo,
-    request: Request,
-    route: ServedVersion,
-    document: Json,
-    protocol: str,
-) -> Response:
+async def _tensors(request: Request, document: Json) -> Response:
     """All rows of a request go as one call."""
     parameters = parameters_of(document)
     by_row = "instances" in document
@@ -112,25 +89,13 @@ async def _tensors(
         if not isinstance(document["instances"], list):
             raise InvalidInput(FORM)
         check_count("instances", document["instances"], ROWS)
-        tensors = from_rows(document["instances"], route)
+        tensors = from_rows(document["instances"], request.version)
     else:
-        tensors = from_columns(document["inputs"], route)
-    answer = await gateway.predict(
-        caller,
-        route,
-        protocol,
-        tensors=tensors,
-        parameters=parameters,
-        gone=request.gone,
-        request_id=request.id,
-        pinned=VERSION in request.headers,
-    )
+        tensors = from_columns(document["inputs"], request.version)
+    answer = await request.predict(tensors=tensors, parameters=parameters)
     if by_row:
-        return Response(
-            msgspec.json.encode(
-                {"predictions": to_rows(answer, len(document["instances"]))}
-            )
-        )
+        rows = to_rows(answer, len(document["instances"]))
+        return Response(msgspec.json.encode({"predictions": rows}))
     return Response(msgspec.json.encode({"outputs": to_columns(answer)}))
 
 

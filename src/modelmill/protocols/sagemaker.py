@@ -5,7 +5,6 @@
 v1, anything else the way of the Hugging Face API: raw bytes, a plain text, or JSON with `inputs`.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from modelmill.errors import InvalidInput, NotFound
@@ -19,9 +18,6 @@ from modelmill.protocols.base import (
     read_json,
     simple_error,
 )
-from modelmill.protocols.inputs import pick, renewed
-from modelmill.serve.gateway import Gateway
-from modelmill.types import KeyInfo
 
 error = simple_error
 
@@ -29,42 +25,33 @@ NAME = "sagemaker"
 TARGET = b"x-amzn-sagemaker-target-model"
 
 
-async def ping(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def ping(request: Request) -> Response:
     """200 when requests should be sent here, else 503."""
-    return (
-        Response(b'{"status":"healthy"}')
-        if gateway.ready
-        else Response(b'{"status":"unhealthy"}', 503)
-    )
+    if request.gateway.ready:
+        return Response(b'{"status":"healthy"}')
+    return Response(b'{"status":"unhealthy"}', 503)
 
 
-async def invocations(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
-    """A prediction of the deployment that a header, a setting or its being alone names."""
-    name = _target(gateway, caller, request)
-    # Nothing is read for one that does not exist.
-    route = pick(gateway, caller, request, name)
+async def invocations(request: Request) -> Response:
+    """A prediction of the deployment that a header or a setting names, or of the only one."""
+    # Before the body is read: one that does not exist costs nothing
+    request.pick(_target(request))
     body = await request.content()
     document = _rows(body, request.header(b"content-type"))
-    route = renewed(gateway, caller, request, route)  # it may have been rolled
-    if document is None and route.kind != "tensor":
-        return await huggingface.respond(gateway, caller, request, route, body, NAME)
-    return await kserve_v1.respond(
-        gateway, caller, request, route, document or read_json(body), NAME
-    )
+    version = request.pick_again()  # it may have left while the body was read
+    if document is None and version.kind != "tensor":
+        return await huggingface.respond(request, body)
+    return await kserve_v1.respond(request, document or read_json(body))
 
 
-def _target(gateway: Gateway, caller: KeyInfo, request: Request) -> str:
+def _target(request: Request) -> str:
     """The deployment's name; raises `InvalidInput` when it could be several, `NotFound` when there
     is none.
     """
     named = request.header(TARGET) or request.default
     if named:
         return named
-    known = sorted(gateway.routes(caller))
+    known = sorted(request.gateway.routes(request.caller))
     if not known:
         raise NotFound("nothing is deployed yet")
     if len(known) > 1:

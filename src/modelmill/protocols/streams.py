@@ -1,4 +1,4 @@
-"""What the protocols share of texts that grow: the first part is there before anything is sent."""
+"""Server-sent events of answers that are written token by token."""
 
 from collections.abc import AsyncGenerator
 
@@ -7,13 +7,13 @@ import msgspec
 from modelmill.types import Json
 
 
-async def begun(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """The same events, of which the first is there, if any: what is wrong from the beginning is
-    raised here.
+async def after_first(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Wait for the first event, so that an early failure becomes an HTTP error and not a broken
+    stream; then yield all events.
     """
     first = await anext(events, None)
 
-    async def all_of_them() -> AsyncGenerator[bytes]:
+    async def all_events() -> AsyncGenerator[bytes]:
         try:
             if first is not None:
                 yield first
@@ -22,7 +22,7 @@ async def begun(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         finally:
             await events.aclose()
 
-    return all_of_them()
+    return all_events()
 
 
 def event(document: Json) -> bytes:

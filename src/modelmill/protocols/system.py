@@ -1,33 +1,27 @@
 """Health for Kubernetes and Prometheus metrics."""
 
-from collections.abc import Mapping
-
 import msgspec
 
 from modelmill.protocols.base import Endpoint, Request, Response, simple_error
 from modelmill.serve.gateway import Gateway
-from modelmill.types import KeyInfo
 
+NAME = "system"
 error = simple_error
 
 
-async def live(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def live(request: Request) -> Response:
     """The process answers."""
     return Response(b'{"status":"alive"}')
 
 
-async def ready(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
-    """Requests should be sent here: routes are known, the disk has room, no shutdown is under
-    way.
+async def ready(request: Request) -> Response:
+    """Requests may be sent here: the deployments are known, the disk has room, and no shutdown is
+    under way.
     """
-    if gateway.ready:
+    if request.gateway.ready:
         return Response(b'{"ready":true}')
     return Response(
-        msgspec.json.encode({"ready": False, "reason": _reason(gateway)}), 503
+        msgspec.json.encode({"ready": False, "reason": _reason(request.gateway)}), 503
     )
 
 
@@ -39,14 +33,12 @@ def _reason(gateway: Gateway) -> str:
     return "no snapshot: routes and keys are not known yet"
 
 
-async def metrics(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def metrics(request: Request) -> Response:
     """Prometheus text exposition format 0.0.4. A key of the role user is told of its own project
     and its own use.
     """
     return Response(
-        gateway.exposition(caller),
+        request.gateway.exposition(request.caller),
         content_type="text/plain; version=0.0.4; charset=utf-8",
     )
 

@@ -8,7 +8,8 @@ every error.
 from modelmill.protocols.openai import audio, embeddings, images, models, text
 from modelmill.protocols.openai.errors import error
 
-__all__ = ["PREFIX", "ROUTES", "error"]
+__all__ = ["NAME", "PREFIX", "ROUTES", "error"]
+NAME = "openai"
 PREFIX = "/v1"
 ROUTES = [
     *models.ROUTES,

@@ -1,6 +1,5 @@
 """OpenAI's audio: what is said in a recording, as it is said or in another language."""
 
-from collections.abc import Mapping
 from functools import reduce
 from typing import NamedTuple
 
@@ -8,138 +7,118 @@ import msgspec
 
 from modelmill.errors import InvalidInput
 from modelmill.protocols.base import Endpoint, Request, Response
-from modelmill.protocols.inputs import answers, pick
+from modelmill.protocols.inputs import answers, not_supported
 from modelmill.protocols.openai.form import Form, field, file_of, read_form
-from modelmill.protocols.openai.transcripts import FORMATS, segments, subtitles, verbose
+from modelmill.protocols.openai.transcripts import (
+    FORMATS,
+    segments_of,
+    subtitles,
+    verbose,
+)
 from modelmill.protocols.streams import event
-from modelmill.serve.gateway import Gateway
 from modelmill.tasks.decoding.unspaced_scripts import joined
-from modelmill.types import Json, KeyInfo
+from modelmill.types import Json
 
-NAME = "openai"
-LISTENS, TRANSLATES = "automatic-speech-recognition", "translation"
+SPEECH, TRANSLATION = "automatic-speech-recognition", "translation"
+PLAIN = "text/plain; charset=utf-8"
 STAMPS = "timestamp_granularities[]"
 
 
-class Heard(NamedTuple):
-    """What was said: all of it, breath by breath, and word by word, where that is known."""
+class Transcript(NamedTuple):
+    """The text of a recording, whole, in segments and (where it is known) word by word."""
 
     text: str
     duration: float
-    parts: list[Json]
+    segments: list[Json]
     words: list[Json]
 
 
-async def transcriptions(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def transcriptions(request: Request) -> Response:
     """What is said in the recording of a form, as JSON, plain text or subtitles.
 
-    The language and the prompt are not read: a model knows the language that it was trained on.
+    The language and the prompt are ignored: a model knows the language that it was trained on.
     """
     form = read_form(await request.content(), request.header(b"content-type"))
-    wanted = [value.decode("utf-8", "replace") for value in form.get(STAMPS, [])]
-    if set(wanted) - {"word", "segment"}:
+    stamps = [value.decode("utf-8", "replace") for value in form.get(STAMPS, [])]
+    if set(stamps) - {"word", "segment"}:
         raise InvalidInput("timestamp_granularities: choose word, segment or both")
-    heard = await _heard(gateway, caller, request, form, field(form, "model"))
-    return _told(form, heard, "transcribe", field(form, "language"), wanted)
+    transcript = await _transcript(request, form, field(form, "model"))
+    language = field(form, "language")
+    return _response(form, transcript, "transcribe", language, stamps)
 
 
-async def translations(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
-    """The same in another language: `model` is LISTENER+TRANSLATOR, and each breath is translated
-    by itself.
+async def translations(request: Request) -> Response:
+    """The same in another language: `model` is SPEECH+TRANSLATION, the names of two deployments.
+    Each segment is translated by itself.
     """
     form = read_form(await request.content(), request.header(b"content-type"))
     listener, plus, translator = field(form, "model").partition("+")
     if not plus:
         raise InvalidInput(
-            "model names one that listens and one that translates what it heard, as in "
-            "'ears+german'"
+            "model names two deployments, one for speech recognition and one for translation, as "
+            "in 'ears+german'"
         )
-    route = pick(gateway, caller, request, translator)
-    if route.task != TRANSLATES:
-        raise InvalidInput(
-            f"'{route.deployment}' translates nothing: its task is {route.task or 'unknown'}"
-        )
-    gateway.refuse_unservable(route)
-    heard = await _heard(gateway, caller, request, form, listener)
-    said = [part["text"].encode() for part in heard.parts]
-    found = [
-        msgspec.json.decode(one)
-        for one in await answers(gateway, caller, request, route, NAME, said, {})
+    version = request.pick(translator)
+    if version.task != TRANSLATION:
+        raise not_supported(version, "translation")
+    request.gateway.refuse_unservable(version)
+    transcript = await _transcript(request, form, listener)
+    request.version = version  # the second half is answered by the translator
+    texts = [segment["text"].encode() for segment in transcript.segments]
+    translated = [
+        msgspec.json.decode(result)["translation_text"]
+        for result in await answers(request, texts, {})
     ]
-    texts = [one["translation_text"] for one in found]
-    parts = [
-        {**part, "text": text} for part, text in zip(heard.parts, texts, strict=True)
-    ]
-    return _told(
-        form,
-        Heard(reduce(joined, texts, ""), heard.duration, parts, []),
-        "translate",
-        "",
-        [],
+    pairs = zip(transcript.segments, translated, strict=True)
+    segments = [{**segment, "text": text} for segment, text in pairs]
+    whole = Transcript(
+        reduce(joined, translated, ""), transcript.duration, segments, []
     )
+    return _response(form, whole, "translate", "", [])
 
 
-async def _heard(
-    gateway: Gateway, caller: KeyInfo, request: Request, form: Form, name: str
-) -> Heard:
-    """What a model hears in the file of a form; raises `InvalidInput` for what it can't be
-    asked.
-    """
-    route = pick(gateway, caller, request, name)
-    if route.task != LISTENS:
-        raise InvalidInput(
-            f"'{route.deployment}' writes down no speech: its task is {route.task or 'unknown'}"
-        )
-    if _kind(form) not in FORMATS:
+async def _transcript(request: Request, form: Form, name: str) -> Transcript:
+    """The transcript of the file of a form by a deployment; raises `InvalidInput`."""
+    version = request.pick(name)
+    if version.task != SPEECH:
+        raise not_supported(version, "speech recognition")
+    if _format_of(form) not in FORMATS:
         raise InvalidInput(f"response_format: choose one of {', '.join(FORMATS)}")
-    gateway.refuse_unservable(route)
-    how = {"return_timestamps": "word"}
-    (found,) = await answers(
-        gateway, caller, request, route, NAME, [file_of(form, "file")], how
-    )
-    answer = msgspec.json.decode(found)
-    return Heard(
-        answer["text"], answer["duration"], segments(answer["chunks"]), answer["chunks"]
-    )
+    request.gateway.refuse_unservable(version)
+    recording = file_of(form, "file")
+    (result,) = await answers(request, [recording], {"return_timestamps": "word"})
+    answer = msgspec.json.decode(result)
+    words = answer["chunks"]
+    return Transcript(answer["text"], answer["duration"], segments_of(words), words)
 
 
-def _kind(form: Form) -> str:
+def _format_of(form: Form) -> str:
     return field(form, "response_format") or "json"
 
 
-def _told(
-    form: Form, heard: Heard, task: str, language: str, wanted: list[str]
+def _response(
+    form: Form, transcript: Transcript, task: str, language: str, stamps: list[str]
 ) -> Response:
-    """In the form that was asked for."""
-    kind = _kind(form)
-    if field(form, "stream").lower() in (
-        "true",
-        "1",
-    ):  # all of it is heard before any of it is told
-        events = (
-            [{"type": "transcript.text.delta", "delta": heard.text}]
-            if heard.text
-            else []
-        )
-        events.append({"type": "transcript.text.done", "text": heard.text})
+    """The transcript in the format that the form names."""
+    text, kind = transcript.text, _format_of(form)
+    if field(form, "stream").lower() in ("true", "1"):
+        # The whole text is known before the first event
+        events = [{"type": "transcript.text.delta", "delta": text}] if text else []
+        events.append({"type": "transcript.text.done", "text": text})
         return Response(b"".join(map(event, events)), content_type="text/event-stream")
     if kind == "text":
-        return Response(
-            heard.text.encode() + b"\n", content_type="text/plain; charset=utf-8"
-        )
+        return Response(text.encode() + b"\n", content_type=PLAIN)
     if kind in ("srt", "vtt"):
-        return Response(
-            subtitles(heard.parts, kind).encode(),
-            content_type="text/plain; charset=utf-8",
-        )
-    document: Json = {"text": heard.text}
+        body = subtitles(transcript.segments, kind).encode()
+        return Response(body, content_type=PLAIN)
+    document: Json = {"text": text}
     if kind == "verbose_json":
-        document |= {"task": task, "language": language, "duration": heard.duration}
-        document |= verbose(heard.parts, heard.words, wanted)
+        document |= {
+            "task": task,
+            "language": language,
+            "duration": transcript.duration,
+        }
+        document |= verbose(transcript.segments, transcript.words, stamps)
     return Response(msgspec.json.encode(document))
 
 

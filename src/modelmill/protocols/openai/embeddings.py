@@ -1,6 +1,5 @@
 """OpenAI's embeddings: texts, or token ids of a caller who cut them, as vectors."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,21 +11,17 @@ from modelmill.protocols.inputs import (
     answers,
     check_count,
     listed,
-    pick,
+    not_supported,
     raw_of,
 )
-from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo
+from modelmill.types import Json
 
-NAME = "openai"
 MOST = 2048
 """Inputs in one request, as OpenAI takes them."""
 PASSED = ("dimensions", "encoding_format")
 
 
-async def embeddings(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def embeddings(request: Request) -> Response:
     """A vector for each input, as numbers or as base64 of little-endian float32."""
     document = read_json(await request.content())
     if (
@@ -35,42 +30,44 @@ async def embeddings(
         or "input" not in document
     ):
         raise InvalidInput('the JSON wants the form {"model": ..., "input": ...}')
-    route = pick(gateway, caller, request, document["model"])
-    if route.task != VECTORS:
-        raise InvalidInput(
-            f"'{route.deployment}' makes no vectors of texts: its task is {route.task or 'unknown'}"
-        )
-    gateway.refuse_unservable(route)
+    version = request.pick(document["model"])
+    if version.task != VECTORS:
+        raise not_supported(version, "text embeddings")
+    request.gateway.refuse_unservable(version)
     common = {
         "usage": True,
         **{name: document[name] for name in PASSED if document.get(name) is not None},
     }
-    given = listed(document["input"])
-    check_count("input", given, MOST)
-    inputs = [inputs_of(one, common) for one in given]
-    raw, parameters = [data for data, _ in inputs], [how for _, how in inputs]
-    found = [
-        msgspec.json.decode(one)
-        for one in await answers(gateway, caller, request, route, NAME, raw, parameters)
+    values = listed(document["input"])
+    check_count("input", values, MOST)
+    inputs = [_input_of(value, common) for value in values]
+    raw = [data for data, _ in inputs]
+    parameters = [own for _, own in inputs]
+    results = [
+        msgspec.json.decode(result)
+        for result in await answers(request, raw, parameters)
     ]
-    tokens = sum(one["tokens"] for one in found)
+    tokens = sum(result["tokens"] for result in results)
     data = [
-        {"object": "embedding", "index": at, "embedding": one["embedding"]}
-        for at, one in enumerate(found)
+        {"object": "embedding", "index": index, "embedding": result["embedding"]}
+        for index, result in enumerate(results)
     ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return Response(
-        msgspec.json.encode(
-            {"object": "list", "data": data, "model": route.deployment, "usage": usage}
-        )
-    )
+    answer = {
+        "object": "list",
+        "data": data,
+        "model": version.deployment,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    return Response(msgspec.json.encode(answer))
 
 
-def inputs_of(one: Any, common: Json) -> tuple[bytes, Json]:
-    """What is sent for an input: a text, or nothing beside its token ids; raises `InvalidInput`."""
-    if isinstance(one, list):
-        return b"", {**common, "token_ids": one}
-    return raw_of(one, "text", "input"), common
+def _input_of(value: Any, common: Json) -> tuple[bytes, Json]:
+    """The data and parameters of an input: a text, or token ids as a parameter; raises
+    `InvalidInput`.
+    """
+    if isinstance(value, list):
+        return b"", {**common, "token_ids": value}
+    return raw_of(value, "text", "input"), common
 
 
 ROUTES = [Endpoint("POST", "/v1/embeddings", embeddings)]

@@ -2,49 +2,43 @@
 KServe's.
 """
 
-from collections.abc import Mapping
-
 import msgspec
 
 from modelmill.protocols.base import Endpoint, Request, Response
-from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo, ServedVersion
+from modelmill.types import Json, ServedVersion
 
 
-async def models(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def models(request: Request) -> Response:
     """The deployments: `data` for OpenAI's clients, `models` for KServe's."""
-    routes = sorted(gateway.routes(caller).items())
+    deployments = sorted(request.gateway.routes(request.caller).items())
     document = {
         "object": "list",
-        "data": [_described(route) for _, route in routes],
-        "models": [name for name, _ in routes],
+        "data": [_described(version) for _, version in deployments],
+        "models": [name for name, _ in deployments],
     }
     return Response(msgspec.json.encode(document))
 
 
-async def model(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def model(request: Request) -> Response:
     """One deployment: as OpenAI describes a model, with KServe's `name` and `ready`."""
-    route = gateway.route(caller, names["id"])
-    ready = route.loaded and (
-        route.asleep or (route.ready and gateway.connected(route))
+    gateway = request.gateway
+    version = gateway.route(request.caller, request.names["id"])
+    ready = version.loaded and (
+        version.asleep or (version.ready and gateway.connected(version))
     )
     return Response(
         msgspec.json.encode(
-            {**_described(route), "name": route.deployment, "ready": ready}
+            {**_described(version), "name": version.deployment, "ready": ready}
         )
     )
 
 
-def _described(route: ServedVersion) -> Json:
+def _described(version: ServedVersion) -> Json:
     return {
-        "id": route.deployment,
+        "id": version.deployment,
         "object": "model",
-        "created": route.created,
-        "owned_by": route.project,
+        "created": version.created,
+        "owned_by": version.project,
     }
 
 

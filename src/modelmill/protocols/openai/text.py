@@ -1,4 +1,4 @@
-"""OpenAI's completions and chat: texts that grow, whole or as server-sent events."""
+"""OpenAI's completions and chat: generated texts, whole or as server-sent events."""
 
 import asyncio
 import time
@@ -10,14 +10,18 @@ import msgspec
 
 from modelmill import seeds
 from modelmill.errors import InvalidInput, MillError
-from modelmill.protocols.base import Endpoint, Request, Response, Stream, read_json
-from modelmill.protocols.inputs import listed, pick
+from modelmill.protocols.base import (
+    Endpoint,
+    Request,
+    Response,
+    StreamingResponse,
+    read_json,
+)
+from modelmill.protocols.inputs import listed, not_supported
 from modelmill.protocols.openai.errors import error
-from modelmill.protocols.streams import begun, event
-from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo, ServedVersion, StreamPart
+from modelmill.protocols.streams import after_first, event
+from modelmill.types import Json, StreamPart
 
-NAME = "openai"
 MOST, MOST_EACH = 256, 16
 """Answers to one request (prompts times `n`), and to one prompt."""
 MOST_SEED = seeds.MOST - MOST
@@ -33,8 +37,8 @@ SAME = (
     "repetition_penalty",
     "truncate",
 )
-"""Parameters that are called the same here; the last three are not OpenAI's, but its clients can
-send them too.
+"""Parameters with the same name here; the last three are not OpenAI's, but its clients can send
+them too.
 """
 NEUTRAL: Json = {
     "frequency_penalty": 0,
@@ -46,13 +50,13 @@ NEUTRAL: Json = {
     "tool_choice": "none",
     "response_format": {"type": "text"},
 }
-"""What is not offered may be said where it changes nothing."""
+"""Parameters that are not supported, with the values at which they change nothing."""
 
 
-class Asked(NamedTuple):
-    """A request: the prompts with the parameters of each answer, and how to send what comes."""
+class Completion(NamedTuple):
+    """What a request wants: the parameters of each answer, and in which form they are sent."""
 
-    route: ServedVersion
+    deployment: str
     calls: list[tuple[bytes, Json]]
     chat: bool
     stream: bool
@@ -63,53 +67,42 @@ class Asked(NamedTuple):
     created: int
 
 
-async def completions(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Any:
+async def completions(request: Request) -> Response | StreamingResponse:
     """Texts that go on from prompts."""
-    document = _document(await request.content(), names)
+    document = await _document(request)
     prompts = listed(document.get("prompt", ""))
-    if not prompts or not all(isinstance(one, str | list) for one in prompts):
+    if not prompts or not all(isinstance(prompt, str | list) for prompt in prompts):
         raise InvalidInput(
             "prompt is a text, a list of texts, token ids, or a list of these"
         )
-    return await _answered(
-        gateway, caller, request, document, [_prompt(one) for one in prompts]
-    )
+    return await _answer(request, document, [_prompt(prompt) for prompt in prompts])
 
 
-def _prompt(one: str | list[Any]) -> tuple[bytes, Json]:
-    """What is sent for a prompt: a text, or nothing beside its token ids."""
-    return (
-        (b"", {"token_ids": one})
-        if isinstance(one, list)
-        else (one.encode("utf-8", "replace"), {})
-    )
+def _prompt(prompt: str | list[Any]) -> tuple[bytes, Json]:
+    """The data and parameters of a prompt: a text, or token ids as a parameter."""
+    if isinstance(prompt, list):
+        return b"", {"token_ids": prompt}
+    return prompt.encode("utf-8", "replace"), {}
 
 
-async def chat(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Any:
+async def chat(request: Request) -> Response | StreamingResponse:
     """The next message of a conversation."""
-    document = _document(await request.content(), names)
+    document = await _document(request)
     messages = document.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidInput('messages is a list of {"role": ..., "content": ...}')
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidInput(f"message {number} wants a role and a content")
-    return await _answered(
-        gateway, caller, request, document, [(b"", {"messages": messages})], chat=True
-    )
+    prompts = [(b"", {"messages": messages})]
+    return await _answer(request, document, prompts, chat=True)
 
 
-def _document(body: bytes, names: Mapping[str, str]) -> Json:
-    """The body; a path that names a deployment counts more than its `model`. Raises
-    `InvalidInput`.
-    """
-    document = read_json(body)
-    if isinstance(document, dict) and "name" in names:
-        document["model"] = names["name"]
+async def _document(request: Request) -> Json:
+    """The body; a deployment in the path has precedence over its `model`. Raises `InvalidInput`."""
+    document = read_json(await request.content())
+    if isinstance(document, dict) and "name" in request.names:
+        document["model"] = request.names["name"]
     if not isinstance(document, dict) or not isinstance(document.get("model"), str):
         raise InvalidInput(
             'the JSON wants the form {"model": ..., "prompt" or "messages": ...}'
@@ -117,21 +110,17 @@ def _document(body: bytes, names: Mapping[str, str]) -> Json:
     return document
 
 
-async def _answered(
-    gateway: Gateway,
-    caller: KeyInfo,
+async def _answer(
     request: Request,
     document: Json,
     prompts: Sequence[tuple[bytes, Json]],
     *,
     chat: bool = False,
-) -> Response | Stream:
-    route = pick(gateway, caller, request, document["model"])
-    if not route.grows:
-        raise InvalidInput(
-            f"'{route.deployment}' writes no texts: its task is {route.task or 'unknown'}"
-        )
-    gateway.refuse_unservable(route)
+) -> Response | StreamingResponse:
+    version = request.pick(document["model"])
+    if not version.grows:
+        raise not_supported(version, "text generation")
+    request.gateway.refuse_unservable(version)
     parameters, count = _parameters(document, chat), _count(document, len(prompts))
     seed = parameters.setdefault("seed", seeds.draw())
     if type(seed) is not int or not 0 <= seed <= MOST_SEED:
@@ -148,8 +137,8 @@ async def _answered(
     if not isinstance(options, dict):
         raise InvalidInput('stream_options wants the form {"include_usage": true}')
     kind = "chatcmpl" if chat else "cmpl"
-    asked = Asked(
-        route,
+    completion = Completion(
+        version.deployment,
         calls,
         chat,
         _stream(document),
@@ -158,9 +147,9 @@ async def _answered(
         f"{kind}-{uuid.uuid4().hex}",
         int(time.time()),
     )
-    if not asked.stream:
-        return await _whole(gateway, caller, request, asked)
-    return Stream(await begun(_events(gateway, caller, request, asked)))
+    if not completion.stream:
+        return await _whole(request, completion)
+    return StreamingResponse(await after_first(_events(request, completion)))
 
 
 def _count(document: Json, prompts: int) -> int:
@@ -177,7 +166,7 @@ def _count(document: Json, prompts: int) -> int:
         )
     if document.get("best_of") not in (None, count):
         raise InvalidInput(
-            "best_of is not offered, other than as many as n: leave it out"
+            "best_of is not supported, other than as many as n: leave it out"
         )
     return count
 
@@ -191,81 +180,73 @@ def _stream(document: Json) -> bool:
 
 
 def _parameters(document: Json, chat: bool) -> Json:
-    """What the task is told; raises `InvalidInput` for what is not offered."""
+    """The task's parameters; raises `InvalidInput` for what is not supported."""
     for name, neutral in NEUTRAL.items():
         if document.get(name) not in (None, neutral):
-            raise InvalidInput(f"{name} is not offered: leave it out")
-    found = {name: document[name] for name in SAME if document.get(name) is not None}
-    found.setdefault("temperature", 1.0)
+            raise InvalidInput(f"{name} is not supported: leave it out")
+    parameters = {
+        name: document[name] for name in SAME if document.get(name) is not None
+    }
+    parameters.setdefault("temperature", 1.0)
     if (most := document.get("max_completion_tokens")) is not None:
-        found["max_tokens"] = most
+        parameters["max_tokens"] = most
     elif not chat:
-        found.setdefault("max_tokens", 16)  # OpenAI's default
+        parameters.setdefault("max_tokens", 16)  # OpenAI's default
     if chat and document.get("logprobs"):
-        found["logprobs"] = document.get("top_logprobs") or 0
+        parameters["logprobs"] = document.get("top_logprobs") or 0
     elif not chat and document.get("logprobs") is not None:
-        found["logprobs"] = document["logprobs"]
-    return found
+        parameters["logprobs"] = document["logprobs"]
+    return parameters
 
 
-async def _whole(
-    gateway: Gateway, caller: KeyInfo, request: Request, asked: Asked
-) -> Response:
-    async def one(data: bytes, parameters: Json) -> Json:
-        answer = await gateway.predict(
-            caller,
-            asked.route,
-            NAME,
-            data=data,
-            parameters=parameters,
-            gone=request.gone,
-            request_id=request.id,
-        )
+async def _whole(request: Request, completion: Completion) -> Response:
+    async def answer_to(data: bytes, parameters: Json) -> Json:
+        answer = await request.predict(data=data, parameters=parameters)
         return dict(msgspec.json.decode(answer.data))
 
-    tasks = [asyncio.create_task(one(*call)) for call in asked.calls]
+    tasks = [asyncio.create_task(answer_to(*call)) for call in completion.calls]
     try:
-        found = await asyncio.gather(*tasks)
+        answers = await asyncio.gather(*tasks)
     finally:  # where one failed, nobody waits for the others
         for task in tasks:
             task.cancel()
     choices = [
         _choice(
-            asked,
+            completion,
             number,
             answer["generated_text"],
             answer["finish_reason"],
             answer.get("logprobs"),
         )
-        for number, answer in enumerate(found)
+        for number, answer in enumerate(answers)
     ]
     usage = _sum(
-        {number: answer["usage"] for number, answer in enumerate(found)}, asked.each
+        {number: answer["usage"] for number, answer in enumerate(answers)},
+        completion.each,
     )
-    return Response(
-        msgspec.json.encode(
-            {**_head(asked, chunk=False), "choices": choices, "usage": usage}
-        )
-    )
+    document = {**_head(completion, chunk=False), "choices": choices, "usage": usage}
+    return Response(msgspec.json.encode(document))
 
 
-def _head(asked: Asked, *, chunk: bool) -> Json:
+def _head(completion: Completion, *, chunk: bool) -> Json:
     kind = (
         f"chat.completion{'.chunk' if chunk else ''}"
-        if asked.chat
+        if completion.chat
         else "text_completion"
     )
     return {
-        "id": asked.id,
+        "id": completion.id,
         "object": kind,
-        "created": asked.created,
-        "model": asked.route.deployment,
+        "created": completion.created,
+        "model": completion.deployment,
     }
 
 
-def _choice(asked: Asked, number: int, text: str, reason: str, near: Any) -> Json:
-    logprobs = _logprobs(asked, near) if near is not None else None
-    if asked.chat:
+def _choice(
+    completion: Completion, number: int, text: str, reason: str, tokens: Any
+) -> Json:
+    logprobs = _logprobs(completion, tokens) if tokens is not None else None
+    if completion.chat:
         message = {"role": "assistant", "content": text}
         return {
             "index": number,
@@ -281,22 +262,23 @@ def _choice(asked: Asked, number: int, text: str, reason: str, near: Any) -> Jso
     }
 
 
-def _logprobs(asked: Asked, near: Sequence[Json]) -> Json:
-    if asked.chat:
+def _logprobs(completion: Completion, tokens: Sequence[Json]) -> Json:
+    if completion.chat:
         return {
             "content": [
-                {name: one[name] for name in ("token", "logprob", "bytes")}
-                | {"top_logprobs": one["top"]}
-                for one in near
+                {name: token[name] for name in ("token", "logprob", "bytes")}
+                | {"top_logprobs": token["top"]}
+                for token in tokens
             ]
         }
     return {
-        "tokens": [one["token"] for one in near],
-        "token_logprobs": [one["logprob"] for one in near],
+        "tokens": [token["token"] for token in tokens],
+        "token_logprobs": [token["logprob"] for token in tokens],
         "top_logprobs": [
-            {best["token"]: best["logprob"] for best in one["top"]} for one in near
+            {best["token"]: best["logprob"] for best in token["top"]}
+            for token in tokens
         ],
-        "text_offset": [one["offset"] for one in near],
+        "text_offset": [token["offset"] for token in tokens],
     }
 
 
@@ -305,36 +287,25 @@ def _sum(usages: Mapping[int, Json], each: int) -> Json:
     prompts = {
         number // each: usage["prompt_tokens"] for number, usage in usages.items()
     }
-    asked = sum(prompts.values())
-    told = sum(usage["completion_tokens"] for usage in usages.values())
+    prompt_tokens = sum(prompts.values())
+    completion_tokens = sum(usage["completion_tokens"] for usage in usages.values())
     return {
-        "prompt_tokens": asked,
-        "completion_tokens": told,
-        "total_tokens": asked + told,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
 
 
-# ---- as it grows
+# ---- streams
 
 
-async def _events(
-    gateway: Gateway, caller: KeyInfo, request: Request, asked: Asked
-) -> AsyncGenerator[bytes]:
-    """Server-sent events of all answers, as they come; a failure in between is one as well."""
+async def _events(request: Request, completion: Completion) -> AsyncGenerator[bytes]:
+    """Server-sent events of all answers, as they are written; a failure in between is an event."""
     queue: asyncio.Queue[tuple[int, StreamPart | MillError | None]] = asyncio.Queue()
 
-    async def one(number: int, data: bytes, parameters: Json) -> None:
+    async def send_parts(number: int, data: bytes, parameters: Json) -> None:
         try:
-            stream = gateway.stream(
-                caller,
-                asked.route,
-                NAME,
-                data=data,
-                parameters=parameters,
-                gone=request.gone,
-                request_id=request.id,
-            )
-            async for part in stream:
+            async for part in request.stream(data, parameters):
                 if part.text or part.logprob is not None or part.finish_reason:
                     queue.put_nowait((number, part))
             queue.put_nowait((number, None))
@@ -342,8 +313,8 @@ async def _events(
             queue.put_nowait((number, error))
 
     tasks = [
-        asyncio.create_task(one(number, *call))
-        for number, call in enumerate(asked.calls)
+        asyncio.create_task(send_parts(number, *call))
+        for number, call in enumerate(completion.calls)
     ]
     left = len(tasks)
     sent = False
@@ -360,10 +331,10 @@ async def _events(
             elif part is None:
                 left -= 1
             else:
-                if asked.chat and number not in roles:
+                if completion.chat and number not in roles:
                     roles.add(number)
                     yield _event(
-                        asked,
+                        completion,
                         [
                             {
                                 "index": number,
@@ -378,15 +349,15 @@ async def _events(
                         "prompt_tokens": part.prompt_tokens,
                         "completion_tokens": part.number,
                     }
-                yield _event(asked, [_delta(asked, number, part)])
-        if asked.usage:
+                yield _event(completion, [_delta(completion, number, part)])
+        if completion.usage:
             yield (
                 b"data: "
                 + msgspec.json.encode(
                     {
-                        **_head(asked, chunk=True),
+                        **_head(completion, chunk=True),
                         "choices": [],
-                        "usage": _sum(usages, asked.each),
+                        "usage": _sum(usages, completion.each),
                     }
                 )
                 + b"\n\n"
@@ -397,33 +368,33 @@ async def _events(
             task.cancel()
 
 
-def _delta(asked: Asked, number: int, part: StreamPart) -> Json:
+def _delta(completion: Completion, number: int, part: StreamPart) -> Json:
     reason = part.finish_reason or None
-    near = None if part.logprob is None else _logprobs(asked, [part.logprob])
-    if asked.chat:
+    logprobs = None if part.logprob is None else _logprobs(completion, [part.logprob])
+    if completion.chat:
         delta = {"content": part.text} if part.text else {}
         return {
             "index": number,
             "delta": delta,
             "finish_reason": reason,
-            "logprobs": near,
+            "logprobs": logprobs,
         }
     return {
         "index": number,
         "text": part.text,
         "finish_reason": reason,
-        "logprobs": near,
+        "logprobs": logprobs,
     }
 
 
-def _event(asked: Asked, choices: list[Json]) -> bytes:
-    return event({**_head(asked, chunk=True), "choices": choices})
+def _event(completion: Completion, choices: list[Json]) -> bytes:
+    return event({**_head(completion, chunk=True), "choices": choices})
 
 
 ROUTES = [
     Endpoint("POST", "/v1/completions", completions),
     Endpoint("POST", "/v1/chat/completions", chat),
-    # Hugging Face's client asks below the address of a model.
+    # Hugging Face's client appends OpenAI's path to the URL of a model
     Endpoint("POST", "/models/{name}/v1/completions", completions),
     Endpoint("POST", "/models/{name}/v1/chat/completions", chat),
 ]

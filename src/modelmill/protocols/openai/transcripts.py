@@ -1,4 +1,4 @@
-"""What was said, and when, as OpenAI's audio API gives it: segments, words, subtitles."""
+"""Transcripts in the formats of OpenAI's audio API: segments, words, subtitles."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,33 +11,36 @@ PAUSE, LONGEST = 0.6, 8.0
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 
 
-def segments(words: Sequence[Json]) -> list[Json]:
-    """Words `{"text", "timestamp"}` put together to what is said in one breath: `{id, start, end,
-    text}`.
+def segments_of(words: Sequence[Json]) -> list[Json]:
+    """Joins words `{text, timestamp}` into segments `{id, start, end, text}`, which end at a
+    pause.
     """
-    found: list[Json] = []
+    segments: list[Json] = []
     for word in words:
         start, end = word["timestamp"]
-        last = found[-1] if found else None
+        last = segments[-1] if segments else None
         if last is None or start - last["end"] > PAUSE or end - last["start"] > LONGEST:
-            found.append(
-                {"id": len(found), "start": start, "end": end, "text": word["text"]}
+            segments.append(
+                {"id": len(segments), "start": start, "end": end, "text": word["text"]}
             )
         else:
             last["end"], last["text"] = end, joined(last["text"], word["text"])
-    return found
+    return segments
 
 
-def subtitles(parts: Sequence[Json], kind: str) -> str:
+def subtitles(segments: Sequence[Json], kind: str) -> str:
     """As SubRip (srt) or WebVTT (vtt)."""
     point, head = (",", "") if kind == "srt" else (".", "WEBVTT\n\n")
-    return head + "".join(_subtitles(parts, point, numbered=kind == "srt"))
+    return head + "".join(_subtitles(segments, point, numbered=kind == "srt"))
 
 
-def _subtitles(parts: Sequence[Json], point: str, *, numbered: bool) -> Iterator[str]:
-    for number, part in enumerate(parts, 1):
+def _subtitles(
+    segments: Sequence[Json], point: str, *, numbered: bool
+) -> Iterator[str]:
+    for number, segment in enumerate(segments, 1):
         yield f"{number}\n" if numbered else ""
-        yield f"{_clock(part['start'], point)} --> {_clock(part['end'], point)}\n{part['text']}\n\n"
+        start, end = (_clock(segment[name], point) for name in ("start", "end"))
+        yield f"{start} --> {end}\n{segment['text']}\n\n"
 
 
 def _clock(seconds: float, point: str) -> str:
@@ -49,17 +52,17 @@ def _clock(seconds: float, point: str) -> str:
 
 
 def verbose(
-    parts: Sequence[Json], words: Sequence[Json], wanted: Sequence[str]
+    segments: Sequence[Json], words: Sequence[Json], wanted: Sequence[str]
 ) -> Json:
-    """`segments`, and `words`, as far as they are `wanted`: segments, if nothing is said."""
-    document: Json = {"segments": parts} if "segment" in wanted or not wanted else {}
+    """`segments` and `words`, as far as they are `wanted`; segments by default."""
+    document: Json = {"segments": segments} if "segment" in wanted or not wanted else {}
     if "word" in wanted:
         document["words"] = [
             {
-                "word": one["text"],
-                "start": one["timestamp"][0],
-                "end": one["timestamp"][1],
+                "word": word["text"],
+                "start": word["timestamp"][0],
+                "end": word["timestamp"][1],
             }
-            for one in words
+            for word in words
         ]
     return document

@@ -7,5 +7,6 @@ settings, system shared memory, and the generate extension.
 from modelmill.protocols.base import simple_error
 from modelmill.protocols.v2 import generate, http
 
+NAME = "v2_http"
 error = simple_error
 ROUTES = [*http.ROUTES, *generate.ROUTES]

@@ -1,11 +1,10 @@
 """The generate extension of the Open Inference Protocol v2, as Triton has it: a text in, its
 continuation out.
 
-`generate` answers at once with `text_output`, `generate_stream` with what has come since the last
-event.
+`generate` answers once with `text_output`, `generate_stream` with an event for each new piece.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -15,80 +14,52 @@ from modelmill.protocols.base import (
     Endpoint,
     Request,
     Response,
-    Stream,
+    StreamingResponse,
     read_json,
 )
-from modelmill.protocols.inputs import parameters_of
-from modelmill.protocols.streams import begun, event
-from modelmill.serve.gateway import Gateway
-from modelmill.types import Json, KeyInfo, ServedVersion
+from modelmill.protocols.inputs import not_supported, parameters_of
+from modelmill.protocols.streams import after_first, event
+from modelmill.types import Json, ServedVersion
 
-NAME = "v2_http"
-AROUND = frozenset({"id", "parameters", "text_input"})
+TOP_LEVEL = frozenset({"id", "parameters", "text_input"})
 
 
-async def generate(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def generate(request: Request) -> Response:
     """The whole continuation."""
-    route, data, parameters = await _asked(gateway, caller, request, names)
-    answer = await gateway.predict(
-        caller,
-        route,
-        NAME,
-        data=data,
-        parameters=parameters,
-        gone=request.gone,
-        request_id=request.id,
-    )
-    found = msgspec.json.decode(answer.data)
-    return Response(msgspec.json.encode(_answer(route, found["generated_text"])))
+    text, parameters = await _read(request)
+    answer = await request.predict(data=text, parameters=parameters)
+    generated = msgspec.json.decode(answer.data)["generated_text"]
+    return Response(msgspec.json.encode(_answer(request.version, generated)))
 
 
-async def generate_stream(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Stream:
-    """The continuation as it comes."""
-    route, data, parameters = await _asked(gateway, caller, request, names)
+async def generate_stream(request: Request) -> StreamingResponse:
+    """The continuation as it is written."""
+    text, parameters = await _read(request)
 
     async def events() -> AsyncGenerator[bytes]:
         sent = False
-        stream = gateway.stream(
-            caller,
-            route,
-            NAME,
-            data=data,
-            parameters=parameters,
-            gone=request.gone,
-            request_id=request.id,
-        )
         try:
-            async for part in stream:
+            async for part in request.stream(text, parameters):
                 if part.text:
                     sent = True
-                    yield event(_answer(route, part.text))
+                    yield event(_answer(request.version, part.text))
         except MillError as failure:
             if not sent:
                 raise
             yield event({"error": failure.message})
         else:
             if not sent:
-                yield event(_answer(route, ""))
+                yield event(_answer(request.version, ""))
 
-    return Stream(await begun(events()))
+    return StreamingResponse(await after_first(events()))
 
 
-async def _asked(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> tuple[ServedVersion, bytes, Json]:
-    """The deployment, the text and its parameters; raises `InvalidInput`."""
-    route = gateway.pick(caller, names["model"], names.get("version"))
-    if not route.grows:
-        raise InvalidInput(
-            f"'{route.deployment}' writes no texts: its task is {route.task or 'unknown'}; use "
-            "infer"
-        )
-    gateway.refuse_unservable(route)
+async def _read(request: Request) -> tuple[bytes, Json]:
+    """Picks the version; returns the text and its parameters. Raises `InvalidInput`."""
+    version = request.pick(request.names["model"])
+    if not version.grows:
+        raise InvalidInput(f"{not_supported(version, 'text generation')}; use infer")
+    request.gateway.refuse_unservable(version)
     document: Any = read_json(await request.content())
     if not isinstance(document, dict) or not isinstance(
         document.get("text_input"), str
@@ -96,20 +67,20 @@ async def _asked(
         raise InvalidInput(
             'the JSON wants the form {"text_input": ..., "parameters": {...}}'
         )
-    # Triton's own clients write what a model is told beside the text.
-    beside = {name: value for name, value in document.items() if name not in AROUND}
+    # Triton's own clients write parameters as top-level fields
+    own = {name: value for name, value in document.items() if name not in TOP_LEVEL}
     parameters = {
         name: value
-        for name, value in {**beside, **parameters_of(document)}.items()
+        for name, value in {**own, **parameters_of(document)}.items()
         if name != "stream"
     }
-    return route, document["text_input"].encode("utf-8", "replace"), parameters
+    return document["text_input"].encode("utf-8", "replace"), parameters
 
 
-def _answer(route: ServedVersion, text: str) -> Json:
+def _answer(version: ServedVersion, text: str) -> Json:
     return {
-        "model_name": route.deployment,
-        "model_version": str(route.version),
+        "model_name": version.deployment,
+        "model_version": str(version.version),
         "text_output": text,
     }
 

@@ -3,7 +3,6 @@
 What a Content-Type says is never believed: clients send none, or a wrong one.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from modelmill.protocols.base import (
     simple_error,
 )
 from modelmill.protocols.v2 import models, settings
-from modelmill.protocols.v2.infer import infer, quick
+from modelmill.protocols.v2.infer import fast_path, infer
 from modelmill.protocols.v2.shared_memory import regions
 from modelmill.serve.gateway import Gateway
 from modelmill.types import Json, KeyInfo
@@ -29,68 +28,57 @@ def _json(document: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(document), status)
 
 
-async def live(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+def _model(request: Request) -> tuple[Gateway, KeyInfo, str, str | None]:
+    """Which model of whose a path names, and which version."""
+    names = request.names
+    return request.gateway, request.caller, names["model"], names.get("version")
+
+
+async def live(request: Request) -> Response:
     """The server answers."""
     return Response(b'{"live":true}')
 
 
-async def ready(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def ready(request: Request) -> Response:
     """The server can take inference calls."""
-    return _json({"ready": gateway.ready}, 200 if gateway.ready else 503)
+    return _json(
+        {"ready": request.gateway.ready}, 200 if request.gateway.ready else 503
+    )
 
 
-async def server(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def server(request: Request) -> Response:
     """Server metadata."""
-    return _json(models.server_metadata(gateway))
+    return _json(models.server_metadata(request.gateway))
 
 
-async def model_ready(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def model_ready(request: Request) -> Response:
     """200 when the model answers, 400 when not, as Triton's clients expect."""
+    gateway, caller, name, number = _model(request)
     try:
-        route = gateway.route(caller, names["model"], names.get("version"))
+        version = gateway.route(caller, name, number)
     except NotFound as missing:
         return Response(simple_error(missing), 400)
-    is_ready = models.is_ready(gateway, route)
+    is_ready = models.is_ready(gateway, version)
     return _json(
-        {"name": route.deployment, "ready": is_ready}, 200 if is_ready else 400
+        {"name": version.deployment, "ready": is_ready}, 200 if is_ready else 400
     )
 
 
-async def metadata(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def metadata(request: Request) -> Response:
     """The model's signature; `/v2/models/stats` are the statistics of all models."""
-    if names["model"] == "stats" and "version" not in names:
-        return _json(models.model_statistics(gateway, caller))
-    return _json(
-        models.model_metadata(gateway, caller, names["model"], names.get("version"))
-    )
+    if request.names["model"] == "stats" and "version" not in request.names:
+        return _json(models.model_statistics(request.gateway, request.caller))
+    return _json(models.model_metadata(*_model(request)))
 
 
-async def config(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def config(request: Request) -> Response:
     """The model's configuration."""
-    return _json(
-        models.model_config(gateway, caller, names["model"], names.get("version"))
-    )
+    return _json(models.model_config(*_model(request)))
 
 
-async def statistics(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
-    """What the model was asked and how long it took."""
-    return _json(
-        models.model_statistics(gateway, caller, names["model"], names.get("version"))
-    )
+async def statistics(request: Request) -> Response:
+    """How many requests the model answered, and how long they took."""
+    return _json(models.model_statistics(*_model(request)))
 
 
 # ---- repository and settings
@@ -105,71 +93,66 @@ async def _document(request: Request) -> Json:
     return document
 
 
-async def index(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def index(request: Request) -> Response:
     """Every model and version, and its state."""
     only_ready = (await _document(request)).get("ready", False)
     if not isinstance(only_ready, bool):
         raise InvalidInput("ready is true (only what is ready) or false (everything)")
-    return _json(models.repository_index(gateway, caller, only_ready))
+    return _json(models.repository_index(request.gateway, request.caller, only_ready))
 
 
-async def load(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def load(request: Request) -> Response:
     """Load a deployment; answers when it is there."""
-    gateway.require_admin(caller)
+    request.gateway.require_admin(request.caller)
     parameters = (await _document(request)).get("parameters") or {}
     if parameters:
         raise InvalidInput(
             "a deployment is loaded as it was deployed: configuration and files can't be given here"
         )
-    await models.load(gateway, caller, names["model"])
+    await models.load(request.gateway, request.caller, request.names["model"])
     return Response()
 
 
-async def unload(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def unload(request: Request) -> Response:
     """Unload a deployment; answers when it is gone."""
-    await models.unload(gateway, caller, names["model"])
+    await models.unload(request.gateway, request.caller, request.names["model"])
     return Response()
 
 
-async def trace(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def trace(request: Request) -> Response:
     """The trace settings, of the server or of a model."""
-    return _json(settings.trace_settings(gateway, caller, names.get("model")))
-
-
-async def set_trace(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
-    """Change trace settings."""
-    gateway.require_admin(caller)
     return _json(
-        settings.update_trace_settings(
-            gateway, caller, await _document(request), names.get("model")
+        settings.trace_settings(
+            request.gateway, request.caller, request.names.get("model")
         )
     )
 
 
-async def log(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
-    """The log settings."""
-    return _json(settings.log_settings(gateway))
-
-
-async def set_log(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
-    """Change log settings."""
-    gateway.require_admin(caller)
+async def set_trace(request: Request) -> Response:
+    """Change trace settings."""
+    request.gateway.require_admin(request.caller)
     return _json(
-        settings.update_log_settings(gateway, caller, await _document(request))
+        settings.update_trace_settings(
+            request.gateway,
+            request.caller,
+            await _document(request),
+            request.names.get("model"),
+        )
+    )
+
+
+async def log(request: Request) -> Response:
+    """The log settings."""
+    return _json(settings.log_settings(request.gateway))
+
+
+async def set_log(request: Request) -> Response:
+    """Change log settings."""
+    request.gateway.require_admin(request.caller)
+    return _json(
+        settings.update_log_settings(
+            request.gateway, request.caller, await _document(request)
+        )
     )
 
 
@@ -184,51 +167,49 @@ class Registration(msgspec.Struct):
     offset: int = 0
 
 
-async def register(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def register(request: Request) -> Response:
     """Take a shared-memory object of this machine as a region of the caller's."""
-    known = regions(gateway)
+    all_regions = regions(request.gateway)
     try:
-        asked = msgspec.convert(await _document(request), Registration)
+        wanted = msgspec.convert(await _document(request), Registration)
     except msgspec.ValidationError as wrong:
         raise InvalidInput(
             f"the body wants the form {{key, offset, byte_size}}: {wrong}"
         ) from wrong
-    known.register(caller, names["region"], asked.key, asked.offset, asked.byte_size)
+    all_regions.register(
+        request.caller,
+        request.names["region"],
+        wanted.key,
+        wanted.offset,
+        wanted.byte_size,
+    )
     return Response()
 
 
-async def unregister(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def unregister(request: Request) -> Response:
     """Let go of a region, or of all of the caller's."""
-    if gateway.shared_memory:
-        regions(gateway).unregister(caller, names.get("region"))
+    if request.gateway.shared_memory:
+        regions(request.gateway).unregister(request.caller, request.names.get("region"))
     return Response()
 
 
-async def memory(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def memory(request: Request) -> Response:
     """The caller's regions."""
-    if not gateway.shared_memory and "region" not in names:
+    if not request.gateway.shared_memory and "region" not in request.names:
         return Response(b"[]")
-    return _json(regions(gateway).status(caller, names.get("region")))
+    return _json(
+        regions(request.gateway).status(request.caller, request.names.get("region"))
+    )
 
 
-async def no_device_memory(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def no_device_memory(request: Request) -> Response:
     """Memory of a GPU is not taken."""
     raise NotInstalled(
         "shared memory of a GPU is not taken: register system shared memory"
     )
 
 
-async def device_memory(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def device_memory(request: Request) -> Response:
     """No region: clients ask before they register, and clear up, whether or not they use it."""
     return Response(b"" if request.method == "POST" else b"[]")
 
@@ -237,7 +218,7 @@ _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 _SYSTEM, _DEVICE = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
 
 ROUTES = [
-    *(Endpoint("POST", f"{path}/infer", infer, quick=quick) for path in _MODEL),
+    *(Endpoint("POST", f"{path}/infer", infer, fast_path=fast_path) for path in _MODEL),
     Endpoint("GET", "/v2/health/live", live, public=True),
     Endpoint("GET", "/v2/health/ready", ready, public=True),
     Endpoint("GET", "/v2", server),

@@ -1,11 +1,11 @@
 """The infer call of v2 over HTTP, from the body's bytes to the answer's.
 
 Clients send the same head (the JSON before binary tensors) again and again: what it means is kept
-with the route's signature, so that the usual call costs one look-up and one slice.
+with the version's signature, so that the usual call costs one look-up and one slice.
 """
 
 from asyncio import Future
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelmill.errors import Expired, InvalidInput
@@ -14,10 +14,10 @@ from modelmill.protocols.v2.json import (
     LARGE,
     InferRequest,
     answer_json,
-    asked_outputs,
     decode,
     given,
     head_size,
+    requested_outputs,
 )
 from modelmill.protocols.v2.shared_memory import regions
 from modelmill.protocols.v2.tensors import (
@@ -47,20 +47,20 @@ from modelmill.wire.encoding import (
     unpacked_body,
 )
 
+NAME = "v2_http"
 HEADER = b"inference-header-content-length"
-VERSION = b"x-modelmill-version"
 BINARY = "application/octet-stream"
 HEAD_LENGTH = 1024
 """Bytes of the longest head that is kept."""
 HEADS = 32
-"""Heads that are kept for a route."""
+"""Heads that are kept for a version."""
 CLASSIFIED = 1 << 14
 """Bytes of an answer from which on its classes are named outside the event loop."""
 NAME_LENGTH = 128
 
 
 class Plan:
-    """What the JSON of a request means for its route.
+    """What the JSON of a request means for its version.
 
     `cuts` are the stretches of a body of `length` bytes that are tensors. A `simple` one needs
     nothing that waits, so it may be answered on the fast path. `answer` is the last
@@ -72,25 +72,29 @@ class Plan:
         "answer",
         "classified",
         "cuts",
-        "how",
         "id",
         "length",
+        "options",
         "outputs",
         "simple",
         "wanted",
     )
 
     def __init__(
-        self, id: str, how: Options, wanted: Sequence[Wanted], outputs: Sequence[str]
+        self,
+        id: str,
+        options: Options,
+        wanted: Sequence[Wanted],
+        outputs: Sequence[str],
     ) -> None:
         self.id = id
-        self.how = how
+        self.options = options
         self.wanted = wanted
         self.outputs = outputs
         self.classified = any(one.classes for one in wanted)
         self.simple = not (
             self.classified
-            or how.timeout is not None
+            or options.timeout is not None
             or ANSWER in outputs
             or any(one.place for one in wanted)
         )
@@ -98,9 +102,9 @@ class Plan:
         self.length = -1
         self.answer: tuple[str, str, list[int], bytes, Any] | None = None
 
-    def anew(self) -> "Plan":
-        """The same without what it has learnt."""
-        return Plan(self.id, self.how, self.wanted, self.outputs)
+    def fresh(self) -> "Plan":
+        """The same plan without its cuts and its last answer."""
+        return Plan(self.id, self.options, self.wanted, self.outputs)
 
     def cut(self, body: bytes) -> list[Tensor]:
         """The tensors of a body with the same head and length: all but their values has been
@@ -112,72 +116,64 @@ class Plan:
         ]
 
 
-async def infer(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Response:
+async def infer(request: Request) -> Response:
     """Tensors in, tensors out; or the task's raw input in."""
     body, headers = await request.body(), request.headers
-    if (encoding := headers.get(b"content-encoding")) is not None:
+    if (coding := headers.get(b"content-encoding")) is not None:
         try:
-            body = await unpacked_body(body, encoding, request.limit)
+            body = await unpacked_body(body, coding, request.limit)
         except UnknownCoding as unknown:
             raise InvalidInput(str(unknown)) from unknown  # 400, as Triton has it
-    pinned = names.get("version")
-    if pinned is None and VERSION in headers:
-        pinned = request.header(VERSION)
-    route = gateway.pick(caller, names["model"], pinned)
+    pinned = request.pinned
+    version = request.pick(request.names["model"])
     header = headers.get(HEADER)
     size = head_size(body, header)
     known = header is not None and size <= HEAD_LENGTH
-    plan: Plan | None = signature(route).plans.get(body[:size]) if known else None
+    plan: Plan | None = signature(version).plans.get(body[:size]) if known else None
     if plan is not None and plan.length == len(body):
         tensors = plan.cut(body)
     else:
-        route, plan, tensors = await _understand(
-            gateway, caller, route, pinned, body, size
-        )
-    how = plan.how
+        plan, tensors = await _understand(request, pinned, body, size)
+        version = request.version  # the body may pin another
+    options = plan.options
+    takes_parameters = ANSWER in plan.outputs or version.kind == SEED
     try:
-        answer = await gateway.predict(
-            caller,
-            route,
-            "v2_http",
+        answer = await request.gateway.predict(
+            request.caller,
+            version,
+            NAME,
             tensors=tensors,
-            parameters=how.task
-            if ANSWER in plan.outputs or route.kind == SEED
-            else None,
+            parameters=options.task if takes_parameters else None,
             outputs=plan.outputs,
-            timeout=how.timeout,
-            priority=how.priority,
+            timeout=options.timeout,
+            priority=options.priority,
             gone=request.gone,
             request_id=_name_of(headers.get(b"x-request-id"), plan.id),
-            pinned=pinned is not None or how.version is not None,
+            pinned=pinned is not None or options.version is not None,
         )
     except Expired as expired:
-        if how.timeout is None:
+        if options.timeout is None:
             raise
-        # What clients of v2 know a queue's timeout by
+        # Clients of v2 expect this status of a queue's timeout
         return Response(simple_error(expired), 503)
     if answer.version:
-        plan = plan.anew()  # what it keeps of answers names the picked version
-    response = await _respond(gateway, caller, answered_by(route, answer), plan, answer)
+        plan = plan.fresh()  # what it keeps of answers names the picked version
+    response = await _respond(request, answered_by(version, answer), plan, answer)
     if (accepted := headers.get(b"accept-encoding")) is not None:
         return await _compressed(response, accepted)
     return response
 
 
-SLOW = (b"accept-encoding", b"content-encoding", b"x-request-id", b"traceparent")
-"""Headers of requests that are each looked at in full."""
+VARYING = (b"accept-encoding", b"content-encoding", b"x-request-id", b"traceparent")
+"""Headers of requests that never take the fast path."""
 
 
-def quick(
-    gateway: Gateway, caller: KeyInfo, request: Request, names: Mapping[str, str]
-) -> Begin | None:
-    """Infer for further requests with this head: the usual ones need nothing that waits."""
-    headers, model = request.headers, names["model"]
-    if any(name in headers for name in SLOW):
+def fast_path(request: Request) -> Begin | None:
+    """Infer for further requests with this head: simple ones need nothing that waits."""
+    headers, model = request.headers, request.names["model"]
+    if any(name in headers for name in VARYING):
         return None
-    pinned = names.get("version") or request.header(VERSION) or None
+    gateway, caller, pinned = request.gateway, request.caller, request.pinned
     header = headers.get(HEADER)
 
     def planned(
@@ -190,27 +186,27 @@ def quick(
             return plan, plan.cut(body)
         if len(body) > LARGE or not version.ready:
             return None
-        asked = decode(body, size, own)
-        how = read_options(asked.parameters) if asked.parameters else NO_OPTIONS
-        if how.version is not None:
+        message = decode(body, size, own)
+        options = read_options(message.parameters) if message.parameters else NO_OPTIONS
+        if options.version is not None:
             return None
-        return _plan(own, asked, how, body, size, _reader(gateway, caller))
+        return _plan(own, message, options, body, size, _reader(gateway, caller))
 
     def begin(
         body: bytes, gone: Callable[[], bool]
     ) -> tuple[Future[Any], Finish] | None:
         version = gateway.route(caller, model, pinned)
-        found = planned(version, body)
-        if found is None or not found[0].simple or version.kind == SEED:
+        planned_call = planned(version, body)
+        if planned_call is None or not planned_call[0].simple or version.kind == SEED:
             return None
         if version.others and pinned is None:
             # Drawn only now: what goes the usual way draws its version there
             drawn = gateway.pick(caller, model)
             if drawn is not version:
-                version, found = drawn, planned(drawn, body)
-                if found is None:
+                version, planned_call = drawn, planned(drawn, body)
+                if planned_call is None:
                     return None
-        return _begun(gateway, caller, version, *found, pinned is not None, gone)
+        return _begun(gateway, caller, version, *planned_call, pinned is not None, gone)
 
     return begin
 
@@ -218,66 +214,68 @@ def quick(
 def _begun(
     gateway: Gateway,
     caller: KeyInfo,
-    route: ServedVersion,
+    version: ServedVersion,
     plan: Plan,
     tensors: list[Tensor],
     pinned: bool,
     gone: Callable[[], bool],
 ) -> tuple[Future[Any], Finish]:
-    pin = version_of(route) if pinned else ""
+    pin = version_of(version) if pinned else ""
     ask = Ask(
         caller.name,
-        plan.how.priority,
+        plan.options.priority,
         gateway.limits.timeout_seconds,
         tuple(plan.outputs),
         gone,
         _name_of(None, plan.id),
         pin,
     )
-    flight = gateway.begin(caller, route, "v2_http", ask, None, tensors, {})
+    flight = gateway.begin(caller, version, NAME, ask, None, tensors, {})
 
     def finish() -> Response:
         answer = flight.land()
         if answer.version:
-            return _respond_now(answered_by(route, answer), plan.anew(), answer)
-        return _respond_now(route, plan, answer)
+            return _respond_now(answered_by(version, answer), plan.fresh(), answer)
+        return _respond_now(version, plan, answer)
 
     return flight.future, finish
 
 
 async def _understand(
-    gateway: Gateway,
-    caller: KeyInfo,
-    route: ServedVersion,
-    pinned: str | None,
-    body: bytes,
-    size: int,
-) -> tuple[ServedVersion, Plan, list[Tensor]]:
-    """The route that the request pins, what it wants, and its tensors; raises `InvalidInput`."""
-    gateway.refuse_unservable(route)
-    small = len(body) <= LARGE  # what is large would hold up others
-    own = signature(route)
-    asked = (
+    request: Request, pinned: str | None, body: bytes, size: int
+) -> tuple[Plan, list[Tensor]]:
+    """What the request means, and its tensors; picks the version that the body pins. Raises
+    `InvalidInput`.
+    """
+    gateway, caller, version = request.gateway, request.caller, request.version
+    gateway.refuse_unservable(version)
+    small = len(body) <= LARGE  # a large body would hold up the event loop
+    own = signature(version)
+    message = (
         decode(body, size, own) if small else await in_thread(decode, body, size, own)
     )
-    how = read_options(asked.parameters) if asked.parameters else NO_OPTIONS
-    if how.version is not None and how.version != str(route.version):
+    options = read_options(message.parameters) if message.parameters else NO_OPTIONS
+    if options.version is not None and options.version != str(version.version):
         if pinned is not None:
             raise InvalidInput(
-                f"the request names the versions {pinned} and {how.version}"
+                f"the request names the versions {pinned} and {options.version}"
             )
-        route = gateway.pick(caller, route.deployment, how.version)
-        gateway.refuse_unservable(route)
-        own = signature(route)
-        asked = await in_thread(decode, body, size, own)
-    parts = own, asked, how, body, size, _reader(gateway, caller)
+        version = gateway.pick(caller, version.deployment, options.version)
+        gateway.refuse_unservable(version)
+        request.version = version
+        own = signature(version)
+        message = await in_thread(decode, body, size, own)
+    parts = own, message, options, body, size, _reader(gateway, caller)
     plan, tensors = _plan(*parts) if small else await in_thread(_plan, *parts)
-    for one in plan.wanted:
-        if one.place is not None:
+    for output in plan.wanted:
+        if output.place is not None:
             regions(gateway).check(
-                caller, one.place.region, one.place.offset, one.place.byte_size
+                caller,
+                output.place.region,
+                output.place.offset,
+                output.place.byte_size,
             )
-    return route, plan, tensors
+    return plan, tensors
 
 
 def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[Place], bytes]:
@@ -300,24 +298,26 @@ def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[Place], bytes]:
 
 def _plan(
     own: Signature,
-    asked: InferRequest[Any],
-    how: Options,
+    message: InferRequest[Any],
+    options: Options,
     body: bytes,
     size: int,
     read: Callable[[Place], bytes],
 ) -> tuple[Plan, list[Tensor]]:
     """What a request means, and its tensors; raises `InvalidInput`."""
-    brought = given(asked, body, size, own, read)
-    tensors = checked_inputs(own.route, brought)
-    task_level = is_task_level(own.route, brought)
-    named = asked_outputs(asked) if asked.outputs else ()
+    brought = given(message, body, size, own, read)
+    tensors = checked_inputs(own.version, brought)
+    task_level = is_task_level(own.version, brought)
+    named = requested_outputs(message) if message.outputs else ()
     wanted = checked_outputs(
-        own.route, named, task_level=task_level, binary=asked.binary
+        own.version, named, task_level=task_level, binary=message.binary
     )
     if own.numberless:
         _refuse_numberless(own, wanted)
-    plan = Plan(asked.id, how, wanted, output_names(own.route, wanted) if named else ())
-    _remember(own, plan, asked, brought, body, size)
+    plan = Plan(
+        message.id, options, wanted, output_names(own.version, wanted) if named else ()
+    )
+    _remember(own, plan, message, brought, body, size)
     return plan, tensors
 
 
@@ -332,26 +332,26 @@ def _refuse_numberless(own: Signature, wanted: Sequence[Wanted]) -> None:
 def _remember(
     own: Signature,
     plan: Plan,
-    asked: InferRequest[Any],
+    message: InferRequest[Any],
     brought: Sequence[Given],
     body: bytes,
     size: int,
 ) -> None:
-    """Keep a plan when the same head means the same next time: all tensors behind it, of sizes that
-    shapes tell.
+    """Keep a plan when the same head means the same next time: all tensors follow it, and their
+    shapes give their sizes.
     """
     if (
         size > HEAD_LENGTH
         or size == len(body)
-        or asked.id
-        or plan.how.version is not None
+        or message.id
+        or plan.options.version is not None
     ):
         return
-    if any(one.data is not None or one.parameters is None for one in asked.inputs):
+    if any(one.data is not None or one.parameters is None for one in message.inputs):
         return
     if any(
         one.parameters.shared_memory_region is not None
-        for one in asked.inputs
+        for one in message.inputs
         if one.parameters is not None
     ):
         return
@@ -371,13 +371,13 @@ def _remember(
     own.plans[body[:size]] = plan
 
 
-def _respond_now(route: ServedVersion, plan: Plan, answer: Answer) -> Response:
-    """The answer of a usual request, whose like were small."""
-    return _again(plan, answer) or _assembled(plan, *_written(route, plan, answer))
+def _respond_now(version: ServedVersion, plan: Plan, answer: Answer) -> Response:
+    """The response of a request on the fast path, which is small."""
+    return _repeated(plan, answer) or _assembled(plan, *_written(version, plan, answer))
 
 
-def _again(plan: Plan, answer: Answer) -> Response | None:
-    """The answer, when all but the values of its one tensor is as it was in the last one."""
+def _repeated(plan: Plan, answer: Answer) -> Response | None:
+    """The response, when it differs from the last one in the values of its one tensor alone."""
     if (last := plan.answer) is None or len(answer.tensors) != 1:
         return None
     only = answer.tensors[0]
@@ -387,25 +387,25 @@ def _again(plan: Plan, answer: Answer) -> Response | None:
 
 
 async def _respond(
-    gateway: Gateway, caller: KeyInfo, route: ServedVersion, plan: Plan, answer: Answer
+    request: Request, version: ServedVersion, plan: Plan, answer: Answer
 ) -> Response:
-    """The answer as its request wanted it."""
-    if (same := _again(plan, answer)) is not None:
+    """The response as its request wanted it."""
+    if (same := _repeated(plan, answer)) is not None:
         return same
     size = sum([len(tensor.data) for tensor in answer.tensors])
     small = size <= (CLASSIFIED if plan.classified else LARGE)
     tensors, head, blobs = (
-        _written(route, plan, answer)
+        _written(version, plan, answer)
         if small
-        else await in_thread(_written, route, plan, answer)
+        else await in_thread(_written, version, plan, answer)
     )
-    for tensor, one in zip(tensors, plan.wanted, strict=True):
-        if one.place is not None:
-            regions(gateway).write(
-                caller,
-                one.place.region,
-                one.place.offset,
-                one.place.byte_size,
+    for tensor, output in zip(tensors, plan.wanted, strict=True):
+        if output.place is not None:
+            regions(request.gateway).write(
+                request.caller,
+                output.place.region,
+                output.place.offset,
+                output.place.byte_size,
                 tensor.data,
             )
     return _assembled(plan, tensors, head, blobs)
@@ -430,11 +430,11 @@ def _assembled(
 
 
 def _written(
-    route: ServedVersion, plan: Plan, answer: Answer
+    version: ServedVersion, plan: Plan, answer: Answer
 ) -> tuple[list[Tensor], bytes, list[bytes]]:
-    """The tensors that are wanted, the JSON of the answer, and what follows it."""
-    tensors = chosen_outputs(route, answer, plan.wanted)
-    return tensors, *answer_json(signature(route), plan.id, tensors, plan.wanted)
+    """The requested tensors, the JSON of the response, and what follows it."""
+    tensors = chosen_outputs(version, answer, plan.wanted)
+    return tensors, *answer_json(signature(version), plan.id, tensors, plan.wanted)
 
 
 async def _compressed(response: Response, accepted: bytes) -> Response:
@@ -447,6 +447,6 @@ async def _compressed(response: Response, accepted: bytes) -> Response:
 
 
 def _name_of(header: bytes | None, id: str) -> str:
-    """How logs call the request: nothing that could forge a line of theirs."""
+    """The name of the request in logs: nothing that could forge a line of them."""
     name = id if header is None else header.decode("latin-1")
     return name if not name or (len(name) <= NAME_LENGTH and name.isprintable()) else ""

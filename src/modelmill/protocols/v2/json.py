@@ -356,7 +356,7 @@ def _in_chunks(one: InferInput[Any], raw: bytes, element: type) -> tuple[bytes, 
 # ---- outputs of a request
 
 
-def asked_outputs(asked: InferRequest[Any]) -> list[Wanted]:
+def requested_outputs(asked: InferRequest[Any]) -> list[Wanted]:
     """The outputs that a request names; raises `InvalidInput`."""
     default, found = asked.binary, []
     for one in asked.outputs or ():

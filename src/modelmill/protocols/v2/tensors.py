@@ -98,49 +98,51 @@ class Input:
 
 
 class Signature:
-    """What the requests of a route are checked against, made once."""
+    """What the requests of a version are checked against, made once."""
 
-    def __init__(self, route: ServedVersion) -> None:
-        self.route = route
-        self.inputs = {spec.name: Input(spec) for spec in route.inputs}
+    def __init__(self, version: ServedVersion) -> None:
+        self.version = version
+        self.inputs = {spec.name: Input(spec) for spec in version.inputs}
         self.sole = next(iter(self.inputs.values())) if len(self.inputs) == 1 else None
-        self.outputs = tuple(spec.name for spec in route.outputs)
+        self.outputs = tuple(spec.name for spec in version.outputs)
         self.names = frozenset(self.outputs)
-        self.datatypes = frozenset(spec.datatype for spec in route.inputs)
+        self.datatypes = frozenset(spec.datatype for spec in version.inputs)
         self.numberless = frozenset(
-            spec.name for spec in route.outputs if spec.datatype in ("FP16", "BF16")
+            spec.name for spec in version.outputs if spec.datatype in ("FP16", "BF16")
         )
         named = msgspec.json.encode(
-            {"model_name": route.deployment, "model_version": str(route.version)}
+            {"model_name": version.deployment, "model_version": str(version.version)}
         )
         self.head = named[:-1]  # of every answer in JSON
         self.plans: dict[bytes, Any] = {}  # what heads of requests mean
-        self.task_input = route.kind if route.task and route.kind != "tensor" else ""
+        self.task_input = (
+            version.kind if version.task and version.kind != "tensor" else ""
+        )
 
 
 _signatures: dict[int, Signature] = {}
 _REMEMBERED = 512
 
 
-def signature(route: ServedVersion) -> Signature:
-    """The signature of a route of the gateway's snapshot."""
-    # The entry holds the route, so its id stays its own
-    found = _signatures.get(id(route))
+def signature(version: ServedVersion) -> Signature:
+    """The signature of a version in the gateway's snapshot."""
+    # The entry holds the version, so that no other gets its id
+    found = _signatures.get(id(version))
     if found is None:
         if len(_signatures) >= _REMEMBERED:
             _signatures.clear()  # most are of earlier snapshots
-        found = _signatures[id(route)] = Signature(route)
+        found = _signatures[id(version)] = Signature(version)
     return found
 
 
-def is_task_level(route: ServedVersion, given: Sequence[Given]) -> bool:
+def is_task_level(version: ServedVersion, given: Sequence[Given]) -> bool:
     """Whether a request brings the task's raw input (an encoded picture, a text) and not the
     model's tensors.
     """
     return (
         len(given) == 1
         and given[0].datatype == "BYTES"
-        and _is_raw(signature(route), given[0].name)
+        and _is_raw(signature(version), given[0].name)
     )
 
 
@@ -150,13 +152,13 @@ def _is_raw(own: Signature, name: str) -> bool:
     )
 
 
-def checked_inputs(route: ServedVersion, given: Sequence[Given]) -> list[Tensor]:
+def checked_inputs(version: ServedVersion, given: Sequence[Given]) -> list[Tensor]:
     """Every input of the model, checked: names, datatypes, shapes, and that shape and data agree.
 
     A task-level BYTES input comes out with the shape [n]. Raises `InvalidInput` saying what would
     be right.
     """
-    own = signature(route)
+    own = signature(version)
     if len(given) == 1:
         one = given[0]
         if (
@@ -280,7 +282,7 @@ def _raw_inputs(one: Given) -> Tensor:
 
 
 def checked_outputs(
-    route: ServedVersion,
+    version: ServedVersion,
     asked: Sequence[Wanted],
     *,
     task_level: bool = False,
@@ -289,7 +291,7 @@ def checked_outputs(
     """The outputs to send, in their order; none asked: all of the model's, `binary` or not. Raises
     `InvalidInput`.
     """
-    own = signature(route)
+    own = signature(version)
     if not asked:
         return [Wanted(name, binary) for name in own.outputs]
     for one in asked:
@@ -305,18 +307,18 @@ def checked_outputs(
     return asked
 
 
-def output_names(route: ServedVersion, asked: Sequence[Wanted]) -> Sequence[str]:
+def output_names(version: ServedVersion, asked: Sequence[Wanted]) -> Sequence[str]:
     """What `Gateway.predict` wants to know of the outputs: nothing when all of the model's are
     wanted.
     """
-    own = signature(route)
+    own = signature(version)
     if len(asked) == len(own.outputs) and all(one.name in own.names for one in asked):
         return ()
     return [one.name for one in asked]
 
 
 def chosen_outputs(
-    route: ServedVersion, answer: Answer, asked: Sequence[Wanted]
+    version: ServedVersion, answer: Answer, asked: Sequence[Wanted]
 ) -> list[Tensor]:
     """The tensors to send for `asked`, classified where that was asked; raises `ModelFailed`,
     `InvalidInput`.
@@ -328,7 +330,9 @@ def chosen_outputs(
         if tensor is None:
             raise ModelFailed(f"the model did not answer the output '{one.name}'")
         found.append(
-            classification(tensor, one.classes, route.labels) if one.classes else tensor
+            classification(tensor, one.classes, version.labels)
+            if one.classes
+            else tensor
         )
     return found
 

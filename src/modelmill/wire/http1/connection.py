@@ -53,7 +53,7 @@ class _Discard:
             self._transport.abort()
 
 
-class Connection(HttpToolsProtocol):
+class Http1Connection(HttpToolsProtocol):
     """A connection with time-outs; `GuardedProtocol` adds what is read from it."""
 
     limits: Limits

@@ -18,13 +18,14 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from modelmill.settings import Limits
-from modelmill.wire.http1.connection import Connection, Refusal, Sweeper, log
-from modelmill.wire.http1.cycle import Cycle, Heads, Shortcut
+from modelmill.wire.http1.connection import Http1Connection, Refusal, Sweeper, log
+from modelmill.wire.http1.cycle import Cycle
+from modelmill.wire.http1.fast_path import FastCycle, KnownHeads
+from modelmill.wire.http1.scope import GONE
 
 # More than this is read in steps, so that what is made of one read stays small
 STEP = 16 << 10
 PIPELINED = 32  # requests that may wait on one connection for the answer to the first
-GONE = "modelmill.gone"
 # uri-host of RFC 3986, or nothing, and a port
 HOST = re.compile(
     rb"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?"
@@ -33,10 +34,10 @@ PORT = re.compile(rb":[0-9]*$")
 CHECKED = frozenset((b"host", b"transfer-encoding", b"expect"))
 
 
-class GuardedProtocol(Connection):
+class GuardedProtocol(Http1Connection):
     """One connection. `guarded` makes the class that a server is given."""
 
-    heads: Heads
+    heads: KnownHeads
     hosts: frozenset[bytes]
 
     def data_received(self, data: bytes) -> None:
@@ -44,7 +45,7 @@ class GuardedProtocol(Connection):
         else waits.
         """
         self._reads += 1
-        if self._shortcut(data):
+        if self._take_fast_path(data):
             return None
         if len(data) > STEP or self.pipeline or self._backlog:
             return self._feed_in_steps(data)
@@ -56,17 +57,17 @@ class GuardedProtocol(Connection):
         return None
 
     def _offer_head(self, data: bytes) -> None:
-        """Let the application teach a short way for the head of this request, which came whole and
-        alone.
+        """Let the application teach the fast path for the head of this request, which came whole
+        and alone.
 
         Only then is what stands before the first empty line its head: in a later piece it would be
         of the caller's choosing, and what is learnt for it would be open to others.
         """
         end = data.find(b"\r\n\r\n") + 4
-        if isinstance(self.cycle, Cycle) and end <= Heads.LENGTH:
+        if isinstance(self.cycle, Cycle) and end <= KnownHeads.LENGTH:
             self.cycle.head, self.cycle.heads = data[:end], self.heads
 
-    def _shortcut(self, data: bytes) -> bool:
+    def _take_fast_path(self, data: bytes) -> bool:
         """Answer a whole request whose head is known, on a connection where nothing else is under
         way.
         """
@@ -80,7 +81,7 @@ class GuardedProtocol(Connection):
         end = data.find(b"\r\n\r\n") + 4
         if (
             end < 4
-            or end > Heads.LENGTH
+            or end > KnownHeads.LENGTH
             or (known := self.heads.get(data[:end])) is None
         ):
             return False
@@ -92,7 +93,7 @@ class GuardedProtocol(Connection):
             or self.transport.is_closing()
         ):
             return False
-        cycle = Shortcut(self)
+        cycle = FastCycle(self)
         self.cycle = self._active = cast(Any, cycle)
         if answer(data[end:], self._gone, cycle.done):
             self._messages += 1
@@ -402,7 +403,7 @@ def guarded(limits: Limits, hosts: Iterable[str] = ()) -> type[asyncio.Protocol]
         {
             "limits": limits,
             "sweeper": Sweeper(limits),
-            "heads": Heads(),
+            "heads": KnownHeads(),
             "hosts": frozenset(host.lower().encode() for host in hosts),
         },
     )

@@ -1,7 +1,7 @@
 """HTTP/2 (RFC 9113) for a server: frames, settings and the life of streams, on asyncio.
 
-It knows nothing of gRPC: `accept` makes a `Stream` of each request, which is told what arrives and
-sends its answer.
+It knows nothing of gRPC: `accept` makes an `Http2Stream` of each request, which gets what arrives
+and sends its answer.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ from modelmill.wire.http2.sender import (
     TOP,
     WINDOW_UPDATE,
     WORD,
+    Http2Stream,
     Sender,
-    Stream,
     Violation,
     frame,
 )
@@ -82,10 +82,10 @@ HTTP1 = (
     )
 )
 
-Accept = Callable[[Sender, int, Any], Stream]
+Accept = Callable[[Sender, int, Any], Http2Stream]
 
 
-class Connection(asyncio.Protocol):
+class Http2Connection(asyncio.Protocol):
     """One client's connection. `read` turns headers into what `accept(sender, number, read)` makes
     a stream of.
     """
@@ -94,13 +94,13 @@ class Connection(asyncio.Protocol):
         self,
         read: Callable[[Headers], Any],
         accept: Accept,
-        connections: "set[Connection]",
+        connections: "set[Http2Connection]",
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._accept, self._connections = accept, connections
         self.transport: asyncio.Transport
         self.sender = Sender(self, self._loop)
-        self.streams: dict[int, Stream] = {}
+        self.streams: dict[int, Http2Stream] = {}
         self.greeted, self.closing = False, False
         self.since = self._loop.time()
         self._room = CONNECTION_WINDOW
@@ -393,14 +393,14 @@ class Connection(asyncio.Protocol):
             if self._credit < 0:
                 raise Violation(CALM, "too many frames that carry nothing")
 
-    def _blame(self, stream: Stream, code: int) -> None:
+    def _blame(self, stream: Http2Stream, code: int) -> None:
         """Reset a stream for what its client did; that may not come for ever either."""
         self.reset(stream, code)
         self._cost(20)
 
     # ---- streams and the end
 
-    def finished(self, stream: Stream) -> None:
+    def finished(self, stream: Http2Stream) -> None:
         """The answer is out; a client that still sends is told to stop."""
         self.streams.pop(stream.number, None)
         if not stream.ended:
@@ -410,14 +410,14 @@ class Connection(asyncio.Protocol):
         if self._draining:
             self._close_if_done()
 
-    def reset(self, stream: Stream, code: int) -> None:
+    def reset(self, stream: Http2Stream, code: int) -> None:
         """End a stream without an answer."""
         if stream.open:
             self.transport.write(frame(RST_STREAM, 0, stream.number, WORD.pack(code)))
             self._drop(stream)
             self._close_if_done()
 
-    def _drop(self, stream: Stream) -> None:
+    def _drop(self, stream: Http2Stream) -> None:
         stream.open = False
         self.streams.pop(stream.number, None)
         self.sender.forget(stream)

@@ -58,7 +58,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
 
 
-class Stream:
+class Http2Stream:
     """One request and its answer. What arrives comes to `opened`, `data` and `lost`; `sender` takes
     the answer.
     """
@@ -104,7 +104,7 @@ class Stream:
 class Owner(Protocol):
     """What the sender tells its connection."""
 
-    def finished(self, stream: Stream) -> None:
+    def finished(self, stream: Http2Stream) -> None:
         """A stream's answer is written whole."""
 
 
@@ -118,9 +118,9 @@ class Sender:
         self.paused = False
         self._frame_bytes = 16_384
         self._prefix = b""
-        self._waiting: dict[int, Stream] = {}
+        self._waiting: dict[int, Http2Stream] = {}
 
-    def reply(self, stream: Stream, head: bytes, body: bytes, tail: bytes) -> None:
+    def reply(self, stream: Http2Stream, head: bytes, body: bytes, tail: bytes) -> None:
         """A whole answer: headers, body and trailers; ends the stream."""
         size, number = len(body), stream.number
         crowded = self.paused or stream.queue is not None
@@ -153,7 +153,7 @@ class Sender:
         stream.open = False
         self._owner.finished(stream)
 
-    def send(self, stream: Stream, head: bytes, body: bytes) -> None:
+    def send(self, stream: Http2Stream, head: bytes, body: bytes) -> None:
         """Headers (empty: they were sent) and a part of the body."""
         if head:
             self._headers(stream, head, END_HEADERS)
@@ -165,7 +165,7 @@ class Sender:
             self._waiting[stream.number] = stream
             self.pump()
 
-    def finish(self, stream: Stream, tail: bytes) -> None:
+    def finish(self, stream: Http2Stream, tail: bytes) -> None:
         """End the stream with a header block, behind what is still to be sent."""
         if stream.queue:
             stream.tail = tail
@@ -174,7 +174,7 @@ class Sender:
         stream.open = False
         self._owner.finished(stream)
 
-    def grant(self, stream: Stream, size: int) -> None:
+    def grant(self, stream: Http2Stream, size: int) -> None:
         """Let the client send so many more bytes on a stream."""
         if stream.open and not stream.ended and size:
             stream.room += size
@@ -182,7 +182,7 @@ class Sender:
                 frame(WINDOW_UPDATE, 0, stream.number, WORD.pack(size))
             )
 
-    def follow(self, name: int, value: int, streams: "dict[int, Stream]") -> None:
+    def follow(self, name: int, value: int, streams: "dict[int, Http2Stream]") -> None:
         """Obey one of the client's settings; raises `Violation`."""
         if name == 1 and value < 4096:
             self._prefix = SHRINK
@@ -208,22 +208,22 @@ class Sender:
             if not wrote:
                 return
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, stream: Http2Stream) -> None:
         """The stream is no more: what waits for it to be sent need not."""
         self._waiting.pop(stream.number, None)
         if stream.drained is not None and not stream.drained.done():
             stream.drained.set_result(None)
 
-    def overdue(self, seconds: float) -> list[Stream]:
+    def overdue(self, seconds: float) -> list[Http2Stream]:
         """Streams whose client has not read for so long."""
         before = self._loop.time() - seconds
         return [stream for stream in self._waiting.values() if stream.progress < before]
 
-    def _headers(self, stream: Stream, block: bytes, flags: int) -> None:
+    def _headers(self, stream: Http2Stream, block: bytes, flags: int) -> None:
         block, self._prefix = self._prefix + block, b""
         self.transport.write(frame(HEADERS, flags, stream.number, block))
 
-    def _write_some(self, stream: Stream) -> bool:
+    def _write_some(self, stream: Http2Stream) -> bool:
         """One frame of a stream, if the windows have room for it."""
         if not stream.queue:
             return False

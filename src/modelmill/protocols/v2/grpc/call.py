@@ -28,7 +28,7 @@ from modelmill.serve.tracing import CURRENT, Span
 from modelmill.types import KeyInfo
 from modelmill.wire.encoding import BRISK, SMALL, WORTH, in_thread, unpack
 from modelmill.wire.http2.hpack import OK, Headers, Malformed, literal
-from modelmill.wire.http2.sender import Sender, Stream
+from modelmill.wire.http2.sender import Http2Stream, Sender
 
 if TYPE_CHECKING:
     from modelmill.protocols.v2.grpc.server import GrpcServer
@@ -85,7 +85,7 @@ class Method(NamedTuple):
     public: bool
 
 
-class Head(NamedTuple):
+class CallHead(NamedTuple):
     """The headers of a call."""
 
     method: Method | None
@@ -96,7 +96,7 @@ class Head(NamedTuple):
     refusal: int
 
 
-def read_head(headers: Headers, methods: dict[str, Method]) -> Head:
+def read_head(headers: Headers, methods: dict[str, Method]) -> CallHead:
     """What the headers ask for; `refusal` is the HTTP status for what is no gRPC. Raises
     `Malformed`.
     """
@@ -112,7 +112,7 @@ def read_head(headers: Headers, methods: dict[str, Method]) -> Head:
         refusal = 405
     elif not headers.get(b"content-type", b"").startswith(b"application/grpc"):
         refusal = 415
-    return Head(
+    return CallHead(
         methods.get(path),
         path,
         _seconds(headers.get(b"grpc-timeout", b"")),
@@ -132,7 +132,7 @@ def _seconds(timeout: bytes) -> float | None:
     return seconds if seconds < LONGEST else None
 
 
-class Call(Stream):
+class GrpcCall(Http2Stream):
     """A call from its headers to its status."""
 
     __slots__ = (
@@ -147,6 +147,7 @@ class Call(Stream):
         "_timer",
         "_waiter",
         "caller",
+        "gateway",
         "head",
         "server",
         "since",
@@ -154,10 +155,11 @@ class Call(Stream):
     )
 
     def __init__(
-        self, server: "GrpcServer", sender: Sender, number: int, head: Head
+        self, server: "GrpcServer", sender: Sender, number: int, head: CallHead
     ) -> None:
         super().__init__(sender, number)
         self.server, self.head = server, head
+        self.gateway = server.gateway
         self.since = server.loop.time()
         self.caller: KeyInfo
         self.stopping = self._complete = self._headed = False
@@ -197,7 +199,7 @@ class Call(Stream):
 
     def _authorised(self) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`, `InvalidInput` for several keys."""
-        gateway = self.server.gateway
+        gateway = self.gateway
         header = self.head.metadata.get(b"authorization", b"")
         caller = gateway.known(header)
         if caller is None:
@@ -332,7 +334,7 @@ class Call(Stream):
 
     def _traced(self) -> Span | None:
         """The span of the call, which its answer names."""
-        tracing = self.server.gateway.tracing
+        tracing = self.gateway.tracing
         if tracing is None:
             return None
         metadata = {

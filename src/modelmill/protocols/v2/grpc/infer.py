@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 from modelmill.errors import InvalidInput, MillError
-from modelmill.protocols.v2.grpc.call import Call
+from modelmill.protocols.v2.grpc.call import GrpcCall
 from modelmill.protocols.v2.grpc.messages import message
 from modelmill.protocols.v2.json import LARGE
 from modelmill.protocols.v2.shared_memory import regions
@@ -58,78 +58,80 @@ Response = message("inference.ModelInferResponse")
 StreamResponse = message("inference.ModelStreamInferResponse")
 
 
-def infer(call: Call, request: Any) -> Awaitable[Any]:
+def infer(call: GrpcCall, request: Any) -> Awaitable[Any]:
     """One prediction; raises `MillError`."""
     return _infer(call, request, *_picked(call, request))
 
 
-def _picked(call: Call, request: Any) -> tuple[ServedVersion, Options]:
+def _picked(call: GrpcCall, request: Any) -> tuple[ServedVersion, Options]:
     """The version that answers a request, picked once, and its options; raises `MillError`."""
     parameters = request.parameters
-    told = read_options(_values(parameters)) if parameters else NO_OPTIONS
-    route = call.server.gateway.pick(
+    options = read_options(_values(parameters)) if parameters else NO_OPTIONS
+    version = call.gateway.pick(
         call.caller,
         request.model_name,
-        _version(request.model_version, told.version),
+        _version(request.model_version, options.version),
     )
-    return route, told
+    return version, options
 
 
-async def _infer(call: Call, request: Any, route: ServedVersion, told: Options) -> Any:
-    gateway, caller = call.server.gateway, call.caller
-    gateway.refuse_unservable(route)
+async def _infer(
+    call: GrpcCall, request: Any, version: ServedVersion, options: Options
+) -> Any:
+    gateway, caller = call.gateway, call.caller
+    gateway.refuse_unservable(version)
     raw = request.raw_input_contents
     # What is large would hold up others
     small = (sum(map(len, raw)) if raw else request.ByteSize()) <= LARGE
     tensors, wanted = (
-        _plan(call, request, route)
+        _plan(call, request, version)
         if small
-        else await in_thread(_plan, call, request, route)
+        else await in_thread(_plan, call, request, version)
     )
     answer = await gateway.predict(
         caller,
-        route,
+        version,
         "v2_grpc",
         tensors=tensors,
-        parameters=told.task,
-        outputs=output_names(route, wanted) if request.outputs else (),
-        timeout=_sooner(told.timeout, call.remaining()),
-        priority=told.priority,
+        parameters=options.task,
+        outputs=output_names(version, wanted) if request.outputs else (),
+        timeout=_sooner(options.timeout, call.remaining()),
+        priority=options.priority,
         gone=call.gone,
         request_id=_name_of(call.head.metadata.get(b"x-request-id"), request.id),
-        pinned=bool(request.model_version) or told.version is not None,
+        pinned=bool(request.model_version) or options.version is not None,
     )
-    route = answered_by(route, answer)
+    version = answered_by(version, answer)
     small = (
         not request.outputs
         or sum([len(tensor.data) for tensor in answer.tensors]) <= CLASSIFIED
     )
-    work = chosen_outputs, route, answer, wanted
+    work = chosen_outputs, version, answer, wanted
     return _response(
         call,
         request,
-        route,
+        version,
         work[0](*work[1:]) if small else await in_thread(*work),
         wanted,
     )
 
 
 def _plan(
-    call: Call, request: Any, route: ServedVersion
+    call: GrpcCall, request: Any, version: ServedVersion
 ) -> tuple[list[Tensor], Sequence[Wanted]]:
     """The tensors of a request and what it wants; raises `InvalidInput`."""
     given = _given(call, request)
-    tensors = checked_inputs(route, given)
+    tensors = checked_inputs(version, given)
     if not request.outputs:
-        return tensors, checked_outputs(route, (), binary=True)
+        return tensors, checked_outputs(version, (), binary=True)
     asked = [_asked(one) for one in request.outputs]
     for one in asked:
         if one.place is not None:
-            regions(call.server.gateway).check(
+            regions(call.gateway).check(
                 call.caller, one.place.region, one.place.offset, one.place.byte_size
             )
     return tensors, checked_outputs(
-        route, asked, task_level=is_task_level(route, given), binary=True
+        version, asked, task_level=is_task_level(version, given), binary=True
     )
 
 
@@ -165,13 +167,13 @@ def _values(parameters: Any) -> dict[str, Any]:
     return values
 
 
-def _given(call: Call, request: Any) -> list[Given]:
+def _given(call: GrpcCall, request: Any) -> list[Given]:
     """The inputs as they come: all raw or all typed, or in shared memory; raises `InvalidInput`."""
     raw = request.raw_input_contents
     given = []
     at = 0
     count = len(raw)
-    budget = call.server.gateway.limits.body_bytes
+    budget = call.gateway.limits.body_bytes
     for one in request.inputs:
         place = _place(one.name, _values(one.parameters)) if one.parameters else None
         if place is not None:
@@ -180,7 +182,7 @@ def _given(call: Call, request: Any) -> list[Given]:
                 raise InvalidInput(
                     "the tensors in shared memory exceed what a message may bring"
                 )
-            data = regions(call.server.gateway).read(
+            data = regions(call.gateway).read(
                 call.caller, place.region, place.offset, place.byte_size
             )
         elif count:
@@ -239,14 +241,14 @@ def _asked(one: Any) -> Wanted:
 
 
 def _response(
-    call: Call,
+    call: GrpcCall,
     request: Any,
-    route: ServedVersion,
+    version: ServedVersion,
     tensors: Sequence[Tensor],
     wanted: Sequence[Wanted],
 ) -> Any:
     response = Response(
-        model_name=route.deployment, model_version=str(route.version), id=request.id
+        model_name=version.deployment, model_version=str(version.version), id=request.id
     )
     outputs, raw = response.outputs, response.raw_output_contents
     for tensor, one in zip(tensors, wanted, strict=True):
@@ -261,9 +263,9 @@ def _response(
     return response
 
 
-def _leave(call: Call, output: Any, place: Place, data: bytes) -> None:
+def _leave(call: GrpcCall, output: Any, place: Place, data: bytes) -> None:
     """Write an output to shared memory and say so."""
-    regions(call.server.gateway).write(
+    regions(call.gateway).write(
         call.caller, place.region, place.offset, place.byte_size, data
     )
     output.parameters["shared_memory_region"].string_param = place.region
@@ -273,14 +275,14 @@ def _leave(call: Call, output: Any, place: Place, data: bytes) -> None:
 
 
 async def parts(
-    call: Call, request: Any, route: ServedVersion, told: Options
+    call: GrpcCall, request: Any, version: ServedVersion, options: Options
 ) -> AsyncIterator[Any]:
     """A text as it grows: a response with `text_output` for each part, and an empty last one.
     Raises `MillError`.
     """
-    gateway = call.server.gateway
-    gateway.refuse_unservable(route)
-    tensors = checked_inputs(route, _given(call, request))
+    gateway = call.gateway
+    gateway.refuse_unservable(version)
+    tensors = checked_inputs(version, _given(call, request))
     if [tensor.datatype for tensor in tensors] != ["BYTES"]:
         raise InvalidInput(
             f"the output '{TEXT_OUTPUT}' needs a text: send one input as BYTES"
@@ -290,12 +292,12 @@ async def parts(
         raise InvalidInput(f"a stream answers one text, not {len(inputs)}")
     stream = gateway.stream(
         call.caller,
-        route,
+        version,
         "v2_grpc",
         data=inputs[0],
-        parameters=told.task,
-        timeout=told.timeout,
-        priority=told.priority,
+        parameters=options.task,
+        timeout=options.timeout,
+        priority=options.priority,
         gone=call.gone,
         request_id=request.id,
     )
@@ -303,27 +305,27 @@ async def parts(
     async for part in stream:
         reason = part.finish_reason
         if part.text:
-            response = _part(request, route, last=False)
+            response = _part(request, version, last=False)
             answer = response.infer_response
             answer.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
             answer.raw_output_contents.append(pack_bytes([part.text.encode()]))
             yield response
-    response = _part(request, route, last=True)
+    response = _part(request, version, last=True)
     response.infer_response.parameters["finish_reason"].string_param = reason
     yield response
 
 
-def _part(request: Any, route: ServedVersion, *, last: bool) -> Any:
+def _part(request: Any, version: ServedVersion, *, last: bool) -> Any:
     response = StreamResponse()
     answer = response.infer_response
-    answer.model_name = route.deployment
-    answer.model_version = str(route.version)
+    answer.model_name = version.deployment
+    answer.model_version = str(version.version)
     answer.id = request.id
     answer.parameters["triton_final_response"].bool_param = last
     return response
 
 
-async def stream(call: Call) -> None:
+async def stream(call: GrpcCall) -> None:
     """Requests answered as they come, several at a time; an error is an answer and the stream goes
     on.
     """
@@ -334,15 +336,15 @@ async def stream(call: Call) -> None:
         try:
             response = StreamResponse()
             try:
-                route, told = _picked(call, request)
+                version, options = _picked(call, request)
                 in_parts = [one.name for one in request.outputs] == [TEXT_OUTPUT]
-                if in_parts and route.grows:
-                    async for part in parts(call, request, route, told):
+                if in_parts and version.grows:
+                    async for part in parts(call, request, version, options):
                         async with writing:
                             await call.write(part)
                     return
                 response.infer_response.CopyFrom(
-                    await _infer(call, request, route, told)
+                    await _infer(call, request, version, options)
                 )
             except MillError as error:
                 response.error_message = (

@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelmill.errors import Expired, InvalidInput
-from modelmill.protocols.v2.grpc.call import Call, Method, read_head
+from modelmill.protocols.v2.grpc.call import GrpcCall, Method, read_head
 from modelmill.serve.gateway import Gateway
 from modelmill.wire.budget import OVERHEAD_BYTES, BodyBudget
-from modelmill.wire.http2.connection import Connection
+from modelmill.wire.http2.connection import Http2Connection
 from modelmill.wire.http2.sender import CANCEL, NO_ERROR, PROTOCOL
 
 Address = tuple[str, int]
@@ -37,7 +37,7 @@ class GrpcServer:
         self.limit = gateway.limits.body_bytes + OVERHEAD_BYTES
         self.budget = budget
         self.port = 0
-        self._connections: set[Connection] = set()
+        self._connections: set[Http2Connection] = set()
         self._listeners: list[asyncio.Server] = []
         self._watching = self.loop.create_task(self._watch())
 
@@ -65,14 +65,14 @@ class GrpcServer:
     def _connect(self) -> asyncio.Protocol:
         if len(self._connections) >= MAX_CONNECTIONS:
             return _Refused()
-        return Connection(
+        return Http2Connection(
             lambda headers: read_head(headers, self.methods),
             self._accept,
             self._connections,
         )
 
-    def _accept(self, sender: object, number: int, head: object) -> Call:
-        return Call(self, sender, number, head)  # type: ignore[arg-type]
+    def _accept(self, sender: object, number: int, head: object) -> GrpcCall:
+        return GrpcCall(self, sender, number, head)  # type: ignore[arg-type]
 
     async def stop(self, grace: float) -> None:
         """Answer what has arrived for at most `grace` seconds, refuse the rest, and disconnect."""
@@ -80,7 +80,7 @@ class GrpcServer:
             listener.close()
         for connection in list(self._connections):
             for stream in list(connection.streams.values()):
-                if isinstance(stream, Call):
+                if isinstance(stream, GrpcCall):
                     stream.stop()
             connection.drain()
         end = self.loop.time() + grace
@@ -105,7 +105,7 @@ class GrpcServer:
                 for stream in connection.sender.overdue(STALL_SECONDS):
                     connection.reset(stream, CANCEL)
                 for stream in list(connection.streams.values()):
-                    if isinstance(stream, Call) and stream.overdue(now - patience):
+                    if isinstance(stream, GrpcCall) and stream.overdue(now - patience):
                         stream.refuse(
                             Expired(
                                 f"the message did not arrive within {patience:g} seconds"

@@ -9,7 +9,7 @@ from google.protobuf.json_format import ParseDict
 from modelmill.errors import InvalidInput, MethodNotAllowed, NotFound
 from modelmill.protocols.v2 import models, settings
 from modelmill.protocols.v2.grpc import infer, system
-from modelmill.protocols.v2.grpc.call import Call, Handler, Method
+from modelmill.protocols.v2.grpc.call import GrpcCall, Handler, Method
 from modelmill.protocols.v2.grpc.messages import NEW, OLD, message, services
 from modelmill.protocols.v2.shared_memory import regions
 
@@ -34,26 +34,24 @@ def _empty(name: str) -> Any:
     return message(f"inference.{name}")()
 
 
-async def server_live(call: Call, request: Any) -> Any:
+async def server_live(call: GrpcCall, request: Any) -> Any:
     """The server answers."""
     return _filled("ServerLiveResponse", {"live": True})
 
 
-async def server_ready(call: Call, request: Any) -> Any:
+async def server_ready(call: GrpcCall, request: Any) -> Any:
     """The server can take inference calls."""
-    return _filled("ServerReadyResponse", {"ready": call.server.gateway.ready})
+    return _filled("ServerReadyResponse", {"ready": call.gateway.ready})
 
 
-async def server_metadata(call: Call, request: Any) -> Any:
+async def server_metadata(call: GrpcCall, request: Any) -> Any:
     """Name, version and extensions."""
-    return _filled(
-        "ServerMetadataResponse", models.server_metadata(call.server.gateway)
-    )
+    return _filled("ServerMetadataResponse", models.server_metadata(call.gateway))
 
 
-async def model_ready(call: Call, request: Any) -> Any:
+async def model_ready(call: GrpcCall, request: Any) -> Any:
     """Whether a request would be answered; a model that does not exist is not ready."""
-    gateway = call.server.gateway
+    gateway = call.gateway
     try:
         ready = models.is_ready(
             gateway, gateway.route(call.caller, request.name, request.version or None)
@@ -63,56 +61,56 @@ async def model_ready(call: Call, request: Any) -> Any:
     return _filled("ModelReadyResponse", {"ready": ready})
 
 
-async def model_metadata(call: Call, request: Any) -> Any:
+async def model_metadata(call: GrpcCall, request: Any) -> Any:
     """The model's signature."""
     document = models.model_metadata(
-        call.server.gateway, call.caller, request.name, request.version or None
+        call.gateway, call.caller, request.name, request.version or None
     )
     return _filled("ModelMetadataResponse", document)
 
 
-async def model_config(call: Call, request: Any) -> Any:
+async def model_config(call: GrpcCall, request: Any) -> Any:
     """The model's configuration, as Triton would have it."""
     document = models.model_config(
-        call.server.gateway, call.caller, request.name, request.version or None
+        call.gateway, call.caller, request.name, request.version or None
     )
     return _filled("ModelConfigResponse", {"config": document})
 
 
-async def model_statistics(call: Call, request: Any) -> Any:
+async def model_statistics(call: GrpcCall, request: Any) -> Any:
     """What was asked of one model, or of all."""
     document = models.model_statistics(
-        call.server.gateway, call.caller, request.name or None, request.version or None
+        call.gateway, call.caller, request.name or None, request.version or None
     )
     return _filled("ModelStatisticsResponse", document)
 
 
-async def repository_index(call: Call, request: Any) -> Any:
+async def repository_index(call: GrpcCall, request: Any) -> Any:
     """Every version that the caller can see."""
-    rows = models.repository_index(call.server.gateway, call.caller, request.ready)
+    rows = models.repository_index(call.gateway, call.caller, request.ready)
     return _filled("RepositoryIndexResponse", {"models": rows})
 
 
-async def repository_model_load(call: Call, request: Any) -> Any:
+async def repository_model_load(call: GrpcCall, request: Any) -> Any:
     """Load a model and wait until it answers."""
     if request.parameters:
         names = ", ".join(sorted(request.parameters))[:200]
         raise InvalidInput(
             f"a model is loaded as it was deployed: the parameters {names} are not taken"
         )
-    await models.load(call.server.gateway, call.caller, request.model_name)
+    await models.load(call.gateway, call.caller, request.model_name)
     return _empty("RepositoryModelLoadResponse")
 
 
-async def repository_model_unload(call: Call, request: Any) -> Any:
+async def repository_model_unload(call: GrpcCall, request: Any) -> Any:
     """Unload a model: it keeps its name and answers nobody."""
-    await models.unload(call.server.gateway, call.caller, request.model_name)
+    await models.unload(call.gateway, call.caller, request.model_name)
     return _empty("RepositoryModelUnloadResponse")
 
 
-async def trace_setting(call: Call, request: Any) -> Any:
+async def trace_setting(call: GrpcCall, request: Any) -> Any:
     """The trace settings, changed as asked."""
-    gateway, name = call.server.gateway, request.model_name or None
+    gateway, name = call.gateway, request.model_name or None
     if request.settings:
         changes = {
             key: list(value.value) or None for key, value in request.settings.items()
@@ -128,9 +126,9 @@ async def trace_setting(call: Call, request: Any) -> Any:
     return response
 
 
-async def log_settings(call: Call, request: Any) -> Any:
+async def log_settings(call: GrpcCall, request: Any) -> Any:
     """The log settings, changed as asked."""
-    gateway = call.server.gateway
+    gateway = call.gateway
     if request.settings:
         changes = {}
         for key, value in request.settings.items():
@@ -148,31 +146,31 @@ async def log_settings(call: Call, request: Any) -> Any:
     return response
 
 
-async def system_shared_memory_status(call: Call, request: Any) -> Any:
+async def system_shared_memory_status(call: GrpcCall, request: Any) -> Any:
     """The regions that this key has registered."""
-    rows = regions(call.server.gateway).status(call.caller, request.name or None)
+    rows = regions(call.gateway).status(call.caller, request.name or None)
     return _filled(
         "SystemSharedMemoryStatusResponse",
         {"regions": {row["name"]: row for row in rows}},
     )
 
 
-async def system_shared_memory_register(call: Call, request: Any) -> Any:
+async def system_shared_memory_register(call: GrpcCall, request: Any) -> Any:
     """Register a region."""
-    own = regions(call.server.gateway)
+    own = regions(call.gateway)
     own.register(
         call.caller, request.name, request.key, request.offset, request.byte_size
     )
     return _empty("SystemSharedMemoryRegisterResponse")
 
 
-async def system_shared_memory_unregister(call: Call, request: Any) -> Any:
+async def system_shared_memory_unregister(call: GrpcCall, request: Any) -> Any:
     """Let go of a region, or of all that this key has registered."""
-    regions(call.server.gateway).unregister(call.caller, request.name or None)
+    regions(call.gateway).unregister(call.caller, request.name or None)
     return _empty("SystemSharedMemoryUnregisterResponse")
 
 
-async def no_cuda(call: Call, request: Any) -> Any:
+async def no_cuda(call: GrpcCall, request: Any) -> Any:
     """Shared memory of a GPU is not offered."""
     raise MethodNotAllowed(
         "CUDA shared memory is not offered; use system shared memory, or send the tensors"

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from modelmill.errors import NotFound
-from modelmill.protocols.v2.grpc.call import Call
+from modelmill.protocols.v2.grpc.call import GrpcCall
 from modelmill.protocols.v2.grpc.messages import message, pool, services
 
 SERVING = 1
@@ -18,13 +18,13 @@ Health = message("grpc.health.v1.HealthCheckResponse")
 HealthList = message("grpc.health.v1.HealthListResponse")
 
 
-def _status(call: Call, service: str) -> int:
+def _status(call: GrpcCall, service: str) -> int:
     if service and service not in {each.full_name for each in services()}:
         return UNKNOWN
-    return SERVING if call.server.gateway.ready else NOT_SERVING
+    return SERVING if call.gateway.ready else NOT_SERVING
 
 
-async def check(call: Call, request: Any) -> Any:
+async def check(call: GrpcCall, request: Any) -> Any:
     """Whether the server, or one of its services, can take calls; raises `NotFound` for another
     service.
     """
@@ -34,7 +34,7 @@ async def check(call: Call, request: Any) -> Any:
     return Health(status=status)
 
 
-async def listed(call: Call, request: Any) -> Any:
+async def listed(call: GrpcCall, request: Any) -> Any:
     """The health of every service."""
     response = HealthList()
     for name in ("", *(each.full_name for each in services())):
@@ -42,7 +42,7 @@ async def listed(call: Call, request: Any) -> Any:
     return response
 
 
-async def watch(call: Call) -> None:
+async def watch(call: GrpcCall) -> None:
     """The health of a service now and whenever it changes, until the client has heard enough."""
     request = await call.read()
     told = None
@@ -60,7 +60,7 @@ def reflect(package: str) -> Any:
     """The handler of one version of the reflection service."""
     response_class = message(f"{package}.ServerReflectionResponse")
 
-    async def reflection(call: Call) -> None:
+    async def reflection(call: GrpcCall) -> None:
         """What services, methods and messages there are."""
         while (request := await call.read()) is not None:
             response = response_class(valid_host=request.host, original_request=request)

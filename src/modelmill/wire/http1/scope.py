@@ -1,0 +1,10 @@
+"""Names of what the server adds to the scope of a request, beside what ASGI has."""
+
+GONE = "modelmill.gone"
+"""Tells whether the client has left; costs next to nothing."""
+TAKE = "modelmill.take"
+"""Takes a body that has arrived whole, without `receive`."""
+RESPOND = "modelmill.respond"
+"""Sends a whole answer in one write, without `send`."""
+LEARN = "modelmill.learn"
+"""Teaches the connection how to answer further requests with the same head."""

@@ -19,6 +19,8 @@ interrupted.
 """
 ALONE = "calls are answered one at a time"
 """What is said where calls share no batch, before the reason."""
+BY_HAND = "the deployment is set to a batch of 1"
+"""The reason where somebody said so."""
 WEIGHTS = "model.safetensors"
 """The file of a bundle from which its training can go on."""
 RESULT = "result.json"

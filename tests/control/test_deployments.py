@@ -8,7 +8,7 @@ from modelmill.control.db import ROUTES, Deployment, Replica, Version, bump
 from modelmill.control.deployments import Deployments, options_of
 from modelmill.control.keys import Keys, ensure_admin_key
 from modelmill.errors import Conflict, InvalidInput, NotFound
-from modelmill.types import ServingOptions, TensorSpec
+from modelmill.types import BY_HAND, ServingOptions, TensorSpec
 from tests.making import plain_bundle
 
 
@@ -399,6 +399,32 @@ def test_a_view_says_how_many_calls_share_a_batch_and_why(
     assert seen.batch == batch
     assert seen.batches.startswith(batches)
     assert bool(seen.batches) == bool(batches)
+
+
+@pytest.mark.parametrize(
+    ("batch", "said", "state"),
+    [
+        (1, {"batch": 8}, "loading"),
+        (4, {"batch": 8}, "loading"),
+        (4, {"batch": 4}, "ready"),
+        (1, {"batch": 1, "alone": BY_HAND}, "ready"),
+        (0, {"batch": 1, "alone": BY_HAND}, "loading"),
+        (0, {"batch": 8}, "ready"),
+    ],
+)
+def test_a_worker_of_another_batch_is_not_the_wanted_one(
+    wanted, project, database, serve, batch, said, state
+):
+    row = wanted.deploy(project, "digits:1", "", batch=batch)
+    serve(row, 1, **said)
+    with database.session() as session:
+        session.execute(update(Deployment).values(serving_model="digits", serving=1))
+    seen = views.deployment_view(
+        wanted.get(project, "digits"),
+        wanted.replicas(project),
+        wanted._registry.tasks(project),
+    )
+    assert seen.state == state
 
 
 def test_a_view_names_canaries_and_options(wanted, project, serve):

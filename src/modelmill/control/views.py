@@ -11,7 +11,7 @@ from modelmill.control.deployments import options_of
 from modelmill.data.formats import fitting
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 from modelmill.tasks.parameters import describe_parameters
-from modelmill.types import ALONE, Json
+from modelmill.types import ALONE, BY_HAND, Json, ServingOptions
 
 
 def task_view(name: str) -> schemas.TaskView:
@@ -96,12 +96,17 @@ def job_view(row: Job) -> schemas.JobView:
 def deployment_view(
     row: Deployment, replicas: dict[int, list[Replica]], tasks: dict[str, str]
 ) -> schemas.DeploymentView:
-    """A deployment; it is ready when the wanted version answers."""
+    """A deployment; it is ready when the wanted version answers as it should."""
     workers = replicas.get(row.id, [])
     ready = Counter((one.model, one.version) for one in workers if one.ready)
     main = (row.model, row.version)
     arrived = (row.serving_model, row.serving) == main
-    state = "failed" if row.error else "ready" if arrived and ready[main] else "loading"
+    options = options_of(row)
+    wanted = any(
+        one.ready and (one.model, one.version) == main and _batches_as(one, options)
+        for one in workers
+    )
+    state = "failed" if row.error else "ready" if arrived and wanted else "loading"
     state = (
         "unloaded"
         if not row.loaded
@@ -133,13 +138,20 @@ def deployment_view(
         serving=row.serving,
         error=row.error,
         note=row.note,
-        options=msgspec.to_builtins(options_of(row)),
+        options=msgspec.to_builtins(options),
         variants=variants,
         memory=sum(one.memory for one in workers),
         batch=batch,
         batches=_batches(batch, next((w.alone for w in answering if w.alone), "")),
         created=row.created,
     )
+
+
+def _batches_as(worker: Replica, options: ServingOptions) -> bool:
+    """Whether a worker joins calls as the options say: one of before stays until it is replaced."""
+    if options.batch:
+        return worker.batch <= options.batch
+    return worker.alone != BY_HAND
 
 
 def _batches(batch: int, alone: str) -> str:

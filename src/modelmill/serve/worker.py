@@ -42,14 +42,13 @@ from modelmill.serve.wire import (
     read_calls,
 )
 from modelmill.tasks.base import NOTE
-from modelmill.types import ALONE, TEXTS, Struct, WorkerSpec
+from modelmill.types import ALONE, BY_HAND, TEXTS, Struct, WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
 MAX_ROWS = 256
 QUICK_SECONDS = 0.002
 GARBAGE = 20_000
-BY_HAND = "the deployment is set to a batch of 1"
 BATCHES = 2
 """Batches of one gateway that are worked on at a time: one is decoded while the other runs."""
 

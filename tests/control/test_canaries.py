@@ -28,6 +28,25 @@ def test_a_canary_gets_a_worker_and_then_its_share(stage):
     assert len(stage.cluster.started) == 2
 
 
+def test_other_options_roll_a_canary_too(stage):
+    with_canary(stage)
+    stage.ready()
+    main, old = stage.alive
+    stage.deploy(batch=1)
+    news = [one for one in stage.alive if one not in (main, old)]
+    assert [(one.spec["version"], one.spec["batch"]) for one in news] == [
+        (2, 1),
+        (1, 1),
+    ]
+    assert (main.asked, old.asked) == (0, 0)  # they answer until the new ones do
+    stage.ready(*news)
+    assert stage.alive == news
+    (side,) = stage.route().others
+    assert side.sockets == [news[0].spec["socket"]]
+    stage.tick(5, 1)
+    assert stage.alive == news
+
+
 def test_a_promoted_canary_keeps_its_worker(stage):
     with_canary(stage)
     stage.ready()

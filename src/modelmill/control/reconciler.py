@@ -435,13 +435,17 @@ class Reconciler:
         return [w for w in mine if w.version == only] if only else mine
 
     def _serve_variants(self, row: Deployment, threads: int) -> list[Running]:
-        """The workers of canaries and shadows, one each; starts those that lack."""
-        kept = []
+        """The workers of canaries and shadows, one each; starts those that lack. One that runs as
+        options of before said stays until the new one is ready.
+        """
+        options, kept = options_of(row), []
         for version in versions_of(row):
             there = self._mine(row, version)
-            if not there:
-                self._start(row, version, options_of(row), threads)
-            kept += there[:1]
+            right = [w for w in there if _runs_as(w, options)]
+            if not right:
+                self._start(row, version, options, threads)
+            ready = [w for w in right if w.ready][:1]
+            kept += ready or [w for w in there if w.ready][:1] + right[:1]
         return kept
 
     def _start(

@@ -147,8 +147,8 @@ def _operation(document: Json, path: str, method: str, operation: Json) -> str:
         (
             code(p["name"]),
             p["in"],
-            _type(p["schema"]),
-            *_need(p["required"], p["schema"]),
+            _type(_schema(p)),
+            *_need(p["required"], _schema(p)),
             p.get("description", ""),
         )
         for p in operation.get("parameters", [])
@@ -156,6 +156,9 @@ def _operation(document: Json, path: str, method: str, operation: Json) -> str:
     blocks.append(
         table(("parameter", "in", "type", "required", "default", "meaning"), rows)
     )
+    for parameter in operation.get("parameters", []):
+        if "properties" in _schema(parameter):
+            blocks += [f"`{parameter['name']}` holds:", _fields(_schema(parameter))]
     if "requestBody" in operation:
         blocks += _body(document, operation["requestBody"])
     for status, response in operation["responses"].items():
@@ -164,10 +167,20 @@ def _operation(document: Json, path: str, method: str, operation: Json) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
+def _schema(parameter: Json) -> Json:
+    """A parameter's own, or that of what it holds as JSON."""
+    schema: Json = parameter.get("schema") or _content(parameter)
+    return schema
+
+
 def _body(document: Json, body: Json) -> list[str]:
-    name = _content(body).get("$ref", "").rpartition("/")[2]
+    schema = _content(body)
+    name = schema.get("$ref", "").rpartition("/")[2]
+    if "properties" in schema:
+        return [f"Body: {schema['description']}", _fields(schema)]
     if not name:
-        return [f"Body: a file, {' or '.join(map(code, body['content']))}"]
+        what = body.get("description", "a file")
+        return [f"Body: {what}, {' or '.join(map(code, body['content']))}"]
     return [
         f"Body: [`{name}`](#{name.lower()})",
         _fields(document["components"]["schemas"][name]),

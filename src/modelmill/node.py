@@ -40,12 +40,7 @@ from modelmill.types import GatewaySpec
 
 log = logging.getLogger("modelmill.node")
 
-ENTRIES = {
-    "train": "modelmill.jobs.train:main",
-    "evaluate": "modelmill.jobs.evaluate:main",
-    "import": "modelmill.jobs.importing:main",
-    "register": "modelmill.jobs.registering:main",
-}
+JOB = "modelmill.jobs.entry:main"
 WORKER = "modelmill.serve.worker:main"
 WARM = ("modelmill.engines.onnx", "PIL.Image", "simplejpeg")
 """What nearly every worker imports."""
@@ -106,16 +101,7 @@ class Node:
         stores, threads = self.stores, settings.threads
         self._run = run_folder(settings.home)
         _clear(self._run)
-        self._jobs = JobRunner(
-            stores.database,
-            stores.jobs,
-            stores.datasets,
-            stores.registry,
-            self._cluster,
-            ENTRIES,
-            threads,
-            stores.artifacts,
-        )
+        self._jobs = JobRunner(stores.of_jobs, self._cluster, JOB, threads)
         self._cluster.warm(WORKER, *WARM)
         self._workers = Reconciler(
             stores.database,

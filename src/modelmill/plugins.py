@@ -3,12 +3,14 @@ package's entry point.
 
 A kind's package names its modules that are no plugins in `SHARED`; `base` never is one.
 `names("tasks")` lists, `load("tasks", "image-classification")` imports: nothing is imported before
-it is asked for. Names are written with '-' by people and with '_' on disk. An installed package
+it is asked for. Names are written with '-' by people and with '_' on disk; one that is a
+word of Python's has a '_' at its end there, as in `import_.py`. An installed package
 adds a plugin with an entry point in the group `modelmill.<kind>` (for a recipe:
 `modelmill.tasks.<task>.recipes`).
 """
 
 import importlib
+import keyword
 import pkgutil
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -23,6 +25,7 @@ WORD = {
     "data.formats": "format",
     "protocols": "protocol",
     "cluster": "cluster",
+    "jobs.kinds": "kind of jobs",
 }
 
 
@@ -65,7 +68,7 @@ def names(kind: str) -> tuple[str, ...]:
     )
     shared = {"base", *getattr(package, "SHARED", ())}
     shown = {
-        name.replace("_", "-")
+        name.rstrip("_").replace("_", "-")
         for name in own
         if not name.startswith("_") and name not in shared
     }
@@ -82,7 +85,9 @@ def load(kind: str, name: str) -> ModuleType:
         if point := _installed(kind).get(name):
             module: ModuleType = point.load()
             return module
-        return importlib.import_module(f"modelmill.{kind}.{name.replace('-', '_')}")
+        file = name.replace("-", "_")
+        mark = "_" if keyword.iskeyword(file) else ""
+        return importlib.import_module(f"modelmill.{kind}.{file}{mark}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("modelmill"):
             raise

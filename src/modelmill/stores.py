@@ -10,6 +10,7 @@ from modelmill.control.db import Database
 from modelmill.control.deployments import Deployments
 from modelmill.control.indexes import Indexes
 from modelmill.control.jobs import Jobs
+from modelmill.control.kinds import JobStores
 from modelmill.control.registry import Registry
 from modelmill.errors import Conflict
 from modelmill.settings import Settings
@@ -32,7 +33,10 @@ class Stores:
         self.artifacts = Artifacts(home / "artifacts")
         self.datasets = Datasets(self.database, self.artifacts)
         self.registry = Registry(self.database, self.artifacts)
-        self.jobs = Jobs(self.database, home)
+        self.of_jobs = JobStores(
+            self.database, self.datasets, self.registry, self.artifacts, home
+        )
+        self.jobs = Jobs(self.of_jobs)
         self.deployments = Deployments(self.database, self.registry)
         self.indexes = Indexes(home / "indexes")
 

@@ -1,7 +1,7 @@
 """The nouns that all rooms share: frozen structs that cross processes as JSON or MessagePack."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -97,11 +97,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
 class JobSpec(Struct, frozen=True, kw_only=True):
     """What a job process is told: everything it needs, so that it never asks the database.
 
-    `base` names the version whose `bundle` a training starts from.
+    `kind` is a plug-in of `jobs.kinds`. `base` names the version whose `bundle` a training starts
+    from.
     """
 
     job: int
-    kind: Literal["train", "evaluate", "import", "register"]
+    kind: str
     folder: str
     threads: int
     name: str = ""

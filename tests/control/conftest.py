@@ -8,6 +8,8 @@ from modelmill.artifacts import Artifacts
 from modelmill.control import reconciler
 from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database, Project, project_id
+from modelmill.control.jobs import Jobs
+from modelmill.control.kinds import JobStores
 from modelmill.control.registry import Registry
 from tests.control.stage import Clock, Stage
 from tests.making import plain_bundle
@@ -61,6 +63,17 @@ def registry(database, artifacts):
 @pytest.fixture
 def datasets(database, artifacts):
     return Datasets(database, artifacts)
+
+
+@pytest.fixture
+def stores(database, datasets, registry, artifacts, tmp_path):
+    """What happens before a job and after it acts on these."""
+    return JobStores(database, datasets, registry, artifacts, tmp_path)
+
+
+@pytest.fixture
+def jobs(stores):
+    return Jobs(stores)
 
 
 @pytest.fixture

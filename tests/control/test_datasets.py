@@ -2,7 +2,6 @@
 
 import pytest
 
-from modelmill.control.jobs import Jobs
 from modelmill.errors import Conflict, InvalidInput, NotFound
 
 TASK = "image-classification"
@@ -98,21 +97,17 @@ def test_a_set_that_could_not_be_read_leaves_its_name_free(datasets, add, projec
 
 
 def test_its_name_is_free_although_the_job_that_failed_remembers_it(
-    datasets, add, project, database, tmp_path
+    datasets, add, project, jobs
 ):
     row, _ = add()
-    jobs = Jobs(database, tmp_path)
     number = jobs.submit(project, "import", dataset_id=row.id, dataset="pets").id
     datasets.fail(row.id)
     assert datasets.all(project) == []
     assert jobs.get(project, number).dataset == "pets"
 
 
-def test_a_set_that_jobs_have_used_can_be_removed(
-    datasets, ready, project, database, tmp_path
-):
+def test_a_set_that_jobs_have_used_can_be_removed(datasets, ready, project, jobs):
     row = ready()
-    jobs = Jobs(database, tmp_path)
     number = jobs.submit(project, "train", dataset_id=row.id, dataset="pets").id
     datasets.remove(project, "pets")
     assert datasets.all(project) == []

@@ -7,19 +7,15 @@ import pytest
 
 from modelmill.artifacts import sha256_of
 from modelmill.control.db import Job
-from modelmill.control.jobs import JobRunner, Jobs
-from modelmill.errors import Conflict, MillError, NotFound
+from modelmill.control.jobs import JobRunner
+from modelmill.control.kinds import request_of
+from modelmill.errors import Conflict, InvalidInput, MillError, NotFound
 from tests.control.fakes import FakeCluster
 from tests.making import plain_bundle
 
 TASK = "image-classification"
-ENTRIES = {kind: f"jobs:{kind}" for kind in ("train", "evaluate", "import")}
+ENTRY = "jobs:main"
 REPORT = {"splits": {"train": 1}, "classes": {}}
-
-
-@pytest.fixture
-def jobs(database, tmp_path):
-    return Jobs(database, tmp_path)
 
 
 @pytest.fixture
@@ -28,8 +24,8 @@ def cluster():
 
 
 @pytest.fixture
-def runner(database, jobs, datasets, registry, cluster, artifacts):
-    return JobRunner(database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts)
+def runner(stores, cluster):
+    return JobRunner(stores, cluster, ENTRY, 2)
 
 
 @pytest.fixture
@@ -71,7 +67,7 @@ def test_a_job_is_started_with_all_it_needs(runner, cluster, submit, jobs, proje
     number = submit(settings={"epochs": "2"})
     runner.tick()
     (handle,) = cluster.started
-    assert handle.entry == "jobs:train"
+    assert (handle.entry, handle.spec["kind"]) == (ENTRY, "train")
     assert handle.title == f"modelmill: job {number}"
     spec = handle.spec
     assert (spec["job"], spec["name"], spec["task"], spec["recipe"]) == (
@@ -129,7 +125,7 @@ def test_a_result_becomes_a_version(runner, cluster, submit, jobs, project, regi
 
 
 def test_a_result_is_taken_in_once(
-    runner, cluster, submit, database, jobs, datasets, registry, artifacts, project
+    runner, cluster, submit, database, jobs, stores, registry, project
 ):
     number = submit()
     runner.tick()
@@ -138,23 +134,19 @@ def test_a_result_is_taken_in_once(
     # The node died after the version was added and before the job was written down as done.
     with database.session() as session:
         session.get_one(Job, number).state = "running"
-    second = JobRunner(
-        database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts
-    )
+    second = JobRunner(stores, cluster, ENTRY, 2)
     second.recover()
     assert [version.number for version in registry.all(project)] == [1]
     assert jobs.get(project, number).version == 1
 
 
 def test_a_job_that_ended_while_nobody_looked_is_taken_in_at_the_next_start(
-    runner, cluster, submit, database, jobs, datasets, registry, artifacts, project
+    runner, cluster, submit, jobs, stores, project
 ):
     number = submit()
     runner.tick()
     finish_training(cluster.started[0])
-    later = JobRunner(
-        database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts
-    )
+    later = JobRunner(stores, FakeCluster(), ENTRY, 2)
     later.recover()
     assert (jobs.get(project, number).state, jobs.get(project, number).version) == (
         "succeeded",
@@ -181,10 +173,8 @@ def test_an_import_taken_in_halfway_is_taken_in_whole_at_the_next_start(
     runner,
     cluster,
     submit,
-    database,
-    jobs,
+    stores,
     datasets,
-    registry,
     artifacts,
     project,
     dataset,
@@ -197,9 +187,7 @@ def test_an_import_taken_in_halfway_is_taken_in_whole_at_the_next_start(
     index.write_bytes(b"index")
     digest = artifacts.add_file(index)  # and then the node died
     handle.leave({"format": "imagefolder", "report": REPORT, "index_digest": digest})
-    later = JobRunner(
-        database, jobs, datasets, registry, FakeCluster(), ENTRIES, 2, artifacts
-    )
+    later = JobRunner(stores, FakeCluster(), ENTRY, 2)
     later.recover()
     assert (state(number), datasets.get(project, "pets").state) == (
         "succeeded",
@@ -326,14 +314,10 @@ def test_a_job_that_was_stopped_can_be_resumed(
         jobs.resume(project, number)
 
 
-def test_after_a_crash_running_jobs_go_on(
-    runner, cluster, submit, database, jobs, datasets, registry, artifacts, state
-):
+def test_after_a_crash_running_jobs_go_on(runner, cluster, submit, stores, state):
     number, waiting = submit(), submit()
     runner.tick()
-    later = JobRunner(
-        database, jobs, datasets, registry, cluster, ENTRIES, 2, artifacts
-    )
+    later = JobRunner(stores, cluster, ENTRY, 2)
     later.recover()
     assert (state(number), state(waiting)) == ("queued", "queued")
     later.tick()
@@ -409,3 +393,73 @@ def test_another_project_sees_no_job(jobs, other, submit):
     for verb in (jobs.get, jobs.cancel, jobs.resume):
         with pytest.raises(NotFound, match=f"unknown job {number}; there are none yet"):
             verb(other, number)
+
+
+# ---- kinds
+
+
+def test_a_job_of_a_kind_that_is_not_installed_fails_in_words(
+    runner, cluster, submit, jobs, project
+):
+    number, train = submit("optimise"), submit()
+    runner.tick()
+    row = jobs.get(project, number)
+    assert row.state == "failed"
+    assert row.error.startswith("unknown kind of jobs 'optimise'; there are: ")
+    assert [handle.spec["job"] for handle in cluster.started] == [train]
+
+
+def test_what_an_import_waited_for_is_dropped_with_it(
+    submit, jobs, datasets, project, dataset, artifacts
+):
+    archive = artifacts.path(datasets.get(project, "pets").digest)
+    jobs.cancel(project, submit("import", dataset_id=dataset))
+    assert not archive.exists()
+
+
+def test_a_training_says_what_it_starts_from(
+    runner, cluster, submit, registry, project, tmp_path
+):
+    version = registry.add(project, "digits", plain_bundle(tmp_path / "b"), None)
+    submit(settings={"epochs": "2", "from": "digits:1"})
+    runner.tick()
+    spec = cluster.started[0].spec
+    assert (spec["bundle"], spec["base"]) == (str(registry.folder(version)), "digits:1")
+    assert spec["settings"] == {"epochs": "2"}
+
+
+def test_a_model_is_registered_from_its_file_which_is_then_dropped(
+    runner, cluster, jobs, project, artifacts, registry, tmp_path
+):
+    upload = tmp_path / "model"
+    upload.write_bytes(b"onnx")
+    asked = request_of("register", {"name": "digits", "labels": ["a", "b"]})
+    row = jobs.order(project, "register", asked, upload)
+    runner.tick()
+    spec = cluster.started[0].spec
+    assert Path(spec["bundle"]).read_bytes() == b"onnx"
+    assert spec["settings"]["labels"] == ["a", "b"]
+    finish_training(cluster.started[0])
+    runner.tick()
+    assert jobs.get(project, row.id).version == 1
+    with pytest.raises(NotFound):
+        artifacts.path(row.settings["upload"])
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({}, "model: it is missing"),
+        ({"model": "a"}, "data: it is missing"),
+        ({"model": "a", "data": 3}, "data: expected `str`, got `int`"),
+        ({"model": "a", "data": "b", "splitt": "c"}, "did you mean 'split'"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_named(document, says):
+    with pytest.raises(InvalidInput, match=says):
+        request_of("evaluate", document)
+
+
+def test_fields_that_came_as_texts_are_read_as_what_they_are():
+    asked = request_of("import", {"name": "a", "task": "fill-mask", "strict": "true"})
+    assert asked.strict is True

@@ -3,7 +3,6 @@
 import pytest
 
 from modelmill.bundle import digest_of
-from modelmill.control.jobs import Jobs
 from modelmill.control.registry import summary
 from modelmill.errors import BundleCorrupt, Conflict, InvalidInput, NotFound
 from tests.making import plain_bundle
@@ -25,8 +24,8 @@ def made(tmp_path):
 
 
 @pytest.fixture
-def job(database, project, tmp_path):
-    return lambda: Jobs(database, tmp_path).submit(project, "train").id
+def job(jobs, project):
+    return lambda: jobs.submit(project, "train").id
 
 
 def test_versions_are_numbered_from_one_for_each_model(registry, project, made):

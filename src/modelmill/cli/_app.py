@@ -1,7 +1,7 @@
 """The application that commands join, and how it is run."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -27,6 +27,8 @@ app = App(
 )
 data = App(name="data", help="Data sets: add, list, show, remove.")
 app.command(data)
+job = App(name="job", help="One job, or a new one of any kind: job NUMBER, job submit.")
+app.command(job)
 key = App(name="key", help="Access keys: add, list, remove.")
 app.command(key)
 
@@ -139,6 +141,44 @@ def object_of(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidInput('--metadata is a JSON object, such as {"shelf": 3}')
     return found
+
+
+def fields_of(given: Iterable[str]) -> dict[str, Any]:
+    """What `NAME=VALUE ...` says: `a.b=1` is a field in a field, a name that comes again a list, a
+    value in brackets JSON. Raises `InvalidInput`.
+    """
+    from modelmill.errors import InvalidInput
+
+    fields: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InvalidInput(f"{text}: write NAME=VALUE, as in model=digits")
+        *folders, last = name.split(".")
+        place = fields
+        for folder in folders:
+            place = place.setdefault(folder, {})
+            if not isinstance(place, dict):
+                raise InvalidInput(f"{text}: '{folder}' has a value already")
+        said = _value(value)
+        if last in place:
+            before = place[last]
+            said = [*(before if isinstance(before, list) else [before]), said]
+        place[last] = said
+    return fields
+
+
+def _value(text: str) -> Any:
+    import json
+
+    from modelmill.errors import InvalidInput
+
+    if not text.startswith(("[", "{")):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text:.60} is not valid JSON: {error}") from error
 
 
 def pairs_of(given: list[str] | None) -> dict[str, str]:

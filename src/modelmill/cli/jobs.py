@@ -1,6 +1,7 @@
 """Jobs: training, evaluating, and what becomes of them."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -13,6 +14,8 @@ from modelmill.cli._app import (
     app,
     connect,
     fail,
+    fields_of,
+    job,
     on_event,
     pairs_of,
     print_json,
@@ -94,11 +97,33 @@ def jobs() -> None:
     show(rows, lambda: screen().jobs(rows))
 
 
-@app.command
-def job(number: int, /) -> None:
+@job.default
+def job_show(number: int, /) -> None:
     """One job."""
     row = connect().job(number)
     show(row, lambda: screen().job(row))
+
+
+@job.command(name="submit")
+def job_submit(
+    kind: Annotated[str, Parameter(help="a kind of jobs (see `modelmill kinds`)")],
+    /,
+    *fields: Annotated[
+        str,
+        Parameter(
+            help="NAME=VALUE, as in model=digits; NAME.NAME=VALUE for a field in a field, a name "
+            "again for a list"
+        ),
+    ],
+    file: Annotated[
+        Path | None, Parameter(help="what is sent with it, where the kind wants a file")
+    ] = None,
+    wait: Wait = False,
+) -> None:
+    """Queue a job of any kind."""
+    client = connect()
+    row = client.submit(kind, fields_of(fields), file=file)
+    _submitted(client, row, wait)
 
 
 @app.command

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from modelmill.cli._app import app, connect, screen, show
+from modelmill.cli._app import app, connect, fail, screen, show
 
 
 @app.command
@@ -56,6 +56,16 @@ def tasks() -> None:
             rows, ("name", "input", "summary", "recipes", "formats")
         ),
     )
+
+
+@app.command
+def kinds(kind: str = "", /) -> None:
+    """The kinds of jobs (or one) with the fields that `modelmill job submit` takes."""
+    rows = [row for row in connect().kinds() if kind in ("", row["name"])]
+    if kind and not rows:
+        known = ", ".join(row["name"] for row in connect().kinds())
+        fail(f"unknown kind of jobs '{kind}'; there are: {known}")
+    show(rows, lambda: screen().kinds(rows))
 
 
 @app.command

@@ -477,6 +477,28 @@ def recipes(rows: Sequence[Mapping[str, Any]]) -> None:
         table(row["settings"], ("name", "default", "help"))
 
 
+def kinds(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Kinds of jobs, each with what may be asked of it."""
+    for row in rows:
+        file = f" Wants --file: {row['file']}." if row["file"] else ""
+        _console.print(
+            f"\n[bold]{row['name']}[/bold]: {escape(row['summary'])}{escape(file)}"
+        )
+        schema = row["request"]
+        shape = schema["$defs"][schema["$ref"].rpartition("/")[2]]
+        fields = [
+            {
+                "field": name,
+                "default": "(needed)"
+                if name in shape["required"]
+                else field.get("default", ""),
+                "help": field.get("description", ""),
+            }
+            for name, field in shape["properties"].items()
+        ]
+        table(fields, ("field", "default", "help"))
+
+
 class Progress:
     """Events of a job as they come: bars on a terminal, a line per stage and epoch elsewhere."""
 

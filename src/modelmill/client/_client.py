@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from modelmill.client._connection import (
     KNOWN_SECONDS,
     POLL_SECONDS,
@@ -122,6 +124,39 @@ class Client(Indexes, Texts):
             wait,
             on_event,
         )
+
+    def submit(
+        self,
+        kind: str,
+        request: Mapping[str, Any],
+        *,
+        file: str | os.PathLike[str] | None = None,
+        wait: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Job:
+        """Queue a job of any kind that `kinds` names, with the fields that it asks for.
+
+        Some kinds want a `file` besides; a folder is packed. With `wait`, return when it has ended,
+        failing if it failed.
+        """
+        path = f"/api/v1/jobs/{quoted(kind)}"
+        if file is None:
+            return self._submit(path, dict(request), wait, on_event)
+        place = Path(file).expanduser()
+        parameters: Json = {"request": msgspec.json.encode(request).decode()}
+        if place.is_file():
+            headers = {"Content-Type": "application/octet-stream"}
+            content = read_file(place)
+            job = self._call(
+                "POST", path, params=parameters, content=content, headers=headers
+            )
+        else:
+            job = self._upload(path, place, parameters)
+        return self._ended(job, wait, on_event)
+
+    def kinds(self) -> list[Json]:
+        """The kinds of jobs, with what may be asked of each as a JSON schema."""
+        return cast(list[Json], self._get("/api/v1/kinds"))
 
     def jobs(self) -> list[Job]:
         """All jobs, newest first."""

@@ -108,7 +108,9 @@ class Connection:
     def _submit(
         self, path: str, body: Json, wait: bool, on_event: OnEvent | None
     ) -> Job:
-        job = cast(Job, self._call("POST", path, json=body))
+        return self._ended(self._call("POST", path, json=body), wait, on_event)
+
+    def _ended(self, job: Job, wait: bool, on_event: OnEvent | None) -> Job:
         return raise_unless_done(self.wait(job["job"], on_event)) if wait else job
 
     def _follow(self, number: int, what: str, *, follow: bool) -> Iterator[str]:

@@ -2,10 +2,7 @@
 before.
 """
 
-import shutil
-import uuid
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -19,25 +16,21 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from modelmill import __version__, plugins
-from modelmill.cluster.logs import read
 from modelmill.control import schemas, views
 from modelmill.control.api_base import PREFIX, Control, ProjectId
 from modelmill.control.api_index import add_indexes
+from modelmill.control.api_jobs import add_jobs, ordered, submitted
 from modelmill.control.api_serving import add_deployments, add_keys
-from modelmill.control.db import Dataset, Job, Version
-from modelmill.control.jobs import FROM
+from modelmill.control.kinds import request_of
 from modelmill.control.registry import summary
-from modelmill.data.formats import fitting
+from modelmill.control.uploads import receive
 from modelmill.errors import (
     InvalidInput,
     MillError,
     NotFound,
-    StorageFull,
-    TooLarge,
-    from_os,
 )
-from modelmill.tasks.base import plan, recipe_named, task_named
-from modelmill.types import WEIGHTS, Json, check_name, parse_reference
+from modelmill.tasks.base import task_named
+from modelmill.types import check_name, parse_reference
 
 Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
 Offset = Annotated[int, Query(ge=0, le=1 << 53)]
@@ -67,8 +60,7 @@ def make_api(control: Control, status: Callable[[MillError], int]) -> FastAPI:
     for add in (
         _add_catalogue,
         _add_datasets,
-        _add_submissions,
-        _add_jobs,
+        add_jobs,
         _add_models,
         *serving,
     ):
@@ -163,12 +155,20 @@ def _add_datasets(api: FastAPI, control: Control) -> None:
         ] = None,
     ) -> schemas.DatasetAdded:
         """Upload a zip of the data (the body) and check it."""
-        check_name("data set", name)
-        options = _options(task, format, option or [])
-        upload = await _receive(request, control)
-        return await run_in_threadpool(
-            _added, control, project, name, task, format, options, strict, upload
+        document = {
+            "name": name,
+            "task": task,
+            "format": format,
+            "strict": strict,
+            "options": dict(pair.partition("=")[::2] for pair in option or []),
+        }
+        wanted = request_of("import", document)
+        control.jobs.check(project, "import", wanted)
+        upload = await receive(request, control)
+        job = await run_in_threadpool(
+            ordered, control, project, "import", wanted, upload
         )
+        return schemas.DatasetAdded(name=name, job=job.id if job else None)
 
     @api.get(f"{PREFIX}/datasets", tags=["data sets"])
     def all_sets(project: ProjectId) -> list[schemas.DatasetView]:
@@ -184,281 +184,6 @@ def _add_datasets(api: FastAPI, control: Control) -> None:
     def remove(name: str, project: ProjectId) -> None:
         """Forget a data set."""
         control.datasets.remove(project, name)
-
-
-def _options(task: str, format: str, given: list[str]) -> dict[str, str]:
-    """Options of the reader as a dictionary; raises for a task, format or option that does not
-    exist.
-    """
-    formats = fitting(task_named(task))
-    if format and format not in formats:
-        plugins.load("data.formats", format)  # says so when there is none
-        raise InvalidInput(
-            f"format '{format}' does not hold what {task} is trained on; choose one of "
-            f"{', '.join(formats)}"
-        )
-    pairs = dict(pair.partition("=")[::2] for pair in given)
-    known = {
-        option
-        for name, one in formats.items()
-        if name == format or not format
-        for option in one.OPTIONS
-    }
-    for name in pairs:
-        if name not in known:
-            raise InvalidInput(
-                f"unknown option '{name}'; there are: {', '.join(sorted(known)) or 'none'}"
-            )
-    return pairs
-
-
-async def _receive(request: Request, control: Control) -> Path:
-    """The body as a file in the home; removed again when it can't be taken whole.
-
-    Raises `TooLarge`, and `StorageFull` where it would leave less than `free_bytes` on the disk:
-    by its declared length before any of it is read, and again as it comes.
-    """
-    folder = control.jobs.home / "uploads"
-    path = folder / uuid.uuid4().hex
-    size = 0
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _refuse_large(int(request.headers.get("content-length", 0)), folder, control)
-        with path.open("wb") as file:
-            async for chunk in _gathered(request.stream()):
-                size += len(chunk)
-                _refuse_large(size, folder, control, written=size - len(chunk))
-                await run_in_threadpool(
-                    file.write, chunk
-                )  # a slow disk must not keep predictions waiting
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise from_os(error, "taking the upload") from error
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    if not size:
-        path.unlink(missing_ok=True)
-        raise InvalidInput("the body is empty: send a zip")
-    return path
-
-
-def _refuse_large(size: int, folder: Path, control: Control, written: int = 0) -> None:
-    """Refuse an upload of so many bytes, some of which are on the disk already."""
-    if size > control.upload_bytes:
-        raise TooLarge(f"the upload exceeds {control.upload_bytes:,} bytes")
-    room = shutil.disk_usage(folder).free - control.free_bytes
-    if size - written > room:
-        raise StorageFull(
-            f"the upload needs {_mib(size)} and the disk has room for "
-            f"{_mib(max(room, 0) + written)}: free some ({_mib(control.free_bytes)} stay free, "
-            "limits.free_bytes)"
-        )
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"
-
-
-async def _gathered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytearray]:
-    """The same bytes in pieces of a size worth a thread."""
-    gathered = bytearray()
-    async for chunk in stream:
-        gathered += chunk
-        if len(gathered) >= CHUNK:
-            yield gathered
-            gathered = bytearray()
-    if gathered:
-        yield gathered
-
-
-def _added(
-    control: Control,
-    project: int,
-    name: str,
-    task: str,
-    format: str,
-    options: dict[str, str],
-    strict: bool,
-    upload: Path,
-) -> schemas.DatasetAdded:
-    try:
-        row, new = control.datasets.add(
-            project, name, task, format, options, strict, upload
-        )
-    finally:
-        upload.unlink(missing_ok=True)
-    job = None
-    if new:
-        values = {"dataset_id": row.id, "dataset": name, "task": task}
-        job = control.jobs.submit(project, "import", **values).id
-    return schemas.DatasetAdded(name=name, job=job)
-
-
-def _brought(
-    control: Control, project: int, name: str, settings: Json, upload: Path
-) -> schemas.JobView:
-    try:
-        settings = {"upload": control.artifacts.add_file(upload), **settings}
-    finally:
-        upload.unlink(missing_ok=True)
-    return views.job_view(
-        control.jobs.submit(project, "register", model=name, settings=settings)
-    )
-
-
-def _add_submissions(api: FastAPI, control: Control) -> None:
-    jobs = control.jobs
-
-    @api.post(f"{PREFIX}/train", status_code=202, tags=["jobs"])
-    def train(body: schemas.TrainRequest, project: ProjectId) -> schemas.JobView:
-        """Queue a training."""
-        check_name("model", body.name)
-        base = control.registry.get(project, body.base) if body.base else None
-        recipe_name = _recipe_name(body, base)
-        recipe = recipe_named(body.task, recipe_name)
-        valid = plan(recipe, body.settings).flat()
-        settings = {
-            setting: valid[setting] for setting in body.settings
-        }  # what is left open the job chooses by the data
-        dataset = control.datasets.trainable(project, body.data, body.task)
-        with control.database.session() as session:
-            control.registry.refuse_other_task(session, project, body.name, body.task)
-        if base:
-            settings[FROM] = f"{base.model}:{base.number}"
-        values = {
-            "model": body.name,
-            "task": body.task,
-            "recipe": recipe_name,
-            "settings": settings,
-        }
-        return views.job_view(
-            jobs.submit(
-                project, "train", dataset_id=dataset.id, dataset=dataset.name, **values
-            )
-        )
-
-    @api.post(f"{PREFIX}/evaluate", status_code=202, tags=["jobs"])
-    def evaluate(body: schemas.EvaluateRequest, project: ProjectId) -> schemas.JobView:
-        """Queue an evaluation of a version on a data set."""
-        version = control.registry.get(project, body.model)
-        dataset = control.datasets.usable(project, body.data, version.task, body.split)
-        if task_named(version.task).SPLIT != "classes":
-            _refuse_other_labels(dataset, version.manifest["labels"])
-        return views.job_view(
-            jobs.submit(
-                project,
-                "evaluate",
-                model=version.model,
-                version=version.number,
-                task=version.task,
-                dataset_id=dataset.id,
-                dataset=dataset.name,
-                settings={"split": body.split},
-            )
-        )
-
-
-def _recipe_name(body: schemas.TrainRequest, base: Version | None) -> str:
-    """The recipe that is asked for, that of the version to start from, or the task's own; raises
-    `InvalidInput`.
-    """
-    if base is None:
-        return body.recipe or task_named(body.task).RECIPE
-    name = f"{base.model}:{base.number}"
-    if WEIGHTS not in base.manifest["files"]:
-        raise InvalidInput(
-            f"{name} has no weights to start from: it came here as a finished network"
-        )
-    same = base.manifest["lineage"]["recipe"] if base.task == body.task else ""
-    chosen = body.recipe or same or task_named(body.task).RECIPE
-    if not hasattr(recipe_named(body.task, chosen), "network"):
-        recipes = plugins.names(plugins.recipes_of(body.task))
-        others = [
-            one for one in recipes if hasattr(recipe_named(body.task, one), "network")
-        ]
-        raise InvalidInput(
-            f"the recipe {chosen} starts from nothing; choose another: {', '.join(others)}"
-        )
-    return chosen
-
-
-def _add_jobs(api: FastAPI, control: Control) -> None:
-    jobs = control.jobs
-
-    @api.get(f"{PREFIX}/jobs", tags=["jobs"])
-    def all_jobs(project: ProjectId) -> list[schemas.JobView]:
-        """All jobs, newest first."""
-        return [views.job_view(row) for row in jobs.all(project)]
-
-    @api.get(f"{PREFIX}/jobs/{{number}}", tags=["jobs"])
-    def one(number: Number, project: ProjectId) -> schemas.JobView:
-        """One job."""
-        return views.job_view(jobs.get(project, number))
-
-    @api.post(f"{PREFIX}/jobs/{{number}}/cancel", tags=["jobs"])
-    def cancel(number: Number, project: ProjectId) -> schemas.JobView:
-        """Stop a job now."""
-        return views.job_view(jobs.cancel(project, number))
-
-    @api.post(f"{PREFIX}/jobs/{{number}}/resume", tags=["jobs"])
-    def resume(number: Number, project: ProjectId) -> schemas.JobView:
-        """Go on from the last checkpoint."""
-        return views.job_view(jobs.resume(project, number))
-
-    @api.get(f"{PREFIX}/jobs/{{number}}/log", tags=["jobs"])
-    def log(number: Number, project: ProjectId, offset: Offset = 0) -> schemas.Chunk:
-        """What the job has printed, from a byte offset."""
-        return _chunk(
-            jobs.folder(number) / "log.txt", jobs.get(project, number), offset
-        )
-
-    @api.get(f"{PREFIX}/jobs/{{number}}/events", tags=["jobs"])
-    def events(number: Number, project: ProjectId, offset: Offset = 0) -> schemas.Chunk:
-        """Metrics per step and epoch as JSON lines, from a byte offset."""
-        return _chunk(
-            jobs.folder(number) / "events.jsonl", jobs.get(project, number), offset
-        )
-
-    @api.get(f"{PREFIX}/jobs/{{number}}/pictures/{{name}}", tags=["jobs"])
-    def picture(number: Number, name: str, project: ProjectId) -> Response:
-        """A picture that the job made, such as its learning curves."""
-        jobs.get(project, number)
-        return _file(jobs.folder(number) / "pictures", name)
-
-
-def _refuse_other_labels(dataset: Dataset, labels: list[str]) -> None:
-    strange = sorted(set(dataset.report.get("classes", {})) - set(labels))
-    if strange:
-        raise InvalidInput(
-            f"data set '{dataset.name}' has classes that the model does not know: "
-            f"{', '.join(strange[:10])}"
-        )
-
-
-def _chunk(path: Path, row: Job, offset: int) -> schemas.Chunk:
-    data, begin = read(path, offset, CHUNK)
-    # Never cut a line in two: what follows the last line end waits for the next call.
-    if (row.state == "running" or len(data) == CHUNK) and (
-        end := data.rfind(b"\n") + 1
-    ):
-        data = data[:end]
-    return schemas.Chunk(
-        text=data.decode("utf-8", "replace"), offset=begin + len(data), state=row.state
-    )
-
-
-def _file(folder: Path, name: str) -> Response:
-    names = (
-        {path.name: path for path in folder.iterdir() if path.is_file()}
-        if folder.is_dir()
-        else {}
-    )
-    if name not in names:
-        raise NotFound(
-            f"there is no file '{name[:80]}'; there are: {', '.join(sorted(names)) or 'none'}"
-        )
-    return FileResponse(names[name], headers={"x-content-type-options": "nosniff"})
 
 
 def _add_models(api: FastAPI, control: Control) -> None:
@@ -490,13 +215,12 @@ def _add_models(api: FastAPI, control: Control) -> None:
         """Bring a finished model (the body): a bare model.onnx or model.pt2, or a zip of a bundle.
         A job checks it.
         """
-        check_name("model", name)
-        upload = await _receive(request, control)
-        settings: Json = {"labels": label or []}
-        if trust:
-            settings["trust"] = True
+        document = {"name": name, "labels": label or [], "trust": trust}
+        wanted = request_of("register", document)
+        control.jobs.check(project, "register", wanted)
+        upload = await receive(request, control)
         return await run_in_threadpool(
-            _brought, control, project, name, settings, upload
+            submitted, control, project, "register", wanted, upload
         )
 
     @api.get(f"{PREFIX}/models", tags=["models"])

@@ -98,7 +98,7 @@ class Datasets:
         """At start: forget what was uploaded without a job to check it."""
         with self._database.session() as session:
             checking = select(Job.dataset_id).where(
-                Job.kind == "import", Job.state == "queued"
+                Job.dataset_id.is_not(None), Job.state == "queued"
             )
             lost = delete(Dataset).where(
                 Dataset.state == "checking", Dataset.id.not_in(checking)

@@ -1,8 +1,8 @@
 """The job queue: rows that nodes claim, and what their processes leave behind.
 
-Two lanes keep jobs from fighting for cores: one training or evaluation at a time, and beside it one
+Lanes keep jobs from fighting for cores: one training or evaluation at a time, and beside it one
 import of data or of a model. A job that was running when its node died is found interrupted and
-goes on from its checkpoint.
+goes on from its checkpoint. What a kind of jobs is about, its own module knows (`kinds.py`).
 """
 
 import logging
@@ -14,23 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, exists, select, update
+from sqlalchemy import ColumnElement, select, update
 
-from modelmill.artifacts import Artifacts
 from modelmill.cluster.base import Cluster, Handle
-from modelmill.control.datasets import Datasets
-from modelmill.control.db import Database, Dataset, Job, bump, now
-from modelmill.control.registry import Registry
+from modelmill.control.db import Dataset, Job, bump, now
+from modelmill.control.kinds import JobStores, Request, kind_named, kinds, lanes
 from modelmill.errors import Conflict, MillError, NotFound
 from modelmill.types import ENDED, RESULT, JobSpec, Json
 
 log = logging.getLogger("modelmill.node")
-
-FROM = "from"
-"""Among the settings of a training: the version that it starts from. No setting can have the
-name.
-"""
-LANES = (("train", "evaluate"), ("import", "register"))
 
 # Big buffers come and go every step: keep their pages instead of giving them back to the system
 # each time. Threads that wait for one another soon sleep: on a busy machine spinning ones slow
@@ -46,8 +38,36 @@ ENVIRONMENT = {
 class Jobs:
     """Rows of jobs, for the API."""
 
-    def __init__(self, database: Database, home: Path) -> None:
-        self._database, self.home = database, home
+    def __init__(self, stores: JobStores) -> None:
+        self._stores = stores
+        self._database = stores.database
+        self.home = stores.home
+
+    def check(self, project: int, kind: str, request: Request) -> None:
+        """Refuse at once what can't be done, before a file is taken; raises `MillError`."""
+        kind_named(kind).check(request, project, self._stores)
+
+    def order(
+        self, project: int, kind: str, request: Request, upload: Path | None = None
+    ) -> Job | None:
+        """Put what is asked for in the queue; nothing where what it would make is there. Raises
+        `MillError`.
+        """
+        order = kind_named(kind).order(request, project, self._stores, upload)
+        if order is None:
+            return None
+        dataset = order.dataset
+        return self.submit(
+            project,
+            kind,
+            model=order.model,
+            version=order.version,
+            task=order.task,
+            recipe=order.recipe,
+            dataset_id=dataset.id if dataset else None,
+            dataset=dataset.name if dataset else "",
+            settings=order.settings,
+        )
 
     def submit(self, project: int, kind: str, **values: Any) -> Job:
         """Put a job in the queue."""
@@ -91,14 +111,8 @@ class Jobs:
                 .where(Job.id == row.id, waiting)
                 .values(state="cancelled", ended=now())
             )
-            if row.kind == "import":
-                unchecked = delete(Dataset).where(
-                    Dataset.id == row.dataset_id, Dataset.state == "checking"
-                )
-                session.execute(
-                    unchecked.where(exists().where(Job.id == row.id, waiting))
-                )
-            if not session.execute(ended).rowcount:  # type: ignore[attr-defined]
+            at_once = session.execute(ended).rowcount  # type: ignore[attr-defined]
+            if not at_once:
                 asked = (
                     update(Job)
                     .where(Job.id == row.id, Job.state == "running")
@@ -107,6 +121,8 @@ class Jobs:
                 if not session.execute(asked).rowcount:  # type: ignore[attr-defined]
                     raise Conflict(f"job {number} has already {row.state}")
             bump(session)
+        if at_once:
+            discard(row, self._stores)
         return self.get(project, number)
 
     def resume(self, project: int, number: int) -> Job:
@@ -127,7 +143,13 @@ class Jobs:
 
     def folder(self, number: int) -> Path:
         """Where a job keeps its log, events, checkpoint and pictures."""
-        return self.home / "jobs" / str(number)
+        return self._stores.folder(number)
+
+
+def discard(row: Job, stores: JobStores) -> None:
+    """Drop what was prepared for a job that has failed or was cancelled."""
+    if row.kind in kinds():
+        kind_named(row.kind).discard(row, stores)
 
 
 class JobRunner:
@@ -137,23 +159,19 @@ class JobRunner:
 
     def __init__(
         self,
-        database: Database,
-        jobs: Jobs,
-        datasets: Datasets,
-        registry: Registry,
+        stores: JobStores,
         cluster: Cluster,
-        entries: dict[str, str],
+        entry: str,
         threads: int,
-        artifacts: Artifacts,
     ) -> None:
-        self._database = database
-        self._jobs = jobs
-        self._datasets = datasets
-        self._registry = registry
+        self._stores = stores
+        self._database = stores.database
         self._cluster = cluster
-        self._entries = entries
+        self._entry = entry
         self._threads = threads
-        self._artifacts = artifacts
+        known = [Job.kind.in_(lane) for lane in lanes()]
+        # Of a kind that is no longer installed: started, to fail in words.
+        self._lanes = [*known, Job.kind.not_in(list(kinds()))]
         self._running: dict[int, Handle] = {}
 
     def recover(self) -> None:
@@ -165,7 +183,7 @@ class JobRunner:
                 session.scalars(select(Job.id).where(Job.state == "running"))
             )
         for number in running:
-            if (self._jobs.folder(number) / RESULT).exists():
+            if (self._stores.folder(number) / RESULT).exists():
                 with suppress(MillError):  # else it is queued again below
                     self._take_in(number, 0)
         with self._database.session() as session:
@@ -193,7 +211,7 @@ class JobRunner:
                 log.error("job %d can't be taken in: %s", number, error)
         if news:
             self._cancel()
-            for lane in LANES:
+            for lane in self._lanes:
                 if not self._busy(lane):
                     self._start_next(lane)
 
@@ -214,22 +232,15 @@ class JobRunner:
             self._take_in(number, -signal.SIGKILL if code is None else code)
         self._running.clear()
 
-    def _busy(self, lane: tuple[str, ...]) -> bool:
+    def _busy(self, lane: ColumnElement[bool]) -> bool:
         with self._database.session() as session:
-            query = (
-                select(Job.id)
-                .where(Job.id.in_(self._running), Job.kind.in_(lane))
-                .limit(1)
-            )
+            query = select(Job.id).where(Job.id.in_(self._running), lane).limit(1)
             return bool(self._running) and session.scalar(query) is not None
 
-    def _start_next(self, lane: tuple[str, ...]) -> None:
+    def _start_next(self, lane: ColumnElement[bool]) -> None:
         with self._database.session() as session:
             query = (
-                select(Job)
-                .where(Job.state == "queued", Job.kind.in_(lane))
-                .order_by(Job.id)
-                .limit(1)
+                select(Job).where(Job.state == "queued", lane).order_by(Job.id).limit(1)
             )
             row = session.scalars(query).first()
             if row is None:
@@ -246,11 +257,11 @@ class JobRunner:
             self._finish(row.id, "failed", str(error))
 
     def _launch(self, row: Job) -> None:
-        folder = self._jobs.folder(row.id)
+        folder = self._stores.folder(row.id)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RESULT).unlink(missing_ok=True)
         handle = self._cluster.start(
-            self._entries[row.kind],
+            self._entry,
             self._spec(row, folder),
             title=f"modelmill: job {row.id}",
             log=folder / "log.txt",
@@ -263,44 +274,21 @@ class JobRunner:
     def _spec(self, row: Job, folder: Path) -> JobSpec:
         with self._database.session() as session:
             dataset = session.get(Dataset, row.dataset_id) if row.dataset_id else None
-        if dataset is None and row.kind != "register":
+        if dataset is None and row.dataset:
             raise MillError(f"data set '{row.dataset}' was removed")
-        source, settings = "", row.settings
-        if row.kind == "evaluate":
-            source = str(
-                self._registry.folder(
-                    self._registry.get(row.project_id, f"{row.model}:{row.version}")
-                )
-            )
-        elif row.kind == "train" and FROM in settings:
-            source = str(
-                self._registry.folder(
-                    self._registry.get(row.project_id, settings[FROM])
-                )
-            )
-            settings = {name: value for name, value in settings.items() if name != FROM}
-        elif row.kind == "register":
-            source = str(self._artifacts.path(row.settings["upload"]))
-            if "model" in row.settings:  # whose vectors the upload holds
-                base = self._registry.get(row.project_id, row.settings["model"])
-                settings = {**settings, "source": str(self._registry.folder(base))}
-        return JobSpec(
+        draft = JobSpec(
             job=row.id,
-            kind=row.kind,  # type: ignore[arg-type]
+            kind=row.kind,
             folder=str(folder),
             threads=self._threads,
             name=row.model,
             task=row.task,
-            dataset=self._datasets.spec(dataset) if dataset else {},
+            dataset=self._stores.datasets.spec(dataset) if dataset else {},
             recipe=row.recipe,
-            settings=settings,
-            bundle=source,
-            base=row.settings.get(FROM, "") if row.kind == "train" else "",
-            split=row.settings.get("split", "test")
-            if row.kind == "evaluate"
-            else "test",
-            cache=str(self._jobs.home / "cache"),
+            settings=row.settings,
+            cache=str(self._stores.home / "cache"),
         )
+        return kind_named(row.kind).spec(row, draft, self._stores)
 
     def _look_after(self, number: int, handle: Handle) -> bool:
         """Whether the job has ended, in which case what it left is taken in."""
@@ -329,7 +317,7 @@ class JobRunner:
         """Record what an ended process left: a result, an error, or nothing (it was
         interrupted).
         """
-        path = self._jobs.folder(number) / RESULT
+        path = self._stores.folder(number) / RESULT
         result: Json = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
         if "error" in result:
             return self._finish(number, "failed", result["error"])
@@ -353,23 +341,10 @@ class JobRunner:
     def _keep(self, number: int, result: Json) -> None:
         with self._database.session() as session:
             row = session.get_one(Job, number)
-        folder, version = self._jobs.folder(number), row.version
-        if row.kind in ("train", "register"):
-            version = self._registry.add(
-                row.project_id, row.model, folder / "bundle", number, result["bundle"]
-            ).number
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
-            if row.kind == "register":
-                self._artifacts.remove(row.settings["upload"])
-        elif row.kind == "import" and row.dataset_id:
-            if (
-                folder / "index"
-            ).exists():  # else it was taken in before, by a node that died
-                self._artifacts.add_file(folder / "index")
-            self._datasets.finish(row.dataset_id, result)
+        version = kind_named(row.kind).keep(row, result, self._stores)
         values = {
             "state": "succeeded",
-            "version": version,
+            "version": row.version if version is None else version,
             "result": result,
             "ended": now(),
             "error": "",
@@ -387,8 +362,8 @@ class JobRunner:
             }
             session.execute(update(Job).where(Job.id == number).values(**values))
             row = session.get_one(Job, number)
-        if row.kind == "import" and row.dataset_id and state in ENDED:
-            self._datasets.fail(row.dataset_id)
+        if state in ENDED:
+            discard(row, self._stores)
         if state == "cancelled":
-            for draft in self._jobs.folder(number).glob("*.draft"):
+            for draft in self._stores.folder(number).glob("*.draft"):
                 shutil.rmtree(draft, ignore_errors=True)

@@ -19,34 +19,6 @@ TaskName = Annotated[str, AfterValidator(usual_name)]
 """Of a request: `sentence-similarity` is read as `feature-extraction`, which it is."""
 
 
-class TrainRequest(Body):
-    """A training to queue."""
-
-    name: str = Field(description="model to make a version of")
-    task: TaskName = Field(examples=["image-classification"])
-    data: str = Field(description="name of a data set")
-    recipe: str = Field(
-        "",
-        description="empty: the task's default, or that of the version it starts from",
-    )
-    base: str = Field(
-        "",
-        alias="from",
-        description="NAME[:VERSION|@ALIAS] to start from; empty: from nothing",
-    )
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="overrides; see /recipes"
-    )
-
-
-class EvaluateRequest(Body):
-    """An evaluation to queue."""
-
-    model: str = Field(description="NAME[:VERSION|@ALIAS]")
-    data: str
-    split: str = "test"
-
-
 class DeployRequest(Body):
     """A version to serve."""
 
@@ -274,6 +246,15 @@ class RecipeView(BaseModel):
     summary: str
     default: bool
     settings: list[dict[str, Any]]
+
+
+class KindView(BaseModel):
+    """A kind of jobs."""
+
+    name: str
+    summary: str
+    file: str = Field(description="what is sent with the request; empty: nothing")
+    request: dict[str, Any] = Field(description="what may be asked, as a JSON schema")
 
 
 class TaskView(BaseModel):

@@ -8,6 +8,7 @@ from modelmill import plugins
 from modelmill.control import schemas
 from modelmill.control.db import ApiKey, Dataset, Deployment, Job, Replica
 from modelmill.control.deployments import options_of
+from modelmill.control.kinds import kind_named
 from modelmill.data.formats import fitting
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 from modelmill.tasks.parameters import describe_parameters
@@ -36,6 +37,17 @@ def parameters_view(task: str) -> list[Json]:
     if task not in plugins.names("tasks"):
         return []
     return list(describe_parameters(task_named(task).PARAMETERS))
+
+
+def kind_view(name: str) -> schemas.KindView:
+    """A kind of jobs with what may be asked of it."""
+    kind = kind_named(name)
+    return schemas.KindView(
+        name=name,
+        summary=kind.SUMMARY,
+        file=kind.FILE,
+        request=msgspec.json.schema(kind.Request),
+    )
 
 
 def recipe_view(task: str, name: str, default: bool) -> schemas.RecipeView:

@@ -5,21 +5,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from modelmill import predictor
-from modelmill.cluster.child import Report
 from modelmill.data.base import Item
 from modelmill.jobs.material import Material
-from modelmill.jobs.process import Events, Interrupted, Stop, run, save_pictures
+from modelmill.jobs.process import Events, Interrupted, Stop, save_pictures
 from modelmill.predictor import Predictor
 from modelmill.tasks.base import Evaluation
 from modelmill.tasks.evaluation.fonts import every_script
 from modelmill.types import JobSpec, Json
 
 T = TypeVar("T")
-
-
-def main(spec: bytes, report: Report) -> int:
-    """Entry of the job process."""
-    return run(spec, evaluate_version)
 
 
 def evaluate_version(spec: JobSpec, events: Events, stop: Stop) -> Json:

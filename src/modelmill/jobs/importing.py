@@ -7,20 +7,14 @@ import msgspec
 
 from modelmill import plugins
 from modelmill.artifacts import sha256_of
-from modelmill.cluster.child import Report as Tell
 from modelmill.data import formats
 from modelmill.data.base import Item, open_source
 from modelmill.data.check import Finding, Report, examine
 from modelmill.data.report import few
 from modelmill.errors import InvalidInput, MillError
-from modelmill.jobs.process import Events, Interrupted, Stop, log, run
+from modelmill.jobs.process import Events, Interrupted, Stop, log
 from modelmill.tasks.base import task_named
 from modelmill.types import JobSpec, Json
-
-
-def main(spec: bytes, report: Tell) -> int:
-    """Entry of the job process."""
-    return run(spec, check_dataset)
 
 
 def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:

@@ -13,20 +13,14 @@ from pathlib import Path
 import msgspec
 
 from modelmill import bundle
-from modelmill.cluster.child import Report
 from modelmill.errors import BundleCorrupt, InvalidInput
 from modelmill.importers.base import Options, importer_for
 from modelmill.independence import batches
 from modelmill.jobs import neighbours
 from modelmill.jobs.card import CARD, brought_card
-from modelmill.jobs.process import Events, Stop, run
+from modelmill.jobs.process import Events, Stop
 from modelmill.predictor import Predictor
 from modelmill.types import JobSpec, Json, Manifest
-
-
-def main(spec: bytes, report: Report) -> int:
-    """Entry of the job process."""
-    return run(spec, register)
 
 
 def register(spec: JobSpec, events: Events, stop: Stop) -> Json:

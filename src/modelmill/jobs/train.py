@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from modelmill import __version__, bundle
-from modelmill.cluster.child import Report
 from modelmill.data.augment import NONE
 from modelmill.data.base import SPLITS
 from modelmill.data.cache import Arrays, trim
@@ -29,7 +28,7 @@ from modelmill.jobs.card import CARD, curves_picture, model_card
 from modelmill.jobs.evaluate import evaluate
 from modelmill.jobs.inheriting import Base, few, freeze, head_of
 from modelmill.jobs.material import Material
-from modelmill.jobs.process import Events, Stop, run, save_pictures
+from modelmill.jobs.process import Events, Stop, save_pictures
 from modelmill.predictor import Predictor, write_golden
 from modelmill.tasks.base import (
     MOST_EPOCHS,
@@ -60,11 +59,6 @@ class Training(NamedTuple):
     base: Base | None
     events: Events
     stop: Stop
-
-
-def main(spec: bytes, report: Report) -> int:
-    """Entry of the job process."""
-    return run(spec, train_version)
 
 
 def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:

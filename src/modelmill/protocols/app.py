@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 
 from modelmill import plugins
+from modelmill.control.kinds import kinds
 from modelmill.errors import (
     Cancelled,
     MillError,
@@ -100,6 +101,11 @@ class App:
         self._known: OrderedDict[
             tuple[str, str], tuple[Endpoint, HttpProtocol, dict[str, str]]
         ] = OrderedDict()
+        # What is as large as an upload may be is taken in pieces by its route.
+        self._uploads = {*UPLOADS}
+        self._uploads |= {
+            f"/api/v1/jobs/{name}" for name, kind in kinds().items() if kind.FILE
+        }
         self._owners = sorted(
             ((prefix, p) for prefix, p in prefixes.items() if prefix),
             key=lambda own: -len(own[0]),
@@ -327,7 +333,7 @@ class App:
             )
             if not (reads and index and index[1] != "/items"):
                 self.gateway.require_admin(caller)
-            if not (scope["method"] == "POST" and scope["path"] in UPLOADS):
+            if not (scope["method"] == "POST" and scope["path"] in self._uploads):
                 request.caller = caller
                 if not (index and index[1]):
                     request.limit = ADMIN_BODY

@@ -17,6 +17,7 @@ from bench import (
     index,
     recipes,
     serving,
+    sharing,
     start,
     training,
     translations,
@@ -72,6 +73,12 @@ SECTIONS = {
         f"`python -m bench.index`: {index.DIMENSIONS} numbers a vector, one core.",
     ),
     "start": ("Start and memory", "`python -m bench.start`"),
+    "sharing": (
+        "Sharing the machine",
+        "`python -m bench.sharing`: a training with one core kept busy by another process, with "
+        "threads that sleep soon when they wait (new) and with the OpenMP default (old); "
+        "predictions beside a training.",
+    ),
     "serving": (
         "Serving",
         "`python -m bench.serving`: medians of interleaved repeats, the load generators on the "
@@ -88,6 +95,7 @@ MEASURE: dict[str, Callable[[list[str]], str]] = {
     "generation": generation.measure,
     "index": lambda _: index.measure([index.EXACT, 100_000]),
     "start": lambda _: start.measure(),
+    "sharing": sharing.measure,
     "serving": serving.measure,
 }
 

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from modelmill.data.cache import Arrays
 from modelmill.errors import ModelFailed
+from modelmill.jobs.contention import Contention
 from modelmill.jobs.objective import Batch, Objective
 from modelmill.jobs.optimisers import averaging, make_optimisers
 from modelmill.jobs.pace import Clock, Pace
@@ -156,6 +157,7 @@ class Loop:
         self._sizes = aim.sizes(data.arrays) if aim.sizes is not None else None
         self._checkpoint, self._saved = folder / CHECKPOINT, time.monotonic()
         self._pictures = folder / PICTURES
+        self._contention = Contention(events)
 
     def run(self) -> Trained:
         """All epochs that are left; raises `Interrupted`, with a checkpoint, when asked to stop."""
@@ -192,6 +194,7 @@ class Loop:
             if self.change is not None:
                 batch = self.change(batch)
             self._tell_step(epoch, self._step(batch))
+            self._contention.look()
             items += len(next(iter(batch.values())))
             self.trained += len(next(iter(batch.values())))
             state.pace.advance(state.step, self.trained, len(self.validation))

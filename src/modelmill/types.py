@@ -220,6 +220,12 @@ class ServedVersion(Struct, frozen=True, kw_only=True):
     grows: bool = False
 
 
+Usage = dict[str, int | float]
+"""What a call used beside being one request, by unit: `prompt_tokens` and `completion_tokens`,
+`pixels`, `audio_seconds`, `compute_seconds`.
+"""
+
+
 class StreamPart(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One token of an answer that is streamed, and the `text` that can be shown since the last one.
 

@@ -1,6 +1,7 @@
 """What a worker says that its answers have used."""
 
 import queue
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ from modelmill.serve.growing import Growing
 from modelmill.serve.tensors import texts_of
 from modelmill.serve.wire import ANSWER, STREAM, Call, Tensor
 from modelmill.serve.worker import Worker
+from modelmill.tasks.base import Context, task_named
 from tests.making import (
     picture_bundle,
     png,
@@ -93,6 +95,39 @@ def test_recordings_are_counted_by_their_seconds(loaded):
     (answer,) = worker.answer([Call(1, tones("ab"), [], parameters)]).answers
     seconds = msgspec.json.decode(answer.data)["duration"]
     assert found == {"audio_seconds": pytest.approx(seconds, abs=0.001)}
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "outputs", "usage"),
+    [
+        (
+            "question-answering",
+            {"question": [[5, 6, 0]], "passage": [[7, 8, 9, 0]]},
+            {},
+            {"prompt_tokens": 5},
+        ),
+        (
+            "translation",
+            {"ids": [[5, 6, 0], [5, 0, 0]]},
+            {"tokens": [[7, 8, 9], [7, 0, 0]]},
+            {"prompt_tokens": 3, "completion_tokens": 4},
+        ),
+        (
+            "unconditional-image-generation",
+            {"latent": np.zeros((1, 2, 8))},
+            {"image": np.zeros((1, 2, 4, 6, 3))},
+            {"pixels": 48},
+        ),
+        ("text-generation", {"ids": [[1, 2, 3]]}, {}, {"prompt_tokens": 3}),
+    ],
+)
+def test_a_task_says_what_a_call_used(task, inputs, outputs, usage):
+    given, made = (
+        {name: np.array(value) for name, value in arrays.items()}
+        for arrays in (inputs, outputs)
+    )
+    context = Context(preprocessing=None, labels=[], folder=Path())
+    assert task_named(task).usage(given, made, context) == usage
 
 
 def test_written_texts_are_counted_by_their_tokens_and_streamed_one_by_one(tmp_path):

@@ -10,8 +10,8 @@ from modelmill.serve.landed import Landed, Observer, tell_observers
 from modelmill.serve.link import Pending
 from modelmill.serve.meter import Name, Series
 from modelmill.serve.pool import Ask
-from modelmill.serve.wire import Answer, Usage
-from modelmill.types import KeyInfo, ServedVersion, StreamPart
+from modelmill.serve.wire import Answer
+from modelmill.types import KeyInfo, ServedVersion, StreamPart, Usage
 
 NOTHING: Usage = {}
 

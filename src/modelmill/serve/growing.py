@@ -13,10 +13,9 @@ import msgspec
 from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
 from modelmill.predictor import Predictor
 from modelmill.serve.tensors import elements_of, texts_of
-from modelmill.serve.usage import usage_of_texts
 from modelmill.serve.wire import ANSWER, CANCEL, STREAM, Answer, Batch, Call, Part
 from modelmill.streams import Piece, Text
-from modelmill.types import Struct
+from modelmill.types import Struct, Usage
 
 log = logging.getLogger("modelmill.worker")
 
@@ -223,7 +222,12 @@ class Growing:
             return
         del self._callers[name]
         call, found = caller.call, [self._answer(caller, row) for row in caller.rows]
-        usage = usage_of_texts([row.pieces[-1] for row in caller.rows], caller.seconds)
+        last = [row.pieces[-1] for row in caller.rows]
+        usage: Usage = {
+            "prompt_tokens": sum(piece.prompt_tokens for piece in last),
+            "completion_tokens": sum(piece.tokens for piece in last),
+            "compute_seconds": caller.seconds,
+        }
         answer = (
             Answer(call.id, tensors=[texts_of(ANSWER, found)], usage=usage)
             if call.data is None

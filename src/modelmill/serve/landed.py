@@ -13,8 +13,8 @@ import msgspec
 from modelmill.errors import MillError
 from modelmill.serve.meter import Series
 from modelmill.serve.pool import Ask
-from modelmill.serve.wire import Answer, Call, Usage
-from modelmill.types import KeyInfo, ServedVersion
+from modelmill.serve.wire import Answer, Call
+from modelmill.types import KeyInfo, ServedVersion, Usage
 
 log = logging.getLogger("modelmill.gateway")
 

@@ -16,8 +16,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from modelmill.serve.wire import Usage
-from modelmill.types import KeyInfo
+from modelmill.types import KeyInfo, Usage
 
 BUCKETS = (
     0.0005,
@@ -153,7 +152,7 @@ _SUMS = tuple(
 Name = tuple[str, str, str]
 """Project, deployment and version (`model:number`)."""
 Use = tuple[str, str, str, str]
-"""Project, key, deployment, and the unit of what was used: `requests`, or one of `wire.Usage`."""
+"""Project, key, deployment, and the unit of what was used: `requests`, or one of `types.Usage`."""
 
 
 class Meter:

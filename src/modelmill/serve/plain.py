@@ -8,7 +8,8 @@ import numpy as np
 
 from modelmill.engines.base import NUMPY, Arrays
 from modelmill.serve.tensors import DATATYPES
-from modelmill.serve.wire import Answer, Call, Tensor, Usage
+from modelmill.serve.wire import Answer, Call, Tensor
+from modelmill.types import Usage
 
 
 def stacked(calls: Sequence[Call]) -> Arrays | None:

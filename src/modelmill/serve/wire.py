@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from modelmill.types import StreamPart
+from modelmill.types import StreamPart, Usage
 
 HEAD = 4
 ANSWER = "answer"
@@ -17,10 +17,6 @@ CANCEL = "cancel"
 """The only output of a call that takes another one back: that of its `id`."""
 STREAM = "stream"
 """The only output of a call whose answer is streamed token by token."""
-Usage = dict[str, int | float]
-"""What a call used beside being one request, by unit: `prompt_tokens` and `completion_tokens`,
-`pixels`, `audio_seconds`, `compute_seconds`.
-"""
 
 
 class Tensor(msgspec.Struct, array_like=True, frozen=True, gc=False):

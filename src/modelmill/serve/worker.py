@@ -29,7 +29,6 @@ from modelmill.serve.growing import Growing
 from modelmill.serve.knee import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
-from modelmill.serve.usage import usage_of_arrays
 from modelmill.serve.wire import (
     ANSWER,
     HEAD,
@@ -37,12 +36,11 @@ from modelmill.serve.wire import (
     Batch,
     Call,
     Tensor,
-    Usage,
     frame,
     read_calls,
 )
 from modelmill.tasks.base import NOTE
-from modelmill.types import ALONE, BY_HAND, TEXTS, Struct, WorkerSpec
+from modelmill.types import ALONE, BY_HAND, TEXTS, Struct, Usage, WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
@@ -290,8 +288,7 @@ class Worker:
         """
         if item.parameters is None:
             return {}
-        rate = getattr(self.model.context.preprocessing, "rate", 1)
-        return usage_of_arrays(item.arrays, result, rate)
+        return self.model.task.usage(item.arrays, result, self.model.context)
 
     def _tensor(self, name: str, item: Item, result: Arrays) -> Tensor:
         """An output of the model, or the task's answer where the model has none of that name."""

@@ -38,6 +38,7 @@ from modelmill.types import (
     StreamPart,
     Struct,
     TensorSpec,
+    Usage,
 )
 
 T = TypeVar("T")
@@ -288,6 +289,12 @@ class Task(ABC):
     @abstractmethod
     def encode(self, arrays: Arrays, context: Context, parameters: Any) -> Any:
         """One answer, in the shape of the Hugging Face API, from arrays without the batch axis."""
+
+    def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
+        """What an answered call used, by unit, beside its time: from what `decode` and `infer`
+        made, the batch axis first.
+        """
+        return {}
 
     def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
         """Whether two answers to one input are the same but for rounding."""

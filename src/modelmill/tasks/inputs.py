@@ -10,7 +10,7 @@ import numpy as np
 from modelmill.errors import InvalidInput
 from modelmill.tasks.base import Arrays, Context, Raw, Task
 from modelmill.tasks.decoding import audio_decoder, image_decoder, text_tokenizer
-from modelmill.types import Struct, TensorSpec
+from modelmill.types import Struct, TensorSpec, Usage
 
 
 class ImageTask(Task, ABC):
@@ -38,6 +38,10 @@ class ImageTask(Task, ABC):
     def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`image`: uint8 [height, width, channels]; raises `InvalidInput`, `TooLarge`."""
         return {"image": image_decoder.decode(data, context.preprocessing)}
+
+    def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
+        """`pixels` of the pictures as the model sees them."""
+        return {"pixels": pixels_of(inputs["image"])}
 
     def as_sent(self, data: Raw) -> bytes | str:
         """A picture as a file: PNG where the data set has mere pixels."""
@@ -75,6 +79,10 @@ class TextTask(Task, ABC):
         ids = text_tokenizer.decode(data, context.preprocessing, context.folder)
         return {"ids": ids}
 
+    def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
+        """`prompt_tokens` of the texts as far as the model reads them."""
+        return {"prompt_tokens": int(np.count_nonzero(inputs["ids"]))}
+
     def as_sent(self, data: Raw) -> str:
         """The text itself."""
         return text_tokenizer.text_of(data)
@@ -93,6 +101,10 @@ class AudioTask(Task, ABC):
         """The sha256 of the samples and their rate; raises `InvalidInput`, `TooLarge`."""
         return audio_decoder.fingerprint(data)
 
+    def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
+        """`audio_seconds` of the recordings as the model hears them."""
+        return {"audio_seconds": inputs["audio"].size / context.preprocessing.rate}
+
     def as_sent(self, data: Raw) -> bytes:
         """The file itself."""
         return file_of(data)
@@ -100,6 +112,11 @@ class AudioTask(Task, ABC):
     def example(self) -> bytes:
         """Half a second of a rising tone as WAV."""
         return audio_decoder.tone()
+
+
+def pixels_of(pictures: np.ndarray[Any, Any]) -> int:
+    """The pixels of pictures [..., height, width, channels]."""
+    return int(np.prod(pictures.shape[:-1]))
 
 
 def file_of(data: Raw) -> bytes:

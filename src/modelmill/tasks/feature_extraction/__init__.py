@@ -31,7 +31,7 @@ from modelmill.tasks.decoding.text_tokenizer import (
 )
 from modelmill.tasks.inputs import TextTask
 from modelmill.tasks.parameters import HIDDEN
-from modelmill.types import Struct, TensorSpec
+from modelmill.types import Struct, TensorSpec, Usage
 
 DIGITS = 6
 SIDES = ("left", "right")
@@ -154,6 +154,10 @@ class FeatureExtraction(TextTask):
         row = np.zeros(how.max_length, np.int64)
         row[: len(ids)] = ids
         return {"ids": row, TOKENS: np.array(len(ids), np.int64)}
+
+    def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
+        """`prompt_tokens` of the texts as far as the model reads them."""
+        return {"prompt_tokens": int(inputs[TOKENS].sum())}
 
     def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Any:
         """The vector as a list of numbers.

@@ -34,7 +34,7 @@ from modelmill.tasks.question_answering.features import (
     window_baseline,
 )
 from modelmill.tasks.question_answering.measures import exact, f1
-from modelmill.types import QUESTION, Json, Struct, TensorSpec
+from modelmill.types import QUESTION, Json, Struct, TensorSpec, Usage
 
 STEP = 64
 """Passages are filled up to a multiple of it, so that those of about one length make a batch."""
@@ -191,6 +191,13 @@ class QuestionAnswering(Task):
             f"{NOTE}places": places,
             f"{NOTE}context": text_tokenizer.noted(asked.context),
         }
+
+    def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
+        """`prompt_tokens` of questions and passages."""
+        read = np.count_nonzero(inputs["question"]) + np.count_nonzero(
+            inputs["passage"]
+        )
+        return {"prompt_tokens": int(read)}
 
     def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Any:
         """The best answer, or with `top_k` a list of them: `answer`, `score`, and `start` and `end`

@@ -41,7 +41,7 @@ from modelmill.tasks.decoding.text_tokenizer import (
 )
 from modelmill.tasks.parameters import HIDDEN, Ignored
 from modelmill.tasks.text_generation.chat_template import ENDS, rendered, stops
-from modelmill.types import Json, StreamPart, Struct, TensorSpec
+from modelmill.types import Json, StreamPart, Struct, TensorSpec, Usage
 
 SAME = 4
 """Letters by which two answers of one model are known."""
@@ -311,6 +311,10 @@ class TextGeneration(StreamingTask):
             None,
         )
         return mine == theirs or (same is not None and same >= SAME)
+
+    def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
+        """`prompt_tokens`, where only the next token is asked for."""
+        return {"prompt_tokens": inputs["ids"].size}
 
     def encode(
         self, arrays: Arrays, context: Context, parameters: Parameters

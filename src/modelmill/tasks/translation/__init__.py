@@ -30,7 +30,7 @@ from modelmill.tasks.decoding.lossless_tokenizer import (
 from modelmill.tasks.inputs import TextTask
 from modelmill.tasks.parameters import Ignored
 from modelmill.tasks.translation.beam_search import search
-from modelmill.types import Json, Struct, TensorSpec
+from modelmill.types import Json, Struct, TensorSpec, Usage
 
 MOST_BEAMS = 16
 MOST_TOKENS = 512
@@ -219,6 +219,14 @@ class Translation(TextTask):
             "tokens": tokens,
             "score": np.array([one.score for one in found], np.float32),
             "attention": attention,
+        }
+
+    def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
+        """`prompt_tokens` of the sentences, `completion_tokens` of their translations."""
+        written = int(np.count_nonzero(outputs["tokens"]))
+        return {
+            **super().usage(inputs, outputs, context),
+            "completion_tokens": written,
         }
 
     def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Json:

@@ -23,9 +23,9 @@ from modelmill.tasks.base import (
     Run,
 )
 from modelmill.tasks.decoding import image_decoder
-from modelmill.tasks.inputs import ImageTask
+from modelmill.tasks.inputs import ImageTask, pixels_of
 from modelmill.tasks.unconditional_image_generation.sampling import denoised
-from modelmill.types import Json, Struct, TensorSpec
+from modelmill.types import Json, Struct, TensorSpec, Usage
 
 MOST_IMAGES = 64
 MOST_STEPS = 100
@@ -166,6 +166,10 @@ class ImageGeneration(GeneratingTask, ImageTask):
             for row, noise in enumerate(latent)
         ]
         return {"image": np.stack(each)}
+
+    def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
+        """`pixels` of the pictures that were made."""
+        return {"pixels": pixels_of(outputs["image"])}
 
     def encode(
         self, arrays: Arrays, context: Context, parameters: Parameters

@@ -25,10 +25,6 @@ WEIGHTS = "model.safetensors"
 """The file of a bundle from which its training can go on."""
 RESULT = "result.json"
 """What a job leaves in its folder, and its supervisor takes in."""
-QUESTION = "question"
-TEXTS = ("text", "seed", QUESTION)
-"""Kinds of raw input that are sent as a text; a seed is a whole number, or nothing."""
-SEED = "seed"
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -77,7 +73,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     An empty `task` stands for a model without one: it takes and gives the engine's tensors, nothing
     else. `batches` says whether calls share batches, as it was found before it was sealed (empty:
     not tried); workers try it again. `trusted`: who brought the model vouches for it, though its
-    files may run code.
+    files may run code. `takes` and `gives` are kinds of input and output (`tasks.kinds`), and
+    `streams` says whether answers are written token by token: what serving needs to know of the
+    task. They are empty in bundles of before.
     """
 
     task: str
@@ -90,6 +88,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     metrics: Json = msgspec.field(default_factory=dict)
     batches: str = ""
     trusted: bool = False
+    takes: str = ""
+    gives: str = ""
+    streams: bool = False
     files: dict[str, str] = msgspec.field(default_factory=dict)
     schema: int = 1
 

@@ -18,6 +18,7 @@ from modelmill.errors import BundleCorrupt, InvalidInput, NotInstalled
 from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
+from modelmill.tasks.kinds import INPUTS, OUTPUTS
 from modelmill.types import JobSpec
 from tests.making import TINY, dataset, going
 
@@ -145,6 +146,11 @@ def test_its_manifest_says_all_that_is_needed(trained):
         "README.md",
     } <= manifest.files.keys()
     assert manifest.task == task
+    known = task_named(task)
+    said = (manifest.takes, manifest.gives, manifest.streams)
+    assert said == (known.takes, known.GIVES, known.streams)
+    assert known.takes in INPUTS
+    assert known.GIVES in OUTPUTS
     assert sorted(manifest.labels) == manifest.labels
     assert len(manifest.labels) == (2 if task_named(task).CLASSES else 0)
     lineage = manifest.lineage

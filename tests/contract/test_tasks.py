@@ -18,6 +18,7 @@ from modelmill.tasks.base import (
     recipe_named,
     task_named,
 )
+from modelmill.tasks.kinds import INPUTS, OUTPUTS
 from tests.making import png, tones
 
 TASKS = plugins.names("tasks")
@@ -55,7 +56,8 @@ def test_it_has_every_name_of_the_contract(task):
     missing = sorted(name for name in Task.__annotations__ if not hasattr(task, name))
     assert not missing
     assert task.INPUT in ITEMS
-    assert task.takes in ("image", "text", "audio", "seed", "question")
+    assert {task.INPUT, task.takes} <= INPUTS.keys()
+    assert task.GIVES in OUTPUTS
     assert task.SUMMARY
     assert task.SAMPLES > 0
 

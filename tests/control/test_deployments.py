@@ -317,6 +317,27 @@ def test_loading_and_unloading_are_told_once(wanted, project, serve):
     assert wanted.snapshot(snapshot).routes["default/digits"].loaded
 
 
+def test_a_manifest_that_says_what_the_model_takes_needs_no_task(
+    wanted, project, database
+):
+    wanted.deploy(project, "digits:1", "")
+    with database.session() as session:
+        manifest = dict(
+            session.query(Version).filter_by(model="digits").first().manifest
+        )
+        manifest |= {
+            "task": "a-task-that-was-uninstalled",
+            "takes": "video",
+            "gives": "labels",
+            "streams": False,
+        }
+        session.execute(
+            update(Version).where(Version.model == "digits").values(manifest=manifest)
+        )
+    found = route(Deployments(database, wanted._registry))
+    assert (found.kind, found.output, found.grows) == ("video", "labels", False)
+
+
 def test_a_deployment_that_can_not_be_routed_does_not_hide_the_others(
     wanted, project, database
 ):

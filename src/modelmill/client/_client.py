@@ -34,6 +34,7 @@ from modelmill.errors import (
     MillError,
     NotFound,
 )
+from modelmill.tasks.kinds import input_kind
 
 
 class Client(Indexes, Texts):
@@ -316,7 +317,7 @@ class Client(Indexes, Texts):
         pictures takes seeds, or nothing, and answers a list of PNG files in base64 for each.
         """
         kind = self._get(f"/models/{quoted(deployment)}")["input"]
-        if kind == "seed" and not inputs:
+        if input_kind(kind).optional and not inputs:
             inputs = ("",)
         return [
             {
@@ -408,12 +409,13 @@ class Client(Indexes, Texts):
         parameters: Json,
     ) -> Any:
         path = f"/models/{quoted(deployment)}"
-        if kind == "seed":
+        taken = input_kind(kind)
+        if taken.sent_as == "number":
             text = one.decode() if isinstance(one, bytes) else str(one)
             return self._call(
                 "POST", path, json={"inputs": text, "parameters": parameters}
             )
-        if kind in ("text", "question"):
+        if taken.is_text:
             text = one.decode() if isinstance(one, bytes) else text_of(one)
             # A list of one is answered by a list of one, whatever the task answers to a text alone.
             return self._call(

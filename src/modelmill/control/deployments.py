@@ -22,7 +22,7 @@ from modelmill.control.db import (
 )
 from modelmill.control.registry import Registry
 from modelmill.errors import Conflict, InvalidInput, MillError, unknown
-from modelmill.tasks.base import task_named
+from modelmill.tasks.base import interface_of
 from modelmill.types import (
     KeyInfo,
     Manifest,
@@ -34,8 +34,6 @@ from modelmill.types import (
 
 log = logging.getLogger("modelmill.node")
 
-TENSOR = "tensor"
-"""The kind of a model without a task."""
 
 Known = tuple[int, str, int]
 """A version: project, model and number."""
@@ -290,7 +288,7 @@ class Deployments:
     ) -> ServedVersion:
         """One version behind the name: the main one, or a variant."""
         manifest = self._manifest(session, (row.project_id, *version))
-        task = task_named(manifest.task) if manifest.task else None
+        interface = interface_of(manifest)
         mine = [
             replica
             for replica in replicas
@@ -302,9 +300,9 @@ class Deployments:
             model=version[0],
             version=version[1],
             task=manifest.task,
-            output=task.GIVES if task else "json",
-            grows=task.streams if task else False,
-            kind=task.takes if task else TENSOR,
+            output=interface.gives,
+            grows=interface.streams,
+            kind=interface.takes,
             engine=options.engine or manifest.engine,
             # A deployment whose only worker was lost keeps its calls waiting for the next one.
             ready=row.loaded and (bool(mine) if variant else row.serving is not None),

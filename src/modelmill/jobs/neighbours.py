@@ -51,7 +51,8 @@ def assemble(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
     neighbours = min(spec.settings["k"], len(vectors))
     write_graph(source / MODEL, draft / MODEL, vectors, codes, len(labels), neighbours)
     task = CLASSIFIERS[task_named(base.task).INPUT]
-    how = msgspec.convert(base.preprocessing, task_named(task).PREPROCESSING)
+    classifier = task_named(task)
+    how = msgspec.convert(base.preprocessing, classifier.PREPROCESSING)
     manifest = Manifest(
         task=task,
         engine=ENGINE,
@@ -59,6 +60,8 @@ def assemble(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
         outputs=[TensorSpec(name="scores", datatype="FP32", shape=[-1, len(labels)])],
         preprocessing=msgspec.to_builtins(how),
         labels=labels.tolist(),
+        takes=classifier.takes,
+        gives=classifier.GIVES,
         lineage=_lineage(spec, upload, neighbours),
     )
     for path in source.glob("tokenizer.json"):

@@ -296,6 +296,9 @@ def describe(one: Training, context: Context, chosen: Plan) -> Manifest:
         outputs=one.task.outputs(context),
         preprocessing=msgspec.to_builtins(context.preprocessing),
         labels=context.labels,
+        takes=one.task.takes,
+        gives=one.task.GIVES,
+        streams=one.task.streams,
         lineage=Lineage(
             dataset=spec.dataset["name"],
             data_digest=spec.dataset["digest"],

@@ -31,13 +31,13 @@ from modelmill.protocols.inputs import (
     VECTORS,
     answers,
     check_count,
-    described,
     parameters_of,
     raw_of,
     refuse_tensor_model,
 )
 from modelmill.protocols.streams import after_first, event
-from modelmill.types import SEED, TEXTS, Json, ServedVersion, StreamPart
+from modelmill.tasks.kinds import IMAGE, input_kind
+from modelmill.types import Json, ServedVersion, StreamPart
 
 PREFIX = "/models"
 error = simple_error
@@ -83,7 +83,7 @@ async def infer(request: Request) -> Response | StreamingResponse:
         return await streamed(request, sent.inputs[0], sent.parameters)
     _check_accept(
         request.header(b"accept"),
-        READABLE | PICTURES if version.output == "image" else READABLE,
+        READABLE | PICTURES if version.output == IMAGE else READABLE,
     )
     return await respond(request, body)
 
@@ -106,7 +106,7 @@ async def respond(request: Request, body: bytes) -> Response:
 def _response(request: Request, results: list[bytes], many: bool) -> Response:
     """The results in the form that the caller accepts; raises `InvalidInput`."""
     version, accept = request.version, request.header(b"accept")
-    if version.output == "image" and many and not _wants(accept, READABLE):
+    if version.output == IMAGE and many and not _wants(accept, READABLE):
         raise InvalidInput(SEVERAL)
     is_nested = results[0][:1] == b"[" and version.task not in NESTED
     if many or (version.kind == "text" and not is_nested):
@@ -114,9 +114,9 @@ def _response(request: Request, results: list[bytes], many: bool) -> Response:
     # A generator makes any number of pictures, so it answers a list unless only a picture is
     # accepted
     if (
-        version.output == "image"
+        version.output == IMAGE
         and _wants(accept, PICTURES)
-        and (version.kind != SEED or not _wants(accept, READABLE))
+        and (not input_kind(version.kind).optional or not _wants(accept, READABLE))
     ):
         if (picture := _only_picture(results[0])) is not None:
             return Response(picture, content_type=PNG)
@@ -182,11 +182,12 @@ def _repeatable(failure: Unavailable, version: ServedVersion) -> MillError:
 
 def read(body: bytes, content_type: str, kind: str, task: str = "") -> Inputs:
     """A body as what the task takes; raises `InvalidInput`."""
-    if not body and kind == SEED:
+    taken = input_kind(kind)
+    if not body and taken.optional:
         return Inputs([b""], {})
     if not body:
         raise InvalidInput(
-            f"the body is empty: send {'JSON with inputs' if kind in TEXTS else described(kind)}"
+            f"the body is empty: send {'JSON with inputs' if taken.is_text else taken.article}"
         )
     content_type = content_type.lower()
     if content_type.startswith("multipart/"):
@@ -195,10 +196,10 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Inputs:
             "--data-binary @FILE)"
         )
     json_like = content_type.startswith(JSON) or is_object(body)
-    if content_type.startswith("text/plain") if kind in TEXTS else not json_like:
+    if content_type.startswith("text/plain") if taken.is_text else not json_like:
         return Inputs([body], {})
     document = read_json(body)
-    if kind == SEED and isinstance(document, dict):
+    if taken.optional and isinstance(document, dict):
         document.setdefault("inputs", None)
     if not isinstance(document, dict) or "inputs" not in document:
         raise InvalidInput(

@@ -12,20 +12,13 @@ import msgspec
 
 from modelmill.errors import InvalidInput, TooLarge
 from modelmill.protocols.base import Request
-from modelmill.types import QUESTION, SEED, TEXTS, ServedVersion
+from modelmill.tasks.kinds import TENSOR, input_kind
+from modelmill.types import ServedVersion
 
 BATCH = 128
 """Most inputs in one request."""
 VECTORS = "feature-extraction"
 """The task whose models make vectors of texts."""
-
-A = {"image": "an image", "audio": "a recording", "tensor": "a tensor"}
-"""Kinds of raw input that are files, with their article."""
-
-
-def described(kind: str) -> str:
-    """A kind of input with its article, also one that only a plug-in knows."""
-    return A.get(kind, f"an input of the kind '{kind[:40]}'")
 
 
 def raw_of(value: Any, kind: str, field: str) -> bytes:
@@ -34,22 +27,18 @@ def raw_of(value: Any, kind: str, field: str) -> bytes:
 
     `field` names it in the message of `InvalidInput`.
     """
-    if kind == SEED and (value is None or type(value) is int):
-        value = "" if value is None else str(value)
-    if kind == QUESTION and isinstance(value, dict):
+    taken = input_kind(kind)
+    if taken.sent_as == "number" and type(value) is int:
+        value = str(value)
+    if taken.optional and value is None:
+        value = ""
+    if taken.sent_as == "json" and isinstance(value, dict):
         return msgspec.json.encode(value)
-    if isinstance(value, dict) and value.keys() == {"b64"} and kind not in TEXTS:
+    if not taken.is_text and isinstance(value, dict) and value.keys() == {"b64"}:
         value = value["b64"]
     if not isinstance(value, str):
-        if kind == QUESTION:
-            raise InvalidInput(
-                f'{field} holds {{"question": ..., "context": ...}}, not {_kind_of(value)}'
-            )
-        what = {"text": "a text", SEED: "a seed (a whole number), or nothing"}.get(
-            kind
-        ) or f"{described(kind)} as base64"
-        raise InvalidInput(f"{field} holds {what}, as a string, not {_kind_of(value)}")
-    if kind in TEXTS:
+        raise InvalidInput(f"{field} holds {taken.in_json}, not {_kind_of(value)}")
+    if taken.is_text:
         return value.encode("utf-8", "surrogatepass")
     try:
         return b64decode(
@@ -57,9 +46,7 @@ def raw_of(value: Any, kind: str, field: str) -> bytes:
             validate=True,
         )
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput(
-            f"{field} is not valid base64 of {described(kind)}"
-        ) from error
+        raise InvalidInput(f"{field} is not valid base64 of {taken.article}") from error
 
 
 def _kind_of(value: Any) -> str:
@@ -140,7 +127,7 @@ async def answers(
 def refuse_tensor_model(version: ServedVersion) -> None:
     """Raises `InvalidInput` for a model without a task, which takes tensors alone."""
     name = version.deployment
-    if version.kind == "tensor":
+    if version.kind == TENSOR:
         raise InvalidInput(
             f"'{name}' takes tensors, not pictures or texts: POST them to "
             f"/v2/models/{name}/infer or /v1/models/{name}:predict"

@@ -20,6 +20,7 @@ from modelmill.protocols.inputs import (
 )
 from modelmill.protocols.openai import errors
 from modelmill.protocols.rows import ROWS, from_columns, from_rows, to_columns, to_rows
+from modelmill.tasks.kinds import TENSOR
 from modelmill.types import Json
 
 error = errors.error
@@ -54,7 +55,7 @@ async def respond(request: Request, document: Any) -> Response:
     ):
         raise InvalidInput(FORM)
     kind = request.version.kind
-    if kind == "tensor":
+    if kind == TENSOR:
         return await _tensors(request, document)
     by_row = "instances" in document
     values = document["instances"] if by_row else _column(document["inputs"], kind)

@@ -18,6 +18,7 @@ from modelmill.protocols.base import (
     read_json,
     simple_error,
 )
+from modelmill.tasks.kinds import TENSOR
 
 error = simple_error
 
@@ -39,7 +40,7 @@ async def invocations(request: Request) -> Response:
     body = await request.content()
     document = _rows(body, request.header(b"content-type"))
     version = request.pick_again()  # it may have left while the body was read
-    if document is None and version.kind != "tensor":
+    if document is None and version.kind != TENSOR:
         return await huggingface.respond(request, body)
     return await kserve_v1.respond(request, document or read_json(body))
 

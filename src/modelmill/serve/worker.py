@@ -40,7 +40,8 @@ from modelmill.serve.wire import (
     read_calls,
 )
 from modelmill.tasks.base import NOTE
-from modelmill.types import ALONE, BY_HAND, TEXTS, Struct, Usage, WorkerSpec
+from modelmill.tasks.kinds import input_kind
+from modelmill.types import ALONE, BY_HAND, Struct, Usage, WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
 DRAIN_SECONDS = 60
@@ -187,7 +188,7 @@ class Worker:
         )
 
     def _decode_raw(self, data: bytes, parameters: Struct) -> Arrays:
-        if self.kind not in TEXTS:
+        if not input_kind(self.kind).is_text:
             return self.model.decode(data, parameters)
         try:
             return self.model.decode(str(data, "utf-8"), parameters)

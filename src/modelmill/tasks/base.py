@@ -19,6 +19,7 @@ from modelmill import plugins
 from modelmill.data.base import Item
 from modelmill.errors import InvalidInput
 from modelmill.streams import Piece, Text
+from modelmill.tasks.kinds import TENSOR
 from modelmill.tasks.parameters import NoParameters, checked
 from modelmill.tasks.training_settings import (
     MOST_EPOCHS,
@@ -34,6 +35,7 @@ from modelmill.tasks.training_settings import (
 from modelmill.types import (
     Fraction,
     Json,
+    Manifest,
     Positive,
     StreamPart,
     Struct,
@@ -168,7 +170,7 @@ class Task(ABC):
     SUMMARY: ClassVar[str]
     """What it does, as a line for people."""
     INPUT: ClassVar[str]
-    """The kind of the items of its data sets."""
+    """The kind of the items of its data sets (`kinds.INPUTS`)."""
     TARGETS: ClassVar[tuple[str, ...]]
     """The targets of data formats it can be trained on."""
     CLASSES: ClassVar[int]
@@ -187,8 +189,8 @@ class Task(ABC):
     TAKES: ClassVar[str] = ""
     """The kind of what callers send, where it is not that of the items."""
     GIVES: ClassVar[str] = "json"
-    """The kind of an answer. "image": `{"image": base64}`, or a list of pictures as base64, which
-    protocols may send as pictures.
+    """The kind of an answer (`kinds.OUTPUTS`). "image": `{"image": base64}`, or a list of pictures
+    as base64, which protocols may send as pictures.
     """
     SPLIT: ClassVar[Literal["items", "classes"]] = "items"
     """What goes to a split as a whole where a data set declares none. "classes" is for answers that
@@ -472,6 +474,26 @@ def task_named(name: str) -> Task:
             "modelmill.tasks.base.Task"
         )
     return task
+
+
+class Interface(NamedTuple):
+    """What serving needs to know of a model."""
+
+    takes: str
+    gives: str
+    streams: bool
+
+
+def interface_of(manifest: Manifest) -> Interface:
+    """What a manifest says, and of a bundle of before what its task says; raises `NotFound` where
+    that is not installed.
+    """
+    if not manifest.task:
+        return Interface(TENSOR, "json", streams=False)
+    if manifest.takes:
+        return Interface(manifest.takes, manifest.gives, manifest.streams)
+    task = task_named(manifest.task)
+    return Interface(task.takes, task.GIVES, task.streams)
 
 
 ALSO = {

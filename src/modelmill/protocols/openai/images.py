@@ -9,7 +9,7 @@ from modelmill.errors import InvalidInput
 from modelmill.protocols.base import Endpoint, Request, Response, read_json
 from modelmill.protocols.inputs import answers, not_supported, raw_of
 from modelmill.protocols.openai.form import field, file_of, read_form
-from modelmill.types import SEED
+from modelmill.tasks.kinds import input_kind
 
 EDITS = "image-to-image"
 
@@ -22,11 +22,11 @@ async def generations(request: Request) -> Response:
             'the JSON wants the form {"model": ..., "prompt": "", "n": 1}'
         )
     version = request.pick(document["model"])
-    if version.kind != SEED:
+    if not input_kind(version.kind).optional:
         raise not_supported(version, "image generation")
     _check_format(document.get("response_format"))
     request.gateway.refuse_unservable(version)
-    seed = raw_of(document.get("prompt"), SEED, "prompt")
+    seed = raw_of(document.get("prompt"), version.kind, "prompt")
     (result,) = await answers(request, [seed], {"num_images": document.get("n")})
     return _pictures(msgspec.json.decode(result))
 

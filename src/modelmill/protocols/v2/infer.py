@@ -39,7 +39,8 @@ from modelmill.serve.flight import answered_by, version_of
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.pool import Ask
 from modelmill.serve.wire import ANSWER, Answer, Tensor
-from modelmill.types import SEED, KeyInfo, ServedVersion
+from modelmill.tasks.kinds import input_kind
+from modelmill.types import KeyInfo, ServedVersion
 from modelmill.wire.encoding import (
     UnknownCoding,
     in_thread,
@@ -136,7 +137,7 @@ async def infer(request: Request) -> Response:
         plan, tensors = await _understand(request, pinned, body, size)
         version = request.version  # the body may pin another
     options = plan.options
-    takes_parameters = ANSWER in plan.outputs or version.kind == SEED
+    takes_parameters = ANSWER in plan.outputs or input_kind(version.kind).optional
     try:
         answer = await request.gateway.predict(
             request.caller,
@@ -197,7 +198,11 @@ def fast_path(request: Request) -> Begin | None:
     ) -> tuple[Future[Any], Finish] | None:
         version = gateway.route(caller, model, pinned)
         planned_call = planned(version, body)
-        if planned_call is None or not planned_call[0].simple or version.kind == SEED:
+        if (
+            planned_call is None
+            or not planned_call[0].simple
+            or input_kind(version.kind).optional
+        ):
             return None
         if version.others and pinned is None:
             # Drawn only now: what goes the usual way draws its version there

@@ -30,7 +30,7 @@ from modelmill.protocols.v2.tensors import (
 from modelmill.protocols.v2.values import SIZES, packed, unpacked
 from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Tensor
-from modelmill.types import TEXTS
+from modelmill.tasks.kinds import input_kind
 
 T = TypeVar("T")
 
@@ -273,7 +273,8 @@ def _from_json(one: InferInput[Any], own: Signature) -> bytes:
 
 def _packed(one: InferInput[Any], values: list[Any], own: Signature) -> bytes:
     if (
-        own.task_input in (*TEXTS, "")
+        not own.task_input
+        or input_kind(own.task_input).is_text
         or one.name != own.task_input
         or one.datatype != "BYTES"
     ):

@@ -8,6 +8,7 @@ from modelmill import __version__
 from modelmill.errors import Unavailable
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.meter import Series
+from modelmill.tasks.kinds import TENSOR
 from modelmill.types import Json, KeyInfo, ServedVersion, TensorSpec
 
 EXTENSIONS = (
@@ -58,7 +59,7 @@ def model_metadata(
         "inputs": [msgspec.to_builtins(spec) for spec in route.inputs],
         "outputs": [msgspec.to_builtins(spec) for spec in route.outputs],
     }
-    if route.task and route.kind != "tensor":
+    if route.task and route.kind != TENSOR:
         document["task"] = {
             "name": route.task,
             "inputs": [{"name": route.kind, "datatype": "BYTES", "shape": [-1]}],

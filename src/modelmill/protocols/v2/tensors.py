@@ -15,6 +15,7 @@ from modelmill.errors import InvalidInput, ModelFailed
 from modelmill.protocols.base import is_number
 from modelmill.protocols.v2.values import SIZES, check_bytes, classification
 from modelmill.serve.wire import ANSWER, Answer, Tensor
+from modelmill.tasks.kinds import TENSOR
 from modelmill.types import ServedVersion, TensorSpec
 
 MAX_ELEMENTS = 1 << 28
@@ -116,7 +117,7 @@ class Signature:
         self.head = named[:-1]  # of every answer in JSON
         self.plans: dict[bytes, Any] = {}  # what heads of requests mean
         self.task_input = (
-            version.kind if version.task and version.kind != "tensor" else ""
+            version.kind if version.task and version.kind != TENSOR else ""
         )
 
 

@@ -109,6 +109,7 @@ class SpeechRecognition(AudioTask):
     """What is said in a recording."""
 
     SUMMARY = "write down what is said in a recording"
+    GIVES = "text"
     TARGETS = ("text",)
     CLASSES = 1
     METRIC = "wer"

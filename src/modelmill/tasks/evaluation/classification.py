@@ -41,6 +41,7 @@ class Parameters(Struct, frozen=True, kw_only=True):
 class Classifier(Task, ABC):
     """A task whose answers are labels with scores."""
 
+    GIVES = "labels"
     TARGETS = ("label",)
     CLASSES = 2
     METRIC = "accuracy"

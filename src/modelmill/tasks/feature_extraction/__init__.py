@@ -97,6 +97,7 @@ class FeatureExtraction(TextTask):
         "turn a text into a vector, for search and comparison by meaning; sentence-similarity "
         "is asked of it, too"
     )
+    GIVES = "vector"
     TARGETS = ("texts", "label", "scored")
     CLASSES = 0
     METRIC = "recall_at_1"

@@ -29,6 +29,7 @@ class ImageFeatureExtraction(ImageTask):
     """A unit vector for a picture."""
 
     SUMMARY = "turn a picture into a vector, for search and recognition by similarity"
+    GIVES = "vector"
     TARGETS = ("label",)
     CLASSES = 2
     SPLIT = "classes"

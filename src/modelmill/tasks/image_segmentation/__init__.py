@@ -88,6 +88,7 @@ class ImageSegmentation(ImageTask):
     """A mask for each class in a picture."""
 
     SUMMARY = "name every pixel of a picture: a mask for each class"
+    GIVES = "masks"
     TARGETS = ("mask",)
     CLASSES = 2
     METRIC = "miou"

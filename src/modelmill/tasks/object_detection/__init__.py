@@ -59,6 +59,7 @@ class ObjectDetection(ImageTask):
     """Boxes with labels and scores for a picture."""
 
     SUMMARY = "find the objects in a picture"
+    GIVES = "boxes"
     TARGETS = ("boxes",)
     CLASSES = 1
     METRIC = "map"

@@ -34,7 +34,7 @@ from modelmill.tasks.question_answering.features import (
     window_baseline,
 )
 from modelmill.tasks.question_answering.measures import exact, f1
-from modelmill.types import QUESTION, Json, Struct, TensorSpec, Usage
+from modelmill.types import Json, Struct, TensorSpec, Usage
 
 STEP = 64
 """Passages are filled up to a multiple of it, so that those of about one length make a batch."""
@@ -100,7 +100,7 @@ class QuestionAnswering(Task):
     """The part of a passage that answers a question."""
 
     SUMMARY = "find the answer to a question in a passage of text"
-    INPUT = QUESTION
+    INPUT = "question"
     TARGETS = ("answers",)
     CLASSES = 0
     METRIC = "f1"

@@ -175,6 +175,7 @@ class TextGeneration(StreamingTask):
 
     SUMMARY = "write a text on, in the manner of those it was trained on"
     INPUT = "text"
+    GIVES = "tokens"
     TARGETS = ("none",)
     CLASSES = 0
     METRIC = "nats_per_char"

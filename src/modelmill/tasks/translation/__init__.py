@@ -100,6 +100,7 @@ class Translation(TextTask):
     """A sentence in another language."""
 
     SUMMARY = "say a sentence in another language, learnt from pairs of sentences"
+    GIVES = "text"
     TARGETS = ("texts",)
     CLASSES = 0
     METRIC = "bleu"

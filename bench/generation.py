@@ -87,6 +87,7 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
     from modelmill.engines.onnx import INT8
     from modelmill.predictor import Predictor, write_golden
     from modelmill.tasks.decoding import lossless_tokenizer
+    from modelmill.tasks.decoding.tokenizer import TOKENIZER
     from modelmill.tasks.networks.decoder_graph import decoder
     from modelmill.types import Lineage, Manifest, TensorSpec
 
@@ -95,7 +96,7 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
     tokenizer = lossless_tokenizer.train(
         [text_of(range(3, VOCABULARY))], lossless_tokenizer.Units()
     )
-    tokenizer.save(str(draft / lossless_tokenizer.TOKENIZER))
+    tokenizer.save(draft / TOKENIZER)
     (draft / INT8).mkdir()
     for place in (draft, draft / INT8):
         graph = decoder(

@@ -31,6 +31,7 @@ from modelmill.settings import Limits
 from modelmill.tasks import feature_extraction
 from modelmill.tasks.base import task_named
 from modelmill.tasks.decoding import audio_decoder, lossless_tokenizer, text_tokenizer
+from modelmill.tasks.decoding.tokenizer import TOKENIZER
 from modelmill.types import (
     KeyInfo,
     Lineage,
@@ -276,9 +277,9 @@ def writing_bundle(target: Path, context: int = 128) -> Path:
     draft.mkdir(parents=True)
     letters = "abcdefghijklmnopqrstuvwxyz "
     tokenizer = lossless_tokenizer.train([letters], lossless_tokenizer.Units())
-    tokenizer.save(str(draft / lossless_tokenizer.TOKENIZER))
+    tokenizer.save(draft / TOKENIZER)
     rng, width = np.random.default_rng(0), 64
-    assert tokenizer.get_vocab_size() == 30
+    assert tokenizer.size == 30
 
     def drawn(*shape: int) -> Any:
         return (rng.normal(size=shape) * 0.3).astype(np.float32)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from modelmill import bundle
 from modelmill.predictor import Predictor, write_golden
 from modelmill.tasks.decoding import text_tokenizer
+from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
 from modelmill.types import TensorSpec
 from tests.making import a_manifest, png
 
@@ -128,9 +129,10 @@ def feeling_bundle(target: Path) -> Path:
         text_tokenizer.Preprocessing(max_length=8),
         draft,
     )
-    words = text_tokenizer.load_tokenizer(draft / text_tokenizer.TOKENIZER).get_vocab()
+    known = load_tokenizer(draft / TOKENIZER)
     table = np.zeros((how.tokens, 2), np.float32)
-    table[words["hate"]], table[words["love"]] = (3, -3), (-3, 3)
+    table[known.id_of("hate")] = (3, -3)
+    table[known.id_of("love")] = (-3, 3)
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["rows"]),
         helper.make_node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),

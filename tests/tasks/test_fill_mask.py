@@ -22,9 +22,7 @@ def context(tmp_path):
 
 
 def token(context, word):
-    return fill_mask.load_tokenizer(context.folder / fill_mask.TOKENIZER).token_to_id(
-        word
-    )
+    return fill_mask.load_tokenizer(context.folder / fill_mask.TOKENIZER).id_of(word)
 
 
 def answered(context, text, parameters=None, **logits):

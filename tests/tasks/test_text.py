@@ -14,10 +14,10 @@ from modelmill.tasks.decoding.text_tokenizer import (
     Preprocessing,
     decode,
     fingerprint,
-    load_tokenizer,
     prepare,
     train_tokenizer,
 )
+from modelmill.tasks.decoding.tokenizer import load_tokenizer
 from modelmill.tasks.text_classification.recipes import tfidf
 
 ENGLISH = [
@@ -31,7 +31,8 @@ KINDS = ["word", "char", "bpe"]
 
 def pieces(text, **options):
     how = Preprocessing(minimum_count=1, **options)
-    return train_tokenizer([text], how).encode(text, add_special_tokens=False).tokens
+    tokenizer = train_tokenizer([text], how)
+    return [tokenizer.name_of(token) for token in tokenizer.encode(text)]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_a_saved_tokenizer_gives_the_ids_it_was_trained_with(tmp_path, kind):
     fresh = train_tokenizer(ENGLISH, how)
     loaded = load_tokenizer(tmp_path / "tokenizer.json")
     for text in [*ENGLISH[:4], "unseen words, Ünïcode 电影", "x" * 100]:
-        assert loaded.encode(text).ids == fresh.encode(text).ids
+        assert loaded.encode(text) == fresh.encode(text)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,8 +154,8 @@ def test_padding_and_unknown_have_the_first_ids_and_the_vocabulary_is_bounded(tm
         [f"word{i} " * 3 for i in range(100)], Preprocessing(vocabulary=20), tmp_path
     )
     tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
-    assert (tokenizer.token_to_id("[PAD]"), tokenizer.token_to_id("[UNK]")) == (0, 1)
-    assert how.tokens == tokenizer.get_vocab_size() == 20
+    assert (tokenizer.id_of("[PAD]"), tokenizer.id_of("[UNK]")) == (0, 1)
+    assert how.tokens == tokenizer.size == 20
 
 
 def test_a_damaged_tokenizer_is_found(tmp_path):
@@ -229,7 +230,7 @@ def test_names_of_special_tokens_are_letters_to_models_that_write(tmp_path, unit
     tokenizer = lossless_tokenizer.learnt(
         [text], lossless_tokenizer.Units(units=units), tmp_path
     )
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    ids = tokenizer.encode(text)
     assert min(ids) >= len(lossless_tokenizer.SPECIAL)
     assert tokenizer.decode(ids) == text
 
@@ -239,11 +240,6 @@ def test_tokens_of_several_bytes_are_told_by_them(tmp_path):
     tokenizer = lossless_tokenizer.learnt(
         [text], lossless_tokenizer.Units(units="bpe"), tmp_path
     )
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert (
-        b"".join(
-            lossless_tokenizer.bytes_of(tokenizer, token) for token in ids
-        ).decode()
-        == text
-    )
-    assert lossless_tokenizer.bytes_of(tokenizer, lossless_tokenizer.END) is None
+    ids = tokenizer.encode(text)
+    assert b"".join(tokenizer.bytes_of(token) for token in ids).decode() == text
+    assert tokenizer.bytes_of(lossless_tokenizer.END) is None

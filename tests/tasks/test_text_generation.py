@@ -9,7 +9,8 @@ from modelmill.errors import InvalidInput
 from modelmill.predictor import read_golden, write_golden
 from modelmill.tasks import text_generation as module
 from modelmill.tasks.base import Context, Item
-from modelmill.tasks.decoding.lossless_tokenizer import END, load_tokenizer
+from modelmill.tasks.decoding.lossless_tokenizer import END
+from modelmill.tasks.decoding.tokenizer import load_tokenizer
 from modelmill.tasks.text_generation import chat_template
 
 task = module.TASK
@@ -35,11 +36,7 @@ def prompt(context, text, **parameters):
 )
 @pytest.mark.parametrize("last", [1, 20, 63, 64, 10**9])
 def test_truncate_keeps_so_many_of_the_last_tokens(context, text, last):
-    whole = (
-        load_tokenizer(context.folder / module.TOKENIZER)
-        .encode(module.without_surrogates(text))
-        .ids
-    )
+    whole = load_tokenizer(context.folder / module.TOKENIZER).encode(text)
     found = prompt(context, text, truncate=last)
     assert len(found) == min(last, 63, len(whole))
     assert found[-1] == whole[-1]
@@ -58,9 +55,7 @@ def test_a_book_is_refused_unless_its_end_is_asked_for(context):
 def knows(context, *texts):
     """Scores of a model that knows some texts by heart, each with its end."""
     tokenizer = load_tokenizer(context.folder / module.TOKENIZER)
-    known = [
-        [*tokenizer.encode(text, add_special_tokens=False).ids, END] for text in texts
-    ]
+    known = [[*tokenizer.encode(text), END] for text in texts]
 
     def score(arrays):
         ids = arrays["ids"][0]
@@ -127,9 +122,7 @@ def chat(context, *contents, roles=("user", "assistant")):
 
 
 def text_of(context, ids):
-    return load_tokenizer(context.folder / module.TOKENIZER).decode(
-        ids, skip_special_tokens=False
-    )
+    return load_tokenizer(context.folder / module.TOKENIZER).decode(ids, special=True)
 
 
 def template(context, text):

@@ -1,28 +1,29 @@
-"""Texts in, token ids out: the decoding that all language tasks share. The tokenizer is trained on
-the data.
+"""Texts in, token ids out: the decoding that tasks of words share, and the trainer of their
+tokenizer.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
-from modelmill.errors import BundleCorrupt, InvalidInput
+from modelmill.errors import InvalidInput
 from modelmill.tasks.base import Choice, Facts, Raw
+from modelmill.tasks.decoding.tokenizer import (
+    TOKENIZER,
+    Tokenizer,
+    load_tokenizer,
+    without_surrogates,
+)
 from modelmill.tasks.training_settings import passes
 from modelmill.types import Struct, TensorSpec
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-TOKENIZER = "tokenizer.json"
 MASK = "[MASK]"
 SPECIAL = ["[PAD]", "[UNK]", MASK]
-"""Ids 0, 1 and 2."""
+"""Ids 0, 1 and 2 of a tokenizer that is trained here."""
 MAX_CHARACTERS = 200_000
 EAST = "\u2e80"
 """From here on scripts have no spaces between words, roughly."""
@@ -142,8 +143,8 @@ def text_of(data: Raw) -> str:
 def beginning(data: Raw, folder: Path, most: int) -> str:
     """As much of a text as has so many tokens at most."""
     text = without_surrogates(text_of(data))
-    told = load_tokenizer(folder / TOKENIZER).encode(text, add_special_tokens=False)
-    return text if len(told.ids) <= most else text[: told.offsets[most][0]]
+    told = load_tokenizer(folder / TOKENIZER).encode_with_places(text)
+    return text if len(told.ids) <= most else text[: told.places[most][0]]
 
 
 def fingerprint(data: Raw) -> str:
@@ -154,29 +155,15 @@ def fingerprint(data: Raw) -> str:
 
 
 def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
-    """Token ids, int64 [max_length], cut or padded with 0."""
+    """Token ids, int64 [max_length], cut or padded."""
     # Far more characters than tokens are kept: normalising all of a book for its first page would
     # take seconds.
-    text = without_surrogates(text_of(data)[: how.max_length * LETTERS])
-    ids = (
-        load_tokenizer(folder / TOKENIZER)
-        .encode(text, add_special_tokens=False)
-        .ids[: how.max_length]
-    )
-    row = np.zeros(how.max_length, np.int64)
+    text = text_of(data)[: how.max_length * LETTERS]
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    ids = tokenizer.encode(text)[: how.max_length]
+    row = np.full(how.max_length, tokenizer.pad, np.int64)
     row[: len(ids)] = ids
     return row
-
-
-def ids_around(tokenizer: "Tokenizer", text: str, mark: str, token: int) -> list[int]:
-    """Token ids of a text in which a mark stands for a special token, and everything else is
-    text.
-    """
-    first, *others = without_surrogates(text).split(mark)
-    ids = list(tokenizer.encode(first, add_special_tokens=False).ids)
-    for part in others:
-        ids += [token, *tokenizer.encode(part, add_special_tokens=False).ids]
-    return ids
 
 
 def checked_ids(ids: Any, tokens: int) -> list[int]:
@@ -208,11 +195,6 @@ def told(note: np.ndarray[Any, Any]) -> str:
     return note[4 : 4 + size].tobytes().decode()
 
 
-def without_surrogates(text: str) -> str:
-    """A lone surrogate is no character: it reads as an unknown one."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preprocessing:
     """Train the tokenizer into `folder`, and take the length from the longest hundredth of the
     texts.
@@ -224,14 +206,12 @@ def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preproces
         tokenizer = load_tokenizer(folder / TOKENIZER)
     else:
         tokenizer = train_tokenizer(kept, how)
-        tokenizer.save(str(folder / TOKENIZER))
+        tokenizer.save(folder / TOKENIZER)
     length = how.max_length
     if not length:
-        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(kept)]
+        lengths = [len(ids) for ids in tokenizer.encode_all(kept)]
         length = max(1, min(how.length_limit, int(np.percentile(lengths, 99))))
-    return msgspec.structs.replace(
-        how, max_length=length, tokens=tokenizer.get_vocab_size()
-    )
+    return msgspec.structs.replace(how, max_length=length, tokens=tokenizer.size)
 
 
 def tensor(how: Preprocessing) -> TensorSpec:
@@ -239,16 +219,16 @@ def tensor(how: Preprocessing) -> TensorSpec:
     return TensorSpec(name="ids", datatype="INT64", shape=[-1, how.max_length])
 
 
-def train_tokenizer(texts: list[str], how: Preprocessing) -> "Tokenizer":
+def train_tokenizer(texts: list[str], how: Preprocessing) -> Tokenizer:
     """A tokenizer of the training texts, for any language."""
     from tokenizers import (
         Regex,
-        Tokenizer,
         models,
         normalizers,
         pre_tokenizers,
         trainers,
     )
+    from tokenizers import Tokenizer as Inner
 
     common: dict[str, Any] = {
         "vocab_size": how.vocabulary,
@@ -259,13 +239,13 @@ def train_tokenizer(texts: list[str], how: Preprocessing) -> "Tokenizer":
     trainer: Any
     before: Any
     if how.tokenizer == "bpe":
-        tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[1]))
+        tokenizer = Inner(models.BPE(unk_token=SPECIAL[1]))
         trainer = trainers.BpeTrainer(**common, max_token_length=16)
         before = pre_tokenizers.Sequence(
             [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
         )
     else:
-        tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL[1]))
+        tokenizer = Inner(models.WordLevel(unk_token=SPECIAL[1]))
         trainer = trainers.WordLevelTrainer(**common)
         pattern = WORDS if how.tokenizer == "word" else r"\X"
         before = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
@@ -273,20 +253,4 @@ def train_tokenizer(texts: list[str], how: Preprocessing) -> "Tokenizer":
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = before
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-@lru_cache(maxsize=8)
-def load_tokenizer(path: Path) -> "Tokenizer":
-    """The tokenizer of a bundle; raises `BundleCorrupt`."""
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare `Exception`
-        raise BundleCorrupt(f"{path.name} can't be read: {error}") from error
-    tokenizer.encode_special_tokens = (
-        True  # what a caller writes is text: "[PAD]" has five letters
-    )
-    return tokenizer
+    return Tokenizer(tokenizer)

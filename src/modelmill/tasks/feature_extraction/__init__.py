@@ -23,12 +23,9 @@ from modelmill.tasks.base import (
 )
 from modelmill.tasks.decoding import text_tokenizer
 from modelmill.tasks.decoding.text_tokenizer import (
-    TOKENIZER,
-    load_tokenizer,
-)
-from modelmill.tasks.decoding.text_tokenizer import (
     fingerprint as fingerprint,
 )
+from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
 from modelmill.tasks.inputs import TextTask
 from modelmill.tasks.parameters import HIDDEN
 from modelmill.types import Struct, TensorSpec, Usage
@@ -237,16 +234,9 @@ def score_of(item: Item) -> float | None:
 def _ids(data: Raw, context: Context, *, whole: bool) -> list[int]:
     """The tokens of a text, or of so much of its beginning as the model reads at most."""
     text = text_tokenizer.text_of(data)
-    text = text_tokenizer.without_surrogates(
-        text
-        if whole
-        else text[: context.preprocessing.max_length * text_tokenizer.LETTERS]
-    )
-    return list(
-        load_tokenizer(context.folder / TOKENIZER)
-        .encode(text, add_special_tokens=False)
-        .ids
-    )
+    if not whole:
+        text = text[: context.preprocessing.max_length * text_tokenizer.LETTERS]
+    return load_tokenizer(context.folder / TOKENIZER).encode(text)
 
 
 TASK = FeatureExtraction()

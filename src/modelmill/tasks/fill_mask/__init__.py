@@ -28,9 +28,7 @@ from modelmill.tasks.decoding.text_tokenizer import (
     LETTERS,
     MASK,
     SPECIAL,
-    TOKENIZER,
     Preprocessing,
-    load_tokenizer,
 )
 from modelmill.tasks.decoding.text_tokenizer import (
     fingerprint as fingerprint,
@@ -38,10 +36,10 @@ from modelmill.tasks.decoding.text_tokenizer import (
 from modelmill.tasks.decoding.text_tokenizer import (
     look as look,
 )
+from modelmill.tasks.decoding.tokenizer import TOKENIZER, Tokenizer, load_tokenizer
 from modelmill.tasks.inputs import TextTask
 from modelmill.types import Json, Struct, TensorSpec
 
-MASKED = SPECIAL.index(MASK)
 MASK_TOKENS = 8
 """More than there are in one."""
 SHARE = 0.15
@@ -119,7 +117,8 @@ class FillMask(TextTask):
         where there is none.
         """
         ids = _masked(text_tokenizer.text_of(data), context)
-        places, wanted = np.flatnonzero(ids == MASKED), str(data).count(MASK)
+        masked = load_tokenizer(context.folder / TOKENIZER).mask
+        places, wanted = np.flatnonzero(ids == masked), str(data).count(MASK)
         if not wanted:
             raise InvalidInput(
                 f"the text has no {MASK}: write it where a word is missing"
@@ -151,7 +150,7 @@ class FillMask(TextTask):
         found = []
         for number, logits in enumerate(arrays["logits"].astype(np.float64)):
             shares = np.exp(log_shares(logits))
-            ids = wanted if wanted is not None else np.arange(len(SPECIAL), len(shares))
+            ids = wanted if wanted is not None else _words(tokenizer, len(shares))
             best = ids[np.argsort(-shares[ids], kind="stable")][:count]
             found.append(
                 [
@@ -217,10 +216,9 @@ class FillMask(TextTask):
 def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
     """Token ids, int64 [max_length], of a text in which [MASK] alone is no text."""
     how, tokenizer = context.preprocessing, load_tokenizer(context.folder / TOKENIZER)
-    ids = text_tokenizer.ids_around(
-        tokenizer, text[: how.max_length * LETTERS], MASK, MASKED
-    )
-    row = np.zeros(how.max_length, np.int64)
+    marks = {MASK: tokenizer.mask}
+    ids = tokenizer.encode(text[: how.max_length * LETTERS], marks)
+    row = np.full(how.max_length, tokenizer.pad, np.int64)
     row[: len(ids)] = ids[: how.max_length]
     return row
 
@@ -233,18 +231,23 @@ def _targets(parameters: Parameters, context: Context) -> Any:
     words = [targets] if isinstance(targets, str) else targets
     tokenizer, ids = load_tokenizer(context.folder / TOKENIZER), []
     for word in words:
-        known = tokenizer.encode(
-            text_tokenizer.without_surrogates(word), add_special_tokens=False
-        ).ids
-        if len(known) != 1 or known[0] < len(SPECIAL):
+        known = tokenizer.encode(word)
+        if len(known) != 1 or known[0] in tokenizer.special:
             raise InvalidInput(f"the model knows no single token {word[:60]!r}")
         ids.append(known[0])
     return np.array(ids)
 
 
-def _guess(tokenizer: Any, text: str, number: int, token: int, score: float) -> Json:
+def _words(tokenizer: Tokenizer, tokens: int) -> np.ndarray[Any, Any]:
+    """The ids of all tokens that are text."""
+    return np.setdiff1d(np.arange(tokens), sorted(tokenizer.special))
+
+
+def _guess(
+    tokenizer: Tokenizer, text: str, number: int, token: int, score: float
+) -> Json:
     """One word in its place, the other masks as they were."""
-    word = tokenizer.id_to_token(token).replace("▁", " ").strip()
+    word = tokenizer.name_of(token).replace("▁", " ").strip()
     parts = text.split(MASK)
     whole = (
         MASK.join(parts[: number + 1])
@@ -259,9 +262,11 @@ def _guess(tokenizer: Any, text: str, number: int, token: int, score: float) -> 
     }
 
 
-def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
+def _hidden(
+    ids: np.ndarray[Any, Any], number: int, tokenizer: Tokenizer
+) -> np.ndarray[Any, Any]:
     """Places of known words, always the same ones of a text at its place in the data."""
-    places = np.flatnonzero(ids >= len(SPECIAL))
+    places = np.flatnonzero(~np.isin(ids, sorted(tokenizer.special)))
     if not len(places):
         return places
     chance = np.random.default_rng((len(ids), number)).permutation(len(places))
@@ -270,16 +275,17 @@ def _hidden(ids: np.ndarray[Any, Any], number: int) -> np.ndarray[Any, Any]:
 
 def metrics(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
     """How often the likeliest word is the one that was hidden, and the surprise at it in nats."""
+    tokenizer = load_tokenizer(context.folder / TOKENIZER)
     right = 0
     surprise = 0.0
     count = 0
     for number, item in enumerate(items):
         ids = text_tokenizer.decode(item.data, context.preprocessing, context.folder)
-        places = _hidden(ids, number)
+        places = _hidden(ids, number, tokenizer)
         if not len(places):
             continue
         kept = ids[places]
-        ids[places] = MASKED
+        ids[places] = tokenizer.mask
         scores = log_shares(
             run({"ids": ids[None], "places": places[None]})["logits"][0].astype(
                 np.float64

@@ -24,7 +24,7 @@ from modelmill.tasks.base import (
     Task,
 )
 from modelmill.tasks.decoding import text_tokenizer
-from modelmill.tasks.decoding.text_tokenizer import TOKENIZER, load_tokenizer
+from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
 from modelmill.tasks.parameters import Ignored
 from modelmill.tasks.question_answering.features import (
     COUNT,
@@ -139,12 +139,7 @@ class QuestionAnswering(Task):
         if preprocessing.max_length:
             return found
         tokenizer = load_tokenizer(folder / TOKENIZER)
-        lengths = [
-            len(one.ids)
-            for one in tokenizer.encode_batch(
-                [text_tokenizer.without_surrogates(text) for text in passages]
-            )
-        ]
+        lengths = [len(ids) for ids in tokenizer.encode_all(passages)]
         length = max(
             STEP, min(preprocessing.length_limit, int(np.percentile(lengths, 98)))
         )
@@ -309,28 +304,24 @@ def asked_of(data: Raw) -> tuple[str, str]:
 def _read(data: Raw, context: Context) -> Asked:
     question, text = asked_of(data)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    told = tokenizer.encode(
-        text_tokenizer.without_surrogates(text), add_special_tokens=False
-    )
+    told = tokenizer.encode_with_places(text)
     if len(told.ids) > MOST_TOKENS:
         raise InvalidInput(
             f"the passage has {len(told.ids):,} tokens; at most {MOST_TOKENS:,} are taken: send a "
             "part"
         )
-    said = tokenizer.encode(
-        text_tokenizer.without_surrogates(question), add_special_tokens=False
-    )
+    said = tokenizer.encode_with_places(question)
     row = np.zeros(QUESTION_TOKENS, np.int64)
     ids = said.ids[:QUESTION_TOKENS]
     row[: len(ids)] = ids
-    words = [text[a:b] for a, b in told.offsets]
-    question_words = [question[a:b] for a, b in said.offsets[:QUESTION_TOKENS]]
+    words = [text[a:b] for a, b in told.places]
+    question_words = [question[a:b] for a, b in said.places[:QUESTION_TOKENS]]
     return Asked(
         question,
         text,
         words,
         np.array(told.ids, np.int64),
-        told.offsets,
+        told.places,
         question_words,
         row,
     )

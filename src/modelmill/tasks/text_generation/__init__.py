@@ -26,17 +26,11 @@ from modelmill.tasks.base import (
     StreamingTask,
 )
 from modelmill.tasks.decoding import lossless_tokenizer
-from modelmill.tasks.decoding.lossless_tokenizer import (
-    END,
-    PAD,
-    SPECIAL,
+from modelmill.tasks.decoding.text_tokenizer import LETTERS, checked_ids
+from modelmill.tasks.decoding.tokenizer import (
     TOKENIZER,
+    Tokenizer,
     load_tokenizer,
-)
-from modelmill.tasks.decoding.text_tokenizer import (
-    LETTERS,
-    checked_ids,
-    ids_around,
     without_surrogates,
 )
 from modelmill.tasks.parameters import HIDDEN, Ignored
@@ -196,7 +190,7 @@ class TextGeneration(StreamingTask):
         """The tokenizer, learnt from the training texts."""
         texts = (without_surrogates(_text_of(sample)) for sample in samples)
         tokenizer = lossless_tokenizer.learnt(texts, preprocessing, folder)
-        return msgspec.structs.replace(preprocessing, tokens=tokenizer.get_vocab_size())
+        return msgspec.structs.replace(preprocessing, tokens=tokenizer.size)
 
     def inputs(self, context: Context) -> list[TensorSpec]:
         """`ids`: int64 [-1, any length]."""
@@ -232,15 +226,8 @@ class TextGeneration(StreamingTask):
             text = rendered(parameters.messages, context.folder)
             how = msgspec.structs.replace(how, stop=(*how.stop, *stops(context.folder)))
         ids = _fitting(_prompt(text, context, parameters), context)
-        tokenizer = load_tokenizer(context.folder / TOKENIZER)
-        return Text(
-            name,
-            ids,
-            how,
-            frozenset({END, PAD}),
-            lossless_tokenizer.pieces(tokenizer),
-            said=text,
-        )
+        tokenizer = _tokenizer(context)
+        return Text(name, ids, how, tokenizer.ends, tokenizer.stream(), said=text)
 
     def stream_part(self, piece: Piece, at: int, context: Context) -> StreamPart:
         """What a step has added to an answer after `at` characters, for those who stream it."""
@@ -250,10 +237,10 @@ class TextGeneration(StreamingTask):
             piece.text,
             at,
             piece.prompt_tokens,
-            special=piece.token < len(SPECIAL),
+            special=piece.token in _tokenizer(context).special,
             logprob=None if piece.logprob is None else _told(piece, context),
             finish_reason=piece.ended,
-            ended_by=_ended_by(piece) if piece.ended else "",
+            ended_by=_ended_by(piece, context) if piece.ended else "",
         )
 
     def stream_answer(
@@ -275,14 +262,12 @@ class TextGeneration(StreamingTask):
         if text.how.logprobs >= 0:
             found["logprobs"] = [_told(piece, context) for piece in pieces]
         if parameters.return_full_text:
-            tokenizer = load_tokenizer(context.folder / TOKENIZER)
-            prompt = text.said or tokenizer.decode(
-                text.prompt, skip_special_tokens=False
-            )
+            written = _tokenizer(context).decode(text.prompt, special=True)
+            prompt = text.said or written
             found["generated_text"] = prompt + answer
         if parameters.details:
             found["details"] = {
-                "finish_reason": _ended_by(last),
+                "finish_reason": _ended_by(last, context),
                 "generated_tokens": last.tokens,
                 "seed": text.how.seed,
                 "prefill": [],
@@ -291,7 +276,7 @@ class TextGeneration(StreamingTask):
                         "id": one.token,
                         "text": _token(one.token, context),
                         "logprob": one.logprob,
-                        "special": one.token < len(SPECIAL),
+                        "special": one.token in _tokenizer(context).special,
                     }
                     for one in pieces
                 ],
@@ -331,15 +316,11 @@ class TextGeneration(StreamingTask):
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
         """`ids`: a passage that ends in [END], 0 behind it [passage]."""
         how = context.preprocessing
-        text = without_surrogates(_text_of(item.data))
-        ids = (
-            load_tokenizer(context.folder / TOKENIZER)
-            .encode(text, add_special_tokens=False)
-            .ids
-        )
-        kept = np.zeros(how.passage, np.int32)
+        tokenizer = _tokenizer(context)
+        ids = tokenizer.encode(_text_of(item.data))
+        kept = np.full(how.passage, tokenizer.pad, np.int32)
         whole = (
-            [*ids, END][: how.passage]
+            [*ids, tokenizer.end][: how.passage]
             if not item.name.endswith("+")
             else ids[: how.passage]
         )
@@ -400,8 +381,9 @@ def _tokens(text: str, context: Context) -> list[int]:
             "send less "
             "(the parameter truncate=N keeps the last N)"
         )
-    tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    return ids_around(tokenizer, text, ENDS, END)
+    if ENDS not in text:
+        return _tokenizer(context).encode(text)
+    return _tokenizer(context).encode(text, {ENDS: _tokenizer(context).end})
 
 
 def _fitting(ids: list[int], context: Context) -> list[int]:
@@ -445,22 +427,20 @@ def _told(piece: Piece, context: Context) -> Json:
 
 def _named(token: int, context: Context) -> Json:
     """A token as a text and as its bytes: of several that make up one letter, none is a text."""
-    data = lossless_tokenizer.bytes_of(
-        load_tokenizer(context.folder / TOKENIZER), token
-    )
+    data = _tokenizer(context).bytes_of(token)
     return {
         "token": _token(token, context),
         "bytes": None if data is None else list(data),
     }
 
 
-def _ended_by(piece: Piece) -> str:
+def _ended_by(piece: Piece, context: Context) -> str:
     """Why an answer has ended, in Hugging Face's words."""
     return (
         "length"
         if piece.ended == LENGTH
         else "eos_token"
-        if piece.token in (END, PAD)
+        if piece.token in _tokenizer(context).ends
         else "stop_sequence"
     )
 
@@ -475,11 +455,11 @@ def _usage(piece: Piece) -> Json:
 
 
 def _token(token: int, context: Context) -> str:
-    return str(
-        load_tokenizer(context.folder / TOKENIZER).decode(
-            [token], skip_special_tokens=False
-        )
-    )
+    return _tokenizer(context).decode([token], special=True)
+
+
+def _tokenizer(context: Context) -> Tokenizer:
+    return load_tokenizer(context.folder / TOKENIZER)
 
 
 def _texts(items: Sequence[Item]) -> Iterator[tuple[str, bool]]:
@@ -524,17 +504,17 @@ def metrics(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
     Each token is judged by at least half of the model's context before it, where there is so
     much.
     """
-    tokenizer = load_tokenizer(context.folder / TOKENIZER)
+    tokenizer = _tokenizer(context)
     total = 0.0
     tokens = 0
     letters = 0
     for text, ended in _texts(items):
-        told = tokenizer.encode(text, add_special_tokens=False)
-        ids = np.array([*told.ids, *([END] if ended else [])], np.int64)
+        told = tokenizer.encode_with_places(text)
+        ids = np.array([*told.ids, *([tokenizer.end] if ended else [])], np.int64)
         total += _surprise(run, ids, context.preprocessing.context - 1)
         tokens += max(0, len(ids) - 1)
         letters += len(text) - (
-            told.offsets[0][1] if told.offsets else 0
+            told.places[0][1] if told.places else 0
         )  # nothing says how a text begins
     nats = total / max(1, letters)
     metrics = {

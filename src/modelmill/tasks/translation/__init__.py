@@ -20,12 +20,10 @@ from modelmill.tasks.base import (
     Run,
 )
 from modelmill.tasks.decoding import lossless_tokenizer, text_tokenizer
-from modelmill.tasks.decoding.lossless_tokenizer import (
-    END,
-    PAD,
+from modelmill.tasks.decoding.tokenizer import (
     TOKENIZER,
-    UNKNOWN,
     load_tokenizer,
+    without_surrogates,
 )
 from modelmill.tasks.inputs import TextTask
 from modelmill.tasks.parameters import Ignored
@@ -122,15 +120,12 @@ class Translation(TextTask):
         tokenizer = lossless_tokenizer.learnt(both, preprocessing, folder)
         length = preprocessing.max_length
         if not length:
-            lengths = [
-                len(one.ids)
-                for one in tokenizer.encode_batch(both, add_special_tokens=False)
-            ]
+            lengths = [len(ids) for ids in tokenizer.encode_all(both)]
             length = max(
                 LEAST_LENGTH, min(preprocessing.length_limit, max(lengths) + 1)
             )
         return msgspec.structs.replace(
-            preprocessing, max_length=length, tokens=tokenizer.get_vocab_size()
+            preprocessing, max_length=length, tokens=tokenizer.size
         )
 
     def prepare_sample(self, item: Item) -> Any:
@@ -197,21 +192,24 @@ class Translation(TextTask):
         asked = np.clip(arrays["search"], 0, (MOST_BEAMS, most))
         how = np.where(asked > 0, asked, (usual.beams, most))
         found: list[Any] = [None] * len(ids)
+        tokenizer = load_tokenizer(context.folder / TOKENIZER)
+        unknown = tokenizer.unknown
+        never = (tokenizer.pad,) if unknown is None else (tokenizer.pad, unknown)
         for beams in np.unique(how[:, 0]):
             rows = np.flatnonzero(how[:, 0] == beams)
             some = ids[rows]
-            some = some[:, : max(1, int((some != PAD).sum(1).max()))]
+            some = some[:, : max(1, int((some != tokenizer.pad).sum(1).max()))]
             texts = search(
                 runs[""]({"ids": some}),
                 runs["step"],
                 int(beams),
                 how[rows, 1],
-                END,
-                (PAD, UNKNOWN),
+                tokenizer.end,
+                never,
             )
             for row, text in zip(rows, texts, strict=True):
                 found[row] = text
-        tokens = np.zeros((len(ids), most), np.int64)
+        tokens = np.full((len(ids), most), tokenizer.pad, np.int64)
         attention = np.zeros((len(ids), most, ids.shape[1]), np.float32)
         for place, one in enumerate(found):
             tokens[place, : len(one.tokens)] = one.tokens
@@ -237,7 +235,7 @@ class Translation(TextTask):
         With `attention` also its tokens, and where each of them looked.
         """
         tokenizer = load_tokenizer(context.folder / TOKENIZER)
-        ids = [int(one) for one in arrays["tokens"] if one != PAD]
+        ids = [int(one) for one in arrays["tokens"] if one != tokenizer.pad]
         answer: Json = {
             "translation_text": tokenizer.decode(ids),
             "score": round(float(arrays["score"]), 4),
@@ -260,8 +258,10 @@ class Translation(TextTask):
         """
         length, found = context.preprocessing.max_length, []
         assert isinstance(item.target, tuple)
-        for ids in (_ids(item.data, context), [*_ids(item.target[0], context), END]):
-            row = np.zeros(length, np.int32)
+        tokenizer = load_tokenizer(context.folder / TOKENIZER)
+        target = [*_ids(item.target[0], context), tokenizer.end]
+        for ids in (_ids(item.data, context), target):
+            row = np.full(length, tokenizer.pad, np.int32)
             row[: len(ids)] = ids[:length]
             found.append(row)
         return {"ids": found[0]}, {"target": found[1]}
@@ -286,7 +286,7 @@ class Translation(TextTask):
 
 
 def _clean(data: Raw) -> str:
-    return text_tokenizer.without_surrogates(text_tokenizer.text_of(data))
+    return without_surrogates(text_tokenizer.text_of(data))
 
 
 def _longest(context: Context) -> int:
@@ -295,11 +295,7 @@ def _longest(context: Context) -> int:
 
 
 def _ids(data: Raw, context: Context) -> list[int]:
-    return list(
-        load_tokenizer(context.folder / TOKENIZER)
-        .encode(_clean(data), add_special_tokens=False)
-        .ids
-    )
+    return load_tokenizer(context.folder / TOKENIZER).encode(_clean(data))
 
 
 TASK = Translation()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from modelmill.tasks.base import SAMPLES, Context, Evaluation, Measured
-from modelmill.tasks.decoding.lossless_tokenizer import TOKENIZER, load_tokenizer
+from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
 from modelmill.types import Json
 
 READ = 8
@@ -76,10 +76,7 @@ def _pieces(text: str, context: Context | None) -> list[str]:
     if context is None:
         return text.split()
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    return [
-        tokenizer.decode([one])
-        for one in tokenizer.encode(text, add_special_tokens=False).ids
-    ]
+    return [tokenizer.decode([one]) for one in tokenizer.encode(text)]
 
 
 def attention_picture(source: Sequence[str], answer: Json) -> bytes:

@@ -262,7 +262,7 @@ class Node:
         changed = False
         for news in self._ear.news():
             changed |= news.changed
-            self._meter.heard(news.gateway, news.series, {})
+            self._meter.receive(news.gateway, news.series, {})
             for one in news.load:
                 signals = Signals(idle_seconds=one.idle_seconds)
                 if (

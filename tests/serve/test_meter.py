@@ -98,12 +98,12 @@ def counted(**values):
 def test_several_gateways_are_one():
     meter = Meter()
     meter.own[DIGITS] = counted(shadow_answers=1, last=5.0)
-    meter.heard(
+    meter.receive(
         "a",
         {DIGITS: counted(rejected=2)},
         {("default", "shop", "digits", "requests"): 2},
     )
-    meter.heard(
+    meter.receive(
         "b",
         {DIGITS: counted(rejected=3)},
         {
@@ -112,7 +112,7 @@ def test_several_gateways_are_one():
         },
     )
     # The last word counts
-    meter.heard(
+    meter.receive(
         "b",
         {DIGITS: counted(rejected=4)},
         {("default", "shop", "digits", "requests"): 4},
@@ -149,7 +149,7 @@ def test_what_is_undeployed_is_forgotten():
     other = ("default", "reviews", "reviews:1")
     for name in (DIGITS, other):
         meter.series(name).answered("x", 0.1, True)
-        meter.heard(
+        meter.receive(
             "a", {name: counted()}, {("default", "shop", name[1], "requests"): 1}
         )
         meter.usage_of("default", "shop", name[1])["requests"] = 1

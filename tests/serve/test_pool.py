@@ -348,7 +348,7 @@ async def test_nobody_at_a_socket_is_no_connection(pool, worker):
 async def test_a_worker_that_hangs_is_told_of(pool, worker):
     told = []
     here, there = pool(hang_seconds=30), await worker("w", Gate())
-    here.hung = told.append
+    here.on_hang = told.append
     here.follow([there.path])
     call = ask(here)
     await until(lambda: there.got)
@@ -378,7 +378,7 @@ async def test_a_batch_that_hangs_is_noticed_although_others_pass_it(pool, worke
     there = await worker("unused")
     server = await asyncio.start_unix_server(serve, there.path + "2")
     here = pool(hang_seconds=0.05, calls=1)
-    here.hung = told.append
+    here.on_hang = told.append
     here.follow([there.path + "2"])
     stuck = ask(here, b"stuck")
     while not told:

@@ -137,7 +137,7 @@ async def test_bytes_are_limited_too_and_a_large_call_alone_is_let_in(pool, work
 async def test_who_asks_a_queue_without_workers_is_heard(pool, worker):
     heard = []
     here = pool()
-    here.wanted = lambda: heard.append(1)
+    here.on_idle_call = lambda: heard.append(1)
     call = ask(here)
     assert heard == [1]
     there = await worker("w")

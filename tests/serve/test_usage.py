@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from modelmill import predictor
-from modelmill.serve.growing import Growing
+from modelmill.serve.streaming import StreamWorker
 from modelmill.serve.tensors import texts_of
 from modelmill.serve.wire import ANSWER, STREAM, Call, Tensor
 from modelmill.serve.worker import Worker
@@ -133,7 +133,7 @@ def test_a_task_says_what_a_call_used(task, inputs, outputs, usage):
 def test_written_texts_are_counted_by_their_tokens_and_streamed_one_by_one(tmp_path):
     model = predictor.load(writing_bundle(tmp_path / "b"))
     sent = queue.Queue()
-    texts = Growing(model)
+    texts = StreamWorker(model)
     how = {"max_new_tokens": 5, "temperature": 0.0}
     texts.take(
         [

@@ -38,12 +38,12 @@ from modelmill.serve.shadow import copies_to
 from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor
 from modelmill.settings import Limits
-from modelmill.types import KeyInfo, ServedVersion, Snapshot, StreamPart
+from modelmill.types import Json, KeyInfo, ServedVersion, Snapshot, StreamPart
 
 log = logging.getLogger("modelmill.gateway")
 
 REFRESH_SECONDS = 1.0
-"""Between two looks into the database when nobody has told of a change."""
+"""Between two reads of the database when nobody has announced a change."""
 KNOWN_HEADERS, HEADER_BYTES = 20_000, 512
 """Headers whose caller is remembered, and how long each may be."""
 
@@ -73,7 +73,9 @@ class Gateway:
         self.operate: Operate | None = None
         self.shared_memory = shared_memory
         self.public_reflection = public_reflection
-        self.extra: dict[str, Any] = {}
+        self.trace_settings: dict[str, Json] = {}
+        """Those changed over v2, by `project/deployment`; the server's by an empty name."""
+        self.log_settings: Json = {}
         self.tracing = tracing
         self.observers: tuple[Observer, ...] = (
             count_into(self.meter),
@@ -147,10 +149,13 @@ class Gateway:
         pool = self._pools.get(place)
         if pool is None:
             pool = self._pools[place] = Pool(
-                route.deployment, batch, self._pool_limits, series
+                route.deployment,
+                batch,
+                self._pool_limits,
+                series,
+                on_hang=self._report_hung,
+                on_idle_call=lambda: self.wake(),
             )
-            pool.hung = self._report_hung
-            pool.wanted = lambda: self.wake()
         pool.batch = batch
         pool.series = series
         pool.shadow = route.shadow
@@ -217,7 +222,7 @@ class Gateway:
         return self._pool(route).connected > 0
 
     def statistics(self, route: ServedVersion) -> Series:
-        """What this version was asked, all gateways together."""
+        """The counters of this version, all gateways together."""
         return self.meter.total(name_of(route))
 
     def pools(self) -> Iterator[tuple[tuple[str, str, str], Pool]]:
@@ -265,7 +270,7 @@ class Gateway:
         if caller.role != "admin":
             raise Forbidden("this needs an admin key")
 
-    # ---- what is asked
+    # ---- predictions
 
     async def predict(
         self,

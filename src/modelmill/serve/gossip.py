@@ -1,7 +1,7 @@
 """What gateways tell one another and the supervisor, as datagrams between sockets in one folder.
 
 Each gateway says what it has counted, so that any of them can answer for all, and how its queues
-stand, so that the supervisor can start and stop workers. News may be lost: what matters is told
+stand, so that the supervisor can start and stop workers. News may be lost: what matters is sent
 again with the next.
 """
 
@@ -110,7 +110,7 @@ class Gossip:
     def __init__(self, gateway: Gateway, folder: Path) -> None:
         self._gateway = gateway
         self._ear = Ear(folder, f"gateway-{os.getpid()}")
-        self._told: dict[Name, tuple[int, int]] = {}
+        self._sent: dict[Name, tuple[int, int]] = {}
         self._used: dict[Use, int | float] = {}
         self._all_at = 0.0
         self._wake = asyncio.Event()
@@ -137,7 +137,7 @@ class Gossip:
 
     def _listen(self) -> None:
         for news in self._ear.news():
-            self._gateway.meter.heard(news.gateway, news.series, news.usage)
+            self._gateway.meter.receive(news.gateway, news.series, news.usage)
             if news.changed:
                 self._gateway.stale.set()
 
@@ -147,14 +147,14 @@ class Gossip:
         """
         meter, now = self._gateway.meter, time.monotonic()
         if now - self._all_at > ALL_SECONDS:
-            self._told = {}
+            self._sent = {}
             self._used = {}
             self._all_at = now
         fresh = {}
         for name, series in meter.own.items():
             mark = (series.success + series.failure + series.rejected, series.batches)
-            if self._told.get(name) != mark and any(mark):
-                self._told[name] = mark
+            if self._sent.get(name) != mark and any(mark):
+                self._sent[name] = mark
                 fresh[name] = series
         uses = [use for use in meter.uses().items() if self._used.get(use[0]) != use[1]]
         self._used.update(uses)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("modelmill.gateway")
 
 ATTEMPTS = 2
-"""Times that a call is given to a worker; where answers grow, then once more, to one that has no
-others.
+"""Times that a call is given to a worker before it is blamed for ending workers. One that writes
+texts gets one more, alone on a worker.
 """
 DEPTH = 2
 """Batches in a worker's hands: it decodes the next while it runs the last."""
@@ -69,7 +69,7 @@ class Pending(msgspec.Struct, eq=False):
             self.size += len(call.data)
 
     def gone(self) -> bool:
-        """Answered, cancelled, or its client has left: then whoever still waits is told."""
+        """Answered, cancelled, or its client has left: then whoever still waits gets an error."""
         if self.future.done():
             return True
         if self.abandoned is not None and self.abandoned():

@@ -183,7 +183,7 @@ class Meter:
         """Everything that any gateway counted."""
         return {name for series in (self.own, *self.others.values()) for name in series}
 
-    def heard(
+    def receive(
         self, gateway: str, news: dict[Name, Series], usage: dict[Use, int | float]
     ) -> None:
         """Another gateway's counters; those of one that has ended stay as they were."""

@@ -31,11 +31,11 @@ from modelmill.types import StreamPart
 log = logging.getLogger("modelmill.gateway")
 
 ALONE = 1
-"""Times more that a call goes to a worker of its own, where many are in a worker's hands: it may
-not be to blame.
+"""The extra attempt, alone on a worker, of a call that writes texts: with others beside it, it may
+be innocent.
 """
 PURGE_SECONDS = 0.05
-"""A full queue is searched for calls that nobody waits for so seldom: refusing must be cheap."""
+"""Least time between two purges of abandoned calls from a full queue: refusing must be cheap."""
 UNSENDABLE = (OverflowError, RecursionError, ValueError)
 """What encoding raises for numbers beyond 64 bits, endless nesting, and halves of surrogate
 pairs.
@@ -68,17 +68,28 @@ class Ask(NamedTuple):
 
 
 class Pool:
-    """The queue and the workers of one version behind one name."""
+    """The queue and the workers of one version of a deployment.
+
+    `on_hang` is called with the socket of a worker that does not answer, again and again;
+    `on_idle_call` when a call comes while there is no worker.
+    """
 
     def __init__(
-        self, deployment: str, batch: BatchLimits, limits: PoolLimits, series: Series
+        self,
+        deployment: str,
+        batch: BatchLimits,
+        limits: PoolLimits,
+        series: Series,
+        *,
+        on_hang: Callable[[str], None] = lambda path: None,
+        on_idle_call: Callable[[], None] = lambda: None,
     ) -> None:
         self.deployment = deployment
         self.batch = batch
         self.limits = limits
         self.series = series
-        self.hung: Callable[[str], None] = lambda path: None
-        self.wanted: Callable[[], None] = lambda: None
+        self.on_hang = on_hang
+        self.on_idle_call = on_idle_call
         self.last_call = time.monotonic()
         self.shadow = False
         self.slots = 0
@@ -167,7 +178,7 @@ class Pool:
         self._lanes.add(pending)
         self.last_call = now
         if not self._links:
-            self.wanted()
+            self.on_idle_call()
         if pending.deadline < self._sweep_at or self._sweep is None:
             self._sweep_by(pending.deadline)
         if not self._pumping:
@@ -294,7 +305,7 @@ class Pool:
                         seconds,
                     )
                 link.hung = True
-                self.hung(link.path)  # again and again: the news may be lost
+                self.on_hang(link.path)  # again and again: the news may be lost
 
     def close(self, heir: "Pool | None" = None) -> None:
         """Let what was accepted be answered, by the workers there are or by another version's, and

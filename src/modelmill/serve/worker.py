@@ -25,9 +25,9 @@ from modelmill.cluster.child import Report
 from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
 from modelmill.independence import why_alone
-from modelmill.serve.growing import Growing
-from modelmill.serve.knee import best_rows, seconds_of_one
+from modelmill.serve.batch_size import best_rows, seconds_of_one
 from modelmill.serve.plain import apart, stacked
+from modelmill.serve.streaming import StreamWorker
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
 from modelmill.serve.wire import (
     ANSWER,
@@ -268,7 +268,7 @@ class Worker:
                 call.id,
                 tensors=[
                     self._tensor(name, item, result)
-                    for name in call.outputs or _told(result)
+                    for name in call.outputs or _output_names(result)
                 ],
                 usage=self._usage(item, result),
             )
@@ -298,7 +298,7 @@ class Worker:
         if name == ANSWER:
             return texts_of(ANSWER, self._answers(item, result))
         raise InvalidInput(
-            f"unknown output '{name}'; there are: {', '.join(_told(result))}"
+            f"unknown output '{name}'; there are: {', '.join(_output_names(result))}"
         )
 
     def _answers(self, item: Item, result: Arrays) -> list[bytes]:
@@ -327,13 +327,13 @@ def _joined(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def _told(result: Arrays) -> list[str]:
+def _output_names(result: Arrays) -> list[str]:
     """The outputs of the model, without what `decode` noted for `encode`."""
     return [name for name in result if not name.startswith(NOTE)]
 
 
 def _alike(items: Sequence[Item | MillError]) -> list[list[int]]:
-    """Rows that can share a batch: same names, types and shapes behind the batch axis."""
+    """Rows that can share a batch: same names, types and shapes after the batch axis."""
     groups: dict[object, list[int]] = {}
     for row, item in enumerate(items):
         if isinstance(item, Item):
@@ -359,7 +359,7 @@ class Server:
 
     def __init__(self, worker: Worker, path: str, most: int = 0) -> None:
         self.worker, self._path = worker, path
-        self._growing = Growing(worker.model, most) if worker.model.grows else None
+        self._streams = StreamWorker(worker.model, most) if worker.model.grows else None
         self._links: set[socket.socket] = set()
         self.stopping = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -370,7 +370,7 @@ class Server:
         self._listener.settimeout(0.25)
 
     def run(self) -> None:
-        """Accept until told to stop, then wait until every gateway has let go."""
+        """Accept until it is stopped, then wait until every gateway has let go."""
         while not self.stopping.is_set():
             with suppress(TimeoutError):
                 link, _ = self._listener.accept()
@@ -398,8 +398,10 @@ class Server:
             try:
                 while (body := frames.next()) is not None:
                     calls = read_calls(body)
-                    if self._growing is not None and all(map(Growing.takes, calls)):
-                        self._growing.take(calls, send)
+                    if self._streams is not None and all(
+                        map(StreamWorker.takes, calls)
+                    ):
+                        self._streams.take(calls, send)
                     elif self._overlaps(calls):
                         helpers.submit(self._answer, link, calls, writing)
                     else:
@@ -409,8 +411,8 @@ class Server:
             except Exception:  # such as a frame that can't be read
                 log.exception("a batch could not be read: its link is closed")
             finally:
-                if self._growing is not None:
-                    self._growing.leave(send)
+                if self._streams is not None:
+                    self._streams.leave(send)
         self._links.discard(link)
 
     def _overlaps(self, calls: Sequence[Call]) -> bool:
@@ -480,18 +482,18 @@ class Frames:
         return buffer[HEAD:]
 
 
-def _open(told: WorkerSpec) -> predictor.Predictor:
+def _open(spec: WorkerSpec) -> predictor.Predictor:
     """The model, on the threads it was granted; a quick one does better on one, and leaves the rest
     to others.
     """
-    bundle = Path(told.bundle)
-    model = predictor.load(bundle, 1, told.engine, told.precision, told.digest)
-    if told.threads > 1 and (
+    bundle = Path(spec.bundle)
+    model = predictor.load(bundle, 1, spec.engine, spec.precision, spec.digest)
+    if spec.threads > 1 and (
         model.grows
         or seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS
     ):
         model = predictor.Predictor(
-            bundle, model.manifest, told.threads, told.engine, told.precision
+            bundle, model.manifest, spec.threads, spec.engine, spec.precision
         )
     return model
 
@@ -507,34 +509,34 @@ def _rows(worker: Worker, most: int) -> int:
     return min(rows or most, most) if most else rows
 
 
-def main(spec: bytes, report: Report) -> int:
+def main(data: bytes, report: Report) -> int:
     """Entry of a worker process."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    told = msgspec.json.decode(spec, type=WorkerSpec)
+    spec = msgspec.json.decode(data, type=WorkerSpec)
     started = time.perf_counter()
     try:
-        model = _open(told)
+        model = _open(spec)
     except MillError as error:
-        log.error("%s can't be served: %s", told.deployment, error)
+        log.error("%s can't be served: %s", spec.deployment, error)
         report({"error": error.message, "code": error.code})
         return 1
-    alone = BY_HAND if told.batch == 1 else why_alone(model)
-    worker = Worker(model, told.decoders, not alone)
-    rows = _rows(worker, told.batch)
+    alone = BY_HAND if spec.batch == 1 else why_alone(model)
+    worker = Worker(model, spec.decoders, not alone)
+    rows = _rows(worker, spec.batch)
     if alone:
-        log.warning("%s: %s: %s", told.deployment, ALONE, alone)
-    server = Server(worker, told.socket, told.batch)
+        log.warning("%s: %s: %s", spec.deployment, ALONE, alone)
+    server = Server(worker, spec.socket, spec.batch)
     gc.freeze()
     gc.set_threshold(GARBAGE, 20, 100)
     signal.signal(signal.SIGTERM, lambda *_: server.stopping.set())
     seconds = time.perf_counter() - started
     log.info(
         "%s: %s:%d ready in %.2f s, batches of %d",
-        told.deployment,
-        told.model,
-        told.version,
+        spec.deployment,
+        spec.model,
+        spec.version,
         seconds,
         rows,
     )

@@ -25,7 +25,7 @@ def trace_settings(gateway: Gateway, caller: KeyInfo, name: str | None = None) -
     """All trace settings: the server's, or a model's with the server's where it has none; raises
     `NotFound`.
     """
-    kept = gateway.extra.get("trace", {})
+    kept = gateway.trace_settings
     own = kept.get(_owner(gateway, caller, name), {}) if name else {}
     return {**TRACE, **kept.get("", {}), **own}
 
@@ -41,7 +41,7 @@ def update_trace_settings(
     """
     gateway.require_admin(caller)
     checked = {key: _trace_value(key, value) for key, value in changes.items()}
-    kept = gateway.extra.setdefault("trace", {})
+    kept = gateway.trace_settings
     own = kept.setdefault(_owner(gateway, caller, name) if name else "", {})
     for key, value in checked.items():
         if value is None:
@@ -98,7 +98,7 @@ def log_settings(gateway: Gateway) -> Json:
         "log_error": level <= logging.ERROR,
         "log_verbose_level": int(level <= logging.DEBUG),
         "log_format": "default",
-        **gateway.extra.get("log", {}),
+        **gateway.log_settings,
     }
 
 
@@ -126,7 +126,7 @@ def update_log_settings(
         if isinstance(now[key], bool) and not isinstance(value, bool):
             raise InvalidInput(f"the setting {key} is true or false, not {value!r:.80}")
     new = {**now, **changes}
-    gateway.extra["log"] = {key: new[key] for key in new if key not in FIXED}
+    gateway.log_settings = {key: new[key] for key in new if key not in FIXED}
     LOG.setLevel(_level(new))
     return log_settings(gateway)
 

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from modelmill.errors import Conflict, Forbidden, InvalidInput, NotFound
 from modelmill.serve.gateway import Gateway
@@ -185,12 +186,13 @@ def _check(descriptor: int, key: str, end: int) -> None:
         )
 
 
+_regions: WeakKeyDictionary[Gateway, Regions] = WeakKeyDictionary()
+
+
 def regions(gateway: Gateway) -> Regions:
     """The gateway's regions; raises `Forbidden` unless the setting `shared_memory` allows them."""
     if not gateway.shared_memory:
         raise Forbidden(
             "shared memory is off on this server; the setting shared_memory=true allows it"
         )
-    found = gateway.extra.setdefault("regions", Regions())
-    assert isinstance(found, Regions)
-    return found
+    return _regions.setdefault(gateway, Regions())

@@ -3,7 +3,7 @@
 import pytest
 
 from modelmill import predictor
-from modelmill.serve.knee import best_rows, knee, seconds_of_one
+from modelmill.serve.batch_size import best_rows, knee, seconds_of_one
 from modelmill.serve.wire import Answer, Batch
 from modelmill.serve.worker import Worker
 from modelmill.types import TensorSpec

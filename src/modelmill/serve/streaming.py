@@ -1,6 +1,4 @@
-"""A worker whose answers grow token by token: one thread steps for all callers, whoever is
-there.
-"""
+"""The worker of a model that writes texts: one thread runs a step for all calls together."""
 
 import logging
 import threading
@@ -20,7 +18,7 @@ from modelmill.types import Struct, Usage
 log = logging.getLogger("modelmill.worker")
 
 ALIVE_SECONDS = 1.0
-"""After so long without a word a link is told that its calls are being worked on."""
+"""After so long without a token the gateway is sent an empty batch: the worker is alive."""
 MOST_ROWS = 256
 """Texts of one call: all others wait behind them."""
 Send = Callable[[Batch], None]
@@ -28,12 +26,12 @@ Send = Callable[[Batch], None]
 
 @dataclass
 class Row:
-    """One of a call's texts, and what has come of it."""
+    """One text of a call, and its tokens so far."""
 
     text: Text
     pieces: list[Piece] = field(default_factory=list)
-    told: int = 0
-    """Characters."""
+    sent: int = 0
+    """Characters of the answer that were sent."""
 
 
 @dataclass
@@ -49,7 +47,7 @@ class Caller:
     """Of the steps that its texts took part in, its share."""
 
 
-class Growing:
+class StreamWorker:
     """Takes calls from all links, and lets their answers grow beside one another, at most `most`
     at a time (0: as many as the engine has slots for).
     """
@@ -64,7 +62,7 @@ class Growing:
         self._changed = threading.Condition()
         self._arrived: list[tuple[Send, Call]] = []
         self._gone: list[Send] = []
-        self._told = 0.0
+        self._sent_at = 0.0
         self._seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
         self._thread.start()
@@ -81,7 +79,7 @@ class Growing:
             self._changed.notify()
 
     def leave(self, send: Send) -> None:
-        """A link has ended: nobody is told any more."""
+        """A link has ended: nothing is sent to it any more."""
         with self._changed:
             self._gone.append(send)
             self._changed.notify()
@@ -100,7 +98,7 @@ class Growing:
             ]:
                 self._forget(name)
             try:
-                self._tell(self._step())
+                self._send_pieces(self._step())
             except BaseException as error:
                 reraise_exit(error)
                 self._fail(error)
@@ -194,7 +192,7 @@ class Growing:
     def _forget(self, name: tuple[int, int]) -> None:
         self._writer.cancel({row.text.name for row in self._callers.pop(name).rows})
 
-    def _tell(self, pieces: Sequence[Piece]) -> None:
+    def _send_pieces(self, pieces: Sequence[Piece]) -> None:
         """Parts of what is streamed go together to each link; whole answers one by one."""
         parts: dict[int, tuple[Send, list[Part]]] = {}
         for piece in pieces:
@@ -202,17 +200,17 @@ class Growing:
             row = caller.rows[piece.name[2]]
             row.pieces.append(piece)
             if caller.call.outputs == [STREAM]:
-                part = self.task.stream_part(piece, row.told, self.model.context)
+                part = self.task.stream_part(piece, row.sent, self.model.context)
                 parts.setdefault(id(caller.send), (caller.send, []))[1].append(
                     Part(caller.call.id, part)
                 )
-            row.told += len(piece.text)
-        for send, told in parts.values():
-            send(Batch([], parts=told))
+            row.sent += len(piece.text)
+        for send, some in parts.values():
+            send(Batch([], parts=some))
         for piece in pieces:
             if piece.ended:
                 self._end(piece.name[:2])
-        self._say_alive()
+        self._send_alive()
 
     def _end(self, name: tuple[int, int]) -> None:
         """One of a caller's texts is whole; the last one makes the answer."""
@@ -243,10 +241,10 @@ class Growing:
             )
         )
 
-    def _say_alive(self) -> None:
+    def _send_alive(self) -> None:
         now = time.monotonic()
-        if now - self._told > ALIVE_SECONDS:
-            self._told = now
+        if now - self._sent_at > ALIVE_SECONDS:
+            self._sent_at = now
             for send in {
                 id(one.send): one.send for one in self._callers.values()
             }.values():

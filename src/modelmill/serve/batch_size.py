@@ -1,4 +1,6 @@
-"""How many rows a model gains from: timed when it is loaded, on the path that calls will take."""
+"""Chooses the batch size when a model is loaded: times growing batches until throughput stops
+improving.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ CLOSE = 1.15
 SHARE_SECONDS = 0.02
 LEAST_TRIES, MOST_TRIES = 2, 12
 FREE = 8
-"""Length of a free axis behind the first, for lack of anything better."""
+"""Length of a free axis after the first, for lack of anything better."""
 
 
 def seconds_of_one(

@@ -12,6 +12,13 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text("utf-8")
 
 
+TASK = [
+    "tasks/image_grading/__init__.py",
+    "tasks/image_grading/training.py",
+    "tasks/image_grading/recipes/linear.py",
+]
+
+
 def example(path):
     """The code that the document shows for a file."""
     found = re.search(
@@ -30,7 +37,16 @@ def environment(tmp_path_factory):
     (information / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: examples\nVersion: 1.0\n"
     )
-    points = []
+    points = [
+        "[modelmill.tasks]\nimage-grading = image_grading\n",
+        "[modelmill.tasks.image_grading.recipes]\n"
+        "linear = image_grading.recipes.linear\n",
+    ]
+    task = folder / "image_grading"
+    (task / "recipes").mkdir(parents=True)
+    (task / "recipes" / "__init__.py").write_text("")
+    for path in TASK:
+        (folder / path.removeprefix("tasks/")).write_text(example(path))
     for kind in ("engines", "importers"):
         module = f"example_{kind}"
         (folder / f"{module}.py").write_text(example(f"{kind}/linear.py"))
@@ -53,6 +69,22 @@ def test_the_engine_passes_the_contract_of_engines(environment):
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count("PASSED") > 20
+
+
+def test_the_task_passes_the_contract_and_its_recipe_trains(environment):
+    tests = ["tests/contract/test_tasks.py", "tests/contract/test_recipes.py"]
+    words = ["-q", "-p", "no:cacheprovider", "-n", "0", "-k", "image-grading", *tests]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "-rA", "--no-header"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "PASSED tests/contract/test_recipes.py" in done.stdout
+    assert done.stdout.count("PASSED") > 15
 
 
 IMPORT = """
@@ -88,7 +120,7 @@ def test_the_importer_brings_a_model_that_is_served(environment, tmp_path):
     assert done.stdout.endswith("served\n"), done.stderr
 
 
-@pytest.mark.parametrize("path", ["engines/linear.py", "importers/linear.py"])
+@pytest.mark.parametrize("path", [*TASK, "engines/linear.py", "importers/linear.py"])
 def test_the_examples_are_written_as_our_own_code(path, tmp_path):
     (tmp_path / "linear.py").write_text(example(path))
     config = str(ROOT / "pyproject.toml")

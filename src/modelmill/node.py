@@ -113,8 +113,9 @@ class Node:
             settings.threads,
             settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
             settings.limits.load_seconds,
+            notify_gateways=self._notify_gateways,
+            tally=self._tally,
         )
-        self._workers.tally, self._workers.told = self._tally, self._tell
         self._meter = Meter()
         self._ear = Ear(self._run, "node")
         self._gateways: list[Handle] = []
@@ -278,7 +279,7 @@ class Node:
                 self._workers.end_hung(path)
         return changed
 
-    def _tell(self) -> None:
+    def _notify_gateways(self) -> None:
         """Let the gateways look into the database now."""
         self._ear.tell(News(self._ear.name, {}, [], [], changed=True))
 

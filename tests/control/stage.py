@@ -51,8 +51,8 @@ class Stage:
             self.cores,
             self.budget,
             load_seconds=600.0,
+            tally=lambda place: self.tallies.get(place[2], Tally()),
         )
-        self.loop.tally = lambda place: self.tallies.get(place[2], Tally())
         self.loop.recover()
 
     def deploy(self, reference="digits:1", name="", **options):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Query
 
 from modelmill.control import schemas, views
 from modelmill.control.api_base import PREFIX, Control, ProjectId
@@ -105,14 +105,11 @@ def add_keys(api: FastAPI, control: Control) -> None:
     """Routes of access keys."""
 
     @api.post(f"{PREFIX}/keys", status_code=201, tags=["keys"])
-    def add(
-        body: schemas.KeyRequest, project: ProjectId, response: Response
-    ) -> schemas.KeyMade:
+    def add(body: schemas.KeyRequest, project: ProjectId) -> schemas.KeyMade:
         """Make an access key. The answer is the only place where it is ever shown."""
         row, key = control.keys.add(
             project, body.name, body.role, body.rate, body.burst
         )
-        response.headers["cache-control"] = "no-store"
         return schemas.KeyMade(**views.key_view(row).model_dump(), key=key)
 
     @api.get(f"{PREFIX}/keys", tags=["keys"])

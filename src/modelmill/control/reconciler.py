@@ -38,7 +38,11 @@ Place = tuple[str, str, str]
 
 
 class Reconciler:
-    """Starts, replaces, scales and ends workers."""
+    """Starts, replaces, scales and ends workers.
+
+    `notify_gateways` is called when there is something new in the database for them; `tally` is
+    what a version has answered so far, by which canaries are judged.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,9 @@ class Reconciler:
         cores: int,
         memory_bytes: int,
         load_seconds: float,
+        *,
+        notify_gateways: Callable[[], None] = lambda: None,
+        tally: Callable[[Place], Tally] = lambda place: Tally(),
     ) -> None:
         self._database, self._registry = database, registry
         self._cluster = cluster
@@ -59,8 +66,8 @@ class Reconciler:
         self._entry = entry
         self._cores, self._budget = cores, memory_bytes
         self._load_seconds = load_seconds
-        self.told: Callable[[], None] = lambda: None
-        self.tally: Callable[[Place], Tally] = lambda place: Tally()
+        self._notify_gateways = notify_gateways
+        self._tally = tally
         self._rows: list[Deployment] = []
         self._numbered: dict[int, Deployment] = {}
         self._sleepers: dict[int, tuple[str, str]] = {}
@@ -142,7 +149,7 @@ class Reconciler:
         self._judge(now)
         if self._writes.changed:
             self._writes.write(self._workers)
-            self.told()
+            self._notify_gateways()
         for worker in self._workers:
             if (
                 worker.leaving and not worker.asked
@@ -526,7 +533,7 @@ class Reconciler:
 
     def _worse(self, row: Deployment, variant: Variant) -> str:
         def tally(version: Version) -> Tally:
-            return self.tally((*self._name(row), f"{version[0]}:{version[1]}"))
+            return self._tally((*self._name(row), f"{version[0]}:{version[1]}"))
 
         main = (row.serving_model or row.model, row.serving or row.version)
         return self._judges.verdict(row.id, variant, main, tally)

@@ -432,9 +432,17 @@ async def settled():
     ("kind", "body", "said"),
     [
         ("question", b"", "JSON with inputs"),
-        ("video", b"", "an input of the kind 'video'"),
-        ("video", b'{"inputs": 7}', "an input of the kind 'video' as base64"),
-        ("video", b'{"inputs": "%"}', "base64 of an input of the kind 'video'"),
+        ("point-cloud", b"", "an input of the kind 'point-cloud'"),
+        (
+            "point-cloud",
+            b'{"inputs": 7}',
+            "an input of the kind 'point-cloud' as base64",
+        ),
+        (
+            "point-cloud",
+            b'{"inputs": "%"}',
+            "base64 of an input of the kind 'point-cloud'",
+        ),
     ],
 )
 def test_a_kind_that_a_plugin_brought_is_named(door, kind, body, said):

@@ -180,7 +180,7 @@ def test_the_answer_needs_the_raw_input(door):
     ids = tensor([1, 2, 3, 4], [1, 4], "INT64", "ids")
     refused(
         infer(door, "words", ids, outputs=[{"name": "answer"}]),
-        "scores; asked: 'answer'",
+        "scores, not 'answer'",
     )
 
 

@@ -2,7 +2,7 @@
 
 A picture comes as the raw bytes or as base64 in `{"inputs": ..., "parameters": {...}}`, a text as
 `inputs`; a list of them is answered with a list. A task that answers with a picture sends the
-picture itself, unless the caller takes only JSON (`Accept: application/json`) or asked for several.
+picture itself, unless the caller takes only JSON (`Accept: application/json`) or several were made.
 While a deployment loads, the answer is 503, or with `X-Wait-For-Model: true` (also `{"options":
 {"wait_for_model": true}}`) it is waited for.
 """

@@ -9,7 +9,7 @@ from modelmill.errors import InvalidInput, Unauthenticated
 def key_of(headers: Mapping[bytes, bytes]) -> str | None:
     """The key of a request, which is a bearer token; raises `Unauthenticated` for Basic.
 
-    A browser sends a password that it was once asked for with every request, also with those of
+    A browser sends a password that it once prompted for with every request, also with those of
     other sites.
     """
     scheme, _, value = _authorization(headers)

@@ -1,4 +1,4 @@
-"""The infer call of v2 over HTTP, from the body's bytes to the answer's.
+"""The infer call of v2 over HTTP, from the body's bytes to the response's.
 
 Clients send the same head (the JSON before binary tensors) again and again: what it means is kept
 with the version's signature, so that the usual call costs one look-up and one slice.
@@ -15,24 +15,26 @@ from modelmill.protocols.v2.json import (
     InferRequest,
     answer_json,
     decode,
-    given,
     head_size,
+    raw_inputs,
     requested_outputs,
 )
 from modelmill.protocols.v2.shared_memory import regions
 from modelmill.protocols.v2.tensors import (
+    CLASSIFIED,
     NO_OPTIONS,
-    Given,
+    MemoryRange,
     Options,
-    Place,
+    RawInput,
+    RequestedOutput,
     Signature,
-    Wanted,
     checked_inputs,
     checked_outputs,
     chosen_outputs,
     is_task_level,
     output_names,
     read_options,
+    request_name,
     signature,
 )
 from modelmill.serve.flight import answered_by, version_of
@@ -55,9 +57,6 @@ HEAD_LENGTH = 1024
 """Bytes of the longest head that is kept."""
 HEADS = 32
 """Heads that are kept for a version."""
-CLASSIFIED = 1 << 14
-"""Bytes of an answer from which on its classes are named outside the event loop."""
-NAME_LENGTH = 128
 
 
 class Plan:
@@ -85,19 +84,19 @@ class Plan:
         self,
         id: str,
         options: Options,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[RequestedOutput],
         outputs: Sequence[str],
     ) -> None:
         self.id = id
         self.options = options
         self.wanted = wanted
         self.outputs = outputs
-        self.classified = any(one.classes for one in wanted)
+        self.classified = any(output.classes for output in wanted)
         self.simple = not (
             self.classified
             or options.timeout is not None
             or ANSWER in outputs
-            or any(one.place for one in wanted)
+            or any(output.memory for output in wanted)
         )
         self.cuts: list[tuple[str, str, list[int], int, int]] = []
         self.length = -1
@@ -149,7 +148,7 @@ async def infer(request: Request) -> Response:
             timeout=options.timeout,
             priority=options.priority,
             gone=request.gone,
-            request_id=_name_of(headers.get(b"x-request-id"), plan.id),
+            request_id=request_name(headers.get(b"x-request-id"), plan.id),
             pinned=pinned is not None or options.version is not None,
         )
     except Expired as expired:
@@ -232,7 +231,7 @@ def _begun(
         gateway.limits.timeout_seconds,
         tuple(plan.outputs),
         gone,
-        _name_of(None, plan.id),
+        request_name(None, plan.id),
         pin,
     )
     flight = gateway.begin(caller, version, NAME, ask, None, tensors, {})
@@ -273,29 +272,29 @@ async def _understand(
     parts = own, message, options, body, size, _reader(gateway, caller)
     plan, tensors = _plan(*parts) if small else await in_thread(_plan, *parts)
     for output in plan.wanted:
-        if output.place is not None:
+        if output.memory is not None:
             regions(gateway).check(
                 caller,
-                output.place.region,
-                output.place.offset,
-                output.place.byte_size,
+                output.memory.region,
+                output.memory.offset,
+                output.memory.byte_size,
             )
     return plan, tensors
 
 
-def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[Place], bytes]:
+def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[MemoryRange], bytes]:
     """Reads tensors from shared memory: no more of a request than a body may bring."""
     budget = gateway.limits.body_bytes
 
-    def read(place: Place) -> bytes:
+    def read(memory: MemoryRange) -> bytes:
         nonlocal budget
-        budget -= max(0, place.byte_size)
+        budget -= max(0, memory.byte_size)
         if budget < 0:
             raise InvalidInput(
                 f"the tensors in shared memory exceed {gateway.limits.body_bytes:,} bytes"
             )
         return regions(gateway).read(
-            caller, place.region, place.offset, place.byte_size
+            caller, memory.region, memory.offset, memory.byte_size
         )
 
     return read
@@ -307,12 +306,12 @@ def _plan(
     options: Options,
     body: bytes,
     size: int,
-    read: Callable[[Place], bytes],
+    read: Callable[[MemoryRange], bytes],
 ) -> tuple[Plan, list[Tensor]]:
     """What a request means, and its tensors; raises `InvalidInput`."""
-    brought = given(message, body, size, own, read)
-    tensors = checked_inputs(own.version, brought)
-    task_level = is_task_level(own.version, brought)
+    inputs = raw_inputs(message, body, size, own, read)
+    tensors = checked_inputs(own.version, inputs)
+    task_level = is_task_level(own.version, inputs)
     named = requested_outputs(message) if message.outputs else ()
     wanted = checked_outputs(
         own.version, named, task_level=task_level, binary=message.binary
@@ -322,15 +321,17 @@ def _plan(
     plan = Plan(
         message.id, options, wanted, output_names(own.version, wanted) if named else ()
     )
-    _remember(own, plan, message, brought, body, size)
+    _remember(own, plan, message, inputs, body, size)
     return plan, tensors
 
 
-def _refuse_numberless(own: Signature, wanted: Sequence[Wanted]) -> None:
-    for one in wanted:
-        if one.name in own.numberless and not (one.binary or one.classes or one.place):
+def _refuse_numberless(own: Signature, wanted: Sequence[RequestedOutput]) -> None:
+    for output in wanted:
+        if output.name in own.numberless and not (
+            output.binary or output.classes or output.memory
+        ):
             raise InvalidInput(
-                f"output '{one.name}' has no form in JSON: ask for it with binary_data true"
+                f"output '{output.name}' has no form in JSON: ask for it with binary_data true"
             )
 
 
@@ -338,7 +339,7 @@ def _remember(
     own: Signature,
     plan: Plan,
     message: InferRequest[Any],
-    brought: Sequence[Given],
+    inputs: Sequence[RawInput],
     body: bytes,
     size: int,
 ) -> None:
@@ -352,24 +353,32 @@ def _remember(
         or plan.options.version is not None
     ):
         return
-    if any(one.data is not None or one.parameters is None for one in message.inputs):
-        return
     if any(
-        one.parameters.shared_memory_region is not None
-        for one in message.inputs
-        if one.parameters is not None
+        entry.data is not None or entry.parameters is None for entry in message.inputs
     ):
         return
-    if any(one.datatype == "BYTES" for one in brought) or any(
-        one.place for one in plan.wanted
+    if any(
+        entry.parameters.shared_memory_region is not None
+        for entry in message.inputs
+        if entry.parameters is not None
+    ):
+        return
+    if any(tensor.datatype == "BYTES" for tensor in inputs) or any(
+        output.memory for output in plan.wanted
     ):
         return
     at = size
-    for one in brought:
+    for tensor in inputs:
         plan.cuts.append(
-            (one.name, one.datatype, list(one.shape), at, at + len(one.data))
+            (
+                tensor.name,
+                tensor.datatype,
+                list(tensor.shape),
+                at,
+                at + len(tensor.data),
+            )
         )
-        at += len(one.data)
+        at += len(tensor.data)
     plan.length = len(body)
     if len(own.plans) >= HEADS:
         own.plans.clear()
@@ -405,12 +414,12 @@ async def _respond(
         else await in_thread(_written, version, plan, answer)
     )
     for tensor, output in zip(tensors, plan.wanted, strict=True):
-        if output.place is not None:
+        if output.memory is not None:
             regions(request.gateway).write(
                 request.caller,
-                output.place.region,
-                output.place.offset,
-                output.place.byte_size,
+                output.memory.region,
+                output.memory.offset,
+                output.memory.byte_size,
                 tensor.data,
             )
     return _assembled(plan, tensors, head, blobs)
@@ -449,9 +458,3 @@ async def _compressed(response: Response, accepted: bytes) -> Response:
     return response._replace(
         body=body, headers=(*response.headers, (b"content-encoding", encoding.encode()))
     )
-
-
-def _name_of(header: bytes | None, id: str) -> str:
-    """The name of the request in logs: nothing that could forge a line of them."""
-    name = id if header is None else header.decode("latin-1")
-    return name if not name or (len(name) <= NAME_LENGTH and name.isprintable()) else ""

@@ -1,4 +1,5 @@
-"""Infer calls of v2 in JSON and binary: from bytes to `Given` and `Wanted`, from tensors to bytes.
+"""Infer calls of v2 in JSON and binary: from bytes to `RawInput` and `RequestedOutput`, from
+tensors to bytes.
 
 The binary form is Triton's extension: the JSON first (its length in
 `Inference-Header-Content-Length`), then the tensors in their order, little-endian. The usual
@@ -21,10 +22,10 @@ from modelmill.errors import InvalidInput
 from modelmill.protocols.base import decoded, mended
 from modelmill.protocols.v2.tensors import (
     MAX_RANK,
-    Given,
-    Place,
+    MemoryRange,
+    RawInput,
+    RequestedOutput,
     Signature,
-    Wanted,
     expect,
 )
 from modelmill.protocols.v2.values import SIZES, packed, unpacked
@@ -79,7 +80,7 @@ class InferInput(msgspec.Struct, Generic[T], gc=False):
 
 
 class InferOutput(msgspec.Struct, gc=False):
-    """A tensor that is asked for."""
+    """A tensor that the response is to hold."""
 
     name: str
     parameters: TensorParameters | None = None
@@ -118,10 +119,10 @@ def _decoder(own: Signature) -> msgspec.json.Decoder[InferRequest[Any]]:
     """The decoder that knows what the elements are, when all inputs have the same."""
     elements = {ELEMENTS.get(datatype) for datatype in own.datatypes}
     element = elements.pop() if len(elements) == 1 else None
-    found = _careful
+    decoder = _careful
     if element is not None:
-        found = msgspec.json.Decoder(InferRequest[list[element]])  # type: ignore[valid-type]
-    return _decoders.setdefault(own.datatypes, found)
+        decoder = msgspec.json.Decoder(InferRequest[list[element]])  # type: ignore[valid-type]
+    return _decoders.setdefault(own.datatypes, decoder)
 
 
 def head_size(body: bytes, header: bytes | None) -> int:
@@ -138,7 +139,7 @@ def head_size(body: bytes, header: bytes | None) -> int:
 
 
 def decode(body: bytes, size: int, own: Signature) -> InferRequest[Any]:
-    """The JSON of a body; what has no place in a call is passed over. Raises `InvalidInput`."""
+    """The JSON of a body, without fields that are unknown. Raises `InvalidInput`."""
     head = body if size == len(body) else memoryview(body)[:size]
     decoder = _decoders.get(own.datatypes) or _decoder(own)
     if size <= LARGE:
@@ -159,7 +160,7 @@ def _decode_carefully(head: bytes | memoryview, is_split: bool) -> InferRequest[
         hint = (
             ""
             if is_split
-            else "; tensors behind the JSON need the header Inference-Header-Content-Length"
+            else "; tensors after the JSON need the header Inference-Header-Content-Length"
         )
         raise InvalidInput(f"the request is not valid: {error}{hint}") from error
     except RecursionError as error:
@@ -177,13 +178,13 @@ def _decode_loosely(head: bytes) -> InferRequest[Any]:
         document = json.loads(head, parse_float=_finite)
         # Refuses lone surrogates and numbers that nothing can take
         msgspec.json.encode(document)
-        asked = msgspec.convert(document, InferRequest[Any])
+        message = msgspec.convert(document, InferRequest[Any])
     except (ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"the request is not valid: {error}") from error
-    for one in asked.inputs:
-        if one.data is not None:
-            one.data = Loose(one.data)
-    return asked
+    for entry in message.inputs:
+        if entry.data is not None:
+            entry.data = Loose(entry.data)
+    return message
 
 
 def _finite(text: str) -> float:
@@ -195,118 +196,127 @@ def _finite(text: str) -> float:
 
 # ---- tensors of a request
 
-ReadPlace = Callable[[Place], bytes]
+ReadMemory = Callable[[MemoryRange], bytes]
 
 
-def given(
-    asked: InferRequest[Any], body: bytes, size: int, own: Signature, read: ReadPlace
-) -> list[Given]:
-    """Every tensor of a request: from the JSON, from behind it, or from shared memory by `read`.
+def raw_inputs(
+    message: InferRequest[Any], body: bytes, size: int, own: Signature, read: ReadMemory
+) -> list[RawInput]:
+    """Every tensor of a request: from the JSON, from what follows it, or by `read` from shared
+    memory.
 
-    Raises `InvalidInput` for one that is not whole, and for bytes that belong to none.
+    Raises `InvalidInput` for a tensor that is not whole, and for bytes that belong to none.
     """
-    found = []
+    inputs = []
     at = size
     end = len(body)
-    for one in asked.inputs:
-        where = one.parameters
+    for entry in message.inputs:
+        where = entry.parameters
         if where is None or (
             where.binary_data_size is None and where.shared_memory_region is None
         ):
-            found.append(Given(one.name, one.datatype, one.shape, _from_json(one, own)))
+            inputs.append(
+                RawInput(
+                    entry.name, entry.datatype, entry.shape, _from_json(entry, own)
+                )
+            )
             continue
-        if one.data is not None or None not in (
+        if entry.data is not None or None not in (
             where.binary_data_size,
             where.shared_memory_region,
         ):
             raise InvalidInput(
-                f"input '{one.name:.80}' brings its data twice: in JSON, in binary or in shared "
+                f"input '{entry.name:.80}' brings its data twice: in JSON, in binary or in shared "
                 "memory"
             )
         if (length := where.binary_data_size) is None:
-            data = read(place_of(where))
+            data = read(memory_of(where))
         else:
             if not 0 <= length <= end - at:
                 raise InvalidInput(
-                    f"input '{one.name:.80}': binary_data_size {length!r:.30} exceeds the body"
+                    f"input '{entry.name:.80}': binary_data_size {length!r:.30} exceeds the body"
                 )
             data = body[at : at + length]
             at += length
-        found.append(Given(one.name, one.datatype, one.shape, data))
+        inputs.append(RawInput(entry.name, entry.datatype, entry.shape, data))
     if at != end:
         raise InvalidInput(f"{end - at} bytes follow the last tensor")
-    return found
+    return inputs
 
 
-def place_of(where: TensorParameters) -> Place:
+def memory_of(where: TensorParameters) -> MemoryRange:
     """The stretch of shared memory that parameters name."""
-    return Place(
+    return MemoryRange(
         where.shared_memory_region or "",
         where.shared_memory_byte_size,
         where.shared_memory_offset,
     )
 
 
-def _from_json(one: InferInput[Any], own: Signature) -> bytes:
+def _from_json(entry: InferInput[Any], own: Signature) -> bytes:
     """A list of values, flat or nested, as a tensor's data; raises `InvalidInput`."""
-    count = expect(own, one.name, one.datatype, one.shape)
-    element = ELEMENTS.get(one.datatype)
+    count = expect(own, entry.name, entry.datatype, entry.shape)
+    element = ELEMENTS.get(entry.datatype)
     if element is None:
         raise InvalidInput(
-            f"input '{one.name}': {one.datatype} has no form in JSON; send it as binary data"
+            f"input '{entry.name}': {entry.datatype} has no form in JSON; send it as binary data"
         )
-    if one.data is None:
+    if entry.data is None:
         raise InvalidInput(
-            f"input '{one.name}' brings no data: neither data nor binary_data_size"
+            f"input '{entry.name}' brings no data: neither data nor binary_data_size"
         )
-    if type(one.data) is msgspec.Raw and len(one.data) > CHUNK and element is not str:
-        data, found = _in_chunks(one, bytes(one.data), element)
+    if (
+        type(entry.data) is msgspec.Raw
+        and len(entry.data) > CHUNK
+        and element is not str
+    ):
+        data, actual = _in_chunks(entry, bytes(entry.data), element)
     else:
-        values = one.data if type(one.data) is list else _carefully(one, element)
-        data, found = _packed(one, values, own), len(values)
-    if found != count:
+        values = entry.data if type(entry.data) is list else _carefully(entry, element)
+        data, actual = _packed(entry, values, own), len(values)
+    if actual != count:
         raise InvalidInput(
-            f"input '{one.name}': the shape {one.shape} has {count} values, given {found}"
+            f"input '{entry.name}': the shape {entry.shape} has {count} values, given {actual}"
         )
     return data
 
 
-def _packed(one: InferInput[Any], values: list[Any], own: Signature) -> bytes:
+def _packed(entry: InferInput[Any], values: list[Any], own: Signature) -> bytes:
     if (
         not own.task_input
         or input_kind(own.task_input).is_text
-        or one.name != own.task_input
-        or one.datatype != "BYTES"
+        or entry.name != own.task_input
+        or entry.datatype != "BYTES"
     ):
-        return packed(one.name, one.datatype, values)
+        return packed(entry.name, entry.datatype, values)
     try:
         return pack_bytes([b64decode(value, validate=True) for value in values])
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(
-            f"input '{one.name}': in JSON it is a file as base64"
+            f"input '{entry.name}': in JSON it is a file as base64"
         ) from error
 
 
-def _carefully(one: InferInput[Any], element: type) -> list[Any]:
+def _carefully(entry: InferInput[Any], element: type) -> list[Any]:
     """Values of a list that may be nested, in row-major order."""
     try:
-        if isinstance(one.data, Loose):
-            return msgspec.convert(_flat(one.data.values), list[element])  # type: ignore[valid-type]
+        if isinstance(entry.data, Loose):
+            return msgspec.convert(_flat(entry.data.values), list[element])  # type: ignore[valid-type]
         if element is str:
-            return msgspec.convert(_flat(msgspec.json.decode(one.data)), list[str])
-        return msgspec.json.decode(_unnested(bytes(one.data)), type=list[element])  # type: ignore[valid-type]
+            return msgspec.convert(_flat(msgspec.json.decode(entry.data)), list[str])
+        return msgspec.json.decode(_unnested(bytes(entry.data)), type=list[element])  # type: ignore[valid-type]
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise _not_values(one, error) from error
+        raise _not_values(entry, error) from error
 
 
-def _not_values(one: InferInput[Any], error: Exception) -> InvalidInput:
+def _not_values(entry: InferInput[Any], error: Exception) -> InvalidInput:
     return InvalidInput(
-        f"input '{one.name}': data is not a list of values of {one.datatype}: {error}"
+        f"input '{entry.name}': data is not a list of values of {entry.datatype}: {error}"
     )
 
 
 def _flat(values: Any) -> Any:
-    """Nested lists as one."""
+    """Nested lists as entry."""
     for _ in range(MAX_RANK):
         if not isinstance(values, list) or not any(
             isinstance(value, list) for value in values
@@ -333,7 +343,7 @@ def _unnested(raw: bytes) -> bytes:
     return b"[%b]" % (flat if flat.strip(b", \t\r\n") else b"")
 
 
-def _in_chunks(one: InferInput[Any], raw: bytes, element: type) -> tuple[bytes, int]:
+def _in_chunks(entry: InferInput[Any], raw: bytes, element: type) -> tuple[bytes, int]:
     """A long list of numbers, part by part: the data and how many there were."""
     decoder = msgspec.json.Decoder(list[element])  # type: ignore[valid-type]
     parts = []
@@ -347,36 +357,46 @@ def _in_chunks(one: InferInput[Any], raw: bytes, element: type) -> tuple[bytes, 
             values = decoder.decode(b"[" + part + b"]")
             if not values and found:
                 raise ValueError("a value is missing")
-            parts.append(packed(one.name, one.datatype, values))
+            parts.append(packed(entry.name, entry.datatype, values))
             found, at = found + len(values), cut + 1
     except ValueError as error:  # also what msgspec raises
-        raise _not_values(one, error) from error
+        raise _not_values(entry, error) from error
     return b"".join(parts), found
 
 
 # ---- outputs of a request
 
 
-def requested_outputs(asked: InferRequest[Any]) -> list[Wanted]:
+def requested_outputs(message: InferRequest[Any]) -> list[RequestedOutput]:
     """The outputs that a request names; raises `InvalidInput`."""
-    default, found = asked.binary, []
-    for one in asked.outputs or ():
-        how = one.parameters
-        if how is None:
-            found.append(Wanted(one.name, default))
+    default = message.binary
+    requested = []
+    for output in message.outputs or ():
+        parameters = output.parameters
+        if parameters is None:
+            requested.append(RequestedOutput(output.name, default))
             continue
-        if not 0 <= how.classification < 1 << 31:
+        if not 0 <= parameters.classification < 1 << 31:
             raise InvalidInput(
-                f"output '{one.name:.80}': classification is how many classes to name, from 1"
+                f"output '{output.name:.80}': classification is how many classes to name, from 1"
             )
-        binary = default if how.binary_data is None else how.binary_data
-        place = place_of(how) if how.shared_memory_region is not None else None
-        found.append(Wanted(one.name, binary, how.classification, place))
-    return found
+        binary = default if parameters.binary_data is None else parameters.binary_data
+        memory = (
+            memory_of(parameters)
+            if parameters.shared_memory_region is not None
+            else None
+        )
+        requested.append(
+            RequestedOutput(output.name, binary, parameters.classification, memory)
+        )
+    return requested
 
 
 def answer_json(
-    own: Signature, id: str, tensors: Sequence[Tensor], wanted: Sequence[Wanted]
+    own: Signature,
+    id: str,
+    tensors: Sequence[Tensor],
+    wanted: Sequence[RequestedOutput],
 ) -> tuple[bytes, list[bytes]]:
     """The JSON of an answer and what follows it; raises `InvalidInput` for what JSON can't say."""
     entries, blobs = [], []
@@ -386,13 +406,13 @@ def answer_json(
             tensor.datatype.encode(),
             encode(tensor.shape),
         )
-        if want.place is not None:
-            place = {
-                "shared_memory_region": want.place.region,
-                "shared_memory_offset": want.place.offset,
+        if want.memory is not None:
+            memory = {
+                "shared_memory_region": want.memory.region,
+                "shared_memory_offset": want.memory.offset,
                 "shared_memory_byte_size": len(tensor.data),
             }
-            entries.append(b'%b,"parameters":%b}' % (head, encode(place)))
+            entries.append(b'%b,"parameters":%b}' % (head, encode(memory)))
         elif want.binary:
             entries.append(
                 b'%b,"parameters":{"binary_data_size":%d}}' % (head, len(tensor.data))

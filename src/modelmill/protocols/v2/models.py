@@ -69,7 +69,7 @@ def model_metadata(
 
 
 def versions(route: ServedVersion) -> list[ServedVersion]:
-    """The versions behind a name that answer callers, lowest first."""
+    """The versions of a deployment that answer callers, lowest first."""
     return sorted(
         [route, *(one for one in route.others if not one.shadow)],
         key=lambda one: one.version,

@@ -1,7 +1,7 @@
 """What the Open Inference Protocol v2 is on every wire: tensors against a signature, outputs,
 classification.
 
-HTTP and gRPC read their bytes into `Given` and `Wanted`, and write the `Tensor`s of
+HTTP and gRPC read their bytes into `RawInput` and `RequestedOutput`, and write the `Tensor`s of
 `chosen_outputs` into theirs.
 """
 
@@ -20,6 +20,9 @@ from modelmill.types import ServedVersion, TensorSpec
 
 MAX_ELEMENTS = 1 << 28
 MAX_RANK = 16
+CLASSIFIED = 1 << 14
+"""Bytes of an answer from which on its classes are named outside the event loop."""
+NAME_LENGTH = 128
 
 RESERVED = frozenset(
     {
@@ -37,11 +40,11 @@ RESERVED = frozenset(
 )
 """Parameters of a request that are the protocol's, not the task's."""
 RESERVED_ONLY = RESERVED - {"priority", "timeout", "version"}
-"""Those that are nobody's business but the wire's."""
+"""Those that only the wire needs."""
 
 
-class Given(NamedTuple):
-    """A tensor as a request brings it; nothing of it has been checked."""
+class RawInput(NamedTuple):
+    """A tensor of a request, unchecked."""
 
     name: str
     datatype: str
@@ -49,7 +52,7 @@ class Given(NamedTuple):
     data: bytes
 
 
-class Place(NamedTuple):
+class MemoryRange(NamedTuple):
     """A stretch of a registered shared-memory region, in bytes."""
 
     region: str
@@ -57,15 +60,15 @@ class Place(NamedTuple):
     offset: int = 0
 
 
-class Wanted(NamedTuple):
-    """An output that is asked for: raw or not, as so many classes (0: as it is), and where to leave
-    it.
+class RequestedOutput(NamedTuple):
+    """An output in a request: raw or not, as so many classes (0: as it is), and the shared memory
+    to leave it in.
     """
 
     name: str
     binary: bool = False
     classes: int = 0
-    place: Place | None = None
+    memory: MemoryRange | None = None
 
 
 class Options(NamedTuple):
@@ -99,7 +102,7 @@ class Input:
 
 
 class Signature:
-    """What the requests of a version are checked against, made once."""
+    """What the requests to a version are checked against, made once."""
 
     def __init__(self, version: ServedVersion) -> None:
         self.version = version
@@ -128,22 +131,22 @@ _REMEMBERED = 512
 def signature(version: ServedVersion) -> Signature:
     """The signature of a version in the gateway's snapshot."""
     # The entry holds the version, so that no other gets its id
-    found = _signatures.get(id(version))
-    if found is None:
+    known = _signatures.get(id(version))
+    if known is None:
         if len(_signatures) >= _REMEMBERED:
             _signatures.clear()  # most are of earlier snapshots
-        found = _signatures[id(version)] = Signature(version)
-    return found
+        known = _signatures[id(version)] = Signature(version)
+    return known
 
 
-def is_task_level(version: ServedVersion, given: Sequence[Given]) -> bool:
+def is_task_level(version: ServedVersion, inputs: Sequence[RawInput]) -> bool:
     """Whether a request brings the task's raw input (an encoded picture, a text) and not the
     model's tensors.
     """
     return (
-        len(given) == 1
-        and given[0].datatype == "BYTES"
-        and _is_raw(signature(version), given[0].name)
+        len(inputs) == 1
+        and inputs[0].datatype == "BYTES"
+        and _is_raw(signature(version), inputs[0].name)
     )
 
 
@@ -153,33 +156,33 @@ def _is_raw(own: Signature, name: str) -> bool:
     )
 
 
-def checked_inputs(version: ServedVersion, given: Sequence[Given]) -> list[Tensor]:
+def checked_inputs(version: ServedVersion, inputs: Sequence[RawInput]) -> list[Tensor]:
     """Every input of the model, checked: names, datatypes, shapes, and that shape and data agree.
 
     A task-level BYTES input comes out with the shape [n]. Raises `InvalidInput` saying what would
     be right.
     """
     own = signature(version)
-    if len(given) == 1:
-        one = given[0]
+    if len(inputs) == 1:
+        tensor = inputs[0]
         if (
             (sole := own.sole) is not None
-            and one.name == sole.name
-            and one.datatype == sole.datatype
+            and tensor.name == sole.name
+            and tensor.datatype == sole.datatype
         ):
-            return [_fitting(one, sole)]
-        if one.datatype == "BYTES" and _is_raw(own, one.name):
-            return [_raw_inputs(one)]
-    _check_names(given, own)
-    checked = [_fitting(one, own.inputs[one.name]) for one in given]
+            return [_fitting(tensor, sole)]
+        if tensor.datatype == "BYTES" and _is_raw(own, tensor.name):
+            return [_raw_inputs(tensor)]
+    _check_names(inputs, own)
+    checked = [_fitting(tensor, own.inputs[tensor.name]) for tensor in inputs]
     batches = {tensor.shape[0] for tensor in checked if tensor.shape}
     if len(batches) > 1:
         raise InvalidInput(f"the inputs disagree on the batch size: {sorted(batches)}")
     return checked
 
 
-def _check_names(given: Sequence[Given], own: Signature) -> None:
-    names = [one.name for one in given]
+def _check_names(inputs: Sequence[RawInput], own: Signature) -> None:
+    names = [tensor.name for tensor in inputs]
     if len(names) == len(own.inputs) and own.inputs.keys() == set(names):
         return
     task = (
@@ -191,32 +194,32 @@ def _check_names(given: Sequence[Given], own: Signature) -> None:
     )
 
 
-def _fitting(one: Given, spec: Input) -> Tensor:
+def _fitting(tensor: RawInput, spec: Input) -> Tensor:
     """The tensor of one input; raises `InvalidInput`."""
-    shape, row = one.shape, spec.row
+    shape, row = tensor.shape, spec.row
     if (
         row
-        and one.datatype == spec.datatype
+        and tensor.datatype == spec.datatype
         and shape
         and shape[1:] == spec.tail
-        and shape[0] * row == len(one.data)
+        and shape[0] * row == len(tensor.data)
     ):
-        return Tensor(one.name, one.datatype, shape, one.data)  # type: ignore[arg-type]
+        return Tensor(tensor.name, tensor.datatype, shape, tensor.data)  # type: ignore[arg-type]
     shape = list(shape)
-    count = _expected(one.name, one.datatype, shape, spec)
+    count = _expected(tensor.name, tensor.datatype, shape, spec)
     if not spec.size:
-        check_bytes(one.name, one.data, count)
-    elif len(one.data) != count * spec.size:
+        check_bytes(tensor.name, tensor.data, count)
+    elif len(tensor.data) != count * spec.size:
         raise InvalidInput(
-            f"input '{one.name}': shape {shape} of {one.datatype} is {count * spec.size} bytes, "
-            f"given {len(one.data)}"
+            f"input '{tensor.name}': shape {shape} of {tensor.datatype} is {count * spec.size} "
+            f"bytes, given {len(tensor.data)}"
         )
-    return Tensor(one.name, one.datatype, shape, one.data)
+    return Tensor(tensor.name, tensor.datatype, shape, tensor.data)
 
 
 def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> int:
     """How many values an input of this name, datatype and shape has; raises `InvalidInput` when it
-    can't be one.
+    can't be tensor.
     """
     spec = own.inputs.get(name)
     if spec is not None and (
@@ -224,7 +227,7 @@ def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> in
     ):
         return _expected(name, datatype, shape, spec)
     if spec is None and not _is_raw(own, name):
-        _check_names([Given(name, datatype, shape, b"")], own)
+        _check_names([RawInput(name, datatype, shape, b"")], own)
     return elements(name, shape)
 
 
@@ -267,16 +270,16 @@ def elements(name: str, shape: Sequence[int]) -> int:
     return 0 if 0 in shape else extent
 
 
-def _raw_inputs(one: Given) -> Tensor:
+def _raw_inputs(tensor: RawInput) -> Tensor:
     """The task's inputs, one a row: shape [n] or [n, 1]."""
-    shape = list(one.shape)
+    shape = list(tensor.shape)
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
         raise InvalidInput(
-            f"input '{one.name}' of the datatype BYTES wants the shape [n] or [n, 1], given: "
+            f"input '{tensor.name}' of the datatype BYTES wants the shape [n] or [n, 1], given: "
             f"{shape!s:.200}"
         )
-    check_bytes(one.name, one.data, elements(one.name, shape))
-    return Tensor(one.name, "BYTES", shape[:1], one.data)
+    check_bytes(tensor.name, tensor.data, elements(tensor.name, shape))
+    return Tensor(tensor.name, "BYTES", shape[:1], tensor.data)
 
 
 # ---- outputs
@@ -284,67 +287,67 @@ def _raw_inputs(one: Given) -> Tensor:
 
 def checked_outputs(
     version: ServedVersion,
-    asked: Sequence[Wanted],
+    requested: Sequence[RequestedOutput],
     *,
     task_level: bool = False,
     binary: bool = False,
-) -> Sequence[Wanted]:
-    """The outputs to send, in their order; none asked: all of the model's, `binary` or not. Raises
+) -> Sequence[RequestedOutput]:
+    """The outputs to send, in their order; by default all of the model's, `binary` or not. Raises
     `InvalidInput`.
     """
     own = signature(version)
-    if not asked:
-        return [Wanted(name, binary) for name in own.outputs]
-    for one in asked:
-        if one.name not in own.names and not (task_level and one.name == ANSWER):
+    if not requested:
+        return [RequestedOutput(name, binary) for name in own.outputs]
+    for output in requested:
+        if output.name not in own.names and not (task_level and output.name == ANSWER):
             known = ", ".join([*own.outputs, ANSWER] if task_level else own.outputs)
             raise InvalidInput(
-                f"the model has the outputs {known}; asked: '{one.name[:80]}'"
+                f"the model has the outputs {known}, not '{output.name[:80]}'"
             )
-    if len({one.name for one in asked}) != len(asked):
+    if len({output.name for output in requested}) != len(requested):
         raise InvalidInput(
-            f"an output is asked for twice: {', '.join(one.name for one in asked)[:200]}"
+            f"an output is requested twice: {', '.join(output.name for output in requested)[:200]}"
         )
-    return asked
+    return requested
 
 
-def output_names(version: ServedVersion, asked: Sequence[Wanted]) -> Sequence[str]:
-    """What `Gateway.predict` wants to know of the outputs: nothing when all of the model's are
-    wanted.
-    """
+def output_names(
+    version: ServedVersion, requested: Sequence[RequestedOutput]
+) -> Sequence[str]:
+    """The names for `Gateway.predict`: none when all of the model's outputs are requested."""
     own = signature(version)
-    if len(asked) == len(own.outputs) and all(one.name in own.names for one in asked):
+    if len(requested) == len(own.outputs) and all(
+        output.name in own.names for output in requested
+    ):
         return ()
-    return [one.name for one in asked]
+    return [output.name for output in requested]
 
 
 def chosen_outputs(
-    version: ServedVersion, answer: Answer, asked: Sequence[Wanted]
+    version: ServedVersion, answer: Answer, requested: Sequence[RequestedOutput]
 ) -> list[Tensor]:
-    """The tensors to send for `asked`, classified where that was asked; raises `ModelFailed`,
+    """The tensors to send for `requested`, classified where it says so; raises `ModelFailed`,
     `InvalidInput`.
     """
     by_name = {tensor.name: tensor for tensor in answer.tensors}
-    found = []
-    for one in asked:
-        tensor = by_name.get(one.name)
+    chosen = []
+    for output in requested:
+        tensor = by_name.get(output.name)
         if tensor is None:
-            raise ModelFailed(f"the model did not answer the output '{one.name}'")
-        found.append(
-            classification(tensor, one.classes, version.labels)
-            if one.classes
+            raise ModelFailed(f"the model did not answer the output '{output.name}'")
+        chosen.append(
+            classification(tensor, output.classes, version.labels)
+            if output.classes
             else tensor
         )
-    return found
+    return chosen
 
 
 # ---- parameters
 
 
 def read_options(parameters: Mapping[str, Any]) -> Options:
-    """The meaning of a request's parameters; raises `InvalidInput`. Those that nobody knows are the
-    task's.
-    """
+    """The meaning of a request's parameters; raises `InvalidInput`. Unknown ones are the task's."""
     if parameters.keys() <= RESERVED_ONLY:
         return NO_OPTIONS
     priority = _whole(
@@ -376,3 +379,9 @@ def _whole(parameters: Mapping[str, Any], name: str, meaning: str) -> int:
     if type(value) is not int or not 0 <= value < 1 << 64:
         raise InvalidInput(f"the parameter {name} is {meaning}, not {value!r:.40}")
     return value
+
+
+def request_name(header: bytes | None, id: str) -> str:
+    """The name of a request in logs, by its header or its id: nothing that could forge a line."""
+    name = id if header is None else header.decode("latin-1")
+    return name if len(name) <= NAME_LENGTH and name.isprintable() else ""

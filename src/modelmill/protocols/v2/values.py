@@ -46,7 +46,7 @@ _length = Packer("<I")
 
 
 def check_bytes(name: str, data: bytes, count: int) -> None:
-    """Raises `InvalidInput` unless `data` is exactly `count` elements, each behind its length."""
+    """Raises `InvalidInput` unless `data` is exactly `count` elements, each after its length."""
     at = 0
     end = len(data)
     read = _length.unpack_from
@@ -62,7 +62,7 @@ def check_bytes(name: str, data: bytes, count: int) -> None:
         at += 4 + read(data, at)[0]
         if at > end:
             raise InvalidInput(
-                f"input '{name}': element {number} ends {at - end} bytes behind the data"
+                f"input '{name}': element {number} ends {at - end} bytes after the data"
             )
     if at != end:
         raise InvalidInput(

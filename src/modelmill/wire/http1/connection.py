@@ -99,7 +99,7 @@ class Http1Connection(HttpToolsProtocol):
                 transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application, also of requests that waited behind others."""
+        """Tell the application, also for requests that waited for others."""
         for cycle in (self._active, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -109,7 +109,7 @@ class Http1Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """A client that has asked everything may close its side and wait: it gets its answers."""
+        """A client that has sent all requests may close its side: it gets its responses."""
         active, newest = self._active, self.cycle
         if (
             active is None

@@ -61,8 +61,7 @@ class Cycle(RequestResponseCycle):
         body: bytes,
         head: bool,
     ) -> bool:
-        """Send a whole answer of a content type, without its body when only the `head` was asked
-        for.
+        """Send a whole response of a content type, without its body for a request of its `head`.
 
         False when it has to go through `send`, because the client is slow to take what was sent
         before.

@@ -161,7 +161,7 @@ class GuardedProtocol(Http1Connection):
         if self._counted != self._messages:
             self._counted, self._spent = self._messages, 0
             if size > STEP:
-                return  # the end of a body with the beginning of a head behind it
+                return  # the end of a body with the beginning of the next head
         self._spent += size
         if self._in_head:
             if self._spent > self.limits.header_bytes:
@@ -238,7 +238,7 @@ class GuardedProtocol(Http1Connection):
         ):
             self._check_head(version)
         self.scope = self._scope(parser.get_method(), version)
-        self.headers = []  # for what comes behind a chunked body: dropped
+        self.headers = []  # trailers of a chunked body are dropped
         self._in_head = False
         if parser.should_upgrade():
             self._offered = (
@@ -380,7 +380,7 @@ class GuardedProtocol(Http1Connection):
                 self._when_quiet()
 
     def _when_quiet(self) -> None:
-        """After the last answer: refuse what came behind it, or close when the client has closed
+        """After the last response: refuse what followed it, or close when the client has closed
         its side.
         """
         if self._backlog or (

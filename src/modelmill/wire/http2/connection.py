@@ -286,7 +286,7 @@ class Http2Connection(asyncio.Protocol):
             return
         self._last = number
         if number > self._refuse_above:
-            return  # the client was told, and tries elsewhere
+            return  # the client knows, and tries elsewhere
         if head is None or len(self.streams) >= MAX_STREAMS:
             self._cost(20)
             self.transport.write(
@@ -401,7 +401,7 @@ class Http2Connection(asyncio.Protocol):
     # ---- streams and the end
 
     def finished(self, stream: Http2Stream) -> None:
-        """The answer is out; a client that still sends is told to stop."""
+        """The response is written; a client that still sends has to stop."""
         self.streams.pop(stream.number, None)
         if not stream.ended:
             self.transport.write(

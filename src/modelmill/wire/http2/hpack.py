@@ -86,7 +86,7 @@ def literal(name: bytes, value: bytes) -> bytes:
 
 
 def _length(size: int) -> bytes:
-    """A whole number behind a prefix of seven bits."""
+    """A whole number with a prefix of seven bits (RFC 7541 section 5.1)."""
     if size < 127:
         return bytes((size,))
     out, size = bytearray(b"\x7f"), size - 127

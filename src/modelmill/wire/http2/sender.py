@@ -166,7 +166,7 @@ class Sender:
             self.pump()
 
     def finish(self, stream: Http2Stream, tail: bytes) -> None:
-        """End the stream with a header block, behind what is still to be sent."""
+        """End the stream with a header block, after what is still to be sent."""
         if stream.queue:
             stream.tail = tail
             return

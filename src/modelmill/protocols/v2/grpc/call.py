@@ -57,7 +57,7 @@ STATUS = {
 
 MESSAGE_CHARACTERS = 1000
 BACKLOG = 8
-"""Messages of a stream that may wait to be read before its client is told to wait."""
+"""Unread messages of a stream from which on its client gets no more window."""
 CREDIT_BYTES = 256 << 10
 ENCODINGS = {"gzip": 31, "deflate": 15}
 """Message encodings and what zlib calls them."""
@@ -296,7 +296,7 @@ class GrpcCall(Http2Stream):
         return self._task is None and self.since < before
 
     def stop(self) -> None:
-        """End a stream behind the answers to what has arrived."""
+        """End a stream after the answers to what has arrived."""
         if self.head.method is not None and self.head.method.streaming:
             self.stopping = True
             self._wake()
@@ -458,7 +458,7 @@ class GrpcCall(Http2Stream):
             ) from error
 
     async def _packed(self, body: bytes) -> tuple[bytes, bytes]:
-        """Headers, and a message behind its length; compressed as the request was, if that is worth
+        """Headers, and a message with its prefix; compressed as the request was, if that is worth
         it.
         """
         head, encoding = _TYPE + self._extra, self.head.encoding

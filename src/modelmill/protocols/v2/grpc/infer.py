@@ -10,17 +10,19 @@ from modelmill.protocols.v2.grpc.messages import message
 from modelmill.protocols.v2.json import LARGE
 from modelmill.protocols.v2.shared_memory import regions
 from modelmill.protocols.v2.tensors import (
+    CLASSIFIED,
     NO_OPTIONS,
-    Given,
+    MemoryRange,
     Options,
-    Place,
-    Wanted,
+    RawInput,
+    RequestedOutput,
     checked_inputs,
     checked_outputs,
     chosen_outputs,
     is_task_level,
     output_names,
     read_options,
+    request_name,
 )
 from modelmill.protocols.v2.values import packed
 from modelmill.serve.flight import answered_by
@@ -29,9 +31,6 @@ from modelmill.serve.wire import Tensor
 from modelmill.types import ServedVersion
 from modelmill.wire.encoding import in_thread
 
-CLASSIFIED = 1 << 14
-"""Bytes of an answer from which on its classes are named outside the event loop."""
-NAME_LENGTH = 128
 STREAM_CALLS = 64
 """Requests of one stream that are answered at the same time."""
 
@@ -98,7 +97,7 @@ async def _infer(
         timeout=_sooner(options.timeout, call.remaining()),
         priority=options.priority,
         gone=call.gone,
-        request_id=_name_of(call.head.metadata.get(b"x-request-id"), request.id),
+        request_id=request_name(call.head.metadata.get(b"x-request-id"), request.id),
         pinned=bool(request.model_version) or options.version is not None,
     )
     version = answered_by(version, answer)
@@ -118,20 +117,20 @@ async def _infer(
 
 def _plan(
     call: GrpcCall, request: Any, version: ServedVersion
-) -> tuple[list[Tensor], Sequence[Wanted]]:
+) -> tuple[list[Tensor], Sequence[RequestedOutput]]:
     """The tensors of a request and what it wants; raises `InvalidInput`."""
-    given = _given(call, request)
-    tensors = checked_inputs(version, given)
+    inputs = _raw_inputs(call, request)
+    tensors = checked_inputs(version, inputs)
     if not request.outputs:
         return tensors, checked_outputs(version, (), binary=True)
-    asked = [_asked(one) for one in request.outputs]
-    for one in asked:
-        if one.place is not None:
+    requested = [_requested(output) for output in request.outputs]
+    for output in requested:
+        if (memory := output.memory) is not None:
             regions(call.gateway).check(
-                call.caller, one.place.region, one.place.offset, one.place.byte_size
+                call.caller, memory.region, memory.offset, memory.byte_size
             )
     return tensors, checked_outputs(
-        version, asked, task_level=is_task_level(version, given), binary=True
+        version, requested, task_level=is_task_level(version, inputs), binary=True
     )
 
 
@@ -146,14 +145,10 @@ def _version(named: str, pinned: str | None) -> str | None:
     return named or pinned
 
 
-def _name_of(header: bytes | None, id: str) -> str:
-    """How logs call the request: nothing that could forge a line of theirs."""
-    name = id if header is None else header.decode("latin-1")
-    return name if len(name) <= NAME_LENGTH and name.isprintable() else ""
-
-
-def _sooner(one: float | None, other: float | None) -> float | None:
-    return other if one is None else one if other is None else min(one, other)
+def _sooner(first: float | None, second: float | None) -> float | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)
 
 
 def _values(parameters: Any) -> dict[str, Any]:
@@ -167,56 +162,63 @@ def _values(parameters: Any) -> dict[str, Any]:
     return values
 
 
-def _given(call: GrpcCall, request: Any) -> list[Given]:
+def _raw_inputs(call: GrpcCall, request: Any) -> list[RawInput]:
     """The inputs as they come: all raw or all typed, or in shared memory; raises `InvalidInput`."""
     raw = request.raw_input_contents
-    given = []
+    inputs = []
     at = 0
     count = len(raw)
     budget = call.gateway.limits.body_bytes
-    for one in request.inputs:
-        place = _place(one.name, _values(one.parameters)) if one.parameters else None
-        if place is not None:
-            budget -= max(0, place.byte_size)
+    for tensor in request.inputs:
+        memory = (
+            _memory(tensor.name, _values(tensor.parameters))
+            if tensor.parameters
+            else None
+        )
+        if memory is not None:
+            budget -= max(0, memory.byte_size)
             if budget < 0:
                 raise InvalidInput(
                     "the tensors in shared memory exceed what a message may bring"
                 )
             data = regions(call.gateway).read(
-                call.caller, place.region, place.offset, place.byte_size
+                call.caller, memory.region, memory.offset, memory.byte_size
             )
         elif count:
-            if at == count or one.HasField("contents"):
+            if at == count or tensor.HasField("contents"):
                 raise InvalidInput(
-                    f"raw_input_contents and contents can't be mixed: input '{one.name[:80]}'"
+                    f"raw_input_contents and contents can't be mixed: input '{tensor.name[:80]}'"
                 )
             data, at = raw[at], at + 1
         else:
-            data = _typed(one)
-        given.append(Given(one.name, one.datatype, list(one.shape), data))
+            data = _typed(tensor)
+        inputs.append(RawInput(tensor.name, tensor.datatype, list(tensor.shape), data))
     if at != count:
         raise InvalidInput(f"raw_input_contents has {count} entries for {at} inputs")
-    return given
+    return inputs
 
 
-def _typed(one: Any) -> bytes:
+def _typed(tensor: Any) -> bytes:
     """The values of `contents` as the tensor's data."""
-    field, contents = CONTENTS.get(one.datatype), one.contents
+    field, contents = CONTENTS.get(tensor.datatype), tensor.contents
     filled = [each.name for each, _ in contents.ListFields()]
-    if one.datatype in ("FP16", "BF16"):
+    if tensor.datatype in ("FP16", "BF16"):
         raise InvalidInput(
-            f"input '{one.name}': {one.datatype} has no typed contents; use raw_input_contents"
+            f"input '{tensor.name}': {tensor.datatype} has no typed contents; use "
+            "raw_input_contents"
         )
     if any(name != field for name in filled):
         raise InvalidInput(
-            f"input '{one.name[:80]}': the values of {one.datatype[:20]} go into {field}, given: "
-            f"{', '.join(filled)}"
+            f"input '{tensor.name[:80]}': the values of {tensor.datatype[:20]} go into {field}, "
+            f"given: {', '.join(filled)}"
         )
-    return packed(one.name, one.datatype, getattr(contents, field)) if field else b""
+    return (
+        packed(tensor.name, tensor.datatype, getattr(contents, field)) if field else b""
+    )
 
 
-def _place(name: str, parameters: dict[str, Any]) -> Place | None:
-    """Where in shared memory a tensor is; raises `InvalidInput`."""
+def _memory(name: str, parameters: dict[str, Any]) -> MemoryRange | None:
+    """The shared memory that parameters name for a tensor; raises `InvalidInput`."""
     region = parameters.get("shared_memory_region")
     if region is None:
         return None
@@ -227,17 +229,18 @@ def _place(name: str, parameters: dict[str, Any]) -> Place | None:
             f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and _offset "
             "are whole numbers"
         )
-    return Place(region=region, offset=offset, byte_size=size)
+    return MemoryRange(region=region, offset=offset, byte_size=size)
 
 
-def _asked(one: Any) -> Wanted:
-    parameters = _values(one.parameters) if one.parameters else {}
+def _requested(output: Any) -> RequestedOutput:
+    parameters = _values(output.parameters) if output.parameters else {}
     classes = parameters.get("classification", 0)
     if type(classes) is not int or not 0 <= classes < 1 << 31:
         raise InvalidInput(
-            f"output '{one.name[:80]}': classification is a number of classes, not {classes!r:.40}"
+            f"output '{output.name[:80]}': classification is a number of classes, not "
+            f"{classes!r:.40}"
         )
-    return Wanted(one.name, True, classes, _place(one.name, parameters))
+    return RequestedOutput(output.name, True, classes, _memory(output.name, parameters))
 
 
 def _response(
@@ -245,33 +248,33 @@ def _response(
     request: Any,
     version: ServedVersion,
     tensors: Sequence[Tensor],
-    wanted: Sequence[Wanted],
+    wanted: Sequence[RequestedOutput],
 ) -> Any:
     response = Response(
         model_name=version.deployment, model_version=str(version.version), id=request.id
     )
     outputs, raw = response.outputs, response.raw_output_contents
-    for tensor, one in zip(tensors, wanted, strict=True):
+    for tensor, request_output in zip(tensors, wanted, strict=True):
         output = outputs.add(
             name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
         )
-        if one.place is None:
+        if request_output.memory is None:
             raw.append(tensor.data)
         else:
-            _leave(call, output, one.place, tensor.data)
+            _leave(call, output, request_output.memory, tensor.data)
             raw.append(b"")  # clients count the entries
     return response
 
 
-def _leave(call: GrpcCall, output: Any, place: Place, data: bytes) -> None:
+def _leave(call: GrpcCall, output: Any, memory: MemoryRange, data: bytes) -> None:
     """Write an output to shared memory and say so."""
     regions(call.gateway).write(
-        call.caller, place.region, place.offset, place.byte_size, data
+        call.caller, memory.region, memory.offset, memory.byte_size, data
     )
-    output.parameters["shared_memory_region"].string_param = place.region
+    output.parameters["shared_memory_region"].string_param = memory.region
     output.parameters["shared_memory_byte_size"].int64_param = len(data)
-    if place.offset:
-        output.parameters["shared_memory_offset"].int64_param = place.offset
+    if memory.offset:
+        output.parameters["shared_memory_offset"].int64_param = memory.offset
 
 
 async def parts(
@@ -282,7 +285,7 @@ async def parts(
     """
     gateway = call.gateway
     gateway.refuse_unservable(version)
-    tensors = checked_inputs(version, _given(call, request))
+    tensors = checked_inputs(version, _raw_inputs(call, request))
     if [tensor.datatype for tensor in tensors] != ["BYTES"]:
         raise InvalidInput(
             f"the output '{TEXT_OUTPUT}' needs a text: send one input as BYTES"

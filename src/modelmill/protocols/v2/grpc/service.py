@@ -78,7 +78,7 @@ async def model_config(call: GrpcCall, request: Any) -> Any:
 
 
 async def model_statistics(call: GrpcCall, request: Any) -> Any:
-    """What was asked of one model, or of all."""
+    """Counts and durations of the requests to one model, or to all."""
     document = models.model_statistics(
         call.gateway, call.caller, request.name or None, request.version or None
     )
@@ -109,7 +109,7 @@ async def repository_model_unload(call: GrpcCall, request: Any) -> Any:
 
 
 async def trace_setting(call: GrpcCall, request: Any) -> Any:
-    """The trace settings, changed as asked."""
+    """The trace settings, after the changes of the request."""
     gateway, name = call.gateway, request.model_name or None
     if request.settings:
         changes = {
@@ -127,7 +127,7 @@ async def trace_setting(call: GrpcCall, request: Any) -> Any:
 
 
 async def log_settings(call: GrpcCall, request: Any) -> Any:
-    """The log settings, changed as asked."""
+    """The log settings, after the changes of the request."""
     gateway = call.gateway
     if request.settings:
         changes = {}

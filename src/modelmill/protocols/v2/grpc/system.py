@@ -43,14 +43,14 @@ async def listed(call: GrpcCall, request: Any) -> Any:
 
 
 async def watch(call: GrpcCall) -> None:
-    """The health of a service now and whenever it changes, until the client has heard enough."""
+    """The health of a service now and whenever it changes, until the client ends the call."""
     request = await call.read()
-    told = None
+    sent = None
     while request is not None and not call.gone():
         status = _status(call, request.service)
-        if status != told:
+        if status != sent:
             await call.write(Health(status=status))
-            told = status
+            sent = status
         if call.stopping:
             return
         await asyncio.sleep(LOOK_SECONDS)

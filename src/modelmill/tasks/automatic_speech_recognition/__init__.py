@@ -159,7 +159,7 @@ class SpeechRecognition(AudioTask):
         heard = audio_decoder.at_rate(recording, context.preprocessing.rate)
         return {
             "audio": np.ascontiguousarray(heard),
-            SECONDS: np.float32(recording.seconds),  # type: ignore[dict-item]
+            SECONDS: np.asarray(recording.seconds, np.float32),
         }
 
     def infer(

@@ -131,7 +131,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     """What a data set is like before it is trained on.
 
     `counts` has the items of each split, `classes` the training items of each class, `inputs` what
-    the task's `look(samples)` says, where it has one (of pictures, `image_decoder.Look`). `base` is
+    the task's `describe_inputs(samples)` says (of pictures, `image_decoder.Look`). `base` is
     the task of the version that the training starts from, or "".
     """
 

@@ -309,7 +309,7 @@ def writing_bundle(target: Path, context: int = 128) -> Path:
     (draft / INT8).mkdir()
     for folder in (draft, draft / INT8):
         graph = decoder(
-            weights, layers=2, heads=4, places=context, int8=folder != draft
+            weights, layers=2, heads=4, positions=context, int8=folder != draft
         )
         onnx.save(graph, folder / "model.onnx")
     how = {"units": "char", "context": context, "tokens": 30}

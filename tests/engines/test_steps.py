@@ -7,7 +7,7 @@ from modelmill import predictor
 from modelmill.bundle import open_bundle
 from modelmill.errors import InvalidInput
 from modelmill.predictor import Predictor
-from modelmill.tasks.networks.decoder_graph import packed
+from modelmill.tasks.networks.decoder_graph import quantised
 from tests.making import text_bundle, writing_bundle
 
 
@@ -23,7 +23,7 @@ def opened(folder, precision):
 def test_packed_weights_are_half_a_step_off_at_most():
     weights = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
     weights[0, :32] = 0
-    whole, scales = packed(weights)
+    whole, scales = quantised(weights)
     again = ((whole.astype(np.float32) - 128) * scales[:, :, None]).reshape(
         weights.shape
     )

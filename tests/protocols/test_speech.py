@@ -12,7 +12,7 @@ from huggingface_hub import InferenceClient
 
 from modelmill.protocols.openai.transcripts import segments_of, subtitles
 from modelmill.serve.wire import Answer
-from modelmill.tasks.automatic_speech_recognition.decoding import Heard, words
+from modelmill.tasks.automatic_speech_recognition.decoding import TimedText, words
 from tests.making import (
     SPEECH,
     Door,
@@ -253,7 +253,7 @@ def test_segments_end_at_pauses_and_subtitles_count():
 
 def test_what_is_said_without_blanks_is_cut_too():
     heard = [
-        Heard(letter, 10 * number, 10 * number + 8)
+        TimedText(letter, 10 * number, 10 * number + 8)
         for number, letter in enumerate("我們a b明天" * 20)
     ]
     said = [

@@ -14,7 +14,7 @@ from modelmill.errors import InvalidInput, MillError, TooLarge
 from modelmill.tasks import audio_classification
 from modelmill.tasks import automatic_speech_recognition as speech
 from modelmill.tasks.automatic_speech_recognition.decoding import (
-    Heard,
+    TimedText,
     beam,
     greedy,
     words,
@@ -236,8 +236,13 @@ def test_a_beam_finds_the_text_that_all_ways_together_make_likeliest():
 
 
 def test_words_stand_between_blanks():
-    heard = [Heard("a", 1, 2), Heard("b", 3, 4), Heard(" ", 5, 6), Heard("a", 7, 9)]
-    assert words(heard) == [Heard("ab", 1, 4), Heard("a", 7, 9)]
+    heard = [
+        TimedText("a", 1, 2),
+        TimedText("b", 3, 4),
+        TimedText(" ", 5, 6),
+        TimedText("a", 7, 9),
+    ]
+    assert words(heard) == [TimedText("ab", 1, 4), TimedText("a", 7, 9)]
 
 
 @given(

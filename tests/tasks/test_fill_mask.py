@@ -165,8 +165,8 @@ def test_a_batch_of_unknown_words_teaches_nothing():
     class Network(torch.nn.Module):
         tokens = 50
 
-        def told(self, ids, seen):
-            return torch.zeros(int(seen.sum()), 50, requires_grad=True)
+        def logits(self, ids, mask):
+            return torch.zeros(int(mask.sum()), 50, requires_grad=True)
 
     found = loss(
         Network(), {"ids": torch.ones(2, 5, dtype=torch.int32)}, TrainSettings()

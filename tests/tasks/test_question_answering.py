@@ -22,7 +22,7 @@ from modelmill.tasks.question_answering.features import (
     window_baseline,
 )
 from modelmill.tasks.question_answering.measures import exact, f1, normal
-from modelmill.tasks.question_answering.network import Reader, Readers, SpanHead
+from modelmill.tasks.question_answering.network import Reader, ReaderEnsemble, SpanHead
 
 task = module.TASK
 
@@ -357,7 +357,7 @@ def passages(count, size):
 
 def test_passages_are_cut_in_training_and_never_in_their_answers():
     batch = passages(400, 30)
-    found = training.cut(batch)
+    found = training.crop(batch)
     for row, (before, after) in enumerate(
         zip(batch["spans"], found["spans"], strict=True)
     ):
@@ -383,7 +383,7 @@ def test_readers_vote_by_their_probabilities():
         )
         for _ in range(3)
     ]
-    both = Readers(members).eval()
+    both = ReaderEnsemble(members).eval()
     rng = np.random.default_rng(0)
     question, passage = (
         torch.from_numpy(rng.integers(3, 50, (2, size))) for size in (6, 12)
@@ -405,9 +405,9 @@ def test_readers_vote_by_their_probabilities():
     torch.manual_seed(1)
     whole = training.loss(both, batch, TrainSettings())
     torch.manual_seed(1)
-    part = training.cut(batch)
+    part = training.crop(batch)
     each = [
-        training._loss(*training._told(member, part), part["spans"], 0.0)
+        training._loss(*training._log_probabilities(member, part), part["spans"], 0.0)
         for member in members
     ]
     assert whole.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)

@@ -71,9 +71,9 @@ def angles(margin=0.0):
     """A network of two numbers for three classes, whose body gives back what it gets."""
     import torch
 
-    from modelmill.tasks.image_feature_extraction.training import Angles
+    from modelmill.tasks.image_feature_extraction.training import CosineClassifier
 
-    network = Angles(torch.nn.Identity(), 2, 3, 10.0, margin)
+    network = CosineClassifier(torch.nn.Identity(), 2, 3, 10.0, margin)
     network.classes.data = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
     return network
 

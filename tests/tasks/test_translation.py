@@ -30,10 +30,10 @@ class Chain:
         count = len(self.table)
         memory = np.arange(count, dtype=np.int64)[:, None]
         seen = np.ones((count, 3), bool)
-        looked = np.full((count, 3), 1 / 3, np.float32)
+        attention = np.full((count, 3), 1 / 3, np.float32)
         return {
             "logits": self.table[:, END],
-            "attention": looked,
+            "attention": attention,
             "memory_number": memory,
             "memory_seen": seen,
             "state_steps": np.zeros((count, 1), np.int64),
@@ -72,7 +72,7 @@ def test_with_enough_beams_the_likeliest_text_is_found(seed):
         best = max(texts, key=lambda text: network.score(number, text))
         assert (*one.tokens.tolist(),) == best
         assert one.score == pytest.approx(network.score(number, best), abs=1e-4)
-        assert one.looked.shape == (len(best), 3)
+        assert one.attention.shape == (len(best), 3)
 
 
 def test_a_sentence_is_translated_the_same_whatever_is_beside_it():
@@ -99,24 +99,26 @@ def network(request):
     return seq2seq.Recurrent(30, width=16, hidden=24, dropout=0.1).eval()
 
 
-def test_step_by_step_it_says_what_it_was_trained_to_say(network):
+def test_decoding_step_by_step_gives_the_logits_of_training(network):
     ids = torch.tensor([[5, 6, 7, 8, 0], [9, 10, 0, 0, 0]])
     target = torch.tensor([[11, 12, 13, END], [14, END, 0, 0]])
     with torch.inference_mode():
-        trained = network.told(network(ids, target))
-        logits, looked, *kept = network.begin(ids)
+        trained = network.logits(network(ids, target))
+        logits, attention, *cache = network.begin(ids)
         memory = [
             one
-            for one, name in zip(kept, network.kept(), strict=True)
+            for one, name in zip(cache, network.cache_specs(), strict=True)
             if name.startswith("memory_")
         ]
-        state = kept[len(memory) :]
+        state = cache[len(memory) :]
         steps = [logits]
-        for place in range(3):
-            logits, looked, *state = network.step(target[:, place], *memory, *state)
+        for position in range(3):
+            logits, attention, *state = network.step(
+                target[:, position], *memory, *state
+            )
             steps.append(logits)
-            assert torch.allclose(looked.sum(1), torch.ones(2), atol=1e-5)
-            assert looked[1, 2:].max() < 1e-6
+            assert torch.allclose(attention.sum(1), torch.ones(2), atol=1e-5)
+            assert attention[1, 2:].max() < 1e-6
     served = torch.stack(steps, 1)[target != 0]
     assert torch.allclose(served, trained, atol=1e-4)
 

@@ -11,23 +11,23 @@ __all__ = ["SCORE", "change", "deployed", "loss", "validate"]
 Batch = dict[str, Tensor]
 
 
-def change(batch: Batch, how: Changes, signature: Signature) -> Batch:
-    """A training batch with each recording moved in time, and noise as loud as the recording
-    allows.
+def change(batch: Batch, options: Changes, signature: Signature) -> Batch:
+    """A training batch with each recording shifted in time and white noise added, scaled by its
+    loudest sample.
     """
     audio = batch["audio"]
     count, length = audio.shape
-    moves = (
-        ((torch.rand(count, 1, device=audio.device) * 2 - 1) * how.shift * length)
+    shifts = (
+        ((torch.rand(count, 1, device=audio.device) * 2 - 1) * options.shift * length)
         .round()
         .long()
     )
-    places = torch.arange(length, device=audio.device) - moves
-    moved = audio.gather(1, places.clamp(0, length - 1)) * (
-        (places >= 0) & (places < length)
+    positions = torch.arange(length, device=audio.device) - shifts
+    shifted = audio.gather(1, positions.clamp(0, length - 1)) * (
+        (positions >= 0) & (positions < length)
     )
     loudness = audio.abs().amax(1, keepdim=True)
     noise = torch.randn(audio.shape, device=audio.device) * torch.rand(
         count, 1, device=audio.device
     )
-    return {**batch, "audio": moved + noise * how.noise * loudness}
+    return {**batch, "audio": shifted + noise * options.noise * loudness}

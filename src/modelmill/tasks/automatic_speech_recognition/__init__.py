@@ -9,7 +9,7 @@ import numpy as np
 
 from modelmill.errors import InvalidInput
 from modelmill.tasks.automatic_speech_recognition.decoding import (
-    Heard,
+    TimedText,
     beam,
     greedy,
     words,
@@ -255,7 +255,7 @@ class SpeechRecognition(AudioTask):
 
 
 def _chunks(
-    heard: Sequence[Heard], hop: float, seconds: float, stamps: Any
+    heard: Sequence[TimedText], hop: float, seconds: float, stamps: Any
 ) -> list[Json]:
     """Words (or characters) and when they are said, in seconds."""
     parts = (

@@ -1,4 +1,4 @@
-"""From the scores of each place to a text: connectionist temporal classification (Graves et al.
+"""CTC decoding: from scores of each frame to a text, greedy or by beam search (Graves et al.
 2006).
 """
 
@@ -13,132 +13,140 @@ import numpy as np
 from modelmill.tasks.decoding.unspaced_scripts import UNSPACED
 
 Scores = np.ndarray[Any, Any]
-NEAR, FAR = 12, 12.0
-"""Characters that a beam considers at each place, and how much less likely than the best (in nats)
-they may be.
-"""
+CANDIDATES = 12
+"""Characters that are considered at each position."""
+MAX_GAP = 12.0
+"""How far below the best character's log-probability a candidate may be, in nats."""
 
 
-class Heard(NamedTuple):
-    """A text and the places at which it begins and ends (the end excluded)."""
+class TimedText(NamedTuple):
+    """A text with its start and end (excluded), in positions of the network's output."""
 
     text: str
     start: int
     end: int
 
 
-def greedy(scores: Scores, labels: Sequence[str]) -> list[Heard]:
-    """The best character of each place of `scores` [places, characters + 1], repetitions and
-    nothing (0) left out.
+def greedy(scores: Scores, labels: Sequence[str]) -> list[TimedText]:
+    """The best character of each position of log-probabilities [positions, characters + 1], without
+    repetitions and blanks (0).
     """
     best = scores.argmax(axis=1)
     changes = np.flatnonzero(np.diff(best, prepend=-1, append=-1))
     return [
-        Heard(labels[best[start] - 1], start, end)
+        TimedText(labels[best[start] - 1], start, end)
         for start, end in pairwise(changes.tolist())
         if best[start]
     ]
 
 
-def beam(scores: Scores, labels: Sequence[str], width: int) -> list[Heard]:
-    """The likeliest text, summed over the ways to say it, of `width` that are followed (Hannun et
-    al. 2014).
+def beam(scores: Scores, labels: Sequence[str], width: int) -> list[TimedText]:
+    """The most probable text by prefix beam search over `width` prefixes (Hannun et al. 2014).
 
-    Places are those at which a text was first followed.
+    Each character starts at the position at which its prefix was first extended.
     """
-    texts = Texts()
+    prefixes = Prefixes()
     beams: dict[int, tuple[float, float]] = {0: (0.0, -math.inf)}
-    for place, row in enumerate(scores):
-        near = np.argpartition(-row, min(NEAR, len(row)) - 1)[:NEAR]
-        near = near[~(row[near] < row.max() - FAR)]
-        ways = list(zip(near.tolist(), row[near].tolist(), strict=True))
-        grown: dict[Name, list[float]] = {}
-        for text, (blank, spoken) in beams.items():
-            whole = _both(blank, spoken)
-            for number, value in ways:
+    for position, row in enumerate(scores):
+        candidates = np.argpartition(-row, min(CANDIDATES, len(row)) - 1)[:CANDIDATES]
+        candidates = candidates[~(row[candidates] < row.max() - MAX_GAP)]
+        scored_candidates = list(
+            zip(candidates.tolist(), row[candidates].tolist(), strict=True)
+        )
+        next_beams: dict[PrefixKey, list[float]] = {}
+        for text, (blank, ending) in beams.items():
+            total = _log_add(blank, ending)
+            for number, value in scored_candidates:
                 if number == 0:
-                    _add(grown, text, 0, whole + value)
-                elif number == texts.last(text):
-                    _add(grown, text, 1, spoken + value)
-                    _add(grown, texts.longer(text, number), 1, blank + value)
+                    _add(next_beams, text, 0, total + value)
+                elif number == prefixes.last(text):
+                    _add(next_beams, text, 1, ending + value)
+                    _add(next_beams, prefixes.extended(text, number), 1, blank + value)
                 else:
-                    _add(grown, texts.longer(text, number), 1, whole + value)
-        best = heapq.nlargest(width, grown.items(), key=lambda one: _both(*one[1]))
-        beams = {texts.kept(text, place): (found[0], found[1]) for text, found in best}
-    return texts.heard(next(iter(beams)), labels, len(scores))
+                    _add(next_beams, prefixes.extended(text, number), 1, total + value)
+        best = heapq.nlargest(
+            width, next_beams.items(), key=lambda beam: _log_add(*beam[1])
+        )
+        beams = {
+            prefixes.index_of(key, position): (blank, ending)
+            for key, (blank, ending) in best
+        }
+    return prefixes.characters(next(iter(beams)), labels, len(scores))
 
 
-Name = int | tuple[int, int]
-"""A text by its number; one that is not kept yet by that of its beginning, and its last
-character.
-"""
+PrefixKey = int | tuple[int, int]
+"""The index of a prefix; of a new one the index of its parent and its last character."""
 
 
-class Texts:
-    """Texts that are followed, each as the one before and a character: a long one costs no more
-    than a short one.
-    """
+class Prefixes:
+    """Prefixes as a tree: each is its parent and one character, so long ones cost no more."""
 
     def __init__(self) -> None:
-        self._before = [0]
-        self._number = [0]
-        self._place = [0]
-        self._longer: dict[tuple[int, int], int] = {}
+        self._parent = [0]
+        self._character = [0]
+        self._position = [0]
+        self._extended: dict[tuple[int, int], int] = {}
 
     def last(self, text: int) -> int:
-        """Its last character; 0 of the empty text."""
-        return self._number[text]
+        """The last character of a prefix; 0 for the empty one."""
+        return self._character[text]
 
-    def longer(self, text: int, number: int) -> Name:
-        """A text and one more character."""
-        return self._longer.get((text, number), (text, number))
+    def extended(self, text: int, number: int) -> PrefixKey:
+        """The key of a prefix extended by a character."""
+        return self._extended.get((text, number), (text, number))
 
-    def kept(self, text: Name, place: int) -> int:
-        """The number of a text, which goes on at a place."""
+    def index_of(self, text: PrefixKey, position: int) -> int:
+        """The index of a prefix, which is added when it is new, at this position."""
         if isinstance(text, tuple):
-            self._longer[text] = len(self._before)
-            for column, value in zip(
-                (self._before, self._number, self._place), (*text, place), strict=True
-            ):
-                column.append(value)
-            return len(self._before) - 1
+            self._extended[text] = len(self._parent)
+            parent, character = text
+            self._parent.append(parent)
+            self._character.append(character)
+            self._position.append(position)
+            return len(self._parent) - 1
         return text
 
-    def heard(self, text: int, labels: Sequence[str], end: int) -> list[Heard]:
-        """Its characters, each up to the next one."""
-        found = []
+    def characters(self, text: int, labels: Sequence[str], end: int) -> list[TimedText]:
+        """The characters of a prefix, each up to the start of the next."""
+        result = []
         while text:
-            found.append(Heard(labels[self._number[text] - 1], self._place[text], end))
-            text, end = self._before[text], self._place[text]
-        return found[::-1]
+            result.append(
+                TimedText(labels[self._character[text] - 1], self._position[text], end)
+            )
+            text, end = self._parent[text], self._position[text]
+        return result[::-1]
 
 
-def _add(grown: dict[Name, list[float]], text: Name, kind: int, value: float) -> None:
-    """Count one more way to a text, whose last place says nothing (0) or its last character (1)."""
-    found = grown.setdefault(text, [-math.inf, -math.inf])
-    found[kind] = _both(found[kind], value)
+def _add(
+    next_beams: dict[PrefixKey, list[float]], key: PrefixKey, kind: int, value: float
+) -> None:
+    """Add the probability of one alignment of a prefix that ends in a blank (0) or in its last
+    character (1).
+    """
+    result = next_beams.setdefault(key, [-math.inf, -math.inf])
+    result[kind] = _log_add(result[kind], value)
 
 
-def _both(one: float, other: float) -> float:
-    """The logarithm of the sum of two numbers, of their logarithms."""
-    more, less = (one, other) if one > other else (other, one)
+def _log_add(a: float, b: float) -> float:
+    """log(exp(a) + exp(b))."""
+    more, less = max(a, b), min(a, b)
     return more if less == -math.inf else more + math.log1p(math.exp(less - more))
 
 
-def words(heard: Sequence[Heard]) -> list[Heard]:
-    """Characters put together to what stands between blanks; in scripts without them each one is a
-    word.
-    """
-    found: list[Heard] = []
-    fresh = True
-    for one in heard:
-        alone = UNSPACED.match(one.text) is not None
-        if not one.text.strip():
-            fresh = True
-        elif fresh or alone:
-            found.append(one)
-            fresh = alone
+def words(characters: Sequence[TimedText]) -> list[TimedText]:
+    """Characters joined to words between spaces; in scripts without spaces each one is a word."""
+    result: list[TimedText] = []
+    new_word = True
+    for character in characters:
+        unspaced = UNSPACED.match(character.text) is not None
+        if not character.text.strip():
+            new_word = True
+        elif new_word or unspaced:
+            result.append(character)
+            new_word = unspaced
         else:
-            last = found[-1]
-            found[-1] = Heard(last.text + one.text, last.start, one.end)
-    return found
+            last = result[-1]
+            result[-1] = TimedText(
+                last.text + character.text, last.start, character.end
+            )
+    return result

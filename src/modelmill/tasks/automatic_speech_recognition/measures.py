@@ -1,4 +1,4 @@
-"""How far what was heard is from what was said."""
+"""Error rates of transcriptions, and a sheet of the worst."""
 
 import io
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 def error_rate(
     truths: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]
 ) -> float:
-    """Insertions, deletions and substitutions for each unit that was said, over all texts
-    together.
+    """Insertions, deletions and substitutions per unit (word or character) of the truths, over all
+    texts together.
     """
     wrong = sum(
         distance(truth, answer) for truth, answer in zip(truths, answers, strict=True)
@@ -16,15 +16,15 @@ def error_rate(
     return wrong / max(1, sum(map(len, truths)))
 
 
-def distance(one: Sequence[str], other: Sequence[str]) -> int:
-    """The fewest changes that make one sequence the other (Levenshtein 1966)."""
+def distance(truth: Sequence[str], answer: Sequence[str]) -> int:
+    """The edit distance of two sequences (Levenshtein 1966)."""
     from rapidfuzz.distance import Levenshtein
 
-    return Levenshtein.distance(one, other)
+    return Levenshtein.distance(truth, answer)
 
 
 def sheet(rows: Sequence[tuple[str, str, float]]) -> bytes:
-    """What was said and heard, line by line, as a PNG."""
+    """Truths and transcriptions with their character error rates, line by line, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 0.6 * len(rows) + 0.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""How speech recognition is trained: all ways to say a text are counted together."""
+"""How speech recognition is trained: by the CTC loss, over all alignments of a text."""
 
 import torch
 from torch import Tensor, nn
@@ -13,51 +13,52 @@ Batch = dict[str, Tensor]
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """The CTC loss for each character (Graves et al. 2006); recordings without a text teach
-    nothing.
-    """
+    """The CTC loss per character (Graves et al. 2006); recordings without a text are left out."""
     scores = network(batch["audio"], batch["length"])
-    places = network.places(batch["length"])  # type: ignore[operator]
-    return _loss(scores, places, batch)
+    positions = network.positions(batch["length"])  # type: ignore[operator]
+    return _loss(scores, positions, batch)
 
 
-def _loss(scores: Tensor, places: Tensor, batch: Batch) -> Tensor:
-    each = F.ctc_loss(
+def _loss(scores: Tensor, positions: Tensor, batch: Batch) -> Tensor:
+    losses = F.ctc_loss(
         scores.float().transpose(0, 1),
         batch["text"],
-        places,
+        positions,
         batch["count"],
         reduction="none",
         zero_infinity=True,
     )
-    return (each * (batch["count"] > 0)).sum() / batch["count"].sum().clamp(min=1)
+    return (losses * (batch["count"] > 0)).sum() / batch["count"].sum().clamp(min=1)
 
 
 def validate(
     network: nn.Module, batch: Batch, settings: TrainSettings
 ) -> dict[str, Tensor]:
-    """The same loss, and the share of characters that are right: 1 minus the character error
-    rate.
-    """
+    """The same loss, and `right`: 1 minus the character error rate."""
     scores = network(batch["audio"], batch["length"])
-    places = network.places(batch["length"])  # type: ignore[operator]
+    positions = network.positions(batch["length"])  # type: ignore[operator]
     labels = [chr(number) for number in range(1, scores.shape[2])]
-    wrong = 0
-    for row, count, text, said in zip(
+    errors = 0
+    for row, count, text, size in zip(
         scores,
-        places.tolist(),
+        positions.tolist(),
         batch["text"].tolist(),
         batch["count"].tolist(),
         strict=True,
     ):
-        heard = "".join(
-            one.text for one in greedy(row[:count].float().cpu().numpy(), labels)
+        transcription = "".join(
+            character.text
+            for character in greedy(row[:count].float().cpu().numpy(), labels)
         )
-        wrong += distance([chr(number) for number in text[:said]], heard) if said else 0
-    right = 1 - wrong / max(1, int(batch["count"].sum()))
-    return {"loss": _loss(scores, places, batch), "right": torch.tensor(right)}
+        errors += (
+            distance([chr(number) for number in text[:size]], transcription)
+            if size
+            else 0
+        )
+    share = 1 - errors / max(1, int(batch["count"].sum()))
+    return {"loss": _loss(scores, positions, batch), "right": torch.tensor(share)}
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:
-    """The network itself: it takes recordings without padding."""
+    """The network itself, which takes recordings without padding."""
     return network

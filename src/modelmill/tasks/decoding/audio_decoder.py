@@ -131,10 +131,10 @@ def fingerprint(data: Raw) -> str:
     ).hexdigest()
 
 
-def rate_of(recordings: Sequence[Recording], how: Preprocessing) -> int:
+def rate_of(recordings: Sequence[Recording], options: Preprocessing) -> int:
     """The rate of a model for such recordings: their usual one, up to the most."""
-    return how.rate or min(
-        how.max_rate, int(np.median([one.rate for one in recordings]))
+    return options.rate or min(
+        options.max_rate, int(np.median([one.rate for one in recordings]))
     )
 
 

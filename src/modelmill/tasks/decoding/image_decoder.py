@@ -139,15 +139,17 @@ def size_of(data: Raw) -> tuple[int, int]:
         return _upright(image.height, image.width, _orientation(image))
 
 
-def _read(data: Raw, how: Preprocessing | None) -> tuple[Pixels, tuple[int, int]]:
-    """The whole picture, or as few of its pixels as `how` needs; and its true height and width."""
+def _read(data: Raw, options: Preprocessing | None) -> tuple[Pixels, tuple[int, int]]:
+    """The whole picture, or as few of its pixels as `options` needs; and its true height and
+    width.
+    """
     if isinstance(data, np.ndarray):
         pixels = _checked(data)
         return pixels, (pixels.shape[0], pixels.shape[1])
     with _opened(data) as image:
         turn = _orientation(image)
         found = (
-            _turbo(data, image, turn, how)
+            _turbo(data, image, turn, options)
             if image.format == "JPEG" and image.mode in ("L", "RGB")
             else None
         )
@@ -217,17 +219,17 @@ def _upright(height: int, width: int, turn: int) -> tuple[int, int]:
     return (width, height) if turn in TURNED else (height, width)
 
 
-def _reduction(image: Image.Image, turn: int, how: Preprocessing) -> int:
+def _reduction(image: Image.Image, turn: int, options: Preprocessing) -> int:
     """How many times smaller a JPEG may be decoded: 1, 2, 4 or 8, the sides that are read (8 /
     that) of a block.
     """
     if (
-        not how.dct_scaling or how.denoise
+        not options.dct_scaling or options.denoise
     ):  # the median filter is meant for the pixels that were sent
         return 1
     height, width = _upright(image.height, image.width, turn)
-    shares = how.height / height, how.width / width
-    share = min(shares) if how.fit == "pad" else max(shares)
+    shares = options.height / height, options.width / width
+    share = min(shares) if options.fit == "pad" else max(shares)
     return next(
         (factor for factor, margin in MARGINS.items() if share * factor * margin <= 1),
         1,
@@ -235,15 +237,15 @@ def _reduction(image: Image.Image, turn: int, how: Preprocessing) -> int:
 
 
 def _turbo(
-    data: Any, image: Image.Image, turn: int, how: Preprocessing | None
+    data: Any, image: Image.Image, turn: int, options: Preprocessing | None
 ) -> Pixels | None:
     """An ordinary JPEG in about half of Pillow's time; None when it has an oddity for Pillow to
     judge.
     """
     grey = image.mode == "L" or (
-        how is not None and how.dct_scaling and how.color == "grey"
+        options is not None and options.dct_scaling and options.color == "grey"
     )
-    reduction = 1 if how is None else _reduction(image, turn, how)
+    reduction = 1 if options is None else _reduction(image, turn, options)
     height, width = (-(-side // reduction) for side in (image.height, image.width))
     try:
         pixels = simplejpeg.decode_jpeg(
@@ -313,44 +315,45 @@ def is_grey(pixels: Pixels) -> bool:
     return pixels.ndim == 2 or bool((pixels == pixels[:, :, :1]).all())
 
 
-def decode(data: Raw, how: Preprocessing) -> Pixels:
+def decode(data: Raw, options: Preprocessing) -> Pixels:
     """One picture as uint8 [height, width, channels], as the model wants it."""
-    pixels, (true_height, true_width) = _read(data, how)
-    shape = (how.height, how.width, how.channels)
-    if not how.denoise and shape in (pixels.shape, (*pixels.shape, 1)):
+    pixels, (true_height, true_width) = _read(data, options)
+    shape = (options.height, options.width, options.channels)
+    if not options.denoise and shape in (pixels.shape, (*pixels.shape, 1)):
         return pixels.reshape(shape)
     image = Image.fromarray(pixels)
-    if image.mode != (mode := "L" if how.color == "grey" else "RGB"):
+    if image.mode != (mode := "L" if options.color == "grey" else "RGB"):
         image = image.convert(mode)
-    if how.denoise:
-        image = image.filter(ImageFilter.MedianFilter(how.denoise))
-    image = _fitted(image, true_width / true_height, how)
-    return np.asarray(image).reshape(how.height, how.width, how.channels)
+    if options.denoise:
+        image = image.filter(ImageFilter.MedianFilter(options.denoise))
+    image = _fitted(image, true_width / true_height, options)
+    return np.asarray(image).reshape(options.height, options.width, options.channels)
 
 
-def _fitted(image: Image.Image, ratio: float, how: Preprocessing) -> Image.Image:
+def _fitted(image: Image.Image, ratio: float, options: Preprocessing) -> Image.Image:
     """Resized to the model's size; `ratio` is width by height of the true picture, which may have
     been reduced.
     """
-    wanted = how.width / how.height
-    size = (how.width, how.height)
+    wanted = options.width / options.height
+    size = (options.width, options.height)
     box = (0.0, 0.0, float(image.width), float(image.height))
-    if how.fit == "crop":
+    if options.fit == "crop":
         across = image.width * min(1.0, wanted / ratio)
         down = image.height * min(1.0, ratio / wanted)
         left, top = (image.width - across) / 2, (image.height - down) / 2
         box = (left, top, left + across, top + down)
-    elif how.fit == "pad":
+    elif options.fit == "pad":
         if ratio > wanted:
-            size = (how.width, max(1, round(how.width / ratio)))
+            size = (options.width, max(1, round(options.width / ratio)))
         else:
-            size = (max(1, round(how.height * ratio)), how.height)
+            size = (max(1, round(options.height * ratio)), options.height)
     resized = image.resize(size, Image.Resampling.BILINEAR, box=box)
-    if size == (how.width, how.height):
+    if size == (options.width, options.height):
         return resized
-    padded = Image.new(image.mode, (how.width, how.height))
+    padded = Image.new(image.mode, (options.width, options.height))
     padded.paste(
-        resized, (round((how.width - size[0]) / 2), round((how.height - size[1]) / 2))
+        resized,
+        (round((options.width - size[0]) / 2), round((options.height - size[1]) / 2)),
     )
     return padded
 
@@ -364,9 +367,9 @@ class Look(Struct, frozen=True, kw_only=True):
     width: int
     grey: bool
 
-    def for_model(self, how: Preprocessing) -> tuple[int, int]:
+    def for_model(self, options: Preprocessing) -> tuple[int, int]:
         """Height and width of the model's input for such pictures."""
-        return _size([(self.height, self.width)], how)
+        return _size([(self.height, self.width)], options)
 
 
 def look(samples: Sequence[Raw]) -> Look:
@@ -382,48 +385,48 @@ def look(samples: Sequence[Raw]) -> Look:
     )
 
 
-def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
+def prepare(samples: Sequence[Raw], options: Preprocessing) -> Preprocessing:
     """Fill in what is left to the data: size, colour, and the mean and deviation of each
     channel.
     """
     # One picture at a time: a thousand photographs would not fit in memory.
     seen = [(pixels.shape, is_grey(pixels)) for pixels in map(read_pixels, samples)]
-    height, width = _size([shape for shape, _ in seen], how)
+    height, width = _size([shape for shape, _ in seen], options)
     color = (
-        how.color
-        if how.color != "auto"
+        options.color
+        if options.color != "auto"
         else ("grey" if all(grey for _, grey in seen) else "rgb")
     )
-    how = msgspec.structs.replace(
-        how, height=height, width=width, color=color, dct_scaling=True
+    options = msgspec.structs.replace(
+        options, height=height, width=width, color=color, dct_scaling=True
     )
-    if how.mean and how.std:
-        if {len(how.mean), len(how.std)} != {how.channels}:
+    if options.mean and options.std:
+        if {len(options.mean), len(options.std)} != {options.channels}:
             raise InvalidInput(
-                f"mean and std want {how.channels} values each for {how.color} pictures"
+                f"mean and std want {options.channels} values each for {options.color} pictures"
             )
-        return how
-    total, squares = np.zeros(how.channels), np.zeros(how.channels)
+        return options
+    total, squares = np.zeros(options.channels), np.zeros(options.channels)
     for sample in samples:
-        values = decode(sample, how) / 255
+        values = decode(sample, options) / 255
         total += values.mean(axis=(0, 1))
         squares += (values**2).mean(axis=(0, 1))
     mean = total / len(samples)
     std = np.sqrt(np.maximum(squares / len(samples) - mean**2, 0))
     return msgspec.structs.replace(
-        how,
+        options,
         mean=tuple(round(float(x), 5) for x in mean),
         std=tuple(max(round(float(x), 5), 0.01) for x in std),
     )
 
 
-def _size(shapes: list[tuple[int, ...]], how: Preprocessing) -> tuple[int, int]:
-    if how.height and how.width:
-        return how.height, how.width
-    height = how.height or int(np.median([shape[0] for shape in shapes]))
-    width = how.width or int(np.median([shape[1] for shape in shapes]))
-    if not (how.height or how.width) and max(height, width) > how.max_side:
-        scale = how.max_side / max(height, width)
+def _size(shapes: list[tuple[int, ...]], options: Preprocessing) -> tuple[int, int]:
+    if options.height and options.width:
+        return options.height, options.width
+    height = options.height or int(np.median([shape[0] for shape in shapes]))
+    width = options.width or int(np.median([shape[1] for shape in shapes]))
+    if not (options.height or options.width) and max(height, width) > options.max_side:
+        scale = options.max_side / max(height, width)
         # Multiples of 8 halve cleanly in the network.
         height, width = (
             max(8, round(side * scale / 8) * 8) for side in (height, width)
@@ -431,10 +434,12 @@ def _size(shapes: list[tuple[int, ...]], how: Preprocessing) -> tuple[int, int]:
     return height, width
 
 
-def tensor(how: Preprocessing) -> TensorSpec:
+def tensor(options: Preprocessing) -> TensorSpec:
     """The model's input: raw pixels, batch first; the network itself normalises."""
     return TensorSpec(
-        name="image", datatype="UINT8", shape=[-1, how.height, how.width, how.channels]
+        name="image",
+        datatype="UINT8",
+        shape=[-1, options.height, options.width, options.channels],
     )
 
 
@@ -458,23 +463,23 @@ class Placement(NamedTuple):
     height: float
 
 
-def placed(size: tuple[int, int], how: Preprocessing) -> Placement:
+def placed(size: tuple[int, int], options: Preprocessing) -> Placement:
     """Where `decode` puts a picture of this height and width."""
     height, width = size
-    if how.fit == "stretch":
-        return Placement(0, 0, how.width, how.height)
-    if how.fit == "crop":  # as ImageOps.fit: the middle, as large as it can be
-        scale = max(how.width / width, how.height / height)
+    if options.fit == "stretch":
+        return Placement(0, 0, options.width, options.height)
+    if options.fit == "crop":  # as ImageOps.fit: the middle, as large as it can be
+        scale = max(options.width / width, options.height / height)
         across, down = width * scale, height * scale
         return Placement(
-            (how.width - across) / 2, (how.height - down) / 2, across, down
+            (options.width - across) / 2, (options.height - down) / 2, across, down
         )
     # as ImageOps.pad: whole pixels
-    across, down = how.width, how.height
-    if width / height > how.width / how.height:
-        down = round(height / width * how.width)
-    elif width / height < how.width / how.height:
-        across = round(width / height * how.height)
-    if across != how.width:
-        return Placement(round((how.width - across) * 0.5), 0, across, down)
-    return Placement(0, round((how.height - down) * 0.5), across, down)
+    across, down = options.width, options.height
+    if width / height > options.width / options.height:
+        down = round(height / width * options.width)
+    elif width / height < options.width / options.height:
+        across = round(width / height * options.height)
+    if across != options.width:
+        return Placement(round((options.width - across) * 0.5), 0, across, down)
+    return Placement(0, round((options.height - down) * 0.5), across, down)

@@ -18,7 +18,7 @@ def sheet(title: str, pictures: Sequence[Raw], captions: Sequence[str]) -> bytes
     """
     from matplotlib.figure import Figure
 
-    how = Preprocessing(
+    options = Preprocessing(
         height=SIDE, width=SIDE, color="rgb", fit="pad", dct_scaling=True
     )
     columns = min(COLUMNS, len(pictures))
@@ -31,7 +31,7 @@ def sheet(title: str, pictures: Sequence[Raw], captions: Sequence[str]) -> bytes
     for axes in cells:
         axes.set_axis_off()
     for axes, picture, caption in zip(cells, pictures, captions, strict=False):
-        axes.imshow(decode(picture, how))
+        axes.imshow(decode(picture, options))
         lines = [
             line if len(line) <= LETTERS else f"{line[: LETTERS - 1]}…"
             for line in caption.splitlines()

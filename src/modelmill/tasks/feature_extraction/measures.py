@@ -1,4 +1,4 @@
-"""How vectors of texts are measured: by what they find, and by the order of their similarities."""
+"""Metrics of text embeddings: retrieval, and rank correlation of similarities."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,12 @@ from modelmill.tasks.feature_extraction import TASK, score_of
 from modelmill.types import Json
 
 AT_ONCE = 64
+"""Texts of a batch."""
 Floats = NDArray[np.float32]
 
 
 def measures(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
-    """Of pairs, of scored pairs, or of labelled texts, as the items are."""
+    """The metrics of pairs, scored pairs or labelled texts, by what the items are."""
     vectors = _vectors(run, [item.data for item in items], context)
     if not isinstance(items[0].target, tuple):
         return labelled(vectors, [item.label for item in items])
@@ -39,74 +40,68 @@ def _vectors(run: Run, texts: Sequence[Any], context: Context) -> Floats:
 
 
 def labelled(vectors: Floats, labels: Sequence[str]) -> Evaluation:
-    """Leave-one-out retrieval: texts of one label should find one another."""
-    found, pictures, _ = retrieval.figures(vectors, labels)
-    return Evaluation(metrics=found, pictures=pictures)
+    """Leave-one-out retrieval among texts of the same label."""
+    metrics, pictures, _ = retrieval.figures(vectors, labels)
+    return Evaluation(metrics=metrics, pictures=pictures)
 
 
-def scored(one: Floats, other: Floats, scores: NDArray[np.float64]) -> Evaluation:
-    """Spearman's correlation of the cosines with the scores that people gave."""
-    cosines = (one * other).sum(1)
+def scored(first: Floats, second: Floats, scores: NDArray[np.float64]) -> Evaluation:
+    """Spearman's correlation of the pairs' cosines with their scores in the data."""
+    cosines = (first * second).sum(1)
     metrics: Json = {"spearman": spearman(cosines, scores), "items": len(scores)}
     return Evaluation(
         metrics=metrics, pictures={"similarities.png": _scatter(scores, cosines)}
     )
 
 
-def spearman(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """The correlation of two rankings, -1..1; 0 where one of them ranks nothing. Equal values share
-    their ranks.
-    """
+def spearman(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Spearman's rank correlation, -1..1; 0 where all values of one are equal. Ties share ranks."""
     from scipy.stats import spearmanr
 
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
-    return float(spearmanr(one, other).statistic)
+    return float(spearmanr(first, second).statistic)
 
 
 def paired(
-    one: Floats, other: Floats, texts: Sequence[str], others: Sequence[str]
+    queries: Floats, partners: Floats, texts: Sequence[str], others: Sequence[str]
 ) -> Evaluation:
-    """How often a text finds its other among all others: at the first place, among the first five,
-    and back.
+    """Retrieval of each text's partner among all partners: recall at 1 and 5, mean reciprocal rank,
+    and recall at 1 in the other direction.
+
+    `queries` and `partners` [N, D] are the vectors of `texts` and `others`.
     """
-    there, back = _ranks(one, other, others), _ranks(other, one, texts)
+    ranks = _ranks(queries, partners, others)
+    back = _ranks(partners, queries, texts)
     metrics: Json = {
-        "recall_at_1": float((there == 0).mean()),
-        "recall_at_5": float((there < 5).mean()),
+        "recall_at_1": float((ranks == 0).mean()),
+        "recall_at_5": float((ranks < 5).mean()),
         "recall_at_1_back": float((back == 0).mean()),
-        "mrr": float((1 / (1 + there)).mean()),
+        "mrr": float((1 / (1 + ranks)).mean()),
         "items": len(texts),
     }
     rng = np.random.default_rng(0)
-    wrong = (one * other[rng.permutation(len(other))]).sum(1)
-    return Evaluation(
-        metrics=metrics,
-        pictures={
-            "similarities.png": retrieval.histogram(
-                (one * other).sum(1), wrong, "pairs"
-            )
-        },
-    )
+    random_pairs = (queries * partners[rng.permutation(len(partners))]).sum(1)
+    pairs = (queries * partners).sum(1)
+    picture = retrieval.histogram(pairs, random_pairs, "pairs")
+    return Evaluation(metrics=metrics, pictures={"similarities.png": picture})
 
 
-def _ranks(one: Floats, other: Floats, texts: Sequence[str]) -> NDArray[np.intp]:
-    """How many texts of `other` lie nearer to each vector than its own one; the same text again is
-    no other.
-    """
+def _ranks(queries: Floats, partners: Floats, texts: Sequence[str]) -> NDArray[np.intp]:
+    """The rank from 0 of each query's partner [N]; duplicates of a partner's text are left out."""
     _, codes = np.unique(np.asarray(texts), return_inverse=True)
-    found = np.zeros(len(one), np.intp)
-    for at in range(0, len(one), AT_ONCE):
-        rows = np.arange(at, min(at + AT_ONCE, len(one)))
-        scores = one[rows] @ other.T
+    ranks = np.zeros(len(queries), np.intp)
+    for at in range(0, len(queries), AT_ONCE):
+        rows = np.arange(at, min(at + AT_ONCE, len(queries)))
+        scores = queries[rows] @ partners.T
         own = scores[np.arange(len(rows)), rows]
         nearer = (scores >= own[:, None]) & (codes[None, :] != codes[rows][:, None])
-        found[rows] = nearer.sum(1)
-    return found
+        ranks[rows] = nearer.sum(1)
+    return ranks
 
 
 def _scatter(scores: NDArray[np.float64], cosines: Floats) -> bytes:
-    """Each pair by its score and its cosine, as a PNG."""
+    """A scatter plot of scores and cosines, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")

@@ -1,4 +1,6 @@
-"""How vectors of texts are learnt: what belongs together lies nearer than all else in the batch."""
+"""How text embeddings are trained: texts that belong together lie nearer than the rest of the
+batch.
+"""
 
 from typing import cast
 
@@ -7,62 +9,62 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelmill.tasks.base import Signature, TrainSettings
-from modelmill.tasks.networks.transformer import Sentences
+from modelmill.tasks.networks.transformer import SentenceEncoder
 
 SCORE = "score"
 Batch = dict[str, Tensor]
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """By what the data say: pairs, pairs with scores, or labels."""
-    scale = cast(Sentences, network).scale
-    one = network(batch["ids"].long())
+    """The loss of pairs, scored pairs or labels, by what the data hold."""
+    scale = cast(SentenceEncoder, network).scale
+    first = network(batch["ids"].long())
     if "label" in batch:
-        return by_labels(one, batch["label"], scale)
-    other = network(batch["other"].long())
+        return by_labels(first, batch["label"], scale)
+    second = network(batch["other"].long())
     if "score" in batch:
-        return by_scores((one * other).sum(1), batch["score"], scale)
-    return by_pairs(one, other, batch, scale)
+        return by_scores((first * second).sum(1), batch["score"], scale)
+    return by_pairs(first, second, batch, scale)
 
 
-def by_pairs(one: Tensor, other: Tensor, batch: Batch, scale: float) -> Tensor:
-    """Each text picks its other among those of the batch, and back (InfoNCE, van den Oord 2018,
-    arXiv 1807.03748).
+def by_pairs(first: Tensor, second: Tensor, batch: Batch, scale: float) -> Tensor:
+    """InfoNCE (van den Oord 2018, arXiv 1807.03748): each text picks its partner among those of the
+    batch, in both directions.
     """
-    logits = scale * one @ other.T
+    logits = scale * first @ second.T
     loss = torch.zeros((), device=logits.device)
     for scores, ids in ((logits, batch["other"]), (logits.T, batch["ids"])):
-        # The same text once more is as right as the own one, so it is not held against it.
+        # Duplicates of a partner are right as well: they are no negatives.
         same = (ids[:, None] == ids[None, :]).all(2).fill_diagonal_(False)
-        wanted = torch.arange(len(scores), device=scores.device)
-        loss = loss + F.cross_entropy(scores.masked_fill(same, -1e4), wanted) / 2
+        targets = torch.arange(len(scores), device=scores.device)
+        loss = loss + F.cross_entropy(scores.masked_fill(same, -1e4), targets) / 2
     return loss
 
 
 def by_labels(vectors: Tensor, label: Tensor, scale: float) -> Tensor:
-    """Texts of one label pick one another (Khosla et al. 2020, Supervised contrastive learning,
-    arXiv 2004.11362).
+    """Supervised contrastive loss: texts of a label pick one another (Khosla et al. 2020, arXiv
+    2004.11362).
     """
-    alike = (label[:, None] == label[None, :]).fill_diagonal_(False)
+    same_label = (label[:, None] == label[None, :]).fill_diagonal_(False)
     own = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
-    told = (scale * vectors @ vectors.T).masked_fill(own, -1e4).log_softmax(1)
-    each = -(told * alike).sum(1) / alike.sum(1).clamp(min=1)
-    return each[alike.any(1)].mean() if alike.any() else each.sum() * 0.0
+    log_shares = (scale * vectors @ vectors.T).masked_fill(own, -1e4).log_softmax(1)
+    losses = -(log_shares * same_label).sum(1) / same_label.sum(1).clamp(min=1)
+    return losses[same_label.any(1)].mean() if same_label.any() else losses.sum() * 0.0
 
 
 def by_scores(cosines: Tensor, score: Tensor, scale: float) -> Tensor:
-    """Pairs are to be in the order of their scores: CoSENT, as in sentence-transformers' loss of
-    that name.
-    """
-    later = score[:, None] < score[None, :]
-    apart = scale * (cosines[:, None] - cosines[None, :])
-    return torch.cat([torch.zeros(1, device=apart.device), apart[later]]).logsumexp(0)
+    """CoSENT loss: cosines of pairs are ordered by their scores (as in sentence-transformers)."""
+    lower = score[:, None] < score[None, :]
+    differences = scale * (cosines[:, None] - cosines[None, :])
+    return torch.cat(
+        [torch.zeros(1, device=differences.device), differences[lower]]
+    ).logsumexp(0)
 
 
 def validate(
     network: nn.Module, batch: Batch, settings: TrainSettings
 ) -> dict[str, Tensor]:
-    """The loss over the batch; `score` is larger where it is smaller."""
+    """The loss over the batch; `score` is the negative loss."""
     value = loss(network, batch, settings)
     return {"loss": value, "score": -value}
 

@@ -1,5 +1,5 @@
-"""Masked-language training: words are hidden at random, anew each time (Devlin et al. 2018, arXiv
-1810.04805).
+"""Masked-language training: random tokens are hidden, others in every epoch (Devlin et al. 2018,
+arXiv 1810.04805).
 """
 
 import torch
@@ -13,70 +13,73 @@ __all__ = ["SCORE", "deployed", "hide", "loss", "sizes", "validate"]
 
 SCORE = "accuracy"
 SHARE = 0.2
-"""More than the 15 % of the paper: small models learn faster so (Wettig et al. 2022, arXiv
-2202.08005).
+"""Share of the tokens that are hidden: more than the paper's 15 %, for small models learn faster so
+(Wettig et al. 2022, arXiv 2202.08005).
 """
 SHOWN, RANDOM = 0.1, 0.1
-"""Shares of the hidden words that are shown as they are, or as any other word."""
+"""Shares of the hidden tokens that are left as they are, or replaced by a random one."""
 Batch = dict[str, Tensor]
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """The cross-entropy of the hidden words, in nats."""
-    ids, seen = hide(batch["ids"].long(), int(network.tokens), None)  # type: ignore[arg-type]
-    logits = network.told(ids, seen)  # type: ignore[operator]
-    return _surprise(logits.float(), batch["ids"].long()[seen])
+    """The cross-entropy of the hidden tokens, in nats."""
+    ids, mask = hide(batch["ids"].long(), int(network.tokens), None)  # type: ignore[arg-type]
+    logits = network.logits(ids, mask)  # type: ignore[operator]
+    return _cross_entropy(logits.float(), batch["ids"].long()[mask])
 
 
-def _surprise(logits: Tensor, wanted: Tensor) -> Tensor:
-    """In nats; 0 where nothing is hidden: no word of the batch is known."""
-    return F.cross_entropy(logits, wanted) if len(wanted) else logits.sum()
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """In nats; 0 where nothing is hidden, because the batch has no ordinary token."""
+    return F.cross_entropy(logits, targets) if len(targets) else logits.sum()
 
 
 def validate(
     network: nn.Module, batch: Batch, settings: TrainSettings
 ) -> dict[str, Tensor]:
-    """The same over words that are always the same ones, and how often the likeliest word is
-    right.
-    """
+    """Cross-entropy and accuracy over hidden tokens that are the same at every validation."""
     generator = torch.Generator(batch["ids"].device).manual_seed(0)
-    ids, seen = hide(batch["ids"].long(), int(network.tokens), generator)  # type: ignore[arg-type]
-    logits, wanted = network.told(ids, seen).float(), batch["ids"].long()[seen]  # type: ignore[operator]
-    right = (logits.argmax(1) == wanted).float().mean() if len(wanted) else logits.sum()
-    return {"loss": _surprise(logits, wanted), "accuracy": right}
+    ids, mask = hide(batch["ids"].long(), int(network.tokens), generator)  # type: ignore[arg-type]
+    logits = network.logits(ids, mask).float()  # type: ignore[operator]
+    targets = batch["ids"].long()[mask]
+    right = (
+        (logits.argmax(1) == targets).float().mean() if len(targets) else logits.sum()
+    )
+    return {"loss": _cross_entropy(logits, targets), "accuracy": right}
 
 
 def hide(
     ids: Tensor, tokens: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Texts with some words hidden, and where [N, L]; at least one word of a batch, where it has
-    any.
+    """Ids [N, L] with random tokens hidden, and the mask of these [N, L]; a batch that has ordinary
+    tokens has at least one hidden.
     """
-    known = ids >= len(SPECIAL)
+    ordinary = ids >= len(SPECIAL)
 
     def chance() -> Tensor:
         return torch.rand(ids.shape, device=ids.device, generator=generator)
 
-    drawn = chance()
-    hidden = known & (drawn < SHARE)
+    chance_hidden = chance()
+    hidden = ordinary & (chance_hidden < SHARE)
     if not hidden.any():
-        hidden = known & (
-            drawn == drawn.where(known, torch.full_like(drawn, 2.0)).min()
+        hidden = ordinary & (
+            chance_hidden
+            == chance_hidden.where(ordinary, torch.full_like(chance_hidden, 2.0)).min()
         )
-    how = chance()
-    other = torch.randint(
+    chance_kind = chance()
+    random_tokens = torch.randint(
         len(SPECIAL),
         max(tokens, len(SPECIAL) + 1),
         ids.shape,
         device=ids.device,
         generator=generator,
     )
-    shown = ids.masked_fill(hidden & (how >= SHOWN + RANDOM), SPECIAL.index(MASK))
-    return torch.where(
-        hidden & (how >= SHOWN) & (how < SHOWN + RANDOM), other, shown
-    ), hidden
+    masked = ids.masked_fill(
+        hidden & (chance_kind >= SHOWN + RANDOM), SPECIAL.index(MASK)
+    )
+    replaced = hidden & (chance_kind >= SHOWN) & (chance_kind < SHOWN + RANDOM)
+    return torch.where(replaced, random_tokens, masked), hidden
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:
-    """The network itself: ids and places in, logits out."""
+    """The network itself: ids and positions in, logits out."""
     return network

@@ -1,4 +1,4 @@
-"""What segmentation is measured by: every pixel of the true masks, ignored ones left out."""
+"""Metrics of segmentation over all pixels but ignored ones, and pictures of answers."""
 
 import io
 from base64 import b64decode
@@ -23,13 +23,13 @@ def evaluate(measured: Measured) -> Evaluation:
     each class.
 
     The means are over the classes that a truth or an answer holds (Everingham et al. 2015, section
-    3.5.1; IoU is right / (true + named - right) pixels of all pictures together).
+    3.5.1; IoU is correct / (true + predicted - correct) pixels of all pictures together).
     """
     labels = measured.labels
     matrix = np.zeros((len(labels), len(labels)), np.int64)
     for answer, truth in zip(measured.outputs, measured.truths, strict=True):
         matrix += mask_arrays.confusion(
-            mask_arrays.read(truth), _named(answer), len(labels)
+            mask_arrays.read(truth), _predicted_mask(answer), len(labels)
         )
     figures = _figures(matrix, labels)
     metrics = {**figures, "items": len(measured.truths)}
@@ -38,22 +38,22 @@ def evaluate(measured: Measured) -> Evaluation:
     )
 
 
-def _named(answer: Json) -> mask_arrays.Mask:
+def _predicted_mask(answer: Json) -> mask_arrays.Mask:
     return mask_arrays.read(b64decode(answer["mask"]))
 
 
 def _figures(matrix: np.ndarray[Any, Any], labels: Sequence[str]) -> Json:
-    right = matrix.diagonal()
+    correct = matrix.diagonal()
     true = matrix.sum(1)
-    named = matrix.sum(0)
-    held = (true + named) > 0
-    iou = right / np.maximum(true + named - right, 1)
-    dice = 2 * right / np.maximum(true + named, 1)
-    rows = zip(labels, iou, dice, right / np.maximum(true, 1), true, strict=True)
+    predicted = matrix.sum(0)
+    present = (true + predicted) > 0
+    iou = correct / np.maximum(true + predicted - correct, 1)
+    dice = 2 * correct / np.maximum(true + predicted, 1)
+    rows = zip(labels, iou, dice, correct / np.maximum(true, 1), true, strict=True)
     return {
-        "miou": float(iou[held].mean()) if held.any() else 0.0,
-        "pixel_accuracy": float(right.sum() / max(matrix.sum(), 1)),
-        "dice": float(dice[held].mean()) if held.any() else 0.0,
+        "miou": float(iou[present].mean()) if present.any() else 0.0,
+        "pixel_accuracy": float(correct.sum() / max(matrix.sum(), 1)),
+        "dice": float(dice[present].mean()) if present.any() else 0.0,
         "per_class": {
             label: {
                 "iou": float(i),
@@ -93,12 +93,12 @@ def _bars(per_class: Json) -> bytes:
     )
     axes = figure.subplots()
     values = [row["iou"] for row in per_class.values()]
-    places = range(len(values))
-    axes.barh(places, values, color="#4878a8")
-    axes.set_yticks(places, list(per_class), parse_math=False)
-    for place, value in zip(places, values, strict=True):
+    positions = range(len(values))
+    axes.barh(positions, values, color="#4878a8")
+    axes.set_yticks(positions, list(per_class), parse_math=False)
+    for panel, value in zip(positions, values, strict=True):
         axes.text(
-            min(value + 0.01, 0.93), place, f"{value:.2f}", va="center", fontsize=8
+            min(value + 0.01, 0.93), panel, f"{value:.2f}", va="center", fontsize=8
         )
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="IoU", title="Intersection over union by class (test)")
@@ -106,7 +106,7 @@ def _bars(per_class: Json) -> bytes:
 
 
 def _samples(measured: Measured) -> bytes:
-    """Pictures, their true and their named classes over them, side by side."""
+    """Pictures beside their true and predicted classes, as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -115,27 +115,30 @@ def _samples(measured: Measured) -> bytes:
     colours = _colours(len(measured.labels))
     figure = Figure(figsize=(10, 2.7 * max(len(rows), 1) + 1), layout="constrained")
     grid = figure.subplots(max(len(rows), 1), 3, squeeze=False)
-    seen: set[int] = set()
+    present_classes: set[int] = set()
     for axes, row, raw in zip(grid, rows, measured.show(rows), strict=True):
-        masks = [mask_arrays.read(measured.truths[row]), _named(measured.outputs[row])]
+        masks = [
+            mask_arrays.read(measured.truths[row]),
+            _predicted_mask(measured.outputs[row]),
+        ]
         pixels, *masks = _reduced(read_pixels(raw), masks)
-        seen |= {
+        present_classes |= {
             int(value)
             for mask in masks
             for value in np.unique(mask)
             if value < len(colours)
         }
-        for place, image in zip(
+        for panel, image in zip(
             axes,
             [pixels, *(_over(pixels, mask, colours) for mask in masks)],
             strict=True,
         ):
-            place.imshow(image)
-    for place, title in zip(grid[0], ("picture", "truth", "answer"), strict=True):
-        place.set_title(title)
-    for place in grid.flat:
-        place.axis("off")
-    shown = sorted(seen)[:LEGEND]
+            panel.imshow(image)
+    for panel, title in zip(grid[0], ("picture", "truth", "answer"), strict=True):
+        panel.set_title(title)
+    for panel in grid.flat:
+        panel.axis("off")
+    shown = sorted(present_classes)[:LEGEND]
     patches = [
         Patch(color=colours[at] / 255, label=measured.labels[at].replace("$", r"\$"))
         for at in shown
@@ -145,7 +148,7 @@ def _samples(measured: Measured) -> bytes:
 
 
 def _reduced(pixels: Pixels, masks: list[mask_arrays.Mask]) -> list[Any]:
-    """A picture in colour and its masks, no larger than a sheet can show."""
+    """A picture in RGB and its masks, subsampled to at most `SIDE` pixels."""
     step = max(1, -(-max(pixels.shape[:2]) // SIDE))
     colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     return [part[::step, ::step] for part in (colour, *masks)]
@@ -154,20 +157,20 @@ def _reduced(pixels: Pixels, masks: list[mask_arrays.Mask]) -> list[Any]:
 def _over(
     pixels: Pixels, mask: mask_arrays.Mask, colours: np.ndarray[Any, Any]
 ) -> Pixels:
-    """Classes as colours over a picture; what is ignored stays dark."""
+    """Class colours blended over a picture; ignored pixels stay dark."""
     table = np.zeros((256, 3))
     table[: len(colours)] = colours
     return np.asarray(0.4 * pixels + 0.6 * table[mask], np.uint8)
 
 
 def _colours(count: int) -> np.ndarray[Any, Any]:
-    """Colours of classes that neighbours can be told by, 0..255, [count, 3]."""
+    """Distinct colours for classes, 0..255, [count, 3]."""
     from matplotlib import colormaps
 
-    few = colormaps["tab20"]
+    palette = colormaps["tab20"]
     order = [*range(0, 20, 2), *range(1, 20, 2)]
     if count <= len(order):
-        return np.array([few(at)[:3] for at in order[:count]]) * 255
+        return np.array([palette(at)[:3] for at in order[:count]]) * 255
     return (
         np.array([colormaps["hsv"]((at * 0.618034) % 1)[:3] for at in range(count)])
         * 255

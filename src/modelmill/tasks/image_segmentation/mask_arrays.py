@@ -28,7 +28,7 @@ def packed(mask: Mask) -> str:
 
 
 def resized(mask: Mask, height: int, width: int) -> Mask:
-    """To another size without inventing classes."""
+    """A mask resized to [height, width] by its nearest pixels."""
     if mask.shape == (height, width):
         return mask
     return np.asarray(
@@ -37,30 +37,28 @@ def resized(mask: Mask, height: int, width: int) -> Mask:
 
 
 def enlarged(mask: Mask, height: int, width: int) -> Mask:
-    """A mask without ignored pixels to another size, with smooth borders.
+    """A mask without ignored pixels resized to [height, width], with smooth borders.
 
-    Each class is resized by itself, and where they meet the one that covers more of the pixel has
-    it.
+    Each class is resized by itself; each pixel gets the class that covers most of it.
     """
     classes = np.unique(mask)
     if mask.shape == (height, width) or len(classes) == 1:
         return resized(mask, height, width)
     best = np.zeros((height, width), np.uint8)
-    found = np.full((height, width), classes[0], np.uint8)
+    resized_mask = np.full((height, width), classes[0], np.uint8)
     for number in classes:
         here = Image.fromarray(np.where(mask == number, np.uint8(255), np.uint8(0)))
         share = np.asarray(here.resize((width, height), Image.Resampling.BILINEAR))
         more = share > best
-        best[more], found[more] = share[more], number
-    return found
+        best[more] = share[more]
+        resized_mask[more] = number
+    return resized_mask
 
 
 def confident(
     mask: Mask, scores: np.ndarray[Any, Any], classes: int
 ) -> np.ndarray[Any, Any]:
-    """The mean of `scores` over the pixels of each class, [classes]; 0 for one that is not
-    there.
-    """
+    """The mean score of the pixels of each class, [classes]; 0 for a class without pixels."""
     count = np.bincount(mask.ravel(), minlength=classes)
     total = np.bincount(mask.ravel(), weights=scores.ravel(), minlength=classes)
     return np.asarray(total / np.maximum(count, 1))
@@ -69,7 +67,7 @@ def confident(
 def confusion(
     truth: Mask, guess: Mask, classes: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Counts of pixels [truth, guess], int64; ignored ones are left out."""
-    known = truth < classes
-    pairs = truth[known].astype(np.int64) * classes + guess[known]
+    """The confusion matrix of pixels [truth, guess], int64, without ignored ones."""
+    labelled = truth < classes
+    pairs = truth[labelled].astype(np.int64) * classes + guess[labelled]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

@@ -1,6 +1,4 @@
-"""Whether two answers are the same but for rounding: a pixel between two classes may fall to either
-side.
-"""
+"""Whether two answers differ by rounding alone: a pixel between two classes may get either."""
 
 from base64 import b64decode
 from typing import Any
@@ -10,12 +8,12 @@ import numpy as np
 from modelmill.tasks.image_segmentation import mask_arrays
 
 LEAST = 0.005
-"""Share of the pixels that may differ, whatever the tolerance of numbers is."""
+"""Least share of the pixels that may differ, whatever the tolerance."""
 
 
-def alike(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether so few pixels have another class that rounding explains it."""
-    masks, recorded = _by_label(one), _by_label(other)
+def alike(answer: Any, expected: Any, tolerance: float) -> bool:
+    """Whether at most the share `tolerance` of the pixels (or `LEAST`) has another class."""
+    masks, recorded = _by_label(answer), _by_label(expected)
     shapes = {mask.shape for mask in [*masks.values(), *recorded.values()]}
     if len(shapes) != 1:
         return False

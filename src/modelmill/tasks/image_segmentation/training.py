@@ -1,6 +1,4 @@
-"""How segmentation is trained: a loss of every pixel and one of whole classes, and what is
-deployed.
-"""
+"""How segmentation is trained: cross-entropy of pixels and Dice loss of classes."""
 
 import torch
 from torch import Tensor, nn
@@ -12,37 +10,37 @@ from modelmill.tasks.image_segmentation.mask_arrays import IGNORED
 
 SCORE = "miou"
 CHUNK = 8
-"""Pictures that are validated at once: logits of every pixel and class take room."""
+"""Pictures validated at a time: logits of every pixel and class take memory."""
 Batch = dict[str, Tensor]
 
 
-class Named(nn.Module):
-    """A network as it is deployed: the best class of every pixel and its probability."""
+class PixelClasses(nn.Module):
+    """A network as it is deployed: the most probable class of every pixel and its probability."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """`scores` [N, H, W] and `mask` uint8 [N, H, W]."""
+        """uint8 [N, H, W, C] -> `scores` [N, H, W] and the class numbers `mask` uint8 [N, H, W]."""
         scores, mask = torch.softmax(self.network(image).float(), dim=1).max(1)
         return scores, mask.to(torch.uint8)
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:
-    """It answers class numbers and their probabilities."""
-    return Named(network)
+    """The network with a softmax and an argmax at its end."""
+    return PixelClasses(network)
 
 
-def change(batch: Batch, how: Augment, signature: Signature) -> Batch:
-    """A training batch whose pictures and masks are changed at random, together."""
-    pictures, masks = augment_with_masks(batch["image"], batch["mask"], how)
+def change(batch: Batch, options: Augment, signature: Signature) -> Batch:
+    """A training batch with its pictures and masks augmented together."""
+    pictures, masks = augment_with_masks(batch["image"], batch["mask"], options)
     return {"image": pictures, "mask": masks}
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """Weighted cross-entropy and Dice loss; a network that counts pixels in `seen` has its classes
-    weighed by it.
+    """Cross-entropy plus Dice loss; classes are weighted by the pixels that the network has counted
+    in its buffer `seen`, where it has one.
     """
     mask = batch["mask"].long()
     seen: Tensor | None = getattr(network, "seen", None)
@@ -56,29 +54,35 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
 def validate(
     network: nn.Module, batch: Batch, settings: TrainSettings
 ) -> dict[str, Tensor]:
-    """Mean loss, mIoU of the classes that a batch holds, and the share of pixels named right."""
+    """Mean loss, mIoU over the classes in the batch, and the share of pixels classified right."""
     losses, matrices = [], []
     scale = weights(getattr(network, "seen", None))
     images, masks = (torch.split(batch[name], CHUNK) for name in ("image", "mask"))
     for image, truth in zip(images, masks, strict=True):
-        part = truth.long()
+        mask = truth.long()
         logits = network(image)
-        losses.append(_loss(logits, part, settings, scale) * len(part))
-        matrices.append(_confusion(logits.argmax(1), part, logits.shape[1]))
+        losses.append(_loss(logits, mask, settings, scale) * len(mask))
+        matrices.append(_confusion(logits.argmax(1), mask, logits.shape[1]))
     matrix = torch.stack(matrices).sum(0).float()
-    right, every = matrix.diagonal(), matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
-    held = every > 0
+    correct, union = (
+        matrix.diagonal(),
+        matrix.sum(0) + matrix.sum(1) - matrix.diagonal(),
+    )
+    present = union > 0
     return {
         "loss": torch.stack(losses).sum() / len(batch["mask"]),
-        "miou": (right[held] / every[held]).mean() if held.any() else right.sum(),
-        "pixel_accuracy": right.sum() / matrix.sum().clamp(min=1),
+        "miou": (correct[present] / union[present]).mean()
+        if present.any()
+        else correct.sum(),
+        "pixel_accuracy": correct.sum() / matrix.sum().clamp(min=1),
     }
 
 
 def weights(seen: Tensor | None) -> Tensor | None:
-    """By how much each class counts: the root of the median frequency over its own, at most 5.
+    """The weight of each class in the loss, [classes]: the square root of the median frequency over
+    its own, at most 5; None before any pixel is counted.
 
-    Eigen and Fergus 2015 (arXiv 1411.4734) balance by the ratio itself; its root leaves more to the
+    Eigen and Fergus 2015 (arXiv 1411.4734) use the ratio itself; the root leaves more weight to the
     common classes.
     """
     if seen is None or not bool((seen > 0).any()):
@@ -92,7 +96,7 @@ def _loss(
 ) -> Tensor:
     logits = logits.float()
     if not bool((mask != IGNORED).any()):
-        return logits.sum() * 0  # nothing here to learn from
+        return logits.sum() * 0  # no labelled pixel
     pixels = F.cross_entropy(
         logits,
         mask,
@@ -104,24 +108,26 @@ def _loss(
 
 
 def _dice(logits: Tensor, mask: Tensor) -> Tensor:
-    """One less the mean Dice coefficient of the classes in the batch (Milletari et al. 2016, arXiv
+    """1 minus the mean Dice coefficient of the classes in the batch (Milletari et al. 2016, arXiv
     1606.04797).
     """
-    shares = torch.softmax(logits, 1)
-    known = mask != IGNORED
-    numbers = mask[known]
-    right = shares.gather(1, mask.where(known, 0).unsqueeze(1)).squeeze(1)[known]
-    both = torch.zeros(logits.shape[1], device=logits.device).index_add(
-        0, numbers, right
+    probabilities = torch.softmax(logits, 1)
+    labelled = mask != IGNORED
+    numbers = mask[labelled]
+    correct = probabilities.gather(1, mask.where(labelled, 0).unsqueeze(1)).squeeze(1)[
+        labelled
+    ]
+    overlap = torch.zeros(logits.shape[1], device=logits.device).index_add(
+        0, numbers, correct
     )
     true = torch.bincount(numbers, minlength=logits.shape[1])
-    each = (shares * known.unsqueeze(1)).sum((0, 2, 3)) + true
-    return 1 - (2 * both / each)[true > 0].mean()
+    total = (probabilities * labelled.unsqueeze(1)).sum((0, 2, 3)) + true
+    return 1 - (2 * overlap / total)[true > 0].mean()
 
 
-def _confusion(guess: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Counts [truth, guess] of the pixels that are not ignored."""
-    known = truth != IGNORED
+def _confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """The confusion matrix [truth, predicted] of the pixels that are not ignored."""
+    labelled = truth != IGNORED
     return torch.bincount(
-        truth[known] * classes + guess[known], minlength=classes**2
+        truth[labelled] * classes + predicted[labelled], minlength=classes**2
     ).view(classes, classes)

@@ -9,11 +9,10 @@ from modelmill.tasks.networks.layers import Pixels, Residual, conv, pixel_input
 
 
 class UNet(nn.Module):
-    """Residual stages down, and up again beside them (Ronneberger et al. 2015, arXiv 1505.04597).
+    """A U-Net of residual stages with skip connections (Ronneberger et al. 2015, arXiv 1505.04597).
 
-    Any size of picture goes: each stage up grows to the size of its neighbour on the way down, so
-    that nothing is padded. `seen` counts the pixels of each class that training has met; the loss
-    weighs classes by it.
+    Takes any size without padding: each upward stage is resized to its skip connection. The buffer
+    `seen` counts the pixels of each class in training; the loss weighs classes by it.
     """
 
     def __init__(
@@ -35,8 +34,10 @@ class UNet(nn.Module):
         widths = [width << stage for stage in range(depth)]
         self.stem = nn.Sequential(
             Pixels(signature),
-            *_convolved(pixel_input(signature)[2], width // 2),
-            *_convolved(width // 2, width, size=5 if stride > 2 else 3, stride=stride),
+            *_conv_layers(pixel_input(signature)[2], width // 2),
+            *_conv_layers(
+                width // 2, width, size=5 if stride > 2 else 3, stride=stride
+            ),
         )
         self.down = nn.ModuleList(
             _stage(widths[max(stage - 1, 0)], widths[stage], blocks, halve=stage > 0)
@@ -47,37 +48,39 @@ class UNet(nn.Module):
             _Up(widths[stage + 1], widths[stage])
             for stage in reversed(range(depth - 1))
         )
-        # Each place at the top of the network names all the pixels that the stem folded into it.
+        # Each position of the top layer classifies all pixels that the stem merged into it.
         self.head = nn.Sequential(
             nn.Conv2d(width, signature.classes * stride**2, 1), nn.PixelShuffle(stride)
         )
-        _start_alike(self.head[0], stride**2)
+        _initialise_alike(self.head[0], stride**2)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of every pixel of the picture."""
+        """uint8 [N, H, W, C] -> logits of every pixel [N, classes, H, W]."""
         x = self.stem(image)
-        beside = []
+        skips = []
         for stage in self.down:
             x = stage(x)
-            beside.append(x)
-        x = self.bottom(beside.pop())
+            skips.append(x)
+        x = self.bottom(skips.pop())
         for stage in self.up:
-            x = stage(x, beside.pop())
+            x = stage(x, skips.pop())
         logits: Tensor = self.head(x)
         return logits[:, :, : self.size[0], : self.size[1]]
 
 
-def _convolved(inside: int, outside: int, **options: int) -> tuple[nn.Module, ...]:
+def _conv_layers(
+    in_channels: int, out_channels: int, **options: int
+) -> tuple[nn.Module, ...]:
     return (
-        conv(inside, outside, bias=False, **options),
-        nn.BatchNorm2d(outside),
+        conv(in_channels, out_channels, bias=False, **options),
+        nn.BatchNorm2d(out_channels),
         nn.ReLU(),
     )
 
 
-def _start_alike(last: nn.Module, pixels: int) -> None:
-    """Begin with the same answer for all pixels of a place: no chessboard (Aitken et al. 2017,
-    arXiv 1707.02937).
+def _initialise_alike(last: nn.Module, pixels: int) -> None:
+    """Give all pixels of a position the same initial weights: no checkerboard artefacts (Aitken et
+    al. 2017, arXiv 1707.02937).
     """
     for weight in last.parameters():
         with torch.no_grad():
@@ -85,31 +88,37 @@ def _start_alike(last: nn.Module, pixels: int) -> None:
 
 
 class _Up(nn.Module):
-    """Grow to a neighbour's size and fold it in."""
+    """An upward stage: resizes to the skip connection and merges it."""
 
-    def __init__(self, inside: int, outside: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.shrink = nn.Sequential(
-            nn.Conv2d(inside, outside, 1, bias=False), nn.BatchNorm2d(outside)
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
         )
         self.body = nn.Sequential(
-            conv(2 * outside, outside, bias=False),
-            nn.BatchNorm2d(outside),
+            conv(2 * out_channels, out_channels, bias=False),
+            nn.BatchNorm2d(out_channels),
             nn.ReLU(),
-            Residual(outside, outside, stride=1),
+            Residual(out_channels, out_channels, stride=1),
         )
 
-    def forward(self, x: Tensor, beside: Tensor) -> Tensor:
-        """[N, inside, h, w] and [N, outside, H, W] -> [N, outside, H, W]."""
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """[N, in_channels, h, w] and the skip [N, out_channels, H, W] -> [N, out_channels, H,
+        W].
+        """
         x = F.interpolate(
-            self.shrink(x), size=beside.shape[2:], mode="bilinear", align_corners=False
+            self.shrink(x), size=skip.shape[2:], mode="bilinear", align_corners=False
         )
-        folded: Tensor = self.body(torch.cat([x, beside], 1))
+        folded: Tensor = self.body(torch.cat([x, skip], 1))
         return folded
 
 
-def _stage(inside: int, outside: int, blocks: int, *, halve: bool) -> nn.Sequential:
-    first = Residual(inside, outside, stride=2 if halve else 1)
+def _stage(
+    in_channels: int, out_channels: int, blocks: int, *, halve: bool
+) -> nn.Sequential:
+    first = Residual(in_channels, out_channels, stride=2 if halve else 1)
     return nn.Sequential(
-        first, *(Residual(outside, outside, stride=1) for _ in range(blocks - 1))
+        first,
+        *(Residual(out_channels, out_channels, stride=1) for _ in range(blocks - 1)),
     )

@@ -27,7 +27,7 @@ from modelmill.tasks.base import (
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.decoding.image_decoder import Pixels
 from modelmill.tasks.image_to_image import preprocessing as pre
-from modelmill.tasks.image_to_image.measures import Row, psnr, sheet, ssim
+from modelmill.tasks.image_to_image.measures import Comparison, psnr, sheet, ssim
 from modelmill.tasks.image_to_image.preprocessing import Preprocessing
 from modelmill.tasks.image_to_image.tiling import repaired
 from modelmill.tasks.inputs import ImageTask
@@ -274,7 +274,9 @@ def metrics(measured: Measured) -> Evaluation:
             )
         )
         if number in shown:
-            rows.append(Row(*pictures, before=figures[-1][2], after=figures[-1][0]))
+            rows.append(
+                Comparison(*pictures, before=figures[-1][2], after=figures[-1][0])
+            )
     means = np.mean(figures, axis=0)
     names = ("psnr", "ssim", "psnr_baseline", "ssim_baseline")
     metrics: Json = {

@@ -1,4 +1,4 @@
-"""How close a repaired picture is to the clean one, and sheets that show it."""
+"""PSNR and SSIM of restored pictures, and sheets that compare them."""
 
 import io
 import math
@@ -10,12 +10,12 @@ import numpy as np
 from modelmill.tasks.decoding.image_decoder import Pixels
 
 CLEAN = 100.0
-"""PSNR of a picture without any error, in dB, so that means stay finite."""
+"""PSNR in dB of a picture without any error, so that means stay finite."""
 WINDOW, DEVIATION = 11, 1.5
 
 
-class Row(NamedTuple):
-    """A line of a sheet: what was sent, answered and meant, and the PSNR of the first two."""
+class Comparison(NamedTuple):
+    """A row of a sheet: the input, the answer, the clean picture, and the PSNR of the first two."""
 
     sent: Pixels
     answer: Pixels
@@ -24,13 +24,13 @@ class Row(NamedTuple):
     after: float
 
 
-def psnr(one: Pixels, other: Pixels) -> float:
+def psnr(answer: Pixels, clean: Pixels) -> float:
     """The peak signal-to-noise ratio of 8-bit pictures, in dB; at most 100."""
-    error = float(np.mean((one.astype(np.float32) - other.astype(np.float32)) ** 2))
+    error = float(np.mean((answer.astype(np.float32) - clean.astype(np.float32)) ** 2))
     return min(CLEAN, 10 * math.log10(255**2 / error)) if error else CLEAN
 
 
-def ssim(one: Pixels, other: Pixels) -> float:
+def ssim(answer: Pixels, clean: Pixels) -> float:
     """The mean structural similarity of 8-bit pictures [H, W, C], over channels.
 
     Wang et al. 2004, IEEE TIP 13(4): a Gaussian window of 11 pixels with deviation 1.5, K1 = 0.01,
@@ -40,8 +40,8 @@ def ssim(one: Pixels, other: Pixels) -> float:
 
     return float(
         structural_similarity(
-            _at_least_a_window(one),
-            _at_least_a_window(other),
+            _padded_to_window(answer),
+            _padded_to_window(clean),
             gaussian_weights=True,
             sigma=DEVIATION,
             use_sample_covariance=False,
@@ -51,28 +51,28 @@ def ssim(one: Pixels, other: Pixels) -> float:
     )
 
 
-def _at_least_a_window(pixels: Pixels) -> Pixels:
+def _padded_to_window(pixels: Pixels) -> Pixels:
     missing = [max(0, WINDOW - side) for side in pixels.shape[:2]]
     edges = [(few // 2, few - few // 2) for few in missing]
     return np.pad(pixels, [*edges, (0, 0)], mode="symmetric")
 
 
-def sheet(rows: Sequence[Row]) -> bytes:
-    """Pictures before and after repair, and the clean ones, as a PNG."""
+def sheet(rows: Sequence[Comparison]) -> bytes:
+    """Pictures before and after restoration beside the clean ones, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.4 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False)
-    for row, places in zip(rows, axes, strict=True):
+    for row, panels in zip(rows, axes, strict=True):
         titles = (
             f"sent, {row.before:.2f} dB",
             f"repaired, {row.after:.2f} dB",
             "clean",
         )
-        for place, pixels, title in zip(places, row[:3], titles, strict=True):
-            place.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            place.set_title(title, fontsize=10)
-            place.set_axis_off()
+        for panel, pixels, title in zip(panels, row[:3], titles, strict=True):
+            panel.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            panel.set_title(title, fontsize=10)
+            panel.set_axis_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=90)
     return buffer.getvalue()

@@ -1,6 +1,4 @@
-"""What the networks of repair share: levels in and out, damage made on the fly, and random
-patches.
-"""
+"""Networks of image restoration: grey levels in and out, degradation on the fly, random patches."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +11,9 @@ from torch.nn import functional as F
 from modelmill.tasks.networks.layers import conv
 
 
-class Repair(nn.Module):
-    """Pictures as levels [N, H, W, C] to repaired ones; `patch` is the side of the patches it is
-    trained on.
+class RestorationNetwork(nn.Module):
+    """A network that restores pictures [N, H, W, C]; `patch` is the side of its training patches in
+    pixels, `scale` how many times larger its answer is.
     """
 
     def __init__(self, patch: int, scale: int = 1) -> None:
@@ -27,21 +25,23 @@ class Repair(nn.Module):
         C].
         """
         x = image.permute(0, 3, 1, 2).float() / 255
-        return (self.repaired(x) * 255).permute(0, 2, 3, 1)
+        return (self.restore(x) * 255).permute(0, 2, 3, 1)
 
-    def repaired(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] of values 0..1, damaged and repaired."""
+    def restore(self, x: Tensor) -> Tensor:
+        """Degraded [N, C, H, W] of 0..1 -> restored [N, C, H * scale, W * scale]."""
         raise NotImplementedError
 
-    def damaged(
+    def degrade(
         self, clean: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Clean levels [N, H, W, C] as they would be sent; with a generator, as in a validation."""
+        """Clean levels 0..255 [N, H, W, C] -> a degraded input; with a generator as in
+        validation.
+        """
         raise NotImplementedError
 
 
 class Clamped(nn.Module):
-    """A network as it is deployed: it answers values of 0..1."""
+    """A network as it is deployed: its answer is clamped to 0..1."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -53,12 +53,11 @@ class Clamped(nn.Module):
         return (levels / 255).clamp(0, 1)
 
 
-class Denoiser(Repair):
-    """Estimates the noise at half the resolution, which four times as many channels make up for,
-    and subtracts it.
+class Denoiser(RestorationNetwork):
+    """Estimates the noise at half the resolution with four times the channels, and subtracts it.
 
-    Zhang et al. 2017 (DnCNN, arXiv 1608.03981) for the residual, 2018 (FFDNet, arXiv 1710.04026)
-    for the halving; the strength of the noise is not told: the network finds it out.
+    The residual is that of Zhang et al. 2017 (DnCNN, arXiv 1608.03981), the halving of 2018
+    (FFDNet, arXiv 1710.04026). The noise level is not an input: the network estimates it.
     """
 
     def __init__(
@@ -81,16 +80,16 @@ class Denoiser(Repair):
         nn.init.zeros_(last.bias)
         self.noise = nn.Sequential(*layers, last)
 
-    def repaired(self, x: Tensor) -> Tensor:
-        """The picture without the noise found in it."""
+    def restore(self, x: Tensor) -> Tensor:
+        """The picture minus its estimated noise."""
         noise: Tensor = self.noise(F.pixel_unshuffle(x, 2))
         return x - F.pixel_shuffle(noise.float(), 2)
 
-    def damaged(
+    def degrade(
         self, clean: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """White Gaussian noise of a random deviation for each picture, rounded and clipped as in a
-        file.
+        """Adds white Gaussian noise of a random deviation for each picture, then rounds and clips
+        as a file does.
         """
         low, high = (
             self.sigma if generator is None else (self.test_sigma, self.test_sigma)
@@ -102,12 +101,11 @@ class Denoiser(Repair):
         return (clean + noise * sigma).round().clamp(0, 255)
 
 
-class Enlarger(Repair):
-    """Adds to the bicubic enlargement what residual blocks find missing in it.
+class Upscaler(RestorationNetwork):
+    """Super-resolution: residual blocks estimate what bicubic upscaling misses.
 
-    Lim et al. 2017 (EDSR, arXiv 1707.02921), small; all work is done at the resolution that was
-    sent, and the last layer's channels become the finer pixels (Shi et al. 2016, ESPCN, arXiv
-    1609.05158).
+    A small EDSR (Lim et al. 2017, arXiv 1707.02921) at the input's resolution; the last layer's
+    channels become the finer pixels (Shi et al. 2016, ESPCN, arXiv 1609.05158).
     """
 
     def __init__(
@@ -117,25 +115,24 @@ class Enlarger(Repair):
         self.enlarge = Bicubic(scale)
         self.head = conv(channels, width)
         self.body = nn.Sequential(
-            *(Block(width) for _ in range(blocks)), conv(width, width)
+            *(ResidualBlock(width) for _ in range(blocks)), conv(width, width)
         )
         self.tail = conv(width, channels * scale**2)
         nn.init.zeros_(self.tail.weight)
         assert self.tail.bias is not None
         nn.init.zeros_(self.tail.bias)
 
-    def repaired(self, x: Tensor) -> Tensor:
-        """The larger picture."""
-        seen = self.head(x - 0.5)
-        found: Tensor = self.tail(seen + self.body(seen))
-        return self.enlarge(x) + F.pixel_shuffle(found.float(), self.scale)  # type: ignore[no-any-return]
+    def restore(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H * scale, W * scale]."""
+        features = self.head(x - 0.5)
+        difference: Tensor = self.tail(features + self.body(features))
+        enlarged: Tensor = self.enlarge(x)
+        return enlarged + F.pixel_shuffle(difference.float(), self.scale)
 
-    def damaged(
+    def degrade(
         self, clean: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Made smaller by the antialiased bicubic filter that Pillow has too, rounded as in a
-        file.
-        """
+        """Downscales by an antialiased bicubic filter, as Pillow's, and rounds as a file does."""
         x = clean.permute(0, 3, 1, 2)
         size = [side // self.scale for side in x.shape[2:]]
         small = F.interpolate(
@@ -144,8 +141,8 @@ class Enlarger(Repair):
         return small.round().clamp(0, 255).permute(0, 2, 3, 1)
 
 
-class Block(nn.Module):
-    """Two convolutions and a shortcut, without normalisation: levels matter."""
+class ResidualBlock(nn.Module):
+    """Two convolutions with a residual connection, without normalisation, which loses levels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -159,9 +156,9 @@ class Block(nn.Module):
 
 
 class Bicubic(nn.Module):
-    """Enlarging by a whole number as one convolution, whose channels become the finer pixels.
+    """Bicubic upscaling by a whole number as one convolution with a pixel shuffle.
 
-    Keys' cubic with a = -0.5, as Pillow's; the border is continued by its last pixels.
+    Keys' cubic with a = -0.5, as Pillow's; borders are replicated.
     """
 
     def __init__(self, scale: int) -> None:
@@ -170,8 +167,8 @@ class Bicubic(nn.Module):
         self.kernel: Tensor
         line = torch.tensor(
             [
-                [_cubic(at - (place + 0.5) / scale + 0.5) for at in range(-2, 3)]
-                for place in range(scale)
+                [_cubic(at - (position + 0.5) / scale + 0.5) for at in range(-2, 3)]
+                for position in range(scale)
             ]
         )
         plane = line[:, None, :, None] * line[None, :, None, :]
@@ -180,12 +177,14 @@ class Bicubic(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, H * scale, W * scale], in full precision."""
+        """[N, C, H, W] -> [N, C, H * scale, W * scale], in fp32."""
         with torch.autocast(x.device.type, enabled=False):
             count = x.shape[1]
             padded = F.pad(x.float(), (2, 2, 2, 2), mode="replicate")
-            found = F.conv2d(padded, self.kernel.repeat(count, 1, 1, 1), groups=count)
-            return F.pixel_shuffle(found, self.scale)
+            difference = F.conv2d(
+                padded, self.kernel.repeat(count, 1, 1, 1), groups=count
+            )
+            return F.pixel_shuffle(difference, self.scale)
 
 
 def _cubic(x: float, a: float = -0.5) -> float:
@@ -196,10 +195,10 @@ def _cubic(x: float, a: float = -0.5) -> float:
 
 
 def patches(sizes: Sequence[Tensor], side: int, multiple: int) -> list[Tensor]:
-    """A square patch of each picture [N, H, W, C], at a random place, turned and mirrored at
-    random, as floats.
+    """A random square patch of each picture [N, H, W, C], randomly rotated and mirrored, as floats.
 
-    `sizes` are the same pictures, the smallest first; `side` is that of the patches of the largest.
+    `sizes` are the same pictures at several sizes, the smallest first; `side` is the patch's side
+    at the largest, a multiple of `multiple`.
     """
     count, height, width, _ = sizes[0].shape
     largest = sizes[-1].shape[1] // height
@@ -214,7 +213,7 @@ def patches(sizes: Sequence[Tensor], side: int, multiple: int) -> list[Tensor]:
         by = pictures.shape[1] // height
         return torch.stack(
             [
-                _turned(
+                _rotated(
                     picture[
                         by * top : by * (top + side), by * left : by * (left + side)
                     ],
@@ -229,15 +228,17 @@ def patches(sizes: Sequence[Tensor], side: int, multiple: int) -> list[Tensor]:
     return [cut(pictures) for pictures in sizes]
 
 
-def _turned(picture: Tensor, turn: int) -> Tensor:
+def _rotated(picture: Tensor, turn: int) -> Tensor:
     picture = picture.rot90(turn % 4)
     return picture.flip(1) if turn >= 4 else picture
 
 
-def psnr(one: Tensor, other: Tensor, border: int) -> Tensor:
-    """Of levels [N, H, W, C], in dB, without a border; [N]."""
+def psnr(answer: Tensor, clean: Tensor, border: int) -> Tensor:
+    """The PSNR of levels 0..255 [N, H, W, C] in dB, [N], without `border` pixels at each side."""
     inner: Any = slice(border, -border if border else None)
     error = (
-        ((one - other)[:, inner, inner] ** 2).mean((1, 2, 3)).clamp(min=255**2 / 1e10)
+        ((answer - clean)[:, inner, inner] ** 2)
+        .mean((1, 2, 3))
+        .clamp(min=255**2 / 1e10)
     )
     return 10 * (2 * math.log10(255) - error.log10())

@@ -1,5 +1,5 @@
-"""How pictures go into repair and come out: what is repaired, in which colours, and what training
-keeps of them.
+"""How pictures become inputs of image restoration and answers become pictures: colours, holes,
+crops for training.
 """
 
 import hashlib
@@ -18,8 +18,9 @@ from modelmill.types import Struct
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 STEP = 24
-"""Kept sides are multiples of this: of every scale, and of what networks halve."""
+"""Sides of crops are multiples of this: of every scale, and of the networks' strides."""
 LEAST = 48
+"""Smallest side of a crop, in pixels."""
 
 
 class Preprocessing(Struct, frozen=True, kw_only=True):
@@ -111,90 +112,87 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
 
     @property
     def planes(self) -> int:
-        """Of what the model takes: the colours, and for inpainting what is missing."""
+        """Planes of the model's input: the colours, and for inpainting the holes."""
         return self.channels + (self.repair == "inpaint")
 
 
-def prepare(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
-    """Fill in what is left to the data: colour, and how much of a picture training keeps."""
-    seen = [
-        (pixels.shape, how.color == "auto" and image_decoder.is_grey(pixels))
+def prepare(samples: Sequence[Raw], options: Preprocessing) -> Preprocessing:
+    """Settings with colour and the size of training crops taken from the samples."""
+    shapes = [
+        (pixels.shape, options.color == "auto" and image_decoder.is_grey(pixels))
         for pixels in map(image_decoder.read_pixels, samples)
     ]
-    color = (
-        how.color
-        if how.color != "auto"
-        else ("grey" if all(grey for _, grey in seen) else "rgb")
-    )
+    color = options.color
+    if color == "auto":
+        color = "grey" if all(grey for _, grey in shapes) else "rgb"
     height, width = (
-        _kept(
+        _crop_side(
             given
-            or min(float(np.median([shape[axis] for shape, _ in seen])), how.max_side)
+            or min(
+                float(np.median([shape[axis] for shape, _ in shapes])), options.max_side
+            )
         )
-        for axis, given in enumerate((how.height, how.width))
+        for axis, given in enumerate((options.height, options.width))
     )
-    return msgspec.structs.replace(how, color=color, height=height, width=width)
+    return msgspec.structs.replace(options, color=color, height=height, width=width)
 
 
-def _kept(side: float) -> int:
+def _crop_side(side: float) -> int:
     return max(LEAST, int(side) // STEP * STEP)
 
 
-def as_wanted(pixels: Pixels, how: Preprocessing) -> tuple[Pixels, Pixels | None]:
-    """Pixels as the model wants them [H, W, C], and the colours [H, W, 2] that a grey model leaves
-    alone.
+def as_wanted(pixels: Pixels, options: Preprocessing) -> tuple[Pixels, Pixels | None]:
+    """The model's input pixels [H, W, C], and the colours [H, W, 2] that a grey model does not
+    change, or None.
 
     Colours are Cb and Cr of JPEG's YCbCr (ITU-T T.871), so that luminance is what Pillow calls L.
     """
-    if how.color != "grey":
+    if options.color != "grey":
         return np.asarray(Image.fromarray(pixels).convert("RGB")), None
     if pixels.ndim == 2:
         return pixels[:, :, None], None
     parts = np.asarray(Image.fromarray(pixels).convert("YCbCr"))
     luminance = np.ascontiguousarray(parts[:, :, :1])
-    return luminance, None if how.repair == "inpaint" or image_decoder.is_grey(
+    return luminance, None if options.repair == "inpaint" or image_decoder.is_grey(
         pixels
     ) else parts[:, :, 1:].copy()
 
 
-def with_holes(data: Raw, how: Preprocessing) -> Pixels:
-    """A picture of which parts are transparent, as colours and a plane that is 255 where they are
-    [H, W, C + 1].
+def with_holes(data: Raw, options: Preprocessing) -> Pixels:
+    """A partly transparent picture as colours and a plane that is 255 in the holes [H, W, C + 1].
 
-    Raises `InvalidInput` for a picture that can't say what is missing.
+    Raises `InvalidInput` for a picture without an alpha channel.
     """
     if isinstance(data, np.ndarray) and data.ndim == 3 and data.shape[2] == 4:
         pixels, opacity = np.ascontiguousarray(data[:, :, :3]), data[:, :, 3]
     else:
         pixels = image_decoder.read_pixels(data)
-        found = (
+        alpha = (
             None
             if isinstance(data, np.ndarray | str)
             else image_decoder.read_opacity(data)
         )
-        if found is None:
+        if alpha is None:
             raise InvalidInput(
                 "the picture does not say what to fill in: send a PNG or WebP with an alpha "
                 "channel, "
                 "transparent where the picture is missing, or the parameter 'mask'"
             )
-        opacity = found
-    return masked(pixels, opacity < 128, how)
+        opacity = alpha
+    return masked(pixels, opacity < 128, options)
 
 
 def missing(data: bytes) -> Mask:
-    """What a mask says is missing [H, W]: where it is transparent, or if it is nowhere, where it is
-    white.
-    """
+    """The holes of a mask [H, W]: its transparent pixels, or without any its white ones."""
     pixels, opacity = image_decoder.read_pixels(data), image_decoder.read_opacity(data)
     if opacity is not None and (opacity < 128).any():
         return opacity < 128
     return (pixels if pixels.ndim == 2 else pixels.mean(axis=2)) >= 128
 
 
-def masked(pixels: Pixels, hole: Mask, how: Preprocessing) -> Pixels:
-    """Colours, and a plane that is 255 where they are missing [H, W, C + 1]; raises
-    `InvalidInput`.
+def masked(pixels: Pixels, hole: Mask, options: Preprocessing) -> Pixels:
+    """Colours and a plane that is 255 in the holes [H, W, C + 1]; raises `InvalidInput` for a mask
+    of another size.
     """
     if hole.shape != pixels.shape[:2]:
         raise InvalidInput(
@@ -204,7 +202,7 @@ def masked(pixels: Pixels, hole: Mask, how: Preprocessing) -> Pixels:
         )
     return np.concatenate(
         [
-            as_wanted(pixels, how)[0],
+            as_wanted(pixels, options)[0],
             np.where(hole, 255, 0).astype(np.uint8)[:, :, None],
         ],
         axis=2,
@@ -212,7 +210,7 @@ def masked(pixels: Pixels, hole: Mask, how: Preprocessing) -> Pixels:
 
 
 def joined(pixels: Pixels, colors: Pixels | None) -> Pixels:
-    """What `as_wanted` took apart: [H, W], or [H, W, 3]; colours of another size are enlarged."""
+    """The inverse of `as_wanted`: [H, W] or [H, W, 3]; colours of another size are resized."""
     if colors is None:
         return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
     size = (pixels.shape[1], pixels.shape[0])
@@ -226,47 +224,47 @@ def joined(pixels: Pixels, colors: Pixels | None) -> Pixels:
     )
 
 
-def measured(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """The pixels [H, W, C] on which a model is measured: luminance where it repairs luminance."""
-    return as_wanted(pixels, how)[0]
+def measured(pixels: Pixels, options: Preprocessing) -> Pixels:
+    """The pixels [H, W, C] on which a model is evaluated: luminance for grey models."""
+    return as_wanted(pixels, options)[0]
 
 
-def kept(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """The part of a picture that training keeps [height, width, C]: the same one for the same
-    picture.
-
-    A smaller picture is continued by its mirror image.
+def kept(pixels: Pixels, options: Preprocessing) -> Pixels:
+    """The crop of a picture that is trained on [height, width, C], always the same for the same
+    picture. A smaller picture is padded with its mirror image.
     """
-    wanted = as_wanted(pixels, how)[0]
+    wanted = as_wanted(pixels, options)[0]
     rng = seeded(pixels)
-    for axis, side in enumerate((how.height, how.width)):
-        wanted, room = _continued(wanted, axis, side)
+    for axis, side in enumerate((options.height, options.width)):
+        wanted, room = _padded(wanted, axis, side)
         start = int(rng.integers(room + 1))
         wanted = wanted.take(range(start, start + side), axis)
     return np.ascontiguousarray(wanted)
 
 
-def kept_pair(sent: Pixels, clean: Pixels, how: Preprocessing) -> tuple[Pixels, Pixels]:
-    """The same part of both pictures of a pair: [height, width, C] of the clean one; raises
-    `InvalidInput`.
+def kept_pair(
+    sent: Pixels, clean: Pixels, options: Preprocessing
+) -> tuple[Pixels, Pixels]:
+    """The same crop of both pictures of a pair, [height, width, C] of the clean one; raises
+    `InvalidInput` when the sizes do not fit the scale.
     """
     scale = clean.shape[0] // sent.shape[0]
-    if scale != how.scale:
+    if scale != options.scale:
         hint = (
             f"set scale={scale}"
-            if how.scale > 1 and scale > 1
+            if options.scale > 1 and scale > 1
             else "it takes another recipe"
         )
         raise InvalidInput(
             f"the pictures that should come out are {scale} times as large as those sent, "
-            f"the model makes them {how.scale} times as large: {hint}"
+            f"the model makes them {options.scale} times as large: {hint}"
         )
     rng = seeded(sent)
-    parts = [as_wanted(sent, how)[0], as_wanted(clean, how)[0]]
-    for axis, side in enumerate((how.height // scale, how.width // scale)):
+    parts = [as_wanted(sent, options)[0], as_wanted(clean, options)[0]]
+    for axis, side in enumerate((options.height // scale, options.width // scale)):
         start = 0
         for number, factor in enumerate((1, scale)):
-            parts[number], room = _continued(parts[number], axis, side * factor)
+            parts[number], room = _padded(parts[number], axis, side * factor)
             start = start if number else int(rng.integers(room + 1))
             parts[number] = parts[number].take(
                 range(start * factor, (start + side) * factor), axis
@@ -274,16 +272,16 @@ def kept_pair(sent: Pixels, clean: Pixels, how: Preprocessing) -> tuple[Pixels, 
     return np.ascontiguousarray(parts[0]), np.ascontiguousarray(parts[1])
 
 
-def check_pairs(how: Preprocessing) -> None:
-    """Raises `InvalidInput` where pairs teach nothing."""
-    if how.repair == "inpaint":
+def check_pairs(options: Preprocessing) -> None:
+    """Raises `InvalidInput` for a model that can't be trained on pairs."""
+    if options.repair == "inpaint":
         raise InvalidInput(
             "inpaint makes the holes itself: give it whole pictures, not pairs"
         )
 
 
-def _continued(pixels: Pixels, axis: int, side: int) -> tuple[Pixels, int]:
-    """At least `side` long by its mirror image, and how much longer than that."""
+def _padded(pixels: Pixels, axis: int, side: int) -> tuple[Pixels, int]:
+    """Pixels padded with their mirror image to at least `side` along an axis, and the excess."""
     missing = max(0, side - pixels.shape[axis])
     if missing:
         pixels = np.pad(
@@ -300,29 +298,29 @@ def seeded(pixels: Pixels) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
-def damaged(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """A clean picture as it is sent to be repaired, always the same for the same picture.
+def damaged(pixels: Pixels, options: Preprocessing) -> Pixels:
+    """A clean picture degraded as a test input, always the same for the same picture.
 
-    Noise is white and Gaussian with the deviation `test_sigma`, rounded and clipped as in a file; a
-    picture to be enlarged is made smaller by Pillow's bicubic filter (antialiased, a = -0.5), after
-    its sides were cut to multiples; one to be filled in is transparent in places [H, W, 4].
+    Denoising: white Gaussian noise of deviation `test_sigma`, rounded and clipped as in a file.
+    Super-resolution: sides cut to multiples of the scale, then downscaled by Pillow's bicubic
+    filter (antialiased, a = -0.5). Inpainting: transparent holes [H, W, 4].
     """
-    if how.repair == "inpaint":
+    if options.repair == "inpaint":
         colors = np.asarray(Image.fromarray(pixels).convert("RGB"))
         missing = holes(pixels.shape[0], pixels.shape[1], seeded(pixels))
         return np.dstack(
             [np.where(missing[:, :, None], 255, colors), np.where(missing, 0, 255)]
         ).astype(np.uint8)
-    if how.repair == "denoise":
-        noisy = pixels + seeded(pixels).normal(0.0, how.test_sigma, pixels.shape)
+    if options.repair == "denoise":
+        noisy = pixels + seeded(pixels).normal(0.0, options.test_sigma, pixels.shape)
         return np.asarray(np.clip(np.rint(noisy), 0, 255), np.uint8)
-    image = Image.fromarray(cut(pixels, how))
-    size = (image.width // how.scale, image.height // how.scale)
+    image = Image.fromarray(cut(pixels, options))
+    size = (image.width // options.scale, image.height // options.scale)
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
 
 def holes(height: int, width: int, rng: np.random.Generator) -> Mask:
-    """Where a picture is to be filled in [H, W]: some boxes and strokes at random places."""
+    """A mask of random boxes and strokes [H, W]."""
     image = Image.new("1", (width, height))
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 5)):
@@ -345,41 +343,37 @@ def holes(height: int, width: int, rng: np.random.Generator) -> Mask:
     return np.array(image)
 
 
-def cut(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """A clean picture with sides that are multiples of the scale; one that is smaller than it is
-    continued first.
-    """
-    missing = [(0, max(0, how.scale - side)) for side in pixels.shape[:2]]
+def cut(pixels: Pixels, options: Preprocessing) -> Pixels:
+    """A clean picture cropped to multiples of the scale; one smaller than the scale is padded."""
+    missing = [(0, max(0, options.scale - side)) for side in pixels.shape[:2]]
     if any(after for _, after in missing):
         pixels = np.pad(pixels, [*missing, *[(0, 0)] * (pixels.ndim - 2)], "symmetric")
-    height, width = (side // how.scale * how.scale for side in pixels.shape[:2])
+    height, width = (side // options.scale * options.scale for side in pixels.shape[:2])
     return pixels[:height, :width]
 
 
-def unrepaired(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """What repair has to beat: the picture as it was sent, enlarged by Pillow's bicubic filter
-    where it has to be.
-
-    Holes are filled with the mean colour of the rest.
+def unrepaired(pixels: Pixels, options: Preprocessing) -> Pixels:
+    """The baseline: the degraded picture, upscaled by Pillow's bicubic filter where needed, holes
+    filled with the mean colour of the rest.
     """
-    if how.repair == "inpaint":
+    if options.repair == "inpaint":
         missing = pixels[:, :, 3] < 128
-        known = pixels[:, :, :3][~missing]
-        mean = known.mean(axis=0) if len(known) else np.full(3, 127.5)
+        visible = pixels[:, :, :3][~missing]
+        mean = visible.mean(axis=0) if len(visible) else np.full(3, 127.5)
         return np.where(missing[:, :, None], rounded(mean), pixels[:, :, :3])
-    if how.scale == 1:
+    if options.scale == 1:
         return pixels
     image = Image.fromarray(pixels)
-    size = (image.width * how.scale, image.height * how.scale)
+    size = (image.width * options.scale, image.height * options.scale)
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def check_size(pixels: Pixels, how: Preprocessing) -> None:
+def check_size(pixels: Pixels, options: Preprocessing) -> None:
     """Raises `TooLarge` for a picture whose answer would be larger than any picture may be."""
-    count = pixels.shape[0] * pixels.shape[1] * how.scale**2
+    count = pixels.shape[0] * pixels.shape[1] * options.scale**2
     if count > image_decoder.MAX_PIXELS:
         raise TooLarge(
-            f"enlarged {how.scale} times the picture would have {count:,} pixels; at most "
+            f"enlarged {options.scale} times the picture would have {count:,} pixels; at most "
             f"{image_decoder.MAX_PIXELS:,}"
         )
 

@@ -1,4 +1,4 @@
-"""Pictures of any size through a network, in tiles that are blended without seams."""
+"""Runs a network over pictures of any size in overlapping tiles that are blended without seams."""
 
 import itertools
 import math
@@ -12,8 +12,8 @@ from modelmill.errors import InvalidInput
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Network = Callable[[np.ndarray[Any, Any]], Floats]
 OVERLAP = 64
-"""Pixels that neighbouring tiles share; a quarter at each end, where a tile's edge tells, counts
-for nothing.
+"""Pixels that neighbouring tiles share; the outer quarter at each end, where the border of a tile
+shows, has no weight.
 """
 
 
@@ -24,27 +24,25 @@ def repaired(
     scale: int,
     multiple: int,
 ) -> Floats:
-    """Pictures [N, H, W, C] of any size through a network that wants sides of a multiple: [N, H *
-    s, W * s, C].
+    """Restore pictures [N, H, W, C] of any size -> [N, H * scale, W * scale, C].
 
-    What does not fit into `tile` x `tile` goes in tiles, so that the network never sees more pixels
-    at a time than a tile has; the answer is the only thing that grows with the picture.
+    The network takes sides that are multiples of `multiple`. A picture larger than `tile` x `tile`
+    is cut into tiles, so that memory does not grow with it, but for the answer. Raises
+    `InvalidInput` for an empty picture.
     """
     count, height, width = pictures.shape[:3]
     if not height or not width:
         raise InvalidInput(f"a picture of {height}x{width} pixels is empty")
     padded = _padded(pictures, multiple)
     if padded.shape[1] <= tile and padded.shape[2] <= tile:
-        together = max(1, tile * tile // (padded.shape[1] * padded.shape[2]))
-        parts = [
-            network(padded[at : at + together]) for at in range(0, count, together)
-        ]
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        batch = max(1, tile * tile // (padded.shape[1] * padded.shape[2]))
+        parts = [network(padded[at : at + batch]) for at in range(0, count, batch)]
+        stitched = parts[0] if len(parts) == 1 else np.concatenate(parts)
     else:
-        whole = np.stack(
+        stitched = np.stack(
             [_blended(network, picture, tile, scale, multiple) for picture in padded]
         )
-    return whole[:, : height * scale, : width * scale]
+    return stitched[:, : height * scale, : width * scale]
 
 
 def _padded(pictures: np.ndarray[Any, Any], multiple: int) -> np.ndarray[Any, Any]:
@@ -63,29 +61,29 @@ def _blended(
 ) -> Floats:
     height, width = picture.shape[:2]
     tile -= tile % multiple
-    whole: Floats | None = None
+    stitched: Floats | None = None
     across = list(spans(width, tile, multiple))
     weights = ramps(across, width, scale)
-    for (top, bottom), down in zip(
+    for (top, bottom), weight_y in zip(
         rows := list(spans(height, tile, multiple)),
         ramps(rows, height, scale),
         strict=True,
     ):
-        for (left, right), along in zip(across, weights, strict=True):
+        for (left, right), weight_x in zip(across, weights, strict=True):
             answer = network(picture[None, top:bottom, left:right])[0]
-            if whole is None:
-                whole = np.zeros(
+            if stitched is None:
+                stitched = np.zeros(
                     (height * scale, width * scale, answer.shape[2]), np.float32
                 )
-            place = whole[top * scale : bottom * scale, left * scale : right * scale]
-            place += answer * (down[:, None, None] * along[None, :, None])
-    assert whole is not None
-    return whole
+            area = stitched[top * scale : bottom * scale, left * scale : right * scale]
+            area += answer * (weight_y[:, None, None] * weight_x[None, :, None])
+    assert stitched is not None
+    return stitched
 
 
 def spans(length: int, tile: int, multiple: int) -> list[tuple[int, int]]:
-    """The tiles of a side, evenly spread, each but a shorter side's one `tile` long; they begin at
-    multiples.
+    """Start and end of evenly spread tiles along a side, in pixels; each is `tile` long (a shorter
+    side is one tile) and starts at a multiple of `multiple`.
     """
     if length <= tile:
         return [(0, length)]
@@ -98,13 +96,13 @@ def spans(length: int, tile: int, multiple: int) -> list[tuple[int, int]]:
 
 
 def ramps(tiles: list[tuple[int, int]], length: int, scale: int) -> list[Floats]:
-    """The weight of each pixel of each tile of a side; at every pixel of the side they sum to 1."""
-    place = (np.arange(length * scale) + 0.5) / scale
+    """Blending weights of each tile along a side; at every pixel they sum to 1."""
+    position = (np.arange(length * scale) + 0.5) / scale
     ends = [np.ones(length * scale)]
-    for (_, before), (start, _) in itertools.pairwise(tiles):
-        margin = (before - start) / 4
+    for (_, end), (start, _) in itertools.pairwise(tiles):
+        margin = (end - start) / 4
         ends.append(
-            np.clip((place - start - margin) / (before - start - 2 * margin), 0, 1)
+            np.clip((position - start - margin) / (end - start - 2 * margin), 0, 1)
         )
     ends.append(np.zeros(length * scale))
     return [

@@ -1,4 +1,4 @@
-"""The settings that all recipes of attention share; cheap to import."""
+"""The settings that all recipes with attention share; cheap to import."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -19,7 +19,7 @@ class Blocks(Struct, frozen=True, kw_only=True):
     """The shape of a network of `tasks.networks.transformer`."""
 
     HEAD: ClassVar[int] = 2
-    """What a head's width is a multiple of: rotary positions turn pairs."""
+    """A head's width is a multiple of this: rotary positions rotate pairs of numbers."""
 
     width: Width = 256
     heads: Heads = 4
@@ -36,7 +36,7 @@ class Blocks(Struct, frozen=True, kw_only=True):
 
     @property
     def shape(self) -> dict[str, Any]:
-        """As the blocks take it."""
+        """The keyword arguments of the networks in `tasks.networks.transformer`."""
         return {
             "width": self.width,
             "heads": self.heads,

@@ -1,6 +1,4 @@
-"""How classifiers are trained: what is minimised, what a validation counts, and what is
-deployed.
-"""
+"""How classifiers are trained: the loss, the metrics of a validation, and the deployed network."""
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +13,21 @@ Batch = dict[str, Tensor]
 
 
 class Probabilities(nn.Module):
-    """A network as it is deployed: logits become probabilities."""
+    """A classifier as it is deployed: with a softmax over its logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, classes] summing to 1."""
+        """Input [N, ...] -> probabilities [N, classes]."""
         return torch.softmax(self.network(x).float(), dim=1)
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """Cross-entropy with label smoothing; `label` holds numbers [N], or shares [N, classes]."""
+    """Cross-entropy with label smoothing; `label` holds class numbers [N], or shares [N,
+    classes].
+    """
     return cross_entropy(network(_input(batch)), batch[LABEL], settings)
 
 
@@ -36,27 +36,27 @@ def validate(
 ) -> dict[str, Tensor]:
     """Mean loss and accuracy of a batch."""
     logits = network(_input(batch))
-    right = (logits.argmax(1) == batch[LABEL]).float().mean()
-    return {"loss": cross_entropy(logits, batch[LABEL], settings), "accuracy": right}
+    accuracy = (logits.argmax(1) == batch[LABEL]).float().mean()
+    return {"loss": cross_entropy(logits, batch[LABEL], settings), "accuracy": accuracy}
 
 
 def cross_entropy(logits: Tensor, target: Tensor, settings: TrainSettings) -> Tensor:
-    """Of logits [N, classes], with the label smoothing of the settings."""
+    """Cross-entropy of logits [N, classes], with the label smoothing of the settings."""
     return F.cross_entropy(
         logits.float(), target, label_smoothing=settings.label_smoothing
     )
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:
-    """It answers probabilities."""
+    """The network with a softmax at its end."""
     return Probabilities(network)
 
 
-def change_pictures(batch: Batch, how: Augment, signature: Signature) -> Batch:
-    """A training batch with its pictures changed at random."""
-    pictures, target = augment(batch["image"], how), batch[LABEL]
-    if how.mixup:
-        pictures, target = mix(pictures, target, signature.classes, how.mixup)
+def augment_pictures(batch: Batch, options: Augment, signature: Signature) -> Batch:
+    """A training batch with its pictures augmented; with mixup, labels become shares."""
+    pictures, target = augment(batch["image"], options), batch[LABEL]
+    if options.mixup:
+        pictures, target = mix(pictures, target, signature.classes, options.mixup)
     return {"image": pictures, LABEL: target}
 
 

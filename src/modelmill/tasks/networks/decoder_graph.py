@@ -1,7 +1,7 @@
-"""The graph of a language model that answers step by step, made of the weights of its network.
+"""The ONNX graph of a decoder with a cache of keys and values, built from its weights.
 
-torch's exporter knows nothing of keys and values that stay in place: the graph is put together
-here, from the layers of `tasks.networks.transformer`, with ONNX Runtime's `GroupQueryAttention`.
+torch's exporter can't write a cache that is updated in place: the graph is built here from the
+layers of `tasks.networks.transformer`, with ONNX Runtime's `GroupQueryAttention`.
 """
 
 from collections.abc import Mapping
@@ -13,18 +13,17 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OWN = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
 BLOCK = 32
-"""Weights that share a scale."""
+"""Weights that share a scale (block-wise quantisation)."""
 INT8_SUMS = 4
-"""MatMulNBits' `accuracy_level` at which it multiplies whole numbers too, not only keeps them."""
+"""The `accuracy_level` at which `MatMulNBits` also computes in 8-bit integers."""
 Array = np.ndarray[Any, Any]
 
 
-def packed(weight: Array) -> tuple[Array, Array]:
-    """Weights [N, K] as whole numbers of 8 bits around 128 [N, blocks, BLOCK], and a scale for each
-    block [N, blocks].
-
-    As ONNX Runtime's `MatMulNBits` reads them.
+def quantised(weight: Array) -> tuple[Array, Array]:
+    """Weights [N, K] as uint8 with zero point 128 [N, blocks, BLOCK], and a float32 scale for each
+    block [N, blocks], as ONNX Runtime's `MatMulNBits` reads them.
     """
     parts = weight.reshape(len(weight), -1, BLOCK)
     scales = np.abs(parts).max(2) / 127
@@ -33,8 +32,8 @@ def packed(weight: Array) -> tuple[Array, Array]:
     return whole.astype(np.uint8), scales.astype(np.float32)
 
 
-class Graph:
-    """Nodes and weights as they are added; `int8` packs the weights of products."""
+class GraphBuilder:
+    """Collects the nodes and weights of a graph; with `int8` weights of products are quantised."""
 
     def __init__(self, *, int8: bool = False) -> None:
         self.int8 = int8
@@ -42,7 +41,7 @@ class Graph:
         self.weights: list[Any] = []
 
     def weight(self, name: str, value: Array) -> str:
-        """A constant of the graph."""
+        """Add a constant; returns its name."""
         from onnx import numpy_helper
 
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
@@ -57,7 +56,7 @@ class Graph:
         domain: str = "",
         **options: Any,
     ) -> str:
-        """A node; the name of its first output is `name`."""
+        """Add a node with the outputs `name` and `more`; returns `name`."""
         from onnx import helper
 
         self.nodes.append(
@@ -73,34 +72,32 @@ class Graph:
         return name
 
     def linear(self, x: str, name: str, weight: Array, bias: Array | None) -> str:
-        """A torch Linear."""
-        found = self.product(x, f"{name}.weight", weight, f"{name}.product")
-        return (
-            found
-            if bias is None
-            else self.add(
-                "Add", [found, self.weight(f"{name}.bias", bias)], f"{name}.sum"
-            )
+        """Add a torch `Linear`; returns the name of its output."""
+        product = self.product(x, f"{name}.weight", weight, f"{name}.product")
+        if bias is None:
+            return product
+        return self.add(
+            "Add", [product, self.weight(f"{name}.bias", bias)], f"{name}.sum"
         )
 
     def product(self, x: str, own: str, weight: Array, name: str) -> str:
-        """x [.., K] times weights [N, K], which are called `own`."""
+        """Add x [.., K] times weights [N, K] named `own`; returns the output's name, `name`."""
         rows, columns = weight.shape
         if not self.int8 or columns % BLOCK:
             return self.add("MatMul", [x, self.weight(own, weight.T)], name)
-        whole, scales = packed(weight)
+        whole, scales = quantised(weight)
         parts = [x, self.weight(own, whole), self.weight(f"{own}.scales", scales)]
-        how = {
+        options = {
             "K": columns,
             "N": rows,
             "bits": 8,
             "block_size": BLOCK,
             "accuracy_level": INT8_SUMS,
         }
-        return self.add("MatMulNBits", parts, name, domain=OWN, **how)
+        return self.add("MatMulNBits", parts, name, domain=OWN, **options)
 
     def norm(self, x: str, name: str, weights: Mapping[str, Array]) -> str:
-        """A torch LayerNorm."""
+        """Add a torch `LayerNorm`; returns the name of its output."""
         parts = [
             self.weight(f"{name}.{part}", weights[f"{name}.{part}"])
             for part in ("weight", "bias")
@@ -115,20 +112,22 @@ def decoder(
     *,
     layers: int,
     heads: int,
-    places: int,
+    positions: int,
     int8: bool = False,
 ) -> "ModelProto":
-    """Blocks of `transformer.Block` between `embedding` and `last`, whose logits the
-    embedding gives.
+    """The graph of a `transformer.Decoder` with this state dict; `positions` is the length of its
+    context.
 
     `engines.onnx_steps.Steps` describes inputs and outputs.
     """
     from onnx import TensorProto, helper
 
-    graph = Graph(int8=int8)
+    graph = GraphBuilder(int8=int8)
     tokens, width = weights["embedding.weight"].shape
     size = width // heads
-    angles = np.arange(places)[:, None] * (10_000.0 ** (-np.arange(0, size, 2) / size))
+    angles = np.arange(positions)[:, None] * (
+        10_000.0 ** (-np.arange(0, size, 2) / size)
+    )
     graph.weight("cos", np.cos(angles).astype(np.float32))
     graph.weight("sin", np.sin(angles).astype(np.float32))
     x = graph.add(
@@ -145,7 +144,7 @@ def decoder(
         graph.add("Slice", [x, "begin", "far", "axis"], "final"), "last", weights
     )
     graph.product(x, "head", weights["embedding.weight"], "logits")
-    kept = ["batch", heads, places, size]
+    cache = ["batch", heads, positions, size]
     value = helper.make_tensor_value_info
     names = [f"{kind}_{layer}" for layer in range(layers) for kind in ("key", "value")]
     body = helper.make_graph(
@@ -156,11 +155,11 @@ def decoder(
             value("seqlens", TensorProto.INT32, ["batch"]),
             value("total", TensorProto.INT32, []),
             value("keep", TensorProto.INT64, [1]),
-            *(value(f"past_{name}", TensorProto.FLOAT, kept) for name in names),
+            *(value(f"past_{name}", TensorProto.FLOAT, cache) for name in names),
         ],
         [
             value("logits", TensorProto.FLOAT, ["batch", "kept", tokens]),
-            *(value(n, TensorProto.FLOAT, kept) for n in names),
+            *(value(name, TensorProto.FLOAT, cache) for name in names),
         ],
         graph.weights,
     )
@@ -169,7 +168,28 @@ def decoder(
 
 
 def _block(
-    graph: Graph,
+    graph: GraphBuilder,
+    x: str,
+    name: str,
+    layer: int,
+    weights: Mapping[str, Array],
+    heads: int,
+) -> str:
+    normal = graph.norm(x, f"{name}.first", weights)
+    attended = _attention(graph, normal, name, layer, weights, heads)
+    x = graph.add("Add", [x, attended], f"{name}.middle")
+
+    def linear(x: str, part: str) -> str:
+        weight, bias = weights[f"{part}.weight"], weights[f"{part}.bias"]
+        return graph.linear(x, part, weight, bias)
+
+    wide = linear(graph.norm(x, f"{name}.second", weights), f"{name}.body.0")
+    narrow = linear(graph.add("Gelu", [wide], f"{name}.gelu"), f"{name}.body.2")
+    return graph.add("Add", [x, narrow], f"{name}.out")
+
+
+def _attention(
+    graph: GraphBuilder,
     x: str,
     name: str,
     layer: int,
@@ -177,26 +197,20 @@ def _block(
     heads: int,
 ) -> str:
     inside = f"{name}.attention.inside"
-    query, key, value = np.split(weights[f"{inside}.weight"], 3)
-    biases = np.split(weights[f"{inside}.bias"], 3)
-    normal = graph.norm(x, f"{name}.first", weights)
-    parts = [
-        graph.linear(normal, f"{inside}.{part}", weight, bias)
-        for part, weight, bias in zip(
-            ("query", "key", "value"), (query, key, value), biases, strict=True
-        )
+    parts = zip(
+        ("query", "key", "value"),
+        np.split(weights[f"{inside}.weight"], 3),
+        np.split(weights[f"{inside}.bias"], 3),
+        strict=True,
+    )
+    projected = [
+        graph.linear(x, f"{inside}.{part}", weight, bias)
+        for part, weight, bias in parts
     ]
-    seen = graph.add(
+    cache = [f"past_key_{layer}", f"past_value_{layer}"]
+    attended = graph.add(
         "GroupQueryAttention",
-        [
-            *parts,
-            f"past_key_{layer}",
-            f"past_value_{layer}",
-            "seqlens",
-            "total",
-            "cos",
-            "sin",
-        ],
+        [*projected, *cache, "seqlens", "total", "cos", "sin"],
         f"{name}.seen",
         f"key_{layer}",
         f"value_{layer}",
@@ -207,19 +221,5 @@ def _block(
         rotary_interleaved=0,
     )
     outside = f"{name}.attention.outside"
-    seen = graph.linear(
-        seen, outside, weights[f"{outside}.weight"], weights[f"{outside}.bias"]
-    )
-    x = graph.add("Add", [x, seen], f"{name}.middle")
-    wide, narrow = f"{name}.body.0", f"{name}.body.2"
-    found = graph.linear(
-        graph.norm(x, f"{name}.second", weights),
-        wide,
-        weights[f"{wide}.weight"],
-        weights[f"{wide}.bias"],
-    )
-    found = graph.add("Gelu", [found], f"{name}.gelu")
-    found = graph.linear(
-        found, narrow, weights[f"{narrow}.weight"], weights[f"{narrow}.bias"]
-    )
-    return graph.add("Add", [x, found], f"{name}.out")
+    weight, bias = weights[f"{outside}.weight"], weights[f"{outside}.bias"]
+    return graph.linear(attended, outside, weight, bias)

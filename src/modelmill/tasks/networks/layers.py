@@ -1,4 +1,4 @@
-"""Pieces of networks that several recipes share."""
+"""Layers that several recipes share."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modelmill.tasks.base import Signature
+from modelmill.tasks.networks.token_ids import drop_words, shortened
 
 
 class Pixels(nn.Module):
@@ -17,69 +18,75 @@ class Pixels(nn.Module):
         super().__init__()
         self.scale: Tensor
         self.shift: Tensor
-        how = signature.preprocessing
-        shape = (1, how.channels, 1, 1)
-        self.register_buffer("scale", (1 / 255 / torch.tensor(how.std)).reshape(shape))
-        self.register_buffer(
-            "shift", (-torch.tensor(how.mean) / torch.tensor(how.std)).reshape(shape)
-        )
+        preprocessing = signature.preprocessing
+        shape = (1, preprocessing.channels, 1, 1)
+        mean = torch.tensor(preprocessing.mean)
+        std = torch.tensor(preprocessing.std)
+        self.register_buffer("scale", (1 / 255 / std).reshape(shape))
+        self.register_buffer("shift", (-mean / std).reshape(shape))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Accepts floats 0..255 as well: an augmented batch is no longer whole numbers."""
+        """[N, H, W, C] of 0..255, as uint8 or, where a batch was augmented, as float."""
         return image.permute(0, 3, 1, 2).float() * self.scale + self.shift
 
 
 def pixel_input(signature: Signature) -> tuple[int, int, int]:
-    """Height, width and channels of the picture that a network is built for."""
+    """Height, width and channels of a network's input picture."""
     height, width, channels = signature.inputs[0].shape[1:]
     return height, width, channels
 
 
 def conv(
-    inside: int, outside: int, *, size: int = 3, stride: int = 1, **options: Any
+    in_channels: int,
+    out_channels: int,
+    *,
+    size: int = 3,
+    stride: int = 1,
+    **options: Any,
 ) -> nn.Conv2d:
-    """A convolution that keeps the size (divided by the stride)."""
-    return nn.Conv2d(inside, outside, size, stride, padding=size // 2, **options)
+    """A convolution that keeps height and width (divided by the stride)."""
+    return nn.Conv2d(
+        in_channels, out_channels, size, stride, padding=size // 2, **options
+    )
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which shrinks by averaging (ResNet-D, He et al. 2018,
-    arXiv 1812.01187).
+    """Two 3x3 convolutions and a shortcut, which is downsampled by average pooling (ResNet-D, He et
+    al. 2018, arXiv 1812.01187).
     """
 
-    def __init__(self, inside: int, outside: int, *, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
-        last = nn.BatchNorm2d(outside)
+        last = nn.BatchNorm2d(out_channels)
         nn.init.zeros_(last.weight)  # each block begins as its shortcut
         self.body = nn.Sequential(
-            conv(inside, outside, stride=stride, bias=False),
-            nn.BatchNorm2d(outside),
+            conv(in_channels, out_channels, stride=stride, bias=False),
+            nn.BatchNorm2d(out_channels),
             nn.ReLU(),
-            conv(outside, outside, bias=False),
+            conv(out_channels, out_channels, bias=False),
             last,
         )
         shortcut: list[nn.Module] = (
             [nn.AvgPool2d(2, ceil_mode=True)] if stride == 2 else []
         )
-        if inside != outside:
+        if in_channels != out_channels:
             shortcut += [
-                nn.Conv2d(inside, outside, 1, bias=False),
-                nn.BatchNorm2d(outside),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
             ]
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, inside, H, W] -> [N, outside, H / stride, W / stride]."""
+        """[N, in_channels, H, W] -> [N, out_channels, H / stride, W / stride]."""
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
 class BiLstm(nn.Module):
-    """Token ids [N, L], padded on the right with 0, to logits [N, classes], whatever the padding's
-    length.
+    """A bidirectional LSTM: token ids [N, L], padded on the right with 0 -> logits [N, classes],
+    which do not depend on the length of the padding.
 
-    The LSTM has no bias and the embedding of padding is zero, so its state stays zero until the
-    first word: the backward direction, which meets the padding first, in effect starts at the last
-    word.
+    The LSTM has no bias and the embedding of padding is zero, so its state stays zero over padding:
+    the backward direction, which meets the padding first, in effect starts at the last token.
     """
 
     def __init__(
@@ -95,7 +102,7 @@ class BiLstm(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, width, padding_idx=0)
-        # Torch's deviation of 1 learns poorly
+        # torch's standard deviation of 1 learns poorly.
         nn.init.normal_(self.embedding.weight, std=0.1)
         with torch.no_grad():
             self.embedding.weight[0] = 0
@@ -108,17 +115,10 @@ class BiLstm(nn.Module):
         self.word_dropout = word_dropout
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The largest and the mean state of all words decide."""
-        if not torch.compiler.is_exporting():
-            used = (ids != 0).any(0).nonzero()
-            ids = ids[
-                :, : int(used.max()) + 1 if len(used) else 1
-            ]  # padding that all share changes nothing
+        """Logits from the maximum and the mean of the states of all tokens."""
+        ids = shortened(ids)
         if self.training and self.word_dropout:
-            hidden = (torch.rand(ids.shape, device=ids.device) < self.word_dropout) & (
-                ids != 0
-            )
-            ids = ids.masked_fill(hidden, 1)
+            ids = drop_words(ids, self.word_dropout)
         words = (ids != 0).unsqueeze(2)
         states, _ = self.lstm(self.dropout(self.embedding(ids)))
         largest = states.masked_fill(~words, -1.0).amax(1)  # states lie within -1..1

@@ -1,5 +1,5 @@
-"""The front of networks that listen: a log-mel spectrogram in the graph itself, so that it is
-deployed with them.
+"""Log-mel spectrograms as layers, so that they are deployed inside the network's graph, and
+SpecAugment.
 """
 
 import math
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 RANGE = 8.0
-"""Decibels / 10 below the loudest that are told apart: 80 dB."""
+"""Dynamic range in bels below the loudest value: 80 dB; what is quieter is clipped."""
 
 
 class LogMel(nn.Module):
-    """Samples [N, S] to [N, mels, frames] of -1..1, whatever the loudness: the loudest place of a
-    recording is 1.
+    """Samples [N, S] -> log-mel spectrogram [N, mels, frames], scaled so that the loudest value of
+    a recording is 1 and the range is -1..1.
 
     A Hann window of 25 ms every 10 ms, its power spectrum by a convolution with sines and cosines
     (which every runtime has), triangular filters on the mel scale of O'Shaughnessy (1987),
@@ -45,7 +45,7 @@ class LogMel(nn.Module):
         )
 
     def forward(self, samples: Tensor) -> Tensor:
-        """The spectrogram; a frame begins every `hop` samples."""
+        """Samples [N, S] -> [N, mels, frames], a frame every `hop` samples."""
         x = F.pad(samples.float().unsqueeze(1), (self.pad, self.pad))
         real, imaginary = F.conv1d(x, self.waves, stride=self.hop).chunk(2, dim=1)
         power = torch.matmul(self.filters, real * real + imaginary * imaginary)
@@ -57,8 +57,8 @@ class LogMel(nn.Module):
 def filters(
     rate: int, mels: int, bins: int
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Triangles [mels, bins / 2 + 1] between points evenly spaced in mel from 20 Hz to half the
-    rate, of equal area.
+    """Triangular filters [mels, bins / 2 + 1] of equal area, evenly spaced in mel from 20 Hz to
+    half the sampling rate. `rate` is in Hz, `bins` the size of the Fourier transform.
     """
     low, high = (2595 * np.log10(1 + frequency / 700) for frequency in (20.0, rate / 2))
     points = 700 * (10 ** (np.linspace(low, high, mels + 2) / 2595) - 1)
@@ -66,16 +66,16 @@ def filters(
     rising = (centres - points[:-2, None]) / (points[1:-1] - points[:-2])[:, None]
     falling = (points[2:, None] - centres) / (points[2:] - points[1:-1])[:, None]
     triangles = np.maximum(0, np.minimum(rising, falling))
-    # A filter between two frequencies of the spectrum still hears the nearer one.
+    # A filter that lies between two bins of the spectrum takes the nearer one.
     empty = triangles.sum(1) == 0
     nearest = np.abs(centres - points[1:-1, None]).argmin(1)
     triangles[empty, nearest[empty]] = 1.0
     return np.asarray(triangles * (2 / (points[2:] - points[:-2]))[:, None])
 
 
-class Hidden(nn.Module):
-    """In training a block of bands and one of frames is hidden (Park et al. 2019, SpecAugment,
-    arXiv 1904.08779).
+class SpecAugment(nn.Module):
+    """Hides a random block of bands and one of frames in training (Park et al. 2019, arXiv
+    1904.08779). `bands` and `frames` are the largest shares that are hidden.
     """
 
     def __init__(self, bands: float, frames: float) -> None:
@@ -83,14 +83,14 @@ class Hidden(nn.Module):
         self.shares = (bands, frames)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, bands, frames] with a stripe of each at the mean of all."""
+        """[N, bands, frames] -> the same, in training with a stripe of each set to the mean."""
         if not self.training:
             return x
         for axis, share in enumerate(self.shares, 1):
             length = x.shape[axis]
             widths = torch.rand(len(x), 1, device=x.device) * share * length
             starts = torch.rand(len(x), 1, device=x.device) * (length - widths)
-            places = torch.arange(length, device=x.device)
-            stripe = (places >= starts) & (places < starts + widths)
+            positions = torch.arange(length, device=x.device)
+            stripe = (positions >= starts) & (positions < starts + widths)
             x = torch.where(stripe.unsqueeze(3 - axis), x.mean((1, 2), keepdim=True), x)
         return x

@@ -1,34 +1,30 @@
-"""Recurrent layers over texts of different lengths."""
+"""Recurrent layers over padded batches of texts."""
 
 import torch
 from torch import Tensor, nn
 
 
-class BothWays(nn.Module):
-    """A GRU that reads each text from its first token and another that reads it from its last
-    one.
-    """
+class BidirectionalGru(nn.Module):
+    """Two GRUs: one from the first token of each text, one from its last."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.ahead = nn.GRU(width, hidden, batch_first=True)
         self.back = nn.GRU(width, hidden, batch_first=True)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        """[N, L, width] with tokens where `seen` [N, L], from the left -> states [N, L, 2 *
-        hidden], 0 elsewhere.
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """[N, L, width], padded on the right where the mask [N, L] is false -> states
+        [N, L, 2 * hidden], 0 at the padding.
         """
-        # Read backwards padding would come first, and change what is behind it.
-        order = turned(seen)[:, :, None]
+        # Reading from the right would meet the padding first, and change the states of the tokens.
+        order = reversed_order(mask)[:, :, None]
         back = self.back(x.gather(1, order.repeat(1, 1, x.shape[2])))[0]
         back = back.gather(1, order.repeat(1, 1, back.shape[2]))
-        return torch.cat([self.ahead(x)[0], back], 2) * seen[:, :, None]
+        return torch.cat([self.ahead(x)[0], back], 2) * mask[:, :, None]
 
 
-def turned(seen: Tensor) -> Tensor:
-    """Places of each text from its last token to its first, the padding behind it as it is [N,
-    L].
-    """
-    length = seen.sum(1, keepdim=True)
-    place = torch.arange(seen.shape[1], device=seen.device)[None]
-    return torch.where(place < length, length - 1 - place, place)
+def reversed_order(mask: Tensor) -> Tensor:
+    """Positions [N, L] of each text from its last token to its first; padding keeps its own."""
+    length = mask.sum(1, keepdim=True)
+    position = torch.arange(mask.shape[1], device=mask.device)[None]
+    return torch.where(position < length, length - 1 - position, position)

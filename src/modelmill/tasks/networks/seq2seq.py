@@ -1,10 +1,9 @@
-"""Networks that read a text and write another: what they learn by, and the two graphs they are
-served as.
+"""Encoder-decoder networks of text: what they learn by, and the two graphs they are served as.
 
 Served, a network is `begin` (once a text) and `step` (once a token). `begin` gives the `logits` of
-the first token, `memory_*`, which stays as it is, and `state_*`, which each step takes and gives
-anew as `next_*`; both say where they looked (`attention`). The search is not a part of the graph
-(`tasks.translation.beam_search`).
+the first token; `memory_*`, the encoded source, which stays; and `state_*`, which each step takes
+and returns as `next_*`. Both give the `attention` over the source. The beam search is not a part of
+the graph (`tasks.translation.beam_search`).
 """
 
 from typing import Any
@@ -15,20 +14,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelmill.tasks.base import Graph
-from modelmill.tasks.networks.recurrent import BothWays
-from modelmill.tasks.networks.transformer import Block, Layout, Rotary, attend
+from modelmill.tasks.networks.recurrent import BidirectionalGru
+from modelmill.tasks.networks.token_ids import attention_mask
+from modelmill.tasks.networks.transformer import (
+    MASKED,
+    Block,
+    Packing,
+    Rotary,
+    attend,
+    merge_heads,
+    project_heads,
+)
 from modelmill.types import TensorSpec
 
 STEP = "step"
 STATE = "state_"
 NEXT = "next_"
 WIDER = 2
+"""Width of the feed-forward networks, as a multiple of the states' width."""
 END = 2
-"""Also what stands before the first token."""
+"""The end token; it also stands before the first token of a target."""
 
 
 class SelfAttention(nn.Module):
-    """Each place asks those before it, which may have been there before."""
+    """Causal self-attention with a cache of keys and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -40,37 +49,25 @@ class SelfAttention(nn.Module):
         self,
         x: Tensor,
         past: tuple[Tensor, Tensor] | None = None,
-        layout: Layout | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, T, W] behind keys and values [N, heads, P, size] that were; what comes out, and all
-        keys and values.
+        """[N, T, W] after the cached keys and values [N, heads, P, size] -> states [N, T, W], and
+        all keys and values [N, heads, P + T, size]. With a cache T is 1.
         """
-        parts: Tensor = (
-            self.inside(x) if layout is None else layout.padded(self.inside(x))
-        )
-        count = parts.shape[0]
-        length = parts.shape[1]
-        width = x.shape[-1]
-        parts = parts.view(count, length, 3, self.heads, width // self.heads).permute(
-            2, 0, 3, 1, 4
-        )
-        query = parts[0]
-        key = parts[1]
-        value = parts[2]
+        query, key, value = project_heads(self.inside, x, 3, self.heads, packing)
         if past is None:
             query, key = self.rotary(query), self.rotary(key)
-            found = attend(query, key, value, causal=True)
-        else:  # one place more
-            before = past[0].shape[2]
-            query, key = self.rotary(query, before), self.rotary(key, before)
+            attended = attend(query, key, value, causal=True)
+        else:
+            length = past[0].shape[2]
+            query, key = self.rotary(query, length), self.rotary(key, length)
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
-            found = attend(query, key, value)
-        found = found.transpose(1, 2).reshape(count, length, width)
-        return self.outside(found if layout is None else layout.flat(found)), key, value
+            attended = attend(query, key, value)
+        return merge_heads(self.outside, attended, packing), key, value
 
 
 class CrossAttention(nn.Module):
-    """Each place of one text asks all of another."""
+    """Every target position attends to all source positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -78,48 +75,42 @@ class CrossAttention(nn.Module):
         self.query, self.memory = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.outside = nn.Linear(width, width)
 
-    def kept(
-        self, memory: Tensor, layout: Layout | None = None
+    def project_memory(
+        self, memory: Tensor, packing: Packing | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values [N, heads, S, size] of the text that is asked."""
-        parts = (
-            self.memory(memory)
-            if layout is None
-            else layout.padded(self.memory(memory))
-        )
-        parts = parts.view(
-            *parts.shape[:2], 2, self.heads, memory.shape[-1] // self.heads
-        ).permute(2, 0, 3, 1, 4)
-        return parts[0], parts[1]
+        """Keys and values [N, heads, S, size] of the encoded source [N, S, W], or packed."""
+        key, value = project_heads(self.memory, memory, 2, self.heads, packing)
+        return key, value
 
     def forward(
         self,
         x: Tensor,
         key: Tensor,
         value: Tensor,
-        seen: Tensor,
-        layout: Layout | None = None,
+        mask: Tensor,
+        packing: Packing | None = None,
     ) -> Tensor:
-        """[N, T, W], and `seen` [N, S] where the other text has a token."""
-        query = self._asked(x, layout)
-        found = attend(query, key, value, seen[:, None, None, :])
-        found = found.transpose(1, 2).flatten(2)
-        return self.outside(found if layout is None else layout.flat(found))  # type: ignore[no-any-return]
+        """[N, T, W], or packed -> the same shape; the source's mask [N, S] is true for tokens."""
+        query = self._project_query(x, packing)
+        attended = attend(query, key, value, mask[:, None, None, :])
+        return merge_heads(self.outside, attended, packing)
 
-    def looks(self, x: Tensor, key: Tensor, seen: Tensor) -> Tensor:
-        """How much each place asks which [N, T, S], the mean of all heads."""
-        scores: Tensor = self._asked(x) @ key.transpose(2, 3) / key.shape[3] ** 0.5
-        return scores.masked_fill(~seen[:, None, None, :], -1e4).softmax(3).mean(1)
+    def attention_weights(self, x: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+        """Weights of the source positions for each target position [N, T, S], the mean over
+        heads.
+        """
+        query = self._project_query(x)
+        scores: Tensor = query @ key.transpose(2, 3) / key.shape[3] ** 0.5
+        return scores.masked_fill(~mask[:, None, None, :], MASKED).softmax(3).mean(1)
 
-    def _asked(self, x: Tensor, layout: Layout | None = None) -> Tensor:
-        query = self.query(x) if layout is None else layout.padded(self.query(x))
-        return query.view(
-            *query.shape[:2], self.heads, query.shape[2] // self.heads
-        ).transpose(1, 2)
+    def _project_query(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        return project_heads(self.query, x, 1, self.heads, packing)[0]
 
 
-class WriterBlock(nn.Module):
-    """What was written, what was read, and a network for each place, each beside a shortcut."""
+class DecoderBlock(nn.Module):
+    """Self-attention, cross-attention and a feed-forward network, each with a residual
+    connection.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -133,24 +124,25 @@ class WriterBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        kept: tuple[Tensor, Tensor],
-        seen: Tensor,
+        memory: tuple[Tensor, Tensor],
+        mask: Tensor,
         past: tuple[Tensor, Tensor] | None = None,
-        layout: Layout | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The next states, all keys and values of what was written, and what the other text was
-        asked with.
+        """The next states, all keys and values of the target, and the input of the cross-attention.
+
+        `memory` is keys and values of the source, `past` those of the target's earlier tokens.
         """
-        found, key, value = self.own(self.first(x), past, layout)
-        x = x + self.dropout(found)
-        asked = self.second(x)
-        x = x + self.dropout(self.other(asked, *kept, seen, layout))
-        return x + self.dropout(self.body(self.third(x))), key, value, asked
+        attended, key, value = self.own(self.first(x), past, packing)
+        x = x + self.dropout(attended)
+        query = self.second(x)
+        x = x + self.dropout(self.other(query, *memory, mask, packing))
+        return x + self.dropout(self.body(self.third(x))), key, value, query
 
 
 class Transformer(nn.Module):
-    """An encoder and a decoder of attention, one embedding for all (Vaswani et al. 2017, arXiv
-    1706.03762).
+    """A transformer encoder and decoder with one embedding for source, target and output (Vaswani
+    et al. 2017, arXiv 1706.03762).
     """
 
     def __init__(
@@ -165,106 +157,113 @@ class Transformer(nn.Module):
             Block(width, heads, dropout, wider=WIDER) for _ in range(layers)
         )
         self.writer = nn.ModuleList(
-            WriterBlock(width, heads, dropout) for _ in range(layers)
+            DecoderBlock(width, heads, dropout) for _ in range(layers)
         )
         self.read_norm, self.written_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor, target: Tensor) -> Tensor:
-        """Source [N, S] and target [N, T] -> states behind which its tokens stand [tokens, W], for
-        `told`.
+        """Source [N, S], target [N, T] -> decoder states of the non-padding positions [tokens, W];
+        feed them to `logits`.
         """
-        source, layout = Layout(ids != 0), Layout(target != 0)
-        memory, seen = self.read(ids, source)
-        x = self._embedded(before(target)[target != 0])
-        for block in self.writer:
-            kept = block.other.kept(memory, source)  # type: ignore[operator,union-attr]
-            x = block(x, kept, seen, layout=layout)[0]
+        source, packing = Packing(ids != 0), Packing(target != 0)
+        memory, mask = self.encode(ids, source)
+        x = self._embedded(shifted_right(target)[target != 0])
+        for block, cross in zip(self.writer, self._cross_attentions(), strict=True):
+            projected = cross.project_memory(memory, source)
+            x = block(x, projected, mask, packing=packing)[0]
         return self.written_norm(x)  # type: ignore[no-any-return]
 
-    def told(self, states: Tensor) -> Tensor:
-        """Logits of states [..., W]."""
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits [..., tokens] of decoder states [..., W]."""
         return F.linear(states, self.embedding.weight)
 
-    def kept(self) -> dict[str, tuple[str, list[int]]]:
-        """What `begin` gives to `step`: datatypes and shapes."""
+    def cache_specs(self) -> dict[str, tuple[str, list[int]]]:
+        """Datatype and shape of each tensor that `begin` gives to `step`."""
         layers, heads, size = self.shape
-        both = ("FP32", [-1, layers, heads, -1, size])
-        seen = ("BOOL", [-1, -1])
+        projected = ("FP32", [-1, layers, heads, -1, size])
+        mask = ("BOOL", [-1, -1])
         return {
-            "memory_key": both,
-            "memory_value": both,
-            "memory_seen": seen,
-            "state_key": both,
-            "state_value": both,
+            "memory_key": projected,
+            "memory_value": projected,
+            "memory_seen": mask,
+            "state_key": projected,
+            "state_value": projected,
         }
 
-    def read(self, ids: Tensor, layout: Layout | None = None) -> tuple[Tensor, Tensor]:
-        """States of the source [N, S, W], or [tokens, W] of a `layout`, and where it has tokens [N,
-        S].
+    def encode(
+        self, ids: Tensor, packing: Packing | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Source ids [N, S] -> encoder states [N, S, W], or packed [tokens, W], and the mask
+        [N, S].
         """
-        # A text of nothing but padding sees its first place: attention to nowhere is no number.
-        seen = (ids != 0) | (torch.arange(ids.shape[1], device=ids.device) == 0)
-        x = self._embedded(ids if layout is None else ids[ids != 0])
+        mask = attention_mask(ids)
+        x = self._embedded(ids if packing is None else ids[ids != 0])
         for block in self.reader:
-            x = block(x, seen, layout)
-        return self.read_norm(x), seen
+            x = block(x, mask, packing)
+        return self.read_norm(x), mask
 
     def begin(self, ids: Tensor) -> tuple[Tensor, ...]:
-        """Logits of the first token, where it looked, and keys and values of the source and of what
-        stands before.
+        """Source ids [N, S] -> logits of the first token, attention [N, S], the tensors of
+        `cache_specs`.
         """
-        memory, seen = self.read(ids)
-        kept = [block.other.kept(memory) for block in self.writer]  # type: ignore[operator,union-attr]
-        keys, values = (torch.stack([one[part] for one in kept], 1) for part in (0, 1))
-        logits, key, value, looked = self._further(
-            torch.full_like(ids[:, :1], END), keys, values, seen, None
-        )
-        return logits, looked, keys, values, seen, key, value
+        memory, mask = self.encode(ids)
+        projected = [cross.project_memory(memory) for cross in self._cross_attentions()]
+        keys = torch.stack([key for key, _ in projected], 1)
+        values = torch.stack([value for _, value in projected], 1)
+        start = torch.full_like(ids[:, :1], END)
+        logits, key, value, attention = self._decode(start, keys, values, mask, None)
+        return logits, attention, keys, values, mask, key, value
 
     def step(
         self,
         token: Tensor,
         keys: Tensor,
         values: Tensor,
-        seen: Tensor,
+        mask: Tensor,
         key: Tensor,
         value: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Logits of the next token, where the last block looked [N, S], and the longer keys and
-        values.
+        """Token [N] and the cache -> logits of the next token, the last block's attention [N, S],
+        and the target's keys and values, one position longer.
         """
-        logits, key, value, looked = self._further(
-            token[:, None], keys, values, seen, (key, value)
+        logits, key, value, attention = self._decode(
+            token[:, None], keys, values, mask, (key, value)
         )
-        return logits, looked, key, value
+        return logits, attention, key, value
 
-    def _further(
+    def _decode(
         self,
         ids: Tensor,
         keys: Tensor,
         values: Tensor,
-        seen: Tensor,
+        mask: Tensor,
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x, found = self._embedded(ids), []
+        x = self._embedded(ids)
+        cache = []
         for layer, block in enumerate(self.writer):
             before = None if past is None else (past[0][:, layer], past[1][:, layer])
-            x, key, value, asked = block(
-                x, (keys[:, layer], values[:, layer]), seen, before
-            )
-            found.append((key, value))
-        looked = self.writer[-1].other.looks(asked, keys[:, -1], seen)[:, 0]  # type: ignore[operator,union-attr]
-        both = (torch.stack([one[part] for one in found], 1) for part in (0, 1))
-        return self.told(self.written_norm(x[:, 0])), *both, looked
+            memory = (keys[:, layer], values[:, layer])
+            x, key, value, query = block(x, memory, mask, before)
+            cache.append((key, value))
+        cross = self._cross_attentions()[-1]
+        attention = cross.attention_weights(query, keys[:, -1], mask)[:, 0]
+        next_keys = torch.stack([key for key, _ in cache], 1)
+        next_values = torch.stack([value for _, value in cache], 1)
+        logits = self.logits(self.written_norm(x[:, 0]))
+        return logits, next_keys, next_values, attention
+
+    def _cross_attentions(self) -> list[CrossAttention]:
+        return [block.other for block in self.writer if isinstance(block, DecoderBlock)]
 
     def _embedded(self, ids: Tensor) -> Tensor:
         return self.dropout(self.embedding(ids) * self.scale)  # type: ignore[no-any-return]
 
 
 class Recurrent(nn.Module):
-    """A GRU reads both ways, another writes and asks it by additive attention (Bahdanau et al.
-    2014, 1409.0473).
+    """A bidirectional GRU encoder and a GRU decoder with additive attention (Bahdanau et al. 2014,
+    arXiv 1409.0473).
     """
 
     def __init__(self, tokens: int, *, width: int, hidden: int, dropout: float) -> None:
@@ -272,7 +271,7 @@ class Recurrent(nn.Module):
         self.hidden = hidden
         self.embedding = nn.Embedding(tokens, width, padding_idx=0)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
-        self.reader = BothWays(width, hidden)
+        self.reader = BidirectionalGru(width, hidden)
         self.first = nn.Linear(2 * hidden, hidden)
         self.keys = nn.Linear(2 * hidden, hidden)
         self.asks = nn.Linear(hidden, hidden)
@@ -284,24 +283,25 @@ class Recurrent(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor, target: Tensor) -> Tensor:
-        """Source [N, S] and target [N, T] -> states behind which its tokens stand [tokens, W], for
-        `told`.
+        """Source [N, S], target [N, T] -> decoder states of the non-padding positions [tokens, W];
+        feed them to `logits`.
         """
-        memory, keys, seen, hidden = self.read(ids)
-        words, found = self.dropout(self.embedding(before(target))), []
-        for place in range(target.shape[1]):
-            state, hidden, _ = self._further(
-                words[:, place], memory, keys, seen, hidden
+        memory, keys, mask, hidden = self.encode(ids)
+        words = self.dropout(self.embedding(shifted_right(target)))
+        states = []
+        for position in range(target.shape[1]):
+            state, hidden, _ = self._decode(
+                words[:, position], memory, keys, mask, hidden
             )
-            found.append(state)
-        return torch.stack(found, 1)[target != 0]
+            states.append(state)
+        return torch.stack(states, 1)[target != 0]
 
-    def told(self, states: Tensor) -> Tensor:
-        """Logits of states [..., W]."""
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits [..., tokens] of decoder states [..., W]."""
         return F.linear(states, self.embedding.weight)
 
-    def kept(self) -> dict[str, tuple[str, list[int]]]:
-        """What `begin` gives to `step`: datatypes and shapes."""
+    def cache_specs(self) -> dict[str, tuple[str, list[int]]]:
+        """Datatype and shape of each tensor that `begin` gives to `step`."""
         return {
             "memory_states": ("FP32", [-1, -1, 2 * self.hidden]),
             "memory_keys": ("FP32", [-1, -1, self.hidden]),
@@ -309,55 +309,54 @@ class Recurrent(nn.Module):
             "state_hidden": ("FP32", [-1, self.hidden]),
         }
 
-    def read(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """States of the source, what they are asked by, where it has tokens, and the writer's first
-        state.
+    def encode(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Source ids [N, S] -> encoder states [N, S, 2 * hidden], attention keys [N, S, hidden],
+        the mask [N, S], and the decoder's first state [N, hidden].
         """
-        seen = (ids != 0) | (torch.arange(ids.shape[1], device=ids.device) == 0)
-        memory = self.reader(self.dropout(self.embedding(ids)), seen)
-        mean = memory.sum(1) / seen.sum(1, keepdim=True)
-        return (
-            memory,
-            self.keys(self.dropout(memory)),
-            seen,
-            torch.tanh(self.first(mean)),
-        )
+        mask = attention_mask(ids)
+        memory = self.reader(self.dropout(self.embedding(ids)), mask)
+        mean = memory.sum(1) / mask.sum(1, keepdim=True)
+        keys = self.keys(self.dropout(memory))
+        return memory, keys, mask, torch.tanh(self.first(mean))
 
     def begin(self, ids: Tensor) -> tuple[Tensor, ...]:
-        """Logits of the first token, where it looked, the source's states, and the writer's
-        state.
+        """Source ids [N, S] -> logits of the first token, attention [N, S], the tensors of
+        `cache_specs`.
         """
-        memory, keys, seen, hidden = self.read(ids)
+        memory, keys, mask, hidden = self.encode(ids)
         word = self.embedding(torch.full_like(ids[:, 0], END))
-        state, hidden, looked = self._further(word, memory, keys, seen, hidden)
-        return self.told(state), looked, memory, keys, seen, hidden
+        state, hidden, attention = self._decode(word, memory, keys, mask, hidden)
+        return self.logits(state), attention, memory, keys, mask, hidden
 
     def step(
-        self, token: Tensor, memory: Tensor, keys: Tensor, seen: Tensor, hidden: Tensor
+        self, token: Tensor, memory: Tensor, keys: Tensor, mask: Tensor, hidden: Tensor
     ) -> tuple[Tensor, ...]:
-        """Logits of the next token, where it looked [N, S], and the writer's next state."""
-        state, hidden, looked = self._further(
-            self.embedding(token), memory, keys, seen, hidden
+        """Token [N] and the cache -> logits of the next token, attention [N, S], the decoder's next
+        state.
+        """
+        state, hidden, attention = self._decode(
+            self.embedding(token), memory, keys, mask, hidden
         )
-        return self.told(state), looked, hidden
+        return self.logits(state), attention, hidden
 
-    def _further(
-        self, word: Tensor, memory: Tensor, keys: Tensor, seen: Tensor, hidden: Tensor
+    def _decode(
+        self, word: Tensor, memory: Tensor, keys: Tensor, mask: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         scores = self.score(torch.tanh(keys + self.asks(hidden)[:, None]))[:, :, 0]
-        looked = scores.masked_fill(~seen, -1e4).softmax(1)
-        read = (looked[:, None] @ memory)[:, 0]
-        hidden = self.cell(torch.cat([word, read], 1), hidden)
-        return self.last(torch.cat([hidden, read, word], 1)), hidden, looked
+        attention = scores.masked_fill(~mask, MASKED).softmax(1)
+        attended = (attention[:, None] @ memory)[:, 0]
+        hidden = self.cell(torch.cat([word, attended], 1), hidden)
+        state = self.last(torch.cat([hidden, attended, word], 1))
+        return state, hidden, attention
 
 
-def before(target: Tensor) -> Tensor:
-    """What stands before each token of texts [N, T]."""
+def shifted_right(target: Tensor) -> Tensor:
+    """The decoder's input for targets [N, T]: the token before each, `END` before the first."""
     return F.pad(target[:, :-1], (1, 0), value=END)
 
 
-class Part(nn.Module):
-    """One of a network's methods as a module of its own, for the exporter, which reads the method's
+class MethodModule(nn.Module):
+    """One method of a network as a module of its own, for the exporter, which reads the method's
     signature.
     """
 
@@ -368,23 +367,27 @@ class Part(nn.Module):
 
 
 def graphs(network: Any, ids: TensorSpec, tokens: int) -> dict[str, Graph]:
-    """The two graphs that a network is served as: `begin` is the model itself."""
-    kept = [
-        TensorSpec(name=name, datatype=kind, shape=shape)
-        for name, (kind, shape) in network.kept().items()
+    """The two graphs that a network is served as: `begin` is the model itself, `step` lies beside.
+
+    `ids` describes the source, `tokens` is the size of the vocabulary.
+    """
+    cache = [
+        TensorSpec(name=name, datatype=datatype, shape=shape)
+        for name, (datatype, shape) in network.cache_specs().items()
     ]
-    told = [
+    answers = [
         TensorSpec(name="logits", datatype="FP32", shape=[-1, tokens]),
         TensorSpec(name="attention", datatype="FP32", shape=[-1, -1]),
     ]
     token = TensorSpec(name="token", datatype="INT64", shape=[-1])
-    # A graph's outputs can't be called as its inputs are.
-    state = [
+    # An output of a graph can't have the name of one of its inputs.
+    next_state = [
         structs.replace(spec, name=NEXT + spec.name[len(STATE) :])
-        for spec in kept
+        for spec in cache
         if spec.name.startswith(STATE)
     ]
-    return {
-        "": Graph(Part(network, "begin"), [ids], [*told, *kept]),
-        STEP: Graph(Part(network, "step"), [token, *kept], [*told, *state]),
-    }
+    begin = Graph(MethodModule(network, "begin"), [ids], [*answers, *cache])
+    step = Graph(
+        MethodModule(network, "step"), [token, *cache], [*answers, *next_state]
+    )
+    return {"": begin, STEP: step}

@@ -1,11 +1,22 @@
-"""Attention for texts: blocks that encoders, decoders and generators share."""
+"""Transformers: attention, blocks, encoders and decoders of texts."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelmill.tasks.networks.token_ids import (
+    attention_mask,
+    drop_words,
+    longest,
+    shortened,
+)
+
 BASE = 10_000.0
+"""Base of the rotary frequencies, that of the paper."""
 SHORT = 128
+"""Keys up to which attention is computed without torch's fused kernel."""
+MASKED = -1e4
+"""Score of a key that may not be attended to; finite in 16 bits as well."""
 
 
 class Rotary(nn.Module):
@@ -18,65 +29,88 @@ class Rotary(nn.Module):
         self.register_buffer("rates", rates, persistent=False)
 
     def forward(self, x: Tensor, before: int = 0) -> Tensor:
-        """[N, heads, L, width] with each place's pairs turned by its number, behind so many
-        others.
-        """
-        angles = (torch.arange(x.shape[2], device=x.device) + before).float()[
-            :, None
-        ] * self.rates
+        """Rotates [N, heads, L, width] by position; the first token is at position `before`."""
+        positions = (torch.arange(x.shape[2], device=x.device) + before).float()
+        angles = positions[:, None] * self.rates
         cos, sin = angles.cos(), angles.sin()
-        one, other = x.chunk(2, dim=3)
-        return torch.cat([one * cos - other * sin, other * cos + one * sin], 3)
+        real, imaginary = x.chunk(2, dim=3)
+        rotated = [real * cos - imaginary * sin, imaginary * cos + real * sin]
+        return torch.cat(rotated, 3)
 
 
 def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    seen: Tensor | None = None,
+    mask: Tensor | None = None,
     *,
     causal: bool = False,
 ) -> Tensor:
-    """Attention [N, heads, T, size]; `seen` is true where a place may look, [N, 1, 1, S].
+    """Scaled dot-product attention: query [N, heads, T, size], key and value [N, heads, S, size] ->
+    [N, heads, T, size]. `mask` [N, 1, 1, S] is true for the keys that may be attended to.
 
-    torch's fused kernel is for long texts: its way back takes half of a training step on sentences.
+    torch's fused kernel serves more than `SHORT` keys: on sentences its backward pass takes half of
+    a training step.
     """
     short = key.shape[2] <= SHORT and not torch.compiler.is_exporting()
     if not short:
-        return F.scaled_dot_product_attention(query, key, value, seen, is_causal=causal)
+        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
     scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
     if causal:
-        later = torch.ones(
-            scores.shape[2:], dtype=torch.bool, device=scores.device
-        ).triu(1)
-        scores = scores.masked_fill(later, -1e4)
-    if seen is not None:
-        scores = scores.masked_fill(~seen, -1e4)
-    found: Tensor = scores.softmax(3).to(value.dtype) @ value
-    return found
+        allowed = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device)
+        scores = scores.masked_fill(allowed.triu(1), MASKED)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, MASKED)
+    attended: Tensor = scores.softmax(3).to(value.dtype) @ value
+    return attended
 
 
-class Layout:
-    """Texts of different lengths as one row of tokens, where `seen` [N, L]: the rest sees attention
-    alone.
+class Packing:
+    """Packs a padded batch into one row of tokens, by its mask [N, L]: only attention works on the
+    padded form.
     """
 
-    def __init__(self, seen: Tensor) -> None:
-        self.count, self.length = seen.shape
-        self.places = seen.flatten().nonzero()[:, 0]
+    def __init__(self, mask: Tensor) -> None:
+        self.count, self.length = mask.shape
+        self.positions = mask.flatten().nonzero()[:, 0]
 
-    def flat(self, x: Tensor) -> Tensor:
+    def pack(self, x: Tensor) -> Tensor:
         """[N, L, C] -> [tokens, C]."""
-        return x.flatten(0, 1)[self.places]
+        return x.flatten(0, 1)[self.positions]
 
-    def padded(self, x: Tensor) -> Tensor:
-        """[tokens, C] -> [N, L, C], 0 behind each end."""
-        found = x.new_zeros(self.count * self.length, x.shape[1])
-        return found.index_copy(0, self.places, x).view(self.count, self.length, -1)
+    def unpack(self, x: Tensor) -> Tensor:
+        """[tokens, C] -> [N, L, C], 0 at the padding."""
+        zeros = x.new_zeros(self.count * self.length, x.shape[1])
+        return zeros.index_copy(0, self.positions, x).view(self.count, self.length, -1)
+
+
+def project_heads(
+    linear: nn.Module,
+    x: Tensor,
+    count: int,
+    heads: int,
+    packing: Packing | None = None,
+) -> Tensor:
+    """`count` projections of x by one linear layer, cut into heads and unpacked:
+    [count, N, heads, L, size].
+    """
+    projected: Tensor = linear(x) if packing is None else packing.unpack(linear(x))
+    size = projected.shape[2] // count // heads
+    split = projected.view(*projected.shape[:2], count, heads, size)
+    return split.permute(2, 0, 3, 1, 4)
+
+
+def merge_heads(
+    linear: nn.Module, attended: Tensor, packing: Packing | None = None
+) -> Tensor:
+    """Attention's result [N, heads, L, size] -> the output layer over [N, L, width], or packed."""
+    merged = attended.transpose(1, 2).flatten(2)
+    output: Tensor = linear(merged if packing is None else packing.pack(merged))
+    return output
 
 
 class Attention(nn.Module):
-    """Each place asks all others that may be seen (Vaswani et al. 2017, arXiv 1706.03762)."""
+    """Multi-head self-attention with rotary positions (Vaswani et al. 2017, arXiv 1706.03762)."""
 
     def __init__(self, width: int, heads: int, *, causal: bool = False) -> None:
         super().__init__()
@@ -86,31 +120,27 @@ class Attention(nn.Module):
         self.rotary = Rotary(width // heads)
 
     def forward(
-        self, x: Tensor, seen: Tensor | None = None, layout: Layout | None = None
+        self, x: Tensor, mask: Tensor | None = None, packing: Packing | None = None
     ) -> Tensor:
-        """[N, L, width], or [tokens, width] of a `layout`; `seen` is true where there is a token
-        [N, L].
+        """[N, L, width], or packed [tokens, width] -> the same shape; the mask [N, L] is true for
+        tokens, false for padding.
         """
-        parts: Tensor = (
-            self.inside(x) if layout is None else layout.padded(self.inside(x))
+        query, key, value = project_heads(self.inside, x, 3, self.heads, packing)
+        keys = None if mask is None else mask[:, None, None, :]
+        attended = attend(
+            self.rotary(query),
+            self.rotary(key),
+            value,
+            keys,
+            causal=self.causal and keys is None,
         )
-        count = parts.shape[0]
-        length = parts.shape[1]
-        width = x.shape[-1]
-        parts = parts.view(count, length, 3, self.heads, width // self.heads).permute(
-            2, 0, 3, 1, 4
-        )
-        query = self.rotary(parts[0])
-        key = self.rotary(parts[1])
-        value = parts[2]
-        mask = None if seen is None else seen[:, None, None, :]
-        found = attend(query, key, value, mask, causal=self.causal and mask is None)
-        found = found.transpose(1, 2).reshape(count, length, width)
-        return self.outside(found if layout is None else layout.flat(found))  # type: ignore[no-any-return]
+        return merge_heads(self.outside, attended, packing)
 
 
 class Block(nn.Module):
-    """Attention and a network for each place, each beside a shortcut and behind a normalisation."""
+    """Pre-norm transformer block: attention, then a feed-forward network, each with a residual
+    connection.
+    """
 
     def __init__(
         self,
@@ -130,15 +160,15 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, seen: Tensor | None = None, layout: Layout | None = None
+        self, x: Tensor, mask: Tensor | None = None, packing: Packing | None = None
     ) -> Tensor:
-        """[N, L, width], or [tokens, width] of a `layout` -> the same."""
-        x = x + self.dropout(self.attention(self.first(x), seen, layout))
+        """[N, L, width], or packed [tokens, width] -> the same shape."""
+        x = x + self.dropout(self.attention(self.first(x), mask, packing))
         return x + self.dropout(self.body(self.second(x)))  # type: ignore[no-any-return]
 
 
 class Encoder(nn.Module):
-    """Token ids [N, L], 0 behind the end, to states [N, L, width], 0 there too."""
+    """Token ids [N, L], padded with 0 -> states [N, L, width], 0 at the padding."""
 
     def __init__(
         self,
@@ -158,25 +188,20 @@ class Encoder(nn.Module):
         self.dropout, self.word_dropout = nn.Dropout(dropout), word_dropout
 
     def forward(self, ids: Tensor) -> Tensor:
-        """In training some words are unknown (1) at random."""
-        seen = ids != 0
+        """In training random tokens become the unknown token (1)."""
         if self.training and self.word_dropout:
-            hidden = (
-                torch.rand(ids.shape, device=ids.device) < self.word_dropout
-            ) & seen
-            ids = ids.masked_fill(hidden, 1)
-        # A text of nothing but padding sees its first place: attention to nowhere is no number.
-        some = seen | (torch.arange(ids.shape[1], device=ids.device) == 0)
-        layout = None if torch.compiler.is_exporting() else Layout(some)
-        x = self.dropout(self.embedding(ids if layout is None else ids[some]))
+            ids = drop_words(ids, self.word_dropout)
+        mask = attention_mask(ids)
+        packing = None if torch.compiler.is_exporting() else Packing(mask)
+        x = self.dropout(self.embedding(ids if packing is None else ids[mask]))
         for block in self.blocks:
-            x = block(x, some, layout)
+            x = block(x, mask, packing)
         x = self.last(x)
-        return (x if layout is None else layout.padded(x)) * seen[:, :, None]
+        return (x if packing is None else packing.unpack(x)) * (ids != 0)[:, :, None]
 
 
 class Classifier(nn.Module):
-    """An encoder whose mean state of all words decides."""
+    """A text classifier: an encoder, and a linear layer over its pooled states."""
 
     def __init__(
         self, encoder: Encoder, width: int, classes: int, dropout: float
@@ -186,7 +211,9 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, classes))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[N, L] -> logits [N, classes]; the mean and the largest state of all words decide."""
+        """Token ids [N, L] -> logits [N, classes], from the mean and the maximum over all
+        tokens.
+        """
         ids = shortened(ids)
         words = (ids != 0).unsqueeze(2)
         states = self.encoder(ids)
@@ -195,8 +222,10 @@ class Classifier(nn.Module):
         return self.head(torch.cat([mean, largest], 1))  # type: ignore[no-any-return]
 
 
-class Sentences(nn.Module):
-    """An encoder whose mean state, beside the mean of the tokens themselves, is a text's vector."""
+class SentenceEncoder(nn.Module):
+    """A text's embedding: a projection of the mean over an encoder's states and token
+    embeddings.
+    """
 
     def __init__(
         self, encoder: Encoder, width: int, dimensions: int, scale: float
@@ -206,7 +235,7 @@ class Sentences(nn.Module):
         self.head = nn.Linear(2 * width, dimensions, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[N, L] -> unit vectors [N, dimensions]."""
+        """Token ids [N, L] -> unit vectors [N, dimensions]."""
         ids = shortened(ids)
         words = (ids != 0).unsqueeze(2)
         both = torch.cat([self.encoder(ids), self.encoder.embedding(ids)], 2)
@@ -214,10 +243,8 @@ class Sentences(nn.Module):
         return F.normalize(self.head(mean).float(), dim=1)
 
 
-class Filler(nn.Module):
-    """An encoder that says which words are missing; the embedding also tells words apart at the
-    end.
-    """
+class MaskedLM(nn.Module):
+    """A masked language model: an encoder whose input embedding is also its output layer."""
 
     def __init__(self, encoder: Encoder, width: int, tokens: int) -> None:
         super().__init__()
@@ -227,40 +254,24 @@ class Filler(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(tokens))
 
-    def told(self, ids: Tensor, seen: Tensor) -> Tensor:
-        """Logits [M, tokens] of the places that are true in `seen` [N, L], row by row."""
-        return self._logits(self.encoder(shortened(ids))[seen[:, : _length(ids)]])
+    def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits [M, tokens] of the positions that are true in the mask [N, L], row by row."""
+        return self._project(self.encoder(shortened(ids))[mask[:, : longest(ids)]])
 
-    def forward(self, ids: Tensor, places: Tensor) -> Tensor:
-        """[N, L] and [N, P] -> [N, P, tokens]."""
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Token ids [N, L] and positions [N, P] -> logits [N, P, tokens]."""
         states = self.encoder(ids)
-        return self._logits(
-            states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))
-        )
+        index = positions[:, :, None].expand(-1, -1, states.shape[2])
+        return self._project(states.gather(1, index))
 
-    def _logits(self, states: Tensor) -> Tensor:
+    def _project(self, states: Tensor) -> Tensor:
         return F.linear(self.head(states), self.encoder.embedding.weight, self.bias)
 
 
-def _length(ids: Tensor) -> int:
-    """Of the longest text."""
-    used = (ids != 0).any(0).nonzero()
-    return int(used.max()) + 1 if len(used) else 1
-
-
-def shortened(ids: Tensor) -> Tensor:
-    """Texts without the padding that all share, which changes nothing; not in a graph, whose length
-    is fixed.
-    """
-    return ids if torch.compiler.is_exporting() else ids[:, : _length(ids)]
-
-
 class Decoder(nn.Module):
-    """Token ids [N, L] to logits of what comes behind each [N, L, tokens]; a place sees those
-    before it.
+    """A causal language model: token ids [N, L] -> logits of each next token [N, L, tokens].
 
-    The embedding is also what tells tokens apart at the end (Press and Wolf 2017, arXiv
-    1608.05859).
+    The input embedding is also the output layer (Press and Wolf 2017, arXiv 1608.05859).
     """
 
     def __init__(
@@ -283,7 +294,7 @@ class Decoder(nn.Module):
         self.last, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[N, L] -> [N, L, tokens]."""
+        """Token ids [N, L] -> logits [N, L, tokens]."""
         x = self.dropout(self.embedding(ids))
         for block in self.blocks:
             x = block(x)

@@ -1,4 +1,4 @@
-"""Random changes to training pictures that move their boxes along, a whole batch at a time.
+"""Augmentation of training pictures together with their boxes, a batch at a time.
 
 Everything random comes from torch's default generator, which the training loop seeds before each
 step.
@@ -10,37 +10,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modelmill.data.augment import recoloured
+from modelmill.data.augment import jitter_colours
 from modelmill.tasks.object_detection.settings import IGNORED, NO_BOX, BoxAugment
 
-VISIBLE = 0.35
-"""The share of a box that must stay inside the picture for it to count; what is left of others is
-not looked at.
-"""
+MIN_VISIBLE = 0.35
+"""Share of a box that must stay inside the picture; boxes with less are ignored."""
 
 
 def changed(
-    pictures: Tensor, boxes: Tensor, classes: Tensor, how: BoxAugment
+    pictures: Tensor, boxes: Tensor, classes: Tensor, options: BoxAugment
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """uint8 [N, H, W, C], boxes [N, M, 4] in 0..1, classes [N, M] -> the same, pictures as floats
-    0..255.
+    """Augment uint8 pictures [N, H, W, C], boxes [N, M, 4] in 0..1 and classes [N, M]; pictures are
+    returned as floats 0..255.
 
-    M may change: rows without a box are left out where no picture needs them.
+    M may change: padding rows that no picture needs are removed.
     """
     x = pictures.permute(0, 3, 1, 2).float()
-    boxes, classes = packed(boxes, classes)
-    if how.mosaic:
-        x, boxes, classes = _mosaic(x, boxes, classes, how.mosaic)
-    x, boxes, classes = _resampled(x, boxes, classes, how)
-    x = recoloured(x, how).clamp_(0, 255)
+    boxes, classes = compacted(boxes, classes)
+    if options.mosaic:
+        x, boxes, classes = _mosaic(x, boxes, classes, options.mosaic)
+    x, boxes, classes = _resampled(x, boxes, classes, options)
+    x = jitter_colours(x, options).clamp_(0, 255)
     return x.permute(0, 2, 3, 1), boxes, classes
 
 
-def packed(boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows with a box first, and only as many as the fullest picture needs (at least one)."""
+def compacted(boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes before padding rows, cut to the most boxes of a picture (at least one row)."""
     order = (classes == NO_BOX).int().argsort(dim=1, stable=True)
-    most = max(1, int((classes != NO_BOX).sum(1).max()))
-    order = order[:, :most]
+    rows_needed = max(1, int((classes != NO_BOX).sum(1).max()))
+    order = order[:, :rows_needed]
     return boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4)), classes.gather(
         1, order
     )
@@ -49,8 +47,8 @@ def packed(boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 def _mosaic(
     x: Tensor, boxes: Tensor, classes: Tensor, share: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Some pictures replaced by four of the batch, each at half its size (Bochkovskiy et al. 2020,
-    YOLOv4).
+    """Replaces a random share of the pictures by mosaics of four, each at half its size
+    (Bochkovskiy et al. 2020, YOLOv4).
     """
     count, _, height, width = x.shape
     chosen = torch.rand(count, device=x.device) < share
@@ -78,33 +76,33 @@ def _mosaic(
     )
     kind = torch.where(chosen[:, None], torch.cat(kinds, 1), single[0])
     place = torch.where(chosen[:, None, None], torch.cat(parts, 1), single[1])
-    return torch.where(chosen[:, None, None, None], sheet, x), *packed(place, kind)
+    return torch.where(chosen[:, None, None, None], sheet, x), *compacted(place, kind)
 
 
 def _resampled(
-    x: Tensor, boxes: Tensor, classes: Tensor, how: BoxAugment
+    x: Tensor, boxes: Tensor, classes: Tensor, options: BoxAugment
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Flip, scale, stretch and shift in one resampling; what lies outside the picture is black."""
-    scale = _between(x, math.log(how.scale_min), math.log(how.scale_max)).exp()
-    aspect = _between(x, -how.aspect, how.aspect).exp()
+    """Flip, scale, stretch and shift in one resampling; outside the picture is black."""
+    scale = _uniform(x, math.log(options.scale_min), math.log(options.scale_max)).exp()
+    aspect = _uniform(x, -options.aspect, options.aspect).exp()
     ratio = torch.stack([scale * aspect, scale / aspect], 1)
-    room = (1 - ratio).abs() + how.crop
-    shift = (torch.rand_like(room) * 2 - 1) * room
-    ratio = ratio * torch.stack([_sign(x, how.flip), _sign(x, how.flip_vertical)], 1)
+    limit = (1 - ratio).abs() + options.crop
+    shift = (torch.rand_like(limit) * 2 - 1) * limit
+    ratio = ratio * torch.stack(
+        [_sign(x, options.flip), _sign(x, options.flip_vertical)], 1
+    )
     theta = torch.cat([torch.diag_embed(ratio), shift.unsqueeze(2)], 2)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     x = F.grid_sample(
         x, grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
-    return x, *_moved(boxes, classes, ratio, shift)
+    return x, *_transformed_boxes(boxes, classes, ratio, shift)
 
 
-def _moved(
+def _transformed_boxes(
     boxes: Tensor, classes: Tensor, ratio: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Boxes where they are after resampling, cut at the border; those that are hardly left are
-    ignored.
-    """
+    """Boxes after resampling, clipped to the picture; those that are hardly visible are ignored."""
     corners = (2 * boxes - 1).view(*boxes.shape[:2], 2, 2)
     corners = ((corners - shift[:, None, None]) / ratio[:, None, None] + 1) / 2
     low, high = corners.amin(2), corners.amax(2)
@@ -112,14 +110,14 @@ def _moved(
     low, high = low.clamp(0, 1), high.clamp(0, 1)
     left = (high - low).prod(2)
     classes = torch.where(
-        (left < VISIBLE * area) & (classes != NO_BOX), IGNORED, classes
+        (left < MIN_VISIBLE * area) & (classes != NO_BOX), IGNORED, classes
     )
     classes = torch.where(left <= 0, NO_BOX, classes)
     return torch.cat([low, high], 2), classes
 
 
-def _between(x: Tensor, low: float, high: float) -> Tensor:
-    """One random number for each picture, [N]."""
+def _uniform(x: Tensor, low: float, high: float) -> Tensor:
+    """A uniform random number for each picture, [N]."""
     return torch.rand(len(x), device=x.device) * (high - low) + low
 
 

@@ -1,4 +1,4 @@
-"""How found boxes are measured: COCO's average precision, and pictures of it."""
+"""COCO's average precision of predicted boxes, and pictures of it."""
 
 import io
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from modelmill.tasks.object_detection.settings import NO_BOX
 from modelmill.types import Json
 
 SHOWN = 12
-"""Sample pictures."""
+"""Sample pictures that are drawn."""
 CURVES = 12
-"""Classes whose curve is drawn."""
-CLEAR = 0.3
-"""The score from which a box is drawn on a sample."""
+"""Classes whose precision-recall curve is drawn."""
+MIN_DRAWN_SCORE = 0.3
+"""Score from which a predicted box is drawn."""
 Array = NDArray[Any]
 
 
-class Found(NamedTuple):
-    """The boxes of a picture: corners [M, 4], class numbers [M], and scores [M], or what is ignored
-    [M] of a truth.
+class Boxes(NamedTuple):
+    """The boxes of a picture: corners [M, 4], class numbers [M], and scores [M] of an answer, or
+    flags of ignored boxes [M] of a truth.
     """
 
     boxes: Array
@@ -33,38 +33,40 @@ class Found(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """Precision [10 IoUs from 0.5 by 0.05, 101 recalls, classes], -1 for classes without objects;
-    objects [classes].
+    """Precision curves [10 IoUs from 0.5 by 0.05, 101 recalls, classes], -1 for classes without
+    objects; the number of objects of each class.
     """
 
     curves: Array
     objects: list[int]
 
     def mean(self, *ious: int) -> float:
-        """The average precision over the classes that have objects, at some of the IoUs or all; 0
-        without any.
+        """The average precision over the classes that have objects, at these IoU indices (default
+        all); 0 without objects.
         """
         curves = self.curves[list(ious) or slice(None)]
         return float(curves[curves > -1].mean()) if (curves > -1).any() else 0.0
 
     def of_class(self, number: int) -> "Precision":
-        """Of one class alone."""
+        """The precision of one class."""
         return Precision(self.curves[:, :, number : number + 1], [self.objects[number]])
 
 
-def measure(found: Sequence[Found], truths: Sequence[Found], classes: int) -> Precision:
+def measure(
+    predicted: Sequence[Boxes], truths: Sequence[Boxes], classes: int
+) -> Precision:
     """The precision of found boxes as COCO counts it (pycocotools: 101 recalls, at most 100 boxes a
     picture).
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    silent: Any = lambda *_: None  # noqa: E731
+    no_print: Any = lambda *_: None  # noqa: E731
     pairs = [
         (number, *row)
         for number, one in enumerate(truths, 1)
         for row in zip(*one, strict=True)
     ]
-    known = COCO(
+    truth_index = COCO(
         {
             "images": [
                 {"id": number, "width": 1, "height": 1}
@@ -74,59 +76,74 @@ def measure(found: Sequence[Found], truths: Sequence[Found], classes: int) -> Pr
                 {"id": number, "name": str(number)} for number in range(classes)
             ],
             "annotations": [
-                {**_row(number, box, kind), "id": key, "iscrowd": int(ignored)}
-                for key, (number, box, kind, ignored) in enumerate(pairs, 1)
+                {
+                    **_coco_annotation(number, box, class_number),
+                    "id": key,
+                    "iscrowd": int(ignored),
+                }
+                for key, (number, box, class_number, ignored) in enumerate(pairs, 1)
             ],
         },
-        print_function=silent,
+        print_function=no_print,
     )
     objects = [
-        sum(int(kind) == number and not ignored for _, _, kind, ignored in pairs)
+        sum(
+            int(class_number) == number and not ignored
+            for _, _, class_number, ignored in pairs
+        )
         for number in range(classes)
     ]
     rows = [
-        {**_row(number, box, kind), "score": float(score)}
-        for number, one in enumerate(found, 1)
-        for box, kind, score in zip(*one, strict=True)
+        {**_coco_annotation(number, box, class_number), "score": float(score)}
+        for number, one in enumerate(predicted, 1)
+        for box, class_number, score in zip(*one, strict=True)
     ]
     if not rows or not any(objects):
         flat = np.where(np.array(objects) > 0, 0.0, -1.0)
         return Precision(np.broadcast_to(flat, (10, 101, classes)), objects)
-    judge = COCOeval_faster(known, known.loadRes(rows), "bbox", print_function=silent)
-    judge.evaluate()
-    judge.accumulate()
-    return Precision(np.asarray(judge.eval["precision"])[:, :, :, 0, -1], objects)
+    coco_eval = COCOeval_faster(
+        truth_index, truth_index.loadRes(rows), "bbox", print_function=no_print
+    )
+    coco_eval.evaluate()
+    coco_eval.accumulate()
+    return Precision(np.asarray(coco_eval.eval["precision"])[:, :, :, 0, -1], objects)
 
 
-def _row(picture: int, box: Array, kind: int) -> Json:
+def _coco_annotation(picture: int, box: Array, class_number: int) -> Json:
     xmin, ymin, xmax, ymax = (float(side) for side in box)
     width, height = xmax - xmin, ymax - ymin
     return {
         "image_id": picture,
-        "category_id": int(kind),
+        "category_id": int(class_number),
         "bbox": [xmin, ymin, width, height],
         "area": width * height,
     }
 
 
 def average_precision(
-    scores: Array, boxes: Array, kinds: Array, true_boxes: Array, true_kinds: Array
+    scores: Array,
+    boxes: Array,
+    class_numbers: Array,
+    true_boxes: Array,
+    true_kinds: Array,
 ) -> float:
     """AP50 of padded batches: found [N, K], true [N, M] with a negative class where there is
     nothing to find.
 
     Rows that score 0 are no boxes.
     """
-    found = [
-        Found(b[s > 0], k[s > 0], s[s > 0])
-        for s, b, k in zip(scores, boxes, kinds, strict=True)
+    predicted = [
+        Boxes(b[s > 0], k[s > 0], s[s > 0])
+        for s, b, k in zip(scores, boxes, class_numbers, strict=True)
     ]
     truths = [
-        Found(b[k != NO_BOX], np.maximum(k, 0)[k != NO_BOX], k[k != NO_BOX] < 0)
+        Boxes(b[k != NO_BOX], np.maximum(k, 0)[k != NO_BOX], k[k != NO_BOX] < 0)
         for b, k in zip(true_boxes, true_kinds, strict=True)
     ]
-    top = max((int(one.classes.max(initial=0)) for one in (*found, *truths)), default=0)
-    return measure(found, truths, top + 1).mean(0)
+    highest = max(
+        (int(one.classes.max(initial=0)) for one in (*predicted, *truths)), default=0
+    )
+    return measure(predicted, truths, highest + 1).mean(0)
 
 
 def evaluate(measured: Measured) -> Evaluation:
@@ -137,9 +154,9 @@ def evaluate(measured: Measured) -> Evaluation:
     """
     labels = list(measured.labels)
     number = {label: at for at, label in enumerate(labels)}
-    found = [_answer(answer, number) for answer in measured.outputs]
+    predicted = [_answer(answer, number) for answer in measured.outputs]
     truths = [_truth(boxes, number) for boxes in measured.truths]
-    precision = measure(found, truths, len(labels))
+    precision = measure(predicted, truths, len(labels))
     metrics: Json = {
         "map": precision.mean(),
         "ap50": precision.mean(0),
@@ -158,26 +175,28 @@ def evaluate(measured: Measured) -> Evaluation:
     return Evaluation(metrics=metrics, pictures=pictures)
 
 
-def _answer(answer: Any, number: dict[str, int]) -> Found:
+def _answer(answer: Any, number: dict[str, int]) -> Boxes:
     corners = [
         [row["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")]
         for row in answer
     ]
-    kinds = np.array([number[row["label"]] for row in answer], np.int64)
-    return Found(
+    class_numbers = np.array([number[row["label"]] for row in answer], np.int64)
+    return Boxes(
         np.array(corners, float).reshape(-1, 4),
-        kinds,
+        class_numbers,
         np.array([row["score"] for row in answer], float),
     )
 
 
-def _truth(boxes: Sequence[Box], number: dict[str, int]) -> Found:
-    known = [box for box in boxes if box.label in number]
+def _truth(boxes: Sequence[Box], number: dict[str, int]) -> Boxes:
+    labelled = [box for box in boxes if box.label in number]
     corners = np.array(
-        [[box.xmin, box.ymin, box.xmax, box.ymax] for box in known], float
+        [[box.xmin, box.ymin, box.xmax, box.ymax] for box in labelled], float
     ).reshape(-1, 4)
-    kinds = np.array([number[box.label] for box in known], np.int64)
-    return Found(corners, kinds, np.array([box.ignored for box in known], bool))
+    class_numbers = np.array([number[box.label] for box in labelled], np.int64)
+    return Boxes(
+        corners, class_numbers, np.array([box.ignored for box in labelled], bool)
+    )
 
 
 def curves_picture(precision: Precision, labels: Sequence[str]) -> bytes:
@@ -245,7 +264,7 @@ def samples_picture(measured: Measured) -> bytes:
                 box.label if box.ignored else "",
             )
         for one in measured.outputs[row]:
-            if one["score"] >= CLEAR:
+            if one["score"] >= MIN_DRAWN_SCORE:
                 corners = tuple(
                     one["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")
                 )

@@ -1,4 +1,4 @@
-"""A residual network with a feature pyramid, down to an eighth of the picture."""
+"""The detector: a residual network with a feature pyramid at an eighth of the resolution."""
 
 import math
 
@@ -10,9 +10,7 @@ from modelmill.tasks.networks.layers import Pixels, Residual, conv, pixel_input
 
 STAGES = 4
 PRIOR = 0.02
-"""What the heat map says everywhere before training: objects are rare (Lin et al. 2017, focal
-loss).
-"""
+"""Initial probability of the heat map, low as objects are rare (Lin et al. 2017, focal loss)."""
 
 
 class Detector(nn.Module):
@@ -24,10 +22,10 @@ class Detector(nn.Module):
         self, signature: Signature, channels: int, blocks: int, neck: int
     ) -> None:
         super().__init__()
-        inside = pixel_input(signature)[2]
+        in_channels = pixel_input(signature)[2]
         self.stem = nn.Sequential(
             Pixels(signature),
-            conv(inside, channels, size=5, stride=2, bias=False),
+            conv(in_channels, channels, size=5, stride=2, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
             Residual(channels, channels, stride=2),
@@ -35,10 +33,13 @@ class Detector(nn.Module):
         widths = [channels << stage for stage in range(1, STAGES)]
         self.stages = nn.ModuleList(
             nn.Sequential(
-                Residual(outside // 2, outside, stride=2),
-                *(Residual(outside, outside, stride=1) for _ in range(blocks - 1)),
+                Residual(out_channels // 2, out_channels, stride=2),
+                *(
+                    Residual(out_channels, out_channels, stride=1)
+                    for _ in range(blocks - 1)
+                ),
             )
-            for outside in widths
+            for out_channels in widths
         )
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths)
         self.smooth = nn.Sequential(
@@ -48,7 +49,7 @@ class Detector(nn.Module):
         self.reach = _head(neck, 4, 0.0)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The coarse features are added to the finer ones from below (Lin et al. 2017, FPN)."""
+        """Heat and reach; coarse features are added to finer ones (Lin et al. 2017, FPN)."""
         x = self.stem(image)
         features: list[Tensor] = []
         for stage, lateral in zip(self.stages, self.laterals, strict=True):
@@ -62,8 +63,8 @@ class Detector(nn.Module):
         return self.heat(top), self.reach(top)
 
 
-def _head(neck: int, outside: int, bias: float) -> nn.Sequential:
-    last = nn.Conv2d(neck, outside, 1)
+def _head(neck: int, out_channels: int, bias: float) -> nn.Sequential:
+    last = nn.Conv2d(neck, out_channels, 1)
     nn.init.normal_(last.weight, std=0.01)
     assert last.bias is not None
     nn.init.constant_(last.bias, bias)

@@ -1,6 +1,4 @@
-"""What the parts of the task agree on, and how far training pictures are changed; importing it
-costs nothing.
-"""
+"""Constants and augmentation settings of detection; cheap to import."""
 
 from typing import Annotated
 
@@ -9,15 +7,15 @@ from msgspec import Meta
 from modelmill.types import Fraction, Struct
 
 TOP = 100
-"""Most boxes of an answer."""
+"""Most boxes in an answer."""
 NO_BOX = -1
-"""The class of a row without a box."""
+"""Class number of a padding row without a box."""
 IGNORED = -2
-"""The class of a box that is neither to be found nor background."""
+"""Class number of an ignored box: neither object nor background."""
 
 
 class BoxAugment(Struct, frozen=True, kw_only=True):
-    """Changes to pictures and their boxes; 0 or false leaves a property alone."""
+    """Augmentation of pictures and their boxes; 0 or false turns a kind off."""
 
     flip: Annotated[bool, Meta(description="mirror left and right at random")] = True
     flip_vertical: Annotated[

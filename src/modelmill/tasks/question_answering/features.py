@@ -1,4 +1,4 @@
-"""What a question and its passage have in common, for each token of the passage."""
+"""Features of each passage token: how it matches the question."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,64 +9,77 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 WINDOWS = (3, 8, 20)
-LEAST_LETTERS, LEAST_LIKENESS = 4, 0.5
-"""Of words that are compared letter by letter, and how alike they are at least to count."""
-COUNT, ALIKE = 9 + len(WINDOWS), 1
-"""Features, and which of them says how alike a word is to its partner."""
-ENDING, ENDINGS = 3, 512
-"""Letters of a word's ending, and how many endings are told apart (by a hash)."""
+"""Tokens on each side over which matches are summed."""
+MIN_LETTERS = 4
+"""Letters of words that are compared by their letters."""
+MIN_SIMILARITY = 0.5
+"""Similarity (Dice) from which two words count as a match."""
+COUNT = 9 + len(WINDOWS)
+"""Features of a token."""
+SIMILARITY = 1
+"""Index of the feature that holds the similarity of a word and its partner."""
+ENDING = 3
+"""Letters of a word's ending."""
+ENDINGS = 512
+"""Numbers to which endings are hashed."""
 ENDS = frozenset(".!?\u3002\uff01\uff1f\uff1b;")
 
 
 def partners(passage: Sequence[str], question: Sequence[str]) -> tuple[Array, Array]:
-    """Where in the question each word of a passage has its like, from 1 (0: nowhere), and how alike
-    they are, 0..1.
+    """The position from 1 of the question word that matches each passage word (0: none), int64, and
+    the similarity of the two, 0..1, float32.
 
-    The same word, or else the one that shares most of its pairs of letters (Dice): it finds
-    `teacher` by `teaching`, and a name that a listener wrote down in another way. Of several places
-    that which goes on from the word before.
+    A match is the same word, or else the one with the highest Dice coefficient of letter pairs: it
+    matches `teacher` with `teaching`, and spellings of a name. Of several equal positions the one
+    that continues the match of the word before is taken.
     """
-    asked = [word.lower() for word in question]
-    spelt = [
-        (place, _letters(word))
-        for place, word in enumerate(asked, 1)
-        if len(word) >= LEAST_LETTERS
+    question_words = [word.lower() for word in question]
+    letter_pairs = [
+        (position, _letters(word))
+        for position, word in enumerate(question_words, 1)
+        if len(word) >= MIN_LETTERS
     ]
-    known: dict[str, tuple[int, float]] = {
-        word: (place, 1.0) for place, word in reversed([*enumerate(asked, 1)])
+    matches: dict[str, tuple[int, float]] = {
+        word: (position, 1.0)
+        for position, word in reversed([*enumerate(question_words, 1)])
     }
-    places, alike = np.zeros(len(passage), np.int64), np.zeros(len(passage), np.float32)
-    before = 0
+    positions = np.zeros(len(passage), np.int64)
+    similarity = np.zeros(len(passage), np.float32)
+    last = 0
     for number, word in enumerate(map(str.lower, passage)):
-        if word not in known:
-            known[word] = _nearest(word, spelt)
-        place, alike[number] = known[word]
-        before = (
-            before + 1 if 0 < before < len(asked) and asked[before] == word else place
-        )
-        places[number] = before
-    return places, alike
+        if word not in matches:
+            matches[word] = _nearest(word, letter_pairs)
+        position, similarity[number] = matches[word]
+        continues = 0 < last < len(question_words) and question_words[last] == word
+        last = last + 1 if continues else position
+        positions[number] = last
+    return positions, similarity
 
 
-def _nearest(word: str, spelt: Sequence[tuple[int, set[str]]]) -> tuple[int, float]:
-    """The place of the word of a question that is spelt most like another, and how alike they are;
-    (0, 0): none is.
+def _nearest(
+    word: str, letter_pairs: Sequence[tuple[int, set[str]]]
+) -> tuple[int, float]:
+    """The position of the question word with the most similar spelling, and the similarity; (0, 0)
+    where all are below `MIN_SIMILARITY`.
     """
-    own = _letters(word) if len(word) >= LEAST_LETTERS else set()
-    best, place = max(
-        ((2 * len(own & other) / (len(own) + len(other)), -at) for at, other in spelt),
+    own = _letters(word) if len(word) >= MIN_LETTERS else set()
+    best, negative = max(
+        (
+            (2 * len(own & other) / (len(own) + len(other)), -position)
+            for position, other in letter_pairs
+        ),
         default=(0.0, 0),
     )
-    return (-place, best) if best >= LEAST_LIKENESS else (0, 0.0)
+    return (-negative, best) if best >= MIN_SIMILARITY else (0, 0.0)
 
 
 def _letters(word: str) -> set[str]:
-    return {one + other for one, other in pairwise(f"^{word[:30]}$")}
+    return {left + right for left, right in pairwise(f"^{word[:30]}$")}
 
 
 def endings(words: Sequence[str]) -> Array:
-    """A number from 1 for each word's last letters, int64 [words]: what is left of grammar in a
-    word that is rare.
+    """A hash from 1 to `ENDINGS` - 1 of each word's last letters, int64 [words]: it carries the
+    grammar of rare words.
     """
     return np.array(
         [
@@ -80,73 +93,72 @@ def endings(words: Sequence[str]) -> Array:
 def features(
     question: Sequence[str],
     passage: Sequence[str],
-    alike: Array,
+    similarity: Array,
     ids: Array,
     tokens: int,
 ) -> Array:
-    """Float32 [passage, COUNT]; words as they are in the texts, `ids` of the passage's (the smaller
-    the commoner).
+    """Match features of the passage's tokens, float32 [passage, COUNT].
 
-    `alike`: of `partners`.
-
-    Matches as in DrQA (Chen et al. 2017, arXiv 1704.00051): the word, and one that is spelt alike;
-    by how rare it is; with its neighbour; summed over windows; in the best sentence; beside a
-    number; and how often the passage has it.
+    `question` and `passage` are words as written, `similarity` that of `partners`, `ids` the token
+    ids of the passage (smaller for commoner words), `tokens` the size of the vocabulary. Features
+    as in DrQA (Chen et al. 2017, arXiv 1704.00051): exact match, similar spelling, match of a pair
+    of words, weight by rarity, rarity, matches of its sentence, digit, capital, frequency in the
+    passage, matches in windows.
     """
-    asked = [word.lower() for word in question]
+    question_words = [word.lower() for word in question]
     words = [word.lower() for word in passage]
-    whole = set(asked)
-    pairs = set(pairwise(asked))
+    whole = set(question_words)
+    pairs = set(pairwise(question_words))
     size = len(words)
-    rare = np.log(np.where(ids > 1, ids, tokens) + 1.0) / np.log(tokens + 2.0)
+    rarity = np.log(np.where(ids > 1, ids, tokens) + 1.0) / np.log(tokens + 2.0)
     match = np.array([word in whole for word in words], np.float32)
     pair = np.zeros(size, np.float32)
-    for place, two in enumerate(pairwise(words)):
+    for position, two in enumerate(pairwise(words)):
         if two in pairs:
-            pair[place : place + 2] = 1
-    weight = alike * rare
+            pair[position : position + 2] = 1
+    weight = similarity * rarity
     total = max(
-        1e-3, float(sum(rare[words.index(word)] for word in whole if word in words))
+        1e-3, float(sum(rarity[words.index(word)] for word in whole if word in words))
     )
-    around = [
+    windows = [
         np.convolve(weight, np.ones(2 * width + 1), "same") / total
         for width in WINDOWS
         if size
     ]
-    found = [
+    columns = [
         match,
-        alike,
+        similarity,
         pair,
         weight,
-        rare,
-        _of_sentences(words, weight / total),
+        rarity,
+        _sentence_sums(words, weight / total),
         np.array(
             [any(letter.isdigit() for letter in word) for word in words], np.float32
         ),
         np.array([word[:1].isupper() for word in passage], np.float32),
-        _shares(words),
-        *(_fitted(one, size) for one in around),
+        _frequencies(words),
+        *(_fitted(window, size) for window in windows),
     ]
     return (
-        np.stack(found, 1).astype(np.float32)
+        np.stack(columns, 1).astype(np.float32)
         if size
         else np.zeros((0, COUNT), np.float32)
     )
 
 
 def _fitted(values: Array, size: int) -> Array:
-    """np.convolve gives as many as the longer side has."""
+    """The middle `size` values: np.convolve returns as many as the longer input has."""
     extra = len(values) - size
     return values[extra // 2 : extra // 2 + size]
 
 
-def _of_sentences(words: Sequence[str], weight: Array) -> Array:
-    """For each token what its sentence has in common with the question."""
+def _sentence_sums(words: Sequence[str], weight: Array) -> Array:
+    """For each token the summed match weight of its sentence."""
     ends = np.cumsum([0, *(word in ENDS for word in words)])[:-1]
     return np.bincount(ends, weight)[ends] if len(words) else weight
 
 
-def _shares(words: Sequence[str]) -> Array:
+def _frequencies(words: Sequence[str]) -> Array:
     counts: dict[str, int] = {}
     for word in words:
         counts[word] = counts.get(word, 0) + 1
@@ -156,26 +168,24 @@ def _shares(words: Sequence[str]) -> Array:
 def window_baseline(
     question: Sequence[str],
     passage: Sequence[str],
-    alike: Array,
+    similarity: Array,
     ids: Array,
     tokens: int,
     length: int = 3,
 ) -> tuple[int, int]:
-    """The tokens [from, to) that the sliding-window baseline answers (Richardson et al. 2013,
-    MCTest).
-
-    Of all spans of `length` tokens without words of the question, that whose surroundings have most
-    of them.
+    """The answer [start, end) in tokens of the sliding-window baseline (Richardson et al. 2013,
+    MCTest): of all spans of `length` tokens without question words, the one with the most question
+    words around it.
     """
-    found = features(question, passage, alike, ids, tokens)
-    if not len(found):
+    columns = features(question, passage, similarity, ids, tokens)
+    if not len(columns):
         return 0, 0
-    score, match = found[:, 9 + 1], found[:, 0]
-    best, place = -1.0, 0
-    for start in range(max(1, len(found) - length + 1)):
+    score, match = columns[:, 9 + 1], columns[:, 0]
+    best, best_start = -1.0, 0
+    for start in range(max(1, len(columns) - length + 1)):
         if match[start : start + length].any():
             continue
         value = float(score[start : start + length].mean())
         if value > best:
-            best, place = value, start
-    return place, min(len(found), place + length)
+            best, best_start = value, start
+    return best_start, min(len(columns), best_start + length)

@@ -1,6 +1,4 @@
-"""How answers are compared: SQuAD's exact match and F1, by character where a script has no
-spaces.
-"""
+"""SQuAD's exact match and F1; by character in scripts without spaces."""
 
 import re
 import string
@@ -14,17 +12,16 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normal(text: str) -> str:
-    """As the official script of SQuAD has it: lower case, without punctuation, articles and further
-    spaces.
+    """A text as SQuAD's official script normalises it: lower case, without punctuation, articles
+    and repeated spaces.
 
-    Its punctuation is that of ASCII; where there are letters of scripts without spaces, their marks
-    go as well.
+    The script knows ASCII punctuation alone; in scripts without spaces all punctuation is removed.
     """
-    own = UNSPACED.search(text) is not None
+    unspaced = UNSPACED.search(text) is not None
     plain = "".join(
         letter
         for letter in text.lower()
-        if letter not in string.punctuation and not (own and _is_mark(letter))
+        if letter not in string.punctuation and not (unspaced and _is_mark(letter))
     )
     return " ".join(ARTICLES.sub(" ", plain).split())
 
@@ -34,22 +31,22 @@ def _is_mark(letter: str) -> bool:
 
 
 def tokens(text: str) -> list[str]:
-    """Words, and single characters of scripts without spaces."""
-    return UNSPACED.sub(lambda found: f" {found[0]} ", normal(text)).split()
+    """Words of a normalised text, and single characters of scripts without spaces."""
+    return UNSPACED.sub(lambda match: f" {match[0]} ", normal(text)).split()
 
 
 def exact(answer: str, truths: Sequence[str]) -> float:
-    """1 where an answer is one of those that are right; nothing is right where there are none."""
+    """1 where an answer equals one of the truths; without truths the empty answer is right."""
     return float(any(normal(answer) == normal(truth) for truth in truths or [""]))
 
 
 def f1(answer: str, truths: Sequence[str]) -> float:
-    """The best F1 of tokens over all answers that are right."""
+    """The best F1 of the answer's tokens over all truths."""
     return max(_f1(tokens(answer), tokens(truth)) for truth in truths or [""])
 
 
-def _f1(said: Sequence[str], wanted: Sequence[str]) -> float:
-    if not said or not wanted:
-        return float(said == wanted)
-    same = sum((Counter(said) & Counter(wanted)).values())
-    return 2 * same / (len(said) + len(wanted))
+def _f1(predicted: Sequence[str], expected: Sequence[str]) -> float:
+    if not predicted or not expected:
+        return float(predicted == expected)
+    same = sum((Counter(predicted) & Counter(expected)).values())
+    return 2 * same / (len(predicted) + len(expected))

@@ -1,4 +1,4 @@
-"""Networks that read a passage with a question in mind."""
+"""Networks that find the answer of a question in a passage."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,15 +6,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from modelmill.tasks.networks.recurrent import BothWays
-from modelmill.tasks.networks.transformer import Encoder
-from modelmill.tasks.question_answering.features import ALIKE, COUNT, ENDINGS
-
-FAR = -1e4
+from modelmill.tasks.networks.recurrent import BidirectionalGru
+from modelmill.tasks.networks.token_ids import attention_mask, drop_words
+from modelmill.tasks.networks.transformer import MASKED, Encoder
+from modelmill.tasks.question_answering.features import COUNT, ENDINGS, SIMILARITY
 
 
 class Pointers(nn.Module):
-    """Where an answer begins and ends, by what is known of the question."""
+    """Logits of the answer's start and end, from the passage's states and the question's vector."""
 
     def __init__(self, states: int, question: int) -> None:
         super().__init__()
@@ -23,34 +22,28 @@ class Pointers(nn.Module):
         self.none = nn.Linear(question, 2)
 
     def forward(
-        self, states: Tensor, question: Tensor, seen: Tensor
+        self, states: Tensor, question: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """States [N, C, S], the question [N, K] and where there are words [N, C] -> both [N, C +
-        1].
+        """States [N, C, S], question [N, K] and mask [N, C] -> logits of start and end [N, C + 1];
+        position 0 stands for "no answer".
         """
-        own, none = self.own(states), self.none(question)
-        found = [
-            torch.cat(
-                [
-                    none[:, end : end + 1],
-                    (
-                        (states @ ask(question)[:, :, None])[:, :, 0] + own[:, :, end]
-                    ).masked_fill(~seen, FAR),
-                ],
-                1,
-            )
-            for end, ask in enumerate((self.start, self.end))
-        ]
-        return found[0], found[1]
+        bias, none = self.own(states), self.none(question)
+
+        def logits(side: int, query: Tensor) -> Tensor:
+            scores = (states @ query[:, :, None])[:, :, 0] + bias[:, :, side]
+            scores = scores.masked_fill(~mask, MASKED)
+            return torch.cat([none[:, side : side + 1], scores], 1)
+
+        return logits(0, self.start(question)), logits(1, self.end(question))
 
 
 class Reader(nn.Module):
-    """Recurrent layers over words, aligned words of the question and exact matches (Chen et al.
-    2017, 1704.00051).
+    """DrQA's document reader: recurrent layers over word vectors, aligned question words and match
+    features (Chen et al. 2017, arXiv 1704.00051).
 
-    Made for few questions: only the `known` commonest words have vectors of their own, the others
-    are told by their endings and by where they meet the question; and a word that does sees the
-    state of the question there.
+    Made for few questions: only the `known` commonest words have vectors of their own; the others
+    are represented by their endings and by how they match the question. A passage word that matches
+    a question word also gets the question's state there.
     """
 
     def __init__(
@@ -71,24 +64,21 @@ class Reader(nn.Module):
         self.endings = nn.Embedding(ENDINGS, width // 4)
         self.align = nn.Linear(width, width)
         self.common = nn.Linear(COUNT, width // 2)
-        self.question = BothWays(width, hidden)
+        self.question = BidirectionalGru(width, hidden)
         sizes = [
             2 * width + width // 2 + 2 * hidden + width // 4,
             *[2 * hidden] * (layers - 1),
         ]
-        self.passage = nn.ModuleList(BothWays(size, hidden) for size in sizes)
+        self.passage = nn.ModuleList(BidirectionalGru(size, hidden) for size in sizes)
         self.weigh = nn.Linear(2 * hidden, 1)
         self.pointers = Pointers(2 * hidden * layers + width // 2, 2 * hidden)
         self.dropout = nn.Dropout(dropout)
 
     def _words(self, ids: Tensor) -> Tensor:
-        """Vectors of the known words; in training some of them are unknown (1) at random."""
+        """Word vectors of ids [N, L]; rare words, and in training random ones, are unknown (1)."""
         ids = torch.where(ids < self.known, ids, torch.ones_like(ids))
         if self.training and self.word_dropout:
-            hidden = (torch.rand(ids.shape, device=ids.device) < self.word_dropout) & (
-                ids != 0
-            )
-            ids = ids.masked_fill(hidden, 1)
+            ids = drop_words(ids, self.word_dropout)
         return self.dropout(self.embedding(ids))  # type: ignore[no-any-return]
 
     def forward(
@@ -99,77 +89,72 @@ class Reader(nn.Module):
         endings: Tensor,
         partners: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Ids [N, Q] and [N, C], features [N, C, F], endings and partners [N, C] -> start and end
-        [N, C + 1].
+        """Ids of question [N, Q] and passage [N, C], features [N, C, F], endings and partners [N,
+        C] -> logits of start and end [N, C + 1].
         """
-        asked, seen = question != 0, passage != 0
-        asked = asked | (torch.arange(question.shape[1], device=question.device) == 0)
-        words, says = self._words(question), self._words(passage)
-        read = self.dropout(self.question(words, asked))
-        scores = torch.relu(self.align(says)) @ torch.relu(self.align(words)).transpose(
-            1, 2
-        )
-        aligned = scores.masked_fill(~asked[:, None, :], FAR).softmax(2) @ words
-        common = torch.relu(self.common(features))
+        mask = passage != 0
+        question_mask = attention_mask(question)
+        question_words, passage_words = self._words(question), self._words(passage)
+        question_states = self.dropout(self.question(question_words, question_mask))
+        matches = torch.relu(self.common(features))
         x = torch.cat(
             [
-                says,
-                aligned,
-                common,
-                met(read, features, partners),
+                passage_words,
+                self._aligned(passage_words, question_words, question_mask),
+                matches,
+                matched_states(question_states, features, partners),
                 self.dropout(self.endings(endings)),
             ],
             2,
         )
-        every = [common]
+        layers = [matches]
         for layer in self.passage:
-            x = self.dropout(layer(x, seen))
-            every.append(x)
-        shares = self.weigh(read)[:, :, 0].masked_fill(~asked, FAR).softmax(1)
-        return self.pointers(torch.cat(every, 2), (shares[:, None] @ read)[:, 0], seen)  # type: ignore[no-any-return]
+            x = self.dropout(layer(x, mask))
+            layers.append(x)
+        weights = self.weigh(question_states)[:, :, 0]
+        weights = weights.masked_fill(~question_mask, MASKED).softmax(1)
+        pooled = (weights[:, None] @ question_states)[:, 0]
+        return self.pointers(torch.cat(layers, 2), pooled, mask)  # type: ignore[no-any-return]
+
+    def _aligned(self, passage: Tensor, question: Tensor, mask: Tensor) -> Tensor:
+        """For each passage word the question words, weighted by attention: [N, C, width]."""
+        keys = torch.relu(self.align(question)).transpose(1, 2)
+        scores = torch.relu(self.align(passage)) @ keys
+        return scores.masked_fill(~mask[:, None, :], MASKED).softmax(2) @ question
 
 
-class Readers(nn.Module):
-    """Readers that learn each by itself and vote: what they say is the mean of their
-    probabilities.
-    """
+class ReaderEnsemble(nn.Module):
+    """Readers that are trained independently; the answer is the mean of their probabilities."""
 
     def __init__(self, members: Iterable[Reader]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """As a reader; in training the rows of one behind those of another [members * N, C + 1]."""
+        """As a reader's; in training the members' rows one after another [members * N, C + 1]."""
         starts, ends = zip(*(member(*inputs) for member in self.members), strict=True)
-        return (
-            (torch.cat(starts), torch.cat(ends))
-            if self.training
-            else (_vote(starts), _vote(ends))
-        )
+        if self.training:
+            return torch.cat(starts), torch.cat(ends)
+        return _mean_probabilities(starts), _mean_probabilities(ends)
 
 
-def _vote(logits: Sequence[Tensor]) -> Tensor:
-    """The logarithm of the mean of probabilities [N, C + 1], which some of these logits each stand
-    for.
+def _mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    """The log of the mean of the probabilities of several logits [N, C + 1]."""
+    members = torch.stack([each.float().log_softmax(1) for each in logits])
+    return members.logsumexp(0) - math.log(len(logits))
+
+
+def matched_states(states: Tensor, features: Tensor, partners: Tensor) -> Tensor:
+    """For each passage word [N, C] the state of its matching question word [N, Q, S], scaled by
+    their similarity: [N, C, S].
     """
-    told = torch.stack([one.float().log_softmax(1) for one in logits])
-    return told.logsumexp(0) - math.log(len(logits))
-
-
-def met(read: Tensor, features: Tensor, partners: Tensor) -> Tensor:
-    """The question's states [N, Q, S] where a word of the passage [N, C] has its like, by how
-    alike: [N, C, S].
-    """
-    there = (partners - 1).clamp(min=0)[:, :, None].expand(-1, -1, read.shape[2])
-    return read.gather(1, there) * (
-        features[:, :, ALIKE, None] * (partners > 0)[:, :, None]
-    )
+    index = (partners - 1).clamp(min=0)[:, :, None].expand(-1, -1, states.shape[2])
+    similarity = features[:, :, SIMILARITY, None] * (partners > 0)[:, :, None]
+    return states.gather(1, index) * similarity
 
 
 class SpanHead(nn.Module):
-    """An attention encoder over the question and the passage behind it, and what they have in
-    common.
-    """
+    """A transformer encoder over the question followed by the passage, with match features."""
 
     def __init__(self, encoder: Encoder, width: int, dropout: float) -> None:
         super().__init__()
@@ -190,17 +175,18 @@ class SpanHead(nn.Module):
         endings: Tensor,
         partners: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Ids [N, Q] and [N, C], features [N, C, F], endings and partners [N, C] -> start and end
-        [N, C + 1].
+        """Ids of question [N, Q] and passage [N, C], features [N, C, F], endings and partners [N,
+        C] -> logits of start and end [N, C + 1].
         """
         states = self.encoder(torch.cat([question, passage], 1))
-        asked = (question != 0)[:, :, None]
+        question_mask = (question != 0)[:, :, None]
         size = question.shape[1]
-        read = (states[:, :size] * asked).sum(1) / asked.sum(1).clamp(min=1)
-        known = [
+        question_sum = (states[:, :size] * question_mask).sum(1)
+        pooled = question_sum / question_mask.sum(1).clamp(min=1)
+        matches = [
             torch.relu(self.common(features)),
             self.endings(endings),
-            met(states[:, :size], features, partners),
+            matched_states(states[:, :size], features, partners),
         ]
-        both = self.body(torch.cat([states[:, size:], *known], 2))
-        return self.pointers(both, read, passage != 0)  # type: ignore[no-any-return]
+        passage_states = self.body(torch.cat([states[:, size:], *matches], 2))
+        return self.pointers(passage_states, pooled, passage != 0)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""How readers are trained: where the answer begins and where it ends."""
+"""How extractive question answering is trained: to predict the start and end of the answer."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from modelmill.tasks.base import Arrays, Signature, TrainSettings
 
 SCORE = "f1"
-LONGEST = 30
-CUT = 0.5
-"""Share of the passages that are cut."""
+MAX_ANSWER = 30
+"""Tokens after the first of the longest answer that a validation considers."""
+CROPPED = 0.5
+"""Share of the passages that are cropped in training."""
 Batch = dict[str, Tensor]
 
 
@@ -22,83 +23,90 @@ def sizes(arrays: Arrays) -> NDArray[Any]:
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """The cross-entropy of both ends, in nats, on average over the answers; some passages are
-    `cut`.
+    """The summed cross-entropy of start and end in nats, the mean over the answers; a share of the
+    passages is cropped.
     """
-    part = cut(batch)
-    return _loss(*_told(network, part), part["spans"], settings.label_smoothing)
+    cropped = crop(batch)
+    start, end = _log_probabilities(network, cropped)
+    return _loss(start, end, cropped["spans"], settings.label_smoothing)
 
 
-def cut(batch: Batch) -> Batch:
-    """Passages, some of them without a beginning and an end of a length by chance, none without its
-    answers.
+def crop(batch: Batch) -> Batch:
+    """A batch in which a share of the passages is cropped at both ends by a random length, never
+    into an answer.
 
-    What a question shares with its passage stays where the answer is: few questions teach more in
-    many places.
+    Matches with the question stay where the answer is, so few questions teach more positions.
     """
-    spans, length = batch["spans"].long(), (batch["passage"] != 0).sum(1)
-    first, last = spans[:, :, 0].amin(1), spans[:, :, 1].amax(1)
-    drawn = torch.rand(3, len(spans), device=spans.device)
-    some = (drawn[0] < CUT) & (first > 0)
-    begin = torch.where(some, (drawn[1] * first).long(), 0)
-    end = torch.where(some, last + (drawn[2] * (length - last + 1)).long(), length)
-    place = (
-        torch.arange(batch["passage"].shape[1], device=spans.device) + begin[:, None]
-    )
-    there, place = place < end[:, None], place.clamp(max=batch["passage"].shape[1] - 1)
-    found = {
-        name: batch[name].gather(1, place) * there
+    spans = batch["spans"].long()
+    length = (batch["passage"] != 0).sum(1)
+    first = spans[:, :, 0].amin(1)
+    last = spans[:, :, 1].amax(1)
+    chance = torch.rand(3, len(spans), device=spans.device)
+    chosen = (chance[0] < CROPPED) & (first > 0)
+    begin = torch.where(chosen, (chance[1] * first).long(), 0)
+    end = torch.where(chosen, last + (chance[2] * (length - last + 1)).long(), length)
+    size = batch["passage"].shape[1]
+    position = torch.arange(size, device=spans.device) + begin[:, None]
+    mask = position < end[:, None]
+    position = position.clamp(max=size - 1)
+    cropped = {
+        name: batch[name].gather(1, position) * mask
         for name in ("passage", "endings", "partners")
     }
-    wide = place[:, :, None].expand(-1, -1, batch["features"].shape[2])
-    found["features"] = batch["features"].gather(1, wide) * there[:, :, None]
-    found["spans"] = torch.where(spans > 0, spans - begin[:, None, None], spans)
-    return {**batch, **found}
+    index = position[:, :, None].expand(-1, -1, batch["features"].shape[2])
+    cropped["features"] = batch["features"].gather(1, index) * mask[:, :, None]
+    cropped["spans"] = torch.where(spans > 0, spans - begin[:, None, None], spans)
+    return {**batch, **cropped}
 
 
 def _loss(start: Tensor, end: Tensor, spans: Tensor, smoothing: float) -> Tensor:
-    # Of several readers, one behind the other
+    # An ensemble in training gives the rows of its members one after another.
     spans = spans.repeat(len(start) // len(spans), 1, 1)
-    each = [
-        _surprise(told, spans[:, answer, side], smoothing)
+    losses = [
+        _smoothed_loss(log_probabilities, spans[:, answer, side], smoothing)
         for answer in range(spans.shape[1])
-        for side, told in enumerate((start, end))
+        for side, log_probabilities in enumerate((start, end))
     ]
-    return torch.stack(each).sum() / spans.shape[1]
+    return torch.stack(losses).sum() / spans.shape[1]
 
 
-def _surprise(told: Tensor, place: Tensor, smoothing: float) -> Tensor:
-    """Smoothing goes to the places around: an end that is missed by a word is not all wrong."""
-    near = told.gather(1, place[:, None])[:, 0]
+def _smoothed_loss(
+    log_probabilities: Tensor, target: Tensor, smoothing: float
+) -> Tensor:
+    """Cross-entropy whose smoothing goes to the neighbouring positions: an end that is missed by a
+    word is not all wrong.
+    """
+    exact = log_probabilities.gather(1, target[:, None])[:, 0]
     if not smoothing:
-        return -near.mean()
-    sides = [
-        told.gather(1, (place[:, None] + step).clamp(1, told.shape[1] - 1))[:, 0]
+        return -exact.mean()
+    most = log_probabilities.shape[1] - 1
+    left, right = (
+        log_probabilities.gather(1, (target[:, None] + step).clamp(1, most))[:, 0]
         for step in (-1, 1)
-    ]
-    around = torch.where(place > 0, (sides[0] + sides[1]).clamp(min=-60) / 2, near)
-    return -((1 - smoothing) * near + smoothing * around).mean()
+    )
+    around = torch.where(target > 0, (left + right).clamp(min=-60) / 2, exact)
+    return -((1 - smoothing) * exact + smoothing * around).mean()
 
 
 def validate(
     network: nn.Module, batch: Batch, settings: TrainSettings
 ) -> dict[str, Tensor]:
-    """The same, the share of spans that are right, and the F1 of their places with the answer that
-    is nearest.
+    """The loss without smoothing, the share of exact spans (`em`), and the F1 of the predicted
+    positions with the best of the answers.
     """
-    start, end = _told(network, batch)
+    start, end = _log_probabilities(network, batch)
     both = start[:, 1:, None] + end[:, None, 1:]
     size = both.shape[1]
     allowed = (
         torch.ones(size, size, dtype=torch.bool, device=both.device)
         .triu()
-        .tril(LONGEST)
+        .tril(MAX_ANSWER)
     )
     likely, best = both.masked_fill(~allowed, -1e9).flatten(1).max(1)
-    # Else it says that there is no answer: place 0
-    some = likely >= start[:, 0] + end[:, 0]
-    first = ((best // size + 1) * some)[:, None]
-    last = ((best % size + 1) * some)[:, None]
+    # Else the prediction is "no answer", position 0.
+    answered = likely >= start[:, 0] + end[:, 0]
+    first = ((best // size + 1) * answered)[:, None]
+    last = ((best % size + 1) * answered)[:, None]
     begins, ends = batch["spans"].unbind(2)
     same = (torch.minimum(last, ends) - torch.maximum(first, begins) + 1).clamp(min=0)
     both_sizes = (last - first + 1) + (ends - begins + 1)
@@ -109,31 +117,28 @@ def validate(
     }
 
 
-def _told(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    used = int((batch["passage"] != 0).sum(1).max())
-    # A place whose answer is behind what is used is none: all are before it.
-    known = (
-        batch[name][:, : max(1, used)]
-        for name in ("passage", "features", "endings", "partners")
-    )
-    passage, common, endings, partners = known
+def _log_probabilities(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of start and end [N, C + 1], without the padding that all passages
+    share.
+    """
+    longest = max(1, int((batch["passage"] != 0).sum(1).max()))
     start, end = network(
         batch["question"].long(),
-        passage.long(),
-        common,
-        endings.long(),
-        partners.long(),
+        batch["passage"][:, :longest].long(),
+        batch["features"][:, :longest],
+        batch["endings"][:, :longest].long(),
+        batch["partners"][:, :longest].long(),
     )
     return F.log_softmax(start.float(), 1), F.log_softmax(end.float(), 1)
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:
-    """The network with log-probabilities at its end."""
-    return Told(network)
+    """The network with a log-softmax over its logits."""
+    return LogProbabilities(network)
 
 
-class Told(nn.Module):
-    """A reader whose answers are log-probabilities."""
+class LogProbabilities(nn.Module):
+    """A reader as it is deployed: logits become log-probabilities."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -147,6 +152,6 @@ class Told(nn.Module):
         endings: Tensor,
         partners: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Start and end [N, C + 1]."""
+        """The network's inputs -> log-probabilities of start and end [N, C + 1]."""
         start, end = self.network(question, passage, features, endings, partners)
         return F.log_softmax(start, 1), F.log_softmax(end, 1)

@@ -1,4 +1,6 @@
-"""How translators are trained: each next token, from all before it."""
+"""How translation models are trained: to predict each next token from the source and the tokens
+before it (teacher forcing).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch.nn import functional as F
 from modelmill.tasks.base import Graph, Signature, TrainSettings
 from modelmill.tasks.decoding.text_tokenizer import sizes
 from modelmill.tasks.networks.seq2seq import graphs
-from modelmill.tasks.networks.transformer import shortened
+from modelmill.tasks.networks.token_ids import shortened
 
 __all__ = ["SCORE", "deployed", "loss", "sizes", "validate"]
 
@@ -16,34 +18,34 @@ Batch = dict[str, Tensor]
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
-    """The smoothed cross-entropy of the translation's tokens, in nats."""
-    logits, wanted = _told(network, batch)
-    return F.cross_entropy(logits, wanted, label_smoothing=settings.label_smoothing)
+    """The cross-entropy of the target's tokens in nats, with label smoothing."""
+    logits, tokens = _logits(network, batch)
+    return F.cross_entropy(logits, tokens, label_smoothing=settings.label_smoothing)
 
 
 def validate(
     network: nn.Module, batch: Batch, settings: TrainSettings
 ) -> dict[str, Tensor]:
-    """The same without smoothing, and the share of tokens that are the likeliest; `score` is larger
-    for less loss.
+    """Cross-entropy without smoothing, the share of tokens predicted right (`accuracy`), and
+    `score`, the negative loss.
     """
-    logits, wanted = _told(network, batch)
-    value = F.cross_entropy(logits, wanted)
+    logits, tokens = _logits(network, batch)
+    value = F.cross_entropy(logits, tokens)
     return {
         "loss": value,
         "score": -value,
-        "accuracy": (logits.argmax(1) == wanted).float().mean(),
+        "accuracy": (logits.argmax(1) == tokens).float().mean(),
     }
 
 
-def _told(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits of every token of the translations, and the tokens."""
+def _logits(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits of all tokens of the targets [tokens, vocabulary], and the tokens [tokens]."""
     ids, target = shortened(batch["ids"].long()), shortened(batch["target"].long())
-    return network.told(network(ids, target)).float(), target[target != 0]  # type: ignore[operator]
+    return network.logits(network(ids, target)).float(), target[target != 0]  # type: ignore[operator]
 
 
 def deployed(network: nn.Module, signature: Signature) -> dict[str, Graph]:
-    """Its two graphs."""
+    """The graphs `begin` and `step`, with free batch and length."""
     ids = signature.inputs[0]
     free = type(ids)(name=ids.name, datatype=ids.datatype, shape=[-1, -1])
     torch.clear_autocast_cache()

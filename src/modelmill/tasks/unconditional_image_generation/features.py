@@ -1,5 +1,5 @@
-"""A small network whose features tell pictures apart: a classifier of a data set, or one with
-random weights.
+"""The network whose features judge generated pictures: a small classifier trained on the data set,
+or one with random weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,34 +15,31 @@ WIDTHS = (32, 64, 128)
 FEATURES = 64
 STEPS = 800
 BATCH = 64
-RATE = 2e-3
-"""About four rounds of 12,000 pictures, which name 98 % of handwritten digits rightly."""
+LEARNING_RATE = 2e-3
+"""With `STEPS` about four epochs of 12,000 pictures; classifies 98 % of handwritten digits right.
+"""
 
 
-class Seen(NamedTuple):
-    """What the network makes of pictures: features [N, D], and logits [N, classes] where it has
-    learnt classes.
-    """
+class Judged(NamedTuple):
+    """Features [N, D] of pictures, and logits [N, classes], which mean nothing without classes."""
 
     features: Array
     logits: Array
 
 
-class Features(nn.Module):
-    """Strided convolutions, a dense layer whose outputs are the features, and a layer of
-    classes.
-    """
+class FeatureNetwork(nn.Module):
+    """Strided convolutions, a dense layer whose outputs are the features, and a classifier."""
 
     def __init__(self, shape: Sequence[int], classes: int) -> None:
         super().__init__()
-        height, width, channels = shape
+        height, across, channels = shape
         layers: list[nn.Module] = []
-        for outside in WIDTHS:
-            layers += [nn.Conv2d(channels, outside, 3, 2, padding=1), nn.ReLU()]
-            channels = outside
+        for width in WIDTHS:
+            layers += [nn.Conv2d(channels, width, 3, 2, padding=1), nn.ReLU()]
+            channels = width
             height = (height + 1) // 2
-            width = (width + 1) // 2
-        pooled = (min(height, 4), min(width, 4))
+            across = (across + 1) // 2
+        pooled = (min(height, 4), min(across, 4))
         self.body = nn.Sequential(
             *layers,
             nn.AdaptiveAvgPool2d(pooled),
@@ -52,7 +49,7 @@ class Features(nn.Module):
         self.last = nn.Linear(FEATURES, max(classes, 1))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [N, H, W, C] to features and logits."""
+        """uint8 [N, H, W, C] -> features [N, D] and logits [N, classes]."""
         features = torch.relu(
             self.body(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
         )
@@ -61,34 +58,35 @@ class Features(nn.Module):
 
 def trained(
     pictures: Array, labels: Sequence[str], classes: list[str], shape: Sequence[int]
-) -> Callable[[Array], Seen]:
-    """What shows pictures [N, H, W, C] to a network, always the same one for the same data."""
+) -> Callable[[Array], Judged]:
+    """A function from pictures [N, H, W, C] to their features; the same for the same data."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = Features(shape, len(classes))
+        network = FeatureNetwork(shape, len(classes))
         if len(classes) > 1:
-            keep = np.array([label in classes for label in labels])
+            labelled = np.array([label in classes for label in labels])
             numbers = torch.tensor(
                 [classes.index(label) for label in labels if label in classes]
             )
-            _learn(network, torch.from_numpy(pictures[keep]), numbers)
-    return lambda given: _seen(network.eval(), given)
+            _train(network, torch.from_numpy(pictures[labelled]), numbers)
+    return lambda given: _judge(network.eval(), given)
 
 
-def _learn(network: Features, pictures: Tensor, labels: Tensor) -> None:
-    optimiser = torch.optim.Adam(network.parameters(), RATE)
+def _train(network: FeatureNetwork, pictures: Tensor, labels: Tensor) -> None:
+    optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     for _ in range(STEPS):
         rows = torch.randint(len(pictures), (BATCH,))
         _, logits = network(pictures[rows])
         optimiser.zero_grad()
-        F.cross_entropy(logits, labels[rows], label_smoothing=0.05).backward()  # type: ignore[no-untyped-call]
+        loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         rate.step()
 
 
 @torch.inference_mode()
-def _seen(network: Features, pictures: Array) -> Seen:
+def _judge(network: FeatureNetwork, pictures: Array) -> Judged:
     parts = [
         network(torch.from_numpy(pictures[at : at + 256]))
         for at in range(0, len(pictures), 256)
@@ -96,4 +94,4 @@ def _seen(network: Features, pictures: Array) -> Seen:
     features, logits = (
         torch.cat(part).numpy().astype(np.float64) for part in zip(*parts, strict=True)
     )
-    return Seen(features, logits)
+    return Judged(features, logits)

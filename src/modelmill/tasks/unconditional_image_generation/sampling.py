@@ -1,6 +1,4 @@
-"""Sampling of a diffusion model: from noise to a picture in a few steps, in numpy around the
-engine's run.
-"""
+"""DDIM sampling of a diffusion model, in numpy around the engine's runs."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,8 +12,8 @@ Array = np.ndarray[Any, Any]
 def denoised(
     velocity: Callable[[Array, Array], Array], noise: Array, steps: int
 ) -> Array:
-    """Pictures -1..1 of standard normal noise [N, ...], by `steps` equal steps of DDIM from the
-    time 1 to 0.
+    """Pictures -1..1 [N, ...] from standard normal noise, by `steps` equal DDIM steps from time 1
+    to 0.
 
     At the time t a noisy picture is cos(pi t / 2) of the picture and sin(pi t / 2) of the noise
     (the cosine schedule without its offset, Nichol and Dhariwal 2021, arXiv 2102.09672); the
@@ -30,6 +28,8 @@ def denoised(
             np.ascontiguousarray(x, np.float32), np.full(len(x), now, np.float32)
         )
         picture = np.clip(cos * x - sin * v, -1, 1)
-        rest = (x - cos * picture) / sin  # the noise that goes with the clipped picture
-        x = np.cos(later * np.pi / 2) * picture + np.sin(later * np.pi / 2) * rest
+        remaining = (
+            x - cos * picture
+        ) / sin  # the noise that goes with the clipped picture
+        x = np.cos(later * np.pi / 2) * picture + np.sin(later * np.pi / 2) * remaining
     return x

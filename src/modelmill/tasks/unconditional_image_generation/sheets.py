@@ -1,4 +1,4 @@
-"""Many small pictures on one sheet."""
+"""Sheets of small pictures."""
 
 import math
 from typing import Any
@@ -7,14 +7,15 @@ import numpy as np
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 GAP = 2
-LEAST = 56
-"""Pixels that a picture takes at least: smaller ones are shown larger, by whole pixels."""
+"""Pixels between pictures."""
+MIN_SIDE = 56
+"""Smallest side of a picture on a sheet; smaller pictures are repeated pixel by pixel."""
 
 
 def sheet(pictures: Pixels) -> Pixels:
-    """uint8 [N, H, W, C] in rows, as square as can be, on white: [H', W', C]."""
+    """uint8 [N, H, W, C] -> one picture [H', W', C] with all of them in a nearly square grid."""
     count, height, width, channels = pictures.shape
-    scale = max(1, math.ceil(LEAST / max(height, width)))
+    scale = max(1, math.ceil(MIN_SIDE / max(height, width)))
     pictures = pictures.repeat(scale, 1).repeat(scale, 2)
     height, width = height * scale, width * scale
     columns = math.ceil(math.sqrt(count))

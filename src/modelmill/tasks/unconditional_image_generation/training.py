@@ -1,5 +1,5 @@
-"""How generators are trained: each recipe has its own loss; the last epoch is kept, and shown from
-time to time.
+"""How generators are trained: each recipe has its own loss; the last epoch is kept; previews are
+drawn during training.
 """
 
 import numpy as np
@@ -11,6 +11,7 @@ from modelmill.tasks.unconditional_image_generation.sheets import sheet
 
 SCORE = ""
 SHOWN = 64
+"""Pictures of a preview."""
 
 
 def scaled(pictures: Tensor) -> Tensor:
@@ -19,7 +20,7 @@ def scaled(pictures: Tensor) -> Tensor:
 
 
 def fixed_noise(count: int, *shape: int, device: torch.device) -> Tensor:
-    """The same standard normal noise every time, whatever else was drawn."""
+    """Standard normal noise [count, *shape], the same every time."""
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1)).to(
         device
     )
@@ -27,7 +28,7 @@ def fixed_noise(count: int, *shape: int, device: torch.device) -> Tensor:
 
 @torch.inference_mode()
 def preview(network: nn.Module) -> bytes:
-    """A sheet of pictures, of the same noise every time."""
+    """A sheet of generated pictures (PNG), from the same noise every time."""
     images: Tensor = network.draw(SHOWN)  # type: ignore[operator]
     pixels = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return png(np.asarray(sheet(pixels)))

@@ -29,7 +29,7 @@ TRAIN = TrainSettings(
     ema=0.99,
 )
 ENOUGH = 2000
-"""Recordings of which so many epochs take minutes on two cores."""
+"""Recordings on which the default epochs take minutes on two cores."""
 
 
 class Changes(Struct, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Epochs by how many recordings there are."""
+    """Fewer epochs over more recordings."""
     yield facts.epochs(TRAIN.epochs, ENOUGH)
 
 
@@ -83,12 +83,12 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from torch import nn
 
     from modelmill.tasks.networks.layers import Residual, conv
-    from modelmill.tasks.networks.mel_spectrogram import Hidden, LogMel
+    from modelmill.tasks.networks.mel_spectrogram import LogMel, SpecAugment
 
     inside = settings.channels
     layers: list[nn.Module] = [
         LogMel(signature.preprocessing.rate, settings.mels),
-        Hidden(settings.hidden_bands, settings.hidden_frames),
+        SpecAugment(settings.hidden_bands, settings.hidden_frames),
         nn.Unflatten(1, (1, settings.mels)),
         conv(1, inside, bias=False),
         nn.BatchNorm2d(inside),

@@ -1,4 +1,4 @@
-"""ctc: convolutions and a recurrent network that say a character, or nothing, for every 20 ms."""
+"""ctc: convolutions and a GRU that predict a character or a blank for every 20 ms."""
 
 import math
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ TRAIN = TrainSettings(
     ema=0.99,
 )
 STEPS = 1500
-"""The least that a training has: at first a network that learns by CTC says nothing at all."""
+"""Least steps of a training: a CTC network predicts blanks alone at first."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Steps in an epoch where there are too few recordings for enough of them."""
+    """Longer epochs where there are too few recordings for `STEPS`."""
     assert plan.train is not None
     count, least = facts.counts["train"], math.ceil(STEPS / TRAIN.epochs)
     usual = math.ceil(count / plan.train.batch_size)
@@ -73,7 +73,7 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Samples [N, S] -> log-probabilities [N, places, characters + 1]."""
+    """Samples [N, S] -> log-probabilities [N, positions, characters + 1]."""
     from modelmill.tasks.automatic_speech_recognition.network import Ctc
 
     return Ctc(signature, settings)

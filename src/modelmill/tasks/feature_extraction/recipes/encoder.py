@@ -1,4 +1,4 @@
-"""encoder: a small attention encoder whose mean state is a text's vector."""
+"""encoder: a small transformer encoder whose mean state is a text's embedding."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -43,14 +43,18 @@ class Settings(Blocks, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Few texts are seen more often."""
+    """More epochs over few texts."""
     yield facts.epochs(TRAIN.epochs, 29_000, least=4)
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Token ids [N, L] -> unit vectors [N, dimensions]."""
-    from modelmill.tasks.networks.transformer import Encoder, Sentences
+    from modelmill.tasks.networks.transformer import Encoder, SentenceEncoder
 
-    how = signature.preprocessing
-    encoder = Encoder(how.tokens, **settings.shape, word_dropout=settings.word_dropout)
-    return Sentences(encoder, settings.width, how.dimensions, settings.scale)
+    preprocessing = signature.preprocessing
+    encoder = Encoder(
+        preprocessing.tokens, **settings.shape, word_dropout=settings.word_dropout
+    )
+    return SentenceEncoder(
+        encoder, settings.width, preprocessing.dimensions, settings.scale
+    )

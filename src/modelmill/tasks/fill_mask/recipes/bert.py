@@ -27,17 +27,16 @@ TRAIN = TrainSettings(
 
 
 ENOUGH = 150_000
+"""Words over which the default epochs take a quarter of an hour on one core."""
 LONG = 60
+"""Words from which on a text is long."""
 LONGER = 1.7
-"""Words over which so many epochs take a quarter of an hour on one core, and how many times more of
-long texts.
-"""
+"""How many times more words of long texts are trained on in the same time."""
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """More text is seen less often, and what has no spaces between words in pieces of them."""
+    """Fewer epochs over more text; subwords where words are not separated by spaces."""
     yield from pieces(facts)
-    # Of long texts a word takes less time.
     enough = ENOUGH if facts.inputs.words < LONG else round(LONGER * ENOUGH)
     yield epochs(facts, plan.input, TRAIN.epochs, enough)
 
@@ -50,8 +49,8 @@ class Settings(Blocks, frozen=True, kw_only=True):
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Token ids [N, L] and places [N, P] -> logits [N, P, tokens]."""
-    from modelmill.tasks.networks.transformer import Encoder, Filler
+    """Token ids [N, L] and positions [N, P] -> logits [N, P, tokens]."""
+    from modelmill.tasks.networks.transformer import Encoder, MaskedLM
 
     tokens = signature.preprocessing.tokens
-    return Filler(Encoder(tokens, **settings.shape), settings.width, tokens)
+    return MaskedLM(Encoder(tokens, **settings.shape), settings.width, tokens)

@@ -1,4 +1,4 @@
-"""embed: a small residual network whose vectors are told apart by their angles."""
+"""embed: a small residual network trained as a cosine classifier with a margin."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +29,7 @@ TRAIN = TrainSettings(
     ema=0.99,
 )
 ENOUGH = 4000
-"""Pictures of which so many epochs take minutes on two cores."""
+"""Pictures on which the default epochs take minutes on two cores."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Augmentation by the colour of the pictures, epochs by how many there are."""
+    """Augmentation by the colour of the pictures; fewer epochs over more of them."""
     if not facts.inputs.grey:
         yield Choice(
             why="pictures in colour are taken for photographs", settings={"flip": True}
@@ -67,37 +67,43 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> unit vectors [N, dimensions]."""
     from torch import nn
 
-    from modelmill.tasks.image_feature_extraction.training import Angles
+    from modelmill.tasks.image_feature_extraction.training import CosineClassifier
     from modelmill.tasks.networks.layers import Pixels, Residual, conv, pixel_input
 
     height, width, channels = pixel_input(signature)
     dimensions = signature.preprocessing.dimensions
     # The first stage sees about 32 pixels, as in the classifier `resnet`.
     halve = min(height, width) >= 48
-    inside = settings.channels
+    in_channels = settings.channels
     layers: list[nn.Module] = [
         Pixels(signature),
         conv(
             channels,
-            inside,
+            in_channels,
             size=5 if halve else 3,
             stride=2 if halve else 1,
             bias=False,
         ),
-        nn.BatchNorm2d(inside),
+        nn.BatchNorm2d(in_channels),
         nn.ReLU(),
     ]
     for stage in range(settings.stages):
-        outside = settings.channels << stage
+        out_channels = settings.channels << stage
         for block in range(settings.blocks):
             layers.append(
-                Residual(inside, outside, stride=2 if block == 0 and stage > 0 else 1)
+                Residual(
+                    in_channels,
+                    out_channels,
+                    stride=2 if block == 0 and stage > 0 else 1,
+                )
             )
-            inside = outside
+            in_channels = out_channels
     head = [
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(inside, dimensions, bias=False),
+        nn.Linear(in_channels, dimensions, bias=False),
     ]
     body = nn.Sequential(*layers, *head, nn.BatchNorm1d(dimensions, affine=False))
-    return Angles(body, dimensions, signature.classes, settings.scale, settings.margin)
+    return CosineClassifier(
+        body, dimensions, signature.classes, settings.scale, settings.margin
+    )

@@ -35,7 +35,7 @@ TRAIN = TrainSettings(
     ema=0.995,
 )
 ENOUGH = 400
-"""Pictures of which so many epochs take a quarter of an hour on two cores."""
+"""Pictures on which the default epochs take a quarter of an hour on two cores."""
 SMALL = 96
 """Pictures with a shorter side than this are not halved by the stem."""
 
@@ -65,7 +65,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Epochs by how many pictures there are; what is small is looked at in full."""
+    """Fewer epochs over more pictures; no downsampling stem for small ones."""
     height, width = facts.inputs.for_model(plan.input)
     if min(height, width) < SMALL:
         yield Choice(

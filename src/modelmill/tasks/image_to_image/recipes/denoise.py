@@ -55,13 +55,13 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] with even sides -> levels of the same shape."""
     from modelmill.tasks.image_to_image.networks import Denoiser
 
-    how = signature.preprocessing
+    preprocessing = signature.preprocessing
     sigma = (settings.sigma_min, settings.sigma_max)
     return Denoiser(
-        how.channels,
+        preprocessing.channels,
         settings.channels,
         settings.depth,
         sigma,
-        how.test_sigma,
+        preprocessing.test_sigma,
         settings.patch,
     )

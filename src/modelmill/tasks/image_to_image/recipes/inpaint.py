@@ -40,5 +40,5 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C + 1] with sides of multiples of 8 -> levels [N, H, W, C]."""
     from modelmill.tasks.image_to_image.inpainting import Inpainter
 
-    how = signature.preprocessing
-    return Inpainter(how.channels, settings.channels, settings.patch)
+    preprocessing = signature.preprocessing
+    return Inpainter(preprocessing.channels, settings.channels, settings.patch)

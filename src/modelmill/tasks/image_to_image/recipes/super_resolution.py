@@ -42,9 +42,13 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> levels [N, H * scale, W * scale, C]."""
-    from modelmill.tasks.image_to_image.networks import Enlarger
+    from modelmill.tasks.image_to_image.networks import Upscaler
 
-    how = signature.preprocessing
-    return Enlarger(
-        how.channels, settings.channels, settings.blocks, how.scale, settings.patch
+    preprocessing = signature.preprocessing
+    return Upscaler(
+        preprocessing.channels,
+        settings.channels,
+        settings.blocks,
+        preprocessing.scale,
+        settings.patch,
     )

@@ -32,7 +32,7 @@ TRAIN = TrainSettings(
     ema=0.998,
 )
 ENOUGH = 300
-"""Pictures of which so many epochs take a quarter of an hour on two cores."""
+"""Pictures on which the default epochs take a quarter of an hour on two cores."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Epochs by how many pictures there are; what has no colours is not changed in them."""
+    """Fewer epochs over more pictures; no colour augmentation of grey ones."""
     if facts.inputs.grey:
         yield Choice(why="all pictures are grey", settings={"saturation": 0.0})
     yield facts.epochs(TRAIN.epochs, ENOUGH)

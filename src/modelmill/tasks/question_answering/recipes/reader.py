@@ -1,4 +1,4 @@
-"""reader: recurrent layers over the passage, which sees the question beside each of its words."""
+"""reader: recurrent layers over the passage with question-aligned attention (DrQA)."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -31,13 +31,12 @@ TRAIN = TrainSettings(
 
 
 FEW = 600_000
-"""Words that two readers see often enough in a quarter of an hour."""
+"""Words of training passages below which an ensemble of two readers trains in a quarter of an hour.
+"""
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Little is seen more often, by readers that err in different places: two are right more often
-    than one.
-    """
+    """An ensemble of two and more epochs for little data."""
     words = round(facts.counts["train"] * facts.inputs.words)
     if words < FEW:
         settings = {"members": 2, "epochs": 14, "dropout": 0.35}
@@ -69,10 +68,10 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Question [N, Q], passage [N, C] and what is known of its words -> start and end [N, C + 1],
-    place 0 for none.
+    """Question [N, Q], passage [N, C] and its match features -> logits of start and end [N, C + 1],
+    position 0 for "no answer".
     """
-    from modelmill.tasks.question_answering.network import Reader, Readers
+    from modelmill.tasks.question_answering.network import Reader, ReaderEnsemble
 
     def member() -> Reader:
         return Reader(
@@ -88,5 +87,5 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     return (
         member()
         if settings.members == 1
-        else Readers(member() for _ in range(settings.members))
+        else ReaderEnsemble(member() for _ in range(settings.members))
     )

@@ -37,7 +37,7 @@ class Settings(Blocks, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """What is trained already is changed with care."""
+    """A smaller learning rate and less dropout when training starts from a version."""
     if facts.base:
         settings = {"learning_rate": 2e-4, "dropout": 0.2}
         yield Choice(
@@ -46,8 +46,8 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Question [N, Q], passage [N, C] and what is known of its words -> start and end [N, C + 1],
-    place 0 for none.
+    """Question [N, Q], passage [N, C] and its match features -> logits of start and end [N, C + 1],
+    position 0 for "no answer".
     """
     from modelmill.tasks.networks.transformer import Encoder
     from modelmill.tasks.question_answering.network import SpanHead

@@ -24,7 +24,7 @@ Gram = tuple[int, ...]
 PADDING = 0
 OPSET, IR = 18, 10
 NEVER = -1e4
-"""The logit of what is never answered."""
+"""Logit of a class without training texts."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -48,10 +48,10 @@ def fit(
     arrays: dict[str, Array],
     targets: dict[str, Array],
 ) -> tuple["ModelProto", dict[str, Array]]:
-    """`ids` [N, L] padded with 0 and `label` [N] -> the graph and its weights by name.
+    """`ids` [N, L] padded with 0 and `label` [N] -> the ONNX graph and its weights by name.
 
-    N-grams count for more the further the classes differ in using them (in the manner of Wang and
-    Manning 2012).
+    N-grams are weighted by how far the classes differ in using them (as in Wang and Manning 2012).
+    Raises `InvalidInput` where no n-gram is frequent enough, or all texts are of one class.
     """
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
     from sklearn.linear_model import LogisticRegression
@@ -76,9 +76,8 @@ def fit(
         raise InvalidInput(
             "all texts to train on are of one class; there is nothing to tell apart"
         )
-    with threadpool_limits(
-        1
-    ):  # the matrices are sparse: more threads only wait for one another
+    # The matrices are sparse: more threads only wait for one another.
+    with threadpool_limits(1):
         linear = LogisticRegression(
             C=settings.inverse_regularisation, max_iter=1000
         ).fit(features, labels)
@@ -92,28 +91,27 @@ def fit(
 
 
 def grams(row: Array) -> list[Gram]:
-    """The words and the pairs of neighbouring words of a row of ids, without padding."""
+    """Unigrams and bigrams of a row of token ids, without padding."""
     ids = [number for number in row.tolist() if number != PADDING]
     return [(number,) for number in ids] + list(pairwise(ids))
 
 
 def every_class(
-    rows: Array, bias: Array, known: Array, classes: int
+    rows: Array, bias: Array, trained: Array, classes: int
 ) -> tuple[Array, Array]:
-    """The weights [classes, features] and biases of all classes; one that no text to train on has
-    is never answered.
+    """Weights [classes, features] and biases [classes] of all classes, from those of the `trained`
+    ones; the others are never answered.
     """
-    if len(known) == 2:  # sigmoid(z) is softmax(0, z)
+    if len(trained) == 2:  # sigmoid(z) is softmax(0, z)
         rows, bias = np.vstack([0 * rows, rows]), np.append(0, bias)
     weights, biases = np.zeros((classes, rows.shape[1])), np.full(classes, NEVER)
-    weights[known], biases[known] = rows, bias
+    weights[trained] = rows
+    biases[trained] = bias
     return weights, biases
 
 
 def contrast(counts: Any, labels: Array, classes: int) -> Array:
-    """How far the classes differ in the (log) share of their texts that hold each n-gram,
-    [features].
-    """
+    """The deviation over classes of the log share of texts with each n-gram, [features]."""
     present = counts > 0
     share = np.stack(
         [1 + np.asarray(present[labels == c].sum(0)).ravel() for c in range(classes)]

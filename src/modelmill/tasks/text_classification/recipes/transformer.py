@@ -28,15 +28,11 @@ TRAIN = TrainSettings(
 
 
 ENOUGH = 300_000
-"""Words over which so many epochs of a model that was pre-trained take some minutes on two
-cores.
-"""
+"""Words over which the default epochs of a pre-trained model take some minutes on two cores."""
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """What is trained already soon knows the texts by heart: it is held back more, and averaged
-    over longer.
-    """
+    """A pre-trained model overfits soon: more dropout, a longer average of weights."""
     yield from pieces(facts)
     if facts.base:
         settings = {"dropout": 0.4, "word_dropout": 0.3, "ema": 0.998}

@@ -1,4 +1,4 @@
-"""gpt: attention over what was written so far, with rotary positions."""
+"""gpt: a small causal transformer with rotary positions."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,7 +31,7 @@ class Settings(Blocks, frozen=True, kw_only=True):
     """Options of the network."""
 
     HEAD: ClassVar[int] = 16
-    """Of keys and values that are kept."""
+    """A head's width is a multiple of this: GroupQueryAttention wants it of its cache."""
 
     layers: Layers = 4
     dropout: Dropout = 0.05
@@ -41,5 +41,7 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Token ids [N, L] -> logits [N, L, tokens]."""
     from modelmill.tasks.networks.transformer import Decoder
 
-    how = signature.preprocessing
-    return Decoder(how.tokens, **settings.shape, context=how.context)
+    preprocessing = signature.preprocessing
+    return Decoder(
+        preprocessing.tokens, **settings.shape, context=preprocessing.context
+    )

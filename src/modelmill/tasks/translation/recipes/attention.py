@@ -1,6 +1,4 @@
-"""attention: a recurrent network reads both ways, another writes and looks back by additive
-attention.
-"""
+"""attention: a bidirectional GRU encoder and a GRU decoder with additive attention."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -40,12 +38,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Few pairs are seen more often."""
+    """More epochs over few pairs."""
     yield facts.epochs(10, 29_000, least=4)
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Source ids [N, S] and what stands before each token [N, T] -> states [N, T, width]."""
+    """Source ids [N, S] and target ids [N, T] -> decoder states [tokens, width]."""
     from modelmill.tasks.networks.seq2seq import Recurrent
 
     tokens = signature.preprocessing.tokens

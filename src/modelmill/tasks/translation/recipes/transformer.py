@@ -1,4 +1,4 @@
-"""transformer: attention reads the sentence and writes its translation."""
+"""transformer: a transformer encoder and decoder, trained from scratch."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -38,12 +38,12 @@ class Settings(Blocks, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Few pairs are seen more often."""
+    """More epochs over few pairs."""
     yield facts.epochs(10, 29_000, least=4)
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
-    """Source ids [N, S] and what stands before each token [N, T] -> states [N, T, width]."""
+    """Source ids [N, S] and target ids [N, T] -> decoder states [tokens, width]."""
     from modelmill.tasks.networks.seq2seq import Transformer
 
     tokens = signature.preprocessing.tokens

@@ -1,6 +1,4 @@
-"""dcgan: a generator and a discriminator trained against each other, each picture drawn in one
-step.
-"""
+"""dcgan: a generative adversarial network, which draws a picture in one step."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,12 +27,12 @@ TRAIN = TrainSettings(
     warmup=0.0,
     ema=0.998,
 )
-MOST = 200
+MAX_EPOCHS = 200
 ENOUGH = 2_700
-LEAST = 4
-"""Epochs over so many pictures at most: the 540,000 pictures that a training sees make 60,000
-digits 10 times.
+"""Training pictures up to which `MAX_EPOCHS` are used: 540,000 pictures in all, as 10 epochs of
+60,000 digits.
 """
+MIN_EPOCHS = 4
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -51,8 +49,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Epochs by how many pictures there are."""
-    yield facts.epochs(MOST, ENOUGH, least=LEAST)
+    """Fewer epochs over more pictures."""
+    yield facts.epochs(MAX_EPOCHS, ENOUGH, least=MIN_EPOCHS)
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
@@ -61,18 +59,22 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     The discriminator has spectral norm (Miyato et al. 2018, arXiv 1802.05957) in place of batch
     norm.
     """
-    from modelmill.tasks.unconditional_image_generation.networks import Adversaries
+    from modelmill.tasks.unconditional_image_generation.networks import (
+        GeneratorAndDiscriminator,
+    )
 
-    how = signature.preprocessing
-    return Adversaries(
-        (how.height, how.width, how.channels), how.latent or 100, settings.filters
+    preprocessing = signature.preprocessing
+    return GeneratorAndDiscriminator(
+        (preprocessing.height, preprocessing.width, preprocessing.channels),
+        preprocessing.latent or 100,
+        settings.filters,
     )
 
 
 def loss(
     network: Any, batch: dict[str, "Tensor"], settings: TrainSettings
 ) -> Iterator[tuple[str, "Tensor"]]:
-    """The logistic loss of the discriminator, then the non-saturating one of the generator
+    """The logistic loss of the discriminator, then the non-saturating loss of the generator
     (Goodfellow et al. 2014).
     """
     import torch
@@ -83,13 +85,13 @@ def loss(
     real = scaled(batch["image"])
     with torch.no_grad():
         fake = network.generator(network.noise(len(real)))
-    judged_real, judged_fake = network.discriminator(real), network.discriminator(fake)
-    yield "discriminator", softplus(-judged_real).mean() + softplus(judged_fake).mean()
-    # It only tells the way: its own gradients are not worth computing
+    real_logits, fake_logits = network.discriminator(real), network.discriminator(fake)
+    yield "discriminator", softplus(-real_logits).mean() + softplus(fake_logits).mean()
+    # The discriminator's own gradients are not needed here.
     network.discriminator.requires_grad_(False)
     try:
-        judged = network.discriminator(network.generator(network.noise(len(real))))
-        yield "generator", softplus(-judged).mean()
+        logits = network.discriminator(network.generator(network.noise(len(real))))
+        yield "generator", softplus(-logits).mean()
     finally:
         network.discriminator.requires_grad_(True)
 
@@ -97,8 +99,8 @@ def loss(
 def validate(
     network: Any, batch: dict[str, "Tensor"], settings: TrainSettings
 ) -> dict[str, "Tensor"]:
-    """How often the discriminator takes real and drawn pictures for real: near one half it can't
-    tell them apart.
+    """The share of generated (`taken_for_real`) and real pictures that the discriminator takes for
+    real; near one half it can't distinguish them.
     """
     from modelmill.tasks.unconditional_image_generation.training import (
         fixed_noise,
@@ -107,15 +109,17 @@ def validate(
 
     real = scaled(batch["image"])
     noise = fixed_noise(len(real), network.latent, device=real.device)
-    judged = {"taken_for_real": network.generator(noise), "real": real}
+    pictures_of = {"taken_for_real": network.generator(noise), "real": real}
     return {
         name: (network.discriminator(pictures) > 0).float().mean()
-        for name, pictures in judged.items()
+        for name, pictures in pictures_of.items()
     }
 
 
 def deployed(network: Any, signature: Signature) -> "nn.Module":
     """The generator alone."""
-    from modelmill.tasks.unconditional_image_generation.networks import Drawing
+    from modelmill.tasks.unconditional_image_generation.networks import (
+        DeployedGenerator,
+    )
 
-    return Drawing(network.generator)
+    return DeployedGenerator(network.generator)

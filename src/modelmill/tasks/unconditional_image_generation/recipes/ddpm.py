@@ -1,4 +1,4 @@
-"""ddpm: a small diffusion model, which takes the noise out of a picture in a number of steps."""
+"""ddpm: a small diffusion model, which removes noise in a number of steps."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,12 +27,12 @@ TRAIN = TrainSettings(
     warmup=0.05,
     ema=0.998,
 )
-MOST = 200
+MAX_EPOCHS = 200
 ENOUGH = 2_160
-LEAST = 4
-"""Epochs over so many pictures at most: the 432,000 pictures that a training sees make 60,000
-digits 8 times.
+"""Training pictures up to which `MAX_EPOCHS` are used: 432,000 pictures in all, as 8 epochs of
+60,000 digits.
 """
+MIN_EPOCHS = 4
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -50,16 +50,19 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Epochs by how many pictures there are."""
-    yield facts.epochs(MOST, ENOUGH, least=LEAST)
+    """Fewer epochs over more pictures."""
+    yield facts.epochs(MAX_EPOCHS, ENOUGH, least=MIN_EPOCHS)
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """A U-Net that gives the velocity of a noisy picture (Ho et al. 2020, arXiv 2006.11239)."""
     from modelmill.tasks.unconditional_image_generation.networks import Denoiser
 
-    how = signature.preprocessing
-    return Denoiser((how.height, how.width, how.channels), settings.filters)
+    preprocessing = signature.preprocessing
+    return Denoiser(
+        (preprocessing.height, preprocessing.width, preprocessing.channels),
+        settings.filters,
+    )
 
 
 def loss(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> "Tensor":
@@ -79,7 +82,7 @@ def loss(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> "
 def validate(
     network: Any, batch: dict[str, "Tensor"], settings: TrainSettings
 ) -> dict[str, "Tensor"]:
-    """The same at fixed times with fixed noise, so that epochs can be compared."""
+    """The loss at fixed times with fixed noise, so that epochs compare."""
     import torch
 
     from modelmill.tasks.unconditional_image_generation.training import fixed_noise
@@ -107,6 +110,6 @@ def _error(
 
 
 def deployed(network: Any, signature: Signature) -> "nn.Module":
-    """The network itself: the steps are taken around it."""
+    """The network itself: sampling runs outside of the graph."""
     denoiser: nn.Module = network
     return denoiser

@@ -49,7 +49,7 @@ def test_a_single_text_is_split_by_place(tmp_path):
 
 @pytest.mark.parametrize("count", [*range(1, 45), 560])
 def test_a_text_of_any_length_has_something_to_learn_from(count):
-    splits = [plaintext._by_place(number, count) for number in range(count)]
+    splits = [plaintext._split_of_passage(number, count) for number in range(count)]
     assert splits[0] == "train"
     assert ("test" in splits) == (count > 2)
     assert ("val" in splits) == (count > 1)

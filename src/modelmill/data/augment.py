@@ -1,5 +1,5 @@
-"""Random changes to training pictures, a whole batch at a time: one geometric resampling, then
-colour and noise.
+"""Augmentation of training pictures, a batch at a time: one geometric resampling, then colour and
+noise.
 
 Everything random comes from torch's default generator, which the training loop seeds before each
 step.
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GREY = 127.5
+"""Level of erased boxes."""
 
 
 class Augment(Struct, frozen=True, kw_only=True):
-    """How far training pictures are changed; 0 or false leaves a property alone."""
+    """Settings of augmentation; 0 or false turns a kind off."""
 
     flip: Annotated[bool, Meta(description="mirror left and right at random")] = True
     flip_vertical: Annotated[
@@ -54,7 +55,7 @@ class Augment(Struct, frozen=True, kw_only=True):
 
     @property
     def upright(self) -> bool:
-        """Whether pictures are mirrored and shifted at most, not turned or scaled."""
+        """Whether pictures are at most mirrored and shifted, not rotated or scaled."""
         return (
             not self.rotate
             and not self.aspect
@@ -73,88 +74,90 @@ NONE = Augment(
     contrast=0.0,
     saturation=0.0,
 )
-"""Pictures as they are: the default of recipes for which most changes would be wrong, such as of
-digits.
+"""No augmentation: the default of recipes for pictures such as digits, which most changes
+falsify.
 """
 
 
-def augment(pictures: "Tensor", how: Augment) -> "Tensor":
-    """uint8 [N, H, W, C] -> float [N, H, W, C] of the same range 0..255."""
+def augment(pictures: "Tensor", options: Augment) -> "Tensor":
+    """Augment pictures: uint8 [N, H, W, C] -> float [N, H, W, C] of 0..255."""
     x = pictures.permute(0, 3, 1, 2).float()
-    return _recast(_sampled(x, _grid(x, how)), how)
+    return _finish(_resample(x, _affine_grid(x, options)), options)
 
 
 def augment_with_masks(
-    pictures: "Tensor", masks: "Tensor", how: Augment
+    pictures: "Tensor", masks: "Tensor", options: Augment
 ) -> tuple["Tensor", "Tensor"]:
-    """The same, and the masks uint8 [N, H, W] moved with their pictures; their values stay what
-    they are.
-    """
+    """As `augment`, with masks uint8 [N, H, W] resampled like their pictures, by nearest values."""
     x = pictures.permute(0, 3, 1, 2).float()
-    grid = _grid(x, how)
-    moved = (
-        _sampled(masks.unsqueeze(1).float(), grid, "nearest").squeeze(1).to(masks.dtype)
+    grid = _affine_grid(x, options)
+    resampled_masks = (
+        _resample(masks.unsqueeze(1).float(), grid, "nearest")
+        .squeeze(1)
+        .to(masks.dtype)
     )
-    return _recast(_sampled(x, grid), how), moved
+    return _finish(_resample(x, grid), options), resampled_masks
 
 
-def _recast(x: "Tensor", how: Augment) -> "Tensor":
-    """Colour, noise and boxes: [N, C, H, W] -> [N, H, W, C]."""
-    x = recoloured(x, how)
-    if how.noise:
+def _finish(x: "Tensor", options: Augment) -> "Tensor":
+    """Colour jitter, noise and erased boxes: [N, C, H, W] -> [N, H, W, C]."""
+    x = jitter_colours(x, options)
+    if options.noise:
         import torch
 
-        x = x + torch.randn_like(x) * (_between(x, 0, 1) * how.noise)
-    if how.erase:
-        x = _erased(x, how.erase)
+        x = x + torch.randn_like(x) * (_uniform(x, 0, 1) * options.noise)
+    if options.erase:
+        x = _erase_boxes(x, options.erase)
     return x.clamp_(0, 255).permute(0, 2, 3, 1)
 
 
 def mix(
     pictures: "Tensor", target: "Tensor", classes: int, strength: float
 ) -> tuple["Tensor", "Tensor"]:
-    """Each picture blended with another, and the shares of both labels [N, classes] (Zhang et al.
-    2018, mixup).
+    """Mixup (Zhang et al. 2018): each picture blended with another, and label shares [N,
+    classes].
     """
     import torch
 
     share = torch.distributions.Beta(strength, strength).sample()
-    other = torch.randperm(len(target))
+    partners = torch.randperm(len(target))
     shares = torch.nn.functional.one_hot(target, classes).float()
-    return torch.lerp(pictures[other], pictures, share), torch.lerp(
-        shares[other], shares, share
+    return torch.lerp(pictures[partners], pictures, share), torch.lerp(
+        shares[partners], shares, share
     )
 
 
-def _between(x: "Tensor", low: float, high: float) -> "Tensor":
-    """One random number for each picture, [N, 1, 1, 1]."""
+def _uniform(x: "Tensor", low: float, high: float) -> "Tensor":
+    """A uniform random number for each picture, [N, 1, 1, 1]."""
     import torch
 
     return torch.rand(len(x), 1, 1, 1, device=x.device) * (high - low) + low
 
 
-def _grid(x: "Tensor", how: Augment) -> "Tensor":
-    """Where each pixel comes from: flip, rotate, scale and crop as one affine map, [N, H, W, 2].
+def _affine_grid(x: "Tensor", options: Augment) -> "Tensor":
+    """The sampling grid [N, H, W, 2] of flip, rotation, scale and crop as one affine map.
 
-    Angles are true although the sides may differ.
+    Rotations keep angles also in pictures that are not square.
     """
     import torch
     from torch.nn import functional as F
 
     count, _, height, width = x.shape
-    angle = _between(x, -how.rotate, how.rotate).flatten() * (math.pi / 180)
+    angle = _uniform(x, -options.rotate, options.rotate).flatten() * (math.pi / 180)
     scale = (
-        _between(x, math.log(how.scale_min), math.log(how.scale_max)).flatten().exp()
+        _uniform(x, math.log(options.scale_min), math.log(options.scale_max))
+        .flatten()
+        .exp()
     )
-    aspect = _between(x, -how.aspect, how.aspect).flatten().exp()
-    across = scale * aspect * _sign(x, how.flip)
-    down = scale / aspect * _sign(x, how.flip_vertical)
-    room = (1 - scale).abs() + how.crop
+    aspect = _uniform(x, -options.aspect, options.aspect).flatten().exp()
+    across = scale * aspect * _sign(x, options.flip)
+    down = scale / aspect * _sign(x, options.flip_vertical)
+    limit = (1 - scale).abs() + options.crop
     shift_x, shift_y = (
-        (torch.rand(count, device=x.device) * 2 - 1) * room for _ in "xy"
+        (torch.rand(count, device=x.device) * 2 - 1) * limit for _ in "xy"
     )
-    if how.upright:
-        # By whole pixels nothing is blurred, which small pictures would suffer from.
+    if options.upright:
+        # Whole pixels: small pictures would suffer from blur.
         shift_x = (shift_x * width / 2).round() * 2 / width
         shift_y = (shift_y * height / 2).round() * 2 / height
     cos, sin = angle.cos(), angle.sin()
@@ -168,7 +171,7 @@ def _grid(x: "Tensor", how: Augment) -> "Tensor":
     return F.affine_grid(theta, list(x.shape), align_corners=False)
 
 
-def _sampled(x: "Tensor", grid: "Tensor", mode: str = "bilinear") -> "Tensor":
+def _resample(x: "Tensor", grid: "Tensor", mode: str = "bilinear") -> "Tensor":
     from torch.nn import functional as F
 
     return F.grid_sample(
@@ -177,7 +180,7 @@ def _sampled(x: "Tensor", grid: "Tensor", mode: str = "bilinear") -> "Tensor":
 
 
 def _sign(x: "Tensor", flip: bool) -> "Tensor":
-    """+1 or -1 for each picture."""
+    """+1, or where `flip` is true at random -1, for each picture [N]."""
     import torch
 
     return (
@@ -186,7 +189,7 @@ def _sign(x: "Tensor", flip: bool) -> "Tensor":
 
 
 class Colours(Protocol):
-    """The settings that `recoloured` reads."""
+    """The settings that `jitter_colours` reads."""
 
     @property
     def brightness(self) -> float:
@@ -201,37 +204,37 @@ class Colours(Protocol):
         """Factor, up to 1 + this."""
 
 
-def recoloured(x: "Tensor", how: Colours) -> "Tensor":
-    """float [N, C, H, W] with each picture's brightness, contrast and saturation changed; may leave
+def jitter_colours(x: "Tensor", options: Colours) -> "Tensor":
+    """Random brightness, contrast and saturation of float pictures [N, C, H, W]; values may leave
     0..255.
     """
     import torch
 
-    if how.brightness or how.contrast:
-        gain = _between(x, 1 - how.brightness, 1 + how.brightness)
-        contrast = _between(x, 1 - how.contrast, 1 + how.contrast)
+    if options.brightness or options.contrast:
+        gain = _uniform(x, 1 - options.brightness, 1 + options.brightness)
+        contrast = _uniform(x, 1 - options.contrast, 1 + options.contrast)
         x = x * (gain * contrast) + x.mean((1, 2, 3), keepdim=True) * gain * (
             1 - contrast
         )
-    if how.saturation and x.shape[1] == 3:
-        saturation = _between(x, 1 - how.saturation, 1 + how.saturation)
+    if options.saturation and x.shape[1] == 3:
+        saturation = _uniform(x, 1 - options.saturation, 1 + options.saturation)
         x = torch.lerp(x.mean(1, keepdim=True).expand_as(x), x, saturation)
     return x
 
 
-def _erased(x: "Tensor", share: float) -> "Tensor":
-    """A grey box of 2 to 20 % of the area in some pictures (Zhong et al. 2017, random erasing)."""
+def _erase_boxes(x: "Tensor", share: float) -> "Tensor":
+    """Random erasing (Zhong et al. 2017): a grey box of 2 to 20 % of the area in some pictures."""
     import torch
 
     height, width = x.shape[2:]
-    area = _between(x, 0.02, 0.2).squeeze(-1)
-    ratio = _between(x, math.log(0.5), math.log(2)).squeeze(-1).exp()
-    middle_y = _between(x, 0, height).squeeze(-1)
-    middle_x = _between(x, 0, width).squeeze(-1)
+    area = _uniform(x, 0.02, 0.2).squeeze(-1)
+    ratio = _uniform(x, math.log(0.5), math.log(2)).squeeze(-1).exp()
+    centre_y = _uniform(x, 0, height).squeeze(-1)
+    centre_x = _uniform(x, 0, width).squeeze(-1)
     rows = torch.arange(height, device=x.device).view(1, height, 1)
     columns = torch.arange(width, device=x.device).view(1, 1, width)
-    inside = ((rows - middle_y).abs() < (area * ratio).sqrt() * height / 2) & (
-        (columns - middle_x).abs() < (area / ratio).sqrt() * width / 2
+    inside = ((rows - centre_y).abs() < (area * ratio).sqrt() * height / 2) & (
+        (columns - centre_x).abs() < (area / ratio).sqrt() * width / 2
     )
-    chosen = _between(x, 0, 1).squeeze(-1) < share
+    chosen = _uniform(x, 0, 1).squeeze(-1) < share
     return x.masked_fill((inside & chosen).unsqueeze(1), GREY)

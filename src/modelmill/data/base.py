@@ -1,5 +1,5 @@
-"""An item of a data set, and the source that a reader reads items from: a folder, a file or a
-zip.
+"""`Item`, an example of a data set, and `Source`, the folder, file or zip that items are read
+from.
 """
 
 import io
@@ -28,11 +28,13 @@ from modelmill.errors import (
 )
 
 LIMIT = 64 << 20
+"""Bytes of one file that are read at most."""
 UNPACKED = 200
 """How many times its size an archive may unpack to; real data reach about 20."""
 UNPACKED_BYTES = 1 << 30
-"""What any archive may unpack to, however small it is."""
+"""Bytes that any archive may unpack to, however small it is."""
 SPLITS = ("train", "val", "test")
+"""All splits, in the order of their codes."""
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -43,14 +45,15 @@ DAMAGE = (
     RuntimeError,
     LookupError,
 )
+"""What the libraries of archives raise for damaged content."""
 Opener = Callable[[str], Any]
 
 
 class Box(msgspec.Struct, frozen=True):
-    """An object in a picture: its class and its corners in pixels of the upright picture, the far
-    ones excluded.
+    """A bounding box: class and corners in pixels of the upright picture; xmax and ymax are
+    excluded.
 
-    `ignored` marks what is there but neither trained on nor counted (VOC's `difficult`, COCO's
+    `ignored` marks objects that are neither trained on nor counted (VOC's `difficult`, COCO's
     crowds).
     """
 
@@ -67,7 +70,7 @@ Target = list[Box] | tuple[Any, ...] | bytes | str | None
 
 
 class Content(NamedTuple):
-    """What a reader finds of an item when it is asked for it."""
+    """The content of an item, read lazily."""
 
     data: Data
     target: Target = None
@@ -75,18 +78,18 @@ class Content(NamedTuple):
 
 
 class Item:
-    """One example as a reader found it.
+    """One example of a data set, as its reader yields it.
 
-    `name` is its path or row, unique in the set; `data` an encoded picture, a text, or decoded
-    pixels (uint8 [H, W] or [H, W, C]); `split` what the set declares; `problem` why the reader
-    could not read it. `target` is what the format's TARGET says: for `boxes` a list of `Box`, for
-    `mask` the mask as an encoded picture of class numbers, for `picture` the encoded picture that
-    should come out, for `text` a text, for `texts` a tuple of them that are equally right, for
-    `scored` a tuple of a text and how alike it is, for `answers` a tuple of (text, place in the
-    passage); `label` is then the class that the splits are balanced by, or "".
+    `name` is its path or row, unique in the set; `data` an encoded picture, a recording, a text, or
+    decoded pixels (uint8 [H, W] or [H, W, C]); `split` the declared split; `problem` why it can't
+    be read, "" if it can. `target` depends on the format's TARGET: for `boxes` a list of `Box`, for
+    `mask` an encoded picture of class numbers, for `picture` the encoded target picture, for `text`
+    a text, for `texts` a tuple of equally right texts, for `scored` a tuple of the second text and
+    the similarity, for `answers` a tuple of (text, offset in the passage). `label` is the class, or
+    with a target the class by which splits are balanced, or "".
 
-    A reader that passes over many files makes items with `Item.later`: their data, target and
-    problem are read when one of them is first asked for, while the source is open.
+    Readers of many files make lazy items with `Item.later`: data, target and problem are read on
+    first access, while the source is open.
     """
 
     __slots__ = ("_data", "_problem", "_read", "_target", "label", "name", "split")
@@ -112,7 +115,7 @@ class Item:
     def later(
         cls, name: str, label: str, split: str | None, read: Callable[[], Content]
     ) -> Self:
-        """An item whose content `read` finds when it is asked for; a `MillError` that it raises
+        """A lazy item, whose content `read` returns on first access; a `MillError` that it raises
         becomes the problem.
         """
         item = cls(name, label, b"", split)
@@ -121,11 +124,11 @@ class Item:
 
     @property
     def waits(self) -> bool:
-        """Whether the content has not been read yet."""
+        """Whether the content is still to be read."""
         return self._read is not None
 
     def again(self) -> Self:
-        """The item as it is now, to read from; this one keeps waiting."""
+        """A copy to read from; this item stays lazy."""
         item = type(self)(
             self.name, self.label, self._data, self.split, self._problem, self._target
         )
@@ -133,55 +136,55 @@ class Item:
         return item
 
     def read(self) -> Self:
-        """The item itself, its content read: for use after the source is closed."""
+        """The item itself with its content read, for use after the source is closed."""
         self._load()
         return self
 
     @property
     def data(self) -> Data:
-        """What a model is asked about."""
+        """The input."""
         self._load()
         return self._data
 
     @property
     def problem(self) -> str:
-        """Why the reader could not read it, or nothing."""
+        """Why it can't be read, or ""."""
         self._load()
         return self._problem
 
     @problem.setter
-    def problem(self, said: str) -> None:
+    def problem(self, problem: str) -> None:
         self._load()
-        self._problem = said
+        self._problem = problem
 
     @property
     def target(self) -> Target:
-        """What a model should answer."""
+        """The expected output, in the form of the format's TARGET."""
         if self._target is None:
             self._load()
         return self._target
 
     @target.setter
-    def target(self, wanted: Target) -> None:
-        self._target = wanted
+    def target(self, target: Target) -> None:
+        self._target = target
 
     def _load(self) -> None:
         if self._read is None:
             return
         read, self._read = self._read, None
         try:
-            found = read()
+            content = read()
         except MillError as error:
             self._problem = error.message
             return
-        self._data = found.data
-        self._problem = found.problem
+        self._data = content.data
+        self._problem = content.problem
         if self._target is None:
-            self._target = found.target
+            self._target = content.target
 
 
 class Source:
-    """Files under '/'-separated relative `names`, sorted; a context manager."""
+    """The files of a data set by '/'-separated relative `names`, sorted; a context manager."""
 
     def __init__(
         self,
@@ -199,8 +202,8 @@ class Source:
         self._close = close
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read from start to end; a damaged one raises `InvalidInput` while it is
-        read.
+        """A file for reading from start to end; damage raises `InvalidInput` while it is read, an
+        unknown name `NotFound`.
         """
         if name not in self._known:
             raise NotFound(f"'{self.title}' holds no '{name}'")
@@ -208,7 +211,7 @@ class Source:
             return guarded(self._opener(name), name, self._budget)
 
     def read(self, name: str, limit: int = LIMIT) -> bytes:
-        """A whole file; raises `TooLarge` once it proves longer than `limit` bytes."""
+        """The bytes of a file; raises `TooLarge` when it is longer than `limit` bytes."""
         with self.open(name) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
@@ -218,7 +221,7 @@ class Source:
     def item(
         self, name: str, label: str, split: str | None, target: Target = None
     ) -> Item:
-        """A file as an item, read when it is asked for; its problem says why it can't be read."""
+        """A file as a lazy item, whose problem says why it can't be read."""
         item = Item.later(name, label, split, lambda: Content(self.read(name)))
         item.target = target
         return item
@@ -233,17 +236,15 @@ class Source:
 
 
 def open_source(path: Path, title: str = "") -> Source:
-    """The data at a path: a folder, a file, a zip, or a folder that holds nothing but one zip.
+    """The source at a path: a folder, a file, a zip, or a folder that holds one zip alone.
 
-    `title` is what errors call it; its name when not given.
-
-    Raises `NotFound`, and `InvalidInput` for an unsafe or damaged zip, several zips, or no data at
-    all.
+    `title` names it in errors (default: the name of the path). Raises `NotFound`, and
+    `InvalidInput` for an unsafe or damaged zip, several zips, or no data.
     """
-    place, found = locate(path)
-    if found is None:
-        return _open_zip(place, title or place.name)
-    files = view(found)
+    location, members = locate(path)
+    if members is None:
+        return _open_zip(location, title or location.name)
+    files = view(members)
     _refuse_nothing(title or str(path), files)
     return Source(
         title or path.name,
@@ -254,18 +255,18 @@ def open_source(path: Path, title: str = "") -> Source:
 
 
 def check_options(options: Mapping[str, str], known: Iterable[str]) -> None:
-    """Refuse an option that a format does not read; raises `InvalidInput`."""
+    """Raises `InvalidInput` for an option that a format does not read, with the nearest name."""
     for name in options:
         if name not in known:
             raise unknown_setting(name, known)
 
 
 def guarded(file: Any, name: str, budget: list[int] | None = None) -> BinaryIO:
-    """A readable file whose every kind of damage is an `InvalidInput` naming it; closing closes
-    both.
+    """A readable file that raises `InvalidInput` with its name for any kind of damage; closing it
+    closes `file`.
 
-    `budget` holds how many bytes may still be read from all files of an archive; past it,
-    `TooLarge`.
+    `budget` holds the bytes that may still be read from all files of an archive; beyond it reading
+    raises `TooLarge`.
     """
     return cast("BinaryIO", io.BufferedReader(_Guarded(file, name, budget), 1 << 16))
 
@@ -305,7 +306,7 @@ def _damage(name: str) -> Iterator[None]:
     except DAMAGE as error:
         raise InvalidInput(f"'{name}' is damaged: {error}") from error
     except OSError as error:
-        if error.errno is None:  # what gzip and bz2 raise for content that is wrong
+        if error.errno is None:  # gzip and bz2 raise this for damaged content
             raise InvalidInput(f"'{name}' is damaged: {error}") from error
         raise from_os(error, f"reading '{name}'") from error
 
@@ -319,9 +320,8 @@ def _open_zip(path: Path, title: str) -> Source:
     except BaseException:
         archive.close()
         raise
-    budget = 2 * max(
-        UNPACKED_BYTES, UNPACKED * path.stat().st_size
-    )  # a reader may look at a file before it reads it
+    # Twice, for `detect` of a format may read a file before `read` does.
+    budget = 2 * max(UNPACKED_BYTES, UNPACKED * path.stat().st_size)
     return Source(
         title,
         list(files),

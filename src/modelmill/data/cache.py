@@ -1,6 +1,4 @@
-"""Decoded training data on disk, mapped into memory: decoded once, read at the speed of the page
-cache.
-"""
+"""The cache of decoded training data: arrays on disk, mapped into memory, decoded once."""
 
 import json
 import os
@@ -19,10 +17,10 @@ from numpy.typing import NDArray
 from modelmill.errors import MillError, from_os
 
 TARGET = "target."
-"""Files of targets begin so."""
+"""Prefix of the names of targets."""
 NAMES = "names.json"
 STALE = 24 * 3600.0
-"""Seconds without a write after which a half-built entry is taken for abandoned."""
+"""Seconds without a write after which an unfinished entry is removed."""
 
 Row = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
 Build = Callable[[], Iterator[Row]]
@@ -36,11 +34,11 @@ class Arrays:
     targets: dict[str, NDArray[Any]]
 
     def __len__(self) -> int:
-        """How many items there are."""
+        """The number of items."""
         return len(next(iter(self.arrays.values())))
 
     def rows(self, chosen: Any) -> dict[str, NDArray[Any]]:
-        """Inputs and targets of some rows, as a batch."""
+        """Inputs and targets of the chosen rows by name, as a batch."""
         return {
             name: array[chosen]
             for name, array in {**self.arrays, **self.targets}.items()
@@ -50,16 +48,16 @@ class Arrays:
 def cached(
     folder: Path, key: str, build: Build, count: int, progress: Callable[[int], None]
 ) -> Arrays:
-    """The arrays kept under `key`, built from `count` items when they are not there yet.
+    """The arrays cached under `key`, built from `count` items if they are not cached yet.
 
-    `progress` is told how many items are done. Builders may race: one wins, the others discard
-    theirs. Raises `StorageFull`, and `MillError` when the items differ in names, shape or type, or
-    are not `count`.
+    `progress` is called with the number of items done. Of concurrent builders one wins, the others
+    discard theirs. Raises `StorageFull`, and `MillError` when the items differ in names, shape or
+    type, or are not `count`.
     """
     entry = folder / key
-    kept = _load(entry)
-    if kept is not None:
-        return kept
+    existing = _load(entry)
+    if existing is not None:
+        return existing
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f"{key}.tmp-{os.getpid()}-", dir=folder))
@@ -79,7 +77,7 @@ def cached(
 
 
 def trim(folder: Path, keep_bytes: int) -> int:
-    """Drop the least recently used entries until at most `keep_bytes` stay; returns the bytes
+    """Remove the least recently used entries until at most `keep_bytes` stay; returns the bytes
     freed.
     """
     freed = total = 0
@@ -88,7 +86,7 @@ def trim(folder: Path, keep_bytes: int) -> int:
         draft = ".tmp-" in path.name
         total += size
         if used < time.time() - STALE if draft else total > keep_bytes:
-            shutil.rmtree(_aside(path), ignore_errors=True)
+            shutil.rmtree(_move_aside(path), ignore_errors=True)
             freed += size
             total -= size
     return freed
@@ -121,7 +119,7 @@ def _load(entry: Path) -> Arrays | None:
 def _fill(
     draft: Path, build: Build, count: int, progress: Callable[[int], None]
 ) -> None:
-    places: dict[str, NDArray[Any]] = {}
+    memmaps: dict[str, NDArray[Any]] = {}
     done = 0
     for arrays, targets in build():
         named = {
@@ -129,48 +127,48 @@ def _fill(
             **{f"{TARGET}{name}": part for name, part in targets.items()},
         }
         row = {name: np.asarray(part) for name, part in named.items()}
-        if not places:
-            places = {
-                name: _room(draft / f"{name}.npy", part, count)
+        if not memmaps:
+            memmaps = {
+                name: _allocate(draft / f"{name}.npy", part, count)
                 for name, part in row.items()
             }
         if done == count:
             raise MillError(f"there are more than the {count} items announced")
-        _put(places, row, done)
+        _write_row(memmaps, row, done)
         done += 1
         if done % 256 == 0:
             progress(done)
     if done != count or not done:
         raise MillError(f"{done} items came where {count} were announced")
-    for place in places.values():
-        place.flush()  # type: ignore[attr-defined]
-    (draft / NAMES).write_text(json.dumps(sorted(places)))
+    for memmap in memmaps.values():
+        memmap.flush()  # type: ignore[attr-defined]
+    (draft / NAMES).write_text(json.dumps(sorted(memmaps)))
     progress(done)
 
 
-def _room(path: Path, first: NDArray[Any], count: int) -> NDArray[Any]:
-    place: NDArray[Any] = open_memmap(path, "w+", first.dtype, (count, *first.shape))
+def _allocate(path: Path, first: NDArray[Any], count: int) -> NDArray[Any]:
+    memmap: NDArray[Any] = open_memmap(path, "w+", first.dtype, (count, *first.shape))
     with path.open("r+b") as file:
-        # Room for all of it now: on a full disk a write to a mapped page would kill the process.
+        # Allocates all of it now: on a full disk a write to a mapped page would kill the process.
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return place
+    return memmap
 
 
-def _put(
-    places: dict[str, NDArray[Any]], row: dict[str, NDArray[Any]], number: int
+def _write_row(
+    memmaps: dict[str, NDArray[Any]], row: dict[str, NDArray[Any]], number: int
 ) -> None:
-    if row.keys() != places.keys():
+    if row.keys() != memmaps.keys():
         raise MillError(
-            f"item {number} has the arrays {sorted(row)}, the first one {sorted(places)}"
+            f"item {number} has the arrays {sorted(row)}, the first one {sorted(memmaps)}"
         )
-    for name, place in places.items():
+    for name, memmap in memmaps.items():
         part = row[name]
-        if part.shape != place.shape[1:] or part.dtype != place.dtype:
+        if part.shape != memmap.shape[1:] or part.dtype != memmap.dtype:
             raise MillError(
                 f"item {number}: '{name}' is {part.dtype} {list(part.shape)}, "
-                f"the first one {place.dtype} {list(place.shape[1:])}"
+                f"the first one {memmap.dtype} {list(memmap.shape[1:])}"
             )
-        place[number] = part
+        memmap[number] = part
 
 
 def _publish(draft: Path, entry: Path) -> None:
@@ -179,12 +177,12 @@ def _publish(draft: Path, entry: Path) -> None:
     except OSError:
         if _load(entry) is not None:  # another builder was first: the same content
             return
-        shutil.rmtree(_aside(entry), ignore_errors=True)
+        shutil.rmtree(_move_aside(entry), ignore_errors=True)
         draft.rename(entry)
 
 
-def _aside(entry: Path) -> Path:
-    """The entry under a draft's name, so that nobody opens it while its files go one by one."""
+def _move_aside(entry: Path) -> Path:
+    """Rename an entry to a draft's name, so that nobody opens it while its files are removed."""
     aside = entry.with_name(f"{entry.name}.tmp-{os.getpid()}-{time.monotonic_ns()}")
     try:
         return entry.rename(aside)

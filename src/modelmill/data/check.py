@@ -1,10 +1,11 @@
-"""The check of a data set: one pass over its items, in memory that grows by some bytes an item."""
+"""The check of a data set: one pass over its items that keeps some bytes of each."""
 
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelmill.data.base import SPLITS, Item
 from modelmill.data.findings import (
@@ -24,7 +25,13 @@ from modelmill.errors import Cancelled, MillError
 __all__ = ["Finding", "Index", "Report", "examine"]
 
 STEP = 256
-"""Items between two tellings of progress."""
+"""Items between two reports of progress."""
+
+
+Digest = Callable[[Item], str]
+"""A sha256 (hexadecimal) of an item."""
+GroupKey = Callable[[Item], str | None]
+"""A sha256 (hexadecimal) that items of a group have in common, or None."""
 
 
 def _ungrouped(item: Item) -> None:
@@ -39,40 +46,36 @@ def examine(
     labelled: bool = True,
     declared: Sequence[str] = (),
     whole_classes: bool = False,
-    group_key: Callable[[Item], str | None] = _ungrouped,
+    group_key: GroupKey = _ungrouped,
 ) -> tuple[Index, Report]:
     """Check all items and give each its split.
 
-    Where items are not `labelled` with one class each, a class may be missing, the classes are
-    those of their boxes, the characters of their texts, or those `declared` (in that order, each
-    counted once for a mask that holds it), and nothing is said of how the classes are spread. With
-    `whole_classes` a class goes to one split, where the set does not say otherwise. Items with the
-    same `group_key` stay in one split, where there are enough different ones.
+    Items that are not `labelled` need no class of their own: the classes are those of their boxes,
+    the characters of their texts, or those `declared` (each counted once for a mask that holds it),
+    and their balance is not checked. With `whole_classes` a class stays in one split, unless the
+    set declares splits. Items with the same `group_key` (a sha256, hexadecimal) stay in one split,
+    if there are at least three different keys.
 
     `fingerprint` returns the sha256 (hexadecimal) of an item's decoded content and raises
-    `MillError` when it can't be decoded; `progress` is told how many items are done. Bad items are
-    dropped and reported.
+    `MillError` when it can't be decoded; `progress` is called with the number of items done. Bad
+    items are dropped and reported.
     """
-    seen = _Seen(fingerprint, group_key, labelled, masked=bool(declared))
+    checked = _Pass(fingerprint, group_key, labelled, masked=bool(declared))
     for item in items:
-        seen.add(item)
-        if len(seen.labels) % STEP == 0:
-            progress(len(seen.labels))
-    progress(len(seen.labels))
-    return _conclude(seen, list(declared), whole_classes)
+        checked.add(item)
+        if len(checked.labels) % STEP == 0:
+            progress(len(checked.labels))
+    progress(len(checked.labels))
+    return _conclude(checked, list(declared), whole_classes)
 
 
-Print = Callable[[Item], str]
-"""The sha256 (hexadecimal) of something about an item."""
-
-
-class _Seen:
-    """What the pass keeps of each item: label, declared split, fingerprint, name."""
+class _Pass:
+    """What the pass keeps of each item: label, declared split, fingerprint, group, name."""
 
     def __init__(
         self,
-        fingerprint: Print,
-        group_key: Callable[[Item], str | None],
+        fingerprint: Digest,
+        group_key: GroupKey,
         labelled: bool,
         masked: bool,
     ) -> None:
@@ -80,9 +83,9 @@ class _Seen:
         self.group_key = group_key
         self.labelled = labelled
         self.masked = masked
-        self.named: Counter[str] = Counter()
-        self.masks: Counter[int] = Counter()
-        self.known: dict[str, int] = {}
+        self.mentions: Counter[str] = Counter()
+        self.mask_values: Counter[int] = Counter()
+        self.label_numbers: dict[str, int] = {}
         self.labels = array("i")
         self.declared = array("b")
         self.prints = array("Q")
@@ -92,18 +95,18 @@ class _Seen:
 
     def add(self, item: Item) -> None:
         label = (
-            self.known.setdefault(item.label, len(self.known))
+            self.label_numbers.setdefault(item.label, len(self.label_numbers))
             if item.label or not self.labelled
             else DROPPED
         )
         content = self._content(item)
         self.labels.append(label if content is not None else DROPPED)
         if content is not None and isinstance(item.target, list):
-            self.named.update(box.label for box in item.target)
+            self.mentions.update(box.label for box in item.target)
         elif content is not None and isinstance(item.target, str):
-            self.named.update(set(item.target))
+            self.mentions.update(set(item.target))
         elif content is not None and self.masked and isinstance(item.target, bytes):
-            self.masks.update(np.unique(values_of(item.target)).tolist())
+            self.mask_values.update(np.unique(values_of(item.target)).tolist())
         self.declared.append(
             SPLITS.index(item.split) if item.split is not None else UNDECLARED
         )
@@ -133,9 +136,9 @@ class _Seen:
         except MillError as error:
             self.findings.drop("undecodable", f"{item.name}: {error.message}")
             return None
-        if isinstance(item.data, bytes) and (said := kind_of_name(item.name)):
+        if isinstance(item.data, bytes) and (named_kind := kind_of_name(item.name)):
             kind = kind_of_data(item.data)
-            if kind and kind != said:
+            if kind and kind != named_kind:
                 self.findings.warn("mislabelled-extension", f"{item.name} is {kind}")
         return content
 
@@ -152,60 +155,100 @@ def _is_empty(item: Item) -> bool:
 
 
 def _conclude(
-    seen: _Seen, declared: list[str], whole_classes: bool
+    checked: _Pass, declared: list[str], whole_classes: bool
 ) -> tuple[Index, Report]:
-    raw = np.array(seen.labels, np.int32)
+    raw = np.array(checked.labels, np.int32)
     sound = np.flatnonzero(raw >= 0)
-    names = list(seen.known)
+    table = _table_of(checked, raw, sound)
     counts = dict(
-        zip(names, np.bincount(raw[sound], minlength=len(names)).tolist(), strict=True)
+        zip(
+            table.labels,
+            np.bincount(table.codes, minlength=len(table.labels)).tolist(),
+            strict=True,
+        )
     )
-    labels = sorted((name for name in names if counts[name]), key=_order)
-    rank = {label: number for number, label in enumerate(labels)}
-    code = np.array([rank.get(name, DROPPED) for name in names], np.int32)
-    table = Table(
-        labels,
-        code[raw[sound]],
-        np.array(seen.prints, np.uint64)[sound],
-        np.array(seen.declared, np.int8)[sound],
-        lambda number: seen.name(int(sound[number])),
-    )
-    if whole_classes:
-        splits = assign_classes(labels, table.codes, table.declared, table.prints)
-    else:
-        groups = np.array(seen.groups, np.uint64)[sound]
-        enough = len(np.unique(groups)) >= len(SPLITS)
-        splits = assign(table.codes, table.declared, groups if enough else table.prints)
-    classes = {name: counts[name] for name in sorted(names, key=_order)}
-    found = seen.findings
-    about_contents(found, table, splits)
-    if seen.labelled:
-        about_classes(found, classes)
-    elif declared:
-        labels = declared
-        classes = {name: seen.masks[number] for number, name in enumerate(declared)}
-    else:
-        labels = sorted(seen.named or (name for name in labels if name), key=_order)
+    splits = _splits_of(checked, table, sound, whole_classes)
+    about_contents(checked.findings, table, splits)
+    if checked.labelled:
+        labels = table.labels
         classes = {
-            name: seen.named[name] if seen.named else counts[name] for name in labels
+            name: counts.get(name, 0)
+            for name in sorted(checked.label_numbers, key=_order)
         }
-    about_splits(found, table)
+        about_classes(checked.findings, classes)
+    else:
+        labels, classes = _unlabelled_classes(checked, declared, counts)
+    about_splits(checked.findings, table)
     tally = Counter(splits.tolist())
     report = Report(
         items=len(raw),
         sound=len(sound),
         classes=classes,
         splits={name: tally[number] for number, name in enumerate(SPLITS)},
-        findings=found.conclude(),
+        findings=checked.findings.conclude(),
     )
-    all_codes = np.full(len(raw), DROPPED, np.int32)
-    all_splits = np.full(len(raw), DROPPED, np.int8)
-    place = {label: number for number, label in enumerate(labels)}
-    codes = np.array([place.get(label, DROPPED) for label in table.labels], np.int32)
-    all_codes[sound], all_splits[sound] = codes[table.codes], splits
-    return Index.of(
-        labels, all_codes, all_splits, np.array(seen.prints, np.uint64)
-    ), report
+    return _index_of(checked, table, labels, sound, splits), report
+
+
+def _table_of(checked: _Pass, raw: NDArray[np.int32], sound: NDArray[np.intp]) -> Table:
+    """The sound items, their labels in order without those that have no sound item."""
+    names = list(checked.label_numbers)
+    present = set(raw[sound].tolist())
+    labels = sorted(
+        (name for number, name in enumerate(names) if number in present), key=_order
+    )
+    rank = {label: number for number, label in enumerate(labels)}
+    codes = np.array([rank.get(name, DROPPED) for name in names], np.int32)
+    return Table(
+        labels,
+        codes[raw[sound]],
+        np.array(checked.prints, np.uint64)[sound],
+        np.array(checked.declared, np.int8)[sound],
+        lambda number: checked.name(int(sound[number])),
+    )
+
+
+def _splits_of(
+    checked: _Pass, table: Table, sound: NDArray[np.intp], whole_classes: bool
+) -> NDArray[np.int8]:
+    """The split of each sound item."""
+    if whole_classes:
+        return assign_classes(table.labels, table.codes, table.declared, table.prints)
+    groups = np.array(checked.groups, np.uint64)[sound]
+    enough = len(np.unique(groups)) >= len(SPLITS)
+    return assign(table.codes, table.declared, groups if enough else table.prints)
+
+
+def _unlabelled_classes(
+    checked: _Pass, declared: list[str], counts: dict[str, int]
+) -> tuple[list[str], dict[str, int]]:
+    """The classes of items without one label each, and how often they occur in masks, boxes or
+    texts.
+    """
+    if declared:
+        masks = checked.mask_values
+        return declared, {name: masks[number] for number, name in enumerate(declared)}
+    occurrences = checked.mentions or counts
+    labels = sorted((name for name in occurrences if name), key=_order)
+    return labels, {name: occurrences[name] for name in labels}
+
+
+def _index_of(
+    checked: _Pass,
+    table: Table,
+    labels: list[str],
+    sound: NDArray[np.intp],
+    splits: NDArray[np.int8],
+) -> Index:
+    """The index of all items, with those that were dropped."""
+    count = len(checked.labels)
+    all_codes = np.full(count, DROPPED, np.int32)
+    all_splits = np.full(count, DROPPED, np.int8)
+    rank = {label: number for number, label in enumerate(labels)}
+    codes = np.array([rank.get(label, DROPPED) for label in table.labels], np.int32)
+    all_codes[sound] = codes[table.codes]
+    all_splits[sound] = splits
+    return Index.of(labels, all_codes, all_splits, np.array(checked.prints, np.uint64))
 
 
 def _order(label: str) -> tuple[int, int, str]:

@@ -1,15 +1,15 @@
-"""Conversations as plain text, one way in training and in serving."""
+"""Conversations as plain text, the same in training and serving."""
 
 from collections.abc import Mapping, Sequence
 
 NEXT = "\n\n"
-"""Stands between messages."""
+"""Separates messages."""
 ANSWER = "assistant:\n"
-"""Stands before an answer."""
+"""Begins an answer."""
 
 
 def spoken(messages: Sequence[Mapping[str, str]]) -> str:
-    """Messages (`role`, `content`) as one text."""
+    """Messages (dictionaries of `role` and `content`) as one text."""
     return "".join(
         f"{message['role']}:\n{message['content']}{NEXT}" for message in messages
     )

@@ -1,6 +1,4 @@
-"""What there is to say about a data set: each finding counted, with a few examples and a line of
-advice.
-"""
+"""The findings of a check: each counted, with a few examples and a line of advice."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,9 +14,9 @@ from modelmill.data.splits import TEST, UNDECLARED, VAL, val_measures
 
 EXAMPLES = 5
 FEW = 5
-"""A class of fewer items can be neither learnt nor measured."""
+"""Items of a class below which a warning is given."""
 UNEVEN = 2.0
-"""The ratio of the largest to the smallest class from which it is worth a word."""
+"""Ratio of the largest to the smallest class from which a warning is given."""
 
 MESSAGES = {
     "unreadable-row": "left out {items} that could not be read",
@@ -40,8 +38,8 @@ MESSAGES = {
 
 
 class Table(msgspec.Struct):
-    """The sound items, arrays [items]: label codes, fingerprints, declared splits; and the name of
-    each.
+    """The sound items: their labels, arrays [items] of label codes, fingerprints and declared
+    splits, and a function from an item's number to its name.
     """
 
     labels: list[str]
@@ -52,34 +50,34 @@ class Table(msgspec.Struct):
 
 
 class Findings:
-    """Findings while they are counted, by kind."""
+    """Collects findings by kind."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Finding] = {}
+        self._findings: dict[str, Finding] = {}
         self._texts: dict[str, str] = {}
 
     def drop(self, kind: str, example: str) -> None:
-        """Count an item that is left out."""
+        """Count an item that is dropped."""
         self._add(kind, "dropped", 1, example)
 
     def warn(
         self, kind: str, example: str = "", count: int = 1, text: str = ""
     ) -> None:
-        """Count something to be told; `text` is the line for kinds that have none of their own."""
+        """Count a warning; `text` is the message of kinds that have none of their own."""
         self._add(kind, "warning", count, example)
         self._texts[kind] = text
 
     def conclude(self) -> list[Finding]:
-        """All findings in their order, with their lines."""
-        found = [self._found[kind] for kind in MESSAGES if kind in self._found]
-        for finding in found:
+        """All findings in the order of `MESSAGES`, with their messages."""
+        findings = [self._findings[kind] for kind in MESSAGES if kind in self._findings]
+        for finding in findings:
             counted = {
                 word: _counted(finding.count, word)
                 for word in ("items", "contents", "classes")
             }
             text = self._texts.get(finding.kind, "")
             finding.message = MESSAGES[finding.kind].format(**counted, text=text)
-        return found
+        return findings
 
     def _add(
         self,
@@ -88,56 +86,58 @@ class Findings:
         count: int,
         example: str,
     ) -> None:
-        finding = self._found.setdefault(kind, Finding(kind, 0, severity, "", []))
+        finding = self._findings.setdefault(kind, Finding(kind, 0, severity, "", []))
         finding.count += count
         if example and len(finding.examples) < EXAMPLES:
             finding.examples.append(shown(example, 400))
 
 
-def about_contents(found: Findings, table: Table, splits: NDArray[np.int8]) -> None:
-    """Contents that occur more than once: repeated, leaking between splits, or with two labels."""
-    for twins in _twins(table.prints):
-        codes, places = table.codes[twins], splits[twins]
+def about_contents(findings: Findings, table: Table, splits: NDArray[np.int8]) -> None:
+    """Warn of contents that occur more than once: duplicates, leaks between splits, two labels."""
+    for group in _groups(table.prints):
+        codes, splits_of_group = table.codes[group], splits[group]
         if other := _differs(codes):
             pair = [
-                (table.name(twins[at]), shown(table.labels[codes[at]], 60))
+                (table.name(group[at]), shown(table.labels[codes[at]], 60))
                 for at in (0, other)
             ]
-            found.warn(
+            findings.warn(
                 "conflicting-labels",
                 " = ".join(f"{name} ({label})" for name, label in pair),
             )
-        if other := _differs(places):
-            found.warn(
+        if other := _differs(splits_of_group):
+            findings.warn(
                 "duplicates-across-splits",
-                f"{table.name(twins[0])} = {table.name(twins[other])}",
+                f"{table.name(group[0])} = {table.name(group[other])}",
             )
         first: dict[tuple[int, int], int] = {}
-        for number, code, place in zip(
-            twins.tolist(), codes.tolist(), places.tolist(), strict=True
+        for number, code, split_code in zip(
+            group.tolist(), codes.tolist(), splits_of_group.tolist(), strict=True
         ):
-            if (twin := first.setdefault((code, place), number)) != number:
-                found.warn("duplicates", f"{table.name(twin)} = {table.name(number)}")
+            if (first_item := first.setdefault((code, split_code), number)) != number:
+                findings.warn(
+                    "duplicates", f"{table.name(first_item)} = {table.name(number)}"
+                )
 
 
-def about_classes(found: Findings, classes: dict[str, int]) -> None:
-    """Classes that are too small, too few or uneven; `classes` counts the sound items of each."""
+def about_classes(findings: Findings, classes: dict[str, int]) -> None:
+    """Warn of classes that are too small, too few or imbalanced; `classes` counts sound items."""
     sizes = Counter(
         {label: count for label, count in classes.items() if count}
     ).most_common()
     if len(sizes) < 2:
-        found.warn("one-class", sizes[0][0] if sizes else "", count=len(sizes))
+        findings.warn("one-class", sizes[0][0] if sizes else "", count=len(sizes))
     for label, count in classes.items():
         if count < FEW:
-            found.warn("few-items", f"{label}: {count}")
+            findings.warn("few-items", f"{label}: {count}")
     if len(sizes) > 1 and sizes[0][1] >= UNEVEN * sizes[-1][1]:
         (large, most), (small, least) = sizes[0], sizes[-1]
         small_ones = sum(most >= UNEVEN * count for _, count in sizes)
         text = (
             f"the largest class has {most / least:.1f} times the items of the smallest: "
-            f"{_counts(sizes)}"
+            f"{_class_sizes(sizes)}"
         )
-        found.warn(
+        findings.warn(
             "imbalance",
             f"{large}: {most}, {small}: {least}",
             count=small_ones,
@@ -145,18 +145,18 @@ def about_classes(found: Findings, classes: dict[str, int]) -> None:
         )
 
 
-def about_splits(found: Findings, table: Table) -> None:
-    """Splits that the set declares without the one that measures; its val then does, where there is
+def about_splits(findings: Findings, table: Table) -> None:
+    """Warn where the set declares splits without a test split; val is used for it if there is
     one.
     """
     if val_measures(table.declared):
-        found.warn("val-as-test", count=int((table.declared == VAL).sum()))
+        findings.warn("val-as-test", count=int((table.declared == VAL).sum()))
     elif (table.declared != UNDECLARED).any() and not (table.declared == TEST).any():
-        found.warn("no-test-split")
+        findings.warn("no-test-split")
 
 
-def _twins(prints: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:
-    """The places of each content that occurs more than once, by first occurrence."""
+def _groups(prints: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:
+    """The item numbers of each content that occurs more than once, by first occurrence."""
     order = np.argsort(prints, kind="stable")
     ordered = prints[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
@@ -167,15 +167,15 @@ def _twins(prints: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:
 
 
 def _differs(values: NDArray[np.signedinteger]) -> int:
-    """The first place whose value is another than the first one; 0 when there is none."""
+    """The index of the first value that differs from the first; 0 when none does."""
     return int(np.argmax(values != values[0]))
 
 
 def _counted(count: int, words: str) -> str:
-    one = {"items": "item", "contents": "content", "classes": "class"}[words]
-    return f"{count} {one if count == 1 else words}"
+    singular = {"items": "item", "contents": "content", "classes": "class"}[words]
+    return f"{count} {singular if count == 1 else words}"
 
 
-def _counts(sizes: list[tuple[str, int]]) -> str:
-    told = [f"{shown(label, 40)} {count}" for label, count in sizes]
-    return ", ".join(told if len(told) <= 12 else [*told[:6], "…", *told[-5:]])
+def _class_sizes(sizes: list[tuple[str, int]]) -> str:
+    counts = [f"{shown(label, 40)} {count}" for label, count in sizes]
+    return ", ".join(counts if len(counts) <= 12 else [*counts[:6], "…", *counts[-5:]])

@@ -1,4 +1,4 @@
-"""What a picture file is, by its name and by its first bytes."""
+"""The kind of a picture file, by its name and by its first bytes."""
 
 KINDS = {
     "jpeg": "jpg jpeg jpe jfif mpo",
@@ -103,23 +103,23 @@ def extension(name: str) -> str:
 
 
 def kind_of_name(name: str) -> str:
-    """The kind of picture that a file's name says; empty when it says none."""
+    """The kind of picture that a file's extension names, or ""."""
     return BY_EXTENSION.get(extension(name), "")
 
 
 def kind_of_data(data: bytes) -> str:
-    """The kind of picture that the first bytes say; empty when they say none."""
+    """The kind of picture that the first bytes identify, or ""."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     if data[4:8] == b"ftyp":
-        brand = data[8:12]
-        return (
-            "avif"
-            if brand in (b"avif", b"avis")
-            else "heif"
-            if brand[:2] in (b"he", b"mi", b"ms")
-            else ""
-        )
+        return _kind_of_brand(data[8:12])
     if data[:1] == b"P" and data[1:2] in b"1234567Ff" and data[2:3].isspace():
         return "netpbm"
     return next((kind for start, kind in STARTS if data.startswith(start)), "")
+
+
+def _kind_of_brand(brand: bytes) -> str:
+    """The kind of a picture in an ISO media file, by its brand."""
+    if brand in (b"avif", b"avis"):
+        return "avif"
+    return "heif" if brand[:2] in (b"he", b"mi", b"ms") else ""

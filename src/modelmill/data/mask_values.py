@@ -1,4 +1,4 @@
-"""Masks of class numbers: which value is which class, and what is wrong with a mask."""
+"""Masks of class numbers: the class of each value, and the check of a mask against its picture."""
 
 import functools
 import io
@@ -17,13 +17,13 @@ from modelmill.data.names import shown
 from modelmill.errors import InvalidInput, MillError, TooLarge
 
 IGNORED = 255
-"""The value of pixels that are neither learnt nor counted, in what a format gives out."""
+"""The class number of pixels that are neither trained on nor counted."""
 MAX_PIXELS = 50_000_000
 LISTS = ("classes.txt", "labels.txt", "codes.txt")
 VOID = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})
 NUMBERED = re.compile(r"(\d+)\s*[\s:,=]\s*(.+)")
-GLANCE = 32
-"""Masks that are looked at to tell whether a set uses 0 and 255 for two classes."""
+SAMPLED = 32
+"""Masks that are read to see whether a set uses 0 and 255 for two classes."""
 OPTIONS = {
     "classes": "names of the mask values 0, 1, 2, ..., separated by commas; default: classes.txt "
     "of the set",
@@ -35,10 +35,10 @@ Values = NDArray[np.uint8]
 
 
 class Classes(msgspec.Struct, frozen=True):
-    """What the values of masks mean.
+    """The classes of mask values.
 
     `table` int16 [256] gives each value's class number, `IGNORED`, or -1 for an unknown one;
-    `names` are the classes by number, none where the masks alone say how many there are.
+    `names` are the classes by number, empty where none are declared.
     """
 
     names: list[str]
@@ -50,27 +50,26 @@ def classes_of(
 ) -> Classes:
     """The classes that the options or a file of the set declare; raises `InvalidInput`."""
     names = _declared(source, options)
-    both = (
+    is_binary = (
         "ignore" not in options
         and len(names) in (0, 2)
         and _black_and_white(source, masks)
     )
-    if both:
+    if is_binary:
         table = np.full(256, -1, np.int16)
         table[[0, 255]] = 0, 1
         return Classes(names or ["background", "foreground"], table)
     void = {number for number, name in enumerate(names) if name.lower() in VOID}
     ignored = _ignored(options) | void
-    kept = [value for value in range(len(names) or 256) if value not in ignored]
+    used = [value for value in range(len(names) or 256) if value not in ignored]
     table = np.full(256, -1, np.int16)
-    table[kept] = np.arange(len(kept))
+    table[used] = np.arange(len(used))
     table[list(ignored)] = IGNORED
-    return Classes([names[value] for value in kept] if names else [], table)
+    return Classes([names[value] for value in used] if names else [], table)
 
 
-def named(source: Source, classes: Classes, masks: Iterable[str]) -> list[str]:
-    """All classes, in order; where none are declared they are called after their values up to the
-    largest one.
+def class_names(source: Source, classes: Classes, masks: Iterable[str]) -> list[str]:
+    """All classes in order; without declared names `class VALUE` up to the largest value in use.
 
     Raises `InvalidInput` where there are fewer than two.
     """
@@ -96,7 +95,7 @@ def named(source: Source, classes: Classes, masks: Iterable[str]) -> list[str]:
 def pair(
     source: Source, picture: str, mask: str, split: str | None, classes: Classes
 ) -> Item:
-    """A picture with its mask; its problem says what is wrong with either."""
+    """A picture and its mask as an item, whose problem says what is wrong with either."""
     read = functools.partial(_content, source, picture, mask, classes)
     return Item.later(picture, "", split, read)
 
@@ -111,8 +110,8 @@ def _content(source: Source, picture: str, mask: str, classes: Classes) -> Conte
 
 
 def values_of(data: bytes) -> Values:
-    """The numbers in a mask file, uint8 [H, W]; raises `InvalidInput` for what holds none,
-    `TooLarge`.
+    """The values of a mask file, uint8 [H, W]; raises `InvalidInput` for a file without class
+    numbers, `TooLarge` for one of too many pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -142,22 +141,22 @@ def values_of(data: bytes) -> Values:
 
 
 def upright_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a picture as it is seen, EXIF applied; None for what is no picture."""
+    """Height and width of a picture with EXIF applied; None if it can't be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
                 return (
                     (image.width, image.height)
-                    if turned
+                    if rotated
                     else (image.height, image.width)
                 )
     except Exception:  # the check says what is wrong with the picture itself
         return None
 
 
-def packed(mask: Values) -> bytes:
+def to_png(mask: Values) -> bytes:
     """A mask as a PNG file."""
     out = io.BytesIO()
     Image.fromarray(mask).save(out, "PNG", compress_level=1)
@@ -180,7 +179,7 @@ def _target(data: bytes, size: tuple[int, int] | None, classes: Classes) -> byte
             f"({len(classes.names)} are known) and not ignored: see the options 'classes' and "
             "'ignore'"
         )
-    return packed(numbers.astype(np.uint8))
+    return to_png(numbers.astype(np.uint8))
 
 
 def _numbers(pixels: NDArray[Any]) -> Values:
@@ -200,38 +199,38 @@ def _numbers(pixels: NDArray[Any]) -> Values:
 
 
 def _declared(source: Source, options: Mapping[str, str]) -> list[str]:
-    """Names of the values from 0 on; none where nothing declares them."""
+    """Declared names of the values from 0 on; empty without a declaration."""
     if "classes" in options:
         return _distinct(
             "the option 'classes'",
             [name.strip() for name in options["classes"].split(",")],
         )
-    place = next((name for name in LISTS if name in source.names), "")
-    if not place:
+    file = next((name for name in LISTS if name in source.names), "")
+    if not file:
         return []
     lines = [
         line.strip()
-        for line in source.read(place, 1 << 20)
+        for line in source.read(file, 1 << 20)
         .decode("utf-8-sig", "replace")
         .splitlines()
     ]
     lines = [line for line in lines if line]
-    parts = [NUMBERED.fullmatch(line) for line in lines]
+    matches = [NUMBERED.fullmatch(line) for line in lines]
     if lines and all(
-        part is not None and int(part[1][:9]) == at for at, part in enumerate(parts)
+        part is not None and int(part[1][:9]) == at for at, part in enumerate(matches)
     ):
-        lines = [part[2].strip() for part in parts if part is not None]
-    return _distinct(f"'{place}'", lines)
+        lines = [part[2].strip() for part in matches if part is not None]
+    return _distinct(f"'{file}'", lines)
 
 
-def _distinct(place: str, names: list[str]) -> list[str]:
+def _distinct(file: str, names: list[str]) -> list[str]:
     if not all(names) or len(set(names)) < len(names):
         raise InvalidInput(
-            f"{place} holds an empty name, or one twice: each mask value from 0 on wants its own"
+            f"{file} holds an empty name, or one twice: each mask value from 0 on wants its own"
         )
     if not 2 <= len(names) <= IGNORED:
         raise InvalidInput(
-            f"{place} holds {len(names)} names; 2 to {IGNORED} are possible"
+            f"{file} holds {len(names)} names; 2 to {IGNORED} are possible"
         )
     return names
 
@@ -248,7 +247,9 @@ def _ignored(options: Mapping[str, str]) -> set[int]:
 
 
 def _unique(source: Source, mask: str) -> NDArray[np.intp]:
-    """The values in a mask; none of one that can't be read, which is told where it is used."""
+    """Pixel values that occur in a mask; empty if it can't be read (the error is reported where the
+    mask is used).
+    """
     try:
         return np.flatnonzero(
             np.bincount(values_of(source.read(mask)).ravel(), minlength=256)
@@ -258,14 +259,14 @@ def _unique(source: Source, mask: str) -> NDArray[np.intp]:
 
 
 def _black_and_white(source: Source, masks: Sequence[str]) -> bool:
-    """Whether some masks spread over the set hold 0 and 255 and nothing else."""
+    """Whether sampled masks hold the values 0 and 255 alone."""
     chosen = [
         masks[at]
-        for at in np.linspace(0, len(masks) - 1, min(GLANCE, len(masks))).astype(int)
+        for at in np.linspace(0, len(masks) - 1, min(SAMPLED, len(masks))).astype(int)
     ]
-    found: set[int] = set()
+    values: set[int] = set()
     for mask in chosen:
-        found |= set(_unique(source, mask).tolist())
-        if not found <= {0, 255}:
+        values |= set(_unique(source, mask).tolist())
+        if not values <= {0, 255}:
             return False
-    return found == {0, 255}
+    return values == {0, 255}

@@ -1,6 +1,4 @@
-"""Which files of a folder or an archive are data, and under which names; the standard library
-only.
-"""
+"""Which files of a folder or an archive are data, and their names; standard library only."""
 
 import os
 import re
@@ -31,14 +29,22 @@ UNSAFE = re.compile(r"\Z|/|[A-Za-z]:|.*\\|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
 
 
 def split_of(word: str) -> str | None:
-    """The split that a folder, a file or a cell names: train, val or test, also by other usual
-    names.
+    """The split (train, val, test) that a folder, file or cell names, also by aliases; None if
+    none.
     """
     return ALIASES.get(word.strip().lower())
 
 
+def split_of_folders(path: str) -> str | None:
+    """The split that the first folder of a '/'-separated path with a split's name tells, or
+    None.
+    """
+    splits = map(split_of, path.split("/"))
+    return next((split for split in splits if split), None)
+
+
 def is_junk(name: str) -> bool:
-    """Whether a '/'-separated name is hidden or left there by an operating system."""
+    """Whether a '/'-separated name is hidden or made by an operating system."""
     return any(
         (part.startswith(".") and part != ".") or part in JUNK
         for part in name.split("/")
@@ -46,7 +52,7 @@ def is_junk(name: str) -> bool:
 
 
 def is_note(name: str) -> bool:
-    """Whether a top-level name is for people: a README, a licence, a Markdown page."""
+    """Whether a top-level name is a README, a licence or a Markdown page."""
     return NOTE.fullmatch(name) is not None and TABLE.fullmatch(name) is None
 
 
@@ -60,24 +66,22 @@ def check_member(archive: str, name: str) -> None:
 
 
 def view(members: Mapping[str, Member]) -> dict[str, Member]:
-    """The members that are data, sorted by name, without a folder that all of them share at the
-    top.
-    """
-    kept = {
+    """The members that are data, sorted by name, without a top folder that all of them share."""
+    data = {
         name: member
         for name, member in members.items()
         if not is_junk(name) and not is_note(name)
     }
-    roots = {name.partition("/")[0] for name in kept}
-    if len(roots) == 1 and all("/" in name for name in kept):
-        kept = {name.partition("/")[2]: member for name, member in kept.items()}
-    return {name: kept[name] for name in sorted(kept) if not is_note(name)}
+    roots = {name.partition("/")[0] for name in data}
+    if len(roots) == 1 and all("/" in name for name in data):
+        data = {name.partition("/")[2]: member for name, member in data.items()}
+    return {name: data[name] for name in sorted(data) if not is_note(name)}
 
 
 def locate(path: Path) -> tuple[Path, dict[str, Path] | None]:
-    """What a path given by people means: a zip and None, or the path and its files by name.
+    """The data at a path: a zip and None, or the path and its files by name.
 
-    A folder that holds one zip and nothing else means that zip. Raises `NotFound`, and
+    A folder that holds one zip and nothing else stands for that zip. Raises `NotFound`, and
     `InvalidInput` for a folder of several zips.
     """
     if not path.exists():
@@ -108,8 +112,8 @@ def is_zip(path: Path) -> bool:
 
 
 def list_folder(folder: Path) -> dict[str, Path]:
-    """All regular files of a folder that are not junk, by '/'-separated name; no link that leads
-    outside.
+    """All regular files of a folder that are not junk, by '/'-separated name, without links that
+    lead outside.
     """
     root = os.path.realpath(folder)
     try:
@@ -139,7 +143,7 @@ def _walk(
 
 
 def shown(text: str, limit: int = 160) -> str:
-    """A name or value from the data, safe to print in one line."""
+    """A name or value from the data, cut to `limit` characters and printable on one line."""
     cut = text if len(text) <= limit else f"{text[:limit]}…"
     return "".join(
         char if char.isprintable() else f"\\x{ord(char):02x}" for char in cut

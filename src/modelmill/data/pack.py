@@ -1,4 +1,4 @@
-"""Data on its way to the server: one zip, the same bytes for the same content. The standard library
+"""Packs data for an upload: a zip with the same bytes for the same content; standard library
 only.
 """
 
@@ -12,17 +12,16 @@ from modelmill.data.names import check_member, locate
 from modelmill.errors import InvalidInput, from_os
 
 CHUNK = 1 << 20
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
 def pack(path: Path, target: BinaryIO | Path) -> None:
-    """Write a folder or a file as a zip of stored members, sorted by name; a zip is copied as it
-    is.
+    """Write a folder or a file as a zip of stored members, sorted by name; a zip is copied.
 
     Nothing is held in memory, and the target need not be seekable. Raises `NotFound`,
     `InvalidInput` when there is nothing to pack, and `StorageFull`.
     """
-    place, files = locate(path)
+    location, files = locate(path)
     if files == {}:
         raise InvalidInput(
             f"'{path}' holds no files (hidden ones and links that lead outside do not count)"
@@ -34,7 +33,7 @@ def pack(path: Path, target: BinaryIO | Path) -> None:
             else nullcontext(target) as out
         ):
             if files is None:
-                with place.open("rb") as file:
+                with location.open("rb") as file:
                     shutil.copyfileobj(file, out, CHUNK)
             else:
                 _write(files, out)

@@ -1,4 +1,4 @@
-"""What a check found, for people and programs, and the index that says where every item goes."""
+"""The report of a check, and the index with the split and label of every item."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -12,10 +12,11 @@ from modelmill.data.names import shown
 from modelmill.errors import MillError, from_os
 
 DROPPED = -1
+"""Code of a dropped item."""
 
 
 class Finding(msgspec.Struct):
-    """Something that people should know; `kind` is stable, `examples` are at most five."""
+    """A warning, or a reason why items were dropped; `kind` is stable, `examples` at most five."""
 
     kind: str
     count: int
@@ -25,9 +26,7 @@ class Finding(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """The result of a check: counts of sound items, in all, by class and by split, and the
-    findings.
-    """
+    """The result of a check: items in all, sound items by class and by split, and findings."""
 
     items: int
     sound: int
@@ -36,7 +35,7 @@ class Report(msgspec.Struct):
     findings: list[Finding]
 
     def lines(self) -> list[str]:
-        """A line of summary, then one for each finding."""
+        """A summary line, then one for each finding."""
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
         classes = sum(count > 0 for count in self.classes.values())
         total = f"{self.items} items, {self.sound} sound, {classes} classes ({splits})"
@@ -44,7 +43,7 @@ class Report(msgspec.Struct):
 
 
 class Index(msgspec.Struct):
-    """Where each item goes, in the order in which its format yields it.
+    """The label and split of each item, in the order in which its format yields them.
 
     `label_codes` is little-endian int32 [items] into `labels`, `split_codes` int8 [items] into
     `splits`, both -1 for items that were dropped (the label also for items that have none);
@@ -76,7 +75,7 @@ class Index(msgspec.Struct):
         )
 
     def __len__(self) -> int:
-        """How many items there are, with those that were dropped."""
+        """The number of items, dropped ones included."""
         return len(self.split_codes)
 
     def label_array(self) -> NDArray[np.int32]:
@@ -117,7 +116,7 @@ class Index(msgspec.Struct):
 
 
 def few(classes: list[str]) -> str:
-    """How many classes there are, where they are too few."""
+    """The number of classes in words, for a message that they are too few."""
     count = {0: "no classes", 1: "one class only"}.get(
         len(classes), f"{len(classes)} classes only"
     )

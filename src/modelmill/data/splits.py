@@ -1,6 +1,4 @@
-"""Which items train, which choose the best epoch, and which measure: the same answer for the same
-content.
-"""
+"""Assigns items to train, val and test, deterministically by their content."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,16 +13,13 @@ VAL = 1
 TEST = 2
 UNDECLARED = -1
 SHARE = 10
-"""One item in this many goes to each split that is made here."""
+"""One item in this many goes to each split that the set does not declare."""
 TEST_CLASSES = 5
-"""One class in this many is tested on, where whole classes are held out: a search among few is too
-easy.
-"""
+"""One class in this many is tested on where whole classes are held out."""
 LEAST_CLASSES = 10
-"""Classes from which whole ones can be held out: two to choose by, two to test on, and enough to
-learn from.
-"""
+"""Least classes for holding out whole ones: two for val, two for test, the rest to train on."""
 LEAST_FOLDERS = 4
+"""Least folders of classes for holding out whole folders."""
 
 Codes = NDArray[np.int8]
 
@@ -34,32 +29,30 @@ def assign(
 ) -> Codes:
     """The split of every item as a code: 0 train, 1 val, 2 test.
 
-    All arrays are [items]; `declared` is -1 where the set says nothing. Declared splits are kept;
-    where only some are, the rest trains; a val without a test is the test. Without any, a tenth of
-    every class becomes val and a tenth test; with train but no val, a tenth of every class's train
-    becomes val. The choice is by rank of the content's hash within the class: independent of order,
-    and never between two items of one class with the same content, or whatever else their
-    `fingerprints` are of.
+    All arrays are [items]; `declared` is -1 where the set declares nothing. Declared splits are
+    kept; where only some items have one, the rest trains; a val without a test is the test. Without
+    declared splits a tenth of every class becomes val and a tenth test; with train but no val, a
+    tenth of every class's train becomes val. Items are chosen by the rank of their `fingerprints`
+    (hashes of content, or of group keys) within the class: independent of their order, and items of
+    one class with equal fingerprints stay together.
     """
     splits: Codes = np.where(declared == UNDECLARED, TRAIN, declared).astype(np.int8)
     if val_measures(declared):
         splits[splits == VAL] = TEST
-    wanted = [] if (splits == VAL).any() else [VAL]
+    missing = [] if (splits == VAL).any() else [VAL]
     if (declared == UNDECLARED).all():
-        wanted = [TEST, VAL]
-    for members in _classes(labels, splits == TRAIN) if wanted else ():
+        missing = [TEST, VAL]
+    for members in _rows_by_class(labels, splits == TRAIN) if missing else ():
         contents, rank = np.unique(fingerprints[members], return_inverse=True)
         if len(contents) >= len(SPLITS):
             size = max(1, round(len(contents) / SHARE))
-            for place, split in enumerate(wanted):
-                splits[members[rank // size == place]] = split
+            for part, split in enumerate(missing):
+                splits[members[rank // size == part]] = split
     return splits
 
 
 def val_measures(declared: Codes) -> bool:
-    """Whether a set declares val but no test: what its makers measured on then measures here as
-    well.
-    """
+    """Whether a set declares val but no test; its val is then the test."""
     return bool((declared == VAL).any() and not (declared == TEST).any())
 
 
@@ -69,17 +62,17 @@ def assign_classes(
     declared: Codes,
     prints: NDArray[np.uint64],
 ) -> Codes:
-    """As `assign`, but without declared splits whole classes go to one split, so that unknown ones
-    are tested on.
+    """As `assign`, but without declared splits each class goes to one split, so that the test is on
+    unknown classes.
 
-    A fifth of the classes is tested on and a tenth is val, by rank of the name's hash. Classes in
-    several folders, such as ALPHABET/CHARACTER, are tested on by whole folders. Where there are
-    fewer than ten classes, every class is split.
+    A fifth of the classes is test and a tenth val, by rank of the name's hash. Of classes in
+    several folders, such as ALPHABET/CHARACTER, whole folders are test. With fewer than ten classes
+    items are assigned one by one.
     """
     if (declared != UNDECLARED).any() or len(names) < LEAST_CLASSES:
         return assign(labels, declared, prints)
     order = sorted(names, key=_hash)
-    test = _held_folders(order) or order[: max(2, len(order) // TEST_CLASSES)]
+    test = _classes_of_folders(order) or order[: max(2, len(order) // TEST_CLASSES)]
     rest = [name for name in order if name not in set(test)]
     split = dict.fromkeys(test, TEST) | dict.fromkeys(
         rest[: max(2, round(len(rest) / SHARE))], VAL
@@ -87,18 +80,22 @@ def assign_classes(
     return np.array([split.get(name, TRAIN) for name in names], np.int8)[labels]
 
 
-def _held_folders(names: list[str]) -> list[str]:
-    """The classes of a fifth of the folders; none where the folders are too few or hold too
-    much.
+def _classes_of_folders(names: list[str]) -> list[str]:
+    """The classes of a fifth of the folders; none where there are too few folders, or these hold
+    too many classes.
     """
     folders = sorted(
         {name.rpartition("/")[0].partition("/")[0] for name in names}, key=_hash
     )
-    held = set(folders[: max(1, len(folders) // TEST_CLASSES)])
-    inside = [name for name in names if name.partition("/")[0] in held and "/" in name]
+    folders_tested = set(folders[: max(1, len(folders) // TEST_CLASSES)])
+    classes_tested = [
+        name
+        for name in names
+        if name.partition("/")[0] in folders_tested and "/" in name
+    ]
     return (
-        inside
-        if len(folders) >= LEAST_FOLDERS and 2 <= len(inside) <= len(names) / 2
+        classes_tested
+        if len(folders) >= LEAST_FOLDERS and 2 <= len(classes_tested) <= len(names) / 2
         else []
     )
 
@@ -107,11 +104,11 @@ def _hash(name: str) -> bytes:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
-def _classes(
+def _rows_by_class(
     labels: NDArray[np.int32], chosen: NDArray[np.bool_]
 ) -> list[NDArray[np.intp]]:
-    places = np.flatnonzero(chosen)
-    ordered = places[np.argsort(labels[places], kind="stable")]
+    chosen_rows = np.flatnonzero(chosen)
+    ordered = chosen_rows[np.argsort(labels[chosen_rows], kind="stable")]
     return (
         np.split(ordered, np.flatnonzero(np.diff(labels[ordered])) + 1)
         if len(ordered)

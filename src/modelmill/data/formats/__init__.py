@@ -1,12 +1,11 @@
 """Formats of data sets: one module each, found by its file name.
 
 A format has INPUT ("image", "text", "audio" or "question"), TARGET (what its items bring beside the
-input: `label` where it says nothing, `boxes`, `mask`, `picture`, `text`, `texts`, `answers`,
-`scored` or `none`), SUMMARY (a line for people), OPTIONS (option -> help), RANK (where several fit,
-the highest is meant), `detect(source) -> bool`, and `read(source, options)`, which yields items in
-a fixed order, one at a time; those that lie in files of their own are read when they are asked for
-(`source.item`). Where the order of the classes means something, `labels(source,
-options)` names them all.
+input: `label` by default, `boxes`, `mask`, `picture`, `text`, `texts`, `answers`, `scored` or
+`none`), SUMMARY (a line for people), OPTIONS (option -> help), RANK (of several that fit the
+highest is taken), `detect(source) -> bool`, and `read(source, options)`, which yields items in a
+fixed order, one at a time; those of files of their own lazily (`source.item`). Where the order of
+the classes matters, `labels(source, options)` names them all.
 """
 
 from collections.abc import Mapping
@@ -34,14 +33,14 @@ class Trainable(Protocol):
 
 def fitting(task: Trainable) -> dict[str, ModuleType]:
     """The formats whose items a task can be trained on, by name."""
-    known: dict[str, ModuleType] = {
+    formats: dict[str, ModuleType] = {
         name: plugins.load(KIND, name) for name in plugins.names(KIND)
     }
-    return {name: module for name, module in known.items() if fits(module, task)}
+    return {name: module for name, module in formats.items() if fits(module, task)}
 
 
 def fits(format: ModuleType, task: Trainable) -> bool:
-    """Whether the items of a format bring what a task takes and is trained on."""
+    """Whether the items of a format have the input and target that a task is trained on."""
     return (
         format.INPUT == task.INPUT
         and getattr(format, "TARGET", "label") in task.TARGETS
@@ -49,34 +48,32 @@ def fits(format: ModuleType, task: Trainable) -> bool:
 
 
 def labelled(format: ModuleType, task: Trainable) -> bool:
-    """Whether each item is to have a class: the format brings one, and the task can't do
-    without.
-    """
+    """Whether each item needs a class: the format has labels, and the task needs them."""
     return getattr(format, "TARGET", "label") == "label" and "none" not in task.TARGETS
 
 
 def labels(format: ModuleType, source: Source, options: Mapping[str, str]) -> list[str]:
-    """The classes in the order that the data declare; none where the order means nothing."""
+    """The classes in the order that the data declare; empty where the order does not matter."""
     return list(format.labels(source, options)) if hasattr(format, "labels") else []
 
 
 def detect(source: Source, task: Trainable) -> str:
     """The name of the format that fits; raises `InvalidInput` when none or several do."""
-    known = fitting(task)
-    fit = {
+    formats = fitting(task)
+    ranks = {
         name: getattr(module, "RANK", 0)
-        for name, module in known.items()
+        for name, module in formats.items()
         if module.detect(source)
     }
-    best = [name for name, rank in fit.items() if rank == max(fit.values())]
+    best = [name for name, rank in ranks.items() if rank == max(ranks.values())]
     if len(best) == 1:
         return best[0]
-    names = "; ".join(f"{name}: {known[name].SUMMARY}" for name in best or known)
+    names = "; ".join(f"{name}: {formats[name].SUMMARY}" for name in best or formats)
     if best:
         raise InvalidInput(
             f"'{source.title}' could be several formats, say which: {names}"
         )
-    held = ", ".join(shown(name, 60) for name in source.names[:5])
+    files = ", ".join(shown(name, 60) for name in source.names[:5])
     raise InvalidInput(
-        f"'{source.title}' is in no known format for {task.name} ({names}); it holds {held}"
+        f"'{source.title}' is in no known format for {task.name} ({names}); it holds {files}"
     )

@@ -1,4 +1,4 @@
-"""What the formats of boxes share: which box is sound, and which picture an annotation means."""
+"""Shared by the formats of boxes: validation of boxes and names of pictures."""
 
 import math
 from collections import Counter
@@ -11,7 +11,7 @@ from modelmill.data.names import shown
 from modelmill.errors import InvalidInput
 
 SIDE = 1_000_000
-"""No picture is longer than this; a size beyond it is an error of the file."""
+"""Longest side of a picture in pixels; a larger size is an error of the file."""
 
 
 def is_picture(name: str) -> bool:
@@ -24,16 +24,15 @@ def stem(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[0] or name.rpartition("/")[2]
 
 
-def box_in(
+def clipped_box(
     label: str,
     corners: Sequence[float],
     size: tuple[float, float] | None,
     ignored: bool,
 ) -> Box:
-    """A box (xmin, ymin, xmax, ymax) cut at the border of its picture (width, height); None: of
-    unknown size.
+    """A box (xmin, ymin, xmax, ymax) clipped to its picture (width, height; None if unknown).
 
-    Raises `InvalidInput` for one that is empty, lies outside, or is no box of finite numbers.
+    Raises `InvalidInput` for a box that is empty, outside the picture, or not of finite numbers.
     """
     if not label:
         raise InvalidInput("has a box without a class")
@@ -47,18 +46,18 @@ def box_in(
             f"has a box of '{shown(label, 40)}' without area: {_numbers(corners)}"
         )
     width, height = size or (SIDE, SIDE)
-    cut = max(0.0, xmin), max(0.0, ymin), min(width, xmax), min(height, ymax)
-    if not (cut[0] < cut[2] and cut[1] < cut[3]):
+    clipped = (max(0.0, xmin), max(0.0, ymin), min(width, xmax), min(height, ymax))
+    if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
         raise InvalidInput(
             f"has a box of '{shown(label, 40)}' outside the picture of {width:g}x{height:g} "
             f"pixels: {_numbers(corners)}"
         )
-    return Box(label, *cut, ignored)
+    return Box(label, *clipped, ignored)
 
 
 def size_of(width: Any, height: Any) -> tuple[float, float] | None:
-    """A declared size; None where there is none (0, or nothing). Raises `InvalidInput` for a
-    senseless one.
+    """A declared size (width, height); None where it is 0 or missing. Raises `InvalidInput` for a
+    size that can't be right.
     """
     try:
         size = float(width or 0), float(height or 0)
@@ -72,7 +71,7 @@ def size_of(width: Any, height: Any) -> tuple[float, float] | None:
 
 
 def main_label(boxes: Iterable[Box]) -> str:
-    """The class that most boxes of a picture have, by which the splits are balanced; "" without
+    """The most frequent class of a picture's boxes, by which splits are balanced; "" without
     any.
     """
     counts = Counter(box.label for box in boxes if not box.ignored)

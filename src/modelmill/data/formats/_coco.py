@@ -1,6 +1,4 @@
-"""What the formats of COCO's JSON share: which files are meant, what they hold, and whose picture
-is listed twice.
-"""
+"""Shared by the formats of COCO's JSON: which files are read, and their content."""
 
 import re
 from collections import defaultdict
@@ -43,7 +41,7 @@ class Category(msgspec.Struct):
 
 
 class Document(msgspec.Struct, Generic[A]):
-    """What is read of a file."""
+    """The parts of a file that are read."""
 
     images: list[Picture]
     annotations: list[A]
@@ -51,10 +49,10 @@ class Document(msgspec.Struct, Generic[A]):
 
     def objects(self) -> dict[int | str, list[A]]:
         """The annotations by the id of their picture."""
-        found: dict[int | str, list[A]] = defaultdict(list)
-        for one in self.annotations:
-            found[one.image_id].append(one)
-        return found
+        by_picture: dict[int | str, list[A]] = defaultdict(list)
+        for annotation in self.annotations:
+            by_picture[annotation.image_id].append(annotation)
+        return by_picture
 
 
 def is_json(name: str) -> bool:
@@ -62,25 +60,26 @@ def is_json(name: str) -> bool:
     return name.lower().endswith(".json")
 
 
-def chosen(source: Source, wanted: str) -> list[str]:
-    """The files asked for, or named `instances`, or all; raises `InvalidInput` when there are
-    none.
+def annotation_files(source: Source, wanted: str) -> list[str]:
+    """The JSON files with `wanted` in their names, else those named `instances`, else all; raises
+    `InvalidInput` when there are none.
     """
-    every = [name for name in source.names if is_json(name) and wanted in name]
-    if not every:
+    files = [name for name in source.names if is_json(name) and wanted in name]
+    if not files:
         asked = f" with '{shown(wanted, 40)}' in its name" if wanted else ""
         raise InvalidInput(
             f"'{source.title}' has no JSON file{asked}: put instances_train.json beside the "
             "pictures"
         )
-    usual = [name for name in every if "instances" in name.rpartition("/")[2]]
-    return every if wanted else usual or every
+    instances = [name for name in files if "instances" in name.rpartition("/")[2]]
+    return files if wanted else instances or files
 
 
-def document(source: Source, name: str, kind: type[A]) -> Document[A]:
-    """A file with annotations of a kind; raises `InvalidInput` when it is not COCO's."""
+def read_document(source: Source, name: str, kind: type[A]) -> Document[A]:
+    """A file with annotations of type `kind`; raises `InvalidInput` when it is not COCO's."""
     try:
-        return msgspec.json.decode(source.read(name, JSON_BYTES), type=Document[kind])  # type: ignore[valid-type]
+        data = source.read(name, JSON_BYTES)
+        return msgspec.json.decode(data, type=Document[kind])  # type: ignore[valid-type]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(
             f"'{name}' is not COCO's JSON (an object of images, annotations and categories): "
@@ -89,16 +88,16 @@ def document(source: Source, name: str, kind: type[A]) -> Document[A]:
 
 
 def split_in(path: str) -> str | None:
-    """The split that a word of a path names, such as instances_val2017.json; none where several
-    do.
+    """The split that a word of a path names, such as instances_val2017.json; None where none or
+    several do.
     """
     words = WORD.findall(path.lower().removesuffix(".json"))
-    found = {split for word in words if (split := split_of(word))}
-    return found.pop() if len(found) == 1 else None
+    splits = {split for word in words if (split := split_of(word))}
+    return splits.pop() if len(splits) == 1 else None
 
 
-def each_once(file: str, items: Iterable[Item], seen: set[str]) -> Iterator[Item]:
-    """The items of a file, those already `seen` as a problem; adds their names."""
+def unique_items(file: str, items: Iterable[Item], seen: set[str]) -> Iterator[Item]:
+    """The items of a file, those already in `seen` as problems; adds their names to it."""
     for number, item in enumerate(items):
         if item.name in seen:
             item = Item(

@@ -1,4 +1,4 @@
-"""Tables of texts and labels: which column is which, and one item a row."""
+"""Shared by the formats of tables with texts and labels: their columns and rows."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -57,13 +57,17 @@ WORDS = {
     "split": ("split",),
 }
 SAMPLE = 1000
+"""Rows that are read to guess the columns."""
 END = "\x00end of table\x00"
+"""Appended to a file: an unclosed quote swallows it."""
 
 Rows = Iterator[tuple[int, list[str]]]
 
 
-class Layout(msgspec.Struct, frozen=True):
-    """Where text, label and split stand; `header` is the first row when it names the columns."""
+class TableLayout(msgspec.Struct, frozen=True):
+    """The columns of text, label and split, by number; `header` is the first row where it names
+    them.
+    """
 
     text: int
     label: int
@@ -75,7 +79,9 @@ class Layout(msgspec.Struct, frozen=True):
 def read_tables(
     source: Source, names: list[str], options: Mapping[str, str], quoted: bool
 ) -> Iterator[Item]:
-    """The items of one table without splits, or of several whose names say theirs, train first."""
+    """The items of one table without splits, or of several named after their split, train first;
+    raises `InvalidInput` for columns that can't be identified.
+    """
     check_options(options, COLUMNS)
     if not names:
         raise InvalidInput(f"'{source.title}' holds no table of this format")
@@ -86,7 +92,7 @@ def read_tables(
             "it is: "
             "keep one table, or name them train, val and test"
         )
-    layout: Layout | None = None
+    layout: TableLayout | None = None
     for name in sorted(
         names, key=lambda name: (SPLITS.index(splits[name] or "train"), name)
     ):
@@ -100,37 +106,37 @@ def read_tables(
                 yield _item(f"{name}:{line}", row, layout, splits[name])
 
 
-def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> Layout:
-    """Where things stand, from the first rows and the options; raises `InvalidInput` naming the
-    columns.
+def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> TableLayout:
+    """The layout of a table, from its first rows and the options; raises `InvalidInput` that names
+    the columns.
     """
     if not sample:
         raise InvalidInput(f"'{name}' is empty")
     first, rest = sample[0], sample[1:]
-    found = {role: _find(first, role, options.get(role)) for role in WORDS}
-    by_words = found["text"] is not None or found["label"] is not None
-    text, label = found["text"], found["label"]
+    columns_found = {role: _find(first, role, options.get(role)) for role in WORDS}
+    by_names = columns_found["text"] is not None or columns_found["label"] is not None
+    text, label = columns_found["text"], columns_found["label"]
     if len(first) == 2:
-        text, label = _complete(text, label, sample)
+        text, label = _complete_pair(text, label, sample)
     if text is None or label is None or text == label:
-        held = ", ".join(
+        columns = ", ".join(
             f"{number} '{shown(cell.strip(), 40)}'"
             for number, cell in enumerate(first[:20])
         )
         raise InvalidInput(
             f"'{name}': can't tell which column is the text and which the label; "
-            f"use --set text=COLUMN --set label=COLUMN with one of: {held}"
+            f"use --set text=COLUMN --set label=COLUMN with one of: {columns}"
         )
     named = any(
         value.strip().lower() in _names(first)
         for role, value in options.items()
         if role in WORDS
     )
-    header = named or _has_header(first[label], _cells(rest, label), by_words)
+    header = named or _has_header(first[label], _cells(rest, label), by_names)
     if "header" in options:
         header = options["header"].strip().lower() in ("yes", "true", "1")
-    split = found["split"] if header or "split" in options else None
-    return Layout(text, label, split, len(first), first if header else None)
+    split = columns_found["split"] if header or "split" in options else None
+    return TableLayout(text, label, split, len(first), first if header else None)
 
 
 def _find(first: list[str], role: str, wanted: str | None) -> int | None:
@@ -141,34 +147,36 @@ def _find(first: list[str], role: str, wanted: str | None) -> int | None:
         return names.index(wanted.strip().lower())
     if wanted.isdecimal() and int(wanted) < len(first):
         return int(wanted)
-    held = ", ".join(shown(name, 40) for name in names[:20])
+    columns = ", ".join(shown(name, 40) for name in names[:20])
     raise InvalidInput(
-        f"there is no column '{wanted}' for the {role}; there are: {held}"
+        f"there is no column '{wanted}' for the {role}; there are: {columns}"
     )
 
 
-def _complete(
+def _complete_pair(
     text: int | None, label: int | None, rows: list[list[str]]
 ) -> tuple[int | None, int | None]:
-    """Of two columns the other one; when neither is known, the label is the one whose values
-    repeat.
+    """The text and label of two columns: where one is known the other follows; else the label is
+    the column with fewer distinct values.
     """
     if text is None and label is None:
-        kinds, label = min(
+        distinct, label = min(
             (len(set(_cells(rows, column))), column) for column in (0, 1)
         )
-        if 2 * (kinds - 1) > len(rows):  # one of the kinds may be the header
+        if 2 * (distinct - 1) > len(rows):  # one of the kinds may be the header
             return None, None
     if label is None and text is not None:
         return text, 1 - text
     return (1 - label if text is None and label is not None else text), label
 
 
-def _has_header(label: str, others: list[str], by_words: bool) -> bool:
-    """A name of a column does not occur as a label, where the labels themselves repeat."""
-    known = {other.strip().lower() for other in others}
-    return label.strip().lower() not in known and (
-        by_words or 2 * len(known) <= len(others)
+def _has_header(label: str, values_below: list[str], by_names: bool) -> bool:
+    """Whether the first row is a header: its label cell occurs in no other row, while labels
+    repeat.
+    """
+    values = {other.strip().lower() for other in values_below}
+    return label.strip().lower() not in values and (
+        by_names or 2 * len(values) <= len(values_below)
     )
 
 
@@ -181,7 +189,7 @@ def _cells(rows: list[list[str]], column: int) -> list[str]:
 
 
 def _check_header(
-    name: str, layout: Layout, sample: list[tuple[int, list[str]]]
+    name: str, layout: TableLayout, sample: list[tuple[int, list[str]]]
 ) -> None:
     first = sample[0][1] if sample else []
     if _names(first) != _names(layout.header or []):
@@ -191,10 +199,12 @@ def _check_header(
 
 
 def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
-    """Each row that is not blank, with the number of the line on which it begins."""
+    """The rows that are not blank, each with the number of its first line; raises `InvalidInput`
+    for a broken row.
+    """
     text = _decoded(file, name)
     first = next(text, "")
-    # Spreadsheets of half of Europe write ';' into .csv files.
+    # Where the decimal mark is a comma, spreadsheets write ';' into .csv files.
     delimiter = (
         next((mark for mark in ",;\t" if mark in first), ",") if quoted else "\t"
     )
@@ -234,7 +244,7 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
         yield line.decode("utf-8", "surrogateescape") + "\n"
 
 
-def _item(name: str, row: list[str], layout: Layout, split: str | None) -> Item:
+def _item(name: str, row: list[str], layout: TableLayout, split: str | None) -> Item:
     while len(row) > layout.width and not row[-1].strip():
         row = row[:-1]
     if len(row) != layout.width:

@@ -1,4 +1,4 @@
-"""What the text formats share: which files are texts, their splits, and lines of bounded length."""
+"""Shared by the text formats: names of text files, splits by name, lines of bounded length."""
 
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -9,7 +9,7 @@ from modelmill.data.names import split_of
 
 LINE = 1 << 20
 """The longest line that is read, in bytes."""
-OTHER = (NOT_PICTURES | frozenset(BY_EXTENSION)) - {
+NOT_TEXT = (NOT_PICTURES | frozenset(BY_EXTENSION)) - {
     "txt",
     "lst",
     "names",
@@ -18,38 +18,36 @@ OTHER = (NOT_PICTURES | frozenset(BY_EXTENSION)) - {
 }
 
 
-def with_extension(source: Source, wanted: str) -> list[str]:
-    """The names that end so."""
-    return [name for name in source.names if extension(name) == wanted]
+def with_extension(source: Source, ending: str) -> list[str]:
+    """The names with this extension."""
+    return [name for name in source.names if extension(name) == ending]
 
 
 def may_be_text(name: str) -> bool:
-    """Whether a name does not say that the file is something else than plain text."""
-    return extension(name) not in OTHER
+    """Whether a file may be plain text by its extension."""
+    return extension(name) not in NOT_TEXT
 
 
 def split_in_name(name: str) -> str | None:
-    """The one split that folders and stem of a name tell, as in `train/a.csv` or
-    `reviews_dev.csv`.
+    """The split named by a word of a path, as in `train/a.csv` or `reviews_dev.csv`; None where
+    none or several are.
     """
     words = name.removesuffix(f".{extension(name)}")
     for mark in "/-_.":
         words = words.replace(mark, " ")
-    found = {split for word in words.split(" ") if (split := split_of(word))}
-    return found.pop() if len(found) == 1 else None
+    splits = {split for word in words.split(" ") if (split := split_of(word))}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """Each line without its end, and whether it is whole: of one longer than `LINE` the beginning
-    comes.
-    """
+    """The lines without their ends, and whether each is complete: one longer than `LINE` is cut."""
     first = True
     while line := file.readline(LINE):
-        whole = line.endswith(b"\n") or len(line) < LINE
+        complete = line.endswith(b"\n") or len(line) < LINE
         rest = line
         while not rest.endswith(b"\n") and len(rest) == LINE:
             rest = file.readline(LINE)
         if first:
             line = line.removeprefix(b"\xef\xbb\xbf")
             first = False
-        yield line.rstrip(b"\r\n") if whole else line, whole
+        yield line.rstrip(b"\r\n") if complete else line, complete

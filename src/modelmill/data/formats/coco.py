@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 from modelmill.data.base import Box, Item, Source, check_options
-from modelmill.data.formats._boxes import box_in, is_picture, main_label, size_of
+from modelmill.data.formats._boxes import clipped_box, is_picture, main_label, size_of
 from modelmill.data.formats._coco import (
     Document,
-    chosen,
-    document,
-    each_once,
+    annotation_files,
     is_json,
+    read_document,
     split_in,
+    unique_items,
 )
 from modelmill.data.names import shown
 from modelmill.errors import InvalidInput, MillError
@@ -48,72 +48,76 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All pictures that a file lists, in its order, then those that none lists, with that as their
-    problem.
+    """All pictures that a file lists, in its order, then those that no file lists, as problems.
 
     Raises `InvalidInput` when no JSON file holds boxes, or one is damaged.
     """
     check_options(options, OPTIONS)
-    places = _Places(source)
+    pictures = _Pictures(source)
     seen: set[str] = set()
-    for name in chosen(source, options.get("annotations", "")):
-        yield from each_once(
-            name, _items(source, places, name, document(source, name, Annotation)), seen
+    for name in annotation_files(source, options.get("annotations", "")):
+        yield from unique_items(
+            name,
+            _items(source, pictures, name, read_document(source, name, Annotation)),
+            seen,
         )
-    for name in places.pictures:
+    for name in pictures.pictures:
         if name not in seen:
             yield Item(name, "", b"", None, "is in no JSON file")
 
 
-class _Places:
-    """The pictures of a source by their own name."""
+class _Pictures:
+    """The pictures of a source, found by path or name."""
 
     def __init__(self, source: Source) -> None:
         self.pictures = [name for name in source.names if is_picture(name)]
-        self._known = frozenset(self.pictures)
+        self._names = frozenset(self.pictures)
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for name in self.pictures:
             self._by_name[name.rpartition("/")[2]].append(name)
 
     def find(self, file_name: str, json: str) -> str:
-        """The picture that a file means; raises `InvalidInput` when there is none, or several."""
+        """The picture that a file name stands for; raises `InvalidInput` for none or several."""
         path = file_name.replace("\\", "/").removeprefix("./")
         beside = f"{json.rpartition('/')[0]}/{path}".lstrip("/")
         for exact in (beside, path):
-            if exact in self._known:
+            if exact in self._names:
                 return exact
-        found = self._by_name.get(path.rpartition("/")[2], [])
-        if len(found) > 1:
-            ends = [name for name in found if name.endswith(f"/{path}")]
+        candidates = self._by_name.get(path.rpartition("/")[2], [])
+        if len(candidates) > 1:
+            by_path = [name for name in candidates if name.endswith(f"/{path}")]
             split = split_in(json)
-            near = [
+            in_split = [
                 name
-                for name in ends or found
+                for name in by_path or candidates
                 if split and split == split_in(name.rpartition("/")[0])
             ]
-            found = near if len(near) == 1 else ends or found
-        if len(found) != 1:
-            said = (
-                f"several pictures are named so: {', '.join(found[:3])}"
-                if found
+            candidates = in_split if len(in_split) == 1 else by_path or candidates
+        if len(candidates) != 1:
+            problem = (
+                f"several pictures are named so: {', '.join(candidates[:3])}"
+                if candidates
                 else "there is no such picture"
             )
-            raise InvalidInput(said)
-        return found[0]
+            raise InvalidInput(problem)
+        return candidates[0]
 
 
 def _items(
-    source: Source, places: _Places, json: str, said: Document[Annotation]
+    source: Source, pictures: _Pictures, json: str, document: Document[Annotation]
 ) -> Iterator[Item]:
-    names = {category.id: category.name for category in said.categories}
-    objects = said.objects()
+    names = {category.id: category.name for category in document.categories}
+    objects = document.objects()
     split = split_in(json)
-    for image in said.images:
+    for image in document.images:
         name = ""
         try:
-            name = places.find(image.file_name, json)
+            name = pictures.find(image.file_name, json)
             size = size_of(image.width, image.height)
-            boxes = [_box(one, names, size) for one in objects.get(image.id, [])]
+            boxes = [
+                _box(annotation, names, size)
+                for annotation in objects.get(image.id, [])
+            ]
             yield source.item(name, main_label(boxes), split, boxes)
         except MillError as error:
             yield Item(
@@ -122,18 +126,23 @@ def _items(
 
 
 def _box(
-    one: Annotation, names: dict[int | str, str], size: tuple[float, float] | None
+    annotation: Annotation,
+    names: dict[int | str, str],
+    size: tuple[float, float] | None,
 ) -> Box:
-    """Raises `InvalidInput` for a box that is none, or of no known class."""
-    label = names.get(one.category_id, "")
+    """Raises `InvalidInput` for a malformed box, or one of an unlisted category."""
+    label = names.get(annotation.category_id, "")
     if not label:
         raise InvalidInput(
-            f"has a box of the category {shown(str(one.category_id), 20)}, which is not listed"
+            f"has a box of the category {shown(str(annotation.category_id), 20)}, "
+            "which is not listed"
         )
     try:
-        x, y, width, height = (float(value) for value in one.bbox)
+        x, y, width, height = (float(value) for value in annotation.bbox)
     except (TypeError, ValueError) as error:
         raise InvalidInput(
             f"has an object '{shown(label, 40)}' without a bbox of four numbers"
         ) from error
-    return box_in(label, (x, y, x + width, y + height), size, bool(one.iscrowd))
+    return clipped_box(
+        label, (x, y, x + width, y + height), size, bool(annotation.iscrowd)
+    )

@@ -1,8 +1,8 @@
 """COCO's outlines as masks: each pixel has the class of the smallest object that covers it, or is
 background.
 
-Polygons are drawn in coordinates of the upright picture (EXIF applied). Crowds and run lengths that
-are compressed can't be told apart by pixel: crowds are ignored, compressed run lengths refused.
+Polygons are drawn in coordinates of the upright picture (EXIF applied). Crowds are
+ignored; compressed run lengths are refused.
 """
 
 import functools
@@ -19,11 +19,11 @@ from modelmill.data.base import Content, Item, Source, check_options
 from modelmill.data.formats import masks
 from modelmill.data.formats._coco import (
     Document,
-    chosen,
-    document,
-    each_once,
+    annotation_files,
     is_json,
+    read_document,
     split_in,
+    unique_items,
 )
 from modelmill.data.magic import kind_of_name
 from modelmill.data.names import shown
@@ -41,13 +41,13 @@ OPTIONS = {
 RANK = 1
 
 BACKGROUND = "background"
-FAR = float(1 << 20)
-"""No outline is followed further than this many pixels."""
+MAX_COORDINATE = float(1 << 20)
+"""Coordinates of outlines are clipped to this many pixels."""
 Size = tuple[int, int]
 
 
 class Outline(msgspec.Struct):
-    """An object of a picture; its outline stays the text it is until it is drawn."""
+    """An object of a picture; its outline is parsed when it is drawn."""
 
     image_id: int | str
     category_id: int | str
@@ -66,8 +66,8 @@ def labels(source: Source, options: Mapping[str, str]) -> list[str]:
     check_options(options, OPTIONS)
     return _classes(
         [
-            document(source, name, Outline)
-            for name in chosen(source, options.get("annotations", ""))
+            read_document(source, name, Outline)
+            for name in annotation_files(source, options.get("annotations", ""))
         ]
     )
 
@@ -78,21 +78,23 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """
     check_options(options, OPTIONS)
     documents = {
-        name: document(source, name, Outline)
-        for name in chosen(source, options.get("annotations", ""))
+        name: read_document(source, name, Outline)
+        for name in annotation_files(source, options.get("annotations", ""))
     }
     classes = _classes(list(documents.values()))
-    places = _places(source)
+    by_path_end = _by_path_end(source)
     seen: set[str] = set()
-    for file, said in documents.items():
-        yield from each_once(file, _items(source, places, file, said, classes), seen)
+    for file, document in documents.items():
+        yield from unique_items(
+            file, _items(source, by_path_end, file, document, classes), seen
+        )
 
 
 def _classes(documents: list[Document[Outline]]) -> list[str]:
     names = dict.fromkeys(
         [
             BACKGROUND,
-            *(category.name for one in documents for category in one.categories),
+            *(category.name for file in documents for category in file.categories),
         ]
     )
     if not 2 <= len(names) <= mask_values.IGNORED:
@@ -103,63 +105,60 @@ def _classes(documents: list[Document[Outline]]) -> list[str]:
     return list(names)
 
 
-def _places(source: Source) -> dict[str, list[str]]:
+def _by_path_end(source: Source) -> dict[str, list[str]]:
     """The pictures of a source by each end of their path."""
-    found: dict[str, list[str]] = defaultdict(list)
+    result: dict[str, list[str]] = defaultdict(list)
     for name in source.names:
         if kind_of_name(name):
             parts = name.split("/")
             for at in range(len(parts)):
-                found["/".join(parts[at:])].append(name)
-    return found
+                result["/".join(parts[at:])].append(name)
+    return result
 
 
-def _place(places: Mapping[str, list[str]], file: str, path: str) -> str:
-    """The picture that a file means; raises `InvalidInput` when there is none, or several."""
+def _picture_of(by_path_end: Mapping[str, list[str]], file: str, path: str) -> str:
+    """The picture that a file name stands for; raises `InvalidInput` for none or several."""
     path = path.replace("\\", "/").removeprefix("./")
     beside = f"{file.rpartition('/')[0]}/{path}".lstrip("/")
     for end in (beside, path, path.rpartition("/")[2]):
-        found = places.get(end, [])
+        result = by_path_end.get(end, [])
         near = (
-            found
-            if len(found) < 2
+            result
+            if len(result) < 2
             else [
                 name
-                for name in found
+                for name in result
                 if split_in(name.rpartition("/")[0]) == split_in(file)
             ]
         )
-        if end in found or len(near) == 1:
-            return end if end in found else near[0]
-        if found:
+        if end in result or len(near) == 1:
+            return end if end in result else near[0]
+        if result:
             raise InvalidInput(
-                f"several pictures are named so: {', '.join(map(shown, found[:3]))}"
+                f"several pictures are named so: {', '.join(map(shown, result[:3]))}"
             )
     raise InvalidInput("there is no such picture")
 
 
 def _items(
     source: Source,
-    places: Mapping[str, list[str]],
+    by_path_end: Mapping[str, list[str]],
     file: str,
-    said: Document[Outline],
+    document: Document[Outline],
     classes: list[str],
 ) -> Iterator[Item]:
-    number = {category.id: classes.index(category.name) for category in said.categories}
-    objects = said.objects()
+    number = {
+        category.id: classes.index(category.name) for category in document.categories
+    }
+    objects = document.objects()
     split = split_in(file)
-    for picture in said.images:
+    for picture in document.images:
         name = ""
         try:
-            name = _place(places, file, picture.file_name)
-            yield Item.later(
-                name,
-                "",
-                split,
-                functools.partial(
-                    _content, source, name, objects.get(picture.id, []), number
-                ),
-            )
+            name = _picture_of(by_path_end, file, picture.file_name)
+            outlines = objects.get(picture.id, [])
+            read = functools.partial(_content, source, name, outlines, number)
+            yield Item.later(name, "", split, read)
         except MillError as error:
             yield Item(
                 name or f"{file}:{picture.file_name}", "", b"", split, error.message
@@ -171,36 +170,36 @@ def _content(
 ) -> Content:
     data = source.read(name)
     size = mask_values.upright_size(data)
-    return Content(data, _drawn(objects, number, size) if size else b"")
+    return Content(data, _draw_mask(objects, number, size) if size else b"")
 
 
-def _drawn(
+def _draw_mask(
     objects: list[Outline], number: Mapping[int | str, int], size: Size
 ) -> bytes:
-    """A mask of these objects, large ones first; raises `InvalidInput` for an outline that is
-    none.
+    """A mask of these objects as a PNG, large ones first; raises `InvalidInput` for a malformed
+    outline.
     """
     if size[0] * size[1] > mask_values.MAX_PIXELS:
         raise InvalidInput(
             f"it has {size[0] * size[1]:,} pixels; at most {mask_values.MAX_PIXELS:,}"
         )
-    covered: list[tuple[int, int, int, np.ndarray[Any, Any]]] = []
-    for order, one in enumerate(objects):
-        if one.category_id not in number:
+    areas: list[tuple[int, int, int, np.ndarray[Any, Any]]] = []
+    for order, outline in enumerate(objects):
+        if outline.category_id not in number:
             raise InvalidInput(
-                f"has an outline of the category {shown(str(one.category_id), 20)}, which is not "
-                "listed"
+                f"has an outline of the category {shown(str(outline.category_id), 20)}, "
+                "which is not listed"
             )
-        area = _area(_outline(one.segmentation), size)
-        value = mask_values.IGNORED if one.iscrowd else number[one.category_id]
-        covered.append((-int(np.count_nonzero(area)), order, value, np.packbits(area)))
+        area = _pixels_of(_parsed(outline.segmentation), size)
+        value = mask_values.IGNORED if outline.iscrowd else number[outline.category_id]
+        areas.append((-int(np.count_nonzero(area)), order, value, np.packbits(area)))
     mask = np.zeros(size, np.uint8)
-    for _, _, value, bits in sorted(covered, key=lambda entry: entry[:2]):
+    for _, _, value, bits in sorted(areas, key=lambda entry: entry[:2]):
         mask[np.unpackbits(bits, count=mask.size).reshape(size).astype(bool)] = value
-    return mask_values.packed(mask)
+    return mask_values.to_png(mask)
 
 
-def _outline(text: msgspec.Raw) -> Any:
+def _parsed(text: msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -209,10 +208,10 @@ def _outline(text: msgspec.Raw) -> Any:
         ) from error
 
 
-def _area(outline: Any, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _pixels_of(outline: Any, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """The pixels of an object, [H, W]."""
     if isinstance(outline, dict):
-        return _runs(outline, size)
+        return _run_lengths(outline, size)
     if not isinstance(outline, list) or not outline:
         raise InvalidInput(
             "has an object without an outline (segmentation): boxes alone make no mask"
@@ -220,7 +219,10 @@ def _area(outline: Any, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
     image = Image.new("1", (size[1], size[0]))
     for ring in outline:
         try:
-            flat = [min(max(float(value), -FAR), FAR) for value in ring]
+            flat = [
+                min(max(float(value), -MAX_COORDINATE), MAX_COORDINATE)
+                for value in ring
+            ]
             ImageDraw.Draw(image).polygon(
                 list(zip(flat[::2], flat[1::2], strict=True)), fill=1
             )
@@ -231,22 +233,22 @@ def _area(outline: Any, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.asarray(image)
 
 
-def _runs(
+def _run_lengths(
     outline: Mapping[str, Any], size: Size
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Run lengths down the columns, of pixels outside and inside in turns (COCO's uncompressed
-    RLE).
+    """The pixels of COCO's uncompressed RLE: run lengths down the columns, outside and inside in
+    turns.
     """
     counts: Any = outline.get("counts")
     if isinstance(counts, str):
         raise InvalidInput(
             "has a compressed run-length outline: write it as a list of counts, or as polygons"
         )
-    whole = isinstance(counts, list) and all(
+    valid = isinstance(counts, list) and all(
         isinstance(count, int) and 0 <= count <= 1 << 31 for count in counts
     )
     if (
-        not whole
+        not valid
         or outline.get("size") != list(size)
         or sum(counts) != size[0] * size[1]
     ):

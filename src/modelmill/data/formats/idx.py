@@ -79,29 +79,29 @@ def _pictures(
 ) -> Iterator[Item]:
     with _open(source, images_name) as images, _open(source, labels_name) as labels:
         count, height, width = _header(images, images_name, IMAGES)
-        (named,) = _header(labels, labels_name, LABELS)
-        if count != named:
+        (label_count,) = _header(labels, labels_name, LABELS)
+        if count != label_count:
             raise InvalidInput(
-                f"'{images_name}' holds {count} pictures, '{labels_name}' {named} labels"
+                f"'{images_name}' holds {count} pictures, '{labels_name}' {label_count} labels"
             )
         size = height * width
         if not 0 < size <= LIMIT:
             raise InvalidInput(
                 f"'{images_name}' claims pictures of {height}x{width} pixels"
             )
-        step = max(1, BATCH // size)
-        for start in range(0, count, step):
-            batch = min(step, count - start)
+        rows = max(1, BATCH // size)
+        for start in range(0, count, rows):
+            batch = min(rows, count - start)
             pixels = np.frombuffer(
-                _exactly(images, images_name, batch * size), np.uint8
+                _read_exactly(images, images_name, batch * size), np.uint8
             )
-            digits = _exactly(labels, labels_name, batch)
+            digits = _read_exactly(labels, labels_name, batch)
             for number, picture in enumerate(pixels.reshape(batch, height, width)):
                 yield Item(
                     f"{split}/{start + number}", str(digits[number]), picture, split
                 )
-        _end(images, images_name)
-        _end(labels, labels_name)
+        _check_end(images, images_name)
+        _check_end(labels, labels_name)
 
 
 def _open(source: Source, name: str) -> BinaryIO:
@@ -110,16 +110,16 @@ def _open(source: Source, name: str) -> BinaryIO:
 
 
 def _header(file: BinaryIO, name: str, magic: int) -> tuple[int, ...]:
-    if (found := struct.unpack(">I", _exactly(file, name, 4))[0]) != magic:
+    if (begins := struct.unpack(">I", _read_exactly(file, name, 4))[0]) != magic:
         raise InvalidInput(
-            f"'{name}' is not an IDX file of this kind: it begins with {found:#010x}, not "
+            f"'{name}' is not an IDX file of this kind: it begins with {begins:#010x}, not "
             f"{magic:#010x}"
         )
     dimensions = magic & 0xFF
-    return struct.unpack(f">{dimensions}I", _exactly(file, name, 4 * dimensions))
+    return struct.unpack(f">{dimensions}I", _read_exactly(file, name, 4 * dimensions))
 
 
-def _exactly(file: BinaryIO, name: str, size: int) -> bytes:
+def _read_exactly(file: BinaryIO, name: str, size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
         raise InvalidInput(
@@ -128,7 +128,7 @@ def _exactly(file: BinaryIO, name: str, size: int) -> bytes:
     return data
 
 
-def _end(file: BinaryIO, name: str) -> None:
+def _check_end(file: BinaryIO, name: str) -> None:
     if file.read(1):
         raise InvalidInput(
             f"'{name}' goes on after the items that its header announces"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from modelmill.data.base import Item, Source, check_options
-from modelmill.data.formats._folders import place_of, splits_in
+from modelmill.data.formats._folders import split_and_label, splits_in
 from modelmill.data.magic import BY_EXTENSION, NOT_PICTURES, extension
 from modelmill.errors import InvalidInput
 
@@ -22,13 +22,15 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """All files by name, as encoded bytes; raises `InvalidInput` when no folder names a class."""
     check_options(options, OPTIONS)
     splits = splits_in(source.names, _may_be_picture)
-    places = {name: place_of(name, splits) for name in source.names}
-    if not any(label for name, (_, label) in places.items() if _may_be_picture(name)):
+    splits_and_labels = {name: split_and_label(name, splits) for name in source.names}
+    if not any(
+        label for name, (_, label) in splits_and_labels.items() if _may_be_picture(name)
+    ):
         raise InvalidInput(
             f"'{source.title}' has no pictures in class folders: lay them out as CLASS/NAME.jpg "
             "or train/CLASS/NAME.jpg"
         )
-    for name, (split, label) in places.items():
+    for name, (split, label) in splits_and_labels.items():
         if _may_be_picture(name):
             yield _picture(source, name, split, label)
         else:

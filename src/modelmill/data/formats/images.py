@@ -1,4 +1,4 @@
-"""Pictures alone, in any folders: for tasks that need neither classes nor marks."""
+"""Pictures alone, in any folders: for tasks that need neither labels nor targets."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ OPTIONS = {
     for split in SPLITS
 }
 RANK = 2
-"""Above folders of classes: the tasks that take pictures alone are not about classes."""
+"""Above folders of classes: tasks that take pictures alone need no classes."""
 WORD = re.compile(r"[a-z]+")
 
 
@@ -37,7 +37,11 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     names = [name for name in source.names if extension(name) not in NOT_PICTURES]
     if not names:
         raise InvalidInput(f"'{source.title}' has no picture files")
-    folders = _named(source.title, names, options) if options else _usual(names)
+    folders = (
+        _folders_of_options(source.title, names, options)
+        if options
+        else _split_folders(names)
+    )
     for name in source.names:
         split = next(
             (split for folder, split in folders.items() if name.startswith(folder)),
@@ -50,24 +54,17 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         yield _item(source, name, split)
 
 
-def _named(title: str, names: list[str], options: Mapping[str, str]) -> dict[str, str]:
-    """The folders that the options name, with a slash at their end, and their splits."""
+def _folders_of_options(
+    title: str, names: list[str], options: Mapping[str, str]
+) -> dict[str, str]:
+    """The split of each folder that the options name, with a slash at its end."""
     folders: dict[str, str] = {}
     for split, given in options.items():
         for folder in (f"{part.strip().strip('/')}/" for part in given.split(",")):
             if not any(name.startswith(folder) for name in names):
-                tops = ", ".join(
-                    sorted(
-                        {
-                            shown(name.partition("/")[0], 60)
-                            for name in names
-                            if "/" in name
-                        }
-                    )[:20]
-                )
                 raise InvalidInput(
                     f"'{title}' has no pictures below '{folder[:-1]}'; its folders: "
-                    f"{tops or 'none'}"
+                    f"{_top_folders(names)}"
                 )
             if folders.setdefault(folder, split) != split:
                 raise InvalidInput(
@@ -76,15 +73,25 @@ def _named(title: str, names: list[str], options: Mapping[str, str]) -> dict[str
     return folders
 
 
-def _usual(names: list[str]) -> dict[str, str]:
-    """The top folders whose names tell splits apart."""
-    tops = {name.partition("/")[0] for name in names if "/" in name}
-    named = {f"{top}/": split for top in sorted(tops) if (split := _told(top))}
-    return named if len(set(named.values())) > 1 else {}
+def _top_folders(names: list[str]) -> str:
+    """Some top folders, for a message."""
+    tops = {shown(name.partition("/")[0], 60) for name in names if "/" in name}
+    return ", ".join(sorted(tops)[:20]) or "none"
 
 
-def _told(folder: str) -> str | None:
-    """The split that a word of a folder's name says."""
+def _split_folders(names: list[str]) -> dict[str, str]:
+    """The split of each top folder that names one, where at least two splits are named."""
+    top_folders = {name.partition("/")[0] for name in names if "/" in name}
+    splits_by_folder = {
+        f"{top}/": split
+        for top in sorted(top_folders)
+        if (split := _split_in_words(top))
+    }
+    return splits_by_folder if len(set(splits_by_folder.values())) > 1 else {}
+
+
+def _split_in_words(folder: str) -> str | None:
+    """The split named by a word of a folder's name; None where none or several are."""
     splits = {
         split for word in WORD.findall(folder.lower()) if (split := split_of(word))
     }

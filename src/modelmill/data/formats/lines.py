@@ -44,8 +44,8 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     for name, label in labels.items():
         split = split_of(name.partition("/")[0]) if "/" in name else None
         with source.open(name) as file:
-            for number, (line, whole) in enumerate(lines(file), start=1):
-                yield _item(f"{name}:{number}", label, line, split, whole)
+            for number, (line, complete) in enumerate(lines(file), start=1):
+                yield _item(f"{name}:{number}", label, line, split, complete)
 
 
 def _is_binary(source: Source, name: str) -> bool:
@@ -73,12 +73,14 @@ def _labels(names: list[str]) -> dict[str, str]:
     return suffixes if by_suffix else stems
 
 
-def _item(name: str, label: str, line: bytes, split: str | None, whole: bool) -> Item:
+def _item(
+    name: str, label: str, line: bytes, split: str | None, complete: bool
+) -> Item:
     try:
         text, problem = line.decode(), ""
     except UnicodeDecodeError:
         text, problem = "", "not UTF-8"
-    if not whole:
+    if not complete:
         text, problem = "", f"longer than {LINE >> 20} MiB"
     elif "\0" in text:
         text, problem = "", "holds a NUL character"

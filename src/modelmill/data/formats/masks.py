@@ -13,7 +13,7 @@ from typing import NamedTuple
 from modelmill.data import mask_values
 from modelmill.data.base import SPLITS, Item, Source, check_options
 from modelmill.data.magic import kind_of_name
-from modelmill.data.names import shown, split_of
+from modelmill.data.names import shown, split_of, split_of_folders
 from modelmill.errors import InvalidInput
 
 INPUT = "image"
@@ -52,7 +52,7 @@ LIST_BYTES = 64 << 20
 
 
 class Pair(NamedTuple):
-    """What belongs together, or why it does not."""
+    """A picture and its mask, or the problem with `picture`."""
 
     picture: str
     mask: str
@@ -61,48 +61,44 @@ class Pair(NamedTuple):
 
 
 def detect(source: Source) -> bool:
-    """Whether there are pictures in folders of masks, and others beside them."""
-    kinds = {_place(name)[0] for name in source.names if kind_of_name(name)}
+    """Whether there are pictures both in folders of masks and in others."""
+    kinds = {_mask_and_key(name)[0] for name in source.names if kind_of_name(name)}
     return len(kinds) == 2
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """All pictures with their masks as PNG of class numbers, 255 where ignored; raises
-    `InvalidInput`.
+    `InvalidInput` where there are no pairs.
     """
     check_options(options, OPTIONS)
     pairs = _pairs(source)
-    classes = mask_values.classes_of(source, options, _found(pairs))
-    for one in pairs:
-        if one.problem:
-            yield Item(one.picture, "", b"", one.split, one.problem)
+    classes = mask_values.classes_of(source, options, _mask_names(pairs))
+    for pair in pairs:
+        if pair.problem:
+            yield Item(pair.picture, "", b"", pair.split, pair.problem)
         else:
-            yield mask_values.pair(source, one.picture, one.mask, one.split, classes)
+            yield mask_values.pair(source, pair.picture, pair.mask, pair.split, classes)
 
 
 def labels(source: Source, options: Mapping[str, str]) -> list[str]:
-    """The classes by number, those ignored left out; raises `InvalidInput` where there are fewer
-    than two.
-    """
+    """The classes by number, without ignored ones; raises `InvalidInput` for fewer than two."""
     check_options(options, OPTIONS)
-    masks = _found(_pairs(source))
-    return mask_values.named(
+    masks = _mask_names(_pairs(source))
+    return mask_values.class_names(
         source, mask_values.classes_of(source, options, masks), masks
     )
 
 
-def _found(pairs: list[Pair]) -> list[str]:
-    return [one.mask for one in pairs if not one.problem]
+def _mask_names(pairs: list[Pair]) -> list[str]:
+    return [pair.mask for pair in pairs if not pair.problem]
 
 
 def _pairs(source: Source) -> list[Pair]:
-    """Everything that the set declares, in a fixed order; raises `InvalidInput` when nothing
-    belongs together.
-    """
+    """All pairs of the set in a fixed order; raises `InvalidInput` when there is none."""
     by_key = _by_key(source)
     lists = [name for name in source.names if _split_of_list(name)]
-    pairs = _listed(source, lists, by_key) if lists else _beside(by_key)
-    if all(one.problem for one in pairs):
+    pairs = _by_lists(source, lists, by_key) if lists else _by_folders(by_key)
+    if all(pair.problem for pair in pairs):
         why = (
             f", such as {shown(pairs[0].picture)}: {pairs[0].problem}" if pairs else ""
         )
@@ -117,60 +113,58 @@ def _pairs(source: Source) -> list[Pair]:
 # ---- folders
 
 
-def _place(name: str) -> tuple[bool, str]:
-    """Whether a name is a mask's, and what it shares with the name of its partner."""
+def _mask_and_key(name: str) -> tuple[bool, str]:
+    """Whether a name is a mask's, and the key that it shares with its partner: its path without the
+    folder of pictures or masks and without extension.
+    """
     *folders, base = name.split("/")
-    mask, kept = False, []
+    mask, rest_of_path = False, []
     for folder in folders:
-        low = folder.lower()
-        if low in MASKS and not mask:
+        lower = folder.lower()
+        if lower in MASKS and not mask:
             mask = True
-        elif low.endswith("annot") and len(low) > len("annot") and not mask:
+        elif lower.endswith("annot") and len(lower) > len("annot") and not mask:
             mask = True
-            kept.append(folder[: -len("annot")])
-        elif low not in PICTURES:
-            kept.append(folder)
-    return mask, "/".join([*kept, base.rpartition(".")[0]])
+            rest_of_path.append(folder[: -len("annot")])
+        elif lower not in PICTURES:
+            rest_of_path.append(folder)
+    return mask, "/".join([*rest_of_path, base.rpartition(".")[0]])
 
 
 def _by_key(source: Source) -> dict[str, list[list[str]]]:
-    """Pictures and masks by what they share."""
-    found: dict[str, list[list[str]]] = {}
-    late: list[tuple[str, str]] = []
+    """Names of pictures and of masks by their key."""
+    groups: dict[str, list[list[str]]] = {}
+    suffixed: list[tuple[str, str]] = []
     for name in source.names:
         if kind_of_name(name):
-            mask, key = _place(name)
+            mask, key = _mask_and_key(name)
             if mask and SUFFIX.search(key):
-                late.append((key, name))
+                suffixed.append((key, name))
             else:
-                found.setdefault(key, [[], []])[mask].append(name)
-    for (
-        key,
-        name,
-    ) in late:  # cat_mask.png belongs to cat.jpg, unless there is a cat_mask.jpg
+                groups.setdefault(key, [[], []])[mask].append(name)
+    for key, name in suffixed:
+        # cat_mask.png belongs to cat.jpg, unless there is a cat_mask.jpg.
         short = SUFFIX.sub("", key)
-        place = key if key in found or short not in found else short
-        found.setdefault(place, [[], []])[True].append(name)
-    return found
+        own = key if key in groups or short not in groups else short
+        groups.setdefault(own, [[], []])[True].append(name)
+    return groups
 
 
-def _beside(by_key: dict[str, list[list[str]]]) -> list[Pair]:
+def _by_folders(by_key: dict[str, list[list[str]]]) -> list[Pair]:
     pairs = []
     for key, (pictures, masks) in sorted(by_key.items()):
-        split = next(
-            (known for part in key.split("/")[:-1] if (known := split_of(part))), None
-        )
+        split = split_of_folders(key.rpartition("/")[0])
         if len(pictures) == len(masks) == 1:
             pairs.append(Pair(pictures[0], masks[0], split))
         else:
             pairs += [
-                Pair(name, "", split, _lack(pictures, masks))
+                Pair(name, "", split, _why_unpaired(pictures, masks))
                 for name in [*pictures, *masks]
             ]
     return pairs
 
 
-def _lack(pictures: list[str], masks: list[str]) -> str:
+def _why_unpaired(pictures: list[str], masks: list[str]) -> str:
     """Why names that share a key make no pair."""
     if not pictures:
         return "a mask without a picture of the same name"
@@ -195,73 +189,69 @@ def _split_of_list(name: str) -> str | None:
     )
 
 
-def _listed(
+def _by_lists(
     source: Source, lists: list[str], by_key: dict[str, list[list[str]]]
 ) -> list[Pair]:
-    """What the lists name, train first."""
-    names = {name: key for key, (pictures, _) in by_key.items() for name in pictures}
-    stems: dict[str, list[str]] = {}
-    for key in names.values():
-        stems.setdefault(key.rpartition("/")[2], []).append(key)
-    known = frozenset(source.names)
+    """The pairs that lists name, train first; a picture that is listed twice is a problem."""
+    resolver = _Resolver(source, by_key)
     pairs: list[Pair] = []
-    seen: dict[str, str] = {}
-    for place in sorted(
+    listed: dict[str, str] = {}
+    for name in sorted(
         lists, key=lambda name: SPLITS.index(_split_of_list(name) or "")
     ):
-        for number, line in enumerate(
-            source.read(place, LIST_BYTES).decode("utf-8", "replace").splitlines(), 1
-        ):
+        split = _split_of_list(name)
+        content = source.read(name, LIST_BYTES).decode("utf-8", "replace")
+        for number, line in enumerate(content.splitlines(), 1):
             if not line.strip():
                 continue
-            split = _split_of_list(place)
-            one = _line(line.strip()[:LINE], known, by_key, names, stems)._replace(
-                split=split
-            )
-            if one.picture in seen:
-                one = one._replace(
-                    problem=f"'{shown(one.picture)}' is listed before, in {seen[one.picture]}"
-                )
-            if one.problem:
-                pairs.append(Pair(f"{place}:{number}", "", split, one.problem))
+            pair = resolver.pair(line.strip()[:LINE])
+            problem = pair.problem
+            if pair.picture in listed:
+                problem = f"'{shown(pair.picture)}' is listed before, in {listed[pair.picture]}"
+            if problem:
+                pairs.append(Pair(f"{name}:{number}", "", split, problem))
             else:
-                pairs.append(one)
-                seen[one.picture] = place
+                pairs.append(pair._replace(split=split))
+                listed[pair.picture] = name
     return pairs
 
 
-def _line(
-    line: str,
-    known: frozenset[str],
-    by_key: dict[str, list[list[str]]],
-    names: dict[str, str],
-    stems: dict[str, list[str]],
-) -> Pair:
-    """A picture and its mask, or one name for both."""
-    words = line.replace(",", " ").split()
-    for at in range(1, min(len(words), 16)):  # names may hold blanks
-        picture = _known(" ".join(words[:at]), known)
-        mask = _known(" ".join(words[at:]), known)
-        if picture and mask:
+class _Resolver:
+    """Finds the pictures and masks that the lines of lists stand for."""
+
+    def __init__(self, source: Source, by_key: dict[str, list[list[str]]]) -> None:
+        self._names = frozenset(source.names)
+        self._by_key = by_key
+        self._keys = {
+            name: key for key, (pictures, _) in by_key.items() for name in pictures
+        }
+        self._keys_by_stem: dict[str, list[str]] = {}
+        for key in self._keys.values():
+            self._keys_by_stem.setdefault(key.rpartition("/")[2], []).append(key)
+
+    def pair(self, line: str) -> Pair:
+        """The pair of a line: a picture and its mask, or one name for both."""
+        words = line.replace(",", " ").split()
+        for at in range(1, min(len(words), 16)):  # names may hold spaces
+            picture = self._file(" ".join(words[:at]))
+            mask = self._file(" ".join(words[at:]))
+            if picture and mask:
+                return Pair(picture, mask, None)
+        picture = self._file(line)
+        stem = line.replace("\\", "/").rpartition("/")[2]
+        keys = self._keys_by_stem.get(stem, [])
+        if picture in self._keys:
+            keys = [self._keys[picture]]
+        if len(keys) == 1 and [len(part) for part in self._by_key[keys[0]]] == [1, 1]:
+            (picture,), (mask,) = self._by_key[keys[0]]
             return Pair(picture, mask, None)
-    whole = _known(line, known)
-    keys = (
-        [names[whole]]
-        if whole in names
-        else stems.get(line.replace("\\", "/").rpartition("/")[2], [])
-    )
-    if len(keys) == 1 and [len(part) for part in by_key[keys[0]]] == [1, 1]:
-        (picture,), (mask,) = by_key[keys[0]]
-        return Pair(picture, mask, None)
-    return Pair(
-        "", "", None, f"'{shown(line, 100)}' names no picture and mask of the set"
-    )
+        problem = f"'{shown(line, 100)}' names no picture and mask of the set"
+        return Pair("", "", None, problem)
 
-
-def _known(path: str, known: frozenset[str]) -> str:
-    """The file that a path from another machine means: the longest end of it that is in the set; or
-    nothing.
-    """
-    parts = path.replace("\\", "/").strip("/").split("/")
-    ends = ("/".join(parts[at:]) for at in range(min(len(parts), 32)))
-    return next((end for end in ends if end in known), "")
+    def _file(self, path: str) -> str:
+        """The file that a path from another machine stands for: its longest end that is in the set,
+        or "".
+        """
+        parts = path.replace("\\", "/").strip("/").split("/")
+        ends = ("/".join(parts[at:]) for at in range(min(len(parts), 32)))
+        return next((end for end in ends if end in self._names), "")

@@ -34,9 +34,7 @@ def _files(source: Source) -> list[str]:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """Each line as one text, named `FILE:LINE`; raises `InvalidInput` where there are no such
-    files.
-    """
+    """Each line as one text, named `FILE:LINE`; raises `InvalidInput` where there is no .jsonl."""
     check_options(options, OPTIONS)
     names = _files(source)
     if not names:
@@ -47,17 +45,11 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             if not line.strip():
                 continue
             try:
-                text = spoken(_messages(line)).removesuffix(
-                    NEXT
-                )  # an answer ends where the text does
+                # The last answer ends where the text does.
+                text = spoken(_messages(line)).removesuffix(NEXT)
             except (InvalidInput, ValueError, RecursionError) as error:
-                yield Item(
-                    f"{name}:{number}",
-                    "",
-                    "",
-                    split,
-                    f"is no conversation: {str(error)[:SHOWN]}",
-                )
+                problem = f"is no conversation: {str(error)[:SHOWN]}"
+                yield Item(f"{name}:{number}", "", "", split, problem)
                 continue
             yield Item(f"{name}:{number}", "", text, split)
 
@@ -69,7 +61,7 @@ def _messages(line: bytes) -> list[dict[str, str]]:
         raise InvalidInput("it has no list messages")
     for message in messages:
         if not isinstance(message, dict) or not all(
-            isinstance(message.get(one), str) for one in ("role", "content")
+            isinstance(message.get(field), str) for field in ("role", "content")
         ):
             raise InvalidInput("a message wants a role and a content, both texts")
     return messages

@@ -1,6 +1,4 @@
-"""Pictures in pairs: as they are sent, and as they should come out, in two folders with the same
-names in both.
-"""
+"""Pairs of input and target pictures, in two folders with the same names in both."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -9,7 +7,7 @@ from typing import NamedTuple
 from modelmill.data.base import Content, Item, Source, check_options
 from modelmill.data.magic import kind_of_name
 from modelmill.data.mask_values import upright_size
-from modelmill.data.names import shown, split_of
+from modelmill.data.names import shown, split_of_folders
 from modelmill.errors import InvalidInput
 
 INPUT = "image"
@@ -20,8 +18,8 @@ SUMMARY = (
 )
 OPTIONS: dict[str, str] = {}
 RANK = 3
-"""Above pictures alone, which these are too."""
-BEFORE = frozenset(
+"""Above pictures alone, which would fit as well."""
+INPUT_FOLDERS = frozenset(
     {
         "input",
         "inputs",
@@ -36,7 +34,7 @@ BEFORE = frozenset(
         "low",
     }
 )
-AFTER = frozenset(
+TARGET_FOLDERS = frozenset(
     {
         "target",
         "targets",
@@ -53,81 +51,79 @@ AFTER = frozenset(
 SCALES = (1, 2, 3, 4)
 
 
-class Pair(NamedTuple):
-    """Names of what belongs together."""
+class PairNames(NamedTuple):
+    """Names of the input and target pictures that share a key."""
 
-    before: list[str]
-    after: list[str]
+    inputs: list[str]
+    targets: list[str]
 
 
 def detect(source: Source) -> bool:
     """Whether there are pictures in folders of both kinds."""
-    return {place[0] for name in source.names if (place := _place(name))} == {
-        False,
-        True,
-    }
+    sides = {_side_and_key(name) for name in source.names}
+    return {side[0] for side in sides if side} == {False, True}
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All pictures with those that should come out; raises `InvalidInput` where nothing belongs
-    together.
-    """
+    """All input pictures with their targets; raises `InvalidInput` where there are no pairs."""
     check_options(options, OPTIONS)
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, PairNames] = {}
     for name in source.names:
-        if place := _place(name):
-            after, key = place
-            pairs.setdefault(key, Pair([], []))[after].append(name)
-    if not any(len(before) == len(after) == 1 for before, after in pairs.values()):
+        if side_and_key := _side_and_key(name):
+            is_target, key = side_and_key
+            pairs.setdefault(key, PairNames([], []))[is_target].append(name)
+    if not any(len(inputs) == len(targets) == 1 for inputs, targets in pairs.values()):
         raise InvalidInput(
             f"'{source.title}' has no pictures in pairs; lay them out as input/NAME.png and "
             "target/NAME.png"
         )
     for key, pair in sorted(pairs.items()):
-        split = next(
-            (known for part in key.split("/")[:-1] if (known := split_of(part))), None
-        )
+        split = split_of_folders(key.rpartition("/")[0])
         yield from _items(source, pair, split)
 
 
-def _place(name: str) -> tuple[bool, str] | None:
-    """Whether a picture is one that should come out, and what it shares with the name of its
-    partner.
+def _side_and_key(name: str) -> tuple[bool, str] | None:
+    """Whether a picture is a target, and the key that it shares with its partner: its path without
+    the folder of its side and without extension; None for other files.
     """
     *folders, base = name.split("/")
     for number, folder in enumerate(folders):
-        if folder.lower() in BEFORE | AFTER and kind_of_name(name):
-            kept = [*folders[:number], *folders[number + 1 :], base.rpartition(".")[0]]
-            return folder.lower() in AFTER, "/".join(kept)
+        if folder.lower() in INPUT_FOLDERS | TARGET_FOLDERS and kind_of_name(name):
+            rest_of_path = [
+                *folders[:number],
+                *folders[number + 1 :],
+                base.rpartition(".")[0],
+            ]
+            return folder.lower() in TARGET_FOLDERS, "/".join(rest_of_path)
     return None
 
 
-def _items(source: Source, pair: Pair, split: str | None) -> Iterator[Item]:
-    """The pair as an item, or each of what makes none with its problem."""
-    if len(pair.before) == len(pair.after) == 1:
-        read = functools.partial(_content, source, pair.before[0], pair.after[0])
-        yield Item.later(pair.before[0], "", split, read)
+def _items(source: Source, pair: PairNames, split: str | None) -> Iterator[Item]:
+    """The pair as an item, or each picture that is in no pair as a problem."""
+    if len(pair.inputs) == len(pair.targets) == 1:
+        read = functools.partial(_content, source, pair.inputs[0], pair.targets[0])
+        yield Item.later(pair.inputs[0], "", split, read)
         return
     problem = "it is not clear which belong together: " + ", ".join(
-        map(shown, [*pair.before, *pair.after][:4])
+        map(shown, [*pair.inputs, *pair.targets][:4])
     )
-    if not (pair.before and pair.after):
-        problem = f"there is no picture of the same name in {'target' if pair.before else 'input'}/"
-    for name in [*pair.before, *pair.after]:
+    if not (pair.inputs and pair.targets):
+        problem = f"there is no picture of the same name in {'target' if pair.inputs else 'input'}/"
+    for name in [*pair.inputs, *pair.targets]:
         yield Item(name, "", b"", split, problem)
 
 
-def _content(source: Source, before: str, after: str) -> Content:
-    data, target = source.read(before), source.read(after)
-    sent, wanted = upright_size(data), upright_size(target)
-    if (
-        sent
-        and wanted
-        and all(wanted != (scale * sent[0], scale * sent[1]) for scale in SCALES)
-    ):
+def _content(source: Source, name: str, target_name: str) -> Content:
+    data, target = source.read(name), source.read(target_name)
+    input_size, target_size = upright_size(data), upright_size(target)
+    if input_size and target_size and not _is_scaled(input_size, target_size):
         problem = (
-            f"it is {sent[1]}x{sent[0]}, what should come out {wanted[1]}x{wanted[0]}: "
-            "as large, or 2, 3 or 4 times as large, is wanted"
+            f"it is {input_size[1]}x{input_size[0]}, what should come out "
+            f"{target_size[1]}x{target_size[0]}: as large, or 2, 3 or 4 times as large, is wanted"
         )
         raise InvalidInput(problem)
     return Content(data, target)
+
+
+def _is_scaled(size: tuple[int, int], target: tuple[int, int]) -> bool:
+    return any(target == (scale * size[0], scale * size[1]) for scale in SCALES)

@@ -45,9 +45,9 @@ NOT_LANGUAGES = TABLES | {
 
 def detect(source: Source) -> bool:
     """Whether two languages are aligned, or a table's first line is a pair."""
-    if len(_aligned(_kept(source, {}))) > 1:
+    if len(_aligned(_without_skipped(source, {}))) > 1:
         return True
-    tables = _tables(_kept(source, {}))
+    tables = _tables(_without_skipped(source, {}))
     if not tables or len(tables) < len(source.names):
         return False
     with source.open(tables[0]) as file:
@@ -56,16 +56,18 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """A pair each, named `FILE:LINE`; raises `InvalidInput` where languages can't be told or do not
-    align.
+    """All pairs, named `FILE:LINE`; raises `InvalidInput` where the languages are not clear or the
+    files do not align.
     """
     check_options(options, OPTIONS)
-    kept = _kept(source, options)
-    languages = _aligned(kept)
+    names = _without_skipped(source, options)
+    languages = _aligned(names)
     if len(languages) > 1:
-        yield from _lines(source, languages, *_chosen(sorted(languages), options))
+        yield from _lines(
+            source, languages, *_language_pair(sorted(languages), options)
+        )
         return
-    tables = _tables(kept)
+    tables = _tables(names)
     if not tables:
         raise InvalidInput(
             f"'{source.title}' holds no files of two languages, such as train.en and train.de"
@@ -76,10 +78,9 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         )
 
 
-def _kept(source: Source, options: Mapping[str, str]) -> list[str]:
-    patterns = [
-        one.strip() for one in options.get("skip", "").split(",") if one.strip()
-    ]
+def _without_skipped(source: Source, options: Mapping[str, str]) -> list[str]:
+    skipped = [part.strip() for part in options.get("skip", "").split(",")]
+    patterns = [pattern for pattern in skipped if pattern]
     return [
         name
         for name in source.names
@@ -88,24 +89,24 @@ def _kept(source: Source, options: Mapping[str, str]) -> list[str]:
 
 
 def _aligned(names: list[str]) -> dict[str, dict[str, str]]:
-    """Files by language, each by what it shares with its translation."""
-    found: dict[str, dict[str, str]] = {}
+    """Files by language and stem, of languages that share stems with another."""
+    by_language: dict[str, dict[str, str]] = {}
     for name in names:
         match = LANGUAGE.fullmatch(name.removesuffix(".gz"))
         if match and match[2].lower() not in NOT_LANGUAGES:
-            found.setdefault(match[2], {})[match[1]] = name
+            by_language.setdefault(match[2], {})[match[1]] = name
     return {
         language: files
-        for language, files in found.items()
-        if _shared(files, found, language)
+        for language, files in by_language.items()
+        if _has_partner(files, by_language, language)
     }
 
 
-def _shared(
-    files: dict[str, str], found: Mapping[str, dict[str, str]], language: str
+def _has_partner(
+    files: dict[str, str], by_language: Mapping[str, dict[str, str]], language: str
 ) -> bool:
     others = set().union(
-        *(other.keys() for name, other in found.items() if name != language)
+        *(stems.keys() for name, stems in by_language.items() if name != language)
     )
     return not others.isdisjoint(files)
 
@@ -114,17 +115,17 @@ def _tables(names: list[str]) -> list[str]:
     return [name for name in names if extension(name) in TABLES]
 
 
-def _chosen(languages: list[str], options: Mapping[str, str]) -> tuple[str, str]:
-    """The two languages; raises `InvalidInput`."""
+def _language_pair(languages: list[str], options: Mapping[str, str]) -> tuple[str, str]:
+    """The source and target language; raises `InvalidInput` where they are not clear."""
     for side in ("source", "target"):
         if options.get(side, languages[0]) not in languages:
             raise InvalidInput(
                 f"there is no language '{options[side]}': {', '.join(languages)}"
             )
     source, target = options.get("source"), options.get("target")
-    left = [one for one in languages if one not in (source, target)]
-    source = source or left.pop(0)
-    target = target or (left[0] if left else "")
+    remaining = [name for name in languages if name not in (source, target)]
+    source = source or remaining.pop(0)
+    target = target or (remaining[0] if remaining else "")
     if (
         not target
         or source == target
@@ -137,51 +138,52 @@ def _chosen(languages: list[str], options: Mapping[str, str]) -> tuple[str, str]
 
 
 def _lines(
-    source: Source, languages: dict[str, dict[str, str]], one: str, other: str
+    source: Source,
+    languages: dict[str, dict[str, str]],
+    source_language: str,
+    target_language: str,
 ) -> Iterator[Item]:
-    for stem, name in languages[one].items():
-        if stem not in languages[other]:
+    targets = languages[target_language]
+    for stem, name in languages[source_language].items():
+        if stem not in targets:
             continue
         split = split_in_name(f"{stem}.txt")
-        with (
-            _open(source, name) as left,
-            _open(source, languages[other][stem]) as right,
-        ):
-            both = zip_longest(lines(left), lines(right))
-            for number, (said, meant) in enumerate(both, 1):
-                if said is None or meant is None:
+        with _open(source, name) as left, _open(source, targets[stem]) as right:
+            aligned = zip_longest(lines(left), lines(right))
+            for number, (text, translation) in enumerate(aligned, 1):
+                if text is None or translation is None:
                     raise InvalidInput(
-                        f"{name} and {languages[other][stem]} have different numbers of lines"
+                        f"{name} and {targets[stem]} have different numbers of lines"
                     )
-                yield _item(f"{stem}:{number}", said[0], meant[0], split)
+                yield _item(f"{stem}:{number}", text[0], translation[0], split)
 
 
-def _pairs(source: Source, name: str, one: int, other: int) -> Iterator[Item]:
+def _pairs(
+    source: Source, name: str, text_column: int, translation_column: int
+) -> Iterator[Item]:
     split = split_in_name(name)
     with source.open(name) as file:
         for number, (line, _) in enumerate(lines(file), 1):
-            parts = line.split(b"\t")
-            if len(parts) <= max(one, other):
-                said = f"has {len(parts)} columns between tabs"
-                yield Item(
-                    f"{name}:{number}", "", line.decode("utf-8", "replace"), split, said
-                )
+            cells = line.split(b"\t")
+            if len(cells) <= max(text_column, translation_column):
+                text = line.decode("utf-8", "replace")
+                problem = f"has {len(cells)} columns between tabs"
+                yield Item(f"{name}:{number}", "", text, split, problem)
                 continue
-            yield _item(f"{name}:{number}", parts[one], parts[other], split)
+            yield _item(
+                f"{name}:{number}", cells[text_column], cells[translation_column], split
+            )
 
 
-def _item(name: str, said: bytes, meant: bytes, split: str | None) -> Item:
+def _item(
+    name: str, text_bytes: bytes, translation_bytes: bytes, split: str | None
+) -> Item:
     try:
-        text = said.decode("utf-8-sig").strip()
-        translation = meant.decode("utf-8-sig").strip()
+        text = text_bytes.decode("utf-8-sig").strip()
+        translation = translation_bytes.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        return Item(
-            name,
-            "",
-            said.decode("utf-8", "replace"),
-            split,
-            f"is not UTF-8: {error.reason}",
-        )
+        text = text_bytes.decode("utf-8", "replace")
+        return Item(name, "", text, split, f"is not UTF-8: {error.reason}")
     problem = "has no translation" if text and not translation else ""
     return Item(name, "", text, split, problem, target=(translation,))
 
@@ -191,10 +193,10 @@ def _open(source: Source, name: str) -> BinaryIO:
     return guarded(gzip.GzipFile(fileobj=file), name) if name.endswith(".gz") else file
 
 
-def _column(options: Mapping[str, str], side: str, usual: int) -> int:
-    told = options.get(side, str(usual))
-    if not told.isdigit() or int(told) > 100:
+def _column(options: Mapping[str, str], side: str, default: int) -> int:
+    number = options.get(side, str(default))
+    if not number.isdigit() or int(number) > 100:
         raise InvalidInput(
-            f"{side}={told:.40}: in a table of pairs it is the number of a column, from 0"
+            f"{side}={number:.40}: in a table of pairs it is the number of a column, from 0"
         )
-    return int(told)
+    return int(number)

@@ -1,4 +1,4 @@
-"""Texts as they are: every file a text, long ones as passages in their order."""
+"""Plain text files, cut into passages in their order."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +15,8 @@ EXTENSIONS = frozenset({"txt", "text", "md", "rst", ""})
 PASSAGE = 2000
 """Characters of a passage; it ends at the end of a line where one is near."""
 LIMIT = 1 << 30
-VALIDATES = 20
+VAL_EVERY = 20
+"""One passage in this many is val."""
 
 
 def detect(source: Source) -> bool:
@@ -24,8 +25,8 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """Passages `FILE:NUMBER`, those that go on ending in +; raises `InvalidInput` where there is no
-    text.
+    """Passages named `FILE:NUMBER`, with + at the end where the text continues in the next; raises
+    `InvalidInput` where there is no text file.
     """
     check_options(options, OPTIONS)
     names = [name for name in source.names if extension(name) in EXTENSIONS]
@@ -42,17 +43,15 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             continue
         parts = list(passages(text.replace("\r\n", "\n")))
         for number, part in enumerate(parts):
-            place = split if len(names) > 1 or split else _by_place(number, len(parts))
-            yield Item(
-                f"{name}:{number}{'+' if number + 1 < len(parts) else ''}",
-                "",
-                part,
-                place,
-            )
+            passage_split = split
+            if len(names) == 1 and not split:
+                passage_split = _split_of_passage(number, len(parts))
+            continues = "+" if number + 1 < len(parts) else ""
+            yield Item(f"{name}:{number}{continues}", "", part, passage_split)
 
 
 def passages(text: str) -> Iterator[str]:
-    """Pieces that put together are the text."""
+    """The passages of a text; joined they are the text."""
     start = 0
     while start < len(text):
         end = start + PASSAGE
@@ -62,12 +61,10 @@ def passages(text: str) -> Iterator[str]:
         start = end
 
 
-def _by_place(number: int, count: int) -> str:
-    """The last tenth tests. Of the rest every twentieth passage validates, so that no part of the
-    text is left out.
-    """
-    rest = count - max(count // 10, count > 2)
-    every = max(2, min(VALIDATES, rest))
-    return (
-        "test" if number >= rest else "val" if number % every == every - 1 else "train"
-    )
+def _split_of_passage(number: int, count: int) -> str:
+    """The split of a passage: the last tenth is test, every twentieth of the others is val."""
+    before_test = count - max(count // 10, count > 2)
+    if number >= before_test:
+        return "test"
+    step = max(2, min(VAL_EVERY, before_test))
+    return "val" if number % step == step - 1 else "train"

@@ -1,6 +1,4 @@
-"""Pairs of texts with a score of how alike they are, in a table whose first row names its
-columns.
-"""
+"""Pairs of texts with a similarity score, in a table whose first row names its columns."""
 
 from collections.abc import Iterator, Mapping
 
@@ -42,7 +40,7 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """A pair each, named `FILE:LINE`; raises `InvalidInput` where the columns can't be told."""
+    """All pairs, named `FILE:LINE`; raises `InvalidInput` where the columns are not clear."""
     check_options(options, OPTIONS)
     names = _tables(source)
     if not names:
@@ -54,10 +52,10 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             _, header = next(rows, (0, []))
             columns = _columns(header, options)
             if missing := [role for role, column in columns.items() if column is None]:
-                held = ", ".join(shown(cell, 40) for cell in header[:20])
+                columns_in_file = ", ".join(shown(cell, 40) for cell in header[:20])
                 raise InvalidInput(
                     f"'{name}': which column is the {missing[0]}? Say {missing[0]}=COLUMN, one "
-                    f"of: {held}"
+                    f"of: {columns_in_file}"
                 )
             for line, row in rows:
                 yield _item(
@@ -73,7 +71,7 @@ def _tables(source: Source) -> list[str]:
 
 
 def _columns(header: list[str], options: Mapping[str, str]) -> dict[str, int | None]:
-    """Where each part stands; None where it does not."""
+    """The column of each role; None where there is none."""
     names = [cell.strip().lower() for cell in header]
     wanted = {
         role: (options[role].lower(),) if role in options else words
@@ -88,27 +86,18 @@ def _columns(header: list[str], options: Mapping[str, str]) -> dict[str, int | N
 def _item(name: str, row: list[str], columns: list[int], split: str | None) -> Item:
     if len(row) <= max(columns):
         return Item(name, "", "", split, f"has {len(row)} columns")
-    one, other, told = (row[column].strip() for column in columns)
+    first, second, score_cell = (row[column].strip() for column in columns)
     try:
-        f"{one}{other}".encode()
-        score = float(told)
+        f"{first}{second}".encode()
     except UnicodeEncodeError:
         return Item(name, "", "", split, "is not UTF-8")
+    try:
+        score = float(score_cell)
     except ValueError:
-        return Item(
-            name,
-            "",
-            one,
-            split,
-            f"has the score '{shown(told, 40)}', which is no number",
-        )
+        problem = f"has the score '{shown(score_cell, 40)}', which is no number"
+        return Item(name, "", first, split, problem)
     if not abs(score) < float("inf"):
-        return Item(
-            name,
-            "",
-            one,
-            split,
-            f"has the score '{shown(told, 40)}', which is not finite",
-        )
-    problem = "has no second text" if one and not other else ""
-    return Item(name, "", one, split, problem, target=(other, score))
+        problem = f"has the score '{shown(score_cell, 40)}', which is not finite"
+        return Item(name, "", first, split, problem)
+    problem = "has no second text" if first and not second else ""
+    return Item(name, "", first, split, problem, target=(second, score))

@@ -1,6 +1,4 @@
-"""Questions about passages, whose answers are parts of them: SQuAD's JSON, version 1.1 or 2, in any
-language.
-"""
+"""Extractive question answering: SQuAD's JSON, version 1.1 or 2, in any language."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -30,7 +28,7 @@ LIMIT = 1 << 30
 
 
 def detect(source: Source) -> bool:
-    """Whether a JSON file begins as SQuAD's do."""
+    """Whether a JSON file begins like SQuAD's."""
     for name in source.names:
         if extension(name) == "json":
             with source.open(name) as file:
@@ -40,14 +38,18 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """Every question, named `FILE:ID`; raises `InvalidInput` where a file is none of SQuAD's."""
+    """Every question, named `FILE:ID`; raises `InvalidInput` for a file in another form."""
     check_options(options, OPTIONS)
     names = [name for name in source.names if extension(name) == "json"]
     if not names:
         raise InvalidInput(f"'{source.title}' holds no .json files")
     for name in names:
         split = next(
-            (one for one in OPTIONS if _is_one(name, options.get(one, ""))),
+            (
+                split_name
+                for split_name in OPTIONS
+                if _matches(name, options.get(split_name, ""))
+            ),
             split_in_name(name),
         )
         try:
@@ -55,17 +57,17 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         except (ValueError, RecursionError) as error:
             raise InvalidInput(f"'{name}' is no JSON: {str(error)[:100]}") from error
         seen: set[str] = set()
-        for place, (context, question) in enumerate(_questions(document, name)):
+        for number, (context, question) in enumerate(_questions(document, name)):
             item = _item(
-                f"{name}:{question.get('id', place)}", context, question, split
+                f"{name}:{question.get('id', number)}", context, question, split
             )
             if item.name in seen:
-                item.name = f"{item.name}#{place}"
+                item.name = f"{item.name}#{number}"
             seen.add(item.name)
             yield item
 
 
-def _is_one(name: str, patterns: str) -> bool:
+def _matches(name: str, patterns: str) -> bool:
     return any(
         fnmatch(name, pattern.strip())
         for pattern in patterns.split(",")
@@ -86,27 +88,29 @@ def _questions(document: Any, name: str) -> Iterator[tuple[Any, dict[str, Any]]]
 
 
 def _item(name: str, context: Any, question: dict[str, Any], split: str | None) -> Item:
-    asked = question.get("question")
-    if not isinstance(context, str) or not isinstance(asked, str):
+    wording = question.get("question")
+    if not isinstance(context, str) or not isinstance(wording, str):
         return Item(name, "", "", split, "has no question or no passage")
-    data = json.dumps({"question": asked, "context": context}, ensure_ascii=False)
-    answers, problem = [], ""
-    given = [] if question.get("is_impossible") else question.get("answers") or []
-    for answer in given if isinstance(given, list) else []:
-        text, start = (
-            (answer.get("text"), answer.get("answer_start"))
-            if isinstance(answer, dict)
-            else (None, None)
-        )
-        if (
-            not isinstance(text, str)
-            or type(start) is not int
-            or context[start : start + len(text)] != text
-            or not text
-        ):
-            problem = "has an answer that is not where it says"
-        else:
-            answers.append((text, start))
-    if given and not answers:
-        return Item(name, "", data, split, problem or "has answers of no known form")
+    data = json.dumps({"question": wording, "context": context}, ensure_ascii=False)
+    truths = [] if question.get("is_impossible") else question.get("answers") or []
+    if not isinstance(truths, list):
+        return Item(name, "", data, split, "has answers of no known form")
+    answers = [answer for answer in map(_answer, truths) if _is_at(answer, context)]
+    if truths and not answers:
+        problem = "has an answer that is not where it says"
+        return Item(name, "", data, split, problem)
     return Item(name, "", data, split, target=tuple(dict.fromkeys(answers)))
+
+
+def _answer(answer: Any) -> tuple[Any, Any]:
+    """The text and offset of an answer, of any type."""
+    fields = answer if isinstance(answer, dict) else {}
+    return fields.get("text"), fields.get("answer_start")
+
+
+def _is_at(answer: tuple[Any, Any], context: str) -> bool:
+    """Whether the passage has the answer's text at its offset."""
+    text, start = answer
+    if not isinstance(text, str) or type(start) is not int or not text:
+        return False
+    return context[start : start + len(text)] == text

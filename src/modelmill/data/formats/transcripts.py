@@ -1,16 +1,13 @@
-"""Recordings with what is said in them: in a table, in LibriSpeech's *.trans.txt, or in their
-names.
-"""
+"""Recordings with transcriptions: in a table, in LibriSpeech's *.trans.txt, or in their names."""
 
-import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats import _sounds
 from modelmill.data.formats._sounds import is_recording
-from modelmill.data.formats.audiofolder import pattern_of
-from modelmill.data.names import split_of
+from modelmill.data.formats.audiofolder import compile_pattern
+from modelmill.data.names import split_of_folders
 from modelmill.errors import InvalidInput
 
 INPUT = "audio"
@@ -36,7 +33,7 @@ COLUMNS = (
     "label",
     "normalized_text",
 )
-USUAL = r"([^_\-]+)[_\-]"
+DEFAULT_PATTERN = r"([^_\-]+)[_\-]"
 TRANSCRIPTS = ".trans.txt"
 LIMIT = 64 << 20
 
@@ -47,30 +44,30 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All recordings by name; `target` is the text, its blanks single ones. Raises
-    `InvalidInput`.
+    """All recordings by name; `target` is the transcription with single spaces. Raises
+    `InvalidInput` for a bad option or table.
     """
     check_options(options, OPTIONS)
     if options.get("case", "lower") not in ("lower", "keep"):
         raise InvalidInput("the option case is lower or keep")
     for item in _items(source, options):
-        said = unicodedata.normalize("NFC", " ".join(item.label.split()))
-        item.target = said if options.get("case") == "keep" else said.lower()
+        text = unicodedata.normalize("NFC", " ".join(item.label.split()))
+        item.target = text if options.get("case") == "keep" else text.lower()
         item.label = ""
-        if not said and not item.problem:
+        if not text and not item.problem:
             item.problem = "nothing says what is said in it"
         yield item
 
 
 def _items(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """With the text as label."""
+    """The recordings with their transcription as label."""
     tables = _sounds.tables_of(source)
     if tables:
-        yield from _sounds.described(source, tables, COLUMNS)
+        yield from _sounds.read_tables(source, tables, COLUMNS)
     elif any(name.endswith(TRANSCRIPTS) for name in source.names):
         yield from _librispeech(source)
     else:
-        yield from _named(source, options)
+        yield from _from_names(source, options)
 
 
 def _librispeech(source: Source) -> Iterator[Item]:
@@ -80,10 +77,7 @@ def _librispeech(source: Source) -> Iterator[Item]:
     }
     for table in (name for name in source.names if name.endswith(TRANSCRIPTS)):
         folder = table.rpartition("/")[0]
-        split = next(
-            (found for part in re.split(r"[/\-]", folder) if (found := split_of(part))),
-            None,
-        )
+        split = split_of_folders(folder.replace("-", "/"))
         for number, line in enumerate(
             source.read(table, LIMIT).decode("utf-8", "replace").splitlines(), 1
         ):
@@ -101,33 +95,30 @@ def _librispeech(source: Source) -> Iterator[Item]:
                 yield source.item(name, text, split)
 
 
-def _named(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    pattern = pattern_of(options.get("text", USUAL), "text")
+def _from_names(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
+    pattern = compile_pattern(options.get("text", DEFAULT_PATTERN), "text")
     words = _words(options.get("words", ""))
     names = [name for name in source.names if is_recording(name)]
     if names and not any(pattern.match(name.rpartition("/")[2]) for name in names):
-        raise _sounds.untold(
+        raise _sounds.missing_table(
             source,
             "what is said",
             (COLUMNS[0], "hello world"),
             "add LibriSpeech's *.trans.txt, or name the files after their texts, as hello_1.wav",
         )
     for name in names:
-        found = pattern.match(name.rpartition("/")[2])
-        said = (found[1] or "").replace("_", " ") if found else ""
-        split = next(
-            (known for part in name.split("/")[:-1] if (known := split_of(part))),
-            None,
-        )
+        match = pattern.match(name.rpartition("/")[2])
+        text = (match[1] or "").replace("_", " ") if match else ""
+        split = split_of_folders(name.rpartition("/")[0])
         yield source.item(
             name,
-            words.get(said, said),
+            words.get(text, text),
             split or _sounds.split_by_name(name, options),
         )
 
 
-def _words(given: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in given.split(",") if part.strip()]
+def _words(pairs_text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in pairs_text.split(",") if part.strip()]
     if any(not equals for _, equals, _ in pairs):
         raise InvalidInput("the option words wants pairs, as 0=zero,1=one")
     return {key.strip(): value.strip() for key, _, value in pairs}

@@ -14,8 +14,14 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from modelmill.data.base import Box, Item, Source, check_options
-from modelmill.data.formats._boxes import box_in, is_picture, main_label, size_of, stem
-from modelmill.data.names import shown, split_of
+from modelmill.data.formats._boxes import (
+    clipped_box,
+    is_picture,
+    main_label,
+    size_of,
+    stem,
+)
+from modelmill.data.names import shown, split_of, split_of_folders
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
@@ -45,16 +51,17 @@ def detect(source: Source) -> bool:
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
-    """All pictures that have an XML file, by its name, and those that have none, with that as their
-    problem.
+    """All pictures with an XML file, by its name, then those without one, as problems.
 
     Raises `InvalidInput` when there is no XML file or no picture.
     """
     check_options(options, OPTIONS)
-    how = options.get("difficult", "ignore")
-    if how not in ("ignore", "use"):
-        raise InvalidInput(f"difficult is 'ignore' or 'use', not '{shown(how, 40)}'")
-    files = _Files(source)
+    difficult = options.get("difficult", "ignore")
+    if difficult not in ("ignore", "use"):
+        raise InvalidInput(
+            f"difficult is 'ignore' or 'use', not '{shown(difficult, 40)}'"
+        )
+    files = _AnnotatedFiles(source)
     if not files.annotations or not files.pictures:
         raise InvalidInput(
             f"'{source.title}' has no {'pictures' if files.annotations else 'XML files'}: lay "
@@ -63,7 +70,9 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         )
     splits, seen = _splits(source), set[str]()
     for annotation in files.annotations:
-        item = _item(source, files, annotation, splits, use_difficult=how == "use")
+        item = _item(
+            source, files, annotation, splits, use_difficult=difficult == "use"
+        )
         if item.name in seen:
             item = Item(
                 annotation, "", b"", None, f"is a second annotation of '{item.name}'"
@@ -75,8 +84,8 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             yield Item(name, "", b"", None, "has no XML file")
 
 
-class _Files:
-    """The annotations of a source, and its pictures by what an annotation may call them."""
+class _AnnotatedFiles:
+    """The annotations of a source, and its pictures by stem."""
 
     def __init__(self, source: Source) -> None:
         self.pictures = [name for name in source.names if is_picture(name)]
@@ -92,29 +101,32 @@ class _Files:
 
         Raises `InvalidInput` when there is none, or several.
         """
-        found = (
+        candidates = (
             self._by_stem.get(stem(annotation))
             or self._by_stem.get(stem(filename.replace("\\", "/")))
             or []
         )
-        if len(found) > 1:
+        if len(candidates) > 1:
             # VOCdevkit holds several years, and others keep a copy of the pictures in each split's
             # folder.
             root = (
                 annotation.rpartition("/")[0].rpartition("Annotations")[0]
                 or annotation.rpartition("/")[0]
             )
-            near = [name for name in found if name.startswith(root)]
-            exact = [name for name in near if name.endswith(f"/{filename}")]
-            found = near if len(near) == 1 else exact if len(exact) == 1 else found
-        if len(found) != 1:
-            said = (
-                f"has several pictures: {', '.join(found[:3])}"
-                if found
+            beside = [name for name in candidates if name.startswith(root)]
+            exact = [name for name in beside if name.endswith(f"/{filename}")]
+            if len(beside) == 1:
+                candidates = beside
+            elif len(exact) == 1:
+                candidates = exact
+        if len(candidates) != 1:
+            problem = (
+                f"has several pictures: {', '.join(candidates[:3])}"
+                if candidates
                 else "has no picture of its name"
             )
-            raise InvalidInput(said)
-        return found[0]
+            raise InvalidInput(problem)
+        return candidates[0]
 
 
 def _splits(source: Source) -> dict[str, str]:
@@ -138,7 +150,7 @@ def _splits(source: Source) -> dict[str, str]:
 
 def _item(
     source: Source,
-    files: _Files,
+    files: _AnnotatedFiles,
     name: str,
     splits: dict[str, str],
     *,
@@ -149,10 +161,7 @@ def _item(
     try:
         root = parsed(source.read(name, XML_BYTES))
         picture = files.picture(name, _text(root, "filename"))
-        folder = next(
-            (found for part in picture.split("/")[:-1] if (found := split_of(part))),
-            None,
-        )
+        folder = split_of_folders(picture.rpartition("/")[0])
         split = splits.get(stem(picture), split) if splits else folder
         boxes = _boxes(root, use_difficult=use_difficult)
         return source.item(picture, main_label(boxes), split, boxes)
@@ -167,26 +176,29 @@ def _item(
 
 
 def _boxes(root: Element, *, use_difficult: bool) -> list[Box]:
-    """The objects; raises `InvalidInput` for a box that is none."""
+    """The boxes of all objects; raises `InvalidInput` for a malformed one."""
     size = size_of(_text(root, "size/width"), _text(root, "size/height"))
     return [
-        _box(one, size, use_difficult=use_difficult) for one in root.iterfind("object")
+        _box(element, size, use_difficult=use_difficult)
+        for element in root.iterfind("object")
     ]
 
 
-def _box(one: Element, size: tuple[float, float] | None, *, use_difficult: bool) -> Box:
-    label = _text(one, "name")
+def _box(
+    element: Element, size: tuple[float, float] | None, *, use_difficult: bool
+) -> Box:
+    label = _text(element, "name")
     try:
         xmin, ymin, xmax, ymax = (
-            float(_text(one, f"bndbox/{side}"))
+            float(_text(element, f"bndbox/{side}"))
             for side in ("xmin", "ymin", "xmax", "ymax")
         )
     except ValueError as error:
         raise InvalidInput(
             f"has an object '{shown(label, 40)}' without a bndbox of four numbers"
         ) from error
-    difficult = _text(one, "difficult").lower() in ("1", "true")
-    return box_in(
+    difficult = _text(element, "difficult").lower() in ("1", "true")
+    return clipped_box(
         label, (xmin - 1, ymin - 1, xmax, ymax), size, difficult and not use_difficult
     )
 
@@ -196,7 +208,7 @@ def _text(element: Element, path: str) -> str:
 
 
 def parsed(data: bytes) -> Element:
-    """An XML document without a DTD; raises `InvalidInput` for one that is broken, or declares
+    """The root of an XML document; raises `InvalidInput` for one that is broken or declares
     entities.
 
     Expat alone would expand entities, and thereby let a small file fill the memory (CVE-2003-1564).

@@ -14,20 +14,18 @@ NAME = "digits"
 
 
 def show(settings: Settings) -> None:
-    """Do what is still missing, telling each step, then print a line to copy."""
+    """Train and deploy what is missing, printing each step, then print a command to copy."""
     url = address_of(settings)
     sample = settings.home / "demo" / "seven.png"
     with Client(url, home=settings.home) as client:
-        if not sample.exists() or not _there(client.model):
+        if not sample.exists() or not _exists(client.model):
             _train(client, sample)
-        if not _there(client.deployment):
+        if not _exists(client.deployment):
             client.deploy(NAME)
-        version = client.deployment(NAME)[
-            "version"
-        ]  # a user may have pinned another one
-        client.deploy(
-            f"{client.deployment(NAME)['model']}:{version}", name=NAME, wait=True
-        )
+        # A user may have pinned another version.
+        current = client.deployment(NAME)
+        reference = f"{current['model']}:{current['version']}"
+        client.deploy(reference, name=NAME, wait=True)
         answer = client.predict(NAME, sample)[0]["output"][0]
     say(
         f"demo: {sample.name} is recognised as '{answer['label']}' (score {answer['score']:.3f}). "
@@ -38,7 +36,7 @@ def show(settings: Settings) -> None:
     say("Ctrl-C stops the platform; everything is still there when it starts again.")
 
 
-def _there(get: Callable[[str], object]) -> bool:
+def _exists(get: Callable[[str], object]) -> bool:
     try:
         get(NAME)
     except NotFound:
@@ -60,7 +58,7 @@ def _train(client: Client, sample: Path) -> None:
         recipe="cnn",
         settings=settings,
         wait=True,
-        on_event=_tell,
+        on_event=_print_epoch,
     )
     say(
         f"demo:     test accuracy {job['metrics']['accuracy']:.4f} on {job['metrics']['items']} "
@@ -69,7 +67,7 @@ def _train(client: Client, sample: Path) -> None:
     say("demo: 3/3 deploying it")
 
 
-def _tell(event: dict[str, Any]) -> None:
+def _print_epoch(event: dict[str, Any]) -> None:
     if event["event"] == "epoch" and event["epoch"] % 5 == 0:
         say(
             f"demo:     epoch {event['epoch']}/{event['epochs']}, validation accuracy "
@@ -92,10 +90,10 @@ def _write_digits(folder: Path, sample: Path) -> None:
     for number, (scan, label) in enumerate(
         zip(digits.images, digits.target, strict=True)
     ):
-        place = folder / str(label)
-        place.mkdir(exist_ok=True)
+        class_folder = folder / str(label)
+        class_folder.mkdir(exist_ok=True)
         picture = Image.fromarray((scan * 255 / 16).astype(np.uint8))
-        picture.save(place / f"{number:04}.png")
+        picture.save(class_folder / f"{number:04}.png")
         if label == 7 and not sample.exists():
             sample.parent.mkdir(parents=True, exist_ok=True)
             picture.save(sample)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 HELP = """From a folder of data to a live API.
 
 Commands speak to the platform at MODELMILL_URL with MODELMILL_KEY; without these, to the one that
-`modelmill up` started in MODELMILL_HOME (default ~/.modelmill). With --json every command prints one JSON
-document."""
+`modelmill up` started in MODELMILL_HOME (default ~/.modelmill). With --json every command prints
+one JSON document."""
 
 app = App(
     name="modelmill",
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         fail("interrupted")
     except BrokenPipeError:
-        sys.stderr.close()  # what read our output has gone; nobody is left to tell
+        sys.stderr.close()  # the reader of our output has gone
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
@@ -83,21 +83,21 @@ def fail(message: str, status: int = 1) -> NoReturn:
 
 
 def connect() -> "Client":
-    """The platform that the environment names, or this machine's."""
+    """A client of the platform that the environment names, or of this machine's."""
     from modelmill.client import Client
 
     return Client()
 
 
 def print_json(document: Any) -> None:
-    """For programs."""
+    """Print a JSON document."""
     import json
 
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def show(document: Any, people: Callable[[], None]) -> None:
-    """The document as JSON, or what is meant for people."""
+    """Print the document with --json, else call `people`."""
     if as_json:
         print_json(document)
     else:
@@ -105,14 +105,14 @@ def show(document: Any, people: Callable[[], None]) -> None:
 
 
 def on_event() -> Callable[[dict[str, Any]], None] | None:
-    """What shows the progress of a job on stderr."""
+    """The handler that shows the progress of a job on stderr."""
     from modelmill.cli.screen import Progress
 
     return Progress(sys.stderr)
 
 
 def screen() -> Any:
-    """How things are shown to people."""
+    """The module that prints for people; imported late, for rich is slow to import."""
     from modelmill.cli import screen
 
     return screen
@@ -135,36 +135,36 @@ def object_of(text: str) -> dict[str, Any]:
     from modelmill.errors import InvalidInput
 
     try:
-        found = json.loads(text or "{}")
+        value = json.loads(text or "{}")
     except ValueError as error:
         raise InvalidInput(f"--metadata is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InvalidInput('--metadata is a JSON object, such as {"shelf": 3}')
-    return found
+    return value
 
 
-def fields_of(given: Iterable[str]) -> dict[str, Any]:
-    """What `NAME=VALUE ...` says: `a.b=1` is a field in a field, a name that comes again a list, a
-    value in brackets JSON. Raises `InvalidInput`.
+def fields_of(words: Iterable[str]) -> dict[str, Any]:
+    """The fields of `NAME=VALUE ...`: `a.b=1` is a nested field, a repeated name a list, a value in
+    brackets JSON. Raises `InvalidInput`.
     """
     from modelmill.errors import InvalidInput
 
     fields: dict[str, Any] = {}
-    for text in given:
+    for text in words:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise InvalidInput(f"{text}: write NAME=VALUE, as in model=digits")
         *folders, last = name.split(".")
-        place = fields
+        target = fields
         for folder in folders:
-            place = place.setdefault(folder, {})
-            if not isinstance(place, dict):
+            target = target.setdefault(folder, {})
+            if not isinstance(target, dict):
                 raise InvalidInput(f"{text}: '{folder}' has a value already")
-        said = _value(value)
-        if last in place:
-            before = place[last]
-            said = [*(before if isinstance(before, list) else [before]), said]
-        place[last] = said
+        parsed = _value(value)
+        if last in target:
+            before = target[last]
+            parsed = [*(before if isinstance(before, list) else [before]), parsed]
+        target[last] = parsed
     return fields
 
 
@@ -181,12 +181,12 @@ def _value(text: str) -> Any:
         raise InvalidInput(f"{text:.60} is not valid JSON: {error}") from error
 
 
-def pairs_of(given: list[str] | None) -> dict[str, str]:
-    """What `--set NAME=VALUE` says; raises `InvalidInput`."""
+def pairs_of(options: list[str] | None) -> dict[str, str]:
+    """The names and values of `--set NAME=VALUE`; raises `InvalidInput`."""
     from modelmill.errors import InvalidInput
 
     pairs = {}
-    for text in given or []:
+    for text in options or []:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise InvalidInput(f"--set {text}: write NAME=VALUE, as in --set epochs=3")

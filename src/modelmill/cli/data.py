@@ -30,7 +30,7 @@ def data_add(
         Parameter(negative="", help="refuse data in which the check finds anything"),
     ] = False,
 ) -> None:
-    """Add a data set: upload it, check it, and print what was found."""
+    """Add a data set: upload it, check it, and print the findings."""
     client = connect()
     options = pairs_of(set)
     row = client.add_data(
@@ -66,6 +66,6 @@ def data_show(name: str, /) -> None:
 
 @data.command(name="remove")
 def data_remove(name: str, /) -> None:
-    """Forget a data set."""
+    """Remove a data set."""
     connect().remove_data(name)
     show({"removed": name}, lambda: print(f"removed {name}"))

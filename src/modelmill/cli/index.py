@@ -134,7 +134,7 @@ def index_deploy(
     ] = 5,
     wait: Wait = False,
 ) -> None:
-    """Serve a classifier by nearest neighbours among the items of now; again when the index has
+    """Serve a classifier by nearest neighbours among the current items; repeat when the index has
     changed.
     """
     client = connect()
@@ -144,6 +144,6 @@ def index_deploy(
 
 @index.command(name="delete")
 def index_delete(name: str, /) -> None:
-    """Forget an index with all its items."""
+    """Remove an index with all its items."""
     connect().delete_index(name)
     show({"deleted": name}, lambda: print(f"deleted {name}"))

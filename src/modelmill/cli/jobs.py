@@ -1,4 +1,4 @@
-"""Jobs: training, evaluating, and what becomes of them."""
+"""Jobs: training, evaluation, their logs and states."""
 
 import sys
 from pathlib import Path
@@ -67,7 +67,7 @@ def evaluate(
     split: Annotated[str, Parameter(help="train, val or test")] = "test",
     wait: Wait = False,
 ) -> None:
-    """Measure a version on a data set, through the path that serves it."""
+    """Evaluate a version on a data set, through the path that serves it."""
     client = connect()
     _submitted(client, client.evaluate(model, data=data, split=split), wait)
 
@@ -163,6 +163,6 @@ def cancel(number: int, /) -> None:
 
 @app.command
 def resume(number: int, /, *, wait: Wait = False) -> None:
-    """Let a stopped job go on from its last checkpoint."""
+    """Continue a stopped job from its last checkpoint."""
     client = connect()
     _submitted(client, client.resume(number), wait)

@@ -36,6 +36,6 @@ def key_list() -> None:
 
 @key.command(name="remove")
 def key_remove(name: str, /) -> None:
-    """Withdraw an access key."""
+    """Revoke an access key."""
     connect().remove_key(name)
     show({"removed": name}, lambda: print(f"removed {name}"))

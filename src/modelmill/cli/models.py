@@ -35,7 +35,7 @@ def import_(
         ),
     ] = False,
 ) -> None:
-    """Bring a finished model as a new version of NAME."""
+    """Import a model as a new version of NAME."""
     names = [line for line in read_text(labels).splitlines() if line] if labels else []
     client = connect()
     row = client.import_model(

@@ -35,9 +35,9 @@ def up(
     from modelmill.node import up as run
     from modelmill.settings import read_settings
 
-    place = home.expanduser().absolute() if home else None
+    folder = home.expanduser().absolute() if home else None
     settings = read_settings(
-        home=place, host=host, port=port, grpc_port=grpc_port, gateways=gateways
+        home=folder, host=host, port=port, grpc_port=grpc_port, gateways=gateways
     )
     if demo:
         from modelmill.demo import show

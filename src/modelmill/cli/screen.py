@@ -16,7 +16,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-# What reads a pipe wants whole lines; people want them as wide as their window.
+# Programs that read a pipe want whole lines; people want lines as wide as their window.
 _console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
 
 
@@ -56,11 +56,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     text = str(value)
-    return (
-        text[:19].replace("T", " ")
-        if len(text) > 25 and text[4:5] == "-" and text[10:11] == "T"
-        else text
-    )
+    is_time = len(text) > 25 and text[4:5] == "-" and text[10:11] == "T"
+    return text[:19].replace("T", " ") if is_time else text
 
 
 def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
@@ -104,7 +101,7 @@ def dataset(row: Mapping[str, Any]) -> None:
 
 
 def _figure(metrics: Mapping[str, Any]) -> str:
-    """The first figure of an evaluation, by which a task sums it up."""
+    """The first metric of an evaluation, which sums it up."""
     named = (
         (name, value) for name, value in metrics.items() if isinstance(value, float)
     )
@@ -194,8 +191,8 @@ def version(row: Mapping[str, Any], url: str) -> None:
             if lineage["recipe"]
             else "",
             "started from": [
-                f"{one['name']} ({one['task']} on {one['dataset']})"
-                for one in lineage.get("chain", [])
+                f"{ancestor['name']} ({ancestor['task']} on {ancestor['dataset']})"
+                for ancestor in lineage.get("chain", [])
             ],
             "parameters": [
                 f"{one['name']}: {one['allowed']}" for one in row["parameters"]
@@ -244,9 +241,9 @@ def deployments(rows: Sequence[Mapping[str, Any]]) -> None:
 def _beside(row: Mapping[str, Any]) -> str:
     """Canaries and shadows, in words."""
     return ", ".join(
-        f"{one['model']}:{one['version']} "
-        + ("shadow" if one["shadow"] else f"canary {one['weight']:.0%}")
-        for one in row["variants"]
+        f"{variant['model']}:{variant['version']} "
+        + ("shadow" if variant["shadow"] else f"canary {variant['weight']:.0%}")
+        for variant in row["variants"]
     )
 
 
@@ -279,13 +276,13 @@ def deployment(row: Mapping[str, Any], url: str) -> None:
     )
 
 
-WRITTEN = ("generated_text", "translation_text", "answer", "sequence")
+TEXT_FIELDS = ("generated_text", "translation_text", "answer", "sequence")
 """Fields of answers that are texts."""
 PICTURE = ("input", "picture")
 
 
 def _named(picture: str) -> str:
-    """The name of its file, or how large it is."""
+    """The name of a picture's file, or its size."""
     is_file = picture.endswith(".png")
     return (
         picture
@@ -335,72 +332,72 @@ def predictions(
 ) -> None:
     """Inputs with their best answers, or the files of pictures that were answered.
 
-    `threshold` is the score that an answer had to reach, where one was in force.
+    `threshold` is the least score that applied to these answers, None if there was none.
     """
     for row in rows:
         if row["output"] == []:
-            _console.print(escape(f"{row['input'][:60]}: {_nothing(threshold)}"))
-    rows = [row for row in rows if row["output"] != []]
-    if not rows:
-        return
+            _console.print(escape(f"{row['input'][:60]}: {_nothing_found(threshold)}"))
+    answered = [row for row in rows if row["output"] != []]
+    if answered:
+        _print_answers(answered)
+
+
+def _print_answers(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table of answers, in the columns of their kind."""
     if boxes := [box for row in rows for box in _boxes(row["input"], row["output"])]:
         table(boxes, ("input", "label", "score", *CORNERS, "file"))
-        return
-    if any(
-        isinstance(row["output"], dict) and row["output"].keys() & {"image", "file"}
-        for row in rows
-    ):
-        untold = "a picture: name a folder with --out to keep it"
-        table(
-            [
-                {"input": row["input"], "answer": row["output"].get("file", untold)}
-                for row in rows
-            ],
-            ("input", "answer"),
-        )
-        return
-    if all(isinstance(row["output"], dict) and "text" in row["output"] for row in rows):
-        said = [part for row in rows for part in _said(row["input"], row["output"])]
-        table(
-            said,
-            ("input", "text")
-            if "from" not in said[0]
-            else ("input", "from", "to", "text"),
-        )
-        return
-    if texts := [
-        part for row in rows for part in _written(row["input"], row["output"])
+    elif any(_is_picture(row["output"]) for row in rows):
+        table([_picture_row(row) for row in rows], ("input", "answer"))
+    elif all(_is_transcription(row["output"]) for row in rows):
+        spoken = [
+            part for row in rows for part in _spoken_rows(row["input"], row["output"])
+        ]
+        timed = ("input", "from", "to", "text")
+        table(spoken, timed if "from" in spoken[0] else ("input", "text"))
+    elif texts := [
+        text for row in rows for text in _text_rows(row["input"], row["output"])
     ]:
         table(texts, ("input", "answer", "score"))
-        return
-    if any(isinstance(one, str) for row in rows for one in row["output"]):
+    elif any(isinstance(value, str) for row in rows for value in row["output"]):
         table(
             [
-                {"input": row["input"][:60], "picture": _named(one)}
+                {"input": row["input"][:60], "picture": _named(value)}
                 for row in rows
-                for one in row["output"]
+                for value in row["output"]
             ],
             PICTURE,
         )
-        return
-    flat = []
-    for row in rows:
-        best = (
-            row["output"][0]
-            if isinstance(row["output"], list) and row["output"]
-            else row["output"]
-        )
-        if isinstance(best, float):
-            flat.append({"input": row["input"][:60], "vector": _vector(row["output"])})
-            continue
-        rest = row["output"][1:3] if isinstance(row["output"], list) else []
-        others = ", ".join(f"{one['label']} {one['score']:.3f}" for one in rest)
-        flat.append({"input": row["input"][:60], **best, "then": others})
-    table(flat, ("input", "label", "score", "then", "vector"))
+    else:
+        answers = [_label_row(row["input"][:60], row["output"]) for row in rows]
+        table(answers, ("input", "label", "score", "then", "vector"))
 
 
-def _nothing(threshold: float | None) -> str:
-    """That nothing was found, and what would find more."""
+def _is_picture(output: Any) -> bool:
+    return isinstance(output, dict) and bool(output.keys() & {"image", "file"})
+
+
+def _is_transcription(output: Any) -> bool:
+    return isinstance(output, dict) and "text" in output
+
+
+def _picture_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    hint = "a picture: name a folder with --out to keep it"
+    return {"input": row["input"], "answer": row["output"].get("file", hint)}
+
+
+def _label_row(name: str, output: Any) -> dict[str, Any]:
+    """A row for labels with scores, or for a vector."""
+    several = isinstance(output, list) and bool(output)
+    best = output[0] if several else output
+    if isinstance(best, float):
+        return {"input": name, "vector": _vector(output)}
+    rest = output[1:3] if several else []
+    others = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in rest)
+    return {"input": name, **best, "then": others}
+
+
+def _nothing_found(threshold: float | None) -> str:
+    """The message for an answer without anything, with a lower threshold to try."""
     if threshold is None:
         return "nothing found"
     text = f"nothing found above the threshold {threshold:g}"
@@ -411,52 +408,51 @@ def _nothing(threshold: float | None) -> str:
 
 
 def _boxes(name: str, output: Any) -> list[dict[str, Any]]:
-    """A row for each box that was found; nothing for other answers."""
-    found = output if isinstance(output, list) else []
+    """A row for each box; none for other answers."""
     return [
         {
             "input": name[:60],
-            "label": one["label"],
-            "score": f"{one['score']:.3f}",
-            "file": one.get("file"),
-            **{corner: str(one["box"][corner]) for corner in CORNERS},
+            "label": entry["label"],
+            "score": f"{entry['score']:.3f}",
+            "file": entry.get("file"),
+            **{corner: str(entry["box"][corner]) for corner in CORNERS},
         }
-        for one in found
-        if isinstance(one, dict) and "box" in one
+        for entry in (output if isinstance(output, list) else [])
+        if isinstance(entry, dict) and "box" in entry
     ]
 
 
-def _written(name: str, output: Any) -> list[dict[str, Any]]:
-    """Texts that were answered, with their scores where they have some; nothing for other
-    answers.
-    """
-    found = output if isinstance(output, list) else [output]
-    nested = [
-        one for part in found for one in (part if isinstance(part, list) else [part])
+def _text_rows(name: str, output: Any) -> list[dict[str, Any]]:
+    """A row for each text of an answer, with its score if there is one; none for other answers."""
+    entries = output if isinstance(output, list) else [output]
+    flat = [
+        entry
+        for part in entries
+        for entry in (part if isinstance(part, list) else [part])
     ]
     return [
         {
             "input": name[:60],
-            "answer": next(one[field] for field in WRITTEN if field in one),
-            "score": f"{one['score']:.3f}" if "score" in one else "",
+            "answer": next(entry[field] for field in TEXT_FIELDS if field in entry),
+            "score": f"{entry['score']:.3f}" if "score" in entry else "",
         }
-        for one in nested
-        if isinstance(one, dict) and one.keys() & set(WRITTEN)
+        for entry in flat
+        if isinstance(entry, dict) and entry.keys() & set(TEXT_FIELDS)
     ]
 
 
-def _said(name: str, output: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was heard: whole, or each word with its seconds."""
+def _spoken_rows(name: str, output: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for a transcription, or one for each word with its times in seconds."""
     if not output.get("chunks"):
         return [{"input": name[:60], "text": output["text"]}]
     return [
         {
             "input": name[:60],
-            "from": f"{one['timestamp'][0]:.2f}",
-            "to": f"{one['timestamp'][1]:.2f}",
-            "text": one["text"],
+            "from": f"{chunk['timestamp'][0]:.2f}",
+            "to": f"{chunk['timestamp'][1]:.2f}",
+            "text": chunk["text"],
         }
-        for one in output["chunks"]
+        for chunk in output["chunks"]
     ]
 
 
@@ -500,7 +496,7 @@ def kinds(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class Progress:
-    """Events of a job as they come: bars on a terminal, a line per stage and epoch elsewhere."""
+    """Shows the events of a job: bars on a terminal, a line per stage and epoch elsewhere."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)

@@ -1,4 +1,4 @@
-"""Deployments, and asking them."""
+"""Deployments and predictions."""
 
 import sys
 from collections.abc import Iterable
@@ -85,12 +85,12 @@ def deploy(
         "canary": canary,
         "shadow": shadow,
     }
-    given = {
+    set_options = {
         name: value
         for name, value in options.items()
         if value is not None and value is not False
     }
-    row = client.deploy(model, name=as_, replicas=replicas, wait=wait, **given)
+    row = client.deploy(model, name=as_, replicas=replicas, wait=wait, **set_options)
     show(row, lambda: screen().deployment(row, client.url))
 
 
@@ -104,28 +104,28 @@ def deployments() -> None:
 @app.command
 def promote(deployment: str, version: int | None = None, /) -> None:
     """Make the canary (or shadow) of a deployment its main version."""
-    _shown(connect().promote(deployment, version))
+    _show_deployment(connect().promote(deployment, version))
 
 
 @app.command
 def rollback(deployment: str, version: int | None = None, /) -> None:
-    """Take the canaries and shadows of a deployment away."""
-    _shown(connect().rollback(deployment, version))
+    """Remove the canaries and shadows of a deployment."""
+    _show_deployment(connect().rollback(deployment, version))
 
 
 @app.command
 def load(deployment: str, /) -> None:
     """Start the workers of an unloaded deployment."""
-    _shown(connect().load(deployment))
+    _show_deployment(connect().load(deployment))
 
 
 @app.command
 def unload(deployment: str, /) -> None:
     """End the workers of a deployment; it keeps its name."""
-    _shown(connect().unload(deployment))
+    _show_deployment(connect().unload(deployment))
 
 
-def _shown(row: Any) -> None:
+def _show_deployment(row: Any) -> None:
     show(row, lambda: screen().deployment(row, connect().url))
 
 
@@ -143,8 +143,8 @@ def predict(
     *inputs: Annotated[
         str,
         Parameter(
-            help="files, texts for a model of texts, seeds for one that makes pictures, JSON for "
-            "questions"
+            help="files, texts for a text model, seeds for a model that generates pictures, JSON "
+            "for questions"
         ),
     ],
     set: Annotated[
@@ -154,21 +154,21 @@ def predict(
     out: Annotated[
         Path | None,
         Parameter(
-            help="a folder for pictures and masks that are answered, and boxes drawn"
+            help="a folder for answered pictures and masks, and for boxes drawn on the inputs"
         ),
     ] = None,
     stream: Annotated[
-        bool, Parameter(negative="", help="show a text while it is written")
+        bool, Parameter(negative="", help="print a text while it is generated")
     ] = False,
 ) -> None:
-    """Ask a deployed model."""
+    """Predict with a deployed model."""
     client, parameters = connect(), _parameters(set)
     rows = [] if stream else client.predict(deployment, *inputs, parameters=parameters)
     if not rows and not (stream and inputs):
-        fail("nothing to predict: name files, or texts for a model of texts")
+        fail("nothing to predict: name files, or texts for a text model")
     if stream:
         for text in inputs:
-            _tell(client.stream(deployment, text, parameters=parameters))
+            _print_stream(client.stream(deployment, text, parameters=parameters))
         return
     if out is not None:
         _save_pictures(rows, out)
@@ -181,31 +181,31 @@ def chat(
     /,
     *,
     system: Annotated[
-        str, Parameter(help="what the model is told before the conversation")
+        str, Parameter(help="the system message at the start of the conversation")
     ] = "",
     set: Annotated[
         list[str] | None, Parameter(negative="", help="a parameter, as temperature=0.7")
     ] = None,
 ) -> None:
-    """Talk with a model that writes; an empty line, or the end of the input, ends it."""
+    """Chat with a model that generates text; an empty line, or the end of the input, ends it."""
     client, parameters = connect(), _parameters(set)
     messages = [{"role": "system", "content": system}] if system else []
-    while said := _asked():
-        messages.append({"role": "user", "content": said})
-        answer = _tell(client.chat(deployment, messages, parameters=parameters))
+    while text := _read_line():
+        messages.append({"role": "user", "content": text})
+        answer = _print_stream(client.chat(deployment, messages, parameters=parameters))
         messages.append({"role": "assistant", "content": answer})
 
 
-def _asked() -> str:
-    """A line of the one who talks; nothing at the end."""
+def _read_line() -> str:
+    """A line of the user; "" at the end of the input."""
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
         return ""
 
 
-def _tell(parts: Iterable[str]) -> str:
-    """Show a text as it comes; returns all of it."""
+def _print_stream(parts: Iterable[str]) -> str:
+    """Print a text as it comes; returns all of it."""
     whole = []
     for part in parts:
         whole.append(part)
@@ -215,34 +215,35 @@ def _tell(parts: Iterable[str]) -> str:
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:
-    """Parameters of a task: `@FILE` is that file as base64, what reads as JSON is meant so,
-    anything else is a text.
+    """Parameters of a task: `@FILE` is the file in base64, valid JSON is parsed, anything else is a
+    text.
     """
     import json
     from base64 import b64encode
 
-    found: dict[str, Any] = dict(pairs_of(pairs))
-    for name, value in found.items():
+    parameters: dict[str, Any] = dict(pairs_of(pairs))
+    for name, value in parameters.items():
         if value.startswith("@"):
             try:
-                found[name] = b64encode(Path(value[1:]).read_bytes()).decode()
+                parameters[name] = b64encode(Path(value[1:]).read_bytes()).decode()
             except OSError as error:
                 fail(f"--set {name}={value}: the file can't be read: {error.strerror}")
             continue
         with suppress(ValueError):
-            found[name] = json.loads(value)
-    return found
+            parameters[name] = json.loads(value)
+    return parameters
 
 
 def _threshold(rows: list[Any], parameters: dict[str, Any]) -> float | None:
-    """The score that an answer had to reach, to be told where nothing did.
+    """The least score that applied, where an answer is empty; else None.
 
-    Without a parameter only a detector answers with nothing.
+    Without a parameter only a detector gives empty answers.
     """
     if all(row["output"] != [] for row in rows):
         return None
-    if isinstance(given := parameters.get("threshold"), int | float):
-        return float(given)
+    threshold = parameters.get("threshold")
+    if isinstance(threshold, int | float):
+        return float(threshold)
     from modelmill.tasks.object_detection import THRESHOLD
 
     return THRESHOLD
@@ -252,39 +253,24 @@ def _save_pictures(rows: list[Any], folder: Path) -> None:
     """Write the pictures of the answers as PNG files named after the inputs; the answers then name
     the files.
     """
-    several = len(rows) > 1
     for number, row in enumerate(rows):
-        output, stem = row["output"], Path(row["input"]).stem or "picture"
-        begin = f"{number}-" if several else ""
+        prefix = f"{number}-" if len(rows) > 1 else ""
+        stem = f"{prefix}{Path(row['input']).stem or 'picture'}"
+        output = row["output"]
+        if output == []:
+            continue  # no boxes: there is nothing to draw
         if isinstance(output, dict) and "image" in output:
-            row["output"] = {"file": _save(output["image"], folder, f"{begin}{stem}")}
-        elif (
-            isinstance(output, list)
-            and output
-            and all(isinstance(one, dict) and "mask" in one for one in output)
-        ):
+            row["output"] = {"file": _write_picture(output["image"], folder, stem)}
+        elif _all_have(output, "mask"):
             for part in output:
-                part["mask"] = _save(
-                    part["mask"], folder, f"{begin}{stem}-{_plain(part['label'])}"
-                )
-        elif output == []:
-            continue  # nothing was found: there is nothing to draw
-        elif isinstance(output, list) and all(
-            isinstance(one, dict) and "box" in one for one in output
-        ):
-            file = _draw(Path(row["input"]), output, folder, f"{begin}{stem}")
+                name = f"{stem}-{_as_file_name(part['label'])}"
+                part["mask"] = _write_picture(part["mask"], folder, name)
+        elif _all_have(output, "box"):
+            file = _draw_boxes(Path(row["input"]), output, folder, stem)
             for box in output:
                 box["file"] = file
-        elif isinstance(output, list) and all(isinstance(one, str) for one in output):
-            marks = [
-                f"{number}-{place}-" if several or len(output) > 1 else ""
-                for place in range(len(output))
-            ]
-            files = [
-                _save(one, folder, f"{mark}{stem}")
-                for mark, one in zip(marks, output, strict=True)
-            ]
-            row["output"] = {"file": files[0]} if len(files) == 1 else {"files": files}
+        elif isinstance(output, list) and all(isinstance(data, str) for data in output):
+            row["output"] = _write_pictures(output, folder, stem, prefix)
         else:
             fail(
                 "--out is for models that answer with pictures, masks or boxes: this one "
@@ -292,13 +278,34 @@ def _save_pictures(rows: list[Any], folder: Path) -> None:
             )
 
 
-def _plain(label: str) -> str:
+def _all_have(output: Any, field: str) -> bool:
+    """Whether an answer is a list of dictionaries with this field."""
+    return isinstance(output, list) and all(
+        isinstance(entry, dict) and field in entry for entry in output
+    )
+
+
+def _write_pictures(
+    pictures: list[str], folder: Path, stem: str, prefix: str
+) -> dict[str, Any]:
+    """Write several pictures, in base64, of one input; returns their files."""
+    if len(pictures) == 1 and not prefix:
+        return {"file": _write_picture(pictures[0], folder, stem)}
+    name = stem.removeprefix(prefix)
+    files = [
+        _write_picture(picture, folder, f"{prefix or '0-'}{number}-{name}")
+        for number, picture in enumerate(pictures)
+    ]
+    return {"file": files[0]} if len(files) == 1 else {"files": files}
+
+
+def _as_file_name(label: str) -> str:
     """A label as a part of a file's name."""
     return "".join(letter if letter.isalnum() else "_" for letter in label)[:60]
 
 
-def _draw(picture: Path, boxes: list[Any], folder: Path, stem: str) -> str:
-    """Write the picture with its boxes on it; corners are those of the upright picture."""
+def _draw_boxes(picture: Path, boxes: list[Any], folder: Path, stem: str) -> str:
+    """Write the picture with its boxes drawn; corners are those of the upright picture."""
     from io import BytesIO
 
     from PIL import Image, ImageDraw, ImageOps
@@ -309,22 +316,22 @@ def _draw(picture: Path, boxes: list[Any], folder: Path, stem: str) -> str:
     except OSError as error:
         fail(f"can't draw on {picture}: {error.strerror or error}")
     pen = ImageDraw.Draw(sheet)
-    for one in boxes:
-        left, top, right, bottom = one["box"].values()
+    for box in boxes:
+        left, top, right, bottom = box["box"].values()
         pen.rectangle((left, top, right - 1, bottom - 1), outline="red", width=2)
-        pen.text((left + 3, top + 2), f"{one['label']} {one['score']:.2f}", fill="red")
+        pen.text((left + 3, top + 2), f"{box['label']} {box['score']:.2f}", fill="red")
     written = BytesIO()
     sheet.save(written, "PNG")
-    return _keep(written.getvalue(), folder, stem)
+    return _write_file(written.getvalue(), folder, stem)
 
 
-def _save(picture: str, folder: Path, stem: str) -> str:
+def _write_picture(picture: str, folder: Path, stem: str) -> str:
     from base64 import b64decode
 
-    return _keep(b64decode(picture), folder, stem)
+    return _write_file(b64decode(picture), folder, stem)
 
 
-def _keep(picture: bytes, folder: Path, stem: str) -> str:
+def _write_file(picture: bytes, folder: Path, stem: str) -> str:
     file = folder / f"{stem}.png"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from modelmill.client._connection import (
-    KNOWN_SECONDS,
+    KEY_SECONDS,
     POLL_SECONDS,
     quoted,
     raise_unless_done,
@@ -53,7 +53,9 @@ class Client(Indexes, Texts):
         strict: bool = False,
         on_event: OnEvent | None = None,
     ) -> Dataset:
-        """Upload a folder, file or zip, wait for its check, and return what was found."""
+        """Upload a folder, file or zip, wait for its check, and return the data set with its
+        findings.
+        """
         parameters: Json = {
             "name": name,
             "task": task,
@@ -77,7 +79,7 @@ class Client(Indexes, Texts):
         return cast(Dataset, self._get(f"/api/v1/datasets/{quoted(name)}"))
 
     def remove_data(self, name: str) -> None:
-        """Forget a data set."""
+        """Remove a data set."""
         self._call("DELETE", f"/api/v1/datasets/{quoted(name)}")
 
     # ---- jobs
@@ -118,7 +120,7 @@ class Client(Indexes, Texts):
         wait: bool = False,
         on_event: OnEvent | None = None,
     ) -> Job:
-        """Measure `NAME[:VERSION|@ALIAS]` on a data set; the job's `metrics` hold the result."""
+        """Evaluate `NAME[:VERSION|@ALIAS]` on a data set; the job's `metrics` hold the result."""
         return self._submit(
             "/api/v1/evaluate",
             {"model": model, "data": data, "split": split},
@@ -172,7 +174,7 @@ class Client(Indexes, Texts):
         return cast(Job, self._call("POST", f"/api/v1/jobs/{number}/cancel"))
 
     def resume(self, number: int) -> Job:
-        """Let a stopped job go on from its last checkpoint."""
+        """Continue a stopped job from its last checkpoint."""
         return cast(Job, self._call("POST", f"/api/v1/jobs/{number}/resume"))
 
     def logs(self, number: int, *, follow: bool = False) -> Iterator[str]:
@@ -190,18 +192,18 @@ class Client(Indexes, Texts):
         trust: bool = False,
         on_event: OnEvent | None = None,
     ) -> Version:
-        """Bring a finished model, a `.onnx` or `.pt2` file or a bundle (folder or zip), and wait
-        until it was checked.
+        """Import a model, a `.onnx` or `.pt2` file or a bundle (folder or zip), and wait until it was
+        checked.
 
-        A bare file has no task: it takes and gives tensors; `labels` names the classes of its
+        A bare file has no task: it takes and returns tensors; `labels` names the classes of its
         output. A `.pt2` file may run code when it is opened: it is taken only with `trust`.
         """
-        place = Path(path).expanduser()
+        location = Path(path).expanduser()
         parameters: Json = {"name": name, "label": list(labels)}
         if trust:
             parameters["trust"] = True
-        if place.is_file():  # what it holds is seen where it arrives
-            content = read_file(place)
+        if location.is_file():  # the server detects its kind
+            content = read_file(location)
             headers = {"Content-Type": "application/octet-stream"}
             job = self._call(
                 "POST",
@@ -211,7 +213,7 @@ class Client(Indexes, Texts):
                 headers=headers,
             )
         else:
-            job = self._upload("/api/v1/models", place, parameters)
+            job = self._upload("/api/v1/models", location, parameters)
         done = raise_unless_done(self.wait(job["job"], on_event))
         return self.model(f"{name}:{done['version']}")
 
@@ -252,7 +254,7 @@ class Client(Indexes, Texts):
         """
         body = {"model": model, "name": name, "replicas": replicas, **options}
         row = cast(Deployment, self._call("POST", "/api/v1/deployments", json=body))
-        while wait and not (row["state"] == "failed" or self._answers(row)):
+        while wait and not (row["state"] == "failed" or self._is_routed(row)):
             time.sleep(POLL_SECONDS / 4)
             row = self.deployment(row["name"])
         if wait and row["state"] == "failed":
@@ -272,7 +274,7 @@ class Client(Indexes, Texts):
         return self._operate(name, "promote", version)
 
     def rollback(self, name: str, version: int | None = None) -> Deployment:
-        """Take the canaries and shadows of a deployment away."""
+        """Remove the canaries and shadows of a deployment."""
         return self._operate(name, "rollback", version)
 
     def load(self, name: str) -> Deployment:
@@ -313,24 +315,20 @@ class Client(Indexes, Texts):
         """Answers for files or texts, in their order; `parameters` such as `{"top_k": 3}` go to the
         task.
 
-        A model that answers questions takes JSON of a question and a context. One that makes
-        pictures takes seeds, or nothing, and answers a list of PNG files in base64 for each.
+        Question answering takes JSON of a question and a context. A model that generates pictures
+        takes seeds, or no inputs, and returns a list of PNG files in base64 for each.
         """
         kind = self._get(f"/models/{quoted(deployment)}")["input"]
         if input_kind(kind).optional and not inputs:
             inputs = ("",)
-        return [
-            {
-                "input": one.hex()[:16] if isinstance(one, bytes) else str(one),
-                "output": output,
-            }
-            for one in inputs
-            for output in [
-                self._predict_named(
-                    deployment, kind, one, dict(parameters or {}), len(inputs) > 1
-                )
-            ]
-        ]
+        answers: list[Prediction] = []
+        for value in inputs:
+            name = value.hex()[:16] if isinstance(value, bytes) else str(value)
+            output = self._predict_named(
+                deployment, kind, value, dict(parameters or {}), len(inputs) > 1
+            )
+            answers.append({"input": name, "output": output})
+        return answers
 
     # ---- keys
 
@@ -343,16 +341,16 @@ class Client(Indexes, Texts):
         `burst` how many may come at once (0: one second's worth).
         """
         body = {"name": name, "role": role, "rate": rate, "burst": burst}
-        made = cast(NewKey, self._call("POST", "/api/v1/keys", json=body))
-        self._until_known(made["key"])
-        return made
+        added = cast(NewKey, self._call("POST", "/api/v1/keys", json=body))
+        self._wait_for_key(added["key"])
+        return added
 
     def keys(self) -> list[Key]:
         """All access keys, without the keys themselves."""
         return cast(list[Key], self._get("/api/v1/keys"))
 
     def remove_key(self, name: str) -> None:
-        """Withdraw an access key."""
+        """Revoke an access key."""
         self._call("DELETE", f"/api/v1/keys/{quoted(name)}")
 
     # ---- catalogue
@@ -365,19 +363,23 @@ class Client(Indexes, Texts):
         """The recipes of a task with the defaults of their settings."""
         return cast(list[Json], self._get("/api/v1/recipes", params={"task": task}))
 
-    # ---- how
+    # ---- private
 
-    def _answers(self, row: Deployment) -> bool:
-        """Whether the gateway already routes to the wanted version."""
-        beside = [one for one in row["variants"] if not one["ready_replicas"]]
+    def _is_routed(self, row: Deployment) -> bool:
+        """Whether the gateway routes to the version of a deployment, and to its canaries and
+        shadows.
+        """
+        waiting = [
+            variant for variant in row["variants"] if not variant["ready_replicas"]
+        ]
         path = f"/v2/models/{quoted(row['name'])}/versions/{row['version']}/ready"
         return (
-            row["state"] == "ready" and not beside and self._http.get(path).is_success
+            row["state"] == "ready" and not waiting and self._http.get(path).is_success
         )
 
-    def _until_known(self, key: str) -> None:
-        """Wait until the gateway has heard of a new key, which takes a moment."""
-        end = time.monotonic() + KNOWN_SECONDS
+    def _wait_for_key(self, key: str) -> None:
+        """Wait until the gateway accepts a new key, for up to `KEY_SECONDS`."""
+        end = time.monotonic() + KEY_SECONDS
         headers = {"Authorization": f"Bearer {key}"}
         while (
             time.monotonic() < end
@@ -389,39 +391,39 @@ class Client(Indexes, Texts):
         self,
         deployment: str,
         kind: str,
-        one: str | bytes | os.PathLike[str],
+        value: str | bytes | os.PathLike[str],
         parameters: Json,
         many: bool,
     ) -> Any:
-        """One answer; among many inputs an error names the one it is about."""
+        """One answer; among several inputs an error names its input."""
         try:
-            return self._predict(deployment, kind, one, parameters)
+            return self._predict(deployment, kind, value, parameters)
         except (InvalidInput, NotFound) as error:
-            if not many or isinstance(one, bytes):
+            if not many or isinstance(value, bytes):
                 raise
-            raise type(error)(f"{os.fspath(one)[:200]}: {error}") from error
+            raise type(error)(f"{os.fspath(value)[:200]}: {error}") from error
 
     def _predict(
         self,
         deployment: str,
         kind: str,
-        one: str | bytes | os.PathLike[str],
+        value: str | bytes | os.PathLike[str],
         parameters: Json,
     ) -> Any:
         path = f"/models/{quoted(deployment)}"
         taken = input_kind(kind)
         if taken.sent_as == "number":
-            text = one.decode() if isinstance(one, bytes) else str(one)
+            text = value.decode() if isinstance(value, bytes) else str(value)
             return self._call(
                 "POST", path, json={"inputs": text, "parameters": parameters}
             )
         if taken.is_text:
-            text = one.decode() if isinstance(one, bytes) else text_of(one)
-            # A list of one is answered by a list of one, whatever the task answers to a text alone.
+            text = value.decode() if isinstance(value, bytes) else text_of(value)
+            # A list with one text is answered by a list with one answer, whatever the task.
             return self._call(
                 "POST", path, json={"inputs": [text], "parameters": parameters}
             )[0]
-        data = one if isinstance(one, bytes) else read_file(Path(one))
+        data = value if isinstance(value, bytes) else read_file(Path(value))
         headers = {"Accept": "application/json"}
         if not parameters:
             headers["Content-Type"] = "application/octet-stream"

@@ -23,7 +23,8 @@ from modelmill.errors import (
 )
 
 POLL_SECONDS = 0.2
-KNOWN_SECONDS = 5.0
+KEY_SECONDS = 5.0
+"""Longest wait until gateways accept a new key."""
 ENDED = ("succeeded", "failed", "cancelled", "interrupted")
 CODES = {
     400: "invalid_input",
@@ -49,7 +50,7 @@ def home_of(home: str | os.PathLike[str] | None = None) -> Path:
 
 
 class Connection:
-    """Calls to one platform, and jobs that are waited for."""
+    """HTTP calls to one platform, uploads, and waiting for jobs."""
 
     def __init__(
         self,
@@ -57,21 +58,19 @@ class Connection:
         key: str | None = None,
         home: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Default: `MODELMILL_URL` and `MODELMILL_KEY`, else those that the local home's platform
-        left there.
+        """Defaults: `MODELMILL_URL` and `MODELMILL_KEY`, else address and admin key in the local
+        home.
+
+        Raises `Unavailable` where there is no URL, `InvalidInput` for a malformed one.
         """
         folder = home_of(home)
         self.url = (
             url or os.environ.get("MODELMILL_URL") or _first_line(folder / "address")
         ).rstrip("/")
-        local = self.url == _first_line(
-            folder / "address"
-        )  # the home's key is for the home's platform alone
-        self.key = (
-            key
-            or os.environ.get("MODELMILL_KEY")
-            or (_first_line(folder / "admin.key") if local else "")
-        )
+        self.key = key or os.environ.get("MODELMILL_KEY") or ""
+        # The home's key is for the home's platform alone.
+        if not self.key and self.url == _first_line(folder / "address"):
+            self.key = _first_line(folder / "admin.key")
         if self.url and "://" not in self.url:
             raise InvalidInput(f"'{self.url}' is not a URL: write http://{self.url}")
         if not self.url:
@@ -113,18 +112,19 @@ class Connection:
     def _ended(self, job: Job, wait: bool, on_event: OnEvent | None) -> Job:
         return raise_unless_done(self.wait(job["job"], on_event)) if wait else job
 
-    def _follow(self, number: int, what: str, *, follow: bool) -> Iterator[str]:
+    def _follow(self, number: int, part: str, *, follow: bool) -> Iterator[str]:
         offset = 0
         while True:
             chunk = self._get(
-                f"/api/v1/jobs/{number}/{what}", params={"offset": offset}
+                f"/api/v1/jobs/{number}/{part}", params={"offset": offset}
             )
-            moved, offset = chunk["offset"] != offset, chunk["offset"]
+            grew = chunk["offset"] != offset
+            offset = chunk["offset"]
             if chunk["text"]:
                 yield chunk["text"]
-            if not moved and (not follow or chunk["state"] in ENDED):
+            if not grew and (not follow or chunk["state"] in ENDED):
                 return
-            if not moved:
+            if not grew:
                 time.sleep(POLL_SECONDS)
 
     def _upload(self, path: str, data: Path, parameters: Json) -> Json:
@@ -147,15 +147,17 @@ class Connection:
         return self._call("GET", path, **options)
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
-        with self._sent():
+        with self._network_errors():
             response = self._http.request(method, path, **options)
         if response.is_success:
             return msgspec.json.decode(response.content) if response.content else None
         raise self._failure(response)
 
     @contextmanager
-    def _sent(self) -> Iterator[None]:
-        """What goes wrong on the way, in words."""
+    def _network_errors(self) -> Iterator[None]:
+        """Raises `Unavailable` for failures of the network, `InvalidInput` for text that can't be
+        sent.
+        """
         try:
             yield
         except UnicodeEncodeError as error:
@@ -190,7 +192,7 @@ class Connection:
 
 
 def _events(text: str) -> Iterator[Json]:
-    """The events of some lines; a line that a killed job left unfinished is none."""
+    """The events of some lines; an unfinished line of a killed job is skipped."""
     for line in text.splitlines():
         with suppress(msgspec.DecodeError):
             yield msgspec.json.decode(line)
@@ -227,9 +229,9 @@ def read_file(path: Path) -> bytes:
         raise InvalidInput(f"'{path}' can't be read: {error.strerror}") from error
 
 
-def text_of(one: str | os.PathLike[str]) -> str:
+def text_of(value: str | os.PathLike[str]) -> str:
     """The content of the file of this name, or the text itself."""
     try:
-        return Path(one).read_text("utf-8") if Path(one).is_file() else str(one)
-    except (OSError, ValueError):  # too long, or otherwise no name that a file can have
-        return str(one)
+        return Path(value).read_text("utf-8") if Path(value).is_file() else str(value)
+    except (OSError, ValueError):  # too long, or otherwise not a file name
+        return str(value)

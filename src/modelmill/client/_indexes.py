@@ -1,4 +1,4 @@
-"""The part of the SDK that is about indexes."""
+"""The part of the SDK for vector indexes."""
 
 import os
 import zipfile
@@ -18,7 +18,7 @@ ITEMS, ITEMS_BYTES = 64, 16 << 20
 
 
 class Indexes(Connection):
-    """Indexes of what models make of pictures or texts."""
+    """Vector indexes of pictures or texts."""
 
     def create_index(self, name: str, model: str) -> Index:
         """An empty index of the vectors of `NAME[:VERSION|@ALIAS]`, such as a model of a
@@ -48,12 +48,12 @@ class Indexes(Connection):
         """Add files (their bytes, or all files of folders and zips); returns the numbers of the
         items.
 
-        Without `left_out` the first file that can't be read ends it with an error. Else it is
-        passed over, and `left_out` is told its name and the reason.
+        Without `left_out` the first file that can't be read raises an error. Else it is skipped,
+        and `left_out` is called with its name and the reason.
 
-        Without a `label` a file of a folder has the label that its place in the folder says, as in
-        `LABEL/1.jpg` or `train/LABEL/1.jpg`, so that a data set of pictures can be added as it is.
-        Some dozens go at once: when one is refused, those that went before stay; the error says
+        Without a `label` a file of a folder has its subfolder as label, as in `LABEL/1.jpg` or
+        `train/LABEL/1.jpg`, so that a data set of pictures can be added as it is. Files are sent in
+        requests of up to 64: when one is refused, those of earlier requests stay; the error says
         how many.
         """
         from base64 import b64encode
@@ -69,7 +69,7 @@ class Indexes(Connection):
             except InvalidInput as error:
                 raise type(error)(f"{error}; {_added_before(len(ids))}") from error
 
-        for title, read, said in _enrolled(inputs):
+        for title, read, folder_label in _inputs(inputs):
             try:
                 data = read()
             except (InvalidInput, NotFound) as error:
@@ -82,11 +82,11 @@ class Indexes(Connection):
                 items = []
                 names = []
                 size = 0
-            given = said if label is None else label
+            own_label = folder_label if label is None else label
             items.append(
                 {
                     "input": b64encode(data).decode(),
-                    "label": given,
+                    "label": own_label,
                     "metadata": dict(metadata or {}),
                 }
             )
@@ -145,7 +145,7 @@ class Indexes(Connection):
         return int(self._call("DELETE", path, params=parameters)["removed"])
 
     def delete_index(self, name: str) -> None:
-        """Forget an index with all its items."""
+        """Remove an index with all its items."""
         self._call("DELETE", f"/api/v1/indexes/{quoted(name)}")
 
     def _add_items(
@@ -157,16 +157,16 @@ class Indexes(Connection):
     ) -> list[int]:
         """Add some items to an index; an error about one of them names its file."""
         path = f"/api/v1/indexes/{quoted(name)}/items"
-        how = {"strict": left_out is None}
+        parameters = {"strict": left_out is None}
         try:
-            told = self._call("POST", path, params=how, json={"items": items})
+            answer = self._call("POST", path, params=parameters, json={"items": items})
             if left_out is not None:
-                for one in told["refused"]:
-                    left_out(names[one["item"]], one["error"])
-            return list(told["ids"])
+                for refused in answer["refused"]:
+                    left_out(names[refused["item"]], refused["error"])
+            return list(answer["ids"])
         except InvalidInput as error:
-            place, colon, why = error.message.partition(": ")
-            number = place.removeprefix("item ") if len(items) > 1 else "0"
+            subject, colon, why = error.message.partition(": ")
+            number = subject.removeprefix("item ") if len(items) > 1 else "0"
             if not number.isdecimal() or not names[int(number)]:
                 raise
             raise type(error)(
@@ -180,52 +180,48 @@ def _added_before(count: int) -> str:
     return f"{count} item{'s' * (count > 1)} before it {'were' if count > 1 else 'was'} added"
 
 
-Enrolled = tuple[str, Callable[[], bytes], str]
-"""What is to be added: the file's name, what reads its bytes, and the label that a folder gives
-it.
-"""
+FileToAdd = tuple[str, Callable[[], bytes], str]
+"""The name of a file to add, a function that reads its bytes, and its folder's label."""
 
 
-def _enrolled(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[Enrolled]:
-    for one in inputs:
-        if isinstance(one, bytes):
-            yield "", partial(bytes, one), ""
+def _inputs(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[FileToAdd]:
+    for value in inputs:
+        if isinstance(value, bytes):
+            yield "", partial(bytes, value), ""
             continue
-        place = Path(one).expanduser()
-        if place.is_dir():
-            yield from _labelled(place, list_folder(place), read_file)
-        elif place.is_file() and is_zip(place):
-            yield from _zipped(place)
+        path = Path(value).expanduser()
+        if path.is_dir():
+            yield from _labelled(path, list_folder(path), read_file)
+        elif path.is_file() and is_zip(path):
+            yield from _zip_files(path)
         else:
-            yield str(one), partial(read_file, place), ""
+            yield str(value), partial(read_file, path), ""
 
 
 def _labelled(
-    place: Path, files: Mapping[str, Any], read: Callable[[Any], bytes]
-) -> Iterator[Enrolled]:
-    """The files of a folder or a zip, with the folders in which they lie as labels; those of splits
-    are none.
-    """
+    path: Path, files: Mapping[str, Any], read: Callable[[Any], bytes]
+) -> Iterator[FileToAdd]:
+    """The files of a folder or a zip with their folders as labels, without folders of splits."""
     names = [name for name in sorted(files) if not is_junk(name) and not is_note(name)]
     if not names:
-        raise InvalidInput(f"'{place}' holds no files")
-    split = all("/" in name and split_of(name.partition("/")[0]) for name in names)
+        raise InvalidInput(f"'{path}' holds no files")
+    in_splits = all("/" in name and split_of(name.partition("/")[0]) for name in names)
     for name in names:
-        label = (name.partition("/")[2] if split else name).rpartition("/")[0]
-        yield f"{place}/{name}", partial(read, files[name]), label
+        label = (name.partition("/")[2] if in_splits else name).rpartition("/")[0]
+        yield f"{path}/{name}", partial(read, files[name]), label
 
 
-def _zipped(place: Path) -> Iterator[Enrolled]:
+def _zip_files(path: Path) -> Iterator[FileToAdd]:
     try:
-        archive = zipfile.ZipFile(place)
+        archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise InvalidInput(f"'{place}' is no zip that can be read: {error}") from error
+        raise InvalidInput(f"'{path}' is no zip that can be read: {error}") from error
     with archive:
         members = {name: name for name in archive.namelist() if not name.endswith("/")}
-        yield from _labelled(place, view(members), lambda name: _member(archive, name))
+        yield from _labelled(path, view(members), lambda name: _read_member(archive, name))
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """A file of a zip; raises `InvalidInput` for a damaged or huge one."""
     try:
         if archive.getinfo(name).file_size > ITEMS_BYTES:

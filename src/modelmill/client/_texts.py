@@ -1,4 +1,4 @@
-"""Texts that grow, as they come."""
+"""The part of the SDK that streams generated text."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ EVENT, DONE = "data:", "[DONE]"
 
 
 class Texts(Connection):
-    """What a model that writes is asked."""
+    """Streams of generated text."""
 
     def stream(
         self,
@@ -23,17 +23,17 @@ class Texts(Connection):
         *,
         parameters: Mapping[str, Any] | None = None,
     ) -> Iterator[str]:
-        """What comes behind a text (or a file's), part by part as it is written; `parameters` such
-        as `{"seed": 1}`.
+        """The continuation of a text (or a file's), chunk by chunk as it is generated; `parameters`
+        such as `{"seed": 1}`.
         """
         body = {
             "inputs": text_of(text),
             "parameters": dict(parameters or {}),
             "stream": True,
         }
-        for event in self._told(f"/models/{quoted(deployment)}", body):
+        for event in self._stream_events(f"/models/{quoted(deployment)}", body):
             if "token" not in event:
-                raise MillError(f"'{deployment}' writes no texts")
+                raise MillError(f"'{deployment}' does not stream text")
             yield event["token"]["text"]
 
     def chat(
@@ -43,8 +43,8 @@ class Texts(Connection):
         *,
         parameters: Mapping[str, Any] | None = None,
     ) -> Iterator[str]:
-        """The next message of a conversation (`{"role", "content"}` each), part by part as it is
-        written.
+        """The next message of a conversation (`{"role", "content"}` each), chunk by chunk as it is
+        generated.
         """
         body = {
             "model": deployment,
@@ -52,30 +52,37 @@ class Texts(Connection):
             **(parameters or {}),
             "stream": True,
         }
-        for event in self._told(
+        for event in self._stream_events(
             f"/models/{quoted(deployment)}/v1/chat/completions", body
         ):
             for choice in event["choices"]:
                 yield choice["delta"].get("content", "")
 
-    def _told(self, path: str, body: Json) -> Iterator[Json]:
-        """Server-sent events; one that tells of a failure raises it."""
-        with self._sent(), self._http.stream("POST", path, json=body) as answer:
+    def _stream_events(self, path: str, body: Json) -> Iterator[Json]:
+        """Server-sent events; an error event raises `MillError`."""
+        with (
+            self._network_errors(),
+            self._http.stream("POST", path, json=body) as answer,
+        ):
             if not answer.is_success:
                 answer.read()
                 raise self._failure(answer)
             if not answer.headers.get("content-type", "").startswith(
                 "text/event-stream"
             ):
-                raise MillError(f"{path} answers no stream: the model writes no texts")
+                raise MillError(
+                    f"{path} returned no stream: the model does not generate text"
+                )
             for line in answer.iter_lines():
                 data = line.removeprefix(EVENT).strip()
                 if not line.startswith(EVENT) or data == DONE:
                     continue
                 event = msgspec.json.decode(data)
                 if "error" in event:
-                    told = event["error"]
+                    failure = event["error"]
                     raise MillError(
-                        told["message"] if isinstance(told, dict) else str(told)
+                        failure["message"]
+                        if isinstance(failure, dict)
+                        else str(failure)
                     )
                 yield event

@@ -1,4 +1,4 @@
-"""What the platform answers: plain dictionaries, and the fields they have."""
+"""Answers of the platform: plain dictionaries with these fields."""
 
 from collections.abc import Callable
 from typing import Any, TypedDict
@@ -64,7 +64,7 @@ class Version(TypedDict):
 
 
 class Deployment(TypedDict):
-    """A served model; `state` is loading, ready, asleep, unloaded or failed, `serving` the version
+    """A deployment; `state` is loading, ready, asleep, unloaded or failed, `serving` the version
     that answers now.
     """
 
@@ -100,15 +100,13 @@ class Key(TypedDict):
 
 
 class NewKey(Key):
-    """A key that was just made, with the `key` itself."""
+    """A new access key, with the `key` itself."""
 
     key: str
 
 
 class Index(TypedDict):
-    """An index of what a version of a model makes of pictures; `labels` counts the items of each
-    label.
-    """
+    """An index of the vectors of a model's version; `labels` counts the items of each label."""
 
     name: str
     model: str
@@ -120,9 +118,7 @@ class Index(TypedDict):
 
 
 class Hit(TypedDict):
-    """An item of an index that was found; `score` is the cosine similarity, 1 for the same
-    direction.
-    """
+    """An item found by a search; `score` is the cosine similarity, 1 for the same direction."""
 
     id: int
     label: str

@@ -100,7 +100,7 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
     (draft / INT8).mkdir()
     for place in (draft, draft / INT8):
         graph = decoder(
-            network, layers=LAYERS, heads=HEADS, places=PLACES, int8=place != draft
+            network, layers=LAYERS, heads=HEADS, positions=PLACES, int8=place != draft
         )
         onnx.save(graph, place / "model.onnx")
     manifest = Manifest(

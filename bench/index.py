@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.running import table
-from modelmill.control.vector_index import EXACT, New, VectorIndex
+from modelmill.control.vector_index import EXACT, NewItem, VectorIndex
 
 DIMENSIONS = 128
 K = 10
@@ -71,7 +71,7 @@ def _case(size: int) -> list[str]:
         for at in range(0, size, AT_ONCE):
             index.add(
                 [
-                    New(vector, f"c{row}")
+                    NewItem(vector, f"c{row}")
                     for row, vector in enumerate(vectors[at : at + AT_ONCE], at)
                 ]
             )

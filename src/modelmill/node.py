@@ -272,7 +272,7 @@ class Node:
                     signals = Signals(
                         one.waiting, one.oldest, one.busy, one.idle_seconds
                     )
-                self._workers.hear(
+                self._workers.record_signals(
                     f"{news.gateway} {one.slot}", one.project, one.deployment, signals
                 )
             for path in news.hung:

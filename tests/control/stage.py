@@ -96,7 +96,7 @@ class Stage:
         return [version for _, version, _ in self.staying]
 
     def hear(self, signals, name="digits", gateway="g main"):
-        self.loop.hear(gateway, "default", name, signals)
+        self.loop.record_signals(gateway, "default", name, signals)
 
     def row(self, name="digits"):
         return self.wanted.get(self.project, name)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from modelmill.control.indexes import Indexes
-from modelmill.control.vector_index import New
+from modelmill.control.vector_index import NewItem
 from modelmill.errors import Conflict, InvalidInput, MillError, NotFound
 
 
@@ -21,7 +21,7 @@ def indexes(tmp_path):
 
 def test_an_index_is_of_one_version_and_is_found_after_a_restart(indexes, tmp_path):
     made = indexes.create(1, "people", version())
-    indexes.get(1, "people")[1].add([New([1, 0, 0, 0], "ada")])
+    indexes.get(1, "people")[1].add([NewItem([1, 0, 0, 0], "ada")])
     told, index = Indexes(tmp_path / "indexes").get(1, "people")
     assert told == made
     assert (told.model, told.version, told.dimensions) == ("faces", 3, 4)
@@ -31,7 +31,7 @@ def test_an_index_is_of_one_version_and_is_found_after_a_restart(indexes, tmp_pa
 def test_projects_do_not_see_each_other(indexes):
     for project, label in ((1, "ada"), (2, "bob")):
         indexes.create(project, "people", version())
-        indexes.get(project, "people")[1].add([New([1, 0, 0, 0], label)])
+        indexes.get(project, "people")[1].add([NewItem([1, 0, 0, 0], label)])
     indexes.create(2, "things", version())
     assert [told.name for told in indexes.all(1)] == ["people"]
     assert indexes.get(1, "people")[1].labels() == {"ada": 1}
@@ -45,7 +45,7 @@ def test_one_that_was_deleted_is_gone_for_all_and_its_name_is_free(indexes, tmp_
     other = Indexes(tmp_path / "indexes")
     indexes.create(1, "people", version())
     held = other.get(1, "people")[1]
-    held.add([New([1, 0, 0, 0], "ada")])
+    held.add([NewItem([1, 0, 0, 0], "ada")])
     indexes.delete(1, "people")
     with pytest.raises(NotFound):
         held.search([1, 0, 0, 0], 1)

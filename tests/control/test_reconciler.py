@@ -416,7 +416,7 @@ def test_what_nobody_wants_any_more_is_forgotten(stage, database):
     assert not any(
         (
             loop._scales,
-            loop._heard,
+            loop._queues,
             loop._failures,
             len(loop._judges),
             loop._workers,

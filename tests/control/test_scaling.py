@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from modelmill.control.scaling import Held, Scale, Signals, evict, scale, share
+from modelmill.control.scaling import HeldMemory, Scale, Signals, evict, scale, share
 from modelmill.types import ServingOptions
 
 NOW = 1000.0
@@ -62,8 +62,8 @@ def test_the_next_number_of_workers(options, state, seen, wanted):
 
 
 def test_no_more_are_wanted_before_those_that_start_are_there():
-    assert scale(NOW, Scale(2, 0), SLOW, ELASTIC, whole=False).wanted == 2
-    assert scale(NOW, Scale(2, 0), SLOW, ELASTIC, whole=True).wanted == 3
+    assert scale(NOW, Scale(2, 0), SLOW, ELASTIC, complete=False).wanted == 2
+    assert scale(NOW, Scale(2, 0), SLOW, ELASTIC, complete=True).wanted == 3
 
 
 def test_a_calm_time_has_to_be_one_piece():
@@ -95,14 +95,22 @@ def test_load_that_comes_and_goes_settles():
     ("held", "budget", "chosen"),
     [
         ([], 10, []),
-        ([Held(1, 5, 99), Held(2, 5, 50)], 10, []),
-        ([Held(1, 6, 50), Held(2, 5, 99)], 10, [2]),  # the least recently used first
-        ([Held(1, 6, 99), Held(2, 5, 50), Held(3, 5, 70)], 10, [1]),
-        ([Held(1, 6, 99), Held(2, 5, 50), Held(3, 5, 70)], 9, [1, 3]),
-        ([Held(1, 6, 99, waiting=True), Held(2, 5, 50)], 10, [2]),  # none in use
-        ([Held(1, 6, 0.5), Held(2, 5, 0.9)], 1, []),
-        ([Held(1, 6, 99), Held(2, 5, 0.5)], 1, [1]),
-        ([Held(1, 6, 99)], -5, [1]),
+        ([HeldMemory(1, 5, 99), HeldMemory(2, 5, 50)], 10, []),
+        (
+            [HeldMemory(1, 6, 50), HeldMemory(2, 5, 99)],
+            10,
+            [2],
+        ),  # the least recently used first
+        ([HeldMemory(1, 6, 99), HeldMemory(2, 5, 50), HeldMemory(3, 5, 70)], 10, [1]),
+        ([HeldMemory(1, 6, 99), HeldMemory(2, 5, 50), HeldMemory(3, 5, 70)], 9, [1, 3]),
+        (
+            [HeldMemory(1, 6, 99, waiting=True), HeldMemory(2, 5, 50)],
+            10,
+            [2],
+        ),  # none in use
+        ([HeldMemory(1, 6, 0.5), HeldMemory(2, 5, 0.9)], 1, []),
+        ([HeldMemory(1, 6, 99), HeldMemory(2, 5, 0.5)], 1, [1]),
+        ([HeldMemory(1, 6, 99)], -5, [1]),
     ],
 )
 def test_who_sleeps_when_the_memory_is_full(held, budget, chosen):

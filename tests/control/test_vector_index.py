@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from modelmill.control import vector_index
-from modelmill.control.vector_index import New, VectorIndex
+from modelmill.control.vector_index import NewItem, VectorIndex
 from modelmill.control.vector_log import HEAD, HEADER
 from modelmill.errors import InvalidInput, MillError, NotFound
 
@@ -37,7 +37,7 @@ def filled(folder, count=40):
     index = VectorIndex(folder, SIDE)
     index.add(
         [
-            New(vector, f"label{row % 4}", f'{{"row": {row}}}')
+            NewItem(vector, f"label{row % 4}", f'{{"row": {row}}}')
             for row, vector in enumerate(vectors(count))
         ]
     )
@@ -85,7 +85,7 @@ def test_what_is_removed_is_not_found_and_its_number_never_comes_again(tmp_path,
         }
         assert one.labels() == {"label1": 10, "label2": 10, "label3": 9}
     assert index.remove(id=40) == 1
-    assert again(tmp_path).add([New(vectors(1)[0])]) == [41]
+    assert again(tmp_path).add([NewItem(vectors(1)[0])]) == [41]
     with pytest.raises(NotFound):
         index.remove(id=8)
 
@@ -93,7 +93,7 @@ def test_what_is_removed_is_not_found_and_its_number_never_comes_again(tmp_path,
 def test_an_index_that_is_open_elsewhere_sees_every_change(tmp_path, kind):
     one = filled(tmp_path)
     other = again(tmp_path)
-    (number,) = one.add([New(vectors(1, seed=1)[0], "new")])
+    (number,) = one.add([NewItem(vectors(1, seed=1)[0], "new")])
     assert other.search(vectors(1, seed=1)[0], 1)[0].id == number
     other.remove(id=number)
     assert one.search(vectors(1, seed=1)[0], 1)[0].id != number
@@ -113,18 +113,18 @@ def test_removing_most_of_it_shrinks_the_log_for_all_who_have_it_open(
     for one in (index, other, again(tmp_path)):
         assert one.labels() == {"label3": 10}
         assert one.search(vectors(40)[3], 1)[0].id == 4
-    assert other.add([New(vectors(1)[0])]) == [41]
+    assert other.add([NewItem(vectors(1)[0])]) == [41]
 
 
 def test_a_record_that_a_writer_left_unfinished_is_dropped(tmp_path, kind):
     filled(tmp_path)
     sound = (tmp_path / "log").read_bytes()
-    again(tmp_path).add([New(vectors(1, seed=1)[0], "torn")])
+    again(tmp_path).add([NewItem(vectors(1, seed=1)[0], "torn")])
     whole = (tmp_path / "log").read_bytes()
     for length in range(len(sound) + 1, len(whole), 7):
         (tmp_path / "log").write_bytes(whole[:length])
         assert "torn" not in again(tmp_path).labels()
-    assert again(tmp_path).add([New(vectors(1, seed=2)[0], "next")]) == [41]
+    assert again(tmp_path).add([NewItem(vectors(1, seed=2)[0], "next")]) == [41]
     assert again(tmp_path).labels() == {
         "label0": 10,
         "label1": 10,
@@ -136,14 +136,14 @@ def test_a_record_that_a_writer_left_unfinished_is_dropped(tmp_path, kind):
 
 @pytest.mark.parametrize("place", [0, 5, HEAD.size + 3])
 def test_damage_before_sound_records_is_said_and_never_cut_off(tmp_path, place):
-    filled(tmp_path).add([New(vectors(1)[0])])
+    filled(tmp_path).add([NewItem(vectors(1)[0])])
     data = bytearray((tmp_path / "log").read_bytes())
     data[HEADER + place] ^= 0x41
     (tmp_path / "log").write_bytes(data)
     index = again(tmp_path)
     for act in (
         lambda: index.search(vectors(1)[0], 1),
-        lambda: index.add([New(vectors(1)[0])]),
+        lambda: index.add([NewItem(vectors(1)[0])]),
         index.labels,
     ):
         with pytest.raises(MillError, match=f"damaged at byte {HEADER}"):
@@ -154,7 +154,7 @@ def test_damage_before_sound_records_is_said_and_never_cut_off(tmp_path, place):
 @pytest.mark.parametrize("damage", ["missing", "changed", "cut", "of another log"])
 def test_a_snapshot_is_made_again_when_it_is_no_good(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(vector_index, "EXACT", 10)
-    monkeypatch.setattr(vector_index, "PART", 10)
+    monkeypatch.setattr(vector_index, "BATCH", 10)
     filled(tmp_path)
     graph = tmp_path / "graph"
     data = graph.read_bytes()
@@ -188,7 +188,7 @@ def test_what_was_answered_survives_a_kill_in_the_middle_of_adding(tmp_path, kin
     there = {hit.id for hit in index.items("1", limit=10**6)}
     assert numbers <= there
     assert len(there) % 3 == 0  # what came together is there together
-    assert index.add([New(vectors(1)[0], "after")])[0] > max(there)
+    assert index.add([NewItem(vectors(1)[0], "after")])[0] > max(there)
 
 
 def test_writers_in_several_processes_do_not_collide(tmp_path):
@@ -220,7 +220,7 @@ def test_what_is_no_vector_is_refused(tmp_path, vector):
     with pytest.raises(InvalidInput):
         index.search(vector, 1)
     with pytest.raises(InvalidInput):
-        index.add([New(vectors(1)[0]), New(vector)])
+        index.add([NewItem(vectors(1)[0]), NewItem(vector)])
     assert len(index) == 40
 
 
@@ -234,28 +234,28 @@ def test_a_full_disk_leaves_the_index_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(MillError, match="the disk is full"):
-        index.add([New(vectors(1)[0])])
+        index.add([NewItem(vectors(1)[0])])
     monkeypatch.setattr(os, "fsync", real)
     assert (tmp_path / "log").stat().st_size == size
-    assert index.add([New(vectors(1)[0])]) == [41]
+    assert index.add([NewItem(vectors(1)[0])]) == [41]
 
 
 def test_while_the_graph_is_made_every_row_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(vector_index, "EXACT", 10)
     released = threading.Event()
-    real = vector_index._open_graph
+    real = vector_index._read_graph
 
     def slow(*arguments):
         released.wait(30)
         return real(*arguments)
 
-    monkeypatch.setattr(vector_index, "_open_graph", slow)
+    monkeypatch.setattr(vector_index, "_read_graph", slow)
     VectorIndex.create(tmp_path)
     index = VectorIndex(tmp_path, SIDE)
-    index.add([New(vector) for vector in vectors(40)])
+    index.add([NewItem(vector) for vector in vectors(40)])
     assert index.search(vectors(40)[7], 1)[0].id == 8
     index.remove(id=8)
-    index.add([New(vectors(1, seed=1)[0])])
+    index.add([NewItem(vectors(1, seed=1)[0])])
     released.set()
     for _ in "before", "after":
         assert index.search(vectors(40)[7], 1)[0].id != 8

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from modelmill.control.api import Control, make_api
 from modelmill.control.db import project_id
 from modelmill.control.keys import ensure_admin_key
-from modelmill.control.vector_index import New
+from modelmill.control.vector_index import NewItem
 from modelmill.gateway_process import embedder_of
 from modelmill.node import Stores
 from modelmill.protocols.app import App
@@ -122,7 +122,10 @@ class Admin:
             project, stores.indexes.create(project, "spots", version).name
         )
         index.add(
-            [New([1, 0, 0, 0], "dark", '{"shelf": 3}'), New([0, 1, 0, 0], "bright")]
+            [
+                NewItem([1, 0, 0, 0], "dark", '{"shelf": 3}'),
+                NewItem([0, 1, 0, 0], "bright"),
+            ]
         )
 
     async def _serve(self) -> None:

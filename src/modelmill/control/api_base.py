@@ -1,6 +1,4 @@
-"""What the files of the admin API share: what its routes act on, and whose project a call is
-for.
-"""
+"""Shared by the files of the admin API: the stores that routes act on, and the caller's project."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Annotated
@@ -19,7 +17,7 @@ from modelmill.types import KeyInfo
 
 PREFIX = "/api/v1"
 Embed = Callable[[KeyInfo, str, int, bytes], Awaitable[Sequence[float]]]
-"""The vector that a version (model, number) makes of an input, asked as the caller; raises
+"""Computes the vector of an input with a version (model, number) for a caller; raises
 `MillError`.
 """
 

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from modelmill.control import schemas, views
 from modelmill.control.api_base import PREFIX, Control, ProjectId
 from modelmill.control.indexes import Description
-from modelmill.control.vector_index import Hit, New
+from modelmill.control.vector_index import Hit, NewItem
 from modelmill.errors import InvalidInput, from_os
 from modelmill.types import KeyInfo, check_name
 
@@ -35,29 +35,29 @@ def add_indexes(api: FastAPI, control: Control) -> None:
 
     @api.post(f"{PREFIX}/indexes", status_code=201, tags=["indexes"])
     def create(body: schemas.IndexRequest, project: ProjectId) -> schemas.IndexView:
-        """Make an empty index of what a model makes of pictures (or of whatever it takes)."""
-        told = indexes.create(
+        """Make an empty index of the vectors that a model computes from its inputs."""
+        description = indexes.create(
             project, body.name, control.registry.get(project, body.model)
         )
-        return _view(told, {})
+        return _view(description, {})
 
     @api.get(f"{PREFIX}/indexes", tags=["indexes"])
     def all_indexes(project: ProjectId) -> list[schemas.IndexView]:
         """All indexes."""
         return [
-            _view(told, indexes.get(project, told.name)[1].labels())
-            for told in indexes.all(project)
+            _view(description, indexes.get(project, description.name)[1].labels())
+            for description in indexes.all(project)
         ]
 
     @api.get(f"{PREFIX}/indexes/{{name}}", tags=["indexes"])
     def one(name: str, project: ProjectId) -> schemas.IndexView:
         """One index."""
-        told, index = indexes.get(project, name)
-        return _view(told, index.labels())
+        description, index = indexes.get(project, name)
+        return _view(description, index.labels())
 
     @api.delete(f"{PREFIX}/indexes/{{name}}", status_code=204, tags=["indexes"])
     def delete(name: str, project: ProjectId) -> None:
-        """Forget an index with all its items."""
+        """Remove an index with all its items."""
         indexes.delete(project, name)
 
     @api.post(
@@ -66,12 +66,10 @@ def add_indexes(api: FastAPI, control: Control) -> None:
     def classifier(
         name: str, body: schemas.ClassifierRequest, project: ProjectId
     ) -> schemas.JobView:
-        """Make a classifier of the items of now. A job makes it a version of a model, to deploy as
-        any other.
-        """
+        """Make a classifier of the current items: a job adds it as a version of a model."""
         check_name("model", body.name)
-        told, index = indexes.get(project, name)
-        version = control.registry.get(project, f"{told.model}:{told.version}")
+        description, index = indexes.get(project, name)
+        version = control.registry.get(project, f"{description.model}:{description.version}")
         vectors, labels = index.labelled()
         if not len(index):
             raise InvalidInput(
@@ -87,7 +85,7 @@ def add_indexes(api: FastAPI, control: Control) -> None:
             "index": name,
             "k": body.k,
         }
-        upload = _written(control, vectors, labels)
+        upload = _store_items(control, vectors, labels)
         job = control.jobs.submit(
             project,
             "register",
@@ -116,7 +114,7 @@ def _add_items(api: FastAPI, control: Control) -> None:
         """Add items: all of them or none, or those that can be read. They are on disk when this is
         answered.
         """
-        told, index = await run_in_threadpool(indexes.get, project, name)
+        description, index = await run_in_threadpool(indexes.get, project, name)
         refused: list[schemas.ItemRefused] = []
         inputs: dict[int, bytes] = {}
         for number, item in enumerate(body.items):
@@ -128,19 +126,19 @@ def _add_items(api: FastAPI, control: Control) -> None:
                 refused.append(schemas.ItemRefused(item=number, error=error.message))
         caller, data = request.state.caller, list(inputs.values())
         if strict:
-            vectors = await _embedded(control, caller, told, data)
+            vectors = await _embedded(control, caller, description, data)
         else:
-            vectors = await _embedded_each(control, caller, told, data)
-        made = []
+            vectors = await _embedded_each(control, caller, description, data)
+        new_items = []
         for number, vector in zip(inputs, vectors, strict=True):
             if isinstance(vector, InvalidInput):
                 why = vector.message
                 refused.append(schemas.ItemRefused(item=number, error=why))
             else:
                 item = body.items[number]
-                made.append(New(vector, item.label, json.dumps(item.metadata)))
-        ids = await run_in_threadpool(index.add, made) if made else []
-        refused.sort(key=lambda one: one.item)
+                new_items.append(NewItem(vector, item.label, json.dumps(item.metadata)))
+        ids = await run_in_threadpool(index.add, new_items) if new_items else []
+        refused.sort(key=lambda refusal: refusal.item)
         return schemas.ItemsAdded(ids=ids, refused=refused)
 
     @api.get(f"{PREFIX}/indexes/{{name}}/items", tags=["indexes"])
@@ -152,12 +150,12 @@ def _add_items(api: FastAPI, control: Control) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[schemas.ItemView]:
         """Items in the order in which they came."""
-        found = indexes.get(project, name)[1].items(label, offset, limit)
+        items_found = indexes.get(project, name)[1].items(label, offset, limit)
         return [
             schemas.ItemView(
                 id=item.id, label=item.label, metadata=json.loads(item.metadata)
             )
-            for item in found
+            for item in items_found
         ]
 
     @api.delete(f"{PREFIX}/indexes/{{name}}/items", tags=["indexes"])
@@ -189,26 +187,24 @@ def _add_search(api: FastAPI, control: Control) -> None:
         project: ProjectId,
         k: Annotated[int, Query(ge=1, le=1000)] = 5,
     ) -> list[schemas.HitView]:
-        """The items most like the body, such as the bytes of a picture file. Any key may ask
+        """The items most similar to the body, such as the bytes of a picture file. Any key may call
         this.
         """
-        told, index = await run_in_threadpool(control.indexes.get, project, name)
+        description, index = await run_in_threadpool(control.indexes.get, project, name)
         data = await request.body()
         if not data:
             raise InvalidInput(
                 "the body is empty: send what to search for, such as the bytes of a picture file"
             )
-        (vector,) = await _embedded(control, request.state.caller, told, [data])
+        (vector,) = await _embedded(control, request.state.caller, description, [data])
         return [_hit(hit) for hit in await run_in_threadpool(index.search, vector, k)]
 
 
 async def _embedded(
-    control: Control, caller: KeyInfo, told: Description, inputs: list[bytes]
+    control: Control, caller: KeyInfo, description: Description, inputs: list[bytes]
 ) -> list[Any]:
-    """The vector of each input, from the version that the index is of; raises what the first was
-    refused for.
-    """
-    results = await _embedded_each(control, caller, told, inputs)
+    """The vector of each input by the index's version; raises the error of the first that fails."""
+    results = await _embedded_each(control, caller, description, inputs)
     for number, result in enumerate(results):
         if isinstance(result, InvalidInput) and len(inputs) > 1:
             raise type(result)(f"item {number}: {result}") from result
@@ -218,10 +214,10 @@ async def _embedded(
 
 
 async def _embedded_each(
-    control: Control, caller: KeyInfo, told: Description, inputs: list[bytes]
+    control: Control, caller: KeyInfo, description: Description, inputs: list[bytes]
 ) -> list[Any]:
     """The vector of each input, or what it was refused for; raises what is not about an input."""
-    calls = [control.embed(caller, told.model, told.version, data) for data in inputs]
+    calls = [control.embed(caller, description.model, description.version, data) for data in inputs]
     # All are waited for: none goes on unseen when another one has failed.
     results = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:
@@ -230,8 +226,8 @@ async def _embedded_each(
     return list(results)
 
 
-def _written(control: Control, vectors: Any, labels: list[str]) -> str:
-    """The items of an index as a file in the store; returns its digest."""
+def _store_items(control: Control, vectors: Any, labels: list[str]) -> str:
+    """Store the items of an index as a file; returns its digest."""
     folder = control.jobs.home / "uploads"
     path = folder / uuid.uuid4().hex
     try:
@@ -252,15 +248,15 @@ def _bytes(text: str, number: int) -> bytes:
         raise InvalidInput(f"item {number}: input is not valid base64") from error
 
 
-def _view(told: Description, labels: dict[str, int]) -> schemas.IndexView:
+def _view(description: Description, labels: dict[str, int]) -> schemas.IndexView:
     return schemas.IndexView(
-        name=told.name,
-        model=told.model,
-        version=told.version,
-        dimensions=told.dimensions,
+        name=description.name,
+        model=description.model,
+        version=description.version,
+        dimensions=description.dimensions,
         items=sum(labels.values()),
         labels=labels,
-        created=told.created,
+        created=description.created,
     )
 
 

@@ -1,4 +1,4 @@
-"""When a canary has shown that it is worse than the version it should replace: a pure decision."""
+"""Whether a canary is worse than the main version: a pure decision."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -8,20 +8,23 @@ from modelmill.types import Variant
 Version = tuple[str, int]
 
 JUDGE_SECONDS = 0.5
+"""Seconds between two comparisons."""
 SLACK_SECONDS = 0.005
-"""Differences below this are no reason: a canary of a fast model pays for being called seldom."""
+"""Differences in latency below this are tolerated: a canary of a fast model is slower for being
+called seldom.
+"""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Requests since the canary began; `seconds` are of the successful ones."""
+    """Counts of requests; `seconds` is the summed latency of the successful ones."""
 
     success: int = 0
     failure: int = 0
     seconds: float = 0.0
 
     def since(self, earlier: "Tally") -> "Tally":
-        """What was added since."""
+        """The difference to an earlier tally."""
         return Tally(
             self.success - earlier.success,
             self.failure - earlier.failure,
@@ -30,12 +33,12 @@ class Tally:
 
     @property
     def mean(self) -> float:
-        """Seconds of a successful request."""
+        """Mean latency of a successful request in seconds."""
         return self.seconds / self.success if self.success else 0.0
 
 
 def verdict(canary: Tally, main: Tally, limits: Variant) -> str:
-    """Why the canary must go, or an empty string."""
+    """Why the canary must be rolled back, or ""."""
     total = canary.success + canary.failure
     if total < limits.min_requests:
         return ""
@@ -57,41 +60,39 @@ def verdict(canary: Tally, main: Tally, limits: Variant) -> str:
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares a canary with one main version, from the counts at which it was appointed."""
+    """Compares a canary with one main version over the requests since the judge was created."""
 
     main: Version
     canary_before: Tally
     main_before: Tally
 
     def verdict(self, canary: Tally, main: Tally, limits: Variant) -> str:
-        """Why the canary must go, or an empty string."""
+        """Why the canary must be rolled back, or ""."""
         return verdict(
             canary.since(self.canary_before), main.since(self.main_before), limits
         )
 
 
 class Judges:
-    """The judges of all canaries, by deployment and version; each is appointed when its canary is
-    first seen.
-    """
+    """The judges of all canaries by deployment and version, created when a canary is first seen."""
 
     def __init__(self) -> None:
         self._judges: dict[tuple[int, Version], Judge] = {}
-        self._sat = 0.0
+        self._judged = 0.0
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of judges."""
         return len(self._judges)
 
     def due(self, now: float) -> bool:
-        """Whether it is time to judge again: now and then is often enough."""
-        if now - self._sat < JUDGE_SECONDS:
+        """Whether `JUDGE_SECONDS` have passed since the last comparison."""
+        if now - self._judged < JUDGE_SECONDS:
             return False
-        self._sat = now
+        self._judged = now
         return True
 
     def keep(self, canaries: Collection[tuple[int, Version]]) -> None:
-        """Dismiss the judges of canaries that are no more."""
+        """Drop the judges of canaries that are gone."""
         self._judges = {
             key: judge for key, judge in self._judges.items() if key in canaries
         }
@@ -103,15 +104,12 @@ class Judges:
         main: Version,
         tally: Callable[[Version], Tally],
     ) -> str:
-        """Why a deployment's canary must go, or an empty string; `tally` counts a version's
-        requests so far.
+        """Why a deployment's canary must be rolled back, or ""; `tally` counts a version's requests
+        so far.
         """
         canary = (limits.model, limits.version)
         judge = self._judges.get((number, canary))
-        if (
-            judge is None or judge.main != main
-        ):  # from now on, not for what was counted before
-            judge = self._judges[number, canary] = Judge(
-                main, tally(canary), tally(main)
-            )
+        if judge is None or judge.main != main:  # counts from now on
+            judge = Judge(main, tally(canary), tally(main))
+            self._judges[number, canary] = judge
         return judge.verdict(tally(canary), tally(main), limits)

@@ -1,4 +1,4 @@
-"""Data sets: what was uploaded, what the check found, and whether it can be trained on."""
+"""Data sets: uploads, the results of their check, and whether a job can use them."""
 
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,7 @@ class Datasets:
         strict: bool,
         upload: Path,
     ) -> tuple[Dataset, bool]:
-        """Take an uploaded archive into the store; returns the row and whether it still must be
-        checked.
+        """Add an uploaded archive to the store; returns the row and whether it must be checked.
 
         The same archive under the same name is the same data set; another one raises `Conflict`.
         """
@@ -89,24 +88,24 @@ class Datasets:
         return rows[name]
 
     def remove(self, project: int, name: str) -> None:
-        """Forget a data set; its content stays for the versions that came from it."""
+        """Remove a data set; its content stays for versions trained on it."""
         row = self.get(project, name)
         with self._database.session() as session:
             session.delete(session.merge(row))
 
     def recover(self) -> None:
-        """At start: forget what was uploaded without a job to check it."""
+        """At start: remove uploads without a job that checks them."""
         with self._database.session() as session:
             checking = select(Job.dataset_id).where(
                 Job.dataset_id.is_not(None), Job.state == "queued"
             )
-            lost = delete(Dataset).where(
+            abandoned = delete(Dataset).where(
                 Dataset.state == "checking", Dataset.id.not_in(checking)
             )
-            session.execute(lost.execution_options(synchronize_session=False))
+            session.execute(abandoned.execution_options(synchronize_session=False))
 
     def finish(self, dataset: int, result: Json) -> None:
-        """Record what the check found."""
+        """Record the result of the check."""
         with self._database.session() as session:
             row = session.get(Dataset, dataset)
             if row is None:
@@ -115,32 +114,32 @@ class Datasets:
             row.report, row.index_digest = result["report"], result["index_digest"]
 
     def fail(self, dataset: int) -> None:
-        """A data set that could not be read does not exist: its name is free again."""
+        """Remove a data set whose check failed; its name is free again."""
         with self._database.session() as session:
             row = session.get(Dataset, dataset)
             if row is None or row.state != "checking":
                 return
             session.delete(row)
-            used = set(
+            referenced = set(
                 session.scalars(select(Dataset.digest).where(Dataset.id != dataset))
             )
-            used |= {
+            referenced |= {
                 manifest["lineage"]["data_digest"]
                 for manifest in session.scalars(select(Version.manifest))
             }
-        if row.digest not in used:
+        if row.digest not in referenced:
             self._artifacts.remove(row.digest)
 
     def usable(self, project: int, name: str, task: str, split: str) -> Dataset:
-        """A data set that a job of this task can read; raises `NotFound`, `Conflict` or
-        `InvalidInput`.
+        """A data set whose split a job of this task can read; raises `NotFound`, `Conflict` while
+        it is checked, or `InvalidInput`.
         """
         row = self.get(project, name)
         if row.state != "ready":
             raise Conflict(
                 f"data set '{name}' is still being checked; see `modelmill jobs`"
             )
-        if row.task != task and not _serves(row, task):
+        if row.task != task and not _fits_task(row, task):
             raise InvalidInput(
                 f"data set '{name}' was added for {row.task}, not for {task}"
             )
@@ -158,23 +157,21 @@ class Datasets:
         return row
 
     def trainable(self, project: int, name: str, task: str) -> Dataset:
-        """A data set with as many classes as the task needs, and splits to train on and to test
-        on.
-        """
+        """A data set with all splits and enough classes for the task; raises as `usable`."""
         row = self.usable(project, name, task, "test")
         for split in ("train", "val"):
             self.usable(project, name, task, split)
         classes = [
             label for label, count in row.report.get("classes", {}).items() if count
         ]
-        if len(classes) < (least := task_named(task).CLASSES):
+        if len(classes) < (classes_needed := task_named(task).CLASSES):
             raise InvalidInput(
-                f"data set '{name}' has {few(classes)}; {task} needs at least {least}"
+                f"data set '{name}' has {few(classes)}; {task} needs at least {classes_needed}"
             )
         return row
 
     def spec(self, row: Dataset) -> dict[str, Any]:
-        """What a job is told of a data set."""
+        """The specification of a data set for a job."""
         return {
             "name": row.name,
             "format": row.format,
@@ -188,10 +185,10 @@ class Datasets:
         }
 
 
-def _serves(row: Dataset, task: str) -> bool:
-    """Whether a set that was added for one task is read the same way for another."""
-    other = task_named(task)
+def _fits_task(row: Dataset, task: str) -> bool:
+    """Whether a set that was added for one task can be used for another."""
+    wanted = task_named(task)
     return (
-        fits(plugins.load(KIND, row.format), other)
-        and other.SPLIT == task_named(row.task).SPLIT
+        fits(plugins.load(KIND, row.format), wanted)
+        and wanted.SPLIT == task_named(row.task).SPLIT
     )

@@ -1,4 +1,4 @@
-"""The database: what is wanted and what was seen. Every row belongs to a project.
+"""The database: tables, sessions, migrations. Every row belongs to a project.
 
 SQLite in the home by default, any SQLAlchemy URL otherwise. The schema is made by the migrations
 alone.
@@ -35,8 +35,8 @@ HEAD = "0004"
 """The newest migration, checked at start without loading the migration tool."""
 
 
-NEVER_AGAIN = {"sqlite_autoincrement": True}
-"""The number of a row that was deleted is not given to another: loops may still hold it."""
+NEVER_REUSED = {"sqlite_autoincrement": True}
+"""Numbers of deleted rows are not reused: loops may still hold them."""
 
 
 class Base(DeclarativeBase):
@@ -46,7 +46,7 @@ class Base(DeclarativeBase):
 
 
 class Moment(TypeDecorator[datetime]):
-    """A time in UTC, also where the database forgets the zone."""
+    """A time in UTC, also in databases that do not store time zones."""
 
     impl = DateTime
     cache_ok = True
@@ -76,7 +76,7 @@ class Project(Base):
 
 
 class Owned:
-    """What every other row has: a number and a project."""
+    """Columns of all other tables: a number and a project."""
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
@@ -96,10 +96,10 @@ class ApiKey(Owned, Base):
 
 
 class Dataset(Owned, Base):
-    """A data set: its archive and its index in the artifact store, and what the check found."""
+    """A data set: the digests of its archive and index, and the report of its check."""
 
     __tablename__ = "dataset"
-    __table_args__ = (UniqueConstraint("project_id", "name"), NEVER_AGAIN)
+    __table_args__ = (UniqueConstraint("project_id", "name"), NEVER_REUSED)
     name: Mapped[str]
     task: Mapped[str]
     format: Mapped[str]
@@ -113,7 +113,7 @@ class Dataset(Owned, Base):
 
 
 class Job(Owned, Base):
-    """A training, an evaluation or an import: what was asked, how it stands, what came of it."""
+    """A training, an evaluation or an import: request, state and result."""
 
     __tablename__ = "job"
     kind: Mapped[str]
@@ -161,10 +161,10 @@ class Alias(Owned, Base):
 
 
 class Deployment(Owned, Base):
-    """A model that should be served: which version on how many workers, and how that stands."""
+    """A deployment: desired version, options and variants, and the observed state."""
 
     __tablename__ = "deployment"
-    __table_args__ = (UniqueConstraint("project_id", "name"), NEVER_AGAIN)
+    __table_args__ = (UniqueConstraint("project_id", "name"), NEVER_REUSED)
     name: Mapped[str]
     model: Mapped[str]
     version: Mapped[int]
@@ -181,7 +181,7 @@ class Deployment(Owned, Base):
 
 
 class Replica(Owned, Base):
-    """A worker as it was last seen."""
+    """A worker, as last observed."""
 
     __tablename__ = "replica"
     deployment_id: Mapped[int] = mapped_column(
@@ -199,13 +199,15 @@ class Replica(Owned, Base):
 
 
 ANY = 1
+"""The row of `Revision` that counts all changes."""
 ROUTES = 2
+"""The row that counts changes of routes."""
 KEYS = 3
-"""What a row of `Revision` counts: all changes, those that gateways route by, and those of keys."""
+"""The row that counts changes of keys."""
 
 
 class Revision(Base):
-    """Counters of the changes that loops and gateways must know of."""
+    """Counters of changes, which loops and gateways poll."""
 
     __tablename__ = "revision"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -213,7 +215,7 @@ class Revision(Base):
 
 
 class Database:
-    """Sessions, and the errors of the database in our own words."""
+    """Sessions of one database, whose errors are raised as `MillError`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -227,7 +229,10 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """One transaction: committed at the end, rolled back on an error."""
+        """One transaction: committed at the end, rolled back on an error.
+
+        Raises `Conflict` for a violated constraint, `StorageFull`, `MillError`.
+        """
         try:
             with self._sessions.begin() as session:
                 yield session
@@ -236,12 +241,12 @@ class Database:
                 f"something else changed the same at the same time; try again ({error.orig})"
             ) from error
         except DatabaseError as error:
-            words = str(error.orig)
-            if "full" in words:
+            message = str(error.orig)
+            if "full" in message:
                 raise StorageFull(
-                    f"the disk is full: the database could not be written ({words})"
+                    f"the disk is full: the database could not be written ({message})"
                 ) from error
-            raise MillError(f"the database failed: {words}") from error
+            raise MillError(f"the database failed: {message}") from error
 
     def migrate(self) -> None:
         """Bring the schema to this version; raises `MillError` when it is of a newer one."""
@@ -254,11 +259,11 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
-        known = {
+        revisions = {
             script.revision
             for script in ScriptDirectory.from_config(config).walk_revisions()
         }
-        if current is not None and current not in known:
+        if current is not None and current not in revisions:
             raise MillError(
                 f"the database is of a newer modelmill (schema {current}; this one knows up to "
                 f"{HEAD}): "
@@ -284,29 +289,28 @@ class Database:
             return None
 
     def revision(self) -> int:
-        """How often anything was changed that the loops and the gateways must know of."""
+        """The counter of all changes."""
         with self.session() as session:
             return session.scalar(select(Revision.value).where(Revision.id == ANY)) or 0
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self.engine.dispose()
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
-    # Readers never wait for the writer, and a power cut loses at most the last transactions, never
-    # the file.
+    # Readers do not wait for the writer; a power cut loses at most the last transactions.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def bump(session: Session, *also: int) -> None:
-    """Tell the loops that there is something new, and the gateways when it is `also` of their
-    concern.
+def bump(session: Session, *counters: int) -> None:
+    """Increment the change counters: always `ANY`, and `ROUTES` or `KEYS` when gateways must
+    reload.
     """
     session.execute(
         update(Revision)
-        .where(Revision.id.in_((ANY, *also)))
+        .where(Revision.id.in_((ANY, *counters)))
         .values(value=Revision.value + 1)
     )
 

@@ -1,4 +1,4 @@
-"""Deployments: what should be served under which name, and what gateways must know of it."""
+"""Deployments: the desired state of what is served under each name, and the routes of gateways."""
 
 import logging
 from typing import Any
@@ -46,14 +46,15 @@ class Deployments:
         self._database, self._registry = database, registry
         self._manifests: dict[Known, Manifest] = {}
 
-    # ---- what is wanted
+    # ---- desired state
 
     def deploy(
         self, project: int, reference: str, name: str, **changed: Any
     ) -> Deployment:
-        """Want a version served under a name; doing it twice is the same as once.
+        """Serve a version under a name (idempotent).
 
-        `changed` are fields of `ServingOptions`; what is None stays as it was.
+        `changed` are fields of `ServingOptions`; those that are None keep their value. Raises
+        `NotFound` for an unknown version, `InvalidInput` for options that do not fit.
         """
         version = self._registry.get(project, reference)
         name = name or version.model
@@ -74,9 +75,9 @@ class Deployments:
             row.error = ""
             row.note = ""
             row.variants = [
-                one
-                for one in row.variants
-                if (one["model"], one["version"]) != (row.model, row.version)
+                variant
+                for variant in row.variants
+                if (variant["model"], variant["version"]) != (row.model, row.version)
             ]
             options = complete(row, changed)
             row.options = msgspec.to_builtins(options)
@@ -87,10 +88,11 @@ class Deployments:
         return row
 
     def add_variant(
-        self, project: int, reference: str, name: str, **how: Any
+        self, project: int, reference: str, name: str, **fields: Any
     ) -> Deployment:
-        """Serve another version behind a name, as a canary (`weight`) or a shadow; raises
-        `Conflict`.
+        """Serve another version under a name, as a canary (`weight`) or a shadow.
+
+        Raises `Conflict` for the main version or other inputs, `InvalidInput` for too much weight.
         """
         version = self._registry.get(project, reference)
         with self._database.session() as session:
@@ -100,16 +102,16 @@ class Deployments:
                     f"{version.model}:{version.number} is what '{row.name}' serves already"
                 )
             self._refuse_other_signature(session, row, version)
-            given = {key: value for key, value in how.items() if value is not None}
+            given = {key: value for key, value in fields.items() if value is not None}
             variant = Variant(model=version.model, version=version.number, **given)
             others = [
-                one
-                for one in row.variants
-                if (one["model"], one["version"]) != (variant.model, variant.version)
+                other
+                for other in row.variants
+                if (other["model"], other["version"])
+                != (variant.model, variant.version)
             ]
-            if (
-                sum(one["weight"] for one in others) + variant.weight > 1 + 1e-9
-            ):  # sums of tenths are not exact
+            total = sum(other["weight"] for other in others) + variant.weight
+            if total > 1 + 1e-9:  # sums of tenths are not exact
                 raise InvalidInput(
                     f"the canaries of '{row.name}' would get more than all requests"
                 )
@@ -126,7 +128,7 @@ class Deployments:
         with self._database.session() as session:
             row = self._named(session, project, name)
             chosen = self._variant(row, version)
-            row.variants = [one for one in row.variants if one != chosen]
+            row.variants = [variant for variant in row.variants if variant != chosen]
             row.model, row.version = chosen["model"], chosen["version"]
             row.error = ""
             row.note = ""
@@ -137,19 +139,14 @@ class Deployments:
     def drop_variants(
         self, project: int, name: str, version: int | None = None, note: str = ""
     ) -> Deployment:
-        """Take canaries and shadows (or one version) away: the main version answers all; raises
-        `Conflict`.
-        """
+        """Remove all canaries and shadows, or one version; raises `Conflict` when there is none."""
         with self._database.session() as session:
             row = self._named(session, project, name)
-            chosen = (
-                self._variant(row, version)
-                if version is not None or not row.variants
-                else None
-            )
-            row.variants = [
-                one for one in row.variants if chosen is not None and one != chosen
-            ]
+            remaining: list[dict[str, Any]] = []
+            if version is not None or not row.variants:
+                chosen = self._variant(row, version)
+                remaining = [variant for variant in row.variants if variant != chosen]
+            row.variants = remaining
             row.note = note
             bump(session, ROUTES)
         return row
@@ -173,7 +170,7 @@ class Deployments:
             session.execute(delete(Deployment).where(Deployment.id == row.id))
             bump(session, ROUTES)
 
-    # ---- how it stands
+    # ---- queries
 
     def all(self, project: int) -> list[Deployment]:
         """All of a project, by name."""
@@ -201,8 +198,8 @@ class Deployments:
             return found
 
     def snapshot(self, known: Snapshot | None) -> Snapshot | None:
-        """Routes and keys for a gateway, or None when nothing has changed since the snapshot it
-        knows.
+        """Routes and keys for a gateway, or None when nothing has changed since its snapshot
+        `known`.
         """
         with self._database.session() as session:
             counts = {row.id: row.value for row in session.scalars(select(Revision))}
@@ -224,7 +221,7 @@ class Deployments:
             )
             return Snapshot(revision=revision, routes=routes, keys=keys)
 
-    # ---- how
+    # ---- routes
 
     @staticmethod
     def _keys(session: Session, projects: dict[int, str]) -> dict[str, KeyInfo]:
@@ -286,7 +283,7 @@ class Deployments:
         variant: Variant | None,
         others: list[ServedVersion] | None = None,
     ) -> ServedVersion:
-        """One version behind the name: the main one, or a variant."""
+        """The route to one version of a deployment: the main one, or a variant."""
         manifest = self._manifest(session, (row.project_id, *version))
         interface = interface_of(manifest)
         mine = [
@@ -322,7 +319,7 @@ class Deployments:
         )
 
     def _manifest(self, session: Session, version: Known) -> Manifest:
-        """Versions never change: what was read once is kept."""
+        """The manifest of a version; cached, for versions are immutable."""
         found = self._manifests.get(version)
         if found is None:
             project, model, number = version
@@ -368,21 +365,22 @@ class Deployments:
 
     @staticmethod
     def _variant(row: Deployment, version: int | None) -> dict[str, Any]:
-        found = [one for one in row.variants if version in (None, one["version"])]
-        if len(found) != 1:
-            there = (
-                ", ".join(f"{one['model']}:{one['version']}" for one in row.variants)
-                or "none"
-            )
+        matching = [
+            variant for variant in row.variants if version in (None, variant["version"])
+        ]
+        if len(matching) != 1:
+            names = [
+                f"{variant['model']}:{variant['version']}" for variant in row.variants
+            ]
             raise Conflict(
-                f"'{row.name}' has these canaries and shadows: {there}; name the version that is "
-                "meant"
+                f"'{row.name}' has these canaries and shadows: {', '.join(names) or 'none'}; name "
+                "the version that is meant"
             )
-        return found[0]
+        return matching[0]
 
 
 def options_of(row: Deployment) -> ServingOptions:
-    """How a deployment is served."""
+    """The serving options of a deployment."""
     return msgspec.convert(
         {"min_replicas": row.replicas, "max_replicas": row.replicas, **row.options},
         ServingOptions,
@@ -390,8 +388,8 @@ def options_of(row: Deployment) -> ServingOptions:
 
 
 def complete(row: Deployment, changed: dict[str, Any]) -> ServingOptions:
-    """The options of a row with some changed (None: not); raises `InvalidInput` for what can't go
-    together.
+    """The options of a row with those of `changed` that are not None; raises `InvalidInput` for
+    options that do not fit, and for an unknown engine.
     """
     given = {name: value for name, value in changed.items() if value is not None}
     if (replicas := given.pop("replicas", None)) is not None:

@@ -27,9 +27,7 @@ OUTPUT = "embedding"
 
 
 class Description(Struct, frozen=True, kw_only=True):
-    """What an index is: made once, never changed. `mark` tells it from a later one of the same
-    name.
-    """
+    """An index, immutable; `mark` distinguishes it from a later one of the same name."""
 
     name: str
     mark: str
@@ -40,24 +38,22 @@ class Description(Struct, frozen=True, kw_only=True):
 
 
 class Indexes:
-    """Indexes below `root`/PROJECT/NAME. They are files so that any gateway of the home reads and
-    writes them.
-    """
+    """Indexes below `root`/PROJECT/NAME; as files they are shared by all gateways of a home."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._open: dict[str, VectorIndex] = {}
         self._guard = threading.Lock()
-        for left in root.glob(f"*/{DELETED}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in root.glob(f"*/{DELETED}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def create(self, project: int, name: str, version: Version) -> Description:
         """A new, empty index of the vectors of a version; raises `Conflict`, `InvalidInput`,
         `StorageFull`.
         """
         check_name("index", name)
-        place = self._root / str(project) / name
-        told = Description(
+        folder = self._root / str(project) / name
+        description = Description(
             name=name,
             mark=uuid.uuid4().hex,
             model=version.model,
@@ -65,67 +61,74 @@ class Indexes:
             dimensions=_dimensions(version),
             created=datetime.now(UTC),
         )
-        draft = place.with_name(f".{told.mark}")
+        draft = folder.with_name(f".{description.mark}")
         try:
             draft.mkdir(parents=True)
-            (draft / DESCRIPTION).write_bytes(msgspec.json.encode(told))
+            (draft / DESCRIPTION).write_bytes(msgspec.json.encode(description))
             VectorIndex.create(draft)
-            draft.rename(place)
+            draft.rename(folder)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
-            if place.exists():
+            if folder.exists():
                 raise Conflict(
                     f"there is an index '{name}' already: choose another name, or delete it first"
                 ) from error
             raise from_os(error, "making the index") from error
-        return told
+        return description
 
     def all(self, project: int) -> list[Description]:
         """All of a project, by name."""
-        return sorted(self._described(project), key=lambda told: told.name)
+        return sorted(
+            self._descriptions(project), key=lambda description: description.name
+        )
 
     def get(self, project: int, name: str) -> tuple[Description, VectorIndex]:
         """One by name, open; raises `NotFound` naming those that exist."""
-        told = _read(self._root / str(project) / check_name("index", name))
-        if told is None:
-            raise unknown("index", name, [one.name for one in self._described(project)])
+        description = _read(self._root / str(project) / check_name("index", name))
+        if description is None:
+            raise unknown(
+                "index", name, [each.name for each in self._descriptions(project)]
+            )
         with self._guard:
-            if told.mark not in self._open:
-                self._open[told.mark] = VectorIndex(
-                    self._root / str(project) / name, told.dimensions
+            if description.mark not in self._open:
+                self._open[description.mark] = VectorIndex(
+                    self._root / str(project) / name, description.dimensions
                 )
-            return told, self._open[told.mark]
+            return description, self._open[description.mark]
 
     def delete(self, project: int, name: str) -> None:
-        """Forget an index with all its items."""
-        told, index = self.get(project, name)
+        """Remove an index with all its items; raises `NotFound`."""
+        description, index = self.get(project, name)
         try:
-            gone = index.folder.rename(index.folder.with_name(f"{DELETED}{told.mark}"))
+            removed = index.folder.rename(
+                index.folder.with_name(f"{DELETED}{description.mark}")
+            )
         except FileNotFoundError as error:
             raise NotFound(f"the index '{name}' was deleted") from error
-        self._open.pop(told.mark, None)
-        shutil.rmtree(gone, ignore_errors=True)
+        self._open.pop(description.mark, None)
+        shutil.rmtree(removed, ignore_errors=True)
 
-    def _described(self, project: int) -> Iterator[Description]:
-        folder = self._root / str(project)
-        for place in folder.iterdir() if folder.is_dir() else ():
-            if not place.name.startswith(".") and (told := _read(place)) is not None:
-                yield told
+    def _descriptions(self, project: int) -> Iterator[Description]:
+        parent = self._root / str(project)
+        for folder in parent.iterdir() if parent.is_dir() else ():
+            description = None if folder.name.startswith(".") else _read(folder)
+            if description is not None:
+                yield description
 
 
-def _read(place: Path) -> Description | None:
+def _read(folder: Path) -> Description | None:
     try:
-        return msgspec.json.decode((place / DESCRIPTION).read_bytes(), type=Description)
+        return msgspec.json.decode(
+            (folder / DESCRIPTION).read_bytes(), type=Description
+        )
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        raise MillError(f"the index at {place} can't be read: {error}") from error
+        raise MillError(f"the index at {folder} can't be read: {error}") from error
 
 
 def _dimensions(version: Version) -> int:
-    """How long the vectors of a version are; raises `InvalidInput` for a model that answers
-    none.
-    """
+    """The dimensions of a version's vectors; raises `InvalidInput` for a model without vectors."""
     outputs = version.manifest["outputs"]
     if (
         not version.task
@@ -133,9 +136,9 @@ def _dimensions(version: Version) -> int:
         or outputs[0]["name"] != OUTPUT
         or len(outputs[0]["shape"]) != 2
     ):
-        kind = f"is for {version.task}" if version.task else "has no task"
+        reason = f"is for {version.task}" if version.task else "has no task"
         raise InvalidInput(
-            f"'{version.model}' {kind}: an index wants a model that answers vectors, such as one "
+            f"'{version.model}' {reason}: an index wants a model that answers vectors, such as one "
             "of "
             "image-feature-extraction or feature-extraction"
         )

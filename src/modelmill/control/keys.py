@@ -1,4 +1,4 @@
-"""Access keys: made once, shown once, kept as a hash."""
+"""Access keys: shown once, stored as a hash."""
 
 import hashlib
 import math
@@ -18,19 +18,17 @@ ADMIN = "admin"
 
 
 def digest_of(key: str) -> str:
-    """What is stored of a key. Keys are 256 random bits, so a plain sha256 can't be guessed
-    back.
-    """
+    """The sha256 of a key, which is stored. Keys are 256 random bits: no salt is needed."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def new_key() -> str:
-    """A key that nobody can guess."""
+    """A new random key."""
     return f"mm_{secrets.token_urlsafe(32)}"
 
 
 class Keys:
-    """Rows of keys, for the API."""
+    """The access keys of all projects."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -38,7 +36,7 @@ class Keys:
     def add(
         self, project: int, name: str, role: str, rate: float, burst: int
     ) -> tuple[ApiKey, str]:
-        """A new key: its row, and the key itself, which is not kept. Raises `InvalidInput`,
+        """A new key: its row, and the key itself, which is not stored. Raises `InvalidInput`,
         `Conflict`.
 
         `rate` is in requests a second (0: no limit); `burst` is how many may come at once (0: one
@@ -88,20 +86,18 @@ class Keys:
             )
 
     def remove(self, project: int, name: str) -> None:
-        """Let a key open nothing any more; raises `NotFound`, and `Conflict` for the last admin
-        key.
-        """
+        """Revoke a key; raises `NotFound`, and `Conflict` for the last admin key."""
         rows = {row.name: row for row in self.all(project)}
         if name not in rows:
             raise unknown("key", name, rows)
         with self._database.session() as session:
             session.execute(delete(ApiKey).where(ApiKey.id == rows[name].id))
-            # Counted after the deletion, which holds the database's write lock: two can't remove
-            # the last two.
-            mine = select(func.count()).where(
+            # Counted after the deletion, which locks the database: two calls can't remove the last
+            # two.
+            admins = select(func.count()).where(
                 ApiKey.project_id == project, ApiKey.role == ADMIN
             )
-            if rows[name].role == ADMIN and not session.scalar(mine):
+            if rows[name].role == ADMIN and not session.scalar(admins):
                 raise Conflict(f"'{name}' is the last admin key: add another one first")
             bump(session, KEYS)
 
@@ -112,13 +108,15 @@ def ensure_admin_key(database: Database, home: Path) -> Path:
     """
     path = home / FILE
     with database.session() as session:
-        known = set(session.scalars(select(ApiKey.digest).where(ApiKey.role == ADMIN)))
+        digests = set(
+            session.scalars(select(ApiKey.digest).where(ApiKey.role == ADMIN))
+        )
         if (
             path.exists()
-            and digest_of(path.read_text("utf-8", "replace").strip()) in known
+            and digest_of(path.read_text("utf-8", "replace").strip()) in digests
         ):
             return path
-        # A lost key must not open anything
+        # A lost key must not be accepted any more.
         session.execute(delete(ApiKey).where(ApiKey.name == ADMIN))
         key = new_key()
         path.unlink(missing_ok=True)

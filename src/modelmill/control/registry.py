@@ -1,4 +1,4 @@
-"""Models, their immutable versions, and aliases that move."""
+"""The registry: models, their immutable versions, and aliases."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from modelmill.types import Json, Reference, parse_reference
 
 
 class Registry:
-    """What has been trained or imported, by name and number."""
+    """Versions and aliases of all models."""
 
     def __init__(self, database: Database, artifacts: Artifacts) -> None:
         self._database, self._artifacts = database, artifacts
@@ -23,17 +23,16 @@ class Registry:
     def add(
         self, project: int, model: str, folder: Path, job: int | None, digest: str = ""
     ) -> Version:
-        """Take a sealed bundle into the store as the model's next version; the same job adds only
-        once.
+        """Add a sealed bundle as the model's next version; a job adds one version only.
 
-        A folder that is gone was moved by a node that died before it could write the version down:
-        its `digest` finds it in the store.
+        A node may have died after it moved `folder` to the store and before it wrote the version:
+        then `digest` finds the bundle there. Raises `Conflict` for a model of another task.
         """
         with self._database.session() as session:
-            known = select(Version).where(
+            of_job = select(Version).where(
                 Version.project_id == project, Version.job_id == job
             )
-            if job is not None and (version := session.scalars(known).first()):
+            if job is not None and (version := session.scalars(of_job).first()):
                 shutil.rmtree(folder, ignore_errors=True)
                 return version
         if digest and not folder.exists():
@@ -68,10 +67,10 @@ class Registry:
             .where(Version.project_id == project, Version.model == model)
             .limit(1)
         )
-        other = session.scalar(query)
-        if other is not None and other != task:
+        task_of_model = session.scalar(query)
+        if task_of_model is not None and task_of_model != task:
             raise Conflict(
-                f"model '{model}' is a {other} model; give this {task} model another name"
+                f"model '{model}' is a {task_of_model} model; give this {task} model another name"
             )
 
     def all(self, project: int) -> list[Version]:
@@ -83,16 +82,16 @@ class Registry:
             )
 
     def get(self, project: int, reference: str | Reference) -> Version:
-        """The version that `NAME[:VERSION|@ALIAS]` means (the newest by default); raises
-        `NotFound`.
-        """
-        asked = parse_reference(reference) if isinstance(reference, str) else reference
+        """The version of `NAME[:VERSION|@ALIAS]`, the newest by default; raises `NotFound`."""
+        parsed = parse_reference(reference) if isinstance(reference, str) else reference
         with self._database.session() as session:
-            number = asked.version
-            if asked.alias:
-                number = self._aliased(session, project, asked.name, asked.alias)
+            number = parsed.version
+            if parsed.alias:
+                number = self._version_of_alias(
+                    session, project, parsed.name, parsed.alias
+                )
             query = select(Version).where(
-                Version.project_id == project, Version.model == asked.name
+                Version.project_id == project, Version.model == parsed.name
             )
             if number is not None:
                 query = query.where(Version.number == number)
@@ -100,7 +99,7 @@ class Registry:
                 query.order_by(Version.number.desc()).limit(1)
             ).first()
             if version is None:
-                raise self._missing(session, project, asked.name, number)
+                raise self._missing(session, project, parsed.name, number)
             return version
 
     def tasks(self, project: int) -> dict[str, str]:
@@ -144,11 +143,13 @@ class Registry:
         return version
 
     def folder(self, version: Version) -> Path:
-        """Where the bundle of a version lies."""
+        """The folder of a version's bundle."""
         return self._artifacts.path(version.digest)
 
     @staticmethod
-    def _aliased(session: Session, project: int, model: str, alias: str) -> int:
+    def _version_of_alias(
+        session: Session, project: int, model: str, alias: str
+    ) -> int:
         query = select(Alias).where(Alias.project_id == project, Alias.model == model)
         names = {row.name: row.version for row in session.scalars(query)}
         if alias not in names:
@@ -167,8 +168,10 @@ class Registry:
         query = select(Version.number).where(
             Version.project_id == project, Version.model == model
         )
-        there = ", ".join(str(n) for n in sorted(session.scalars(query)))
-        return NotFound(f"model '{model}' has no version {number}; there are: {there}")
+        numbers = ", ".join(str(n) for n in sorted(session.scalars(query)))
+        return NotFound(
+            f"model '{model}' has no version {number}; there are: {numbers}"
+        )
 
 
 def summary(version: Version, aliases: list[Alias]) -> Json:

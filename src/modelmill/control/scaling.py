@@ -1,6 +1,4 @@
-"""How many workers a deployment should have, and which ones sleep: pure decisions, tested as
-tables.
-"""
+"""How many workers a deployment should have, and which ones are evicted: pure decisions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -8,14 +6,18 @@ from dataclasses import dataclass, replace
 from modelmill.types import ServingOptions
 
 STEP_SECONDS = 1.0
+"""Least seconds between two scale-ups."""
 CALM_SECONDS = 30.0
+"""Seconds of a calm queue before a scale-down."""
 BUSY_WAIT = 0.5
 """A queue whose oldest call has waited less than this share of the target is calm."""
 
 
 @dataclass(frozen=True)
 class Signals:
-    """How a deployment stands, all gateways together; times in seconds."""
+    """The queue of a deployment over all gateways: waiting calls, age of the oldest, calls in
+    progress, time since the last call; times in seconds.
+    """
 
     waiting: int = 0
     oldest: float = 0.0
@@ -25,7 +27,7 @@ class Signals:
 
 @dataclass(frozen=True)
 class Scale:
-    """How many workers are wanted, since when, and since when fewer would do."""
+    """How many workers are desired, since when, and since when the queue is calm (s)."""
 
     wanted: int
     changed: float = 0.0
@@ -33,37 +35,42 @@ class Scale:
 
 
 def scale(
-    now: float, state: Scale, seen: Signals, options: ServingOptions, whole: bool = True
+    now: float,
+    state: Scale,
+    signals: Signals,
+    options: ServingOptions,
+    complete: bool = True,
 ) -> Scale:
     """The next state: one worker more while calls wait too long, one fewer after a calm time, none
     when idle.
 
-    While not all that are wanted are there (`whole`), more would not help sooner. Being loaded
-    counts as a call.
+    No worker is added before all desired ones are ready (`complete`). Being loaded counts as a
+    call.
     """
-    least = options.min_replicas
+    fewest = options.min_replicas
     most = max(options.max_replicas, options.min_replicas, 1)
-    wanted = min(max(state.wanted, least), most)
-    if seen.waiting and not wanted:
+    wanted = min(max(state.wanted, fewest), most)
+    if signals.waiting and not wanted:
         return Scale(1, now)
     if wanted != state.wanted:
         return Scale(wanted, now)
-    if seen.waiting and seen.oldest > options.target_delay_ms / 1e3:
-        grown = whole and wanted < most and now - state.changed >= STEP_SECONDS
-        return Scale(wanted + 1, now) if grown else replace(state, calm_since=None)
-    idle = min(seen.idle_seconds, now - state.changed)
+    if signals.waiting and signals.oldest > options.target_delay_ms / 1e3:
+        may_grow = complete and wanted < most and now - state.changed >= STEP_SECONDS
+        return Scale(wanted + 1, now) if may_grow else replace(state, calm_since=None)
+    idle = min(signals.idle_seconds, now - state.changed)
     if (
-        not least
+        not fewest
         and wanted
-        and not seen.waiting
-        and not seen.busy
+        and not signals.waiting
+        and not signals.busy
         and idle >= options.idle_seconds
     ):
         return Scale(0, now)
     spare = (
-        seen.busy < wanted and seen.oldest <= options.target_delay_ms / 1e3 * BUSY_WAIT
+        signals.busy < wanted
+        and signals.oldest <= options.target_delay_ms / 1e3 * BUSY_WAIT
     )
-    if wanted <= max(least, 1) or not spare:
+    if wanted <= max(fewest, 1) or not spare:
         return replace(state, calm_since=None)
     since = now if state.calm_since is None else state.calm_since
     if now - since >= min(CALM_SECONDS, options.idle_seconds):
@@ -72,10 +79,8 @@ def scale(
 
 
 @dataclass(frozen=True)
-class Held:
-    """The memory (bytes) that a deployment's workers hold, and for how many seconds nobody has
-    called it.
-    """
+class HeldMemory:
+    """The memory (bytes) of a deployment's workers, and the seconds since its last call."""
 
     deployment: int
     memory: int
@@ -83,28 +88,27 @@ class Held:
     waiting: bool = False
 
 
-SPARED_SECONDS = 1.0
+MIN_IDLE_SECONDS = 1.0
+"""A deployment called more recently is not evicted."""
 
 
-def evict(held: Iterable[Held], budget: int) -> list[int]:
-    """The deployments to unload so that the rest fits the budget: the least recently used first,
-    none in use.
+def evict(held: Iterable[HeldMemory], budget: int) -> list[int]:
+    """The deployments to unload so that the rest fits the budget (bytes): the least recently used
+    first, none that is in use.
     """
-    every = list(held)
-    total = sum(one.memory for one in every)
-    chosen = []
-    for one in sorted(every, key=lambda one: -one.idle_seconds):
+    deployments = list(held)
+    total = sum(deployment.memory for deployment in deployments)
+    evicted = []
+    for deployment in sorted(deployments, key=lambda each: -each.idle_seconds):
         if total <= budget:
             break
-        if one.waiting or one.idle_seconds < SPARED_SECONDS:
+        if deployment.waiting or deployment.idle_seconds < MIN_IDLE_SECONDS:
             continue
-        chosen.append(one.deployment)
-        total -= one.memory
-    return chosen
+        evicted.append(deployment.deployment)
+        total -= deployment.memory
+    return evicted
 
 
 def share(cores: int, fixed: int, automatic: int) -> int:
-    """Threads for each worker that leaves the choice to us, so that the sum stays within the cores
-    while it can.
-    """
+    """Threads of each worker without a fixed number (at least 1), such that all fit the cores."""
     return max(1, (cores - fixed) // max(1, automatic))

@@ -1,8 +1,8 @@
-"""Vectors with labels and metadata, searched by cosine similarity: exactly while they are few, by a
-graph when many.
+"""Vectors with labels and metadata, searched by cosine similarity: exactly while they are few, by
+an HNSW graph when many.
 
-The log is the truth. The graph (usearch's HNSW) is made from it, and a snapshot spares making it
-again.
+The log is the source of truth. The graph (usearch's) is built from it; a snapshot saves time at the
+next start.
 """
 
 import threading
@@ -32,21 +32,21 @@ from modelmill.errors import InvalidInput, unknown
 
 LOG, SNAPSHOT = "log", "graph"
 EXACT = 10_000
-"""Up to so many rows every one of them is looked at."""
+"""Rows up to which searches are exact."""
 CONNECTIVITY = 16
 EXPANSION_ADD = 64
 EXPANSION_SEARCH = 96
-PART = 1000
-"""Rows that go into a graph at once while it is made."""
+BATCH = 1000
+"""Rows that are added to a graph at a time while it is built."""
 SNAPSHOT_SHARE = 16
 """A snapshot is written again when the rows have grown by one in this many."""
 WASTE = 1000
-"""Removed rows from which the log is rewritten, when they are more than those that are left."""
+"""Removed rows from which the log is rewritten, when they are more than the remaining ones."""
 
 Floats = NDArray[np.float32]
 
 
-class New(NamedTuple):
+class NewItem(NamedTuple):
     """An item to add; its metadata are JSON."""
 
     vector: Sequence[float] | Floats
@@ -64,8 +64,8 @@ class Hit(NamedTuple):
 
 
 class VectorIndex:
-    """One index in a folder. Any number of threads and processes may use it; changes are on disk
-    when they return.
+    """An index in a folder, safe for threads and processes; changes are on disk when they
+    return.
     """
 
     def __init__(self, folder: Path, dimensions: int) -> None:
@@ -73,7 +73,7 @@ class VectorIndex:
         self._log = VectorLog(folder / LOG)
         self._guard = threading.RLock()
         self._builder: threading.Thread | None = None
-        self._forget()
+        self._reset()
 
     @staticmethod
     def create(folder: Path) -> None:
@@ -86,9 +86,9 @@ class VectorIndex:
             self._catch_up()
             return len(self._row_of)
 
-    def add(self, items: Sequence[New]) -> list[int]:
+    def add(self, items: Sequence[NewItem]) -> list[int]:
         """All of them or none; returns their numbers. Raises `InvalidInput`, `StorageFull`."""
-        vectors = self._unit([item.vector for item in items])
+        vectors = self._normalised([item.vector for item in items])
         with self._guard, self._log.lock(exclusive=True):
             self._read()
             ids = list(range(self._next_id, self._next_id + len(items)))
@@ -123,7 +123,7 @@ class VectorIndex:
 
     def search(self, vector: Sequence[float] | Floats, k: int) -> list[Hit]:
         """The `k` items nearest to a vector, the nearest first; raises `InvalidInput`."""
-        query = self._unit([vector])[0]
+        query = self._normalised([vector])[0]
         with self._guard:
             self._catch_up()
             count = min(k, len(self._row_of))
@@ -132,7 +132,7 @@ class VectorIndex:
             rows = (
                 self._exact(query, count)
                 if self._graph is None
-                else self._near(query, count)
+                else self._approximate(query, count)
             )
             scores = self._vectors[rows] @ query
             order = np.argsort(-scores, kind="stable")
@@ -166,9 +166,9 @@ class VectorIndex:
             rows = [row for row in self._row_of.values() if self._labels[row]]
             return self._vectors[rows], [self._labels[row] for row in rows]
 
-    # ---- what is in memory
+    # ---- in memory
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._rows, self._next_id = 0, 1
         self._vectors: Floats = np.zeros((0, self.dimensions), np.float32)
         self._ids: list[int] = []
@@ -177,31 +177,33 @@ class VectorIndex:
         self._alive: NDArray[np.bool_] = np.zeros(0, bool)
         self._row_of: dict[int, int] = {}
         self._graph: Any = None
-        self._kept = 0
+        self._snapshot_rows = 0
 
     def _catch_up(self) -> None:
-        """Take in what others have written."""
+        """Read what other processes have written."""
         if self._log.changed():
             with self._log.lock(exclusive=False):
                 self._read()
 
     def _read(self) -> None:
-        before, gone = self._rows, []
+        before, removed_rows = self._rows, []
         try:
             for change in self._log.read():
-                gone += self._apply(change)
+                removed_rows += self._apply(change)
         except Replaced:
-            self._forget()
+            self._reset()
             return self._read()
         except BaseException:
-            self._log = VectorLog(self.folder / LOG)  # nothing is taken in by halves
-            self._forget()
+            self._log = VectorLog(
+                self.folder / LOG
+            )  # a change is applied completely or not at all
+            self._reset()
             raise
-        self._follow(before, gone)
+        self._update_graph(before, removed_rows)
         return None
 
     def _apply(self, change: Change) -> list[int]:
-        """Take in a change; returns the rows that went."""
+        """Apply a change; returns the removed rows."""
         if isinstance(change, Removed):
             rows = [
                 self._row_of.pop(number)
@@ -212,15 +214,15 @@ class VectorIndex:
             return rows
         first, end = self._rows, self._rows + len(change.items)
         if end > len(self._vectors):
-            room = max(end, 2 * len(self._vectors), 256)
+            capacity = max(end, 2 * len(self._vectors), 256)
             self._vectors = np.concatenate(
                 [
                     self._vectors,
-                    np.zeros((room - len(self._vectors), self.dimensions), "f4"),
+                    np.zeros((capacity - len(self._vectors), self.dimensions), "f4"),
                 ]
             )
             self._alive = np.concatenate(
-                [self._alive, np.zeros(room - len(self._alive), bool)]
+                [self._alive, np.zeros(capacity - len(self._alive), bool)]
             )
         for row, entry in enumerate(change.items, first):
             self._vectors[row] = np.frombuffer(entry.vector, "<f4")
@@ -245,11 +247,11 @@ class VectorIndex:
         scores[~self._alive[: self._rows]] = -np.inf
         return np.argpartition(-scores, count - 1)[:count]
 
-    def _near(self, query: Floats, count: int) -> NDArray[np.intp]:
+    def _approximate(self, query: Floats, count: int) -> NDArray[np.intp]:
         found = self._graph.search(query, count)
         return np.asarray(found.keys, np.intp)
 
-    def _unit(self, vectors: Sequence[Sequence[float] | Floats]) -> Floats:
+    def _normalised(self, vectors: Sequence[Sequence[float] | Floats]) -> Floats:
         """Vectors of length 1, float32 [items, dimensions]; raises `InvalidInput`."""
         try:
             values = np.asarray(vectors, np.float64).reshape(len(vectors), -1)
@@ -270,19 +272,17 @@ class VectorIndex:
     # ---- the graph
 
     def settle(self) -> None:
-        """Wait until the graph is made, where it is being made: until then searches look at every
-        row.
-        """
+        """Wait until the graph is built, if it is being built: until then searches are exact."""
         with self._guard:
             self._catch_up()
         while (builder := self._builder) is not None:
             builder.join()
 
-    def _follow(self, before: int, gone: list[int]) -> None:
-        """Bring the graph up to the rows; have it made once they are many."""
+    def _update_graph(self, before: int, removed_rows: list[int]) -> None:
+        """Update the graph with new rows; start building it when there are more than `EXACT`."""
         if self._graph is not None:
-            self._extend(self._graph, before, gone)
-            self._keep(self._kept // SNAPSHOT_SHARE)
+            self._extend(self._graph, before, removed_rows)
+            self._save_snapshot(self._snapshot_rows // SNAPSHOT_SHARE)
         elif self._rows > EXACT and self._builder is None:
             self._builder = threading.Thread(
                 target=self._build, name="index", daemon=True
@@ -290,21 +290,21 @@ class VectorIndex:
             self._builder.start()
 
     def _build(self) -> None:
-        """Make the graph beside what goes on: usearch lets other threads run."""
+        """Build the graph in the background: usearch releases the interpreter lock."""
         with self._guard:
             generation = self._log.generation
             rows = self._rows
             vectors = self._vectors
             alive = self._alive[:rows].copy()
         try:
-            graph, kept = _open_graph(
+            graph, loaded = _read_graph(
                 self.folder / SNAPSHOT, generation, self.dimensions, rows
             )
-            fresh = kept + np.flatnonzero(alive[kept:])
-            for part in np.array_split(fresh, len(fresh) // PART + 1):
+            fresh = loaded + np.flatnonzero(alive[loaded:])
+            for part in np.array_split(fresh, len(fresh) // BATCH + 1):
                 graph.add(part, vectors[part])
         except BaseException:
-            self._builder = None  # the next change has it tried again
+            self._builder = None  # the next change tries again
             raise
         with self._guard:
             self._builder = None
@@ -315,34 +315,34 @@ class VectorIndex:
                     rows,
                     dead[graph.contains(dead)].tolist() if len(dead) else [],
                 )
-                self._graph, self._kept = graph, kept
-                self._keep(PART)
-            else:  # another log has taken the place of that one
-                self._follow(self._rows, [])
+                self._graph, self._snapshot_rows = graph, loaded
+                self._save_snapshot(BATCH)
+            else:  # the log was rewritten meanwhile
+                self._update_graph(self._rows, [])
 
-    def _extend(self, graph: Any, before: int, gone: list[int]) -> None:
+    def _extend(self, graph: Any, before: int, removed_rows: list[int]) -> None:
         fresh = before + np.flatnonzero(self._alive[before : self._rows])
         if len(fresh):
             graph.add(fresh, self._vectors[fresh])
-        for row in gone:
+        for row in removed_rows:
             if row < before:
                 graph.remove(row)
 
-    def _keep(self, growth: int) -> None:
-        """Write a snapshot when the rows have grown by more than this since the last one."""
-        if self._rows - self._kept > growth:
+    def _save_snapshot(self, growth: int) -> None:
+        """Write a snapshot when more than `growth` rows were added since the last one."""
+        if self._rows - self._snapshot_rows > growth:
             with suppress(OSError):  # without it the next start is slower, nothing else
-                _keep_graph(
+                _write_graph(
                     self.folder / SNAPSHOT,
                     self._graph,
                     self._log.generation,
                     self._rows,
                 )
-                self._kept = self._rows
+                self._snapshot_rows = self._rows
 
     def _rewrite(self) -> None:
-        """A log without what was removed, under the exclusive lock."""
-        kept = [
+        """Rewrite the log without removed items, under the exclusive lock."""
+        entries = [
             Entry(
                 number,
                 self._labels[row],
@@ -351,7 +351,7 @@ class VectorIndex:
             )
             for number, row in self._row_of.items()
         ]
-        parts = [kept[at : at + COPY] for at in range(0, len(kept), COPY)] or [[]]
+        parts = [entries[at : at + COPY] for at in range(0, len(entries), COPY)] or [[]]
         self._log.create([Added(part, self._next_id) for part in parts])
         self._read()
 
@@ -369,8 +369,8 @@ def _new_graph(dimensions: int) -> Any:
     )
 
 
-def _keep_graph(path: Path, graph: Any, generation: bytes, rows: int) -> None:
-    """The graph of so many rows of a log, with a checksum; whole or not at all."""
+def _write_graph(path: Path, graph: Any, generation: bytes, rows: int) -> None:
+    """Write the graph of the first `rows` rows of a log with a checksum, atomically."""
     payload = bytes(graph.save())
     draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
@@ -387,11 +387,11 @@ def _keep_graph(path: Path, graph: Any, generation: bytes, rows: int) -> None:
         raise
 
 
-def _open_graph(
-    path: Path, generation: bytes, dimensions: int, most: int
+def _read_graph(
+    path: Path, generation: bytes, dimensions: int, limit: int
 ) -> tuple[Any, int]:
-    """The graph of the snapshot and its rows; an empty one where there is none that is sound and of
-    this log.
+    """The graph of a valid snapshot of this log and its number of rows; else an empty graph and
+    0.
     """
     graph = _new_graph(dimensions)
     with suppress(OSError, ValueError, RuntimeError):
@@ -399,7 +399,7 @@ def _open_graph(
         head, payload = data[: HEADER + 12], memoryview(data)[HEADER + 12 :]
         rows = int.from_bytes(head[HEADER : HEADER + 8], "little")
         sound = head[HEADER + 8 :] == zlib.crc32(payload).to_bytes(4, "little")
-        if sound and head.startswith(generation) and rows <= most:
+        if sound and head.startswith(generation) and rows <= limit:
             graph.load(bytes(payload))
             return graph, rows
     return _new_graph(dimensions), 0

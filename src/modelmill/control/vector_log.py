@@ -1,8 +1,8 @@
-"""The log of an index of vectors: every change in order, on disk before it is answered.
+"""The log of a vector index: every change in order, on disk before the call returns.
 
 A file begins with MAGIC and the 16 random bytes of its generation; then come records: MARK, the
-length of the payload and its CRC-32 (little-endian), the payload as MessagePack. Only who holds the
-lock writes, and only a tail that a writer left unfinished when it died is ever cut off.
+length of the payload and its CRC-32 (little-endian), the payload as MessagePack. Writers
+hold the lock; an unfinished record at the end, of a writer that died, is cut off.
 """
 
 import fcntl
@@ -40,14 +40,14 @@ class Entry(msgspec.Struct, array_like=True):
 
 
 class Added(msgspec.Struct, array_like=True, tag="a"):
-    """Items that came together; `next_id` is larger than any number that was ever given."""
+    """Items of one call; `next_id` is larger than any number ever used."""
 
     items: list[Entry]
     next_id: int
 
 
 class Removed(msgspec.Struct, array_like=True, tag="r"):
-    """Items that went."""
+    """Removed items."""
 
     ids: list[int]
 
@@ -58,20 +58,20 @@ _decoder = msgspec.msgpack.Decoder(Change)
 
 
 class Replaced(Exception):
-    """The log was rewritten: what was read of it counts no more."""
+    """The log was rewritten: it must be read from its start."""
 
 
 class VectorLog:
-    """One log, read by many and written by one at a time, in as many processes as there are."""
+    """A log with many readers and one writer at a time, across processes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.generation = b""
         self.offset = 0
-        self._seen: tuple[int, int] = (0, 0)
+        self._state_read: tuple[int, int] = (0, 0)
 
     def create(self, changes: Sequence[Change] = ()) -> None:
-        """A new log in place of what is there, whole or not at all; raises `StorageFull`."""
+        """Write a new log in place of the present one, atomically; raises `StorageFull`."""
         draft = self.path.with_name(f".{self.path.name}-{uuid.uuid4().hex}")
         try:
             with draft.open("wb") as file:
@@ -86,14 +86,16 @@ class VectorLog:
             raise from_os(error, "writing the index") from error
 
     def changed(self) -> bool:
-        """Whether there is something that was not read yet; raises `NotFound` when the index was
-        deleted.
+        """Whether there are changes that were not read yet; raises `NotFound` for a deleted
+        index.
         """
-        return self._state() != self._seen
+        return self._state() != self._state_read
 
     @contextmanager
     def lock(self, *, exclusive: bool) -> Iterator[None]:
-        """Keep others from writing, and from reading where it is to be exclusive."""
+        """Hold the lock: shared against writers, or exclusive; raises `NotFound` for a deleted
+        index.
+        """
         try:
             file = os.open(
                 self.path.with_name("lock"),
@@ -109,8 +111,8 @@ class VectorLog:
             os.close(file)
 
     def read(self) -> Iterator[Change]:
-        """The changes since the last time, under the lock; raises `Replaced`, and `MillError` where
-        it is damaged.
+        """The changes since the last read, under the lock; raises `Replaced`, and `MillError` for a
+        damaged log.
         """
         state = self._state()
         with self.path.open("rb") as file:
@@ -129,12 +131,12 @@ class VectorLog:
                 yield _decoder.decode(payload)
                 self.offset = end
             if self.offset < state[1]:
-                self._refuse_damage(file)
-        self._seen = state
+                self._check_tail(file)
+        self._state_read = state
 
     def append(self, change: Change) -> None:
-        """Write a change behind what was read, under the exclusive lock; it is on disk when this
-        returns.
+        """Append a change, under the exclusive lock; it is on disk when this returns. Raises
+        `StorageFull`.
         """
         try:
             with self.path.open("r+b") as file:
@@ -150,18 +152,16 @@ class VectorLog:
             raise from_os(error, "writing the index") from error
 
     def _state(self) -> tuple[int, int]:
-        """What tells one content from another: a rewritten log is another file, a longer one has
-        more.
-        """
+        """Inode and size, which change when the log is rewritten or appended to."""
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except FileNotFoundError as error:
             raise NotFound("the index was deleted") from error
-        return found.st_ino, found.st_size
+        return status.st_ino, status.st_size
 
-    def _refuse_damage(self, file: BinaryIO) -> None:
-        """A tail is forgotten when nothing sound follows; else something has changed bytes that
-        were on disk.
+    def _check_tail(self, file: BinaryIO) -> None:
+        """Raises `MillError` when valid records follow the unreadable one: the file is damaged.
+        Without any it is an unfinished tail.
         """
         file.seek(self.offset)
         rest = file.read()
@@ -182,7 +182,7 @@ def _record(change: Change) -> bytes:
 
 
 def _next(file: BinaryIO | io.BytesIO) -> tuple[bytes, int] | None:
-    """The payload of the next record and where it ends; None where none is whole and sound."""
+    """The payload of the next record and its end; None where there is no complete, valid one."""
     head = file.read(HEAD.size)
     if len(head) < HEAD.size:
         return None

@@ -108,33 +108,21 @@ def job_view(row: Job) -> schemas.JobView:
 def deployment_view(
     row: Deployment, replicas: dict[int, list[Replica]], tasks: dict[str, str]
 ) -> schemas.DeploymentView:
-    """A deployment; it is ready when the wanted version answers as it should."""
+    """A deployment; it is ready when its main version answers with the options it should."""
     workers = replicas.get(row.id, [])
-    ready = Counter((one.model, one.version) for one in workers if one.ready)
-    main = (row.model, row.version)
-    arrived = (row.serving_model, row.serving) == main
     options = options_of(row)
-    wanted = any(
-        one.ready and (one.model, one.version) == main and _batches_as(one, options)
-        for one in workers
-    )
-    state = "failed" if row.error else "ready" if arrived and wanted else "loading"
-    state = (
-        "unloaded"
-        if not row.loaded
-        else "asleep"
-        if row.asleep and state != "failed"
-        else state
+    ready = Counter(
+        (worker.model, worker.version) for worker in workers if worker.ready
     )
     variants = [
         schemas.VariantView(
-            model=one["model"],
-            version=one["version"],
-            weight=one["weight"],
-            shadow=one["shadow"],
-            ready_replicas=ready[(one["model"], one["version"])],
+            model=variant["model"],
+            version=variant["version"],
+            weight=variant["weight"],
+            shadow=variant["shadow"],
+            ready_replicas=ready[(variant["model"], variant["version"])],
         )
-        for one in row.variants
+        for variant in row.variants
     ]
     serving = (row.serving_model or row.model, row.serving or row.version)
     answering = [w for w in workers if w.ready and (w.model, w.version) == serving]
@@ -146,13 +134,13 @@ def deployment_view(
         task=tasks.get(row.model, ""),
         replicas=row.replicas,
         ready_replicas=ready[serving],
-        state=state,
+        state=_state(row, workers, options),
         serving=row.serving,
         error=row.error,
         note=row.note,
         options=msgspec.to_builtins(options),
         variants=variants,
-        memory=sum(one.memory for one in workers),
+        memory=sum(worker.memory for worker in workers),
         batch=batch,
         batches=_batches(batch, next((w.alone for w in answering if w.alone), "")),
         created=row.created,
@@ -160,10 +148,29 @@ def deployment_view(
 
 
 def _batches_as(worker: Replica, options: ServingOptions) -> bool:
-    """Whether a worker joins calls as the options say: one of before stays until it is replaced."""
+    """Whether a worker joins calls as the options say; one with former options is replaced."""
     if options.batch:
         return worker.batch <= options.batch
     return worker.alone != BY_HAND
+
+
+def _state(row: Deployment, workers: list[Replica], options: ServingOptions) -> str:
+    """The state of a deployment with these workers."""
+    if not row.loaded:
+        return "unloaded"
+    if row.error:
+        return "failed"
+    if row.asleep:
+        return "asleep"
+    main = (row.model, row.version)
+    ready = any(
+        worker.ready
+        and (worker.model, worker.version) == main
+        and _batches_as(worker, options)
+        for worker in workers
+    )
+    routed = (row.serving_model, row.serving) == main
+    return "ready" if routed and ready else "loading"
 
 
 def _batches(batch: int, alone: str) -> str:

@@ -1,6 +1,4 @@
-"""What the reconciler remembers of its worker processes, and of what gateways say of their
-queues.
-"""
+"""The reconciler's record of its worker processes, and of the queues at the gateways."""
 
 from modelmill.cluster.base import Handle
 from modelmill.control.db import Deployment
@@ -8,6 +6,7 @@ from modelmill.control.scaling import Signals
 from modelmill.types import WorkerSpec
 
 STALE_SECONDS = 2.0
+"""Signals of a gateway that are older than this are ignored."""
 
 Version = tuple[str, int]
 
@@ -34,40 +33,40 @@ class Running:
         self.threads = spec.threads
         self.memory = 0
         self.leaving: float | None = None
-        self.asked = False
+        self.terminated = False
         self.error = ""
 
 
-class Heard:
-    """What gateways last said of the queue of a version."""
+class QueueSignals:
+    """The latest signals of each gateway about a deployment's queue."""
 
     def __init__(self) -> None:
-        self._words: dict[str, tuple[float, Signals]] = {}
+        self._latest: dict[str, tuple[float, Signals]] = {}
 
-    def hear(self, gateway: str, signals: Signals, now: float) -> None:
-        """Keep the last word."""
-        self._words[gateway] = (now, signals)
+    def record(self, gateway: str, signals: Signals, now: float) -> None:
+        """Keep a gateway's latest signals."""
+        self._latest[gateway] = (now, signals)
 
     def waiting(self, now: float) -> bool:
-        """Whether a call waits at any gateway that has spoken lately."""
+        """Whether a call waits at any gateway that reported lately."""
         return any(
             signals.waiting
-            for told, signals in self._words.values()
-            if now - told < STALE_SECONDS
+            for received, signals in self._latest.values()
+            if now - received < STALE_SECONDS
         )
 
     def signals(self, now: float) -> Signals | None:
-        """All gateways together; None when none has spoken lately."""
-        words = [
+        """The signals of all gateways together; None when none reported lately."""
+        recent = [
             signals
-            for told, signals in self._words.values()
-            if now - told < STALE_SECONDS
+            for received, signals in self._latest.values()
+            if now - received < STALE_SECONDS
         ]
-        if not words:
+        if not recent:
             return None
         return Signals(
-            sum(word.waiting for word in words),
-            max(word.oldest for word in words),
-            sum(word.busy for word in words),
-            min(word.idle_seconds for word in words),
+            sum(each.waiting for each in recent),
+            max(each.oldest for each in recent),
+            sum(each.busy for each in recent),
+            min(each.idle_seconds for each in recent),
         )

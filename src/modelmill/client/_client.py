@@ -192,8 +192,8 @@ class Client(Indexes, Texts):
         trust: bool = False,
         on_event: OnEvent | None = None,
     ) -> Version:
-        """Import a model, a `.onnx` or `.pt2` file or a bundle (folder or zip), and wait until it was
-        checked.
+        """Import a model, a `.onnx` or `.pt2` file or a bundle (folder or zip), and wait until it
+        was checked.
 
         A bare file has no task: it takes and returns tensors; `labels` names the classes of its
         output. A `.pt2` file may run code when it is opened: it is taken only with `trust`.

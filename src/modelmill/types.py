@@ -1,4 +1,4 @@
-"""The nouns that all rooms share: frozen structs that cross processes as JSON or MessagePack."""
+"""The nouns that all packages share: frozen structs that cross processes as JSON or MessagePack."""
 
 import re
 from typing import Annotated, Any
@@ -18,21 +18,21 @@ ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 interrupted.
 """
 ALONE = "calls are answered one at a time"
-"""What is said where calls share no batch, before the reason."""
+"""The message, before its reason, where calls share no batch."""
 BY_HAND = "the deployment is set to a batch of 1"
-"""The reason where somebody said so."""
+"""The reason where the options say so."""
 WEIGHTS = "model.safetensors"
-"""The file of a bundle from which its training can go on."""
+"""The file of a bundle with the weights, from which a training can start."""
 RESULT = "result.json"
 """What a job leaves in its folder, and its supervisor takes in."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """What all nouns are: immutable, named fields only."""
+    """Base of all nouns: immutable, with named fields only."""
 
 
 class TensorSpec(Struct, frozen=True, kw_only=True):
-    """A named array of the signature; `datatype` as in the Open Inference Protocol, free axes are
+    """An input or output of a model; `datatype` as in the Open Inference Protocol, dynamic axes are
     -1.
     """
 
@@ -42,7 +42,7 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
 
 
 class Ancestor(Struct, frozen=True, kw_only=True):
-    """A version from which another one was trained on."""
+    """A version that a training started from."""
 
     name: str
     digest: str
@@ -51,9 +51,9 @@ class Ancestor(Struct, frozen=True, kw_only=True):
 
 
 class Lineage(Struct, frozen=True, kw_only=True):
-    """Where a version came from: enough to make it again.
+    """The origin of a version: data, recipe, settings and seed, enough to reproduce it.
 
-    `chain` are the versions that its training started from, the last one directly.
+    `chain` are the versions that its training started from, the direct one last.
     """
 
     dataset: str
@@ -96,7 +96,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 class JobSpec(Struct, frozen=True, kw_only=True):
-    """What a job process is told: everything it needs, so that it never asks the database.
+    """The specification of a job process: everything it needs, so that it never reads the database.
 
     `kind` is a plug-in of `jobs.kinds`. `base` names the version whose `bundle` a training starts
     from.
@@ -118,9 +118,9 @@ class JobSpec(Struct, frozen=True, kw_only=True):
 
 
 class WorkerSpec(Struct, frozen=True, kw_only=True):
-    """What a worker process is told. `threads` are for the engine, `decoders` for pictures and the
-    like. `digest` is that of the registered manifest; where it is empty nothing is compared.
-    `batch` is as in `ServingOptions`.
+    """The specification of a worker process. `threads` are for the engine, `decoders` for pictures
+    and the like. `digest` is that of the registered manifest; where it is empty nothing is
+    compared. `batch` is as in `ServingOptions`.
     """
 
     deployment: str
@@ -137,7 +137,7 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
 
 
 class GatewaySpec(Struct, frozen=True, kw_only=True):
-    """What a gateway process is told: all settings, and the sockets to accept on."""
+    """The specification of a gateway process: all settings, and the descriptors of its sockets."""
 
     settings: Json
     descriptor: int
@@ -145,7 +145,7 @@ class GatewaySpec(Struct, frozen=True, kw_only=True):
 
 
 class ServingOptions(Struct, frozen=True, kw_only=True):
-    """How a deployment is served.
+    """Options of a deployment.
 
     Between `min_replicas` and `max_replicas` the number of workers follows the queue: one more
     while calls wait longer than `target_delay_ms`. With a minimum of 0 the last one goes after
@@ -166,10 +166,10 @@ class ServingOptions(Struct, frozen=True, kw_only=True):
 
 
 class Variant(Struct, frozen=True, kw_only=True):
-    """Another version behind a deployment's name: a canary with a share of the requests, or a
-    shadow with copies.
+    """A version beside the main one: a canary with a share of the requests, or a shadow with
+    copies.
 
-    A canary goes by itself when, after `min_requests`, more than `max_error_rate` of its requests
+    A canary is rolled back when, after `min_requests`, more than `max_error_rate` of its requests
     failed beyond the main version's, or when it is `max_slowdown` times slower.
     """
 
@@ -183,8 +183,7 @@ class Variant(Struct, frozen=True, kw_only=True):
 
 
 class ServedVersion(Struct, frozen=True, kw_only=True):
-    """One version behind a deployment's name as the gateway sees it: its workers and what the model
-    takes.
+    """The gateway's route to one version of a deployment: its workers, inputs and outputs.
 
     `kind` is what the task takes as it is sent (image, text), or `tensor` for a model without a
     task; `output` is what its answer can be sent as (json, or image where it is a picture). The
@@ -247,8 +246,8 @@ class StreamPart(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """All that the gateway needs to answer predictions, held in memory; `revision` of the routes,
-    then of the keys.
+    """All routes and keys, in a gateway's memory; `revision` counts changes of routes, then of
+    keys.
     """
 
     revision: tuple[int, int]
@@ -257,9 +256,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 class KeyInfo(Struct, frozen=True, kw_only=True):
-    """A key as the gateway knows it: never the key itself. `rate` is in requests a second (0: no
-    limit).
-    """
+    """A caller's key, by its digest; `rate` is in requests a second (0: no limit)."""
 
     digest: str
     project: str

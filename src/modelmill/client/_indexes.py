@@ -218,7 +218,9 @@ def _zip_files(path: Path) -> Iterator[FileToAdd]:
         raise InvalidInput(f"'{path}' is no zip that can be read: {error}") from error
     with archive:
         members = {name: name for name in archive.namelist() if not name.endswith("/")}
-        yield from _labelled(path, view(members), lambda name: _read_member(archive, name))
+        yield from _labelled(
+            path, view(members), lambda name: _read_member(archive, name)
+        )
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:

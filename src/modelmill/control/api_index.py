@@ -69,7 +69,9 @@ def add_indexes(api: FastAPI, control: Control) -> None:
         """Make a classifier of the current items: a job adds it as a version of a model."""
         check_name("model", body.name)
         description, index = indexes.get(project, name)
-        version = control.registry.get(project, f"{description.model}:{description.version}")
+        version = control.registry.get(
+            project, f"{description.model}:{description.version}"
+        )
         vectors, labels = index.labelled()
         if not len(index):
             raise InvalidInput(
@@ -217,7 +219,10 @@ async def _embedded_each(
     control: Control, caller: KeyInfo, description: Description, inputs: list[bytes]
 ) -> list[Any]:
     """The vector of each input, or what it was refused for; raises what is not about an input."""
-    calls = [control.embed(caller, description.model, description.version, data) for data in inputs]
+    calls = [
+        control.embed(caller, description.model, description.version, data)
+        for data in inputs
+    ]
     # All are waited for: none goes on unseen when another one has failed.
     results = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:

@@ -1,8 +1,7 @@
-"""Texts that grow token by token, many at once: who is read, who steps, who has ended.
+"""Continuous batching of generated texts: prefill, decoding steps, stop conditions.
 
-A text that comes joins at the next step, and one that ends or is cancelled leaves at once. Nothing
-here waits, and nothing knows of processes or sockets: `Generator.tick` does one step and says what
-came of it.
+A new text joins at the next step, and one that ends or is cancelled leaves at once. Nothing here
+waits or knows of processes or sockets: `Generator.tick` does one step and yields its pieces.
 """
 
 from collections import deque
@@ -16,30 +15,30 @@ from modelmill.streams import LENGTH, STOP, Piece, Text
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 CHUNK = 256
-"""Tokens of a prompt that are read at a time: the texts beside it wait no longer than that for
-their next token.
+"""Tokens of a prompt that are prefilled at a time: the other texts wait no longer for their next
+token.
 """
 
 
 class Steps(Protocol):
-    """What a model does for texts in slots; those in use are the first ones."""
+    """A model that decodes texts in slots; the slots in use are the first ones."""
 
     slots: int
     places: int
 
     def prefill(self, slot: int, ids: Sequence[int], past: int) -> Logits:
-        """Read tokens of a text behind `past` ones that were; the logits behind the last one."""
+        """Run tokens of a prompt after `past` earlier ones; the logits after the last [tokens]."""
 
     def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
-        """A token more for each text."""
+        """One token for each text, at its length so far; the logits of the next [texts, tokens]."""
 
     def move(self, source: int, target: int, length: int) -> None:
-        """The text of one slot into another."""
+        """Copy the first `length` positions of one slot to another."""
 
 
 class Generator:
-    """All texts of one worker: those that wait, and those in the engine's slots, of which at most
-    `most` are used (0: all).
+    """The waiting and active texts of one worker; at most `most` of the engine's slots are used
+    (0: all).
     """
 
     def __init__(self, steps: Steps, most: int = 0) -> None:
@@ -52,38 +51,38 @@ class Generator:
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether there are any texts."""
         return bool(self._waiting or self._active or self._reading)
 
     def add(self, text: Text) -> None:
-        """Let a text begin as soon as there is a slot."""
+        """Queue a text; it starts when a slot is free."""
         self._waiting.append(text)
 
     def cancel(self, names: Set[Any]) -> None:
-        """Let go of texts at once."""
+        """Drop texts at once."""
         self._waiting = deque(text for text in self._waiting if text.name not in names)
         if self._reading is not None and self._reading.name in names:
             self._reading = None
         for slot in reversed(range(len(self._active))):
             if self._active[slot].name in names:
-                self._leave(slot)
+                self._free_slot(slot)
 
     def tick(self) -> Iterator[Piece]:
-        """All texts that were read go on by a token, and the next one is read a part further."""
+        """Decode one token of each active text, and prefill one chunk of the next prompt."""
         if self._active:
             tokens = [text.tokens[-1] for text in self._active]
             lengths = [text.length for text in self._active]
-            yield from self._told(
+            yield from self._pieces(
                 range(len(self._active)), self._steps.step(tokens, lengths)
             )
         if self._reading is None and self._waiting and len(self._active) < self.slots:
             self._reading, self._read = self._waiting.popleft(), 0
         if self._reading is not None:
-            yield from self._read_on(self._reading)
+            yield from self._prefill(self._reading)
 
-    def _read_on(self, text: Text) -> Iterator[Piece]:
-        """Read a part of a prompt, in the slot behind those in use; at its end the text begins to
-        grow.
+    def _prefill(self, text: Text) -> Iterator[Piece]:
+        """Prefill a chunk of a prompt in the first free slot; after the last chunk the text is
+        active.
         """
         part = text.prompt[self._read : self._read + CHUNK]
         logits = self._steps.prefill(len(self._active), part, self._read)
@@ -91,20 +90,20 @@ class Generator:
         if self._read == len(text.prompt):
             self._reading = None
             self._active.append(text)
-            yield from self._told([len(self._active) - 1], logits[None])
+            yield from self._pieces([len(self._active) - 1], logits[None])
 
-    def _told(self, slots: Sequence[int], logits: Logits) -> Iterator[Piece]:
-        found = [
-            self._grown(self._active[slot], row)
+    def _pieces(self, slots: Sequence[int], logits: Logits) -> Iterator[Piece]:
+        pieces = [
+            self._next_piece(self._active[slot], row)
             for slot, row in zip(slots, logits, strict=True)
         ]
-        for slot, piece in zip(reversed(slots), reversed(found), strict=True):
+        for slot, piece in zip(reversed(slots), reversed(pieces), strict=True):
             if piece.ended:
-                self._leave(slot)
-        yield from found
+                self._free_slot(slot)
+        yield from pieces
 
-    def _grown(self, text: Text, logits: Logits) -> Piece:
-        """A text with its next token."""
+    def _next_piece(self, text: Text, logits: Logits) -> Piece:
+        """The piece of a text's next token."""
         before = (
             np.array([*text.prompt, *text.tokens])
             if text.how.repetition_penalty != 1
@@ -118,16 +117,15 @@ class Generator:
         )
         return grow(text, token, self._steps.places, own, near)
 
-    def _leave(self, slot: int) -> None:
-        """The last text takes the place of one that has gone."""
+    def _free_slot(self, slot: int) -> None:
+        """Free a slot: the last active text moves into it."""
         last = len(self._active) - 1
         if slot != last:
             self._steps.move(last, slot, self._active[last].length)
             self._active[slot] = self._active[last]
         self._active.pop()
-        if (
-            self._reading is not None and self._read
-        ):  # it stays in the slot behind those in use
+        # The prompt that is being prefilled stays in the first free slot.
+        if self._reading is not None and self._read:
             self._steps.move(last + 1, last, self._read)
 
 
@@ -138,9 +136,9 @@ def grow(
     logprob: float | None = None,
     near: Sequence[tuple[int, float]] = (),
 ) -> Piece:
-    """Add a token to a text of at most `places` tokens with its prompt: what a step has added.
+    """Add a token to a text; returns the piece to emit. `places` is the limit of prompt and answer.
 
-    Characters that may yet become a stop sequence are held back. An engine that chooses tokens by
+    Characters that may become a stop sequence are held back. An engine that chooses tokens by
     itself makes its pieces with this.
     """
     place = len(text.text)
@@ -148,7 +146,7 @@ def grow(
     ended = STOP if token in text.ends else ""
     if not ended:
         text.text += text.pieces(token)
-    fresh, stopped = _fresh(text)
+    fresh, stopped = _safe_text(text)
     ended = ended or (STOP if stopped else "")
     if not ended and (
         len(text.tokens) >= text.how.max_tokens or text.length + 1 >= places
@@ -170,7 +168,7 @@ def grow(
     )
 
 
-def _fresh(text: Text) -> tuple[str, bool]:
+def _safe_text(text: Text) -> tuple[str, bool]:
     """Text that is safe to emit now (a tail that may become a stop sequence is held back), and
     whether a stop sequence was reached.
     """
@@ -186,7 +184,7 @@ def _fresh(text: Text) -> tuple[str, bool]:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How much of the end of a text is the beginning of another."""
+    """The length of the longest proper prefix of `stop` that ends the text."""
     return next(
         (
             size

@@ -1,4 +1,4 @@
-"""Which token comes next: what callers may ask for, and the choice itself."""
+"""Sampling: the parameters of a request, and the choice of the next token."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,11 @@ Logits = np.ndarray[Any, np.dtype[np.float32]]
 MOST_STOPS, LONGEST_STOP = 8, 200
 
 
-def sampling(given: Mapping[str, Any], usual: Sampling) -> Sampling:
-    """The usual way with what a caller asks for; raises `InvalidInput` naming what is wrong."""
+def sampling(parameters: Mapping[str, Any], defaults: Sampling) -> Sampling:
+    """The defaults with the parameters of a request; raises `InvalidInput` that names a bad one."""
     fields = {field.name: field for field in msgspec.structs.fields(Sampling)}
     changed: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in parameters.items():
         if value is None:
             continue
         if name == "stop" and isinstance(value, str):
@@ -37,39 +37,39 @@ def sampling(given: Mapping[str, Any], usual: Sampling) -> Sampling:
         raise InvalidInput(
             f"stop takes up to {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
         )
-    return msgspec.structs.replace(usual, **changed)
+    return msgspec.structs.replace(defaults, **changed)
 
 
 def choose(
     logits: Logits,
-    how: Sampling,
-    place: int,
-    before: np.ndarray[Any, Any] | None = None,
+    options: Sampling,
+    position: int,
+    previous: np.ndarray[Any, Any] | None = None,
 ) -> int:
-    """The token at a place of an answer, from logits [tokens]; depends on the seed and the place
-    alone.
+    """The token at a position of an answer from logits [tokens]; chance depends on the seed and the
+    position alone. `previous` are the tokens that the repetition penalty applies to.
     """
     scores = logits.astype(np.float64)
-    if how.repetition_penalty != 1 and before is not None and len(before):
-        seen = np.unique(before)
-        scores[seen] = np.where(
-            scores[seen] > 0,
-            scores[seen] / how.repetition_penalty,
-            scores[seen] * how.repetition_penalty,
+    if options.repetition_penalty != 1 and previous is not None and len(previous):
+        present = np.unique(previous)
+        scores[present] = np.where(
+            scores[present] > 0,
+            scores[present] / options.repetition_penalty,
+            scores[present] * options.repetition_penalty,
         )
-    if how.temperature == 0 or how.top_k == 1:
+    if options.temperature == 0 or options.top_k == 1:
         return int(scores.argmax())
-    scores = (scores - scores.max()) / how.temperature
+    scores = (scores - scores.max()) / options.temperature
     shares = np.exp(scores)
-    if how.top_k and how.top_k < len(shares):
-        shares[np.argpartition(-shares, how.top_k)[how.top_k :]] = 0
+    if options.top_k and options.top_k < len(shares):
+        shares[np.argpartition(-shares, options.top_k)[options.top_k :]] = 0
     shares /= shares.sum()
-    if how.top_p < 1:
+    if options.top_p < 1:
         order = np.argsort(-shares, kind="stable")
         sums = np.cumsum(shares[order])
-        shares[order[int(np.searchsorted(sums, how.top_p)) + 1 :]] = 0
+        shares[order[int(np.searchsorted(sums, options.top_p)) + 1 :]] = 0
         shares /= shares.sum()
-    chance = np.random.default_rng((how.seed, place)).random()
+    chance = np.random.default_rng((options.seed, position)).random()
     return min(
         int(np.searchsorted(np.cumsum(shares), chance, side="right")),
         int(np.flatnonzero(shares)[-1]),
@@ -77,15 +77,15 @@ def choose(
 
 
 def log_shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The logarithms of the probabilities along the last axis, in the type of the logits."""
+    """Log-probabilities along the last axis, in the type of the logits."""
     scores = logits - logits.max(-1, keepdims=True)
     return np.asarray(scores - np.log(np.exp(scores).sum(-1, keepdims=True)))
 
 
 def logprobs(
-    logits: Logits, token: int, most: int
+    logits: Logits, token: int, count: int
 ) -> tuple[float, list[tuple[int, float]]]:
-    """The logarithm of the token's probability, and those of the likeliest ones."""
+    """The log-probability of a token, and the `count` most probable tokens with theirs."""
     scores = log_shares(logits.astype(np.float64))
-    best = np.argsort(-scores, kind="stable")[:most]
-    return float(scores[token]), [(int(one), float(scores[one])) for one in best]
+    best = np.argsort(-scores, kind="stable")[:count]
+    return float(scores[token]), [(int(other), float(scores[other])) for other in best]

@@ -1,4 +1,4 @@
-"""The settings of a training: what can be set, what was set, and what fits the data."""
+"""The settings of a training: their fields, overrides, and choices that fit the data."""
 
 import math
 import re
@@ -17,7 +17,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 class TrainSettings(Struct, frozen=True, kw_only=True):
-    """How the training loop runs; every recipe has its own defaults."""
+    """Settings of the training loop; every recipe has its own defaults."""
 
     epochs: Annotated[
         int,
@@ -113,7 +113,7 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
     ] = 0
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` for a time that is none."""
+        """Raises `ValueError` for a malformed time."""
         if self.time and not (TIME.fullmatch(self.time) and self.seconds > 0):
             raise ValueError(
                 f"setting time={self.time:.60}: write a number and s, m or h, such as 90s, 10m or "
@@ -122,13 +122,13 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        """The time budget in seconds; 0 where there is none."""
-        found = TIME.fullmatch(self.time)
-        return float(found[1]) * SECONDS[found[2]] if found else 0.0
+        """The time budget in seconds; 0 for none."""
+        match = TIME.fullmatch(self.time)
+        return float(match[1]) * SECONDS[match[2]] if match else 0.0
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """What a data set is like before it is trained on.
+    """Statistics of a data set, from which a recipe chooses settings.
 
     `counts` has the items of each split, `classes` the training items of each class, `inputs` what
     the task's `describe_inputs(samples)` says (of pictures, `image_decoder.Look`). `base` is
@@ -141,8 +141,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     base: str = ""
 
     def epochs(self, usual: int, enough: int, least: int = 8) -> "Choice":
-        """The `usual` passes over up to `enough` training items, and fewer over more, so that they
-        take as long.
+        """The `usual` epochs for up to `enough` training items, fewer for more, so that training
+        takes as long; at least `least`.
         """
         count = self.counts["train"]
         epochs = passes(count, usual, enough, least)
@@ -153,16 +153,14 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 
 def passes(count: int, usual: int, enough: int, least: int) -> int:
-    """The `usual` passes over up to `enough` of what is counted, and fewer over more, so that they
-    take as long.
+    """`usual` epochs for a count of up to `enough`, proportionally fewer for more, at least
+    `least`.
     """
     return max(least, round(usual * min(1.0, enough / max(1, count))))
 
 
 class Choice(Struct, frozen=True, kw_only=True):
-    """Settings that fit a data set better than the defaults, and why, as the beginning of a
-    sentence.
-    """
+    """Settings that fit a data set better than the defaults, with the reason."""
 
     why: str
     settings: Json
@@ -178,7 +176,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def seed(self) -> int:
-        """Of everything random; a recipe that fits by itself has nothing random."""
+        """The seed of everything random; 0 for a recipe without a training loop."""
         return self.train.seed if self.train else 0
 
     def flat(self) -> Json:
@@ -216,50 +214,51 @@ def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
         augment=getattr(recipe, "AUGMENT", None),
     )
     sections = base.sections()
-    home = {field: name for name, part in sections.items() for field in names(part)}
+    section_of = {
+        field: name for name, part in sections.items() for field in names(part)
+    }
     for name in overrides:
-        if name not in home:
-            raise unknown_setting(name, home)
+        if name not in section_of:
+            raise unknown_setting(name, section_of)
     changed = {
         section: _override(
-            part, {k: v for k, v in overrides.items() if home[k] == section}
+            part, {k: v for k, v in overrides.items() if section_of[k] == section}
         )
         for section, part in sections.items()
     }
     train = changed.get("train")
     if isinstance(train, TrainSettings) and train.time and "epochs" not in overrides:
-        changed["train"] = msgspec.structs.replace(
-            train, epochs=MOST_EPOCHS
-        )  # the time alone decides
+        # The time alone ends the training.
+        changed["train"] = msgspec.structs.replace(train, epochs=MOST_EPOCHS)
     return Plan(**cast(Any, changed))
 
 
 def fitted(
     recipe: ModuleType, facts: Facts, given: Mapping[str, Any]
 ) -> tuple[Plan, list[Choice]]:
-    """The plan with what the recipe chooses for the data where nothing was `given`, and the choices
-    that changed it.
+    """The plan with the recipe's choices for the data, except for settings that were `given`, and
+    the choices that changed it.
     """
     chosen = plan(recipe, given)
     current = chosen.flat()
-    taken = dict[str, Any]()
-    told = list[Choice]()
+    chosen_settings = dict[str, Any]()
+    choices_made = list[Choice]()
     for choice in recipe.fit_to(facts, chosen) if hasattr(recipe, "fit_to") else ():
         fixed = {*given, "epochs"} if given.get("time") else {*given}
         changes = {
-            name: value for name, value in choice.settings.items() if name not in fixed
+            name: value
+            for name, value in choice.settings.items()
+            if name not in fixed and value != current[name]
         }
-        if changes := {
-            name: value for name, value in changes.items() if value != current[name]
-        }:
-            taken |= changes
-            told.append(Choice(why=choice.why, settings=changes))
-    return plan(recipe, {**taken, **given}), told
+        if changes:
+            chosen_settings |= changes
+            choices_made.append(Choice(why=choice.why, settings=changes))
+    return plan(recipe, {**chosen_settings, **given}), choices_made
 
 
 def names(part: Struct) -> list[str]:
-    """The settings of a section; what is always learnt from the data is none
-    (`Meta(extra={"derived": True})`).
+    """Names of the fields that a user may set; derived ones (`Meta(extra={"derived": True})`) are
+    left out.
     """
     return [
         field.name
@@ -277,7 +276,7 @@ def _notes(field: msgspec.structs.FieldInfo) -> list[msgspec.Meta]:
 
 
 def _choices(field: msgspec.structs.FieldInfo) -> list[str]:
-    """The values of a field that takes only some."""
+    """The values of a `Literal` field; empty for others."""
     kind = getattr(field.type, "__origin__", field.type)
     return (
         [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
@@ -296,19 +295,20 @@ def _override(part: Struct, values: Mapping[str, Any]) -> Struct:
     }
     try:
         return msgspec.structs.replace(part, **changed)
-    except ValueError as error:  # what a section says of values that do not go together
+    except ValueError as error:  # values that do not go together
         raise InvalidInput(str(error)) from error
 
 
 def _convert(kind: type[Struct], name: str, value: Any) -> Any:
-    """One value as its field wants it; the message of a wrong one names it."""
-    wanted = next(field for field in msgspec.structs.fields(kind) if field.name == name)
-    if isinstance(value, str) and "tuple" in str(wanted.type):
+    """A value converted to the type of its field; raises `InvalidInput` that names the setting."""
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    field = fields[name]
+    if isinstance(value, str) and "tuple" in str(field.type):
         value = value.split(",")
     try:
-        converted = msgspec.convert(value, wanted.type, strict=False)
+        converted = msgspec.convert(value, field.type, strict=False)
     except msgspec.ValidationError as error:
-        if choices := _choices(wanted):
+        if choices := _choices(field):
             raise InvalidInput(
                 f"setting {name}={value!s:.60}: choose one of {', '.join(choices)}"
             ) from error

@@ -1,4 +1,4 @@
-"""Recordings in, samples out: the decoding that all tasks of sound share."""
+"""Decoding of audio files to samples, shared by all audio tasks."""
 
 import hashlib
 import io
@@ -16,9 +16,11 @@ Samples = np.ndarray[Any, np.dtype[np.float32]]
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")
 MAX_SECONDS, MAX_CHANNELS = 3600, 32
 MAX_SAMPLES = 200_000_000
-"""Of all channels together, before they become one."""
+"""Most samples of all channels together."""
 RATES = (1000, 384_000)
+"""Least and largest sampling rate, in Hz."""
 BLOCK = 1 << 18
+"""Samples that are read at a time."""
 
 
 class Preprocessing(Struct, frozen=True, kw_only=True):
@@ -39,22 +41,22 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
 
 
 class Recording(Struct, frozen=True, kw_only=True):
-    """One channel of sound: samples -1..1, so many a second."""
+    """Mono audio: samples -1..1 at a sampling rate in Hz."""
 
     samples: Samples
     rate: int
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """The duration in seconds."""
         return len(self.samples) / self.rate
 
 
 def read(data: Raw) -> Recording:
-    """A recording as its file has it, its channels averaged (WAV, FLAC, OGG, MP3, ...).
+    """The recording of an audio file (WAV, FLAC, OGG, MP3, ...), its channels averaged.
 
-    Raises `InvalidInput` for what is no recording, is damaged or empty, or holds numbers that are
-    none; `TooLarge`.
+    Raises `InvalidInput` for a file that is no recording, damaged or empty, or has samples that are
+    not finite; `TooLarge` for a long one.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise InvalidInput(
@@ -84,7 +86,7 @@ def read(data: Raw) -> Recording:
 
 
 def _check(frames: int, channels: int, rate: int) -> None:
-    """What the header says; raises `InvalidInput`, `TooLarge`."""
+    """Check the values of a header; raises `InvalidInput`, `TooLarge`."""
     if not RATES[0] <= rate <= RATES[1]:
         raise InvalidInput(
             f"the recording has {rate:,} samples a second; from {RATES[0]:,} to {RATES[1]:,} are "
@@ -101,7 +103,7 @@ def _check(frames: int, channels: int, rate: int) -> None:
 
 
 def _mono(file: Any) -> Samples:
-    """All that is there, block by block: a header may promise more, or less."""
+    """All samples, block by block: the length in a header may be wrong."""
     blocks, count = list[Samples](), 0
     for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
         blocks.append(block.mean(axis=1))
@@ -111,15 +113,15 @@ def _mono(file: Any) -> Samples:
 
 
 def at_rate(recording: Recording, rate: int) -> Samples:
-    """The samples at another rate."""
+    """The samples resampled to another rate in Hz."""
     if recording.rate == rate:
         return recording.samples
     import soxr
 
-    found: Samples = soxr.resample(
+    resampled: Samples = soxr.resample(
         recording.samples, recording.rate, rate, quality="HQ"
     ).astype(np.float32)
-    return found if len(found) else np.zeros(1, np.float32)
+    return resampled if len(resampled) else np.zeros(1, np.float32)
 
 
 def fingerprint(data: Raw) -> str:
@@ -132,14 +134,14 @@ def fingerprint(data: Raw) -> str:
 
 
 def rate_of(recordings: Sequence[Recording], options: Preprocessing) -> int:
-    """The rate of a model for such recordings: their usual one, up to the most."""
+    """The sampling rate of a model for these recordings: their median rate, up to `max_rate`."""
     return options.rate or min(
-        options.max_rate, int(np.median([one.rate for one in recordings]))
+        options.max_rate, int(np.median([recording.rate for recording in recordings]))
     )
 
 
 def wav(samples: Samples, rate: int) -> bytes:
-    """Samples as a WAV file of 16 bits."""
+    """Samples as a 16-bit WAV file."""
     import wave
 
     out = io.BytesIO()
@@ -154,7 +156,7 @@ def wav(samples: Samples, rate: int) -> bytes:
 
 
 def tone(seconds: float = 0.5, rate: int = 8000, pitch: float = 440.0) -> bytes:
-    """A rising tone, as an example."""
+    """A WAV file of a rising tone, as an example."""
     time = np.arange(int(seconds * rate)) / rate
     return wav(
         (0.3 * np.sin(2 * np.pi * pitch * time * (1 + time))).astype(np.float32), rate

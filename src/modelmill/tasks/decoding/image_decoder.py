@@ -1,4 +1,4 @@
-"""Pictures in, pixels out: the decoding that all vision tasks share."""
+"""Decoding of image files to pixels, shared by all vision tasks."""
 
 import hashlib
 import io
@@ -47,16 +47,16 @@ FORMATS = (
     PpmImagePlugin.PpmImageFile.format,
     IcoImagePlugin.IcoImageFile.format,
 )
-TURNED = (5, 6, 7, 8)
-"""Orientations of EXIF that lie on their side."""
+ROTATED = (5, 6, 7, 8)
+"""EXIF orientations that swap height and width."""
 MARGINS = {8: 3.0, 4: 2.0, 2: 1.5}
-"""A JPEG is decoded so many times smaller when that leaves the target's size times the margin.
+"""Reductions of JPEG decoding by DCT scaling, and the margin over the target size that each needs.
 
 On 40 photographs of animals at just these margins the 95th percentile of the difference from a full
 decode averages 6 to 8 grey levels; of single pictures full of fine texture it reaches 19.
 """
 COLOUR_SAMPLES = 64
-"""Pictures that are looked at to tell whether a data set is grey."""
+"""Pictures that are read to see whether a data set is grey."""
 BACKGROUND = (255, 255, 255)  # what shows through a transparent pixel
 
 # Pillow refuses twice this number while it reads a header; our own check below refuses the rest.
@@ -102,9 +102,7 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
         tuple[float, ...], msgspec.Meta(description="per channel, 0..1; from the data")
     ] = ()
     dct_scaling: Annotated[bool, msgspec.Meta(extra={"derived": True})] = False
-    """Whether JPEGs are decoded at about the size that is needed; a model goes on with what it was
-    trained on.
-    """
+    """Whether JPEGs are decoded at a reduced size; a model keeps the choice of its training."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for values that do not go together."""
@@ -120,18 +118,16 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
 
 
 def read_pixels(data: Raw) -> Pixels:
-    """Any supported picture, upright and whole, as uint8 [H, W] or [H, W, 3]; the first frame of an
-    animation.
+    """The pixels of a picture with EXIF orientation applied, uint8 [H, W] or [H, W, 3]; the first
+    frame of an animation.
 
-    Raises `InvalidInput` for what is no picture or is damaged, `TooLarge` past `MAX_PIXELS`.
+    Raises `InvalidInput` for other or damaged data, `TooLarge` beyond `MAX_PIXELS`.
     """
     return _read(data, None)[0]
 
 
 def size_of(data: Raw) -> tuple[int, int]:
-    """Height and width of a picture as it is seen, by its header alone; raises what `read_pixels`
-    raises.
-    """
+    """Height and width of an upright picture, by its header alone; raises as `read_pixels`."""
     if isinstance(data, np.ndarray):
         height, width = _checked(data).shape[:2]
         return height, width
@@ -147,16 +143,17 @@ def _read(data: Raw, options: Preprocessing | None) -> tuple[Pixels, tuple[int, 
         pixels = _checked(data)
         return pixels, (pixels.shape[0], pixels.shape[1])
     with _opened(data) as image:
-        turn = _orientation(image)
-        found = (
-            _turbo(data, image, turn, options)
+        orientation = _orientation(image)
+        decoded = (
+            _decode_jpeg(data, image, orientation, options)
             if image.format == "JPEG" and image.mode in ("L", "RGB")
             else None
         )
-        if found is None:
+        if decoded is None:
             image.load()
-            found = _eight_bits(image)
-        return _turned(found, turn), _upright(image.height, image.width, turn)
+            decoded = _eight_bits(image)
+        size = _upright(image.height, image.width, orientation)
+        return _oriented(decoded, orientation), size
 
 
 def _checked(pixels: Any) -> Pixels:
@@ -174,19 +171,19 @@ def _checked(pixels: Any) -> Pixels:
 
 
 def read_opacity(data: bytes) -> Pixels | None:
-    """How opaque each pixel of a picture that `read_pixels` has read is, upright [H, W]; None where
-    nothing says it.
-    """
+    """The alpha channel of a readable picture, upright [H, W]; None if it has none."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if "A" not in image.getbands() and "transparency" not in image.info:
             return None
-        turn = _orientation(image)
-        return _turned(np.asarray(image.convert("RGBA").getchannel("A")), turn)
+        orientation = _orientation(image)
+        return _oriented(np.asarray(image.convert("RGBA").getchannel("A")), orientation)
 
 
 @contextmanager
 def _opened(data: Any) -> Iterator[Image.Image]:
-    """A picture whose header was read; whatever goes wrong with it is refused in words."""
+    """An opened picture whose header was checked; any error of decoding raises `InvalidInput` or
+    `TooLarge`.
+    """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise InvalidInput(
             "a picture is wanted as the bytes of an image file (PNG, JPEG, WebP, ...)"
@@ -215,19 +212,16 @@ def _opened(data: Any) -> Iterator[Image.Image]:
         ) from error
 
 
-def _upright(height: int, width: int, turn: int) -> tuple[int, int]:
-    return (width, height) if turn in TURNED else (height, width)
+def _upright(height: int, width: int, orientation: int) -> tuple[int, int]:
+    return (width, height) if orientation in ROTATED else (height, width)
 
 
-def _reduction(image: Image.Image, turn: int, options: Preprocessing) -> int:
-    """How many times smaller a JPEG may be decoded: 1, 2, 4 or 8, the sides that are read (8 /
-    that) of a block.
-    """
-    if (
-        not options.dct_scaling or options.denoise
-    ):  # the median filter is meant for the pixels that were sent
+def _reduction(image: Image.Image, orientation: int, options: Preprocessing) -> int:
+    """The reduction at which a JPEG may be decoded: 1, 2, 4 or 8."""
+    # The median filter is meant for pixels at their original size.
+    if not options.dct_scaling or options.denoise:
         return 1
-    height, width = _upright(image.height, image.width, turn)
+    height, width = _upright(image.height, image.width, orientation)
     shares = options.height / height, options.width / width
     share = min(shares) if options.fit == "pad" else max(shares)
     return next(
@@ -236,16 +230,16 @@ def _reduction(image: Image.Image, turn: int, options: Preprocessing) -> int:
     )
 
 
-def _turbo(
-    data: Any, image: Image.Image, turn: int, options: Preprocessing | None
+def _decode_jpeg(
+    data: Any, image: Image.Image, orientation: int, options: Preprocessing | None
 ) -> Pixels | None:
-    """An ordinary JPEG in about half of Pillow's time; None when it has an oddity for Pillow to
-    judge.
+    """Decode a JPEG with libjpeg-turbo in about half of Pillow's time; None where only Pillow
+    can.
     """
     grey = image.mode == "L" or (
         options is not None and options.dct_scaling and options.color == "grey"
     )
-    reduction = 1 if options is None else _reduction(image, turn, options)
+    reduction = 1 if options is None else _reduction(image, orientation, options)
     height, width = (-(-side // reduction) for side in (image.height, image.width))
     try:
         pixels = simplejpeg.decode_jpeg(
@@ -266,9 +260,8 @@ def _orientation(image: Image.Image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return int(image.getexif().get(0x0112, 1))
-    except (
-        Exception
-    ):  # broken metadata raise whatever they like; the pixels may still be fine
+    except Exception:
+        # Broken metadata raise any error; the pixels may still be readable.
         return 1
 
 
@@ -291,9 +284,9 @@ def _eight_bits(image: Image.Image) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Pixels as they should be seen (EXIF 2.32, tag 0x0112)."""
-    if orientation in TURNED:
+def _oriented(pixels: Pixels, orientation: int) -> Pixels:
+    """Pixels with an EXIF orientation applied (EXIF 2.32, tag 0x0112)."""
+    if orientation in ROTATED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
@@ -303,8 +296,8 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def fingerprint(data: Raw) -> str:
-    """The sha256 of the pixels and their shape: the same picture in another file is the same
-    picture.
+    """The sha256 of the pixels and their shape, which is equal for the same picture in another
+    file.
     """
     pixels = read_pixels(data)
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
@@ -316,7 +309,7 @@ def is_grey(pixels: Pixels) -> bool:
 
 
 def decode(data: Raw, options: Preprocessing) -> Pixels:
-    """One picture as uint8 [height, width, channels], as the model wants it."""
+    """A picture as the model's input, uint8 [height, width, channels]."""
     pixels, (true_height, true_width) = _read(data, options)
     shape = (options.height, options.width, options.channels)
     if not options.denoise and shape in (pixels.shape, (*pixels.shape, 1)):
@@ -326,24 +319,22 @@ def decode(data: Raw, options: Preprocessing) -> Pixels:
         image = image.convert(mode)
     if options.denoise:
         image = image.filter(ImageFilter.MedianFilter(options.denoise))
-    image = _fitted(image, true_width / true_height, options)
+    image = _resized(image, true_width / true_height, options)
     return np.asarray(image).reshape(options.height, options.width, options.channels)
 
 
-def _fitted(image: Image.Image, ratio: float, options: Preprocessing) -> Image.Image:
-    """Resized to the model's size; `ratio` is width by height of the true picture, which may have
-    been reduced.
-    """
-    wanted = options.width / options.height
+def _resized(image: Image.Image, ratio: float, options: Preprocessing) -> Image.Image:
+    """Resize to the model's size; `ratio` is width by height of the original picture."""
+    target_ratio = options.width / options.height
     size = (options.width, options.height)
     box = (0.0, 0.0, float(image.width), float(image.height))
     if options.fit == "crop":
-        across = image.width * min(1.0, wanted / ratio)
-        down = image.height * min(1.0, ratio / wanted)
-        left, top = (image.width - across) / 2, (image.height - down) / 2
-        box = (left, top, left + across, top + down)
+        crop_width = image.width * min(1.0, target_ratio / ratio)
+        crop_height = image.height * min(1.0, ratio / target_ratio)
+        left, top = (image.width - crop_width) / 2, (image.height - crop_height) / 2
+        box = (left, top, left + crop_width, top + crop_height)
     elif options.fit == "pad":
-        if ratio > wanted:
+        if ratio > target_ratio:
             size = (options.width, max(1, round(options.width / ratio)))
         else:
             size = (max(1, round(options.height * ratio)), options.height)
@@ -359,9 +350,7 @@ def _fitted(image: Image.Image, ratio: float, options: Preprocessing) -> Image.I
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """What pictures are like: their median height and width as they are seen, and whether all are
-    grey.
-    """
+    """Statistics of pictures: median height and width, and whether all are grey."""
 
     height: int
     width: int
@@ -373,30 +362,26 @@ class Look(Struct, frozen=True, kw_only=True):
 
 
 def look(samples: Sequence[Raw]) -> Look:
-    """The sizes of all samples by their headers, the colours of some; raises `InvalidInput` for a
-    damaged one.
+    """The statistics of samples: all sizes, colours of some; raises `InvalidInput` for a damaged
+    picture.
     """
     sizes = np.median([size_of(sample) for sample in samples], axis=0)
-    some = samples[:: max(1, len(samples) // COLOUR_SAMPLES)]
+    sampled = samples[:: max(1, len(samples) // COLOUR_SAMPLES)]
     return Look(
         height=int(sizes[0]),
         width=int(sizes[1]),
-        grey=all(is_grey(read_pixels(one)) for one in some),
+        grey=all(is_grey(read_pixels(sample)) for sample in sampled),
     )
 
 
 def prepare(samples: Sequence[Raw], options: Preprocessing) -> Preprocessing:
-    """Fill in what is left to the data: size, colour, and the mean and deviation of each
-    channel.
-    """
+    """Settings with size, colour, and mean and deviation of each channel taken from the samples."""
     # One picture at a time: a thousand photographs would not fit in memory.
-    seen = [(pixels.shape, is_grey(pixels)) for pixels in map(read_pixels, samples)]
-    height, width = _size([shape for shape, _ in seen], options)
-    color = (
-        options.color
-        if options.color != "auto"
-        else ("grey" if all(grey for _, grey in seen) else "rgb")
-    )
+    shapes = [(pixels.shape, is_grey(pixels)) for pixels in map(read_pixels, samples)]
+    height, width = _size([shape for shape, _ in shapes], options)
+    color = options.color
+    if color == "auto":
+        color = "grey" if all(grey for _, grey in shapes) else "rgb"
     options = msgspec.structs.replace(
         options, height=height, width=width, color=color, dct_scaling=True
     )
@@ -453,9 +438,7 @@ def png(pixels: Pixels) -> bytes:
 
 
 class Placement(NamedTuple):
-    """Where a picture lies in the model's frame, in the frame's pixels; beyond the frame, where it
-    was cropped.
-    """
+    """The position of a picture in the model's input, in pixels; beyond it where it was cropped."""
 
     left: float
     top: float
@@ -470,16 +453,29 @@ def placed(size: tuple[int, int], options: Preprocessing) -> Placement:
         return Placement(0, 0, options.width, options.height)
     if options.fit == "crop":  # as ImageOps.fit: the middle, as large as it can be
         scale = max(options.width / width, options.height / height)
-        across, down = width * scale, height * scale
+        width_in_frame, height_in_frame = width * scale, height * scale
         return Placement(
-            (options.width - across) / 2, (options.height - down) / 2, across, down
+            (options.width - width_in_frame) / 2,
+            (options.height - height_in_frame) / 2,
+            width_in_frame,
+            height_in_frame,
         )
     # as ImageOps.pad: whole pixels
-    across, down = options.width, options.height
+    width_in_frame, height_in_frame = options.width, options.height
     if width / height > options.width / options.height:
-        down = round(height / width * options.width)
+        height_in_frame = round(height / width * options.width)
     elif width / height < options.width / options.height:
-        across = round(width / height * options.height)
-    if across != options.width:
-        return Placement(round((options.width - across) * 0.5), 0, across, down)
-    return Placement(0, round((options.height - down) * 0.5), across, down)
+        width_in_frame = round(width / height * options.height)
+    if width_in_frame != options.width:
+        return Placement(
+            round((options.width - width_in_frame) * 0.5),
+            0,
+            width_in_frame,
+            height_in_frame,
+        )
+    return Placement(
+        0,
+        round((options.height - height_in_frame) * 0.5),
+        width_in_frame,
+        height_in_frame,
+    )

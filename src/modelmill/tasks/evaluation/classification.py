@@ -1,4 +1,4 @@
-"""What all classifiers share: scores to labels, metrics, and the pictures of an evaluation."""
+"""Shared by all classifiers: scores to labels, metrics, and the pictures of an evaluation."""
 
 import io
 from abc import ABC

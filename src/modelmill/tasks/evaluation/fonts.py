@@ -1,4 +1,4 @@
-"""Fonts for pictures with words of any script: what matplotlib brings knows Latin, Greek, Cyrillic
+"""Fonts for pictures with text of any script: matplotlib's own font covers Latin, Greek, Cyrillic
 and Arabic alone.
 """
 
@@ -28,19 +28,17 @@ FURTHER = (
     "Garuda",
     "Unifont",
 )
-"""Families that Linux distributions have for other scripts, the more legible first."""
+"""Font families of Linux distributions for other scripts, the more legible first."""
 
 
 def families(installed: Collection[str]) -> list[str]:
-    """The fonts that are asked in turn for a letter, of those that are installed."""
+    """The installed fonts, in the order in which a glyph is looked up."""
     return [USUAL, *(name for name in FURTHER if name in installed)]
 
 
 @contextmanager
 def every_script() -> Iterator[None]:
-    """Pictures that are drawn inside find their letters in any font of this machine that has
-    them.
-    """
+    """Let matplotlib use any installed font that has a glyph."""
     import matplotlib
     from matplotlib.font_manager import fontManager
 

@@ -8,13 +8,13 @@ from modelmill.tasks.decoding.image_decoder import Preprocessing, decode
 
 SIDE = 128
 COLUMNS = 6
-LETTERS = 22
-"""Of a line, that fit below a picture."""
+LINE_LENGTH = 22
+"""Characters of a caption's line that fit below a picture."""
 
 
 def sheet(title: str, pictures: Sequence[Raw], captions: Sequence[str]) -> bytes:
-    """A PNG of pictures with their captions, in rows of `COLUMNS`; raises `InvalidInput` for one
-    that is damaged.
+    """A PNG of pictures with their captions, in rows of `COLUMNS`; raises `InvalidInput` for a
+    damaged picture.
     """
     from matplotlib.figure import Figure
 
@@ -33,7 +33,7 @@ def sheet(title: str, pictures: Sequence[Raw], captions: Sequence[str]) -> bytes
     for axes, picture, caption in zip(cells, pictures, captions, strict=False):
         axes.imshow(decode(picture, options))
         lines = [
-            line if len(line) <= LETTERS else f"{line[: LETTERS - 1]}…"
+            line if len(line) <= LINE_LENGTH else f"{line[: LINE_LENGTH - 1]}…"
             for line in caption.splitlines()
         ]
         axes.set_title(

@@ -213,7 +213,9 @@ class Translation(TextTask):
         attention = np.zeros((len(ids), most, ids.shape[1]), np.float32)
         for place, one in enumerate(found):
             tokens[place, : len(one.tokens)] = one.tokens
-            attention[place, : len(one.tokens), : one.attention.shape[1]] = one.attention
+            attention[place, : len(one.tokens), : one.attention.shape[1]] = (
+                one.attention
+            )
         return {
             "tokens": tokens,
             "score": np.array([one.score for one in found], np.float32),

@@ -41,7 +41,8 @@ def validate(
 def _logits(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits of all tokens of the targets [tokens, vocabulary], and the tokens [tokens]."""
     ids, target = shortened(batch["ids"].long()), shortened(batch["target"].long())
-    return network.logits(network(ids, target)).float(), target[target != 0]  # type: ignore[operator]
+    logits = network.logits(network(ids, target))  # type: ignore[operator]
+    return logits.float(), target[target != 0]
 
 
 def deployed(network: nn.Module, signature: Signature) -> dict[str, Graph]:

@@ -21,7 +21,7 @@ SHOWN = 64
 
 
 def evaluate(measured: Measured) -> Evaluation:
-    """The Fréchet distance, precision and recall of features, shares of classes, sheets of samples.
+    """Fréchet distance, precision and recall of features, shares of classes, sheets of samples.
 
     Features come from a classifier trained on the training pictures where there are classes, else
     from the same network with random weights (`features` says which), so distances compare only

@@ -1,4 +1,4 @@
-"""The contract of a cluster: start a process or actor, tell when it is lost, stop it.
+"""The contract of a cluster: start a process or actor, see when it is lost, stop it.
 
 Calls do not go through the handle: a worker listens on the address in its spec and the gateway
 speaks frames to it directly, so that a prediction is one hop on every cluster.
@@ -14,33 +14,33 @@ from modelmill.cluster.logs import LogLimits
 
 
 class Handle(Protocol):
-    """Something that was started."""
+    """A started process or actor."""
 
     @property
     def pid(self) -> int:
-        """The number people see in `ps`."""
+        """Its process number."""
 
     def messages(self) -> list[dict[str, Any]]:
-        """What it reported since the last call."""
+        """The messages that it reported since the last call."""
 
     def exit_code(self) -> int | None:
         """None while it runs; negative for the signal that ended it."""
 
     def memory(self) -> int:
-        """Bytes that it holds, pages shared with others counted in parts; 0 when it has ended."""
+        """Bytes of memory, shared pages divided among their users; 0 when it has ended."""
 
     def terminate(self) -> None:
-        """Ask it to finish what it holds and go."""
+        """Ask it to drain and exit."""
 
     def kill(self) -> None:
-        """End it and all it started, now."""
+        """End it and all processes that it started, now."""
 
 
 class Cluster(Protocol):
-    """A place to run things."""
+    """Starts processes or actors."""
 
     def warm(self, entry: str, *modules: str) -> None:
-        """Prepare to start `module:function` often and quickly, with these modules imported; may do
+        """Prepare for fast starts of `module:function` with these modules imported; may do
         nothing.
         """
 

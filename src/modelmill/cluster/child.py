@@ -1,4 +1,4 @@
-"""The first thing that runs in a child: give it its name, tie its life to its parent's, run its
+"""The main module of a child process: sets its title, ties its life to its parent's, runs its
 entry.
 
 Arguments: `module:function`, title, the descriptor to report on, the parent's pid, and where the

@@ -21,7 +21,7 @@ from modelmill.cluster.logs import LogLimits
 log = logging.getLogger("modelmill.node")
 
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
-"""Of the nursery: its children can't change what the allocator and numpy read when they start."""
+"""Environment of the nursery: allocator and numpy read it at start, so children can't change it."""
 FORK_SECONDS = 5.0
 PACKET = 1 << 16
 
@@ -40,7 +40,7 @@ class LocalHandle:
         return self._process.pid
 
     def messages(self) -> list[dict[str, Any]]:
-        """The JSON lines that arrived; never waits."""
+        """The JSON messages that arrived since the last call; never waits."""
         for nursery in _nurseries.values():
             nursery.drop_late()
         with suppress(BlockingIOError):
@@ -54,7 +54,7 @@ class LocalHandle:
         return self._process.poll()
 
     def memory(self) -> int:
-        """Bytes that it holds (proc(5), Pss: shared pages are counted in parts)."""
+        """Bytes of memory (proc(5), Pss: shared pages are divided among their users)."""
         try:
             text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
             return next(
@@ -71,7 +71,7 @@ class LocalHandle:
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to the whole group: nothing it started is left."""
+        """SIGKILL to the whole process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -130,25 +130,25 @@ class Nursery:
         theirs.close()
         ours.settimeout(FORK_SECONDS)
         self._link, self._codes = ours, dict[int, int]()
-        self._asked = self._awaited = 0
+        self._requests = self._awaited = 0
         self._answers: dict[int, int] = {}
         self._unanswered, self._dropped = set[int](), set[int]()
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked; its children end with it."""
+        """Whether the process runs; its children end with it."""
         return self._process.poll() is None
 
-    def fork(self, asked: dict[str, Any], descriptor: int) -> Forked:
+    def fork(self, fields: dict[str, Any], descriptor: int) -> Forked:
         """A child that runs an entry; raises `OSError` when there is no answer in time.
 
         A request has a number, which its answer repeats: a late answer is about another request.
         It also says until when it holds, so that nothing is forked that nobody waits for.
         """
-        self._asked += 1
-        number, until = self._asked, time.monotonic() + FORK_SECONDS
+        self._requests += 1
+        number, until = self._requests, time.monotonic() + FORK_SECONDS
         self._awaited = number
-        request = {**asked, "number": number, "until": until}
+        request = {**fields, "number": number, "until": until}
         socket.send_fds(self._link, [json.dumps(request).encode()], [descriptor])
         self._unanswered.add(number)
         while number in self._unanswered:
@@ -161,24 +161,24 @@ class Nursery:
         return Forked(self, pid)
 
     def listen(self, seconds: float) -> bool:
-        """Take what it says; False when there was nothing in that time."""
+        """Receive one message; False when none came in that time."""
         ready, _, _ = select.select([self._link], [], [], seconds)
         if not ready:
             return False
         data = self._link.recv(PACKET)
         if not data:
             raise ConnectionError("the nursery has ended")
-        said = json.loads(data)
-        if "pid" in said:
-            self._heard(said["number"], said["pid"])
-        elif said["ended"] in self._dropped:
-            self._dropped.discard(said["ended"])
+        message = json.loads(data)
+        if "pid" in message:
+            self._forked(message["number"], message["pid"])
+        elif message["ended"] in self._dropped:
+            self._dropped.discard(message["ended"])
         else:
-            self._codes[said["ended"]] = said["code"]
+            self._codes[message["ended"]] = message["code"]
         return True
 
-    def _heard(self, number: int, pid: int) -> None:
-        """An answer; a fork of an earlier request is ended, for nobody waits for it."""
+    def _forked(self, number: int, pid: int) -> None:
+        """Record the answer to a request; the fork of an earlier request is killed."""
         self._unanswered.discard(number)
         if not pid:
             return
@@ -191,7 +191,7 @@ class Nursery:
             self._link.send(json.dumps({"end": pid}).encode())
 
     def drop_late(self) -> None:
-        """Hear answers that came too late, also when no more is asked."""
+        """Receive late answers, also when no request is pending."""
         with suppress(OSError):
             while self._unanswered and self.listen(0):
                 pass
@@ -212,8 +212,8 @@ _limits: list[LogLimits] = []
 
 
 def warm(entry: str, *modules: str) -> None:
-    """Prepare to start `module:function` often and quickly: a process imports it and the modules,
-    and forks.
+    """Start a nursery for `module:function`: a process that imports it and the modules, and
+    forks.
     """
     _nurseries[entry] = Nursery((entry.partition(":")[0], *modules))
 
@@ -259,22 +259,24 @@ def _forked(
     env: Mapping[str, str],
     pipe: int,
 ) -> Forked | None:
-    """A child of the nursery; None when the entry has none, or it can't."""
+    """A child of the entry's nursery; None when there is none, or it fails."""
     nursery = _nurseries.get(entry)
     if nursery is None:
         return None
     if not nursery.alive:
         log.error("the nursery has ended; starting another")
         nursery = _nurseries[entry] = Nursery(nursery.modules)
-    asked: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "entry": entry,
         "title": title,
         "log": str(log_file),
         "env": dict(env),
     }
-    asked["limits"] = [list(limits) for limits in _limits]
+    fields["limits"] = [list(limits) for limits in _limits]
     try:
-        return nursery.fork({**asked, "spec": msgspec.json.encode(spec).decode()}, pipe)
+        return nursery.fork(
+            {**fields, "spec": msgspec.json.encode(spec).decode()}, pipe
+        )
     except OSError as error:
         log.error("the nursery failed: %s", error)
         return None
@@ -288,7 +290,7 @@ def _started(
     env: Mapping[str, str],
     fds: tuple[int, ...],
 ) -> "subprocess.Popen[bytes]":
-    """A process of its own."""
+    """A process started afresh."""
     child = [sys.executable, "-P", "-m", "modelmill.cluster.child"]
     kept = [text for limits in _limits for text in (str(log_file), *map(str, limits))]
     with log_file.open("ab") as output:

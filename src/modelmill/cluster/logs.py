@@ -65,7 +65,9 @@ class Keeper:
     def __init__(
         self, path: Path, limits: LogLimits, descriptors: tuple[int, ...]
     ) -> None:
-        self._path, self._limits, self._descriptors = path, limits, descriptors
+        self._path = path
+        self._limits = limits
+        self._descriptors = descriptors
         self._next = path.with_name(f"{path.name}.next")
 
     def look(self) -> None:

@@ -1,8 +1,8 @@
-"""A process that has imported what workers need and forks them on request: they start in a fraction
-of the time.
+"""The fork server (nursery): it has imported what workers need and forks them in a fraction of the
+time of a start.
 
-It has one thread and no state, so a fork of it is as good as a fresh process; what all workers have
-in common (code, tables of libraries) they share in memory. Arguments: the descriptor of its socket,
+It has one thread and no state, so a fork is as good as a fresh process; workers share the memory
+of imported code. Arguments: the descriptor of its socket,
 the parent's pid, modules to import.
 
 A request is one packet, JSON with its number and the descriptor on which the child reports. Answers
@@ -33,7 +33,7 @@ PACKET = 1 << 20
 
 
 def main() -> int:
-    """Import, then fork whenever asked, until the parent closes the socket."""
+    """Import, then fork on request until the parent closes the socket."""
     descriptor, parent, *modules = sys.argv[1:]
     setproctitle("modelmill: nursery")
     die_with_parent(int(parent))
@@ -47,7 +47,7 @@ def main() -> int:
         os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    # It ends with its parent, or when the socket closes
+    # It ends with its parent, or when the socket closes.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     watched: list[Any] = [link, reading]
     children: set[int] = set()
@@ -66,26 +66,26 @@ def _serve(link: socket.socket, inherited: tuple[int, int], children: set[int]) 
     data, descriptors, _, _ = socket.recv_fds(link, PACKET, 1)
     if not data:
         return False
-    asked = json.loads(data)
-    if "end" in asked:
-        if asked["end"] in children:  # not yet reaped: the number is still its own
-            os.kill(asked["end"], signal.SIGKILL)
+    request = json.loads(data)
+    if "end" in request:
+        if request["end"] in children:  # not yet reaped: the number is still its own
+            os.kill(request["end"], signal.SIGKILL)
         return True
-    if time.monotonic() > asked["until"]:
+    if time.monotonic() > request["until"]:
         _close(descriptors)
-        link.send(json.dumps({"pid": 0, "number": asked["number"]}).encode())
+        link.send(json.dumps({"pid": 0, "number": request["number"]}).encode())
         return True
-    me = os.getpid()
+    parent_pid = os.getpid()
     pid = os.fork()
     if not pid:
         signal.set_wakeup_fd(-1)
         link.close()
         for end in inherited:
             os.close(end)
-        os._exit(_live(asked, descriptors[0], me))
+        os._exit(_run_child(request, descriptors[0], parent_pid))
     children.add(pid)
     _close(descriptors)
-    link.send(json.dumps({"pid": pid, "number": asked["number"]}).encode())
+    link.send(json.dumps({"pid": pid, "number": request["number"]}).encode())
     return True
 
 
@@ -108,26 +108,26 @@ def _reap(link: socket.socket, children: set[int]) -> None:
             )
 
 
-def _live(asked: dict[str, Any], pipe: int, parent: int) -> int:
-    """What the child does, as if it had been started afresh; returns its exit status."""
+def _run_child(request: dict[str, Any], pipe: int, parent: int) -> int:
+    """Run the entry in a child as in a fresh process; returns its exit status."""
     try:
         os.setsid()  # Ctrl-C reaches the supervisor alone
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        os.environ.update(asked["env"])
-        setproctitle(asked["title"])
+        os.environ.update(request["env"])
+        setproctitle(request["title"])
         die_with_parent(parent)
-        for limits in asked.get("limits", ()):
-            keep(Path(asked["log"]), LogLimits(*limits))
+        for limits in request.get("limits", ()):
+            keep(Path(request["log"]), LogLimits(*limits))
 
         def report(message: dict[str, Any]) -> None:
             os.write(pipe, json.dumps(message).encode() + b"\n")
 
-        return _run(asked, report)
+        return _run(request, report)
     except BaseException:
         traceback.print_exc()
         return 1
@@ -137,10 +137,10 @@ def _live(asked: dict[str, Any], pipe: int, parent: int) -> int:
             sys.stderr.flush()
 
 
-def _run(asked: dict[str, Any], report: Report) -> int:
-    module, _, function = asked["entry"].partition(":")
+def _run(request: dict[str, Any], report: Report) -> int:
+    module, _, function = request["entry"].partition(":")
     entry = getattr(importlib.import_module(module), function)
-    return int(entry(asked["spec"].encode(), report) or 0)
+    return int(entry(request["spec"].encode(), report) or 0)
 
 
 if __name__ == "__main__":

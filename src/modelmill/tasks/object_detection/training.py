@@ -71,8 +71,8 @@ def decode_boxes(reach: Tensor) -> Tensor:
         .unsqueeze(1)
         .expand(height, width)
     )
-    left, top, positive, bottom = distance.unbind(1)
-    return torch.stack([x - left, y - top, x + positive, y + bottom], 1)
+    left, top, right, bottom = distance.unbind(1)
+    return torch.stack([x - left, y - top, x + right, y + bottom], 1)
 
 
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:

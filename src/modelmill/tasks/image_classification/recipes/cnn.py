@@ -1,5 +1,6 @@
 """cnn: the classic small convolutional network, for digits, icons and other small pictures."""
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ TRAIN = TrainSettings(epochs=10, batch_size=128, optimiser="adam", learning_rate
 
 TWO_FILTERS = 40
 """Pixels of a side up to which two convolutions see enough of a picture."""
+BATCHES = {32: 2500, 64: 5000, 128: math.inf}
+"""Sizes of a batch, each with the training pictures below which it is used."""
 LEAST_STEPS = 1500
 
 
@@ -42,26 +45,27 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Depth by the size of the pictures, augmentation by their colour, batches and epochs by how
-    many there are.
+    """A third convolution for larger pictures, augmentation of coloured ones, batch size and epochs
+    by their number.
     """
-    count, seen = facts.counts["train"], facts.inputs
-    height, width = seen.for_model(plan.input)
+    count, pictures = facts.counts["train"], facts.inputs
+    height, width = pictures.for_model(plan.input)
     if min(height, width) > TWO_FILTERS:
         yield Choice(
             why=f"pictures of {width}x{height} want a third convolution",
             settings={"filters3": 128},
         )
-    if not seen.grey:
+    if not pictures.grey:
         yield Choice(
             why="pictures in colour are taken for photographs",
             settings={"flip": True, "crop": 0.125},
         )
-    batch = 32 if count < 2500 else 64 if count < 5000 else 128
+    batch = next(size for size, limit in BATCHES.items() if count < limit)
     epochs = min(
         60,
         max(
-            10 if seen.grey or count > 20_000 else 20, -(-LEAST_STEPS * batch // count)
+            10 if pictures.grey or count > 20_000 else 20,
+            -(-LEAST_STEPS * batch // count),
         ),
     )
     settings = {"batch_size": batch, "epochs": epochs}

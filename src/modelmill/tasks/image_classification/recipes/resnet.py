@@ -116,30 +116,30 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     side = min(height, width)
     # The first stage sees about 32 pixels: the stem halves what is larger, and so does the first
     # block.
-    halvings = 0 if side < STEM else 1 if side < 96 else 2
-    inside = settings.channels
+    halvings = int(side >= STEM) + int(side >= 96)
+    in_channels = settings.channels
     layers: list[nn.Module] = [
         Pixels(signature),
         conv(
             channels,
-            inside,
+            in_channels,
             size=5 if halvings else 3,
             stride=2 if halvings else 1,
             bias=False,
         ),
-        nn.BatchNorm2d(inside),
+        nn.BatchNorm2d(in_channels),
         nn.ReLU(),
     ]
     for stage in range(settings.stages):
-        outside = settings.channels << stage
+        out_channels = settings.channels << stage
         for block in range(settings.blocks):
             halve = block == 0 and (stage > 0 or halvings == 2)
-            layers.append(Residual(inside, outside, stride=2 if halve else 1))
-            inside = outside
+            layers.append(Residual(in_channels, out_channels, stride=2 if halve else 1))
+            in_channels = out_channels
     head = [
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Dropout(settings.dropout),
-        nn.Linear(inside, signature.classes),
+        nn.Linear(in_channels, signature.classes),
     ]
     return nn.Sequential(*layers, *head)

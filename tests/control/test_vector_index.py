@@ -20,11 +20,11 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from modelmill.control.vector_index import New, VectorIndex
+from modelmill.control.vector_index import NewItem, VectorIndex
 index = VectorIndex(Path(sys.argv[1]), 8)
 rng = np.random.default_rng(int(sys.argv[2]))
 for _ in range(int(sys.argv[3])):
-    print(*index.add([New(vector, sys.argv[2]) for vector in rng.normal(size=(3, 8))]), flush=True)
+    print(*index.add([NewItem(vector, sys.argv[2]) for vector in rng.normal(size=(3, 8))]), flush=True)
 """
 
 

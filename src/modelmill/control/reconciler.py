@@ -61,7 +61,7 @@ class Reconciler:
         load_seconds: float,
         *,
         notify_gateways: Callable[[], None] = lambda: None,
-        tally: Callable[[Place], Tally] = lambda place: Tally(),
+        tally: Callable[[VersionKey], Tally] = lambda place: Tally(),
     ) -> None:
         self._database, self._registry = database, registry
         self._cluster = cluster

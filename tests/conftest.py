@@ -9,6 +9,10 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 
+# OpenMP's threads would spin while they wait, against the tests of the other processes. Set before
+# torch is loaded, which reads it once.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 # A busy machine makes an example slow, never wrong.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

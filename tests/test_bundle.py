@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from modelmill import bundle
 from modelmill.errors import BundleCorrupt, StorageFull
 from modelmill.types import Manifest
-from tests.making import a_manifest, plain_bundle
+from tests.helpers.bundles import a_manifest, plain_bundle
 
 
 @pytest.fixture

@@ -7,13 +7,9 @@ from modelmill import bundle, predictor
 from modelmill.errors import BundleCorrupt, InvalidInput, NotFound, NotInstalled
 from modelmill.predictor import Predictor, read_golden, write_golden
 from modelmill.tasks.base import same_numbers
-from tests.making import (
-    a_manifest,
-    brightness_graph,
-    picture_bundle,
-    png,
-    text_bundle,
-)
+from tests.helpers.bundles import a_manifest, brightness_graph, picture_bundle
+from tests.helpers.pictures import png
+from tests.helpers.text_bundles import text_bundle
 
 
 def reseal(folder, change):

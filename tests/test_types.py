@@ -19,7 +19,7 @@ from modelmill.types import (
     check_name,
     parse_reference,
 )
-from tests.making import a_manifest
+from tests.helpers.bundles import a_manifest
 
 NAMES = st.from_regex(NAME, fullmatch=True)
 NO_NAMES = [

@@ -12,7 +12,7 @@ import pytest
 from modelmill import plugins
 from modelmill.cluster.logs import LogLimits, read
 from tests.contract.children import Note
-from tests.making import is_gone
+from tests.helpers.workers import is_gone
 
 ROOT = str(Path(__file__).parents[2])
 NAMES = plugins.names("cluster")

@@ -9,7 +9,7 @@ import pytest
 from modelmill import plugins
 from modelmill.errors import InvalidInput, NotFound
 from modelmill.importers.base import Importer, importer_for, importer_named
-from tests.making import brightness_graph, picture_bundle
+from tests.helpers.bundles import brightness_graph, picture_bundle
 
 IMPORTERS = plugins.names("importers")
 

@@ -13,7 +13,7 @@ from modelmill.cluster import local
 from modelmill.cluster.logs import LogLimits, read
 from tests.contract.children import Note
 from tests.contract.test_clusters import ROOT, until
-from tests.making import is_gone
+from tests.helpers.workers import is_gone
 
 ENTRY = "tests.contract.children:patient"
 CHILD, LATE = f"test: child of {os.getpid()}", f"test: late of {os.getpid()}"

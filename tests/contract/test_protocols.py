@@ -13,7 +13,7 @@ from modelmill.protocols.app import App, http_protocols
 from modelmill.protocols.base import STATUS
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import Limits
-from tests.making import Door, LiveDoor, a_route, nobody
+from tests.helpers.gateways import Door, LiveDoor, a_route, nobody
 
 PROTOCOLS = http_protocols()
 ROUTES = [

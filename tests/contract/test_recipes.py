@@ -20,7 +20,8 @@ from modelmill.jobs.train import train_version
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 from modelmill.tasks.kinds import INPUTS, OUTPUTS
 from modelmill.types import JobSpec
-from tests.making import TINY, dataset, going
+from tests.helpers.datasets import TINY, dataset
+from tests.helpers.workers import going
 
 RECIPES = [
     (task, recipe)

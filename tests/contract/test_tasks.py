@@ -19,7 +19,8 @@ from modelmill.tasks.base import (
     task_named,
 )
 from modelmill.tasks.kinds import INPUTS, OUTPUTS
-from tests.making import png, tones
+from tests.helpers.datasets import tones
+from tests.helpers.pictures import png
 
 TASKS = plugins.names("tasks")
 LABELS = ["one", "two", "three"]

@@ -12,7 +12,7 @@ from modelmill.control.jobs import Jobs
 from modelmill.control.kinds import JobStores
 from modelmill.control.registry import Registry
 from tests.control.stage import Clock, Stage
-from tests.making import plain_bundle
+from tests.helpers.bundles import plain_bundle
 
 
 @pytest.fixture(scope="session")

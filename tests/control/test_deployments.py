@@ -9,7 +9,7 @@ from modelmill.control.deployments import Deployments, options_of
 from modelmill.control.keys import Keys, ensure_admin_key
 from modelmill.errors import Conflict, InvalidInput, NotFound
 from modelmill.types import BY_HAND, ServingOptions, TensorSpec
-from tests.making import plain_bundle
+from tests.helpers.bundles import plain_bundle
 
 
 @pytest.fixture

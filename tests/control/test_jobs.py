@@ -11,7 +11,7 @@ from modelmill.control.jobs import JobRunner
 from modelmill.control.kinds import request_of
 from modelmill.errors import Conflict, InvalidInput, MillError, NotFound
 from tests.control.fakes import FakeCluster
-from tests.making import plain_bundle
+from tests.helpers.bundles import plain_bundle
 
 TASK = "image-classification"
 ENTRY = "jobs:main"

@@ -5,7 +5,7 @@ import pytest
 from modelmill.bundle import digest_of
 from modelmill.control.registry import summary
 from modelmill.errors import BundleCorrupt, Conflict, InvalidInput, NotFound
-from tests.making import plain_bundle
+from tests.helpers.bundles import plain_bundle
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from modelmill.data.check import examine
 from modelmill.data.formats import coco, detect, voc
 from modelmill.errors import InvalidInput, MillError
 from modelmill.tasks.base import task_named
-from tests.making import png, voc_picture
+from tests.helpers.datasets import voc_picture
+from tests.helpers.pictures import png
 
 TASK = task_named("object-detection")
 FRAME = "<annotation><size><width>40</width><height>30</height></size>{}</annotation>"

@@ -10,7 +10,7 @@ from modelmill.data.formats import audiofolder, transcripts
 from modelmill.errors import InvalidInput
 from modelmill.tasks.base import task_named
 from tests.data.conftest import make_folder, make_zip
-from tests.making import tones
+from tests.helpers.datasets import tones
 
 
 def items(module, path, **options):

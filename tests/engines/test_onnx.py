@@ -6,7 +6,7 @@ import pytest
 
 from modelmill.engines import onnx
 from modelmill.errors import InvalidInput, ModelFailed
-from tests.making import identity_graph
+from tests.helpers.bundles import identity_graph
 
 
 @pytest.fixture

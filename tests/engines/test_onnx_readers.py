@@ -18,7 +18,7 @@ from modelmill.errors import (
 )
 from modelmill.exporters.onnx import convert
 from modelmill.types import TensorSpec
-from tests.making import brightness_graph, identity_graph
+from tests.helpers.bundles import brightness_graph, identity_graph
 
 ENGINES = ("onnx", "openvino")
 ROUNDING = {"fp32": 1e-5, "bf16": 2e-2}

@@ -9,7 +9,7 @@ import pytest
 
 from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput, NotInstalled
-from tests.making import brightness_graph, identity_graph, picture_bundle
+from tests.helpers.bundles import brightness_graph, identity_graph, picture_bundle
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from modelmill.bundle import open_bundle
 from modelmill.errors import InvalidInput
 from modelmill.predictor import Predictor
 from modelmill.tasks.networks.decoder_graph import quantised
-from tests.making import text_bundle, writing_bundle
+from tests.helpers.text_bundles import text_bundle, writing_bundle
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from modelmill.engines.torch import ENGINE, FILE
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 from modelmill.predictor import Predictor, write_golden
 from modelmill.types import TensorSpec
-from tests.making import a_manifest, png
+from tests.helpers.bundles import a_manifest
+from tests.helpers.pictures import png
 
 torch = pytest.importorskip("torch")
 

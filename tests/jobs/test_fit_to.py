@@ -17,7 +17,9 @@ from modelmill.tasks.decoding.image_decoder import Look, look
 from modelmill.tasks.decoding.text_tokenizer import Look as Words
 from modelmill.tasks.decoding.text_tokenizer import look as look_at_texts
 from modelmill.types import JobSpec
-from tests.making import dataset, encoded, going, picture_folder, png
+from tests.helpers.datasets import dataset, picture_folder
+from tests.helpers.pictures import encoded, png
+from tests.helpers.workers import going
 
 RESNET = recipe_named("image-classification", "resnet")
 CNN = recipe_named("image-classification", "cnn")

@@ -14,7 +14,8 @@ from modelmill.jobs.process import Events
 from modelmill.jobs.train import train_version
 from modelmill.predictor import load
 from modelmill.types import WEIGHTS, JobSpec
-from tests.making import book, dataset, going, picture_folder, text_table
+from tests.helpers.datasets import book, dataset, picture_folder, text_table
+from tests.helpers.workers import going
 
 SMALL = {"width": "32", "layers": "1", "heads": "2"}
 QUICK = {"epochs": "1", "batch_size": "16", "epoch_steps": "2"}

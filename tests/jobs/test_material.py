@@ -20,7 +20,8 @@ from modelmill.jobs.material import Material
 from modelmill.jobs.process import Events, Interrupted
 from modelmill.jobs.train import train_version
 from modelmill.types import JobSpec
-from tests.making import dataset, going, picture_folder, text_table
+from tests.helpers.datasets import dataset, picture_folder, text_table
+from tests.helpers.workers import going
 
 PICTURES, TEXTS = "image-classification", "text-classification"
 MAKERS = {PICTURES: picture_folder, TEXTS: text_table}

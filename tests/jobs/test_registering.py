@@ -13,7 +13,8 @@ from modelmill.errors import InvalidInput, MillError, StorageFull, TooLarge
 from modelmill.importers import bundle as importing
 from modelmill.jobs import registering
 from modelmill.types import JobSpec
-from tests.making import a_manifest, picture_bundle, vector_bundle
+from tests.helpers.bundles import a_manifest, picture_bundle
+from tests.helpers.text_bundles import vector_bundle
 
 
 class Silent:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.making import hole_bundle, mask_bundle, speech_bundle, tones
+from tests.helpers.bundles import hole_bundle, mask_bundle
+from tests.helpers.datasets import tones
+from tests.helpers.text_bundles import speech_bundle
 from tests.platform.conftest import Platform
 
 HOLE = np.zeros((8, 12), bool)

@@ -13,7 +13,8 @@ import pytest
 
 from modelmill import Client
 from modelmill.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from tests.making import png, vector_bundle
+from tests.helpers.pictures import png
+from tests.helpers.text_bundles import vector_bundle
 from tests.platform.conftest import Platform, until
 
 LEFT = [[250, 0], [250, 0]]

@@ -11,7 +11,7 @@ from huggingface_hub import InferenceClient
 from openai import OpenAI
 
 from modelmill.errors import InvalidInput, MillError, NotFound
-from tests.making import pairs_table, questions, text_table
+from tests.helpers.datasets import pairs_table, questions, text_table
 from tests.platform.conftest import Platform
 from tests.reference.graphs import addsub
 

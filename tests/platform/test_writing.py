@@ -17,7 +17,7 @@ from modelmill.bundle import open_bundle
 from modelmill.errors import InvalidInput, NotFound
 from modelmill.predictor import Predictor
 from modelmill.protocols.v2.grpc.messages import message
-from tests.making import writing_bundle
+from tests.helpers.text_bundles import writing_bundle
 from tests.platform.conftest import Platform, until
 
 PROMPT = "the mill "

@@ -20,7 +20,8 @@ from modelmill.protocols.v2.grpc.messages import message, pool
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import Limits
 from modelmill.types import ServedVersion
-from tests.making import Answering, Door, FakeWorker, a_snapshot, until
+from tests.helpers.gateways import Door, a_snapshot
+from tests.helpers.workers import Answering, FakeWorker, until
 
 SERVICE = "inference.GRPCInferenceService"
 KEY = {"authorization": "Bearer admin-key"}

@@ -11,7 +11,7 @@ from modelmill.protocols.base import Endpoint
 from modelmill.serve.wire import Answer
 from modelmill.settings import Limits
 from modelmill.wire.budget import body_budget
-from tests.making import Door, a_route
+from tests.helpers.gateways import Door, a_route
 
 PATHS = [
     "/v2",

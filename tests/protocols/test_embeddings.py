@@ -11,7 +11,9 @@ from huggingface_hub import InferenceClient
 from openai import BadRequestError, NotFoundError, OpenAI
 
 from modelmill.tasks.decoding.tokenizer import load_tokenizer
-from tests.making import LiveDoor, a_route, answering_with, text_vector_bundle
+from tests.helpers.gateways import LiveDoor, a_route
+from tests.helpers.text_bundles import text_vector_bundle
+from tests.helpers.workers import answering_with
 
 SIGNATURE = {"task": "feature-extraction", "kind": "text", "inputs": [], "outputs": []}
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from modelmill.protocols.app import http_protocols
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
-from tests.making import Door, a_route
+from tests.helpers.gateways import Door, a_route
 
 MEANT = (501, 503, 504)
 SIDE = 4

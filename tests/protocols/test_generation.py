@@ -17,7 +17,9 @@ from modelmill.predictor import Predictor, write_golden
 from modelmill.serve.wire import Call
 from modelmill.serve.worker import Worker
 from modelmill.types import TensorSpec
-from tests.making import Door, LiveDoor, a_manifest, a_route, answering_with
+from tests.helpers.bundles import a_manifest
+from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.workers import answering_with
 
 JSON = {"content-type": "application/json"}
 INPUTS = [TensorSpec(name="latent", datatype="FP32", shape=[-1, 12])]

@@ -24,7 +24,8 @@ from modelmill.protocols.v2.grpc.messages import message
 from modelmill.types import TensorSpec
 from modelmill.wire.http2 import connection as http2
 from modelmill.wire.http2.hpack import HeaderReader, literal
-from tests.making import a_route, until
+from tests.helpers.gateways import a_route
+from tests.helpers.workers import until
 from tests.protocols.grpc_door import (
     CONTINUATION,
     DATA,

@@ -15,16 +15,11 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from modelmill.serve.wire import Answer
 from modelmill.types import TensorSpec
-from tests.making import (
-    Door,
-    LiveDoor,
-    a_route,
-    answering_with,
-    mask_bundle,
-    picture_bundle,
-    png,
-    text_bundle,
-)
+from tests.helpers.bundles import mask_bundle, picture_bundle
+from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.pictures import png
+from tests.helpers.text_bundles import text_bundle
+from tests.helpers.workers import answering_with
 
 PICTURE = base64.b64encode(b"picture").decode()
 JSON = {"content-type": "application/json"}

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from modelmill.engines.base import NUMPY
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
-from tests.making import Door, a_route, answering_with, picture_bundle, png
+from tests.helpers.bundles import picture_bundle
+from tests.helpers.gateways import Door, a_route
+from tests.helpers.pictures import png
+from tests.helpers.workers import answering_with
 
 B64 = base64.b64encode(png(np.full((2, 2), 204))).decode()
 PATH = "/v1/models/{}:predict"

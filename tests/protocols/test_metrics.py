@@ -6,7 +6,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelmill.serve.wire import Answer
-from tests.making import LiveDoor, a_route, answering_with, picture_bundle, png
+from tests.helpers.bundles import picture_bundle
+from tests.helpers.gateways import LiveDoor, a_route
+from tests.helpers.pictures import png
+from tests.helpers.workers import answering_with
 
 KEYS = {
     "admin-key": ("default", "admin", "boss"),

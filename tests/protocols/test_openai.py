@@ -7,7 +7,7 @@ import pytest
 from modelmill.errors import BY_CODE
 from modelmill.protocols import openai as protocol
 from modelmill.protocols.base import STATUS
-from tests.making import Door, LiveDoor, a_route
+from tests.helpers.gateways import Door, LiveDoor, a_route
 
 NAMES = ["asleep", "loading", "spots", "unloaded", "words"]
 

@@ -15,7 +15,10 @@ from PIL import Image
 from modelmill import bundle
 from modelmill.predictor import Predictor, write_golden
 from modelmill.types import TensorSpec
-from tests.making import Door, LiveDoor, a_manifest, a_route, answering_with, png
+from tests.helpers.bundles import a_manifest
+from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.pictures import png
+from tests.helpers.workers import answering_with
 from tests.protocols.v2 import infer, refused, tensor
 
 AXES = ["batch", "height", "width", 1]

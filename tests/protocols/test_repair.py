@@ -16,15 +16,10 @@ from PIL import Image
 
 from modelmill.errors import InvalidInput
 from modelmill.protocols.openai.form import PARTS, read_form
-from tests.making import (
-    HOLES,
-    Door,
-    LiveDoor,
-    a_route,
-    answering_with,
-    hole_bundle,
-    png,
-)
+from tests.helpers.bundles import HOLES, hole_bundle
+from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.pictures import png
+from tests.helpers.workers import answering_with
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,10 @@ import pytest
 
 from modelmill.protocols.app import App
 from modelmill.types import TensorSpec
-from tests.making import Door, a_route, answering_with, nobody, picture_bundle, png
+from tests.helpers.bundles import picture_bundle
+from tests.helpers.gateways import Door, a_route, nobody
+from tests.helpers.pictures import png
+from tests.helpers.workers import answering_with
 
 PICTURE = png(np.full((2, 2), 204))
 B64 = base64.b64encode(PICTURE).decode()

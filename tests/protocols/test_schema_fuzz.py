@@ -33,7 +33,8 @@ from modelmill.protocols.base import STATUS
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import read_settings
 from modelmill.wire.http1.server import guarded
-from tests.making import plain_bundle, vector_signature
+from tests.helpers.bundles import plain_bundle
+from tests.helpers.text_bundles import vector_signature
 
 schemathesis = pytest.importorskip("schemathesis")
 schemathesis.serializer.alias("application/zip", "application/octet-stream")

@@ -14,7 +14,7 @@ import pytest
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
 from modelmill.wire.http1 import server
-from tests.making import Door, LiveDoor, a_route
+from tests.helpers.gateways import Door, LiveDoor, a_route
 
 SPEC = [TensorSpec(name="x", datatype="FP32", shape=[-1, 2])]
 

@@ -13,15 +13,10 @@ from huggingface_hub import InferenceClient
 from modelmill.protocols.openai.transcripts import segments_of, subtitles
 from modelmill.serve.wire import Answer
 from modelmill.tasks.automatic_speech_recognition.decoding import TimedText, words
-from tests.making import (
-    SPEECH,
-    Door,
-    LiveDoor,
-    a_route,
-    answering_with,
-    speech_bundle,
-    tones,
-)
+from tests.helpers.datasets import tones
+from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.text_bundles import SPEECH, speech_bundle
+from tests.helpers.workers import answering_with
 from tests.protocols.test_repair import form
 
 SAID = "abba"

@@ -11,7 +11,7 @@ from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import Answer, Batch, Part
 from modelmill.settings import read_settings
 from modelmill.types import StreamPart, TensorSpec
-from tests.making import Door, a_route
+from tests.helpers.gateways import Door, a_route
 from tests.serve.test_tracing import Collector
 
 WORDS = ["the ", "", "mill", ""]

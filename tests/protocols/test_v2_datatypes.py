@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.protocols.v2.values import pack_bytes, unpack_bytes
-from tests.making import Door
+from tests.helpers.gateways import Door
 from tests.protocols.v2 import (
     HEADER,
     a_mirror,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.wire.encoding import preferred
-from tests.making import Door, Reply
+from tests.helpers.gateways import Door, Reply
 from tests.protocols.v2 import HEADER, a_mirror, mirror, outputs_of, refused, tensor
 
 LIMIT = 1 << 18

@@ -22,7 +22,8 @@ from modelmill.protocols.v2.values import pack_bytes
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.settings import Limits
 from modelmill.types import TensorSpec
-from tests.making import a_route, until
+from tests.helpers.gateways import a_route
+from tests.helpers.workers import until
 from tests.protocols.grpc_door import KEY, SERVICE, Client, GrpcDoor, a_request, stub
 
 KINDS = sorted(NUMPY)

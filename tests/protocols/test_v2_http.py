@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.engines.base import NUMPY
-from tests.making import Door
+from tests.helpers.gateways import Door
 from tests.protocols.v2 import HEADER, a_mirror, binary, infer, mirror, refused, tensor
 
 KINDS = sorted(NUMPY)
@@ -348,7 +348,7 @@ def test_a_deployment_that_goes_while_the_body_arrives_is_no_failure_of_ours():
         head = json.dumps({"inputs": [tensor([1], (1,), "UINT8")]}).encode()
 
         def undeploy():
-            from tests.making import a_snapshot
+            from tests.helpers.gateways import a_snapshot
 
             door.gateway.update(a_snapshot(keys=door.KEYS))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.making import Door
+from tests.helpers.gateways import Door
 from tests.protocols.v2 import a_mirror, infer, mirror, outputs_of, refused, tensor
 
 REGIONS = "/v2/systemsharedmemory"

@@ -10,7 +10,7 @@ import pytest
 from modelmill.errors import NotFound
 from modelmill.serve.meter import Histogram, Series
 from modelmill.types import TensorSpec
-from tests.making import Door, a_route
+from tests.helpers.gateways import Door, a_route
 from tests.protocols.v2 import a_mirror, infer, mirror, refused, tensor
 
 

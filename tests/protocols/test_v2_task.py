@@ -13,7 +13,7 @@ from modelmill.errors import Expired
 from modelmill.protocols.v2.values import pack_bytes, unpack_bytes
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
-from tests.making import Door, a_route
+from tests.helpers.gateways import Door, a_route
 from tests.protocols.v2 import (
     a_mirror,
     binary,

@@ -6,7 +6,7 @@ import json
 
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
-from tests.making import a_route
+from tests.helpers.gateways import a_route
 
 HEADER = "inference-header-content-length"
 

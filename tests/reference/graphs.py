@@ -12,7 +12,8 @@ from modelmill.predictor import Predictor, write_golden
 from modelmill.tasks.decoding import text_tokenizer
 from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
 from modelmill.types import TensorSpec
-from tests.making import a_manifest, png
+from tests.helpers.bundles import a_manifest
+from tests.helpers.pictures import png
 
 ONNX = {
     "BOOL": TensorProto.BOOL,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelmill import Client
-from tests.making import (
+from tests.helpers.datasets import (
     box_folder,
     mask_folder,
     pairs_table,
@@ -16,8 +16,8 @@ from tests.making import (
     sound_folder,
     speech_folder,
     text_table,
-    writing_bundle,
 )
+from tests.helpers.text_bundles import writing_bundle
 from tests.reference import graphs
 from tests.reference.plugin import SIGNATURES, engine_bundle, install
 

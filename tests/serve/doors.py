@@ -7,7 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import Answer, Batch
 from modelmill.settings import Limits
-from tests.making import FakeWorker, a_snapshot
+from tests.helpers.gateways import a_snapshot
+from tests.helpers.workers import FakeWorker
 
 KEYS = {
     "mine": ("default", "admin"),

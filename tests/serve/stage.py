@@ -9,7 +9,7 @@ from modelmill.serve.batcher import BatchLimits
 from modelmill.serve.meter import Series
 from modelmill.serve.pool import Ask, Pool, PoolLimits
 from modelmill.serve.wire import Answer
-from tests.making import FakeWorker
+from tests.helpers.workers import FakeWorker
 
 
 async def echo(calls):

@@ -7,7 +7,7 @@ from modelmill.serve.batch_size import best_rows, knee, seconds_of_one
 from modelmill.serve.wire import Answer, Batch
 from modelmill.serve.worker import Worker
 from modelmill.types import TensorSpec
-from tests.making import a_manifest, picture_bundle
+from tests.helpers.bundles import a_manifest, picture_bundle
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from modelmill.serve.gateway import Gateway
 from modelmill.serve.gossip import Ear, Gossip, Load, News
 from modelmill.serve.meter import Series
 from modelmill.settings import Limits
-from tests.making import a_route, a_snapshot, until
+from tests.helpers.gateways import a_route, a_snapshot
+from tests.helpers.workers import until
 
 DIGITS = ("default", "digits", "digits:1")
 

@@ -10,10 +10,8 @@ from modelmill.serve.tensors import array_of, tensor_of
 from modelmill.serve.wire import Call
 from modelmill.serve.worker import Worker
 from modelmill.types import ALONE, TensorSpec
-from tests.making import (
-    a_manifest,
-    mask_bundle,
-    picture_bundle,
+from tests.helpers.bundles import a_manifest, mask_bundle, picture_bundle
+from tests.helpers.text_bundles import (
     text_bundle,
     text_vector_bundle,
     vector_bundle,

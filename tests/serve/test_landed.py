@@ -10,7 +10,8 @@ from modelmill.serve.gateway import Gateway
 from modelmill.serve.wire import Answer, Batch, Part
 from modelmill.settings import Limits
 from modelmill.types import StreamPart
-from tests.making import a_route, a_snapshot, until
+from tests.helpers.gateways import a_route, a_snapshot
+from tests.helpers.workers import until
 from tests.serve.doors import KEYS, inside, metric, refuses, worker
 
 

@@ -14,7 +14,7 @@ from modelmill.serve.batcher import BatchLimits
 from modelmill.serve.meter import Series
 from modelmill.serve.pool import Pool, PoolLimits
 from modelmill.serve.wire import HEAD, Answer, Batch, frame, read_calls
-from tests.making import until
+from tests.helpers.workers import until
 from tests.serve.stage import Gate, ask, die, dies_of, echo, lost, play, sent
 
 # ---- batches

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from modelmill.errors import MillError, Unavailable
-from tests.making import until
+from tests.helpers.workers import until
 from tests.serve.stage import Gate, ask, die, echo, lost, play, sent
 
 # ---- coming and going

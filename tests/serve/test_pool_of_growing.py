@@ -9,7 +9,7 @@ import pytest
 from modelmill.errors import Cancelled, ModelFailed, NotFound
 from modelmill.serve.wire import ANSWER, CANCEL, Answer, Batch, Part
 from modelmill.types import StreamPart
-from tests.making import until
+from tests.helpers.workers import until
 from tests.serve.stage import ask, echo, play
 
 

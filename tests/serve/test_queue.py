@@ -7,7 +7,7 @@ import pytest
 from modelmill.errors import Cancelled, Expired, InvalidInput, Overloaded
 from modelmill.serve.pool import Ask
 from modelmill.serve.wire import Tensor
-from tests.making import until
+from tests.helpers.workers import until
 from tests.serve.stage import Gate, ask, play, sent
 
 # ---- time and callers

@@ -13,13 +13,13 @@ from modelmill.serve.tensors import texts_of
 from modelmill.serve.wire import ANSWER, STREAM, Call, Tensor
 from modelmill.serve.worker import Worker
 from modelmill.tasks.base import Context, task_named
-from tests.making import (
-    picture_bundle,
-    png,
+from tests.helpers.bundles import picture_bundle
+from tests.helpers.datasets import tones
+from tests.helpers.pictures import png
+from tests.helpers.text_bundles import (
     speech_bundle,
     text_bundle,
     text_vector_bundle,
-    tones,
     writing_bundle,
 )
 

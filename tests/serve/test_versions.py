@@ -10,7 +10,8 @@ import pytest
 
 from modelmill.errors import NotFound
 from modelmill.serve.wire import Answer, Tensor
-from tests.making import a_route, a_snapshot, until
+from tests.helpers.gateways import a_route, a_snapshot
+from tests.helpers.workers import until
 from tests.serve.doors import KEYS, echo, gateway, inside, metric, refuses, says, worker
 
 

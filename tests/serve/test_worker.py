@@ -16,7 +16,9 @@ from modelmill.serve.tensors import elements_of, tensor_of, texts_of
 from modelmill.serve.wire import HEAD, Call, Tensor, frame, read_batch
 from modelmill.serve.worker import Server, Worker, main
 from modelmill.types import WorkerSpec
-from tests.making import picture_bundle, png, text_bundle, writing_bundle
+from tests.helpers.bundles import picture_bundle
+from tests.helpers.pictures import png
+from tests.helpers.text_bundles import text_bundle, writing_bundle
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from modelmill.tasks.automatic_speech_recognition.decoding import (
 from modelmill.tasks.automatic_speech_recognition.measures import distance, error_rate
 from modelmill.tasks.base import Context, Item, Measured
 from modelmill.tasks.decoding import audio_decoder
-from tests.making import tones
+from tests.helpers.datasets import tones
 
 LABELS = ["a", "b"]
 

@@ -19,7 +19,9 @@ from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.decoding.image_decoder import Preprocessing
 from modelmill.tasks.object_detection import metrics
 from modelmill.types import JobSpec
-from tests.making import box_folder, dataset, encoded, going, png
+from tests.helpers.datasets import box_folder, dataset
+from tests.helpers.pictures import encoded, png
+from tests.helpers.workers import going
 
 TASK = task_named("object-detection")
 LABELS = ["cat", "dog"]

@@ -22,7 +22,8 @@ from modelmill.tasks.feature_extraction.measures import (
     spearman,
 )
 from modelmill.types import JobSpec
-from tests.making import dataset, going, scored_table, text_table
+from tests.helpers.datasets import dataset, scored_table, text_table
+from tests.helpers.workers import going
 
 task = module.TASK
 

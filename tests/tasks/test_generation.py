@@ -22,7 +22,7 @@ from modelmill.tasks.unconditional_image_generation.judging import (
 )
 from modelmill.tasks.unconditional_image_generation.sampling import denoised
 from modelmill.tasks.unconditional_image_generation.sheets import sheet
-from tests.making import png
+from tests.helpers.pictures import png
 
 task = module.TASK
 

@@ -22,7 +22,7 @@ from modelmill.tasks.decoding.image_decoder import (
     read_pixels,
     size_of,
 )
-from tests.making import encoded, png
+from tests.helpers.pictures import encoded, png
 
 SAMPLES = (
     Path(os.environ.get("MODELMILL_SHARED", Path(__file__).parents[3] / "shared"))

@@ -9,7 +9,7 @@ from PIL import Image
 from modelmill.tasks import image_classification
 from modelmill.tasks.base import Measured
 from modelmill.tasks.evaluation import sample_sheet
-from tests.making import encoded, png
+from tests.helpers.pictures import encoded, png
 
 
 def answer(label, score):

@@ -15,7 +15,7 @@ from modelmill.tasks import image_to_image as module
 from modelmill.tasks.base import Context, Item, Measured, plan, recipe_named
 from modelmill.tasks.image_to_image import measures, preprocessing, tiling
 from modelmill.tasks.image_to_image.preprocessing import Preprocessing
-from tests.making import encoded, png
+from tests.helpers.pictures import encoded, png
 
 task = module.TASK
 

@@ -29,7 +29,9 @@ from modelmill.tasks.base import (
 )
 from modelmill.tasks.image_segmentation import SIZE, evaluation, training
 from modelmill.types import JobSpec
-from tests.making import dataset, encoded, going, mask_folder, png
+from tests.helpers.datasets import dataset, mask_folder
+from tests.helpers.pictures import encoded, png
+from tests.helpers.workers import going
 
 TASK = task_named("image-segmentation")
 HOW = TASK.PREPROCESSING(

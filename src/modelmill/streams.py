@@ -83,8 +83,8 @@ class Text:
     """The prompt as its caller wrote it."""
     tokens: list[int] = field(default_factory=list)
     text: str = ""
-    told: int = 0
-    """Characters of `text` that were told."""
+    emitted: int = 0
+    """Characters of `text` that were emitted."""
 
     @property
     def length(self) -> int:

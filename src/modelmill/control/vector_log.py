@@ -169,7 +169,7 @@ class VectorLog:
         while at >= 0:
             if _next(io.BytesIO(rest[at:])) is not None:
                 raise MillError(
-                    f"{self.path} is damaged at byte {self.offset:,}, with sound records behind "
+                    f"{self.path} is damaged at byte {self.offset:,}, with sound records after "
                     "it: put it back from "
                     "a copy, or delete the index and add its items again"
                 )

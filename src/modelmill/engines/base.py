@@ -56,7 +56,7 @@ class Session(Protocol):
 class Writer(Session, Protocol):
     """A loaded model whose answers grow token by token, many texts beside one another.
 
-    `run` gives the `logits` behind each token of `ids`, for evaluation. One thread calls the
+    `run` gives the `logits` after each token of `ids`, for evaluation. One thread calls the
     others.
     """
 

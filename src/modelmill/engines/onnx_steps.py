@@ -65,7 +65,7 @@ class Steps:
         return sum(array.nbytes for array in self._kept.values())
 
     def prefill(self, slot: int, ids: Sequence[int], past: int) -> Logits:
-        """Read tokens of a text behind `past` ones that were; the logits behind the last one
+        """Read tokens of a text after `past` ones that were read; the logits after the last one
         [tokens].
         """
         part = np.array([ids], np.int64)
@@ -85,7 +85,7 @@ class Steps:
         return self._run(slice(0, rows), ids, after)[:count, -1]
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """`ids` [N, T] to the `logits` behind each of them [N, T, tokens], beside texts that
+        """`ids` [N, T] to the `logits` after each of them [N, T, tokens], beside texts that
         grow.
         """
         ids, spare = arrays["ids"], len(next(iter(self._kept.values()))) - 1

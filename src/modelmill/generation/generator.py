@@ -153,8 +153,8 @@ def grow(
     ):
         ended = LENGTH
     if ended and not stopped:
-        fresh = text.text[text.told :]
-    text.told += len(fresh)
+        fresh = text.text[text.emitted :]
+    text.emitted += len(fresh)
     return Piece(
         text.name,
         fresh,
@@ -175,12 +175,12 @@ def _safe_text(text: Text) -> tuple[str, bool]:
     places = [
         place
         for stop in text.how.stop
-        if (place := text.text.find(stop, max(0, text.told - len(stop)))) >= 0
+        if (place := text.text.find(stop, max(0, text.emitted - len(stop)))) >= 0
     ]
     if places:
-        return text.text[text.told : max(text.told, min(places))], True
+        return text.text[text.emitted : max(text.emitted, min(places))], True
     held = max((_overlap(text.text, stop) for stop in text.how.stop), default=0)
-    return text.text[text.told : max(text.told, len(text.text) - held)], False
+    return text.text[text.emitted : max(text.emitted, len(text.text) - held)], False
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -38,11 +38,11 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
     def progress(done: int) -> None:
         if stop.asked:
             raise Interrupted
-        if done and time.monotonic() - told[0] > 0.3:
-            told[0] = time.monotonic()
+        if done and time.monotonic() - reported[0] > 0.3:
+            reported[0] = time.monotonic()
             events.write("progress", message="checking", done=done, total=0)
 
-    told = [0.0]
+    reported = [0.0]
     with open_source(Path(spec.dataset["archive"]), spec.dataset["name"]) as source:
         format = spec.dataset["format"] or formats.detect(source, task)
         events.stage(f"checking '{spec.dataset['name']}' as {format}")

@@ -215,10 +215,10 @@ class Loop:
         total = 0.0
         while True:
             with self.cast:  # what an iterator computes, it computes here
-                told = next(losses, None)
-            if told is None:
+                step = next(losses, None)
+            if step is None:
                 break
-            total += descend(self.state, *told, self.settings)
+            total += descend(self.state, *step, self.settings)
         return self.state.close_step(total)
 
     def _ended(self) -> bool:

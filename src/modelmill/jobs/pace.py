@@ -82,7 +82,7 @@ class Pace:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
     def epochs(self, done: float, most: int) -> int:
-        """How many epochs it will be, as far as can be told after so many."""
+        """Expected number of epochs, extrapolated from the time spent."""
         if not self._budget:
             return most
         return min(

@@ -20,7 +20,7 @@ log = logging.getLogger("modelmill.worker")
 ALIVE_SECONDS = 1.0
 """After so long without a token the gateway is sent an empty batch: the worker is alive."""
 MOST_ROWS = 256
-"""Texts of one call: all others wait behind them."""
+"""Texts of one call: all others queue after them."""
 Send = Callable[[Batch], None]
 
 

@@ -54,7 +54,7 @@ def texts_of(name: str, elements: Sequence[bytes]) -> Tensor:
 
 
 def pack_bytes(elements: Sequence[bytes]) -> bytes:
-    """Elements, each behind its length."""
+    """Elements, each after its length."""
     return b"".join([len(one).to_bytes(LENGTH, "little") + one for one in elements])
 
 

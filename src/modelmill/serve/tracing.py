@@ -239,7 +239,7 @@ class Tracing:
     def part(
         self, parent: Any, name: str, start: int, attributes: Attributes | None
     ) -> Any:
-        """The span of OpenTelemetry behind `Span.phase`."""
+        """The span of OpenTelemetry of `Span.phase`."""
         from opentelemetry.context import Context
         from opentelemetry.trace import set_span_in_context
 

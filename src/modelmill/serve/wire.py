@@ -1,4 +1,4 @@
-"""Gateway <-> worker: frames of MessagePack over a Unix socket, each behind its length (4 bytes,
+"""Gateway <-> worker: frames of MessagePack over a Unix socket, each after its length (4 bytes,
 little-endian).
 
 A request frame is a list of calls, a reply frame is their batch: the answers and what they cost.
@@ -22,7 +22,7 @@ STREAM = "stream"
 class Tensor(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A named array as raw little-endian bytes; `datatype` in Open Inference Protocol names.
 
-    Elements of BYTES are each behind their length (4 bytes, little-endian).
+    Elements of BYTES are each after its length (4 bytes, little-endian).
     """
 
     name: str

@@ -256,8 +256,10 @@ class Worker:
         self, call: Call, item: Item | MillError, result: Arrays | MillError
     ) -> Answer:
         try:
-            if isinstance(result, MillError) or isinstance(item, MillError):
-                return Answer(call.id, code=result.code, message=result.message)  # type: ignore[union-attr]
+            if isinstance(item, MillError):
+                return _failed(call, item)
+            if isinstance(result, MillError):
+                return _failed(call, result)
             if call.data is not None:
                 output = self.model.encode(
                     {n: a[0] for n, a in result.items()}, item.parameters
@@ -273,7 +275,7 @@ class Worker:
                 usage=self._usage(item, result),
             )
         except MillError as error:
-            return Answer(call.id, code=error.code, message=error.message)
+            return _failed(call, error)
         except BaseException as error:
             reraise_exit(error)
             log.exception("encoding failed")
@@ -325,6 +327,10 @@ def _joined(batches: Sequence[Batch]) -> Batch:
         sum(batch.run_seconds for batch in batches),
         sum(batch.encode_seconds for batch in batches),
     )
+
+
+def _failed(call: Call, error: MillError) -> Answer:
+    return Answer(call.id, code=error.code, message=error.message)
 
 
 def _output_names(result: Arrays) -> list[str]:

@@ -60,7 +60,7 @@ def checked(kind: type[P], given: Mapping[str, Any]) -> P:
 
 
 def listed(kind: type[Struct]) -> list[str]:
-    """The names that people are told."""
+    """The names that errors list."""
     return [name for name, field in _fields(kind).items() if not hidden(field.type)]
 
 

@@ -14,6 +14,7 @@ from base64 import b64decode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain
+from types import GenericAlias
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -299,12 +300,13 @@ def _packed(entry: InferInput[Any], values: list[Any], own: Signature) -> bytes:
 
 def _carefully(entry: InferInput[Any], element: type) -> list[Any]:
     """Values of a list that may be nested, in row-major order."""
+    wanted = GenericAlias(list, (element,))
     try:
         if isinstance(entry.data, Loose):
-            return msgspec.convert(_flat(entry.data.values), list[element])  # type: ignore[valid-type]
+            return list(msgspec.convert(_flat(entry.data.values), wanted))
         if element is str:
             return msgspec.convert(_flat(msgspec.json.decode(entry.data)), list[str])
-        return msgspec.json.decode(_unnested(bytes(entry.data)), type=list[element])  # type: ignore[valid-type]
+        return list(msgspec.json.decode(_unnested(bytes(entry.data)), type=wanted))
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise _not_values(entry, error) from error
 

@@ -222,7 +222,7 @@ class SpeechRecognition(AudioTask):
         return {"text": text, "chunks": chunks, "duration": round(seconds, 3)}
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
-        """`audio` with silence behind it, its `length`, and what is said: numbers of characters
+        """`audio` padded with silence, its `length`, and what is said: numbers of characters
         from 1, and how many.
 
         A recording that is longer than those trained on teaches nothing: its text counts as empty.

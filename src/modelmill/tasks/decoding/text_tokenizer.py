@@ -143,8 +143,8 @@ def text_of(data: Raw) -> str:
 def beginning(data: Raw, folder: Path, most: int) -> str:
     """As much of a text as has so many tokens at most."""
     text = without_surrogates(text_of(data))
-    told = load_tokenizer(folder / TOKENIZER).encode_with_places(text)
-    return text if len(told.ids) <= most else text[: told.places[most][0]]
+    encoded = load_tokenizer(folder / TOKENIZER).encode_with_places(text)
+    return text if len(encoded.ids) <= most else text[: encoded.places[most][0]]
 
 
 def fingerprint(data: Raw) -> str:
@@ -189,7 +189,7 @@ def noted(text: str) -> np.ndarray[Any, Any]:
     return row
 
 
-def told(note: np.ndarray[Any, Any]) -> str:
+def text_of_note(note: np.ndarray[Any, Any]) -> str:
     """The text of a note."""
     size = int.from_bytes(note[:4].tobytes(), "little")
     return note[4 : 4 + size].tobytes().decode()

@@ -59,7 +59,7 @@ class Tokenizer:
         """Ids of tokens that are no text."""
         self._special = names
         self.ends = frozenset(names[name] for name in (*ENDS, *PADS) if name in names)
-        """Tokens behind which nothing of an answer comes."""
+        """Tokens that end an answer."""
 
     @property
     def pad(self) -> int:
@@ -68,7 +68,7 @@ class Tokenizer:
 
     @property
     def end(self) -> int:
-        """The token behind a whole text; raises `BundleCorrupt` where there is none."""
+        """The token after a whole text; raises `BundleCorrupt` where there is none."""
         return self._named("ends a text", ENDS)
 
     @property

@@ -126,7 +126,7 @@ class FillMask(TextTask):
         if len(places) < wanted:
             most = context.preprocessing.max_length
             raise InvalidInput(
-                f"{wanted - len(places)} of {wanted} {MASK} stand behind the {most} tokens that "
+                f"{wanted - len(places)} of {wanted} {MASK} stand after the {most} tokens that "
                 "are read"
             )
         return {
@@ -143,7 +143,7 @@ class FillMask(TextTask):
 
         Raises `InvalidInput` for targets that are no single tokens.
         """
-        text = text_tokenizer.told(arrays[f"{NOTE}text"])
+        text = text_tokenizer.text_of_note(arrays[f"{NOTE}text"])
         wanted = _targets(parameters, context)
         count = parameters.top_k
         tokenizer = load_tokenizer(context.folder / TOKENIZER)

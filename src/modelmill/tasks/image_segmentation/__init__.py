@@ -71,7 +71,7 @@ class Parameters(Struct, frozen=True, kw_only=True):
     subtask: Annotated[
         Literal["semantic"],
         msgspec.Meta(
-            description="what is told apart",
+            description="the classes",
             extra={"reason": "this model tells classes apart, not single objects"},
         ),
     ] = "semantic"

@@ -146,7 +146,7 @@ class QuestionAnswering(Task):
         return msgspec.structs.replace(found, max_length=length)
 
     def inputs(self, context: Context) -> list[TensorSpec]:
-        """Token ids of `question` and `passage` (0 behind the end), and what is known of the words
+        """Token ids of `question` and `passage` (0 after the end), and what is known of the words
         (`_features`).
         """
         return [
@@ -204,7 +204,7 @@ class QuestionAnswering(Task):
         count = parameters.top_k
         longest = parameters.max_answer_len
         places = arrays[f"{NOTE}places"]
-        text = text_tokenizer.told(arrays[f"{NOTE}context"])
+        text = text_tokenizer.text_of_note(arrays[f"{NOTE}context"])
         start, end = (
             np.exp(arrays[name].astype(np.float64)) for name in ("start", "end")
         )
@@ -304,24 +304,24 @@ def asked_of(data: Raw) -> tuple[str, str]:
 def _read(data: Raw, context: Context) -> Asked:
     question, text = asked_of(data)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    told = tokenizer.encode_with_places(text)
-    if len(told.ids) > MOST_TOKENS:
+    encoded = tokenizer.encode_with_places(text)
+    if len(encoded.ids) > MOST_TOKENS:
         raise InvalidInput(
-            f"the passage has {len(told.ids):,} tokens; at most {MOST_TOKENS:,} are taken: send a "
-            "part"
+            f"the passage has {len(encoded.ids):,} tokens; at most {MOST_TOKENS:,} are taken: "
+            "send a part"
         )
     said = tokenizer.encode_with_places(question)
     row = np.zeros(QUESTION_TOKENS, np.int64)
     ids = said.ids[:QUESTION_TOKENS]
     row[: len(ids)] = ids
-    words = [text[a:b] for a, b in told.places]
+    words = [text[a:b] for a, b in encoded.places]
     question_words = [question[a:b] for a, b in said.places[:QUESTION_TOKENS]]
     return Asked(
         question,
         text,
         words,
-        np.array(told.ids, np.int64),
-        told.places,
+        np.array(encoded.ids, np.int64),
+        encoded.places,
         question_words,
         row,
     )
@@ -346,7 +346,7 @@ def _known(asked: Asked, context: Context) -> Arrays:
 
 
 def _filled(array: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
-    """With 0 behind the end."""
+    """Padded with 0 at the end."""
     found = np.zeros((size, *array.shape[1:]), array.dtype)
     found[: len(array)] = array
     return found

@@ -197,7 +197,7 @@ class TextGeneration(StreamingTask):
         return [TensorSpec(name="ids", datatype="INT64", shape=[-1, -1])]
 
     def outputs(self, context: Context) -> list[TensorSpec]:
-        """`logits` of what comes behind each token [-1, length, tokens]."""
+        """`logits` of the token after each token [-1, length, tokens]."""
         return [
             TensorSpec(
                 name="logits",
@@ -285,7 +285,7 @@ class TextGeneration(StreamingTask):
 
     def same_answer(self, one: Json, other: Json, tolerance: float) -> bool:
         """Whether two answers begin with the same letters: further on rounding may turn a tie, and
-        all behind it.
+        all after it.
         """
         mine, theirs = one["generated_text"], other["generated_text"]
         same = next(
@@ -314,7 +314,7 @@ class TextGeneration(StreamingTask):
         ]
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
-        """`ids`: a passage that ends in [END], 0 behind it [passage]."""
+        """`ids`: a passage that ends in [END], then 0 [passage]."""
         how = context.preprocessing
         tokenizer = _tokenizer(context)
         ids = tokenizer.encode(_text_of(item.data))
@@ -463,8 +463,9 @@ def _tokenizer(context: Context) -> Tokenizer:
 
 
 def _texts(items: Sequence[Item]) -> Iterator[tuple[str, bool]]:
-    """The texts, of whose passages all but the last have a + behind their names, and whether their
-    end is there.
+    """Texts, and whether each has its end: an item whose name ends in + goes on in the next.
+
+    Passages of one text are joined again.
     """
     parts = list[str]()
     for item in items:
@@ -509,12 +510,12 @@ def metrics(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
     tokens = 0
     letters = 0
     for text, ended in _texts(items):
-        told = tokenizer.encode_with_places(text)
-        ids = np.array([*told.ids, *([tokenizer.end] if ended else [])], np.int64)
+        encoded = tokenizer.encode_with_places(text)
+        ids = np.array([*encoded.ids, *([tokenizer.end] if ended else [])], np.int64)
         total += _surprise(run, ids, context.preprocessing.context - 1)
         tokens += max(0, len(ids) - 1)
         letters += len(text) - (
-            told.places[0][1] if told.places else 0
+            encoded.places[0][1] if encoded.places else 0
         )  # nothing says how a text begins
     nats = total / max(1, letters)
     metrics = {

@@ -140,7 +140,7 @@ class Translation(TextTask):
         )
 
     def inputs(self, context: Context) -> list[TensorSpec]:
-        """`ids` of the sentence, 0 behind its end, and for the `search` the beams and the most
+        """`ids` of the sentence, 0 after its end, and for the `search` the beams and the most
         tokens (0: as usual).
         """
         return [
@@ -153,7 +153,7 @@ class Translation(TextTask):
         ]
 
     def outputs(self, context: Context) -> list[TensorSpec]:
-        """`tokens` of the translation, 0 behind its end, its `score`, and where each token looked
+        """`tokens` of the translation, 0 after its end, its `score`, and where each token looked
         in the sentence.
         """
         return [
@@ -255,7 +255,7 @@ class Translation(TextTask):
         return bool(abs(one["score"] - other["score"]) <= 10 * tolerance)
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
-        """`ids`, and `target`: the first translation with [END] behind it [max_length]; both are
+        """`ids`, and `target`: the first translation with [END] at its end [max_length]; both are
         cut.
         """
         length, found = context.preprocessing.max_length, []

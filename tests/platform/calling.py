@@ -126,7 +126,7 @@ def deploy(
 def settled(platform: Platform, name: str) -> bool:
     """Whether a deployment answers with its wanted version, on as many workers as are wanted."""
     row = platform.client.deployment(name)
-    return platform.client._answers(row) and row["ready_replicas"] >= min(
+    return platform.client._is_routed(row) and row["ready_replicas"] >= min(
         row["replicas"], 1
     )
 

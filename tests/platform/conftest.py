@@ -260,7 +260,7 @@ def launch(prepared: Path, tmp_path: Path) -> Iterator[Callable[..., Platform]]:
 def wait_ready(platform: Platform, name: str) -> None:
     """Wait until a deployment answers."""
     client = platform.client
-    until(lambda: client._answers(client.deployment(name)))
+    until(lambda: client._is_routed(client.deployment(name)))
 
 
 @pytest.fixture

@@ -52,8 +52,8 @@ def _refuse_large(size: int, folder: Path, control: Control, written: int = 0) -
     room = shutil.disk_usage(folder).free - control.free_bytes
     if size - written > room:
         raise StorageFull(
-            f"the upload needs {_mib(size)} and the disk has room for "
-            f"{_mib(max(room, 0) + written)}: free some ({_mib(control.free_bytes)} stay free, "
+            f"the disk is full: the upload needs {_mib(size)} and the disk has room for "
+            f"{_mib(max(room, 0) + written)}; free some ({_mib(control.free_bytes)} stay free, "
             "limits.free_bytes)"
         )
 

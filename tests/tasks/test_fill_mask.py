@@ -68,7 +68,7 @@ def test_some_words_may_be_compared(context):
         (
             " ".join([MASK] + ["cat"] * 50 + [MASK]),
             {},
-            "1 of 2 \\[MASK\\] stand behind the",
+            "1 of 2 \\[MASK\\] stand after the",
         ),
         ("", {}, "empty"),
         (MASK, {"top_k": 0}, "top_k is a whole number"),

@@ -94,7 +94,7 @@ def features(hog: "Hog", pictures: Array) -> Array:
 
     with torch.inference_mode():
         rows = [
-            hog(torch.from_numpy(np.ascontiguousarray(pictures[at : at + BATCH])))
+            hog(torch.from_numpy(np.array(pictures[at : at + BATCH])))
             for at in range(0, len(pictures), BATCH)
         ]
         return np.asarray(torch.cat(rows))

@@ -22,7 +22,7 @@ from modelmill.protocols.app import App
 from modelmill.protocols.base import STATUS
 from modelmill.protocols.v2.grpc import serve as serve_grpc
 from modelmill.protocols.v2.grpc.server import GrpcServer
-from modelmill.serve.gateway import Gateway, Operate
+from modelmill.serve.gateway import Gateway, Operator
 from modelmill.serve.gossip import Gossip
 from modelmill.serve.tracing import Tracing
 from modelmill.settings import Settings
@@ -66,8 +66,8 @@ async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
         shared_memory=settings.shared_memory,
         public_reflection=settings.public_reflection,
         tracing=Tracing.from_settings(settings),
+        operator=operator_of(stores),
     )
-    gateway.operate = operator_of(gateway, stores)
     budget = body_budget(settings.limits, settings.gateways)
     app = App(gateway, _admin(gateway, stores), settings.invocations, budget)
     server = _http_server(settings, app)
@@ -192,13 +192,15 @@ def embedder_of(gateway: Gateway) -> Embed:
     return embed
 
 
-def operator_of(gateway: Gateway, stores: Stores) -> Operate:
-    """A function that loads or unloads a deployment and returns when this gateway sees it done.
+def operator_of(stores: Stores) -> Operator:
+    """A function that loads or unloads a deployment and returns when the gateway sees it done.
 
     It raises `MillError` when the deployment can't be served, `Unavailable` after `LOAD_SECONDS`.
     """
 
-    async def operate(caller: KeyInfo, name: str, loaded: bool) -> None:
+    async def operate(
+        gateway: Gateway, caller: KeyInfo, name: str, loaded: bool
+    ) -> None:
         def write() -> None:
             with stores.database.session() as session:
                 number = project_id(session, caller.project)
@@ -208,16 +210,19 @@ def operator_of(gateway: Gateway, stores: Stores) -> Operate:
         gateway.tell_of_change()
         deadline = time.monotonic() + LOAD_SECONDS
         while time.monotonic() < deadline:
-            route = gateway.route(caller, name)
-            if route.error and loaded:
-                raise MillError(f"'{name}' can't be served: {route.error}")
-            if (
-                (route.ready and gateway.connected(route))
-                if loaded
-                else not route.loaded
-            ):
+            if _is_done(gateway, caller, name, loaded):
                 return
             await asyncio.sleep(POLL_SECONDS)
         raise Unavailable(f"'{name}' is still loading", retry_after=1)
 
     return operate
+
+
+def _is_done(gateway: Gateway, caller: KeyInfo, name: str, loaded: bool) -> bool:
+    """Whether a deployment answers, or no longer does; raises `MillError` where it can't."""
+    route = gateway.route(caller, name)
+    if not loaded:
+        return not route.loaded
+    if route.error:
+        raise MillError(f"'{name}' can't be served: {route.error}")
+    return route.ready and gateway.connected(route)

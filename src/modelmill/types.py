@@ -1,6 +1,7 @@
 """The nouns that all packages share: frozen structs that cross processes as JSON or MessagePack."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -220,9 +221,9 @@ class ServedVersion(Struct, frozen=True, kw_only=True):
     grows: bool = False
 
 
-Usage = dict[str, int | float]
+Usage = Mapping[str, int | float]
 """What a call used beside being one request, by unit: `prompt_tokens` and `completion_tokens`,
-`pixels`, `audio_seconds`, `compute_seconds`.
+`pixels`, `audio_seconds`, `compute_seconds`. To be read: answers of one batch may share it.
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from modelmill.protocols.app import App
-from modelmill.serve.gateway import Gateway
+from modelmill.serve.gateway import Gateway, Operator
 from modelmill.settings import Limits
 from modelmill.types import (
     KeyInfo,
@@ -90,9 +90,9 @@ class Door:
         "other-key": ("other", "user"),
     }
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, operator: Operator | None = None, **limits: Any) -> None:
         self.runner = asyncio.Runner()
-        self.gateway = Gateway(Limits(**limits))
+        self.gateway = Gateway(Limits(**limits), operator=operator)
         self.app = App(self.gateway, nobody)
 
     def update(self, *routes: ServedVersion) -> None:

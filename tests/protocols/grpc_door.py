@@ -17,7 +17,7 @@ import numpy as np
 
 from modelmill.protocols.v2.grpc import serve
 from modelmill.protocols.v2.grpc.messages import message, pool
-from modelmill.serve.gateway import Gateway
+from modelmill.serve.gateway import Gateway, Operator
 from modelmill.settings import Limits
 from modelmill.types import ServedVersion
 from tests.helpers.gateways import Door, a_snapshot
@@ -34,12 +34,14 @@ OPTIONS = [
 class GrpcDoor:
     """A gateway with a gRPC server, driven from synchronous tests."""
 
-    def __init__(self, tls: Any = None, **limits: Any) -> None:
+    def __init__(
+        self, tls: Any = None, operator: Operator | None = None, **limits: Any
+    ) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         self._workers: list[FakeWorker] = []
-        self.gateway = Gateway(Limits(**limits))
+        self.gateway = Gateway(Limits(**limits), operator=operator)
         self.update()
         self.server = self.run(serve(self.gateway, ("127.0.0.1", 0), tls))
         self.address = f"127.0.0.1:{self.server.port}"

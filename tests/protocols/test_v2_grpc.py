@@ -413,13 +413,14 @@ def test_only_what_is_served_is_ready(client):
     assert refused(error, StatusCode.NOT_FOUND, "serves version 1, not 9")
 
 
-def test_models_are_loaded_and_unloaded_by_admins_only(client, door, monkeypatch):
+def test_models_are_loaded_and_unloaded_by_admins_only():
     done = []
 
-    async def operate(caller, name, load):
+    async def operate(gateway, caller, name, load):
         done.append((caller.role, name, load))
 
-    monkeypatch.setattr(door.gateway, "operate", operate)
+    door = GrpcDoor(operator=operate)
+    client = Client(door.address)
     client.call("RepositoryModelUnload", {"model_name": "two"})
     client.call("RepositoryModelLoad", {"model_name": "two"})
     assert done == [("admin", "two", False), ("admin", "two", True)]
@@ -437,6 +438,8 @@ def test_models_are_loaded_and_unloaded_by_admins_only(client, door, monkeypatch
         StatusCode.INVALID_ARGUMENT,
         "config",
     )
+    client.close()
+    door.close()
 
 
 def test_settings_are_told_and_changed(client):

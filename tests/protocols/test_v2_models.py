@@ -202,15 +202,16 @@ def test_what_would_answer_is_ready(door, name, status):
     assert door.ask("GET", f"/v2/models/{name}/ready").status == status
 
 
-def test_loading_and_unloading_wait_until_it_is_so(door):
+def test_loading_and_unloading_wait_until_it_is_so():
     done = []
 
-    async def operate(caller, name, loaded):
+    async def operate(gateway, caller, name, loaded):
         if name == "nothing":
             raise NotFound("no such model")
         done.append((caller.project, name, loaded))
 
-    door.gateway.operate = operate
+    door = Door(operate)
+    door.update(a_route("m"))
     for body in (b"", b"{}", b'{"parameters": {}}'):
         reply = door.ask("POST", "/v2/repository/models/m/load", body)
         assert (reply.status, reply.body) == (200, b"")
@@ -228,6 +229,7 @@ def test_loading_and_unloading_wait_until_it_is_so(door):
         ),
         "configuration",
     )
+    door.close()
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])

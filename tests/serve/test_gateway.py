@@ -182,14 +182,13 @@ def test_a_deployment_without_a_model_says_why(changed, says):
 
 @inside
 async def test_a_sleeping_deployment_is_woken_by_a_call_that_waits_for_it(tmp_path):
-    woken, there = [], await worker(tmp_path / "w")
+    there = await worker(tmp_path / "w")
     here = gateway(a_route("digits", asleep=True))
-    here.wake = lambda: woken.append(1)
     caller = here.authorise("mine")
     call = asyncio.create_task(
         here.predict(caller, here.pick(caller, "digits"), "x", data=b"x")
     )
-    await until(lambda: woken)
+    await until(here.urgent.is_set)
     assert not call.done()
     here.update(a_snapshot(a_route("digits", sockets=[there.path]), keys=KEYS))
     assert (await call).data == b"x"

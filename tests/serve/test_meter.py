@@ -7,7 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelmill.serve.meter import BUCKETS, SIZES, Collector, Meter, Series, histogram
+from modelmill.serve.exposition import Collector
+from modelmill.serve.meter import BUCKETS, SIZES, Meter, Series, histogram
 
 DIGITS = ("default", "digits", "digits:1")
 

@@ -54,6 +54,22 @@ def grey(value):
     return png(np.full((2, 2), value))
 
 
+def test_answers_do_not_share_what_a_task_says_of_each(loaded, monkeypatch):
+    worker = loaded(picture_bundle)
+    said = {"pixels": 4}
+    monkeypatch.setattr(type(worker.model.task), "usage", lambda *_: said)
+    one, two = worker.answer(
+        [
+            Call(1, grey(51), [], {}),
+            Call(2, None, [texts_of("image", [grey(1), grey(2), grey(3)])], {}),
+        ]
+    ).answers
+    assert said == {"pixels": 4}
+    assert two.usage["compute_seconds"] == pytest.approx(
+        3 * one.usage["compute_seconds"]
+    )
+
+
 def test_pictures_are_counted_by_their_pixels(loaded):
     rows = [texts_of("image", [grey(1), grey(2), grey(3)])]
     asked = [

@@ -11,6 +11,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -29,9 +30,10 @@ from modelmill.errors import (
 )
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
+from modelmill.serve.exposition import Collector
 from modelmill.serve.flight import Flight, StreamCursor, name_of, version_of
-from modelmill.serve.landed import Landed, Observer, tell_observers
-from modelmill.serve.meter import Collector, Meter, Series
+from modelmill.serve.landed import Observer, refusal, tell_observers
+from modelmill.serve.meter import Meter, Series
 from modelmill.serve.metrics import count_into
 from modelmill.serve.pool import Ask, Pool, PoolLimits
 from modelmill.serve.shadow import copies_to
@@ -47,13 +49,17 @@ REFRESH_SECONDS = 1.0
 KNOWN_HEADERS, HEADER_BYTES = 20_000, 512
 """Headers whose caller is remembered, and how long each may be."""
 
-Operate = Callable[[KeyInfo, str, bool], Awaitable[None]]
-"""Load (True) or unload a deployment and wait until it is so; raises `MillError`."""
+Operator = Callable[["Gateway", KeyInfo, str, bool], Awaitable[None]]
+"""Loads (True) or unloads a deployment and waits until the gateway sees it so; raises
+`MillError`.
+"""
+Place = tuple[str, str, str]
+"""Where a pool is: project, deployment, and `main` or the version."""
 
 
 class Gateway:
     """Answers predictions from a snapshot held in memory, and tells the `observers` of each call
-    that is over.
+    that is over. Models are loaded and unloaded by its `operator`.
     """
 
     def __init__(
@@ -65,28 +71,26 @@ class Gateway:
         public_reflection: bool = False,
         tracing: Tracing | None = None,
         observers: Sequence[Observer] = (),
+        operator: Operator | None = None,
     ) -> None:
         self.limits = limits
         self.meter = Meter()
         self.draining = False
         self.healthy = True
-        self.operate: Operate | None = None
         self.shared_memory = shared_memory
         self.public_reflection = public_reflection
         self.trace_settings: dict[str, Json] = {}
         """Those changed over v2, by `project/deployment`; the server's by an empty name."""
         self.log_settings: Json = {}
         self.tracing = tracing
-        self.observers: tuple[Observer, ...] = (
-            count_into(self.meter),
-            *([trace_call] if tracing else []),
-            copies_to(self._shadows),
-            *observers,
-        )
-        self.hung: set[str] = set()
-        self.wake: Callable[[], None] = lambda: None
-        self.changed = False
+        self.observers = self._all_observers(observers)
         self.stale = asyncio.Event()
+        """Set when the snapshot is to be read again now."""
+        self.urgent = asyncio.Event()
+        """Set when there is news that the supervisor should hear at once."""
+        self._operator = operator
+        self._hung: set[str] = set()
+        self._changed = False
         self._rates = Rates(gateways)
         self._pool_limits = PoolLimits(
             limits.queue, limits.queue_bytes, limits.hang_seconds
@@ -94,7 +98,15 @@ class Gateway:
         self._snapshot: Snapshot | None = None
         self._visible: dict[str, dict[str, ServedVersion]] = {}
         self._callers: OrderedDict[bytes, KeyInfo] = OrderedDict()
-        self._pools: dict[tuple[str, str, str], Pool] = {}
+        self._pools: dict[Place, Pool] = {}
+
+    def _all_observers(self, more: Sequence[Observer]) -> tuple[Observer, ...]:
+        return (
+            count_into(self.meter),
+            *([trace_call] if self.tracing else []),
+            copies_to(self._shadows),
+            *more,
+        )
 
     @property
     def ready(self) -> bool:
@@ -121,31 +133,29 @@ class Gateway:
             self._rates.keep(set(snapshot.keys))
         self._snapshot = snapshot
         self._visible = {}
-        wanted: set[tuple[str, str, str]] = set()
         for route in snapshot.routes.values():
             self._visible.setdefault(route.project, {})[route.deployment] = route
+        self._follow_all(snapshot.routes.values())
+        self.meter.forget(
+            {(route.project, route.deployment) for route in snapshot.routes.values()}
+        )
+
+    def _follow_all(self, routes: Iterable[ServedVersion]) -> None:
+        """A pool for each version there is; those of others hand over what waits, and close."""
+        wanted: set[Place] = set()
+        for route in routes:
             wanted.add(self._follow(route, "main"))
             for other in route.others:
                 wanted.add(self._follow(other, version_of(other)))
         for place in self._pools.keys() - wanted:
             pool = self._pools.pop(place)
-            pool.close(
-                None if pool.shadow else self._pools.get((place[0], place[1], "main"))
-            )
-        self.meter.forget(
-            {(route.project, route.deployment) for route in snapshot.routes.values()}
-        )
+            heir = self._pools.get((place[0], place[1], "main"))
+            pool.close(None if pool.shadow else heir)
 
-    def _follow(self, route: ServedVersion, slot: str) -> tuple[str, str, str]:
+    def _follow(self, route: ServedVersion, slot: str) -> Place:
         """The pool of a route is as the route says; returns its place."""
         place = (route.project, route.deployment, slot)
-        rows = route.batch or self.limits.batch
-        batch = BatchLimits(
-            min(self.limits.batch, rows), rows, self.limits.body_bytes, route.max_wait
-        )
-        if route.grows:  # each call goes as soon as there is room for it
-            batch = BatchLimits(1, 1, self.limits.body_bytes, 0.0)
-        series = self.meter.series(name_of(route))
+        batch, series = self._batch(route), self.meter.series(name_of(route))
         pool = self._pools.get(place)
         if pool is None:
             pool = self._pools[place] = Pool(
@@ -154,7 +164,7 @@ class Gateway:
                 self._pool_limits,
                 series,
                 on_hang=self._report_hung,
-                on_idle_call=lambda: self.wake(),
+                on_idle_call=self.urgent.set,
             )
         pool.batch = batch
         pool.series = series
@@ -163,9 +173,26 @@ class Gateway:
         pool.follow(route.sockets, version_of(route))
         return place
 
+    def _batch(self, route: ServedVersion) -> BatchLimits:
+        """What a batch of a version may hold."""
+        limits = self.limits
+        if route.grows:  # each call goes as soon as there is room for it
+            return BatchLimits(1, 1, limits.body_bytes, 0.0)
+        rows = route.batch or limits.batch
+        most = min(limits.batch, rows)
+        return BatchLimits(most, rows, limits.body_bytes, route.max_wait)
+
     def _report_hung(self, path: str) -> None:
-        self.hung.add(path)
-        self.wake()
+        self._hung.add(path)
+        self.urgent.set()
+
+    def take_news(self) -> tuple[list[str], bool]:
+        """Sockets of workers that hang, and whether the database was changed, since the last
+        time.
+        """
+        hung, changed = list(self._hung), self._changed
+        self._hung, self._changed = set(), False
+        return hung, changed
 
     def routes(self, caller: KeyInfo) -> dict[str, ServedVersion]:
         """The deployments that the caller can see, by name."""
@@ -225,8 +252,8 @@ class Gateway:
         """The counters of this version, all gateways together."""
         return self.meter.total(name_of(route))
 
-    def pools(self) -> Iterator[tuple[tuple[str, str, str], Pool]]:
-        """Every pool with its place: project, deployment, and `main` or the version."""
+    def pools(self) -> Iterator[tuple[Place, Pool]]:
+        """Every pool with its place."""
         return iter(self._pools.items())
 
     # ---- who may
@@ -261,14 +288,26 @@ class Gateway:
         """Something was written into the database: this gateway, the others and the supervisor look
         now.
         """
-        self.changed = True
+        self._changed = True
         self.stale.set()
-        self.wake()
+        self.urgent.set()
 
     def require_admin(self, caller: KeyInfo) -> None:
         """Raises `Forbidden` unless the key may administer."""
         if caller.role != "admin":
             raise Forbidden("this needs an admin key")
+
+    async def operate(self, caller: KeyInfo, name: str, loaded: bool) -> None:
+        """Load or unload a deployment and wait until it is so; raises `Forbidden`, `NotFound`,
+        `Unavailable`.
+        """
+        self.require_admin(caller)
+        if self._operator is None:
+            self.route(caller, name)
+            raise Unavailable(
+                "this gateway can't load or unload models: nothing runs workers for it"
+            )
+        await self._operator(self, caller, name, loaded)
 
     # ---- predictions
 
@@ -402,21 +441,7 @@ class Gateway:
                 parameters = _seeded(data, parameters, ask)
             pending = pool.submit(data, tensors, parameters, ask)
         except MillError as error:
-            refused = Landed(
-                caller,
-                route,
-                "",
-                protocol,
-                ask,
-                None,
-                None,
-                error,
-                {},
-                started,
-                0.0,
-                time.monotonic(),
-                series,
-            )
+            refused = refusal(caller, route, protocol, ask, error, started, series)
             tell_observers(self.observers, refused)
             raise
         return Flight(
@@ -434,17 +459,8 @@ class Gateway:
 
     def refuse_unservable(self, route: ServedVersion) -> None:
         """Raises `Unavailable` for a deployment that has no model to answer with."""
-        if not route.loaded:
-            raise Unavailable(
-                f"'{route.deployment}' is unloaded; load it first", retry_after=10
-            )
-        if not route.ready:
-            if route.error:
-                raise Unavailable(
-                    f"'{route.deployment}' can't be served: {route.error}",
-                    retry_after=10,
-                )
-            raise Unavailable(f"'{route.deployment}' is loading", retry_after=1)
+        if not (route.loaded and route.ready):
+            raise _unservable(route)
 
     def _pool(self, route: ServedVersion) -> Pool:
         place = (route.project, route.deployment, version_of(route))
@@ -469,21 +485,14 @@ class Gateway:
         return generate_latest(registry)
 
     def _gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
-        for (project, deployment, slot), pool in self._pools.items():
-            labels = {"project": project, "deployment": deployment, "slot": slot}
-            yield (
-                "modelmill_pending_requests",
-                "waiting or being answered",
-                labels,
-                pool.pending,
-            )
-            yield "modelmill_ready_workers", "connected workers", labels, pool.connected
-            yield (
-                "modelmill_busy_workers",
-                "workers that hold a batch",
-                labels,
-                pool.busy,
-            )
+        for place, pool in self._pools.items():
+            labels = dict(zip(("project", "deployment", "slot"), place, strict=True))
+            for name, text, value in (
+                ("pending_requests", "waiting or being answered", pool.pending),
+                ("ready_workers", "connected workers", pool.connected),
+                ("busy_workers", "workers that hold a batch", pool.busy),
+            ):
+                yield f"modelmill_{name}", text, labels, value
 
     async def follow(
         self,
@@ -496,12 +505,7 @@ class Gateway:
         while True:
             self.stale.clear()
             try:
-                known = self._snapshot
-                snapshot, self.healthy = await asyncio.to_thread(
-                    lambda: (load(known), healthy())  # noqa: B023
-                )
-                if snapshot is not None or known is not None:
-                    self.update(snapshot or known)  # type: ignore[arg-type]
+                await self._refresh(load, healthy)
             except MillError as error:
                 log.warning("the snapshot could not be refreshed: %s", error)
             except Exception:
@@ -511,6 +515,28 @@ class Gateway:
                 pool.watch(now)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stale.wait(), REFRESH_SECONDS)
+
+    async def _refresh(
+        self,
+        load: Callable[[Snapshot | None], Snapshot | None],
+        healthy: Callable[[], bool],
+    ) -> None:
+        """Take over a newer snapshot where there is one, else the same again."""
+        known = self._snapshot
+        snapshot, self.healthy = await asyncio.to_thread(
+            lambda: (load(known), healthy())
+        )
+        if (latest := snapshot or known) is not None:
+            self.update(latest)
+
+
+def _unservable(route: ServedVersion) -> Unavailable:
+    name = route.deployment
+    if not route.loaded:
+        return Unavailable(f"'{name}' is unloaded; load it first", retry_after=10)
+    if route.error:
+        return Unavailable(f"'{name}' can't be served: {route.error}", retry_after=10)
+    return Unavailable(f"'{name}' is loading", retry_after=1)
 
 
 def _seeded(

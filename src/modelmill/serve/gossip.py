@@ -113,27 +113,30 @@ class Gossip:
         self._sent: dict[Name, tuple[int, int]] = {}
         self._used: dict[Use, int | float] = {}
         self._all_at = 0.0
-        self._wake = asyncio.Event()
-        gateway.wake = self._wake.set
 
     async def run(self) -> None:
         """Tell and listen until cancelled."""
-        asyncio.get_running_loop().add_reader(self._ear.socket.fileno(), self._listen)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._ear.socket.fileno(), self._listen)
+        urgent = self._gateway.urgent
         try:
             while True:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), TELL_SECONDS)
-                self._wake.clear()
-                for number, news in enumerate(self._portions()):
-                    if number:
-                        await asyncio.sleep(PAUSE_SECONDS)
-                    self._ear.tell(news)
-                await asyncio.sleep(
-                    TELL_SECONDS / 10
-                )  # also when calls for sleeping models come one after another
+                    await asyncio.wait_for(urgent.wait(), TELL_SECONDS)
+                urgent.clear()
+                await self._tell()
+                # Also when calls for sleeping models come one after another
+                await asyncio.sleep(TELL_SECONDS / 10)
         finally:
-            asyncio.get_running_loop().remove_reader(self._ear.socket.fileno())
+            loop.remove_reader(self._ear.socket.fileno())
             self._ear.close()
+
+    async def _tell(self) -> None:
+        """All that is new, datagram by datagram."""
+        for number, news in enumerate(self._portions()):
+            if number:
+                await asyncio.sleep(PAUSE_SECONDS)
+            self._ear.tell(news)
 
     def _listen(self) -> None:
         for news in self._ear.news():
@@ -145,48 +148,53 @@ class Gossip:
         """What is new since the last time, in datagrams; now and then all, for those who missed
         some.
         """
-        meter, now = self._gateway.meter, time.monotonic()
+        now = time.monotonic()
         if now - self._all_at > ALL_SECONDS:
             self._sent = {}
             self._used = {}
             self._all_at = now
-        fresh = {}
-        for name, series in meter.own.items():
-            mark = (series.success + series.failure + series.rejected, series.batches)
-            if self._sent.get(name) != mark and any(mark):
-                self._sent[name] = mark
-                fresh[name] = series
-        uses = [use for use in meter.uses().items() if self._used.get(use[0]) != use[1]]
-        self._used.update(uses)
-        load = [
-            Load(
-                *place,
-                pool.waiting,
-                pool.oldest(now),
-                pool.busy,
-                pool.connected,
-                now - pool.last_call,
-            )
-            for place, pool in self._gateway.pools()
-            if pool.connected or pool.waiting
-        ]
-        hung, self._gateway.hung = list(self._gateway.hung), set()
-        changed, self._gateway.changed = self._gateway.changed, False
         every = zip_longest(
-            batched(fresh.items(), PORTION),
-            batched(load, PORTION),
-            batched(uses, USES),
+            batched(self._fresh_series(), PORTION),
+            batched(self._load(now), PORTION),
+            batched(self._fresh_uses(), USES),
             fillvalue=(),
         )
         portions = [
-            News(self._ear.name, dict(some), list(loads), [], dict(used))
-            for some, loads, used in every
+            News(self._ear.name, dict(series), list(load), [], dict(uses))
+            for series, load, uses in every
         ]
         first = portions[0] if portions else News(self._ear.name, {}, [], [])
-        return [
-            msgspec.structs.replace(first, hung=hung, changed=changed),
-            *portions[1:],
-        ]
+        hung, changed = self._gateway.take_news()
+        first = msgspec.structs.replace(first, hung=hung, changed=changed)
+        return [first, *portions[1:]]
+
+    def _fresh_series(self) -> Iterator[tuple[Name, Series]]:
+        """What has counted anything since it was last sent."""
+        for name, series in self._gateway.meter.own.items():
+            mark = (series.success + series.failure + series.rejected, series.batches)
+            if self._sent.get(name) != mark and any(mark):
+                self._sent[name] = mark
+                yield name, series
+
+    def _fresh_uses(self) -> Iterator[tuple[Use, int | float]]:
+        """What keys have used of since it was last sent."""
+        for use, amount in self._gateway.meter.uses().items():
+            if self._used.get(use) != amount:
+                self._used[use] = amount
+                yield use, amount
+
+    def _load(self, now: float) -> Iterator[Load]:
+        """How the queues stand that have calls or workers."""
+        for place, pool in self._gateway.pools():
+            if pool.connected or pool.waiting:
+                yield Load(
+                    *place,
+                    pool.waiting,
+                    pool.oldest(now),
+                    pool.busy,
+                    pool.connected,
+                    now - pool.last_call,
+                )
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -6,6 +6,7 @@ for anything. One that raises is logged; the answer goes out all the same.
 """
 
 import logging
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -43,6 +44,33 @@ class Landed(msgspec.Struct, frozen=True, gc=False):
     sent: float
     ended: float
     series: Series | None
+
+
+def refusal(
+    caller: KeyInfo,
+    picked: ServedVersion,
+    protocol: str,
+    ask: Ask,
+    error: MillError,
+    started: float,
+    series: Series | None,
+) -> Landed:
+    """A call that was refused before it was queued, now."""
+    return Landed(
+        caller,
+        picked,
+        "",
+        protocol,
+        ask,
+        None,
+        None,
+        error,
+        {},
+        started,
+        0.0,
+        time.monotonic(),
+        series,
+    )
 
 
 Observer = Callable[[Landed], None]

@@ -1,4 +1,4 @@
-"""What was asked and answered: plain counters on the hot path, Prometheus text when somebody looks.
+"""What was asked and answered, as plain counters on the hot path (see `exposition` for metrics).
 
 Every gateway tells the others what it has counted (see `gossip`), so that each can answer for all
 of them.
@@ -6,17 +6,8 @@ of them.
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
 
 import msgspec
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-
-from modelmill.types import KeyInfo, Usage
 
 BUCKETS = (
     0.0005,
@@ -153,6 +144,8 @@ Name = tuple[str, str, str]
 """Project, deployment and version (`model:number`)."""
 Use = tuple[str, str, str, str]
 """Project, key, deployment, and the unit of what was used: `requests`, or one of `types.Usage`."""
+Account = dict[str, int | float]
+"""What was used so far, by unit."""
 
 
 class Meter:
@@ -161,7 +154,7 @@ class Meter:
     def __init__(self) -> None:
         self.own: dict[Name, Series] = {}
         self.others: dict[str, dict[Name, Series]] = {}
-        self.usage: dict[tuple[str, str, str], Usage] = {}
+        self.usage: dict[tuple[str, str, str], Account] = {}
         self._usages: dict[str, dict[Use, int | float]] = {}
 
     def series(self, name: Name) -> Series:
@@ -190,7 +183,7 @@ class Meter:
         self.others.setdefault(gateway, {}).update(news)
         self._usages.setdefault(gateway, {}).update(usage)
 
-    def usage_of(self, project: str, key: str, deployment: str) -> Usage:
+    def usage_of(self, project: str, key: str, deployment: str) -> Account:
         """What a key has used of a deployment over this gateway, to be added to."""
         payer = (project, key, deployment)
         found = self.usage.get(payer)
@@ -221,168 +214,11 @@ class Meter:
         for series in (self.own, *self.others.values()):
             for name in [name for name in series if name[:2] not in known]:
                 del series[name]
+        self._forget_usage(known)
+
+    def _forget_usage(self, known: set[tuple[str, str]]) -> None:
         for payer in [one for one in self.usage if (one[0], one[2]) not in known]:
             del self.usage[payer]
         for usage in self._usages.values():
             for use in [use for use in usage if (use[0], use[2]) not in known]:
                 del usage[use]
-
-
-class Collector:
-    """The meter as Prometheus metrics; `gauges` yields (metric name, help, labels, value).
-
-    With a `reader`, only the series of its project, and of its keys the use of the reader alone.
-    """
-
-    def __init__(
-        self,
-        meter: Meter,
-        gauges: Iterable[tuple[str, str, dict[str, str], float]],
-        reader: KeyInfo | None = None,
-    ) -> None:
-        self._meter = meter
-        self._gauges = gauges
-        self._reader = reader
-
-    def collect(self) -> Iterator[Metric]:
-        """All families, in the meaning of Triton's metrics where it has them."""
-        labels = ["project", "deployment", "version"]
-        requests = CounterMetricFamily(
-            "modelmill_requests", "predictions", labels=[*labels, "protocol", "outcome"]
-        )
-        rejected = CounterMetricFamily(
-            "modelmill_rejected_requests", "refused: the queue was full", labels=labels
-        )
-        rows = CounterMetricFamily(
-            "modelmill_rows", "rows that models ran", labels=labels
-        )
-        batches = CounterMetricFamily(
-            "modelmill_batches", "batches that workers answered", labels=labels
-        )
-        shadows = CounterMetricFamily(
-            "modelmill_shadow_answers", "copies answered by a shadow", labels=labels
-        )
-        differ = CounterMetricFamily(
-            "modelmill_shadow_disagreements",
-            "of them, other than the answer",
-            labels=labels,
-        )
-        histograms = {
-            "latency": HistogramMetricFamily(
-                "modelmill_request_seconds", "from arrival to answer", labels=labels
-            ),
-            "queue": HistogramMetricFamily(
-                "modelmill_queue_seconds", "from arrival to dispatch", labels=labels
-            ),
-            "compute": HistogramMetricFamily(
-                "modelmill_compute_seconds", "of the call's batch", labels=labels
-            ),
-            "sizes": HistogramMetricFamily(
-                "modelmill_batch_rows", "rows of a batch", labels=labels
-            ),
-            "first_token": HistogramMetricFamily(
-                "modelmill_first_token_seconds",
-                "from arrival to a stream's first token",
-                labels=labels,
-            ),
-            "next_token": HistogramMetricFamily(
-                "modelmill_next_token_seconds",
-                "between the tokens of a stream",
-                labels=labels,
-            ),
-        }
-        tokens = CounterMetricFamily(
-            "modelmill_tokens", "read and written", labels=[*labels, "kind"]
-        )
-        for name in sorted(self._meter.names()):
-            if not self._may_read(name[0]):
-                continue
-            series = self._meter.total(name)
-            where = list(name)
-            for (protocol, outcome), count in series.requests.items():
-                requests.add_metric([*where, protocol, outcome], count)
-            rejected.add_metric(where, series.rejected)
-            rows.add_metric(where, series.rows)
-            batches.add_metric(where, series.batches)
-            if series.shadow_answers:
-                shadows.add_metric(where, series.shadow_answers)
-                differ.add_metric(where, series.shadow_disagreements)
-            if series.prompt_tokens:
-                tokens.add_metric([*where, "prompt"], series.prompt_tokens)
-                tokens.add_metric([*where, "completion"], series.completion_tokens)
-            for kind, family in histograms.items():
-                found: Histogram = getattr(series, kind)
-                if kind.endswith("_token") and not found.count:
-                    continue
-                family.add_metric(
-                    where,
-                    _cumulated(found, SIZES if kind == "sizes" else BUCKETS),
-                    found.sum,
-                )
-        yield from (
-            requests,
-            rejected,
-            rows,
-            batches,
-            shadows,
-            differ,
-            tokens,
-            *histograms.values(),
-        )
-        yield from self._used()
-        yield from self._shown()
-
-    def _used(self) -> Iterator[Metric]:
-        usage = CounterMetricFamily(
-            "modelmill_usage",
-            "answered requests of a key",
-            labels=["project", "key", "deployment"],
-        )
-        tokens = CounterMetricFamily(
-            "modelmill_usage_tokens",
-            "tokens of a key's requests",
-            labels=["project", "key", "deployment", "kind"],
-        )
-        units = CounterMetricFamily(
-            "modelmill_usage_units",
-            "what a key's answered requests used otherwise",
-            labels=["project", "key", "deployment", "unit"],
-        )
-        for (*where, unit), count in self._meter.used().items():
-            if not self._may_read(where[0], where[1]):
-                continue
-            if unit == "requests":
-                usage.add_metric(where, count)
-            elif unit in ("prompt_tokens", "completion_tokens"):
-                tokens.add_metric([*where, unit.removesuffix("_tokens")], count)
-            else:
-                units.add_metric([*where, unit], count)
-        yield from (usage, tokens, units)
-
-    def _may_read(self, project: str, key: str | None = None) -> bool:
-        """Whether the reader is told of a project, or of a key's use in it."""
-        reader = self._reader
-        if reader is None:
-            return True
-        return project == reader.project and key in (None, reader.name)
-
-    def _shown(self) -> Iterator[Metric]:
-        families: dict[str, GaugeMetricFamily] = {}
-        for name, text, labels, value in self._gauges:
-            if not self._may_read(labels["project"]):
-                continue
-            family = families.setdefault(
-                name, GaugeMetricFamily(name, text, labels=list(labels))
-            )
-            family.add_metric(list(labels.values()), value)
-        yield from families.values()
-
-
-def _cumulated(found: Histogram, edges: tuple[float, ...]) -> list[tuple[str, float]]:
-    pairs, total = [], 0
-    for edge, count in zip(
-        (*map(float, edges), float("inf")), found.counts, strict=True
-    ):
-        total += count
-        pairs.append(("+Inf" if edge == float("inf") else str(edge), float(total)))
-    return pairs

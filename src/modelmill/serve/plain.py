@@ -8,8 +8,7 @@ import numpy as np
 
 from modelmill.engines.base import NUMPY, Arrays
 from modelmill.serve.tensors import DATATYPES
-from modelmill.serve.wire import Answer, Call, Tensor
-from modelmill.types import Usage
+from modelmill.serve.wire import Call, Tensor
 
 
 def stacked(calls: Sequence[Call]) -> Arrays | None:
@@ -42,9 +41,9 @@ def stacked(calls: Sequence[Call]) -> Arrays | None:
     }
 
 
-def apart(calls: Sequence[Call], outputs: Arrays, usage: Usage) -> list[Answer] | None:
-    """An answer for each call from the outputs of all, each with this usage, or None when their
-    rows can't be told apart.
+def apart(calls: Sequence[Call], outputs: Arrays) -> list[list[Tensor]] | None:
+    """The tensors of each call from the outputs of all, or None when their rows can't be told
+    apart.
     """
     rows, count = calls[0].tensors[0].shape[0], len(calls)
     columns: list[tuple[str, str, list[int], bytes, int]] = []
@@ -60,10 +59,7 @@ def apart(calls: Sequence[Call], outputs: Arrays, usage: Usage) -> list[Answer] 
                 array.nbytes // count,
             )
         )
-    return [
-        Answer(call.id, tensors=[_cut(at, *column) for column in columns], usage=usage)
-        for at, call in enumerate(calls)
-    ]
+    return [[_cut(at, *column) for column in columns] for at in range(count)]
 
 
 def _cut(

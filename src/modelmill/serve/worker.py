@@ -53,14 +53,17 @@ BATCHES = 2
 
 
 class Item:
-    """A decoded call: its arrays, and its checked parameters where its rows were raw task input."""
+    """A decoded call: its arrays, and its checked parameters where its rows were raw task input;
+    later what it has used.
+    """
 
-    __slots__ = ("arrays", "parameters", "rows")
+    __slots__ = ("arrays", "parameters", "rows", "usage")
 
     def __init__(self, arrays: Arrays, parameters: Struct | None) -> None:
         self.arrays = arrays
         self.parameters = parameters
         self.rows = len(next(iter(arrays.values())))
+        self.usage: dict[str, int | float] = {}
 
 
 class Worker:
@@ -85,32 +88,15 @@ class Worker:
         started = time.perf_counter()
         if (batch := self._answer_plain(calls, started)) is not None:
             return batch
-        raw = sum(call.data is not None for call in calls)
-        decode = self._pool.map if self._pool and raw > 1 else map
-        items: list[Item | MillError] = list(decode(self._decode, calls))
+        items = self._decode_all(calls)
         decoded = time.perf_counter()
-        results: list[Arrays | MillError] = [
-            item if isinstance(item, MillError) else {} for item in items
-        ]
-        run = 0.0
-        for rows in _alike(items):
-            with self._running:
-                began = time.perf_counter()
-                group = [items[row] for row in rows]
-                outputs = self._run(group)  # type: ignore[arg-type]
-                for row, result in zip(rows, outputs, strict=True):
-                    results[row] = result
-                run += time.perf_counter() - began
+        results, run = self._run_all(items)
         ran = time.perf_counter()
         answers = [
             self._encode(*three) for three in zip(calls, items, results, strict=True)
         ]
-        count = sum(item.rows for item in items if isinstance(item, Item))
         encoded = time.perf_counter()
-        for item, answer in zip(items, answers, strict=True):
-            if isinstance(item, Item) and not answer.code:
-                share = item.rows / max(1, count)
-                answer.usage["compute_seconds"] = (encoded - started) * share
+        count = _share(encoded - started, items)
         return Batch(answers, count, decoded - started, run, encoded - ran)
 
     def _answer_plain(self, calls: Sequence[Call], started: float) -> Batch | None:
@@ -126,39 +112,50 @@ class Worker:
                 begun = time.perf_counter()
                 outputs = self._sliced(arrays)
             ran = time.perf_counter()
-            usage: Usage = {}
-            answers = apart(calls, outputs, usage)
+            cut = apart(calls, outputs)
         except BaseException as error:
             reraise_exit(error)
             return None  # the long way finds out which call it is
-        if answers is None:
+        if cut is None:
             return None
         count = len(next(iter(arrays.values())))
         encoded = time.perf_counter()
-        usage["compute_seconds"] = (encoded - started) / len(calls)
+        usage: Usage = {"compute_seconds": (encoded - started) / len(calls)}
+        answers = [
+            Answer(call.id, tensors=tensors, usage=usage)
+            for call, tensors in zip(calls, cut, strict=True)
+        ]
         return Batch(answers, count, decoded - started, ran - begun, encoded - ran)
+
+    def _decode_all(self, calls: Sequence[Call]) -> list[Item | MillError]:
+        """Every call decoded; several raw ones beside one another."""
+        raw = sum(call.data is not None for call in calls)
+        decode = self._pool.map if self._pool and raw > 1 else map
+        return list(decode(self._decode, calls))
 
     def _decode(self, call: Call) -> Item | MillError:
         """Arrays with a batch axis, or the reason why there are none."""
         try:
-            if call.data is not None:
-                how = self.model.parameters(call.parameters)
-                decoded = self._decode_raw(call.data, how)
-                return Item({name: array[None] for name, array in decoded.items()}, how)
-            if len(call.tensors) == 1 and self._is_raw(call):
-                how = self.model.parameters(call.parameters)
-                return self._decode_rows(elements_of(call.tensors[0]), how)
-            if not call.tensors:
-                return InvalidInput("the call brings neither an input nor tensors")
-            return Item(
-                {tensor.name: array_of(tensor) for tensor in call.tensors}, None
-            )
+            return self._item(call)
         except MillError as error:
             return error
         except BaseException as error:
             reraise_exit(error)
             log.exception("decoding failed")
             return ModelFailed("the input could not be decoded")
+
+    def _item(self, call: Call) -> Item:
+        """A call's raw input or rows decoded, or its tensors as they are; raises `MillError`."""
+        if call.data is not None:
+            how = self.model.parameters(call.parameters)
+            decoded = self._decode_raw(call.data, how)
+            return Item({name: array[None] for name, array in decoded.items()}, how)
+        if len(call.tensors) == 1 and self._is_raw(call):
+            how = self.model.parameters(call.parameters)
+            return self._decode_rows(elements_of(call.tensors[0]), how)
+        if not call.tensors:
+            raise InvalidInput("the call brings neither an input nor tensors")
+        return Item({tensor.name: array_of(tensor) for tensor in call.tensors}, None)
 
     def _is_raw(self, call: Call) -> bool:
         tensor = call.tensors[0]
@@ -169,15 +166,7 @@ class Worker:
         decoded = list(decode(self._decode_raw, rows, repeat(parameters)))
         if not decoded:
             raise InvalidInput("the batch is empty")
-        if (
-            len(
-                {
-                    tuple((name, array.shape) for name, array in sorted(one.items()))
-                    for one in decoded
-                }
-            )
-            > 1
-        ):
+        if len(set(map(_shapes, decoded))) > 1:
             raise InvalidInput(
                 f"this model takes each '{self.kind}' in its own size: send those of one size "
                 "together"
@@ -195,6 +184,23 @@ class Worker:
         except UnicodeDecodeError as error:
             raise InvalidInput("the text is not valid UTF-8") from error
 
+    def _run_all(
+        self, items: Sequence[Item | MillError]
+    ) -> tuple[list[Arrays | MillError], float]:
+        """The outputs of each item, or why there are none, and the seconds that the engine took."""
+        results: list[Arrays | MillError] = [
+            item if isinstance(item, MillError) else {} for item in items
+        ]
+        seconds = 0.0
+        for group in _alike(items):
+            with self._running:
+                began = time.perf_counter()
+                outputs = self._run(list(group.values()))
+                seconds += time.perf_counter() - began
+            for row, result in zip(group, outputs, strict=True):
+                results[row] = result
+        return results, seconds
+
     def _run(self, items: list[Item]) -> Sequence[Arrays | MillError]:
         """One engine run for all; when that fails, each alone, so that only the guilty one is
         refused.
@@ -202,28 +208,15 @@ class Worker:
         if len(items) == 1:
             return [self._run_alone(items[0])]
         try:
-            batch = {
-                name: np.concatenate([item.arrays[name] for item in items])
-                for name in items[0].arrays
-            }
-            outputs = self._sliced(batch)
+            outputs = self._sliced(_concatenated(items))
         except BaseException as error:
             reraise_exit(error)
             return [self._run_alone(item) for item in items]
-        if any(
-            array.shape[:1] != (sum(item.rows for item in items),)
-            for array in outputs.values()
-        ):
-            return [
-                self._run_alone(item) for item in items
-            ]  # its outputs can't be told apart
-        results, at = [], 0
-        for item in items:
-            results.append(
-                {name: array[at : at + item.rows] for name, array in outputs.items()}
-            )
-            at += item.rows
-        return results
+        count = sum(item.rows for item in items)
+        if any(array.shape[:1] != (count,) for array in outputs.values()):
+            # Its outputs can't be told apart
+            return [self._run_alone(item) for item in items]
+        return _divided(items, outputs)
 
     def _run_alone(self, item: Item) -> Arrays | MillError:
         try:
@@ -255,43 +248,40 @@ class Worker:
     def _encode(
         self, call: Call, item: Item | MillError, result: Arrays | MillError
     ) -> Answer:
+        if isinstance(item, MillError):
+            return _failed(call, item)
+        if isinstance(result, MillError):
+            return _failed(call, result)
         try:
-            if isinstance(item, MillError):
-                return _failed(call, item)
-            if isinstance(result, MillError):
-                return _failed(call, result)
-            if call.data is not None:
-                output = self.model.encode(
-                    {n: a[0] for n, a in result.items()}, item.parameters
-                )
-                data = msgspec.json.encode(output)
-                return Answer(call.id, data=data, usage=self._usage(item, result))
-            return Answer(
-                call.id,
-                tensors=[
-                    self._tensor(name, item, result)
-                    for name in call.outputs or _output_names(result)
-                ],
-                usage=self._usage(item, result),
-            )
+            return self._answer(call, item, result)
         except MillError as error:
             return _failed(call, error)
         except BaseException as error:
             reraise_exit(error)
             log.exception("encoding failed")
-            return Answer(
-                call.id,
-                code=ModelFailed.code,
-                message="the model's output could not be encoded",
-            )
+            return _failed(call, ModelFailed("the model's output could not be encoded"))
 
-    def _usage(self, item: Item, result: Arrays) -> Usage:
-        """What an answered call has used but for its time; of tensors that callers made themselves
-        nothing is known.
+    def _answer(self, call: Call, item: Item, result: Arrays) -> Answer:
+        """JSON for raw input, tensors for tensors; raises `MillError`."""
+        if call.data is not None:
+            first = {name: array[0] for name, array in result.items()}
+            output = self.model.encode(first, item.parameters)
+            data = msgspec.json.encode(output)
+            return Answer(call.id, data=data, usage=self._used(item, result))
+        tensors = [
+            self._tensor(name, item, result)
+            for name in call.outputs or _output_names(result)
+        ]
+        return Answer(call.id, tensors=tensors, usage=self._used(item, result))
+
+    def _used(self, item: Item, result: Arrays) -> Usage:
+        """What an answered call has used, without its time; of tensors that callers made
+        themselves nothing is known.
         """
-        if item.parameters is None:
-            return {}
-        return self.model.task.usage(item.arrays, result, self.model.context)
+        if item.parameters is not None:
+            task, context = self.model.task, self.model.context
+            item.usage.update(task.usage(item.arrays, result, context))
+        return item.usage
 
     def _tensor(self, name: str, item: Item, result: Arrays) -> Tensor:
         """An output of the model, or the task's answer where the model has none of that name."""
@@ -338,23 +328,59 @@ def _output_names(result: Arrays) -> list[str]:
     return [name for name in result if not name.startswith(NOTE)]
 
 
-def _alike(items: Sequence[Item | MillError]) -> list[list[int]]:
-    """Rows that can share a batch: same names, types and shapes after the batch axis."""
-    groups: dict[object, list[int]] = {}
-    for row, item in enumerate(items):
+def _shapes(arrays: Arrays) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, array.shape) for name, array in sorted(arrays.items()))
+
+
+def _concatenated(items: Sequence[Item]) -> Arrays:
+    """The rows of all items as one batch."""
+    return {
+        name: np.concatenate([item.arrays[name] for item in items])
+        for name in items[0].arrays
+    }
+
+
+def _divided(items: Sequence[Item], outputs: Arrays) -> list[Arrays]:
+    """The rows of each item from the outputs of all."""
+    results, at = [], 0
+    for item in items:
+        end = at + item.rows
+        results.append({name: array[at:end] for name, array in outputs.items()})
+        at = end
+    return results
+
+
+def _share(seconds: float, items: Sequence[Item | MillError]) -> int:
+    """Note the time of a batch in the usage of its items, by their rows; returns all rows."""
+    decoded = [item for item in items if isinstance(item, Item)]
+    count = sum(item.rows for item in decoded)
+    for item in decoded:
+        item.usage["compute_seconds"] = seconds * (item.rows / max(1, count))
+    return count
+
+
+def _alike(items: Sequence[Item | MillError]) -> list[dict[int, Item]]:
+    """The items that can share a batch, each with its number."""
+    groups: dict[object, dict[int, Item]] = {}
+    for number, item in enumerate(items):
         if isinstance(item, Item):
-            if len(item.arrays) == 1:
-                name, array = next(iter(item.arrays.items()))
-                key: object = (name, array.dtype, array.shape[1:])
-            elif any(len(array) != item.rows for array in item.arrays.values()):
-                key = row  # in a batch its rows would shift those of others
-            else:
-                key = tuple(
-                    (name, array.dtype, array.shape[1:])
-                    for name, array in sorted(item.arrays.items())
-                )
-            groups.setdefault(key, []).append(row)
+            groups.setdefault(_form(item) or number, {})[number] = item
     return list(groups.values())
+
+
+def _form(item: Item) -> tuple[object, ...]:
+    """Names, types and shapes after the batch axis; none where the arrays have not as many rows
+    each: in a batch these would shift the rows of others.
+    """
+    if len(item.arrays) == 1:
+        name, array = next(iter(item.arrays.items()))
+        return name, array.dtype, array.shape[1:]
+    if any(len(array) != item.rows for array in item.arrays.values()):
+        return ()
+    return tuple(
+        (name, array.dtype, array.shape[1:])
+        for name, array in sorted(item.arrays.items())
+    )
 
 
 class Server:
@@ -368,12 +394,7 @@ class Server:
         self._streams = StreamWorker(worker.model, most) if worker.model.grows else None
         self._links: set[socket.socket] = set()
         self.stopping = threading.Event()
-        self._listener = socket.socket(socket.AF_UNIX)
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        self._listener.bind(path)
-        self._listener.listen(16)
-        self._listener.settimeout(0.25)
+        self._listener = _listening(path)
 
     def run(self) -> None:
         """Accept until it is stopped, then wait until every gateway has let go."""
@@ -386,6 +407,9 @@ class Server:
         self._listener.close()
         with suppress(FileNotFoundError):
             os.unlink(self._path)
+        self._drain()
+
+    def _drain(self) -> None:
         patience = time.monotonic() + DRAIN_SECONDS
         while self._links and time.monotonic() < patience:
             time.sleep(0.02)
@@ -447,6 +471,17 @@ class Server:
                 log.exception("a batch could not be answered: its link is closed")
             with suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
+
+
+def _listening(path: str) -> socket.socket:
+    """A socket at this path, in place of one that an earlier worker left."""
+    listener = socket.socket(socket.AF_UNIX)
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    listener.bind(path)
+    listener.listen(16)
+    listener.settimeout(0.25)
+    return listener
 
 
 def _is_bytes(call: Call) -> bool:
@@ -533,11 +568,23 @@ def main(data: bytes, report: Report) -> int:
     rows = _rows(worker, spec.batch)
     if alone:
         log.warning("%s: %s: %s", spec.deployment, ALONE, alone)
+    server = _prepared(worker, spec)
+    _log_ready(spec, time.perf_counter() - started, rows)
+    report({"ready": True, "batch": rows, "alone": alone, "threads": model.threads})
+    server.run()
+    return 0
+
+
+def _prepared(worker: Worker, spec: WorkerSpec) -> Server:
+    """A server that listens, stops at SIGTERM, and is seldom held up by garbage collection."""
     server = Server(worker, spec.socket, spec.batch)
     gc.freeze()
     gc.set_threshold(GARBAGE, 20, 100)
     signal.signal(signal.SIGTERM, lambda *_: server.stopping.set())
-    seconds = time.perf_counter() - started
+    return server
+
+
+def _log_ready(spec: WorkerSpec, seconds: float, rows: int) -> None:
     log.info(
         "%s: %s:%d ready in %.2f s, batches of %d",
         spec.deployment,
@@ -546,6 +593,3 @@ def main(data: bytes, report: Report) -> int:
         seconds,
         rows,
     )
-    report({"ready": True, "batch": rows, "alone": alone, "threads": model.threads})
-    server.run()
-    return 0

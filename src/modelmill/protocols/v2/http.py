@@ -109,13 +109,13 @@ async def load(request: Request) -> Response:
         raise InvalidInput(
             "a deployment is loaded as it was deployed: configuration and files can't be given here"
         )
-    await models.load(request.gateway, request.caller, request.names["model"])
+    await request.gateway.operate(request.caller, request.names["model"], True)
     return Response()
 
 
 async def unload(request: Request) -> Response:
     """Unload a deployment; answers when it is gone."""
-    await models.unload(request.gateway, request.caller, request.names["model"])
+    await request.gateway.operate(request.caller, request.names["model"], False)
     return Response()
 
 

@@ -220,27 +220,3 @@ def _state(gateway: Gateway, route: ServedVersion) -> tuple[str, str]:
     if route.error and not route.ready:
         return "UNAVAILABLE", route.error
     return ("READY", "") if is_ready(gateway, route) else ("LOADING", "")
-
-
-async def load(gateway: Gateway, caller: KeyInfo, name: str) -> None:
-    """Load a deployment and wait until it answers; raises `Forbidden`, `NotFound`,
-    `Unavailable`.
-    """
-    await _operate(gateway, caller, name, True)
-
-
-async def unload(gateway: Gateway, caller: KeyInfo, name: str) -> None:
-    """Unload a deployment: it keeps its name and answers nobody; raises `Forbidden`, `NotFound`,
-    `Unavailable`.
-    """
-    await _operate(gateway, caller, name, False)
-
-
-async def _operate(gateway: Gateway, caller: KeyInfo, name: str, loaded: bool) -> None:
-    gateway.require_admin(caller)
-    if gateway.operate is None:
-        gateway.route(caller, name)
-        raise Unavailable(
-            "this gateway can't load or unload models: nothing runs workers for it"
-        )
-    await gateway.operate(caller, name, loaded)

@@ -98,13 +98,13 @@ async def repository_model_load(call: GrpcCall, request: Any) -> Any:
         raise InvalidInput(
             f"a model is loaded as it was deployed: the parameters {names} are not taken"
         )
-    await models.load(call.gateway, call.caller, request.model_name)
+    await call.gateway.operate(call.caller, request.model_name, True)
     return _empty("RepositoryModelLoadResponse")
 
 
 async def repository_model_unload(call: GrpcCall, request: Any) -> Any:
     """Unload a model: it keeps its name and answers nobody."""
-    await models.unload(call.gateway, call.caller, request.model_name)
+    await call.gateway.operate(call.caller, request.model_name, False)
     return _empty("RepositoryModelUnloadResponse")
 
 

@@ -8,7 +8,7 @@ at.
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from textwrap import shorten
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from modelmill.errors import (
 )
 from modelmill.protocols.base import (
     STATUS,
+    Begin,
     Disconnected,
     Endpoint,
     Finish,
@@ -45,6 +46,7 @@ from modelmill.serve.tracing import CURRENT, Span, Tracing
 from modelmill.types import KeyInfo
 from modelmill.wire.budget import BodyBudget, body_budget
 from modelmill.wire.encoding import UnknownCoding
+from modelmill.wire.http1.fast_path import Answer
 from modelmill.wire.http1.scope import RESPOND
 
 log = logging.getLogger("modelmill.gateway")
@@ -63,6 +65,10 @@ CHALLENGE_BROWSER = b'Basic realm="modelmill: any user name, the key as password
 """What a caller without a key has to send; browsers prompt for a password."""
 INDEX = re.compile(r"/api/v1/indexes(?:/[^/]+)?(/items|/search)?")
 """Paths of indexes: what is added and searched for is as large as any input."""
+
+
+Match = tuple[Endpoint, HttpProtocol, dict[str, str]]
+"""The endpoint of a path, its protocol, and the names in the path."""
 
 
 def http_protocols() -> dict[str, HttpProtocol]:
@@ -97,19 +103,9 @@ class App:
         self._endpoints = [
             (endpoint, p) for p in self.protocols.values() for endpoint in p.ROUTES
         ]
-        prefixes = {getattr(p, "PREFIX", ""): p for p in self.protocols.values()}
-        self._known: OrderedDict[
-            tuple[str, str], tuple[Endpoint, HttpProtocol, dict[str, str]]
-        ] = OrderedDict()
-        # What is as large as an upload may be is taken in pieces by its route.
-        self._uploads = {*UPLOADS}
-        self._uploads |= {
-            f"/api/v1/jobs/{name}" for name, kind in kinds().items() if kind.FILE
-        }
-        self._owners = sorted(
-            ((prefix, p) for prefix, p in prefixes.items() if prefix),
-            key=lambda own: -len(own[0]),
-        )
+        self._known: OrderedDict[tuple[str, str], Match] = OrderedDict()
+        self._uploads = _upload_paths()
+        self._owners = _owners(self.protocols.values())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -118,11 +114,7 @@ class App:
         if scope["type"] != "http":
             return None
         if scope["path"].startswith(ADMIN):
-            request = Request(scope, receive, self.gateway, self.budget)
-            try:
-                return await self._administer(scope, request, send)
-            finally:
-                request.release()
+            return await self._administer(scope, receive, send)
         request = Request(scope, receive, self.gateway, self.budget, self.default)
         try:
             if self.gateway.tracing is None:
@@ -143,12 +135,15 @@ class App:
         """
         assert endpoint.fast_path is not None
         assert request.learn is not None
-        gateway, caller = self.gateway, request.caller
-        if gateway.tracing is not None:
+        if self.gateway.tracing is not None:
             return
         begin = endpoint.fast_path(request)
-        if begin is None:
-            return
+        if begin is not None:
+            request.learn(self._fast_path(begin, request))
+
+    def _fast_path(self, begin: Begin, request: Request) -> Answer:
+        """What answers further requests with the head of this one."""
+        gateway, caller = self.gateway, request.caller
         header = request.headers.get(b"authorization", b"")
         # Not the request itself: it refers to its connection
         line, protocol = (request.method, request.path), request.protocol
@@ -171,7 +166,7 @@ class App:
             )
             return True
 
-        request.learn(answer)
+        return answer
 
     def _finished(
         self, finish: Finish, line: tuple[str, str], protocol: HttpProtocol
@@ -195,21 +190,7 @@ class App:
         self, request: Request, tracing: Tracing
     ) -> Response | StreamingResponse | None:
         """The response, with a span around what makes it."""
-        patterns = (
-            endpoint.pattern
-            for endpoint, _ in self._endpoints
-            if endpoint.match(request.path) is not None
-        )
-        name = f"{request.method} {next(patterns, '')}".rstrip()
-        headers = {
-            key.decode("latin-1"): value.decode("latin-1")
-            for key, value in request.headers.items()
-        }
-        span = tracing.start(
-            name,
-            headers,
-            {"http.request.method": request.method, "url.path": request.path},
-        )
+        span = self._span(request, tracing)
         CURRENT.set(span)
         response: Response | StreamingResponse | None = None
         try:
@@ -217,16 +198,32 @@ class App:
             if response is None:
                 return None
             span.set({"http.response.status_code": response.status})
-            extra = tuple(
-                (key.encode(), value.encode()) for key, value in span.response_headers
+            response = response._replace(
+                headers=(*response.headers, *_span_headers(span))
             )
-            response = response._replace(headers=(*response.headers, *extra))
             if isinstance(response, StreamingResponse):
                 return response._replace(pieces=_with_span(response.pieces, span))
             return response
         finally:
             if not isinstance(response, StreamingResponse):
                 span.end()
+
+    def _span(self, request: Request, tracing: Tracing) -> Span:
+        """A span that is named by the method and the pattern of the path."""
+        patterns = (
+            endpoint.pattern
+            for endpoint, _ in self._endpoints
+            if endpoint.match(request.path) is not None
+        )
+        headers = {
+            key.decode("latin-1"): value.decode("latin-1")
+            for key, value in request.headers.items()
+        }
+        return tracing.start(
+            f"{request.method} {next(patterns, '')}".rstrip(),
+            headers,
+            {"http.request.method": request.method, "url.path": request.path},
+        )
 
     async def _respond(self, request: Request) -> Response | StreamingResponse | None:
         """The response, errors in their protocol's shape; None when the client has gone."""
@@ -257,11 +254,7 @@ class App:
             return self._failed(error, line, protocol)
         return response
 
-    def _remember(
-        self,
-        line: tuple[str, str],
-        match: tuple[Endpoint, HttpProtocol, dict[str, str]],
-    ) -> None:
+    def _remember(self, line: tuple[str, str], match: Match) -> None:
         """Spare the next request for the same path the search; for callers with a key."""
         if len(line[1].encode("utf-8", "replace")) > KNOWN_PATH_BYTES:
             return
@@ -280,9 +273,9 @@ class App:
             self.gateway.remember(header, caller)
         return caller
 
-    def _find(self, request: Request) -> tuple[Endpoint, HttpProtocol, dict[str, str]]:
+    def _find(self, request: Request) -> Match:
         """The endpoint; raises `UnknownPath` and `WrongMethod` to callers with a key alone."""
-        allowed: list[str] = []
+        allowed: set[str] = set()
         method = "GET" if request.method == "HEAD" else request.method
         for endpoint, protocol in self._endpoints:
             names = endpoint.match(request.path)
@@ -290,17 +283,16 @@ class App:
                 continue
             if endpoint.method == method:
                 return endpoint, protocol, names
-            allowed.append(endpoint.method)
+            allowed.add(endpoint.method)
         refuse_other_sites(request.headers)
         self.gateway.authorise(key_of(request.headers))
+        raise self._not_found(request.path, sorted(allowed))
+
+    def _not_found(self, path: str, allowed: list[str]) -> MillError:
+        """The error of a path that takes these methods only, or none."""
         if allowed:
-            allowed = sorted(set(allowed))
-            raise WrongMethod(
-                f"{request.path[:200]} takes {' or '.join(allowed)}", allowed
-            )
-        raise UnknownPath(
-            f"there is nothing at {request.path[:120]}; {self._hint(request.path)}"
-        )
+            return WrongMethod(f"{path[:200]} takes {' or '.join(allowed)}", allowed)
+        return UnknownPath(f"there is nothing at {path[:120]}; {self._hint(path)}")
 
     def _owner(self, path: str) -> tuple[str, HttpProtocol | None]:
         """The longest prefix that a protocol owns of this path, and the protocol."""
@@ -321,37 +313,63 @@ class App:
         )
         return f"below {prefix} there is: {shorten(', '.join(near), 200, placeholder=' ...')}"
 
-    async def _administer(self, scope: Scope, request: Request, send: Send) -> None:
-        receive, headers = request.receive, request.headers
+    async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request of the admin API."""
+        request = Request(scope, receive, self.gateway, self.budget)
         try:
-            refuse_several_keys(scope["headers"])
-            refuse_other_sites(headers)
-            caller = self.gateway.authorise(admin_key_of(headers, scope["method"]))
-            index = INDEX.fullmatch(scope["path"])
-            reads = scope["method"] in ("GET", "HEAD") or (
-                index is not None and index[1] == "/search"
-            )
-            if not (reads and index and index[1] != "/items"):
-                self.gateway.require_admin(caller)
-            if not (scope["method"] == "POST" and scope["path"] in self._uploads):
-                request.caller = caller
-                if not (index and index[1]):
-                    request.limit = ADMIN_BODY
-                receive = await _whole_body(request)
+            request.caller = self._admin_caller(request)
+            body = await self._admin_body(request)
+            scope["state"] = {**scope.get("state", {}), "caller": request.caller}
         except Disconnected:
-            return None
+            return
         except MillError as error:
-            body = msgspec.json.encode({"error": error.message, "code": error.code})
-            refusal = _refusal(error, None, CHALLENGE_BROWSER)
-            refusal = refusal._replace(
-                body=body, headers=(*refusal.headers, *protection(scope["path"]))
-            )
-            return await _answer(scope, send, refusal)
-        scope["state"] = {**scope.get("state", {}), "caller": caller}
-        await self.admin(scope, receive, protected(scope, send))
-        if not reads:
+            await _answer(scope, send, _admin_refusal(error, request.path))
+            return
+        else:
+            await self.admin(scope, body, protected(scope, send))
+        finally:
+            request.release()
+        if not _only_reads(request):
             self.gateway.tell_of_change()
-        return None
+
+    def _admin_caller(self, request: Request) -> KeyInfo:
+        """Who is calling; raises `Unauthenticated`, and `Forbidden` for what needs an admin key."""
+        refuse_several_keys(request.given)
+        refuse_other_sites(request.headers)
+        caller = self.gateway.authorise(admin_key_of(request.headers, request.method))
+        index = INDEX.fullmatch(request.path)
+        if not (_only_reads(request) and index and index[1] != "/items"):
+            self.gateway.require_admin(caller)
+        return caller
+
+    async def _admin_body(self, request: Request) -> Receive:
+        """The body within its limit; that of an upload is taken in pieces by its route."""
+        if request.method == "POST" and request.path in self._uploads:
+            return request.receive
+        index = INDEX.fullmatch(request.path)
+        if not (index and index[1]):
+            request.limit = ADMIN_BODY
+        return await _whole_body(request)
+
+
+def _upload_paths() -> set[str]:
+    """Paths whose bodies are as large as an upload may be."""
+    jobs = {f"/api/v1/jobs/{name}" for name, kind in kinds().items() if kind.FILE}
+    return {*UPLOADS, *jobs}
+
+
+def _owners(protocols: Iterable[HttpProtocol]) -> list[tuple[str, HttpProtocol]]:
+    """The protocols that own all paths below a prefix, the longest prefix first."""
+    prefixes = {getattr(protocol, "PREFIX", ""): protocol for protocol in protocols}
+    prefixes.pop("", None)
+    return sorted(prefixes.items(), key=lambda own: -len(own[0]))
+
+
+def _only_reads(request: Request) -> bool:
+    """Whether a request of the admin API changes nothing."""
+    index = INDEX.fullmatch(request.path)
+    searches = index is not None and index[1] == "/search"
+    return searches or request.method in ("GET", "HEAD")
 
 
 async def _whole_body(request: Request) -> Receive:
@@ -368,17 +386,30 @@ async def _whole_body(request: Request) -> Receive:
 def _refusal(
     error: MillError, protocol: HttpProtocol | None, challenge: bytes = CHALLENGE
 ) -> Response:
+    """The response of an error, in its protocol's shape."""
     body = protocol.error(error) if protocol else simple_error(error)
-    headers: list[tuple[bytes, bytes]] = []
+    status = OTHER_STATUS.get(type(error)) or STATUS.get(error.code, 500)
+    return Response(body, status, headers=tuple(_error_headers(error, challenge)))
+
+
+def _error_headers(error: MillError, challenge: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """What the caller may do about it."""
     if isinstance(error, WrongMethod):
         verbs = ["HEAD", *error.allowed] if "GET" in error.allowed else error.allowed
-        headers.append((b"allow", ", ".join(sorted(verbs)).encode()))
+        yield b"allow", ", ".join(sorted(verbs)).encode()
     if error.retry_after is not None:
-        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+        yield b"retry-after", str(max(1, round(error.retry_after))).encode()
     if isinstance(error, Unauthenticated):
-        headers.append((b"www-authenticate", challenge))
-    status = OTHER_STATUS.get(type(error)) or STATUS.get(error.code, 500)
-    return Response(body, status, headers=tuple(headers))
+        yield b"www-authenticate", challenge
+
+
+def _admin_refusal(error: MillError, path: str) -> Response:
+    """The response of an error of the admin API."""
+    refusal = _refusal(error, None, CHALLENGE_BROWSER)
+    return refusal._replace(
+        body=msgspec.json.encode({"error": error.message, "code": error.code}),
+        headers=(*refusal.headers, *protection(path)),
+    )
 
 
 async def _answer(
@@ -396,10 +427,14 @@ async def _answer(
         return
     length = (b"content-length", str(len(response.body)).encode())
     start = [(b"content-type", kind), length, *headers]
-    await send(
-        {"type": "http.response.start", "status": response.status, "headers": start}
-    )
+    await _start(send, response.status, start)
     await send({"type": "http.response.body", "body": b"" if head else response.body})
+
+
+async def _start(
+    send: Send, status: int, headers: Sequence[tuple[bytes, bytes]]
+) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 async def _stream(send: Send, response: StreamingResponse, request: Request) -> None:
@@ -407,9 +442,7 @@ async def _stream(send: Send, response: StreamingResponse, request: Request) -> 
     headers = [(b"content-type", response.content_type.encode()), *response.headers]
     if request.id:
         headers.append((b"x-request-id", request.id.encode()))
-    await send(
-        {"type": "http.response.start", "status": response.status, "headers": headers}
-    )
+    await _start(send, response.status, headers)
     try:
         async for piece in response.pieces:
             if request.gone is not None and request.gone():
@@ -418,6 +451,10 @@ async def _stream(send: Send, response: StreamingResponse, request: Request) -> 
         await send({"type": "http.response.body", "body": b""})
     finally:
         await response.pieces.aclose()
+
+
+def _span_headers(span: Span) -> list[tuple[bytes, bytes]]:
+    return [(key.encode(), value.encode()) for key, value in span.response_headers]
 
 
 async def _with_span(

@@ -255,6 +255,10 @@ class Request:
             and len(whole) <= self.limit
         ):
             return whole
+        return await self._received()
+
+    async def _received(self) -> bytes:
+        """The body of a request that has not come whole yet."""
         declared = self.header(b"content-length")
         if is_number(declared) and int(declared) > self.limit:
             raise TooLarge(
@@ -282,11 +286,14 @@ class Request:
             size += len(chunk)
             if size > self.limit:
                 raise TooLarge(f"the body exceeds {self.limit:,} bytes")
-            self._budget.hold(self.caller.digest, len(chunk))
-            self._held += len(chunk)
+            self._hold(len(chunk))
             chunks.append(chunk)
             more = message.get("more_body", False)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _hold(self, size: int) -> None:
+        self._budget.hold(self.caller.digest, size)
+        self._held += size
 
     def release(self) -> None:
         """The body is not needed any more."""

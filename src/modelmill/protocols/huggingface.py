@@ -36,7 +36,7 @@ from modelmill.protocols.inputs import (
     refuse_tensor_model,
 )
 from modelmill.protocols.streams import after_first, event
-from modelmill.tasks.kinds import IMAGE, input_kind
+from modelmill.tasks.kinds import IMAGE, InputKind, input_kind
 from modelmill.types import Json, ServedVersion, StreamPart
 
 PREFIX = "/models"
@@ -111,18 +111,21 @@ def _response(request: Request, results: list[bytes], many: bool) -> Response:
     is_nested = results[0][:1] == b"[" and version.task not in NESTED
     if many or (version.kind == "text" and not is_nested):
         return Response(b"[" + b",".join(results) + b"]")
-    # A generator makes any number of pictures, so it answers a list unless only a picture is
-    # accepted
-    if (
-        version.output == IMAGE
-        and _wants(accept, PICTURES)
-        and (not input_kind(version.kind).optional or not _wants(accept, READABLE))
-    ):
+    if version.output == IMAGE and _is_picture_wanted(version, accept):
         if (picture := _only_picture(results[0])) is not None:
             return Response(picture, content_type=PNG)
         if not _wants(accept, READABLE):
             raise InvalidInput(SEVERAL)
     return Response(results[0])
+
+
+def _is_picture_wanted(version: ServedVersion, accept: str) -> bool:
+    """Whether the caller takes a file. A generator makes any number of pictures, so it answers a
+    list unless only a picture is accepted.
+    """
+    if not _wants(accept, PICTURES):
+        return False
+    return not (input_kind(version.kind).optional and _wants(accept, READABLE))
 
 
 def _only_picture(answer: bytes) -> bytes | None:
@@ -155,20 +158,24 @@ async def _loaded(request: Request, wait: bool) -> None:
     loop, gateway = asyncio.get_running_loop(), request.gateway
     patience = gateway.limits.timeout_seconds
     end = loop.time() + patience
-    while True:
-        version = request.pick_again()
-        name = version.deployment
-        if not version.ready and version.error:
-            raise ModelFailed(f"'{name}' can't be served: {version.error}")
-        # A model that is asleep wakes when it is called
-        if version.ready or version.asleep or not version.loaded or not wait:
-            gateway.refuse_unservable(version)
-            return
+    while _is_loading(version := request.pick_again()) and wait:
         if request.gone is not None and request.gone():
             raise Disconnected
         if loop.time() > end:
-            raise Expired(f"'{name}' is still loading after {patience:g} seconds")
+            raise Expired(
+                f"'{version.deployment}' is still loading after {patience:g} seconds"
+            )
         await asyncio.sleep(POLL_SECONDS)
+    gateway.refuse_unservable(version)
+
+
+def _is_loading(version: ServedVersion) -> bool:
+    """Whether waiting could help; one that is asleep wakes when it is called. Raises
+    `ModelFailed`.
+    """
+    if not version.ready and version.error:
+        raise ModelFailed(f"'{version.deployment}' can't be served: {version.error}")
+    return version.loaded and not (version.ready or version.asleep)
 
 
 def _repeatable(failure: Unavailable, version: ServedVersion) -> MillError:
@@ -185,19 +192,44 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Inputs:
     taken = input_kind(kind)
     if not body and taken.optional:
         return Inputs([b""], {})
+    if _is_input_itself(body, content_type.lower(), taken):
+        return Inputs([body], {})
+    document = _document(body, taken)
+    inputs, parameters = document["inputs"], _parameters(document)
+    compared = task == VECTORS and isinstance(inputs, dict)
+    if task == VECTORS:
+        parameters = _vector_options(document) | parameters
+    if compared:
+        inputs = _sentences(inputs)
+        if PACKED & parameters.keys():
+            raise InvalidInput(
+                "similarities are numbers: leave encoding_format and usage out"
+            )
+    many = isinstance(inputs, list)
+    if many:
+        check_count("inputs", inputs)
+    raw = [raw_of(value, kind, "inputs") for value in (inputs if many else [inputs])]
+    return Inputs(raw, parameters, many, _waits(document.get("options")), compared)
+
+
+def _is_input_itself(body: bytes, content_type: str, taken: InputKind) -> bool:
+    """Whether a body is the raw input and not JSON; raises `InvalidInput` for what is neither."""
     if not body:
         raise InvalidInput(
             f"the body is empty: send {'JSON with inputs' if taken.is_text else taken.article}"
         )
-    content_type = content_type.lower()
     if content_type.startswith("multipart/"):
         raise InvalidInput(
             "multipart/form-data is not taken: send the file itself as the body (curl "
             "--data-binary @FILE)"
         )
-    json_like = content_type.startswith(JSON) or is_object(body)
-    if content_type.startswith("text/plain") if taken.is_text else not json_like:
-        return Inputs([body], {})
+    if taken.is_text:
+        return content_type.startswith("text/plain")
+    return not (content_type.startswith(JSON) or is_object(body))
+
+
+def _document(body: bytes, taken: InputKind) -> Json:
+    """A body of JSON with its `inputs`; raises `InvalidInput`."""
     document = read_json(body)
     if taken.optional and isinstance(document, dict):
         document.setdefault("inputs", None)
@@ -205,25 +237,12 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Inputs:
         raise InvalidInput(
             'the JSON wants the form {"inputs": ..., "parameters": {...}}'
         )
-    inputs = document["inputs"]
-    parameters = _parameters(document)
-    compared = False
-    if task == VECTORS:
-        # Its options are top-level fields, and a source with sentences asks for similarities
-        parameters = {
-            name: value for name, value in document.items() if name not in TOP_LEVEL
-        } | parameters
-        if compared := isinstance(inputs, dict):
-            inputs = _sentences(inputs)
-            if PACKED & parameters.keys():
-                raise InvalidInput(
-                    "similarities are numbers: leave encoding_format and usage out"
-                )
-    many = isinstance(inputs, list)
-    if many:
-        check_count("inputs", inputs)
-    raw = [raw_of(value, kind, "inputs") for value in (inputs if many else [inputs])]
-    return Inputs(raw, parameters, many, _waits(document.get("options")), compared)
+    return document
+
+
+def _vector_options(document: Json) -> Json:
+    """The options of vectors, which are top-level fields."""
+    return {name: value for name, value in document.items() if name not in TOP_LEVEL}
 
 
 def _parameters(document: Json) -> Json:
@@ -239,7 +258,9 @@ def _parameters(document: Json) -> Json:
 
 
 def _sentences(inputs: dict[str, Any]) -> list[Any]:
-    """The source sentence, then those that it is compared with; raises `InvalidInput`."""
+    """The source sentence, then those that it is compared with (sentence-similarity); raises
+    `InvalidInput`.
+    """
     source, sentences = inputs.get("source_sentence"), inputs.get("sentences")
     if not isinstance(source, str) or not isinstance(sentences, list) or not sentences:
         raise InvalidInput(
@@ -324,21 +345,20 @@ async def streamed(
 
 
 def _token(part: StreamPart, text: str) -> Json:
-    details = (
-        {"finish_reason": part.ended_by, "generated_tokens": part.number}
-        if part.finish_reason
-        else None
-    )
+    """An event for one token; the last one has the whole text."""
+    token = {"index": part.number, "token": _token_itself(part)}
+    if not part.finish_reason:
+        return {**token, "generated_text": None, "details": None}
+    details = {"finish_reason": part.ended_by, "generated_tokens": part.number}
+    return {**token, "generated_text": text, "details": details}
+
+
+def _token_itself(part: StreamPart) -> Json:
     return {
-        "index": part.number,
-        "token": {
-            "id": part.token,
-            "text": part.text,
-            "logprob": part.logprob and part.logprob["logprob"],
-            "special": part.special,
-        },
-        "generated_text": text if part.finish_reason else None,
-        "details": details,
+        "id": part.token,
+        "text": part.text,
+        "logprob": part.logprob and part.logprob["logprob"],
+        "special": part.special,
     }
 
 

@@ -3,7 +3,6 @@ answers to many at once.
 """
 
 import asyncio
-import binascii
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import msgspec
 
 from modelmill.errors import InvalidInput, TooLarge
 from modelmill.protocols.base import Request
-from modelmill.tasks.kinds import TENSOR, input_kind
+from modelmill.tasks.kinds import TENSOR, InputKind, input_kind
 from modelmill.types import ServedVersion
 
 BATCH = 128
@@ -28,25 +27,36 @@ def raw_of(value: Any, kind: str, field: str) -> bytes:
     `field` names it in the message of `InvalidInput`.
     """
     taken = input_kind(kind)
-    if taken.sent_as == "number" and type(value) is int:
-        value = str(value)
-    if taken.optional and value is None:
-        value = ""
     if taken.sent_as == "json" and isinstance(value, dict):
         return msgspec.json.encode(value)
     if not taken.is_text and isinstance(value, dict) and value.keys() == {"b64"}:
         value = value["b64"]
-    if not isinstance(value, str):
+    text = _text_of(value, taken)
+    if text is None:
         raise InvalidInput(f"{field} holds {taken.in_json}, not {_kind_of(value)}")
     if taken.is_text:
-        return value.encode("utf-8", "surrogatepass")
+        return text.encode("utf-8", "surrogatepass")
     try:
-        return b64decode(
-            value.partition(",")[2] if value.startswith("data:") else value,
-            validate=True,
-        )
-    except (binascii.Error, ValueError) as error:
+        return _from_base64(text)
+    except ValueError as error:  # also what base64 raises
         raise InvalidInput(f"{field} is not valid base64 of {taken.article}") from error
+
+
+def _text_of(value: Any, taken: InputKind) -> str | None:
+    """The text that a value is, or stands for; None where it is none."""
+    if isinstance(value, str):
+        return value
+    if taken.optional and value is None:
+        return ""
+    if taken.sent_as == "number" and type(value) is int:
+        return str(value)
+    return None
+
+
+def _from_base64(text: str) -> bytes:
+    """The bytes of base64, also of a data URL."""
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    return b64decode(encoded, validate=True)
 
 
 def _kind_of(value: Any) -> str:
@@ -106,22 +116,30 @@ async def answers(
 
     if len(inputs) == 1:
         return [await answer(inputs[0], each[0])]
-    size = sum(
-        len(value) for own in each for value in own.values() if isinstance(value, str)
-    )
-    if size > request.gateway.limits.body_bytes:  # all parameters go with each input
-        raise TooLarge(
-            f"parameters for {len(inputs)} inputs come to {size:,} bytes: send fewer inputs with "
-            "them"
-        )
+    _check_size(each, request.gateway.limits.body_bytes)
     # All are waited for: when one has failed, none of the others goes on unnoticed
     results = await asyncio.gather(*map(answer, inputs, each), return_exceptions=True)
-    for number, result in enumerate(results):
-        if isinstance(result, InvalidInput):
-            raise type(result)(f"input {number}: {result}") from result
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if isinstance(result, bytes)]
+    return [_good(result, number) for number, result in enumerate(results)]
+
+
+def _check_size(parameters: Sequence[Mapping[str, Any]], most: int) -> None:
+    """Raises `TooLarge` for long parameters: all of them go with each input."""
+    texts = (value for own in parameters for value in own.values())
+    size = sum(len(value) for value in texts if isinstance(value, str))
+    if size > most:
+        raise TooLarge(
+            f"parameters for {len(parameters)} inputs come to {size:,} bytes: send fewer inputs "
+            "with them"
+        )
+
+
+def _good(result: bytes | BaseException, number: int) -> bytes:
+    """The answer to an input; raises its error, with the input's number where it is at fault."""
+    if isinstance(result, InvalidInput):
+        raise type(result)(f"input {number}: {result}") from result
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def refuse_tensor_model(version: ServedVersion) -> None:

@@ -54,19 +54,23 @@ async def respond(request: Request, document: Any) -> Response:
         or len({"instances", "inputs"} & document.keys()) != 1
     ):
         raise InvalidInput(FORM)
-    kind = request.version.kind
-    if kind == TENSOR:
+    if request.version.kind == TENSOR:
         return await _tensors(request, document)
+    results = await answers(
+        request, _inputs(document, request.version.kind), parameters_of(document)
+    )
+    name = b"predictions" if "instances" in document else b"outputs"
+    return Response(b'{"%s":[%s]}' % (name, b",".join(results)))
+
+
+def _inputs(document: Json, kind: str) -> list[bytes]:
+    """The raw inputs of a document for a task model; raises `InvalidInput`."""
     by_row = "instances" in document
     values = document["instances"] if by_row else _column(document["inputs"], kind)
     if not isinstance(values, list):
         raise InvalidInput(FORM)
     check_count("instances" if by_row else "inputs", values)
-    inputs = [_raw(value, kind, number) for number, value in enumerate(values)]
-    results = await answers(request, inputs, parameters_of(document))
-    return Response(
-        b'{"%s":[%s]}' % (b"predictions" if by_row else b"outputs", b",".join(results))
-    )
+    return [_raw(value, kind, number) for number, value in enumerate(values)]
 
 
 def _column(inputs: Any, kind: str) -> Any:
@@ -85,18 +89,17 @@ def _raw(value: Any, kind: str, number: int) -> bytes:
 async def _tensors(request: Request, document: Json) -> Response:
     """All rows of a request go as one call."""
     parameters = parameters_of(document)
-    by_row = "instances" in document
-    if by_row:
-        if not isinstance(document["instances"], list):
+    if "instances" in document:
+        rows = document["instances"]
+        if not isinstance(rows, list):
             raise InvalidInput(FORM)
-        check_count("instances", document["instances"], ROWS)
-        tensors = from_rows(document["instances"], request.version)
-    else:
-        tensors = from_columns(document["inputs"], request.version)
+        check_count("instances", rows, ROWS)
+        tensors = from_rows(rows, request.version)
+        answer = await request.predict(tensors=tensors, parameters=parameters)
+        predictions = to_rows(answer, len(rows))
+        return Response(msgspec.json.encode({"predictions": predictions}))
+    tensors = from_columns(document["inputs"], request.version)
     answer = await request.predict(tensors=tensors, parameters=parameters)
-    if by_row:
-        rows = to_rows(answer, len(document["instances"]))
-        return Response(msgspec.json.encode({"predictions": rows}))
     return Response(msgspec.json.encode({"outputs": to_columns(answer)}))
 
 

@@ -32,12 +32,19 @@ def from_rows(rows: Sequence[Any], route: ServedVersion) -> list[Tensor]:
     if not all(objects):
         raise InvalidInput("either all instances are objects by input name, or none is")
     for number, row in enumerate(rows):
-        if row.keys() != set(names):
-            given = ", ".join(map(str, row))[:200] or "nothing"
-            raise InvalidInput(
-                f"instance {number}: the model takes the inputs {', '.join(names)}; given: {given}"
-            )
+        _check_names(f"instance {number}: ", row, names, "nothing")
     return from_columns({name: [row[name] for row in rows] for name in names}, route)
+
+
+def _check_names(
+    where: str, given: Mapping[str, Any], names: Sequence[str], none: str
+) -> None:
+    """Raises `InvalidInput` unless the names given are those of the inputs."""
+    if given.keys() != set(names):
+        those = ", ".join(map(str, given))[:200] or none
+        raise InvalidInput(
+            f"{where}the model takes the inputs {', '.join(names)}; given: {those}"
+        )
 
 
 def from_columns(columns: Any, route: ServedVersion) -> list[Tensor]:
@@ -45,11 +52,7 @@ def from_columns(columns: Any, route: ServedVersion) -> list[Tensor]:
     names = [spec.name for spec in route.inputs]
     if not isinstance(columns, dict):
         columns = {names[0]: columns} if len(names) == 1 else {}
-    if columns.keys() != set(names):
-        given = ", ".join(map(str, columns))[:200] or "no names"
-        raise InvalidInput(
-            f"the model takes the inputs {', '.join(names)}; given: {given}"
-        )
+    _check_names("", columns, names, "no names")
     tensors = [_tensor(spec, columns[spec.name]) for spec in route.inputs]
     if len({tensor.shape[0] for tensor in tensors}) > 1:
         counts = ", ".join(f"{tensor.name} {tensor.shape[0]}" for tensor in tensors)
@@ -62,42 +65,51 @@ def _tensor(spec: TensorSpec, values: Any) -> Tensor:
         raise InvalidInput(
             f"input '{spec.name}' ({spec.datatype} {spec.shape}) has no form here; send it over /v2"
         )
-    kind = np.dtype(NUMPY[spec.datatype])
-    floats = spec.datatype.startswith(("FP", "BF"))
-    wanted: Any = float if floats else bool if spec.datatype == "BOOL" else int
-    for _ in spec.shape:
-        wanted = list[wanted]
     try:
         # Checked whole before numpy sees it: depth, and the type of every value.
-        checked = msgspec.convert(values, wanted)
+        checked = msgspec.convert(values, _nested_lists(spec))
         with np.errstate(over="ignore"):
-            array = np.array(checked, kind)
+            array = np.array(checked, NUMPY[spec.datatype])
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
         shape = f"shape {spec.shape} of {spec.datatype}"
         raise InvalidInput(f"input '{spec.name}' wants the {shape}: {error}") from error
-    _check(spec, array, checked)
+    _check_shape(spec, array.shape)
+    if _is_float(spec) and np.isinf(array).any():
+        # JSON has no infinity: it was a number
+        raise InvalidInput(
+            f"input '{spec.name}': a number is too large for {spec.datatype}"
+        )
     return Tensor(spec.name, spec.datatype, list(array.shape), array.tobytes())
 
 
-def _check(spec: TensorSpec, array: np.ndarray[Any, Any], values: list[Any]) -> None:
-    """The shape against the signature; a number too large for the datatype has become infinite."""
-    fits = array.ndim == len(spec.shape) and all(
-        wanted in (-1, side)
-        for side, wanted in zip(array.shape, spec.shape, strict=True)
+def _is_float(spec: TensorSpec) -> bool:
+    return spec.datatype.startswith(("FP", "BF"))
+
+
+def _nested_lists(spec: TensorSpec) -> Any:
+    """The type of an input in JSON: as many lists as it has axes."""
+    wanted: Any = int
+    if _is_float(spec):
+        wanted = float
+    elif spec.datatype == "BOOL":
+        wanted = bool
+    for _ in spec.shape:
+        wanted = list[wanted]
+    return wanted
+
+
+def _check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
+    """Raises `InvalidInput` for a shape that is not that of the signature, or has too many rows."""
+    fits = len(shape) == len(spec.shape) and all(
+        wanted in (-1, side) for side, wanted in zip(shape, spec.shape, strict=True)
     )
-    if not fits or 0 in array.shape:
+    if not fits or 0 in shape:
         raise InvalidInput(
-            f"input '{spec.name}' wants the shape {spec.shape}, given: {list(array.shape)}"
+            f"input '{spec.name}' wants the shape {spec.shape}, given: {list(shape)}"
         )
-    if array.shape[0] > ROWS:
+    if shape[0] > ROWS:
         raise InvalidInput(
-            f"input '{spec.name}' has {array.shape[0]:,} rows; at most {ROWS:,} are taken"
-        )
-    if (
-        spec.datatype.startswith(("FP", "BF")) and np.isinf(array).any()
-    ):  # JSON has no infinity: it was a number
-        raise InvalidInput(
-            f"input '{spec.name}': a number is too large for {spec.datatype}"
+            f"input '{spec.name}' has {shape[0]:,} rows; at most {ROWS:,} are taken"
         )
 
 
@@ -111,10 +123,8 @@ def to_rows(answer: Answer, count: int) -> list[Any]:
             )
     if len(columns) == 1:
         return list(next(iter(columns.values())))
-    return [
-        dict(zip(columns, row, strict=True))
-        for row in zip(*columns.values(), strict=True)
-    ]
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def to_columns(answer: Answer) -> Any:

@@ -3,6 +3,7 @@ which are old.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from inspect import cleandoc, getdoc
@@ -21,6 +22,7 @@ from modelmill.protocols.app import http_protocols
 from modelmill.protocols.base import STATUS
 from modelmill.protocols.v2.grpc.call import STATUS as GRPC_STATUS
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
+from modelmill.tasks.kinds import input_kinds, output_kinds
 from modelmill.tasks.parameters import describe_parameters
 
 DOCS = Path(__file__).parent
@@ -117,10 +119,43 @@ def api_page() -> str:
         "The REST API",
         API_INTRO,
         *_prediction_routes(),
+        *_kinds(),
         *routes,
         "## Shapes of the admin API",
         *shapes,
     )
+
+
+KINDS_INTRO = """
+What a model takes (`input` of `GET /models/{name}`) and what it answers. In JSON a file is base64. A body may be a file
+itself, or a text itself as `text/plain`, where the media types say so.
+"""
+
+
+def _kinds() -> Iterator[str]:
+    """The kinds of input and output, with an example of each."""
+    yield "## Kinds of input and output"
+    yield KINDS_INTRO
+    inputs = [
+        (code(kind.name), kind.in_json, _media(kind.media), _example(kind.example()))
+        for kind in input_kinds()
+    ]
+    yield table(("input", "in JSON", "as a body", "example"), inputs)
+    outputs = [
+        (code(kind.name), kind.meaning, _media(kind.media), _example(kind.example()))
+        for kind in output_kinds()
+    ]
+    yield table(("output", "what it is", "media types", "example"), outputs)
+
+
+def _media(types: Iterable[str]) -> str:
+    return ", ".join(map(code, types))
+
+
+def _example(value: Any) -> str:
+    """An example as JSON, base64 left out; nothing for a file."""
+    text = "" if isinstance(value, bytes) else msgspec.json.encode(value).decode()
+    return code(re.sub(r'"[\w+/]{60,}=*"', '"..."', text))
 
 
 def _prediction_routes() -> Iterator[str]:

@@ -74,9 +74,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     An empty `task` stands for a model without one: it takes and gives the engine's tensors, nothing
     else. `batches` says whether calls share batches, as it was found before it was sealed (empty:
     not tried); workers try it again. `trusted`: who brought the model vouches for it, though its
-    files may run code. `takes` and `gives` are kinds of input and output (`tasks.kinds`), and
-    `streams` says whether answers are written token by token: what serving needs to know of the
-    task. They are empty in bundles of before.
+    files may run code. `takes`, `also_takes` and `gives` are kinds of input and output
+    (`tasks.kinds`), and `streams` says whether answers are written token by token: what serving
+    needs to know of the task. They are empty in bundles of before.
     """
 
     task: str
@@ -90,6 +90,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     batches: str = ""
     trusted: bool = False
     takes: str = ""
+    also_takes: list[str] | None = None
     gives: str = ""
     streams: bool = False
     files: dict[str, str] = msgspec.field(default_factory=dict)
@@ -187,13 +188,14 @@ class ServedVersion(Struct, frozen=True, kw_only=True):
     """The gateway's route to one version of a deployment: its workers, inputs and outputs.
 
     `kind` is what the task takes as it is sent (image, text), or `tensor` for a model without a
-    task; `output` is what its answer can be sent as (json, or image where it is a picture). The
-    route of the main version carries those of canaries and shadows in `others`; each has a `weight`
-    (its share of the requests, 0 to 1), and a shadow gets copies whose answers are dropped. `batch`
-    is how many rows a worker gains from (0: not measured), `max_wait` how many seconds a call may
-    wait for others. A deployment that is `asleep` has no worker until it is called; one that is not
-    `loaded` answers nobody. `created` is in seconds since 1970. Where answers `grow` token by
-    token, `batch` is how many of them a worker has at a time.
+    task, and `also` are further kinds that it takes; `output` is what its answer can be sent as
+    (json, or image where it is a picture). The route of the main version carries those of canaries
+    and shadows in `others`; each has a `weight` (its share of the requests, 0 to 1), and a shadow
+    gets copies whose answers are dropped. `batch` is how many rows a worker gains from (0: not
+    measured), `max_wait` how many seconds a call may wait for others. A deployment that is `asleep`
+    has no worker until it is called; one that is not `loaded` answers nobody. `created` is in
+    seconds since 1970. Where answers `grow` token by token, `batch` is how many of them a worker
+    has at a time.
     """
 
     deployment: str
@@ -219,6 +221,7 @@ class ServedVersion(Struct, frozen=True, kw_only=True):
     created: int = 0
     output: str = "json"
     grows: bool = False
+    also: tuple[str, ...] = ()
 
 
 Usage = Mapping[str, int | float]

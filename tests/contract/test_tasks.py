@@ -18,8 +18,7 @@ from modelmill.tasks.base import (
     recipe_named,
     task_named,
 )
-from modelmill.tasks.kinds import INPUTS, OUTPUTS
-from tests.helpers.datasets import tones
+from modelmill.tasks.kinds import input_kind, output_kind
 from tests.helpers.pictures import png
 
 TASKS = plugins.names("tasks")
@@ -33,13 +32,6 @@ TRUTHS = {
     "answers": [((label, 0),) for label in LABELS],
 }
 """What three items are measured by, for each target."""
-ITEMS = {
-    "image": png(np.tile(np.arange(0, 240, 10), (24, 1))),
-    "text": "A quiet film that stays with you.",
-    "audio": tones("ab"),
-    "question": '{"question": "Who sat there?", "context": "A cat sat there."}',
-}
-"""What the items of a data set hold."""
 
 
 @pytest.fixture(params=TASKS)
@@ -47,18 +39,22 @@ def task(request):
     return task_named(request.param)
 
 
+def item_of(task):
+    """What an item of a data set holds."""
+    return input_kind(task.INPUT).sample()
+
+
 @pytest.fixture
 def context(task, tmp_path):
-    how = task.prepare([ITEMS[task.INPUT]] * 4, task.PREPROCESSING(), tmp_path)
+    how = task.prepare([item_of(task)] * 4, task.PREPROCESSING(), tmp_path)
     return Context(preprocessing=how, labels=LABELS, folder=tmp_path)
 
 
 def test_it_has_every_name_of_the_contract(task):
     missing = sorted(name for name in Task.__annotations__ if not hasattr(task, name))
     assert not missing
-    assert task.INPUT in ITEMS
-    assert {task.INPUT, task.takes} <= INPUTS.keys()
-    assert task.GIVES in OUTPUTS
+    assert all(input_kind(kind).article for kind in (task.INPUT, *task.kinds))
+    assert output_kind(task.GIVES).meaning
     assert task.SUMMARY
     assert task.SAMPLES > 0
 
@@ -98,11 +94,11 @@ def test_the_example_becomes_arrays_of_the_signature(task, context):
 def test_decoding_is_the_same_every_time(task, context):
     one, two = (task.decode(task.example(), context) for _ in range(2))
     assert all(np.array_equal(one[name], two[name]) for name in one)
-    assert task.fingerprint(ITEMS[task.INPUT]) == task.fingerprint(ITEMS[task.INPUT])
+    assert task.fingerprint(item_of(task)) == task.fingerprint(item_of(task))
 
 
 def test_prepare_leaves_nothing_to_the_data_twice(task, context, tmp_path):
-    again = task.prepare([ITEMS[task.INPUT]] * 4, context.preprocessing, tmp_path)
+    again = task.prepare([item_of(task)] * 4, context.preprocessing, tmp_path)
     assert again == context.preprocessing
 
 
@@ -154,7 +150,7 @@ def test_answers_are_evaluated(task, context):
     if target not in TRUTHS or task.METRIC == "recall_at_1":
         pytest.skip("what it is measured by is made from real items")
     items = [
-        Item(label, label, ITEMS[task.INPUT], target=None if target == "label" else one)
+        Item(label, label, item_of(task), target=None if target == "label" else one)
         for label, one in zip(LABELS, TRUTHS[target], strict=True)
     ]
     found = task.evaluate(UniformModel(task, context), Few(items))

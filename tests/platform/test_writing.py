@@ -209,6 +209,37 @@ def test_token_ids_are_prompts(client):
         write(client, prompt=[[5, 10_000]])
 
 
+def test_a_conversation_is_answered_alike_by_every_protocol(running, client):
+    messages = [{"role": "user", "content": "grind"}]
+    said = client.chat.completions.create(
+        model="writer", messages=messages, max_tokens=12, seed=5
+    )
+    text = said.choices[0].message.content
+    how = {"max_new_tokens": 12, "seed": 5, "temperature": 1.0}
+    named = {**how, "messages": messages}
+
+    def post(path, document):
+        reply = httpx2.post(
+            f"{running.url}{path}", json=document, headers=running.headers
+        )
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    (found,) = post("/models/writer", {"inputs": "", "parameters": named})
+    assert found["generated_text"] == text
+    body = {"text_input": "", "parameters": named}
+    assert post("/v2/models/writer/generate", body)["text_output"] == text
+    rows = {"text": ["", ""], "conversation": [json.dumps(messages)] * 2}
+    for name, data in rows.items():
+        entry = {"name": name, "datatype": "BYTES", "shape": [2], "data": data}
+        given = named if name == "text" else how
+        body = {"inputs": [entry], "outputs": [{"name": "answer"}], "parameters": given}
+        (answer,) = post("/v2/models/writer/infer", body)["outputs"]
+        assert [json.loads(one)["generated_text"] for one in answer["data"]] == [
+            text
+        ] * 2
+
+
 def test_the_weights_that_were_asked_for_are_those_that_answer(
     running, client, tmp_path
 ):

@@ -15,7 +15,13 @@ from tests.helpers.gateways import LiveDoor, a_route
 from tests.helpers.text_bundles import text_vector_bundle
 from tests.helpers.workers import answering_with
 
-SIGNATURE = {"task": "feature-extraction", "kind": "text", "inputs": [], "outputs": []}
+SIGNATURE = {
+    "task": "feature-extraction",
+    "kind": "text",
+    "also": ("token_ids",),
+    "inputs": [],
+    "outputs": [],
+}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,25 @@ def test_token_ids_are_taken_as_they_are(openai, folder):
     )
     assert one == two == alone
     assert len(openai.embeddings.create(model="words", input=[ids, ids[:1]]).data) == 2
+
+
+def test_token_ids_may_come_as_a_parameter(live, folder):
+    ids = load_tokenizer(folder / "tokenizer.json").encode("a cat sat")
+    (one,) = post(live, {"inputs": ["a cat sat"]}).json()
+    for given in ({"token_ids": ids}, {"parameters": {"token_ids": ids}}):
+        assert post(live, {"inputs": [""], **given}).json() == [one]
+
+
+def test_a_kind_that_a_model_does_not_take_is_refused(live):
+    document = {"model": "words", "messages": [{"role": "user", "content": "x"}]}
+    entry = {"name": "conversation", "datatype": "BYTES", "shape": [1], "data": ["[]"]}
+    for path, body in (
+        ("/v1/chat/completions", document),
+        ("/v2/models/words/infer", {"inputs": [entry]}),
+    ):
+        headers = {"authorization": "Bearer user-key"}
+        reply = httpx2.post(f"{live.url}{path}", json=body, headers=headers)
+        assert reply.status_code == 400
 
 
 def test_fewer_dimensions_are_the_first_ones_at_length_1(openai):

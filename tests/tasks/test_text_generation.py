@@ -11,6 +11,8 @@ from modelmill.tasks import text_generation as module
 from modelmill.tasks.base import Context, Item
 from modelmill.tasks.decoding.lossless_tokenizer import END
 from modelmill.tasks.decoding.tokenizer import load_tokenizer
+from modelmill.tasks.kinds.conversation import conversation_of
+from modelmill.tasks.kinds.token_ids import token_ids_of
 from modelmill.tasks.text_generation import chat_template
 
 task = module.TASK
@@ -27,8 +29,8 @@ def context(tmp_path, request):
     )
 
 
-def prompt(context, text, **parameters):
-    return task.begin("x", text, context, task.parameters(parameters)).prompt
+def prompt(context, data, **parameters):
+    return task.begin("x", data, context, task.parameters(parameters)).prompt
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_truncate_keeps_so_many_of_the_last_tokens(context, text, last):
 
 
 def test_truncate_is_about_token_ids_too(context):
-    assert prompt(context, "", token_ids=[5, 6, 7, 8], truncate=2) == [7, 8]
+    assert prompt(context, token_ids_of([5, 6, 7, 8]), truncate=2) == [7, 8]
 
 
 def test_a_book_is_refused_unless_its_end_is_asked_for(context):
@@ -118,7 +120,7 @@ def chat(context, *contents, roles=("user", "assistant")):
         {"role": roles[number % 2], "content": text}
         for number, text in enumerate(contents)
     ]
-    return task.begin("x", "", context, task.parameters({"messages": messages}))
+    return task.begin("x", conversation_of(messages), context, task.parameters({}))
 
 
 def text_of(context, ids):

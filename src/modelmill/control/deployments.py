@@ -300,6 +300,7 @@ class Deployments:
             output=interface.gives,
             grows=interface.streams,
             kind=interface.takes,
+            also=tuple(interface.also),
             engine=options.engine or manifest.engine,
             # A deployment whose only worker was lost keeps its calls waiting for the next one.
             ready=row.loaded and (bool(mine) if variant else row.serving is not None),

@@ -61,6 +61,7 @@ def assemble(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
         preprocessing=msgspec.to_builtins(how),
         labels=labels.tolist(),
         takes=classifier.takes,
+        also_takes=list(classifier.ALSO_TAKES),
         gives=classifier.GIVES,
         lineage=_lineage(spec, upload, neighbours),
     )

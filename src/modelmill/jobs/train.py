@@ -297,6 +297,7 @@ def describe(one: Training, context: Context, chosen: Plan) -> Manifest:
         preprocessing=msgspec.to_builtins(context.preprocessing),
         labels=context.labels,
         takes=one.task.takes,
+        also_takes=list(one.task.ALSO_TAKES),
         gives=one.task.GIVES,
         streams=one.task.streams,
         lineage=Lineage(

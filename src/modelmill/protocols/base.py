@@ -189,15 +189,19 @@ class Request:
         self,
         *,
         data: bytes | None = None,
+        kind: str = "",
         tensors: list[Tensor] | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """One prediction by the picked version; raises what went wrong as a `MillError`."""
+        """One prediction by the picked version; raises what went wrong as a `MillError`. `kind` is
+        that of `data`, where it is not the one that the version takes first.
+        """
         return await self.gateway.predict(
             self.caller,
             self.version,
             self.protocol.NAME,
             data=data,
+            kind=kind,
             tensors=tensors,
             parameters=parameters,
             gone=self.gone,
@@ -206,7 +210,7 @@ class Request:
         )
 
     def stream(
-        self, data: bytes, parameters: Mapping[str, Any]
+        self, data: bytes, parameters: Mapping[str, Any], kind: str = ""
     ) -> AsyncIterator[StreamPart]:
         """The tokens of an answer by the picked version, as they are written; raises as `predict`
         does.
@@ -216,6 +220,7 @@ class Request:
             self.version,
             self.protocol.NAME,
             data=data,
+            kind=kind,
             parameters=parameters,
             gone=self.gone,
             request_id=self.id,

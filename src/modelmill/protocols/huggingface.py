@@ -36,7 +36,8 @@ from modelmill.protocols.inputs import (
     refuse_tensor_model,
 )
 from modelmill.protocols.streams import after_first, event
-from modelmill.tasks.kinds import IMAGE, InputKind, input_kind
+from modelmill.tasks.kinds import IMAGE, input_kind
+from modelmill.tasks.kinds.base import InputKind
 from modelmill.types import Json, ServedVersion, StreamPart
 
 PREFIX = "/models"

@@ -3,15 +3,13 @@ answers to many at once.
 """
 
 import asyncio
-from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from modelmill.errors import InvalidInput, TooLarge
 from modelmill.protocols.base import Request
-from modelmill.tasks.kinds import TENSOR, InputKind, input_kind
+from modelmill.tasks.kinds import TENSOR, Sent, input_kind
+from modelmill.tasks.kinds.base import word_for
 from modelmill.types import ServedVersion
 
 BATCH = 128
@@ -26,48 +24,7 @@ def raw_of(value: Any, kind: str, field: str) -> bytes:
 
     `field` names it in the message of `InvalidInput`.
     """
-    taken = input_kind(kind)
-    if taken.sent_as == "json" and isinstance(value, dict):
-        return msgspec.json.encode(value)
-    if not taken.is_text and isinstance(value, dict) and value.keys() == {"b64"}:
-        value = value["b64"]
-    text = _text_of(value, taken)
-    if text is None:
-        raise InvalidInput(f"{field} holds {taken.in_json}, not {_kind_of(value)}")
-    if taken.is_text:
-        return text.encode("utf-8", "surrogatepass")
-    try:
-        return _from_base64(text)
-    except ValueError as error:  # also what base64 raises
-        raise InvalidInput(f"{field} is not valid base64 of {taken.article}") from error
-
-
-def _text_of(value: Any, taken: InputKind) -> str | None:
-    """The text that a value is, or stands for; None where it is none."""
-    if isinstance(value, str):
-        return value
-    if taken.optional and value is None:
-        return ""
-    if taken.sent_as == "number" and type(value) is int:
-        return str(value)
-    return None
-
-
-def _from_base64(text: str) -> bytes:
-    """The bytes of base64, also of a data URL."""
-    encoded = text.partition(",")[2] if text.startswith("data:") else text
-    return b64decode(encoded, validate=True)
-
-
-def _kind_of(value: Any) -> str:
-    words = {
-        dict: "an object",
-        list: "a list",
-        bool: "a truth value",
-        int: "a number",
-        float: "a number",
-    }
-    return words.get(type(value), "null")
+    return input_kind(kind).encoded(value, field)
 
 
 def parameters_of(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +34,7 @@ def parameters_of(document: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if not isinstance(parameters, dict):
         raise InvalidInput(
-            f"parameters is an object of names and values, not {_kind_of(parameters)}"
+            f"parameters is an object of names and values, not {word_for(parameters)}"
         )
     return parameters
 
@@ -100,46 +57,51 @@ def check_count(field: str, values: Sequence[Any], most: int = BATCH) -> None:
 
 async def answers(
     request: Request,
-    inputs: Sequence[bytes],
-    parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    inputs: Sequence[bytes | Sent],
+    parameters: Mapping[str, Any],
 ) -> list[bytes]:
     """The answer of the picked version to each input as JSON, in their order; the gateway puts them
     into batches.
 
-    `parameters` are those of all inputs, or of each. Raises the error of the first input that was
-    refused, and says which of several it is.
+    An input of another kind than the version takes first is a `Sent`. Raises the error of the first
+    input that was refused, and says which of several it is.
     """
-    each = [parameters] * len(inputs) if isinstance(parameters, Mapping) else parameters
 
-    async def answer(data: bytes, own: Mapping[str, Any]) -> bytes:
-        return (await request.predict(data=data, parameters=own)).data
+    async def answer(one: bytes | Sent) -> bytes:
+        data, kind = one if isinstance(one, Sent) else Sent(one)
+        found = await request.predict(data=data, kind=kind, parameters=parameters)
+        return found.data
 
     if len(inputs) == 1:
-        return [await answer(inputs[0], each[0])]
-    _check_size(each, request.gateway.limits.body_bytes)
+        return [await answer(inputs[0])]
+    _check_size(parameters, len(inputs), request.gateway.limits.body_bytes)
     # All are waited for: when one has failed, none of the others goes on unnoticed
-    results = await asyncio.gather(*map(answer, inputs, each), return_exceptions=True)
+    results = await asyncio.gather(*map(answer, inputs), return_exceptions=True)
     return [_good(result, number) for number, result in enumerate(results)]
 
 
-def _check_size(parameters: Sequence[Mapping[str, Any]], most: int) -> None:
-    """Raises `TooLarge` for long parameters: all of them go with each input."""
-    texts = (value for own in parameters for value in own.values())
-    size = sum(len(value) for value in texts if isinstance(value, str))
+def _check_size(parameters: Mapping[str, Any], count: int, most: int) -> None:
+    """Raises `TooLarge` for long parameters: all of them go with each of `count` inputs."""
+    texts = (value for value in parameters.values() if isinstance(value, str))
+    size = count * sum(map(len, texts))
     if size > most:
         raise TooLarge(
-            f"parameters for {len(parameters)} inputs come to {size:,} bytes: send fewer inputs "
-            "with them"
+            f"parameters for {count} inputs come to {size:,} bytes: send fewer inputs with them"
         )
 
 
 def _good(result: bytes | BaseException, number: int) -> bytes:
     """The answer to an input; raises its error, with the input's number where it is at fault."""
     if isinstance(result, InvalidInput):
-        raise type(result)(f"input {number}: {result}") from result
+        raise named(result, number) from result
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+def named(error: InvalidInput, number: int) -> InvalidInput:
+    """The same error, which says of which of several inputs it is."""
+    return type(error)(f"input {number}: {error}")
 
 
 def refuse_tensor_model(version: ServedVersion) -> None:

@@ -37,9 +37,11 @@ from modelmill.serve.meter import Meter, Series
 from modelmill.serve.metrics import count_into
 from modelmill.serve.pool import Ask, Pool, PoolLimits
 from modelmill.serve.shadow import copies_to
+from modelmill.serve.tensors import elements_of, texts_of
 from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor
 from modelmill.settings import Limits
+from modelmill.tasks.kinds import from_parameters
 from modelmill.types import Json, KeyInfo, ServedVersion, Snapshot, StreamPart
 
 log = logging.getLogger("modelmill.gateway")
@@ -318,6 +320,7 @@ class Gateway:
         protocol: str,
         *,
         data: bytes | None = None,
+        kind: str = "",
         tensors: list[Tensor] | None = None,
         parameters: Mapping[str, Any] | None = None,
         outputs: Sequence[str] = (),
@@ -330,7 +333,8 @@ class Gateway:
         """One prediction through the queue of `route` (from `pick`); raises what went wrong as a
         `MillError`.
 
-        `outputs` names the tensors wanted (none: all); `timeout` is in seconds; a smaller
+        `kind` is that of `data`, where it is not the one that the task takes first. `outputs` names
+        the tensors wanted (none: all); `timeout` is in seconds; a smaller
         `priority` goes first, 0 stands for the default; `gone` tells whether the caller still
         waits; `request_id` names the call in logs. A call that is `pinned` is answered by this
         version or not at all; another may be answered by the version that takes its place, which
@@ -340,7 +344,14 @@ class Gateway:
         pin = version_of(route) if pinned else ""
         patience = min(timeout, longest) if timeout else longest
         ask = Ask(
-            caller.name, priority, patience, tuple(outputs), gone, request_id, pin
+            caller.name,
+            priority,
+            patience,
+            tuple(outputs),
+            gone,
+            request_id,
+            pin,
+            kind=kind,
         )
         flight = self.begin(
             caller, route, protocol, ask, data, tensors or [], parameters or {}
@@ -364,6 +375,7 @@ class Gateway:
         protocol: str,
         *,
         data: bytes,
+        kind: str = "",
         parameters: Mapping[str, Any],
         timeout: float | None = None,
         priority: int = 0,
@@ -388,6 +400,7 @@ class Gateway:
             gone,
             request_id,
             on_part=parts.put_nowait,
+            kind=kind,
         )
         flight = self.begin(caller, route, protocol, ask, data, [], parameters)
         flight.future.add_done_callback(lambda _: parts.put_nowait(None))
@@ -437,6 +450,10 @@ class Gateway:
             if caller.rate:
                 self._rates.admit(caller, started)
             series = pool.series
+            if parameters and route.also:
+                data, tensors, parameters, ask = _typed(
+                    route, data, tensors, parameters, ask
+                )
             if route.grows:
                 parameters = _seeded(data, parameters, ask)
             pending = pool.submit(data, tensors, parameters, ask)
@@ -537,6 +554,27 @@ def _unservable(route: ServedVersion) -> Unavailable:
     if route.error:
         return Unavailable(f"'{name}' can't be served: {route.error}", retry_after=10)
     return Unavailable(f"'{name}' is loading", retry_after=1)
+
+
+def _typed(
+    route: ServedVersion,
+    data: bytes | None,
+    tensors: list[Tensor],
+    parameters: Mapping[str, Any],
+    ask: Ask,
+) -> tuple[bytes | None, list[Tensor], Mapping[str, Any], Ask]:
+    """The same call, where an input that came as a parameter is the input, in each row of raw
+    tensors; raises `InvalidInput`.
+    """
+    found, rest = from_parameters(parameters, route.also)
+    if found is None:
+        return data, tensors, rest, ask
+    if data is not None:
+        return found.data, tensors, rest, ask._replace(kind=found.kind)
+    if [(one.name, one.datatype) for one in tensors] == [(route.kind, "BYTES")]:
+        rows = len(elements_of(tensors[0]))
+        tensors = [texts_of(found.kind, [found.data] * rows)]
+    return data, tensors, rest, ask
 
 
 def _seeded(

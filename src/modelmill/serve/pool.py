@@ -55,7 +55,9 @@ class PoolLimits:
 
 
 class Ask(NamedTuple):
-    """What the callers of a pool may say beside the input."""
+    """What the callers of a pool may say beside the input; `kind` is of which kind that is, where
+    it is not the one that the task takes first.
+    """
 
     key: str = ""
     priority: int = 0
@@ -65,6 +67,7 @@ class Ask(NamedTuple):
     request_id: str = ""
     pin: str = ""
     on_part: Callable[[StreamPart], None] | None = None
+    kind: str = ""
 
 
 class Pool:
@@ -165,6 +168,7 @@ class Pool:
             tensors,
             dict(parameters) if parameters else {},
             list(ask.outputs),
+            ask.kind,
         )
         weight = bytes_of_parameters(call) if parameters else 0
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -13,6 +13,7 @@ from modelmill.predictor import Predictor
 from modelmill.serve.tensors import elements_of, texts_of
 from modelmill.serve.wire import ANSWER, CANCEL, STREAM, Answer, Batch, Call, Part
 from modelmill.streams import Piece, Text
+from modelmill.tasks.base import Raw
 from modelmill.types import Struct, Usage
 
 log = logging.getLogger("modelmill.worker")
@@ -132,23 +133,11 @@ class StreamWorker:
         try:
             how = self.model.parameters(call.parameters)
             texts = [
-                self.model.begin((*name, row), str(data, "utf-8"), how)
-                for row, data in enumerate(self._inputs(call))
+                self.model.begin((*name, row), raw, how)
+                for row, raw in enumerate(self._inputs(call))
             ]
         except MillError as error:
             send(Batch([Answer(call.id, code=error.code, message=error.message)]))
-        except UnicodeDecodeError:
-            send(
-                Batch(
-                    [
-                        Answer(
-                            call.id,
-                            code=InvalidInput.code,
-                            message="the text is not valid UTF-8",
-                        )
-                    ]
-                )
-            )
         except BaseException as error:
             reraise_exit(error)
             log.exception("a prompt could not be read")
@@ -170,24 +159,23 @@ class StreamWorker:
             for text in texts:
                 self._writer.add(text)
 
-    def _inputs(self, call: Call) -> list[bytes]:
+    def _inputs(self, call: Call) -> list[Raw]:
+        """The inputs of a call, read; raises `InvalidInput`."""
         if call.data is not None:
-            return [call.data]
-        kind = self.task.takes
-        if len(call.tensors) != 1 or (
-            call.tensors[0].datatype,
-            call.tensors[0].name,
-        ) != ("BYTES", kind):
+            return [self.task.read(call.data, call.kind)]
+        kinds = self.task.kinds
+        tensor = call.tensors[0] if len(call.tensors) == 1 else None
+        if tensor is None or tensor.datatype != "BYTES" or tensor.name not in kinds:
             raise InvalidInput(
-                f"the output '{ANSWER}' needs raw input: send '{kind}' as BYTES"
+                f"the output '{ANSWER}' needs raw input: send '{kinds[0]}' as BYTES"
             )
-        if not (inputs := elements_of(call.tensors[0])):
+        if not (inputs := elements_of(tensor)):
             raise InvalidInput("the batch is empty")
         if len(inputs) > MOST_ROWS:
             raise InvalidInput(
                 f"the batch has {len(inputs):,} texts; at most {MOST_ROWS} are taken at a time"
             )
-        return inputs
+        return [self.task.read(data, tensor.name) for data in inputs]
 
     def _forget(self, name: tuple[int, int]) -> None:
         self._writer.cancel({row.text.name for row in self._callers.pop(name).rows})

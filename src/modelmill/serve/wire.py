@@ -34,9 +34,10 @@ class Tensor(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Call(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One prediction: raw task input in `data`, or `tensors`; the other is empty.
 
-    `outputs` names the tensors that are wanted (empty: all). A tensor of the datatype BYTES under
-    the name of the task's kind (`image`, `text`) holds raw task inputs, one a row; then the output
-    `answer` may be asked for: BYTES, one JSON document of the task's answer a row.
+    `kind` is that of `data`; empty it is the one that the task takes first. `outputs` names the
+    tensors that are wanted (empty: all). A tensor of the datatype BYTES under the name of a kind
+    that the task takes (`image`, `text`) holds raw task inputs, one a row; then the output `answer`
+    may be asked for: BYTES, one JSON document of the task's answer a row.
     """
 
     id: int
@@ -44,6 +45,7 @@ class Call(msgspec.Struct, array_like=True, frozen=True, gc=False):
     tensors: list[Tensor]
     parameters: dict[str, Any]
     outputs: list[str] = []
+    kind: str = ""
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -40,7 +40,6 @@ from modelmill.serve.wire import (
     read_calls,
 )
 from modelmill.tasks.base import NOTE
-from modelmill.tasks.kinds import input_kind
 from modelmill.types import ALONE, BY_HAND, Struct, Usage, WorkerSpec
 
 log = logging.getLogger("modelmill.worker")
@@ -77,7 +76,9 @@ class Worker:
     ) -> None:
         self.model = model
         self.independent = independent
-        self.kind = model.task.takes if model.manifest.task else ""
+        task = model.task if model.manifest.task else None
+        self.kind = task.takes if task else ""
+        self.kinds = task.kinds if task else ()
         self._pool = ThreadPoolExecutor(decoders, "decode") if decoders > 1 else None
         self._running = threading.Lock()
 
@@ -148,27 +149,28 @@ class Worker:
         """A call's raw input or rows decoded, or its tensors as they are; raises `MillError`."""
         if call.data is not None:
             how = self.model.parameters(call.parameters)
-            decoded = self._decode_raw(call.data, how)
+            decoded = self._decode_raw(call.data, call.kind, how)
             return Item({name: array[None] for name, array in decoded.items()}, how)
         if len(call.tensors) == 1 and self._is_raw(call):
             how = self.model.parameters(call.parameters)
-            return self._decode_rows(elements_of(call.tensors[0]), how)
+            return self._decode_rows(call.tensors[0], how)
         if not call.tensors:
             raise InvalidInput("the call brings neither an input nor tensors")
         return Item({tensor.name: array_of(tensor) for tensor in call.tensors}, None)
 
     def _is_raw(self, call: Call) -> bool:
         tensor = call.tensors[0]
-        return tensor.datatype == "BYTES" and tensor.name == self.kind
+        return tensor.datatype == "BYTES" and tensor.name in self.kinds
 
-    def _decode_rows(self, rows: list[bytes], parameters: Struct) -> Item:
+    def _decode_rows(self, tensor: Tensor, parameters: Struct) -> Item:
+        rows, kind = elements_of(tensor), tensor.name
         decode = self._pool.map if self._pool and len(rows) > 1 else map
-        decoded = list(decode(self._decode_raw, rows, repeat(parameters)))
+        decoded = list(decode(self._decode_raw, rows, repeat(kind), repeat(parameters)))
         if not decoded:
             raise InvalidInput("the batch is empty")
         if len(set(map(_shapes, decoded))) > 1:
             raise InvalidInput(
-                f"this model takes each '{self.kind}' in its own size: send those of one size "
+                f"this model takes each '{kind}' in its own size: send those of one size "
                 "together"
             )
         return Item(
@@ -176,13 +178,8 @@ class Worker:
             parameters,
         )
 
-    def _decode_raw(self, data: bytes, parameters: Struct) -> Arrays:
-        if not input_kind(self.kind).is_text:
-            return self.model.decode(data, parameters)
-        try:
-            return self.model.decode(str(data, "utf-8"), parameters)
-        except UnicodeDecodeError as error:
-            raise InvalidInput("the text is not valid UTF-8") from error
+    def _decode_raw(self, data: bytes, kind: str, parameters: Struct) -> Arrays:
+        return self.model.decode(self.model.task.read(data, kind), parameters)
 
     def _run_all(
         self, items: Sequence[Item | MillError]

@@ -19,7 +19,8 @@ from modelmill import plugins
 from modelmill.data.base import Item
 from modelmill.errors import InvalidInput
 from modelmill.streams import Piece, Text
-from modelmill.tasks.kinds import TENSOR
+from modelmill.tasks.kinds import TENSOR, input_kind
+from modelmill.tasks.kinds.base import Value
 from modelmill.tasks.parameters import NoParameters, checked
 from modelmill.tasks.training_settings import (
     MOST_EPOCHS,
@@ -46,9 +47,9 @@ from modelmill.types import (
 T = TypeVar("T")
 Arrays = dict[str, np.ndarray[Any, Any]]
 NOTE = "note:"
-Raw = bytes | str | np.ndarray[Any, Any]
-"""What a task decodes: an encoded picture, a text, or pixels that a reader already had as an
-array.
+Raw = bytes | str | np.ndarray[Any, Any] | Value
+"""What a task decodes: an encoded picture, a text, a value such as a conversation, or pixels that a
+reader already had as an array.
 """
 
 
@@ -170,7 +171,7 @@ class Task(ABC):
     SUMMARY: ClassVar[str]
     """What it does, as a line for people."""
     INPUT: ClassVar[str]
-    """The kind of the items of its data sets (`kinds.INPUTS`)."""
+    """The kind of the items of its data sets (a module of `kinds`)."""
     TARGETS: ClassVar[tuple[str, ...]]
     """The targets of data formats it can be trained on."""
     CLASSES: ClassVar[int]
@@ -188,9 +189,13 @@ class Task(ABC):
 
     TAKES: ClassVar[str] = ""
     """The kind of what callers send, where it is not that of the items."""
+    ALSO_TAKES: ClassVar[tuple[str, ...]] = ()
+    """Further kinds that callers may send; they say which it is. `decode` (and `begin`) are given
+    what the kind's `read` makes of it.
+    """
     GIVES: ClassVar[str] = "json"
-    """The kind of an answer (`kinds.OUTPUTS`). "image": `{"image": base64}`, or a list of pictures
-    as base64, which protocols may send as pictures.
+    """The kind of an answer (a module of `kinds`). "image": `{"image": base64}`, or a list of
+    pictures as base64, which protocols may send as pictures.
     """
     SPLIT: ClassVar[Literal["items", "classes"]] = "items"
     """What goes to a split as a whole where a data set declares none. "classes" is for answers that
@@ -211,6 +216,22 @@ class Task(ABC):
     def takes(self) -> str:
         """The kind of what callers send."""
         return self.TAKES or self.INPUT
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """All kinds that callers may send, the usual one first."""
+        return (self.takes, *self.ALSO_TAKES)
+
+    def read(self, data: bytes, kind: str = "") -> Raw:
+        """What is decoded of an input as it was sent: one of the kind that the task takes, or of
+        one that it also takes. Raises `InvalidInput`, also for another kind.
+        """
+        if kind and kind not in self.kinds:
+            taken = (input_kind(one).article for one in self.kinds)
+            raise InvalidInput(
+                f"this model takes {' or '.join(taken)}, not {input_kind(kind).article}"
+            )
+        return input_kind(kind or self.takes).read(data)
 
     @property
     def streams(self) -> bool:
@@ -342,9 +363,9 @@ class Task(ABC):
     def as_sent(self, data: Raw) -> bytes | str:
         """An item of a data set as a caller would send it."""
 
-    @abstractmethod
-    def example(self) -> bytes | str:
-        """A valid input, for tests and documentation."""
+    def example(self) -> Raw:
+        """A valid input, for tests and documentation: that of the kind, as a rule."""
+        return input_kind(self.takes).sample()
 
 
 class StreamingTask(Task):
@@ -480,6 +501,7 @@ class Interface(NamedTuple):
     """What serving needs to know of a model."""
 
     takes: str
+    also: Sequence[str]
     gives: str
     streams: bool
 
@@ -489,11 +511,20 @@ def interface_of(manifest: Manifest) -> Interface:
     that is not installed.
     """
     if not manifest.task:
-        return Interface(TENSOR, "json", streams=False)
+        return Interface(TENSOR, (), "json", streams=False)
     if manifest.takes:
-        return Interface(manifest.takes, manifest.gives, manifest.streams)
+        also = _also_taken(manifest)
+        return Interface(manifest.takes, also, manifest.gives, manifest.streams)
     task = task_named(manifest.task)
-    return Interface(task.takes, task.GIVES, task.streams)
+    return Interface(task.takes, task.ALSO_TAKES, task.GIVES, task.streams)
+
+
+def _also_taken(manifest: Manifest) -> Sequence[str]:
+    """Further kinds of input; where a manifest of before names none, those of the task."""
+    if manifest.also_takes is not None:
+        return manifest.also_takes
+    known = manifest.task in plugins.names("tasks")
+    return task_named(manifest.task).ALSO_TAKES if known else ()
 
 
 ALSO = {

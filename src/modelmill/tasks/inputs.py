@@ -49,12 +49,6 @@ class ImageTask(Task, ABC):
             image_decoder.png(data) if isinstance(data, np.ndarray) else file_of(data)
         )
 
-    def example(self) -> bytes | str:
-        """A small grey gradient as PNG."""
-        return image_decoder.png(
-            np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1))
-        )
-
 
 class TextTask(Task, ABC):
     """A task whose items are texts: `ids`, int64 [max_length]."""
@@ -87,10 +81,6 @@ class TextTask(Task, ABC):
         """The text itself."""
         return text_tokenizer.text_of(data)
 
-    def example(self) -> str:
-        """A sentence."""
-        return "A quiet film that stays with you."
-
 
 class AudioTask(Task, ABC):
     """A task whose items are recordings."""
@@ -108,10 +98,6 @@ class AudioTask(Task, ABC):
     def as_sent(self, data: Raw) -> bytes:
         """The file itself."""
         return file_of(data)
-
-    def example(self) -> bytes:
-        """Half a second of a rising tone as WAV."""
-        return audio_decoder.tone()
 
 
 def pixels_of(pictures: np.ndarray[Any, Any]) -> int:

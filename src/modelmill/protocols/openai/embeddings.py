@@ -11,10 +11,11 @@ from modelmill.protocols.inputs import (
     answers,
     check_count,
     listed,
+    named,
     not_supported,
     raw_of,
 )
-from modelmill.types import Json
+from modelmill.tasks.kinds import Sent, sent
 
 MOST = 2048
 """Inputs in one request, as OpenAI takes them."""
@@ -40,12 +41,9 @@ async def embeddings(request: Request) -> Response:
     }
     values = listed(document["input"])
     check_count("input", values, MOST)
-    inputs = [_input_of(value, common) for value in values]
-    raw = [data for data, _ in inputs]
-    parameters = [own for _, own in inputs]
+    inputs = [_input_of(value, at, len(values)) for at, value in enumerate(values)]
     results = [
-        msgspec.json.decode(result)
-        for result in await answers(request, raw, parameters)
+        msgspec.json.decode(result) for result in await answers(request, inputs, common)
     ]
     tokens = sum(result["tokens"] for result in results)
     data = [
@@ -61,13 +59,16 @@ async def embeddings(request: Request) -> Response:
     return Response(msgspec.json.encode(answer))
 
 
-def _input_of(value: Any, common: Json) -> tuple[bytes, Json]:
-    """The data and parameters of an input: a text, or token ids as a parameter; raises
-    `InvalidInput`.
-    """
-    if isinstance(value, list):
-        return b"", {**common, "token_ids": value}
-    return raw_of(value, "text", "input"), common
+def _input_of(value: Any, number: int, count: int) -> bytes | Sent:
+    """An input: a text, or token ids; raises `InvalidInput`, which says which of several it is."""
+    if not isinstance(value, list):
+        return raw_of(value, "text", "input")
+    try:
+        return sent("token_ids", value, "input")
+    except InvalidInput as error:
+        if count == 1:
+            raise
+        raise named(error, number) from error
 
 
 ROUTES = [Endpoint("POST", "/v1/embeddings", embeddings)]

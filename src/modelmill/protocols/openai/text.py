@@ -20,6 +20,7 @@ from modelmill.protocols.base import (
 from modelmill.protocols.inputs import listed, not_supported
 from modelmill.protocols.openai.errors import error
 from modelmill.protocols.streams import after_first, event
+from modelmill.tasks.kinds import Sent, sent
 from modelmill.types import Json, StreamPart
 
 MOST, MOST_EACH = 256, 16
@@ -57,7 +58,7 @@ class Completion(NamedTuple):
     """What a request wants: the parameters of each answer, and in which form they are sent."""
 
     deployment: str
-    calls: list[tuple[bytes, Json]]
+    calls: list[tuple[Sent, Json]]
     chat: bool
     stream: bool
     usage: bool
@@ -78,24 +79,18 @@ async def completions(request: Request) -> Response | StreamingResponse:
     return await _answer(request, document, [_prompt(prompt) for prompt in prompts])
 
 
-def _prompt(prompt: str | list[Any]) -> tuple[bytes, Json]:
-    """The data and parameters of a prompt: a text, or token ids as a parameter."""
+def _prompt(prompt: str | list[Any]) -> Sent:
+    """A prompt: a text, or token ids. Raises `InvalidInput`."""
     if isinstance(prompt, list):
-        return b"", {"token_ids": prompt}
-    return prompt.encode("utf-8", "replace"), {}
+        return sent("token_ids", prompt, "prompt")
+    return Sent(prompt.encode("utf-8", "replace"))
 
 
 async def chat(request: Request) -> Response | StreamingResponse:
     """The next message of a conversation."""
     document = await _document(request)
-    messages = document.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise InvalidInput('messages is a list of {"role": ..., "content": ...}')
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise InvalidInput(f"message {number} wants a role and a content")
-    prompts = [(b"", {"messages": messages})]
-    return await _answer(request, document, prompts, chat=True)
+    prompt = sent("conversation", document.get("messages"), "messages")
+    return await _answer(request, document, [prompt], chat=True)
 
 
 async def _document(request: Request) -> Json:
@@ -113,7 +108,7 @@ async def _document(request: Request) -> Json:
 async def _answer(
     request: Request,
     document: Json,
-    prompts: Sequence[tuple[bytes, Json]],
+    prompts: Sequence[Sent],
     *,
     chat: bool = False,
 ) -> Response | StreamingResponse:
@@ -128,8 +123,8 @@ async def _answer(
             f"seed is a whole number from 0 to {MOST_SEED:,}, not {seed!r:.40}"
         )
     calls = [
-        (prompt, {**parameters, **own, "seed": seed + number})
-        for prompt, own in prompts
+        (prompt, {**parameters, "seed": seed + number})
+        for prompt in prompts
         for number in range(count)
     ]
     options = document.get("stream_options")
@@ -200,8 +195,9 @@ def _parameters(document: Json, chat: bool) -> Json:
 
 
 async def _whole(request: Request, completion: Completion) -> Response:
-    async def answer_to(data: bytes, parameters: Json) -> Json:
-        answer = await request.predict(data=data, parameters=parameters)
+    async def answer_to(prompt: Sent, parameters: Json) -> Json:
+        data, kind = prompt
+        answer = await request.predict(data=data, kind=kind, parameters=parameters)
         return dict(msgspec.json.decode(answer.data))
 
     tasks = [asyncio.create_task(answer_to(*call)) for call in completion.calls]
@@ -303,9 +299,9 @@ async def _events(request: Request, completion: Completion) -> AsyncGenerator[by
     """Server-sent events of all answers, as they are written; a failure in between is an event."""
     queue: asyncio.Queue[tuple[int, StreamPart | MillError | None]] = asyncio.Queue()
 
-    async def send_parts(number: int, data: bytes, parameters: Json) -> None:
+    async def send_parts(number: int, prompt: Sent, parameters: Json) -> None:
         try:
-            async for part in request.stream(data, parameters):
+            async for part in request.stream(prompt.data, parameters, prompt.kind):
                 if part.text or part.logprob is not None or part.finish_reason:
                     queue.put_nowait((number, part))
             queue.put_nowait((number, None))

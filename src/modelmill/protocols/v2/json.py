@@ -284,10 +284,9 @@ def _from_json(entry: InferInput[Any], own: Signature) -> bytes:
 
 def _packed(entry: InferInput[Any], values: list[Any], own: Signature) -> bytes:
     if (
-        not own.task_input
-        or input_kind(own.task_input).is_text
-        or entry.name != own.task_input
-        or entry.datatype != "BYTES"
+        entry.datatype != "BYTES"
+        or entry.name not in own.raw
+        or input_kind(entry.name).is_text
     ):
         return packed(entry.name, entry.datatype, values)
     try:

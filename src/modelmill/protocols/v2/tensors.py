@@ -122,6 +122,12 @@ class Signature:
         self.task_input = (
             version.kind if version.task and version.kind != TENSOR else ""
         )
+        kinds = (self.task_input, *version.also) if self.task_input else ()
+        self.raw = frozenset(
+            name
+            for name in kinds
+            if name not in self.inputs or self.inputs[name].datatype != "BYTES"
+        )
 
 
 _signatures: dict[int, Signature] = {}
@@ -146,13 +152,7 @@ def is_task_level(version: ServedVersion, inputs: Sequence[RawInput]) -> bool:
     return (
         len(inputs) == 1
         and inputs[0].datatype == "BYTES"
-        and _is_raw(signature(version), inputs[0].name)
-    )
-
-
-def _is_raw(own: Signature, name: str) -> bool:
-    return name == own.task_input and (
-        name not in own.inputs or own.inputs[name].datatype != "BYTES"
+        and inputs[0].name in signature(version).raw
     )
 
 
@@ -171,7 +171,7 @@ def checked_inputs(version: ServedVersion, inputs: Sequence[RawInput]) -> list[T
             and tensor.datatype == sole.datatype
         ):
             return [_fitting(tensor, sole)]
-        if tensor.datatype == "BYTES" and _is_raw(own, tensor.name):
+        if tensor.datatype == "BYTES" and tensor.name in own.raw:
             return [_raw_inputs(tensor)]
     _check_names(inputs, own)
     checked = [_fitting(tensor, own.inputs[tensor.name]) for tensor in inputs]
@@ -223,10 +223,10 @@ def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> in
     """
     spec = own.inputs.get(name)
     if spec is not None and (
-        spec.datatype == datatype or datatype != "BYTES" or not _is_raw(own, name)
+        spec.datatype == datatype or datatype != "BYTES" or name not in own.raw
     ):
         return _expected(name, datatype, shape, spec)
-    if spec is None and not _is_raw(own, name):
+    if spec is None and name not in own.raw:
         _check_names([RawInput(name, datatype, shape, b"")], own)
     return elements(name, shape)
 

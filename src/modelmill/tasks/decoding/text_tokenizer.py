@@ -18,6 +18,7 @@ from modelmill.tasks.decoding.tokenizer import (
     load_tokenizer,
     without_surrogates,
 )
+from modelmill.tasks.kinds.token_ids import TokenIds, refused
 from modelmill.tasks.training_settings import passes
 from modelmill.types import Struct, TensorSpec
 
@@ -166,16 +167,13 @@ def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     return row
 
 
-def checked_ids(ids: Any, tokens: int) -> list[int]:
-    """Token ids of a caller who cut the text; raises `InvalidInput`."""
-    if not isinstance(ids, list) or not ids:
-        raise InvalidInput("token ids are a list of at least one whole number")
-    for one in ids:
-        if type(one) is not int or not 0 <= one < tokens:
-            raise InvalidInput(
-                f"token ids are whole numbers from 0 to {tokens - 1:,}, not {one!r:.40}"
-            )
-    return ids
+def checked_ids(given: TokenIds, tokens: int) -> list[int]:
+    """Token ids of a caller who cut the text; raises `InvalidInput` for one that is none of the
+    model's.
+    """
+    if (most := max(given.ids)) >= tokens:
+        raise refused(most, tokens - 1)
+    return list(given.ids)
 
 
 def noted(text: str) -> np.ndarray[Any, Any]:

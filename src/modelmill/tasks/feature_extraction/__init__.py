@@ -27,6 +27,7 @@ from modelmill.tasks.decoding.text_tokenizer import (
 )
 from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
 from modelmill.tasks.inputs import TextTask
+from modelmill.tasks.kinds.token_ids import TokenIds
 from modelmill.tasks.parameters import HIDDEN
 from modelmill.types import Struct, TensorSpec, Usage
 
@@ -70,7 +71,6 @@ class Parameters(Struct, frozen=True, kw_only=True):
         bool,
         msgspec.Meta(description='answer `{"embedding", "tokens"}`'),
     ] = False
-    token_ids: Annotated[Any, msgspec.Meta(extra=HIDDEN)] = None
 
     def __post_init__(self) -> None:
         side = self.truncation_direction
@@ -94,6 +94,7 @@ class FeatureExtraction(TextTask):
         "turn a text into a vector, for search and comparison by meaning; sentence-similarity "
         "is asked of it, too"
     )
+    ALSO_TAKES = ("token_ids",)
     GIVES = "vector"
     TARGETS = ("texts", "label", "scored")
     CLASSES = 0
@@ -131,17 +132,16 @@ class FeatureExtraction(TextTask):
     def decode(
         self, data: Raw, context: Context, parameters: Parameters = USUAL
     ) -> Arrays:
-        """`ids`, of the text or the parameter `token_ids`; with `truncate` false raises
-        `InvalidInput` for a long text.
+        """`ids`, of the text or as they were given; with `truncate` false raises `InvalidInput` for
+        a long text.
         """
         how = context.preprocessing
-        given = parameters.token_ids
         cuts = parameters.truncate
         left = parameters.truncation_direction.lower() == "left"
         ids = (
-            _ids(data, context, whole=left or not cuts)
-            if given is None
-            else text_tokenizer.checked_ids(given, how.tokens)
+            text_tokenizer.checked_ids(data, how.tokens)
+            if isinstance(data, TokenIds)
+            else _ids(data, context, whole=left or not cuts)
         )
         if len(ids) > how.max_length and not cuts:
             raise InvalidInput(

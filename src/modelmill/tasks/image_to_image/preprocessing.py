@@ -167,11 +167,7 @@ def with_holes(data: Raw, options: Preprocessing) -> Pixels:
         pixels, opacity = np.ascontiguousarray(data[:, :, :3]), data[:, :, 3]
     else:
         pixels = image_decoder.read_pixels(data)
-        alpha = (
-            None
-            if isinstance(data, np.ndarray | str)
-            else image_decoder.read_opacity(data)
-        )
+        alpha = image_decoder.read_opacity(data) if isinstance(data, bytes) else None
         if alpha is None:
             raise InvalidInput(
                 "the picture does not say what to fill in: send a PNG or WebP with an alpha "

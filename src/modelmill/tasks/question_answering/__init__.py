@@ -275,13 +275,6 @@ class QuestionAnswering(Task):
             {"question": question, "context": context}, ensure_ascii=False
         )
 
-    def example(self) -> str:
-        """A question about a sentence."""
-        return (
-            '{"question": "Where does she live?", "context": "Her name is Clara and she lives in '
-            'Berkeley."}'
-        )
-
 
 def asked_of(data: Raw) -> tuple[str, str]:
     """The question and the passage of a raw input; raises `InvalidInput`."""

@@ -33,7 +33,9 @@ from modelmill.tasks.decoding.tokenizer import (
     load_tokenizer,
     without_surrogates,
 )
-from modelmill.tasks.parameters import HIDDEN, Ignored
+from modelmill.tasks.kinds.conversation import Conversation
+from modelmill.tasks.kinds.token_ids import TokenIds
+from modelmill.tasks.parameters import Ignored
 from modelmill.tasks.text_generation.chat_template import ENDS, rendered, stops
 from modelmill.types import Json, StreamPart, Struct, TensorSpec, Usage
 
@@ -127,8 +129,6 @@ class Parameters(Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="keep so many tokens at the end of the text"),
     ] = None
-    messages: Annotated[Any, Meta(extra=HIDDEN)] = None
-    token_ids: Annotated[Any, Meta(extra=HIDDEN)] = None
     stream: Ignored = None
     best_of: Ignored = None
     decoder_input_details: Ignored = None
@@ -169,6 +169,7 @@ class TextGeneration(StreamingTask):
 
     SUMMARY = "write a text on, in the manner of those it was trained on"
     INPUT = "text"
+    ALSO_TAKES = ("conversation", "token_ids")
     GIVES = "tokens"
     TARGETS = ("none",)
     CLASSES = 0
@@ -219,15 +220,17 @@ class TextGeneration(StreamingTask):
     def begin(
         self, name: Any, data: Raw, context: Context, parameters: Parameters
     ) -> Text:
-        """A text that is to grow, as its caller wants it; raises `InvalidInput`."""
+        """A text that is to grow, as its caller wants it: one that goes on from a text or from
+        token ids, or the next message of a conversation. Raises `InvalidInput`.
+        """
         how = parameters.sampling()
-        text = data if isinstance(data, str) else ""
-        if parameters.messages is not None:
-            text = rendered(parameters.messages, context.folder)
+        if isinstance(data, Conversation):
+            data = rendered(data, context.folder)
             how = msgspec.structs.replace(how, stop=(*how.stop, *stops(context.folder)))
-        ids = _fitting(_prompt(text, context, parameters), context)
+        ids = _fitting(_prompt(data, context, parameters.truncate), context)
         tokenizer = _tokenizer(context)
-        return Text(name, ids, how, tokenizer.ends, tokenizer.stream(), said=text)
+        said = data if isinstance(data, str) else ""
+        return Text(name, ids, how, tokenizer.ends, tokenizer.stream(), said=said)
 
     def stream_part(self, piece: Piece, at: int, context: Context) -> StreamPart:
         """What a step has added to an answer after `at` characters, for those who stream it."""
@@ -398,19 +401,16 @@ def _fitting(ids: list[int], context: Context) -> list[int]:
     return ids
 
 
-def _prompt(text: str, context: Context, parameters: Parameters) -> list[int]:
+def _prompt(data: Raw, context: Context, truncate: int | None) -> list[int]:
     """The tokens of a text, or those that were given, or the last of them; raises
     `InvalidInput`.
     """
-    given = parameters.token_ids
-    truncate = parameters.truncate
-    last = min(truncate, context.preprocessing.context - 1) if truncate else None
-    if given is not None:
-        ids = checked_ids(given, context.preprocessing.tokens)
+    last = min(truncate, context.preprocessing.context - 1) if truncate else 0
+    if isinstance(data, TokenIds):
+        ids = checked_ids(data, context.preprocessing.tokens)
     else:
-        ids = _tokens(
-            _text_of(text)[-last * LETTERS :] if last else _text_of(text), context
-        )
+        text = _text_of(data)
+        ids = _tokens(text[-last * LETTERS :] if last else text, context)
     return ids[-last:] if last else ids
 
 

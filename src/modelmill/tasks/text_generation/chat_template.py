@@ -8,10 +8,10 @@ from typing import Any
 
 from modelmill.data.conversations import ANSWER, NEXT, spoken
 from modelmill.errors import InvalidInput
+from modelmill.tasks.kinds.conversation import LONGEST, Conversation, Message
 from modelmill.types import Json
 
 TEMPLATE = "chat_template.jinja"
-LONGEST = 1_000_000
 ENDS = "\ufdd0"
 """In a rendered text the token that ends one; no character, so that no message can say it."""
 ROLE = re.compile(r"[\w-]{1,40}")
@@ -19,18 +19,33 @@ TURN = re.compile(r"((?:^|\n\n)(?:user|system|assistant|tool|developer))(:\n)")
 """The beginning of a message; in a content a blank is put before its colon."""
 
 
-def rendered(messages: Any, folder: Path) -> str:
-    """The text from which the answer goes on; raises `InvalidInput` for messages that are none."""
-    plain = [
-        _plain(message, number) for number, message in enumerate(_listed(messages))
-    ]
+def rendered(conversation: Conversation, folder: Path) -> str:
+    """The text from which the answer goes on; raises `InvalidInput` where the template refuses the
+    messages.
+    """
+    plain = [_plain(message) for message in conversation.messages]
     if not (folder / TEMPLATE).exists():
         return _spoken(plain) + ANSWER
+    text = _filled_in(plain, folder)
+    if len(text) > LONGEST:
+        raise InvalidInput(
+            f"the model's chat template makes more than {LONGEST:,} characters of these messages"
+        )
+    return text
+
+
+def _plain(message: Message) -> dict[str, str]:
+    """A message as templates read it; what would end a text is left out."""
+    return {"role": message.role, "content": message.content.replace(ENDS, "")}
+
+
+def _filled_in(messages: Sequence[Json], folder: Path) -> str:
+    """The template with these messages; raises `InvalidInput`."""
     from jinja2.exceptions import TemplateError
 
     try:
         text = _template(folder).render(
-            messages=plain, add_generation_prompt=True, bos_token="", eos_token=ENDS
+            messages=messages, add_generation_prompt=True, bos_token="", eos_token=ENDS
         )
     except (
         TemplateError,
@@ -42,14 +57,10 @@ def rendered(messages: Any, folder: Path) -> str:
         raise InvalidInput(
             f"the model's chat template refuses these messages: {str(error)[:200]}"
         ) from error
-    if len(text) > LONGEST:
-        raise InvalidInput(
-            f"the model's chat template makes more than {LONGEST:,} characters of these messages"
-        )
     return str(text)
 
 
-def _spoken(messages: Sequence[Json]) -> str:
+def _spoken(messages: Sequence[Mapping[str, str]]) -> str:
     """The text as training has it; what would begin somebody else's message begins none."""
     for number, message in enumerate(messages):
         if not ROLE.fullmatch(message["role"]):
@@ -70,37 +81,6 @@ def stops(folder: Path) -> tuple[str, ...]:
     token.
     """
     return () if (folder / TEMPLATE).exists() else (f"{NEXT}user:", f"{NEXT}system:")
-
-
-def _listed(messages: Any) -> Sequence[Any]:
-    if not isinstance(messages, list) or not messages:
-        raise InvalidInput('messages is a list of {"role": ..., "content": ...}')
-    return messages
-
-
-def _plain(message: Any, number: int) -> Json:
-    """A message whose content is one text; its parts may be texts alone."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise InvalidInput(f"message {number} wants a role and a content")
-    content = message.get("content")
-    if content is None and message["role"] == "assistant":
-        content = ""  # it called a tool and said nothing
-    if isinstance(content, list):
-        if not all(
-            isinstance(part, dict) and isinstance(part.get("text"), str)
-            for part in content
-        ):
-            raise InvalidInput(
-                f"message {number} has parts that are no texts; this model reads texts alone"
-            )
-        content = "".join(part["text"] for part in content)
-    if not isinstance(content, str):
-        raise InvalidInput(f"message {number} has no content")
-    if len(content) > LONGEST:
-        raise InvalidInput(
-            f"message {number} has {len(content):,} characters; at most {LONGEST:,} are taken"
-        )
-    return {"role": message["role"], "content": content.replace(ENDS, "")}
 
 
 @lru_cache(maxsize=16)

@@ -221,10 +221,6 @@ class ImageGeneration(GeneratingTask, ImageTask):
         """A seed, one for each picture."""
         return str(int(self.fingerprint(data)[:8], 16))
 
-    def example(self) -> str:
-        """A seed."""
-        return "7"
-
 
 def _shape(how: Preprocessing) -> list[int]:
     """Of a picture."""

@@ -298,6 +298,7 @@ async def parts(
         version,
         "v2_grpc",
         data=inputs[0],
+        kind=tensors[0].name if tensors[0].name in version.also else "",
         parameters=options.task,
         timeout=options.timeout,
         priority=options.priority,

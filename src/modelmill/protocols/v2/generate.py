@@ -35,23 +35,26 @@ async def generate(request: Request) -> Response:
 async def generate_stream(request: Request) -> StreamingResponse:
     """The continuation as it is written."""
     text, parameters = await _read(request)
+    return StreamingResponse(await after_first(_events(request, text, parameters)))
 
-    async def events() -> AsyncGenerator[bytes]:
-        sent = False
-        try:
-            async for part in request.stream(text, parameters):
-                if part.text:
-                    sent = True
-                    yield event(_answer(request.version, part.text))
-        except MillError as failure:
-            if not sent:
-                raise
-            yield event({"error": failure.message})
-        else:
-            if not sent:
-                yield event(_answer(request.version, ""))
 
-    return StreamingResponse(await after_first(events()))
+async def _events(
+    request: Request, text: bytes, parameters: Json
+) -> AsyncGenerator[bytes]:
+    """An event for each piece, or an empty one; an error after the first is an event too."""
+    sent = False
+    try:
+        async for part in request.stream(text, parameters):
+            if part.text:
+                sent = True
+                yield event(_answer(request.version, part.text))
+    except MillError as failure:
+        if not sent:
+            raise
+        yield event({"error": failure.message})
+    else:
+        if not sent:
+            yield event(_answer(request.version, ""))
 
 
 async def _read(request: Request) -> tuple[bytes, Json]:
@@ -67,14 +70,15 @@ async def _read(request: Request) -> tuple[bytes, Json]:
         raise InvalidInput(
             'the JSON wants the form {"text_input": ..., "parameters": {...}}'
         )
-    # Triton's own clients write parameters as top-level fields
+    return document["text_input"].encode("utf-8", "replace"), _parameters(document)
+
+
+def _parameters(document: Json) -> Json:
+    """Those of a document; Triton's own clients write them as top-level fields."""
     own = {name: value for name, value in document.items() if name not in TOP_LEVEL}
-    parameters = {
-        name: value
-        for name, value in {**own, **parameters_of(document)}.items()
-        if name != "stream"
-    }
-    return document["text_input"].encode("utf-8", "replace"), parameters
+    parameters = {**own, **parameters_of(document)}
+    parameters.pop("stream", None)
+    return parameters
 
 
 def _answer(version: ServedVersion, text: str) -> Json:

@@ -12,6 +12,7 @@ from modelmill.errors import Expired, InvalidInput
 from modelmill.protocols.base import Begin, Finish, Request, Response, simple_error
 from modelmill.protocols.v2.json import (
     LARGE,
+    InferInput,
     InferRequest,
     answer_json,
     decode,
@@ -170,11 +171,19 @@ VARYING = (b"accept-encoding", b"content-encoding", b"x-request-id", b"tracepare
 
 def fast_path(request: Request) -> Begin | None:
     """Infer for further requests with this head: simple ones need nothing that waits."""
-    headers, model = request.headers, request.names["model"]
+    headers = request.headers
     if any(name in headers for name in VARYING):
         return None
-    gateway, caller, pinned = request.gateway, request.caller, request.pinned
-    header = headers.get(HEADER)
+    gateway, caller = request.gateway, request.caller
+    planned = _planner(gateway, caller, headers.get(HEADER))
+    return _beginner(gateway, caller, request.names["model"], request.pinned, planned)
+
+
+Planned = Callable[[ServedVersion, bytes], tuple[Plan, list[Tensor]] | None]
+
+
+def _planner(gateway: Gateway, caller: KeyInfo, header: bytes | None) -> Planned:
+    """What says what a body means for a version; None for one that is left to `infer`."""
 
     def planned(
         version: ServedVersion, body: bytes
@@ -191,6 +200,18 @@ def fast_path(request: Request) -> Begin | None:
         if options.version is not None:
             return None
         return _plan(own, message, options, body, size, _reader(gateway, caller))
+
+    return planned
+
+
+def _beginner(
+    gateway: Gateway,
+    caller: KeyInfo,
+    model: str,
+    pinned: str | None,
+    planned: Planned,
+) -> Begin:
+    """What begins to answer a body, or leaves it to `infer`."""
 
     def begin(
         body: bytes, gone: Callable[[], bool]
@@ -260,26 +281,37 @@ async def _understand(
     )
     options = read_options(message.parameters) if message.parameters else NO_OPTIONS
     if options.version is not None and options.version != str(version.version):
-        if pinned is not None:
-            raise InvalidInput(
-                f"the request names the versions {pinned} and {options.version}"
-            )
-        version = gateway.pick(caller, version.deployment, options.version)
-        gateway.refuse_unservable(version)
-        request.version = version
-        own = signature(version)
+        own = signature(_picked_by_body(request, pinned, options.version))
         message = await in_thread(decode, body, size, own)
     parts = own, message, options, body, size, _reader(gateway, caller)
     plan, tensors = _plan(*parts) if small else await in_thread(_plan, *parts)
-    for output in plan.wanted:
-        if output.memory is not None:
-            regions(gateway).check(
-                caller,
-                output.memory.region,
-                output.memory.offset,
-                output.memory.byte_size,
-            )
+    if not plan.simple:
+        _check_memory(gateway, caller, plan.wanted)
     return plan, tensors
+
+
+def _picked_by_body(
+    request: Request, pinned: str | None, version: str
+) -> ServedVersion:
+    """The version that a body pins; raises `InvalidInput` where the head pins another."""
+    if pinned is not None:
+        raise InvalidInput(f"the request names the versions {pinned} and {version}")
+    gateway = request.gateway
+    picked = gateway.pick(request.caller, request.version.deployment, version)
+    gateway.refuse_unservable(picked)
+    request.version = picked
+    return picked
+
+
+def _check_memory(
+    gateway: Gateway, caller: KeyInfo, wanted: Sequence[RequestedOutput]
+) -> None:
+    """Raises `InvalidInput`, `NotFound` unless there is room for outputs in shared memory."""
+    for output in wanted:
+        if (memory := output.memory) is not None:
+            regions(gateway).check(
+                caller, memory.region, memory.offset, memory.byte_size
+            )
 
 
 def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[MemoryRange], bytes]:
@@ -351,38 +383,36 @@ def _remember(
         or size == len(body)
         or message.id
         or plan.options.version is not None
+        or not all(map(_follows, message.inputs))
+        or any(tensor.datatype == "BYTES" for tensor in inputs)
+        or any(output.memory for output in plan.wanted)
     ):
         return
-    if any(
-        entry.data is not None or entry.parameters is None for entry in message.inputs
-    ):
-        return
-    if any(
-        entry.parameters.shared_memory_region is not None
-        for entry in message.inputs
-        if entry.parameters is not None
-    ):
-        return
-    if any(tensor.datatype == "BYTES" for tensor in inputs) or any(
-        output.memory for output in plan.wanted
-    ):
-        return
-    at = size
-    for tensor in inputs:
-        plan.cuts.append(
-            (
-                tensor.name,
-                tensor.datatype,
-                list(tensor.shape),
-                at,
-                at + len(tensor.data),
-            )
-        )
-        at += len(tensor.data)
+    plan.cuts = _cuts(inputs, size)
     plan.length = len(body)
     if len(own.plans) >= HEADS:
         own.plans.clear()
     own.plans[body[:size]] = plan
+
+
+def _follows(entry: InferInput[Any]) -> bool:
+    """Whether the data of an input follow the JSON."""
+    where = entry.parameters
+    return (
+        entry.data is None and where is not None and where.shared_memory_region is None
+    )
+
+
+def _cuts(
+    inputs: Sequence[RawInput], at: int
+) -> list[tuple[str, str, list[int], int, int]]:
+    """Where tensors lie that follow one another."""
+    cuts = []
+    for tensor in inputs:
+        end = at + len(tensor.data)
+        cuts.append((tensor.name, tensor.datatype, list(tensor.shape), at, end))
+        at = end
+    return cuts
 
 
 def _respond_now(version: ServedVersion, plan: Plan, answer: Answer) -> Response:
@@ -413,16 +443,24 @@ async def _respond(
         if small
         else await in_thread(_written, version, plan, answer)
     )
-    for tensor, output in zip(tensors, plan.wanted, strict=True):
-        if output.memory is not None:
+    if not plan.simple:
+        _leave(request, plan.wanted, tensors)
+    return _assembled(plan, tensors, head, blobs)
+
+
+def _leave(
+    request: Request, wanted: Sequence[RequestedOutput], tensors: Sequence[Tensor]
+) -> None:
+    """Write outputs to shared memory that are wanted there."""
+    for tensor, output in zip(tensors, wanted, strict=True):
+        if (memory := output.memory) is not None:
             regions(request.gateway).write(
                 request.caller,
-                output.memory.region,
-                output.memory.offset,
-                output.memory.byte_size,
+                memory.region,
+                memory.offset,
+                memory.byte_size,
                 tensor.data,
             )
-    return _assembled(plan, tensors, head, blobs)
 
 
 def _assembled(

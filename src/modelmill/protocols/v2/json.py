@@ -11,7 +11,7 @@ import binascii
 import json
 import math
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from types import GenericAlias
@@ -33,6 +33,7 @@ from modelmill.protocols.v2.values import SIZES, packed, unpacked
 from modelmill.serve.tensors import pack_bytes
 from modelmill.serve.wire import Tensor
 from modelmill.tasks.kinds import input_kind
+from modelmill.types import Json
 
 T = TypeVar("T")
 
@@ -154,10 +155,8 @@ def _decode_carefully(head: bytes | memoryview, is_split: bool) -> InferRequest[
     try:
         return decoded(_careful.decode, head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if not isinstance(error, msgspec.ValidationError):
-            whole = bytes(head)
-            if b"NaN" in whole or b"Infinity" in whole:
-                return _decode_loosely(mended(whole))
+        if not isinstance(error, msgspec.ValidationError) and _is_numberless(head):
+            return _decode_loosely(mended(bytes(head)))
         hint = (
             ""
             if is_split
@@ -166,6 +165,11 @@ def _decode_carefully(head: bytes | memoryview, is_split: bool) -> InferRequest[
         raise InvalidInput(f"the request is not valid: {error}{hint}") from error
     except RecursionError as error:
         raise InvalidInput("the JSON is nested too deeply") from error
+
+
+def _is_numberless(head: bytes | memoryview) -> bool:
+    whole = bytes(head)
+    return b"NaN" in whole or b"Infinity" in whole
 
 
 def _decode_loosely(head: bytes) -> InferRequest[Any]:
@@ -226,23 +230,31 @@ def raw_inputs(
             where.binary_data_size,
             where.shared_memory_region,
         ):
-            raise InvalidInput(
-                f"input '{entry.name:.80}' brings its data twice: in JSON, in binary or in shared "
-                "memory"
-            )
+            raise _brought_twice(entry)
         if (length := where.binary_data_size) is None:
             data = read(memory_of(where))
         else:
             if not 0 <= length <= end - at:
-                raise InvalidInput(
-                    f"input '{entry.name:.80}': binary_data_size {length!r:.30} exceeds the body"
-                )
+                raise _too_long(entry, length)
             data = body[at : at + length]
             at += length
         inputs.append(RawInput(entry.name, entry.datatype, entry.shape, data))
     if at != end:
         raise InvalidInput(f"{end - at} bytes follow the last tensor")
     return inputs
+
+
+def _brought_twice(entry: InferInput[Any]) -> InvalidInput:
+    return InvalidInput(
+        f"input '{entry.name:.80}' brings its data twice: in JSON, in binary or in shared "
+        "memory"
+    )
+
+
+def _too_long(entry: InferInput[Any], length: int) -> InvalidInput:
+    return InvalidInput(
+        f"input '{entry.name:.80}': binary_data_size {length!r:.30} exceeds the body"
+    )
 
 
 def memory_of(where: TensorParameters) -> MemoryRange:
@@ -258,14 +270,8 @@ def _from_json(entry: InferInput[Any], own: Signature) -> bytes:
     """A list of values, flat or nested, as a tensor's data; raises `InvalidInput`."""
     count = expect(own, entry.name, entry.datatype, entry.shape)
     element = ELEMENTS.get(entry.datatype)
-    if element is None:
-        raise InvalidInput(
-            f"input '{entry.name}': {entry.datatype} has no form in JSON; send it as binary data"
-        )
-    if entry.data is None:
-        raise InvalidInput(
-            f"input '{entry.name}' brings no data: neither data nor binary_data_size"
-        )
+    if element is None or entry.data is None:
+        raise _no_values(entry)
     if (
         type(entry.data) is msgspec.Raw
         and len(entry.data) > CHUNK
@@ -280,6 +286,17 @@ def _from_json(entry: InferInput[Any], own: Signature) -> bytes:
             f"input '{entry.name}': the shape {entry.shape} has {count} values, given {actual}"
         )
     return data
+
+
+def _no_values(entry: InferInput[Any]) -> InvalidInput:
+    """The error of an input that JSON can't bring, or does not."""
+    if entry.datatype not in ELEMENTS:
+        return InvalidInput(
+            f"input '{entry.name}': {entry.datatype} has no form in JSON; send it as binary data"
+        )
+    return InvalidInput(
+        f"input '{entry.name}' brings no data: neither data nor binary_data_size"
+    )
 
 
 def _packed(entry: InferInput[Any], values: list[Any], own: Signature) -> bytes:
@@ -349,20 +366,26 @@ def _in_chunks(entry: InferInput[Any], raw: bytes, element: type) -> tuple[bytes
     decoder = msgspec.json.Decoder(list[element])  # type: ignore[valid-type]
     parts = []
     found = 0
-    at = 1
     try:
-        flat = _unnested(raw)
-        while at:
-            cut = flat.find(b",", at + CHUNK)
-            part = flat[at : cut if cut > 0 else -1]
-            values = decoder.decode(b"[" + part + b"]")
+        for chunk in _chunks(_unnested(raw)):
+            values = decoder.decode(chunk)
             if not values and found:
                 raise ValueError("a value is missing")
             parts.append(packed(entry.name, entry.datatype, values))
-            found, at = found + len(values), cut + 1
+            found += len(values)
     except ValueError as error:  # also what msgspec raises
         raise _not_values(entry, error) from error
     return b"".join(parts), found
+
+
+def _chunks(flat: bytes) -> Iterator[bytes]:
+    """The JSON of a flat list as that of shorter lists."""
+    at = 1
+    while at:
+        cut = flat.find(b",", at + CHUNK)
+        part = flat[at : cut if cut > 0 else -1]
+        yield b"[" + part + b"]"
+        at = cut + 1
 
 
 # ---- outputs of a request
@@ -371,26 +394,27 @@ def _in_chunks(entry: InferInput[Any], raw: bytes, element: type) -> tuple[bytes
 def requested_outputs(message: InferRequest[Any]) -> list[RequestedOutput]:
     """The outputs that a request names; raises `InvalidInput`."""
     default = message.binary
-    requested = []
-    for output in message.outputs or ():
-        parameters = output.parameters
-        if parameters is None:
-            requested.append(RequestedOutput(output.name, default))
-            continue
-        if not 0 <= parameters.classification < 1 << 31:
-            raise InvalidInput(
-                f"output '{output.name:.80}': classification is how many classes to name, from 1"
-            )
-        binary = default if parameters.binary_data is None else parameters.binary_data
-        memory = (
-            memory_of(parameters)
-            if parameters.shared_memory_region is not None
-            else None
+    return [
+        RequestedOutput(output.name, default)
+        if output.parameters is None
+        else _requested(output.name, output.parameters, default)
+        for output in message.outputs or ()
+    ]
+
+
+def _requested(
+    name: str, parameters: TensorParameters, default: bool
+) -> RequestedOutput:
+    """One output; raises `InvalidInput`."""
+    if not 0 <= parameters.classification < 1 << 31:
+        raise InvalidInput(
+            f"output '{name:.80}': classification is how many classes to name, from 1"
         )
-        requested.append(
-            RequestedOutput(output.name, binary, parameters.classification, memory)
-        )
-    return requested
+    binary = default if parameters.binary_data is None else parameters.binary_data
+    memory = (
+        memory_of(parameters) if parameters.shared_memory_region is not None else None
+    )
+    return RequestedOutput(name, binary, parameters.classification, memory)
 
 
 def answer_json(
@@ -408,11 +432,7 @@ def answer_json(
             encode(tensor.shape),
         )
         if want.memory is not None:
-            memory = {
-                "shared_memory_region": want.memory.region,
-                "shared_memory_offset": want.memory.offset,
-                "shared_memory_byte_size": len(tensor.data),
-            }
+            memory = _left_in(want.memory, tensor)
             entries.append(b'%b,"parameters":%b}' % (head, encode(memory)))
         elif want.binary:
             entries.append(
@@ -428,29 +448,45 @@ def answer_json(
 encode = msgspec.json.Encoder().encode
 
 
+def _left_in(memory: MemoryRange, tensor: Tensor) -> Json:
+    """Where an output was left, in the response."""
+    return {
+        "shared_memory_region": memory.region,
+        "shared_memory_offset": memory.offset,
+        "shared_memory_byte_size": len(tensor.data),
+    }
+
+
 def values_json(tensor: Tensor) -> bytes:
     """The values of an output as a flat JSON list; NaN and Infinity as Python and Triton write
     them.
     """
     step = VALUES * SIZES.get(tensor.datatype, 0)
     if 0 < step < len(tensor.data):
-        slices = (
-            tensor.data[at : at + step] for at in range(0, len(tensor.data), step)
-        )
-        parts = [
-            values_json(Tensor(tensor.name, tensor.datatype, [], data))[1:-1]
-            for data in slices
-        ]
-        return b"[" + b",".join(parts) + b"]"
+        return _values_in_steps(tensor, step)
     values = unpacked(tensor)
     if tensor.datatype == "BYTES":
-        try:
-            return encode([str(value, "utf-8") for value in values])
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"output '{tensor.name}' holds bytes that are not text: ask for binary data"
-            ) from error
+        return _texts_json(tensor.name, values)
     return _numbers_json(values)
+
+
+def _values_in_steps(tensor: Tensor, step: int) -> bytes:
+    """Many values, so many bytes of them at a time."""
+    slices = (tensor.data[at : at + step] for at in range(0, len(tensor.data), step))
+    parts = [
+        values_json(Tensor(tensor.name, tensor.datatype, [], data))[1:-1]
+        for data in slices
+    ]
+    return b"[" + b",".join(parts) + b"]"
+
+
+def _texts_json(name: str, values: list[bytes]) -> bytes:
+    try:
+        return encode([str(value, "utf-8") for value in values])
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"output '{name}' holds bytes that are not text: ask for binary data"
+        ) from error
 
 
 def _numbers_json(values: list[Any]) -> bytes:

@@ -60,12 +60,17 @@ def model_metadata(
         "outputs": [msgspec.to_builtins(spec) for spec in route.outputs],
     }
     if route.task and route.kind != TENSOR:
-        document["task"] = {
-            "name": route.task,
-            "inputs": [{"name": route.kind, "datatype": "BYTES", "shape": [-1]}],
-            "outputs": [{"name": "answer", "datatype": "BYTES", "shape": [-1]}],
-        }
+        document["task"] = _task(route)
     return document
+
+
+def _task(route: ServedVersion) -> Json:
+    """The raw input and the answer of a task's model."""
+    return {
+        "name": route.task,
+        "inputs": [{"name": route.kind, "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [{"name": "answer", "datatype": "BYTES", "shape": [-1]}],
+    }
 
 
 def versions(route: ServedVersion) -> list[ServedVersion]:
@@ -94,42 +99,49 @@ def model_config(
     is not 0.
     """
     route = _known(gateway, caller, name, version)
-    batched = all(spec.shape[:1] == [-1] for spec in [*route.inputs, *route.outputs])
+    numbers = [one.version for one in versions(gateway.route(caller, name))]
     platform, backend = PLATFORMS.get(route.engine, (route.engine, route.engine))
-    main = gateway.route(caller, name)
     return {
         "name": route.deployment,
         "platform": platform,
         "backend": backend,
-        "version_policy": {
-            "specific": {"versions": [one.version for one in versions(main)]}
-        },
-        "max_batch_size": max(route.batch, gateway.limits.batch) if batched else 0,
+        "version_policy": {"specific": {"versions": numbers}},
+        **_tensor_configs(route, gateway.limits.batch),
+        **_scheduling(route),
+        "parameters": _model_parameters(route),
+    }
+
+
+def _tensor_configs(route: ServedVersion, most: int) -> Json:
+    """Inputs and outputs, and how many rows go at a time; `most` where the model does not say."""
+    batched = all(spec.shape[:1] == [-1] for spec in [*route.inputs, *route.outputs])
+    return {
+        "max_batch_size": max(route.batch, most) if batched else 0,
         "input": [_tensor_config(spec, batched) for spec in route.inputs],
         "output": [
             {**_tensor_config(spec, batched), "label_filename": ""}
             for spec in route.outputs
         ],
-        "instance_group": [
-            {
-                "name": route.deployment,
-                "kind": "KIND_CPU",
-                "count": max(1, len(route.sockets)),
-            }
-        ],
-        "dynamic_batching": {
-            "preferred_batch_size": [route.batch] if route.batch else [],
-            "max_queue_delay_microseconds": round(route.max_wait * 1e6),
-        },
-        "parameters": {
-            name: {"string_value": value}
-            for name, value in (
-                ("model", route.model),
-                ("task", route.task),
-                ("kind", route.kind),
-            )
-        },
     }
+
+
+def _scheduling(route: ServedVersion) -> Json:
+    """Replicas, and how calls are put into batches."""
+    group = {
+        "name": route.deployment,
+        "kind": "KIND_CPU",
+        "count": max(1, len(route.sockets)),
+    }
+    batching = {
+        "preferred_batch_size": [route.batch] if route.batch else [],
+        "max_queue_delay_microseconds": round(route.max_wait * 1e6),
+    }
+    return {"instance_group": [group], "dynamic_batching": batching}
+
+
+def _model_parameters(route: ServedVersion) -> Json:
+    named = {"model": route.model, "task": route.task, "kind": route.kind}
+    return {name: {"string_value": value} for name, value in named.items()}
 
 
 def _tensor_config(spec: TensorSpec, batched: bool) -> Json:
@@ -165,25 +177,29 @@ def model_statistics(
 
 
 def _statistics(route: ServedVersion, counted: Series) -> Json:
-    done = counted.success
     return {
         "name": route.deployment,
         "version": str(route.version),
         "last_inference": int(counted.last * 1e3),
         "inference_count": counted.rows,
         "execution_count": counted.batches,
-        "inference_stats": {
-            "success": _duration(done, counted.success_seconds),
-            "fail": _duration(counted.failure, counted.failure_seconds),
-            "queue": _duration(done, counted.queue_seconds),
-            "compute_input": _duration(done, counted.decode_seconds),
-            "compute_infer": _duration(done, counted.run_seconds),
-            "compute_output": _duration(done, counted.encode_seconds),
-            "cache_hit": _duration(0, 0),
-            "cache_miss": _duration(0, 0),
-        },
+        "inference_stats": _durations(counted),
         "batch_stats": [],
         "memory_usage": [],
+    }
+
+
+def _durations(counted: Series) -> Json:
+    done = counted.success
+    return {
+        "success": _duration(done, counted.success_seconds),
+        "fail": _duration(counted.failure, counted.failure_seconds),
+        "queue": _duration(done, counted.queue_seconds),
+        "compute_input": _duration(done, counted.decode_seconds),
+        "compute_infer": _duration(done, counted.run_seconds),
+        "compute_output": _duration(done, counted.encode_seconds),
+        "cache_hit": _duration(0, 0),
+        "cache_miss": _duration(0, 0),
     }
 
 

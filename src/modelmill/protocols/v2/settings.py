@@ -43,11 +43,9 @@ def update_trace_settings(
     checked = {key: _trace_value(key, value) for key, value in changes.items()}
     kept = gateway.trace_settings
     own = kept.setdefault(_owner(gateway, caller, name) if name else "", {})
-    for key, value in checked.items():
-        if value is None:
-            own.pop(key, None)
-        else:
-            own[key] = value
+    own.update(checked)
+    for key in [key for key, value in own.items() if value is None]:
+        del own[key]
     return trace_settings(gateway, caller, name)
 
 
@@ -56,19 +54,28 @@ def _owner(gateway: Gateway, caller: KeyInfo, name: str) -> str:
 
 
 def _trace_value(key: str, value: Any) -> Any:
+    """A setting as it is kept; None to go back to what it was. Raises `InvalidInput`."""
     if key not in TRACE:
         raise unknown_setting(key, TRACE)
     if key in FIXED:
         raise InvalidInput(f"the setting {key} can't be changed through this protocol")
     if value is None or value == []:
         return None
-    if key == "trace_level":
-        levels = [value] if isinstance(value, str) else value
-        if not isinstance(levels, list) or not all(level in LEVELS for level in levels):
-            raise InvalidInput(
-                f"the setting trace_level is a list of {', '.join(LEVELS)}, not {value!r:.80}"
-            )
-        return sorted(set(levels), key=LEVELS.index)
+    return _levels(value) if key == "trace_level" else _whole(key, value)
+
+
+def _levels(value: Any) -> list[str]:
+    """What is traced: a level or several."""
+    levels = [value] if isinstance(value, str) else value
+    if not isinstance(levels, list) or not all(level in LEVELS for level in levels):
+        raise InvalidInput(
+            f"the setting trace_level is a list of {', '.join(LEVELS)}, not {value!r:.80}"
+        )
+    return sorted(set(levels), key=LEVELS.index)
+
+
+def _whole(key: str, value: Any) -> str:
+    """A whole number as a text, which may stand in a list."""
     text = value[0] if isinstance(value, list) and len(value) == 1 else value
     text = str(text) if type(text) is int else text
     least = -1 if key == "trace_count" else 0
@@ -111,24 +118,29 @@ def update_log_settings(
     gateway.require_admin(caller)
     now = log_settings(gateway)
     for key, value in changes.items():
-        if key not in now:
-            raise unknown_setting(key, now)
-        if key in FIXED and value != now[key]:
-            raise InvalidInput(
-                f"the setting {key} can't be changed through this protocol"
-            )
-        if key == "log_verbose_level" and (
-            type(value) is not int or not 0 <= value < 1 << 31
-        ):
-            raise InvalidInput(
-                f"the setting log_verbose_level is a whole number from 0, not {value!r:.80}"
-            )
-        if isinstance(now[key], bool) and not isinstance(value, bool):
-            raise InvalidInput(f"the setting {key} is true or false, not {value!r:.80}")
+        _check_log_setting(now, key, value)
     new = {**now, **changes}
     gateway.log_settings = {key: new[key] for key in new if key not in FIXED}
     LOG.setLevel(_level(new))
     return log_settings(gateway)
+
+
+def _check_log_setting(now: Json, key: str, value: Any) -> None:
+    """Raises `InvalidInput` for a value that a setting can't have."""
+    if key not in now:
+        raise unknown_setting(key, now)
+    if key in FIXED and value != now[key]:
+        raise InvalidInput(f"the setting {key} can't be changed through this protocol")
+    if key == "log_verbose_level" and not _is_level(value):
+        raise InvalidInput(
+            f"the setting log_verbose_level is a whole number from 0, not {value!r:.80}"
+        )
+    if isinstance(now[key], bool) and not isinstance(value, bool):
+        raise InvalidInput(f"the setting {key} is true or false, not {value!r:.80}")
+
+
+def _is_level(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 31
 
 
 def _level(settings: Mapping[str, Any]) -> int:

@@ -43,18 +43,13 @@ class Regions:
     ) -> None:
         """Open the object `key`; raises `Conflict`, `InvalidInput`, `NotFound`, `Forbidden`."""
         own = self._of(caller)
-        if not name or len(name) > MAX_NAME or not name.isprintable():
-            raise InvalidInput(
-                f"a region's name has 1 to {MAX_NAME} printable characters, not {name[:80]!r}"
-            )
+        _check_name(name)
         if name in own:
             raise Conflict(
                 f"the region '{name}' is already registered: unregister it first"
             )
-        if (
-            len(own) >= MAX_REGIONS
-            or byte_size + sum(region.byte_size for region in own.values()) > MAX_BYTES
-        ):
+        together = byte_size + sum(region.byte_size for region in own.values())
+        if len(own) >= MAX_REGIONS or together > MAX_BYTES:
             raise InvalidInput(
                 f"a key may register {MAX_REGIONS} regions of {MAX_BYTES:,} bytes together"
             )
@@ -73,15 +68,7 @@ class Regions:
         """The caller's regions, or one of them; raises `NotFound`."""
         own = self._of(caller)
         chosen = own if name is None else {name: self._find(caller, name)}
-        return [
-            {
-                "name": each,
-                "key": region.key,
-                "offset": region.offset,
-                "byte_size": region.byte_size,
-            }
-            for each, region in chosen.items()
-        ]
+        return [_described(each, region) for each, region in chosen.items()]
 
     def read(self, caller: KeyInfo, name: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` of the region; raises `NotFound`, `InvalidInput`."""
@@ -92,9 +79,7 @@ class Regions:
         while at < end:
             part = os.pread(region.descriptor, end - at, at)
             if not part:
-                raise InvalidInput(
-                    f"the region '{name}' is shorter than it was when it was registered"
-                )
+                raise _shortened(name)
             parts.append(part)
             at += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -112,9 +97,7 @@ class Regions:
             )
         start = region.offset + offset
         if start + len(data) > os.fstat(region.descriptor).st_size:
-            raise InvalidInput(
-                f"the region '{name}' is shorter than it was when it was registered"
-            )
+            raise _shortened(name)
         view = memoryview(data)
         while view:
             done = os.pwrite(region.descriptor, view, start)
@@ -146,6 +129,28 @@ def _owner(caller: KeyInfo) -> tuple[str, str]:
     return caller.project, caller.digest
 
 
+def _check_name(name: str) -> None:
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise InvalidInput(
+            f"a region's name has 1 to {MAX_NAME} printable characters, not {name[:80]!r}"
+        )
+
+
+def _described(name: str, region: Region) -> Json:
+    return {
+        "name": name,
+        "key": region.key,
+        "offset": region.offset,
+        "byte_size": region.byte_size,
+    }
+
+
+def _shortened(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"the region '{name}' is shorter than it was when it was registered"
+    )
+
+
 def _open(key: str, offset: int, byte_size: int) -> Region:
     """The checked object; raises `InvalidInput`, `NotFound`, `Forbidden`."""
     if not KEY.fullmatch(key):
@@ -156,21 +161,26 @@ def _open(key: str, offset: int, byte_size: int) -> Region:
         raise InvalidInput(
             f"a region has an offset from 0 and a byte_size from 1, not {offset} and {byte_size}"
         )
-    try:
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        descriptor = os.open(FOLDER + key, flags)
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no shared memory '{key}' on this machine") from error
-    except OSError as error:
-        raise Forbidden(
-            f"the shared memory '{key}' can't be opened: {error.strerror}"
-        ) from error
+    descriptor = _descriptor(key)
     try:
         _check(descriptor, key, offset + byte_size)
     except BaseException:
         os.close(descriptor)
         raise
     return Region(descriptor, key, offset, byte_size)
+
+
+def _descriptor(key: str) -> int:
+    """The open object; raises `NotFound`, `Forbidden`."""
+    try:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.open(FOLDER + key, flags)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no shared memory '{key}' on this machine") from error
+    except OSError as error:
+        raise Forbidden(
+            f"the shared memory '{key}' can't be opened: {error.strerror}"
+        ) from error
 
 
 def _check(descriptor: int, key: str, end: int) -> None:

@@ -114,20 +114,31 @@ class Signature:
         self.numberless = frozenset(
             spec.name for spec in version.outputs if spec.datatype in ("FP16", "BF16")
         )
-        named = msgspec.json.encode(
-            {"model_name": version.deployment, "model_version": str(version.version)}
-        )
-        self.head = named[:-1]  # of every answer in JSON
+        self.head = _answer_head(version)
         self.plans: dict[bytes, Any] = {}  # what heads of requests mean
-        self.task_input = (
-            version.kind if version.task and version.kind != TENSOR else ""
-        )
-        kinds = (self.task_input, *version.also) if self.task_input else ()
-        self.raw = frozenset(
-            name
-            for name in kinds
-            if name not in self.inputs or self.inputs[name].datatype != "BYTES"
-        )
+        is_task = version.task and version.kind != TENSOR
+        self.task_input = version.kind if is_task else ""
+        raw = _raw_names(version, self.inputs) if self.task_input else []
+        self.raw = frozenset(raw)
+
+
+def _raw_names(version: ServedVersion, inputs: Mapping[str, Input]) -> list[str]:
+    """The inputs that are raw task input when they come as BYTES: those that the model itself does
+    not take as such.
+    """
+    return [
+        name
+        for name in (version.kind, *version.also)
+        if name not in inputs or inputs[name].datatype != "BYTES"
+    ]
+
+
+def _answer_head(version: ServedVersion) -> bytes:
+    """How every answer in JSON begins."""
+    named = msgspec.json.encode(
+        {"model_name": version.deployment, "model_version": str(version.version)}
+    )
+    return named[:-1]
 
 
 _signatures: dict[int, Signature] = {}
@@ -173,6 +184,11 @@ def checked_inputs(version: ServedVersion, inputs: Sequence[RawInput]) -> list[T
             return [_fitting(tensor, sole)]
         if tensor.datatype == "BYTES" and tensor.name in own.raw:
             return [_raw_inputs(tensor)]
+    return _checked_together(inputs, own)
+
+
+def _checked_together(inputs: Sequence[RawInput], own: Signature) -> list[Tensor]:
+    """Several inputs, which have to be of one batch."""
     _check_names(inputs, own)
     checked = [_fitting(tensor, own.inputs[tensor.name]) for tensor in inputs]
     batches = {tensor.shape[0] for tensor in checked if tensor.shape}
@@ -205,7 +221,14 @@ def _fitting(tensor: RawInput, spec: Input) -> Tensor:
         and shape[0] * row == len(tensor.data)
     ):
         return Tensor(tensor.name, tensor.datatype, shape, tensor.data)  # type: ignore[arg-type]
-    shape = list(shape)
+    return _counted(tensor, spec)
+
+
+def _counted(tensor: RawInput, spec: Input) -> Tensor:
+    """The tensor of one input whose rows have no fixed size, or that does not fit; raises
+    `InvalidInput`.
+    """
+    shape = list(tensor.shape)
     count = _expected(tensor.name, tensor.datatype, shape, spec)
     if not spec.size:
         check_bytes(tensor.name, tensor.data, count)
@@ -243,15 +266,18 @@ def _expected(name: str, datatype: str, shape: Sequence[int], spec: Input) -> in
         and 0 <= (size := shape[0] * spec.row) <= MAX_ELEMENTS
     ):
         return size // spec.size
-    fits = len(shape) == spec.rank and all(
-        side == wanted if wanted >= 0 else side >= 0
-        for side, wanted in zip(shape, spec.shape, strict=True)
-    )
-    if not fits:
+    if not _is_shape(shape, spec):
         raise InvalidInput(
             f"input '{name}' wants the shape {spec.shape}, given: {str(shape)[:200]}"
         )
     return elements(name, shape)
+
+
+def _is_shape(shape: Sequence[int], spec: Input) -> bool:
+    return len(shape) == spec.rank and all(
+        side == wanted if wanted >= 0 else side >= 0
+        for side, wanted in zip(shape, spec.shape, strict=True)
+    )
 
 
 def elements(name: str, shape: Sequence[int]) -> int:
@@ -305,9 +331,8 @@ def checked_outputs(
                 f"the model has the outputs {known}, not '{output.name[:80]}'"
             )
     if len({output.name for output in requested}) != len(requested):
-        raise InvalidInput(
-            f"an output is requested twice: {', '.join(output.name for output in requested)[:200]}"
-        )
+        names = ", ".join(output.name for output in requested)
+        raise InvalidInput(f"an output is requested twice: {names[:200]}")
     return requested
 
 
@@ -358,20 +383,19 @@ def read_options(parameters: Mapping[str, Any]) -> Options:
         "timeout",
         "microseconds that the request may wait, from 0 (no limit)",
     )
+    task = {name: value for name, value in parameters.items() if name not in RESERVED}
+    return Options(priority, microseconds / 1e6 or None, _version_of(parameters), task)
+
+
+def _version_of(parameters: Mapping[str, Any]) -> str | None:
     version = parameters.get("version")
-    if version is not None and (
-        not isinstance(version, (str, int)) or not is_number(str(version))
-    ):
+    if version is None:
+        return None
+    if not isinstance(version, (str, int)) or not is_number(str(version)):
         raise InvalidInput(
             f"the parameter version is a version's number, not {version!r:.40}"
         )
-    task = {name: value for name, value in parameters.items() if name not in RESERVED}
-    return Options(
-        priority,
-        microseconds / 1e6 or None,
-        None if version is None else str(version),
-        task,
-    )
+    return str(version)
 
 
 def _whole(parameters: Mapping[str, Any], name: str, meaning: str) -> int:

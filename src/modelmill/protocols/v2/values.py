@@ -56,18 +56,25 @@ def check_bytes(name: str, data: bytes, count: int) -> None:
         )
     for number in range(count):
         if end - at < 4:
-            raise InvalidInput(
-                f"input '{name}': the data end before the length of element {number}"
-            )
+            raise _cut_off(name, number, at, end)
         at += 4 + read(data, at)[0]
         if at > end:
-            raise InvalidInput(
-                f"input '{name}': element {number} ends {at - end} bytes after the data"
-            )
+            raise _cut_off(name, number, at, end)
     if at != end:
         raise InvalidInput(
             f"input '{name}': {end - at} bytes follow its {count} elements"
         )
+
+
+def _cut_off(name: str, number: int, at: int, end: int) -> InvalidInput:
+    """The error of an element whose length, or whose end, is not in the data."""
+    if at > end:
+        return InvalidInput(
+            f"input '{name}': element {number} ends {at - end} bytes after the data"
+        )
+    return InvalidInput(
+        f"input '{name}': the data end before the length of element {number}"
+    )
 
 
 def unpack_bytes(data: bytes) -> list[bytes]:
@@ -104,14 +111,16 @@ def packed(name: str, datatype: str, values: Sequence[Any]) -> bytes:
         )
     try:
         return pack(f"<{len(values)}{code}", *values)
-    except OverflowError as error:
-        raise InvalidInput(
-            f"input '{name}': a number is too large for {datatype}"
-        ) from error
-    except PackingError as error:
-        raise InvalidInput(
-            f"input '{name}': data does not hold values of {datatype}: {error}"
-        ) from error
+    except (OverflowError, PackingError) as error:
+        raise _not_packed(name, datatype, error) from error
+
+
+def _not_packed(name: str, datatype: str, error: Exception) -> InvalidInput:
+    if isinstance(error, OverflowError):
+        return InvalidInput(f"input '{name}': a number is too large for {datatype}")
+    return InvalidInput(
+        f"input '{name}': data does not hold values of {datatype}: {error}"
+    )
 
 
 def unpacked(tensor: Tensor) -> list[Any]:
@@ -140,17 +149,22 @@ def classification(tensor: Tensor, count: int, labels: Sequence[str]) -> Tensor:
         )
     rows = tensor.shape[0] if tensor.shape else 1
     scores = numbers_of(tensor).reshape(rows, math.prod(tensor.shape[1:]))
-    count = min(count, scores.shape[1])
-    best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable")[
-        :, :count
-    ]
-    named = list(labels) if len(labels) == scores.shape[1] else []
+    best = _best(scores, count)
+    named = [f":{label}" for label in labels]
+    if len(named) != scores.shape[1]:
+        named = [""] * scores.shape[1]
     texts = [
-        f"{scores[row, index]:f}:{index}{f':{named[index]}' if named else ''}".encode()
+        f"{scores[row, index]:f}:{index}{named[index]}".encode()
         for row, indices in enumerate(best.tolist())
         for index in indices
     ]
-    return Tensor(tensor.name, "BYTES", [rows, count], pack_bytes(texts))
+    return Tensor(tensor.name, "BYTES", [rows, best.shape[1]], pack_bytes(texts))
+
+
+def _best(scores: "np.ndarray[Any, Any]", count: int) -> "np.ndarray[Any, Any]":
+    """The indices of the best scores of each row, at most `count`; NaN comes last."""
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable")
+    return order[:, :count]
 
 
 def numbers_of(tensor: Tensor) -> "np.ndarray[Any, Any]":

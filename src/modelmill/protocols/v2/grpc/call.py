@@ -24,7 +24,7 @@ from modelmill.errors import (
 )
 from modelmill.protocols.browser import refuse_other_sites
 from modelmill.protocols.keys import key_of
-from modelmill.serve.tracing import CURRENT, Span
+from modelmill.serve.tracing import CURRENT, Span, Tracing
 from modelmill.types import KeyInfo
 from modelmill.wire.encoding import BRISK, SMALL, WORTH, in_thread, unpack
 from modelmill.wire.http2.hpack import OK, Headers, Malformed, literal
@@ -132,6 +132,36 @@ def _seconds(timeout: bytes) -> float | None:
     return seconds if seconds < LONGEST else None
 
 
+def _unknown_encoding(encoding: str) -> MethodNotAllowed:
+    return MethodNotAllowed(
+        f"the encoding {encoding[:40]!r} is not known; gzip and deflate are"
+    )
+
+
+def _status(error: MillError) -> bytes:
+    """The trailers of a call that ends with an error."""
+    block = literal(b"grpc-status", str(STATUS.get(error.code, 13)).encode())
+    words = error.message.encode("utf-8", "replace").decode()[:MESSAGE_CHARACTERS]
+    block += literal(b"grpc-message", quote(words, safe=_printable).encode())
+    if error.retry_after is not None:
+        milliseconds = round(error.retry_after * 1000)
+        block += literal(b"grpc-retry-pushback-ms", str(milliseconds).encode())
+    if error.code == "method_not_allowed":
+        block += _ACCEPTED
+    return block
+
+
+def _span(tracing: Tracing, head: CallHead) -> Span:
+    """A span that is named by the method."""
+    metadata = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in head.metadata.items()
+    }
+    service, _, name = head.path[1:].partition("/")
+    attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+    return tracing.start(head.path[1:], metadata, attributes)
+
+
 class GrpcCall(Http2Stream):
     """A call from its headers to its status."""
 
@@ -185,9 +215,7 @@ class GrpcCall(Http2Stream):
             if method is None:
                 raise MethodNotAllowed(f"there is no method {head.path[:200]}")
             if head.encoding not in ENCODINGS and head.encoding != "identity":
-                raise MethodNotAllowed(
-                    f"the encoding {head.encoding[:40]!r} is not known; gzip and deflate are"
-                )
+                raise _unknown_encoding(head.encoding)
         except MillError as error:
             self.refuse(error)
             return
@@ -244,10 +272,16 @@ class GrpcCall(Http2Stream):
         if self._waiter is not None:
             self._wake()
         elif self._task is None:
-            if len(messages) > 1 or (messages and buffer) or (ended and not messages):
-                raise InvalidInput(f"{self.head.path} takes exactly one message")
-            if ended:
-                self._start(*messages.popleft())
+            self._start_with_one(messages, buffer, ended)
+
+    def _start_with_one(
+        self, messages: deque[tuple[int, bytes]], buffer: bytearray, ended: bool
+    ) -> None:
+        """Begin when the only message is whole; raises `InvalidInput` when there are others."""
+        if len(messages) > 1 or (messages and buffer) or (ended and not messages):
+            raise InvalidInput(f"{self.head.path} takes exactly one message")
+        if ended:
+            self._start(*messages.popleft())
 
     def _cut(self, buffer: bytearray, messages: deque[tuple[int, bytes]]) -> None:
         """Move the whole messages at the head of the buffer; raises `TooLarge`, `InvalidInput`."""
@@ -337,13 +371,7 @@ class GrpcCall(Http2Stream):
         tracing = self.gateway.tracing
         if tracing is None:
             return None
-        metadata = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in self.head.metadata.items()
-        }
-        service, _, name = self.head.path[1:].partition("/")
-        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
-        span = tracing.start(self.head.path[1:], metadata, attributes)
+        span = _span(tracing, self.head)
         CURRENT.set(span)
         self._extra = b"".join(
             [
@@ -405,16 +433,7 @@ class GrpcCall(Http2Stream):
         if not self.open:
             return
         block = b"" if self._headed else _TYPE + self._extra
-        block += literal(b"grpc-status", str(STATUS.get(error.code, 13)).encode())
-        words = error.message.encode("utf-8", "replace").decode()[:MESSAGE_CHARACTERS]
-        block += literal(b"grpc-message", quote(words, safe=_printable).encode())
-        if error.retry_after is not None:
-            block += literal(
-                b"grpc-retry-pushback-ms", str(round(error.retry_after * 1000)).encode()
-            )
-        if error.code == "method_not_allowed":
-            block += _ACCEPTED
-        self.sender.finish(self, block)
+        self.sender.finish(self, block + _status(error))
         self._release()
 
     def _expire(self) -> None:
@@ -428,27 +447,16 @@ class GrpcCall(Http2Stream):
             self.server.budget.release(self._owner(), self._held)
             self._held = 0
         self._buffer, self._messages = bytearray(), deque()
-        if self._task is not None and self._task is not asyncio.current_task(
-            self.server.loop
-        ):
-            self._task.cancel()
+        task = self._task
+        if task is not None and task is not asyncio.current_task(self.server.loop):
+            task.cancel()
 
     # ---- messages
 
     async def _parsed(self, flag: int, message: bytes) -> Any:
         """A message as an object; raises `InvalidInput`, `TooLarge`."""
         if flag:
-            encoding, limit = self.head.encoding, self.server.limit
-            if encoding == "identity":
-                raise InvalidInput(
-                    "a message is compressed, but grpc-encoding does not say how"
-                )
-            small = len(message) <= SMALL
-            message = (
-                unpack(message, encoding, limit)
-                if small
-                else await in_thread(unpack, message, encoding, limit)
-            )
+            message = await self._unpacked(message)
         assert self.head.method is not None
         try:
             return self.head.method.request.FromString(message)
@@ -456,6 +464,17 @@ class GrpcCall(Http2Stream):
             raise InvalidInput(
                 f"the message is not a {self.head.method.request.DESCRIPTOR.full_name}"
             ) from error
+
+    async def _unpacked(self, message: bytes) -> bytes:
+        """A compressed message as it was; raises `InvalidInput`, `TooLarge`."""
+        encoding, limit = self.head.encoding, self.server.limit
+        if encoding == "identity":
+            raise InvalidInput(
+                "a message is compressed, but grpc-encoding does not say how"
+            )
+        if len(message) <= SMALL:
+            return unpack(message, encoding, limit)
+        return await in_thread(unpack, message, encoding, limit)
 
     async def _packed(self, body: bytes) -> tuple[bytes, bytes]:
         """Headers, and a message with its prefix; compressed as the request was, if that is worth

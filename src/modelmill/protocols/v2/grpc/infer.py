@@ -123,12 +123,7 @@ def _plan(
     tensors = checked_inputs(version, inputs)
     if not request.outputs:
         return tensors, checked_outputs(version, (), binary=True)
-    requested = [_requested(output) for output in request.outputs]
-    for output in requested:
-        if (memory := output.memory) is not None:
-            regions(call.gateway).check(
-                call.caller, memory.region, memory.offset, memory.byte_size
-            )
+    requested = [_requested(call, output) for output in request.outputs]
     return tensors, checked_outputs(
         version, requested, task_level=is_task_level(version, inputs), binary=True
     )
@@ -177,18 +172,10 @@ def _raw_inputs(call: GrpcCall, request: Any) -> list[RawInput]:
         )
         if memory is not None:
             budget -= max(0, memory.byte_size)
-            if budget < 0:
-                raise InvalidInput(
-                    "the tensors in shared memory exceed what a message may bring"
-                )
-            data = regions(call.gateway).read(
-                call.caller, memory.region, memory.offset, memory.byte_size
-            )
+            data = _read(call, memory, budget)
         elif count:
             if at == count or tensor.HasField("contents"):
-                raise InvalidInput(
-                    f"raw_input_contents and contents can't be mixed: input '{tensor.name[:80]}'"
-                )
+                raise _mixed(tensor.name)
             data, at = raw[at], at + 1
         else:
             data = _typed(tensor)
@@ -198,22 +185,46 @@ def _raw_inputs(call: GrpcCall, request: Any) -> list[RawInput]:
     return inputs
 
 
+def _read(call: GrpcCall, memory: MemoryRange, left: int) -> bytes:
+    """A tensor in shared memory; raises `InvalidInput` when nothing is `left` of what a message may
+    bring.
+    """
+    if left < 0:
+        raise InvalidInput(
+            "the tensors in shared memory exceed what a message may bring"
+        )
+    return regions(call.gateway).read(
+        call.caller, memory.region, memory.offset, memory.byte_size
+    )
+
+
+def _mixed(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"raw_input_contents and contents can't be mixed: input '{name[:80]}'"
+    )
+
+
 def _typed(tensor: Any) -> bytes:
     """The values of `contents` as the tensor's data."""
     field, contents = CONTENTS.get(tensor.datatype), tensor.contents
     filled = [each.name for each, _ in contents.ListFields()]
+    if tensor.datatype in ("FP16", "BF16") or any(name != field for name in filled):
+        raise _misplaced(tensor, field, filled)
+    return (
+        packed(tensor.name, tensor.datatype, getattr(contents, field)) if field else b""
+    )
+
+
+def _misplaced(tensor: Any, field: str | None, filled: list[str]) -> InvalidInput:
+    """The error of values in a field that is not that of their datatype."""
     if tensor.datatype in ("FP16", "BF16"):
-        raise InvalidInput(
+        return InvalidInput(
             f"input '{tensor.name}': {tensor.datatype} has no typed contents; use "
             "raw_input_contents"
         )
-    if any(name != field for name in filled):
-        raise InvalidInput(
-            f"input '{tensor.name[:80]}': the values of {tensor.datatype[:20]} go into {field}, "
-            f"given: {', '.join(filled)}"
-        )
-    return (
-        packed(tensor.name, tensor.datatype, getattr(contents, field)) if field else b""
+    return InvalidInput(
+        f"input '{tensor.name[:80]}': the values of {tensor.datatype[:20]} go into {field}, "
+        f"given: {', '.join(filled)}"
     )
 
 
@@ -232,15 +243,23 @@ def _memory(name: str, parameters: dict[str, Any]) -> MemoryRange | None:
     return MemoryRange(region=region, offset=offset, byte_size=size)
 
 
-def _requested(output: Any) -> RequestedOutput:
-    parameters = _values(output.parameters) if output.parameters else {}
+def _requested(call: GrpcCall, output: Any) -> RequestedOutput:
+    """One output, and whether there is room for it in shared memory; raises `InvalidInput`."""
+    if not output.parameters:
+        return RequestedOutput(output.name, True)
+    parameters = _values(output.parameters)
     classes = parameters.get("classification", 0)
     if type(classes) is not int or not 0 <= classes < 1 << 31:
         raise InvalidInput(
             f"output '{output.name[:80]}': classification is a number of classes, not "
             f"{classes!r:.40}"
         )
-    return RequestedOutput(output.name, True, classes, _memory(output.name, parameters))
+    memory = _memory(output.name, parameters)
+    if memory is not None:
+        regions(call.gateway).check(
+            call.caller, memory.region, memory.offset, memory.byte_size
+        )
+    return RequestedOutput(output.name, True, classes, memory)
 
 
 def _response(
@@ -283,22 +302,14 @@ async def parts(
     """A text as it grows: a response with `text_output` for each part, and an empty last one.
     Raises `MillError`.
     """
-    gateway = call.gateway
-    gateway.refuse_unservable(version)
-    tensors = checked_inputs(version, _raw_inputs(call, request))
-    if [tensor.datatype for tensor in tensors] != ["BYTES"]:
-        raise InvalidInput(
-            f"the output '{TEXT_OUTPUT}' needs a text: send one input as BYTES"
-        )
-    inputs = elements_of(tensors[0])
-    if len(inputs) != 1:
-        raise InvalidInput(f"a stream answers one text, not {len(inputs)}")
-    stream = gateway.stream(
+    call.gateway.refuse_unservable(version)
+    kind, text = _text(call, request, version)
+    stream = call.gateway.stream(
         call.caller,
         version,
         "v2_grpc",
-        data=inputs[0],
-        kind=tensors[0].name if tensors[0].name in version.also else "",
+        data=text,
+        kind=kind if kind in version.also else "",
         parameters=options.task,
         timeout=options.timeout,
         priority=options.priority,
@@ -309,14 +320,32 @@ async def parts(
     async for part in stream:
         reason = part.finish_reason
         if part.text:
-            response = _part(request, version, last=False)
-            answer = response.infer_response
-            answer.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
-            answer.raw_output_contents.append(pack_bytes([part.text.encode()]))
-            yield response
+            yield _text_part(request, version, part.text)
     response = _part(request, version, last=True)
     response.infer_response.parameters["finish_reason"].string_param = reason
     yield response
+
+
+def _text(call: GrpcCall, request: Any, version: ServedVersion) -> tuple[str, bytes]:
+    """The kind of a request's only text, and the text; raises `InvalidInput`."""
+    tensors = checked_inputs(version, _raw_inputs(call, request))
+    if [tensor.datatype for tensor in tensors] != ["BYTES"]:
+        raise InvalidInput(
+            f"the output '{TEXT_OUTPUT}' needs a text: send one input as BYTES"
+        )
+    inputs = elements_of(tensors[0])
+    if len(inputs) != 1:
+        raise InvalidInput(f"a stream answers one text, not {len(inputs)}")
+    return tensors[0].name, inputs[0]
+
+
+def _text_part(request: Any, version: ServedVersion, text: str) -> Any:
+    """The response with a part of a text."""
+    response = _part(request, version, last=False)
+    answer = response.infer_response
+    answer.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
+    answer.raw_output_contents.append(pack_bytes([text.encode()]))
+    return response
 
 
 def _part(request: Any, version: ServedVersion, *, last: bool) -> Any:
@@ -338,28 +367,9 @@ async def stream(call: GrpcCall) -> None:
 
     async def one(request: Any) -> None:
         try:
-            response = StreamResponse()
-            try:
-                version, options = _picked(call, request)
-                in_parts = [one.name for one in request.outputs] == [TEXT_OUTPUT]
-                if in_parts and version.grows:
-                    async for part in parts(call, request, version, options):
-                        async with writing:
-                            await call.write(part)
-                    return
-                response.infer_response.CopyFrom(
-                    await _infer(call, request, version, options)
-                )
-            except MillError as error:
-                response.error_message = (
-                    error.message[:1000].encode("utf-8", "replace").decode()
-                )
-                response.infer_response.id = request.id
-            response.infer_response.parameters[
-                "triton_final_response"
-            ].bool_param = True
-            async with writing:
-                await call.write(response)
+            async for response in _responses(call, request):
+                async with writing:
+                    await call.write(response)
         finally:
             room.release()
 
@@ -367,3 +377,34 @@ async def stream(call: GrpcCall) -> None:
         while (request := await call.read()) is not None:
             await room.acquire()
             tasks.create_task(one(request))
+
+
+async def _responses(call: GrpcCall, request: Any) -> AsyncIterator[Any]:
+    """The answer to one request of a stream, in parts where a text grows."""
+    try:
+        version, options = _picked(call, request)
+        if version.grows and [one.name for one in request.outputs] == [TEXT_OUTPUT]:
+            async for part in parts(call, request, version, options):
+                yield part
+        else:
+            yield _last(await _infer(call, request, version, options))
+    except MillError as error:
+        yield _failed(request, error)
+
+
+def _last(answer: Any) -> Any:
+    """The only response to a request of a stream."""
+    response = StreamResponse()
+    response.infer_response.CopyFrom(answer)
+    response.infer_response.parameters["triton_final_response"].bool_param = True
+    return response
+
+
+def _failed(request: Any, error: MillError) -> Any:
+    """The response to a request of a stream that could not be answered."""
+    response = StreamResponse()
+    words = error.message[:1000].encode("utf-8", "replace").decode()
+    response.error_message = words
+    response.infer_response.id = request.id
+    response.infer_response.parameters["triton_final_response"].bool_param = True
+    return response

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from modelmill.errors import Expired, InvalidInput
@@ -45,20 +46,14 @@ class GrpcServer:
         self, where: socket.socket | Address, tls: ssl.SSLContext | None
     ) -> None:
         """Take connections at an address or from a socket that is bound; raises `OSError`."""
+        create = partial(
+            self.loop.create_server, self._connect, ssl=tls, backlog=BACKLOG
+        )
         if isinstance(where, socket.socket):
-            listener = await self.loop.create_server(
-                self._connect, sock=where, ssl=tls, backlog=BACKLOG
-            )
+            listener = await create(sock=where)
         else:
             host, port = where
-            listener = await self.loop.create_server(
-                self._connect,
-                host,
-                port,
-                ssl=tls,
-                backlog=BACKLOG,
-                reuse_port=bool(port),
-            )
+            listener = await create(host=host, port=port, reuse_port=bool(port))
         self._listeners.append(listener)
         self.port = self.port or listener.sockets[0].getsockname()[1]
 
@@ -79,9 +74,8 @@ class GrpcServer:
         for listener in self._listeners:
             listener.close()
         for connection in list(self._connections):
-            for stream in list(connection.streams.values()):
-                if isinstance(stream, GrpcCall):
-                    stream.stop()
+            for call in _calls(connection):
+                call.stop()
             connection.drain()
         end = self.loop.time() + grace
         while self._connections and self.loop.time() < end:
@@ -94,23 +88,31 @@ class GrpcServer:
 
     async def _watch(self) -> None:
         """Nobody may hold what others need by being slow."""
-        patience = self.gateway.limits.timeout_seconds
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             now = self.loop.time()
             for connection in list(self._connections):
                 if not connection.greeted and connection.since < now - GREETING_SECONDS:
                     connection.fail(PROTOCOL, "no greeting")
-                    continue
-                for stream in connection.sender.overdue(STALL_SECONDS):
-                    connection.reset(stream, CANCEL)
-                for stream in list(connection.streams.values()):
-                    if isinstance(stream, GrpcCall) and stream.overdue(now - patience):
-                        stream.refuse(
-                            Expired(
-                                f"the message did not arrive within {patience:g} seconds"
-                            )
-                        )
+                else:
+                    self._end_overdue(connection, now)
+
+    def _end_overdue(self, connection: Http2Connection, now: float) -> None:
+        """End the calls of clients that do not read, or whose message does not come."""
+        patience = self.gateway.limits.timeout_seconds
+        for stream in connection.sender.overdue(STALL_SECONDS):
+            connection.reset(stream, CANCEL)
+        for call in _calls(connection):
+            if call.overdue(now - patience):
+                call.refuse(
+                    Expired(f"the message did not arrive within {patience:g} seconds")
+                )
+
+
+def _calls(connection: Http2Connection) -> list[GrpcCall]:
+    """The calls of a connection, as they are now."""
+    streams = connection.streams.values()
+    return [stream for stream in streams if isinstance(stream, GrpcCall)]
 
 
 class _Refused(asyncio.Protocol):

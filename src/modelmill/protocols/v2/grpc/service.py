@@ -19,6 +19,8 @@ PUBLIC = frozenset({f"/{INFERENCE}/ServerLive", f"/{INFERENCE}/ServerReady"}) | 
 }
 """The only methods that need no key."""
 REFLECTION = frozenset({NEW, OLD})
+PARAMETERS = {bool: "bool_param", int: "uint32_param"}
+"""The fields of log settings by their type; others are texts."""
 
 
 def _filled(name: str, document: Mapping[str, Any]) -> Any:
@@ -111,39 +113,38 @@ async def repository_model_unload(call: GrpcCall, request: Any) -> Any:
 async def trace_setting(call: GrpcCall, request: Any) -> Any:
     """The trace settings, after the changes of the request."""
     gateway, name = call.gateway, request.model_name or None
-    if request.settings:
-        changes = {
-            key: list(value.value) or None for key, value in request.settings.items()
-        }
+    changes = {
+        key: list(value.value) or None for key, value in request.settings.items()
+    }
+    if changes:
         current = settings.update_trace_settings(gateway, call.caller, changes, name)
     else:
         current = settings.trace_settings(gateway, call.caller, name)
     response = _empty("TraceSettingResponse")
     for key, value in current.items():
-        response.settings[key].value.extend(
-            [value] if isinstance(value, str) else value
-        )
+        values = [value] if isinstance(value, str) else value
+        response.settings[key].value.extend(values)
     return response
 
 
 async def log_settings(call: GrpcCall, request: Any) -> Any:
     """The log settings, after the changes of the request."""
-    gateway = call.gateway
-    if request.settings:
-        changes = {}
-        for key, value in request.settings.items():
-            kind = value.WhichOneof("parameter_choice")
-            changes[key] = getattr(value, kind) if kind else None
-        current = settings.update_log_settings(gateway, call.caller, changes)
+    changes = {key: _value(value) for key, value in request.settings.items()}
+    if changes:
+        current = settings.update_log_settings(call.gateway, call.caller, changes)
     else:
-        current = settings.log_settings(gateway)
+        current = settings.log_settings(call.gateway)
     response = _empty("LogSettingsResponse")
     for key, value in current.items():
-        kind = {bool: "bool_param", int: "uint32_param"}.get(
-            type(value), "string_param"
-        )
+        kind = PARAMETERS.get(type(value), "string_param")
         setattr(response.settings[key], kind, value)
     return response
+
+
+def _value(setting: Any) -> Any:
+    """The value of a log setting; None where there is none."""
+    kind = setting.WhichOneof("parameter_choice")
+    return getattr(setting, kind) if kind else None
 
 
 async def system_shared_memory_status(call: GrpcCall, request: Any) -> Any:
@@ -213,18 +214,22 @@ _HANDLERS: dict[str, dict[str, Handler]] = {
 @cache
 def methods(public_reflection: bool = False) -> dict[str, Method]:
     """Every method by its path: each that the services declare has a handler here."""
-    table = {}
-    for service in services():
-        for method in service.methods:
-            path = f"/{service.full_name}/{method.name}"
-            table[path] = Method(
-                _HANDLERS[service.full_name][method.name],
-                message(method.input_type.full_name),
-                method.client_streaming or method.server_streaming,
-                path in PUBLIC
-                or (
-                    public_reflection
-                    and service.full_name.rpartition(".")[0] in REFLECTION
-                ),
-            )
-    return table
+    return {
+        f"/{service.full_name}/{method.name}": _method(
+            service, method, public_reflection
+        )
+        for service in services()
+        for method in service.methods
+    }
+
+
+def _method(service: Any, method: Any, public_reflection: bool) -> Method:
+    """One declared method with its handler."""
+    package = service.full_name.rpartition(".")[0]
+    return Method(
+        _HANDLERS[service.full_name][method.name],
+        message(method.input_type.full_name),
+        method.client_streaming or method.server_streaming,
+        f"/{service.full_name}/{method.name}" in PUBLIC
+        or (public_reflection and package in REFLECTION),
+    )

@@ -67,13 +67,15 @@ def reflect(package: str) -> Any:
             try:
                 _describe(request, response)
             except KeyError:
-                response.error_response.error_code = 5
-                response.error_response.error_message = (
-                    "nothing of that name is served here"
-                )
+                _say_unknown(response.error_response)
             await call.write(response)
 
     return reflection
+
+
+def _say_unknown(error: Any) -> None:
+    error.error_code = 5
+    error.error_message = "nothing of that name is served here"
 
 
 def _describe(request: Any, response: Any) -> None:
@@ -87,10 +89,9 @@ def _describe(request: Any, response: Any) -> None:
     elif kind == "file_containing_symbol":
         _add(response, pool().FindFileContainingSymbol(request.file_containing_symbol))
     elif kind == "all_extension_numbers_of_type":
-        pool().FindMessageTypeByName(request.all_extension_numbers_of_type)
-        response.all_extension_numbers_response.base_type_name = (
-            request.all_extension_numbers_of_type
-        )
+        name = request.all_extension_numbers_of_type
+        pool().FindMessageTypeByName(name)
+        response.all_extension_numbers_response.base_type_name = name
     else:  # proto3 has no extensions
         raise KeyError(kind)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import msgspec
+from msgspec import Meta
 
 from modelmill import seeds
 from modelmill.types import Struct
@@ -18,55 +18,53 @@ LENGTH, STOP = "length", "stop"
 MOST_LOGPROBS = 20
 
 
-class Sampling(Struct, frozen=True, kw_only=True):
-    """How a text goes on."""
+MaxTokens = Annotated[int, Meta(ge=1, le=100_000)]
+Temperature = Annotated[float, Meta(ge=0, le=100)]
+TopK = Annotated[
+    int, Meta(ge=0, description="choose among so many likeliest tokens; 0: all")
+]
+TopP = Annotated[
+    float,
+    Meta(
+        gt=0,
+        le=1,
+        description="choose among the likeliest tokens of this share together",
+    ),
+]
+RepetitionPenalty = Annotated[
+    float,
+    Meta(
+        gt=0,
+        le=10,
+        description="above 1: tokens that were there before are less likely",
+    ),
+]
+Seed = Annotated[
+    int, Meta(ge=0, le=seeds.MOST, description="the same seed, the same answer")
+]
+Logprobs = Annotated[
+    int,
+    Meta(
+        ge=-1,
+        le=MOST_LOGPROBS,
+        description="likeliest tokens to tell at each place; -1: none",
+    ),
+]
 
-    max_tokens: Annotated[
-        int, msgspec.Meta(ge=1, le=100_000, description="most tokens of the answer")
-    ] = 128
-    temperature: Annotated[
-        float,
-        msgspec.Meta(
-            ge=0,
-            le=100,
-            description="0: always the likeliest token; 1: as the model says",
-        ),
-    ] = 1.0
-    top_k: Annotated[
-        int,
-        msgspec.Meta(ge=0, description="choose among so many likeliest tokens; 0: all"),
-    ] = 0
-    top_p: Annotated[
-        float,
-        msgspec.Meta(
-            gt=0,
-            le=1,
-            description="choose among the likeliest tokens of this share together",
-        ),
-    ] = 1.0
-    repetition_penalty: Annotated[
-        float,
-        msgspec.Meta(
-            gt=0,
-            le=10,
-            description="above 1: tokens that were there before are less likely",
-        ),
-    ] = 1.0
-    seed: Annotated[
-        int,
-        msgspec.Meta(ge=0, le=seeds.MOST, description="the same seed, the same answer"),
-    ] = 0
-    stop: Annotated[
-        tuple[str, ...], msgspec.Meta(description="texts that end the answer")
-    ] = ()
-    logprobs: Annotated[
-        int,
-        msgspec.Meta(
-            ge=-1,
-            le=MOST_LOGPROBS,
-            description="likeliest tokens to tell at each place; -1: none",
-        ),
-    ] = -1
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """How a text goes on. At a temperature of 0 it is always the likeliest token, at 1 as the model
+    says; each of the texts in `stop` ends it.
+    """
+
+    max_tokens: MaxTokens = 128
+    temperature: Temperature = 1.0
+    top_k: TopK = 0
+    top_p: TopP = 1.0
+    repetition_penalty: RepetitionPenalty = 1.0
+    seed: Seed = 0
+    stop: tuple[str, ...] = ()
+    logprobs: Logprobs = -1
 
 
 @dataclass

@@ -10,7 +10,7 @@ from modelmill.predictor import read_golden, write_golden
 from modelmill.tasks import text_generation as module
 from modelmill.tasks.base import Context, Item
 from modelmill.tasks.decoding.lossless_tokenizer import END
-from modelmill.tasks.decoding.tokenizer import load_tokenizer
+from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
 from modelmill.tasks.kinds.conversation import conversation_of
 from modelmill.tasks.kinds.token_ids import token_ids_of
 from modelmill.tasks.text_generation import chat_template
@@ -38,7 +38,7 @@ def prompt(context, data, **parameters):
 )
 @pytest.mark.parametrize("last", [1, 20, 63, 64, 10**9])
 def test_truncate_keeps_so_many_of_the_last_tokens(context, text, last):
-    whole = load_tokenizer(context.folder / module.TOKENIZER).encode(text)
+    whole = load_tokenizer(context.folder / TOKENIZER).encode(text)
     found = prompt(context, text, truncate=last)
     assert len(found) == min(last, 63, len(whole))
     assert found[-1] == whole[-1]
@@ -56,7 +56,7 @@ def test_a_book_is_refused_unless_its_end_is_asked_for(context):
 
 def knows(context, *texts):
     """Scores of a model that knows some texts by heart, each with its end."""
-    tokenizer = load_tokenizer(context.folder / module.TOKENIZER)
+    tokenizer = load_tokenizer(context.folder / TOKENIZER)
     known = [[*tokenizer.encode(text), END] for text in texts]
 
     def score(arrays):
@@ -124,7 +124,7 @@ def chat(context, *contents, roles=("user", "assistant")):
 
 
 def text_of(context, ids):
-    return load_tokenizer(context.folder / module.TOKENIZER).decode(ids, special=True)
+    return load_tokenizer(context.folder / TOKENIZER).decode(ids, special=True)
 
 
 def template(context, text):

@@ -13,6 +13,7 @@ import msgspec
 from modelmill import bundle
 from modelmill.errors import InvalidInput
 from modelmill.tasks.base import Plan, Signature, names
+from modelmill.tasks.decoding.tokenizer import TOKENIZER
 from modelmill.types import WEIGHTS, Ancestor, Json, Manifest
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ class Base:
         same = task == self.manifest.task
         known = self.manifest.lineage.settings | self.manifest.preprocessing
         learnt = (
-            self.manifest.preprocessing
-            if (self.folder / "tokenizer.json").exists()
-            else {}
+            self.manifest.preprocessing if (self.folder / TOKENIZER).exists() else {}
         )
         for name, value in given.items():
             if (

@@ -19,6 +19,7 @@ from modelmill.data.items import Items
 from modelmill.errors import InvalidInput
 from modelmill.jobs.process import Events, Interrupted, Stop
 from modelmill.tasks.base import Context, Task
+from modelmill.tasks.decoding.tokenizer import TOKENIZER
 from modelmill.types import JobSpec
 
 
@@ -168,6 +169,6 @@ class Material:
         parts += [task.name, context.preprocessing, context.labels]
         digest = hashlib.sha256(msgspec.json.encode(parts))
         digest.update(self.index.split_codes)
-        for path in sorted(context.folder.glob("tokenizer.json")):
+        for path in sorted(context.folder.glob(TOKENIZER)):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:32]

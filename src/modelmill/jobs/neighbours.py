@@ -18,6 +18,7 @@ from modelmill.bundle import open_bundle
 from modelmill.errors import InvalidInput
 from modelmill.predictor import Predictor, read_golden, write_golden
 from modelmill.tasks.base import task_named
+from modelmill.tasks.decoding.tokenizer import TOKENIZER
 from modelmill.types import JobSpec, Lineage, Manifest, TensorSpec
 
 CLASSIFIERS = {"image": "image-classification", "text": "text-classification"}
@@ -65,7 +66,7 @@ def assemble(upload: Path, draft: Path, spec: JobSpec) -> Manifest:
         gives=classifier.GIVES,
         lineage=_lineage(spec, upload, neighbours),
     )
-    for path in source.glob("tokenizer.json"):
+    for path in source.glob(TOKENIZER):
         (draft / path.name).write_bytes(path.read_bytes())
     model = Predictor(draft, manifest, spec.threads)
     inputs = [case["input"] for case in read_golden(source)]

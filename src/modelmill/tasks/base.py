@@ -428,16 +428,7 @@ def same_numbers(one: Any, other: Any, tolerance: float) -> bool:
     if isinstance(one, float | int) and isinstance(other, float | int):
         return abs(one - other) <= tolerance * max(1.0, abs(one), abs(other))
     if isinstance(one, list) and isinstance(other, list):
-        if len(one) != len(other):
-            return False
-        if all(
-            isinstance(x, dict) and {"label", "score"} <= x.keys()
-            for x in [*one, *other]
-        ):
-            return _same_ranking(one, other, tolerance)
-        return all(
-            same_numbers(a, b, tolerance) for a, b in zip(one, other, strict=True)
-        )
+        return len(one) == len(other) and _same_lists(one, other, tolerance)
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(
             same_numbers(one[key], other[key], tolerance) for key in one
@@ -445,14 +436,28 @@ def same_numbers(one: Any, other: Any, tolerance: float) -> bool:
     return bool(one == other)
 
 
-def _same_ranking(one: list[Any], other: list[Any], tolerance: float) -> bool:
+def _same_lists(one: list[Any], other: list[Any], tolerance: float) -> bool:
+    """Of lists of one length, ranked ones or others."""
+    if all(map(_is_ranked, [*one, *other])):
+        return _same_ranking(one, other, tolerance)
+    return all(same_numbers(a, b, tolerance) for a, b in zip(one, other, strict=True))
+
+
+def _is_ranked(entry: Any) -> bool:
+    """Whether an entry of a list is a label with its score."""
+    return isinstance(entry, dict) and {"label", "score"} <= entry.keys()
+
+
+def _same_ranking(one: list[Json], other: list[Json], tolerance: float) -> bool:
+    """Whether the scores agree rank by rank, and label by label; a label that only one list has is
+    taken for the last of the other.
+    """
+    pairs = zip(one, other, strict=True)
+    if not all(same_numbers(a["score"], b["score"], tolerance) for a, b in pairs):
+        return False
     scores = {entry["label"]: entry["score"] for entry in other}
     least = min((entry["score"] for entry in other), default=0.0)
-    ranks = all(
-        same_numbers(a["score"], b["score"], tolerance)
-        for a, b in zip(one, other, strict=True)
-    )
-    return ranks and all(
+    return all(
         same_numbers(entry["score"], scores.get(entry["label"], least), tolerance)
         for entry in one
     )

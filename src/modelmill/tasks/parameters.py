@@ -47,12 +47,14 @@ def checked(kind: type[P], given: Mapping[str, Any]) -> P:
     is out of range.
     """
     fields = _fields(kind)
-    changed: dict[str, Any] = {}
-    for name, value in given.items():
+    for name in given:
         if name not in fields:
             raise unknown_setting(name, listed(kind), "parameter")
-        if value is not None:
-            changed[name] = _converted(name, value, fields[name].type)
+    changed = {
+        name: _converted(name, value, fields[name].type)
+        for name, value in given.items()
+        if value is not None
+    }
     try:
         return kind(**changed)
     except ValueError as error:  # what a struct says of values that do not go together
@@ -107,25 +109,29 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
 
 
 def _refusal(name: str, value: Any, kind: Any) -> InvalidInput:
-    reason = next(
-        (n.extra["reason"] for n in notes_of(kind) if n.extra and "reason" in n.extra),
-        "",
-    )
+    reason = _said(kind, "reason")
     found = "a truth value" if isinstance(value, bool) else f"{value!r:.40}"
-    return InvalidInput(
-        f"{name} is {wanted(kind)}, not {found}{f': {reason}' if reason else ''}"
-    )
+    because = f": {reason}" if reason else ""
+    return InvalidInput(f"{name} is {wanted(kind)}, not {found}{because}")
+
+
+def _said(kind: Any, name: str) -> str:
+    """What the `extra` of a field's notes say under a name; nothing where they do not."""
+    extras = (note.extra or {} for note in notes_of(kind))
+    return next((str(extra[name]) for extra in extras if name in extra), "")
 
 
 def wanted(kind: Any) -> str:
     """What a field takes, in words: "a whole number from 1 to 20", "one of png, classes"."""
-    for note in notes_of(kind):
-        if note.extra and "wanted" in note.extra:
-            return str(note.extra["wanted"])
+    if said := _said(kind, "wanted"):
+        return said
     bare = kind.__origin__ if hasattr(kind, "__metadata__") else kind
     if get_origin(bare) is Literal and len(choices := get_args(bare)) > 1:
         return f"one of {', '.join(map(str, choices))}"
     return _in_words(type_info(kind))
+
+
+NAMES = {BoolType: "true or false", StrType: "a text"}
 
 
 def _in_words(info: Type) -> str:
@@ -135,18 +141,21 @@ def _in_words(info: Type) -> str:
         parts = [part for part in info.types if not isinstance(part, NoneType)]
         return " or ".join(map(_in_words, parts))
     if isinstance(info, LiteralType):
-        values = ", ".join(str(value) for value in info.values)
-        return f"'{values}'"
+        return f"'{', '.join(map(str, info.values))}'"
     if isinstance(info, IntType | FloatType):
-        name = "a whole number" if isinstance(info, IntType) else "a number"
-        words = (("from", info.ge), ("above", info.gt), ("to", info.le))
-        limits = [
-            f"{word} {limit:g}" if isinstance(limit, float) else f"{word} {limit}"
-            for word, limit in words
-            if limit is not None
-        ]
-        return " ".join([name, *limits])
+        return _range(info)
     if isinstance(info, ListType | VarTupleType):
         return f"a list: {_in_words(info.item_type)}"
-    names = {BoolType: "true or false", StrType: "a text"}
-    return names.get(type(info), "another value")
+    return NAMES.get(type(info), "another value")
+
+
+def _range(info: IntType | FloatType) -> str:
+    """A number with its limits, as far as it has any."""
+    name = "a whole number" if isinstance(info, IntType) else "a number"
+    words = (("from", info.ge), ("above", info.gt), ("to", info.le))
+    limits = [
+        f"{word} {limit:g}" if isinstance(limit, float) else f"{word} {limit}"
+        for word, limit in words
+        if limit is not None
+    ]
+    return " ".join([name, *limits])

@@ -39,12 +39,18 @@ async def transcriptions(request: Request) -> Response:
     The language and the prompt are ignored: a model knows the language that it was trained on.
     """
     form = read_form(await request.content(), request.header(b"content-type"))
-    stamps = [value.decode("utf-8", "replace") for value in form.get(STAMPS, [])]
-    if set(stamps) - {"word", "segment"}:
-        raise InvalidInput("timestamp_granularities: choose word, segment or both")
+    stamps = _stamps_of(form)
     transcript = await _transcript(request, form, field(form, "model"))
     language = field(form, "language")
     return _response(form, transcript, "transcribe", language, stamps)
+
+
+def _stamps_of(form: Form) -> list[str]:
+    """What times are told of: words, segments or both; raises `InvalidInput`."""
+    stamps = [value.decode("utf-8", "replace") for value in form.get(STAMPS, [])]
+    if set(stamps) - {"word", "segment"}:
+        raise InvalidInput("timestamp_granularities: choose word, segment or both")
+    return stamps
 
 
 async def translations(request: Request) -> Response:
@@ -52,29 +58,37 @@ async def translations(request: Request) -> Response:
     Each segment is translated by itself.
     """
     form = read_form(await request.content(), request.header(b"content-type"))
-    listener, plus, translator = field(form, "model").partition("+")
-    if not plus:
-        raise InvalidInput(
-            "model names two deployments, one for speech recognition and one for translation, as "
-            "in 'ears+german'"
-        )
+    listener, translator = _names_of(form)
     version = request.pick(translator)
     if version.task != TRANSLATION:
         raise not_supported(version, "translation")
     request.gateway.refuse_unservable(version)
     transcript = await _transcript(request, form, listener)
     request.version = version  # the second half is answered by the translator
+    whole = await _translated(request, transcript)
+    return _response(form, whole, "translate", "", [])
+
+
+def _names_of(form: Form) -> tuple[str, str]:
+    """The deployments that listen and translate; raises `InvalidInput`."""
+    listener, plus, translator = field(form, "model").partition("+")
+    if not plus:
+        raise InvalidInput(
+            "model names two deployments, one for speech recognition and one for translation, as "
+            "in 'ears+german'"
+        )
+    return listener, translator
+
+
+async def _translated(request: Request, transcript: Transcript) -> Transcript:
+    """The same transcript in the language of the picked version, without times of its words."""
     texts = [segment["text"].encode() for segment in transcript.segments]
-    translated = [
-        msgspec.json.decode(result)["translation_text"]
-        for result in await answers(request, texts, {})
-    ]
+    found = await answers(request, texts, {})
+    translated = [msgspec.json.decode(one)["translation_text"] for one in found]
     pairs = zip(transcript.segments, translated, strict=True)
     segments = [{**segment, "text": text} for segment, text in pairs]
-    whole = Transcript(
-        reduce(joined, translated, ""), transcript.duration, segments, []
-    )
-    return _response(form, whole, "translate", "", [])
+    text = reduce(joined, translated, "")
+    return Transcript(text, transcript.duration, segments, [])
 
 
 async def _transcript(request: Request, form: Form, name: str) -> Transcript:
@@ -100,26 +114,27 @@ def _response(
     form: Form, transcript: Transcript, task: str, language: str, stamps: list[str]
 ) -> Response:
     """The transcript in the format that the form names."""
-    text, kind = transcript.text, _format_of(form)
+    kind = _format_of(form)
     if field(form, "stream").lower() in ("true", "1"):
-        # The whole text is known before the first event
-        events = [{"type": "transcript.text.delta", "delta": text}] if text else []
-        events.append({"type": "transcript.text.done", "text": text})
-        return Response(b"".join(map(event, events)), content_type="text/event-stream")
+        return _streamed(transcript.text)
     if kind == "text":
-        return Response(text.encode() + b"\n", content_type=PLAIN)
+        return Response(transcript.text.encode() + b"\n", content_type=PLAIN)
     if kind in ("srt", "vtt"):
         body = subtitles(transcript.segments, kind).encode()
         return Response(body, content_type=PLAIN)
-    document: Json = {"text": text}
+    document: Json = {"text": transcript.text}
     if kind == "verbose_json":
-        document |= {
-            "task": task,
-            "language": language,
-            "duration": transcript.duration,
-        }
+        about = {"task": task, "language": language, "duration": transcript.duration}
+        document |= about
         document |= verbose(transcript.segments, transcript.words, stamps)
     return Response(msgspec.json.encode(document))
+
+
+def _streamed(text: str) -> Response:
+    """The events of a text, all of which is known before the first of them."""
+    events = [{"type": "transcript.text.delta", "delta": text}] if text else []
+    events.append({"type": "transcript.text.done", "text": text})
+    return Response(b"".join(map(event, events)), content_type="text/event-stream")
 
 
 ROUTES = [

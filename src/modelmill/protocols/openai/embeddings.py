@@ -1,5 +1,6 @@
 """OpenAI's embeddings: texts, or token ids of a caller who cut them, as vectors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from modelmill.protocols.inputs import (
     raw_of,
 )
 from modelmill.tasks.kinds import Sent, sent
+from modelmill.types import Json
 
 MOST = 2048
 """Inputs in one request, as OpenAI takes them."""
@@ -24,27 +26,31 @@ PASSED = ("dimensions", "encoding_format")
 
 async def embeddings(request: Request) -> Response:
     """A vector for each input, as numbers or as base64 of little-endian float32."""
-    document = read_json(await request.content())
+    document = _document(await request.content())
+    version = request.pick(document["model"])
+    if version.task != VECTORS:
+        raise not_supported(version, "text embeddings")
+    request.gateway.refuse_unservable(version)
+    given = {name: document[name] for name in PASSED if document.get(name) is not None}
+    inputs = _inputs_of(document["input"])
+    found = await answers(request, inputs, {"usage": True, **given})
+    return Response(_answer(version.deployment, list(map(msgspec.json.decode, found))))
+
+
+def _document(body: bytes) -> Json:
+    """The body of a request; raises `InvalidInput`."""
+    document = read_json(body)
     if (
         not isinstance(document, dict)
         or not isinstance(document.get("model"), str)
         or "input" not in document
     ):
         raise InvalidInput('the JSON wants the form {"model": ..., "input": ...}')
-    version = request.pick(document["model"])
-    if version.task != VECTORS:
-        raise not_supported(version, "text embeddings")
-    request.gateway.refuse_unservable(version)
-    common = {
-        "usage": True,
-        **{name: document[name] for name in PASSED if document.get(name) is not None},
-    }
-    values = listed(document["input"])
-    check_count("input", values, MOST)
-    inputs = [_input_of(value, at, len(values)) for at, value in enumerate(values)]
-    results = [
-        msgspec.json.decode(result) for result in await answers(request, inputs, common)
-    ]
+    return document
+
+
+def _answer(deployment: str, results: Sequence[Json]) -> bytes:
+    """Vectors with what they cost, in OpenAI's shape."""
     tokens = sum(result["tokens"] for result in results)
     data = [
         {"object": "embedding", "index": index, "embedding": result["embedding"]}
@@ -53,10 +59,17 @@ async def embeddings(request: Request) -> Response:
     answer = {
         "object": "list",
         "data": data,
-        "model": version.deployment,
+        "model": deployment,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    return Response(msgspec.json.encode(answer))
+    return msgspec.json.encode(answer)
+
+
+def _inputs_of(value: Any) -> list[bytes | Sent]:
+    """The inputs of a request; raises `InvalidInput`."""
+    values = listed(value)
+    check_count("input", values, MOST)
+    return [_input_of(one, number, len(values)) for number, one in enumerate(values)]
 
 
 def _input_of(value: Any, number: int, count: int) -> bytes | Sent:

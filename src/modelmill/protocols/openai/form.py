@@ -20,14 +20,10 @@ def read_form(body: bytes, content_type: str) -> Form:
 
     What a file is called and which type it claims say nothing that its content does not.
     """
-    kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise InvalidInput(
-            "the body wants to be multipart/form-data with its boundary (curl -F NAME=@FILE)"
-        )
+    boundary = _boundary_of(content_type)
     parts = _Parts()
     try:
-        parser = MultipartParser(options[b"boundary"], parts.callbacks())  # type: ignore[arg-type]
+        parser = MultipartParser(boundary, parts.callbacks())  # type: ignore[arg-type]
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
@@ -35,6 +31,16 @@ def read_form(body: bytes, content_type: str) -> Form:
     if not parts.ended:
         raise InvalidInput("the form ends before its last boundary")
     return parts.form
+
+
+def _boundary_of(content_type: str) -> bytes:
+    """What stands between the parts; raises `InvalidInput` where the body is no form."""
+    kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise InvalidInput(
+            "the body wants to be multipart/form-data with its boundary (curl -F NAME=@FILE)"
+        )
+    return options[b"boundary"]
 
 
 def field(form: Form, name: str) -> str:

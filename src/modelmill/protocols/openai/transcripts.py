@@ -17,15 +17,25 @@ def segments_of(words: Sequence[Json]) -> list[Json]:
     """
     segments: list[Json] = []
     for word in words:
+        if segments and _goes_on(segments[-1], word):
+            _extend(segments[-1], word)
+            continue
         start, end = word["timestamp"]
-        last = segments[-1] if segments else None
-        if last is None or start - last["end"] > PAUSE or end - last["start"] > LONGEST:
-            segments.append(
-                {"id": len(segments), "start": start, "end": end, "text": word["text"]}
-            )
-        else:
-            last["end"], last["text"] = end, joined(last["text"], word["text"])
+        segments.append(
+            {"id": len(segments), "start": start, "end": end, "text": word["text"]}
+        )
     return segments
+
+
+def _goes_on(segment: Json, word: Json) -> bool:
+    """Whether a word belongs to the segment before it."""
+    start, end = word["timestamp"]
+    return bool(start - segment["end"] <= PAUSE and end - segment["start"] <= LONGEST)
+
+
+def _extend(segment: Json, word: Json) -> None:
+    segment["end"] = word["timestamp"][1]
+    segment["text"] = joined(segment["text"], word["text"])
 
 
 def subtitles(segments: Sequence[Json], kind: str) -> str:
@@ -57,12 +67,10 @@ def verbose(
     """`segments` and `words`, as far as they are `wanted`; segments by default."""
     document: Json = {"segments": segments} if "segment" in wanted or not wanted else {}
     if "word" in wanted:
-        document["words"] = [
-            {
-                "word": word["text"],
-                "start": word["timestamp"][0],
-                "end": word["timestamp"][1],
-            }
-            for word in words
-        ]
+        document["words"] = list(map(_timed, words))
     return document
+
+
+def _timed(word: Json) -> Json:
+    start, end = word["timestamp"]
+    return {"word": word["text"], "start": start, "end": end}

@@ -80,11 +80,12 @@ def from_parameters(
     `kinds` are those that the task takes beside its first. Raises `InvalidInput`, also for two
     inputs.
     """
-    names = {input_kind(kind).parameter: kind for kind in kinds}
-    given = [name for name in names if name and parameters.get(name) is not None]
-    if len(given) > 1:
-        raise InvalidInput(f"{' and '.join(given)} are two inputs: send one of them")
+    names = {name: kind for kind in kinds if (name := input_kind(kind).parameter)}
     rest = {name: value for name, value in parameters.items() if name not in names}
+    given = [name for name in names if parameters.get(name) is not None]
     if not given:
         return None, rest
-    return sent(names[given[0]], parameters[given[0]], given[0]), rest
+    if len(given) > 1:
+        raise InvalidInput(f"{' and '.join(given)} are two inputs: send one of them")
+    (name,) = given
+    return sent(names[name], parameters[name], name), rest

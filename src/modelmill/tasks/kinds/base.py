@@ -66,13 +66,10 @@ class InputKind:
         """A value of JSON as it goes to a worker; raises `InvalidInput`, whose message calls it
         `field`.
         """
-        if isinstance(value, dict) and value.keys() == {"b64"}:
-            value = value["b64"]
-        text = self._text(value, field)
-        if text.startswith("data:"):
-            text = text.partition(",")[2]
+        packed = isinstance(value, dict) and value.keys() == {"b64"}
+        text = self._text(value["b64"] if packed else value, field)
         try:
-            return b64decode(text, validate=True)
+            return _from_base64(text)
         except (binascii.Error, ValueError) as error:
             raise InvalidInput(
                 f"{field} is not valid base64 of {self.article}"
@@ -180,6 +177,12 @@ class OutputKind:
     """A small one, as JSON has it."""
     media: tuple[str, ...] = (JSON,)
     shown: Shown = "json"
+
+
+def _from_base64(text: str) -> bytes:
+    """The bytes of base64, also of a data URL."""
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    return b64decode(encoded, validate=True)
 
 
 def word_for(value: Any) -> str:

@@ -49,18 +49,24 @@ def conversation_of(value: Any) -> Conversation:
 def _message(value: Any, number: int) -> Message:
     if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
         raise InvalidInput(f"message {number} wants a role and a content")
-    content = value.get("content")
-    if content is None and value["role"] == "assistant":
-        content = ""  # it called a tool and said nothing
-    if isinstance(content, list):
-        content = _joined(content, number)
-    if not isinstance(content, str):
-        raise InvalidInput(f"message {number} has no content")
+    content = _content(value, number)
     if len(content) > LONGEST:
         raise InvalidInput(
             f"message {number} has {len(content):,} characters; at most {LONGEST:,} are taken"
         )
     return Message(role=value["role"], content=content)
+
+
+def _content(message: Mapping[str, Any], number: int) -> str:
+    """The text of a message; raises `InvalidInput`."""
+    content = message.get("content")
+    if content is None and message["role"] == "assistant":
+        return ""  # it called a tool and said nothing
+    if isinstance(content, list):
+        return _joined(content, number)
+    if not isinstance(content, str):
+        raise InvalidInput(f"message {number} has no content")
+    return content
 
 
 def _joined(parts: list[Any], number: int) -> str:

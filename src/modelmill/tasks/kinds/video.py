@@ -10,20 +10,7 @@ SIDE, FRAMES, RATE = 16, 3, 10
 def example() -> bytes:
     """Three frames in which a bright square moves, as Motion JPEG in an AVI file."""
     frames = [_frame(at) for at in range(FRAMES)]
-    header = pack(
-        "<14I",
-        1_000_000 // RATE,  # microseconds a frame
-        0,
-        0,
-        0x10,  # there is an index
-        FRAMES,
-        0,
-        1,  # streams
-        max(map(len, frames)),
-        SIDE,
-        SIDE,
-        *(0, 0, 0, 0),
-    )
+    header = _header(max(map(len, frames)))
     streams = _list(b"strl", _chunk(b"strh", _stream()), _chunk(b"strf", _format()))
     return _list(
         b"AVI ",
@@ -32,6 +19,13 @@ def example() -> bytes:
         _chunk(b"idx1", _index(frames)),
         name=b"RIFF",
     )
+
+
+def _header(largest: int) -> bytes:
+    """Of the file: its rate and size, that it has an index, one stream, and the largest frame."""
+    microseconds, index, streams = 1_000_000 // RATE, 0x10, 1
+    numbers = (microseconds, 0, 0, index, FRAMES, 0, streams, largest, SIDE, SIDE)
+    return pack("<14I", *numbers, *(0, 0, 0, 0))
 
 
 def _frame(at: int) -> bytes:

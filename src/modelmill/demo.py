@@ -1,14 +1,19 @@
 """`modelmill up --demo`: a digit model from scikit-learn's scans, trained, deployed and tried."""
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelmill.client import Client
 from modelmill.errors import NotFound, NotInstalled
 from modelmill.node import address_of, say
 from modelmill.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NAME = "digits"
 
@@ -31,6 +36,10 @@ def show(settings: Settings) -> None:
         f"demo: {sample.name} is recognised as '{answer['label']}' (score {answer['score']:.3f}). "
         "Try it yourself:"
     )
+    _say_how_to_call(settings, url, sample)
+
+
+def _say_how_to_call(settings: Settings, url: str, sample: Path) -> None:
     say(f'  curl -H "Authorization: Bearer $(cat {settings.home}/admin.key)" \\')
     say(f"       --data-binary @{sample} {url}/models/{NAME}")
     say("Ctrl-C stops the platform; everything is still there when it starts again.")
@@ -83,17 +92,21 @@ def _write_digits(folder: Path, sample: Path) -> None:
         raise NotInstalled(
             "the demonstration needs scikit-learn: pip install 'modelmill[train]'"
         ) from error
-    import numpy as np
-    from PIL import Image
-
     digits = load_digits()
     for number, (scan, label) in enumerate(
         zip(digits.images, digits.target, strict=True)
     ):
-        class_folder = folder / str(label)
-        class_folder.mkdir(exist_ok=True)
-        picture = Image.fromarray((scan * 255 / 16).astype(np.uint8))
-        picture.save(class_folder / f"{number:04}.png")
+        file = folder / str(label) / f"{number:04}.png"
+        _write_scan(scan, file)
         if label == 7 and not sample.exists():
             sample.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(sample)
+            shutil.copyfile(file, sample)
+
+
+def _write_scan(scan: "NDArray[np.float64]", file: Path) -> None:
+    """A scan of values from 0 to 16 as a PNG."""
+    import numpy as np
+    from PIL import Image
+
+    file.parent.mkdir(exist_ok=True)
+    Image.fromarray((scan * 255 / 16).astype(np.uint8)).save(file)

@@ -60,19 +60,20 @@ def recipes_of(task: str) -> str:
 @cache
 def names(kind: str) -> tuple[str, ...]:
     """All plugins of a kind, sorted, under the names people type."""
+    return tuple(sorted(_own_names(kind) | _installed(kind).keys()))
+
+
+def _own_names(kind: str) -> set[str]:
+    """Those in our own folder of a kind."""
     package = _package(kind)
-    own = (
-        {module.name for module in pkgutil.iter_modules(package.__path__)}
-        if package
-        else set()
-    )
+    if package is None:
+        return set()
     shared = {"base", *getattr(package, "SHARED", ())}
-    shown = {
-        name.rstrip("_").replace("_", "-")
-        for name in own
-        if not name.startswith("_") and name not in shared
+    return {
+        module.name.rstrip("_").replace("_", "-")
+        for module in pkgutil.iter_modules(package.__path__)
+        if not module.name.startswith("_") and module.name not in shared
     }
-    return tuple(sorted(shown | _installed(kind).keys()))
 
 
 def load(kind: str, name: str) -> ModuleType:

@@ -143,28 +143,43 @@ def object_of(text: str) -> dict[str, Any]:
     return value
 
 
+def _name_and_value(shown: str, text: str, example: str) -> tuple[str, str]:
+    """The parts of NAME=VALUE; raises `InvalidInput` that names what was typed."""
+    from modelmill.errors import InvalidInput
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InvalidInput(f"{shown}: write NAME=VALUE, as in {example}")
+    return name, value
+
+
 def fields_of(words: Iterable[str]) -> dict[str, Any]:
     """The fields of `NAME=VALUE ...`: `a.b=1` is a nested field, a repeated name a list, a value in
     brackets JSON. Raises `InvalidInput`.
     """
-    from modelmill.errors import InvalidInput
-
     fields: dict[str, Any] = {}
     for text in words:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InvalidInput(f"{text}: write NAME=VALUE, as in model=digits")
+        name, value = _name_and_value(text, text, "model=digits")
         *folders, last = name.split(".")
-        target = fields
-        for folder in folders:
-            target = target.setdefault(folder, {})
-            if not isinstance(target, dict):
-                raise InvalidInput(f"{text}: '{folder}' has a value already")
+        target = _nested(fields, folders, text)
         parsed = _value(value)
         if last in target:
             before = target[last]
             parsed = [*(before if isinstance(before, list) else [before]), parsed]
         target[last] = parsed
+    return fields
+
+
+def _nested(fields: dict[str, Any], path: list[str], text: str) -> dict[str, Any]:
+    """The object at a path, which is made where it is missing; raises `InvalidInput` where
+    something else is there.
+    """
+    from modelmill.errors import InvalidInput
+
+    for name in path:
+        fields = fields.setdefault(name, {})
+        if not isinstance(fields, dict):
+            raise InvalidInput(f"{text}: '{name}' has a value already")
     return fields
 
 
@@ -183,12 +198,7 @@ def _value(text: str) -> Any:
 
 def pairs_of(options: list[str] | None) -> dict[str, str]:
     """The names and values of `--set NAME=VALUE`; raises `InvalidInput`."""
-    from modelmill.errors import InvalidInput
-
-    pairs = {}
-    for text in options or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InvalidInput(f"--set {text}: write NAME=VALUE, as in --set epochs=3")
-        pairs[name] = value
-    return pairs
+    return dict(
+        _name_and_value(f"--set {text}", text, "--set epochs=3")
+        for text in options or []
+    )

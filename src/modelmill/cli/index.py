@@ -51,14 +51,16 @@ def index_add(
     if not paths:
         fail("nothing to add: name files or folders")
     left_out: list[dict[str, str]] = []
+
+    def leave_out(file: str, why: str) -> None:
+        left_out.append({"file": file, "error": why})
+
     ids = connect().add_to_index(
         name,
         *paths,
         label=label,
         metadata=object_of(metadata),
-        left_out=None
-        if strict
-        else lambda file, why: left_out.append({"file": file, "error": why}),
+        left_out=None if strict else leave_out,
     )
     if not ids:
         some = left_out[0] if left_out else {"file": str(paths[0]), "error": "is empty"}

@@ -73,21 +73,22 @@ def evaluate(
 
 
 def _submitted(client: "Client", job: Any, wait: bool) -> None:
+    """Show a job that was queued, or once it has ended."""
+    number = job["job"]
     if not wait:
-        number = job["job"]
-        show(
-            job,
-            lambda: print(
-                f"job {number} is queued; follow it with `modelmill logs {number} --follow`"
-            ),
-        )
+        follow = f"modelmill logs {number} --follow"
+        show(job, lambda: print(f"job {number} is queued; follow it with `{follow}`"))
         return
-    job = client.wait(job["job"], on_event())
-    show(job, lambda: screen().job(job))
-    if job["state"] != "succeeded":
-        fail(
-            f"job {job['job']} {job['state']}{': ' if job['error'] else ''}{job['error']}"
-        )
+    ended = client.wait(number, on_event())
+    show(ended, lambda: screen().job(ended))
+    if ended["state"] != "succeeded":
+        fail(_state_of(ended))
+
+
+def _state_of(row: Any) -> str:
+    """A job's state, with its error where it has one."""
+    why = f": {row['error']}" if row["error"] else ""
+    return f"job {row['job']} {row['state']}{why}"
 
 
 @app.command
@@ -138,14 +139,10 @@ def logs(
     """What a job has printed; with --follow also its live progress."""
     client = connect()
     if _app.as_json:
-        return print_json(
-            {"job": number, "log": "".join(client.logs(number, follow=follow))}
-        )
+        printed = "".join(client.logs(number, follow=follow))
+        return print_json({"job": number, "log": printed})
     if follow:
-        row = client.wait(number, on_event())
-        return print(
-            f"job {number} {row['state']}{': ' if row['error'] else ''}{row['error']}"
-        )
+        return print(_state_of(client.wait(number, on_event())))
     for text in client.logs(number):
         sys.stdout.write(text)
     return None

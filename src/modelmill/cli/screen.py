@@ -1,7 +1,7 @@
 """What the command line prints for people: tables, cards, and live progress."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -20,44 +20,106 @@ from rich.table import Table
 _console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
 
 
+UNWRAPPED = ("job", "kind", "state", "version", "figure")
+"""Columns whose cells stay on one line."""
+JOB_COLUMNS = (
+    "job",
+    "kind",
+    "state",
+    "model",
+    "recipe",
+    "dataset",
+    "figure",
+    "started",
+    "error",
+)
+JOB_FIELDS = (
+    "kind",
+    "task",
+    "recipe",
+    "dataset",
+    "error",
+    "created",
+    "started",
+    "ended",
+)
+DEPLOYMENT_COLUMNS = (
+    "name",
+    "model",
+    "version",
+    "serving",
+    "beside",
+    "state",
+    "workers",
+    "MB",
+    "batch",
+    "error",
+    "note",
+)
+MOST_CLASSES = 40
+"""Classes of which metrics are shown."""
+CLASSES = 12
+"""Classes that are named; of more, only that there are more is said."""
+
+
 def table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], none: str = "none yet"
 ) -> None:
     """Rows under column heads; columns that are empty throughout are left out. `none` is what is
     said where there are no rows.
     """
-    if not rows:
-        return _console.print(escape(none))
+    if rows:
+        _console.print(_sheet(rows, columns))
+    else:
+        _console.print(escape(none))
+
+
+def _sheet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     shown = [
         column for column in columns if any(_cell(row.get(column)) for row in rows)
     ]
     sheet = Table(box=None, header_style="bold", pad_edge=False)
     for column in shown:
-        sheet.add_column(
-            column.replace("_", " "),
-            no_wrap=column in ("job", "kind", "state", "version", "figure"),
-        )
+        sheet.add_column(column.replace("_", " "), no_wrap=column in UNWRAPPED)
     for row in rows:
         sheet.add_row(*[escape(_cell(row.get(column))) for column in shown])
-    return _console.print(sheet)
+    return sheet
 
 
 def _cell(value: Any) -> str:
     if value is None or value == {} or value == []:
         return ""
-    if isinstance(value, dict) and "per_class" in value:
-        return _figure(value)
-    if isinstance(value, dict) and len(value) > 4:
-        return str(len(value))
     if isinstance(value, dict):
-        return " ".join(f"{key}:{_cell(entry)}" for key, entry in value.items())
+        return _cell_of_fields(value)
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    text = str(value)
+    return _cell_of_text(str(value))
+
+
+def _cell_of_text(text: str) -> str:
+    """A text; a time without fractions of its seconds and its zone."""
     is_time = len(text) > 25 and text[4:5] == "-" and text[10:11] == "T"
     return text[:19].replace("T", " ") if is_time else text
+
+
+def _cell_of_fields(value: dict[str, Any]) -> str:
+    if "per_class" in value:
+        return _figure(value)
+    if len(value) > 4:
+        return str(len(value))
+    return _counts(value)
+
+
+def _counts(values: Mapping[str, Any]) -> str:
+    """Names with their values on one line."""
+    return " ".join(f"{name}:{_cell(value)}" for name, value in values.items())
+
+
+def _first(names: Sequence[str], most: int) -> str:
+    """The first names, and a mark where there are more."""
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
 
 
 def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
@@ -72,32 +134,36 @@ def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
 def dataset(row: Mapping[str, Any]) -> None:
     """A data set and its findings."""
     classes = row["classes"]
-    most = dict(sorted(classes.items(), key=lambda pair: -pair[1])[:12])
     _pairs(
         row["name"],
         {
             "task": row["task"],
             "format": row["format"],
             "items": row["items"],
-            "splits": " ".join(
-                f"{name}:{count}" for name, count in row["splits"].items()
-            ),
-            f"{len(classes)} classes": " ".join(
-                f"{name}:{n}" for name, n in most.items()
-            )
-            + (" ..." if len(classes) > len(most) else ""),
+            "splits": _counts(row["splits"]),
+            f"{len(classes)} classes": _largest(classes),
             "sha256": row["digest"],
         },
     )
     for finding in row["findings"]:
-        color = "red" if finding["severity"] == "dropped" else "yellow"
-        _console.print(
-            f"  [{color}]{finding['severity']}[/{color}] {escape(finding['message'])}"
-        )
-        for example in finding["examples"]:
-            _console.print(f"    {escape(example)}", style="dim")
+        _print_finding(finding)
     if not row["findings"]:
         _console.print("  the check found nothing wrong")
+
+
+def _largest(classes: Mapping[str, int]) -> str:
+    """The largest classes with their sizes."""
+    most = sorted(classes.items(), key=lambda pair: -pair[1])[:CLASSES]
+    return _counts(dict(most)) + (" ..." if len(classes) > CLASSES else "")
+
+
+def _print_finding(finding: Mapping[str, Any]) -> None:
+    color = "red" if finding["severity"] == "dropped" else "yellow"
+    _console.print(
+        f"  [{color}]{finding['severity']}[/{color}] {escape(finding['message'])}"
+    )
+    for example in finding["examples"]:
+        _console.print(f"    {escape(example)}", style="dim")
 
 
 def _figure(metrics: Mapping[str, Any]) -> str:
@@ -110,14 +176,20 @@ def _figure(metrics: Mapping[str, Any]) -> str:
 
 def job(row: Mapping[str, Any]) -> None:
     """A job with its metrics."""
-    made = f"{row['model']}:{row['version']}" if row["version"] else row["model"]
-    keys = ("kind", "task", "recipe", "dataset", "error", "created", "started", "ended")
-    seconds = row["result"].get("seconds")
     _pairs(
         f"job {row['job']}: {row['state']}",
-        {"model": made, **{k: row[k] for k in keys}, "seconds": seconds},
+        {
+            "model": _model_of_job(row),
+            **{key: row[key] for key in JOB_FIELDS},
+            "seconds": row["result"].get("seconds"),
+        },
     )
     metrics(row["metrics"])
+
+
+def _model_of_job(row: Mapping[str, Any]) -> str:
+    """The model of a job, with the version that it made."""
+    return f"{row['model']}:{row['version']}" if row["version"] else str(row["model"])
 
 
 def jobs(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -125,87 +197,84 @@ def jobs(rows: Sequence[Mapping[str, Any]]) -> None:
     short = [
         {
             **row,
-            "model": f"{row['model']}:{row['version']}"
-            if row["version"]
-            else row["model"],
+            "model": _model_of_job(row),
             "figure": _figure(row["metrics"]),
             "started": (row["started"] or "")[5:16].replace("T", " "),
         }
         for row in rows
     ]
-    table(
-        short,
-        (
-            "job",
-            "kind",
-            "state",
-            "model",
-            "recipe",
-            "dataset",
-            "figure",
-            "started",
-            "error",
-        ),
-    )
+    table(short, JOB_COLUMNS)
 
 
 def metrics(values: Mapping[str, Any]) -> None:
     """Numbers, then texts to read, then a table of classes."""
     if not values:
         return
-    _pairs(
-        "metrics",
-        {
-            key: value
-            for key, value in values.items()
-            if not isinstance(value, dict | list)
-        },
-    )
+    plain = {
+        key: value
+        for key, value in values.items()
+        if not isinstance(value, dict | list)
+    }
+    _pairs("metrics", plain)
     if samples := values.get("samples"):
         table(samples, list(samples[0]))
-    per_class = values.get("per_class", {})
-    if 0 < len(per_class) <= 40:
-        rows = [{"label": label, **entry} for label, entry in per_class.items()]
+    if classes := values.get("per_class"):
+        _print_classes(classes)
+
+
+def _print_classes(classes: Mapping[str, Mapping[str, Any]]) -> None:
+    """The metrics of each class, unless there are too many to read."""
+    if len(classes) <= MOST_CLASSES:
+        rows = [{"label": label, **entry} for label, entry in classes.items()]
         table(rows, list(rows[0]))
 
 
 def version(row: Mapping[str, Any], url: str) -> None:
     """A version of a model."""
-    lineage = row["lineage"]
     _pairs(
         f"{row['name']}:{row['version']}",
         {
             "task": row["task"] or "none: tensors in, tensors out",
             "aliases": row["aliases"],
-            "inputs": [
-                f"{spec['name']} {spec['datatype']} {spec['shape']}"
-                for spec in row["inputs"]
-            ],
-            "outputs": [
-                f"{spec['name']} {spec['datatype']} {spec['shape']}"
-                for spec in row["outputs"]
-            ],
-            "labels": ", ".join(row["labels"][:20])
-            + (" ..." if len(row["labels"]) > 20 else ""),
-            "trained": f"by {lineage['recipe']} on {lineage['dataset']}, job {lineage['job']}"
-            if lineage["recipe"]
-            else "",
-            "started from": [
-                f"{ancestor['name']} ({ancestor['task']} on {ancestor['dataset']})"
-                for ancestor in lineage.get("chain", [])
-            ],
+            "inputs": _specs(row["inputs"]),
+            "outputs": _specs(row["outputs"]),
+            "labels": _first(row["labels"], 20),
+            **_origin(row["lineage"]),
             "parameters": [
                 f"{one['name']}: {one['allowed']}" for one in row["parameters"]
             ],
             "batches": row["batches"],
             "files": list(row["files"]),
-            "model card": f"{url}/api/v1/models/{row['name']}:{row['version']}/files/README.md"
-            if "README.md" in row["files"]
-            else "",
+            "model card": _model_card(row, url),
             "created": row["created"],
         },
     )
     metrics(row["metrics"])
+
+
+def _specs(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Inputs or outputs of a model."""
+    return [f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in specs]
+
+
+def _origin(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """How a version was trained, and from which ones."""
+    trained = (
+        f"by {lineage['recipe']} on {lineage['dataset']}, job {lineage['job']}"
+        if lineage["recipe"]
+        else ""
+    )
+    ancestors = [
+        f"{ancestor['name']} ({ancestor['task']} on {ancestor['dataset']})"
+        for ancestor in lineage.get("chain", [])
+    ]
+    return {"trained": trained, "started from": ancestors}
+
+
+def _model_card(row: Mapping[str, Any], url: str) -> str:
+    if "README.md" not in row["files"]:
+        return ""
+    return f"{url}/api/v1/models/{row['name']}:{row['version']}/files/README.md"
 
 
 def deployments(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -213,38 +282,28 @@ def deployments(rows: Sequence[Mapping[str, Any]]) -> None:
     shown = [
         {
             **row,
-            "workers": f"{row['ready_replicas']} of {row['replicas']}",
+            "workers": _workers(row),
             "beside": _beside(row),
             "MB": _megabytes(row),
             "batch": _batch(row),
         }
         for row in rows
     ]
-    table(
-        shown,
-        (
-            "name",
-            "model",
-            "version",
-            "serving",
-            "beside",
-            "state",
-            "workers",
-            "MB",
-            "batch",
-            "error",
-            "note",
-        ),
-    )
+    table(shown, DEPLOYMENT_COLUMNS)
+
+
+def _workers(row: Mapping[str, Any]) -> str:
+    return f"{row['ready_replicas']} of {row['replicas']}"
 
 
 def _beside(row: Mapping[str, Any]) -> str:
     """Canaries and shadows, in words."""
-    return ", ".join(
-        f"{variant['model']}:{variant['version']} "
-        + ("shadow" if variant["shadow"] else f"canary {variant['weight']:.0%}")
-        for variant in row["variants"]
-    )
+    return ", ".join(map(_variant, row["variants"]))
+
+
+def _variant(row: Mapping[str, Any]) -> str:
+    what = "shadow" if row["shadow"] else f"canary {row['weight']:.0%}"
+    return f"{row['model']}:{row['version']} {what}"
 
 
 def _batch(row: Mapping[str, Any]) -> str:
@@ -266,7 +325,7 @@ def deployment(row: Mapping[str, Any], url: str) -> None:
         {
             "model": f"{row['model']}:{row['version']}",
             "beside it": _beside(row),
-            "workers": f"{row['ready_replicas']} of {row['replicas']}",
+            "workers": _workers(row),
             "batches": row["batches"],
             "Hugging Face": f"{url}/models/{row['name']}" if row["task"] else "",
             "Open Inference": f"{url}/v2/models/{row['name']}/infer",
@@ -300,9 +359,7 @@ def index(row: Mapping[str, Any]) -> None:
             "model": f"{row['model']}:{row['version']}",
             "dimensions": row["dimensions"],
             "items": str(row["items"]),
-            f"{len(labels)} labels": " ".join(
-                f"{name}:{count}" for name, count in list(labels.items())[:12]
-            ),
+            f"{len(labels)} labels": _counts(dict(list(labels.items())[:CLASSES])),
         },
     )
 
@@ -316,11 +373,15 @@ def items_added(ids: Sequence[int], left_out: Sequence[Mapping[str, str]]) -> No
     numbers = f"numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"number {ids[0]}"
     _console.print(f"added {len(ids)} item{'s' * (len(ids) > 1)}, {numbers}")
     if left_out:
-        _console.print(f"left out {len(left_out)}, which can't be read:")
-    for one in left_out[:FEW]:
+        _print_left_out(left_out)
+
+
+def _print_left_out(files: Sequence[Mapping[str, str]]) -> None:
+    _console.print(f"left out {len(files)}, which can't be read:")
+    for one in files[:FEW]:
         _console.print(f"  {escape(one['file'])}: {escape(one['error'])}")
-    if len(left_out) > FEW:
-        _console.print(f"  and {len(left_out) - FEW} more (--json names all)")
+    if len(files) > FEW:
+        _console.print(f"  and {len(files) - FEW} more (--json names all)")
 
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -344,32 +405,36 @@ def predictions(
 
 def _print_answers(rows: Sequence[Mapping[str, Any]]) -> None:
     """A table of answers, in the columns of their kind."""
-    if boxes := [box for row in rows for box in _boxes(row["input"], row["output"])]:
+    if boxes := _rows_of(_boxes, rows):
         table(boxes, ("input", "label", "score", *CORNERS, "file"))
     elif any(_is_picture(row["output"]) for row in rows):
         table([_picture_row(row) for row in rows], ("input", "answer"))
     elif all(_is_transcription(row["output"]) for row in rows):
-        spoken = [
-            part for row in rows for part in _spoken_rows(row["input"], row["output"])
-        ]
+        spoken = _rows_of(_spoken_rows, rows)
         timed = ("input", "from", "to", "text")
         table(spoken, timed if "from" in spoken[0] else ("input", "text"))
-    elif texts := [
-        text for row in rows for text in _text_rows(row["input"], row["output"])
-    ]:
+    elif texts := _rows_of(_text_rows, rows):
         table(texts, ("input", "answer", "score"))
     elif any(isinstance(value, str) for row in rows for value in row["output"]):
-        table(
-            [
-                {"input": row["input"][:60], "picture": _named(value)}
-                for row in rows
-                for value in row["output"]
-            ],
-            PICTURE,
-        )
+        table(_rows_of(_picture_rows, rows), PICTURE)
     else:
         answers = [_label_row(row["input"][:60], row["output"]) for row in rows]
         table(answers, ("input", "label", "score", "then", "vector"))
+
+
+def _rows_of(
+    kind: Callable[[str, Any], list[dict[str, Any]]],
+    predictions: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """The rows of all answers, each made of an input's name and its output."""
+    return [
+        row for one in predictions for row in kind(one["input"][:60], one["output"])
+    ]
+
+
+def _picture_rows(name: str, output: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each picture."""
+    return [{"input": name, "picture": _named(picture)} for picture in output]
 
 
 def _is_picture(output: Any) -> bool:
@@ -391,9 +456,11 @@ def _label_row(name: str, output: Any) -> dict[str, Any]:
     best = output[0] if several else output
     if isinstance(best, float):
         return {"input": name, "vector": _vector(output)}
-    rest = output[1:3] if several else []
-    others = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in rest)
-    return {"input": name, **best, "then": others}
+    return {"input": name, **best, "then": _scores(output[1:3] if several else [])}
+
+
+def _scores(labels: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{one['label']} {one['score']:.3f}" for one in labels)
 
 
 def _nothing_found(threshold: float | None) -> str:
@@ -409,45 +476,46 @@ def _nothing_found(threshold: float | None) -> str:
 
 def _boxes(name: str, output: Any) -> list[dict[str, Any]]:
     """A row for each box; none for other answers."""
+    entries = output if isinstance(output, list) else []
     return [
         {
-            "input": name[:60],
+            "input": name,
             "label": entry["label"],
             "score": f"{entry['score']:.3f}",
             "file": entry.get("file"),
             **{corner: str(entry["box"][corner]) for corner in CORNERS},
         }
-        for entry in (output if isinstance(output, list) else [])
+        for entry in entries
         if isinstance(entry, dict) and "box" in entry
     ]
 
 
 def _text_rows(name: str, output: Any) -> list[dict[str, Any]]:
     """A row for each text of an answer, with its score if there is one; none for other answers."""
-    entries = output if isinstance(output, list) else [output]
-    flat = [
-        entry
-        for part in entries
-        for entry in (part if isinstance(part, list) else [part])
-    ]
     return [
         {
-            "input": name[:60],
+            "input": name,
             "answer": next(entry[field] for field in TEXT_FIELDS if field in entry),
             "score": f"{entry['score']:.3f}" if "score" in entry else "",
         }
-        for entry in flat
+        for entry in _flat(output)
         if isinstance(entry, dict) and entry.keys() & set(TEXT_FIELDS)
     ]
+
+
+def _flat(output: Any) -> Iterator[Any]:
+    """The entries of an answer, of its lists, and of lists in these."""
+    for part in output if isinstance(output, list) else [output]:
+        yield from part if isinstance(part, list) else [part]
 
 
 def _spoken_rows(name: str, output: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for a transcription, or one for each word with its times in seconds."""
     if not output.get("chunks"):
-        return [{"input": name[:60], "text": output["text"]}]
+        return [{"input": name, "text": output["text"]}]
     return [
         {
-            "input": name[:60],
+            "input": name,
             "from": f"{chunk['timestamp'][0]:.2f}",
             "to": f"{chunk['timestamp'][1]:.2f}",
             "text": chunk["text"],
@@ -480,19 +548,22 @@ def kinds(rows: Sequence[Mapping[str, Any]]) -> None:
         _console.print(
             f"\n[bold]{row['name']}[/bold]: {escape(row['summary'])}{escape(file)}"
         )
-        schema = row["request"]
-        shape = schema["$defs"][schema["$ref"].rpartition("/")[2]]
-        fields = [
-            {
-                "field": name,
-                "default": "(needed)"
-                if name in shape["required"]
-                else field.get("default", ""),
-                "help": field.get("description", ""),
-            }
-            for name, field in shape["properties"].items()
-        ]
-        table(fields, ("field", "default", "help"))
+        table(_request_fields(row["request"]), ("field", "default", "help"))
+
+
+def _request_fields(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The fields of a request, from its JSON schema."""
+    shape = schema["$defs"][schema["$ref"].rpartition("/")[2]]
+    return [
+        {
+            "field": name,
+            "default": "(needed)"
+            if name in shape["required"]
+            else field.get("default", ""),
+            "help": field.get("description", ""),
+        }
+        for name, field in shape["properties"].items()
+    ]
 
 
 class Progress:
@@ -519,17 +590,10 @@ class Progress:
             self._console.print(escape(event["message"]))
         elif kind == "epoch":
             self._close()
-            self._console.print(
-                f"epoch {event['epoch']}/{event['epochs']}  loss {event['train_loss']:.4f}  "
-                f"validation: {_figures(event)}  "
-                f"({event['samples_per_second']:,.0f} items/s)"
-            )
+            self._console.print(_epoch(event))
         elif kind == "step":
-            self._advance(
-                f"epoch {event['epoch']}  loss {event['loss']:.4f}",
-                event["step"],
-                event["steps"],
-            )
+            text = f"epoch {event['epoch']}  loss {event['loss']:.4f}"
+            self._advance(text, event["step"], event["steps"])
         elif kind == "progress":
             self._advance(event["message"], event["done"], event["total"])
         elif kind == "end":
@@ -541,9 +605,8 @@ class Progress:
         if not self._tasks:
             self._bars.start()
             self._tasks["now"] = self._bars.add_task(text, total=total or None)
-        self._bars.update(
-            self._tasks["now"], description=text, completed=done, total=total or None
-        )
+        task = self._tasks["now"]
+        self._bars.update(task, description=text, completed=done, total=total or None)
         if total and done >= total:
             self._close()
 
@@ -553,15 +616,19 @@ class Progress:
             self._bars.stop()
 
 
+def _epoch(event: Mapping[str, Any]) -> str:
+    return (
+        f"epoch {event['epoch']}/{event['epochs']}  loss {event['train_loss']:.4f}  "
+        f"validation: {_figures(event)}  "
+        f"({event['samples_per_second']:,.0f} items/s)"
+    )
+
+
 def _figures(event: Mapping[str, Any]) -> str:
-    named = {
-        name.removeprefix("val_"): value
+    """The metrics on the validation data."""
+    figures = [
+        f"{name.removeprefix('val_').replace('_', ' ')} {value:.4f}"
         for name, value in event.items()
         if name.startswith("val_")
-    }
-    return (
-        " ".join(
-            f"{name.replace('_', ' ')} {value:.4f}" for name, value in named.items()
-        )
-        or "none"
-    )
+    ]
+    return " ".join(figures) or "none"

@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,6 +17,12 @@ from modelmill.cli._app import (
     screen,
     show,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+NOTHING = "nothing to predict: name files, or texts for a text model"
 
 
 @app.command
@@ -163,13 +168,15 @@ def predict(
 ) -> None:
     """Predict with a deployed model."""
     client, parameters = connect(), _parameters(set)
-    rows = [] if stream else client.predict(deployment, *inputs, parameters=parameters)
-    if not rows and not (stream and inputs):
-        fail("nothing to predict: name files, or texts for a text model")
     if stream:
+        if not inputs:
+            fail(NOTHING)
         for text in inputs:
             _print_stream(client.stream(deployment, text, parameters=parameters))
         return
+    rows = client.predict(deployment, *inputs, parameters=parameters)
+    if not rows:
+        fail(NOTHING)
     if out is not None:
         _save_pictures(rows, out)
     show(rows, lambda: screen().predictions(rows, _threshold(rows, parameters)))
@@ -218,20 +225,22 @@ def _parameters(pairs: list[str] | None) -> dict[str, Any]:
     """Parameters of a task: `@FILE` is the file in base64, valid JSON is parsed, anything else is a
     text.
     """
+    return {name: _parameter(name, text) for name, text in pairs_of(pairs).items()}
+
+
+def _parameter(name: str, text: str) -> Any:
     import json
     from base64 import b64encode
 
-    parameters: dict[str, Any] = dict(pairs_of(pairs))
-    for name, value in parameters.items():
-        if value.startswith("@"):
-            try:
-                parameters[name] = b64encode(Path(value[1:]).read_bytes()).decode()
-            except OSError as error:
-                fail(f"--set {name}={value}: the file can't be read: {error.strerror}")
-            continue
-        with suppress(ValueError):
-            parameters[name] = json.loads(value)
-    return parameters
+    if text.startswith("@"):
+        try:
+            return b64encode(Path(text[1:]).read_bytes()).decode()
+        except OSError as error:
+            fail(f"--set {name}={text}: the file can't be read: {error.strerror}")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _threshold(rows: list[Any], parameters: dict[str, Any]) -> float | None:
@@ -254,28 +263,35 @@ def _save_pictures(rows: list[Any], folder: Path) -> None:
     the files.
     """
     for number, row in enumerate(rows):
-        prefix = f"{number}-" if len(rows) > 1 else ""
-        stem = f"{prefix}{Path(row['input']).stem or 'picture'}"
-        output = row["output"]
-        if output == []:
-            continue  # no boxes: there is nothing to draw
-        if isinstance(output, dict) and "image" in output:
-            row["output"] = {"file": _write_picture(output["image"], folder, stem)}
-        elif _all_have(output, "mask"):
-            for part in output:
-                name = f"{stem}-{_as_file_name(part['label'])}"
-                part["mask"] = _write_picture(part["mask"], folder, name)
-        elif _all_have(output, "box"):
-            file = _draw_boxes(Path(row["input"]), output, folder, stem)
-            for box in output:
-                box["file"] = file
-        elif isinstance(output, list) and all(isinstance(data, str) for data in output):
-            row["output"] = _write_pictures(output, folder, stem, prefix)
-        else:
-            fail(
-                "--out is for models that answer with pictures, masks or boxes: this one "
-                "does not"
-            )
+        if row["output"] != []:  # without boxes there is nothing to draw
+            _save_picture(row, folder, f"{number}-" if len(rows) > 1 else "")
+
+
+def _save_picture(row: dict[str, Any], folder: Path, prefix: str) -> None:
+    stem = f"{prefix}{Path(row['input']).stem or 'picture'}"
+    output = row["output"]
+    if isinstance(output, dict) and "image" in output:
+        row["output"] = {"file": _write_picture(output["image"], folder, stem)}
+    elif _all_have(output, "mask"):
+        _save_masks(output, folder, stem)
+    elif _all_have(output, "box"):
+        file = _draw_boxes(Path(row["input"]), output, folder, stem)
+        for box in output:
+            box["file"] = file
+    elif isinstance(output, list) and all(isinstance(data, str) for data in output):
+        row["output"] = _write_pictures(output, folder, stem, prefix)
+    else:
+        fail(
+            "--out is for models that answer with pictures, masks or boxes: this one "
+            "does not"
+        )
+
+
+def _save_masks(parts: list[Any], folder: Path, stem: str) -> None:
+    """Write the masks; the parts then name the files."""
+    for part in parts:
+        name = f"{stem}-{_as_file_name(part['label'])}"
+        part["mask"] = _write_picture(part["mask"], folder, name)
 
 
 def _all_have(output: Any, field: str) -> bool:
@@ -308,21 +324,31 @@ def _draw_boxes(picture: Path, boxes: list[Any], folder: Path, stem: str) -> str
     """Write the picture with its boxes drawn; corners are those of the upright picture."""
     from io import BytesIO
 
-    from PIL import Image, ImageDraw, ImageOps
+    from PIL import ImageDraw
 
-    try:
-        with Image.open(picture) as opened:
-            sheet = ImageOps.exif_transpose(opened).convert("RGB")
-    except OSError as error:
-        fail(f"can't draw on {picture}: {error.strerror or error}")
+    sheet = _upright(picture)
     pen = ImageDraw.Draw(sheet)
     for box in boxes:
-        left, top, right, bottom = box["box"].values()
-        pen.rectangle((left, top, right - 1, bottom - 1), outline="red", width=2)
-        pen.text((left + 3, top + 2), f"{box['label']} {box['score']:.2f}", fill="red")
+        _draw_box(pen, box)
     written = BytesIO()
     sheet.save(written, "PNG")
     return _write_file(written.getvalue(), folder, stem)
+
+
+def _upright(picture: Path) -> "Image":
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(picture) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except OSError as error:
+        fail(f"can't draw on {picture}: {error.strerror or error}")
+
+
+def _draw_box(pen: "ImageDraw", box: Any) -> None:
+    left, top, right, bottom = box["box"].values()
+    pen.rectangle((left, top, right - 1, bottom - 1), outline="red", width=2)
+    pen.text((left + 3, top + 2), f"{box['label']} {box['score']:.2f}", fill="red")
 
 
 def _write_picture(picture: str, folder: Path, stem: str) -> str:

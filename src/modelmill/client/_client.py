@@ -34,7 +34,7 @@ from modelmill.errors import (
     MillError,
     NotFound,
 )
-from modelmill.tasks.kinds import input_kind
+from modelmill.tasks.kinds import InputKind, input_kind
 
 
 class Client(Indexes, Texts):
@@ -145,17 +145,9 @@ class Client(Indexes, Texts):
         path = f"/api/v1/jobs/{quoted(kind)}"
         if file is None:
             return self._submit(path, dict(request), wait, on_event)
-        place = Path(file).expanduser()
         parameters: Json = {"request": msgspec.json.encode(request).decode()}
-        if place.is_file():
-            headers = {"Content-Type": "application/octet-stream"}
-            content = read_file(place)
-            job = self._call(
-                "POST", path, params=parameters, content=content, headers=headers
-            )
-        else:
-            job = self._upload(path, place, parameters)
-        return self._ended(job, wait, on_event)
+        job = self._send_file(path, Path(file).expanduser(), parameters)
+        return self._ended(cast(Job, job), wait, on_event)
 
     def kinds(self) -> list[Json]:
         """The kinds of jobs, with what may be asked of each as a JSON schema."""
@@ -198,22 +190,10 @@ class Client(Indexes, Texts):
         A bare file has no task: it takes and returns tensors; `labels` names the classes of its
         output. A `.pt2` file may run code when it is opened: it is taken only with `trust`.
         """
-        location = Path(path).expanduser()
         parameters: Json = {"name": name, "label": list(labels)}
         if trust:
             parameters["trust"] = True
-        if location.is_file():  # the server detects its kind
-            content = read_file(location)
-            headers = {"Content-Type": "application/octet-stream"}
-            job = self._call(
-                "POST",
-                "/api/v1/models",
-                params=parameters,
-                content=content,
-                headers=headers,
-            )
-        else:
-            job = self._upload("/api/v1/models", location, parameters)
+        job = self._send_file("/api/v1/models", Path(path).expanduser(), parameters)
         done = raise_unless_done(self.wait(job["job"], on_event))
         return self.model(f"{name}:{done['version']}")
 
@@ -318,15 +298,19 @@ class Client(Indexes, Texts):
         Question answering takes JSON of a question and a context. A model that generates pictures
         takes seeds, or no inputs, and returns a list of PNG files in base64 for each.
         """
-        kind = self._get(f"/models/{quoted(deployment)}")["input"]
-        if input_kind(kind).optional and not inputs:
+        path = f"/models/{quoted(deployment)}"
+        kind = input_kind(self._get(path)["input"])
+        if kind.optional and not inputs:
             inputs = ("",)
         answers: list[Prediction] = []
         for value in inputs:
             name = value.hex()[:16] if isinstance(value, bytes) else str(value)
-            output = self._predict_named(
-                deployment, kind, value, dict(parameters or {}), len(inputs) > 1
-            )
+            try:
+                output = self._predict(path, kind, value, dict(parameters or {}))
+            except (InvalidInput, NotFound) as error:
+                if len(inputs) < 2 or isinstance(value, bytes):
+                    raise
+                raise type(error)(f"{os.fspath(value)[:200]}: {error}") from error
             answers.append({"input": name, "output": output})
         return answers
 
@@ -369,13 +353,12 @@ class Client(Indexes, Texts):
         """Whether the gateway routes to the version of a deployment, and to its canaries and
         shadows.
         """
-        waiting = [
-            variant for variant in row["variants"] if not variant["ready_replicas"]
-        ]
+        if row["state"] != "ready":
+            return False
+        if not all(variant["ready_replicas"] for variant in row["variants"]):
+            return False
         path = f"/v2/models/{quoted(row['name'])}/versions/{row['version']}/ready"
-        return (
-            row["state"] == "ready" and not waiting and self._http.get(path).is_success
-        )
+        return self._http.get(path).is_success
 
     def _wait_for_key(self, key: str) -> None:
         """Wait until the gateway accepts a new key, for up to `KEY_SECONDS`."""
@@ -387,43 +370,26 @@ class Client(Indexes, Texts):
         ):
             time.sleep(POLL_SECONDS / 10)
 
-    def _predict_named(
-        self,
-        deployment: str,
-        kind: str,
-        value: str | bytes | os.PathLike[str],
-        parameters: Json,
-        many: bool,
-    ) -> Any:
-        """One answer; among several inputs an error names its input."""
-        try:
-            return self._predict(deployment, kind, value, parameters)
-        except (InvalidInput, NotFound) as error:
-            if not many or isinstance(value, bytes):
-                raise
-            raise type(error)(f"{os.fspath(value)[:200]}: {error}") from error
-
     def _predict(
         self,
-        deployment: str,
-        kind: str,
+        path: str,
+        kind: InputKind,
         value: str | bytes | os.PathLike[str],
         parameters: Json,
     ) -> Any:
-        path = f"/models/{quoted(deployment)}"
-        taken = input_kind(kind)
-        if taken.sent_as == "number":
+        if kind.sent_as == "number":
             text = value.decode() if isinstance(value, bytes) else str(value)
-            return self._call(
-                "POST", path, json={"inputs": text, "parameters": parameters}
-            )
-        if taken.is_text:
+            body = {"inputs": text, "parameters": parameters}
+            return self._call("POST", path, json=body)
+        if kind.is_text:
             text = value.decode() if isinstance(value, bytes) else text_of(value)
+            body = {"inputs": [text], "parameters": parameters}
             # A list with one text is answered by a list with one answer, whatever the task.
-            return self._call(
-                "POST", path, json={"inputs": [text], "parameters": parameters}
-            )[0]
+            return self._call("POST", path, json=body)[0]
         data = value if isinstance(value, bytes) else read_file(Path(value))
+        return self._predict_bytes(path, data, parameters)
+
+    def _predict_bytes(self, path: str, data: bytes, parameters: Json) -> Any:
         headers = {"Accept": "application/json"}
         if not parameters:
             headers["Content-Type"] = "application/octet-stream"

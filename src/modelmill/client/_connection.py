@@ -22,6 +22,8 @@ from modelmill.errors import (
     from_code,
 )
 
+ADDRESS = "address"
+"""The file of a home that holds the URL of its platform."""
 POLL_SECONDS = 0.2
 KEY_SECONDS = 5.0
 """Longest wait until gateways accept a new key."""
@@ -64,19 +66,8 @@ class Connection:
         Raises `Unavailable` where there is no URL, `InvalidInput` for a malformed one.
         """
         folder = home_of(home)
-        self.url = (
-            url or os.environ.get("MODELMILL_URL") or _first_line(folder / "address")
-        ).rstrip("/")
-        self.key = key or os.environ.get("MODELMILL_KEY") or ""
-        # The home's key is for the home's platform alone.
-        if not self.key and self.url == _first_line(folder / "address"):
-            self.key = _first_line(folder / "admin.key")
-        if self.url and "://" not in self.url:
-            raise InvalidInput(f"'{self.url}' is not a URL: write http://{self.url}")
-        if not self.url:
-            raise Unavailable(
-                f"no platform was started in {folder}: run `modelmill up`, or set MODELMILL_URL"
-            )
+        self.url = _url_of(url, folder)
+        self.key = _key_of(key, self.url, folder)
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         self._http = httpx2.Client(
             base_url=self.url, headers=headers, timeout=httpx2.Timeout(120, connect=5)
@@ -113,11 +104,10 @@ class Connection:
         return raise_unless_done(self.wait(job["job"], on_event)) if wait else job
 
     def _follow(self, number: int, part: str, *, follow: bool) -> Iterator[str]:
+        path = f"/api/v1/jobs/{number}/{part}"
         offset = 0
         while True:
-            chunk = self._get(
-                f"/api/v1/jobs/{number}/{part}", params={"offset": offset}
-            )
+            chunk = self._get(path, params={"offset": offset})
             grew = chunk["offset"] != offset
             offset = chunk["offset"]
             if chunk["text"]:
@@ -126,6 +116,18 @@ class Connection:
                 return
             if not grew:
                 time.sleep(POLL_SECONDS)
+
+    def _send_file(self, path: str, place: Path, parameters: Json) -> Json:
+        """Send a file as it is, or a folder packed."""
+        if not place.is_file():
+            return self._upload(path, place, parameters)
+        return cast(Json, self._send_bytes(path, read_file(place), parameters))
+
+    def _send_bytes(self, path: str, data: bytes, parameters: Json) -> Any:
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._call(
+            "POST", path, params=parameters, content=data, headers=headers
+        )
 
     def _upload(self, path: str, data: Path, parameters: Json) -> Json:
         from modelmill.data.pack import pack
@@ -175,20 +177,46 @@ class Connection:
             raise Unavailable(message) from error
 
     def _failure(self, response: "httpx2.Response") -> MillError:
-        try:
-            document = msgspec.json.decode(response.content)
-            message, code = str(document["error"]), document.get("code", "")
-        except (msgspec.DecodeError, KeyError, TypeError):
-            message, code = f"HTTP {response.status_code} from {response.url}", ""
+        message, code = _error_in(response)
         failure = from_code(
             code if code in BY_CODE else CODES.get(response.status_code, "internal"),
             message,
         )
         if isinstance(failure, Unauthenticated) and not self.key:
-            failure = Unauthenticated(
+            return Unauthenticated(
                 f"{self.url} needs a key: set MODELMILL_KEY, or MODELMILL_HOME to its home"
             )
         return failure
+
+
+def _url_of(given: str | None, home: Path) -> str:
+    """The URL of the platform, without a slash at its end; raises `InvalidInput`, `Unavailable`."""
+    own = _first_line(home / ADDRESS)
+    url = (given or os.environ.get("MODELMILL_URL") or own).rstrip("/")
+    if not url:
+        raise Unavailable(
+            f"no platform was started in {home}: run `modelmill up`, or set MODELMILL_URL"
+        )
+    if "://" not in url:
+        raise InvalidInput(f"'{url}' is not a URL: write http://{url}")
+    return url
+
+
+def _key_of(given: str | None, url: str, home: Path) -> str:
+    """The key, empty without any; the home's key is for the home's platform alone."""
+    key = given or os.environ.get("MODELMILL_KEY") or ""
+    if not key and url == _first_line(home / ADDRESS):
+        return _first_line(home / "admin.key")
+    return key
+
+
+def _error_in(response: "httpx2.Response") -> tuple[str, str]:
+    """The message and code of a response; the code is empty where it has none."""
+    try:
+        document = msgspec.json.decode(response.content)
+        return str(document["error"]), document.get("code", "")
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return f"HTTP {response.status_code} from {response.url}", ""
 
 
 def _events(text: str) -> Iterator[Json]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from modelmill.client._connection import Connection, quoted, read_file
 from modelmill.client.rows import Hit, Index, Json
 from modelmill.data.names import is_junk, is_note, is_zip, list_folder, split_of, view
-from modelmill.errors import InvalidInput, NotFound
+from modelmill.errors import InvalidInput, MillError, NotFound
 
 ITEMS, ITEMS_BYTES = 64, 16 << 20
 """Most items, and bytes of them, in one request to an index."""
@@ -59,41 +59,26 @@ class Indexes(Connection):
         from base64 import b64encode
 
         ids: list[int] = []
-        items: list[Json] = []
-        names: list[str] = []
-        size = 0
-
-        def send() -> None:
-            try:
-                ids.extend(self._add_items(name, items, names, left_out))
-            except InvalidInput as error:
-                raise type(error)(f"{error}; {_added_before(len(ids))}") from error
-
+        batch = _Batch()
         for title, read, folder_label in _inputs(inputs):
             try:
                 data = read()
             except (InvalidInput, NotFound) as error:
                 if left_out is None:
-                    raise type(error)(f"{error}; {_added_before(len(ids))}") from error
+                    raise _with_count(error, len(ids)) from error
                 left_out(title, error.message)
                 continue
-            if items and (len(items) == ITEMS or size + len(data) > ITEMS_BYTES):
-                send()
-                items = []
-                names = []
-                size = 0
-            own_label = folder_label if label is None else label
-            items.append(
-                {
-                    "input": b64encode(data).decode(),
-                    "label": own_label,
-                    "metadata": dict(metadata or {}),
-                }
-            )
-            names.append(title)
-            size += len(data)
-        if items:
-            send()
+            if not batch.has_room(len(data)):
+                ids += self._add_items(name, batch, left_out, len(ids))
+                batch = _Batch()
+            item = {
+                "input": b64encode(data).decode(),
+                "label": folder_label if label is None else label,
+                "metadata": dict(metadata or {}),
+            }
+            batch.add(title, item, len(data))
+        if batch.items:
+            ids += self._add_items(name, batch, left_out, len(ids))
         return ids
 
     def search_index(
@@ -109,12 +94,8 @@ class Indexes(Connection):
         """
         data = query if isinstance(query, bytes) else read_file(Path(query))
         data = data if text is None else text.encode()
-        headers = {"Content-Type": "application/octet-stream"}
         path = f"/api/v1/indexes/{quoted(name)}/search"
-        return cast(
-            list[Hit],
-            self._call("POST", path, params={"k": k}, content=data, headers=headers),
-        )
+        return cast(list[Hit], self._send_bytes(path, data, {"k": k}))
 
     def index_items(
         self, name: str, *, label: str | None = None, offset: int = 0, limit: int = 100
@@ -138,11 +119,10 @@ class Indexes(Connection):
             raise InvalidInput(
                 "say which items to remove: the number of one, or a label"
             )
-        path = f"/api/v1/indexes/{quoted(name)}/items" + (
-            f"/{id}" if label is None else ""
-        )
-        parameters = {} if label is None else {"label": label}
-        return int(self._call("DELETE", path, params=parameters)["removed"])
+        path = f"/api/v1/indexes/{quoted(name)}/items"
+        if label is None:
+            return int(self._call("DELETE", f"{path}/{id}")["removed"])
+        return int(self._call("DELETE", path, params={"label": label})["removed"])
 
     def delete_index(self, name: str) -> None:
         """Remove an index with all its items."""
@@ -151,33 +131,62 @@ class Indexes(Connection):
     def _add_items(
         self,
         name: str,
-        items: list[Json],
-        names: list[str],
+        batch: "_Batch",
         left_out: Callable[[str, str], object] | None,
+        added: int,
     ) -> list[int]:
-        """Add some items to an index; an error about one of them names its file."""
+        """Add some items to an index after others that were `added`; an error about one of them
+        names its file.
+        """
         path = f"/api/v1/indexes/{quoted(name)}/items"
         parameters = {"strict": left_out is None}
+        body = {"items": batch.items}
         try:
-            answer = self._call("POST", path, params=parameters, json={"items": items})
-            if left_out is not None:
-                for refused in answer["refused"]:
-                    left_out(names[refused["item"]], refused["error"])
-            return list(answer["ids"])
+            answer = self._call("POST", path, params=parameters, json=body)
         except InvalidInput as error:
-            subject, colon, why = error.message.partition(": ")
-            number = subject.removeprefix("item ") if len(items) > 1 else "0"
-            if not number.isdecimal() or not names[int(number)]:
-                raise
-            raise type(error)(
-                f"{names[int(number)][:200]}: {why if colon and len(items) > 1 else error}"
-            ) from error
+            raise _with_count(batch.named(error), added) from error
+        if left_out is not None:
+            for refused in answer["refused"]:
+                left_out(batch.names[refused["item"]], refused["error"])
+        return list(answer["ids"])
 
 
-def _added_before(count: int) -> str:
+class _Batch:
+    """Items of one request to an index, with the names of their files."""
+
+    def __init__(self) -> None:
+        self.items: list[Json] = []
+        self.names: list[str] = []
+        self._size = 0
+
+    def has_room(self, size: int) -> bool:
+        """Whether an item of so many bytes may join; the first always may."""
+        if not self.items:
+            return True
+        return len(self.items) < ITEMS and self._size + size <= ITEMS_BYTES
+
+    def add(self, name: str, item: Json, size: int) -> None:
+        self.items.append(item)
+        self.names.append(name)
+        self._size += size
+
+    def named(self, error: InvalidInput) -> InvalidInput:
+        """An error with the name of the file that it is about, where it is about one."""
+        is_alone = len(self.items) == 1
+        subject, colon, why = error.message.partition(": ")
+        number = "0" if is_alone else subject.removeprefix("item ")
+        if not number.isdecimal() or not self.names[int(number)]:
+            return error
+        reason = str(error) if is_alone or not colon else why
+        return type(error)(f"{self.names[int(number)][:200]}: {reason}")
+
+
+def _with_count(error: MillError, count: int) -> MillError:
+    """An error that says how many items were added before."""
     if not count:
-        return "nothing was added"
-    return f"{count} item{'s' * (count > 1)} before it {'were' if count > 1 else 'was'} added"
+        return type(error)(f"{error}; nothing was added")
+    items = "items before it were" if count > 1 else "item before it was"
+    return type(error)(f"{error}; {count} {items} added")
 
 
 FileToAdd = tuple[str, Callable[[], bytes], str]
@@ -205,10 +214,11 @@ def _labelled(
     names = [name for name in sorted(files) if not is_junk(name) and not is_note(name)]
     if not names:
         raise InvalidInput(f"'{path}' holds no files")
-    in_splits = all("/" in name and split_of(name.partition("/")[0]) for name in names)
+    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
+    in_splits = all(map(split_of, tops))
     for name in names:
-        label = (name.partition("/")[2] if in_splits else name).rpartition("/")[0]
-        yield f"{path}/{name}", partial(read, files[name]), label
+        inner = name.partition("/")[2] if in_splits else name
+        yield f"{path}/{name}", partial(read, files[name]), inner.rpartition("/")[0]
 
 
 def _zip_files(path: Path) -> Iterator[FileToAdd]:

@@ -67,22 +67,22 @@ class Texts(Connection):
             if not answer.is_success:
                 answer.read()
                 raise self._failure(answer)
-            if not answer.headers.get("content-type", "").startswith(
-                "text/event-stream"
-            ):
+            kind = answer.headers.get("content-type", "")
+            if not kind.startswith("text/event-stream"):
                 raise MillError(
                     f"{path} returned no stream: the model does not generate text"
                 )
             for line in answer.iter_lines():
                 data = line.removeprefix(EVENT).strip()
-                if not line.startswith(EVENT) or data == DONE:
-                    continue
-                event = msgspec.json.decode(data)
-                if "error" in event:
-                    failure = event["error"]
-                    raise MillError(
-                        failure["message"]
-                        if isinstance(failure, dict)
-                        else str(failure)
-                    )
-                yield event
+                if line.startswith(EVENT) and data != DONE:
+                    yield _event(data)
+
+
+def _event(data: str) -> Json:
+    """The content of an event; raises `MillError` for one that is an error."""
+    event: Json = msgspec.json.decode(data)
+    if "error" in event:
+        failure = event["error"]
+        is_openai = isinstance(failure, dict)
+        raise MillError(failure["message"] if is_openai else str(failure))
+    return event

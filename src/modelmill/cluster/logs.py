@@ -9,10 +9,10 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 LOOK_SECONDS = 0.5
 STDOUT, STDERR = 1, 2
@@ -42,21 +42,30 @@ def read(path: Path, offset: int, most: int) -> tuple[bytes, int]:
             for begin, part in [*parts, (-1, path)]:
                 with suppress(FileNotFoundError):
                     files.append((begin, stack.enter_context(part.open("rb"))))
-            if _parts(path) != parts:
-                continue  # another part began meanwhile
-            data = bytearray()
-            at = offset
-            end = 0
-            for begin, file in files:
-                first = end if begin < 0 else begin
-                end = first + os.fstat(file.fileno()).st_size
-                if at + len(data) >= end:
-                    continue
-                if not data:
-                    at = max(at, first)
-                file.seek(max(at + len(data) - first, 0))
-                data += file.read(most - len(data))
-            return bytes(data), at
+            # else another part began meanwhile
+            if _parts(path) == parts:
+                return _read_parts(files, offset, most)
+
+
+def _read_parts(
+    files: Sequence[tuple[int, BinaryIO]], offset: int, most: int
+) -> tuple[bytes, int]:
+    """As `read`, from the parts and the bytes at which they begin: -1 for the last one, which
+    begins where that before it ends.
+    """
+    data = bytearray()
+    at = offset
+    end = 0
+    for begin, file in files:
+        first = end if begin < 0 else begin
+        end = first + os.fstat(file.fileno()).st_size
+        if at + len(data) >= end:
+            continue
+        if not data:
+            at = max(at, first)
+        file.seek(max(at + len(data) - first, 0))
+        data += file.read(most - len(data))
+    return bytes(data), at
 
 
 class Keeper:
@@ -78,15 +87,17 @@ class Keeper:
             if _same(there, mine) and there.st_size < self._limits.part_bytes:
                 return
         with _locked(self._path.parent) as locked:
-            if not locked:
-                return  # another process is at it
-            if self._next.exists():  # it was begun by one that was killed
-                self._finish()
-            elif self._path.exists() and _same(os.stat(self._path), mine):
-                self._write_to(self._next)
-                self._finish()
-                return
-            self._write_to(self._path)
+            if locked:  # else another process is at it
+                self._follow_or_begin(mine)
+
+    def _follow_or_begin(self, mine: os.stat_result) -> None:
+        if self._next.exists():  # it was begun by one that was killed
+            self._finish()
+        elif self._path.exists() and _same(os.stat(self._path), mine):
+            self._write_to(self._next)
+            self._finish()
+            return
+        self._write_to(self._path)
 
     def _write_to(self, path: Path) -> None:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

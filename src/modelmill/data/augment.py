@@ -6,6 +6,7 @@ step.
 """
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from msgspec import Meta
@@ -103,12 +104,17 @@ def _finish(x: "Tensor", options: Augment) -> "Tensor":
     """Colour jitter, noise and erased boxes: [N, C, H, W] -> [N, H, W, C]."""
     x = jitter_colours(x, options)
     if options.noise:
-        import torch
-
-        x = x + torch.randn_like(x) * (_uniform(x, 0, 1) * options.noise)
+        x = _add_noise(x, options.noise)
     if options.erase:
         x = _erase_boxes(x, options.erase)
     return x.clamp_(0, 255).permute(0, 2, 3, 1)
+
+
+def _add_noise(x: "Tensor", most: float) -> "Tensor":
+    """Gaussian noise of a random deviation for each picture."""
+    import torch
+
+    return x + torch.randn_like(x) * (_uniform(x, 0, 1) * most)
 
 
 def mix(
@@ -134,41 +140,73 @@ def _uniform(x: "Tensor", low: float, high: float) -> "Tensor":
     return torch.rand(len(x), 1, 1, 1, device=x.device) * (high - low) + low
 
 
-def _affine_grid(x: "Tensor", options: Augment) -> "Tensor":
-    """The sampling grid [N, H, W, 2] of flip, rotation, scale and crop as one affine map.
+def _ratios(x: "Tensor", low: float, high: float) -> "Tensor":
+    """A random factor for each picture, uniform in its logarithm, [N]."""
+    return _uniform(x, math.log(low), math.log(high)).flatten().exp()
 
-    Rotations keep angles also in pictures that are not square.
+
+@dataclass(frozen=True)
+class _Affine:
+    """What happens to each picture: an angle in radians, factors across and down (negative where it
+    is mirrored) and shifts in half sides, all [N].
     """
-    import torch
+
+    angle: "Tensor"
+    across: "Tensor"
+    down: "Tensor"
+    shift_x: "Tensor"
+    shift_y: "Tensor"
+
+    def matrices(self, height: int, width: int) -> "Tensor":
+        """The affine maps [N, 2, 3] for pictures of a size: rotations keep angles also where they
+        are not square.
+        """
+        import torch
+
+        cos, sin = self.angle.cos(), self.angle.sin()
+        x = [cos * self.across, -sin * self.down * (height / width), self.shift_x]
+        y = [sin * self.across * (width / height), cos * self.down, self.shift_y]
+        return torch.stack([torch.stack(x, 1), torch.stack(y, 1)], 1)
+
+
+def _affine_grid(x: "Tensor", options: Augment) -> "Tensor":
+    """The sampling grid [N, H, W, 2] of flip, rotation, scale and crop as one affine map."""
     from torch.nn import functional as F
 
-    count, _, height, width = x.shape
+    height, width = x.shape[2:]
+    theta = _random_affine(x, options).matrices(height, width)
+    return F.affine_grid(theta, list(x.shape), align_corners=False)
+
+
+def _random_affine(x: "Tensor", options: Augment) -> _Affine:
     angle = _uniform(x, -options.rotate, options.rotate).flatten() * (math.pi / 180)
-    scale = (
-        _uniform(x, math.log(options.scale_min), math.log(options.scale_max))
-        .flatten()
-        .exp()
-    )
+    scale = _ratios(x, options.scale_min, options.scale_max)
     aspect = _uniform(x, -options.aspect, options.aspect).flatten().exp()
     across = scale * aspect * _sign(x, options.flip)
     down = scale / aspect * _sign(x, options.flip_vertical)
     limit = (1 - scale).abs() + options.crop
+    return _Affine(angle, across, down, *_random_shifts(x, limit, options.upright))
+
+
+def _random_shifts(
+    x: "Tensor", limit: "Tensor", whole: bool
+) -> tuple["Tensor", "Tensor"]:
+    """Shifts across and down in half sides, up to a limit [N]; of whole pixels where asked, for
+    small pictures would suffer from blur.
+    """
+    import torch
+
+    height, width = x.shape[2:]
     shift_x, shift_y = (
-        (torch.rand(count, device=x.device) * 2 - 1) * limit for _ in "xy"
+        (torch.rand(len(x), device=x.device) * 2 - 1) * limit for _ in "xy"
     )
-    if options.upright:
-        # Whole pixels: small pictures would suffer from blur.
-        shift_x = (shift_x * width / 2).round() * 2 / width
-        shift_y = (shift_y * height / 2).round() * 2 / height
-    cos, sin = angle.cos(), angle.sin()
-    theta = torch.stack(
-        [
-            torch.stack([cos * across, -sin * down * (height / width), shift_x], 1),
-            torch.stack([sin * across * (width / height), cos * down, shift_y], 1),
-        ],
-        1,
-    )
-    return F.affine_grid(theta, list(x.shape), align_corners=False)
+    if whole:
+        return _whole_pixels(shift_x, width), _whole_pixels(shift_y, height)
+    return shift_x, shift_y
+
+
+def _whole_pixels(shift: "Tensor", side: int) -> "Tensor":
+    return (shift * side / 2).round() * 2 / side
 
 
 def _resample(x: "Tensor", grid: "Tensor", mode: str = "bilinear") -> "Tensor":
@@ -208,33 +246,48 @@ def jitter_colours(x: "Tensor", options: Colours) -> "Tensor":
     """Random brightness, contrast and saturation of float pictures [N, C, H, W]; values may leave
     0..255.
     """
+    if options.brightness or options.contrast:
+        x = _jitter_contrast(x, options)
+    if options.saturation and x.shape[1] == 3:
+        x = _jitter_saturation(x, options.saturation)
+    return x
+
+
+def _jitter_contrast(x: "Tensor", options: Colours) -> "Tensor":
+    gain = _factors(x, options.brightness)
+    contrast = _factors(x, options.contrast)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return x * (gain * contrast) + mean * gain * (1 - contrast)
+
+
+def _jitter_saturation(x: "Tensor", spread: float) -> "Tensor":
     import torch
 
-    if options.brightness or options.contrast:
-        gain = _uniform(x, 1 - options.brightness, 1 + options.brightness)
-        contrast = _uniform(x, 1 - options.contrast, 1 + options.contrast)
-        x = x * (gain * contrast) + x.mean((1, 2, 3), keepdim=True) * gain * (
-            1 - contrast
-        )
-    if options.saturation and x.shape[1] == 3:
-        saturation = _uniform(x, 1 - options.saturation, 1 + options.saturation)
-        x = torch.lerp(x.mean(1, keepdim=True).expand_as(x), x, saturation)
-    return x
+    saturation = _factors(x, spread)
+    return torch.lerp(x.mean(1, keepdim=True).expand_as(x), x, saturation)
+
+
+def _factors(x: "Tensor", spread: float) -> "Tensor":
+    """A random factor around 1 for each picture, [N, 1, 1, 1]."""
+    return _uniform(x, 1 - spread, 1 + spread)
 
 
 def _erase_boxes(x: "Tensor", share: float) -> "Tensor":
     """Random erasing (Zhong et al. 2017): a grey box of 2 to 20 % of the area in some pictures."""
+    height, width = x.shape[2:]
+    area = _uniform(x, 0.02, 0.2).flatten()
+    ratio = _ratios(x, 0.5, 2)
+    rows = _random_span(x, height, (area * ratio).sqrt())
+    columns = _random_span(x, width, (area / ratio).sqrt())
+    chosen = _uniform(x, 0, 1).flatten() < share
+    inside = rows.unsqueeze(2) & columns.unsqueeze(1) & chosen.view(-1, 1, 1)
+    return x.masked_fill(inside.unsqueeze(1), GREY)
+
+
+def _random_span(x: "Tensor", side: int, share: "Tensor") -> "Tensor":
+    """Where a share [N] of a side lies that is `side` pixels long: true inside, [N, side]."""
     import torch
 
-    height, width = x.shape[2:]
-    area = _uniform(x, 0.02, 0.2).squeeze(-1)
-    ratio = _uniform(x, math.log(0.5), math.log(2)).squeeze(-1).exp()
-    centre_y = _uniform(x, 0, height).squeeze(-1)
-    centre_x = _uniform(x, 0, width).squeeze(-1)
-    rows = torch.arange(height, device=x.device).view(1, height, 1)
-    columns = torch.arange(width, device=x.device).view(1, 1, width)
-    inside = ((rows - centre_y).abs() < (area * ratio).sqrt() * height / 2) & (
-        (columns - centre_x).abs() < (area / ratio).sqrt() * width / 2
-    )
-    chosen = _uniform(x, 0, 1).squeeze(-1) < share
-    return x.masked_fill((inside & chosen).unsqueeze(1), GREY)
+    centre = _uniform(x, 0, side).view(-1, 1)
+    pixels = torch.arange(side, device=x.device)
+    return (pixels - centre).abs() < share.unsqueeze(1) * side / 2

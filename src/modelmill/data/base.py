@@ -2,6 +2,7 @@
 from.
 """
 
+import gzip
 import io
 import lzma
 import stat
@@ -33,6 +34,7 @@ UNPACKED = 200
 """How many times its size an archive may unpack to; real data reach about 20."""
 UNPACKED_BYTES = 1 << 30
 """Bytes that any archive may unpack to, however small it is."""
+BOMB = f"the archive unpacks to more than {UNPACKED} times its size: it is refused as a bomb"
 SPLITS = ("train", "val", "test")
 """All splits, in the order of their codes."""
 DAMAGE = (
@@ -261,6 +263,12 @@ def check_options(options: Mapping[str, str], known: Iterable[str]) -> None:
             raise unknown_setting(name, known)
 
 
+def unzipped(source: Source, name: str) -> BinaryIO:
+    """A file for reading, unpacked where its name ends in .gz."""
+    file = source.open(name)
+    return guarded(gzip.GzipFile(fileobj=file), name) if name.endswith(".gz") else file
+
+
 def guarded(file: Any, name: str, budget: list[int] | None = None) -> BinaryIO:
     """A readable file that raises `InvalidInput` with its name for any kind of damage; closing it
     closes `file`.
@@ -286,10 +294,7 @@ class _Guarded(io.RawIOBase):
         if self._budget is not None:
             self._budget[0] -= len(data)
             if self._budget[0] < 0:
-                raise TooLarge(
-                    f"the archive unpacks to more than {UNPACKED} times its size: it is refused "
-                    "as a bomb"
-                )
+                raise TooLarge(BOMB)
         buffer[: len(data)] = data
         return len(data)
 
@@ -334,6 +339,7 @@ def _open_zip(path: Path, title: str) -> Source:
 def _members(
     path: Path, title: str, infos: list[zipfile.ZipInfo]
 ) -> dict[str, zipfile.ZipInfo]:
+    """The files of a zip by name; raises `InvalidInput` for what no data set needs."""
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         _check_info(title, info)
@@ -342,10 +348,14 @@ def _members(
         if info.filename in members:
             raise InvalidInput(f"'{title}' holds '{info.filename}' twice")
         members[info.filename] = info
-    # Members that share their bytes make a small file unpack to any size.
-    if sum(info.compress_size for info in members.values()) > path.stat().st_size:
-        raise InvalidInput(f"'{title}' is not a sound zip: its members overlap")
+    _check_overlaps(path, title, members.values())
     return members
+
+
+def _check_overlaps(path: Path, title: str, infos: Iterable[zipfile.ZipInfo]) -> None:
+    """Members that share their bytes make a small file unpack to any size."""
+    if sum(info.compress_size for info in infos) > path.stat().st_size:
+        raise InvalidInput(f"'{title}' is not a sound zip: its members overlap")
 
 
 def _check_info(archive: str, info: zipfile.ZipInfo) -> None:

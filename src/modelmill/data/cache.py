@@ -59,13 +59,7 @@ def cached(
     if existing is not None:
         return existing
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f"{key}.tmp-{os.getpid()}-", dir=folder))
-        try:
-            _fill(draft, build, count, progress)
-            _publish(draft, entry)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        _make(entry, build, count, progress)
     except OSError as error:
         raise from_os(error, "caching the decoded data") from error
     built = _load(entry)
@@ -74,6 +68,20 @@ def cached(
             f"the cache entry '{key}' vanished while it was made; try again"
         )
     return built
+
+
+def _make(
+    entry: Path, build: Build, count: int, progress: Callable[[int], None]
+) -> None:
+    """Write an entry as a draft beside it, which then gets its name."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{entry.name}.tmp-{os.getpid()}-"
+    draft = Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
+    try:
+        _fill(_Writer(draft, count), build, progress)
+        _publish(draft, entry)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def trim(folder: Path, keep_bytes: int) -> int:
@@ -98,52 +106,68 @@ def _load(entry: Path) -> Arrays | None:
     except FileNotFoundError:
         return None
     try:
-        files = {
-            name: np.load(entry / f"{name}.npy", mmap_mode="r")
-            for name in json.loads((entry / NAMES).read_text())
-        }
+        names: list[str] = json.loads((entry / NAMES).read_text())
+        files = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
     except (OSError, ValueError, EOFError):
         shutil.rmtree(entry, ignore_errors=True)  # damaged: it can be made again
         return None
+    return _arrays_of(files)
+
+
+def _arrays_of(files: dict[str, NDArray[Any]]) -> Arrays | None:
+    """Inputs and targets of an entry by name; None without inputs."""
     arrays = {
         name: array for name, array in files.items() if not name.startswith(TARGET)
     }
     targets = {
         name.removeprefix(TARGET): array
         for name, array in files.items()
-        if name not in arrays
+        if name.startswith(TARGET)
     }
     return Arrays(arrays, targets) if arrays else None
 
 
-def _fill(
-    draft: Path, build: Build, count: int, progress: Callable[[int], None]
-) -> None:
-    memmaps: dict[str, NDArray[Any]] = {}
-    done = 0
+def _fill(writer: "_Writer", build: Build, progress: Callable[[int], None]) -> None:
     for arrays, targets in build():
-        named = {
-            **arrays,
-            **{f"{TARGET}{name}": part for name, part in targets.items()},
-        }
+        prefixed = {f"{TARGET}{name}": part for name, part in targets.items()}
+        writer.add({**arrays, **prefixed})
+        if writer.done % 256 == 0:
+            progress(writer.done)
+    writer.finish()
+    progress(writer.done)
+
+
+class _Writer:
+    """Writes the rows of an entry; all have the names, types and shapes of the first."""
+
+    def __init__(self, draft: Path, count: int) -> None:
+        self._draft = draft
+        self._count = count
+        self._memmaps: dict[str, NDArray[Any]] = {}
+        self.done = 0
+
+    def add(self, named: dict[str, NDArray[Any]]) -> None:
+        """Raises `MillError` for a row that is unlike the first, or one too many."""
         row = {name: np.asarray(part) for name, part in named.items()}
-        if not memmaps:
-            memmaps = {
-                name: _allocate(draft / f"{name}.npy", part, count)
+        if not self._memmaps:
+            self._memmaps = {
+                name: _allocate(self._draft / f"{name}.npy", part, self._count)
                 for name, part in row.items()
             }
-        if done == count:
-            raise MillError(f"there are more than the {count} items announced")
-        _write_row(memmaps, row, done)
-        done += 1
-        if done % 256 == 0:
-            progress(done)
-    if done != count or not done:
-        raise MillError(f"{done} items came where {count} were announced")
-    for memmap in memmaps.values():
-        memmap.flush()  # type: ignore[attr-defined]
-    (draft / NAMES).write_text(json.dumps(sorted(memmaps)))
-    progress(done)
+        if self.done == self._count:
+            raise MillError(f"there are more than the {self._count} items announced")
+        _write_row(self._memmaps, row, self.done)
+        self.done += 1
+
+    def finish(self) -> None:
+        """Raises `MillError` where rows are missing."""
+        if self.done != self._count or not self.done:
+            raise MillError(
+                f"{self.done} items came where {self._count} were announced"
+            )
+        for memmap in self._memmaps.values():
+            memmap.flush()  # type: ignore[attr-defined]
+        (self._draft / NAMES).write_text(json.dumps(sorted(self._memmaps)))
 
 
 def _allocate(path: Path, first: NDArray[Any], count: int) -> NDArray[Any]:
@@ -162,13 +186,20 @@ def _write_row(
             f"item {number} has the arrays {sorted(row)}, the first one {sorted(memmaps)}"
         )
     for name, memmap in memmaps.items():
-        part = row[name]
-        if part.shape != memmap.shape[1:] or part.dtype != memmap.dtype:
-            raise MillError(
-                f"item {number}: '{name}' is {part.dtype} {list(part.shape)}, "
-                f"the first one {memmap.dtype} {list(memmap.shape[1:])}"
-            )
-        memmap[number] = part
+        _check_like(memmap[0], row[name], f"item {number}: '{name}'")
+        memmap[number] = row[name]
+
+
+def _check_like(first: NDArray[Any], part: NDArray[Any], what: str) -> None:
+    """Raises `MillError` for an array of another shape or type than that of the first item."""
+    if part.shape != first.shape or part.dtype != first.dtype:
+        raise MillError(
+            f"{what} is {_described(part)}, the first one {_described(first)}"
+        )
+
+
+def _described(array: NDArray[Any]) -> str:
+    return f"{array.dtype} {list(array.shape)}"
 
 
 def _publish(draft: Path, entry: Path) -> None:
@@ -191,14 +222,14 @@ def _move_aside(entry: Path) -> Path:
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, float, int]]:
+    """Each entry and draft, with the time of its last use and its size in bytes."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         try:
-            files = [path.stat() for path in (entry, *entry.glob("*.*"))]
+            own = entry.stat()
+            files = [path.stat() for path in entry.glob("*.*")]
         except OSError:  # another process is trimming too
             continue
-        used = (
-            files[0].st_mtime
-            if ".tmp-" not in entry.name
-            else max(file.st_mtime for file in files)
-        )
-        yield entry, used, sum(file.st_size for file in files[1:])
+        used = own.st_mtime
+        if ".tmp-" in entry.name:
+            used = max([used, *(file.st_mtime for file in files)])
+        yield entry, used, sum(file.st_size for file in files)

@@ -94,41 +94,56 @@ class _Pass:
         self.findings = Findings()
 
     def add(self, item: Item) -> None:
-        label = (
-            self.label_numbers.setdefault(item.label, len(self.label_numbers))
-            if item.label or not self.labelled
-            else DROPPED
-        )
+        label = self._label_number(item)
         content = self._content(item)
+        split = UNDECLARED if item.split is None else SPLITS.index(item.split)
         self.labels.append(label if content is not None else DROPPED)
-        if content is not None and isinstance(item.target, list):
-            self.mentions.update(box.label for box in item.target)
-        elif content is not None and isinstance(item.target, str):
-            self.mentions.update(set(item.target))
-        elif content is not None and self.masked and isinstance(item.target, bytes):
-            self.mask_values.update(np.unique(values_of(item.target)).tolist())
-        self.declared.append(
-            SPLITS.index(item.split) if item.split is not None else UNDECLARED
-        )
+        self.declared.append(split)
         self.prints.append(content or 0)
-        key = None if content is None else self.group_key(item)
-        self.groups.append(_short(key) if key else content or 0)
-        self.names += item.name.encode("utf-8", "backslashreplace")
+        self.groups.append(0 if content is None else self._group(item, content))
+        if content is not None:
+            self._count_classes(item)
+        self._keep_name(item.name)
+
+    def _group(self, item: Item, content: int) -> int:
+        """The number of an item's group: by its key, else of its content alone."""
+        key = self.group_key(item)
+        return _short(key) if key else content
+
+    def _keep_name(self, name: str) -> None:
+        self.names += name.encode("utf-8", "backslashreplace")
         self.ends.append(len(self.names))
+
+    def _label_number(self, item: Item) -> int:
+        """The number of an item's label, by first occurrence."""
+        if self.labelled and not item.label:
+            return DROPPED
+        return self.label_numbers.setdefault(item.label, len(self.label_numbers))
+
+    def _count_classes(self, item: Item) -> None:
+        """Count the classes of a target: of its boxes, its characters, or its pixels."""
+        if isinstance(item.target, list):
+            self.mentions.update(box.label for box in item.target)
+        elif isinstance(item.target, str):
+            self.mentions.update(set(item.target))
+        elif self.masked and isinstance(item.target, bytes):
+            self.mask_values.update(np.unique(values_of(item.target)).tolist())
 
     def name(self, number: int) -> str:
         return shown(self.names[self.ends[number] : self.ends[number + 1]].decode())
 
     def _content(self, item: Item) -> int | None:
         """The first 8 bytes of the content's hash, or None for an item to drop."""
-        if problem := item.problem or (
-            "" if item.label or not self.labelled else "has no label"
-        ):
+        no_label = "" if item.label or not self.labelled else "has no label"
+        if problem := item.problem or no_label:
             self.findings.drop("unreadable-row", f"{item.name}: {problem}")
             return None
         if _is_empty(item):
             self.findings.drop("empty", item.name)
             return None
+        return self._decoded_content(item)
+
+    def _decoded_content(self, item: Item) -> int | None:
         try:
             content = _short(self.fingerprint(item))
         except Cancelled:
@@ -136,11 +151,16 @@ class _Pass:
         except MillError as error:
             self.findings.drop("undecodable", f"{item.name}: {error.message}")
             return None
-        if isinstance(item.data, bytes) and (named_kind := kind_of_name(item.name)):
+        self._compare_extension(item)
+        return content
+
+    def _compare_extension(self, item: Item) -> None:
+        """Warn of a picture of another kind than its name says."""
+        named_kind = kind_of_name(item.name)
+        if named_kind and isinstance(item.data, bytes):
             kind = kind_of_data(item.data)
             if kind and kind != named_kind:
                 self.findings.warn("mislabelled-extension", f"{item.name} is {kind}")
-        return content
 
 
 def _short(digest: str) -> int:
@@ -160,24 +180,9 @@ def _conclude(
     raw = np.array(checked.labels, np.int32)
     sound = np.flatnonzero(raw >= 0)
     table = _table_of(checked, raw, sound)
-    counts = dict(
-        zip(
-            table.labels,
-            np.bincount(table.codes, minlength=len(table.labels)).tolist(),
-            strict=True,
-        )
-    )
     splits = _splits_of(checked, table, sound, whole_classes)
     about_contents(checked.findings, table, splits)
-    if checked.labelled:
-        labels = table.labels
-        classes = {
-            name: counts.get(name, 0)
-            for name in sorted(checked.label_numbers, key=_order)
-        }
-        about_classes(checked.findings, classes)
-    else:
-        labels, classes = _unlabelled_classes(checked, declared, counts)
+    labels, classes = _classes_of(checked, declared, table)
     about_splits(checked.findings, table)
     tally = Counter(splits.tolist())
     report = Report(
@@ -190,22 +195,38 @@ def _conclude(
     return _index_of(checked, table, labels, sound, splits), report
 
 
+def _classes_of(
+    checked: _Pass, declared: list[str], table: Table
+) -> tuple[list[str], dict[str, int]]:
+    """The classes in order, and how many sound items have each; warns of their sizes."""
+    sizes = np.bincount(table.codes, minlength=len(table.labels)).tolist()
+    counts = dict(zip(table.labels, sizes, strict=True))
+    if not checked.labelled:
+        return _unlabelled_classes(checked, declared, counts)
+    classes = {
+        name: counts.get(name, 0) for name in sorted(checked.label_numbers, key=_order)
+    }
+    about_classes(checked.findings, classes)
+    return table.labels, classes
+
+
 def _table_of(checked: _Pass, raw: NDArray[np.int32], sound: NDArray[np.intp]) -> Table:
     """The sound items, their labels in order without those that have no sound item."""
     names = list(checked.label_numbers)
-    present = set(raw[sound].tolist())
-    labels = sorted(
-        (name for number, name in enumerate(names) if number in present), key=_order
-    )
-    rank = {label: number for number, label in enumerate(labels)}
-    codes = np.array([rank.get(name, DROPPED) for name in names], np.int32)
+    labels = sorted((names[number] for number in set(raw[sound].tolist())), key=_order)
     return Table(
         labels,
-        codes[raw[sound]],
+        _codes(names, labels)[raw[sound]],
         np.array(checked.prints, np.uint64)[sound],
         np.array(checked.declared, np.int8)[sound],
         lambda number: checked.name(int(sound[number])),
     )
+
+
+def _codes(names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int32]:
+    """The place of each name among the labels, or `DROPPED`."""
+    rank = {label: number for number, label in enumerate(labels)}
+    return np.array([rank.get(name, DROPPED) for name in names], np.int32)
 
 
 def _splits_of(
@@ -229,7 +250,7 @@ def _unlabelled_classes(
         masks = checked.mask_values
         return declared, {name: masks[number] for number, name in enumerate(declared)}
     occurrences = checked.mentions or counts
-    labels = sorted((name for name in occurrences if name), key=_order)
+    labels = sorted(filter(None, occurrences), key=_order)
     return labels, {name: occurrences[name] for name in labels}
 
 
@@ -241,12 +262,9 @@ def _index_of(
     splits: NDArray[np.int8],
 ) -> Index:
     """The index of all items, with those that were dropped."""
-    count = len(checked.labels)
-    all_codes = np.full(count, DROPPED, np.int32)
-    all_splits = np.full(count, DROPPED, np.int8)
-    rank = {label: number for number, label in enumerate(labels)}
-    codes = np.array([rank.get(label, DROPPED) for label in table.labels], np.int32)
-    all_codes[sound] = codes[table.codes]
+    all_codes = np.full(len(checked.labels), DROPPED, np.int32)
+    all_splits = np.full(len(checked.labels), DROPPED, np.int8)
+    all_codes[sound] = _codes(table.labels, labels)[table.codes]
     all_splits[sound] = splits
     return Index.of(labels, all_codes, all_splits, np.array(checked.prints, np.uint64))
 

@@ -13,6 +13,7 @@ from modelmill.data.report import Finding
 from modelmill.data.splits import TEST, UNDECLARED, VAL, val_measures
 
 EXAMPLES = 5
+SINGULAR = {"items": "item", "contents": "content", "classes": "class"}
 FEW = 5
 """Items of a class below which a warning is given."""
 UNEVEN = 2.0
@@ -48,6 +49,14 @@ class Table(msgspec.Struct):
     declared: NDArray[np.int8]
     name: Callable[[int], str]
 
+    def labelled(self, number: int) -> str:
+        """An item with its label, for people."""
+        return f"{self.name(number)} ({shown(self.labels[self.codes[number]], 60)})"
+
+    def pair(self, one: int, other: int) -> str:
+        """Two items of the same content, for people."""
+        return f"{self.name(one)} = {self.name(other)}"
+
 
 class Findings:
     """Collects findings by kind."""
@@ -71,12 +80,10 @@ class Findings:
         """All findings in the order of `MESSAGES`, with their messages."""
         findings = [self._findings[kind] for kind in MESSAGES if kind in self._findings]
         for finding in findings:
-            counted = {
-                word: _counted(finding.count, word)
-                for word in ("items", "contents", "classes")
-            }
-            text = self._texts.get(finding.kind, "")
-            finding.message = MESSAGES[finding.kind].format(**counted, text=text)
+            finding.message = MESSAGES[finding.kind].format(
+                text=self._texts.get(finding.kind, ""),
+                **{word: _counted(finding.count, word) for word in SINGULAR},
+            )
         return findings
 
     def _add(
@@ -95,54 +102,60 @@ class Findings:
 def about_contents(findings: Findings, table: Table, splits: NDArray[np.int8]) -> None:
     """Warn of contents that occur more than once: duplicates, leaks between splits, two labels."""
     for group in _groups(table.prints):
-        codes, splits_of_group = table.codes[group], splits[group]
-        if other := _differs(codes):
-            pair = [
-                (table.name(group[at]), shown(table.labels[codes[at]], 60))
-                for at in (0, other)
-            ]
+        _about_conflict(findings, table, group)
+        if other := _differs(splits[group]):
             findings.warn(
-                "conflicting-labels",
-                " = ".join(f"{name} ({label})" for name, label in pair),
+                "duplicates-across-splits", table.pair(group[0], group[other])
             )
-        if other := _differs(splits_of_group):
-            findings.warn(
-                "duplicates-across-splits",
-                f"{table.name(group[0])} = {table.name(group[other])}",
-            )
-        first: dict[tuple[int, int], int] = {}
-        for number, code, split_code in zip(
-            group.tolist(), codes.tolist(), splits_of_group.tolist(), strict=True
-        ):
-            if (first_item := first.setdefault((code, split_code), number)) != number:
-                findings.warn(
-                    "duplicates", f"{table.name(first_item)} = {table.name(number)}"
-                )
+        _about_duplicates(findings, table, splits, group)
+
+
+def _about_conflict(findings: Findings, table: Table, group: NDArray[np.intp]) -> None:
+    """Warn of items of one content with different labels."""
+    if other := _differs(table.codes[group]):
+        pair = [table.labelled(group[at]) for at in (0, other)]
+        findings.warn("conflicting-labels", " = ".join(pair))
+
+
+def _about_duplicates(
+    findings: Findings,
+    table: Table,
+    splits: NDArray[np.int8],
+    group: NDArray[np.intp],
+) -> None:
+    """Warn of items of one content, class and split."""
+    first: dict[tuple[int, int], int] = {}
+    for number in group.tolist():
+        place = int(table.codes[number]), int(splits[number])
+        first_item = first.setdefault(place, number)
+        if first_item != number:
+            findings.warn("duplicates", table.pair(first_item, number))
 
 
 def about_classes(findings: Findings, classes: dict[str, int]) -> None:
     """Warn of classes that are too small, too few or imbalanced; `classes` counts sound items."""
-    sizes = Counter(
-        {label: count for label, count in classes.items() if count}
-    ).most_common()
+    present = Counter({label: count for label, count in classes.items() if count})
+    sizes = present.most_common()
     if len(sizes) < 2:
         findings.warn("one-class", sizes[0][0] if sizes else "", count=len(sizes))
     for label, count in classes.items():
         if count < FEW:
             findings.warn("few-items", f"{label}: {count}")
-    if len(sizes) > 1 and sizes[0][1] >= UNEVEN * sizes[-1][1]:
-        (large, most), (small, least) = sizes[0], sizes[-1]
-        small_ones = sum(most >= UNEVEN * count for _, count in sizes)
-        text = (
-            f"the largest class has {most / least:.1f} times the items of the smallest: "
-            f"{_class_sizes(sizes)}"
-        )
-        findings.warn(
-            "imbalance",
-            f"{large}: {most}, {small}: {least}",
-            count=small_ones,
-            text=text,
-        )
+    if len(sizes) > 1:
+        _about_imbalance(findings, sizes)
+
+
+def _about_imbalance(findings: Findings, sizes: list[tuple[str, int]]) -> None:
+    (large, most), (small, least) = sizes[0], sizes[-1]
+    if most < UNEVEN * least:
+        return
+    text = (
+        f"the largest class has {most / least:.1f} times the items of the smallest: "
+        f"{_class_sizes(sizes)}"
+    )
+    example = f"{large}: {most}, {small}: {least}"
+    count = sum(most >= UNEVEN * size for _, size in sizes)
+    findings.warn("imbalance", example, count, text)
 
 
 def about_splits(findings: Findings, table: Table) -> None:
@@ -172,8 +185,7 @@ def _differs(values: NDArray[np.signedinteger]) -> int:
 
 
 def _counted(count: int, words: str) -> str:
-    singular = {"items": "item", "contents": "content", "classes": "class"}[words]
-    return f"{count} {singular if count == 1 else words}"
+    return f"{count} {SINGULAR[words] if count == 1 else words}"
 
 
 def _class_sizes(sizes: list[tuple[str, int]]) -> str:

@@ -50,17 +50,22 @@ def classes_of(
 ) -> Classes:
     """The classes that the options or a file of the set declare; raises `InvalidInput`."""
     names = _declared(source, options)
-    is_binary = (
-        "ignore" not in options
-        and len(names) in (0, 2)
-        and _black_and_white(source, masks)
-    )
-    if is_binary:
-        table = np.full(256, -1, np.int16)
-        table[[0, 255]] = 0, 1
-        return Classes(names or ["background", "foreground"], table)
+    may_be_binary = "ignore" not in options and len(names) in (0, 2)
+    if may_be_binary and _black_and_white(source, masks):
+        return _two_classes(names or ["background", "foreground"])
     void = {number for number, name in enumerate(names) if name.lower() in VOID}
-    ignored = _ignored(options) | void
+    return _numbered(names, _ignored(options) | void)
+
+
+def _two_classes(names: list[str]) -> Classes:
+    """The classes of masks in black and white."""
+    table = np.full(256, -1, np.int16)
+    table[[0, 255]] = 0, 1
+    return Classes(names, table)
+
+
+def _numbered(names: list[str], ignored: set[int]) -> Classes:
+    """Classes by the order of their values, without those that are ignored."""
     used = [value for value in range(len(names) or 256) if value not in ignored]
     table = np.full(256, -1, np.int16)
     table[used] = np.arange(len(used))
@@ -73,16 +78,7 @@ def class_names(source: Source, classes: Classes, masks: Iterable[str]) -> list[
 
     Raises `InvalidInput` where there are fewer than two.
     """
-    names = classes.names
-    if not names:
-        top = -1
-        for mask in masks:
-            numbers = classes.table[_unique(source, mask)]
-            top = max(top, int(numbers[numbers != IGNORED].max(initial=-1)))
-        values = np.flatnonzero((classes.table >= 0) & (classes.table != IGNORED))[
-            : top + 1
-        ]
-        names = [f"class {value}" for value in values.tolist()]
+    names = classes.names or _names_by_value(source, classes.table, masks)
     if len(names) < 2:
         raise InvalidInput(
             f"the masks of '{source.title}' hold {'one class' if names else 'no class'} only, of "
@@ -90,6 +86,18 @@ def class_names(source: Source, classes: Classes, masks: Iterable[str]) -> list[
             "see the options 'classes' and 'ignore'"
         )
     return names
+
+
+def _names_by_value(
+    source: Source, table: NDArray[np.int16], masks: Iterable[str]
+) -> list[str]:
+    """Names of the classes up to the largest one that masks hold."""
+    top = -1
+    for mask in masks:
+        numbers = table[_unique(source, mask)]
+        top = max(top, int(numbers[numbers != IGNORED].max(initial=-1)))
+    values = np.flatnonzero((table >= 0) & (table != IGNORED))[: top + 1]
+    return [f"class {value}" for value in values.tolist()]
 
 
 def pair(
@@ -114,16 +122,7 @@ def values_of(data: bytes) -> Values:
     numbers, `TooLarge` for one of too many pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "TIFF")) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise TooLarge(
-                        f"it has {image.width * image.height:,} pixels; at most {MAX_PIXELS:,}"
-                    )
-                return _numbers(
-                    np.asarray(image.convert("L") if image.mode == "LA" else image)
-                )
+        return _decoded(data)
     except (MillError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -132,12 +131,28 @@ def values_of(data: bytes) -> Values:
         raise InvalidInput(
             "it is no PNG, BMP or TIFF file (JPEG would blur class numbers)"
         ) from error
-    except (
-        Exception
-    ) as error:  # each decoder has its own way to say that a file is damaged
+    # each decoder has its own way to say that a file is damaged
+    except Exception as error:
         raise InvalidInput(
             f"it is damaged: {str(error)[:120] or type(error).__name__}"
         ) from error
+
+
+def _decoded(data: bytes) -> Values:
+    """The values of a mask file; raises Pillow's errors too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "TIFF")) as image:
+            _check_pixels(image.width * image.height)
+            return _numbers(
+                np.asarray(image.convert("L") if image.mode == "LA" else image)
+            )
+
+
+def _check_pixels(pixels: int) -> None:
+    """Raises `TooLarge`."""
+    if pixels > MAX_PIXELS:
+        raise TooLarge(f"it has {pixels:,} pixels; at most {MAX_PIXELS:,}")
 
 
 def upright_size(data: bytes) -> tuple[int, int] | None:
@@ -166,61 +181,76 @@ def to_png(mask: Values) -> bytes:
 def _target(data: bytes, size: tuple[int, int] | None, classes: Classes) -> bytes:
     """A mask in class numbers, as a PNG; raises `InvalidInput`."""
     values = values_of(data)
-    if size is not None and values.shape != size:
-        raise InvalidInput(
-            f"it is {values.shape[1]}x{values.shape[0]}, the picture {size[1]}x{size[0]} "
-            "(upright): "
-            "they have to be of one size"
-        )
+    if size is not None:
+        _check_size(values.shape, size)
     numbers = classes.table[values]
-    if (unknown := np.unique(values[numbers < 0])).size:
-        raise InvalidInput(
-            f"it holds the values {', '.join(map(str, unknown[:10]))}, which are no class "
-            f"({len(classes.names)} are known) and not ignored: see the options 'classes' and "
-            "'ignore'"
-        )
+    _check_known(values[numbers < 0], len(classes.names))
     return to_png(numbers.astype(np.uint8))
 
 
+def _check_size(shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Raises `InvalidInput` for a mask that is not of its picture's size."""
+    if shape != size:
+        raise InvalidInput(
+            f"it is {shape[1]}x{shape[0]}, the picture {size[1]}x{size[0]} "
+            "(upright): they have to be of one size"
+        )
+
+
+def _check_known(strangers: Values, known: int) -> None:
+    """Raises `InvalidInput` where there are values without a class."""
+    if strangers.size:
+        values = ", ".join(map(str, np.unique(strangers)[:10]))
+        raise InvalidInput(
+            f"it holds the values {values}, which are no class "
+            f"({known} are known) and not ignored: see the options 'classes' and 'ignore'"
+        )
+
+
 def _numbers(pixels: NDArray[Any]) -> Values:
+    """Class numbers of an image's pixels; raises `InvalidInput`."""
     if pixels.ndim == 3:
-        if not (pixels[..., :3] == pixels[..., :1]).all():
-            raise InvalidInput(
-                "it is coloured: a mask holds class numbers, as a grey or a palette PNG"
-            )
-        pixels = pixels[..., 0]
-    if pixels.dtype.kind == "f" or (
-        pixels.dtype.itemsize > 1 and (pixels.max() > 255 or pixels.min() < 0)
-    ):
+        pixels = _grey(pixels)
+    is_float = pixels.dtype.kind == "f"
+    is_wide = pixels.dtype.itemsize > 1
+    if is_float or (is_wide and (pixels.max() > 255 or pixels.min() < 0)):
         raise InvalidInput(
             f"it holds values up to {pixels.max()}: class numbers are 0 to 255"
         )
     return np.asarray(pixels, np.uint8)
 
 
+def _grey(pixels: NDArray[Any]) -> NDArray[Any]:
+    """The one value of grey pixels [H, W, channels]; raises `InvalidInput` for colours."""
+    if not (pixels[..., :3] == pixels[..., :1]).all():
+        raise InvalidInput(
+            "it is coloured: a mask holds class numbers, as a grey or a palette PNG"
+        )
+    return pixels[..., 0]
+
+
 def _declared(source: Source, options: Mapping[str, str]) -> list[str]:
     """Declared names of the values from 0 on; empty without a declaration."""
     if "classes" in options:
-        return _distinct(
-            "the option 'classes'",
-            [name.strip() for name in options["classes"].split(",")],
-        )
+        names = [name.strip() for name in options["classes"].split(",")]
+        return _distinct("the option 'classes'", names)
     file = next((name for name in LISTS if name in source.names), "")
     if not file:
         return []
-    lines = [
-        line.strip()
-        for line in source.read(file, 1 << 20)
-        .decode("utf-8-sig", "replace")
-        .splitlines()
-    ]
-    lines = [line for line in lines if line]
-    matches = [NUMBERED.fullmatch(line) for line in lines]
-    if lines and all(
-        part is not None and int(part[1][:9]) == at for at, part in enumerate(matches)
-    ):
-        lines = [part[2].strip() for part in matches if part is not None]
-    return _distinct(f"'{file}'", lines)
+    text = source.read(file, 1 << 20).decode("utf-8-sig", "replace")
+    return _distinct(f"'{file}'", _listed(text))
+
+
+def _listed(text: str) -> list[str]:
+    """The names of a file of classes, one a line; without their numbers, where all lines have
+    theirs.
+    """
+    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
+    matches = [match for line in lines if (match := NUMBERED.fullmatch(line))]
+    numbers = [int(match[1][:9]) for match in matches]
+    if numbers != list(range(len(lines))):
+        return lines
+    return [match[2].strip() for match in matches]
 
 
 def _distinct(file: str, names: list[str]) -> list[str]:
@@ -237,13 +267,15 @@ def _distinct(file: str, names: list[str]) -> list[str]:
 
 def _ignored(options: Mapping[str, str]) -> set[int]:
     words = [word.strip() for word in options.get("ignore", str(IGNORED)).split(",")]
-    if not all(
-        word.isdecimal() and len(word) < 4 and int(word) < 256 for word in words
-    ):
+    if not all(map(_is_mask_value, words)):
         raise InvalidInput(
             f"ignore={options['ignore']:.40}: mask values from 0 to 255 are wanted, such as 0,255"
         )
     return {int(word) for word in words}
+
+
+def _is_mask_value(word: str) -> bool:
+    return word.isdecimal() and len(word) < 4 and int(word) < 256
 
 
 def _unique(source: Source, mask: str) -> NDArray[np.intp]:
@@ -260,13 +292,15 @@ def _unique(source: Source, mask: str) -> NDArray[np.intp]:
 
 def _black_and_white(source: Source, masks: Sequence[str]) -> bool:
     """Whether sampled masks hold the values 0 and 255 alone."""
-    chosen = [
-        masks[at]
-        for at in np.linspace(0, len(masks) - 1, min(SAMPLED, len(masks))).astype(int)
-    ]
     values: set[int] = set()
-    for mask in chosen:
+    for mask in _sample_of(masks):
         values |= set(_unique(source, mask).tolist())
         if not values <= {0, 255}:
             return False
     return values == {0, 255}
+
+
+def _sample_of(masks: Sequence[str]) -> list[str]:
+    """Some masks, evenly spaced."""
+    places = np.linspace(0, len(masks) - 1, min(SAMPLED, len(masks))).astype(int)
+    return [masks[at] for at in places]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,15 +67,19 @@ def check_member(archive: str, name: str) -> None:
 
 def view(members: Mapping[str, Member]) -> dict[str, Member]:
     """The members that are data, sorted by name, without a top folder that all of them share."""
-    data = {
-        name: member
-        for name, member in members.items()
-        if not is_junk(name) and not is_note(name)
-    }
-    roots = {name.partition("/")[0] for name in data}
-    if len(roots) == 1 and all("/" in name for name in data):
+    data = {name: member for name, member in members.items() if _is_data(name)}
+    if _share_a_folder(data):
         data = {name.partition("/")[2]: member for name, member in data.items()}
     return {name: data[name] for name in sorted(data) if not is_note(name)}
+
+
+def _is_data(name: str) -> bool:
+    return not is_junk(name) and not is_note(name)
+
+
+def _share_a_folder(names: Collection[str]) -> bool:
+    tops = {name.partition("/")[0] for name in names}
+    return len(tops) == 1 and all("/" in name for name in names)
 
 
 def locate(path: Path) -> tuple[Path, dict[str, Path] | None]:
@@ -89,14 +93,20 @@ def locate(path: Path) -> tuple[Path, dict[str, Path] | None]:
     if not path.is_dir():
         return (path, None) if is_zip(path) else (path, {path.name: path})
     files = list_folder(path)
-    data = view(files)
+    archive = _only_archive(path, view(files))
+    return (archive, None) if archive else (path, files)
+
+
+def _only_archive(folder: Path, data: Mapping[str, Path]) -> Path | None:
+    """The zip that a folder holds, and nothing else; raises `InvalidInput` for several."""
     if not data or not all(name.lower().endswith(".zip") for name in data):
-        return path, files
+        return None
     if len(data) > 1:
         raise InvalidInput(
-            f"'{path}' holds several archives, pick one of them: {', '.join(list(data)[:10])}"
+            f"'{folder}' holds several archives, pick one of them: "
+            f"{', '.join(list(data)[:10])}"
         )
-    return next(iter(data.values())), None
+    return next(iter(data.values()))
 
 
 def is_zip(path: Path) -> bool:
@@ -128,11 +138,7 @@ def _walk(
     for entry in os.scandir(folder):
         # Names that are not UTF-8 could not travel as JSON.
         name = prefix + os.fsencode(entry.name).decode("utf-8", "backslashreplace")
-        real = (
-            os.path.realpath(entry.path)
-            if entry.is_symlink()
-            else os.path.join(parents[-1], entry.name)
-        )
+        real = _real_path(entry, parents[-1])
         if is_junk(name) or os.path.commonpath((real, root)) != root:
             continue
         if entry.is_dir():
@@ -140,6 +146,13 @@ def _walk(
                 yield from _walk(Path(entry.path), f"{name}/", root, (*parents, real))
         elif entry.is_file():
             yield name, Path(entry.path)
+
+
+def _real_path(entry: os.DirEntry[str], parent: str) -> str:
+    """Where an entry of a folder whose real path is `parent` lies, links followed."""
+    if entry.is_symlink():
+        return os.path.realpath(entry.path)
+    return os.path.join(parent, entry.name)
 
 
 def shown(text: str, limit: int = 160) -> str:

@@ -4,9 +4,9 @@ only.
 
 import shutil
 import zipfile
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from modelmill.data.names import check_member, locate
 from modelmill.errors import InvalidInput, from_os
@@ -27,18 +27,22 @@ def pack(path: Path, target: BinaryIO | Path) -> None:
             f"'{path}' holds no files (hidden ones and links that lead outside do not count)"
         )
     try:
-        with (
-            target.open("wb")
-            if isinstance(target, Path)
-            else nullcontext(target) as out
-        ):
+        with _opened(target) as out:
             if files is None:
-                with location.open("rb") as file:
-                    shutil.copyfileobj(file, out, CHUNK)
+                _copy(location, out)
             else:
                 _write(files, out)
     except OSError as error:
         raise from_os(error, "packing the data") from error
+
+
+def _opened(target: BinaryIO | Path) -> AbstractContextManager[BinaryIO]:
+    return target.open("wb") if isinstance(target, Path) else nullcontext(target)
+
+
+def _copy(file: Path, out: BinaryIO | IO[bytes]) -> None:
+    with file.open("rb") as opened:
+        shutil.copyfileobj(opened, out, CHUNK)
 
 
 class _Forward:
@@ -55,9 +59,14 @@ def _write(files: dict[str, Path], out: BinaryIO) -> None:
     with zipfile.ZipFile(_Forward(out), "w") as archive:  # type: ignore[call-overload]
         for name in sorted(files):
             check_member("the data", name)
-            info = zipfile.ZipInfo(name, EPOCH)
-            info.create_system = 3
-            info.external_attr = 0o100644 << 16
-            info.file_size = files[name].stat().st_size
-            with files[name].open("rb") as file, archive.open(info, "w") as member:
-                shutil.copyfileobj(file, member, CHUNK)
+            with archive.open(_info(name, files[name]), "w") as member:
+                _copy(files[name], member)
+
+
+def _info(name: str, file: Path) -> zipfile.ZipInfo:
+    """A member that says the same of the same content, wherever and whenever it is packed."""
+    info = zipfile.ZipInfo(name, EPOCH)
+    info.create_system = 3
+    info.external_attr = 0o100644 << 16
+    info.file_size = file.stat().st_size
+    return info

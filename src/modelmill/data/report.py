@@ -105,14 +105,14 @@ class Index(msgspec.Struct):
         except OSError as error:
             raise from_os(error, "reading the index of the data") from error
         except msgspec.DecodeError as error:
-            raise MillError(
-                f"the index of the data is damaged: {error} ({path})"
-            ) from error
+            raise _damaged(str(error), path) from error
         if not len(index) == len(index.label_codes) / 4 == len(index.prints) / 8:
-            raise MillError(
-                f"the index of the data is damaged: its arrays disagree ({path})"
-            )
+            raise _damaged("its arrays disagree", path)
         return index
+
+
+def _damaged(why: str, path: Path) -> MillError:
+    return MillError(f"the index of the data is damaged: {why} ({path})")
 
 
 def few(classes: list[str]) -> str:

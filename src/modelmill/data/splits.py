@@ -39,16 +39,32 @@ def assign(
     splits: Codes = np.where(declared == UNDECLARED, TRAIN, declared).astype(np.int8)
     if val_measures(declared):
         splits[splits == VAL] = TEST
-    missing = [] if (splits == VAL).any() else [VAL]
-    if (declared == UNDECLARED).all():
-        missing = [TEST, VAL]
+    missing = _missing_splits(declared, splits)
     for members in _rows_by_class(labels, splits == TRAIN) if missing else ():
-        contents, rank = np.unique(fingerprints[members], return_inverse=True)
-        if len(contents) >= len(SPLITS):
-            size = max(1, round(len(contents) / SHARE))
-            for part, split in enumerate(missing):
-                splits[members[rank // size == part]] = split
+        _hold_out(splits, members, fingerprints[members], missing)
     return splits
+
+
+def _missing_splits(declared: Codes, splits: Codes) -> list[int]:
+    """The splits that are still to be taken from train."""
+    if (declared == UNDECLARED).all():
+        return [TEST, VAL]
+    return [] if (splits == VAL).any() else [VAL]
+
+
+def _hold_out(
+    splits: Codes,
+    members: NDArray[np.intp],
+    fingerprints: NDArray[np.uint64],
+    missing: list[int],
+) -> None:
+    """Give a tenth of a class's members to each split that is missing, in place."""
+    contents, rank = np.unique(fingerprints, return_inverse=True)
+    if len(contents) < len(SPLITS):
+        return
+    size = max(1, round(len(contents) / SHARE))
+    for part, split in enumerate(missing):
+        splits[members[rank // size == part]] = split
 
 
 def val_measures(declared: Codes) -> bool:
@@ -71,33 +87,34 @@ def assign_classes(
     """
     if (declared != UNDECLARED).any() or len(names) < LEAST_CLASSES:
         return assign(labels, declared, prints)
-    order = sorted(names, key=_hash)
+    splits = _split_of_classes(sorted(names, key=_hash))
+    return np.array([splits.get(name, TRAIN) for name in names], np.int8)[labels]
+
+
+def _split_of_classes(order: list[str]) -> dict[str, int]:
+    """The classes that are held out, of all by their rank."""
     test = _classes_of_folders(order) or order[: max(2, len(order) // TEST_CLASSES)]
     rest = [name for name in order if name not in set(test)]
-    split = dict.fromkeys(test, TEST) | dict.fromkeys(
-        rest[: max(2, round(len(rest) / SHARE))], VAL
-    )
-    return np.array([split.get(name, TRAIN) for name in names], np.int8)[labels]
+    val = rest[: max(2, round(len(rest) / SHARE))]
+    return dict.fromkeys(test, TEST) | dict.fromkeys(val, VAL)
 
 
 def _classes_of_folders(names: list[str]) -> list[str]:
     """The classes of a fifth of the folders; none where there are too few folders, or these hold
     too many classes.
     """
-    folders = sorted(
-        {name.rpartition("/")[0].partition("/")[0] for name in names}, key=_hash
-    )
-    folders_tested = set(folders[: max(1, len(folders) // TEST_CLASSES)])
-    classes_tested = [
-        name
-        for name in names
-        if name.partition("/")[0] in folders_tested and "/" in name
-    ]
-    return (
-        classes_tested
-        if len(folders) >= LEAST_FOLDERS and 2 <= len(classes_tested) <= len(names) / 2
-        else []
-    )
+    tops = {_top_folder(name) for name in names}
+    if len(tops) < LEAST_FOLDERS:
+        return []
+    order = sorted(tops, key=_hash)
+    tested = set(order[: max(1, len(order) // TEST_CLASSES)]) - {""}
+    classes = [name for name in names if _top_folder(name) in tested]
+    return classes if 2 <= len(classes) <= len(names) / 2 else []
+
+
+def _top_folder(name: str) -> str:
+    """The first folder of a class such as ALPHABET/CHARACTER; empty for one without."""
+    return name.partition("/")[0] if "/" in name else ""
 
 
 def _hash(name: str) -> bytes:

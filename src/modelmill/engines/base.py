@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from modelmill import plugins
-from modelmill.errors import InvalidInput, NotInstalled
+from modelmill.errors import InvalidInput, ModelFailed, NotInstalled
 from modelmill.streams import Piece, Text
 from modelmill.types import TensorSpec
 
@@ -86,11 +86,24 @@ class Sample(NamedTuple):
     answered: Arrays
 
 
+SAMPLE_WEIGHTS = np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)
+"""The w of `small_sample`."""
+
+
 def sample_rows(datatype: str) -> np.ndarray[Any, Any]:
     """Small values of a data type [2, 3], for `Engine.sample`."""
     if datatype == "BYTES":
         return np.array([[b"a", b"", b"mill"], [b"\0", b"b", b"c"]], object)
     return np.array([[0, 1, 2], [3, 1, 0]]).astype(NUMPY[datatype])
+
+
+def small_sample(datatype: str) -> Sample:
+    """From `x` [-1, 3] to `y`: tanh(x w) in FP32, x itself in other data types."""
+    given = sample_rows(datatype)
+    answered = np.tanh(given @ SAMPLE_WEIGHTS) if datatype == "FP32" else given
+    inputs = [TensorSpec(name="x", datatype=datatype, shape=[-1, 3])]
+    outputs = [TensorSpec(name="y", datatype=datatype, shape=[-1, 3])]
+    return Sample(inputs, outputs, {"x": given}, {"y": answered})
 
 
 class Engine(ABC):
@@ -227,3 +240,45 @@ def choose(engine: str, what: str, value: str, offered: Sequence[str]) -> str:
             f"the engine '{engine}' has no {what} '{value}'; it has: {', '.join(offered)}"
         )
     return value or offered[0]
+
+
+def choose_on_cpu(
+    engine: str, device: str, precision: str, offered: Sequence[str]
+) -> str:
+    """The precision in which an engine for the processor alone runs; raises `InvalidInput` for
+    another device, or a precision that is not `offered`.
+    """
+    choose(engine, "device", device, ("cpu",))
+    return choose(engine, "precision", precision, offered)
+
+
+def check_inputs(
+    wanted: Mapping[str, TensorSpec], arrays: Mapping[str, np.ndarray[Any, Any]]
+) -> None:
+    """Raises `ModelFailed` for other inputs, data types or shapes than those that are `wanted`."""
+    if arrays.keys() != wanted.keys():
+        raise ModelFailed(
+            f"the model failed: it takes the inputs {', '.join(wanted)}; given: "
+            f"{', '.join(arrays)[:200]}"
+        )
+    for name, spec in wanted.items():
+        _check_input(name, spec, arrays[name])
+
+
+def _check_input(name: str, spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
+    if array.dtype != np.dtype(NUMPY[spec.datatype]):
+        raise ModelFailed(
+            f"the model failed: input '{name}' wants {spec.datatype}, given: {array.dtype}"
+        )
+    if not _fits_shape(array.shape, spec.shape):
+        raise ModelFailed(
+            f"the model failed: input '{name}' wants {spec.shape}, given: "
+            f"{list(array.shape)}"
+        )
+
+
+def _fits_shape(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether all axes have the wanted length, where -1 stands for any."""
+    return len(shape) == len(wanted) and all(
+        side in (-1, length) for side, length in zip(wanted, shape, strict=True)
+    )

@@ -1,7 +1,7 @@
 """ONNX Runtime: the default engine, on every processor."""
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from modelmill.engines.base import (
     Signature,
     Writer,
     choose,
+    choose_on_cpu,
 )
 from modelmill.engines.onnx_file import FILE, write_sample
-from modelmill.engines.onnx_runtime import load, reason
-from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
+from modelmill.engines.onnx_runtime import load, open_graph, reason
+from modelmill.errors import InvalidInput, ModelFailed
 from modelmill.types import TensorSpec
 
 INT8 = "int8"
@@ -56,14 +57,7 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, threads: int) -> None:
-        try:
-            self._session = load(path, threads)
-        except (
-            Exception
-        ) as error:  # onnxruntime raises its own kinds, none of them public
-            raise BundleCorrupt(
-                f"{path.name} can't be loaded: {reason(error)}"
-            ) from error
+        self._session = open_graph(path, threads)
         self._inputs = {
             one.name: KINDS.get(one.type, "") for one in self._session.get_inputs()
         }
@@ -76,24 +70,25 @@ class OnnxSession:
         UTF-8.
         """
         try:
-            feed = (
-                dict(arrays)
-                if self._plain
-                else {name: self._value(name, one) for name, one in arrays.items()}
-            )
-            # numpy has no such type, so the runtime gives it only as a value of its own
-            if self._bf16_out:
-                feed = {name: _boxed(one) for name, one in feed.items()}
-                results = map(
-                    _unboxed, self._session.run_with_ort_values(self._outputs, feed)
-                )
-            else:
-                results = map(_bytes, self._session.run(self._outputs, feed))
+            results = self._results(arrays)
             return dict(zip(self._outputs, results, strict=True))
         except InvalidInput:
             raise
         except Exception as error:
             raise ModelFailed(f"the model failed: {reason(error, 300)}") from error
+
+    def _results(self, arrays: Mapping[str, Array]) -> Iterator[Array]:
+        """The outputs, in order."""
+        feed = (
+            dict(arrays)
+            if self._plain
+            else {name: self._value(name, one) for name, one in arrays.items()}
+        )
+        if not self._bf16_out:
+            return map(_bytes, self._session.run(self._outputs, feed))
+        # numpy has no such type, so the runtime gives it only as a value of its own
+        boxed = {name: _boxed(one) for name, one in feed.items()}
+        return map(_unboxed, self._session.run_with_ort_values(self._outputs, boxed))
 
     def _value(self, name: str, array: Array) -> Any:
         """An array as the runtime takes it; raises `InvalidInput` for BYTES that are not UTF-8."""
@@ -101,15 +96,7 @@ class OnnxSession:
         if datatype == "BF16" and array.dtype == ml_dtypes.bfloat16:
             bits = np.ascontiguousarray(array).view(np.uint16)
             return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, ONNX_BFLOAT16)
-        if datatype == "BYTES":
-            if (
-                array.dtype != object
-            ):  # the runtime reads beyond the end of numpy's fixed-size strings
-                raise TypeError(
-                    f"BYTES come as an array of objects, not of {array.dtype}"
-                )
-            return _texts(array)
-        return array
+        return _texts(array) if datatype == "BYTES" else array
 
 
 class OnnxEngine(Engine):
@@ -129,8 +116,7 @@ class OnnxEngine(Engine):
         """Load `model.onnx`; raises `BundleCorrupt`, `InvalidInput` for a device or precision it
         lacks.
         """
-        choose("onnx", "device", device, ("cpu",))
-        choose("onnx", "precision", precision, self.PRECISIONS)
+        choose_on_cpu("onnx", device, precision, self.PRECISIONS)
         return OnnxSession(folder / FILE, threads)
 
     def writer(
@@ -151,12 +137,7 @@ class OnnxEngine(Engine):
             session = load(folder / FILE, 1, optimise=False)
         except Exception as error:
             raise InvalidInput(f"{FILE} can't be served: {reason(error)}") from error
-        inputs = [_spec("input", one) for one in session.get_inputs()]
-        outputs = [_spec("output", one) for one in session.get_outputs()]
-        _gives_bf16(session)
-        if not inputs:
-            raise InvalidInput(f"{FILE} has no inputs: there is nothing to ask it")
-        return inputs, outputs
+        return _signature(session)
 
     def sample(self, folder: Path, datatype: str) -> Sample:
         """A graph of one operator."""
@@ -166,15 +147,18 @@ class OnnxEngine(Engine):
 ENGINE = OnnxEngine()
 
 
+def _signature(session: Any) -> Signature:
+    inputs = [_spec("input", one) for one in session.get_inputs()]
+    outputs = [_spec("output", one) for one in session.get_outputs()]
+    _gives_bf16(session)
+    if not inputs:
+        raise InvalidInput(f"{FILE} has no inputs: there is nothing to ask it")
+    return inputs, outputs
+
+
 def _spec(what: str, one: Any) -> TensorSpec:
     if one.type not in KINDS:
-        hint = ""
-        if one.type.startswith("seq(map("):
-            hint = "; convert a scikit-learn classifier with the option zipmap=False"
-        raise InvalidInput(
-            f"{what} '{one.name}' is of the type {one.type}, which can't be served: "
-            f"tensors of {', '.join(DATATYPES)} can{hint}"
-        )
+        raise _unfit(what, one)
     # the runtime says the same of a scalar and of a tensor whose axes are not declared
     if not one.shape:
         raise InvalidInput(
@@ -184,10 +168,23 @@ def _spec(what: str, one: Any) -> TensorSpec:
     return TensorSpec(name=one.name, datatype=KINDS[one.type], shape=shape)
 
 
+def _unfit(what: str, one: Any) -> InvalidInput:
+    hint = ""
+    if one.type.startswith("seq(map("):
+        hint = "; convert a scikit-learn classifier with the option zipmap=False"
+    return InvalidInput(
+        f"{what} '{one.name}' is of the type {one.type}, which can't be served: "
+        f"tensors of {', '.join(DATATYPES)} can{hint}"
+    )
+
+
 def _texts(array: Array) -> Array:
     """BYTES as str: ONNX strings are UTF-8 (onnx.proto, `string_data`), and the runtime takes only
     such.
     """
+    # the runtime reads beyond the end of numpy's fixed-size strings
+    if array.dtype != object:
+        raise TypeError(f"BYTES come as an array of objects, not of {array.dtype}")
     texts = np.empty(array.size, object)
     try:
         texts[:] = [str(element, "utf-8") for element in array.flat]

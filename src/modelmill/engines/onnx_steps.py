@@ -11,7 +11,7 @@ import numpy as np
 
 from modelmill.engines.base import Arrays
 from modelmill.engines.onnx_file import FILE
-from modelmill.engines.onnx_runtime import load, reason
+from modelmill.engines.onnx_runtime import open_graph, reason
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 from modelmill.generation.generator import Generator
 
@@ -35,29 +35,29 @@ class Steps:
     """
 
     def __init__(self, folder: Path, threads: int, slots: int) -> None:
-        try:
-            self._session = load(folder / FILE, threads)
-        except Exception as error:
-            raise BundleCorrupt(f"{FILE} can't be loaded: {reason(error)}") from error
-        pasts = [
-            one for one in self._session.get_inputs() if one.name.startswith("past_")
-        ]
+        self._session = open_graph(folder / FILE, threads)
+        pasts = self._pasts()
+        heads, self.places, width = pasts[0].shape[1:]
+        self._tokens = int(self._session.get_outputs()[0].shape[-1])
+        self._most = max(self.places, RUN_BYTES // (4 * self._tokens))
+        slot_bytes = 4 * len(pasts) * heads * self.places * width
+        self.slots = max(1, min(slots, KEPT_BYTES // slot_bytes))
+        rows = max(self.slots, LEAST_ROWS) + 1  # the last one is for `run`
+        self._alone = threading.Lock()
+        self._kept = {
+            past.name: np.zeros((rows, heads, self.places, width), np.float32)
+            for past in pasts
+        }
+
+    def _pasts(self) -> list[Any]:
+        """The inputs for keys and values; raises `BundleCorrupt` where there are none."""
+        inputs = self._session.get_inputs()
+        pasts = [one for one in inputs if one.name.startswith("past_")]
         if not pasts:
             raise BundleCorrupt(
                 f"{FILE} keeps no keys and values: it is no model that answers in steps"
             )
-        _, heads, self.places, width = pasts[0].shape
-        self._tokens = int(self._session.get_outputs()[0].shape[-1])
-        self._most = max(self.places, RUN_BYTES // (4 * self._tokens))
-        self.slots = max(
-            1, min(slots, KEPT_BYTES // (4 * len(pasts) * heads * self.places * width))
-        )
-        rows = max(self.slots, LEAST_ROWS) + 1  # the last one is for `run`
-        self._alone = threading.Lock()
-        self._kept = {
-            one.name: np.zeros((rows, heads, self.places, width), np.float32)
-            for one in pasts
-        }
+        return pasts
 
     @property
     def nbytes(self) -> int:
@@ -89,6 +89,17 @@ class Steps:
         grow.
         """
         ids, spare = arrays["ids"], len(next(iter(self._kept.values()))) - 1
+        self._check_ids(ids)
+        rows = slice(spare, spare + 1)
+        with self._alone:
+            found = [
+                self._run(rows, row[None], np.array([len(row)]), keep=len(row))
+                for row in ids
+            ]
+        return {"logits": np.concatenate(found)}
+
+    def _check_ids(self, ids: np.ndarray[Any, Any]) -> None:
+        """Raises `InvalidInput`."""
         if ids.ndim != 2 or not ids.size or ids.shape[1] > self.places:
             raise InvalidInput(
                 f"ids wants the shape [1 or more, 1 to {self.places}], not {list(ids.shape)}"
@@ -100,13 +111,6 @@ class Steps:
                 f"the logits of {ids.size:,} tokens are too large: send at most {self._most:,} at "
                 "a time"
             )
-        rows = slice(spare, spare + 1)
-        with self._alone:
-            found = [
-                self._run(rows, row[None], np.array([len(row)]), keep=len(row))
-                for row in ids
-            ]
-        return {"logits": np.concatenate(found)}
 
     def move(self, source: int, target: int, length: int) -> None:
         """The text of one slot into another."""
@@ -120,29 +124,28 @@ class Steps:
         after: np.ndarray[Any, Any],
         keep: int = 1,
     ) -> Logits:
+        """The logits [N, keep, tokens] of tokens [N, T], after which rows are `after` long [N]."""
         binding = self._session.io_binding()
         binding.bind_cpu_input("ids", np.ascontiguousarray(ids))
         binding.bind_cpu_input("seqlens", (after - 1).astype(np.int32))
         binding.bind_cpu_input("total", np.array(after.max(), np.int32))
         binding.bind_cpu_input("keep", np.array([keep], np.int64))
         binding.bind_output("logits", "cpu")
-        for name, array in self._kept.items():
-            view = array[rows]
-            binding.bind_input(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
-            binding.bind_output(
-                name.removeprefix("past_"),
-                "cpu",
-                0,
-                np.float32,
-                view.shape,
-                view.ctypes.data,
-            )
+        self._bind_cache(binding, rows)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
             raise ModelFailed(f"the model failed: {reason(error, 300)}") from error
         logits: Logits = binding.get_outputs()[0].numpy()
         return logits
+
+    def _bind_cache(self, binding: Any, rows: slice) -> None:
+        """Let a run read and write the keys and values of rows in place."""
+        for past, array in self._kept.items():
+            view = array[rows]
+            memory = ("cpu", 0, np.float32, view.shape, view.ctypes.data)
+            binding.bind_input(past, *memory)
+            binding.bind_output(past.removeprefix("past_"), *memory)
 
 
 class StepWriter(Generator):

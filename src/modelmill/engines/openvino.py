@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from modelmill.engines.base import (
-    NUMPY,
     Arrays,
     Engine,
     Sample,
     Signature,
-    choose,
+    check_inputs,
+    choose_on_cpu,
 )
 from modelmill.engines.onnx_file import FILE, write_sample
-from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
+from modelmill.errors import BundleCorrupt, InvalidInput, MillError, ModelFailed
+from modelmill.types import TensorSpec
 
 # Its converter, which nothing here uses, reports every import of OpenVINO over the network, from a
 # forked process and without asking. OpenVINO does without a converter that is not installed.
@@ -70,35 +71,13 @@ class OpenvinoSession:
     """One compiled graph in one stream: all its threads work on the same batch."""
 
     def __init__(self, path: Path, threads: int, precision: str) -> None:
-        if not path.is_file():
-            raise BundleCorrupt(f"{path.name} can't be loaded: there is no such file")
-        core = ov.Core()
-        if precision == "bf16" and "BF16" not in core.get_property(
-            "CPU", "OPTIMIZATION_CAPABILITIES"
-        ):
-            # OpenVINO would compute in fp32 without a word, or emulate bf16 slower than fp32.
-            raise InvalidInput(
-                "this processor has no bf16 arithmetic (such as avx512_bf16); use the precision "
-                "fp32"
-            )
-        try:
-            compiled = core.compile_model(
-                core.read_model(path), "CPU", _options(threads, precision)
-            )
-        except RuntimeError as error:
-            if found := re.search(
-                r"No conversion rule found for operations: (.*)", str(error)
-            ):
-                raise InvalidInput(
-                    f"the engine 'openvino' lacks operations of this model ({found[1][:100]}); "
-                    "use the engine 'onnx'"
-                ) from error
-            raise BundleCorrupt(
-                f"{path.name} can't be loaded: {_reason(error)}"
-            ) from error
+        compiled = _compiled(path, threads, precision)
         self._inputs = {
-            port.node.friendly_name: _takes(port) for port in compiled.inputs
+            port.node.friendly_name: _input(port) for port in compiled.inputs
         }
+        self._int64 = [
+            name for name, spec in self._inputs.items() if spec.datatype == "INT64"
+        ]
         self._outputs = [_output(port) for port in compiled.outputs]
         self._request = compiled.create_infer_request()
         self._running = threading.Lock()
@@ -107,41 +86,17 @@ class OpenvinoSession:
         """All outputs of one batch; raises `ModelFailed`, or `InvalidInput` for INT64 beyond 32
         bits.
         """
-        self._check(arrays)
+        # OpenVINO itself takes a missing input from the run before, casts other types and allows
+        # other shapes.
+        check_inputs(self._inputs, arrays)
+        for name in self._int64:
+            _check_range(name, arrays[name])
         with self._running:  # a request holds the tensors of one run
             try:
                 results = self._request.infer(dict(arrays))
             except Exception as error:
                 raise ModelFailed(f"the model failed: {_reason(error)}") from error
         return {name: results[i] for i, name in enumerate(self._outputs)}
-
-    def _check(self, arrays: Mapping[str, Array]) -> None:
-        """OpenVINO itself takes a missing input from the run before, casts other types and allows
-        other shapes.
-        """
-        if arrays.keys() != self._inputs.keys():
-            raise ModelFailed(
-                f"the model failed: it takes the inputs {', '.join(self._inputs)}; given: "
-                f"{', '.join(arrays)[:200]}"
-            )
-        for name, array in arrays.items():
-            dtype, shape = self._inputs[name]
-            if array.dtype != dtype:
-                raise ModelFailed(
-                    f"the model failed: input '{name}' wants {dtype}, given: {array.dtype}"
-                )
-            if array.ndim != len(shape) or any(
-                a not in (-1, b) for a, b in zip(shape, array.shape, strict=True)
-            ):
-                raise ModelFailed(
-                    f"the model failed: input '{name}' wants {shape}, given: {list(array.shape)}"
-                )
-            if array.dtype == np.int64 and array.size and not _fits(array):
-                raise InvalidInput(
-                    f"input '{name}': the engine 'openvino' takes INT64 from {-(2**31)} to "
-                    f"{2**31 - 1}; "
-                    "the engine 'onnx' takes all"
-                )
 
 
 class OpenvinoEngine(Engine):
@@ -164,8 +119,7 @@ class OpenvinoEngine(Engine):
         Raises `BundleCorrupt`; `InvalidInput` for a device or precision that it, or the processor,
         lacks, and for a signature with data types that it can't compute exactly.
         """
-        choose("openvino", "device", device, ("cpu",))
-        chosen = choose("openvino", "precision", precision, self.PRECISIONS)
+        chosen = choose_on_cpu("openvino", device, precision, self.PRECISIONS)
         return OpenvinoSession(folder / FILE, threads, chosen)
 
     def signature(self, folder: Path) -> Signature:
@@ -190,6 +144,44 @@ class OpenvinoEngine(Engine):
 ENGINE = OpenvinoEngine()
 
 
+def _compiled(path: Path, threads: int, precision: str) -> ov.CompiledModel:
+    """Raises `BundleCorrupt`, and `InvalidInput` for what the processor or OpenVINO lacks."""
+    if not path.is_file():
+        raise BundleCorrupt(f"{path.name} can't be loaded: there is no such file")
+    core = ov.Core()
+    _check_precision(core, precision)
+    try:
+        return core.compile_model(
+            core.read_model(path), "CPU", _options(threads, precision)
+        )
+    except RuntimeError as error:
+        raise _not_compiled(path, error) from error
+
+
+def _check_precision(core: ov.Core, precision: str) -> None:
+    """Raises `InvalidInput`: OpenVINO would compute in fp32 without a word, or emulate bf16 slower
+    than fp32.
+    """
+    if precision != "bf16":
+        return
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise InvalidInput(
+            "this processor has no bf16 arithmetic (such as avx512_bf16); use the precision "
+            "fp32"
+        )
+
+
+def _not_compiled(path: Path, error: RuntimeError) -> MillError:
+    """The error of a graph that OpenVINO refuses."""
+    found = re.search(r"No conversion rule found for operations: (.*)", str(error))
+    if found is None:
+        return BundleCorrupt(f"{path.name} can't be loaded: {_reason(error)}")
+    return InvalidInput(
+        f"the engine 'openvino' lacks operations of this model ({found[1][:100]}); "
+        "use the engine 'onnx'"
+    )
+
+
 def _options(threads: int, precision: str) -> dict[str, Any]:
     """Exactly so many threads, on any core that the process may use."""
     return {
@@ -202,15 +194,16 @@ def _options(threads: int, precision: str) -> dict[str, Any]:
     }
 
 
-def _takes(port: Any) -> tuple[np.dtype[Any], list[int]]:
+def _input(port: Any) -> TensorSpec:
     """Type and shape of an input, free axes as -1."""
-    dtype = np.dtype(NUMPY[_datatype("input", port)])
+    datatype = _datatype("input", port)
     axes = port.get_partial_shape()
     if axes.rank.is_dynamic:
         raise InvalidInput(
             f"input '{port.any_name}' has no declared axes; the first has to be the batch"
         )
-    return dtype, [-1 if axis.is_dynamic else axis.get_length() for axis in axes]
+    shape = [-1 if axis.is_dynamic else axis.get_length() for axis in axes]
+    return TensorSpec(name=port.node.friendly_name, datatype=datatype, shape=shape)
 
 
 def _datatype(what: str, port: Any) -> str:
@@ -235,8 +228,13 @@ def _output(port: Any) -> str:
     return name if name in port.names else str(port.any_name)
 
 
-def _fits(array: Array) -> bool:
-    return bool(array.min() >= -(2**31) and array.max() < 2**31)
+def _check_range(name: str, array: Array) -> None:
+    """Raises `InvalidInput` for INT64 beyond 32 bits."""
+    if array.size and (array.min() < -(2**31) or array.max() >= 2**31):
+        raise InvalidInput(
+            f"input '{name}': the engine 'openvino' takes INT64 from {-(2**31)} to "
+            f"{2**31 - 1}; the engine 'onnx' takes all"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -17,13 +17,14 @@ import numpy as np
 
 from modelmill import plugins
 from modelmill.engines.base import (
-    NUMPY,
+    SAMPLE_WEIGHTS,
     Arrays,
     Engine,
     Sample,
     Signature,
-    choose,
-    sample_rows,
+    check_inputs,
+    choose_on_cpu,
+    small_sample,
 )
 from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 from modelmill.types import TensorSpec
@@ -31,6 +32,7 @@ from modelmill.types import TensorSpec
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
+    from torch.nn import Module
 
 FILE = "model.pt2"
 KINDS = {
@@ -69,13 +71,14 @@ class TorchSession:
         self._threads = threads
         program = loaded(path)
         try:
-            self._inputs, self._outputs = signature_of(program)
+            own_inputs, own_outputs = signature_of(program)
         except InvalidInput as error:
             raise BundleCorrupt(error.message) from error
-        self._names = _names("inputs", self._inputs, signature[0] if signature else [])
-        self._answers = _names(
-            "outputs", self._outputs, signature[1] if signature else []
+        inputs, outputs = signature or ([], [])
+        self._inputs = dict(
+            zip(_names("inputs", own_inputs, inputs), own_inputs, strict=True)
         )
+        self._outputs = _names("outputs", own_outputs, outputs)
         self._module = program.module()
         self._keywords = _keywords(program)
         self._running = threading.Lock()
@@ -83,20 +86,33 @@ class TorchSession:
 
     def run(self, arrays: Mapping[str, Array]) -> Arrays:
         """All outputs of one batch; raises `ModelFailed`."""
-        given = self._checked(arrays)
+        given = self._in_order(arrays)
         rows = len(given[0])
         if not rows:  # programs are exported for one row and more
             given = [np.zeros((1, *one.shape[1:]), one.dtype) for one in given]
+        found = self._answers(given)
+        return {
+            name: _own(array, given)[: rows if not rows else None]
+            for name, array in zip(self._outputs, found, strict=True)
+        }
+
+    def _in_order(self, arrays: Mapping[str, Array]) -> list[Array]:
+        """The arrays in the program's order, checked: its own errors speak of guards and
+        symbols.
+        """
+        check_inputs(self._inputs, arrays)
+        given = [arrays[name] for name in self._inputs]
+        if len({len(array) for array in given}) > 1:
+            raise ModelFailed("the model failed: its inputs have other numbers of rows")
+        return given
+
+    def _answers(self, given: Sequence[Array]) -> list[Array]:
         with self._running:
             try:
                 answer = self._call([_tensor(self._torch, one) for one in given])
-                found = [_array(self._torch, one) for one in answer]
+                return [_array(self._torch, one) for one in answer]
             except Exception as error:
                 raise ModelFailed(f"the model failed: {_reason(error)}") from error
-        return {
-            name: _own(array, given)[: rows if not rows else None]
-            for name, array in zip(self._answers, found, strict=True)
-        }
 
     def _call(self, tensors: "Sequence[Tensor]") -> "Sequence[Tensor]":
         torch = self._torch
@@ -120,31 +136,6 @@ class TorchSession:
                 f"{path.name} can't be run: {_reason(error)}"
             ) from error
 
-    def _checked(self, arrays: Mapping[str, Array]) -> list[Array]:
-        """The arrays in the program's order; its own errors speak of guards and symbols."""
-        if arrays.keys() != set(self._names):
-            raise ModelFailed(
-                f"the model failed: it takes the inputs {', '.join(self._names)}; given: "
-                f"{', '.join(arrays)[:200]}"
-            )
-        given = [arrays[name] for name in self._names]
-        for name, spec, array in zip(self._names, self._inputs, given, strict=True):
-            if array.dtype != np.dtype(NUMPY[spec.datatype]):
-                raise ModelFailed(
-                    f"the model failed: input '{name}' wants {spec.datatype}, given: {array.dtype}"
-                )
-            if array.ndim != len(spec.shape) or any(
-                side not in (-1, length)
-                for side, length in zip(spec.shape, array.shape, strict=True)
-            ):
-                raise ModelFailed(
-                    f"the model failed: input '{name}' wants {spec.shape}, given: "
-                    f"{list(array.shape)}"
-                )
-        if len({len(array) for array in given}) > 1:
-            raise ModelFailed("the model failed: its inputs have other numbers of rows")
-        return given
-
 
 class TorchEngine(Engine):
     """Runs `model.pt2` on the processor."""
@@ -167,8 +158,7 @@ class TorchEngine(Engine):
         Raises `BundleCorrupt`, `NotInstalled`, and `InvalidInput` for a device or precision it
         lacks.
         """
-        choose("torch", "device", device, ("cpu",))
-        choose("torch", "precision", precision, self.PRECISIONS)
+        choose_on_cpu("torch", device, precision, self.PRECISIONS)
         return TorchSession(folder / FILE, threads, signature)
 
     def signature(self, folder: Path) -> Signature:
@@ -182,86 +172,95 @@ class TorchEngine(Engine):
 
     def sample(self, folder: Path, datatype: str) -> Sample:
         """tanh(x w) in FP32, a copy of x in other data types."""
-        torch_of()
-        import torch
-
-        given = sample_rows(datatype)
-        weights = np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)
-
-        class Net(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.weights = torch.nn.Buffer(torch.from_numpy(weights))
-
-            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-                if datatype == "FP32":
-                    return {"y": torch.tanh(x @ self.weights)}
-                return {"y": x.clone()}
-
+        torch = torch_of()
+        sample = small_sample(datatype)
         program = torch.export.export(
-            Net(),
-            (_tensor(torch, given),),
+            _sample_network(datatype),
+            (_tensor(torch, sample.given["x"]),),
             dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
         )
         torch.export.save(program, folder / FILE)
-        return Sample(
-            [TensorSpec(name="x", datatype=datatype, shape=[-1, 3])],
-            [TensorSpec(name="y", datatype=datatype, shape=[-1, 3])],
-            {"x": given},
-            {"y": np.tanh(given @ weights) if datatype == "FP32" else given},
-        )
+        return sample
 
 
 ENGINE = TorchEngine()
+
+
+def _sample_network(datatype: str) -> "Module":
+    """The network of `small_sample`."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = torch.nn.Buffer(torch.from_numpy(SAMPLE_WEIGHTS.copy()))
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            if datatype == "FP32":
+                return {"y": torch.tanh(x @ self.weights)}
+            return {"y": x.clone()}
+
+    return Net()
 
 
 def loaded(path: Path) -> "ExportedProgram":
     """The program in a file that is trusted; raises `BundleCorrupt`, `NotInstalled`."""
     torch = torch_of()
     if not path.is_file():
-        raise BundleCorrupt(f"{path.name} can't be loaded: there is no such file")
+        raise _not_loaded(path, "there is no such file")
     if not zipfile.is_zipfile(path):
-        raise BundleCorrupt(
-            f"{path.name} can't be loaded: it is no program of torch.export, or it was cut off"
-        )
+        raise _not_loaded(path, "it is no program of torch.export, or it was cut off")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own insides
             return cast("ExportedProgram", torch.export.load(path))
     except Exception as error:  # torch raises whatever comes
-        raise BundleCorrupt(
-            f"{path.name} can't be loaded: {_reason(error)}; it has to be a program of "
-            "torch.export.save"
-        ) from error
+        why = f"{_reason(error)}; it has to be a program of torch.export.save"
+        raise _not_loaded(path, why) from error
+
+
+def _not_loaded(path: Path, why: str) -> BundleCorrupt:
+    return BundleCorrupt(f"{path.name} can't be loaded: {why}")
 
 
 def signature_of(program: "ExportedProgram") -> Signature:
     """Inputs and outputs, free axes as -1; raises `InvalidInput` for what are no tensors by
     name.
     """
-    positional, keywords = program.call_spec.in_spec.children()
-    if any(not one.is_leaf() for one in (*positional.children(), *keywords.children())):
-        raise InvalidInput(
-            f"{FILE} takes lists or dictionaries: export a module whose arguments are tensors"
-        )
-    nodes = {node.name: node for node in program.graph.nodes}
+    _check_arguments(program)
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    return _inputs_of(program, values), _outputs_of(program, values)
+
+
+def _inputs_of(
+    program: "ExportedProgram", values: Mapping[str, Any]
+) -> list[TensorSpec]:
     inputs = [
-        _spec("input", name, nodes[name].meta.get("val"))
+        _spec("input", name, values[name])
         for name in program.graph_signature.user_inputs
         if isinstance(name, str)
     ]
     if len(inputs) != program.call_spec.in_spec.num_leaves or not inputs:
         raise InvalidInput(f"{FILE} takes other things than tensors, or nothing")
+    return inputs
+
+
+def _outputs_of(
+    program: "ExportedProgram", values: Mapping[str, Any]
+) -> list[TensorSpec]:
     answers = program.graph_signature.user_outputs
-    outputs = [
-        _spec(
-            "output",
-            name,
-            nodes[answer].meta.get("val") if isinstance(answer, str) else None,
-        )
+    return [
+        _spec("output", name, values[answer] if isinstance(answer, str) else None)
         for name, answer in zip(_output_names(program), answers, strict=True)
     ]
-    return inputs, outputs
+
+
+def _check_arguments(program: "ExportedProgram") -> None:
+    positional, keywords = program.call_spec.in_spec.children()
+    if any(not one.is_leaf() for one in (*positional.children(), *keywords.children())):
+        raise InvalidInput(
+            f"{FILE} takes lists or dictionaries: export a module whose arguments are tensors"
+        )
 
 
 def _output_names(program: "ExportedProgram") -> list[str]:
@@ -282,16 +281,20 @@ def _keywords(program: "ExportedProgram") -> list[str]:
 def _spec(what: str, name: str, value: Any) -> TensorSpec:
     kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
     if kind not in KINDS:
-        raise InvalidInput(
-            f"{what} '{name}' of {FILE} is of the type {kind}, which can't be served: tensors of "
-            f"{', '.join(KINDS.values())} can"
-        )
+        raise _unfit(what, name, kind)
     if not value.ndim:
         raise InvalidInput(
             f"{what} '{name}' of {FILE} has no axes; the first has to be the batch"
         )
     shape = [side if isinstance(side, int) else -1 for side in value.shape]
     return TensorSpec(name=name, datatype=KINDS[kind], shape=shape)
+
+
+def _unfit(what: str, name: str, kind: str) -> InvalidInput:
+    return InvalidInput(
+        f"{what} '{name}' of {FILE} is of the type {kind}, which can't be served: tensors of "
+        f"{', '.join(KINDS.values())} can"
+    )
 
 
 def _names(

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from modelmill.engines.onnx import OnnxSession
 from modelmill.engines.onnx_file import FILE
 from modelmill.errors import ModelFailed
 from modelmill.types import TensorSpec
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
 
 OPSET = 20
 FREE, FREE_ALONE = 32, 8
@@ -32,9 +35,20 @@ def convert(
     if hasattr(network, "SerializeToString"):
         (folder / FILE).write_bytes(network.SerializeToString())
         return [FILE]
+    network = network.eval()
+    _prepare_exporter()
+    program = _exported(network, inputs, outputs)
+    _own_names(program.model, {spec.name for spec in outputs})
+    program.save(str(folder / FILE), external_data=False)
+    _compare(network, inputs, folder)
+    return [FILE]
+
+
+def _prepare_exporter() -> None:
+    """Quieten torch's exporter, and let it forget earlier networks."""
     import torch
 
-    # The exporter misses torchvision, which nothing here uses, and says so at every export.
+    # It misses torchvision, which nothing here uses, and says so at every export.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
         logging.ERROR
     )
@@ -42,11 +56,16 @@ def convert(
     # at one length.
     for layer in (torch.ops.aten.gru.input, torch.ops.aten.lstm.input):
         getattr(layer, "_dispatch_cache", {}).clear()
-    network = network.eval()
-    examples = [torch.from_numpy(_zeros(spec, 2)) for spec in inputs]
+
+
+def _exported(
+    network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec]
+) -> "ONNXProgram":
+    import torch
+
     program = torch.onnx.export(
         network,
-        tuple(examples),
+        tuple(torch.from_numpy(_zeros(spec, 2)) for spec in inputs),
         input_names=[spec.name for spec in inputs],
         output_names=[spec.name for spec in outputs],
         dynamic_shapes=tuple(_free(spec, torch) for spec in inputs),
@@ -56,10 +75,7 @@ def convert(
         verbose=False,
     )
     assert program is not None
-    _own_names(program.model, {spec.name for spec in outputs})
-    program.save(str(folder / FILE), external_data=False)
-    _compare(network, inputs, folder)
-    return [FILE]
+    return program
 
 
 def _own_names(model: Any, outputs: set[str]) -> None:
@@ -89,15 +105,11 @@ def _compare(network: Any, inputs: list[TensorSpec], folder: Path) -> None:
 
     The first output tells: of several, the others may be ranked by it, and near-equal ranks swap.
     """
-    import torch
-
     session = OnnxSession(folder / FILE, threads=1)
     rng = np.random.default_rng(0)
     for batch in (1, 3):
         arrays = {spec.name: _random(spec, batch, rng) for spec in inputs}
-        with torch.inference_mode():
-            answer = network(*[torch.from_numpy(array) for array in arrays.values()])
-            wanted = (answer if isinstance(answer, torch.Tensor) else answer[0]).numpy()
+        wanted = _first_output(network, list(arrays.values()))
         got = next(iter(session.run(arrays).values()))
         if not np.allclose(wanted, got, atol=1e-3):
             worst = float(np.abs(wanted - got).max())
@@ -106,14 +118,22 @@ def _compare(network: Any, inputs: list[TensorSpec], folder: Path) -> None:
             )
 
 
+def _first_output(network: Any, arrays: list[Array]) -> Array:
+    """The first output of a torch module."""
+    import torch
+
+    with torch.inference_mode():
+        answer = network(*[torch.from_numpy(array) for array in arrays])
+    first = answer if isinstance(answer, torch.Tensor) else answer[0]
+    return np.asarray(first.numpy())
+
+
 def _zeros(spec: TensorSpec, batch: int) -> Array:
-    free = batch * (
-        FREE_ALONE if sum(side < 0 for side in spec.shape[1:]) == 1 else FREE
-    )
-    return np.zeros(
-        [batch, *(side if side >= 0 else free for side in spec.shape[1:])],
-        NUMPY[spec.datatype],
-    )
+    sides = spec.shape[1:]
+    alone = sum(side < 0 for side in sides) == 1
+    free = batch * (FREE_ALONE if alone else FREE)
+    lengths = [side if side >= 0 else free for side in sides]
+    return np.zeros([batch, *lengths], NUMPY[spec.datatype])
 
 
 def _random(spec: TensorSpec, batch: int, rng: np.random.Generator) -> Array:

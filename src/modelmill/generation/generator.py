@@ -70,15 +70,18 @@ class Generator:
     def tick(self) -> Iterator[Piece]:
         """Decode one token of each active text, and prefill one chunk of the next prompt."""
         if self._active:
-            tokens = [text.tokens[-1] for text in self._active]
-            lengths = [text.length for text in self._active]
-            yield from self._pieces(
-                range(len(self._active)), self._steps.step(tokens, lengths)
-            )
+            yield from self._decode()
         if self._reading is None and self._waiting and len(self._active) < self.slots:
             self._reading, self._read = self._waiting.popleft(), 0
         if self._reading is not None:
             yield from self._prefill(self._reading)
+
+    def _decode(self) -> Iterator[Piece]:
+        """One more token of each active text."""
+        tokens = [text.tokens[-1] for text in self._active]
+        lengths = [text.length for text in self._active]
+        logits = self._steps.step(tokens, lengths)
+        yield from self._pieces(range(len(self._active)), logits)
 
     def _prefill(self, text: Text) -> Iterator[Piece]:
         """Prefill a chunk of a prompt in the first free slot; after the last chunk the text is
@@ -104,17 +107,16 @@ class Generator:
 
     def _next_piece(self, text: Text, logits: Logits) -> Piece:
         """The piece of a text's next token."""
+        how = text.how
         before = (
             np.array([*text.prompt, *text.tokens])
-            if text.how.repetition_penalty != 1
+            if how.repetition_penalty != 1
             else None
         )
-        token = choose(logits, text.how, len(text.tokens), before)
-        own, near = (
-            logprobs(logits, token, text.how.logprobs)
-            if text.how.logprobs >= 0
-            else (None, [])
-        )
+        token = choose(logits, how, len(text.tokens), before)
+        if how.logprobs < 0:
+            return grow(text, token, self._steps.places)
+        own, near = logprobs(logits, token, how.logprobs)
         return grow(text, token, self._steps.places, own, near)
 
     def _free_slot(self, slot: int) -> None:
@@ -143,15 +145,11 @@ def grow(
     """
     place = len(text.text)
     text.tokens.append(token)
-    ended = STOP if token in text.ends else ""
-    if not ended:
+    is_end = token in text.ends
+    if not is_end:
         text.text += text.pieces(token)
     fresh, stopped = _safe_text(text)
-    ended = ended or (STOP if stopped else "")
-    if not ended and (
-        len(text.tokens) >= text.how.max_tokens or text.length + 1 >= places
-    ):
-        ended = LENGTH
+    ended = _end_reason(text, is_end or stopped, places)
     if ended and not stopped:
         fresh = text.text[text.emitted :]
     text.emitted += len(fresh)
@@ -168,19 +166,31 @@ def grow(
     )
 
 
+def _end_reason(text: Text, stopped: bool, places: int) -> str:
+    """Why a text ends with its last token; empty while it goes on."""
+    if stopped:
+        return STOP
+    is_full = len(text.tokens) >= text.how.max_tokens or text.length + 1 >= places
+    return LENGTH if is_full else ""
+
+
 def _safe_text(text: Text) -> tuple[str, bool]:
     """Text that is safe to emit now (a tail that may become a stop sequence is held back), and
     whether a stop sequence was reached.
     """
-    places = [
-        place
-        for stop in text.how.stop
-        if (place := text.text.find(stop, max(0, text.emitted - len(stop)))) >= 0
-    ]
-    if places:
-        return text.text[text.emitted : max(text.emitted, min(places))], True
+    place = _stop_place(text)
+    if place is not None:
+        return text.text[text.emitted : max(text.emitted, place)], True
     held = max((_overlap(text.text, stop) for stop in text.how.stop), default=0)
     return text.text[text.emitted : max(text.emitted, len(text.text) - held)], False
+
+
+def _stop_place(text: Text) -> int | None:
+    """Where the first stop sequence begins; None while there is none."""
+    places = [
+        text.text.find(stop, max(0, text.emitted - len(stop))) for stop in text.how.stop
+    ]
+    return min((place for place in places if place >= 0), default=None)
 
 
 def _overlap(text: str, stop: str) -> int:

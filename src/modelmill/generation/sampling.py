@@ -1,6 +1,6 @@
 """Sampling: the parameters of a request, and the choice of the next token."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,34 +10,46 @@ from modelmill.errors import InvalidInput
 from modelmill.streams import Sampling
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
+Shares = np.ndarray[Any, np.dtype[np.float64]]
 MOST_STOPS, LONGEST_STOP = 8, 200
+
+
+FIELDS = {field.name: field.type for field in msgspec.structs.fields(Sampling)}
+"""The types of the parameters."""
 
 
 def sampling(parameters: Mapping[str, Any], defaults: Sampling) -> Sampling:
     """The defaults with the parameters of a request; raises `InvalidInput` that names a bad one."""
-    fields = {field.name: field for field in msgspec.structs.fields(Sampling)}
-    changed: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if value is None:
-            continue
-        if name == "stop" and isinstance(value, str):
-            value = (value,)
-        if isinstance(value, bool):
-            raise InvalidInput(f"{name} is a number, not a truth value")
-        try:
-            changed[name] = msgspec.convert(value, fields[name].type)
-        except msgspec.ValidationError as error:
-            raise InvalidInput(
-                f"{name}: {str(error)[0].lower()}{str(error)[1:]}"
-            ) from error
-    stop = changed.get("stop", ())
+    changed = {
+        name: _converted(name, value)
+        for name, value in parameters.items()
+        if value is not None
+    }
+    _check_stop(changed.get("stop", ()))
+    return msgspec.structs.replace(defaults, **changed)
+
+
+def _converted(name: str, value: Any) -> Any:
+    """The value of a parameter in its type; raises `InvalidInput`."""
+    if name == "stop" and isinstance(value, str):
+        value = (value,)
+    if isinstance(value, bool):
+        raise InvalidInput(f"{name} is a number, not a truth value")
+    try:
+        return msgspec.convert(value, FIELDS[name])
+    except msgspec.ValidationError as error:
+        reason = str(error)
+        raise InvalidInput(f"{name}: {reason[0].lower()}{reason[1:]}") from error
+
+
+def _check_stop(stop: Sequence[str]) -> None:
+    """Raises `InvalidInput` for too many stop sequences, or too long ones."""
     if len(stop) > MOST_STOPS or any(
         not 0 < len(text) <= LONGEST_STOP for text in stop
     ):
         raise InvalidInput(
             f"stop takes up to {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
         )
-    return msgspec.structs.replace(defaults, **changed)
 
 
 def choose(
@@ -51,29 +63,50 @@ def choose(
     """
     scores = logits.astype(np.float64)
     if options.repetition_penalty != 1 and previous is not None and len(previous):
-        present = np.unique(previous)
-        scores[present] = np.where(
-            scores[present] > 0,
-            scores[present] / options.repetition_penalty,
-            scores[present] * options.repetition_penalty,
-        )
+        _penalise(scores, previous, options.repetition_penalty)
     if options.temperature == 0 or options.top_k == 1:
         return int(scores.argmax())
-    scores = (scores - scores.max()) / options.temperature
-    shares = np.exp(scores)
+    chance = np.random.default_rng((options.seed, position)).random()
+    return _draw(_shares(scores, options), chance)
+
+
+def _draw(shares: Shares, chance: float) -> int:
+    """The token at which the sum of the probabilities passes a number below 1."""
+    token = int(np.searchsorted(np.cumsum(shares), chance, side="right"))
+    # rounding may leave the sum a little below 1
+    return min(token, int(np.flatnonzero(shares)[-1]))
+
+
+def _penalise(scores: Shares, previous: np.ndarray[Any, Any], penalty: float) -> None:
+    """Lower the scores of tokens that occurred (Keskar et al. 2019), in place."""
+    present = np.unique(previous)
+    scores[present] = np.where(
+        scores[present] > 0, scores[present] / penalty, scores[present] * penalty
+    )
+
+
+def _shares(scores: Shares, options: Sampling) -> Shares:
+    """The probabilities of tokens under temperature, top-k and top-p."""
+    shares: Shares = np.exp((scores - scores.max()) / options.temperature)
     if options.top_k and options.top_k < len(shares):
-        shares[np.argpartition(-shares, options.top_k)[options.top_k :]] = 0
+        _keep_best(shares, options.top_k)
     shares /= shares.sum()
     if options.top_p < 1:
-        order = np.argsort(-shares, kind="stable")
-        sums = np.cumsum(shares[order])
-        shares[order[int(np.searchsorted(sums, options.top_p)) + 1 :]] = 0
-        shares /= shares.sum()
-    chance = np.random.default_rng((options.seed, position)).random()
-    return min(
-        int(np.searchsorted(np.cumsum(shares), chance, side="right")),
-        int(np.flatnonzero(shares)[-1]),
-    )
+        _keep_nucleus(shares, options.top_p)
+    return shares
+
+
+def _keep_best(shares: Shares, top_k: int) -> None:
+    """Keep the most probable tokens, in place."""
+    shares[np.argpartition(-shares, top_k)[top_k:]] = 0
+
+
+def _keep_nucleus(shares: Shares, top_p: float) -> None:
+    """Keep the most probable tokens that together reach `top_p`, in place."""
+    order = np.argsort(-shares, kind="stable")
+    sums = np.cumsum(shares[order])
+    shares[order[int(np.searchsorted(sums, top_p)) + 1 :]] = 0
+    shares /= shares.sum()
 
 
 def log_shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

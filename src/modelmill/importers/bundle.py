@@ -39,46 +39,66 @@ class BundleImporter(Importer):
         stays there.
         """
         with zipfile.ZipFile(path) as archive:
-            names = {info.filename: info for info in archive.infolist()}
-            top = next(
-                (
-                    n[: -len(bundle.MANIFEST)]
-                    for n in names
-                    if n.rpartition("/")[2] == bundle.MANIFEST
-                ),
-                None,
-            )
-            if top is None or names[top + bundle.MANIFEST].file_size > MANIFEST_BYTES:
-                raise InvalidInput(
-                    f"the zip is not a bundle: it has no {bundle.MANIFEST}; a bare model.onnx "
-                    "needs no zip"
-                )
-            try:
-                manifest = msgspec.json.decode(
-                    archive.read(top + bundle.MANIFEST), type=Manifest
-                )
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise InvalidInput(
-                    f"the bundle's {bundle.MANIFEST} can't be read: {error}"
-                ) from error
-            for name in manifest.files:
-                check_member("the bundle", name)
-                if top + name not in names:
-                    raise InvalidInput(f"the bundle lacks the file {name}")
-            _check_sizes(path, draft, [names[top + name] for name in manifest.files])
+            top, manifest = _manifest_in(archive)
+            members = _members(archive, top, manifest)
+            _check_sizes(path, draft, list(members.values()))
             for name, digest in manifest.files.items():
-                target = draft / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with (
-                    archive.open(names[top + name]) as source,
-                    target.open("wb") as out,
-                ):
-                    shutil.copyfileobj(source, out, 1 << 20)
-                if sha256_of(target) != digest:
+                _unpack(archive, members[name], draft / name)
+                if sha256_of(draft / name) != digest:
                     raise InvalidInput(
                         f"the bundle's {name} was changed since it was sealed (sha256 differs)"
                     )
         return msgspec.structs.replace(manifest, files={})
+
+
+def _manifest_in(archive: zipfile.ZipFile) -> tuple[str, Manifest]:
+    """The first manifest in a zip, and before it its folder: empty, or with a slash at its end.
+
+    Raises `InvalidInput`.
+    """
+    member = next(
+        (
+            info
+            for info in archive.infolist()
+            if info.filename.rpartition("/")[2] == bundle.MANIFEST
+        ),
+        None,
+    )
+    if member is None or member.file_size > MANIFEST_BYTES:
+        raise InvalidInput(
+            f"the zip is not a bundle: it has no {bundle.MANIFEST}; a bare model.onnx "
+            "needs no zip"
+        )
+    return member.filename.removesuffix(bundle.MANIFEST), _manifest(archive, member)
+
+
+def _manifest(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Manifest:
+    try:
+        return msgspec.json.decode(archive.read(member), type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"the bundle's {bundle.MANIFEST} can't be read: {error}"
+        ) from error
+
+
+def _members(
+    archive: zipfile.ZipFile, top: str, manifest: Manifest
+) -> dict[str, zipfile.ZipInfo]:
+    """The files of a manifest in a zip; raises `InvalidInput` for an unsafe name, or one that is
+    missing.
+    """
+    infos = {info.filename: info for info in archive.infolist()}
+    for name in manifest.files:
+        check_member("the bundle", name)
+        if top + name not in infos:
+            raise InvalidInput(f"the bundle lacks the file {name}")
+    return {name: infos[top + name] for name in manifest.files}
+
+
+def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(member) as source, target.open("wb") as out:
+        shutil.copyfileobj(source, out, 1 << 20)
 
 
 def _check_sizes(path: Path, draft: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -98,10 +118,15 @@ def _check_sizes(path: Path, draft: Path, members: list[zipfile.ZipInfo]) -> Non
             f"the bundle unpacks to {unpacked >> 20} MiB: a zip of its size may unpack "
             f"to {most >> 20} MiB"
         )
+    _check_room(draft, unpacked)
+
+
+def _check_room(draft: Path, size: int) -> None:
+    """Raises `StorageFull`."""
     room = shutil.disk_usage(draft).free - FREE_BYTES
-    if unpacked > room:
+    if size > room:
         raise StorageFull(
-            f"the bundle unpacks to {unpacked >> 20} MiB, and the disk has room for "
+            f"the bundle unpacks to {size >> 20} MiB, and the disk has room for "
             f"{max(room, 0) >> 20} MiB: free some"
         )
 

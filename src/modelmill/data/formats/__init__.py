@@ -73,7 +73,11 @@ def detect(source: Source, task: Trainable) -> str:
         raise InvalidInput(
             f"'{source.title}' could be several formats, say which: {names}"
         )
+    raise _unknown(source, task, names)
+
+
+def _unknown(source: Source, task: Trainable, names: str) -> InvalidInput:
     files = ", ".join(shown(name, 60) for name in source.names[:5])
-    raise InvalidInput(
+    return InvalidInput(
         f"'{source.title}' is in no known format for {task.name} ({names}); it holds {files}"
     )

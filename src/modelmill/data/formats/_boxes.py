@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from modelmill.data.base import Box
@@ -10,6 +10,8 @@ from modelmill.data.magic import BY_EXTENSION, extension
 from modelmill.data.names import shown
 from modelmill.errors import InvalidInput
 
+Corners = tuple[float, float, float, float]
+"""xmin, ymin, xmax, ymax."""
 SIDE = 1_000_000
 """Longest side of a picture in pixels; a larger size is an error of the file."""
 
@@ -26,7 +28,7 @@ def stem(name: str) -> str:
 
 def clipped_box(
     label: str,
-    corners: Sequence[float],
+    corners: Corners,
     size: tuple[float, float] | None,
     ignored: bool,
 ) -> Box:
@@ -34,40 +36,51 @@ def clipped_box(
 
     Raises `InvalidInput` for a box that is empty, outside the picture, or not of finite numbers.
     """
+    _check_box(label, corners)
+    width, height = size or (SIDE, SIDE)
+    xmin, ymin, xmax, ymax = corners
+    clipped = (max(0.0, xmin), max(0.0, ymin), min(width, xmax), min(height, ymax))
+    if not _has_area(clipped):
+        where = f"outside the picture of {width:g}x{height:g} pixels"
+        raise _bad_box(label, f"{where}: {_numbers(corners)}")
+    return Box(label, *clipped, ignored)
+
+
+def _check_box(label: str, corners: Corners) -> None:
     if not label:
         raise InvalidInput("has a box without a class")
     if not all(math.isfinite(value) and abs(value) <= SIDE for value in corners):
-        raise InvalidInput(
-            f"has a box of '{shown(label, 40)}' whose corners are no sensible numbers"
-        )
+        raise _bad_box(label, "whose corners are no sensible numbers")
+    if not _has_area(corners):
+        raise _bad_box(label, f"without area: {_numbers(corners)}")
+
+
+def _bad_box(label: str, problem: str) -> InvalidInput:
+    return InvalidInput(f"has a box of '{shown(label, 40)}' {problem}")
+
+
+def _has_area(corners: Corners) -> bool:
     xmin, ymin, xmax, ymax = corners
-    if not (xmin < xmax and ymin < ymax):
-        raise InvalidInput(
-            f"has a box of '{shown(label, 40)}' without area: {_numbers(corners)}"
-        )
-    width, height = size or (SIDE, SIDE)
-    clipped = (max(0.0, xmin), max(0.0, ymin), min(width, xmax), min(height, ymax))
-    if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
-        raise InvalidInput(
-            f"has a box of '{shown(label, 40)}' outside the picture of {width:g}x{height:g} "
-            f"pixels: {_numbers(corners)}"
-        )
-    return Box(label, *clipped, ignored)
+    return xmin < xmax and ymin < ymax
 
 
 def size_of(width: Any, height: Any) -> tuple[float, float] | None:
     """A declared size (width, height); None where it is 0 or missing. Raises `InvalidInput` for a
     size that can't be right.
     """
-    try:
-        size = float(width or 0), float(height or 0)
-    except (TypeError, ValueError):
-        size = (math.nan, 0.0)
+    size = _side(width), _side(height)
     if not all(0 <= side <= SIDE for side in size):
         raise InvalidInput(
             f"declares a senseless size: {shown(str(width), 20)} x {shown(str(height), 20)} pixels"
         )
     return size if all(size) else None
+
+
+def _side(value: Any) -> float:
+    try:
+        return float(value or 0)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def main_label(boxes: Iterable[Box]) -> str:
@@ -78,5 +91,5 @@ def main_label(boxes: Iterable[Box]) -> str:
     return min(counts, key=lambda label: (-counts[label], label)) if counts else ""
 
 
-def _numbers(corners: Sequence[float]) -> str:
+def _numbers(corners: Corners) -> str:
     return ", ".join(f"{value:g}" for value in corners)

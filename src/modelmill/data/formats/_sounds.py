@@ -2,7 +2,8 @@
 
 import csv
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from modelmill.data.base import Item, Source
@@ -51,19 +52,22 @@ def missing_table(
     """
     first = next(name for name in source.names if is_recording(name))
     column, example = row
-    beside = [
-        name for name in source.names if name.lower().endswith((".csv", ".tsv", ".txt"))
-    ]
-    renamed = (
-        f" ('{shown(beside[0], 60)}' is there: a table is found when it has that name)"
-        if beside
-        else ""
-    )
     return InvalidInput(
         f"nothing says {what} in '{source.title}': put {TABLES[0]} beside the recordings, with the "
         f"columns {FILES[0]} and {column}: first the line {FILES[0]},{column}, then one for each, "
-        f"as {shown(first, 60)},{example}{renamed}; or {other}"
+        f"as {shown(first, 60)},{example}{_about_other_table(source)}; or {other}"
     )
+
+
+def _about_other_table(source: Source) -> str:
+    """What to say of a table of another name; empty where there is none."""
+    for name in source.names:
+        if name.lower().endswith((".csv", ".tsv", ".txt")):
+            return (
+                f" ('{shown(name, 60)}' is there: a table is found when it has that "
+                "name)"
+            )
+    return ""
 
 
 def read_tables(
@@ -79,8 +83,7 @@ def read_tables(
         folder = table.rpartition("/")[0]
         table_split = split_of_folders(folder)
         for line, row in _rows(source, table, columns):
-            path = f"{folder}/{row.file}".replace("\\", "/").lstrip("/")
-            name = path if path in names else row.file
+            name = row.name_in(folder, names)
             split = split_of(row.split) or table_split
             if name in names:
                 yield source.item(name, row.label, split)
@@ -96,32 +99,75 @@ class _Recording(NamedTuple):
     label: str
     split: str
 
+    def name_in(self, folder: str, names: Container[str]) -> str:
+        """The name of the file: beside its table, else from the top."""
+        beside = f"{folder}/{self.file}".replace("\\", "/").lstrip("/")
+        return beside if beside in names else self.file
+
+
+class _Columns(NamedTuple):
+    """The numbers of the columns of a table; None where no column names a split."""
+
+    file: int
+    label: int
+    split: int | None
+
+    def recording(self, cells: Sequence[str]) -> _Recording:
+        split = "" if self.split is None else cells[self.split]
+        return _Recording(cells[self.file].strip(), cells[self.label].strip(), split)
+
 
 def _rows(
     source: Source, table: str, columns: Sequence[str]
 ) -> Iterator[tuple[int, _Recording]]:
+    """The rows of a table that are not empty, each with the number of its line."""
     content = source.read(table, LIMIT).decode("utf-8-sig", "replace")
     delimiter = "\t" if table.lower().endswith(".tsv") else ","
     rows = csv.reader(content.splitlines(), delimiter=delimiter)
     head = [cell.strip().lower() for cell in next(rows, [])]
+    chosen = _choose_columns(table, head, columns)
+    for row in rows:
+        if any(row):
+            missing = len(head) - len(row)
+            yield rows.line_num, chosen.recording([*row, *[""] * missing])
+
+
+def _choose_columns(table: str, head: list[str], labels: Sequence[str]) -> _Columns:
+    """Raises `InvalidInput` for a table without a column of files or labels."""
     file, label = (
         next((head.index(name) for name in names if name in head), None)
-        for names in (FILES, columns)
+        for names in (FILES, labels)
     )
     if file is None or label is None:
         raise InvalidInput(
-            f"'{table}' wants a column {FILES[0]} and one of {', '.join(columns[:3])}; "
+            f"'{table}' wants a column {FILES[0]} and one of {', '.join(labels[:3])}; "
             f"it has {', '.join(head) or 'none'}"
         )
-    split = head.index("split") if "split" in head else None
-    for row in rows:
-        cells = [*row, *[""] * (len(head) - len(row))]
-        if any(cells):
-            split_cell = "" if split is None else cells[split]
-            recording = _Recording(
-                cells[file].strip(), cells[label].strip(), split_cell
-            )
-            yield rows.line_num, recording
+    return _Columns(file, label, head.index("split") if "split" in head else None)
+
+
+def compile_pattern(expression: str, option: str = "label") -> re.Pattern[str]:
+    """The regular expression of an option; raises `InvalidInput` unless it has one group."""
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise InvalidInput(
+            f"the option {option} is no regular expression: {error}"
+        ) from error
+    if pattern.groups != 1:
+        raise InvalidInput(f"the option {option} wants one group, as in ([a-z]+)_")
+    return pattern
+
+
+def part_of_name(pattern: re.Pattern[str], name: str) -> str:
+    """The group of a pattern in a file's name; empty where it does not match."""
+    match = pattern.match(name.rpartition("/")[2])
+    return (match[1] or "") if match else ""
+
+
+def match_any(pattern: re.Pattern[str], names: Iterable[str]) -> bool:
+    """Whether a pattern matches the name of any file."""
+    return any(pattern.match(name.rpartition("/")[2]) for name in names)
 
 
 def split_by_name(name: str, options: Mapping[str, str]) -> str | None:
@@ -130,9 +176,7 @@ def split_by_name(name: str, options: Mapping[str, str]) -> str | None:
     """
     base = name.rpartition("/")[2]
     for split in ("test", "val"):
-        if any(
-            fnmatch.fnmatchcase(base, pattern.strip())
-            for pattern in options.get(split, "").split(",")
-        ):
+        patterns = options.get(split, "").split(",")
+        if any(fnmatch.fnmatchcase(base, pattern.strip()) for pattern in patterns):
             return split
     return "train" if "test" in options else None

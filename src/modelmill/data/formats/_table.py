@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -11,6 +11,9 @@ from modelmill.data.base import SPLITS, Item, Source, check_options
 from modelmill.data.formats._text import LINE, lines, split_in_name
 from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 COLUMNS = {
     "text": "column of the text, a name or a number from 0",
@@ -75,6 +78,11 @@ class TableLayout(msgspec.Struct, frozen=True):
     width: int
     header: list[str] | None
 
+    def cells(self, row: list[str]) -> tuple[str, str, str]:
+        """The text, the label, and what names the split."""
+        named = "" if self.split is None else row[self.split].strip()
+        return row[self.text], row[self.label].strip(), named
+
 
 def read_tables(
     source: Source, names: list[str], options: Mapping[str, str], quoted: bool
@@ -85,17 +93,8 @@ def read_tables(
     check_options(options, COLUMNS)
     if not names:
         raise InvalidInput(f"'{source.title}' holds no table of this format")
-    splits = {name: split_in_name(name) if len(names) > 1 else None for name in names}
-    if unclear := [name for name in names if len(names) > 1 and splits[name] is None]:
-        raise InvalidInput(
-            f"'{source.title}' holds several tables and '{unclear[0]}' does not say which split "
-            "it is: "
-            "keep one table, or name them train, val and test"
-        )
     layout: TableLayout | None = None
-    for name in sorted(
-        names, key=lambda name: (SPLITS.index(splits[name] or "train"), name)
-    ):
+    for name, split in _tables_with_splits(source, names):
         with source.open(name) as file:
             rows = rows_of(file, name, quoted)
             sample = list(islice(rows, SAMPLE))
@@ -103,7 +102,27 @@ def read_tables(
             if layout.header is not None:
                 _check_header(name, layout, sample)
             for line, row in chain(sample[layout.header is not None :], rows):
-                yield _item(f"{name}:{line}", row, layout, splits[name])
+                yield _item(f"{name}:{line}", row, layout, split)
+
+
+def _tables_with_splits(
+    source: Source, names: list[str]
+) -> list[tuple[str, str | None]]:
+    """The tables with the split that each is for, train first; raises `InvalidInput` where one of
+    several does not say it.
+    """
+    if len(names) == 1:
+        return [(names[0], None)]
+    splits: list[tuple[str, str]] = []
+    for name in names:
+        split = split_in_name(name)
+        if split is None:
+            raise InvalidInput(
+                f"'{source.title}' holds several tables and '{name}' does not say which split "
+                "it is: keep one table, or name them train, val and test"
+            )
+        splits.append((name, split))
+    return sorted(splits, key=lambda pair: (SPLITS.index(pair[1]), pair[0]))
 
 
 def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> TableLayout:
@@ -112,34 +131,42 @@ def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> Tabl
     """
     if not sample:
         raise InvalidInput(f"'{name}' is empty")
-    first, rest = sample[0], sample[1:]
-    columns_found = {role: _find(first, role, options.get(role)) for role in WORDS}
-    by_names = columns_found["text"] is not None or columns_found["label"] is not None
-    text, label = columns_found["text"], columns_found["label"]
+    first = sample[0]
+    found = {role: _find(first, role, options.get(role)) for role in WORDS}
+    text, label = found["text"], found["label"]
+    by_names = text is not None or label is not None
     if len(first) == 2:
         text, label = _complete_pair(text, label, sample)
     if text is None or label is None or text == label:
-        columns = ", ".join(
-            f"{number} '{shown(cell.strip(), 40)}'"
-            for number, cell in enumerate(first[:20])
-        )
-        raise InvalidInput(
-            f"'{name}': can't tell which column is the text and which the label; "
-            f"use --set text=COLUMN --set label=COLUMN with one of: {columns}"
-        )
-    named = any(
-        value.strip().lower() in _names(first)
-        for role, value in options.items()
-        if role in WORDS
-    )
-    header = named or _has_header(first[label], _cells(rest, label), by_names)
-    if "header" in options:
-        header = options["header"].strip().lower() in ("yes", "true", "1")
-    split = columns_found["split"] if header or "split" in options else None
+        raise _unclear(name, first)
+    header = _says_header(first, options)
+    if header is None:
+        header = _has_header(first[label], _cells(sample[1:], label), by_names)
+    split = found["split"] if header or "split" in options else None
     return TableLayout(text, label, split, len(first), first if header else None)
 
 
+def _says_header(first: list[str], options: Mapping[str, str]) -> bool | None:
+    """Whether the first row is a header, by the options; None where they do not tell."""
+    if "header" in options:
+        return options["header"].strip().lower() in ("yes", "true", "1")
+    wanted = {options[role].strip().lower() for role in WORDS if role in options}
+    return None if wanted.isdisjoint(_names(first)) else True
+
+
+def _unclear(name: str, first: list[str]) -> InvalidInput:
+    columns = ", ".join(
+        f"{number} '{shown(cell.strip(), 40)}'"
+        for number, cell in enumerate(first[:20])
+    )
+    return InvalidInput(
+        f"'{name}': can't tell which column is the text and which the label; "
+        f"use --set text=COLUMN --set label=COLUMN with one of: {columns}"
+    )
+
+
 def _find(first: list[str], role: str, wanted: str | None) -> int | None:
+    """The column of a role: the one that is `wanted`, else the first with a usual name."""
     names = _names(first)
     if wanted is None:
         return next((names.index(word) for word in WORDS[role] if word in names), None)
@@ -147,8 +174,12 @@ def _find(first: list[str], role: str, wanted: str | None) -> int | None:
         return names.index(wanted.strip().lower())
     if wanted.isdecimal() and int(wanted) < len(first):
         return int(wanted)
+    raise _no_column(wanted, role, names)
+
+
+def _no_column(wanted: str, role: str, names: list[str]) -> InvalidInput:
     columns = ", ".join(shown(name, 40) for name in names[:20])
-    raise InvalidInput(
+    return InvalidInput(
         f"there is no column '{wanted}' for the {role}; there are: {columns}"
     )
 
@@ -160,14 +191,21 @@ def _complete_pair(
     the column with fewer distinct values.
     """
     if text is None and label is None:
-        distinct, label = min(
-            (len(set(_cells(rows, column))), column) for column in (0, 1)
-        )
-        if 2 * (distinct - 1) > len(rows):  # one of the kinds may be the header
-            return None, None
+        label = _repetitive_column(rows)
     if label is None and text is not None:
         return text, 1 - text
-    return (1 - label if text is None and label is not None else text), label
+    if text is None and label is not None:
+        return 1 - label, label
+    return text, label
+
+
+def _repetitive_column(rows: list[list[str]]) -> int | None:
+    """Of two columns the one with fewer distinct values; None where they hardly repeat."""
+    distinct, column = min(
+        (len(set(_cells(rows, column))), column) for column in (0, 1)
+    )
+    # one of the kinds may be the header
+    return None if 2 * (distinct - 1) > len(rows) else column
 
 
 def _has_header(label: str, values_below: list[str], by_names: bool) -> bool:
@@ -202,20 +240,7 @@ def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
     """The rows that are not blank, each with the number of its first line; raises `InvalidInput`
     for a broken row.
     """
-    text = _decoded(file, name)
-    first = next(text, "")
-    # Where the decimal mark is a comma, spreadsheets write ';' into .csv files.
-    delimiter = (
-        next((mark for mark in ",;\t" if mark in first), ",") if quoted else "\t"
-    )
-    csv.field_size_limit(max(csv.field_size_limit(), LINE))
-    quote = '"' if quoted else None
-    reader = csv.reader(
-        chain([first], text, [END]),
-        delimiter=delimiter,
-        quotechar=quote,
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-    )
+    reader = _reader(_decoded(file, name), quoted)
     start = 1
     while True:
         try:
@@ -235,6 +260,18 @@ def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
         start = reader.line_num + 1
 
 
+def _reader(text: Iterator[str], quoted: bool) -> "Reader":
+    """The rows of a table's lines, and `END` after them."""
+    csv.field_size_limit(max(csv.field_size_limit(), LINE))
+    first = next(text, "")
+    text = chain([first], text, [END])
+    if not quoted:
+        return csv.reader(text, delimiter="\t", quotechar=None, quoting=csv.QUOTE_NONE)
+    # Where the decimal mark is a comma, spreadsheets write ';' into .csv files.
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+    return csv.reader(text, delimiter=delimiter)
+
+
 def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
     for number, (line, whole) in enumerate(lines(file), start=1):
         if not whole:
@@ -248,9 +285,9 @@ def _item(name: str, row: list[str], layout: TableLayout, split: str | None) -> 
     while len(row) > layout.width and not row[-1].strip():
         row = row[:-1]
     if len(row) != layout.width:
-        return Item(name, "", "", None, f"{len(row)} columns instead of {layout.width}")
-    text, label = row[layout.text], row[layout.label].strip()
-    named = row[layout.split].strip() if layout.split is not None else ""
+        problem = f"{len(row)} columns instead of {layout.width}"
+        return Item(name, "", "", None, problem)
+    text, label, named = layout.cells(row)
     if problem := _problem(text, label, named):
         return Item(name, "", "", None, problem)
     return Item(name, label, text, split_of(named) if named else split)

@@ -6,7 +6,12 @@ from collections.abc import Iterator, Mapping
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats import _sounds
 from modelmill.data.formats._folders import split_and_label, splits_in
-from modelmill.data.formats._sounds import is_recording
+from modelmill.data.formats._sounds import (
+    compile_pattern,
+    is_recording,
+    match_any,
+    part_of_name,
+)
 from modelmill.errors import InvalidInput
 
 INPUT = "audio"
@@ -37,45 +42,37 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         yield from _sounds.read_tables(source, tables, COLUMNS)
         return
     names = [name for name in source.names if is_recording(name)]
-    splits = splits_in(names, is_recording)
-    labels = {name: split_and_label(name, splits) for name in names}
-    by_name = (
-        "label" in options or len({label for _, label in labels.values() if label}) < 2
-    )
     pattern = compile_pattern(options.get("label", DEFAULT_PATTERN))
-    if names and not any(
-        (pattern.match(name.rpartition("/")[2]) if by_name else folder)
-        for name, (_, folder) in labels.items()
-    ):
+    if not names:
+        raise InvalidInput(
+            f"'{source.title}' holds no recordings (WAV, FLAC, OGG, MP3)"
+        )
+    splits = splits_in(names, is_recording)
+    folders = {name: split_and_label(name, splits) for name in names}
+    labels = {name: label for name, (_, label) in folders.items()}
+    if "label" in options or len(set(labels.values()) - {""}) < 2:
+        labels = _labels_by_name(source, names, pattern)
+    for name, (split, _) in folders.items():
+        split = split or _sounds.split_by_name(name, options)
+        yield _item(source, name, labels[name], split)
+
+
+def _labels_by_name(
+    source: Source, names: list[str], pattern: re.Pattern[str]
+) -> dict[str, str]:
+    """The classes that file names tell; raises `InvalidInput` where no name matches."""
+    if not match_any(pattern, names):
         raise _sounds.missing_table(
             source,
             "the classes",
             (COLUMNS[0], "dog"),
             "put them into a folder for each class, or name the files after it, as dog_1.wav",
         )
-    for name, (split, folder) in labels.items():
-        label = folder
-        if by_name:
-            match = pattern.match(name.rpartition("/")[2])
-            label = (match[1] or "") if match else ""
-        item = source.item(name, label, split or _sounds.split_by_name(name, options))
-        if not label and not item.problem:
-            item.problem = "neither a folder nor its name says its class"
-        yield item
-    if not names:
-        raise InvalidInput(
-            f"'{source.title}' holds no recordings (WAV, FLAC, OGG, MP3)"
-        )
+    return {name: part_of_name(pattern, name) for name in names}
 
 
-def compile_pattern(expression: str, option: str = "label") -> re.Pattern[str]:
-    """The regular expression of an option; raises `InvalidInput` unless it has one group."""
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise InvalidInput(
-            f"the option {option} is no regular expression: {error}"
-        ) from error
-    if pattern.groups != 1:
-        raise InvalidInput(f"the option {option} wants one group, as in ([a-z]+)_")
-    return pattern
+def _item(source: Source, name: str, label: str, split: str | None) -> Item:
+    item = source.item(name, label, split)
+    if not label and not item.problem:
+        item.problem = "neither a folder nor its name says its class"
+    return item

@@ -10,9 +10,16 @@ from typing import Any
 import msgspec
 
 from modelmill.data.base import Box, Item, Source, check_options
-from modelmill.data.formats._boxes import clipped_box, is_picture, main_label, size_of
+from modelmill.data.formats._boxes import (
+    Corners,
+    clipped_box,
+    is_picture,
+    main_label,
+    size_of,
+)
 from modelmill.data.formats._coco import (
     Document,
+    Picture,
     annotation_files,
     is_json,
     read_document,
@@ -84,23 +91,27 @@ class _Pictures:
             if exact in self._names:
                 return exact
         candidates = self._by_name.get(path.rpartition("/")[2], [])
+        if not candidates:
+            raise InvalidInput("there is no such picture")
         if len(candidates) > 1:
-            by_path = [name for name in candidates if name.endswith(f"/{path}")]
-            split = split_in(json)
-            in_split = [
-                name
-                for name in by_path or candidates
-                if split and split == split_in(name.rpartition("/")[0])
-            ]
-            candidates = in_split if len(in_split) == 1 else by_path or candidates
-        if len(candidates) != 1:
-            problem = (
+            candidates = _nearest(candidates, path, split_in(json))
+        if len(candidates) > 1:
+            raise InvalidInput(
                 f"several pictures are named so: {', '.join(candidates[:3])}"
-                if candidates
-                else "there is no such picture"
             )
-            raise InvalidInput(problem)
         return candidates[0]
+
+
+def _nearest(candidates: list[str], path: str, split: str | None) -> list[str]:
+    """The pictures of one name whose path ends like that of a file, or the only one of these in its
+    split.
+    """
+    by_path = [name for name in candidates if name.endswith(f"/{path}")]
+    nearest = by_path or candidates
+    in_split = [
+        name for name in nearest if split and split == split_in(name.rpartition("/")[0])
+    ]
+    return in_split if len(in_split) == 1 else nearest
 
 
 def _items(
@@ -113,16 +124,18 @@ def _items(
         name = ""
         try:
             name = pictures.find(image.file_name, json)
-            size = size_of(image.width, image.height)
-            boxes = [
-                _box(annotation, names, size)
-                for annotation in objects.get(image.id, [])
-            ]
+            boxes = _boxes(image, objects.get(image.id, []), names)
             yield source.item(name, main_label(boxes), split, boxes)
         except MillError as error:
-            yield Item(
-                name or f"{json}:{image.file_name}", "", b"", split, error.message
-            )
+            item_name = name or f"{json}:{image.file_name}"
+            yield Item(item_name, "", b"", split, error.message)
+
+
+def _boxes(
+    picture: Picture, objects: list[Annotation], names: dict[int | str, str]
+) -> list[Box]:
+    size = size_of(picture.width, picture.height)
+    return [_box(annotation, names, size) for annotation in objects]
 
 
 def _box(
@@ -137,12 +150,16 @@ def _box(
             f"has a box of the category {shown(str(annotation.category_id), 20)}, "
             "which is not listed"
         )
+    corners = _corners(label, annotation.bbox)
+    return clipped_box(label, corners, size, bool(annotation.iscrowd))
+
+
+def _corners(label: str, bbox: Any) -> Corners:
+    """The corners of a box that is given by one corner, width and height."""
     try:
-        x, y, width, height = (float(value) for value in annotation.bbox)
+        x, y, width, height = map(float, bbox)
     except (TypeError, ValueError) as error:
         raise InvalidInput(
             f"has an object '{shown(label, 40)}' without a bbox of four numbers"
         ) from error
-    return clipped_box(
-        label, (x, y, x + width, y + height), size, bool(annotation.iscrowd)
-    )
+    return x, y, x + width, y + height

@@ -8,7 +8,7 @@ ignored; compressed run lengths are refused.
 import functools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -63,24 +63,14 @@ def detect(source: Source) -> bool:
 
 def labels(source: Source, options: Mapping[str, str]) -> list[str]:
     """Background, then the categories in the order of the files."""
-    check_options(options, OPTIONS)
-    return _classes(
-        [
-            read_document(source, name, Outline)
-            for name in annotation_files(source, options.get("annotations", ""))
-        ]
-    )
+    return _classes(list(_documents(source, options).values()))
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """All pictures that a file lists, with their masks as PNG; raises `InvalidInput` for a file
     that is not COCO's.
     """
-    check_options(options, OPTIONS)
-    documents = {
-        name: read_document(source, name, Outline)
-        for name in annotation_files(source, options.get("annotations", ""))
-    }
+    documents = _documents(source, options)
     classes = _classes(list(documents.values()))
     by_path_end = _by_path_end(source)
     seen: set[str] = set()
@@ -88,6 +78,16 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         yield from unique_items(
             file, _items(source, by_path_end, file, document, classes), seen
         )
+
+
+def _documents(
+    source: Source, options: Mapping[str, str]
+) -> dict[str, Document[Outline]]:
+    check_options(options, OPTIONS)
+    return {
+        name: read_document(source, name, Outline)
+        for name in annotation_files(source, options.get("annotations", ""))
+    }
 
 
 def _classes(documents: list[Document[Outline]]) -> list[str]:
@@ -121,23 +121,25 @@ def _picture_of(by_path_end: Mapping[str, list[str]], file: str, path: str) -> s
     path = path.replace("\\", "/").removeprefix("./")
     beside = f"{file.rpartition('/')[0]}/{path}".lstrip("/")
     for end in (beside, path, path.rpartition("/")[2]):
-        result = by_path_end.get(end, [])
-        near = (
-            result
-            if len(result) < 2
-            else [
-                name
-                for name in result
-                if split_in(name.rpartition("/")[0]) == split_in(file)
-            ]
-        )
-        if end in result or len(near) == 1:
-            return end if end in result else near[0]
-        if result:
-            raise InvalidInput(
-                f"several pictures are named so: {', '.join(map(shown, result[:3]))}"
-            )
+        pictures = by_path_end.get(end, [])
+        if end in pictures:
+            return end
+        if pictures:
+            return _only(pictures, file)
     raise InvalidInput("there is no such picture")
+
+
+def _only(pictures: list[str], file: str) -> str:
+    """The only picture, or the only one in a folder of the file's split."""
+    near = pictures
+    if len(pictures) > 1:
+        split = split_in(file)
+        near = [name for name in pictures if split_in(name.rpartition("/")[0]) == split]
+    if len(near) != 1:
+        raise InvalidInput(
+            f"several pictures are named so: {', '.join(map(shown, pictures[:3]))}"
+        )
+    return near[0]
 
 
 def _items(
@@ -183,20 +185,31 @@ def _draw_mask(
         raise InvalidInput(
             f"it has {size[0] * size[1]:,} pixels; at most {mask_values.MAX_PIXELS:,}"
         )
-    areas: list[tuple[int, int, int, np.ndarray[Any, Any]]] = []
-    for order, outline in enumerate(objects):
-        if outline.category_id not in number:
-            raise InvalidInput(
-                f"has an outline of the category {shown(str(outline.category_id), 20)}, "
-                "which is not listed"
-            )
-        area = _pixels_of(_parsed(outline.segmentation), size)
-        value = mask_values.IGNORED if outline.iscrowd else number[outline.category_id]
-        areas.append((-int(np.count_nonzero(area)), order, value, np.packbits(area)))
+    areas = [_area_of(outline, number, size) for outline in objects]
     mask = np.zeros(size, np.uint8)
-    for _, _, value, bits in sorted(areas, key=lambda entry: entry[:2]):
-        mask[np.unpackbits(bits, count=mask.size).reshape(size).astype(bool)] = value
+    for area in sorted(areas, key=lambda one: -one.pixels):
+        bits = np.unpackbits(area.bits, count=mask.size)
+        mask[bits.reshape(size).astype(bool)] = area.value
     return mask_values.to_png(mask)
+
+
+class _Area(NamedTuple):
+    """An object's value in the mask, the number of its pixels, and the pixels as packed bits."""
+
+    value: int
+    pixels: int
+    bits: np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def _area_of(outline: Outline, number: Mapping[int | str, int], size: Size) -> _Area:
+    if outline.category_id not in number:
+        raise InvalidInput(
+            f"has an outline of the category {shown(str(outline.category_id), 20)}, "
+            "which is not listed"
+        )
+    inside = _pixels_of(_parsed(outline.segmentation), size)
+    value = mask_values.IGNORED if outline.iscrowd else number[outline.category_id]
+    return _Area(value, int(np.count_nonzero(inside)), np.packbits(inside))
 
 
 def _parsed(text: msgspec.Raw) -> Any:
@@ -218,19 +231,22 @@ def _pixels_of(outline: Any, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
         )
     image = Image.new("1", (size[1], size[0]))
     for ring in outline:
-        try:
-            flat = [
-                min(max(float(value), -MAX_COORDINATE), MAX_COORDINATE)
-                for value in ring
-            ]
-            ImageDraw.Draw(image).polygon(
-                list(zip(flat[::2], flat[1::2], strict=True)), fill=1
-            )
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInput(
-                "has an outline that is not a list of x, y, x, y, ..."
-            ) from error
+        _draw_polygon(image, ring)
     return np.asarray(image)
+
+
+def _draw_polygon(image: Image.Image, ring: Any) -> None:
+    """Raises `InvalidInput` for what is no list of corners."""
+    try:
+        flat = [
+            min(max(float(value), -MAX_COORDINATE), MAX_COORDINATE) for value in ring
+        ]
+        corners = list(zip(flat[::2], flat[1::2], strict=True))
+        ImageDraw.Draw(image).polygon(corners, fill=1)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(
+            "has an outline that is not a list of x, y, x, y, ..."
+        ) from error
 
 
 def _run_lengths(
@@ -244,16 +260,16 @@ def _run_lengths(
         raise InvalidInput(
             "has a compressed run-length outline: write it as a list of counts, or as polygons"
         )
-    valid = isinstance(counts, list) and all(
-        isinstance(count, int) and 0 <= count <= 1 << 31 for count in counts
-    )
-    if (
-        not valid
-        or outline.get("size") != list(size)
-        or sum(counts) != size[0] * size[1]
-    ):
+    is_of_size = outline.get("size") == list(size)
+    if not _are_counts(counts) or not is_of_size or sum(counts) != size[0] * size[1]:
         raise InvalidInput(
             f"has a run-length outline that is not of {size[1]}x{size[0]} pixels, as the picture is"
         )
     inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return np.asarray(inside.reshape(size[1], size[0]).T)
+
+
+def _are_counts(counts: Any) -> bool:
+    return isinstance(counts, list) and all(
+        isinstance(count, int) and 0 <= count <= 1 << 31 for count in counts
+    )

@@ -2,15 +2,16 @@
 names.
 """
 
-import gzip
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from modelmill.data.base import LIMIT, Item, Source, check_options, guarded
+from modelmill.data.base import LIMIT, Item, Source, check_options, unzipped
 from modelmill.errors import InvalidInput
 
 INPUT = "image"
@@ -43,24 +44,16 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     check_options(options, OPTIONS)
     files = _choose(source, options.get("set"))
     for split in ("train", "test"):
-        pair = files.get((split, "images")), files.get((split, "labels"))
-        if pair[0] and pair[1]:
-            yield from _pictures(source, split, pair[0], pair[1])
-        elif pair[0] or pair[1]:
-            raise InvalidInput(
-                f"'{pair[0] or pair[1]}' lacks its {'labels' if pair[0] else 'images'} file"
-            )
+        images, labels = files.get((split, "images")), files.get((split, "labels"))
+        if images and labels:
+            yield from _pictures(source, split, images, labels)
+        elif images or labels:
+            missing = "labels" if images else "images"
+            raise InvalidInput(f"'{images or labels}' lacks its {missing} file")
 
 
 def _choose(source: Source, wanted: str | None) -> Files:
-    sets: dict[str, Files] = {}
-    for name in source.names:
-        if match := NAME.fullmatch(name):
-            split = "train" if match["split"] == "train" else "test"
-            # A plain file sorts before its .gz, and torchvision leaves both.
-            sets.setdefault(match["set"].strip("/"), {}).setdefault(
-                (split, match["what"]), name
-            )
+    sets = _sets(source)
     if not sets:
         raise InvalidInput(
             f"'{source.title}' holds no files named like train-images-idx3-ubyte"
@@ -74,62 +67,91 @@ def _choose(source: Source, wanted: str | None) -> Files:
     return sets[wanted]
 
 
+def _sets(source: Source) -> dict[str, Files]:
+    """The files of each set by split and kind."""
+    sets: dict[str, Files] = {}
+    for name in source.names:
+        if match := NAME.fullmatch(name):
+            split = "train" if match["split"] == "train" else "test"
+            files = sets.setdefault(match["set"].strip("/"), {})
+            # A plain file sorts before its .gz, and torchvision leaves both.
+            files.setdefault((split, match["what"]), name)
+    return sets
+
+
 def _pictures(
     source: Source, split: str, images_name: str, labels_name: str
 ) -> Iterator[Item]:
-    with _open(source, images_name) as images, _open(source, labels_name) as labels:
-        count, height, width = _header(images, images_name, IMAGES)
-        (label_count,) = _header(labels, labels_name, LABELS)
-        if count != label_count:
-            raise InvalidInput(
-                f"'{images_name}' holds {count} pictures, '{labels_name}' {label_count} labels"
-            )
-        size = height * width
-        if not 0 < size <= LIMIT:
-            raise InvalidInput(
-                f"'{images_name}' claims pictures of {height}x{width} pixels"
-            )
-        rows = max(1, BATCH // size)
+    with (
+        _File(source, images_name) as images,
+        _File(source, labels_name) as labels,
+    ):
+        count, height, width = _shape_of(images, labels)
+        rows = max(1, BATCH // (height * width))
         for start in range(0, count, rows):
-            batch = min(rows, count - start)
-            pixels = np.frombuffer(
-                _read_exactly(images, images_name, batch * size), np.uint8
+            shape = (min(rows, count - start), height, width)
+            batch = zip(images.pictures(shape), labels.read(shape[0]), strict=True)
+            for number, (picture, digit) in enumerate(batch, start):
+                yield Item(f"{split}/{number}", str(digit), picture, split)
+        images.check_end()
+        labels.check_end()
+
+
+def _shape_of(images: "_File", labels: "_File") -> tuple[int, int, int]:
+    """Number, height and width of the pictures; raises `InvalidInput`."""
+    count, height, width = images.header(IMAGES)
+    (label_count,) = labels.header(LABELS)
+    if count != label_count:
+        raise InvalidInput(
+            f"'{images.name}' holds {count} pictures, '{labels.name}' {label_count} labels"
+        )
+    if not 0 < height * width <= LIMIT:
+        raise InvalidInput(
+            f"'{images.name}' claims pictures of {height}x{width} pixels"
+        )
+    return count, height, width
+
+
+class _File:
+    """An IDX file that is read from start to end; raises `InvalidInput` where it is damaged."""
+
+    def __init__(self, source: Source, name: str) -> None:
+        self.name = name
+        self._file = unzipped(source, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def header(self, magic: int) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        begins = struct.unpack(">I", self.read(4))[0]
+        if begins != magic:
+            raise InvalidInput(
+                f"'{self.name}' is not an IDX file of this kind: it begins with {begins:#010x}, "
+                f"not {magic:#010x}"
             )
-            digits = _read_exactly(labels, labels_name, batch)
-            for number, picture in enumerate(pixels.reshape(batch, height, width)):
-                yield Item(
-                    f"{split}/{start + number}", str(digits[number]), picture, split
-                )
-        _check_end(images, images_name)
-        _check_end(labels, labels_name)
+        dimensions = magic & 0xFF
+        return struct.unpack(f">{dimensions}I", self.read(4 * dimensions))
 
+    def pictures(self, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+        """The next pictures, uint8 [N, H, W]."""
+        return np.frombuffer(self.read(math.prod(shape)), np.uint8).reshape(shape)
 
-def _open(source: Source, name: str) -> BinaryIO:
-    file = source.open(name)
-    return guarded(gzip.GzipFile(fileobj=file), name) if name.endswith(".gz") else file
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        data = self._file.read(size)
+        if len(data) != size:
+            raise InvalidInput(
+                f"'{self.name}' ends too early: its header announces more items than it holds"
+            )
+        return data
 
-
-def _header(file: BinaryIO, name: str, magic: int) -> tuple[int, ...]:
-    if (begins := struct.unpack(">I", _read_exactly(file, name, 4))[0]) != magic:
-        raise InvalidInput(
-            f"'{name}' is not an IDX file of this kind: it begins with {begins:#010x}, not "
-            f"{magic:#010x}"
-        )
-    dimensions = magic & 0xFF
-    return struct.unpack(f">{dimensions}I", _read_exactly(file, name, 4 * dimensions))
-
-
-def _read_exactly(file: BinaryIO, name: str, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise InvalidInput(
-            f"'{name}' ends too early: its header announces more items than it holds"
-        )
-    return data
-
-
-def _check_end(file: BinaryIO, name: str) -> None:
-    if file.read(1):
-        raise InvalidInput(
-            f"'{name}' goes on after the items that its header announces"
-        )
+    def check_end(self) -> None:
+        """Nothing may follow."""
+        if self._file.read(1):
+            raise InvalidInput(
+                f"'{self.name}' goes on after the items that its header announces"
+            )

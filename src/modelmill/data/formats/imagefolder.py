@@ -22,22 +22,20 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """All files by name, as encoded bytes; raises `InvalidInput` when no folder names a class."""
     check_options(options, OPTIONS)
     splits = splits_in(source.names, _may_be_picture)
-    splits_and_labels = {name: split_and_label(name, splits) for name in source.names}
-    if not any(
-        label for name, (_, label) in splits_and_labels.items() if _may_be_picture(name)
-    ):
+    places = {name: split_and_label(name, splits) for name in source.names}
+    labels = {label for name, (_, label) in places.items() if _may_be_picture(name)}
+    if not any(labels):
         raise InvalidInput(
             f"'{source.title}' has no pictures in class folders: lay them out as CLASS/NAME.jpg "
             "or train/CLASS/NAME.jpg"
         )
-    for name, (split, label) in splits_and_labels.items():
-        if _may_be_picture(name):
-            yield _picture(source, name, split, label)
-        else:
-            yield Item(name, "", b"", split, "not a picture file")
+    for name, (split, label) in places.items():
+        yield _picture(source, name, split, label)
 
 
 def _picture(source: Source, name: str, split: str | None, label: str) -> Item:
+    if not _may_be_picture(name):
+        return Item(name, "", b"", split, "not a picture file")
     if not label:
         return Item(name, "", b"", split, "not in a class folder")
     return source.item(name, label, split)

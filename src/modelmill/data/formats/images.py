@@ -42,16 +42,19 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         if options
         else _split_folders(names)
     )
+    rest = "test" if "train" in options else None
+    skips_rest = options.keys() >= {"train", "test"}
     for name in source.names:
-        split = next(
-            (split for folder, split in folders.items() if name.startswith(folder)),
-            None,
-        )
-        if split is None and "train" in options:
-            if "test" in options:
-                continue
-            split = "test"
-        yield _item(source, name, split)
+        split = _split_by_folder(name, folders)
+        if split or not skips_rest:
+            yield _item(source, name, split or rest)
+
+
+def _split_by_folder(name: str, folders: Mapping[str, str]) -> str | None:
+    """The split of the first of these folders that a file lies in."""
+    return next(
+        (split for folder, split in folders.items() if name.startswith(folder)), None
+    )
 
 
 def _folders_of_options(
@@ -60,17 +63,21 @@ def _folders_of_options(
     """The split of each folder that the options name, with a slash at its end."""
     folders: dict[str, str] = {}
     for split, given in options.items():
-        for folder in (f"{part.strip().strip('/')}/" for part in given.split(",")):
-            if not any(name.startswith(folder) for name in names):
+        for folder in (part.strip().strip("/") for part in given.split(",")):
+            _check_folder(title, names, folder)
+            if folders.setdefault(f"{folder}/", split) != split:
                 raise InvalidInput(
-                    f"'{title}' has no pictures below '{folder[:-1]}'; its folders: "
-                    f"{_top_folders(names)}"
-                )
-            if folders.setdefault(folder, split) != split:
-                raise InvalidInput(
-                    f"the folder '{folder[:-1]}' can't be {folders[folder]} and {split} at once"
+                    f"the folder '{folder}' can't be {folders[f'{folder}/']} and {split} at once"
                 )
     return folders
+
+
+def _check_folder(title: str, names: list[str], folder: str) -> None:
+    """Raises `InvalidInput` for a folder without pictures."""
+    if not any(name.startswith(f"{folder}/") for name in names):
+        raise InvalidInput(
+            f"'{title}' has no pictures below '{folder}'; its folders: {_top_folders(names)}"
+        )
 
 
 def _top_folders(names: list[str]) -> str:

@@ -22,15 +22,15 @@ RANK = 1
 def detect(source: Source) -> bool:
     """Whether there are text files for two classes or more, and no deeper folders."""
     texts = _texts(source)
-    flat = all(
-        "/" not in name or (name.count("/") == 1 and split_of(name.partition("/")[0]))
-        for name in texts
-    )
-    return (
-        flat
-        and len(set(_labels(texts).values())) > 1
-        and not any(_is_binary(source, name) for name in texts)
-    )
+    if not all(map(_is_flat, texts)) or len(set(_labels(texts).values())) < 2:
+        return False
+    return not any(_is_binary(source, name) for name in texts)
+
+
+def _is_flat(name: str) -> bool:
+    """Whether a file is in no folder, or in that of a split."""
+    folders = name.split("/")[:-1]
+    return not folders or (len(folders) == 1 and split_of(folders[0]) is not None)
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
@@ -42,10 +42,16 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             f"'{source.title}' needs a text file for each class, such as pos.txt and neg.txt"
         )
     for name, label in labels.items():
-        split = split_of(name.partition("/")[0]) if "/" in name else None
-        with source.open(name) as file:
-            for number, (line, complete) in enumerate(lines(file), start=1):
-                yield _item(f"{name}:{number}", label, line, split, complete)
+        yield from _items(source, name, label)
+
+
+def _items(source: Source, name: str, label: str) -> Iterator[Item]:
+    """The lines of a file, which are all of one class."""
+    split = split_of(name.partition("/")[0]) if "/" in name else None
+    with source.open(name) as file:
+        for number, (line, complete) in enumerate(lines(file), start=1):
+            text, problem = _text_of(line, complete)
+            yield Item(f"{name}:{number}", label, text, split, problem)
 
 
 def _is_binary(source: Source, name: str) -> bool:
@@ -62,26 +68,23 @@ def _labels(names: list[str]) -> dict[str, str]:
     suffix.
     """
     bases = {name: name.rpartition("/")[2] for name in names}
-    suffixes = {
-        name: base.rpartition(".")[2] for name, base in bases.items() if extension(base)
-    }
-    stems = {
-        name: base.removesuffix(f".{suffixes[name]}") if name in suffixes else base
-        for name, base in bases.items()
-    }
-    by_suffix = len(suffixes) == len(names) and len(set(stems.values())) == 1
-    return suffixes if by_suffix else stems
+    stems = {name: _stem(base) for name, base in bases.items()}
+    if len(set(stems.values())) == 1 and all(map(extension, bases.values())):
+        return {name: base.rpartition(".")[2] for name, base in bases.items()}
+    return stems
 
 
-def _item(
-    name: str, label: str, line: bytes, split: str | None, complete: bool
-) -> Item:
-    try:
-        text, problem = line.decode(), ""
-    except UnicodeDecodeError:
-        text, problem = "", "not UTF-8"
+def _stem(base: str) -> str:
+    """A file's name without its suffix."""
+    return base.rpartition(".")[0] if extension(base) else base
+
+
+def _text_of(line: bytes, complete: bool) -> tuple[str, str]:
+    """The text of a line, or "" and what is wrong with it."""
     if not complete:
-        text, problem = "", f"longer than {LINE >> 20} MiB"
-    elif "\0" in text:
-        text, problem = "", "holds a NUL character"
-    return Item(name, label, text, split, problem)
+        return "", f"longer than {LINE >> 20} MiB"
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return "", "not UTF-8"
+    return ("", "holds a NUL character") if "\0" in text else (text, "")

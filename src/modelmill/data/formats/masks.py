@@ -46,9 +46,15 @@ MASKS = frozenset(
     }
 )
 OTHER_LISTS = re.compile(r"(?:.*/)?ImageSets/(?!Segmentation/)", re.IGNORECASE)
+ANNOT = "annot"
+"""The end of names of folders of masks, as in CamVid's trainannot."""
 SUFFIX = re.compile(r"[-_](?:masks?|labels?|seg|gt|L)$")
 LINE = 4096
 LIST_BYTES = 64 << 20
+
+
+Group = tuple[list[str], list[str]]
+"""Names of pictures, and of masks."""
 
 
 class Pair(NamedTuple):
@@ -96,18 +102,19 @@ def _mask_names(pairs: list[Pair]) -> list[str]:
 def _pairs(source: Source) -> list[Pair]:
     """All pairs of the set in a fixed order; raises `InvalidInput` when there is none."""
     by_key = _by_key(source)
-    lists = [name for name in source.names if _split_of_list(name)]
+    lists = [(split, name) for name in source.names if (split := _split_of_list(name))]
     pairs = _by_lists(source, lists, by_key) if lists else _by_folders(by_key)
     if all(pair.problem for pair in pairs):
-        why = (
-            f", such as {shown(pairs[0].picture)}: {pairs[0].problem}" if pairs else ""
-        )
-        raise InvalidInput(
-            f"'{source.title}' has no pictures with masks{why}; lay them out as images/NAME.jpg "
-            "and masks/NAME.png, "
-            "or name the pairs in train.txt"
-        )
+        raise _no_pairs(source, pairs)
     return pairs
+
+
+def _no_pairs(source: Source, pairs: list[Pair]) -> InvalidInput:
+    why = f", such as {shown(pairs[0].picture)}: {pairs[0].problem}" if pairs else ""
+    return InvalidInput(
+        f"'{source.title}' has no pictures with masks{why}; lay them out as images/NAME.jpg "
+        "and masks/NAME.png, or name the pairs in train.txt"
+    )
 
 
 # ---- folders
@@ -118,49 +125,54 @@ def _mask_and_key(name: str) -> tuple[bool, str]:
     folder of pictures or masks and without extension.
     """
     *folders, base = name.split("/")
-    mask, rest_of_path = False, []
+    mask, rest = False, []
     for folder in folders:
         lower = folder.lower()
-        if lower in MASKS and not mask:
+        if not mask and _is_of_masks(lower):
             mask = True
-        elif lower.endswith("annot") and len(lower) > len("annot") and not mask:
-            mask = True
-            rest_of_path.append(folder[: -len("annot")])
+            # CamVid's trainannot belongs to train
+            rest += [] if lower in MASKS else [folder[: -len(ANNOT)]]
         elif lower not in PICTURES:
-            rest_of_path.append(folder)
-    return mask, "/".join([*rest_of_path, base.rpartition(".")[0]])
+            rest.append(folder)
+    return mask, "/".join([*rest, base.rpartition(".")[0]])
 
 
-def _by_key(source: Source) -> dict[str, list[list[str]]]:
+def _is_of_masks(folder: str) -> bool:
+    return folder in MASKS or (folder.endswith(ANNOT) and folder != ANNOT)
+
+
+def _by_key(source: Source) -> dict[str, Group]:
     """Names of pictures and of masks by their key."""
-    groups: dict[str, list[list[str]]] = {}
+    groups: dict[str, Group] = {}
     suffixed: list[tuple[str, str]] = []
-    for name in source.names:
-        if kind_of_name(name):
-            mask, key = _mask_and_key(name)
-            if mask and SUFFIX.search(key):
-                suffixed.append((key, name))
-            else:
-                groups.setdefault(key, [[], []])[mask].append(name)
+    for name in filter(kind_of_name, source.names):
+        mask, key = _mask_and_key(name)
+        if mask and SUFFIX.search(key):
+            suffixed.append((key, name))
+        else:
+            groups.setdefault(key, ([], []))[mask].append(name)
     for key, name in suffixed:
-        # cat_mask.png belongs to cat.jpg, unless there is a cat_mask.jpg.
-        short = SUFFIX.sub("", key)
-        own = key if key in groups or short not in groups else short
-        groups.setdefault(own, [[], []])[True].append(name)
+        groups.setdefault(_key_of(key, groups), ([], []))[True].append(name)
     return groups
 
 
-def _by_folders(by_key: dict[str, list[list[str]]]) -> list[Pair]:
+def _key_of(key: str, groups: Mapping[str, Group]) -> str:
+    """The key of a mask with a suffix: cat_mask.png belongs to cat.jpg, unless there is a
+    cat_mask.jpg.
+    """
+    short = SUFFIX.sub("", key)
+    return key if key in groups or short not in groups else short
+
+
+def _by_folders(by_key: dict[str, Group]) -> list[Pair]:
     pairs = []
     for key, (pictures, masks) in sorted(by_key.items()):
         split = split_of_folders(key.rpartition("/")[0])
         if len(pictures) == len(masks) == 1:
             pairs.append(Pair(pictures[0], masks[0], split))
-        else:
-            pairs += [
-                Pair(name, "", split, _why_unpaired(pictures, masks))
-                for name in [*pictures, *masks]
-            ]
+            continue
+        why = _why_unpaired(pictures, masks)
+        pairs += [Pair(name, "", split, why) for name in [*pictures, *masks]]
     return pairs
 
 
@@ -190,36 +202,45 @@ def _split_of_list(name: str) -> str | None:
 
 
 def _by_lists(
-    source: Source, lists: list[str], by_key: dict[str, list[list[str]]]
+    source: Source, lists: list[tuple[str, str]], by_key: dict[str, Group]
 ) -> list[Pair]:
-    """The pairs that lists name, train first; a picture that is listed twice is a problem."""
+    """The pairs that lists (split and name) name, train first; a picture that is listed twice is a
+    problem.
+    """
     resolver = _Resolver(source, by_key)
     pairs: list[Pair] = []
     listed: dict[str, str] = {}
-    for name in sorted(
-        lists, key=lambda name: SPLITS.index(_split_of_list(name) or "")
-    ):
-        split = _split_of_list(name)
-        content = source.read(name, LIST_BYTES).decode("utf-8", "replace")
-        for number, line in enumerate(content.splitlines(), 1):
-            if not line.strip():
-                continue
-            pair = resolver.pair(line.strip()[:LINE])
-            problem = pair.problem
-            if pair.picture in listed:
-                problem = f"'{shown(pair.picture)}' is listed before, in {listed[pair.picture]}"
+    for split, name in sorted(lists, key=lambda one: SPLITS.index(one[0])):
+        for place, line in _lines(source, name):
+            pair = resolver.pair(line)
+            problem = pair.problem or _listed_before(pair.picture, listed)
             if problem:
-                pairs.append(Pair(f"{name}:{number}", "", split, problem))
+                pairs.append(Pair(place, "", split, problem))
             else:
                 pairs.append(pair._replace(split=split))
                 listed[pair.picture] = name
     return pairs
 
 
+def _listed_before(picture: str, listed: Mapping[str, str]) -> str:
+    """The problem with a picture that a list named before; empty for another."""
+    if picture not in listed:
+        return ""
+    return f"'{shown(picture)}' is listed before, in {listed[picture]}"
+
+
+def _lines(source: Source, name: str) -> Iterator[tuple[str, str]]:
+    """The lines of a list that are not empty, each with its place, `FILE:LINE`."""
+    content = source.read(name, LIST_BYTES).decode("utf-8", "replace")
+    for number, line in enumerate(content.splitlines(), 1):
+        if stripped := line.strip():
+            yield f"{name}:{number}", stripped[:LINE]
+
+
 class _Resolver:
     """Finds the pictures and masks that the lines of lists stand for."""
 
-    def __init__(self, source: Source, by_key: dict[str, list[list[str]]]) -> None:
+    def __init__(self, source: Source, by_key: dict[str, Group]) -> None:
         self._names = frozenset(source.names)
         self._by_key = by_key
         self._keys = {
@@ -231,22 +252,33 @@ class _Resolver:
 
     def pair(self, line: str) -> Pair:
         """The pair of a line: a picture and its mask, or one name for both."""
+        pair = self._two_names(line) or self._one_name(line)
+        if pair is None:
+            problem = f"'{shown(line, 100)}' names no picture and mask of the set"
+            return Pair("", "", None, problem)
+        return pair
+
+    def _two_names(self, line: str) -> Pair | None:
         words = line.replace(",", " ").split()
         for at in range(1, min(len(words), 16)):  # names may hold spaces
             picture = self._file(" ".join(words[:at]))
             mask = self._file(" ".join(words[at:]))
             if picture and mask:
                 return Pair(picture, mask, None)
+        return None
+
+    def _one_name(self, line: str) -> Pair | None:
         picture = self._file(line)
         stem = line.replace("\\", "/").rpartition("/")[2]
         keys = self._keys_by_stem.get(stem, [])
         if picture in self._keys:
             keys = [self._keys[picture]]
-        if len(keys) == 1 and [len(part) for part in self._by_key[keys[0]]] == [1, 1]:
-            (picture,), (mask,) = self._by_key[keys[0]]
-            return Pair(picture, mask, None)
-        problem = f"'{shown(line, 100)}' names no picture and mask of the set"
-        return Pair("", "", None, problem)
+        if len(keys) != 1:
+            return None
+        pictures, masks = self._by_key[keys[0]]
+        if not len(pictures) == len(masks) == 1:
+            return None
+        return Pair(pictures[0], masks[0], None)
 
     def _file(self, path: str) -> str:
         """The file that a path from another machine stands for: its longest end that is in the set,

@@ -42,16 +42,18 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     for name in names:
         split = split_in_name(name)
         for number, line in enumerate(source.read(name, LIMIT).splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                # The last answer ends where the text does.
-                text = spoken(_messages(line)).removesuffix(NEXT)
-            except (InvalidInput, ValueError, RecursionError) as error:
-                problem = f"is no conversation: {str(error)[:SHOWN]}"
-                yield Item(f"{name}:{number}", "", "", split, problem)
-                continue
-            yield Item(f"{name}:{number}", "", text, split)
+            if line.strip():
+                yield _item(f"{name}:{number}", line, split)
+
+
+def _item(name: str, line: bytes, split: str | None) -> Item:
+    try:
+        # The last answer ends where the text does.
+        text = spoken(_messages(line)).removesuffix(NEXT)
+    except (InvalidInput, ValueError, RecursionError) as error:
+        problem = f"is no conversation: {str(error)[:SHOWN]}"
+        return Item(name, "", "", split, problem)
+    return Item(name, "", text, split)
 
 
 def _messages(line: bytes) -> list[dict[str, str]]:
@@ -59,9 +61,12 @@ def _messages(line: bytes) -> list[dict[str, str]]:
     messages = document.get("messages") if isinstance(document, dict) else None
     if not isinstance(messages, list) or not messages:
         raise InvalidInput("it has no list messages")
-    for message in messages:
-        if not isinstance(message, dict) or not all(
-            isinstance(message.get(field), str) for field in ("role", "content")
-        ):
-            raise InvalidInput("a message wants a role and a content, both texts")
+    if not all(map(_is_message, messages)):
+        raise InvalidInput("a message wants a role and a content, both texts")
     return messages
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(
+        isinstance(message.get(field), str) for field in ("role", "content")
+    )

@@ -57,6 +57,11 @@ class PairNames(NamedTuple):
     inputs: list[str]
     targets: list[str]
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether there is one of each."""
+        return len(self.inputs) == len(self.targets) == 1
+
 
 def detect(source: Source) -> bool:
     """Whether there are pictures in folders of both kinds."""
@@ -67,12 +72,8 @@ def detect(source: Source) -> bool:
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """All input pictures with their targets; raises `InvalidInput` where there are no pairs."""
     check_options(options, OPTIONS)
-    pairs: dict[str, PairNames] = {}
-    for name in source.names:
-        if side_and_key := _side_and_key(name):
-            is_target, key = side_and_key
-            pairs.setdefault(key, PairNames([], []))[is_target].append(name)
-    if not any(len(inputs) == len(targets) == 1 for inputs, targets in pairs.values()):
+    pairs = _by_key(source)
+    if not any(pair.is_clear for pair in pairs.values()):
         raise InvalidInput(
             f"'{source.title}' has no pictures in pairs; lay them out as input/NAME.png and "
             "target/NAME.png"
@@ -82,35 +83,46 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         yield from _items(source, pair, split)
 
 
+def _by_key(source: Source) -> dict[str, PairNames]:
+    pairs: dict[str, PairNames] = {}
+    for name in source.names:
+        if side_and_key := _side_and_key(name):
+            is_target, key = side_and_key
+            pairs.setdefault(key, PairNames([], []))[is_target].append(name)
+    return pairs
+
+
 def _side_and_key(name: str) -> tuple[bool, str] | None:
     """Whether a picture is a target, and the key that it shares with its partner: its path without
     the folder of its side and without extension; None for other files.
     """
+    if not kind_of_name(name):
+        return None
     *folders, base = name.split("/")
-    for number, folder in enumerate(folders):
-        if folder.lower() in INPUT_FOLDERS | TARGET_FOLDERS and kind_of_name(name):
-            rest_of_path = [
-                *folders[:number],
-                *folders[number + 1 :],
-                base.rpartition(".")[0],
-            ]
-            return folder.lower() in TARGET_FOLDERS, "/".join(rest_of_path)
+    for at, folder in enumerate(folder.lower() for folder in folders):
+        if folder in INPUT_FOLDERS | TARGET_FOLDERS:
+            rest = [*folders[:at], *folders[at + 1 :], base.rpartition(".")[0]]
+            return folder in TARGET_FOLDERS, "/".join(rest)
     return None
 
 
 def _items(source: Source, pair: PairNames, split: str | None) -> Iterator[Item]:
     """The pair as an item, or each picture that is in no pair as a problem."""
-    if len(pair.inputs) == len(pair.targets) == 1:
+    if pair.is_clear:
         read = functools.partial(_content, source, pair.inputs[0], pair.targets[0])
         yield Item.later(pair.inputs[0], "", split, read)
         return
-    problem = "it is not clear which belong together: " + ", ".join(
-        map(shown, [*pair.inputs, *pair.targets][:4])
-    )
-    if not (pair.inputs and pair.targets):
-        problem = f"there is no picture of the same name in {'target' if pair.inputs else 'input'}/"
+    problem = _why_unpaired(pair)
     for name in [*pair.inputs, *pair.targets]:
         yield Item(name, "", b"", split, problem)
+
+
+def _why_unpaired(pair: PairNames) -> str:
+    if not (pair.inputs and pair.targets):
+        missing = "target" if pair.inputs else "input"
+        return f"there is no picture of the same name in {missing}/"
+    names = [*pair.inputs, *pair.targets][:4]
+    return "it is not clear which belong together: " + ", ".join(map(shown, names))
 
 
 def _content(source: Source, name: str, target_name: str) -> Content:

@@ -1,13 +1,12 @@
 """Sentences and their translations: files of aligned lines, a language each, or tables of pairs."""
 
-import gzip
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from itertools import zip_longest
-from typing import BinaryIO
 
-from modelmill.data.base import Item, Source, check_options, guarded
+from modelmill.data.base import Item, Source, check_options, unzipped
 from modelmill.data.formats._text import lines, split_in_name
 from modelmill.data.magic import extension
 from modelmill.errors import InvalidInput
@@ -45,14 +44,18 @@ NOT_LANGUAGES = TABLES | {
 
 def detect(source: Source) -> bool:
     """Whether two languages are aligned, or a table's first line is a pair."""
-    if len(_aligned(_without_skipped(source, {}))) > 1:
+    names = _without_skipped(source, {})
+    if len(_aligned(names)) > 1:
         return True
-    tables = _tables(_without_skipped(source, {}))
+    tables = _tables(names)
     if not tables or len(tables) < len(source.names):
         return False
-    with source.open(tables[0]) as file:
-        first = next(lines(file), (b"", True))[0]
-    return 1 <= first.count(b"\t") <= 3
+    return 1 <= _first_line(source, tables[0]).count(b"\t") <= 3
+
+
+def _first_line(source: Source, name: str) -> bytes:
+    with source.open(name) as file:
+        return next(lines(file), (b"", True))[0]
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
@@ -63,19 +66,17 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     names = _without_skipped(source, options)
     languages = _aligned(names)
     if len(languages) > 1:
-        yield from _lines(
-            source, languages, *_language_pair(sorted(languages), options)
-        )
+        pair = _language_pair(sorted(languages), options)
+        yield from _lines(source, languages[pair[0]], languages[pair[1]])
         return
     tables = _tables(names)
     if not tables:
         raise InvalidInput(
             f"'{source.title}' holds no files of two languages, such as train.en and train.de"
         )
+    columns = _column(options, "source", 0), _column(options, "target", 1)
     for name in tables:
-        yield from _pairs(
-            source, name, _column(options, "source", 0), _column(options, "target", 1)
-        )
+        yield from _pairs(source, name, *columns)
 
 
 def _without_skipped(source: Source, options: Mapping[str, str]) -> list[str]:
@@ -95,20 +96,12 @@ def _aligned(names: list[str]) -> dict[str, dict[str, str]]:
         match = LANGUAGE.fullmatch(name.removesuffix(".gz"))
         if match and match[2].lower() not in NOT_LANGUAGES:
             by_language.setdefault(match[2], {})[match[1]] = name
+    count = Counter(stem for files in by_language.values() for stem in files)
     return {
         language: files
         for language, files in by_language.items()
-        if _has_partner(files, by_language, language)
+        if any(count[stem] > 1 for stem in files)
     }
-
-
-def _has_partner(
-    files: dict[str, str], by_language: Mapping[str, dict[str, str]], language: str
-) -> bool:
-    others = set().union(
-        *(stems.keys() for name, stems in by_language.items() if name != language)
-    )
-    return not others.isdisjoint(files)
 
 
 def _tables(names: list[str]) -> list[str]:
@@ -126,11 +119,8 @@ def _language_pair(languages: list[str], options: Mapping[str, str]) -> tuple[st
     remaining = [name for name in languages if name not in (source, target)]
     source = source or remaining.pop(0)
     target = target or (remaining[0] if remaining else "")
-    if (
-        not target
-        or source == target
-        or (len(languages) > 2 and not {"source", "target"} <= options.keys())
-    ):
+    is_guess = len(languages) > 2 and not {"source", "target"} <= options.keys()
+    if not target or source == target or is_guess:
         raise InvalidInput(
             f"say source=LANGUAGE and target=LANGUAGE; there are: {', '.join(languages)}"
         )
@@ -138,24 +128,25 @@ def _language_pair(languages: list[str], options: Mapping[str, str]) -> tuple[st
 
 
 def _lines(
-    source: Source,
-    languages: dict[str, dict[str, str]],
-    source_language: str,
-    target_language: str,
+    source: Source, texts: Mapping[str, str], translations: Mapping[str, str]
 ) -> Iterator[Item]:
-    targets = languages[target_language]
-    for stem, name in languages[source_language].items():
-        if stem not in targets:
-            continue
-        split = split_in_name(f"{stem}.txt")
-        with _open(source, name) as left, _open(source, targets[stem]) as right:
-            aligned = zip_longest(lines(left), lines(right))
-            for number, (text, translation) in enumerate(aligned, 1):
-                if text is None or translation is None:
-                    raise InvalidInput(
-                        f"{name} and {targets[stem]} have different numbers of lines"
-                    )
-                yield _item(f"{stem}:{number}", text[0], translation[0], split)
+    """The pairs of two languages, whose files are given by stem."""
+    for stem in texts:
+        if stem in translations:
+            yield from _file_pairs(source, stem, texts[stem], translations[stem])
+
+
+def _file_pairs(source: Source, stem: str, name: str, other: str) -> Iterator[Item]:
+    """The pairs of two files with aligned lines."""
+    split = split_in_name(f"{stem}.txt")
+    with unzipped(source, name) as left, unzipped(source, other) as right:
+        aligned = zip_longest(lines(left), lines(right))
+        for number, (text, translation) in enumerate(aligned, 1):
+            if text is None or translation is None:
+                raise InvalidInput(
+                    f"{name} and {other} have different numbers of lines"
+                )
+            yield _item(f"{stem}:{number}", text[0], translation[0], split)
 
 
 def _pairs(
@@ -164,15 +155,16 @@ def _pairs(
     split = split_in_name(name)
     with source.open(name) as file:
         for number, (line, _) in enumerate(lines(file), 1):
+            item_name = f"{name}:{number}"
             cells = line.split(b"\t")
-            if len(cells) <= max(text_column, translation_column):
+            if len(cells) > max(text_column, translation_column):
+                yield _item(
+                    item_name, cells[text_column], cells[translation_column], split
+                )
+            else:
                 text = line.decode("utf-8", "replace")
                 problem = f"has {len(cells)} columns between tabs"
-                yield Item(f"{name}:{number}", "", text, split, problem)
-                continue
-            yield _item(
-                f"{name}:{number}", cells[text_column], cells[translation_column], split
-            )
+                yield Item(item_name, "", text, split, problem)
 
 
 def _item(
@@ -186,11 +178,6 @@ def _item(
         return Item(name, "", text, split, f"is not UTF-8: {error.reason}")
     problem = "has no translation" if text and not translation else ""
     return Item(name, "", text, split, problem, target=(translation,))
-
-
-def _open(source: Source, name: str) -> BinaryIO:
-    file = source.open(name)
-    return guarded(gzip.GzipFile(fileobj=file), name) if name.endswith(".gz") else file
 
 
 def _column(options: Mapping[str, str], side: str, default: int) -> int:

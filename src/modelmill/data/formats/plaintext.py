@@ -33,21 +33,28 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     if not names:
         raise InvalidInput(f"'{source.title}' holds no text files")
     for name in names:
-        split = split_in_name(name)
         try:
             text = source.read(name, LIMIT).decode("utf-8-sig")
         except (MillError, UnicodeDecodeError) as error:
-            yield Item(
-                name, "", "", split, f"can't be read as text: {str(error)[:120]}"
-            )
-            continue
-        parts = list(passages(text.replace("\r\n", "\n")))
-        for number, part in enumerate(parts):
-            passage_split = split
-            if len(names) == 1 and not split:
-                passage_split = _split_of_passage(number, len(parts))
-            continues = "+" if number + 1 < len(parts) else ""
-            yield Item(f"{name}:{number}{continues}", "", part, passage_split)
+            problem = f"can't be read as text: {str(error)[:120]}"
+            yield Item(name, "", "", split_in_name(name), problem)
+        else:
+            yield from _items(name, text, is_alone=len(names) == 1)
+
+
+def _items(name: str, text: str, *, is_alone: bool) -> Iterator[Item]:
+    """The passages of a file; one that is alone is split by place, unless its name tells."""
+    split = split_in_name(name)
+    parts = list(passages(text.replace("\r\n", "\n")))
+    last = len(parts) - 1
+    for number, part in enumerate(parts):
+        by_place = is_alone and not split
+        yield Item(
+            f"{name}:{number}{'+' if number < last else ''}",
+            "",
+            part,
+            _split_of_passage(number, len(parts)) if by_place else split,
+        )
 
 
 def passages(text: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Pairs of texts with a similarity score, in a table whose first row names its columns."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 from modelmill.data.base import Item, Source, check_options
@@ -47,23 +48,33 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         raise InvalidInput(f"'{source.title}' holds no .csv or .tsv table")
     for name in names:
         split = split_in_name(name) if len(names) > 1 else None
-        with source.open(name) as file:
-            rows = rows_of(file, name, quoted=extension(name) == "csv")
-            _, header = next(rows, (0, []))
-            columns = _columns(header, options)
-            if missing := [role for role, column in columns.items() if column is None]:
-                columns_in_file = ", ".join(shown(cell, 40) for cell in header[:20])
-                raise InvalidInput(
-                    f"'{name}': which column is the {missing[0]}? Say {missing[0]}=COLUMN, one "
-                    f"of: {columns_in_file}"
-                )
-            for line, row in rows:
-                yield _item(
-                    f"{name}:{line}",
-                    row,
-                    [int(column or 0) for column in columns.values()],
-                    split,
-                )
+        yield from _items(source, name, options, split)
+
+
+def _items(
+    source: Source, name: str, options: Mapping[str, str], split: str | None
+) -> Iterator[Item]:
+    """The pairs of a table."""
+    with source.open(name) as file:
+        rows = rows_of(file, name, quoted=extension(name) == "csv")
+        _, header = next(rows, (0, []))
+        columns = _all_columns(name, header, options)
+        for line, row in rows:
+            yield _item(f"{name}:{line}", row, columns, split)
+
+
+def _all_columns(name: str, header: list[str], options: Mapping[str, str]) -> list[int]:
+    """The columns of both texts and the score; raises `InvalidInput` where one is not clear."""
+    columns = []
+    for role, column in _columns(header, options).items():
+        if column is None:
+            names = ", ".join(shown(cell, 40) for cell in header[:20])
+            raise InvalidInput(
+                f"'{name}': which column is the {role}? Say {role}=COLUMN, one "
+                f"of: {names}"
+            )
+        columns.append(column)
+    return columns
 
 
 def _tables(source: Source) -> list[str]:
@@ -87,17 +98,31 @@ def _item(name: str, row: list[str], columns: list[int], split: str | None) -> I
     if len(row) <= max(columns):
         return Item(name, "", "", split, f"has {len(row)} columns")
     first, second, score_cell = (row[column].strip() for column in columns)
-    try:
-        f"{first}{second}".encode()
-    except UnicodeEncodeError:
+    if not _is_utf8(first + second):
         return Item(name, "", "", split, "is not UTF-8")
     try:
-        score = float(score_cell)
-    except ValueError:
-        problem = f"has the score '{shown(score_cell, 40)}', which is no number"
-        return Item(name, "", first, split, problem)
-    if not abs(score) < float("inf"):
-        problem = f"has the score '{shown(score_cell, 40)}', which is not finite"
+        score = _score(score_cell)
+    except ValueError as error:
+        problem = f"has the score '{shown(score_cell, 40)}', which is {error}"
         return Item(name, "", first, split, problem)
     problem = "has no second text" if first and not second else ""
     return Item(name, "", first, split, problem, target=(second, score))
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _score(cell: str) -> float:
+    """A finite number; raises `ValueError` saying what the cell is instead."""
+    try:
+        score = float(cell)
+    except ValueError:
+        raise ValueError("no number") from None
+    if not math.isfinite(score):
+        raise ValueError("not finite")
+    return score

@@ -44,27 +44,34 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     if not names:
         raise InvalidInput(f"'{source.title}' holds no .json files")
     for name in names:
-        split = next(
-            (
-                split_name
-                for split_name in OPTIONS
-                if _matches(name, options.get(split_name, ""))
-            ),
-            split_in_name(name),
-        )
-        try:
-            document = json.loads(source.read(name, LIMIT))
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(f"'{name}' is no JSON: {str(error)[:100]}") from error
-        seen: set[str] = set()
-        for number, (context, question) in enumerate(_questions(document, name)):
-            item = _item(
-                f"{name}:{question.get('id', number)}", context, question, split
-            )
-            if item.name in seen:
-                item.name = f"{item.name}#{number}"
-            seen.add(item.name)
-            yield item
+        yield from _items(source, name, _split_of_file(name, options))
+
+
+def _split_of_file(name: str, options: Mapping[str, str]) -> str | None:
+    """The split whose patterns match a file, or that its name tells."""
+    for split in OPTIONS:
+        if _matches(name, options.get(split, "")):
+            return split
+    return split_in_name(name)
+
+
+def _items(source: Source, name: str, split: str | None) -> Iterator[Item]:
+    """The questions of a file; where an id comes twice, its number is added."""
+    seen: set[str] = set()
+    questions = _questions(_document(source, name), name)
+    for number, (context, question) in enumerate(questions):
+        item_name = f"{name}:{question.get('id', number)}"
+        if item_name in seen:
+            item_name = f"{item_name}#{number}"
+        seen.add(item_name)
+        yield _item(item_name, context, question, split)
+
+
+def _document(source: Source, name: str) -> Any:
+    try:
+        return json.loads(source.read(name, LIMIT))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"'{name}' is no JSON: {str(error)[:100]}") from error
 
 
 def _matches(name: str, patterns: str) -> bool:
@@ -92,14 +99,21 @@ def _item(name: str, context: Any, question: dict[str, Any], split: str | None) 
     if not isinstance(context, str) or not isinstance(wording, str):
         return Item(name, "", "", split, "has no question or no passage")
     data = json.dumps({"question": wording, "context": context}, ensure_ascii=False)
+    try:
+        return Item(name, "", data, split, target=_answers(question, context))
+    except InvalidInput as error:
+        return Item(name, "", data, split, error.message)
+
+
+def _answers(question: dict[str, Any], context: str) -> tuple[tuple[Any, Any], ...]:
+    """The different answers of a question, each a text and its offset; raises `InvalidInput`."""
     truths = [] if question.get("is_impossible") else question.get("answers") or []
     if not isinstance(truths, list):
-        return Item(name, "", data, split, "has answers of no known form")
+        raise InvalidInput("has answers of no known form")
     answers = [answer for answer in map(_answer, truths) if _is_at(answer, context)]
     if truths and not answers:
-        problem = "has an answer that is not where it says"
-        return Item(name, "", data, split, problem)
-    return Item(name, "", data, split, target=tuple(dict.fromkeys(answers)))
+        raise InvalidInput("has an answer that is not where it says")
+    return tuple(dict.fromkeys(answers))
 
 
 def _answer(answer: Any) -> tuple[Any, Any]:

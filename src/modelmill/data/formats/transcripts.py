@@ -5,8 +5,12 @@ from collections.abc import Iterator, Mapping
 
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats import _sounds
-from modelmill.data.formats._sounds import is_recording
-from modelmill.data.formats.audiofolder import compile_pattern
+from modelmill.data.formats._sounds import (
+    compile_pattern,
+    is_recording,
+    match_any,
+    part_of_name,
+)
 from modelmill.data.names import split_of_folders
 from modelmill.errors import InvalidInput
 
@@ -48,11 +52,12 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     `InvalidInput` for a bad option or table.
     """
     check_options(options, OPTIONS)
-    if options.get("case", "lower") not in ("lower", "keep"):
+    case = options.get("case", "lower")
+    if case not in ("lower", "keep"):
         raise InvalidInput("the option case is lower or keep")
     for item in _items(source, options):
         text = unicodedata.normalize("NFC", " ".join(item.label.split()))
-        item.target = text if options.get("case") == "keep" else text.lower()
+        item.target = text if case == "keep" else text.lower()
         item.label = ""
         if not text and not item.problem:
             item.problem = "nothing says what is said in it"
@@ -75,46 +80,48 @@ def _librispeech(source: Source) -> Iterator[Item]:
     recordings = {
         name.rpartition(".")[0]: name for name in source.names if is_recording(name)
     }
-    for table in (name for name in source.names if name.endswith(TRANSCRIPTS)):
-        folder = table.rpartition("/")[0]
-        split = split_of_folders(folder.replace("-", "/"))
-        for number, line in enumerate(
-            source.read(table, LIMIT).decode("utf-8", "replace").splitlines(), 1
-        ):
-            key, _, text = line.partition(" ")
-            name = recordings.get(f"{folder}/{key}" if folder else key)
-            if name is None:
-                yield Item(
-                    f"{table}:{number}",
-                    text,
-                    b"",
-                    split,
-                    "there is no recording of this key beside it",
-                )
-            else:
-                yield source.item(name, text, split)
+    for table in source.names:
+        if table.endswith(TRANSCRIPTS):
+            yield from _transcribed(source, table, recordings)
+
+
+def _transcribed(
+    source: Source, table: str, recordings: Mapping[str, str]
+) -> Iterator[Item]:
+    """The recordings of a table, which are found by their path without extension."""
+    folder = table.rpartition("/")[0]
+    split = split_of_folders(folder.replace("-", "/"))
+    content = source.read(table, LIMIT).decode("utf-8", "replace")
+    for number, line in enumerate(content.splitlines(), 1):
+        key, _, text = line.partition(" ")
+        name = recordings.get(f"{folder}/{key}" if folder else key)
+        if name is None:
+            problem = "there is no recording of this key beside it"
+            yield Item(f"{table}:{number}", text, b"", split, problem)
+        else:
+            yield source.item(name, text, split)
 
 
 def _from_names(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     pattern = compile_pattern(options.get("text", DEFAULT_PATTERN), "text")
     words = _words(options.get("words", ""))
     names = [name for name in source.names if is_recording(name)]
-    if names and not any(pattern.match(name.rpartition("/")[2]) for name in names):
-        raise _sounds.missing_table(
-            source,
-            "what is said",
-            (COLUMNS[0], "hello world"),
-            "add LibriSpeech's *.trans.txt, or name the files after their texts, as hello_1.wav",
-        )
+    if names and not match_any(pattern, names):
+        raise _nothing_said(source)
     for name in names:
-        match = pattern.match(name.rpartition("/")[2])
-        text = (match[1] or "").replace("_", " ") if match else ""
+        text = part_of_name(pattern, name).replace("_", " ")
         split = split_of_folders(name.rpartition("/")[0])
-        yield source.item(
-            name,
-            words.get(text, text),
-            split or _sounds.split_by_name(name, options),
-        )
+        split = split or _sounds.split_by_name(name, options)
+        yield source.item(name, words.get(text, text), split)
+
+
+def _nothing_said(source: Source) -> InvalidInput:
+    return _sounds.missing_table(
+        source,
+        "what is said",
+        (COLUMNS[0], "hello world"),
+        "add LibriSpeech's *.trans.txt, or name the files after their texts, as hello_1.wav",
+    )
 
 
 def _words(pairs_text: str) -> dict[str, str]:

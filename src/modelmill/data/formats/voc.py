@@ -56,27 +56,10 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     Raises `InvalidInput` when there is no XML file or no picture.
     """
     check_options(options, OPTIONS)
-    difficult = options.get("difficult", "ignore")
-    if difficult not in ("ignore", "use"):
-        raise InvalidInput(
-            f"difficult is 'ignore' or 'use', not '{shown(difficult, 40)}'"
-        )
+    use_difficult = _uses_difficult(options)
     files = _AnnotatedFiles(source)
-    if not files.annotations or not files.pictures:
-        raise InvalidInput(
-            f"'{source.title}' has no {'pictures' if files.annotations else 'XML files'}: lay "
-            "them out as "
-            "JPEGImages/NAME.jpg and Annotations/NAME.xml"
-        )
-    splits, seen = _splits(source), set[str]()
-    for annotation in files.annotations:
-        item = _item(
-            source, files, annotation, splits, use_difficult=difficult == "use"
-        )
-        if item.name in seen:
-            item = Item(
-                annotation, "", b"", None, f"is a second annotation of '{item.name}'"
-            )
+    seen: set[str] = set()
+    for item in _annotated(source, files, use_difficult=use_difficult):
         seen.add(item.name)
         yield item
     for name in files.pictures:
@@ -84,14 +67,44 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             yield Item(name, "", b"", None, "has no XML file")
 
 
+def _annotated(
+    source: Source, files: "_AnnotatedFiles", *, use_difficult: bool
+) -> Iterator[Item]:
+    """An item for each XML file; a second one of a picture is a problem."""
+    splits, seen = _splits(source), set[str]()
+    for annotation in files.annotations:
+        item = _item(source, files, annotation, splits, use_difficult=use_difficult)
+        if item.name in seen:
+            problem = f"is a second annotation of '{item.name}'"
+            item = Item(annotation, "", b"", None, problem)
+        seen.add(item.name)
+        yield item
+
+
+def _uses_difficult(options: Mapping[str, str]) -> bool:
+    difficult = options.get("difficult", "ignore")
+    if difficult not in ("ignore", "use"):
+        raise InvalidInput(
+            f"difficult is 'ignore' or 'use', not '{shown(difficult, 40)}'"
+        )
+    return difficult == "use"
+
+
 class _AnnotatedFiles:
-    """The annotations of a source, and its pictures by stem."""
+    """The annotations of a source, and its pictures by stem; raises `InvalidInput` where it lacks
+    either.
+    """
 
     def __init__(self, source: Source) -> None:
         self.pictures = [name for name in source.names if is_picture(name)]
         self.annotations = [
             name for name in source.names if name.lower().endswith(".xml")
         ]
+        if not self.annotations or not self.pictures:
+            raise InvalidInput(
+                f"'{source.title}' has no {'pictures' if self.annotations else 'XML files'}: lay "
+                "them out as JPEGImages/NAME.jpg and Annotations/NAME.xml"
+            )
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for name in self.pictures:
             self._by_stem[stem(name)].append(name)
@@ -106,27 +119,25 @@ class _AnnotatedFiles:
             or self._by_stem.get(stem(filename.replace("\\", "/")))
             or []
         )
+        if not candidates:
+            raise InvalidInput("has no picture of its name")
         if len(candidates) > 1:
-            # VOCdevkit holds several years, and others keep a copy of the pictures in each split's
-            # folder.
-            root = (
-                annotation.rpartition("/")[0].rpartition("Annotations")[0]
-                or annotation.rpartition("/")[0]
-            )
-            beside = [name for name in candidates if name.startswith(root)]
-            exact = [name for name in beside if name.endswith(f"/{filename}")]
-            if len(beside) == 1:
-                candidates = beside
-            elif len(exact) == 1:
-                candidates = exact
-        if len(candidates) != 1:
-            problem = (
-                f"has several pictures: {', '.join(candidates[:3])}"
-                if candidates
-                else "has no picture of its name"
-            )
-            raise InvalidInput(problem)
+            candidates = _beside(candidates, annotation, filename)
+        if len(candidates) > 1:
+            raise InvalidInput(f"has several pictures: {', '.join(candidates[:3])}")
         return candidates[0]
+
+
+def _beside(candidates: list[str], annotation: str, filename: str) -> list[str]:
+    """The only picture beside an annotation, or the only one there of that file name; else all.
+
+    VOCdevkit holds several years, and others keep a copy of the pictures in each split's folder.
+    """
+    folder = annotation.rpartition("/")[0]
+    root = folder.rpartition("Annotations")[0] or folder
+    beside = [name for name in candidates if name.startswith(root)]
+    exact = [name for name in beside if name.endswith(f"/{filename}")]
+    return next((names for names in (beside, exact) if len(names) == 1), candidates)
 
 
 def _splits(source: Source) -> dict[str, str]:
@@ -134,18 +145,28 @@ def _splits(source: Source) -> dict[str, str]:
     otherwise.
     """
     splits: dict[str, str] = {}
-    lists = {
-        name: match["split"]
-        for name in source.names
-        if (match := LISTS.fullmatch(name))
-    }
-    # Lists of single classes (aeroplane_train.txt) repeat what the others say.
-    for name, word in sorted(lists.items(), key=lambda pair: pair[1] != "trainval"):
-        if split := "train" if word == "trainval" else split_of(word):
-            for line in source.read(name).decode("utf-8", "replace").splitlines():
-                if words := line.split():
-                    splits[words[0]] = splits[stem(words[0])] = split
+    for name, split in _lists(source):
+        for line in source.read(name).decode("utf-8", "replace").splitlines():
+            if words := line.split():
+                splits[words[0]] = splits[stem(words[0])] = split
     return splits
+
+
+def _lists(source: Source) -> list[tuple[str, str]]:
+    """The lists with the split that each is for, `trainval` first: later ones overrule it.
+
+    Lists of single classes (aeroplane_train.txt) repeat what the others say.
+    """
+    first: list[tuple[str, str]] = []
+    rest: list[tuple[str, str]] = []
+    for name in source.names:
+        match = LISTS.fullmatch(name)
+        word = match["split"] if match else ""
+        if word == "trainval":
+            first.append((name, "train"))
+        elif split := split_of(word):
+            rest.append((name, split))
+    return first + rest
 
 
 def _item(
@@ -166,13 +187,8 @@ def _item(
         boxes = _boxes(root, use_difficult=use_difficult)
         return source.item(picture, main_label(boxes), split, boxes)
     except MillError as error:
-        return Item(
-            picture or name,
-            "",
-            b"",
-            split,
-            error.message if picture else f"{name} {error.message}",
-        )
+        problem = error.message if picture else f"{name} {error.message}"
+        return Item(picture or name, "", b"", split, problem)
 
 
 def _boxes(root: Element, *, use_difficult: bool) -> list[Box]:
@@ -197,10 +213,9 @@ def _box(
         raise InvalidInput(
             f"has an object '{shown(label, 40)}' without a bndbox of four numbers"
         ) from error
-    difficult = _text(element, "difficult").lower() in ("1", "true")
-    return clipped_box(
-        label, (xmin - 1, ymin - 1, xmax, ymax), size, difficult and not use_difficult
-    )
+    is_difficult = _text(element, "difficult").lower() in ("1", "true")
+    corners = (xmin - 1, ymin - 1, xmax, ymax)
+    return clipped_box(label, corners, size, is_difficult and not use_difficult)
 
 
 def _text(element: Element, path: str) -> str:
@@ -210,8 +225,6 @@ def _text(element: Element, path: str) -> str:
 def parsed(data: bytes) -> Element:
     """The root of an XML document; raises `InvalidInput` for one that is broken or declares
     entities.
-
-    Expat alone would expand entities, and thereby let a small file fill the memory (CVE-2003-1564).
     """
     builder = TreeBuilder()
     parser = expat.ParserCreate()
@@ -219,17 +232,18 @@ def parsed(data: bytes) -> Element:
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
-
-    def refuse(*_: Any) -> int:
-        raise InvalidInput(
-            "declares entities, which are not read: save it as plain XML"
-        )
-
-    parser.EntityDeclHandler = parser.UnparsedEntityDeclHandler = (
-        parser.ExternalEntityRefHandler
-    ) = refuse
+    parser.EntityDeclHandler = _refuse_entity
+    parser.UnparsedEntityDeclHandler = _refuse_entity
+    parser.ExternalEntityRefHandler = _refuse_entity
     try:
         parser.Parse(data, True)
         return builder.close()
     except (expat.ExpatError, ValueError, LookupError, AssertionError) as error:
         raise InvalidInput(f"is no readable XML: {str(error)[:120]}") from error
+
+
+def _refuse_entity(*_: Any) -> int:
+    """Expat alone would expand entities, and thereby let a small file fill the memory
+    (CVE-2003-1564).
+    """
+    raise InvalidInput("declares entities, which are not read: save it as plain XML")

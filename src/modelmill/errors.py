@@ -5,7 +5,6 @@ knows HTTP or gRPC. A message says what was wrong and what would be right, in on
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 SHOWN = 80
 """Characters of a name that is not known that a message repeats."""
@@ -162,14 +161,17 @@ def unknown_setting(
 
 
 def _near(name: str, names: Iterable[str]) -> str:
+    """What else there is, and which of it may be meant."""
+    # Only who mistypes a name waits for this module, not each start of the command line.
+    from difflib import get_close_matches
+
     known = sorted(names)
+    if not known:
+        return "; there are none yet"
     close = get_close_matches(name[:SHOWN], known, n=1, cutoff=0.5)
-    guess = f"; did you mean '{close[0]}'?" if close else ";"
-    return (
-        f"{guess} there are: {', '.join(known[:60])}{', ...' if len(known) > 60 else ''}"
-        if known
-        else "; there are none yet"
-    )
+    guess = f" did you mean '{close[0]}'?" if close else ""
+    rest = ", ..." if len(known) > 60 else ""
+    return f";{guess} there are: {', '.join(known[:60])}{rest}"
 
 
 def from_os(error: OSError, doing: str) -> MillError:

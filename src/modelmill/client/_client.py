@@ -34,7 +34,8 @@ from modelmill.errors import (
     MillError,
     NotFound,
 )
-from modelmill.tasks.kinds import InputKind, input_kind
+from modelmill.tasks.kinds import input_kind
+from modelmill.tasks.kinds.base import InputKind
 
 
 class Client(Indexes, Texts):

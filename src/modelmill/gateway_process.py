@@ -99,16 +99,18 @@ async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
 
 def _admin(gateway: Gateway, stores: Stores) -> Any:
     limits = stores.settings.limits
-    parts = (
-        stores.database,
-        stores.datasets,
-        stores.registry,
-        stores.jobs,
-        stores.deployments,
-        stores.artifacts,
+    control = Control(
+        database=stores.database,
+        datasets=stores.datasets,
+        registry=stores.registry,
+        jobs=stores.jobs,
+        deployments=stores.deployments,
+        artifacts=stores.artifacts,
+        upload_bytes=limits.upload_bytes,
+        free_bytes=limits.free_bytes,
+        indexes=stores.indexes,
+        embed=embedder_of(gateway),
     )
-    sizes = (limits.upload_bytes, limits.free_bytes)
-    control = Control(*parts, *sizes, stores.indexes, embedder_of(gateway))
     return make_api(control, lambda error: STATUS.get(error.code, 500))
 
 

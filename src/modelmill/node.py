@@ -26,11 +26,12 @@ from setproctitle import setproctitle
 from modelmill import __version__, plugins
 from modelmill.cluster.base import Cluster, Handle
 from modelmill.cluster.logs import LogLimits, keep
-from modelmill.control.canary import Tally
 from modelmill.control.jobs import JobRunner
 from modelmill.control.keys import ensure_admin_key
-from modelmill.control.reconciler import Reconciler
-from modelmill.control.scaling import Signals
+from modelmill.control.reconciler.canary import Tally
+from modelmill.control.reconciler.launcher import Launcher
+from modelmill.control.reconciler.loop import NodeLimits, Reconciler
+from modelmill.control.reconciler.scaling import Signals
 from modelmill.errors import Conflict, InvalidInput, MillError, from_os
 from modelmill.serve.gossip import Ear, News
 from modelmill.serve.meter import Meter
@@ -105,14 +106,18 @@ class Node:
         self._cluster.warm(WORKER, *WARM)
         self._workers = Reconciler(
             stores.database,
-            stores.registry,
-            self._cluster,
-            settings.home / "logs",
-            self._run,
-            WORKER,
-            settings.threads,
-            settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
-            settings.limits.load_seconds,
+            Launcher(
+                self._cluster,
+                stores.registry,
+                entry=WORKER,
+                logs=settings.home / "logs",
+                sockets=self._run,
+            ),
+            NodeLimits(
+                settings.threads,
+                settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
+                settings.limits.load_seconds,
+            ),
             notify_gateways=self._notify_gateways,
             tally=self._tally,
         )

@@ -5,11 +5,11 @@ import shutil
 import pytest
 
 from modelmill.artifacts import Artifacts
-from modelmill.control import reconciler
 from modelmill.control.datasets import Datasets
 from modelmill.control.db import Database, Project, project_id
 from modelmill.control.jobs import Jobs
 from modelmill.control.kinds import JobStores
+from modelmill.control.reconciler import loop
 from modelmill.control.registry import Registry
 from tests.control.stage import Clock, Stage
 from tests.helpers.bundles import plain_bundle
@@ -79,7 +79,7 @@ def jobs(stores):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(reconciler, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     return clock
 
 

@@ -1,9 +1,10 @@
 """The loop with a clock and a cluster that the test plays."""
 
-from modelmill.control.canary import Tally
 from modelmill.control.deployments import Deployments
-from modelmill.control.reconciler import Reconciler
-from modelmill.control.scaling import Signals
+from modelmill.control.reconciler.canary import Tally
+from modelmill.control.reconciler.launcher import Launcher
+from modelmill.control.reconciler.loop import NodeLimits, Reconciler
+from modelmill.control.reconciler.scaling import Signals
 from tests.control.fakes import FakeCluster
 
 CALLED = Signals(waiting=1, oldest=0.01)
@@ -43,14 +44,10 @@ class Stage:
         """The loop, as after a start of the platform."""
         self.loop = Reconciler(
             self.database,
-            self.registry,
-            self.cluster,
-            self.folder,
-            self.folder,
-            "worker:main",
-            self.cores,
-            self.budget,
-            load_seconds=600.0,
+            Launcher(
+                self.cluster, self.registry, "worker:main", self.folder, self.folder
+            ),
+            NodeLimits(self.cores, self.budget, load_seconds=600.0),
             tally=lambda place: self.tallies.get(place[2], Tally()),
         )
         self.loop.recover()

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from modelmill.control.scaling import Signals
+from modelmill.control.reconciler.scaling import Signals
 from tests.control.stage import CALLED, SLOW, asleep, sleepy
 
 # ---- how many

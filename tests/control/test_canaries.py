@@ -2,7 +2,7 @@
 worse.
 """
 
-from modelmill.control.canary import Tally
+from modelmill.control.reconciler.canary import Tally
 from tests.control.stage import asleep, with_canary
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelmill.control.canary import Judge, Tally, verdict
+from modelmill.control.reconciler.canary import Judge, Tally, verdict
 from modelmill.types import Variant
 
 LIMITS = Variant(

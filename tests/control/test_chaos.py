@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from modelmill.control.canary import Tally
-from modelmill.control.scaling import Signals
+from modelmill.control.reconciler.canary import Tally
+from modelmill.control.reconciler.scaling import Signals
 from modelmill.errors import MillError
 
 NAMES = ("a", "b", "c")

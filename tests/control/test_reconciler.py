@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from modelmill.control.db import Database, Deployment, Replica
-from modelmill.control.scaling import Signals
+from modelmill.control.reconciler.scaling import Signals
 from modelmill.errors import MillError, StorageFull
 from tests.control.stage import CALLED, sleepy, with_canary
 
@@ -415,11 +415,11 @@ def test_what_nobody_wants_any_more_is_forgotten(stage, database):
     loop = stage.loop
     assert not any(
         (
-            loop._scales,
-            loop._queues,
-            loop._failures,
-            len(loop._judges),
-            loop._workers,
+            len(loop._autoscaler),
+            len(loop._queues),
+            len(loop._failures),
+            len(loop._canaries),
+            list(loop._workers),
             loop._writes._updates,
         )
     )

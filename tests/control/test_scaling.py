@@ -4,7 +4,14 @@ from itertools import pairwise
 
 import pytest
 
-from modelmill.control.scaling import HeldMemory, Scale, Signals, evict, scale, share
+from modelmill.control.reconciler.scaling import (
+    HeldMemory,
+    Scale,
+    Signals,
+    evict,
+    scale,
+    share,
+)
 from modelmill.types import ServingOptions
 
 NOW = 1000.0

@@ -22,7 +22,8 @@ import uvloop
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from modelmill.control.api import Control, make_api
+from modelmill.control.api import make_api
+from modelmill.control.api_base import Control
 from modelmill.control.db import project_id
 from modelmill.control.keys import ensure_admin_key
 from modelmill.control.vector_index import NewItem

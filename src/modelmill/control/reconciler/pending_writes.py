@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, select
 
 from modelmill.control.db import ROUTES, Database, Deployment, Project, Replica, bump
-from modelmill.control.workers import Running, Version
+from modelmill.control.reconciler.running import Running, Version
 
 
 class Desired(NamedTuple):
@@ -36,6 +36,10 @@ class PendingWrites:
         self._dropped: dict[int, dict[Version, str]] = {}
         self._desired: dict[int, Desired] | None = None
 
+    def name(self, row: Deployment) -> tuple[str, str]:
+        """The project and the name of a deployment."""
+        return self.projects[row.project_id], row.name
+
     def read(self) -> list[Deployment]:
         """Read all rows; returns those that a user has deployed or loaded since the last read."""
         with self.database.session() as session:
@@ -48,25 +52,34 @@ class PendingWrites:
         if before is None:
             return []
         fresh = {
-            row.id for row in self.rows if before.get(row.id) != self._desired[row.id]
+            number
+            for number, desired in self._desired.items()
+            if before.get(number) != desired
         }
+        self._drop_outdated(fresh)
+        for row in self.rows:
+            self._apply(row)
+        return [
+            row
+            for row in self.rows
+            if row.id in fresh and row.loaded and not row.asleep
+        ]
+
+    def _drop_outdated(self, fresh: set[int]) -> None:
+        """A change that was decided for an older desired state is not written."""
         numbers = {row.id for row in self.rows}
-        # A change that was decided for an older desired state is not written.
         self._updates = {
             n: values for n, values in self._updates.items() if n in numbers - fresh
         }
         self._dropped = {
             n: versions for n, versions in self._dropped.items() if n in numbers
         }
-        for row in self.rows:
-            for name, value in self._updates.get(row.id, {}).items():  # not written yet
-                setattr(row, name, value)
-            row.variants = _without(row.variants, self._dropped.get(row.id, {}))
-        return [
-            row
-            for row in self.rows
-            if row.id in fresh and row.loaded and not row.asleep
-        ]
+
+    def _apply(self, row: Deployment) -> None:
+        """Change a row that was just read as the changes that wait say."""
+        for name, value in self._updates.get(row.id, {}).items():
+            setattr(row, name, value)
+        row.variants = _without(row.variants, self._dropped.get(row.id, {}))
 
     def note(self, row: Deployment, **values: Any) -> None:
         """Write these columns of a row at the next `write`."""
@@ -83,29 +96,36 @@ class PendingWrites:
         """Write replicas and changed columns in one transaction, which also notifies the
         gateways.
         """
-        desired = self._desired or {}
         with self.database.session() as session:
             session.execute(delete(Replica))  # first: it locks the database
             rows = {row.id: row for row in session.scalars(select(Deployment))}
-            for worker in workers:
-                if worker.leaving is None and worker.deployment in rows:
-                    session.add(_replica(worker, rows[worker.deployment].project_id))
-            written = [
-                number
-                for number in self._updates
-                if number in rows and _desired_of(rows[number]) == desired.get(number)
-            ]
-            for number in written:
-                for name, value in self._updates[number].items():
-                    setattr(rows[number], name, value)
+            session.add_all(
+                _replica(worker, rows[worker.deployment].project_id)
+                for worker in workers
+                if worker.leaving is None and worker.deployment in rows
+            )
+            written = self._write_updates(rows)
             for number in self._dropped.keys() & rows.keys():
                 _remove_variants(rows[number], self._dropped[number])
             bump(session, ROUTES)
-        for number in written:
-            desired[number] = _desired_of(rows[number])
+        if self._desired is not None:
+            self._desired |= {number: _desired_of(rows[number]) for number in written}
         self.changed = False
         self._updates = {}
         self._dropped = {}
+
+    def _write_updates(self, rows: dict[int, Deployment]) -> list[int]:
+        """Change the rows whose desired state still holds; returns their numbers."""
+        desired = self._desired or {}
+        written = [
+            number
+            for number in self._updates
+            if number in rows and _desired_of(rows[number]) == desired.get(number)
+        ]
+        for number in written:
+            for name, value in self._updates[number].items():
+                setattr(rows[number], name, value)
+        return written
 
 
 def versions_of(row: Deployment) -> set[Version]:

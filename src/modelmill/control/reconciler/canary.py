@@ -1,11 +1,20 @@
-"""Whether a canary is worse than the main version: a pure decision."""
+"""Whether a canary is worse than the main version, and rolled back for it."""
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+import msgspec
+
+from modelmill.control.db import Deployment
+from modelmill.control.reconciler.pending_writes import PendingWrites
+from modelmill.control.reconciler.running import Version
 from modelmill.types import Variant
 
-Version = tuple[str, int]
+log = logging.getLogger("modelmill.node")
+
+VersionKey = tuple[str, str, str]
+"""Project, deployment, and a version as text."""
 
 JUDGE_SECONDS = 0.5
 """Seconds between two comparisons."""
@@ -78,18 +87,10 @@ class Judges:
 
     def __init__(self) -> None:
         self._judges: dict[tuple[int, Version], Judge] = {}
-        self._judged = 0.0
 
     def __len__(self) -> int:
         """The number of judges."""
         return len(self._judges)
-
-    def due(self, now: float) -> bool:
-        """Whether `JUDGE_SECONDS` have passed since the last comparison."""
-        if now - self._judged < JUDGE_SECONDS:
-            return False
-        self._judged = now
-        return True
 
     def keep(self, canaries: Collection[tuple[int, Version]]) -> None:
         """Drop the judges of canaries that are gone."""
@@ -113,3 +114,55 @@ class Judges:
             judge = Judge(main, tally(canary), tally(main))
             self._judges[number, canary] = judge
         return judge.verdict(tally(canary), tally(main), limits)
+
+
+class Canaries:
+    """Rolls back canaries that are worse than the main version; `tally` is what a version has
+    answered so far.
+    """
+
+    def __init__(
+        self, writes: PendingWrites, tally: Callable[[VersionKey], Tally]
+    ) -> None:
+        self._writes = writes
+        self._tally = tally
+        self._judges = Judges()
+        self._judged = 0.0
+
+    def __len__(self) -> int:
+        """The number of canaries that are watched."""
+        return len(self._judges)
+
+    def keep(self, canaries: Collection[tuple[int, Version]]) -> None:
+        """Drop what is known of canaries that are gone."""
+        self._judges.keep(canaries)
+
+    def judge(self, now: float) -> list[tuple[int, Version]]:
+        """Every `JUDGE_SECONDS`: roll back the canaries that are worse; returns which."""
+        if now - self._judged < JUDGE_SECONDS:
+            return []
+        self._judged = now
+        worse = []
+        for row in self._writes.rows:
+            for fields in row.variants:
+                variant = msgspec.convert(fields, Variant)
+                why = "" if variant.shadow else self._verdict(row, variant)
+                if why:
+                    version = (variant.model, variant.version)
+                    self.roll_back(row, version, why)
+                    worse.append((row.id, version))
+        return worse
+
+    def roll_back(self, row: Deployment, version: Version, why: str) -> None:
+        """Take a canary away, with a note that says why."""
+        note = f"{version[0]}:{version[1]} was rolled back: {why}"
+        log.error("%s: %s", row.name, note)
+        self._writes.drop(row, version, note)
+
+    def _verdict(self, row: Deployment, variant: Variant) -> str:
+        def tally(version: Version) -> Tally:
+            model, number = version
+            return self._tally((*self._writes.name(row), f"{model}:{number}"))
+
+        main = (row.serving_model or row.model, row.serving or row.version)
+        return self._judges.verdict(row.id, variant, main, tally)

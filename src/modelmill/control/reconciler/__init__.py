@@ -1,0 +1,3 @@
+"""Makes the workers of a node match the deployments: one loop, and one file for each thing that it
+decides.
+"""

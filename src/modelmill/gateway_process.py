@@ -7,6 +7,7 @@ import resource
 import shutil
 import socket
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -27,7 +28,7 @@ from modelmill.serve.gossip import Gossip
 from modelmill.serve.tracing import Tracing
 from modelmill.settings import Settings
 from modelmill.stores import Stores, run_folder
-from modelmill.types import GatewaySpec, KeyInfo
+from modelmill.types import GatewaySpec, KeyInfo, ServedVersion
 from modelmill.wire.budget import body_budget
 from modelmill.wire.http1.server import guarded
 
@@ -60,7 +61,29 @@ def _allow_files(count: int) -> None:
 
 async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
     stores = Stores(settings)
-    gateway = Gateway(
+    gateway = _gateway(stores)
+    budget = body_budget(settings.limits, settings.gateways)
+    app = App(gateway, _admin(gateway, stores), settings.invocations, budget)
+    server = _http_server(settings, app)
+    background = _background(gateway, stores, server, report)
+    await _informed(gateway)
+    grpc_server = await serve_grpc(
+        gateway, socket.socket(fileno=spec.grpc_descriptor), _tls(settings), budget
+    )
+    stopping = asyncio.create_task(
+        _stop_grpc(grpc_server, server, settings.drain_seconds)
+    )
+    await server.serve(sockets=[socket.socket(fileno=spec.descriptor)])
+    await stopping
+    for task in background:
+        task.cancel()
+    if gateway.tracing is not None:
+        gateway.tracing.close()
+
+
+def _gateway(stores: Stores) -> Gateway:
+    settings = stores.settings
+    return Gateway(
         settings.limits,
         settings.gateways,
         shared_memory=settings.shared_memory,
@@ -68,33 +91,30 @@ async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
         tracing=Tracing.from_settings(settings),
         operator=operator_of(stores),
     )
-    budget = body_budget(settings.limits, settings.gateways)
-    app = App(gateway, _admin(gateway, stores), settings.invocations, budget)
-    server = _http_server(settings, app)
+
+
+def _tls(settings: Settings) -> tuple[Path, Path] | None:
+    """Certificate and key, where both are there."""
+    if settings.certificate and settings.certificate_key:
+        return settings.certificate, settings.certificate_key
+    return None
+
+
+def _background(
+    gateway: Gateway, stores: Stores, server: uvicorn.Server, report: Report
+) -> list[asyncio.Task[None]]:
+    """What goes on beside the requests, until it is cancelled."""
+    settings = stores.settings
 
     def room_left() -> bool:
         return shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
 
-    following = asyncio.create_task(
-        gateway.follow(stores.deployments.snapshot, room_left)
-    )
-    watching = asyncio.create_task(_announce(gateway, server, report))
-    gossip = asyncio.create_task(Gossip(gateway, run_folder(settings.home)).run())
-    await _informed(gateway)
-    certificate, key = settings.certificate, settings.certificate_key
-    tls = (certificate, key) if certificate and key else None
-    grpc_server = await serve_grpc(
-        gateway, socket.socket(fileno=spec.grpc_descriptor), tls, budget
-    )
-    stopping = asyncio.create_task(
-        _stop_grpc(grpc_server, server, settings.drain_seconds)
-    )
-    await server.serve(sockets=[socket.socket(fileno=spec.descriptor)])
-    await stopping
-    for task in (following, watching, gossip):
-        task.cancel()
-    if gateway.tracing is not None:
-        gateway.tracing.close()
+    gossip = Gossip(gateway, run_folder(settings.home))
+    return [
+        asyncio.create_task(gateway.follow(stores.deployments.snapshot, room_left)),
+        asyncio.create_task(_announce(gateway, server, report)),
+        asyncio.create_task(gossip.run()),
+    ]
 
 
 def _admin(gateway: Gateway, stores: Stores) -> Any:
@@ -172,26 +192,29 @@ def embedder_of(gateway: Gateway) -> Embed:
     async def embed(
         caller: KeyInfo, model: str, version: int, data: bytes
     ) -> list[float]:
-        routes = (
-            route
-            for main in gateway.routes(caller).values()
-            for route in (main, *main.others)
-        )
-        serving = [
-            route
-            for route in routes
-            if (route.model, route.version) == (model, version) and not route.shadow
-        ]
-        if not serving:
-            raise Unavailable(
-                f"the index is of {model}:{version}, which is not deployed: deploy that version "
-                "first"
-            )
-        route = max(serving, key=lambda route: route.ready)
+        route = _route_to(gateway, caller, (model, version))
         answer = await gateway.predict(caller, route, "index", data=data, pinned=True)
         return msgspec.json.decode(answer.data, type=list[float])
 
     return embed
+
+
+def _route_to(
+    gateway: Gateway, caller: KeyInfo, version: tuple[str, int]
+) -> ServedVersion:
+    """The route to a version, to one that is ready where there are several."""
+    serving = [
+        route
+        for main in gateway.routes(caller).values()
+        for route in (main, *main.others)
+        if (route.model, route.version) == version and not route.shadow
+    ]
+    if not serving:
+        model, number = version
+        raise Unavailable(
+            f"the index is of {model}:{number}, which is not deployed: deploy that version first"
+        )
+    return max(serving, key=lambda route: route.ready)
 
 
 def operator_of(stores: Stores) -> Operator:
@@ -203,12 +226,7 @@ def operator_of(stores: Stores) -> Operator:
     async def operate(
         gateway: Gateway, caller: KeyInfo, name: str, loaded: bool
     ) -> None:
-        def write() -> None:
-            with stores.database.session() as session:
-                number = project_id(session, caller.project)
-            stores.deployments.set_loaded(number, name, loaded)
-
-        await asyncio.to_thread(write)
+        await asyncio.to_thread(_set_loaded, stores, caller, name, loaded)
         gateway.tell_of_change()
         deadline = time.monotonic() + LOAD_SECONDS
         while time.monotonic() < deadline:
@@ -220,8 +238,17 @@ def operator_of(stores: Stores) -> Operator:
     return operate
 
 
+def _set_loaded(stores: Stores, caller: KeyInfo, name: str, loaded: bool) -> None:
+    """Write the desired state."""
+    with stores.database.session() as session:
+        number = project_id(session, caller.project)
+    stores.deployments.set_loaded(number, name, loaded)
+
+
 def _is_done(gateway: Gateway, caller: KeyInfo, name: str, loaded: bool) -> bool:
-    """Whether a deployment answers, or no longer does; raises `MillError` where it can't."""
+    """Whether a gateway sees a deployment as it was asked for; raises `MillError` where it
+    can't be served.
+    """
     route = gateway.route(caller, name)
     if not loaded:
         return not route.loaded

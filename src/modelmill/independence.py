@@ -16,7 +16,7 @@ from modelmill.engines.base import NUMPY
 from modelmill.errors import MillError, reraise_exit
 from modelmill.predictor import Predictor, read_golden
 from modelmill.tasks.base import Arrays
-from modelmill.types import ALONE, Manifest
+from modelmill.types import ALONE, Manifest, TensorSpec
 
 log = logging.getLogger("modelmill.worker")
 
@@ -31,6 +31,8 @@ TOLERANCE = 2e-4
 
 Kernels for other batch sizes add up in another order, which moves a value by about 1e-6.
 """
+ORDERS = ([0, 1, 2, 3], [3, 2, 0, 1], [1, 1, 0], [3, 2])
+"""The batches that the four rows are tried in."""
 SLOW_SECONDS = 1.0
 """A row that takes longer is not tried: it gains nothing from others in its batch."""
 
@@ -88,22 +90,25 @@ def _examples(model: Predictor) -> Iterator[Arrays]:
     if model.manifest.task:
         for case in read_golden(model.golden):
             yield model.decode(case["input"])
-        return
-    if not can_be_tried(model.manifest):
-        return
-    specs = model.manifest.inputs
+    elif can_be_tried(model.manifest):
+        yield from _random_rows(model.manifest.inputs)
+
+
+def _random_rows(specs: list[TensorSpec]) -> Iterator[Arrays]:
+    """Rows of random values, of several lengths where axes are free."""
+    fixed = all(side > 0 for spec in specs for side in spec.shape[1:])
     for length, most in product(LENGTHS, (WIDE, NARROW)):
         random = np.random.default_rng(0)
-        row: Arrays = {}
-        for spec in specs:
-            shape = [side if side > 0 else length for side in spec.shape[1:]]
-            row[spec.name] = _random(
-                random, shape, np.dtype(NUMPY[spec.datatype]), most
-            )
-        yield row
-        fixed = all(side > 0 for spec in specs for side in spec.shape[1:])
+        yield {spec.name: _random_input(random, spec, length, most) for spec in specs}
         if fixed and most == NARROW:
             return
+
+
+def _random_input(
+    random: np.random.Generator, spec: TensorSpec, length: int, most: int
+) -> np.ndarray:
+    shape = [side if side > 0 else length for side in spec.shape[1:]]
+    return _random(random, shape, np.dtype(NUMPY[spec.datatype]), most)
 
 
 def _random(
@@ -132,17 +137,20 @@ def _variants(row: Arrays) -> list[Arrays]:
     extreme: Arrays = {}
     flat: Arrays = {}
     for name, array in row.items():
+        other[name], extreme[name] = _other_and_extreme(array)
         flat[name] = np.ones_like(array)
-        backwards = np.ascontiguousarray(array[..., ::-1]) if array.ndim else array
-        if array.dtype == np.uint8:
-            other[name], extreme[name] = backwards // 2, 255 - array
-        elif array.dtype.kind in "iub":
-            other[name], extreme[name] = backwards, np.zeros_like(array)
-        else:
-            # Cast back: a factor would widen the small float types.
-            other[name] = (backwards * 0.5).astype(array.dtype)
-            extreme[name] = (array * EXTREME).astype(array.dtype)
     return [row, other, extreme, flat]
+
+
+def _other_and_extreme(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    backwards = np.ascontiguousarray(array[..., ::-1]) if array.ndim else array
+    if array.dtype == np.uint8:
+        return backwards // 2, 255 - array
+    if array.dtype.kind in "iub":
+        return backwards, np.zeros_like(array)
+    # Cast back: a factor would widen the small float types.
+    other = (backwards * 0.5).astype(array.dtype)
+    return other, (array * EXTREME).astype(array.dtype)
 
 
 def _differs_together(model: Predictor, rows: list[Arrays]) -> str:
@@ -154,8 +162,7 @@ def _differs_together(model: Predictor, rows: list[Arrays]) -> str:
     alone += [_run(model, [row]) for row in rows[1:]]
     if any(len(array) != 1 for outputs in alone for array in outputs.values()):
         return DEPENDENT
-    orders = ([0, 1, 2, 3], [3, 2, 0, 1], [1, 1, 0], [3, 2])
-    same = all(_matches(model, rows, alone, order) for order in orders)
+    same = all(_matches(model, rows, alone, order) for order in ORDERS)
     return "" if same else DEPENDENT
 
 
@@ -185,11 +192,13 @@ def _close(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
         return False
     if one.dtype.kind in "iubOSU":
         return bool(np.array_equal(one, other))
-    left = one.astype(np.float64)
-    right = other.astype(np.float64)
-    finite = np.isfinite(left)
-    if not np.array_equal(left[~finite], right[~finite], equal_nan=True):
+    return _close_floats(one.astype(np.float64), other.astype(np.float64), tolerance)
+
+
+def _close_floats(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
+    finite = np.isfinite(one)
+    if not np.array_equal(one[~finite], other[~finite], equal_nan=True):
         return False
-    scale = float(np.abs(left[finite]).max(initial=0.0))
-    difference = np.abs(left[finite] - right[finite]).max(initial=0.0)
+    scale = float(np.abs(one[finite]).max(initial=0.0))
+    difference = np.abs(one[finite] - other[finite]).max(initial=0.0)
     return bool(difference <= tolerance * max(scale, 1e-6))

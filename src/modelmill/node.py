@@ -5,6 +5,7 @@ It binds the port itself and hands it down, so that a taken port is found at onc
 dies is replaced without a refused connection.
 """
 
+import errno
 import fcntl
 import ipaddress
 import logging
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from setproctitle import setproctitle
 
@@ -33,7 +34,7 @@ from modelmill.control.reconciler.launcher import Launcher
 from modelmill.control.reconciler.loop import NodeLimits, Reconciler
 from modelmill.control.reconciler.scaling import Signals
 from modelmill.errors import Conflict, InvalidInput, MillError, from_os
-from modelmill.serve.gossip import Ear, News
+from modelmill.serve.gossip import Ear, Load, News
 from modelmill.serve.meter import Meter
 from modelmill.settings import Settings, exposed_password, machine_memory
 from modelmill.stores import Stores, run_folder
@@ -55,12 +56,7 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
     os.umask(0o077)  # what the platform writes is its owner's alone
     setproctitle("modelmill: supervisor")
     _make_home(settings.home)
-    if (settings.certificate is None) != (settings.certificate_key is None):
-        raise InvalidInput("TLS needs both settings: certificate and certificate_key")
-    if settings.shared_memory and settings.gateways > 1:
-        raise InvalidInput(
-            "shared_memory works with one gateway: a region is known to the one that registered it"
-        )
+    _refuse_settings(settings)
     with (
         _lock(settings.home),
         _bind(settings.host, settings.port) as listener,
@@ -74,17 +70,30 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
         }
         settings = settings.model_copy(update=ports)
         _log_to(settings.home / "logs" / "node.log", _kept(settings))
-        node = Node(settings, listener, grpc_listener)
-        try:
-            node.start()
-            if demo is not None:
-                threading.Thread(
-                    target=_demonstrate, args=(demo, settings), daemon=True
-                ).start()
-            node.run()
-        finally:
-            node.stop()
+        _run_node(Node(settings, listener, grpc_listener), demo)
     return 0
+
+
+def _refuse_settings(settings: Settings) -> None:
+    """Raises `InvalidInput` for settings that can't go together."""
+    if (settings.certificate is None) != (settings.certificate_key is None):
+        raise InvalidInput("TLS needs both settings: certificate and certificate_key")
+    if settings.shared_memory and settings.gateways > 1:
+        raise InvalidInput(
+            "shared_memory works with one gateway: a region is known to the one that registered it"
+        )
+
+
+def _run_node(node: "Node", demo: Callable[[Settings], None] | None) -> None:
+    try:
+        node.start()
+        if demo is not None:
+            threading.Thread(
+                target=_demonstrate, args=(demo, node.settings), daemon=True
+            ).start()
+        node.run()
+    finally:
+        node.stop()
 
 
 class Node:
@@ -99,69 +108,75 @@ class Node:
         self.stores = Stores(settings)
         self._cluster = cast(Cluster, plugins.load("cluster", "local"))
         self._cluster.keep_logs(_kept(settings))
-        stores, threads = self.stores, settings.threads
         self._run = run_folder(settings.home)
         _clear(self._run)
-        self._jobs = JobRunner(stores.of_jobs, self._cluster, JOB, threads)
-        self._cluster.warm(WORKER, *WARM)
-        self._workers = Reconciler(
-            stores.database,
-            Launcher(
-                self._cluster,
-                stores.registry,
-                entry=WORKER,
-                logs=settings.home / "logs",
-                sockets=self._run,
-            ),
-            NodeLimits(
-                settings.threads,
-                settings.memory_bytes or int(machine_memory() * MEMORY_SHARE),
-                settings.limits.load_seconds,
-            ),
-            notify_gateways=self._notify_gateways,
-            tally=self._tally,
+        self._jobs = JobRunner(
+            self.stores.of_jobs, self._cluster, JOB, settings.threads
         )
+        self._cluster.warm(WORKER, *WARM)
+        self._workers = self._reconciler()
         self._meter = Meter()
         self._ear = Ear(self._run, "node")
         self._gateways: list[Handle] = []
         self._gateway_started = self._again = 0.0
         self._stopping = threading.Event()
 
+    def _reconciler(self) -> Reconciler:
+        settings = self.settings
+        launcher = Launcher(
+            self._cluster,
+            self.stores.registry,
+            entry=WORKER,
+            logs=settings.home / "logs",
+            sockets=self._run,
+        )
+        memory = settings.memory_bytes or int(machine_memory() * MEMORY_SHARE)
+        return Reconciler(
+            self.stores.database,
+            launcher,
+            NodeLimits(settings.threads, memory, settings.limits.load_seconds),
+            notify_gateways=self._notify_gateways,
+            tally=self._tally,
+        )
+
     def start(self) -> None:
         """Bring the database up to date, take over what an earlier run left, start the gateway."""
-        home = self.settings.home
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stopping.set())
         self.stores.database.migrate()
-        key = ensure_admin_key(self.stores.database, home)
+        key = ensure_admin_key(self.stores.database, self.settings.home)
         self._workers.recover()
         self._jobs.recover()
         self.stores.datasets.recover()
         self._gateways = [self._start_gateway() for _ in range(self.settings.gateways)]
         self._workers.tick()
         self._wait_for_gateways()
+        self._announce(key)
+
+    def _announce(self, key: Path) -> None:
+        """Leave the addresses in the home, and tell them to the person who started it."""
+        home = self.settings.home
         url = address_of(self.settings)
-        (home / "grpc_address").write_text(
-            _with_port(self.settings.host, self.settings.grpc_port) + "\n"
-        )
+        grpc_address = _with_port(self.settings.host, self.settings.grpc_port)
+        (home / "grpc_address").write_text(grpc_address + "\n")
         (home / "address").write_text(url + "\n")
         say(
             f"modelmill {__version__} is ready at {url}  (admin API: {url}/docs, log in with any "
             "name and the key)"
         )
-        say(
-            "gRPC (Open Inference Protocol v2): "
-            f"{_with_port(self.settings.host, self.settings.grpc_port)}"
-        )
+        say(f"gRPC (Open Inference Protocol v2): {grpc_address}")
         say(f"admin key: {key}")
         if warning := exposed_password(home):
             say(warning)
-        local = ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback
-        if not local and self.settings.certificate is None:
+        if self.settings.certificate is None and not self._is_local():
             say(
                 "warning: others can reach this address and nothing encrypts what they send: put "
                 "TLS in front of it"
             )
+
+    def _is_local(self) -> bool:
+        """Whether only this machine can reach the address."""
+        return ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback
 
     def run(self) -> None:
         """The control loops, until asked to stop."""
@@ -174,9 +189,8 @@ class Node:
                 looked = time.monotonic() if news else looked
                 for loop in (self._workers, self._jobs):
                     self._tick(loop, news)
-            except (
-                MillError
-            ) as error:  # such as a full disk: predictions go on, the loops try again
+            except MillError as error:
+                # Such as a full disk: predictions go on, the loops try again.
                 log.error("%s", error)
                 self._stopping.wait(1)
 
@@ -198,16 +212,7 @@ class Node:
             (self.settings.home / name).unlink(missing_ok=True)
         self._listener.close()
         self._grpc_listener.close()
-        patience = time.monotonic() + self.settings.drain_seconds
-        for gateway in self._gateways:
-            gateway.terminate()
-        while (
-            any(g.exit_code() is None for g in self._gateways)
-            and time.monotonic() < patience + 2
-        ):
-            time.sleep(TICK_SECONDS / 5)
-        for gateway in self._gateways:
-            gateway.kill()
+        self._stop_gateways()
         self._ear.close()
         patience = time.monotonic() + self.settings.drain_seconds
         with suppress(MillError):
@@ -216,6 +221,18 @@ class Node:
         _clear(self._run)
         self.stores.database.close()
         say("stopped")
+
+    def _stop_gateways(self) -> None:
+        """Let them answer what they have, for as long as settings say."""
+        patience = time.monotonic() + self.settings.drain_seconds + 2
+        for gateway in self._gateways:
+            gateway.terminate()
+        while any(gateway.exit_code() is None for gateway in self._gateways):
+            if time.monotonic() >= patience:
+                break
+            time.sleep(TICK_SECONDS / 5)
+        for gateway in self._gateways:
+            gateway.kill()
 
     def _start_gateway(self) -> Handle:
         self._gateway_started = time.monotonic()
@@ -269,20 +286,22 @@ class Node:
         for news in self._ear.news():
             changed |= news.changed
             self._meter.receive(news.gateway, news.series, {})
-            for one in news.load:
-                signals = Signals(idle_seconds=one.idle_seconds)
-                if (
-                    one.slot == "main"
-                ):  # more workers of the main version help no canary and no shadow
-                    signals = Signals(
-                        one.waiting, one.oldest, one.busy, one.idle_seconds
-                    )
-                self._workers.record_signals(
-                    f"{news.gateway} {one.slot}", one.project, one.deployment, signals
-                )
+            for load in news.load:
+                self._record_load(news.gateway, load)
             for path in news.hung:
                 self._workers.end_hung(path)
         return changed
+
+    def _record_load(self, gateway: str, load: Load) -> None:
+        """Pass on how a queue stands; more workers of the main version help no canary and no
+        shadow, whose waiting calls do not count.
+        """
+        signals = Signals(idle_seconds=load.idle_seconds)
+        if load.slot == "main":
+            signals = Signals(load.waiting, load.oldest, load.busy, load.idle_seconds)
+        self._workers.record_signals(
+            f"{gateway} {load.slot}", load.project, load.deployment, signals
+        )
 
     def _notify_gateways(self) -> None:
         """Let the gateways look into the database now."""
@@ -360,14 +379,7 @@ def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket; raises `Conflict` for a taken port and `InvalidInput` for an impossible
     address.
     """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-    except OSError as error:
-        raise InvalidInput(
-            f"'{host}' is not an address to listen on: {error.strerror}"
-        ) from error
+    family, address = _address(host, port)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -375,7 +387,7 @@ def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        if error.errno == 98:
+        if error.errno == errno.EADDRINUSE:
             raise Conflict(
                 f"port {port} of {host} is taken: choose another with {option} (0: any free one)"
             ) from error
@@ -383,6 +395,17 @@ def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
             f"can't listen on {host}:{port}: {error.strerror}"
         ) from error
     return listener
+
+
+def _address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidInput(
+            f"'{host}' is not an address to listen on: {error.strerror}"
+        ) from error
+    family, _, _, _, address = found[0]
+    return family, address
 
 
 def _kept(settings: Settings) -> LogLimits:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from modelmill.bundle import digest_of, open_bundle
-from modelmill.engines.base import Session, Writer, engine_for, engine_named
+from modelmill.engines.base import Engine, Session, Writer, engine_for, engine_named
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError
 from modelmill.streams import Piece, Text
 from modelmill.tasks.base import (
@@ -63,45 +63,70 @@ class Predictor:
         self.folder = folder
         self.threads = threads
         self._task = task_named(manifest.task) if manifest.task else None
-        shape = self._task.PREPROCESSING if self._task else dict
         self._usual = self._task.PARAMETERS() if self._task else NoParameters()
-        preprocessing = msgspec.convert(manifest.preprocessing, shape)
-        self.context = Context(
-            preprocessing=preprocessing, labels=manifest.labels, folder=folder
-        )
+        self.context = self._context()
         self.grows = isinstance(self._task, StreamingTask)
-        if engine or self.grows:
-            runtime = engine_for(engine or manifest.engine, folder, writes=self.grows)
-        else:
-            runtime = engine_named(manifest.engine)
-        if runtime.RUNS_CODE and not manifest.trusted:
-            raise InvalidInput(
-                f"the engine '{engine or manifest.engine}' may run code that is in "
-                f"{' and '.join(runtime.READS)}: bring the model again with --trust (SDK and REST: "
-                "trust) if you trust where it comes from"
-            )
-        place = runtime.place_of(folder, precision)
+        runtime = self._engine(engine)
+        self.golden = runtime.place_of(folder, precision)
         arithmetic = "" if precision in runtime.VARIANTS else precision
-        self.golden = place
-        self.session: Session
         self.writer: Writer | None = None
-        if self.grows:
-            self.session = self.writer = runtime.writer(
-                place, threads, SLOTS, arithmetic
-            )
-        else:
-            signature = manifest.inputs, manifest.outputs
-            self.session = runtime.open(
-                place, threads, precision=arithmetic, signature=signature
-            )
-        self.runs: dict[str, Run] = {"": self.session.run}
-        for name in self._task.GRAPHS if self._task else ():
-            graph = runtime.open(place / name, threads, precision=arithmetic)
-            self.runs[name] = graph.run
+        self.session = self._open_session(runtime, arithmetic)
+        self.runs: dict[str, Run] = {
+            "": self.session.run,
+            **self._open_graphs(runtime, arithmetic),
+        }
         # An engine of another package may offer a precision that is not known here.
         self.tolerance = TOLERANCE.get(
             precision or runtime.PRECISIONS[0], max(TOLERANCE.values())
         )
+
+    def _context(self) -> Context:
+        """What the task's steps know of the model."""
+        shape = self._task.PREPROCESSING if self._task else dict
+        return Context(
+            preprocessing=msgspec.convert(self.manifest.preprocessing, shape),
+            labels=self.manifest.labels,
+            folder=self.folder,
+        )
+
+    def _engine(self, engine: str) -> Engine:
+        """The engine that opens the bundle, the manifest's by default; raises `InvalidInput` for
+        one that would run code that nobody trusts.
+        """
+        name = engine or self.manifest.engine
+        if engine or self.grows:
+            runtime = engine_for(name, self.folder, writes=self.grows)
+        else:
+            runtime = engine_named(name)
+        if runtime.RUNS_CODE and not self.manifest.trusted:
+            raise InvalidInput(
+                f"the engine '{name}' may run code that is in "
+                f"{' and '.join(runtime.READS)}: bring the model again with --trust (SDK and REST: "
+                "trust) if you trust where it comes from"
+            )
+        return runtime
+
+    def _open_session(self, runtime: Engine, arithmetic: str) -> Session:
+        """The main network; where answers grow, it is a writer."""
+        if self.grows:
+            self.writer = runtime.writer(self.golden, self.threads, SLOTS, arithmetic)
+            return self.writer
+        return runtime.open(
+            self.golden,
+            self.threads,
+            precision=arithmetic,
+            signature=(self.manifest.inputs, self.manifest.outputs),
+        )
+
+    def _open_graphs(self, runtime: Engine, arithmetic: str) -> dict[str, Run]:
+        """The other networks of the task, by name."""
+        graphs = self._task.GRAPHS if self._task else ()
+        return {
+            name: runtime.open(
+                self.golden / name, self.threads, precision=arithmetic
+            ).run
+            for name in graphs
+        }
 
     @property
     def task(self) -> Task:
@@ -243,17 +268,20 @@ class Predictor:
         if self._task is None:
             return
         for number, case in enumerate(read_golden(self.golden)):
-            try:
-                answer = self.predict([case["input"]])[0]
-            except MillError as error:
-                raise BundleCorrupt(
-                    f"golden input {number} is no longer accepted: {error}"
-                ) from error
+            answer = self._replay(number, case)
             if not self._task.same_answer(answer, case["output"], self.tolerance):
                 raise BundleCorrupt(
                     f"golden input {number} is answered {json.dumps(answer)[:120]}, "
                     f"recorded was {json.dumps(case['output'])[:120]}"
                 )
+
+    def _replay(self, number: int, case: Mapping[str, Any]) -> Any:
+        try:
+            return self.predict([case["input"]])[0]
+        except MillError as error:
+            raise BundleCorrupt(
+                f"golden input {number} is no longer accepted: {error}"
+            ) from error
 
 
 def _portions(decoded: list[Arrays]) -> Iterator[list[Arrays]]:
@@ -316,16 +344,13 @@ def read_golden(folder: Path) -> list[dict[str, Any]]:
         cases = json.loads((folder / GOLDEN).read_text("utf-8"))
         if not cases:
             raise BundleCorrupt(f"the golden set of {folder} is empty")
-        return [
-            {
-                "input": case["input"]
-                if "input" in case
-                else b64decode(case["base64"]),
-                "output": case["output"],
-            }
-            for case in cases
-        ]
+        return [{"input": _raw(case), "output": case["output"]} for case in cases]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(
             f"the golden set of {folder} can't be read: {error}"
         ) from error
+
+
+def _raw(case: dict[str, Any]) -> bytes | str:
+    """The input of a recorded case: a text, or bytes as base64."""
+    return case["input"] if "input" in case else b64decode(case["base64"])

@@ -19,7 +19,7 @@ from modelmill.control.db import (
     bump,
     project_id,
 )
-from modelmill.control.deployments import options_of
+from modelmill.control.options import options_of
 from modelmill.errors import MillError
 from modelmill.types import ServingOptions
 

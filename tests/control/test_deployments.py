@@ -5,8 +5,9 @@ from sqlalchemy import update
 
 from modelmill.control import views
 from modelmill.control.db import ROUTES, Deployment, Replica, Version, bump
-from modelmill.control.deployments import Deployments, options_of
+from modelmill.control.deployments import Deployments
 from modelmill.control.keys import Keys, ensure_admin_key
+from modelmill.control.options import options_of
 from modelmill.errors import Conflict, InvalidInput, NotFound
 from modelmill.types import BY_HAND, ServingOptions, TensorSpec
 from tests.helpers.bundles import plain_bundle

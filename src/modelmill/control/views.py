@@ -7,8 +7,8 @@ import msgspec
 from modelmill import plugins
 from modelmill.control import schemas
 from modelmill.control.db import ApiKey, Dataset, Deployment, Job, Replica
-from modelmill.control.deployments import options_of
 from modelmill.control.kinds import kind_named
+from modelmill.control.options import options_of
 from modelmill.data.formats import fitting
 from modelmill.tasks.base import describe, plan, recipe_named, task_named
 from modelmill.tasks.parameters import describe_parameters

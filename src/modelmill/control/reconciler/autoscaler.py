@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from modelmill.control.db import Deployment
-from modelmill.control.deployments import options_of
+from modelmill.control.options import options_of
 from modelmill.control.reconciler.pending_writes import PendingWrites
 from modelmill.control.reconciler.queues import QueueName, Queues
 from modelmill.control.reconciler.scaling import Scale, Signals, scale

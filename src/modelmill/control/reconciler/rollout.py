@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modelmill.control.db import Deployment
-from modelmill.control.deployments import options_of
+from modelmill.control.options import options_of
 from modelmill.control.reconciler.admission import Admission
 from modelmill.control.reconciler.failures import Failures
 from modelmill.control.reconciler.launcher import Launcher

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from modelmill.control.db import Deployment
-from modelmill.control.deployments import options_of
+from modelmill.control.options import options_of
 from modelmill.control.reconciler.scaling import share
 
 

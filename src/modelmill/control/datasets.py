@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from modelmill import plugins
 from modelmill.artifacts import Artifacts, sha256_of
@@ -41,33 +42,18 @@ class Datasets:
                 Dataset.project_id == project, Dataset.name == name
             )
             row = session.scalars(query).first()
-            if row is None:
-                row = Dataset(project_id=project, name=name)
-                session.add(row)
-            else:
-                if row.state != "ready":
-                    raise Conflict(
-                        f"data set '{name}' is being checked right now; see `modelmill jobs`"
-                    )
+            if row is not None:
                 same = (row.digest, row.task, row.options) == (digest, task, options)
-                if same and strict and row.report.get("findings"):
-                    raise InvalidInput(
-                        f"refused because of --strict: data set '{name}' is there, and has findings"
-                    )
-                if not same or format not in ("", row.format):
-                    raise Conflict(
-                        f"there is another data set '{name}'; choose another name or remove it "
-                        "first"
-                    )
+                _refuse_other(row, same, format, strict)
                 return row, False
             self._artifacts.add_file(upload, digest)
-            row.task = task
+            row = Dataset(project_id=project, name=name, task=task, digest=digest)
             row.format = format
             row.options = options
             row.strict = strict
-            row.digest = digest
             row.state = "checking"
             row.report = {}
+            session.add(row)
             return row, True
 
     def all(self, project: int) -> list[Dataset]:
@@ -120,13 +106,7 @@ class Datasets:
             if row is None or row.state != "checking":
                 return
             session.delete(row)
-            referenced = set(
-                session.scalars(select(Dataset.digest).where(Dataset.id != dataset))
-            )
-            referenced |= {
-                manifest["lineage"]["data_digest"]
-                for manifest in session.scalars(select(Version.manifest))
-            }
+            referenced = _referenced(session, dataset)
         if row.digest not in referenced:
             self._artifacts.remove(row.digest)
 
@@ -183,6 +163,31 @@ class Datasets:
             else "",
             "strict": row.strict,
         }
+
+
+def _refuse_other(row: Dataset, same: bool, format: str, strict: bool) -> None:
+    """Raises `Conflict` for a name that is taken, `InvalidInput` for findings with strict."""
+    if row.state != "ready":
+        raise Conflict(
+            f"data set '{row.name}' is being checked right now; see `modelmill jobs`"
+        )
+    if same and strict and row.report.get("findings"):
+        raise InvalidInput(
+            f"refused because of --strict: data set '{row.name}' is there, and has findings"
+        )
+    if not same or format not in ("", row.format):
+        raise Conflict(
+            f"there is another data set '{row.name}'; choose another name or remove it first"
+        )
+
+
+def _referenced(session: Session, dataset: int) -> set[str]:
+    """The digests of archives that other data sets and versions refer to."""
+    digests = set(session.scalars(select(Dataset.digest).where(Dataset.id != dataset)))
+    return digests | {
+        manifest["lineage"]["data_digest"]
+        for manifest in session.scalars(select(Version.manifest))
+    }
 
 
 def _fits_task(row: Dataset, task: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     JSON,
@@ -28,6 +28,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from sqlalchemy.types import TypeDecorator
 
 from modelmill.errors import Conflict, MillError, StorageFull
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 from modelmill.types import Json
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -241,12 +244,7 @@ class Database:
                 f"something else changed the same at the same time; try again ({error.orig})"
             ) from error
         except DatabaseError as error:
-            message = str(error.orig)
-            if "full" in message:
-                raise StorageFull(
-                    f"the disk is full: the database could not be written ({message})"
-                ) from error
-            raise MillError(f"the database failed: {message}") from error
+            raise _failure(str(error.orig)) from error
 
     def migrate(self) -> None:
         """Bring the schema to this version; raises `MillError` when it is of a newer one."""
@@ -255,20 +253,10 @@ class Database:
             return
         from alembic import command
         from alembic.config import Config
-        from alembic.script import ScriptDirectory
 
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
-        revisions = {
-            script.revision
-            for script in ScriptDirectory.from_config(config).walk_revisions()
-        }
-        if current is not None and current not in revisions:
-            raise MillError(
-                f"the database is of a newer modelmill (schema {current}; this one knows up to "
-                f"{HEAD}): "
-                "install that version, or name another home with --home"
-            )
+        _refuse_newer(config, current)
         config.attributes["engine"] = self.engine
         try:
             command.upgrade(config, "head")
@@ -296,6 +284,28 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _failure(message: str) -> MillError:
+    """What to tell of a database that refused a statement."""
+    if "full" in message:
+        return StorageFull(
+            f"the disk is full: the database could not be written ({message})"
+        )
+    return MillError(f"the database failed: {message}")
+
+
+def _refuse_newer(config: "Config", current: str | None) -> None:
+    """Raises `MillError` for a schema that no migration here knows."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    if current is None or current in {script.revision for script in scripts}:
+        return
+    raise MillError(
+        f"the database is of a newer modelmill (schema {current}; this one knows up to "
+        f"{HEAD}): install that version, or name another home with --home"
+    )
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:

@@ -19,7 +19,7 @@ from modelmill.errors import (
     from_os,
     unknown,
 )
-from modelmill.types import Struct, check_name
+from modelmill.types import Json, Struct, check_name
 
 DESCRIPTION = "index.json"
 DELETED = ".deleted-"
@@ -61,14 +61,9 @@ class Indexes:
             dimensions=_dimensions(version),
             created=datetime.now(UTC),
         )
-        draft = folder.with_name(f".{description.mark}")
         try:
-            draft.mkdir(parents=True)
-            (draft / DESCRIPTION).write_bytes(msgspec.json.encode(description))
-            VectorIndex.create(draft)
-            draft.rename(folder)
+            _make(folder, description)
         except OSError as error:
-            shutil.rmtree(draft, ignore_errors=True)
             if folder.exists():
                 raise Conflict(
                     f"there is an index '{name}' already: choose another name, or delete it first"
@@ -86,15 +81,19 @@ class Indexes:
         """One by name, open; raises `NotFound` naming those that exist."""
         description = _read(self._root / str(project) / check_name("index", name))
         if description is None:
-            raise unknown(
-                "index", name, [each.name for each in self._descriptions(project)]
-            )
+            names = [each.name for each in self._descriptions(project)]
+            raise unknown("index", name, names)
+        return description, self._opened(project, description)
+
+    def _opened(self, project: int, description: Description) -> VectorIndex:
+        """The index, one object for all threads."""
         with self._guard:
-            if description.mark not in self._open:
-                self._open[description.mark] = VectorIndex(
-                    self._root / str(project) / name, description.dimensions
-                )
-            return description, self._open[description.mark]
+            index = self._open.get(description.mark)
+            if index is None:
+                folder = self._root / str(project) / description.name
+                index = VectorIndex(folder, description.dimensions)
+                self._open[description.mark] = index
+            return index
 
     def delete(self, project: int, name: str) -> None:
         """Remove an index with all its items; raises `NotFound`."""
@@ -116,11 +115,23 @@ class Indexes:
                 yield description
 
 
+def _make(folder: Path, description: Description) -> None:
+    """The files of an empty index, whole or not at all."""
+    draft = folder.with_name(f".{description.mark}")
+    try:
+        draft.mkdir(parents=True)
+        (draft / DESCRIPTION).write_bytes(msgspec.json.encode(description))
+        VectorIndex.create(draft)
+        draft.rename(folder)
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
 def _read(folder: Path) -> Description | None:
     try:
-        return msgspec.json.decode(
-            (folder / DESCRIPTION).read_bytes(), type=Description
-        )
+        data = (folder / DESCRIPTION).read_bytes()
+        return msgspec.json.decode(data, type=Description)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
@@ -130,16 +141,17 @@ def _read(folder: Path) -> Description | None:
 def _dimensions(version: Version) -> int:
     """The dimensions of a version's vectors; raises `InvalidInput` for a model without vectors."""
     outputs = version.manifest["outputs"]
-    if (
-        not version.task
-        or len(outputs) != 1
-        or outputs[0]["name"] != OUTPUT
-        or len(outputs[0]["shape"]) != 2
-    ):
+    if not version.task or not _are_vectors(outputs):
         reason = f"is for {version.task}" if version.task else "has no task"
         raise InvalidInput(
             f"'{version.model}' {reason}: an index wants a model that answers vectors, such as one "
-            "of "
-            "image-feature-extraction or feature-extraction"
+            "of image-feature-extraction or feature-extraction"
         )
     return int(outputs[0]["shape"][1])
+
+
+def _are_vectors(outputs: list[Json]) -> bool:
+    """Whether the outputs are one vector for each input."""
+    if len(outputs) != 1:
+        return False
+    return outputs[0]["name"] == OUTPUT and len(outputs[0]["shape"]) == 2

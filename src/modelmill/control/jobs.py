@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
 
 from modelmill.cluster.base import Cluster, Handle
 from modelmill.control.db import Dataset, Job, bump, now
@@ -33,6 +34,11 @@ ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(1 << 28),
     "GOMP_SPINCOUNT": "10000",
 }
+
+
+STOPPED = ("interrupted", "failed", "cancelled")
+"""States from which a job can be resumed."""
+QUEUED_AGAIN: Json = {"state": "queued", "cancel": False, "error": "", "ended": None}
 
 
 class Jobs:
@@ -89,16 +95,13 @@ class Jobs:
 
     def get(self, project: int, number: int) -> Job:
         """One by number; raises `NotFound`."""
+        query = select(Job).where(Job.project_id == project, Job.id == number)
         with self._database.session() as session:
-            row = session.scalars(
-                select(Job).where(Job.project_id == project, Job.id == number)
-            ).first()
+            row = session.scalars(query).first()
         if row is None:
             newest = next((job.id for job in self.all(project)), None)
-            raise NotFound(
-                f"unknown job {number}; "
-                + (f"the newest is {newest}" if newest else "there are none yet")
-            )
+            there_is = f"the newest is {newest}" if newest else "there are none yet"
+            raise NotFound(f"unknown job {number}; {there_is}")
         return row
 
     def cancel(self, project: int, number: int) -> Job:
@@ -106,20 +109,11 @@ class Jobs:
         row = self.get(project, number)
         with self._database.session() as session:
             waiting = Job.state.in_(("queued", "interrupted"))
-            ended = (
-                update(Job)
-                .where(Job.id == row.id, waiting)
-                .values(state="cancelled", ended=now())
-            )
-            at_once = session.execute(ended).rowcount  # type: ignore[attr-defined]
-            if not at_once:
-                asked = (
-                    update(Job)
-                    .where(Job.id == row.id, Job.state == "running")
-                    .values(cancel=True)
-                )
-                if not session.execute(asked).rowcount:  # type: ignore[attr-defined]
-                    raise Conflict(f"job {number} has already {row.state}")
+            at_once = _changed(session, row, waiting, state="cancelled", ended=now())
+            if not at_once and not _changed(
+                session, row, Job.state == "running", cancel=True
+            ):
+                raise Conflict(f"job {number} has already {row.state}")
             bump(session)
         if at_once:
             discard(row, self._stores)
@@ -130,13 +124,10 @@ class Jobs:
         stopped.
         """
         row = self.get(project, number)
-        stopped = ("interrupted", "failed", "cancelled")
         with self._database.session() as session:
-            query = update(Job).where(Job.id == row.id, Job.state.in_(stopped))
-            again = query.values(state="queued", cancel=False, error="", ended=None)
-            if not session.execute(again).rowcount:  # type: ignore[attr-defined]
+            if not _changed(session, row, Job.state.in_(STOPPED), **QUEUED_AGAIN):
                 raise Conflict(
-                    f"job {number} is {row.state}; only {', '.join(stopped)} jobs can be resumed"
+                    f"job {number} is {row.state}; only {', '.join(STOPPED)} jobs can be resumed"
                 )
             bump(session)
         return self.get(project, number)
@@ -144,6 +135,14 @@ class Jobs:
     def folder(self, number: int) -> Path:
         """Where a job keeps its log, events, checkpoint and pictures."""
         return self._stores.folder(number)
+
+
+def _changed(
+    session: Session, row: Job, where: ColumnElement[bool], **values: Any
+) -> bool:
+    """Change a row, if it is still as `where` says; whether it was."""
+    query = update(Job).where(Job.id == row.id, where).values(**values)
+    return bool(session.execute(query).rowcount)  # type: ignore[attr-defined]
 
 
 def discard(row: Job, stores: JobStores) -> None:
@@ -178,26 +177,25 @@ class JobRunner:
         """At start: what had ended unseen is taken in; what was running is queued to go on from its
         checkpoint.
         """
+        self._take_in_ended()
+        interrupted = update(Job).where(Job.state == "running")
+        cancelled = interrupted.where(Job.cancel)
+        with self._database.session() as session:
+            session.execute(cancelled.values(state="cancelled", ended=now()))
+            session.execute(interrupted.values(state="interrupted"))
+            again = update(Job).where(Job.state == "interrupted")
+            session.execute(again.values(state="queued", cancel=False))
+
+    def _take_in_ended(self) -> None:
+        """Take in what jobs left whose end nobody saw."""
         with self._database.session() as session:
             running = list(
                 session.scalars(select(Job.id).where(Job.state == "running"))
             )
         for number in running:
             if (self._stores.folder(number) / RESULT).exists():
-                with suppress(MillError):  # else it is queued again below
+                with suppress(MillError):  # else it is queued again
                     self._take_in(number, 0)
-        with self._database.session() as session:
-            asked = update(Job).where(Job.state == "running", Job.cancel)
-            session.execute(asked.values(state="cancelled", ended=now()))
-            session.execute(
-                update(Job).where(Job.state == "running").values(state="interrupted")
-            )
-            again = (
-                update(Job)
-                .where(Job.state == "interrupted")
-                .values(state="queued", cancel=False)
-            )
-            session.execute(again)
 
     def tick(self, news: bool = True) -> None:
         """Look after running jobs; when there is news, or one has ended, also cancel and start what
@@ -221,10 +219,9 @@ class JobRunner:
         """
         for handle in self._running.values():
             handle.terminate()
-        while (
-            any(h.exit_code() is None for h in self._running.values())
-            and time.monotonic() < patience
-        ):
+        while any(handle.exit_code() is None for handle in self._running.values()):
+            if time.monotonic() >= patience:
+                break
             time.sleep(0.02)
         for number, handle in self._running.items():
             code = handle.exit_code()
@@ -238,23 +235,31 @@ class JobRunner:
             return bool(self._running) and session.scalar(query) is not None
 
     def _start_next(self, lane: ColumnElement[bool]) -> None:
-        with self._database.session() as session:
-            query = (
-                select(Job).where(Job.state == "queued", lane).order_by(Job.id).limit(1)
-            )
-            row = session.scalars(query).first()
-            if row is None:
-                return
-            claim = update(Job).where(Job.id == row.id, Job.state == "queued")
-            claimed = session.execute(
-                claim.values(state="running", started=now(), ended=None, error="")
-            )
-            if not claimed.rowcount:  # type: ignore[attr-defined]
-                return
+        row = self._claim_next(lane)
+        if row is None:
+            return
         try:
             self._launch(row)
         except (MillError, OSError) as error:
             self._finish(row.id, "failed", str(error))
+
+    def _claim_next(self, lane: ColumnElement[bool]) -> Job | None:
+        """The oldest job that waits in a lane, which is running from now on."""
+        queued = Job.state == "queued"
+        query = select(Job).where(queued, lane).order_by(Job.id).limit(1)
+        with self._database.session() as session:
+            row = session.scalars(query).first()
+            if row is None or not _changed(
+                session,
+                row,
+                queued,
+                state="running",
+                started=now(),
+                ended=None,
+                error="",
+            ):
+                return None
+        return row
 
     def _launch(self, row: Job) -> None:
         folder = self._stores.folder(row.id)
@@ -272,10 +277,6 @@ class JobRunner:
             session.execute(update(Job).where(Job.id == row.id).values(pid=handle.pid))
 
     def _spec(self, row: Job, folder: Path) -> JobSpec:
-        with self._database.session() as session:
-            dataset = session.get(Dataset, row.dataset_id) if row.dataset_id else None
-        if dataset is None and row.dataset:
-            raise MillError(f"data set '{row.dataset}' was removed")
         draft = JobSpec(
             job=row.id,
             kind=row.kind,
@@ -283,12 +284,22 @@ class JobRunner:
             threads=self._threads,
             name=row.model,
             task=row.task,
-            dataset=self._stores.datasets.spec(dataset) if dataset else {},
+            dataset=self._dataset(row),
             recipe=row.recipe,
             settings=row.settings,
             cache=str(self._stores.home / "cache"),
         )
         return kind_named(row.kind).spec(row, draft, self._stores)
+
+    def _dataset(self, row: Job) -> Json:
+        """What a process is told of the job's data set, if it has one."""
+        with self._database.session() as session:
+            dataset = session.get(Dataset, row.dataset_id) if row.dataset_id else None
+        if dataset is not None:
+            return self._stores.datasets.spec(dataset)
+        if row.dataset:
+            raise MillError(f"data set '{row.dataset}' was removed")
+        return {}
 
     def _look_after(self, number: int, handle: Handle) -> bool:
         """Whether the job has ended, in which case what it left is taken in."""
@@ -320,23 +331,14 @@ class JobRunner:
         path = self._stores.folder(number) / RESULT
         result: Json = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
         if "error" in result:
-            return self._finish(number, "failed", result["error"])
-        if not result:
-            why = (
-                f"its process was ended by signal {-code}"
-                if code < 0
-                else "it was stopped"
-            )
-            return self._finish(
-                number,
-                "interrupted",
-                f"{why}; `resume {number}` goes on from its checkpoint",
-            )
-        try:
-            self._keep(number, result)
-        except (MillError, OSError) as error:
-            return self._finish(number, "failed", str(error))
-        return None
+            self._finish(number, "failed", result["error"])
+        elif result:
+            try:
+                self._keep(number, result)
+            except (MillError, OSError) as error:
+                self._finish(number, "failed", str(error))
+        else:
+            self._finish(number, "interrupted", _interruption(number, code))
 
     def _keep(self, number: int, result: Json) -> None:
         with self._database.session() as session:
@@ -353,13 +355,13 @@ class JobRunner:
             session.execute(update(Job).where(Job.id == number).values(**values))
 
     def _finish(self, number: int, state: str, error: str) -> None:
+        values = {
+            "state": state,
+            "error": error,
+            "ended": now() if state in ENDED else None,
+            "pid": None,
+        }
         with self._database.session() as session:
-            values = {
-                "state": state,
-                "error": error,
-                "ended": now() if state in ENDED else None,
-                "pid": None,
-            }
             session.execute(update(Job).where(Job.id == number).values(**values))
             row = session.get_one(Job, number)
         if state in ENDED:
@@ -367,3 +369,9 @@ class JobRunner:
         if state == "cancelled":
             for draft in self._stores.folder(number).glob("*.draft"):
                 shutil.rmtree(draft, ignore_errors=True)
+
+
+def _interruption(number: int, code: int) -> str:
+    """Why a job that left nothing has ended, and how it goes on."""
+    why = f"its process was ended by signal {-code}" if code < 0 else "it was stopped"
+    return f"{why}; `resume {number}` goes on from its checkpoint"

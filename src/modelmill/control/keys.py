@@ -42,17 +42,16 @@ class Keys:
         `rate` is in requests a second (0: no limit); `burst` is how many may come at once (0: one
         second's worth).
         """
-        check_name("key", name)
-        if burst and not rate:
-            raise InvalidInput(
-                "burst says how many requests may come at once under a rate: give a rate too"
-            )
-        if name == ADMIN:
-            raise Conflict(
-                f"'{ADMIN}' is the name of the key in {FILE}: choose another one"
-            )
+        _refuse(name, rate, burst)
         key = new_key()
-        burst = burst or math.ceil(rate)
+        row = ApiKey(
+            project_id=project,
+            name=name,
+            digest=digest_of(key),
+            role=role,
+            rate=rate,
+            burst=burst or math.ceil(rate),
+        )
         with self._database.session() as session:
             if session.scalar(
                 select(ApiKey.id).where(
@@ -62,14 +61,6 @@ class Keys:
                 raise Conflict(
                     f"there is a key '{name}' already: choose another name, or remove it first"
                 )
-            row = ApiKey(
-                project_id=project,
-                name=name,
-                digest=digest_of(key),
-                role=role,
-                rate=rate,
-                burst=burst,
-            )
             session.add(row)
             bump(session, KEYS)
         return row, key
@@ -111,19 +102,12 @@ def ensure_admin_key(database: Database, home: Path) -> Path:
         digests = set(
             session.scalars(select(ApiKey.digest).where(ApiKey.role == ADMIN))
         )
-        if (
-            path.exists()
-            and digest_of(path.read_text("utf-8", "replace").strip()) in digests
-        ):
+        if path.exists() and _digest_in(path) in digests:
             return path
         # A lost key must not be accepted any more.
         session.execute(delete(ApiKey).where(ApiKey.name == ADMIN))
         key = new_key()
-        path.unlink(missing_ok=True)
-        with os.fdopen(
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
-        ) as file:
-            file.write(key + "\n")
+        _write(path, key)
         row = ApiKey(
             project_id=project_id(session),
             name=ADMIN,
@@ -133,3 +117,29 @@ def ensure_admin_key(database: Database, home: Path) -> Path:
         session.add(row)
         bump(session, KEYS)
     return path
+
+
+def _digest_in(path: Path) -> str:
+    """The digest of the key in a file."""
+    return digest_of(path.read_text("utf-8", "replace").strip())
+
+
+def _write(path: Path, key: str) -> None:
+    """A new file that its owner alone can read."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key + "\n")
+
+
+def _refuse(name: str, rate: float, burst: int) -> None:
+    """Raises `InvalidInput` or `Conflict` for what no key can have."""
+    check_name("key", name)
+    if burst and not rate:
+        raise InvalidInput(
+            "burst says how many requests may come at once under a rate: give a rate too"
+        )
+    if name == ADMIN:
+        raise Conflict(
+            f"'{ADMIN}' is the name of the key in {FILE}: choose another one"
+        )

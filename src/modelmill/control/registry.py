@@ -28,13 +28,9 @@ class Registry:
         A node may have died after it moved `folder` to the store and before it wrote the version:
         then `digest` finds the bundle there. Raises `Conflict` for a model of another task.
         """
-        with self._database.session() as session:
-            of_job = select(Version).where(
-                Version.project_id == project, Version.job_id == job
-            )
-            if job is not None and (version := session.scalars(of_job).first()):
-                shutil.rmtree(folder, ignore_errors=True)
-                return version
+        if job is not None and (version := self._of_job(project, job)):
+            shutil.rmtree(folder, ignore_errors=True)
+            return version
         if digest and not folder.exists():
             folder = self._artifacts.path(digest)
         manifest = bundle.open_bundle(folder)
@@ -42,13 +38,10 @@ class Registry:
         with self._database.session() as session:
             self.refuse_other_task(session, project, model, manifest.task)
             self._artifacts.add_folder(folder, digest)
-            newest = select(func.max(Version.number)).where(
-                Version.project_id == project, Version.model == model
-            )
             version = Version(
                 project_id=project,
                 model=model,
-                number=(session.scalar(newest) or 0) + 1,
+                number=self._next_number(session, project, model),
                 task=manifest.task,
                 digest=digest,
                 manifest=msgspec.to_builtins(manifest),
@@ -56,6 +49,21 @@ class Registry:
             )
             session.add(version)
             return version
+
+    def _of_job(self, project: int, job: int) -> Version | None:
+        """The version that a job has added already."""
+        query = select(Version).where(
+            Version.project_id == project, Version.job_id == job
+        )
+        with self._database.session() as session:
+            return session.scalars(query).first()
+
+    @staticmethod
+    def _next_number(session: Session, project: int, model: str) -> int:
+        newest = select(func.max(Version.number)).where(
+            Version.project_id == project, Version.model == model
+        )
+        return (session.scalar(newest) or 0) + 1
 
     @staticmethod
     def refuse_other_task(
@@ -90,17 +98,23 @@ class Registry:
                 number = self._version_of_alias(
                     session, project, parsed.name, parsed.alias
                 )
-            query = select(Version).where(
-                Version.project_id == project, Version.model == parsed.name
-            )
-            if number is not None:
-                query = query.where(Version.number == number)
-            version = session.scalars(
-                query.order_by(Version.number.desc()).limit(1)
-            ).first()
+            version = self._find(session, project, parsed.name, number)
             if version is None:
                 raise self._missing(session, project, parsed.name, number)
             return version
+
+    @staticmethod
+    def _find(
+        session: Session, project: int, model: str, number: int | None
+    ) -> Version | None:
+        """A version by its number, or the newest."""
+        query = select(Version).where(
+            Version.project_id == project, Version.model == model
+        )
+        if number is not None:
+            query = query.where(Version.number == number)
+        newest = query.order_by(Version.number.desc()).limit(1)
+        return session.scalars(newest).first()
 
     def tasks(self, project: int) -> dict[str, str]:
         """The task of every model, by its name."""

@@ -104,22 +104,23 @@ class VectorIndex:
         """The item of a number, or all of a label; returns how many. Raises `NotFound`."""
         with self._guard, self._log.lock(exclusive=True):
             self._read()
-            found = [
-                n
-                for n, row in self._row_of.items()
-                if n == id or (label is not None and label == self._labels[row])
-            ]
-            if not found:
-                raise (
-                    unknown("label", label, self._counts())
-                    if label is not None
-                    else unknown("item", str(id), ())
-                )
+            found = self._numbers_of(id, label)
             self._log.append(Removed(found))
             self._read()
             if self._rows - len(self._row_of) > max(WASTE, len(self._row_of)):
                 self._rewrite()
         return len(found)
+
+    def _numbers_of(self, id: int | None, label: str | None) -> list[int]:
+        """The item of a number, or all of a label; raises `NotFound`."""
+        if label is None:
+            if id not in self._row_of:
+                raise unknown("item", str(id), ())
+            return [id]
+        found = [n for n, row in self._row_of.items() if self._labels[row] == label]
+        if not found:
+            raise unknown("label", label, self._counts())
+        return found
 
     def search(self, vector: Sequence[float] | Floats, k: int) -> list[Hit]:
         """The `k` items nearest to a vector, the nearest first; raises `InvalidInput`."""
@@ -169,7 +170,8 @@ class VectorIndex:
     # ---- in memory
 
     def _reset(self) -> None:
-        self._rows, self._next_id = 0, 1
+        self._rows = 0
+        self._next_id = 1
         self._vectors: Floats = np.zeros((0, self.dimensions), np.float32)
         self._ids: list[int] = []
         self._labels: list[str] = []
@@ -205,34 +207,42 @@ class VectorIndex:
     def _apply(self, change: Change) -> list[int]:
         """Apply a change; returns the removed rows."""
         if isinstance(change, Removed):
-            rows = [
-                self._row_of.pop(number)
-                for number in change.ids
-                if number in self._row_of
-            ]
-            self._alive[rows] = False
-            return rows
-        first, end = self._rows, self._rows + len(change.items)
-        if end > len(self._vectors):
-            capacity = max(end, 2 * len(self._vectors), 256)
-            self._vectors = np.concatenate(
-                [
-                    self._vectors,
-                    np.zeros((capacity - len(self._vectors), self.dimensions), "f4"),
-                ]
-            )
-            self._alive = np.concatenate(
-                [self._alive, np.zeros(capacity - len(self._alive), bool)]
-            )
-        for row, entry in enumerate(change.items, first):
+            return self._apply_removal(change)
+        self._append(change.items)
+        self._next_id = change.next_id
+        return []
+
+    def _apply_removal(self, change: Removed) -> list[int]:
+        rows = [
+            self._row_of.pop(number) for number in change.ids if number in self._row_of
+        ]
+        self._alive[rows] = False
+        return rows
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        """Items in new rows."""
+        first = self._rows
+        end = first + len(entries)
+        self._reserve(end)
+        for row, entry in enumerate(entries, first):
             self._vectors[row] = np.frombuffer(entry.vector, "<f4")
             self._ids.append(entry.id)
             self._labels.append(entry.label)
             self._metadata.append(entry.metadata)
             self._row_of[entry.id] = row
         self._alive[first:end] = True
-        self._rows, self._next_id = end, change.next_id
-        return []
+        self._rows = end
+
+    def _reserve(self, rows: int) -> None:
+        """Room for so many rows, at least twice what there was."""
+        present = len(self._vectors)
+        if rows <= present:
+            return
+        more = max(rows, 2 * present, 256) - present
+        self._vectors = np.concatenate(
+            [self._vectors, np.zeros((more, self.dimensions), np.float32)]
+        )
+        self._alive = np.concatenate([self._alive, np.zeros(more, bool)])
 
     def _counts(self) -> dict[str, int]:
         return dict(
@@ -253,6 +263,16 @@ class VectorIndex:
 
     def _normalised(self, vectors: Sequence[Sequence[float] | Floats]) -> Floats:
         """Vectors of length 1, float32 [items, dimensions]; raises `InvalidInput`."""
+        values = self._as_rows(vectors)
+        with np.errstate(over="ignore"):
+            lengths = np.linalg.norm(values, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise InvalidInput("a vector has finite numbers that are not all 0")
+        return np.asarray(values / lengths, np.float32)
+
+    def _as_rows(
+        self, vectors: Sequence[Sequence[float] | Floats]
+    ) -> NDArray[np.float64]:
         try:
             values = np.asarray(vectors, np.float64).reshape(len(vectors), -1)
         except (TypeError, ValueError) as error:
@@ -263,11 +283,7 @@ class VectorIndex:
             raise InvalidInput(
                 f"the index holds vectors of {self.dimensions} numbers, not of {values.shape[1]}"
             )
-        with np.errstate(over="ignore"):
-            lengths = np.linalg.norm(values, axis=1, keepdims=True)
-        if not (np.isfinite(lengths) & (lengths > 0)).all():
-            raise InvalidInput("a vector has finite numbers that are not all 0")
-        return np.asarray(values / lengths, np.float32)
+        return values
 
     # ---- the graph
 
@@ -309,16 +325,20 @@ class VectorIndex:
         with self._guard:
             self._builder = None
             if self._log.generation == generation and self._rows >= rows:
-                dead = np.flatnonzero(~self._alive[:rows])
-                self._extend(
-                    graph,
-                    rows,
-                    dead[graph.contains(dead)].tolist() if len(dead) else [],
-                )
-                self._graph, self._snapshot_rows = graph, loaded
-                self._save_snapshot(BATCH)
+                self._take_over(graph, rows, loaded)
             else:  # the log was rewritten meanwhile
                 self._update_graph(self._rows, [])
+
+    def _take_over(self, graph: Any, rows: int, loaded: int) -> None:
+        """Search a graph that was built of the first rows, with what has changed since; `loaded`
+        of them were in the snapshot.
+        """
+        dead = np.flatnonzero(~self._alive[:rows])
+        removed = dead[graph.contains(dead)].tolist() if len(dead) else []
+        self._extend(graph, rows, removed)
+        self._graph = graph
+        self._snapshot_rows = loaded
+        self._save_snapshot(BATCH)
 
     def _extend(self, graph: Any, before: int, removed_rows: list[int]) -> None:
         fresh = before + np.flatnonzero(self._alive[before : self._rows])
@@ -342,18 +362,14 @@ class VectorIndex:
 
     def _rewrite(self) -> None:
         """Rewrite the log without removed items, under the exclusive lock."""
-        entries = [
-            Entry(
-                number,
-                self._labels[row],
-                self._metadata[row],
-                self._vectors[row].astype("<f4").tobytes(),
-            )
-            for number, row in self._row_of.items()
-        ]
+        entries = [self._entry(number, row) for number, row in self._row_of.items()]
         parts = [entries[at : at + COPY] for at in range(0, len(entries), COPY)] or [[]]
         self._log.create([Added(part, self._next_id) for part in parts])
         self._read()
+
+    def _entry(self, number: int, row: int) -> Entry:
+        vector = self._vectors[row].astype("<f4").tobytes()
+        return Entry(number, self._labels[row], self._metadata[row], vector)
 
 
 def _new_graph(dimensions: int) -> Any:
@@ -375,16 +391,16 @@ def _write_graph(path: Path, graph: Any, generation: bytes, rows: int) -> None:
     draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with draft.open("wb") as file:
-            file.write(
-                generation
-                + rows.to_bytes(8, "little")
-                + zlib.crc32(payload).to_bytes(4, "little")
-            )
+            file.write(generation + rows.to_bytes(8, "little") + _checksum(payload))
             file.write(payload)
         draft.rename(path)
     except OSError:
         draft.unlink(missing_ok=True)
         raise
+
+
+def _checksum(payload: bytes | memoryview) -> bytes:
+    return zlib.crc32(payload).to_bytes(4, "little")
 
 
 def _read_graph(
@@ -396,9 +412,10 @@ def _read_graph(
     graph = _new_graph(dimensions)
     with suppress(OSError, ValueError, RuntimeError):
         data = path.read_bytes()
-        head, payload = data[: HEADER + 12], memoryview(data)[HEADER + 12 :]
+        head = data[: HEADER + 12]
+        payload = memoryview(data)[HEADER + 12 :]
         rows = int.from_bytes(head[HEADER : HEADER + 8], "little")
-        sound = head[HEADER + 8 :] == zlib.crc32(payload).to_bytes(4, "little")
+        sound = head[HEADER + 8 :] == _checksum(payload)
         if sound and head.startswith(generation) and rows <= limit:
             graph.load(bytes(payload))
             return graph, rows

@@ -116,15 +116,7 @@ class VectorLog:
         """
         state = self._state()
         with self.path.open("rb") as file:
-            head = file.read(HEADER)
-            if len(head) < HEADER or not head.startswith(MAGIC):
-                raise MillError(
-                    f"{self.path} is not a log of vectors: put it back from a copy"
-                )
-            if self.generation and (head != self.generation or state[1] < self.offset):
-                self.generation, self.offset = b"", 0
-                raise Replaced
-            self.generation, self.offset = head, max(self.offset, HEADER)
+            self._begin(file.read(HEADER), state[1])
             file.seek(self.offset)
             while (record := _next(file)) is not None:
                 payload, end = record
@@ -133,6 +125,19 @@ class VectorLog:
             if self.offset < state[1]:
                 self._check_tail(file)
         self._state_read = state
+
+    def _begin(self, head: bytes, size: int) -> None:
+        """Check a file by its head and size: the log that was read so far, or a new one."""
+        if len(head) < HEADER or not head.startswith(MAGIC):
+            raise MillError(
+                f"{self.path} is not a log of vectors: put it back from a copy"
+            )
+        if self.generation and (head != self.generation or size < self.offset):
+            self.generation = b""
+            self.offset = 0
+            raise Replaced
+        self.generation = head
+        self.offset = max(self.offset, HEADER)
 
     def append(self, change: Change) -> None:
         """Append a change, under the exclusive lock; it is on disk when this returns. Raises

@@ -34,7 +34,7 @@ def seconds_of_one(
     """Seconds that one row takes; endless when the model can't be tried."""
     if not can_be_tried(manifest):
         return float("inf")
-    calls = [Call(0, None, [_example(spec) for spec in manifest.inputs], {})]
+    calls = _examples(manifest, 1)
     if answer(calls).answers[0].code:
         return float("inf")
     return _timed(answer, calls)
@@ -49,15 +49,10 @@ def best_rows(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> 
     for size in SIZES:
         passed = time.perf_counter() - started
         expected = 2 * LEAST_TRIES * times[size // 2] if times else 0.0
-        if passed + expected > MOST_SECONDS or (
-            passed > ENOUGH_SECONDS and size > LEAST
-        ):
+        enough = passed > ENOUGH_SECONDS and size > LEAST
+        if enough or passed + expected > MOST_SECONDS:
             break
-        calls = [
-            Call(0, None, [_example(spec) for spec in manifest.inputs], {})
-            for _ in range(size)
-        ]
-        times[size] = _best_time(answer, calls)
+        times[size] = _best_time(answer, _examples(manifest, size))
         if not times[size]:
             return 0
     return knee(times)
@@ -102,6 +97,14 @@ def _timed(answer: Callable[[Sequence[Call]], Batch], calls: Sequence[Call]) -> 
     started = time.perf_counter()
     answer(calls)
     return time.perf_counter() - started
+
+
+def _examples(manifest: Manifest, count: int) -> list[Call]:
+    """Calls with one row of zeros each."""
+    return [
+        Call(0, None, [_example(spec) for spec in manifest.inputs], {})
+        for _ in range(count)
+    ]
 
 
 def _example(spec: TensorSpec) -> Tensor:

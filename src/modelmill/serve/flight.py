@@ -70,6 +70,11 @@ class Flight(msgspec.Struct, eq=False):
         """It is done when the call can land."""
         return self.pending.future
 
+    def extend(self, deadline: float) -> None:
+        """Give an answer that has begun time until then; no other version may end it."""
+        self.pending.deadline = deadline
+        self.pending.pin = self.pending.version
+
     def land(self, sent: Usage = NOTHING) -> Answer:
         """The answer, when the future is done or was cancelled; raises what went wrong as a
         `MillError`. To be called once: the observers are told. `sent` is what a stream used that

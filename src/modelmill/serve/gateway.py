@@ -31,7 +31,13 @@ from modelmill.errors import (
 from modelmill.serve.admission import Rates
 from modelmill.serve.batcher import BatchLimits
 from modelmill.serve.exposition import Collector
-from modelmill.serve.flight import Flight, StreamCursor, name_of, version_of
+from modelmill.serve.flight import (
+    NOTHING,
+    Flight,
+    StreamCursor,
+    name_of,
+    version_of,
+)
 from modelmill.serve.landed import Observer, refusal, tell_observers
 from modelmill.serve.meter import Meter, Series
 from modelmill.serve.metrics import count_into
@@ -42,7 +48,7 @@ from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor
 from modelmill.settings import Limits
 from modelmill.tasks.kinds import from_parameters
-from modelmill.types import Json, KeyInfo, ServedVersion, Snapshot, StreamPart
+from modelmill.types import Json, KeyInfo, ServedVersion, Snapshot, StreamPart, Usage
 
 log = logging.getLogger("modelmill.gateway")
 
@@ -215,8 +221,7 @@ class Gateway:
         for other in route.others:
             if version == str(other.version):
                 return other
-        serves = " and ".join(str(one.version) for one in (route, *route.others))
-        raise NotFound(f"'{name}' serves version {serves}, not {version[:20]}")
+        raise _not_served(route, version)
 
     def pick(
         self, caller: KeyInfo, name: str, version: str | None = None
@@ -362,9 +367,7 @@ class Gateway:
             pass  # landing raises it
         except asyncio.CancelledError:
             # The caller has gone: what was not sent is dropped.
-            flight.future.cancel()
-            with suppress(MillError, asyncio.CancelledError):
-                flight.land()
+            _abandon(flight)
             raise
         return flight.land()
 
@@ -404,29 +407,22 @@ class Gateway:
         )
         flight = self.begin(caller, route, protocol, ask, data, [], parameters)
         flight.future.add_done_callback(lambda _: parts.put_nowait(None))
-        series = flight.series
         last = flight.started
         cursor = StreamCursor()
         landed = False
         try:
             while (part := await parts.get()) is not None:
                 now = time.monotonic()
-                flight.pending.deadline = now + patience
-                flight.pending.pin = flight.pending.version
-                first = not cursor.tokens
+                flight.extend(now + patience)
                 if cursor.is_new(part):
-                    (series.first_token if first else series.next_token).observe(
-                        now - last
-                    )
+                    flight.series.token(now - last, first=len(cursor.tokens) == 1)
                     last = now
                     yield part
             landed = True
             flight.land(cursor.usage)
         finally:
             if not landed:
-                flight.future.cancel()
-                with suppress(MillError, asyncio.CancelledError):
-                    flight.land(cursor.usage)
+                _abandon(flight, cursor.usage)
 
     def begin(
         self,
@@ -545,6 +541,18 @@ class Gateway:
         )
         if (latest := snapshot or known) is not None:
             self.update(latest)
+
+
+def _abandon(flight: Flight, used: Usage = NOTHING) -> None:
+    """Land a call that nobody waits for any more, or that failed."""
+    flight.future.cancel()
+    with suppress(MillError, asyncio.CancelledError):
+        flight.land(used)
+
+
+def _not_served(route: ServedVersion, version: str) -> NotFound:
+    serves = " and ".join(str(one.version) for one in (route, *route.others))
+    return NotFound(f"'{route.deployment}' serves version {serves}, not {version[:20]}")
 
 
 def _unservable(route: ServedVersion) -> Unavailable:

@@ -202,6 +202,10 @@ class Link(asyncio.Protocol):
             self._answered(read_batch(memoryview(data)[HEAD:]))
             return
         buffer += data
+        self._take(buffer)
+
+    def _take(self, buffer: bytearray) -> None:
+        """Handle the whole frames at the head of the buffer."""
         while len(buffer) >= HEAD:
             end = HEAD + int.from_bytes(buffer[:HEAD], "little")
             if len(buffer) < end:

@@ -121,6 +121,11 @@ class Series(msgspec.Struct, array_like=True):
         self.compute.observe(decode + run + encode, times=calls)
         self.sizes.observe(rows, SIZES)
 
+    def token(self, seconds: float, *, first: bool) -> None:
+        """A stream has its next token, so long after the one before or after its arrival."""
+        times = self.first_token if first else self.next_token
+        times.observe(seconds)
+
     def add(self, other: "Series") -> None:
         """What another gateway counted of the same."""
         for kind, count in other.requests.items():

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -220,10 +220,7 @@ class Pool:
                 observe(now - pending.arrived)
                 pending.version = link.version
                 if pending.pin and pending.pin != link.version:
-                    self._fail(
-                        pending,
-                        NotFound(f"'{self.deployment}' no longer serves {pending.pin}"),
-                    )
+                    self._refuse_pinned(pending)
             self._send(
                 link, [pending for pending in batch if not pending.future.done()], now
             )
@@ -236,22 +233,27 @@ class Pool:
         ):
             self._hand_over()
 
+    def _refuse_pinned(self, pending: Pending) -> None:
+        """A call that waited for a version that has left."""
+        gone = NotFound(f"'{self.deployment}' no longer serves {pending.pin}")
+        self._fail(pending, gone)
+
     def _send(self, link: Link, batch: list[Pending], now: float) -> None:
         if not batch:
             return
         try:
             link.send(batch, now)
         except UNSENDABLE as error:
-            guilty = [
-                pending for pending in batch if _unsendable(pending.call)
-            ] or batch
-            for pending in guilty:
-                self._fail(
-                    pending, InvalidInput(f"the input can't be passed on: {error}")
-                )
-            for pending in reversed(batch):
-                if not pending.future.done():
-                    self._lanes.put_back(pending)
+            self._take_apart(batch, error)
+
+    def _take_apart(self, batch: list[Pending], error: Exception) -> None:
+        """Refuse the calls of a batch that can't be sent, and queue the others again."""
+        guilty = [pending for pending in batch if _unsendable(pending.call)] or batch
+        for pending in guilty:
+            self._fail(pending, InvalidInput(f"the input can't be passed on: {error}"))
+        for pending in reversed(batch):
+            if not pending.future.done():
+                self._lanes.put_back(pending)
 
     def _let_go(self) -> None:
         """Retire the workers that are no longer wanted; while nobody else is there they answer what
@@ -275,20 +277,23 @@ class Pool:
         """A worker has gone with calls in its hands."""
         if self._links.get(link.path) is link:
             del self._links[link.path]
-        most = ATTEMPTS + ALONE if self.slots else ATTEMPTS
         for pending in reversed(held):
             pending.attempts += 1
-            if pending.gone():
-                continue
-            if pending.attempts < most:
-                self._lanes.put_back(pending)
-            else:
-                self._blame(pending)
+            if not pending.gone():
+                self._try_again(pending)
         if held:
             log.warning(
                 "a worker of %s was lost with %d calls", self.deployment, len(held)
             )
         self.pump()
+
+    def _try_again(self, pending: Pending) -> None:
+        """Queue a call whose worker was lost, or blame it when that came too often."""
+        most = ATTEMPTS + ALONE if self.slots else ATTEMPTS
+        if pending.attempts < most:
+            self._lanes.put_back(pending)
+        else:
+            self._blame(pending)
 
     def watch(self, now: float) -> None:
         """Tell of workers that are busy with one batch for too long; whoever started them ends
@@ -302,14 +307,15 @@ class Pool:
                     pending.gone()
             seconds = link.busy(now)
             if seconds > self.limits.hang_seconds:
-                if not link.hung:
-                    log.error(
-                        "a worker of %s has not answered for %.0f s",
-                        self.deployment,
-                        seconds,
-                    )
-                link.hung = True
-                self.on_hang(link.path)  # again and again: the news may be lost
+                self._report_hung(link, seconds)
+
+    def _report_hung(self, link: Link, seconds: float) -> None:
+        if not link.hung:
+            log.error(
+                "a worker of %s has not answered for %.0f s", self.deployment, seconds
+            )
+        link.hung = True
+        self.on_hang(link.path)  # again and again: the news may be lost
 
     def close(self, heir: "Pool | None" = None) -> None:
         """Let what was accepted be answered, by the workers there are or by another version's, and
@@ -377,10 +383,11 @@ class Pool:
         full = not admit(lanes, pending.key, limits.queue)
         if full or (lanes.count and lanes.size + pending.size > limits.queue_bytes):
             self.series.rejected += 1
-            raise Overloaded(
-                f"{lanes.count} calls already wait for '{self.deployment}'",
-                retry_after=1,
-            )
+            raise self._overloaded()
+
+    def _overloaded(self) -> Overloaded:
+        waiting = f"{self._lanes.count} calls already wait for '{self.deployment}'"
+        return Overloaded(waiting, retry_after=1)
 
     def _blame(self, pending: Pending) -> None:
         log.error(
@@ -415,25 +422,19 @@ class Pool:
     def _expire_due(self) -> None:
         self._sweep = None
         now = time.monotonic()
-        every = [
-            *self._lanes,
-            *(
-                pending
-                for link in self._links.values()
-                for pending in link.held.values()
-            ),
-        ]
+        every = [*self._lanes, *self._held()]
         for pending in every:
             if pending.deadline <= now:
                 self._expire(pending)
         self._lanes.purge()
-        rest = [
-            pending.deadline
-            for pending in every
-            if pending.deadline > now and not pending.future.done()
-        ]
+        rest = [pending.deadline for pending in every if not pending.future.done()]
         if rest:
             self._sweep_by(min(rest))
+
+    def _held(self) -> Iterator[Pending]:
+        """The calls in the hands of workers."""
+        for link in self._links.values():
+            yield from link.held.values()
 
     async def _connect(self, path: str, version: str) -> None:
         link = self._links[path] = Link(self, path, version, self.slots)

@@ -8,10 +8,25 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
+from modelmill.errors import (
+    Cancelled,
+    InvalidInput,
+    MillError,
+    ModelFailed,
+    reraise_exit,
+)
 from modelmill.predictor import Predictor
 from modelmill.serve.tensors import elements_of, texts_of
-from modelmill.serve.wire import ANSWER, CANCEL, STREAM, Answer, Batch, Call, Part
+from modelmill.serve.wire import (
+    ANSWER,
+    CANCEL,
+    STREAM,
+    Answer,
+    Batch,
+    Call,
+    Part,
+    Tensor,
+)
 from modelmill.streams import Piece, Text
 from modelmill.tasks.base import Raw
 from modelmill.types import Struct, Usage
@@ -94,10 +109,7 @@ class StreamWorker:
                 gone, self._gone = self._gone, []
             for send, call in arrived:
                 self._begin(call, send)
-            for name in [
-                name for name, caller in self._callers.items() if caller.send in gone
-            ]:
-                self._forget(name)
+            self._forget_callers(gone)
             try:
                 self._send_pieces(self._step())
             except BaseException as error:
@@ -120,55 +132,35 @@ class StreamWorker:
         if call.outputs == [CANCEL]:
             if name in self._callers:
                 self._forget(name)
-                send(
-                    Batch(
-                        [
-                            Answer(
-                                call.id, code="cancelled", message="the client has gone"
-                            )
-                        ]
-                    )
-                )
+                _refuse(call, send, Cancelled("the client has gone"))
             return
         try:
-            how = self.model.parameters(call.parameters)
-            texts = [
-                self.model.begin((*name, row), raw, how)
-                for row, raw in enumerate(self._inputs(call))
-            ]
+            caller = self._caller(call, send)
         except MillError as error:
-            send(Batch([Answer(call.id, code=error.code, message=error.message)]))
+            _refuse(call, send, error)
         except BaseException as error:
             reraise_exit(error)
             log.exception("a prompt could not be read")
-            send(
-                Batch(
-                    [
-                        Answer(
-                            call.id,
-                            code=ModelFailed.code,
-                            message="the prompt could not be read",
-                        )
-                    ]
-                )
-            )
+            _refuse(call, send, ModelFailed("the prompt could not be read"))
         else:
-            self._callers[name] = Caller(
-                call, how, send, [Row(text) for text in texts], len(texts)
-            )
-            for text in texts:
-                self._writer.add(text)
+            self._callers[name] = caller
+            for row in caller.rows:
+                self._writer.add(row.text)
+
+    def _caller(self, call: Call, send: Send) -> Caller:
+        """A call with its texts, which have not begun to grow; raises `InvalidInput`."""
+        how = self.model.parameters(call.parameters)
+        rows = [
+            Row(self.model.begin((id(send), call.id, number), raw, how))
+            for number, raw in enumerate(self._inputs(call))
+        ]
+        return Caller(call, how, send, rows, len(rows))
 
     def _inputs(self, call: Call) -> list[Raw]:
         """The inputs of a call, read; raises `InvalidInput`."""
         if call.data is not None:
             return [self.task.read(call.data, call.kind)]
-        kinds = self.task.kinds
-        tensor = call.tensors[0] if len(call.tensors) == 1 else None
-        if tensor is None or tensor.datatype != "BYTES" or tensor.name not in kinds:
-            raise InvalidInput(
-                f"the output '{ANSWER}' needs raw input: send '{kinds[0]}' as BYTES"
-            )
+        tensor = self._raw_tensor(call)
         if not (inputs := elements_of(tensor)):
             raise InvalidInput("the batch is empty")
         if len(inputs) > MOST_ROWS:
@@ -176,6 +168,22 @@ class StreamWorker:
                 f"the batch has {len(inputs):,} texts; at most {MOST_ROWS} are taken at a time"
             )
         return [self.task.read(data, tensor.name) for data in inputs]
+
+    def _raw_tensor(self, call: Call) -> Tensor:
+        """The only tensor of a call, which holds raw inputs; raises `InvalidInput`."""
+        kinds = self.task.kinds
+        tensor = call.tensors[0] if len(call.tensors) == 1 else None
+        if tensor is None or tensor.datatype != "BYTES" or tensor.name not in kinds:
+            raise InvalidInput(
+                f"the output '{ANSWER}' needs raw input: send '{kinds[0]}' as BYTES"
+            )
+        return tensor
+
+    def _forget_callers(self, gone: Sequence[Send]) -> None:
+        """Those of links that have ended."""
+        names = [name for name, one in self._callers.items() if one.send in gone]
+        for name in names:
+            self._forget(name)
 
     def _forget(self, name: tuple[int, int]) -> None:
         self._writer.cancel({row.text.name for row in self._callers.pop(name).rows})
@@ -208,12 +216,7 @@ class StreamWorker:
             return
         del self._callers[name]
         call, found = caller.call, [self._answer(caller, row) for row in caller.rows]
-        last = [row.pieces[-1] for row in caller.rows]
-        usage: Usage = {
-            "prompt_tokens": sum(piece.prompt_tokens for piece in last),
-            "completion_tokens": sum(piece.tokens for piece in last),
-            "compute_seconds": caller.seconds,
-        }
+        usage = _usage(caller)
         answer = (
             Answer(call.id, tensors=[texts_of(ANSWER, found)], usage=usage)
             if call.data is None
@@ -233,21 +236,31 @@ class StreamWorker:
         now = time.monotonic()
         if now - self._sent_at > ALIVE_SECONDS:
             self._sent_at = now
-            for send in {
-                id(one.send): one.send for one in self._callers.values()
-            }.values():
+            links = {id(one.send): one.send for one in self._callers.values()}
+            for send in links.values():
                 send(Batch([]))
 
     def _fail(self, error: BaseException) -> None:
         """A step that fails fails all that took part: nobody can say whose fault it was."""
         log.exception("a step failed")
-        message = (
-            error.message
-            if isinstance(error, MillError)
-            else "the model could not be run"
-        )
+        why = "the model could not be run"
+        if isinstance(error, MillError):
+            why = error.message
         for name, caller in list(self._callers.items()):
             self._forget(name)
-            caller.send(
-                Batch([Answer(caller.call.id, code=ModelFailed.code, message=message)])
-            )
+            _refuse(caller.call, caller.send, ModelFailed(why))
+
+
+def _refuse(call: Call, send: Send, error: MillError) -> None:
+    """Answer a call with an error."""
+    send(Batch([Answer(call.id, code=error.code, message=error.message)]))
+
+
+def _usage(caller: Caller) -> Usage:
+    """What a call has used whose texts are whole."""
+    last = [row.pieces[-1] for row in caller.rows]
+    return {
+        "prompt_tokens": sum(piece.prompt_tokens for piece in last),
+        "completion_tokens": sum(piece.tokens for piece in last),
+        "compute_seconds": caller.seconds,
+    }

@@ -25,9 +25,7 @@ def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
         )
     try:
         if tensor.datatype == "BYTES":
-            array = np.empty(len(elements := elements_of(tensor)), object)
-            array[:] = elements
-            return array.reshape(tensor.shape)
+            return _bytes_array(elements_of(tensor)).reshape(tensor.shape)
         return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape)
     except ValueError as error:
         raise InvalidInput(
@@ -35,17 +33,24 @@ def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
         ) from error
 
 
+def _bytes_array(elements: list[bytes]) -> np.ndarray[Any, Any]:
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array
+
+
 def tensor_of(name: str, array: np.ndarray[Any, Any]) -> Tensor:
     """A tensor of an array."""
     if array.dtype.kind in "OSU":
-        elements = [
-            one
-            if isinstance(one, bytes)
-            else str(one).encode("utf-8", "surrogateescape")
-            for one in array.flat
-        ]
+        elements = [_as_bytes(one) for one in array.flat]
         return Tensor(name, "BYTES", list(array.shape), pack_bytes(elements))
     return Tensor(name, DATATYPES[array.dtype], list(array.shape), array.tobytes())
+
+
+def _as_bytes(element: Any) -> bytes:
+    if isinstance(element, bytes):
+        return element
+    return str(element).encode("utf-8", "surrogateescape")
 
 
 def texts_of(name: str, elements: Sequence[bytes]) -> Tensor:

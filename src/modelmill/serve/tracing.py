@@ -135,11 +135,9 @@ def trace_call(landed: Landed) -> None:
     if landed.error is not None:
         span.fail(landed.error.code, landed.error.message)
     if landed.sent:
-        started, sent, ended = (
-            nanoseconds(when) for when in (landed.started, landed.sent, landed.ended)
-        )
-        span.phase("queue", started, sent)
-        span.phase("compute", sent, ended)
+        sent = nanoseconds(landed.sent)
+        span.phase("queue", nanoseconds(landed.started), sent)
+        span.phase("compute", sent, nanoseconds(landed.ended))
 
 
 class Tracing:
@@ -199,26 +197,13 @@ class Tracing:
         """
         given = headers.get("x-request-id", "")
         parent = TRACEPARENT.match(headers.get("traceparent", ""))
-        flags = int(parent[2], 16) if parent else RANDOM
-        if not (flags & SAMPLED if parent else random.random() < self._sample):
-            trace = parent[1] if parent else f"{random.getrandbits(128) or 1:032x}"
-            return Span(
-                self,
-                None,
-                f"00-{trace}-{random.getrandbits(64) or 1:016x}-{flags & RANDOM:02x}",
-                given,
-            )
-        span = self._begin(name, headers, attributes)
-        context = span.get_span_context()
-        traceparent = "-".join(
-            (
-                "00",
-                f"{context.trace_id:032x}",
-                f"{context.span_id:016x}",
-                f"{int(context.trace_flags):02x}",
-            )
+        sampled = (
+            int(parent[2], 16) & SAMPLED if parent else random.random() < self._sample
         )
-        return Span(self, span, traceparent, given)
+        if not sampled:
+            return Span(self, None, _unsampled(parent), given)
+        span = self._begin(name, headers, attributes)
+        return Span(self, span, _traceparent(span.get_span_context()), given)
 
     def _begin(
         self, name: str, headers: Mapping[str, str], attributes: Attributes
@@ -256,6 +241,19 @@ class Tracing:
         if ending.is_alive():
             self._exporter.shutdown()  # wakes it from waiting for a collector that is down
             ending.join(FLUSH_SECONDS * 0.1)
+
+
+def _unsampled(parent: re.Match[str] | None) -> str:
+    """The `traceparent` of a request that nothing is recorded of."""
+    flags = int(parent[2], 16) if parent else RANDOM
+    trace = parent[1] if parent else f"{random.getrandbits(128) or 1:032x}"
+    return f"00-{trace}-{random.getrandbits(64) or 1:016x}-{flags & RANDOM:02x}"
+
+
+def _traceparent(context: Any) -> str:
+    """The `traceparent` of a span."""
+    trace, span = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    return f"00-{trace}-{span}-{int(context.trace_flags):02x}"
 
 
 def nanoseconds(monotonic: float) -> int:

@@ -144,36 +144,32 @@ class Http1Connection(HttpToolsProtocol):
         self.parser = cast(Any, _Discard(self.transport))
         self._backlog = b""
         newest, owed = self.cycle, self._active
-        if (
-            newest is not None
-            and newest.more_body
-            and self._unfinished
-            and not self._in_head
-        ):
-            newest.disconnected = True  # its body will never be whole
-            newest.message_event.set()
+        if newest is not None and newest.more_body and self._is_in_body():
+            self._abandon(newest)
             if newest is owed:
                 if newest.response_started:
                     return self.transport.close()
                 owed = None
-            else:
-                self.pipeline.popleft()
         if owed is None or owed.response_complete:
             self._send_refusal(refusal)
         return None
 
+    def _is_in_body(self) -> bool:
+        return self._unfinished and not self._in_head
+
+    def _abandon(self, cycle: RequestResponseCycle) -> None:
+        """Give up the newest request: its body will never be whole."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if cycle is not self._active:
+            self.pipeline.popleft()
+
     def _send_refusal(self, refusal: Refusal) -> None:
         if self.transport.is_closing():
             return
-        body = msgspec.json.encode({"error": str(refusal)})
-        content = [STATUS_LINE[refusal.status]]
-        for name, value in self.server_state.default_headers:
-            content += [name, b": ", value, b"\r\n"]
-        if refusal.status == 503:
-            content.append(b"retry-after: 1\r\n")
-        content.append(b"content-type: application/json\r\nconnection: close\r\n")
-        content.append(b"content-length: %d\r\n\r\n" % len(body))
-        self.transport.write(b"".join([*content, body]))
+        self.transport.write(
+            _refusal_response(refusal, self.server_state.default_headers)
+        )
         if self._half_closed or not self.transport.can_write_eof():
             self.transport.close()
         else:
@@ -189,28 +185,21 @@ class Http1Connection(HttpToolsProtocol):
             self._condition, self._since = condition, now
             return
         what = condition[0]
-        waited = now - self._since
-        limits = self.limits
-        if what == "idle" and waited > limits.idle_seconds:
-            self.transport.close()
-        elif what == "head" and waited > limits.header_seconds:
-            self.refuse(
-                Refusal(
-                    408,
-                    f"the headers were not complete within {limits.header_seconds:g} seconds",
-                )
-            )
-        elif what == "body" and waited > limits.body_seconds:
-            self.refuse(
-                Refusal(
-                    408, f"no byte of the body came for {limits.body_seconds:g} seconds"
-                )
-            )
-        elif what == "refused" and waited > limits.header_seconds:
-            self.transport.close()
-        elif (what == "unread" and waited > limits.body_seconds) or what == "reset":
+        longest = self.sweeper.patience.get(what)
+        if longest is not None and now - self._since > longest:
+            self._end(what, longest)
+
+    def _end(self, what: str, seconds: float) -> None:
+        """Let go of a client that has kept the connection waiting for so long."""
+        if what == "head":
+            late = f"the headers were not complete within {seconds:g} seconds"
+            self.refuse(Refusal(408, late))
+        elif what == "body":
+            late = f"no byte of the body came for {seconds:g} seconds"
+            self.refuse(Refusal(408, late))
+        elif what in ("unread", "reset"):
             self.transport.abort()
-        elif what == "unwanted" and waited > limits.body_seconds:
+        else:
             self.transport.close()
 
     def _look_closer(self) -> tuple[str, int]:
@@ -219,11 +208,7 @@ class Http1Connection(HttpToolsProtocol):
             return "unread", unsent
         cycle = self._active
         if cycle is None or cycle.response_complete:
-            if self._refusal is not None:
-                return "refused", 0
-            if self._unfinished:
-                return ("head" if self._in_head else "unwanted"), self._messages
-            return "idle", self._messages
+            return self._look_for_request()
         if self._half_closed:
             return self._look_for_client(cycle)
         if cycle.disconnected:
@@ -232,6 +217,14 @@ class Http1Connection(HttpToolsProtocol):
         if due and not cycle.waiting_for_100_continue and not self.flow.read_paused:
             return "body", self._reads
         return BUSY
+
+    def _look_for_request(self) -> tuple[str, int]:
+        """What a connection waits for that owes no response."""
+        if self._refusal is not None:
+            return "refused", 0
+        if self._unfinished:
+            return ("head" if self._in_head else "unwanted"), self._messages
+        return "idle", self._messages
 
     def _look_for_client(self, cycle: RequestResponseCycle) -> tuple[str, int]:
         """Find out whether a client that closed its side still waits: one that left resets what it
@@ -259,11 +252,38 @@ class Http1Connection(HttpToolsProtocol):
             return False
 
 
+def _refusal_response(
+    refusal: Refusal, headers: Collection[tuple[bytes, bytes]]
+) -> bytes:
+    """A whole response, after which the connection is closed."""
+    body = msgspec.json.encode({"error": str(refusal)})
+    content = [STATUS_LINE[refusal.status]]
+    for name, value in headers:
+        content += [name, b": ", value, b"\r\n"]
+    if refusal.status == 503:
+        content.append(b"retry-after: 1\r\n")
+    content.append(b"content-type: application/json\r\nconnection: close\r\n")
+    content.append(b"content-length: %d\r\n\r\n" % len(body))
+    return b"".join([*content, body])
+
+
 class Sweeper:
-    """Looks at every connection of a server now and then; rests while there are none."""
+    """Looks at every connection of a server now and then; rests while there are none.
+
+    `patience` is for how many seconds a connection may wait for each thing.
+    """
 
     def __init__(self, limits: Limits) -> None:
         shortest = min(limits.header_seconds, limits.body_seconds, limits.idle_seconds)
+        self.patience = {
+            "idle": limits.idle_seconds,
+            "head": limits.header_seconds,
+            "refused": limits.header_seconds,
+            "body": limits.body_seconds,
+            "unread": limits.body_seconds,
+            "unwanted": limits.body_seconds,
+            "reset": 0.0,
+        }
         self._seconds = min(SWEEP_SECONDS, shortest / 4)
         self._armed = False
 
@@ -285,14 +305,18 @@ class Sweeper:
             waiting = list(connections)
         now = loop.time()
         for connection in waiting[:SWEPT_AT_ONCE]:
-            try:
-                if connection in connections:
-                    connection.look(now)
-            except Exception:
-                log.exception("a connection could not be looked at")
+            if connection in connections:
+                _look_at(connection, now)
         if len(waiting) > SWEPT_AT_ONCE:
             loop.call_soon(self._sweep, loop, connections, waiting[SWEPT_AT_ONCE:])
             return
         self._armed = False
         if connections:
             self.arm(loop, connections)
+
+
+def _look_at(connection: Http1Connection, now: float) -> None:
+    try:
+        connection.look(now)
+    except Exception:
+        log.exception("a connection could not be looked at")

@@ -5,7 +5,7 @@ Here a body that is already whole can be taken at once, and a response leaves in
 functions for both are in the scope.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -13,6 +13,13 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from modelmill.wire.http1.fast_path import Answer, KnownHeads
 from modelmill.wire.http1.response import response_head
 from modelmill.wire.http1.scope import LEARN, RESPOND, TAKE
+
+
+def declared_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """The Content-Length of a request; None where it has none."""
+    return next(
+        (int(value) for name, value in headers if name == b"content-length"), None
+    )
 
 
 class Cycle(RequestResponseCycle):
@@ -28,23 +35,17 @@ class Cycle(RequestResponseCycle):
         """Answer the next requests with the same head in this way, when this one's was whole and
         plain.
         """
-        plain = self.keep_alive and self.scope["http_version"] == "1.1"
-        if (
-            self.head
-            and self.heads is not None
-            and plain
-            and not any(n == b"expect" for n, _ in self.scope["headers"])
-        ):
-            length = next(
-                (
-                    int(value)
-                    for name, value in self.scope["headers"]
-                    if name == b"content-length"
-                ),
-                -1,
-            )
-            if length >= 0:
-                self.heads.learn(self.head, length, answer)
+        if not self.head or self.heads is None or not self._is_plain():
+            return
+        length = declared_length(self.scope["headers"])
+        if length is not None:
+            self.heads.learn(self.head, length, answer)
+
+    def _is_plain(self) -> bool:
+        """Whether nothing but the body follows the head, and another request may come."""
+        if not self.keep_alive or self.scope["http_version"] != "1.1":
+            return False
+        return not any(name == b"expect" for name, _ in self.scope["headers"])
 
     def take(self) -> bytes | None:
         """The body when all of it is here, else None: then `receive` waits for it."""

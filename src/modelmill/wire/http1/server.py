@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from modelmill.settings import Limits
 from modelmill.wire.http1.connection import Http1Connection, Refusal, Sweeper, log
-from modelmill.wire.http1.cycle import Cycle
+from modelmill.wire.http1.cycle import Cycle, declared_length
 from modelmill.wire.http1.fast_path import FastCycle, KnownHeads
 from modelmill.wire.http1.scope import GONE
 
@@ -124,27 +124,23 @@ class GuardedProtocol(Http1Connection):
             data, self._backlog = self._backlog + data, b""
         view, at = memoryview(data), 0
         while at < len(data) and len(self.pipeline) < PIPELINED:
-            if self._unfinished and not self._in_head:
-                size = self._missing() or STEP
-            else:
-                end = data.find(b"\r\n\r\n", at, at + STEP)
-                size = STEP if end < 0 else end + 4 - at
+            size = self._step(data, at)
             self._feed(view[at : at + size])
             at += size
         if at < len(data):
             self._backlog = data[at:]
             self.flow.pause_reading()
 
+    def _step(self, data: bytes, at: int) -> int:
+        """How many bytes to parse next: the rest of a body, or one head."""
+        if self._is_in_body():
+            return self._missing() or STEP
+        end = data.find(b"\r\n\r\n", at, at + STEP)
+        return STEP if end < 0 else end + 4 - at
+
     def _missing(self) -> int:
         """Bytes of the current body that have not come yet; 0 when its length was not declared."""
-        declared = next(
-            (
-                int(value)
-                for name, value in self.scope["headers"]
-                if name == b"content-length"
-            ),
-            0,
-        )
+        declared = declared_length(self.scope["headers"]) or 0
         return max(0, declared + self._base - self._taken)
 
     def _feed_backlog(self) -> None:
@@ -275,6 +271,9 @@ class GuardedProtocol(Http1Connection):
                 400,
                 f"a request names one host; this one has {self._hosts} Host headers",
             )
+        self._check_size()
+
+    def _check_size(self) -> None:
         size = len(self.url) + sum(
             len(name) + len(value) + 4 for name, value in self.headers
         )
@@ -338,23 +337,24 @@ class GuardedProtocol(Http1Connection):
         so the request is read once more without it.
         """
         self._offered = self._unfinished = False
-        head = [
-            self.parser.get_method(),
-            b" ",
-            self.url,
-            b" HTTP/",
-            self.parser.get_http_version().encode(),
-            b"\r\n",
-        ]
-        for name, value in self.scope["headers"]:
-            if name != b"upgrade":
-                head += [name, b": ", value, b"\r\n"]
+        head = self._head_without_offer()
         self.parser = httptools.HttpRequestParser(self)
         # As uvicorn has it
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._feed(b"".join([*head, b"\r\n"]))
+        self._feed(head)
         if rest:
             self._feed(rest)
+
+    def _head_without_offer(self) -> bytes:
+        """The head of the current request, as if no other protocol had been offered."""
+        version = self.parser.get_http_version().encode()
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        headers = [
+            b"%b: %b\r\n" % field
+            for field in self.scope["headers"]
+            if field[0] != b"upgrade"
+        ]
+        return b"".join([line, *headers, b"\r\n"])
 
     # ---- answers
 

@@ -83,6 +83,8 @@ HTTP1 = (
 )
 
 Accept = Callable[[Sender, int, Any], Http2Stream]
+OnFrame = Callable[[int, int, bytes], None]
+"""Takes a frame: its flags, its stream's number and its payload."""
 
 
 class Http2Connection(asyncio.Protocol):
@@ -110,7 +112,11 @@ class Http2Connection(asyncio.Protocol):
         self._decode: HeaderReader[Any] = HeaderReader(read)
         self._draining = False
         self._credit, self._refilled = ENDURANCE, self.since
-        self._handlers = (
+        self._handlers = self._frame_handlers()
+
+    def _frame_handlers(self) -> tuple[OnFrame, ...]:
+        """What takes a frame, by its kind."""
+        return (
             self._on_data,
             self._on_headers,
             self._on_priority,
@@ -173,21 +179,14 @@ class Http2Connection(asyncio.Protocol):
         """Handle the whole frames at the head of `data`; returns where the rest begins."""
         at, size = 0, len(data)
         if not self.greeted:
-            if data[:24] != PREFACE[:size]:
-                if data[:1].isalpha():
-                    self.transport.write(HTTP1)
-                raise Violation(PROTOCOL, "this is not HTTP/2")
-            if size < len(PREFACE):
+            if not self._take_preface(data):
                 return 0
-            self.greeted, at = True, len(PREFACE)
+            at = len(PREFACE)
         while size - at >= 9:
             word, flags, number = HEAD.unpack_from(data, at)
             length, kind = word >> 8, word & 255
             if length > FRAME_BYTES:
-                raise Violation(
-                    FRAME_SIZE,
-                    f"a frame of {length} bytes; at most {FRAME_BYTES} are taken",
-                )
+                raise _too_long(length)
             end = at + 9 + length
             if end > size:
                 self._need = 9 + length
@@ -204,29 +203,29 @@ class Http2Connection(asyncio.Protocol):
         self._need = 9
         return at
 
+    def _take_preface(self, data: bytes) -> bool:
+        """Whether what every client begins with is here; raises `Violation` for another
+        protocol.
+        """
+        if data[: len(PREFACE)] != PREFACE[: len(data)]:
+            if data[:1].isalpha():
+                self.transport.write(HTTP1)
+            raise Violation(PROTOCOL, "this is not HTTP/2")
+        self.greeted = len(data) >= len(PREFACE)
+        return self.greeted
+
     # ---- frames from the client
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
         self._room -= size
         if self._room < CONNECTION_WINDOW >> 1:
-            if self._room < 0:
-                raise Violation(FLOW_CONTROL, "more data than the connection's window")
-            self.transport.write(
-                frame(WINDOW_UPDATE, 0, 0, WORD.pack(CONNECTION_WINDOW - self._room))
-            )
-            self._room = CONNECTION_WINDOW
+            self._refill()
         if flags & PADDED:
             payload = _unpadded(payload)
         stream = self.streams.get(number)
         if stream is None or stream.ended:
-            if number > self._last or not number & 1:
-                raise Violation(
-                    PROTOCOL, f"data on stream {number}, which was never opened"
-                )
-            self._cost(1)
-            if stream is not None:
-                self._blame(stream, CLOSED)
+            self._on_stray_data(stream, number)
             return
         stream.room -= size
         if stream.room < 0:
@@ -238,6 +237,25 @@ class Http2Connection(asyncio.Protocol):
             if not payload:
                 self._cost(1)
             stream.data(payload, False)
+
+    def _refill(self) -> None:
+        """Let the client send on, all streams together; raises `Violation` when it did not wait."""
+        if self._room < 0:
+            raise Violation(FLOW_CONTROL, "more data than the connection's window")
+        self.transport.write(
+            frame(WINDOW_UPDATE, 0, 0, WORD.pack(CONNECTION_WINDOW - self._room))
+        )
+        self._room = CONNECTION_WINDOW
+
+    def _on_stray_data(self, stream: Http2Stream | None, number: int) -> None:
+        """Data after the end of a stream, or of one that was reset."""
+        if number > self._last or not number & 1:
+            raise Violation(
+                PROTOCOL, f"data on stream {number}, which was never opened"
+            )
+        self._cost(1)
+        if stream is not None:
+            self._blame(stream, CLOSED)
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
         if flags & PADDED:
@@ -288,21 +306,18 @@ class Http2Connection(asyncio.Protocol):
         if number > self._refuse_above:
             return  # the client knows, and tries elsewhere
         if head is None or len(self.streams) >= MAX_STREAMS:
-            self._cost(20)
-            self.transport.write(
-                frame(
-                    RST_STREAM,
-                    0,
-                    number,
-                    WORD.pack(REFUSED if head is not None else PROTOCOL),
-                )
-            )
+            self._turn_away(number, PROTOCOL if head is None else REFUSED)
             return
         stream = self.streams[number] = self._accept(self.sender, number, head)
         stream.ended = bool(flags & END_STREAM)
         stream.opened()
         if stream.ended and stream.open:
             stream.data(b"", True)
+
+    def _turn_away(self, number: int, code: int) -> None:
+        """Reset a stream that is not begun."""
+        self._cost(20)
+        self.transport.write(frame(RST_STREAM, 0, number, WORD.pack(code)))
 
     def _on_trailers(self, flags: int, number: int) -> None:
         self._cost(1)
@@ -367,10 +382,7 @@ class Http2Connection(asyncio.Protocol):
         if not number:
             self.sender.window += more
             if not more or self.sender.window > TOP:
-                raise Violation(
-                    FLOW_CONTROL if more else PROTOCOL,
-                    "the connection's window is beyond its bounds",
-                )
+                raise _window_violation(more)
         elif number > self._last:
             raise Violation(PROTOCOL, f"stream {number} was never opened")
         elif stream is not None:
@@ -465,6 +477,19 @@ class Http2Connection(asyncio.Protocol):
             self.transport.close()  # TLS says goodbye by itself
         # A client may never read the last words
         self._loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+
+def _too_long(length: int) -> Violation:
+    return Violation(
+        FRAME_SIZE, f"a frame of {length} bytes; at most {FRAME_BYTES} are taken"
+    )
+
+
+def _window_violation(more: int) -> Violation:
+    return Violation(
+        FLOW_CONTROL if more else PROTOCOL,
+        "the connection's window is beyond its bounds",
+    )
 
 
 def _goaway(last: int, code: int, why: str = "") -> bytes:

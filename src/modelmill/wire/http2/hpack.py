@@ -42,19 +42,13 @@ class HeaderReader(Generic[T]):
         `read` raises.
         """
         known = self._known.get(block)
-        if known is not None:
-            return known
+        return self._read_new(block) if known is None else known
+
+    def _read_new(self, block: bytes) -> T:
+        """The meaning of a block, which is kept if the table stays as it is."""
         entries = self._decoder.header_table.dynamic_entries
         before = (len(entries), entries[0] if entries else None)
-        try:
-            fields = cast(
-                "Iterable[tuple[bytes, bytes]]", self._decoder.decode(block, raw=True)
-            )
-        except (
-            IndexError,
-            ValueError,
-        ) as error:  # a truncated block may surface as either
-            raise HPACKError(str(error)) from error
+        fields = self._fields(block)
         # Every entry is a new tuple, so the first tells whether one was added.
         if len(entries) != before[0] or (entries and entries[0] is not before[1]):
             self._known.clear()
@@ -66,6 +60,15 @@ class HeaderReader(Generic[T]):
                 self._known.clear()
             self._known[block] = meaning
         return meaning
+
+    def _fields(self, block: bytes) -> Iterable[tuple[bytes, bytes]]:
+        try:
+            return cast(
+                "Iterable[tuple[bytes, bytes]]", self._decoder.decode(block, raw=True)
+            )
+        except (IndexError, ValueError) as error:
+            # A truncated block may surface as either
+            raise HPACKError(str(error)) from error
 
 
 def _joined(fields: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -187,17 +187,21 @@ class Sender:
         if name == 1 and value < 4096:
             self._prefix = SHRINK
         elif name == 4:
-            if value > TOP:
-                raise Violation(FLOW_CONTROL, "an initial window beyond 2^31")
-            for stream in streams.values():
-                stream.window += value - self.stream_window
-            self.stream_window = value
+            self._resize_windows(value, streams)
         elif name == 5:
             if not 16_384 <= value < 1 << 24:
                 raise Violation(PROTOCOL, f"{value} is no size of a frame")
             self._frame_bytes = min(value, FRAME_BYTES)
         elif name == 2 and value > 1:
             raise Violation(PROTOCOL, "push is on or off")
+
+    def _resize_windows(self, size: int, streams: "dict[int, Http2Stream]") -> None:
+        """The window that streams begin with, also of those that have begun."""
+        if size > TOP:
+            raise Violation(FLOW_CONTROL, "an initial window beyond 2^31")
+        for stream in streams.values():
+            stream.window += size - self.stream_window
+        self.stream_window = size
 
     def pump(self) -> None:
         """Write what the windows allow, one frame for each stream in turn."""

@@ -10,6 +10,7 @@ from modelmill.tasks import fill_mask
 from modelmill.tasks.base import Context, TrainSettings
 from modelmill.tasks.decoding.text_tokenizer import MASK, SPECIAL
 from modelmill.tasks.fill_mask.training import hide, loss
+from modelmill.tasks.fill_mask.words import tokenizer_of
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"]
 MASKED = SPECIAL.index(MASK)
@@ -22,7 +23,7 @@ def context(tmp_path):
 
 
 def token(context, word):
-    return fill_mask.load_tokenizer(context.folder / fill_mask.TOKENIZER).id_of(word)
+    return tokenizer_of(context).id_of(word)
 
 
 def answered(context, text, parameters=None, **logits):

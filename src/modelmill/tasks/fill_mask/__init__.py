@@ -10,7 +10,6 @@ import numpy as np
 from msgspec import Meta
 
 from modelmill.errors import InvalidInput
-from modelmill.generation.sampling import log_shares
 from modelmill.tasks.base import (
     NOTE,
     Arrays,
@@ -20,12 +19,10 @@ from modelmill.tasks.base import (
     Items,
     Model,
     Raw,
-    Run,
 )
 from modelmill.tasks.decoding import text_tokenizer
 from modelmill.tasks.decoding.text_tokenizer import (
     EAST,
-    LETTERS,
     MASK,
     SPECIAL,
     Preprocessing,
@@ -36,14 +33,20 @@ from modelmill.tasks.decoding.text_tokenizer import (
 from modelmill.tasks.decoding.text_tokenizer import (
     look as look,
 )
-from modelmill.tasks.decoding.tokenizer import TOKENIZER, Tokenizer, load_tokenizer
+from modelmill.tasks.fill_mask.measures import metrics
+from modelmill.tasks.fill_mask.words import (
+    all_words,
+    compared,
+    guess,
+    likeliest,
+    masked,
+    places_of,
+)
 from modelmill.tasks.inputs import TextTask
-from modelmill.types import Json, Struct, TensorSpec
+from modelmill.types import Struct, TensorSpec
 
 MASK_TOKENS = 8
 """More than there are in one."""
-SHARE = 0.15
-"""Of the words, hidden to measure by, as in training (Devlin et al. 2018, arXiv 1810.04805)."""
 
 
 class Parameters(Struct, frozen=True, kw_only=True):
@@ -60,6 +63,12 @@ class Parameters(Struct, frozen=True, kw_only=True):
             extra={"wanted": "a word or a list of words"},
         ),
     ] = None
+
+    def words(self) -> list[str]:
+        """The words that are compared; none for all."""
+        if self.targets is None:
+            return []
+        return [self.targets] if isinstance(self.targets, str) else self.targets
 
 
 class FillMask(TextTask):
@@ -116,23 +125,12 @@ class FillMask(TextTask):
         """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput`
         where there is none.
         """
-        ids = _masked(text_tokenizer.text_of(data), context)
-        masked = load_tokenizer(context.folder / TOKENIZER).mask
-        places, wanted = np.flatnonzero(ids == masked), str(data).count(MASK)
-        if not wanted:
-            raise InvalidInput(
-                f"the text has no {MASK}: write it where a word is missing"
-            )
-        if len(places) < wanted:
-            most = context.preprocessing.max_length
-            raise InvalidInput(
-                f"{wanted - len(places)} of {wanted} {MASK} stand after the {most} tokens that "
-                "are read"
-            )
+        text = text_tokenizer.text_of(data)
+        ids = masked(text, context)
         return {
             "ids": ids,
-            "places": places.astype(np.int64),
-            f"{NOTE}text": text_tokenizer.noted(str(data)),
+            "places": places_of(text, ids, context),
+            f"{NOTE}text": text_tokenizer.noted(text),
         }
 
     def encode(
@@ -144,35 +142,28 @@ class FillMask(TextTask):
         Raises `InvalidInput` for targets that are no single tokens.
         """
         text = text_tokenizer.text_of_note(arrays[f"{NOTE}text"])
-        wanted = _targets(parameters, context)
-        count = parameters.top_k
-        tokenizer = load_tokenizer(context.folder / TOKENIZER)
-        found = []
-        for number, logits in enumerate(arrays["logits"].astype(np.float64)):
-            shares = np.exp(log_shares(logits))
-            ids = wanted if wanted is not None else _words(tokenizer, len(shares))
-            best = ids[np.argsort(-shares[ids], kind="stable")][:count]
-            found.append(
-                [
-                    _guess(tokenizer, text, number, int(one), float(shares[one]))
-                    for one in best
-                ]
-            )
+        logits = arrays["logits"].astype(np.float64)
+        words = parameters.words()
+        among = (
+            compared(words, context) if words else all_words(logits.shape[-1], context)
+        )
+        found = [
+            [
+                guess(text, number, token, score, context)
+                for token, score in likeliest(place, among, parameters.top_k)
+            ]
+            for number, place in enumerate(logits)
+        ]
         return found[0] if len(found) == 1 else found
 
     def same_answer(self, one: list[Any], other: list[Any], tolerance: float) -> bool:
         """Whether the words are as likely, rank by rank: rounding may turn a tie."""
         if len(one) != len(other):
             return False
+        pairs = zip(one, other, strict=True)
         if one and isinstance(one[0], list):
-            return all(
-                self.same_answer(mine, theirs, tolerance)
-                for mine, theirs in zip(one, other, strict=True)
-            )
-        return all(
-            abs(a["score"] - b["score"]) <= tolerance
-            for a, b in zip(one, other, strict=True)
-        )
+            return all(self.same_answer(a, b, tolerance) for a, b in pairs)
+        return all(abs(a["score"] - b["score"]) <= tolerance for a, b in pairs)
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
         """`ids` alone: training hides words of its own choice each time."""
@@ -200,12 +191,8 @@ class FillMask(TextTask):
     def as_sent(self, data: Raw) -> str:
         """A text whose middle word is hidden; the middle letter of it in scripts without spaces."""
         words = text_tokenizer.text_of(data).split()
-        middle = words[len(words) // 2]
-        half = len(middle) // 2
-        spaced = all(letter < EAST for letter in middle)
-        words[len(words) // 2] = (
-            MASK if spaced else f"{middle[:half]}{MASK}{middle[half + 1 :]}"
-        )
+        middle = len(words) // 2
+        words[middle] = _hidden(words[middle])
         return " ".join(words)
 
     def example(self) -> str:
@@ -213,100 +200,12 @@ class FillMask(TextTask):
         return f"A quiet film that {MASK} with you."
 
 
-def _masked(text: str, context: Context) -> np.ndarray[Any, Any]:
-    """Token ids, int64 [max_length], of a text in which [MASK] alone is no text."""
-    how, tokenizer = context.preprocessing, load_tokenizer(context.folder / TOKENIZER)
-    marks = {MASK: tokenizer.mask}
-    ids = tokenizer.encode(text[: how.max_length * LETTERS], marks)
-    row = np.full(how.max_length, tokenizer.pad, np.int64)
-    row[: len(ids)] = ids[: how.max_length]
-    return row
-
-
-def _targets(parameters: Parameters, context: Context) -> Any:
-    """The ids of the words that are to be compared; None for all."""
-    targets = parameters.targets
-    if targets is None:
-        return None
-    words = [targets] if isinstance(targets, str) else targets
-    tokenizer, ids = load_tokenizer(context.folder / TOKENIZER), []
-    for word in words:
-        known = tokenizer.encode(word)
-        if len(known) != 1 or known[0] in tokenizer.special:
-            raise InvalidInput(f"the model knows no single token {word[:60]!r}")
-        ids.append(known[0])
-    return np.array(ids)
-
-
-def _words(tokenizer: Tokenizer, tokens: int) -> np.ndarray[Any, Any]:
-    """The ids of all tokens that are text."""
-    return np.setdiff1d(np.arange(tokens), sorted(tokenizer.special))
-
-
-def _guess(
-    tokenizer: Tokenizer, text: str, number: int, token: int, score: float
-) -> Json:
-    """One word in its place, the other masks as they were."""
-    word = tokenizer.name_of(token).replace("▁", " ").strip()
-    parts = text.split(MASK)
-    whole = (
-        MASK.join(parts[: number + 1])
-        + word
-        + MASK.join(["", *parts[number + 1 :]])[len(MASK) :]
-    )
-    return {
-        "score": round(score, 6),
-        "token": token,
-        "token_str": word,
-        "sequence": whole,
-    }
-
-
-def _hidden(
-    ids: np.ndarray[Any, Any], number: int, tokenizer: Tokenizer
-) -> np.ndarray[Any, Any]:
-    """Places of known words, always the same ones of a text at its place in the data."""
-    places = np.flatnonzero(~np.isin(ids, sorted(tokenizer.special)))
-    if not len(places):
-        return places
-    chance = np.random.default_rng((len(ids), number)).permutation(len(places))
-    return np.sort(places[chance[: max(1, round(SHARE * len(places)))]])
-
-
-def metrics(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
-    """How often the likeliest word is the one that was hidden, and the surprise at it in nats."""
-    tokenizer = load_tokenizer(context.folder / TOKENIZER)
-    right = 0
-    surprise = 0.0
-    count = 0
-    for number, item in enumerate(items):
-        ids = text_tokenizer.decode(item.data, context.preprocessing, context.folder)
-        places = _hidden(ids, number, tokenizer)
-        if not len(places):
-            continue
-        kept = ids[places]
-        ids[places] = tokenizer.mask
-        scores = log_shares(
-            run({"ids": ids[None], "places": places[None]})["logits"][0].astype(
-                np.float64
-            )
-        )
-        own = scores[np.arange(len(places)), kept]
-        right += int((scores.argmax(1) == kept).sum())
-        surprise, count = surprise - float(own.sum()), count + len(places)
-    if not count:
-        raise InvalidInput(
-            "the model knows no word of the texts that it is to be measured on"
-        )
-    loss = surprise / count
-    metrics = {
-        "accuracy": right / count,
-        "loss": loss,
-        "perplexity": float(np.exp(min(loss, 50))),
-        "hidden": count,
-        "items": len(items),
-    }
-    return Evaluation(metrics=metrics, pictures={})
+def _hidden(word: str) -> str:
+    """[MASK] for a word, or for its middle letter in scripts without spaces."""
+    if all(letter < EAST for letter in word):
+        return MASK
+    half = len(word) // 2
+    return f"{word[:half]}{MASK}{word[half + 1 :]}"
 
 
 TASK = FillMask()

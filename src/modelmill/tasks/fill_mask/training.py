@@ -53,31 +53,37 @@ def hide(
     """Ids [N, L] with random tokens hidden, and the mask of these [N, L]; a batch that has ordinary
     tokens has at least one hidden.
     """
-    ordinary = ids >= len(SPECIAL)
-
-    def chance() -> Tensor:
-        return torch.rand(ids.shape, device=ids.device, generator=generator)
-
-    chance_hidden = chance()
-    hidden = ordinary & (chance_hidden < SHARE)
-    if not hidden.any():
-        hidden = ordinary & (
-            chance_hidden
-            == chance_hidden.where(ordinary, torch.full_like(chance_hidden, 2.0)).min()
-        )
-    chance_kind = chance()
-    random_tokens = torch.randint(
-        len(SPECIAL),
-        max(tokens, len(SPECIAL) + 1),
-        ids.shape,
-        device=ids.device,
-        generator=generator,
-    )
-    masked = ids.masked_fill(
-        hidden & (chance_kind >= SHOWN + RANDOM), SPECIAL.index(MASK)
-    )
-    replaced = hidden & (chance_kind >= SHOWN) & (chance_kind < SHOWN + RANDOM)
+    hidden = _chosen(ids, generator)
+    kind = _chance(ids, generator)
+    random_tokens = _random_tokens(ids, tokens, generator)
+    masked = ids.masked_fill(hidden & (kind >= SHOWN + RANDOM), SPECIAL.index(MASK))
+    replaced = hidden & (kind >= SHOWN) & (kind < SHOWN + RANDOM)
     return torch.where(replaced, random_tokens, masked), hidden
+
+
+def _chosen(ids: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Which tokens are hidden [N, L]: a share of the ordinary ones, one of them at least."""
+    ordinary = ids >= len(SPECIAL)
+    chance = _chance(ids, generator)
+    hidden = ordinary & (chance < SHARE)
+    if hidden.any():
+        return hidden
+    least = chance.where(ordinary, torch.full_like(chance, 2.0)).min()
+    return ordinary & (chance == least)
+
+
+def _chance(ids: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A number of 0..1 for each token."""
+    return torch.rand(ids.shape, device=ids.device, generator=generator)
+
+
+def _random_tokens(
+    ids: Tensor, tokens: int, generator: torch.Generator | None
+) -> Tensor:
+    """Any ordinary token in the place of each [N, L]."""
+    first = len(SPECIAL)
+    most = max(tokens, first + 1)
+    return torch.randint(first, most, ids.shape, device=ids.device, generator=generator)
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

@@ -525,8 +525,11 @@ def test_a_worker_says_how_many_calls_share_a_batch(make, batch, most, why, tmp_
 
     def report(message):
         said.append(message)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if message.get(
+            "ready"
+        ):  # else nothing waits for the signal: it would end pytest
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    assert main(msgspec.json.encode(spec), report) == 0
+    assert main(msgspec.json.encode(spec), report) == 0, said
     assert 1 <= said[0]["batch"] <= most
     assert said[0]["alone"] == why

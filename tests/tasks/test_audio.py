@@ -235,6 +235,28 @@ def test_a_beam_finds_the_text_that_all_ways_together_make_likeliest():
     assert "".join(one.text for one in beam(unsure, LABELS, 4)) == "a"
 
 
+def test_the_padding_of_a_batch_changes_nothing_before_it():
+    torch = pytest.importorskip("torch")
+    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+    from modelmill.tasks.automatic_speech_recognition.network import over_lengths
+
+    gru = torch.nn.GRU(7, 5, 2, batch_first=True, bidirectional=True).double()
+    x = torch.randn(4, 9, 7, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([9, 3, 1, 6])
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    wanted, _ = pad_packed_sequence(gru(packed)[0], batch_first=True, total_length=9)
+    (gradient,) = torch.autograd.grad(wanted.square().sum(), x)
+
+    within = (torch.arange(9) < lengths[:, None]).unsqueeze(2)
+    outputs = over_lengths(gru, x, lengths) * within
+
+    torch.testing.assert_close(outputs, wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(outputs.square().sum(), x)[0], gradient
+    )
+
+
 def test_words_stand_between_blanks():
     heard = [
         TimedText("a", 1, 2),

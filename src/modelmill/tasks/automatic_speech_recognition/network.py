@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn import functional as F
 
 from modelmill.tasks.base import Signature
 from modelmill.tasks.networks.mel_spectrogram import LogMel, SpecAugment
@@ -57,10 +57,40 @@ class Ctc(nn.Module):
             x, _ = self.recurrent(x)
         else:
             positions = self.positions(length).clamp(max=x.shape[1])
-            packed = pack_padded_sequence(
-                x, positions.cpu(), batch_first=True, enforce_sorted=False
-            )
-            x, _ = pad_packed_sequence(
-                self.recurrent(packed)[0], batch_first=True, total_length=x.shape[1]
-            )
+            x = over_lengths(self.recurrent, x, positions)
         return self.last(x).float().log_softmax(2)  # type: ignore[no-any-return]
+
+
+def over_lengths(gru: nn.GRU, x: Tensor, lengths: Tensor) -> Tensor:
+    """Outputs [N, T, 2 H] of a bidirectional GRU over x [N, T, C], each row as if it ended after
+    its length [N]; what comes after that is of no meaning.
+
+    The same as over a packed sequence, in time that grows with T: the gradient of a packed one
+    grows with its square, since each step takes a slice of all steps.
+    """
+    backwards = _reversed_positions(lengths, x.shape[1])
+    for layer in range(gru.num_layers):
+        if layer:
+            x = F.dropout(x, gru.dropout, gru.training)
+        ahead = _one_direction(gru, x, f"l{layer}")
+        back = _one_direction(gru, _taken(x, backwards), f"l{layer}_reverse")
+        x = torch.cat([ahead, _taken(back, backwards)], dim=2)
+    return x
+
+
+def _reversed_positions(lengths: Tensor, most: int) -> Tensor:
+    """Positions [N, T] that turn each row around within its length."""
+    position = torch.arange(most, device=lengths.device).expand(len(lengths), most)
+    last = lengths.unsqueeze(1) - 1
+    return torch.where(position <= last, last - position, position)
+
+
+def _taken(x: Tensor, positions: Tensor) -> Tensor:
+    return x.gather(1, positions.unsqueeze(2).expand(-1, -1, x.shape[2]))
+
+
+def _one_direction(gru: nn.GRU, x: Tensor, suffix: str) -> Tensor:
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    weights = [getattr(gru, f"{name}_{suffix}") for name in names]
+    start = x.new_zeros(1, x.shape[0], gru.hidden_size)
+    return torch.gru(x, start, weights, True, 1, 0.0, gru.training, False, True)[0]

@@ -210,11 +210,7 @@ class App:
 
     def _span(self, request: Request, tracing: Tracing) -> Span:
         """A span that is named by the method and the pattern of the path."""
-        patterns = (
-            endpoint.pattern
-            for endpoint, _ in self._endpoints
-            if endpoint.match(request.path) is not None
-        )
+        patterns = (endpoint.pattern for endpoint, _, _ in self._matches(request.path))
         headers = {
             key.decode("latin-1"): value.decode("latin-1")
             for key, value in request.headers.items()
@@ -275,18 +271,22 @@ class App:
 
     def _find(self, request: Request) -> Match:
         """The endpoint; raises `UnknownPath` and `WrongMethod` to callers with a key alone."""
-        allowed: set[str] = set()
         method = "GET" if request.method == "HEAD" else request.method
-        for endpoint, protocol in self._endpoints:
-            names = endpoint.match(request.path)
-            if names is None:
-                continue
-            if endpoint.method == method:
-                return endpoint, protocol, names
-            allowed.add(endpoint.method)
+        allowed: set[str] = set()
+        for match in self._matches(request.path):
+            if match[0].method == method:
+                return match
+            allowed.add(match[0].method)
         refuse_other_sites(request.headers)
         self.gateway.authorise(key_of(request.headers))
         raise self._not_found(request.path, sorted(allowed))
+
+    def _matches(self, path: str) -> Iterator[Match]:
+        """The endpoints of a path, of any method."""
+        for endpoint, protocol in self._endpoints:
+            names = endpoint.match(path)
+            if names is not None:
+                yield endpoint, protocol, names
 
     def _not_found(self, path: str, allowed: list[str]) -> MillError:
         """The error of a path that takes these methods only, or none."""

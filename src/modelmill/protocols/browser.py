@@ -52,23 +52,30 @@ def protected(scope: Scope, send: Send) -> Send:
 
     The start of a page is held back until its first part shows which scripts are its own.
     """
-    path: str = scope["path"]
-    page: dict[str, Any] | None = None
+    return _Protected(scope["path"], send).send
 
-    async def sending(message: dict[str, Any]) -> None:
-        nonlocal page
+
+class _Protected:
+    """The answer to one request: its path, where it goes, and the start of a page that is held
+    back.
+    """
+
+    def __init__(self, path: str, send: Send) -> None:
+        self._path, self._send = path, send
+        self._page: dict[str, Any] | None = None
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Send a message of the answer, the start with protection."""
         if message["type"] == "http.response.start":
             if _is_page(message["headers"]):
-                page = message
+                self._page = message
                 return
-            message = _with(message, protection(path))
-        elif page is not None:
+            message = _with(message, protection(self._path))
+        elif self._page is not None:
+            page, self._page = self._page, None
             policy = _policy(message.get("body", b""))
-            await send(_with(page, protection(path, policy)))
-            page = None
-        await send(message)
-
-    return sending
+            await self._send(_with(page, protection(self._path, policy)))
+        await self._send(message)
 
 
 def _with(

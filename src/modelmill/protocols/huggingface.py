@@ -82,10 +82,8 @@ async def infer(request: Request) -> Response | StreamingResponse:
         if sent.many:
             raise InvalidInput("a stream answers one text, not a list")
         return await streamed(request, sent.inputs[0], sent.parameters)
-    _check_accept(
-        request.header(b"accept"),
-        READABLE | PICTURES if version.output == IMAGE else READABLE,
-    )
+    readable = READABLE | PICTURES if version.output == IMAGE else READABLE
+    _check_accept(request.header(b"accept"), readable)
     return await respond(request, body)
 
 
@@ -197,15 +195,11 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Inputs:
         return Inputs([body], {})
     document = _document(body, taken)
     inputs, parameters = document["inputs"], _parameters(document)
-    compared = task == VECTORS and isinstance(inputs, dict)
     if task == VECTORS:
         parameters = _vector_options(document) | parameters
+    compared = task == VECTORS and isinstance(inputs, dict)
     if compared:
-        inputs = _sentences(inputs)
-        if PACKED & parameters.keys():
-            raise InvalidInput(
-                "similarities are numbers: leave encoding_format and usage out"
-            )
+        inputs = _sentences(inputs, parameters)
     many = isinstance(inputs, list)
     if many:
         check_count("inputs", inputs)
@@ -258,16 +252,25 @@ def _parameters(document: Json) -> Json:
     return parameters
 
 
-def _sentences(inputs: dict[str, Any]) -> list[Any]:
+def _sentences(inputs: dict[str, Any], parameters: Json) -> list[Any]:
     """The source sentence, then those that it is compared with (sentence-similarity); raises
     `InvalidInput`.
     """
+    _check_sentences(inputs)
+    if PACKED & parameters.keys():
+        raise InvalidInput(
+            "similarities are numbers: leave encoding_format and usage out"
+        )
+    return [inputs["source_sentence"], *inputs["sentences"]]
+
+
+def _check_sentences(inputs: dict[str, Any]) -> None:
+    """Raises `InvalidInput` unless there is a source and something to compare it with."""
     source, sentences = inputs.get("source_sentence"), inputs.get("sentences")
     if not isinstance(source, str) or not isinstance(sentences, list) or not sentences:
         raise InvalidInput(
             'inputs wants the form {"source_sentence": ..., "sentences": [...]}'
         )
-    return [source, *sentences]
 
 
 def _similarities(vectors: list[bytes]) -> bytes:

@@ -20,8 +20,9 @@ from modelmill.protocols.inputs import (
 )
 from modelmill.protocols.openai import errors
 from modelmill.protocols.rows import ROWS, from_columns, from_rows, to_columns, to_rows
+from modelmill.serve.wire import Tensor
 from modelmill.tasks.kinds import TENSOR
-from modelmill.types import Json
+from modelmill.types import Json, ServedVersion
 
 error = errors.error
 
@@ -89,18 +90,23 @@ def _raw(value: Any, kind: str, number: int) -> bytes:
 async def _tensors(request: Request, document: Json) -> Response:
     """All rows of a request go as one call."""
     parameters = parameters_of(document)
-    if "instances" in document:
-        rows = document["instances"]
-        if not isinstance(rows, list):
-            raise InvalidInput(FORM)
-        check_count("instances", rows, ROWS)
-        tensors = from_rows(rows, request.version)
-        answer = await request.predict(tensors=tensors, parameters=parameters)
-        predictions = to_rows(answer, len(rows))
-        return Response(msgspec.json.encode({"predictions": predictions}))
-    tensors = from_columns(document["inputs"], request.version)
+    tensors = _rows(document, request.version)
     answer = await request.predict(tensors=tensors, parameters=parameters)
+    if "instances" in document:
+        predictions = to_rows(answer, len(document["instances"]))
+        return Response(msgspec.json.encode({"predictions": predictions}))
     return Response(msgspec.json.encode({"outputs": to_columns(answer)}))
+
+
+def _rows(document: Json, version: ServedVersion) -> list[Tensor]:
+    """Instances, or whole columns, as tensors; raises `InvalidInput`."""
+    if "inputs" in document:
+        return from_columns(document["inputs"], version)
+    rows = document["instances"]
+    if not isinstance(rows, list):
+        raise InvalidInput(FORM)
+    check_count("instances", rows, ROWS)
+    return from_rows(rows, version)
 
 
 ROUTES = [

@@ -23,17 +23,26 @@ def from_rows(rows: Sequence[Any], route: ServedVersion) -> list[Tensor]:
     """
     names = [spec.name for spec in route.inputs]
     objects = [isinstance(row, dict) for row in rows]
-    if not any(objects):
-        if len(names) != 1:
+    if any(objects):
+        if not all(objects):
             raise InvalidInput(
-                f"every instance is an object with the inputs {', '.join(names)}"
+                "either all instances are objects by input name, or none is"
             )
-        return from_columns({names[0]: rows}, route)
-    if not all(objects):
-        raise InvalidInput("either all instances are objects by input name, or none is")
+        return from_columns(_turned(rows, names), route)
+    if len(names) != 1:
+        raise InvalidInput(
+            f"every instance is an object with the inputs {', '.join(names)}"
+        )
+    return from_columns({names[0]: rows}, route)
+
+
+def _turned(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Rows by input name as columns; raises `InvalidInput` for other names."""
     for number, row in enumerate(rows):
         _check_names(f"instance {number}: ", row, names, "nothing")
-    return from_columns({name: [row[name] for row in rows] for name in names}, route)
+    return {name: [row[name] for row in rows] for name in names}
 
 
 def _check_names(
@@ -54,10 +63,14 @@ def from_columns(columns: Any, route: ServedVersion) -> list[Tensor]:
         columns = {names[0]: columns} if len(names) == 1 else {}
     _check_names("", columns, names, "no names")
     tensors = [_tensor(spec, columns[spec.name]) for spec in route.inputs]
+    _check_counts(tensors)
+    return tensors
+
+
+def _check_counts(tensors: Sequence[Tensor]) -> None:
     if len({tensor.shape[0] for tensor in tensors}) > 1:
         counts = ", ".join(f"{tensor.name} {tensor.shape[0]}" for tensor in tensors)
         raise InvalidInput(f"the inputs disagree on the number of rows: {counts}")
-    return tensors
 
 
 def _tensor(spec: TensorSpec, values: Any) -> Tensor:
@@ -100,10 +113,7 @@ def _nested_lists(spec: TensorSpec) -> Any:
 
 def _check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
     """Raises `InvalidInput` for a shape that is not that of the signature, or has too many rows."""
-    fits = len(shape) == len(spec.shape) and all(
-        wanted in (-1, side) for side, wanted in zip(shape, spec.shape, strict=True)
-    )
-    if not fits or 0 in shape:
+    if not _fits(shape, spec.shape) or 0 in shape:
         raise InvalidInput(
             f"input '{spec.name}' wants the shape {spec.shape}, given: {list(shape)}"
         )
@@ -113,18 +123,29 @@ def _check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
         )
 
 
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(
+        side in (-1, given) for given, side in zip(shape, wanted, strict=True)
+    )
+
+
 def to_rows(answer: Answer, count: int) -> list[Any]:
     """One row of the model's only output per instance, or an object by output name."""
-    columns = {tensor.name: _values(tensor) for tensor in answer.tensors}
-    for name, values in columns.items():
-        if not isinstance(values, list) or len(values) != count:
-            raise ModelFailed(
-                f"the output '{name}' does not have a row per instance: ask with inputs instead"
-            )
+    columns = {tensor.name: _rows(tensor, count) for tensor in answer.tensors}
     if len(columns) == 1:
         return list(next(iter(columns.values())))
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _rows(tensor: Tensor, count: int) -> list[Any]:
+    """The values of an output that has so many rows; raises `ModelFailed`."""
+    values = _values(tensor)
+    if not isinstance(values, list) or len(values) != count:
+        raise ModelFailed(
+            f"the output '{tensor.name}' does not have a row per instance: ask with inputs instead"
+        )
+    return values
 
 
 def to_columns(answer: Answer) -> Any:

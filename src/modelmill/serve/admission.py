@@ -41,12 +41,14 @@ class Rates:
         if bucket is None:
             bucket = self._buckets[caller.digest] = Bucket(burst, now)
         if wait := bucket.take(rate, burst, now):
-            message = (
-                f"the key '{caller.name}' may send {caller.rate:g} requests a second"
-            )
-            raise Overloaded(message, retry_after=wait)
+            raise _too_fast(caller, wait)
 
     def keep(self, known: set[str]) -> None:
         """Forget keys that no longer exist."""
         for digest in self._buckets.keys() - known:
             del self._buckets[digest]
+
+
+def _too_fast(caller: KeyInfo, wait: float) -> Overloaded:
+    may = f"the key '{caller.name}' may send {caller.rate:g} requests a second"
+    return Overloaded(may, retry_after=wait)

@@ -61,17 +61,23 @@ class Collector:
 
     def collect(self) -> Iterator[Metric]:
         """All families: of versions, of what keys have used, and the gauges."""
-        versions = _VersionFamilies()
+        yield from self._versions().all()
+        yield from self._uses().all()
+        yield from self._shown()
+
+    def _versions(self) -> "_VersionFamilies":
+        families = _VersionFamilies()
         for name in sorted(self._meter.names()):
             if self._may_read(name[0]):
-                versions.add(name, self._meter.total(name))
-        yield from versions.all()
-        uses = _UseFamilies()
+                families.add(name, self._meter.total(name))
+        return families
+
+    def _uses(self) -> "_UseFamilies":
+        families = _UseFamilies()
         for use, count in self._meter.used().items():
             if self._may_read(use[0], use[1]):
-                uses.add(use, count)
-        yield from uses.all()
-        yield from self._shown()
+                families.add(use, count)
+        return families
 
     def _may_read(self, project: str, key: str | None = None) -> bool:
         """Whether the reader is told of a project, or of a key's use in it."""

@@ -149,16 +149,20 @@ class Gateway:
         )
 
     def _follow_all(self, routes: Iterable[ServedVersion]) -> None:
-        """A pool for each version there is; those of others hand over what waits, and close."""
+        """A pool for each version there is, and for no other."""
         wanted: set[Place] = set()
         for route in routes:
             wanted.add(self._follow(route, "main"))
             for other in route.others:
                 wanted.add(self._follow(other, version_of(other)))
         for place in self._pools.keys() - wanted:
-            pool = self._pools.pop(place)
-            heir = self._pools.get((place[0], place[1], "main"))
-            pool.close(None if pool.shadow else heir)
+            self._retire(place)
+
+    def _retire(self, place: Place) -> None:
+        """Close a pool; what waits goes to the main version, except copies for a shadow."""
+        pool = self._pools.pop(place)
+        heir = self._pools.get((place[0], place[1], "main"))
+        pool.close(None if pool.shadow else heir)
 
     def _follow(self, route: ServedVersion, slot: str) -> Place:
         """The pool of a route is as the route says; returns its place."""

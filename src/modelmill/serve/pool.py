@@ -399,10 +399,7 @@ class Pool:
             pending.attempts,
             self.deployment,
         )
-        times = "twice" if pending.attempts == ATTEMPTS else f"{pending.attempts} times"
-        self._fail(
-            pending, ModelFailed(f"the model's process ended {times} on this input")
-        )
+        self._fail(pending, _ended_workers(pending.attempts))
 
     def _pump_in(self, seconds: float) -> None:
         if self._later is not None:
@@ -456,6 +453,11 @@ class Pool:
     def _fail(pending: Pending, error: MillError) -> None:
         with suppress(asyncio.InvalidStateError):
             pending.future.set_exception(error)
+
+
+def _ended_workers(attempts: int) -> ModelFailed:
+    times = "twice" if attempts == ATTEMPTS else f"{attempts} times"
+    return ModelFailed(f"the model's process ended {times} on this input")
 
 
 def bytes_of_parameters(call: Call) -> int:

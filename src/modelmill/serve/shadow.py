@@ -63,9 +63,7 @@ def agree(one: Answer, other: Answer) -> bool:
     if bool(one.data) != bool(other.data):
         return False
     if one.data:
-        return bool(
-            _top(msgspec.json.decode(one.data)) == _top(msgspec.json.decode(other.data))
-        )
+        return bool(_top(one.data) == _top(other.data))
     theirs = {tensor.name: tensor for tensor in other.tensors}
     return all(
         tensor.name in theirs and _close(tensor, theirs[tensor.name])
@@ -73,7 +71,9 @@ def agree(one: Answer, other: Answer) -> bool:
     )
 
 
-def _top(answer: Any) -> Any:
+def _top(document: bytes) -> Any:
+    """What an answer says first: its label where it has one."""
+    answer = msgspec.json.decode(document)
     first = answer[0] if isinstance(answer, list) and answer else answer
     return first.get("label", first) if isinstance(first, dict) else first
 
@@ -83,10 +83,11 @@ def _close(one: Tensor, other: Tensor) -> bool:
         return False
     if not one.datatype.startswith(("FP", "BF")):
         return one.data == other.data
-    mine, theirs = (
-        np.frombuffer(tensor.data, NUMPY[tensor.datatype]).astype(np.float64)
-        for tensor in (one, other)
-    )
+    mine, theirs = _numbers(one), _numbers(other)
     return bool(
         np.allclose(mine, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
     )
+
+
+def _numbers(tensor: Tensor) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).astype(np.float64)

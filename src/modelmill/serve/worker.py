@@ -560,16 +560,22 @@ def main(data: bytes, report: Report) -> int:
         log.error("%s can't be served: %s", spec.deployment, error)
         report({"error": error.message, "code": error.code})
         return 1
-    alone = BY_HAND if spec.batch == 1 else why_alone(model)
+    alone = _why_alone(spec, model)
     worker = Worker(model, spec.decoders, not alone)
     rows = _rows(worker, spec.batch)
-    if alone:
-        log.warning("%s: %s: %s", spec.deployment, ALONE, alone)
     server = _prepared(worker, spec)
     _log_ready(spec, time.perf_counter() - started, rows)
     report({"ready": True, "batch": rows, "alone": alone, "threads": model.threads})
     server.run()
     return 0
+
+
+def _why_alone(spec: WorkerSpec, model: predictor.Predictor) -> str:
+    """Why calls do not share a batch; empty when they do."""
+    alone = BY_HAND if spec.batch == 1 else why_alone(model)
+    if alone:
+        log.warning("%s: %s: %s", spec.deployment, ALONE, alone)
+    return alone
 
 
 def _prepared(worker: Worker, spec: WorkerSpec) -> Server:

@@ -59,13 +59,16 @@ def unpack(body: bytes, name: str, limit: int) -> bytes:
         raise InvalidInput(f"the body is not valid {name}: {error}") from error
     if len(found) > limit:
         raise TooLarge(f"the body exceeds {limit:,} bytes when it is unpacked")
-    if not stream.eof:
-        raise InvalidInput(f"the body ends in the middle of its {name} stream")
-    if stream.unused_data:
-        raise InvalidInput(
-            f"{len(stream.unused_data)} bytes follow the {name} stream of the body"
-        )
+    _check_end(stream.eof, len(stream.unused_data), name)
     return found
+
+
+def _check_end(ended: bool, rest: int, name: str) -> None:
+    """Raises `InvalidInput` unless the stream is whole and nothing follows it."""
+    if not ended:
+        raise InvalidInput(f"the body ends in the middle of its {name} stream")
+    if rest:
+        raise InvalidInput(f"{rest} bytes follow the {name} stream of the body")
 
 
 async def packed_body(body: bytes, accepted: bytes) -> tuple[bytes, str]:
@@ -86,14 +89,20 @@ def preferred(accepted: bytes) -> str:
     """`gzip` or `deflate` when Accept-Encoding prefers it, else an empty string (RFC 9110 section
     12.5.3).
     """
-    weights: dict[str, float] = {}
-    for part in accepted[:1024].decode("latin-1").lower().split(","):
-        name, _, rest = part.partition(";")
-        weights[name.strip()] = _quality(rest)
+    weights = _weights(accepted[:1024].decode("latin-1"))
     others = weights.get("*", 0.0)
     best = max(("gzip", "deflate"), key=lambda name: weights.get(name, others))
     weight = weights.get(best, others)
     return best if weight > 0 and weight >= weights.get("identity", 0.0) else ""
+
+
+def _weights(accepted: str) -> dict[str, float]:
+    """How much each coding is wanted."""
+    weights: dict[str, float] = {}
+    for part in accepted.lower().split(","):
+        name, _, rest = part.partition(";")
+        weights[name.strip()] = _quality(rest)
+    return weights
 
 
 def _quality(text: str) -> float:

@@ -64,13 +64,12 @@ async def _read(request: Request) -> tuple[bytes, Json]:
         raise InvalidInput(f"{not_supported(version, 'text generation')}; use infer")
     request.gateway.refuse_unservable(version)
     document: Any = read_json(await request.content())
-    if not isinstance(document, dict) or not isinstance(
-        document.get("text_input"), str
-    ):
+    text = document.get("text_input") if isinstance(document, dict) else None
+    if not isinstance(text, str):
         raise InvalidInput(
             'the JSON wants the form {"text_input": ..., "parameters": {...}}'
         )
-    return document["text_input"].encode("utf-8", "replace"), _parameters(document)
+    return text.encode("utf-8", "replace"), _parameters(document)
 
 
 def _parameters(document: Json) -> Json:

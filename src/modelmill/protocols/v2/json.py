@@ -186,10 +186,15 @@ def _decode_loosely(head: bytes) -> InferRequest[Any]:
         message = msgspec.convert(document, InferRequest[Any])
     except (ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"the request is not valid: {error}") from error
+    _mark_loose(message)
+    return message
+
+
+def _mark_loose(message: InferRequest[Any]) -> None:
+    """Say of values that nothing has typed them."""
     for entry in message.inputs:
         if entry.data is not None:
             entry.data = Loose(entry.data)
-    return message
 
 
 def _finite(text: str) -> float:

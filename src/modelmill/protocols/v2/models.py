@@ -56,8 +56,8 @@ def model_metadata(
         "name": route.deployment,
         "versions": [str(one.version) for one in versions(gateway.route(caller, name))],
         "platform": PLATFORMS.get(route.engine, (route.engine,))[0],
-        "inputs": [msgspec.to_builtins(spec) for spec in route.inputs],
-        "outputs": [msgspec.to_builtins(spec) for spec in route.outputs],
+        "inputs": msgspec.to_builtins(route.inputs),
+        "outputs": msgspec.to_builtins(route.outputs),
     }
     if route.task and route.kind != TENSOR:
         document["task"] = _task(route)
@@ -162,18 +162,23 @@ def model_statistics(
     """`{"model_stats": [...]}` of one version, of all of a name, or of all models; times in
     nanoseconds.
     """
-    if name is None:
-        routes = [
-            one for route in gateway.routes(caller).values() for one in versions(route)
-        ]
-    else:
-        route = gateway.route(caller, name, version)
-        routes = [route] if version else versions(route)
     return {
         "model_stats": [
-            _statistics(route, gateway.statistics(route)) for route in routes
+            _statistics(route, gateway.statistics(route))
+            for route in _chosen(gateway, caller, name, version)
         ]
     }
+
+
+def _chosen(
+    gateway: Gateway, caller: KeyInfo, name: str | None, version: str | None
+) -> list[ServedVersion]:
+    """One version, all of a name, or those of all models."""
+    if name is None:
+        every = gateway.routes(caller).values()
+        return [one for route in every for one in versions(route)]
+    route = gateway.route(caller, name, version)
+    return [route] if version else versions(route)
 
 
 def _statistics(route: ServedVersion, counted: Series) -> Json:

@@ -41,11 +41,11 @@ def update_trace_settings(
     """
     gateway.require_admin(caller)
     checked = {key: _trace_value(key, value) for key, value in changes.items()}
-    kept = gateway.trace_settings
-    own = kept.setdefault(_owner(gateway, caller, name) if name else "", {})
-    own.update(checked)
-    for key in [key for key, value in own.items() if value is None]:
-        del own[key]
+    place = _owner(gateway, caller, name) if name else ""
+    own = {**gateway.trace_settings.get(place, {}), **checked}
+    gateway.trace_settings[place] = {
+        key: value for key, value in own.items() if value is not None
+    }
     return trace_settings(gateway, caller, name)
 
 
@@ -76,14 +76,19 @@ def _levels(value: Any) -> list[str]:
 
 def _whole(key: str, value: Any) -> str:
     """A whole number as a text, which may stand in a list."""
-    text = value[0] if isinstance(value, list) and len(value) == 1 else value
-    text = str(text) if type(text) is int else text
+    text = _only(value)
     least = -1 if key == "trace_count" else 0
     if not _is_whole(text, least):
         raise InvalidInput(
             f"the setting {key} is a whole number from {least} as a text, not {value!r:.80}"
         )
     return str(int(text))
+
+
+def _only(value: Any) -> Any:
+    """The only value of a list, or the value itself; a number as its text."""
+    only = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return str(only) if type(only) is int else only
 
 
 def _is_whole(text: Any, least: int) -> bool:

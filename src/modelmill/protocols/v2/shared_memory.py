@@ -8,6 +8,7 @@ file would end the process with SIGBUS. A region belongs to the key that registe
 import os
 import re
 import stat
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -48,11 +49,7 @@ class Regions:
             raise Conflict(
                 f"the region '{name}' is already registered: unregister it first"
             )
-        together = byte_size + sum(region.byte_size for region in own.values())
-        if len(own) >= MAX_REGIONS or together > MAX_BYTES:
-            raise InvalidInput(
-                f"a key may register {MAX_REGIONS} regions of {MAX_BYTES:,} bytes together"
-            )
+        _check_room(own, byte_size)
         self._owned.setdefault(_owner(caller), {})[name] = _open(key, offset, byte_size)
 
     def unregister(self, caller: KeyInfo, name: str | None = None) -> None:
@@ -73,15 +70,10 @@ class Regions:
     def read(self, caller: KeyInfo, name: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` of the region; raises `NotFound`, `InvalidInput`."""
         region = self.check(caller, name, offset, size)
-        parts = []
-        at = region.offset + offset
-        end = region.offset + offset + size
-        while at < end:
-            part = os.pread(region.descriptor, end - at, at)
-            if not part:
-                raise _shortened(name)
-            parts.append(part)
-            at += len(part)
+        start = region.offset + offset
+        parts = list(_parts(region.descriptor, start, start + size))
+        if sum(map(len, parts)) < size:
+            raise _shortened(name)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(
@@ -98,10 +90,7 @@ class Regions:
         start = region.offset + offset
         if start + len(data) > os.fstat(region.descriptor).st_size:
             raise _shortened(name)
-        view = memoryview(data)
-        while view:
-            done = os.pwrite(region.descriptor, view, start)
-            view, start = view[done:], start + done
+        _write(region.descriptor, start, data)
 
     def check(self, caller: KeyInfo, name: str, offset: int, size: int) -> Region:
         """The region, when it has `size` bytes at `offset`; raises `NotFound`, `InvalidInput`."""
@@ -134,6 +123,29 @@ def _check_name(name: str) -> None:
         raise InvalidInput(
             f"a region's name has 1 to {MAX_NAME} printable characters, not {name[:80]!r}"
         )
+
+
+def _check_room(own: Mapping[str, Region], byte_size: int) -> None:
+    """Raises `InvalidInput` when a caller has registered as much as it may."""
+    together = byte_size + sum(region.byte_size for region in own.values())
+    if len(own) >= MAX_REGIONS or together > MAX_BYTES:
+        raise InvalidInput(
+            f"a key may register {MAX_REGIONS} regions of {MAX_BYTES:,} bytes together"
+        )
+
+
+def _parts(descriptor: int, at: int, end: int) -> Iterator[bytes]:
+    """What a file holds between two places, as far as it goes."""
+    while at < end and (part := os.pread(descriptor, end - at, at)):
+        yield part
+        at += len(part)
+
+
+def _write(descriptor: int, at: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(descriptor, view, at)
+        view, at = view[done:], at + done
 
 
 def _described(name: str, region: Region) -> Json:

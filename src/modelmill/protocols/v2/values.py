@@ -150,15 +150,22 @@ def classification(tensor: Tensor, count: int, labels: Sequence[str]) -> Tensor:
     rows = tensor.shape[0] if tensor.shape else 1
     scores = numbers_of(tensor).reshape(rows, math.prod(tensor.shape[1:]))
     best = _best(scores, count)
+    texts = _named(scores, best, labels)
+    return Tensor(tensor.name, "BYTES", [rows, best.shape[1]], pack_bytes(texts))
+
+
+def _named(
+    scores: "np.ndarray[Any, Any]", best: "np.ndarray[Any, Any]", labels: Sequence[str]
+) -> list[bytes]:
+    """The best of each row as texts; with labels where there is one for each class."""
     named = [f":{label}" for label in labels]
     if len(named) != scores.shape[1]:
         named = [""] * scores.shape[1]
-    texts = [
+    return [
         f"{scores[row, index]:f}:{index}{named[index]}".encode()
         for row, indices in enumerate(best.tolist())
         for index in indices
     ]
-    return Tensor(tensor.name, "BYTES", [rows, best.shape[1]], pack_bytes(texts))
 
 
 def _best(scores: "np.ndarray[Any, Any]", count: int) -> "np.ndarray[Any, Any]":

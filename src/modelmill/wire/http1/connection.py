@@ -119,14 +119,20 @@ class Http1Connection(HttpToolsProtocol):
         ):
             return None  # TLS knows no half
         if self._refusal is None and not self._backlog:
-            if newest.more_body:
-                if newest is active:
-                    return None  # half a request; the transport closes
-                self.pipeline.popleft()
-                newest = self.pipeline[0][0] if self.pipeline else active
-            newest.keep_alive = False
+            if newest.more_body and newest is active:
+                return None  # half a request; the transport closes
+            self._end_with(newest, active)
         self._half_closed = True
         return True
+
+    def _end_with(
+        self, newest: RequestResponseCycle, active: RequestResponseCycle
+    ) -> None:
+        """Close after the response to the newest request that came whole."""
+        if newest.more_body:
+            self.pipeline.popleft()
+            newest = self.pipeline[0][0] if self.pipeline else active
+        newest.keep_alive = False
 
     def shutdown(self) -> None:
         """Answer what was accepted, then close."""

@@ -274,11 +274,7 @@ class Http2Connection(asyncio.Protocol):
             raise Violation(PROTOCOL, "a continuation of no header block")
         first, _, block, count = self._block
         block += payload
-        if len(block) > LIST_BYTES or count >= CONTINUATIONS:
-            raise Violation(
-                CALM,
-                f"a header block of more than {LIST_BYTES} bytes or {CONTINUATIONS} parts",
-            )
+        _check_block(len(block), count)
         self._block = (first, number, block, count + 1)
         if flags & END_HEADERS:
             self._block = None
@@ -365,10 +361,13 @@ class Http2Connection(asyncio.Protocol):
         if not flags & ACK:
             self.transport.write(frame(PING, ACK, 0, payload))
         elif self._draining and self._refuse_above == TOP:
-            # What the client sent before it knew of the end has arrived.
-            self._refuse_above = self._last
-            self.transport.write(_goaway(self._last, NO_ERROR))
-            self._close_if_done()
+            self._refuse_new()
+
+    def _refuse_new(self) -> None:
+        """What the client sent before it knew of the end has arrived: it opens no more streams."""
+        self._refuse_above = self._last
+        self.transport.write(_goaway(self._last, NO_ERROR))
+        self._close_if_done()
 
     def _on_goaway(self, flags: int, number: int, payload: bytes) -> None:
         self._cost(10)  # the client opens no more streams and waits for its answers
@@ -477,6 +476,15 @@ class Http2Connection(asyncio.Protocol):
             self.transport.close()  # TLS says goodbye by itself
         # A client may never read the last words
         self._loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+
+def _check_block(size: int, parts: int) -> None:
+    """Raises `Violation` for a header block that takes too much."""
+    if size > LIST_BYTES or parts >= CONTINUATIONS:
+        raise Violation(
+            CALM,
+            f"a header block of more than {LIST_BYTES} bytes or {CONTINUATIONS} parts",
+        )
 
 
 def _too_long(length: int) -> Violation:

@@ -107,19 +107,22 @@ def read_head(headers: Headers, methods: dict[str, Method]) -> CallHead:
     ):
         raise Malformed("a request has a method, a scheme and a path")
     path = headers[b":path"].decode("latin-1")
-    refusal = 0
-    if headers[b":method"] != b"POST":
-        refusal = 405
-    elif not headers.get(b"content-type", b"").startswith(b"application/grpc"):
-        refusal = 415
     return CallHead(
         methods.get(path),
         path,
         _seconds(headers.get(b"grpc-timeout", b"")),
         headers.get(b"grpc-encoding", b"identity").decode("latin-1"),
         headers,
-        refusal,
+        _http_refusal(headers),
     )
+
+
+def _http_refusal(headers: Headers) -> int:
+    """The HTTP status of what is no gRPC, else 0."""
+    if headers[b":method"] != b"POST":
+        return 405
+    kind = headers.get(b"content-type", b"")
+    return 0 if kind.startswith(b"application/grpc") else 415
 
 
 def _seconds(timeout: bytes) -> float | None:
@@ -130,6 +133,14 @@ def _seconds(timeout: bytes) -> float | None:
         raise Malformed("grpc-timeout is a number and its unit")
     seconds = int(found[1]) * UNITS[found[2]]
     return seconds if seconds < LONGEST else None
+
+
+def _check_prefix(flag: int, size: int, limit: int) -> None:
+    """Raises `InvalidInput`, `TooLarge` for a message that is not taken."""
+    if flag > 1:
+        raise InvalidInput(f"a message begins with 0 or 1, not {flag}")
+    if size > limit:
+        raise TooLarge(f"the message has {size:,} bytes; at most {limit:,} are taken")
 
 
 def _unknown_encoding(encoding: str) -> MethodNotAllowed:
@@ -230,14 +241,17 @@ class GrpcCall(Http2Stream):
         gateway = self.gateway
         header = self.head.metadata.get(b"authorization", b"")
         caller = gateway.known(header)
-        if caller is None:
-            refuse_other_sites(self.head.metadata)
-            if (count := header.count(b",") + 1) > 1:  # entries of one name are joined
-                raise InvalidInput(
-                    f"a call has one authorization entry; this one has {count}"
-                )
-            caller = gateway.authorise(key_of(self.head.metadata))
-            gateway.remember(header, caller)
+        return self._newcomer(header) if caller is None else caller
+
+    def _newcomer(self, header: bytes) -> KeyInfo:
+        """Who sends this header for the first time."""
+        refuse_other_sites(self.head.metadata)
+        if (count := header.count(b",") + 1) > 1:  # entries of one name are joined
+            raise InvalidInput(
+                f"a call has one authorization entry; this one has {count}"
+            )
+        caller = self.gateway.authorise(key_of(self.head.metadata))
+        self.gateway.remember(header, caller)
         return caller
 
     def data(self, payload: bytes, ended: bool) -> None:
@@ -287,12 +301,7 @@ class GrpcCall(Http2Stream):
         """Move the whole messages at the head of the buffer; raises `TooLarge`, `InvalidInput`."""
         while len(buffer) >= 5:
             flag, size = _prefix.unpack_from(buffer)
-            if flag > 1:
-                raise InvalidInput(f"a message begins with 0 or 1, not {flag}")
-            if size > self.server.limit:
-                raise TooLarge(
-                    f"the message has {size:,} bytes; at most {self.server.limit:,} are taken"
-                )
+            _check_prefix(flag, size, self.server.limit)
             if len(buffer) < 5 + size:
                 return
             messages.append((flag, bytes(memoryview(buffer)[5 : 5 + size])))

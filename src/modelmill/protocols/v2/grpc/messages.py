@@ -54,7 +54,11 @@ def _older(file: Any) -> Any:
         method.input_type = method.input_type.replace(NEW, OLD)
         method.output_type = method.output_type.replace(NEW, OLD)
     for kind in copy.message_type:
-        for field in kind.field:
-            if field.type_name:
-                field.type_name = field.type_name.replace(NEW, OLD)
+        _rename_fields(kind)
     return copy
+
+
+def _rename_fields(kind: Any) -> None:
+    for field in kind.field:
+        if field.type_name:
+            field.type_name = field.type_name.replace(NEW, OLD)

@@ -80,6 +80,10 @@ class GrpcServer:
         end = self.loop.time() + grace
         while self._connections and self.loop.time() < end:
             await asyncio.sleep(0.01)
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        """Let go of the clients that are still there."""
         self._watching.cancel()
         for connection in list(self._connections):
             connection.fail(NO_ERROR, "the server stops")

@@ -12,6 +12,7 @@ from modelmill.protocols.v2.grpc import infer, system
 from modelmill.protocols.v2.grpc.call import GrpcCall, Handler, Method
 from modelmill.protocols.v2.grpc.messages import NEW, OLD, message, services
 from modelmill.protocols.v2.shared_memory import regions
+from modelmill.types import Json
 
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 PUBLIC = frozenset({f"/{INFERENCE}/ServerLive", f"/{INFERENCE}/ServerReady"}) | {
@@ -112,33 +113,39 @@ async def repository_model_unload(call: GrpcCall, request: Any) -> Any:
 
 async def trace_setting(call: GrpcCall, request: Any) -> Any:
     """The trace settings, after the changes of the request."""
-    gateway, name = call.gateway, request.model_name or None
-    changes = {
-        key: list(value.value) or None for key, value in request.settings.items()
-    }
-    if changes:
-        current = settings.update_trace_settings(gateway, call.caller, changes, name)
-    else:
-        current = settings.trace_settings(gateway, call.caller, name)
     response = _empty("TraceSettingResponse")
-    for key, value in current.items():
+    for key, value in _traced(call, request).items():
         values = [value] if isinstance(value, str) else value
         response.settings[key].value.extend(values)
     return response
 
 
+def _traced(call: GrpcCall, request: Any) -> Json:
+    """The trace settings, after the changes."""
+    gateway, name = call.gateway, request.model_name or None
+    changes = {
+        key: list(value.value) or None for key, value in request.settings.items()
+    }
+    if changes:
+        return settings.update_trace_settings(gateway, call.caller, changes, name)
+    return settings.trace_settings(gateway, call.caller, name)
+
+
 async def log_settings(call: GrpcCall, request: Any) -> Any:
     """The log settings, after the changes of the request."""
-    changes = {key: _value(value) for key, value in request.settings.items()}
-    if changes:
-        current = settings.update_log_settings(call.gateway, call.caller, changes)
-    else:
-        current = settings.log_settings(call.gateway)
     response = _empty("LogSettingsResponse")
-    for key, value in current.items():
+    for key, value in _logged(call, request).items():
         kind = PARAMETERS.get(type(value), "string_param")
         setattr(response.settings[key], kind, value)
     return response
+
+
+def _logged(call: GrpcCall, request: Any) -> Json:
+    """The log settings, after the changes."""
+    changes = {key: _value(value) for key, value in request.settings.items()}
+    if changes:
+        return settings.update_log_settings(call.gateway, call.caller, changes)
+    return settings.log_settings(call.gateway)
 
 
 def _value(setting: Any) -> Any:

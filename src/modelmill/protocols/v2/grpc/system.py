@@ -81,19 +81,30 @@ def _say_unknown(error: Any) -> None:
 def _describe(request: Any, response: Any) -> None:
     """Answer one question; raises `KeyError`."""
     kind = request.WhichOneof("message_request")
-    if kind == "list_services":
-        for each in services():
-            response.list_services_response.service.add(name=each.full_name)
-    elif kind == "file_by_filename":
+    if kind == "file_by_filename":
         _add(response, pool().FindFileByName(request.file_by_filename))
     elif kind == "file_containing_symbol":
         _add(response, pool().FindFileContainingSymbol(request.file_containing_symbol))
+    elif kind == "list_services":
+        _list_services(response.list_services_response)
     elif kind == "all_extension_numbers_of_type":
-        name = request.all_extension_numbers_of_type
-        pool().FindMessageTypeByName(name)
-        response.all_extension_numbers_response.base_type_name = name
+        _number_extensions(
+            response.all_extension_numbers_response,
+            request.all_extension_numbers_of_type,
+        )
     else:  # proto3 has no extensions
         raise KeyError(kind)
+
+
+def _list_services(response: Any) -> None:
+    for each in services():
+        response.service.add(name=each.full_name)
+
+
+def _number_extensions(response: Any, name: str) -> None:
+    """No message has any; raises `KeyError` for one that is not known."""
+    pool().FindMessageTypeByName(name)
+    response.base_type_name = name
 
 
 def _add(response: Any, file: Any) -> None:

@@ -28,6 +28,7 @@ from modelmill.tasks.base import (
     Run,
 )
 from modelmill.tasks.decoding import audio_decoder
+from modelmill.tasks.decoding.padding import padded
 from modelmill.tasks.inputs import AudioTask
 from modelmill.types import Json, Struct, TensorSpec
 
@@ -36,6 +37,7 @@ MOST_BEAMS, MOST_STEPS = 100, 200_000
 SECONDS = f"{NOTE}seconds"
 SCORES = "scores"
 SHOWN = 16
+Array = np.ndarray[Any, Any]
 
 
 class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
@@ -86,6 +88,16 @@ class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
         """Samples between two answers."""
         return max(1, round(self.hop * self.rate))
 
+    @property
+    def places_heard(self) -> int:
+        """Answers of a window."""
+        return round(self.window / self.hop)
+
+    @property
+    def places_shared(self) -> int:
+        """Answers of a window that its neighbour on one side gives instead."""
+        return round(self.overlap / self.hop / 2)
+
 
 class Parameters(Struct, frozen=True, kw_only=True):
     """How far is searched for a text, and what is answered."""
@@ -123,21 +135,13 @@ class SpeechRecognition(AudioTask):
     ) -> Preprocessing:
         """Rate and length taken from the training recordings."""
         recordings = [audio_decoder.read(sample) for sample in samples]
-        longest = max(one.seconds for one in recordings)
+        lengths = [one.seconds for one in recordings]
         seconds = preprocessing.seconds or min(
-            preprocessing.max_seconds, max(0.1, round(longest * 1.05, 2))
+            preprocessing.max_seconds, max(0.1, round(max(lengths) * 1.05, 2))
         )
-        if (shortest := min(one.seconds for one in recordings)) > seconds:
-            raise InvalidInput(
-                f"all recordings are longer than the {seconds:g} s that are trained on, the "
-                f"shortest has {shortest:.1f} s: cut them at silences, or set max_seconds "
-                "(at most 120)"
-            )
-        return msgspec.structs.replace(
-            preprocessing,
-            rate=audio_decoder.rate_of(recordings, preprocessing),
-            seconds=seconds,
-        )
+        _check_some_fit(lengths, seconds)
+        rate = audio_decoder.rate_of(recordings, preprocessing)
+        return msgspec.structs.replace(preprocessing, rate=rate, seconds=seconds)
 
     def inputs(self, context: Context) -> list[TensorSpec]:
         """`audio`: samples -1..1 [-1, any length]."""
@@ -147,11 +151,8 @@ class SpeechRecognition(AudioTask):
         """`scores`: logarithms of the probabilities of nothing and of each character [-1, places,
         characters + 1].
         """
-        return [
-            TensorSpec(
-                name=SCORES, datatype="FP32", shape=[-1, -1, len(context.labels) + 1]
-            )
-        ]
+        shape = [-1, -1, len(context.labels) + 1]
+        return [TensorSpec(name=SCORES, datatype="FP32", shape=shape)]
 
     def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
         """`audio`: the samples at the model's rate; raises `InvalidInput`, `TooLarge`."""
@@ -173,22 +174,9 @@ class SpeechRecognition(AudioTask):
             raise InvalidInput(
                 f"audio wants the shape [batch, samples], not {list(audio.shape)}"
             )
-        window, half = round(how.window / how.hop), round(how.overlap / how.hop / 2)
-        if audio.shape[1] <= window * how.step:
+        if audio.shape[1] <= how.places_heard * how.step:
             return {SCORES: runs[""]({"audio": audio})[SCORES]}
-        parts = []
-        stride = window - 2 * half
-        places = -(-audio.shape[1] // how.step)
-        for start in range(0, max(1, places - 2 * half), stride):
-            part = np.ascontiguousarray(
-                audio[:, start * how.step : (start + window) * how.step]
-            )
-            scores = runs[""]({"audio": part})[SCORES]
-            last = start + stride >= places - 2 * half
-            parts.append(
-                scores[:, half if start else 0 : None if last else half + stride]
-            )
-        return {SCORES: np.concatenate(parts, axis=1)}
+        return {SCORES: _scores_of_windows(runs[""], audio, how)}
 
     def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Json:
         """`{"text"}`, with `return_timestamps` also `chunks` and `duration`; `num_beams` looks
@@ -196,29 +184,14 @@ class SpeechRecognition(AudioTask):
 
         Raises `InvalidInput`.
         """
-        beams = parameters.num_beams
-        stamps = parameters.return_timestamps
-        scores, labels = arrays[SCORES], context.labels
-        if beams is not None and beams * len(scores) > MOST_STEPS:
-            most = MOST_STEPS // max(1, len(scores))
-            raise InvalidInput(
-                f"num_beams={beams} is too many for a recording of this length; at most {most} are "
-                "followed"
-            )
-        heard = (
-            beam(scores, labels, beams)
-            if beams is not None and beams > 1
-            else greedy(scores, labels)
-        )
+        scores, hop = arrays[SCORES], context.preprocessing.hop
+        heard = _heard(scores, context.labels, parameters.num_beams)
         text = "".join(one.text for one in heard).strip()
+        stamps = parameters.return_timestamps
         if not stamps:
             return {"text": text}
-        seconds = (
-            float(arrays[SECONDS])
-            if SECONDS in arrays
-            else len(arrays[SCORES]) * context.preprocessing.hop
-        )
-        chunks = _chunks(heard, context.preprocessing.hop, seconds, stamps)
+        seconds = float(arrays[SECONDS]) if SECONDS in arrays else len(scores) * hop
+        chunks = _chunks(heard, hop, seconds, stamps)
         return {"text": text, "chunks": chunks, "duration": round(seconds, 3)}
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
@@ -229,21 +202,15 @@ class SpeechRecognition(AudioTask):
         """
         how = context.preprocessing
         heard = self.decode(item.data, context)["audio"]
-        places = {label: number for number, label in enumerate(context.labels, 1)}
-        said = [places[letter] for letter in str(item.target) if letter in places]
+        said = _numbers(str(item.target), context.labels)
         room = -(-how.length // how.step)
         known = len(heard) <= how.length and len(said) <= room
-        audio, text = np.zeros(how.length, np.float32), np.zeros(room, np.int64)
-        audio[: len(heard)] = heard[: how.length]
-        text[: len(said)] = said[:room]
         targets = {
-            "length": min(len(heard), how.length),
-            "text": text,
-            "count": len(said) if known else 0,
+            "length": np.asarray(min(len(heard), how.length), np.int64),
+            "text": padded(said, room, np.int64),
+            "count": np.asarray(len(said) if known else 0, np.int64),
         }
-        return {"audio": audio}, {
-            name: np.asarray(value, np.int64) for name, value in targets.items()
-        }
+        return {"audio": padded(heard, how.length, np.float32)}, targets
 
     def expected(self, item: Item) -> str:
         """What is said."""
@@ -252,6 +219,53 @@ class SpeechRecognition(AudioTask):
     def evaluate(self, model: Model, items: Items) -> Evaluation:
         """Word and character error rates, and a sheet of the worst."""
         return metrics(self.measured(model, items))
+
+
+def _check_some_fit(lengths: Sequence[float], seconds: float) -> None:
+    """Raises `InvalidInput` when all recordings are longer than those that are trained on."""
+    if (shortest := min(lengths)) > seconds:
+        raise InvalidInput(
+            f"all recordings are longer than the {seconds:g} s that are trained on, the "
+            f"shortest has {shortest:.1f} s: cut them at silences, or set max_seconds "
+            "(at most 120)"
+        )
+
+
+def _scores_of_windows(run: Run, audio: Array, how: Preprocessing) -> Array:
+    """Scores [N, places, characters + 1] of a recording that is longer than a window: of each
+    window what is nearer to its middle than to that of another one.
+    """
+    half = how.places_shared
+    stride = how.places_heard - 2 * half
+    end = -(-audio.shape[1] // how.step) - 2 * half
+    parts: list[Array] = []
+    for start in range(0, max(1, end), stride):
+        samples = slice(start * how.step, (start + how.places_heard) * how.step)
+        scores = run({"audio": np.ascontiguousarray(audio[:, samples])})[SCORES]
+        last = start + stride >= end
+        parts.append(scores[:, half if start else 0 : None if last else half + stride])
+    return np.concatenate(parts, axis=1)
+
+
+def _heard(scores: Array, labels: Sequence[str], beams: int | None) -> list[TimedText]:
+    """The characters of a recording; raises `InvalidInput` for more beams than its length
+    allows.
+    """
+    if beams is None:
+        return greedy(scores, labels)
+    if beams * len(scores) > MOST_STEPS:
+        most = MOST_STEPS // max(1, len(scores))
+        raise InvalidInput(
+            f"num_beams={beams} is too many for a recording of this length; at most {most} are "
+            "followed"
+        )
+    return beam(scores, labels, beams) if beams > 1 else greedy(scores, labels)
+
+
+def _numbers(text: str, labels: Sequence[str]) -> list[int]:
+    """The characters of a text as numbers from 1; others are left out."""
+    places = {label: number for number, label in enumerate(labels, 1)}
+    return [places[letter] for letter in text if letter in places]
 
 
 def _chunks(
@@ -265,8 +279,7 @@ def _chunks(
         {
             "text": one.text,
             "timestamp": [
-                round(min(one.start * hop, seconds), 2),
-                round(min(one.end * hop, seconds), 2),
+                round(min(place * hop, seconds), 2) for place in (one.start, one.end)
             ],
         }
         for one in parts
@@ -279,22 +292,21 @@ def metrics(measured: Measured) -> Evaluation:
     """
     said = [answer["text"] for answer in measured.outputs]
     truths = list(measured.truths)
+    pairs = list(zip(truths, said, strict=True))
     metrics: Json = {
-        "wer": error_rate(
-            [one.split() for one in truths], [one.split() for one in said]
-        ),
+        "wer": error_rate(_words(truths), _words(said)),
         "cer": error_rate(truths, said),
-        "exact": float(
-            np.mean([one == other for one, other in zip(truths, said, strict=True)])
-        ),
+        "exact": float(np.mean([one == other for one, other in pairs])),
         "items": len(said),
     }
-    rates = [
-        error_rate([one], [other]) for one, other in zip(truths, said, strict=True)
-    ]
+    rates = [error_rate([one], [other]) for one, other in pairs]
     worst = sorted(range(len(said)), key=lambda row: -rates[row])[:SHOWN]
-    rows = [(truths[row], said[row], rates[row]) for row in worst]
+    rows = [(*pairs[row], rates[row]) for row in worst]
     return Evaluation(metrics=metrics, pictures={"transcripts.png": sheet(rows)})
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    return [text.split() for text in texts]
 
 
 TASK = SpeechRecognition()

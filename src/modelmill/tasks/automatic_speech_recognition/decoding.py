@@ -48,30 +48,42 @@ def beam(scores: Scores, labels: Sequence[str], width: int) -> list[TimedText]:
     prefixes = Prefixes()
     beams: dict[int, tuple[float, float]] = {0: (0.0, -math.inf)}
     for position, row in enumerate(scores):
-        candidates = np.argpartition(-row, min(CANDIDATES, len(row)) - 1)[:CANDIDATES]
-        candidates = candidates[~(row[candidates] < row.max() - MAX_GAP)]
-        scored_candidates = list(
-            zip(candidates.tolist(), row[candidates].tolist(), strict=True)
-        )
-        next_beams: dict[PrefixKey, list[float]] = {}
-        for text, (blank, ending) in beams.items():
-            total = _log_add(blank, ending)
-            for number, value in scored_candidates:
-                if number == 0:
-                    _add(next_beams, text, 0, total + value)
-                elif number == prefixes.last(text):
-                    _add(next_beams, text, 1, ending + value)
-                    _add(next_beams, prefixes.extended(text, number), 1, blank + value)
-                else:
-                    _add(next_beams, prefixes.extended(text, number), 1, total + value)
+        extended = _extended(beams, _candidates(row), prefixes)
         best = heapq.nlargest(
-            width, next_beams.items(), key=lambda beam: _log_add(*beam[1])
+            width, extended.items(), key=lambda beam: _log_add(*beam[1])
         )
         beams = {
             prefixes.index_of(key, position): (blank, ending)
             for key, (blank, ending) in best
         }
     return prefixes.characters(next(iter(beams)), labels, len(scores))
+
+
+def _candidates(row: Scores) -> list[tuple[int, float]]:
+    """The characters that are considered at a position, and their log-probabilities."""
+    best = np.argpartition(-row, min(CANDIDATES, len(row)) - 1)[:CANDIDATES]
+    best = best[~(row[best] < row.max() - MAX_GAP)]
+    return list(zip(best.tolist(), row[best].tolist(), strict=True))
+
+
+def _extended(
+    beams: dict[int, tuple[float, float]],
+    candidates: list[tuple[int, float]],
+    prefixes: "Prefixes",
+) -> dict["PrefixKey", list[float]]:
+    """All prefixes after one more position, with the probabilities of ending in a blank or not."""
+    next_beams: dict[PrefixKey, list[float]] = {}
+    for text, (blank, ending) in beams.items():
+        total = _log_add(blank, ending)
+        for number, value in candidates:
+            if number == 0:
+                _add(next_beams, text, 0, total + value)
+            elif number == prefixes.last(text):
+                _add(next_beams, text, 1, ending + value)
+                _add(next_beams, prefixes.extended(text, number), 1, blank + value)
+            else:
+                _add(next_beams, prefixes.extended(text, number), 1, total + value)
+    return next_beams
 
 
 PrefixKey = int | tuple[int, int]
@@ -145,8 +157,9 @@ def words(characters: Sequence[TimedText]) -> list[TimedText]:
             result.append(character)
             new_word = unspaced
         else:
-            last = result[-1]
-            result[-1] = TimedText(
-                last.text + character.text, last.start, character.end
-            )
+            result[-1] = _joined(result[-1], character)
     return result
+
+
+def _joined(word: TimedText, character: TimedText) -> TimedText:
+    return TimedText(word.text + character.text, word.start, character.end)

@@ -1,7 +1,8 @@
 """Error rates of transcriptions, and a sheet of the worst."""
 
-import io
 from collections.abc import Sequence
+
+from modelmill.tasks.evaluation import figures
 
 
 def error_rate(
@@ -25,24 +26,17 @@ def distance(truth: Sequence[str], answer: Sequence[str]) -> int:
 
 def sheet(rows: Sequence[tuple[str, str, float]]) -> bytes:
     """Truths and transcriptions with their character error rates, line by line, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 0.6 * len(rows) + 0.6), layout="constrained")
+    figure = figures.blank(10, 0.6 * len(rows) + 0.6)
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set_title(
         "the worst first: said, and heard (character error rate)", fontsize=10
     )
-    for number, (truth, answer, rate) in enumerate(rows):
+    for number, row in enumerate(rows):
         y = 1 - (number + 0.5) / len(rows)
-        axes.text(
-            0,
-            y,
-            f"{truth[:110]}\n{answer[:110] or '(nothing)'}  ({rate:.2f})",
-            va="center",
-            fontsize=9,
-            parse_math=False,
-        )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=90)
-    return buffer.getvalue()
+        axes.text(0, y, _line(*row), va="center", fontsize=9, parse_math=False)
+    return figures.as_png(figure, dpi=90)
+
+
+def _line(truth: str, answer: str, rate: float) -> str:
+    return f"{truth[:110]}\n{answer[:110] or '(nothing)'}  ({rate:.2f})"

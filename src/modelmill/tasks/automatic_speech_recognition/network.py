@@ -19,28 +19,10 @@ class Ctc(nn.Module):
         super().__init__()
         preprocessing = signature.preprocessing
         self.step = preprocessing.step
-        channels = settings.channels
         self.mel = LogMel(preprocessing.rate, settings.mels, hop=preprocessing.hop / 2)
         self.hide = SpecAugment(settings.hidden_bands, settings.hidden_frames)
-        self.body = nn.Sequential(
-            nn.Conv1d(settings.mels, channels, 5, stride=2, padding=2, bias=False),
-            nn.BatchNorm1d(channels),
-            nn.ReLU(),
-            nn.Dropout(settings.dropout),
-            nn.Conv1d(channels, channels, 5, padding=2, bias=False),
-            nn.BatchNorm1d(channels),
-            nn.ReLU(),
-            nn.Dropout(settings.dropout),
-        )
-        layer_dropout = settings.dropout if settings.layers > 1 else 0.0
-        self.recurrent = nn.GRU(
-            channels,
-            settings.hidden,
-            settings.layers,
-            batch_first=True,
-            bidirectional=True,
-            dropout=layer_dropout,
-        )
+        self.body = _convolutions(settings.mels, settings.channels, settings.dropout)
+        self.recurrent = _recurrent(settings)
         self.last = nn.Linear(2 * settings.hidden, signature.classes + 1)
 
     def positions(self, length: Tensor) -> Tensor:
@@ -54,11 +36,36 @@ class Ctc(nn.Module):
         """
         x = self.body(self.hide(self.mel(audio))).transpose(1, 2)
         if length is None:
-            x, _ = self.recurrent(x)
+            states = self.recurrent(x)[0]
         else:
             positions = self.positions(length).clamp(max=x.shape[1])
-            x = over_lengths(self.recurrent, x, positions)
-        return self.last(x).float().log_softmax(2)  # type: ignore[no-any-return]
+            states = over_lengths(self.recurrent, x, positions)
+        return self.last(states).float().log_softmax(2)  # type: ignore[no-any-return]
+
+
+def _convolutions(mels: int, channels: int, dropout: float) -> nn.Sequential:
+    """[N, mels, frames] -> [N, channels, frames / 2]."""
+    return nn.Sequential(
+        nn.Conv1d(mels, channels, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm1d(channels),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Conv1d(channels, channels, 5, padding=2, bias=False),
+        nn.BatchNorm1d(channels),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+    )
+
+
+def _recurrent(settings: Any) -> nn.GRU:
+    return nn.GRU(
+        settings.channels,
+        settings.hidden,
+        settings.layers,
+        batch_first=True,
+        bidirectional=True,
+        dropout=settings.dropout if settings.layers > 1 else 0.0,
+    )
 
 
 def over_lengths(gru: nn.GRU, x: Tensor, lengths: Tensor) -> Tensor:

@@ -37,26 +37,26 @@ def validate(
     """The same loss, and `right`: 1 minus the character error rate."""
     scores = network(batch["audio"], batch["length"])
     positions = network.positions(batch["length"])  # type: ignore[operator]
-    labels = [chr(number) for number in range(1, scores.shape[2])]
-    errors = 0
-    for row, count, text, size in zip(
-        scores,
-        positions.tolist(),
-        batch["text"].tolist(),
-        batch["count"].tolist(),
-        strict=True,
-    ):
-        transcription = "".join(
-            character.text
-            for character in greedy(row[:count].float().cpu().numpy(), labels)
+    errors = sum(
+        _errors(row[:count], text[:size])
+        for row, count, text, size in zip(
+            scores.float().cpu(),
+            positions.tolist(),
+            batch["text"].tolist(),
+            batch["count"].tolist(),
+            strict=True,
         )
-        errors += (
-            distance([chr(number) for number in text[:size]], transcription)
-            if size
-            else 0
-        )
+        if size
+    )
     share = 1 - errors / max(1, int(batch["count"].sum()))
     return {"loss": _loss(scores, positions, batch), "right": torch.tensor(share)}
+
+
+def _errors(scores: Tensor, text: list[int]) -> int:
+    """The edit distance of what is heard in a recording to its text, in characters."""
+    labels = [chr(number) for number in range(1, scores.shape[1])]
+    heard = "".join(one.text for one in greedy(scores.numpy(), labels))
+    return distance([chr(number) for number in text], heard)
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

@@ -64,6 +64,16 @@ def read(data: Raw) -> Recording:
         )
     if not data:
         raise InvalidInput("the recording is empty (0 bytes)")
+    samples, rate = _decoded(data)
+    if not len(samples):
+        raise InvalidInput("the recording holds no samples")
+    if not np.isfinite(samples).all():
+        raise InvalidInput("the recording holds samples that are no numbers")
+    return Recording(samples=np.clip(samples, -1, 1), rate=rate)
+
+
+def _decoded(data: bytes | bytearray | memoryview) -> tuple[Samples, int]:
+    """The samples of a sound file and their rate; raises `InvalidInput`, `TooLarge`."""
     import soundfile  # here: what only lists tasks starts without it
 
     try:
@@ -73,16 +83,11 @@ def read(data: Raw) -> Recording:
                     f"{file.format} is not taken; send one of {', '.join(FORMATS)}"
                 )
             _check(file.frames, file.channels, file.samplerate)
-            samples, rate = _mono(file), file.samplerate
+            return _mono(file), file.samplerate
     except soundfile.LibsndfileError as error:
         raise InvalidInput(
             f"not a sound file that can be read: {str(error.error_string)[:120]}"
         ) from error
-    if not len(samples):
-        raise InvalidInput("the recording holds no samples")
-    if not np.isfinite(samples).all():
-        raise InvalidInput("the recording holds samples that are no numbers")
-    return Recording(samples=np.clip(samples, -1, 1), rate=rate)
 
 
 def _check(frames: int, channels: int, rate: int) -> None:
@@ -127,10 +132,8 @@ def at_rate(recording: Recording, rate: int) -> Samples:
 def fingerprint(data: Raw) -> str:
     """The sha256 of the samples, at 16 bits, and their rate."""
     recording = read(data)
-    values = np.rint(recording.samples * 32767).astype("<i2")
-    return hashlib.sha256(
-        recording.rate.to_bytes(4, "little") + values.tobytes()
-    ).hexdigest()
+    rate = recording.rate.to_bytes(4, "little")
+    return hashlib.sha256(rate + _sixteen_bits(recording.samples)).hexdigest()
 
 
 def rate_of(recordings: Sequence[Recording], options: Preprocessing) -> int:
@@ -149,15 +152,17 @@ def wav(samples: Samples, rate: int) -> bytes:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
-        file.writeframes(
-            np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
-        )
+        file.writeframes(_sixteen_bits(np.clip(samples, -1, 1)))
     return out.getvalue()
+
+
+def _sixteen_bits(samples: Samples) -> bytes:
+    """Samples -1..1 as whole numbers of 16 bits, little-endian."""
+    return np.rint(samples * 32767).astype("<i2").tobytes()
 
 
 def tone(seconds: float = 0.5, rate: int = 8000, pitch: float = 440.0) -> bytes:
     """A WAV file of a rising tone, as an example."""
     time = np.arange(int(seconds * rate)) / rate
-    return wav(
-        (0.3 * np.sin(2 * np.pi * pitch * time * (1 + time))).astype(np.float32), rate
-    )
+    samples = 0.3 * np.sin(2 * np.pi * pitch * time * (1 + time))
+    return wav(samples.astype(np.float32), rate)

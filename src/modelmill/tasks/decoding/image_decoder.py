@@ -31,6 +31,8 @@ from modelmill.tasks.base import Raw
 from modelmill.types import Struct, TensorSpec
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
 
 MAX_PIXELS = 50_000_000
 # Only these formats are ever tried: Pillow's others include some that start a program (EPS).
@@ -144,16 +146,21 @@ def _read(data: Raw, options: Preprocessing | None) -> tuple[Pixels, tuple[int, 
         return pixels, (pixels.shape[0], pixels.shape[1])
     with _opened(data) as image:
         orientation = _orientation(image)
-        decoded = (
-            _decode_jpeg(data, image, orientation, options)
-            if image.format == "JPEG" and image.mode in ("L", "RGB")
-            else None
-        )
-        if decoded is None:
-            image.load()
-            decoded = _eight_bits(image)
+        decoded = _decoded(data, image, orientation, options)
         size = _upright(image.height, image.width, orientation)
         return _oriented(decoded, orientation), size
+
+
+def _decoded(
+    data: Any, image: Image.Image, orientation: int, options: Preprocessing | None
+) -> Pixels:
+    """The pixels of an opened picture, as they are stored."""
+    if image.format == "JPEG" and image.mode in ("L", "RGB"):
+        pixels = _decode_jpeg(data, image, orientation, options)
+        if pixels is not None:
+            return pixels
+    image.load()
+    return _eight_bits(image)
 
 
 def _checked(pixels: Any) -> Pixels:
@@ -192,24 +199,29 @@ def _opened(data: Any) -> Iterator[Image.Image]:
         raise InvalidInput("the picture is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise TooLarge(
-                    f"the picture has {image.width * image.height:,} pixels; at most {MAX_PIXELS:,}"
-                )
+            _check_size(image)
             yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLarge(f"the picture claims more than {MAX_PIXELS:,} pixels") from error
-    except UnidentifiedImageError as error:
-        raise InvalidInput(
-            f"not a readable picture: send one of {', '.join(FORMATS)}"
-        ) from error
     except (MillError, MemoryError):
         raise
     except Exception as error:
         # Each of a dozen decoders raises its own class for a damaged file.
-        raise InvalidInput(
-            f"the picture is damaged: {str(error)[:120] or type(error).__name__}"
-        ) from error
+        raise _error_of(error) from error
+
+
+def _check_size(image: Image.Image) -> None:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise TooLarge(f"the picture has {pixels:,} pixels; at most {MAX_PIXELS:,}")
+
+
+def _error_of(error: Exception) -> MillError:
+    """What a caller is told of a decoder's error."""
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return TooLarge(f"the picture claims more than {MAX_PIXELS:,} pixels")
+    if isinstance(error, UnidentifiedImageError):
+        return InvalidInput(f"not a readable picture: send one of {', '.join(FORMATS)}")
+    reason = str(error)[:120] or type(error).__name__
+    return InvalidInput(f"the picture is damaged: {reason}")
 
 
 def _upright(height: int, width: int, orientation: int) -> tuple[int, int]:
@@ -236,22 +248,24 @@ def _decode_jpeg(
     """Decode a JPEG with libjpeg-turbo in about half of Pillow's time; None where only Pillow
     can.
     """
-    grey = image.mode == "L" or (
-        options is not None and options.dct_scaling and options.color == "grey"
-    )
     reduction = 1 if options is None else _reduction(image, orientation, options)
-    height, width = (-(-side // reduction) for side in (image.height, image.width))
+    grey = image.mode == "L" or _reads_grey(options)
     try:
         pixels = simplejpeg.decode_jpeg(
             data,
             colorspace="Gray" if grey else "RGB",
-            min_height=height,
-            min_width=width,
+            min_height=-(-image.height // reduction),
+            min_width=-(-image.width // reduction),
             strict=True,
         )
     except ValueError:
         return None
     return np.asarray(pixels.squeeze(-1) if grey else pixels, np.uint8)
+
+
+def _reads_grey(options: Preprocessing | None) -> bool:
+    """Whether a coloured JPEG may be decoded to grey at once."""
+    return options is not None and options.dct_scaling and options.color == "grey"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -271,10 +285,7 @@ def _eight_bits(image: Image.Image) -> Pixels:
     """
     mode = image.mode
     if mode.startswith("I") or mode == "F":
-        values = np.asarray(image).astype(np.float32)
-        top = 255.0 if values.max(initial=0) <= 255 and mode == "I" else 65535.0
-        scale = 255.0 / (1.0 if mode == "F" and values.max(initial=0) <= 1 else top)
-        return np.asarray(np.clip(values * scale + 0.5, 0, 255), np.uint8)
+        return _scaled(np.asarray(image).astype(np.float32), mode)
     if mode in ("1", "L"):
         return np.asarray(image.convert("L"))
     if mode in ("LA", "La", "RGBa", "RGBA", "PA") or "transparency" in image.info:
@@ -282,6 +293,16 @@ def _eight_bits(image: Image.Image) -> Pixels:
         over = Image.new("RGBA", image.size, (*BACKGROUND, 255))
         return np.asarray(Image.alpha_composite(over, image).convert("RGB"))
     return np.asarray(image.convert("RGB"))
+
+
+def _scaled(values: np.ndarray[Any, Any], mode: str) -> Pixels:
+    """Numbers of a mode of more than 8 bits as 0..255, by the largest of them: up to 1, 255 or
+    65,535.
+    """
+    largest = values.max(initial=0)
+    top = 255.0 if largest <= 255 and mode == "I" else 65535.0
+    scale = 255.0 / (1.0 if mode == "F" and largest <= 1 else top)
+    return np.asarray(np.clip(values * scale + 0.5, 0, 255), np.uint8)
 
 
 def _oriented(pixels: Pixels, orientation: int) -> Pixels:
@@ -314,39 +335,52 @@ def decode(data: Raw, options: Preprocessing) -> Pixels:
     shape = (options.height, options.width, options.channels)
     if not options.denoise and shape in (pixels.shape, (*pixels.shape, 1)):
         return pixels.reshape(shape)
-    image = Image.fromarray(pixels)
-    if image.mode != (mode := "L" if options.color == "grey" else "RGB"):
+    image = _prepared(Image.fromarray(pixels), options)
+    image = _resized(image, true_width / true_height, options)
+    return np.asarray(image).reshape(shape)
+
+
+def _prepared(image: Image.Image, options: Preprocessing) -> Image.Image:
+    """A picture in the model's colours, and without noise where that is wanted."""
+    mode = "L" if options.color == "grey" else "RGB"
+    if image.mode != mode:
         image = image.convert(mode)
     if options.denoise:
         image = image.filter(ImageFilter.MedianFilter(options.denoise))
-    image = _resized(image, true_width / true_height, options)
-    return np.asarray(image).reshape(options.height, options.width, options.channels)
+    return image
 
 
 def _resized(image: Image.Image, ratio: float, options: Preprocessing) -> Image.Image:
     """Resize to the model's size; `ratio` is width by height of the original picture."""
-    target_ratio = options.width / options.height
     size = (options.width, options.height)
-    box = (0.0, 0.0, float(image.width), float(image.height))
+    box: Box = (0.0, 0.0, float(image.width), float(image.height))
     if options.fit == "crop":
-        crop_width = image.width * min(1.0, target_ratio / ratio)
-        crop_height = image.height * min(1.0, ratio / target_ratio)
-        left, top = (image.width - crop_width) / 2, (image.height - crop_height) / 2
-        box = (left, top, left + crop_width, top + crop_height)
+        box = _middle(image, ratio, options)
     elif options.fit == "pad":
-        if ratio > target_ratio:
-            size = (options.width, max(1, round(options.width / ratio)))
-        else:
-            size = (max(1, round(options.height * ratio)), options.height)
+        size = _padded_size(ratio, options)
     resized = image.resize(size, Image.Resampling.BILINEAR, box=box)
     if size == (options.width, options.height):
         return resized
     padded = Image.new(image.mode, (options.width, options.height))
-    padded.paste(
-        resized,
-        (round((options.width - size[0]) / 2), round((options.height - size[1]) / 2)),
-    )
+    left, top = options.width - size[0], options.height - size[1]
+    padded.paste(resized, (round(left / 2), round(top / 2)))
     return padded
+
+
+def _middle(image: Image.Image, ratio: float, options: Preprocessing) -> Box:
+    """The largest part in the middle of a picture that has the ratio of the model's sides."""
+    target_ratio = options.width / options.height
+    width = image.width * min(1.0, target_ratio / ratio)
+    height = image.height * min(1.0, ratio / target_ratio)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    return left, top, left + width, top + height
+
+
+def _padded_size(ratio: float, options: Preprocessing) -> tuple[int, int]:
+    """Width and height of a whole picture of this ratio in the model's frame."""
+    if ratio > options.width / options.height:
+        return options.width, max(1, round(options.width / ratio))
+    return max(1, round(options.height * ratio)), options.height
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -386,11 +420,23 @@ def prepare(samples: Sequence[Raw], options: Preprocessing) -> Preprocessing:
         options, height=height, width=width, color=color, dct_scaling=True
     )
     if options.mean and options.std:
-        if {len(options.mean), len(options.std)} != {options.channels}:
-            raise InvalidInput(
-                f"mean and std want {options.channels} values each for {options.color} pictures"
-            )
+        _check_channels(options)
         return options
+    mean, std = _statistics(samples, options)
+    return msgspec.structs.replace(options, mean=mean, std=std)
+
+
+def _check_channels(options: Preprocessing) -> None:
+    if {len(options.mean), len(options.std)} != {options.channels}:
+        raise InvalidInput(
+            f"mean and std want {options.channels} values each for {options.color} pictures"
+        )
+
+
+def _statistics(
+    samples: Sequence[Raw], options: Preprocessing
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, 0..1, the deviation at least 0.01."""
     total, squares = np.zeros(options.channels), np.zeros(options.channels)
     for sample in samples:
         values = decode(sample, options) / 255
@@ -398,25 +444,27 @@ def prepare(samples: Sequence[Raw], options: Preprocessing) -> Preprocessing:
         squares += (values**2).mean(axis=(0, 1))
     mean = total / len(samples)
     std = np.sqrt(np.maximum(squares / len(samples) - mean**2, 0))
-    return msgspec.structs.replace(
-        options,
-        mean=tuple(round(float(x), 5) for x in mean),
-        std=tuple(max(round(float(x), 5), 0.01) for x in std),
+    return (
+        tuple(round(float(x), 5) for x in mean),
+        tuple(max(round(float(x), 5), 0.01) for x in std),
     )
 
 
 def _size(shapes: list[tuple[int, ...]], options: Preprocessing) -> tuple[int, int]:
+    """Height and width of the model's input for pictures of these shapes."""
     if options.height and options.width:
         return options.height, options.width
     height = options.height or int(np.median([shape[0] for shape in shapes]))
     width = options.width or int(np.median([shape[1] for shape in shapes]))
-    if not (options.height or options.width) and max(height, width) > options.max_side:
-        scale = options.max_side / max(height, width)
-        # Multiples of 8 halve cleanly in the network.
-        height, width = (
-            max(8, round(side * scale / 8) * 8) for side in (height, width)
-        )
-    return height, width
+    if options.height or options.width or max(height, width) <= options.max_side:
+        return height, width
+    scale = options.max_side / max(height, width)
+    return _rounded(height * scale), _rounded(width * scale)
+
+
+def _rounded(side: float) -> int:
+    """The nearest multiple of 8: these halve cleanly in the network."""
+    return max(8, round(side / 8) * 8)
 
 
 def tensor(options: Preprocessing) -> TensorSpec:
@@ -453,29 +501,22 @@ def placed(size: tuple[int, int], options: Preprocessing) -> Placement:
         return Placement(0, 0, options.width, options.height)
     if options.fit == "crop":  # as ImageOps.fit: the middle, as large as it can be
         scale = max(options.width / width, options.height / height)
-        width_in_frame, height_in_frame = width * scale, height * scale
-        return Placement(
-            (options.width - width_in_frame) / 2,
-            (options.height - height_in_frame) / 2,
-            width_in_frame,
-            height_in_frame,
-        )
-    # as ImageOps.pad: whole pixels
-    width_in_frame, height_in_frame = options.width, options.height
-    if width / height > options.width / options.height:
-        height_in_frame = round(height / width * options.width)
-    elif width / height < options.width / options.height:
-        width_in_frame = round(width / height * options.height)
-    if width_in_frame != options.width:
-        return Placement(
-            round((options.width - width_in_frame) * 0.5),
-            0,
-            width_in_frame,
-            height_in_frame,
-        )
-    return Placement(
-        0,
-        round((options.height - height_in_frame) * 0.5),
-        width_in_frame,
-        height_in_frame,
-    )
+        return _centred(width * scale, height * scale, options)
+    return _placed_whole(height, width, options)
+
+
+def _centred(width: float, height: float, options: Preprocessing) -> Placement:
+    left, top = (options.width - width) / 2, (options.height - height) / 2
+    return Placement(left, top, width, height)
+
+
+def _placed_whole(height: int, width: int, options: Preprocessing) -> Placement:
+    """In the middle and at whole pixels, as ImageOps.pad."""
+    across, down = options.width, options.height
+    if width / height > across / down:
+        down = round(height / width * across)
+    elif width / height < across / down:
+        across = round(width / height * down)
+    if across != options.width:
+        return Placement(round((options.width - across) * 0.5), 0, across, down)
+    return Placement(0, round((options.height - down) * 0.5), across, down)

@@ -4,7 +4,7 @@ words from bytes.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -35,29 +35,38 @@ def train(texts: Iterable[str], how: Units) -> Tokenizer:
     """A tokenizer whose tokens put together are the text again, but for characters that training
     never saw.
     """
+    tokenizer, trainer = _pieces(how.vocabulary) if how.units == "bpe" else _letters()
+    tokenizer.train_from_iterator(texts, trainer)
+    return Tokenizer(tokenizer)
+
+
+def _pieces(vocabulary: int) -> tuple[Any, Any]:
+    """An untrained tokenizer of byte pairs, and its trainer."""
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Inner(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+
+
+def _letters() -> tuple[Any, Any]:
+    """An untrained tokenizer of single characters, and its trainer."""
     from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Inner
 
-    if how.units == "bpe":
-        tokenizer = Inner(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=how.vocabulary,
-            special_tokens=SPECIAL,
-            initial_alphabet=alphabet,
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        return Tokenizer(tokenizer)
     tokenizer = Inner(models.WordLevel(unk_token=SPECIAL[UNKNOWN]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTER), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.train_from_iterator(
-        texts, trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False)
+    return tokenizer, trainers.WordLevelTrainer(
+        special_tokens=SPECIAL, show_progress=False
     )
-    return Tokenizer(tokenizer)
 
 
 def learnt(texts: Iterable[str], how: Units, folder: Path) -> Tokenizer:

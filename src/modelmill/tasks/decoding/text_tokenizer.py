@@ -12,6 +12,7 @@ import numpy as np
 
 from modelmill.errors import InvalidInput
 from modelmill.tasks.base import Choice, Facts, Raw
+from modelmill.tasks.decoding.padding import padded
 from modelmill.tasks.decoding.tokenizer import (
     TOKENIZER,
     Tokenizer,
@@ -119,9 +120,8 @@ def epochs(
     take as long.
     """
     share = PIECE if facts.inputs.unspaced > MOSTLY else 1.0
-    words = round(
-        facts.counts["train"] * min(facts.inputs.words * share, how.length_limit)
-    )
+    words_of_a_text = min(facts.inputs.words * share, how.length_limit)
+    words = round(facts.counts["train"] * words_of_a_text)
     found = passes(words, usual, enough, least)
     return Choice(
         why=f"about {words:,} words are seen {found} times", settings={"epochs": found}
@@ -161,10 +161,7 @@ def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     # take seconds.
     text = text_of(data)[: how.max_length * LETTERS]
     tokenizer = load_tokenizer(folder / TOKENIZER)
-    ids = tokenizer.encode(text)[: how.max_length]
-    row = np.full(how.max_length, tokenizer.pad, np.int64)
-    row[: len(ids)] = ids
-    return row
+    return padded(tokenizer.encode(text), how.max_length, np.int64, tokenizer.pad)
 
 
 def checked_ids(given: TokenIds, tokens: int) -> list[int]:
@@ -198,18 +195,23 @@ def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preproces
     texts.
     """
     kept = [without_surrogates(text_of(text)) for text in texts]
-    if (
-        how.tokens and (folder / TOKENIZER).exists()
-    ):  # that of the version which the training starts from
-        tokenizer = load_tokenizer(folder / TOKENIZER)
-    else:
-        tokenizer = train_tokenizer(kept, how)
-        tokenizer.save(folder / TOKENIZER)
+    tokenizer = _learnt(kept, how, folder)
     length = how.max_length
     if not length:
         lengths = [len(ids) for ids in tokenizer.encode_all(kept)]
         length = max(1, min(how.length_limit, int(np.percentile(lengths, 99))))
     return msgspec.structs.replace(how, max_length=length, tokens=tokenizer.size)
+
+
+def _learnt(texts: list[str], how: Preprocessing, folder: Path) -> Tokenizer:
+    """The tokenizer in `folder`: that of the version which the training starts from, or one that is
+    trained now.
+    """
+    if how.tokens and (folder / TOKENIZER).exists():
+        return load_tokenizer(folder / TOKENIZER)
+    tokenizer = train_tokenizer(texts, how)
+    tokenizer.save(folder / TOKENIZER)
+    return tokenizer
 
 
 def tensor(how: Preprocessing) -> TensorSpec:
@@ -219,36 +221,43 @@ def tensor(how: Preprocessing) -> TensorSpec:
 
 def train_tokenizer(texts: list[str], how: Preprocessing) -> Tokenizer:
     """A tokenizer of the training texts, for any language."""
-    from tokenizers import (
-        Regex,
-        models,
-        normalizers,
-        pre_tokenizers,
-        trainers,
+    from tokenizers import normalizers
+
+    tokenizer, trainer = _pieces(how) if how.tokenizer == "bpe" else _words(how)
+    steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if how.lowercase else [])]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.train_from_iterator(texts, trainer)
+    return Tokenizer(tokenizer)
+
+
+def _pieces(how: Preprocessing) -> tuple[Any, Any]:
+    """An untrained tokenizer of pieces of words (BPE), and its trainer."""
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import models, pre_tokenizers, trainers
+
+    tokenizer = Inner(models.BPE(unk_token=SPECIAL[1]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
     )
+    return tokenizer, trainers.BpeTrainer(**_options(how), max_token_length=16)
+
+
+def _words(how: Preprocessing) -> tuple[Any, Any]:
+    """An untrained tokenizer of whole words or single characters, and its trainer."""
+    from tokenizers import Regex, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Inner
 
-    common: dict[str, Any] = {
+    tokenizer = Inner(models.WordLevel(unk_token=SPECIAL[1]))
+    pattern = Regex(WORDS if how.tokenizer == "word" else r"\X")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
+    return tokenizer, trainers.WordLevelTrainer(**_options(how))
+
+
+def _options(how: Preprocessing) -> dict[str, Any]:
+    """What both trainers are told."""
+    return {
         "vocab_size": how.vocabulary,
         "min_frequency": how.minimum_count,
         "special_tokens": SPECIAL,
         "show_progress": False,
     }
-    trainer: Any
-    before: Any
-    if how.tokenizer == "bpe":
-        tokenizer = Inner(models.BPE(unk_token=SPECIAL[1]))
-        trainer = trainers.BpeTrainer(**common, max_token_length=16)
-        before = pre_tokenizers.Sequence(
-            [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
-        )
-    else:
-        tokenizer = Inner(models.WordLevel(unk_token=SPECIAL[1]))
-        trainer = trainers.WordLevelTrainer(**common)
-        pattern = WORDS if how.tokenizer == "word" else r"\X"
-        before = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
-    steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if how.lowercase else [])]
-    tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.pre_tokenizer = before
-    tokenizer.train_from_iterator(texts, trainer)
-    return Tokenizer(tokenizer)

@@ -49,12 +49,7 @@ class Tokenizer:
     def __init__(self, inner: "tokenizers.Tokenizer") -> None:
         self._inner = inner
         inner.encode_special_tokens = True
-        added = inner.get_added_tokens_decoder()
-        names = {
-            str(token.content): int(number)
-            for number, token in added.items()
-            if token.special
-        }
+        names = _special_tokens(inner)
         self.special = frozenset(names.values())
         """Ids of tokens that are no text."""
         self._special = names
@@ -162,6 +157,15 @@ class Tokenizer:
         return found
 
 
+def _special_tokens(inner: "tokenizers.Tokenizer") -> dict[str, int]:
+    """The ids of special tokens by their names."""
+    return {
+        str(token.content): int(number)
+        for number, token in inner.get_added_tokens_decoder().items()
+        if token.special
+    }
+
+
 def without_surrogates(text: str) -> str:
     """A lone surrogate is no character: it reads as an unknown one."""
     return text.encode("utf-8", "replace").decode()
@@ -183,12 +187,12 @@ def _bytes() -> dict[str, int]:
     """The bytes that the letters of byte-level tokens stand for: what can be printed is itself, the
     others follow.
     """
-    printed = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
+    printed = [*_codes("!", "~"), *_codes("¡", "¬"), *_codes("®", "ÿ")]
     others = [byte for byte in range(256) if byte not in printed]
     return {chr(byte): byte for byte in printed} | {
         chr(256 + number): byte for number, byte in enumerate(others)
     }
+
+
+def _codes(first: str, last: str) -> range:
+    return range(ord(first), ord(last) + 1)

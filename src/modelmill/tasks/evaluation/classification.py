@@ -1,9 +1,8 @@
 """Shared by all classifiers: scores to labels, metrics, and the pictures of an evaluation."""
 
-import io
 from abc import ABC
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -18,9 +17,16 @@ from modelmill.tasks.base import (
     Model,
     Task,
 )
+from modelmill.tasks.evaluation import figures
 from modelmill.types import Json, Struct, TensorSpec
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 BINS = 15
+MOST_COUNTED = 25
+"""Most labels for which the confusion matrix shows counts."""
+Array = np.ndarray[Any, Any]
 
 
 class Parameters(Struct, frozen=True, kw_only=True):
@@ -88,77 +94,97 @@ def evaluate(measured: Measured) -> Evaluation:
     and weighted, and the expected calibration error over 15 bins (Guo et al. 2017, arXiv
     1706.04599).
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix
 
-    answers = measured.outputs
-    truths = measured.truths
     labels = measured.labels
-    column = {label: i for i, label in enumerate(labels)}
-    scores = np.zeros((len(answers), len(labels)), np.float32)
-    for row, answer in enumerate(answers):
-        for entry in answer:
-            scores[row, column[entry["label"]]] = entry["score"]
-    truth = np.array([column[label] for label in truths])
+    scores, truth = _as_arrays(measured)
     guess = scores.argmax(axis=1)
-    indices = list(range(len(labels)))
     metrics: Json = {
-        "accuracy": float((guess == truth).mean()),
-        **({"top_5_accuracy": _top_k(scores, truth, 5)} if len(labels) > 5 else {}),
-        "calibration_error": _calibration_error(scores, truth),
-        "items": len(truth),
+        **_figures(scores, truth),
+        **_averages(truth, guess),
+        "per_class": _per_class(truth, guess, labels),
     }
-    for average in ("macro", "weighted"):
-        p, r, f, _ = precision_recall_fscore_support(
-            truth, guess, average=average, zero_division=0.0
-        )
-        metrics |= {
-            f"precision_{average}": float(p),
-            f"recall_{average}": float(r),
-            f"f1_{average}": float(f),
-        }
-    metrics["f1"] = metrics["f1_macro"]
-    rows = precision_recall_fscore_support(
-        truth, guess, labels=indices, zero_division=0.0
-    )
-    metrics["per_class"] = {
-        label: {
-            "precision": float(rows[0][i]),
-            "recall": float(rows[1][i]),
-            "f1": float(rows[2][i]),
-            "items": int(rows[3][i]),
-        }
-        for i, label in enumerate(labels)
-    }
-    matrix = confusion_matrix(truth, guess, labels=indices)
+    matrix = confusion_matrix(truth, guess, labels=list(range(len(labels))))
     return Evaluation(
         metrics=metrics, pictures={"confusion.png": confusion_picture(matrix, labels)}
     )
 
 
-def _top_k(scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], k: int) -> float:
+def _as_arrays(measured: Measured) -> tuple[Array, Array]:
+    """Scores [N, labels] of the answers, and the number of each true label [N]."""
+    column = {label: i for i, label in enumerate(measured.labels)}
+    scores = np.zeros((len(measured.outputs), len(column)), np.float32)
+    for row, answer in enumerate(measured.outputs):
+        for entry in answer:
+            scores[row, column[entry["label"]]] = entry["score"]
+    return scores, np.array([column[label] for label in measured.truths])
+
+
+def _figures(scores: Array, truth: Array) -> Json:
+    """Figures of all classes together."""
+    labels = scores.shape[1]
+    return {
+        "accuracy": float((scores.argmax(axis=1) == truth).mean()),
+        **({"top_5_accuracy": _top_k(scores, truth, 5)} if labels > 5 else {}),
+        "calibration_error": _calibration_error(scores, truth),
+        "items": len(truth),
+    }
+
+
+def _averages(truth: Array, guess: Array) -> Json:
+    """Precision, recall and F1 over the classes: each the same (macro), or by its items."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    found: Json = {}
+    for average in ("macro", "weighted"):
+        p, r, f, _ = precision_recall_fscore_support(
+            truth, guess, average=average, zero_division=0.0
+        )
+        found[f"precision_{average}"] = float(p)
+        found[f"recall_{average}"] = float(r)
+        found[f"f1_{average}"] = float(f)
+    return {**found, "f1": found["f1_macro"]}
+
+
+def _per_class(truth: Array, guess: Array, labels: Sequence[str]) -> Json:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        truth, guess, labels=list(range(len(labels))), zero_division=0.0
+    )
+    return {
+        label: {
+            "precision": float(p),
+            "recall": float(r),
+            "f1": float(f),
+            "items": int(n),
+        }
+        for label, p, r, f, n in zip(labels, *columns, strict=True)
+    }
+
+
+def _top_k(scores: Array, truth: Array, k: int) -> float:
     best = np.argpartition(-scores, k, axis=1)[:, :k]
     return float((best == truth[:, None]).any(axis=1).mean())
 
 
-def _calibration_error(
-    scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]
-) -> float:
+def _calibration_error(scores: Array, truth: Array) -> float:
     confidence, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [
-        abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean()
-        for b in range(BINS)
-        if (bins == b).any()
-    ]
-    return float(sum(gaps))
+    inside = [bins == b for b in range(BINS)]
+    return float(sum(_gap(right, confidence, rows) for rows in inside if rows.any()))
 
 
-def confusion_picture(matrix: np.ndarray[Any, Any], labels: Sequence[str]) -> bytes:
+def _gap(right: Array, confidence: Array, rows: Array) -> float:
+    """How far confidence and accuracy of a bin are apart, by its share of all items."""
+    gap: float = abs(right[rows].mean() - confidence[rows].mean()) * rows.mean()
+    return gap
+
+
+def confusion_picture(matrix: Array, labels: Sequence[str]) -> bytes:
     """The confusion matrix as a PNG: rows are truths, shares of a row as colour, counts as text."""
-    from matplotlib.figure import Figure
-
     side = min(4.5 + 0.35 * len(labels), 14)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = figures.blank(side, side)
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -166,12 +192,14 @@ def confusion_picture(matrix: np.ndarray[Any, Any], labels: Sequence[str]) -> by
     axes.set_xticks(ticks, labels, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(ticks, labels, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix (test)")
-    if len(labels) <= 25:
-        for (row, column), count in np.ndenumerate(matrix):
-            ink = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(
-                column, row, str(count), ha="center", va="center", color=ink, fontsize=8
-            )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100)
-    return buffer.getvalue()
+    if len(labels) <= MOST_COUNTED:
+        _write_counts(axes, matrix, shares)
+    return figures.as_png(figure)
+
+
+def _write_counts(axes: "Axes", matrix: Array, shares: Array) -> None:
+    for (row, column), count in np.ndenumerate(matrix):
+        ink = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(
+            column, row, str(count), ha="center", va="center", color=ink, fontsize=8
+        )

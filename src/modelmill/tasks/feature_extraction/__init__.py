@@ -22,9 +22,7 @@ from modelmill.tasks.base import (
     Raw,
 )
 from modelmill.tasks.decoding import text_tokenizer
-from modelmill.tasks.decoding.text_tokenizer import (
-    fingerprint as fingerprint,
-)
+from modelmill.tasks.decoding.padding import padded
 from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
 from modelmill.tasks.inputs import TextTask
 from modelmill.tasks.kinds.token_ids import TokenIds
@@ -34,6 +32,7 @@ from modelmill.types import Struct, TensorSpec, Usage
 DIGITS = 6
 SIDES = ("left", "right")
 TOKENS = f"{NOTE}tokens"
+Array = np.ndarray[Any, Any]
 
 
 class Preprocessing(text_tokenizer.Preprocessing, frozen=True, kw_only=True):
@@ -83,6 +82,11 @@ class Parameters(Struct, frozen=True, kw_only=True):
                 "normalize: the model answers vectors of length 1 alone; leave it out"
             )
 
+    @property
+    def cuts_the_left(self) -> bool:
+        """Whether the beginning of a text that is too long is cut, not its end."""
+        return self.truncation_direction.lower() == "left"
+
 
 USUAL = Parameters()
 
@@ -121,13 +125,8 @@ class FeatureExtraction(TextTask):
 
     def outputs(self, context: Context) -> list[TensorSpec]:
         """`embedding`: FP32 [-1, dimensions], each row of length 1."""
-        return [
-            TensorSpec(
-                name="embedding",
-                datatype="FP32",
-                shape=[-1, context.preprocessing.dimensions],
-            )
-        ]
+        shape = [-1, context.preprocessing.dimensions]
+        return [TensorSpec(name="embedding", datatype="FP32", shape=shape)]
 
     def decode(
         self, data: Raw, context: Context, parameters: Parameters = USUAL
@@ -135,23 +134,18 @@ class FeatureExtraction(TextTask):
         """`ids`, of the text or as they were given; with `truncate` false raises `InvalidInput` for
         a long text.
         """
-        how = context.preprocessing
-        cuts = parameters.truncate
-        left = parameters.truncation_direction.lower() == "left"
-        ids = (
-            text_tokenizer.checked_ids(data, how.tokens)
-            if isinstance(data, TokenIds)
-            else _ids(data, context, whole=left or not cuts)
-        )
-        if len(ids) > how.max_length and not cuts:
+        length = context.preprocessing.max_length
+        ids = _asked_ids(data, context, parameters)
+        if len(ids) > length and not parameters.truncate:
             raise InvalidInput(
-                f"the text has {len(ids):,} tokens; the model reads {how.max_length}, and "
+                f"the text has {len(ids):,} tokens; the model reads {length}, and "
                 "truncate is false"
             )
-        ids = ids[-how.max_length :] if left else ids[: how.max_length]
-        row = np.zeros(how.max_length, np.int64)
-        row[: len(ids)] = ids
-        return {"ids": row, TOKENS: np.array(len(ids), np.int64)}
+        ids = ids[-length:] if parameters.cuts_the_left else ids[:length]
+        return {
+            "ids": padded(ids, length, np.int64),
+            TOKENS: np.array(len(ids), np.int64),
+        }
 
     def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
         """`prompt_tokens` of the texts as far as the model reads them."""
@@ -164,41 +158,35 @@ class FeatureExtraction(TextTask):
         little-endian float32 (OpenAI); with `usage` the answer is `{"embedding", "tokens"}`.
         """
         vector = arrays["embedding"].astype(np.float64)
-        most = len(vector)
-        size = parameters.dimensions
-        if size is not None:
-            if size > most:
-                raise InvalidInput(
-                    f"dimensions is a whole number from 1 to {most}, not {size!r:.40}"
-                )
-            vector = vector[:size] / max(float(np.linalg.norm(vector[:size])), 1e-12)
+        if parameters.dimensions is not None:
+            vector = _shortened(vector, parameters.dimensions)
         vector = vector.round(DIGITS)
-        packed = parameters.encoding_format == "base64"
         found: Any = (
             b64encode(vector.astype("<f4").tobytes()).decode()
-            if packed
+            if parameters.encoding_format == "base64"
             else vector.tolist()
         )
-        return (
-            {"embedding": found, "tokens": int(arrays[TOKENS])}
-            if parameters.usage
-            else found
-        )
+        if parameters.usage:
+            return {"embedding": found, "tokens": int(arrays[TOKENS])}
+        return found
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
         """`ids`, and what is known of the text: `other` ids near it, with a `score` where there is
         one, or its `label`.
         """
-        ids = {"ids": self.decode(item.data, context)["ids"].astype(np.int32)}
+        ids = {"ids": self._ids_of(item.data, context)}
         others = _others(item)
         if not others:
             return ids, {"label": np.array(context.labels.index(item.label))}
-        target = {"other": self.decode(others[0], context)["ids"].astype(np.int32)}
+        target = {"other": self._ids_of(others[0], context)}
         score = score_of(item)
-        return ids, target if score is None else {
-            **target,
-            "score": np.array(score, np.float32),
-        }
+        if score is not None:
+            target["score"] = np.array(score, np.float32)
+        return ids, target
+
+    def _ids_of(self, text: Raw, context: Context) -> np.ndarray[Any, Any]:
+        """Token ids as they are trained on, int32 [max_length]."""
+        return self.decode(text, context)["ids"].astype(np.int32)
 
     def expected(self, item: Item) -> Any:
         """What the text is near to."""
@@ -222,13 +210,28 @@ def _others(item: Item) -> tuple[str, ...]:
 
 def score_of(item: Item) -> float | None:
     """How alike the two texts of an item are; None where nobody said."""
-    if (
-        isinstance(item.target, tuple)
-        and len(item.target) == 2
-        and isinstance(item.target[1], float)
-    ):
-        return item.target[1]
+    target = item.target
+    if isinstance(target, tuple) and len(target) == 2 and isinstance(target[1], float):
+        return target[1]
     return None
+
+
+def _asked_ids(data: Raw, context: Context, parameters: Parameters) -> list[int]:
+    """The tokens of a text as far as they may be needed, or those of the caller."""
+    if isinstance(data, TokenIds):
+        return text_tokenizer.checked_ids(data, context.preprocessing.tokens)
+    whole = parameters.cuts_the_left or not parameters.truncate
+    return _ids(data, context, whole=whole)
+
+
+def _shortened(vector: Array, size: int) -> Array:
+    """The first numbers of a vector, at length 1 again; raises `InvalidInput` for too many."""
+    if size > len(vector):
+        raise InvalidInput(
+            f"dimensions is a whole number from 1 to {len(vector)}, not {size!r:.40}"
+        )
+    first = vector[:size]
+    return np.asarray(first / max(float(np.linalg.norm(first)), 1e-12))
 
 
 def _ids(data: Raw, context: Context, *, whole: bool) -> list[int]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.tasks.base import Context, Evaluation, Item, Run
-from modelmill.tasks.evaluation import retrieval
+from modelmill.tasks.evaluation import figures, retrieval
 from modelmill.tasks.feature_extraction import TASK, score_of
 from modelmill.types import Json
 
@@ -18,6 +18,7 @@ Floats = NDArray[np.float32]
 
 def measures(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
     """The metrics of pairs, scored pairs or labelled texts, by what the items are."""
+    texts = [str(item.data) for item in items]
     vectors = _vectors(run, [item.data for item in items], context)
     if not isinstance(items[0].target, tuple):
         return labelled(vectors, [item.label for item in items])
@@ -26,22 +27,21 @@ def measures(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
     scores = [score_of(item) for item in items]
     if scores[0] is not None:
         return scored(vectors, near, np.array(scores, np.float64))
-    return paired(vectors, near, [str(item.data) for item in items], others)
+    return paired(vectors, near, texts, others)
 
 
 def _vectors(run: Run, texts: Sequence[Any], context: Context) -> Floats:
-    parts = []
-    for at in range(0, len(texts), AT_ONCE):
-        ids = np.stack(
-            [TASK.decode(text, context)["ids"] for text in texts[at : at + AT_ONCE]]
-        )
-        parts.append(run({"ids": ids})["embedding"])
+    ids = [TASK.decode(text, context)["ids"] for text in texts]
+    parts = [
+        run({"ids": np.stack(ids[at : at + AT_ONCE])})["embedding"]
+        for at in range(0, len(ids), AT_ONCE)
+    ]
     return np.concatenate(parts).astype(np.float32)
 
 
 def labelled(vectors: Floats, labels: Sequence[str]) -> Evaluation:
     """Leave-one-out retrieval among texts of the same label."""
-    metrics, pictures, _ = retrieval.figures(vectors, labels)
+    metrics, pictures, _ = retrieval.measures(vectors, labels)
     return Evaluation(metrics=metrics, pictures=pictures)
 
 
@@ -49,9 +49,8 @@ def scored(first: Floats, second: Floats, scores: NDArray[np.float64]) -> Evalua
     """Spearman's correlation of the pairs' cosines with their scores in the data."""
     cosines = (first * second).sum(1)
     metrics: Json = {"spearman": spearman(cosines, scores), "items": len(scores)}
-    return Evaluation(
-        metrics=metrics, pictures={"similarities.png": _scatter(scores, cosines)}
-    )
+    picture = _scatter(scores, cosines)
+    return Evaluation(metrics=metrics, pictures={"similarities.png": picture})
 
 
 def spearman(first: NDArray[Any], second: NDArray[Any]) -> float:
@@ -80,11 +79,15 @@ def paired(
         "mrr": float((1 / (1 + ranks)).mean()),
         "items": len(texts),
     }
-    rng = np.random.default_rng(0)
-    random_pairs = (queries * partners[rng.permutation(len(partners))]).sum(1)
-    pairs = (queries * partners).sum(1)
-    picture = retrieval.histogram(pairs, random_pairs, "pairs")
+    picture = _pairs_picture(queries, partners)
     return Evaluation(metrics=metrics, pictures={"similarities.png": picture})
+
+
+def _pairs_picture(queries: Floats, partners: Floats) -> bytes:
+    """Cosines of the pairs beside those of texts with a random partner, as a PNG."""
+    random_order = np.random.default_rng(0).permutation(len(partners))
+    random_pairs = (queries * partners[random_order]).sum(1)
+    return retrieval.histogram((queries * partners).sum(1), random_pairs, "pairs")
 
 
 def _ranks(queries: Floats, partners: Floats, texts: Sequence[str]) -> NDArray[np.intp]:
@@ -102,9 +105,7 @@ def _ranks(queries: Floats, partners: Floats, texts: Sequence[str]) -> NDArray[n
 
 def _scatter(scores: NDArray[np.float64], cosines: Floats) -> bytes:
     """A scatter plot of scores and cosines, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 4), layout="constrained")
+    figure = figures.blank(5, 4)
     axes = figure.subplots()
     axes.scatter(scores, cosines, s=6, alpha=0.5)
     axes.set(
@@ -112,4 +113,4 @@ def _scatter(scores: NDArray[np.float64], cosines: Floats) -> bytes:
         ylabel="cosine similarity",
         title="Pairs of test items",
     )
-    return retrieval.as_png(figure)
+    return figures.as_png(figure)

@@ -32,13 +32,16 @@ def by_pairs(first: Tensor, second: Tensor, batch: Batch, scale: float) -> Tenso
     batch, in both directions.
     """
     logits = scale * first @ second.T
-    loss = torch.zeros((), device=logits.device)
-    for scores, ids in ((logits, batch["other"]), (logits.T, batch["ids"])):
-        # Duplicates of a partner are right as well: they are no negatives.
-        same = (ids[:, None] == ids[None, :]).all(2).fill_diagonal_(False)
-        targets = torch.arange(len(scores), device=scores.device)
-        loss = loss + F.cross_entropy(scores.masked_fill(same, -1e4), targets) / 2
-    return loss
+    there, back = _picking(logits, batch["other"]), _picking(logits.T, batch["ids"])
+    return there / 2 + back / 2
+
+
+def _picking(scores: Tensor, ids: Tensor) -> Tensor:
+    """The loss of picking each partner by scores [N, N]; `ids` [N, L] are the partners' tokens."""
+    # Duplicates of a partner are right as well: they are no negatives.
+    same = (ids[:, None] == ids[None, :]).all(2).fill_diagonal_(False)
+    targets = torch.arange(len(scores), device=scores.device)
+    return F.cross_entropy(scores.masked_fill(same, -1e4), targets)
 
 
 def by_labels(vectors: Tensor, label: Tensor, scale: float) -> Tensor:
@@ -46,10 +49,15 @@ def by_labels(vectors: Tensor, label: Tensor, scale: float) -> Tensor:
     2004.11362).
     """
     same_label = (label[:, None] == label[None, :]).fill_diagonal_(False)
-    own = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
-    log_shares = (scale * vectors @ vectors.T).masked_fill(own, -1e4).log_softmax(1)
+    log_shares = _log_shares(scale * vectors @ vectors.T)
     losses = -(log_shares * same_label).sum(1) / same_label.sum(1).clamp(min=1)
     return losses[same_label.any(1)].mean() if same_label.any() else losses.sum() * 0.0
+
+
+def _log_shares(scores: Tensor) -> Tensor:
+    """The logarithm of the probability with which each text picks each other one, [N, N]."""
+    own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    return scores.masked_fill(own, -1e4).log_softmax(1)
 
 
 def by_scores(cosines: Tensor, score: Tensor, scale: float) -> Tensor:

@@ -26,7 +26,7 @@ from modelmill.tasks.image_segmentation import (
     mask_similarity,
 )
 from modelmill.tasks.inputs import ImageTask
-from modelmill.types import Json, Struct, TensorSpec
+from modelmill.types import Struct, TensorSpec
 
 SIZE = f"{NOTE}size"
 
@@ -127,26 +127,20 @@ class ImageSegmentation(ImageTask):
         `classes`, of which it names all. `threshold` leaves out classes of a lower score.
         """
         mask = mask_arrays.enlarged(arrays["mask"], *map(int, arrays[SIZE]))
+        labels = context.labels
         if parameters.mask_format == "classes":
-            return {"classes": context.labels, "mask": mask_arrays.packed(mask)}
-        scores = mask_arrays.confident(
-            arrays["mask"], arrays["scores"], len(context.labels)
-        )
-        answer: list[Json] = []
-        pixels = np.bincount(mask.ravel(), minlength=len(context.labels))
-        for number in np.argsort(-pixels, kind="stable")[
-            : np.count_nonzero(pixels)
-        ].tolist():
-            if (score := round(float(scores[number]), 6)) >= parameters.threshold:
-                only = np.where(mask == number, np.uint8(255), np.uint8(0))
-                answer.append(
-                    {
-                        "label": context.labels[number],
-                        "score": score,
-                        "mask": mask_arrays.packed(only),
-                    }
-                )
-        return answer
+            return {"classes": labels, "mask": mask_arrays.packed(mask)}
+        means = mask_arrays.confident(arrays["mask"], arrays["scores"], len(labels))
+        scores = [round(float(mean), 6) for mean in means]
+        return [
+            {
+                "label": labels[number],
+                "score": scores[number],
+                "mask": mask_arrays.packed(mask_arrays.only(mask, number)),
+            }
+            for number in mask_arrays.present(mask, len(labels))
+            if scores[number] >= parameters.threshold
+        ]
 
     def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
         """Whether two answers show nearly the same masks."""

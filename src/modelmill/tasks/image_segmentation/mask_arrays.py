@@ -9,7 +9,17 @@ from PIL import Image
 
 from modelmill.data.mask_values import IGNORED
 
-__all__ = ["IGNORED", "confident", "confusion", "enlarged", "packed", "read", "resized"]
+__all__ = [
+    "IGNORED",
+    "confident",
+    "confusion",
+    "enlarged",
+    "only",
+    "packed",
+    "present",
+    "read",
+    "resized",
+]
 
 Mask = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -47,12 +57,29 @@ def enlarged(mask: Mask, height: int, width: int) -> Mask:
     best = np.zeros((height, width), np.uint8)
     resized_mask = np.full((height, width), classes[0], np.uint8)
     for number in classes:
-        here = Image.fromarray(np.where(mask == number, np.uint8(255), np.uint8(0)))
-        share = np.asarray(here.resize((width, height), Image.Resampling.BILINEAR))
+        share = _share(only(mask, number), height, width)
         more = share > best
         best[more] = share[more]
         resized_mask[more] = number
     return resized_mask
+
+
+def only(mask: Mask, number: int) -> Mask:
+    """255 where the class is, 0 elsewhere."""
+    return np.where(mask == number, np.uint8(255), np.uint8(0))
+
+
+def present(mask: Mask, classes: int) -> list[int]:
+    """The classes that have pixels, the largest first."""
+    pixels = np.bincount(mask.ravel(), minlength=classes)
+    order = np.argsort(-pixels, kind="stable")
+    return [int(number) for number in order[: np.count_nonzero(pixels)]]
+
+
+def _share(mask: Mask, height: int, width: int) -> Mask:
+    """How much of each pixel [height, width] a class covers, 0..255."""
+    image = Image.fromarray(mask)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def confident(

@@ -18,10 +18,9 @@ def alike(answer: Any, expected: Any, tolerance: float) -> bool:
     if len(shapes) != 1:
         return False
     nothing = np.zeros(shapes.pop(), np.uint8)
-    labels = masks.keys() | recorded.keys()
     differ = sum(
         int((masks.get(name, nothing) != recorded.get(name, nothing)).sum())
-        for name in labels
+        for name in masks.keys() | recorded.keys()
     )
     # A pixel that changes its class differs in two masks
     return differ <= 2 * max(tolerance, LEAST) * nothing.size

@@ -45,9 +45,8 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     mask = batch["mask"].long()
     seen: Tensor | None = getattr(network, "seen", None)
     if seen is not None:
-        seen += torch.bincount(mask[mask != IGNORED], minlength=len(seen)).to(
-            seen.dtype
-        )
+        counts = torch.bincount(mask[mask != IGNORED], minlength=len(seen))
+        seen += counts.to(seen.dtype)
     return _loss(network(batch["image"]), mask, settings, weights(seen))
 
 
@@ -63,17 +62,18 @@ def validate(
         logits = network(image)
         losses.append(_loss(logits, mask, settings, scale) * len(mask))
         matrices.append(_confusion(logits.argmax(1), mask, logits.shape[1]))
-    matrix = torch.stack(matrices).sum(0).float()
-    correct, union = (
-        matrix.diagonal(),
-        matrix.sum(0) + matrix.sum(1) - matrix.diagonal(),
-    )
+    loss = torch.stack(losses).sum() / len(batch["mask"])
+    return {"loss": loss, **_figures(torch.stack(matrices).sum(0).float())}
+
+
+def _figures(matrix: Tensor) -> dict[str, Tensor]:
+    """mIoU and pixel accuracy of a confusion matrix."""
+    correct = matrix.diagonal()
+    union = matrix.sum(0) + matrix.sum(1) - correct
     present = union > 0
+    shares = correct[present] / union[present]
     return {
-        "loss": torch.stack(losses).sum() / len(batch["mask"]),
-        "miou": (correct[present] / union[present]).mean()
-        if present.any()
-        else correct.sum(),
+        "miou": shares.mean() if present.any() else correct.sum(),
         "pixel_accuracy": correct.sum() / matrix.sum().clamp(min=1),
     }
 
@@ -111,23 +111,23 @@ def _dice(logits: Tensor, mask: Tensor) -> Tensor:
     """1 minus the mean Dice coefficient of the classes in the batch (Milletari et al. 2016, arXiv
     1606.04797).
     """
-    probabilities = torch.softmax(logits, 1)
+    probabilities, classes = torch.softmax(logits, 1), logits.shape[1]
     labelled = mask != IGNORED
     numbers = mask[labelled]
-    correct = probabilities.gather(1, mask.where(labelled, 0).unsqueeze(1)).squeeze(1)[
-        labelled
-    ]
-    overlap = torch.zeros(logits.shape[1], device=logits.device).index_add(
-        0, numbers, correct
-    )
-    true = torch.bincount(numbers, minlength=logits.shape[1])
+    correct = _probabilities_of(mask.where(labelled, 0), probabilities)[labelled]
+    overlap = torch.zeros(classes, device=logits.device).index_add(0, numbers, correct)
+    true = torch.bincount(numbers, minlength=classes)
     total = (probabilities * labelled.unsqueeze(1)).sum((0, 2, 3)) + true
     return 1 - (2 * overlap / total)[true > 0].mean()
+
+
+def _probabilities_of(mask: Tensor, probabilities: Tensor) -> Tensor:
+    """The probability [N, H, W] of each pixel's class, of those of all classes [N, C, H, W]."""
+    return probabilities.gather(1, mask.unsqueeze(1)).squeeze(1)
 
 
 def _confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
     """The confusion matrix [truth, predicted] of the pixels that are not ignored."""
     labelled = truth != IGNORED
-    return torch.bincount(
-        truth[labelled] * classes + predicted[labelled], minlength=classes**2
-    ).view(classes, classes)
+    pairs = truth[labelled] * classes + predicted[labelled]
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)

@@ -1,5 +1,7 @@
 """The network of the recipe `unet`."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,27 +34,16 @@ class UNet(nn.Module):
             "seen", torch.zeros(signature.classes, dtype=torch.float64)
         )
         widths = [width << stage for stage in range(depth)]
-        self.stem = nn.Sequential(
-            Pixels(signature),
-            *_conv_layers(pixel_input(signature)[2], width // 2),
-            *_conv_layers(
-                width // 2, width, size=5 if stride > 2 else 3, stride=stride
-            ),
-        )
+        self.stem = _stem(signature, width, stride)
         self.down = nn.ModuleList(
             _stage(widths[max(stage - 1, 0)], widths[stage], blocks, halve=stage > 0)
             for stage in range(depth)
         )
         self.bottom = nn.Dropout2d(dropout)
         self.up = nn.ModuleList(
-            _Up(widths[stage + 1], widths[stage])
-            for stage in reversed(range(depth - 1))
+            _Up(low, high) for high, low in reversed(list(pairwise(widths)))
         )
-        # Each position of the top layer classifies all pixels that the stem merged into it.
-        self.head = nn.Sequential(
-            nn.Conv2d(width, signature.classes * stride**2, 1), nn.PixelShuffle(stride)
-        )
-        _initialise_alike(self.head[0], stride**2)
+        self.head = _head(width, signature.classes, stride)
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, C] -> logits of every pixel [N, classes, H, W]."""
@@ -66,6 +57,21 @@ class UNet(nn.Module):
             x = stage(x, skips.pop())
         logits: Tensor = self.head(x)
         return logits[:, :, : self.size[0], : self.size[1]]
+
+
+def _stem(signature: Signature, width: int, stride: int) -> nn.Sequential:
+    """Pixels to features [N, width, H / stride, W / stride]."""
+    first = _conv_layers(pixel_input(signature)[2], width // 2)
+    size = 5 if stride > 2 else 3
+    second = _conv_layers(width // 2, width, size=size, stride=stride)
+    return nn.Sequential(Pixels(signature), *first, *second)
+
+
+def _head(width: int, classes: int, stride: int) -> nn.Sequential:
+    """Each position of the top layer classifies all pixels that the stem merged into it."""
+    last = nn.Conv2d(width, classes * stride**2, 1)
+    _initialise_alike(last, stride**2)
+    return nn.Sequential(last, nn.PixelShuffle(stride))
 
 
 def _conv_layers(

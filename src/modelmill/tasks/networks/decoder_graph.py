@@ -5,7 +5,7 @@ layers of `tasks.networks.transformer`, with ONNX Runtime's `GroupQueryAttention
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -82,19 +82,25 @@ class GraphBuilder:
 
     def product(self, x: str, own: str, weight: Array, name: str) -> str:
         """Add x [.., K] times weights [N, K] named `own`; returns the output's name, `name`."""
-        rows, columns = weight.shape
-        if not self.int8 or columns % BLOCK:
+        if not self.int8 or weight.shape[1] % BLOCK:
             return self.add("MatMul", [x, self.weight(own, weight.T)], name)
+        return self._quantised_product(x, own, weight, name)
+
+    def _quantised_product(self, x: str, own: str, weight: Array, name: str) -> str:
+        rows, columns = weight.shape
         whole, scales = quantised(weight)
         parts = [x, self.weight(own, whole), self.weight(f"{own}.scales", scales)]
-        options = {
-            "K": columns,
-            "N": rows,
-            "bits": 8,
-            "block_size": BLOCK,
-            "accuracy_level": INT8_SUMS,
-        }
-        return self.add("MatMulNBits", parts, name, domain=OWN, **options)
+        return self.add(
+            "MatMulNBits",
+            parts,
+            name,
+            domain=OWN,
+            K=columns,
+            N=rows,
+            bits=8,
+            block_size=BLOCK,
+            accuracy_level=INT8_SUMS,
+        )
 
     def norm(self, x: str, name: str, weights: Mapping[str, Array]) -> str:
         """Add a torch `LayerNorm`; returns the name of its output."""
@@ -120,106 +126,125 @@ def decoder(
 
     `engines.onnx_steps.Steps` describes inputs and outputs.
     """
-    from onnx import TensorProto, helper
-
     graph = GraphBuilder(int8=int8)
     tokens, width = weights["embedding.weight"].shape
     size = width // heads
-    angles = np.arange(positions)[:, None] * (
-        10_000.0 ** (-np.arange(0, size, 2) / size)
-    )
+    _add_rotations(graph, positions, size)
+    embedding = graph.weight("embedding", weights["embedding.weight"])
+    x = graph.add("Gather", [embedding, "ids"], "embedded")
+    for layer in range(layers):
+        x = _layer(graph, x, Layer(layer, heads, weights))
+    x = graph.norm(_last_positions(graph, x), "last", weights)
+    graph.product(x, "head", weights["embedding.weight"], "logits")
+    return _model(graph, layers, ["batch", heads, positions, size], tokens)
+
+
+def _add_rotations(graph: GraphBuilder, positions: int, size: int) -> None:
+    """The cosines and sines of rotary positions, [positions, size / 2] each."""
+    rates = 10_000.0 ** (-np.arange(0, size, 2) / size)
+    angles = np.arange(positions)[:, None] * rates
     graph.weight("cos", np.cos(angles).astype(np.float32))
     graph.weight("sin", np.sin(angles).astype(np.float32))
-    x = graph.add(
-        "Gather",
-        [graph.weight("embedding", weights["embedding.weight"]), "ids"],
-        "embedded",
-    )
-    for layer in range(layers):
-        x = _block(graph, x, f"blocks.{layer}", layer, weights, heads)
+
+
+def _last_positions(graph: GraphBuilder, x: str) -> str:
+    """The states of the last `keep` tokens alone."""
     graph.add("Neg", ["keep"], "begin")
     graph.weight("axis", np.array([1], np.int64))
     graph.weight("far", np.array([2**31 - 1], np.int64))
-    x = graph.norm(
-        graph.add("Slice", [x, "begin", "far", "axis"], "final"), "last", weights
-    )
-    graph.product(x, "head", weights["embedding.weight"], "logits")
-    cache = ["batch", heads, positions, size]
+    return graph.add("Slice", [x, "begin", "far", "axis"], "final")
+
+
+def _model(
+    graph: GraphBuilder, layers: int, cache: list[int | str], tokens: int
+) -> "ModelProto":
+    """The model of a whole graph; `cache` is the shape of the keys, and of the values, of a
+    layer.
+    """
+    from onnx import TensorProto, helper
+
     value = helper.make_tensor_value_info
     names = [f"{kind}_{layer}" for layer in range(layers) for kind in ("key", "value")]
-    body = helper.make_graph(
-        graph.nodes,
-        "decoder",
-        [
-            value("ids", TensorProto.INT64, ["batch", "length"]),
-            value("seqlens", TensorProto.INT32, ["batch"]),
-            value("total", TensorProto.INT32, []),
-            value("keep", TensorProto.INT64, [1]),
-            *(value(f"past_{name}", TensorProto.FLOAT, cache) for name in names),
-        ],
-        [
-            value("logits", TensorProto.FLOAT, ["batch", "kept", tokens]),
-            *(value(name, TensorProto.FLOAT, cache) for name in names),
-        ],
-        graph.weights,
-    )
+    inputs = [
+        value("ids", TensorProto.INT64, ["batch", "length"]),
+        value("seqlens", TensorProto.INT32, ["batch"]),
+        value("total", TensorProto.INT32, []),
+        value("keep", TensorProto.INT64, [1]),
+        *(value(f"past_{name}", TensorProto.FLOAT, cache) for name in names),
+    ]
+    outputs = [
+        value("logits", TensorProto.FLOAT, ["batch", "kept", tokens]),
+        *(value(name, TensorProto.FLOAT, cache) for name in names),
+    ]
+    body = helper.make_graph(graph.nodes, "decoder", inputs, outputs, graph.weights)
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(OWN, 1)]
     return helper.make_model(body, opset_imports=opsets, ir_version=10)
 
 
-def _block(
-    graph: GraphBuilder,
-    x: str,
-    name: str,
-    layer: int,
-    weights: Mapping[str, Array],
-    heads: int,
-) -> str:
-    normal = graph.norm(x, f"{name}.first", weights)
-    attended = _attention(graph, normal, name, layer, weights, heads)
-    x = graph.add("Add", [x, attended], f"{name}.middle")
+class Layer(NamedTuple):
+    """A layer of the decoder: its number, and the weights of all layers."""
 
-    def linear(x: str, part: str) -> str:
-        weight, bias = weights[f"{part}.weight"], weights[f"{part}.bias"]
-        return graph.linear(x, part, weight, bias)
+    number: int
+    heads: int
+    weights: Mapping[str, Array]
 
-    wide = linear(graph.norm(x, f"{name}.second", weights), f"{name}.body.0")
-    narrow = linear(graph.add("Gelu", [wide], f"{name}.gelu"), f"{name}.body.2")
-    return graph.add("Add", [x, narrow], f"{name}.out")
+    @property
+    def name(self) -> str:
+        """What the names of its weights begin with."""
+        return f"blocks.{self.number}"
+
+    def linear(self, graph: GraphBuilder, x: str, part: str) -> str:
+        """Add a linear part of the layer; returns the name of its output."""
+        name = f"{self.name}.{part}"
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        return graph.linear(x, name, weight, bias)
+
+    def norm(self, graph: GraphBuilder, x: str, part: str) -> str:
+        """Add a norm of the layer; returns the name of its output."""
+        return graph.norm(x, f"{self.name}.{part}", self.weights)
 
 
-def _attention(
-    graph: GraphBuilder,
-    x: str,
-    name: str,
-    layer: int,
-    weights: Mapping[str, Array],
-    heads: int,
-) -> str:
-    inside = f"{name}.attention.inside"
-    parts = zip(
-        ("query", "key", "value"),
-        np.split(weights[f"{inside}.weight"], 3),
-        np.split(weights[f"{inside}.bias"], 3),
-        strict=True,
-    )
-    projected = [
-        graph.linear(x, f"{inside}.{part}", weight, bias)
-        for part, weight, bias in parts
-    ]
-    cache = [f"past_key_{layer}", f"past_value_{layer}"]
+def _layer(graph: GraphBuilder, x: str, layer: Layer) -> str:
+    attended = _attention(graph, layer.norm(graph, x, "first"), layer)
+    x = graph.add("Add", [x, attended], f"{layer.name}.middle")
+    wide = layer.linear(graph, layer.norm(graph, x, "second"), "body.0")
+    bent = graph.add("Gelu", [wide], f"{layer.name}.gelu")
+    narrow = layer.linear(graph, bent, "body.2")
+    return graph.add("Add", [x, narrow], f"{layer.name}.out")
+
+
+def _attention(graph: GraphBuilder, x: str, layer: Layer) -> str:
     attended = graph.add(
         "GroupQueryAttention",
-        [*projected, *cache, "seqlens", "total", "cos", "sin"],
-        f"{name}.seen",
-        f"key_{layer}",
-        f"value_{layer}",
+        [
+            *_projections(graph, x, layer),
+            f"past_key_{layer.number}",
+            f"past_value_{layer.number}",
+            "seqlens",
+            "total",
+            "cos",
+            "sin",
+        ],
+        f"{layer.name}.seen",
+        f"key_{layer.number}",
+        f"value_{layer.number}",
         domain=OWN,
-        num_heads=heads,
-        kv_num_heads=heads,
+        num_heads=layer.heads,
+        kv_num_heads=layer.heads,
         do_rotary=1,
         rotary_interleaved=0,
     )
-    outside = f"{name}.attention.outside"
-    weight, bias = weights[f"{outside}.weight"], weights[f"{outside}.bias"]
-    return graph.linear(attended, outside, weight, bias)
+    return layer.linear(graph, attended, "attention.outside")
+
+
+def _projections(graph: GraphBuilder, x: str, layer: Layer) -> list[str]:
+    """Query, key and value: one layer of torch, cut in three."""
+    inside = f"{layer.name}.attention.inside"
+    weights = np.split(layer.weights[f"{inside}.weight"], 3)
+    biases = np.split(layer.weights[f"{inside}.bias"], 3)
+    return [
+        graph.linear(x, f"{inside}.{part}", weight, bias)
+        for part, weight, bias in zip(
+            ("query", "key", "value"), weights, biases, strict=True
+        )
+    ]

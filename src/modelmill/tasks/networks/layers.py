@@ -66,19 +66,24 @@ class Residual(nn.Module):
             conv(out_channels, out_channels, bias=False),
             last,
         )
-        shortcut: list[nn.Module] = (
-            [nn.AvgPool2d(2, ceil_mode=True)] if stride == 2 else []
-        )
-        if in_channels != out_channels:
-            shortcut += [
-                nn.Conv2d(in_channels, out_channels, 1, bias=False),
-                nn.BatchNorm2d(out_channels),
-            ]
-        self.shortcut = nn.Sequential(*shortcut)
+        self.shortcut = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H / stride, W / stride]."""
         return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """The input of a residual block in the shape of its output; empty where they are the same."""
+    layers: list[nn.Module] = []
+    if stride == 2:
+        layers.append(nn.AvgPool2d(2, ceil_mode=True))
+    if in_channels != out_channels:
+        layers += [
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        ]
+    return nn.Sequential(*layers)
 
 
 class BiLstm(nn.Module):
@@ -101,11 +106,7 @@ class BiLstm(nn.Module):
         word_dropout: float,
     ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(tokens, width, padding_idx=0)
-        # torch's standard deviation of 1 learns poorly.
-        nn.init.normal_(self.embedding.weight, std=0.1)
-        with torch.no_grad():
-            self.embedding.weight[0] = 0
+        self.embedding = _embedding(tokens, width)
         self.lstm = nn.LSTM(
             width, hidden, batch_first=True, bidirectional=True, bias=False
         )
@@ -121,8 +122,22 @@ class BiLstm(nn.Module):
             ids = drop_words(ids, self.word_dropout)
         words = (ids != 0).unsqueeze(2)
         states, _ = self.lstm(self.dropout(self.embedding(ids)))
-        largest = states.masked_fill(~words, -1.0).amax(1)  # states lie within -1..1
-        mean = (states * words).sum(1) / words.sum(1).clamp(min=1)
-        pooled = self.dropout(torch.cat([largest, mean], 1))
+        pooled = self.dropout(_maximum_and_mean(states, words))
         logits: Tensor = self.last(self.dropout(torch.relu(self.dense(pooled))))
         return logits
+
+
+def _embedding(tokens: int, width: int) -> nn.Embedding:
+    embedding = nn.Embedding(tokens, width, padding_idx=0)
+    # torch's standard deviation of 1 learns poorly.
+    nn.init.normal_(embedding.weight, std=0.1)
+    with torch.no_grad():
+        embedding.weight[0] = 0
+    return embedding
+
+
+def _maximum_and_mean(states: Tensor, words: Tensor) -> Tensor:
+    """States of an LSTM [N, L, C] over the tokens [N, L, 1] -> [N, 2 * C]."""
+    largest = states.masked_fill(~words, -1.0).amax(1)  # states lie within -1..1
+    mean = (states * words).sum(1) / words.sum(1).clamp(min=1)
+    return torch.cat([largest, mean], 1)

@@ -55,14 +55,11 @@ class SelfAttention(nn.Module):
         all keys and values [N, heads, P + T, size]. With a cache T is 1.
         """
         query, key, value = project_heads(self.inside, x, 3, self.heads, packing)
-        if past is None:
-            query, key = self.rotary(query), self.rotary(key)
-            attended = attend(query, key, value, causal=True)
-        else:
-            length = past[0].shape[2]
-            query, key = self.rotary(query, length), self.rotary(key, length)
+        before = 0 if past is None else past[0].shape[2]
+        query, key = self.rotary(query, before), self.rotary(key, before)
+        if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
-            attended = attend(query, key, value)
+        attended = attend(query, key, value, causal=past is None)
         return merge_heads(self.outside, attended, packing), key, value
 
 
@@ -149,8 +146,7 @@ class Transformer(nn.Module):
         self, tokens: int, *, width: int, heads: int, layers: int, dropout: float
     ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(tokens, width, padding_idx=0)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.embedding = _embedding(tokens, width)
         self.scale = width**0.5
         self.shape = (layers, heads, width // heads)
         self.reader = nn.ModuleList(
@@ -208,9 +204,9 @@ class Transformer(nn.Module):
         `cache_specs`.
         """
         memory, mask = self.encode(ids)
-        projected = [cross.project_memory(memory) for cross in self._cross_attentions()]
-        keys = torch.stack([key for key, _ in projected], 1)
-        values = torch.stack([value for _, value in projected], 1)
+        keys, values = _stacked(
+            [cross.project_memory(memory) for cross in self._cross_attentions()]
+        )
         start = torch.full_like(ids[:, :1], END)
         logits, key, value, attention = self._decode(start, keys, values, mask, None)
         return logits, attention, keys, values, mask, key, value
@@ -243,22 +239,31 @@ class Transformer(nn.Module):
         x = self._embedded(ids)
         cache = []
         for layer, block in enumerate(self.writer):
-            before = None if past is None else (past[0][:, layer], past[1][:, layer])
-            memory = (keys[:, layer], values[:, layer])
+            before = None if past is None else _of_layer(past, layer)
+            memory = _of_layer((keys, values), layer)
             x, key, value, query = block(x, memory, mask, before)
             cache.append((key, value))
         cross = self._cross_attentions()[-1]
         attention = cross.attention_weights(query, keys[:, -1], mask)[:, 0]
-        next_keys = torch.stack([key for key, _ in cache], 1)
-        next_values = torch.stack([value for _, value in cache], 1)
         logits = self.logits(self.written_norm(x[:, 0]))
-        return logits, next_keys, next_values, attention
+        return logits, *_stacked(cache), attention
 
     def _cross_attentions(self) -> list[CrossAttention]:
         return [block.other for block in self.writer if isinstance(block, DecoderBlock)]
 
     def _embedded(self, ids: Tensor) -> Tensor:
         return self.dropout(self.embedding(ids) * self.scale)  # type: ignore[no-any-return]
+
+
+def _of_layer(cache: tuple[Tensor, Tensor], layer: int) -> tuple[Tensor, Tensor]:
+    """Keys and values [N, heads, T, size] of one of the layers [N, layers, heads, T, size]."""
+    return cache[0][:, layer], cache[1][:, layer]
+
+
+def _stacked(cache: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Keys and values of all layers, [N, layers, heads, T, size]."""
+    keys = torch.stack([key for key, _ in cache], 1)
+    return keys, torch.stack([value for _, value in cache], 1)
 
 
 class Recurrent(nn.Module):
@@ -269,8 +274,7 @@ class Recurrent(nn.Module):
     def __init__(self, tokens: int, *, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.hidden = hidden
-        self.embedding = nn.Embedding(tokens, width, padding_idx=0)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.embedding = _embedding(tokens, width)
         self.reader = BidirectionalGru(width, hidden)
         self.first = nn.Linear(2 * hidden, hidden)
         self.keys = nn.Linear(2 * hidden, hidden)
@@ -350,6 +354,12 @@ class Recurrent(nn.Module):
         return state, hidden, attention
 
 
+def _embedding(tokens: int, width: int) -> nn.Embedding:
+    embedding = nn.Embedding(tokens, width, padding_idx=0)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    return embedding
+
+
 def shifted_right(target: Tensor) -> Tensor:
     """The decoder's input for targets [N, T]: the token before each, `END` before the first."""
     return F.pad(target[:, :-1], (1, 0), value=END)
@@ -380,14 +390,19 @@ def graphs(network: Any, ids: TensorSpec, tokens: int) -> dict[str, Graph]:
         TensorSpec(name="attention", datatype="FP32", shape=[-1, -1]),
     ]
     token = TensorSpec(name="token", datatype="INT64", shape=[-1])
-    # An output of a graph can't have the name of one of its inputs.
-    next_state = [
+    begin, step = MethodModule(network, "begin"), MethodModule(network, "step")
+    return {
+        "": Graph(begin, [ids], [*answers, *cache]),
+        STEP: Graph(step, [token, *cache], [*answers, *_next_states(cache)]),
+    }
+
+
+def _next_states(cache: list[TensorSpec]) -> list[TensorSpec]:
+    """What a step returns for the next one: an output of a graph can't have the name of one of its
+    inputs.
+    """
+    return [
         structs.replace(spec, name=NEXT + spec.name[len(STATE) :])
         for spec in cache
         if spec.name.startswith(STATE)
     ]
-    begin = Graph(MethodModule(network, "begin"), [ids], [*answers, *cache])
-    step = Graph(
-        MethodModule(network, "step"), [token, *cache], [*answers, *next_state]
-    )
-    return {"": begin, STEP: step}

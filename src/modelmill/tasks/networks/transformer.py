@@ -57,12 +57,16 @@ def attend(
         return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
     scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
     if causal:
-        allowed = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device)
-        scores = scores.masked_fill(allowed.triu(1), MASKED)
+        scores = scores.masked_fill(_later_keys(scores), MASKED)
     if mask is not None:
         scores = scores.masked_fill(~mask, MASKED)
     attended: Tensor = scores.softmax(3).to(value.dtype) @ value
     return attended
+
+
+def _later_keys(scores: Tensor) -> Tensor:
+    """True [T, S] for the keys after each query."""
+    return torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
 
 
 class Packing:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,18 +20,9 @@ from modelmill.tasks.base import (
     Raw,
 )
 from modelmill.tasks.decoding import image_decoder
-from modelmill.tasks.decoding.image_decoder import (
-    Placement,
-    Preprocessing,
-)
-from modelmill.tasks.decoding.image_decoder import (
-    fingerprint as fingerprint,
-)
-from modelmill.tasks.decoding.image_decoder import (
-    look as look,
-)
+from modelmill.tasks.decoding.image_decoder import Placement, Preprocessing
 from modelmill.tasks.inputs import ImageTask
-from modelmill.tasks.object_detection.settings import IGNORED, NO_BOX, TOP
+from modelmill.tasks.object_detection.settings import IGNORED, NO_BOX, SIDES, TOP
 from modelmill.types import Json, Struct, TensorSpec
 
 STRIDE = 32
@@ -71,20 +62,9 @@ class ObjectDetection(ImageTask):
         self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
     ) -> Preprocessing:
         """Size, colour and normalisation taken from the training pictures."""
-        how = preprocessing
-        if not (how.height and how.width):
-            height, width = np.median(
-                [image_decoder.size_of(raw) for raw in samples], axis=0
-            )
-            scale = min(1.0, how.max_side / max(height, width))
-            sides = [
-                max(STRIDE, round(side * scale / STRIDE) * STRIDE)
-                for side in (height, width)
-            ]
-            how = msgspec.structs.replace(
-                how, height=how.height or sides[0], width=how.width or sides[1]
-            )
-        return image_decoder.prepare(samples, how)
+        if not (preprocessing.height and preprocessing.width):
+            preprocessing = _with_usual_size(samples, preprocessing)
+        return image_decoder.prepare(samples, preprocessing)
 
     def outputs(self, context: Context) -> list[TensorSpec]:
         """The 100 best boxes, best first: scores 0..1, corners in 0..1 of the model's frame, and
@@ -114,33 +94,21 @@ class ObjectDetection(ImageTask):
         score at least `threshold`; of two of a class that overlap by an IoU of
         0.6 the better one stays.
         """
-        scores = arrays["scores"]
-        rows = np.flatnonzero(scores >= max(parameters.threshold, 1e-9))
+        rows = _answered(arrays["scores"], parameters.threshold)
         if not len(rows):
             return []
-        rows = rows[np.argsort(-scores[rows], kind="stable")]
-        height, width = (int(side) for side in arrays[SENT])
-        place = image_decoder.placed((height, width), context.preprocessing)
-        boxes = _in_picture(
-            arrays["boxes"][rows], place, context.preprocessing, height, width
+        boxes = _frame_of(arrays[SENT], context.preprocessing).to_picture(
+            arrays["boxes"][rows]
         )
-        kinds = arrays["classes"][rows]
-        kept = [
-            at for at in _best(boxes, kinds) if (boxes[at, 2:] > boxes[at, :2]).all()
-        ]
+        scores, kinds = arrays["scores"][rows], arrays["classes"][rows]
         return [
             {
                 "label": context.labels[int(kinds[at])],
-                "score": round(float(scores[rows[at]]), 6),
-                "box": dict(
-                    zip(
-                        ("xmin", "ymin", "xmax", "ymax"),
-                        boxes[at].astype(int).tolist(),
-                        strict=True,
-                    )
-                ),
+                "score": round(float(scores[at]), 6),
+                "box": dict(zip(SIDES, boxes[at].astype(int).tolist(), strict=True)),
             }
-            for at in kept
+            for at in _best(boxes, kinds)
+            if (boxes[at, 2:] > boxes[at, :2]).all()
         ]
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
@@ -150,31 +118,16 @@ class ObjectDetection(ImageTask):
         kept.
         """
         arrays = self.decode(item.data, context)
-        height, width = (int(side) for side in arrays.pop(SENT))
         found = self.expected(item)
-        corners = np.array(
-            [[box.xmin, box.ymin, box.xmax, box.ymax] for box in found], np.float64
-        ).reshape(-1, 4)
-        how = context.preprocessing
-        place = image_decoder.placed((height, width), how)
-        scale = np.array([place.width / width, place.height / height] * 2)
-        pixels = corners * scale + [place.left, place.top] * 2
-        frame = np.clip(pixels / np.array([how.width, how.height] * 2), 0, 1)
-        area = (frame[:, 2:] - frame[:, :2]).prod(1)
-        chosen = [row for row in np.argsort(-area, kind="stable") if area[row] > 0][
-            :MOST
+        frame = _frame_of(arrays.pop(SENT), context.preprocessing)
+        places = frame.from_picture(_corners(found))
+        chosen = _largest(places)
+        boxes = np.zeros((MOST, 4), np.float32)
+        boxes[: len(chosen)] = places[chosen]
+        classes = np.full(MOST, NO_BOX, np.int64)
+        classes[: len(chosen)] = [
+            _class_number(found[row], context.labels) for row in chosen
         ]
-        boxes, classes = (
-            np.zeros((MOST, 4), np.float32),
-            np.full(MOST, NO_BOX, np.int64),
-        )
-        boxes[: len(chosen)] = frame[chosen]
-        for at, row in enumerate(chosen):
-            classes[at] = (
-                IGNORED
-                if found[row].ignored
-                else context.labels.index(found[row].label)
-            )
         return arrays, {"boxes": boxes, "classes": classes}
 
     def expected(self, item: Item) -> list[Box]:
@@ -206,15 +159,81 @@ class ObjectDetection(ImageTask):
         return image_decoder.png(pixels)
 
 
-def _in_picture(
-    boxes: Array, place: Placement, how: Preprocessing, height: int, width: int
-) -> Array:
-    """Corners [N, 4] in 0..1 of the frame as whole pixels of the picture."""
-    frame = np.array([how.width, how.height] * 2)
-    corner = np.array([place.left, place.top] * 2)
-    size = np.array([place.width, place.height] * 2)
-    pixels = (boxes * frame - corner) / size * [width, height, width, height]
-    return np.asarray(np.clip(np.rint(pixels), 0, [width, height, width, height]))
+def _with_usual_size(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
+    """The settings with the median size of the samples where none is given, as far as `max_side`
+    allows.
+    """
+    height, width = np.median([image_decoder.size_of(raw) for raw in samples], axis=0)
+    scale = min(1.0, how.max_side / max(height, width))
+    sides = [
+        max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (height, width)
+    ]
+    return msgspec.structs.replace(
+        how, height=how.height or sides[0], width=how.width or sides[1]
+    )
+
+
+class Frame(NamedTuple):
+    """The model's frame, and where in it a picture of this size lies."""
+
+    how: Preprocessing
+    place: Placement
+    height: int
+    width: int
+
+    @property
+    def sides(self) -> Array:
+        """Width and height of the frame, twice."""
+        return np.array([self.how.width, self.how.height] * 2)
+
+    @property
+    def corner(self) -> Array:
+        """Left and top of the picture in the frame, twice."""
+        return np.array([self.place.left, self.place.top] * 2)
+
+    def to_picture(self, boxes: Array) -> Array:
+        """Corners [N, 4] in 0..1 of the frame as whole pixels of the picture."""
+        size = np.array([self.place.width, self.place.height] * 2)
+        picture = [self.width, self.height] * 2
+        pixels = (boxes * self.sides - self.corner) / size * picture
+        return np.asarray(np.clip(np.rint(pixels), 0, picture))
+
+    def from_picture(self, corners: Array) -> Array:
+        """Pixels [N, 4] of the picture as corners in 0..1 of the frame, which cuts them."""
+        scale = np.array(
+            [self.place.width / self.width, self.place.height / self.height] * 2
+        )
+        pixels = corners * scale + self.corner
+        return np.asarray(np.clip(pixels / self.sides, 0, 1))
+
+
+def _frame_of(sent: Array, how: Preprocessing) -> Frame:
+    """The frame of a picture whose height and width were noted."""
+    height, width = (int(side) for side in sent)
+    return Frame(how, image_decoder.placed((height, width), how), height, width)
+
+
+def _answered(scores: Array, threshold: float) -> Array:
+    """The rows that score at least the threshold, the best first; padding scores 0."""
+    rows = np.flatnonzero(scores >= max(threshold, 1e-9))
+    return rows[np.argsort(-scores[rows], kind="stable")]
+
+
+def _corners(boxes: Sequence[Box]) -> Array:
+    """Corners [N, 4], also of no box."""
+    corners = [[box.xmin, box.ymin, box.xmax, box.ymax] for box in boxes]
+    return np.array(corners, np.float64).reshape(-1, 4)
+
+
+def _largest(boxes: Array) -> list[int]:
+    """The rows of the largest boxes, those without an area left out."""
+    area = _areas(boxes)
+    order = np.argsort(-area, kind="stable")
+    return [int(row) for row in order if area[row] > 0][:MOST]
+
+
+def _class_number(box: Box, labels: Sequence[str]) -> int:
+    return IGNORED if box.ignored else labels.index(box.label)
 
 
 def _best(boxes: Array, kinds: Array) -> list[int]:
@@ -232,10 +251,13 @@ def _iou(one: Array, other: Array) -> Array:
     low = np.maximum(one[:, None, :2], other[None, :, :2])
     high = np.minimum(one[:, None, 2:], other[None, :, 2:])
     common = np.clip(high - low, 0, None).prod(2)
-    areas = [np.clip(box[:, 2:] - box[:, :2], 0, None).prod(1) for box in (one, other)]
-    return np.asarray(
-        common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-9)
-    )
+    union = _areas(one)[:, None] + _areas(other)[None] - common
+    return np.asarray(common / np.maximum(union, 1e-9))
+
+
+def _areas(boxes: Array) -> Array:
+    """[N] of corners [N, 4]."""
+    return np.asarray(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1))
 
 
 def _held(one: Any, other: Any, tolerance: float) -> bool:
@@ -247,17 +269,18 @@ def _held(one: Any, other: Any, tolerance: float) -> bool:
 
 
 def _same(one: Json, other: Json, tolerance: float) -> bool:
-    corners = [np.array([list(row["box"].values())], float) for row in (one, other)]
-    slack = 1.0  # pixel: what rounding may move a corner by
-    near = (
-        bool((np.abs(corners[0] - corners[1]) <= slack).all())
-        or _iou(*corners).item() >= 1 - 6 * tolerance
-    )
     return (
         one["label"] == other["label"]
         and abs(one["score"] - other["score"]) <= tolerance
-        and near
+        and _same_place(one, other, tolerance)
     )
+
+
+def _same_place(one: Json, other: Json, tolerance: float) -> bool:
+    corners = [np.array([list(row["box"].values())], float) for row in (one, other)]
+    slack = 1.0  # pixel: what rounding may move a corner by
+    close = bool((np.abs(corners[0] - corners[1]) <= slack).all())
+    return close or _iou(*corners).item() >= 1 - 6 * tolerance
 
 
 TASK = ObjectDetection()

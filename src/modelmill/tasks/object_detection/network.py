@@ -22,39 +22,17 @@ class Detector(nn.Module):
         self, signature: Signature, channels: int, blocks: int, neck: int
     ) -> None:
         super().__init__()
-        in_channels = pixel_input(signature)[2]
-        self.stem = nn.Sequential(
-            Pixels(signature),
-            conv(in_channels, channels, size=5, stride=2, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            Residual(channels, channels, stride=2),
-        )
+        self.stem = _stem(signature, channels)
         widths = [channels << stage for stage in range(1, STAGES)]
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                Residual(out_channels // 2, out_channels, stride=2),
-                *(
-                    Residual(out_channels, out_channels, stride=1)
-                    for _ in range(blocks - 1)
-                ),
-            )
-            for out_channels in widths
-        )
+        self.stages = nn.ModuleList(_stage(width, blocks) for width in widths)
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths)
-        self.smooth = nn.Sequential(
-            conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU()
-        )
+        self.smooth = _smoothing(neck)
         self.heat = _head(neck, signature.classes, -math.log(1 / PRIOR - 1))
         self.reach = _head(neck, 4, 0.0)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Heat and reach; coarse features are added to finer ones (Lin et al. 2017, FPN)."""
-        x = self.stem(image)
-        features: list[Tensor] = []
-        for stage, lateral in zip(self.stages, self.laterals, strict=True):
-            x = stage(x)
-            features.append(lateral(x))
+        features = self._features(image)
         top = features.pop()
         while features:
             finer = features.pop()
@@ -62,12 +40,43 @@ class Detector(nn.Module):
         top = self.smooth(top)
         return self.heat(top), self.reach(top)
 
+    def _features(self, image: Tensor) -> list[Tensor]:
+        """What each stage gives to the pyramid, the finest first."""
+        x = self.stem(image)
+        features: list[Tensor] = []
+        for stage, lateral in zip(self.stages, self.laterals, strict=True):
+            x = stage(x)
+            features.append(lateral(x))
+        return features
+
+
+def _stem(signature: Signature, channels: int) -> nn.Sequential:
+    """Pixels at a quarter of their resolution."""
+    in_channels = pixel_input(signature)[2]
+    return nn.Sequential(
+        Pixels(signature),
+        conv(in_channels, channels, size=5, stride=2, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        Residual(channels, channels, stride=2),
+    )
+
+
+def _stage(width: int, blocks: int) -> nn.Sequential:
+    """Blocks at half the resolution and twice the channels of what comes in."""
+    return nn.Sequential(
+        Residual(width // 2, width, stride=2),
+        *(Residual(width, width, stride=1) for _ in range(blocks - 1)),
+    )
+
+
+def _smoothing(neck: int) -> nn.Sequential:
+    return nn.Sequential(conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU())
+
 
 def _head(neck: int, out_channels: int, bias: float) -> nn.Sequential:
     last = nn.Conv2d(neck, out_channels, 1)
     nn.init.normal_(last.weight, std=0.01)
     assert last.bias is not None
     nn.init.constant_(last.bias, bias)
-    return nn.Sequential(
-        conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU(), last
-    )
+    return nn.Sequential(*_smoothing(neck), last)

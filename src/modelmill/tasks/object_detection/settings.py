@@ -14,6 +14,10 @@ IGNORED = -2
 """Class number of an ignored box: neither object nor background."""
 
 
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+"""The corners of an answered box, in order."""
+
+
 class BoxAugment(Struct, frozen=True, kw_only=True):
     """Augmentation of pictures and their boxes; 0 or false turns a kind off."""
 

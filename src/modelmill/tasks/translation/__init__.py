@@ -20,14 +20,16 @@ from modelmill.tasks.base import (
     Run,
 )
 from modelmill.tasks.decoding import lossless_tokenizer, text_tokenizer
+from modelmill.tasks.decoding.padding import padded
 from modelmill.tasks.decoding.tokenizer import (
     TOKENIZER,
+    Tokenizer,
     load_tokenizer,
     without_surrogates,
 )
 from modelmill.tasks.inputs import TextTask
 from modelmill.tasks.parameters import Ignored
-from modelmill.tasks.translation.beam_search import search
+from modelmill.tasks.translation.beam_search import Array, Hypothesis, search
 from modelmill.types import Json, Struct, TensorSpec, Usage
 
 MOST_BEAMS = 16
@@ -120,10 +122,8 @@ class Translation(TextTask):
         tokenizer = lossless_tokenizer.learnt(both, preprocessing, folder)
         length = preprocessing.max_length
         if not length:
-            lengths = [len(ids) for ids in tokenizer.encode_all(both)]
-            length = max(
-                LEAST_LENGTH, min(preprocessing.length_limit, max(lengths) + 1)
-            )
+            longest = max(len(ids) for ids in tokenizer.encode_all(both))
+            length = max(LEAST_LENGTH, min(preprocessing.length_limit, longest + 1))
         return msgspec.structs.replace(
             preprocessing, max_length=length, tokens=tokenizer.size
         )
@@ -156,71 +156,45 @@ class Translation(TextTask):
         """`tokens` of the translation, 0 after its end, its `score`, and where each token looked
         in the sentence.
         """
+        most, source = _longest(context), context.preprocessing.max_length
         return [
-            TensorSpec(name="tokens", datatype="INT64", shape=[-1, _longest(context)]),
+            TensorSpec(name="tokens", datatype="INT64", shape=[-1, most]),
             TensorSpec(name="score", datatype="FP32", shape=[-1]),
-            TensorSpec(
-                name="attention",
-                datatype="FP32",
-                shape=[-1, _longest(context), context.preprocessing.max_length],
-            ),
+            TensorSpec(name="attention", datatype="FP32", shape=[-1, most, source]),
         ]
 
     def decode(
         self, data: Raw, context: Context, parameters: Parameters = USUAL
     ) -> Arrays:
         """`ids`: int64 [max_length], and `search`: int64 [2]; raises `InvalidInput`."""
-        how = context.preprocessing
+        length = context.preprocessing.max_length
         ids = _ids(data, context)
-        if len(ids) > how.max_length:
+        if len(ids) > length:
             raise InvalidInput(
-                f"the text has {len(ids):,} tokens; at most {how.max_length} are taken: send it "
+                f"the text has {len(ids):,} tokens; at most {length} are taken: send it "
                 "sentence by sentence"
             )
-        row = np.zeros(how.max_length, np.int64)
-        row[: len(ids)] = ids
         beams = parameters.num_beams or 0
         most = parameters.max_new_tokens or parameters.max_length or 0
-        return {"ids": row, "search": np.array([beams, most], np.int64)}
+        return {
+            "ids": padded(ids, length, np.int64),
+            "search": np.array([beams, most], np.int64),
+        }
 
     def infer(
         self, runs: Mapping[str, Run], arrays: Arrays, context: Context
     ) -> Arrays:
         """The search for each row, those of as many beams together."""
-        ids, usual = arrays["ids"], context.preprocessing
-        most = _longest(context)
-        asked = np.clip(arrays["search"], 0, (MOST_BEAMS, most))
-        how = np.where(asked > 0, asked, (usual.beams, most))
-        found: list[Any] = [None] * len(ids)
+        ids = arrays["ids"]
         tokenizer = load_tokenizer(context.folder / TOKENIZER)
-        unknown = tokenizer.unknown
-        never = (tokenizer.pad,) if unknown is None else (tokenizer.pad, unknown)
-        for beams in np.unique(how[:, 0]):
-            rows = np.flatnonzero(how[:, 0] == beams)
-            some = ids[rows]
-            some = some[:, : max(1, int((some != tokenizer.pad).sum(1).max()))]
-            texts = search(
-                runs[""]({"ids": some}),
-                runs["step"],
-                int(beams),
-                how[rows, 1],
-                tokenizer.end,
-                never,
-            )
-            for row, text in zip(rows, texts, strict=True):
-                found[row] = text
-        tokens = np.full((len(ids), most), tokenizer.pad, np.int64)
-        attention = np.zeros((len(ids), most, ids.shape[1]), np.float32)
-        for place, one in enumerate(found):
-            tokens[place, : len(one.tokens)] = one.tokens
-            attention[place, : len(one.tokens), : one.attention.shape[1]] = (
-                one.attention
-            )
-        return {
-            "tokens": tokens,
-            "score": np.array([one.score for one in found], np.float32),
-            "attention": attention,
-        }
+        beams, most = _search_settings(arrays["search"], context)
+        found: dict[int, Hypothesis] = {}
+        for count in np.unique(beams):
+            rows = np.flatnonzero(beams == count)
+            texts = _translated(runs, ids[rows], int(count), most[rows], tokenizer)
+            found.update(zip(rows.tolist(), texts, strict=True))
+        shape = (len(ids), _longest(context), ids.shape[1])
+        return _as_arrays([found[row] for row in range(len(ids))], shape, tokenizer.pad)
 
     def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
         """`prompt_tokens` of the sentences, `completion_tokens` of their translations."""
@@ -244,10 +218,7 @@ class Translation(TextTask):
         }
         if parameters.attention:
             answer["target_tokens"] = [tokenizer.decode([one]) for one in ids]
-            answer["attention"] = [
-                [round(float(one), 4) for one in row]
-                for row in arrays["attention"][: len(ids)]
-            ]
+            answer["attention"] = _rounded(arrays["attention"][: len(ids)])
         return answer
 
     def same_answer(self, one: Json, other: Json, tolerance: float) -> bool:
@@ -258,15 +229,15 @@ class Translation(TextTask):
         """`ids`, and `target`: the first translation with [END] at its end [max_length]; both are
         cut.
         """
-        length, found = context.preprocessing.max_length, []
         assert isinstance(item.target, tuple)
+        length = context.preprocessing.max_length
         tokenizer = load_tokenizer(context.folder / TOKENIZER)
+        source = _ids(item.data, context)
         target = [*_ids(item.target[0], context), tokenizer.end]
-        for ids in (_ids(item.data, context), target):
-            row = np.full(length, tokenizer.pad, np.int32)
-            row[: len(ids)] = ids[:length]
-            found.append(row)
-        return {"ids": found[0]}, {"target": found[1]}
+        return (
+            {"ids": padded(source, length, np.int32, tokenizer.pad)},
+            {"target": padded(target, length, np.int32, tokenizer.pad)},
+        )
 
     def expected(self, item: Item) -> Any:
         """All translations that are right."""
@@ -298,6 +269,46 @@ def _longest(context: Context) -> int:
 
 def _ids(data: Raw, context: Context) -> list[int]:
     return load_tokenizer(context.folder / TOKENIZER).encode(_clean(data))
+
+
+def _search_settings(asked: Array, context: Context) -> tuple[Array, Array]:
+    """Beams and most tokens of each row [N], from what was asked [N, 2], 0 for the usual."""
+    most = _longest(context)
+    asked = np.clip(asked, 0, (MOST_BEAMS, most))
+    settings = np.where(asked > 0, asked, (context.preprocessing.beams, most))
+    return settings[:, 0], settings[:, 1]
+
+
+def _translated(
+    runs: Mapping[str, Run],
+    ids: Array,
+    beams: int,
+    most: Array,
+    tokenizer: Tokenizer,
+) -> list[Hypothesis]:
+    """The best translation of each sentence [N, L] of at most so many tokens [N]."""
+    never = [one for one in (tokenizer.pad, tokenizer.unknown) if one is not None]
+    longest = max(1, int((ids != tokenizer.pad).sum(1).max()))
+    first = runs[""]({"ids": ids[:, :longest]})
+    return search(first, runs["step"], beams, most, tokenizer.end, never)
+
+
+def _as_arrays(
+    found: Sequence[Hypothesis], shape: tuple[int, int, int], pad: int
+) -> Arrays:
+    """The outputs for translations; `shape` is [N, most tokens, length of the sentences]."""
+    tokens = np.full(shape[:2], pad, np.int64)
+    attention = np.zeros(shape, np.float32)
+    for row, one in enumerate(found):
+        length = len(one.tokens)
+        tokens[row, :length] = one.tokens
+        attention[row, :length, : one.attention.shape[1]] = one.attention
+    scores = np.array([one.score for one in found], np.float32)
+    return {"tokens": tokens, "score": scores, "attention": attention}
+
+
+def _rounded(attention: Array) -> list[list[float]]:
+    return [[round(float(one), 4) for one in row] for row in attention]
 
 
 TASK = Translation()

@@ -1,6 +1,5 @@
 """BLEU and chrF as sacrebleu computes them, and pictures of attention."""
 
-import io
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from modelmill.tasks.base import SAMPLES, Context, Evaluation, Measured
 from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
+from modelmill.tasks.evaluation import figures
 from modelmill.types import Json
 
 READ = 8
@@ -26,23 +26,8 @@ def measures(measured: Measured) -> Evaluation:
     """`bleu` and `chrf`, 0..100 over all sentences, with their sacrebleu signatures, and
     samples.
     """
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-
     translations = [output["translation_text"] for output in measured.outputs]
-    references = max(len(truths) for truths in measured.truths)
-    expected: Any = [
-        [truths[number] if number < len(truths) else None for truths in measured.truths]
-        for number in range(references)
-    ]
-    bleu, chrf = BLEU(tokenize=tokenization(measured.truths)), CHRF()
-    metrics: Json = {
-        "bleu": bleu.corpus_score(translations, expected).score,
-        "chrf": chrf.corpus_score(translations, expected).score,
-        "bleu_signature": str(bleu.get_signature()),
-        "chrf_signature": str(chrf.get_signature()),
-        "items": len(translations),
-    }
+    metrics = _scores(translations, measured.truths)
     rows = list(range(min(READ, len(translations))))
     sources = [str(source) for source in measured.show(rows)]
     metrics[SAMPLES] = [
@@ -53,14 +38,41 @@ def measures(measured: Measured) -> Evaluation:
         }
         for row, source in zip(rows, sources, strict=True)
     ]
-    pictures = {
+    return Evaluation(metrics=metrics, pictures=_pictures(measured, sources[:SHOWN]))
+
+
+def _scores(translations: Sequence[str], truths: Sequence[Sequence[str]]) -> Json:
+    """sacrebleu's figures, with the signatures that say how they were computed."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    references = _references(truths)
+    bleu, chrf = BLEU(tokenize=tokenization(truths)), CHRF()
+    return {
+        "bleu": bleu.corpus_score(translations, references).score,
+        "chrf": chrf.corpus_score(translations, references).score,
+        "bleu_signature": str(bleu.get_signature()),
+        "chrf_signature": str(chrf.get_signature()),
+        "items": len(translations),
+    }
+
+
+def _references(truths: Sequence[Sequence[str]]) -> Any:
+    """The first translations of all sentences, the second ones, ...; None where there is none."""
+    most = max(map(len, truths))
+    padded = [[*one, *[None] * (most - len(one))] for one in truths]
+    return [list(column) for column in zip(*padded, strict=True)]
+
+
+def _pictures(measured: Measured, sources: Sequence[str]) -> dict[str, bytes]:
+    """Where the tokens of the first translations looked, as far as they were answered."""
+    return {
         f"attention-{row}.png": attention_picture(
             _pieces(source, measured.context), measured.outputs[row]
         )
-        for row, source in zip(rows[:SHOWN], sources, strict=False)
+        for row, source in enumerate(sources)
         if measured.outputs[row].get("attention")
     }
-    return Evaluation(metrics=metrics, pictures=pictures)
 
 
 def tokenization(truths: Sequence[Sequence[str]]) -> str:
@@ -81,20 +93,20 @@ def _pieces(text: str, context: Context | None) -> list[str]:
 
 def attention_picture(source: Sequence[str], answer: Json) -> bytes:
     """The attention of each translated token over the source's tokens, as a PNG."""
-    from matplotlib.figure import Figure
-
-    rows = np.array(answer["attention"], float)[:LONGEST]
-    across = [token.strip() or "·" for token in source[:LONGEST]]
-    rows = rows[:, : max(1, len(across))]
-    figure = Figure(figsize=(0.3 * rows.shape[1] + 2, 0.3 * rows.shape[0] + 1.5))
+    across, down = _ticks(source), _ticks(answer["target_tokens"])
+    rows = np.array(answer["attention"], float)[:LONGEST, : max(1, len(across))]
+    height, width = rows.shape
+    figure = figures.blank(0.3 * width + 2, 0.3 * height + 1.5, fitted=False)
     axes = figure.subplots()
     axes.imshow(rows, cmap="Greys", vmin=0, vmax=1, aspect="auto")
-    labels: Any = [token.strip() or "·" for token in answer["target_tokens"][:LONGEST]]
-    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_yticks(range(len(down)), down, parse_math=False)
     axes.set_xticks(
         range(len(across)), across, rotation=60, ha="right", parse_math=False
     )
     axes.set_title("where each token looked", fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
-    return buffer.getvalue()
+    return figures.as_png(figure, dpi=80, cut=True)
+
+
+def _ticks(tokens: Sequence[str]) -> list[str]:
+    """The tokens as they are written at an axis."""
+    return [token.strip() or "·" for token in tokens[:LONGEST]]

@@ -24,7 +24,7 @@ from modelmill.tasks.base import (
 )
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.inputs import ImageTask, pixels_of
-from modelmill.tasks.unconditional_image_generation.sampling import denoised
+from modelmill.tasks.unconditional_image_generation.sampling import Array, denoised
 from modelmill.types import Json, Struct, TensorSpec, Usage
 
 MOST_IMAGES = 64
@@ -90,26 +90,16 @@ class ImageGeneration(GeneratingTask, ImageTask):
         number).
         """
         how = context.preprocessing
-        noise = TensorSpec(
-            name="latent",
-            datatype="FP32",
-            shape=[-1, *([how.latent] if how.latent else _shape(how))],
-        )
-        return (
-            [noise]
-            if how.latent
-            else [noise, TensorSpec(name="steps", datatype="INT64", shape=[-1])]
-        )
+        shape = [-1, how.latent] if how.latent else [-1, *_shape(how)]
+        noise = TensorSpec(name="latent", datatype="FP32", shape=shape)
+        if how.latent:
+            return [noise]
+        return [noise, TensorSpec(name="steps", datatype="INT64", shape=[-1])]
 
     def outputs(self, context: Context) -> list[TensorSpec]:
         """`image`: 0..1 [-1, height, width, channels]."""
-        return [
-            TensorSpec(
-                name="image",
-                datatype="FP32",
-                shape=[-1, *_shape(context.preprocessing)],
-            )
-        ]
+        shape = [-1, *_shape(context.preprocessing)]
+        return [TensorSpec(name="image", datatype="FP32", shape=shape)]
 
     def graph(self, context: Context) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """A diffusion network takes a noisy picture -1..1 and its time 0..1, and gives the velocity
@@ -119,9 +109,8 @@ class ImageGeneration(GeneratingTask, ImageTask):
         if not steps:
             return [noise], self.outputs(context)
         time = TensorSpec(name="time", datatype="FP32", shape=[-1])
-        return [noise, time], [
-            TensorSpec(name="velocity", datatype="FP32", shape=noise.shape)
-        ]
+        velocity = TensorSpec(name="velocity", datatype="FP32", shape=noise.shape)
+        return [noise, time], [velocity]
 
     def decode(
         self, data: Raw, context: Context, parameters: Parameters = USUAL
@@ -132,21 +121,15 @@ class ImageGeneration(GeneratingTask, ImageTask):
         The first pictures of a seed are the same ones, however many are asked for. Without a seed
         it is drawn by chance. Raises `InvalidInput`.
         """
-        count = parameters.num_images
         rng = np.random.default_rng(_seed(data, parameters))
         noise, *diffusion = self.inputs(context)
-        arrays: Arrays = {
-            "latent": rng.standard_normal((count, *noise.shape[1:]), np.float32)
-        }
-        steps = parameters.steps or parameters.num_inference_steps
+        shape = (parameters.num_images, *noise.shape[1:])
+        arrays: Arrays = {"latent": rng.standard_normal(shape, np.float32)}
         if diffusion:
+            steps = parameters.steps or parameters.num_inference_steps
             arrays["steps"] = np.asarray(steps or STEPS, np.int64)
-        elif steps:
-            name = "steps" if parameters.steps else "num_inference_steps"
-            raise InvalidInput(
-                f"{name}: this model draws a picture in one step; only diffusion models take "
-                "steps"
-            )
+        else:
+            _check_no_steps(parameters)
         return arrays
 
     def infer(
@@ -184,13 +167,9 @@ class ImageGeneration(GeneratingTask, ImageTask):
         """Whether two answers show the same pictures, but for a mean difference of `tolerance` of
         the range each.
         """
-        if (
-            not isinstance(one, list)
-            or not isinstance(other, list)
-            or len(one) != len(other)
-        ):
+        if not isinstance(one, list) or not isinstance(other, list):
             return False
-        return all(
+        return len(one) == len(other) and all(
             a == b or _alike_pictures(a, b, tolerance)
             for a, b in zip(one, other, strict=True)
         )
@@ -227,6 +206,16 @@ def _shape(how: Preprocessing) -> list[int]:
     return [how.height, how.width, how.channels]
 
 
+def _check_no_steps(parameters: Parameters) -> None:
+    """Raises `InvalidInput` where a model of one step is asked for more."""
+    for name in ("steps", "num_inference_steps"):
+        if getattr(parameters, name):
+            raise InvalidInput(
+                f"{name}: this model draws a picture in one step; only diffusion models take "
+                "steps"
+            )
+
+
 def _seed(data: Raw, parameters: Parameters) -> int:
     """What is sent as the input or as a parameter; both may be left out."""
     if not isinstance(data, str):
@@ -236,33 +225,30 @@ def _seed(data: Raw, parameters: Parameters) -> int:
     named = parameters.seed
     if not (text := data.strip()):
         return seeds.draw() if named is None else named
-    if (
-        not (text.isascii() and text.isdecimal())
-        or len(text) > 19
-        or int(text) > seeds.MOST
-    ):
+    seed = _number(text)
+    if named is not None and named != seed:
+        raise InvalidInput(
+            f"the input names the seed {text}, the parameter seed another: {named!r:.40}; give one"
+        )
+    return seed
+
+
+def _number(text: str) -> int:
+    """A seed that was sent as the input; raises `InvalidInput`."""
+    whole = text.isascii() and text.isdecimal() and len(text) <= 19
+    if not whole or int(text) > seeds.MOST:
         raise InvalidInput(
             f"the input is a seed, a whole number from 0 to {seeds.MOST}, or nothing; not "
             f"{text!r:.40}"
         )
-    if named is not None and named != int(text):
-        raise InvalidInput(
-            f"the input names the seed {text}, the parameter seed another: {named!r:.40}; give one"
-        )
     return int(text)
 
 
-def _pictures(
-    run: Run, latent: np.ndarray[Any, Any], steps: Any
-) -> np.ndarray[Any, Any]:
+def _pictures(run: Run, latent: Array, steps: Any) -> Array:
     """Noise [N, ...] to pictures; rows of a diffusion model that want as many steps go together."""
     if steps is None:
         return run({"latent": latent})["image"]
-    wanted = np.broadcast_to(
-        np.where(np.asarray(steps) == 0, STEPS, steps), len(latent)
-    )
-    if wanted.size and not 1 <= wanted.min() <= wanted.max() <= MOST_STEPS:
-        raise InvalidInput(f"steps are 1 to {MOST_STEPS}, or 0 for the usual {STEPS}")
+    wanted = _steps_of_rows(steps, len(latent))
     images = np.empty(latent.shape, np.float32)
     for count in np.unique(wanted):
         rows = wanted == count
@@ -274,18 +260,26 @@ def _pictures(
     return images / 2 + 0.5
 
 
+def _steps_of_rows(steps: Any, count: int) -> Array:
+    """The steps of each row; raises `InvalidInput` for too many."""
+    usual = np.where(np.asarray(steps) == 0, STEPS, steps)
+    wanted = np.broadcast_to(usual, count)
+    if wanted.size and not 1 <= wanted.min() <= wanted.max() <= MOST_STEPS:
+        raise InvalidInput(f"steps are 1 to {MOST_STEPS}, or 0 for the usual {STEPS}")
+    return wanted
+
+
 def _alike_pictures(one: str, other: str, tolerance: float) -> bool:
     first, second = (
         image_decoder.read_pixels(b64decode(file)).astype(np.float32)
         for file in (one, other)
     )
-    return (
-        first.shape == second.shape
-        and float(np.abs(first - second).mean()) <= 255 * tolerance
-    )
+    if first.shape != second.shape:
+        return False
+    return float(np.abs(first - second).mean()) <= 255 * tolerance
 
 
-def eight_bits(image: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def eight_bits(image: Array) -> image_decoder.Pixels:
     """0..1 as pixels."""
     return np.asarray(np.rint(np.clip(image, 0, 1) * 255), np.uint8)
 

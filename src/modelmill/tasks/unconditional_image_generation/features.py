@@ -3,6 +3,7 @@ or one with random weights.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,18 +34,14 @@ class FeatureNetwork(nn.Module):
     def __init__(self, shape: Sequence[int], classes: int) -> None:
         super().__init__()
         height, across, channels = shape
-        layers: list[nn.Module] = []
-        for width in WIDTHS:
-            layers += [nn.Conv2d(channels, width, 3, 2, padding=1), nn.ReLU()]
-            channels = width
-            height = (height + 1) // 2
-            across = (across + 1) // 2
+        for _ in WIDTHS:
+            height, across = (height + 1) // 2, (across + 1) // 2
         pooled = (min(height, 4), min(across, 4))
         self.body = nn.Sequential(
-            *layers,
+            *_convolutions(channels),
             nn.AdaptiveAvgPool2d(pooled),
             nn.Flatten(),
-            nn.Linear(channels * pooled[0] * pooled[1], FEATURES),
+            nn.Linear(WIDTHS[-1] * pooled[0] * pooled[1], FEATURES),
         )
         self.last = nn.Linear(FEATURES, max(classes, 1))
 
@@ -56,6 +53,14 @@ class FeatureNetwork(nn.Module):
         return features, self.last(features)
 
 
+def _convolutions(channels: int) -> list[nn.Module]:
+    """Layers that halve a picture, once for each of `WIDTHS`."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((channels, *WIDTHS)):
+        layers += [nn.Conv2d(before, after, 3, 2, padding=1), nn.ReLU()]
+    return layers
+
+
 def trained(
     pictures: Array, labels: Sequence[str], classes: list[str], shape: Sequence[int]
 ) -> Callable[[Array], Judged]:
@@ -64,12 +69,17 @@ def trained(
         torch.manual_seed(0)
         network = FeatureNetwork(shape, len(classes))
         if len(classes) > 1:
-            labelled = np.array([label in classes for label in labels])
-            numbers = torch.tensor(
-                [classes.index(label) for label in labels if label in classes]
-            )
-            _train(network, torch.from_numpy(pictures[labelled]), numbers)
+            _train(network, *_labelled(pictures, labels, classes))
     return lambda given: _judge(network.eval(), given)
+
+
+def _labelled(
+    pictures: Array, labels: Sequence[str], classes: list[str]
+) -> tuple[Tensor, Tensor]:
+    """The pictures that have a class, and the numbers of their classes."""
+    kept = np.array([label in classes for label in labels])
+    numbers = [classes.index(label) for label in labels if label in classes]
+    return torch.from_numpy(pictures[kept]), torch.tensor(numbers)
 
 
 def _train(network: FeatureNetwork, pictures: Tensor, labels: Tensor) -> None:
@@ -77,12 +87,16 @@ def _train(network: FeatureNetwork, pictures: Tensor, labels: Tensor) -> None:
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     for _ in range(STEPS):
         rows = torch.randint(len(pictures), (BATCH,))
-        _, logits = network(pictures[rows])
         optimiser.zero_grad()
-        loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+        loss = _loss(network, pictures[rows], labels[rows])
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         rate.step()
+
+
+def _loss(network: FeatureNetwork, pictures: Tensor, labels: Tensor) -> Tensor:
+    _, logits = network(pictures)
+    return F.cross_entropy(logits, labels, label_smoothing=0.05)
 
 
 @torch.inference_mode()

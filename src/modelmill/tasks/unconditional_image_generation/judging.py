@@ -2,8 +2,8 @@
 
 import io
 from base64 import b64decode
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,6 +12,9 @@ from modelmill.tasks.base import Evaluation, Measured, Raw
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.unconditional_image_generation.sheets import Pixels, sheet
 from modelmill.types import Json
+
+if TYPE_CHECKING:
+    from modelmill.tasks.unconditional_image_generation.features import Judged
 
 Array = np.ndarray[Any, Any]
 TRAINING_PICTURES = 12_000
@@ -33,44 +36,65 @@ def evaluate(measured: Measured) -> Evaluation:
         [_picture(file) for answer in measured.outputs for file in answer]
     )
     real = _in_shape_of(generated, [data for data, _ in measured.truths])
+    jury = _jury(measured, generated)
+    judged_generated, judged_real = jury.judge(generated), jury.judge(real)
+    metrics = _figures(judged_real.features, judged_generated.features)
+    metrics["features"] = "classifier" if jury.classes else "random"
+    metrics["items"] = len(real)
+    if len(jury.training):
+        sample = _spread(jury.training, len(real))
+        metrics["distance_of_real"] = frechet(
+            judged_real.features, jury.judge(sample).features
+        )
+    if jury.classes:
+        truths = [label for _, label in measured.truths]
+        metrics |= _shares(
+            judged_generated.logits, judged_real.logits, truths, jury.classes
+        )
+    return Evaluation(metrics=metrics, pictures=_sheets(generated, real))
+
+
+class Jury(NamedTuple):
+    """What judges pictures: the network, the training pictures, and the classes that it tells
+    apart, none where the data have fewer than two.
+    """
+
+    judge: "Callable[[Array], Judged]"
+    training: Pixels
+    classes: list[str]
+
+
+def _jury(measured: Measured, generated: Pixels) -> Jury:
+    """The network of features, trained on the training pictures."""
+    from modelmill.tasks.unconditional_image_generation import features
+
     items = measured.learn(TRAINING_PICTURES)
     training = _in_shape_of(generated, [item.data for item in items])
     classes = sorted({item.label for item in items if item.label})
-    from modelmill.tasks.unconditional_image_generation import features
+    labels = [item.label for item in items]
+    judge = features.trained(training, labels, classes, generated.shape[1:])
+    return Jury(judge, training, classes if len(classes) > 1 else [])
 
-    judge = features.trained(
-        training, [item.label for item in items], classes, generated.shape[1:]
-    )
-    judged_generated, judged_real = judge(generated), judge(real)
-    precision, recall = precision_recall(
-        judged_real.features, judged_generated.features
-    )
-    metrics: Json = {
-        "distance": frechet(judged_real.features, judged_generated.features),
-        "precision": precision,
-        "recall": recall,
-        "features": "classifier" if len(classes) > 1 else "random",
-        "items": len(real),
-    }
-    if len(training):
-        sample = training[
-            np.linspace(0, len(training) - 1, min(len(training), len(real))).astype(int)
-        ]
-        metrics["distance_of_real"] = frechet(
-            judged_real.features, judge(sample).features
-        )
-    if len(classes) > 1:
-        metrics |= _shares(
-            judged_generated.logits,
-            judged_real.logits,
-            [label for _, label in measured.truths],
-            classes,
-        )
-    pictures = {
+
+def _figures(real: Array, generated: Array) -> Json:
+    """Distance, precision and recall of features [N, D]."""
+    precision, recall = precision_recall(real, generated)
+    distance = frechet(real, generated)
+    return {"distance": distance, "precision": precision, "recall": recall}
+
+
+def _spread(pictures: Pixels, most: int) -> Pixels:
+    """At most so many of the pictures, spread evenly."""
+    count = min(len(pictures), most)
+    chosen: Pixels = pictures[np.linspace(0, len(pictures) - 1, count).astype(int)]
+    return chosen
+
+
+def _sheets(generated: Pixels, real: Pixels) -> dict[str, bytes]:
+    return {
         "samples.png": image_decoder.png(sheet(generated[:SHOWN])),
         "real.png": image_decoder.png(sheet(real[:SHOWN])),
     }
-    return Evaluation(metrics=metrics, pictures=pictures)
 
 
 def _picture(file: str) -> Pixels:
@@ -81,15 +105,13 @@ def _picture(file: str) -> Pixels:
 
 def _in_shape_of(generated: Pixels, pictures: Sequence[Raw]) -> Pixels:
     """Real pictures in the shape of the generated ones."""
+    if not pictures:
+        return generated[:0]
     _, height, width, channels = generated.shape
     options = image_decoder.Preprocessing(
         height=height, width=width, color="grey" if channels == 1 else "rgb"
     )
-    return (
-        np.stack([image_decoder.decode(picture, options) for picture in pictures])
-        if pictures
-        else generated[:0]
-    )
+    return np.stack([image_decoder.decode(picture, options) for picture in pictures])
 
 
 def frechet(real: Array, generated: Array) -> float:
@@ -98,11 +120,18 @@ def frechet(real: Array, generated: Array) -> float:
         np.cov(part, rowvar=False).reshape(part.shape[1], -1)
         for part in (real, generated)
     )
+    means = float(((real.mean(0) - generated.mean(0)) ** 2).sum())
+    spreads = np.trace(first) + np.trace(second) - 2 * _trace_of_root(first, second)
+    return max(0.0, means + float(spreads))
+
+
+def _trace_of_root(first: Array, second: Array) -> float:
+    """The trace of the square root of the product of two covariances [D, D]."""
     values, vectors = np.linalg.eigh(first)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second @ root), 0)).sum()
-    means = float(((real.mean(0) - generated.mean(0)) ** 2).sum())
-    return max(0.0, means + float(np.trace(first) + np.trace(second) - 2 * cross))
+    products = np.maximum(np.linalg.eigvalsh(root @ second @ root), 0)
+    trace: float = np.sqrt(products).sum()
+    return trace
 
 
 def precision_recall(real: Array, generated: Array) -> tuple[float, float]:
@@ -133,25 +162,26 @@ def _shares(
     generated: Array, real: Array, truths: Sequence[str], classes: list[str]
 ) -> Json:
     """How often the classifier predicts each class, and its accuracy on real pictures."""
-    predicted = np.bincount(generated.argmax(1), minlength=len(classes)) / len(
-        generated
-    )
-    true_numbers = np.array(
+    counts = np.bincount(generated.argmax(1), minlength=len(classes))
+    predicted = counts / len(generated)
+    numbers = np.array(
         [classes.index(label) if label in classes else -1 for label in truths]
     )
     shares = {
         label: float(share) for label, share in zip(classes, predicted, strict=True)
     }
     return {
-        "classifier_accuracy": float((real.argmax(1) == true_numbers).mean()),
+        "classifier_accuracy": float((real.argmax(1) == numbers).mean()),
         "least_class_share": float(predicted.min()),
         "largest_class_share": float(predicted.max()),
         "class_shares": shares,
-        "per_class": {
-            label: {
-                "share": share,
-                "share_of_real": float((true_numbers == number).mean()),
-            }
-            for number, (label, share) in enumerate(shares.items())
-        },
+        "per_class": _beside_real(shares, numbers),
+    }
+
+
+def _beside_real(shares: dict[str, float], numbers: Array) -> Json:
+    """The share of each class beside that among real pictures, whose classes are `numbers` [N]."""
+    return {
+        label: {"share": share, "share_of_real": float((numbers == number).mean())}
+        for number, (label, share) in enumerate(shares.items())
     }

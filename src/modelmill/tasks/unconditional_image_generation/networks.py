@@ -1,13 +1,15 @@
 """The networks that generate pictures: a GAN and a diffusion model."""
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from modelmill.tasks.unconditional_image_generation.sampling import denoised
+from modelmill.tasks.unconditional_image_generation.sampling import Array, denoised
 from modelmill.tasks.unconditional_image_generation.training import fixed_noise
 
 Shape = tuple[int, int, int]
@@ -28,20 +30,20 @@ class Generator(nn.Module):
 
     def __init__(self, shape: Shape, latent: int, width: int) -> None:
         super().__init__()
-        *self.sizes, first = halved_sizes(*shape[:2])
+        *self.sizes, self.first = halved_sizes(*shape[:2])
         channels = [min(width << level, 512) for level in range(len(self.sizes) + 1)]
-        self.first = first
-        self.lay = nn.Linear(latent, channels[-1] * first[0] * first[1], bias=False)
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(count) for count in reversed(channels)
-        )
+        cells = self.first[0] * self.first[1]
+        self.lay = nn.Linear(latent, channels[-1] * cells, bias=False)
+        channels.reverse()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in channels)
         self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(
-                channels[level + 1], channels[level], 4, 2, 1, bias=False
-            )
-            for level in reversed(range(len(self.sizes)))
+            nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)
+            for before, after in pairwise(channels)
         )
-        self.last = nn.Conv2d(channels[0], shape[2], 3, padding=1)
+        self.last = nn.Conv2d(channels[-1], shape[2], 3, padding=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, std=0.02)
@@ -59,19 +61,20 @@ class Generator(nn.Module):
 def discriminator(shape: Shape, width: int) -> nn.Sequential:
     """A discriminator: pictures -1..1 [N, C, H, W] -> logits [N, 1], above 0 for real."""
     *sizes, last = halved_sizes(*shape[:2])
+    widths = [shape[2], *(min(width << level + 1, 512) for level in range(len(sizes)))]
     layers: list[nn.Module] = []
-    channels = shape[2]
-    for level in range(len(sizes)):
-        out_channels = min(width << (level + 1), 512)
-        # This padding halves an odd side to ceil(side / 2), as `halved_sizes` counts.
-        layers += [
-            spectral_norm(nn.Conv2d(channels, out_channels, 5, 2, padding=2)),
-            nn.LeakyReLU(0.2),
-        ]
-        channels = out_channels
-    return nn.Sequential(
-        *layers, nn.Flatten(), spectral_norm(nn.Linear(channels * last[0] * last[1], 1))
-    )
+    for before, after in pairwise(widths):
+        layers += _halving(before, after)
+    logit = nn.Linear(widths[-1] * last[0] * last[1], 1)
+    return nn.Sequential(*layers, nn.Flatten(), spectral_norm(logit))
+
+
+def _halving(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
+    """Layers that halve a picture; this padding makes ceil(side / 2) of an odd side, as
+    `halved_sizes` counts.
+    """
+    halved = nn.Conv2d(in_channels, out_channels, 5, 2, padding=2)
+    return spectral_norm(halved), nn.LeakyReLU(0.2)
 
 
 class GeneratorAndDiscriminator(nn.Module):
@@ -121,10 +124,8 @@ class TimeBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, time: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = (
-            Fp32GroupNorm(8, in_channels),
-            Fp32GroupNorm(8, out_channels),
-        )
+        self.norm1 = Fp32GroupNorm(8, in_channels)
+        self.norm2 = Fp32GroupNorm(8, out_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.time = nn.Linear(time, 2 * out_channels)
@@ -172,67 +173,62 @@ class Denoiser(nn.Module):
     def __init__(self, shape: Shape, width: int) -> None:
         super().__init__()
         self.shape, self.pad = shape, (-shape[0] % 4, -shape[1] % 4)
-        pixels = 4 * shape[2]
-        time = 2 * width
-        wide = 2 * width
-        frequencies = torch.exp(
-            torch.linspace(math.log(1.0), math.log(200.0), width // 2)
-        )
+        pixels, time, wide = 4 * shape[2], 2 * width, 2 * width
         self.frequencies: Tensor
-        self.register_buffer("frequencies", frequencies)
-        self.time = nn.Sequential(
-            nn.Linear(2 * (width // 2), time),
-            nn.SiLU(),
-            nn.Linear(time, time),
-            nn.SiLU(),
-        )
+        self.register_buffer("frequencies", _frequencies(width // 2))
+        self.time = _time_layers(2 * (width // 2), time)
         self.first = nn.Conv2d(pixels, width, 3, padding=1)
-        self.down1, self.down2 = (
-            TimeBlock(width, width, time),
-            TimeBlock(width, width, time),
-        )
+        self.down1 = TimeBlock(width, width, time)
+        self.down2 = TimeBlock(width, width, time)
         self.shrink = nn.Conv2d(width, wide, 3, 2, padding=1)
         self.low1 = TimeBlock(wide, wide, time)
         self.look = SpatialAttention(wide)
         self.low2 = TimeBlock(wide, wide, time)
         self.grow = nn.Conv2d(wide, width, 1)
-        self.up1, self.up2 = (
-            TimeBlock(2 * width, width, time),
-            TimeBlock(width, width, time),
-        )
+        self.up1 = TimeBlock(2 * width, width, time)
+        self.up2 = TimeBlock(width, width, time)
         self.last = nn.Sequential(
             Fp32GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, pixels, 3, padding=1)
         )
 
     def forward(self, latent: Tensor, time: Tensor) -> Tensor:
         """The velocity, in the shape of `latent`."""
-        angle = time[:, None] * self.frequencies
-        time = self.time(torch.cat([angle.sin(), angle.cos()], 1))
+        time = self._time_embedding(time)
         x = F.pad(latent.permute(0, 3, 1, 2), (0, self.pad[1], 0, self.pad[0]))
-        x = skip = self.down2(
-            self.down1(self.first(F.pixel_unshuffle(x, 2)), time), time
-        )
+        x = self.first(F.pixel_unshuffle(x, 2))
+        x = skip = self.down2(self.down1(x, time), time)
         x = self.low2(self.look(self.low1(self.shrink(x), time)), time)
         x = F.interpolate(self.grow(x), scale_factor=2.0, mode="nearest")
         x = self.up2(self.up1(torch.cat([x, skip], 1), time), time)
         x = F.pixel_shuffle(self.last(x), 2)[:, :, : self.shape[0], : self.shape[1]]
         return x.permute(0, 2, 3, 1).contiguous()
 
+    def _time_embedding(self, time: Tensor) -> Tensor:
+        """Times 0..1 [N] -> [N, 2 * width]."""
+        angle = time[:, None] * self.frequencies
+        embedding: Tensor = self.time(torch.cat([angle.sin(), angle.cos()], 1))
+        return embedding
+
     def draw(self, count: int) -> Tensor:
         """Pictures 0..1 [count, H, W, C], from the same noise every time."""
-        device = self.frequencies.device
-        noise = fixed_noise(count, *self.shape, device=device)
-
-        def velocity(x: object, time: object) -> object:
-            return (
-                self(
-                    torch.as_tensor(x, device=device),
-                    torch.as_tensor(time, device=device),
-                )
-                .float()
-                .cpu()
-                .numpy()
-            )
-
-        pictures = denoised(velocity, noise.cpu().numpy(), 25)  # type: ignore[arg-type]
+        noise = fixed_noise(count, *self.shape, device=self.frequencies.device)
+        pictures = denoised(self._velocity, noise.cpu().numpy(), 25)
         return torch.from_numpy(pictures) / 2 + 0.5
+
+    def _velocity(self, x: Array, time: Array) -> Array:
+        """The velocity as numpy has it, for the sampling."""
+        device = self.frequencies.device
+        x_and_time = (torch.as_tensor(part, device=device) for part in (x, time))
+        velocity: Tensor = self(*x_and_time)
+        return np.asarray(velocity.float().cpu().numpy())
+
+
+def _frequencies(count: int) -> Tensor:
+    """Frequencies 1 to 200 of the time embedding, evenly spaced on a logarithmic scale."""
+    return torch.exp(torch.linspace(math.log(1.0), math.log(200.0), count))
+
+
+def _time_layers(waves: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+    )

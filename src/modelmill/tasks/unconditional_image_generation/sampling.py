@@ -23,13 +23,21 @@ def denoised(
     x = noise
     times = np.linspace(1, 0, steps + 1, dtype=np.float32)
     for now, later in pairwise(times):
-        cos, sin = np.cos(now * np.pi / 2), np.sin(now * np.pi / 2)
-        v = velocity(
-            np.ascontiguousarray(x, np.float32), np.full(len(x), now, np.float32)
-        )
-        picture = np.clip(cos * x - sin * v, -1, 1)
-        remaining = (
-            x - cos * picture
-        ) / sin  # the noise that goes with the clipped picture
-        x = np.cos(later * np.pi / 2) * picture + np.sin(later * np.pi / 2) * remaining
+        time = np.full(len(x), now, np.float32)
+        v = velocity(np.ascontiguousarray(x, np.float32), time)
+        picture, remaining = _separated(x, v, now)
+        cos, sin = _shares(later)
+        x = cos * picture + sin * remaining
     return x
+
+
+def _shares(time: Array) -> tuple[Array, Array]:
+    """How much of picture and noise there is at a time."""
+    return np.cos(time * np.pi / 2), np.sin(time * np.pi / 2)
+
+
+def _separated(x: Array, velocity: Array, time: Array) -> tuple[Array, Array]:
+    """The picture, clipped to -1..1, and the noise that goes with it."""
+    cos, sin = _shares(time)
+    picture = np.clip(cos * x - sin * velocity, -1, 1)
+    return picture, (x - cos * picture) / sin

@@ -8,7 +8,8 @@ import numpy as np
 
 from modelmill.engines.base import NUMPY, Arrays
 from modelmill.serve.tensors import DATATYPES
-from modelmill.serve.wire import Call, Tensor
+from modelmill.serve.wire import Answer, Call, Tensor
+from modelmill.types import Usage
 
 
 def stacked(calls: Sequence[Call]) -> Arrays | None:
@@ -41,12 +42,16 @@ def stacked(calls: Sequence[Call]) -> Arrays | None:
     }
 
 
-def apart(calls: Sequence[Call], outputs: Arrays) -> list[list[Tensor]] | None:
-    """The tensors of each call from the outputs of all, or None when their rows can't be told
-    apart.
-    """
+Column = tuple[str, str, list[int], bytes, int]
+"""An output of all calls: name, datatype, the shape of each call's part, the data of all, and the
+bytes of a part.
+"""
+
+
+def columns_of(calls: Sequence[Call], outputs: Arrays) -> list[Column] | None:
+    """The outputs of all calls as bytes, or None when their rows can't be told apart."""
     rows, count = calls[0].tensors[0].shape[0], len(calls)
-    columns: list[tuple[str, str, list[int], bytes, int]] = []
+    columns: list[Column] = []
     for name, array in outputs.items():
         if array.dtype.kind in "OSU" or array.shape[:1] != (rows * count,):
             return None
@@ -59,7 +64,17 @@ def apart(calls: Sequence[Call], outputs: Arrays) -> list[list[Tensor]] | None:
                 array.nbytes // count,
             )
         )
-    return [[_cut(at, *column) for column in columns] for at in range(count)]
+    return columns
+
+
+def answers_of(
+    calls: Sequence[Call], columns: Sequence[Column], usage: Usage
+) -> list[Answer]:
+    """An answer for each call, its part of all outputs, each with this usage."""
+    return [
+        Answer(call.id, tensors=[_cut(at, *column) for column in columns], usage=usage)
+        for at, call in enumerate(calls)
+    ]
 
 
 def _cut(

@@ -26,7 +26,7 @@ from modelmill.engines.base import Arrays
 from modelmill.errors import InvalidInput, MillError, ModelFailed, reraise_exit
 from modelmill.independence import why_alone
 from modelmill.serve.batch_size import best_rows, seconds_of_one
-from modelmill.serve.plain import apart, stacked
+from modelmill.serve.plain import answers_of, columns_of, stacked
 from modelmill.serve.streaming import StreamWorker
 from modelmill.serve.tensors import array_of, elements_of, tensor_of, texts_of
 from modelmill.serve.wire import (
@@ -113,19 +113,16 @@ class Worker:
                 begun = time.perf_counter()
                 outputs = self._sliced(arrays)
             ran = time.perf_counter()
-            cut = apart(calls, outputs)
+            columns = columns_of(calls, outputs)
         except BaseException as error:
             reraise_exit(error)
             return None  # the long way finds out which call it is
-        if cut is None:
+        if columns is None:
             return None
         count = len(next(iter(arrays.values())))
         encoded = time.perf_counter()
-        usage: Usage = {"compute_seconds": (encoded - started) / len(calls)}
-        answers = [
-            Answer(call.id, tensors=tensors, usage=usage)
-            for call, tensors in zip(calls, cut, strict=True)
-        ]
+        usage = {"compute_seconds": (encoded - started) / len(calls)}
+        answers = answers_of(calls, columns, usage)
         return Batch(answers, count, decoded - started, ran - begun, encoded - ran)
 
     def _decode_all(self, calls: Sequence[Call]) -> list[Item | MillError]:

@@ -140,13 +140,12 @@ class Gateway:
             self._callers.clear()
             self._rates.keep(set(snapshot.keys))
         self._snapshot = snapshot
+        routes = snapshot.routes.values()
         self._visible = {}
-        for route in snapshot.routes.values():
+        for route in routes:
             self._visible.setdefault(route.project, {})[route.deployment] = route
-        self._follow_all(snapshot.routes.values())
-        self.meter.forget(
-            {(route.project, route.deployment) for route in snapshot.routes.values()}
-        )
+        self._follow_all(routes)
+        self.meter.forget({(route.project, route.deployment) for route in routes})
 
     def _follow_all(self, routes: Iterable[ServedVersion]) -> None:
         """A pool for each version there is, and for no other."""
@@ -167,23 +166,25 @@ class Gateway:
     def _follow(self, route: ServedVersion, slot: str) -> Place:
         """The pool of a route is as the route says; returns its place."""
         place = (route.project, route.deployment, slot)
-        batch, series = self._batch(route), self.meter.series(name_of(route))
         pool = self._pools.get(place)
         if pool is None:
-            pool = self._pools[place] = Pool(
-                route.deployment,
-                batch,
-                self._pool_limits,
-                series,
-                on_hang=self._report_hung,
-                on_idle_call=self.urgent.set,
-            )
-        pool.batch = batch
-        pool.series = series
+            pool = self._pools[place] = self._new_pool(route)
+        pool.batch = self._batch(route)
+        pool.series = self.meter.series(name_of(route))
         pool.shadow = route.shadow
         pool.slots = max(1, route.batch) if route.grows else 0
         pool.follow(route.sockets, version_of(route))
         return place
+
+    def _new_pool(self, route: ServedVersion) -> Pool:
+        return Pool(
+            route.deployment,
+            self._batch(route),
+            self._pool_limits,
+            self.meter.series(name_of(route)),
+            on_hang=self._report_hung,
+            on_idle_call=self.urgent.set,
+        )
 
     def _batch(self, route: ServedVersion) -> BatchLimits:
         """What a batch of a version may hold."""

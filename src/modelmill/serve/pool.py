@@ -275,8 +275,7 @@ class Pool:
 
     def lost(self, link: Link, held: list[Pending]) -> None:
         """A worker has gone with calls in its hands."""
-        if self._links.get(link.path) is link:
-            del self._links[link.path]
+        self._forget(link)
         for pending in reversed(held):
             pending.attempts += 1
             if not pending.gone():
@@ -441,8 +440,13 @@ class Pool:
             log.warning("no connection to %s: %s", path, error)
         finally:
             self._connecting.pop(path, None)
-            if not link.connected and self._links.get(path) is link:
-                del self._links[path]
+            if not link.connected:
+                self._forget(link)
+
+    def _forget(self, link: Link) -> None:
+        """A link has ended; another one to the same socket stays."""
+        if self._links.get(link.path) is link:
+            del self._links[link.path]
 
     def _expire(self, pending: Pending) -> None:
         self._fail(

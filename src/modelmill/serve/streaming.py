@@ -102,11 +102,7 @@ class StreamWorker:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not (self._arrived or self._gone or self._writer.busy):
-                    self._changed.wait()
-                arrived, self._arrived = self._arrived, []
-                gone, self._gone = self._gone, []
+            arrived, gone = self._changes()
             for send, call in arrived:
                 self._begin(call, send)
             self._forget_callers(gone)
@@ -115,6 +111,15 @@ class StreamWorker:
             except BaseException as error:
                 reraise_exit(error)
                 self._fail(error)
+
+    def _changes(self) -> tuple[list[tuple[Send, Call]], list[Send]]:
+        """The calls that came and the links that went; waits for some while no text grows."""
+        with self._changed:
+            while not (self._arrived or self._gone or self._writer.busy):
+                self._changed.wait()
+            arrived, self._arrived = self._arrived, []
+            gone, self._gone = self._gone, []
+        return arrived, gone
 
     def _step(self) -> list[Piece]:
         """One step of all texts, whose time is shared by those that it gave a token."""
@@ -215,14 +220,8 @@ class StreamWorker:
         if caller.left:
             return
         del self._callers[name]
-        call, found = caller.call, [self._answer(caller, row) for row in caller.rows]
-        usage = _usage(caller)
-        answer = (
-            Answer(call.id, tensors=[texts_of(ANSWER, found)], usage=usage)
-            if call.data is None
-            else Answer(call.id, found[0], usage=usage)
-        )
-        caller.send(Batch([answer], rows=len(found)))
+        found = [self._answer(caller, row) for row in caller.rows]
+        caller.send(Batch([_whole(caller, found)], rows=len(found)))
 
     def _answer(self, caller: Caller, row: Row) -> bytes:
         parameters = caller.parameters
@@ -254,6 +253,14 @@ class StreamWorker:
 def _refuse(call: Call, send: Send, error: MillError) -> None:
     """Answer a call with an error."""
     send(Batch([Answer(call.id, code=error.code, message=error.message)]))
+
+
+def _whole(caller: Caller, found: Sequence[bytes]) -> Answer:
+    """The answer to a call whose texts are whole, each as JSON."""
+    call, usage = caller.call, _usage(caller)
+    if call.data is not None:
+        return Answer(call.id, found[0], usage=usage)
+    return Answer(call.id, tensors=[texts_of(ANSWER, found)], usage=usage)
 
 
 def _usage(caller: Caller) -> Usage:

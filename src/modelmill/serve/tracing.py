@@ -135,9 +135,13 @@ def trace_call(landed: Landed) -> None:
     if landed.error is not None:
         span.fail(landed.error.code, landed.error.message)
     if landed.sent:
-        sent = nanoseconds(landed.sent)
-        span.phase("queue", nanoseconds(landed.started), sent)
-        span.phase("compute", sent, nanoseconds(landed.ended))
+        _trace_phases(span, landed)
+
+
+def _trace_phases(span: Span, landed: Landed) -> None:
+    sent = nanoseconds(landed.sent)
+    span.phase("queue", nanoseconds(landed.started), sent)
+    span.phase("compute", sent, nanoseconds(landed.ended))
 
 
 class Tracing:

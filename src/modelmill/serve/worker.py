@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import repeat
@@ -165,15 +165,7 @@ class Worker:
         decoded = list(decode(self._decode_raw, rows, repeat(kind), repeat(parameters)))
         if not decoded:
             raise InvalidInput("the batch is empty")
-        if len(set(map(_shapes, decoded))) > 1:
-            raise InvalidInput(
-                f"this model takes each '{kind}' in its own size: send those of one size "
-                "together"
-            )
-        return Item(
-            {name: np.stack([one[name] for one in decoded]) for name in decoded[0]},
-            parameters,
-        )
+        return Item(_stacked_rows(decoded, kind), parameters)
 
     def _decode_raw(self, data: bytes, kind: str, parameters: Struct) -> Arrays:
         return self.model.decode(self.model.task.read(data, kind), parameters)
@@ -202,7 +194,7 @@ class Worker:
         if len(items) == 1:
             return [self._run_alone(items[0])]
         try:
-            outputs = self._sliced(_concatenated(items))
+            outputs = self._sliced(_concatenated([item.arrays for item in items]))
         except BaseException as error:
             reraise_exit(error)
             return [self._run_alone(item) for item in items]
@@ -229,15 +221,7 @@ class Worker:
         count = len(next(iter(batch.values())))
         if count <= MAX_ROWS:
             return self.model.infer(batch)
-        parts = [
-            self.model.infer(
-                {name: array[at : at + MAX_ROWS] for name, array in batch.items()}
-            )
-            for at in range(0, count, MAX_ROWS)
-        ]
-        return {
-            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-        }
+        return _concatenated(list(map(self.model.infer, _slices(batch, count))))
 
     def _encode(
         self, call: Call, item: Item | MillError, result: Arrays | MillError
@@ -326,11 +310,25 @@ def _shapes(arrays: Arrays) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, array.shape) for name, array in sorted(arrays.items()))
 
 
-def _concatenated(items: Sequence[Item]) -> Arrays:
-    """The rows of all items as one batch."""
+def _stacked_rows(rows: Sequence[Arrays], kind: str) -> Arrays:
+    """Decoded inputs as a batch; raises `InvalidInput` where they are not of one size."""
+    if len(set(map(_shapes, rows))) > 1:
+        raise InvalidInput(
+            f"this model takes each '{kind}' in its own size: send those of one size together"
+        )
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _slices(batch: Arrays, count: int) -> Iterator[Arrays]:
+    """The rows of a batch, so many at a time."""
+    for at in range(0, count, MAX_ROWS):
+        yield {name: array[at : at + MAX_ROWS] for name, array in batch.items()}
+
+
+def _concatenated(batches: Sequence[Arrays]) -> Arrays:
+    """The rows of all batches as one."""
     return {
-        name: np.concatenate([item.arrays[name] for item in items])
-        for name in items[0].arrays
+        name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]
     }
 
 
@@ -394,14 +392,18 @@ class Server:
         """Accept until it is stopped, then wait until every gateway has let go."""
         while not self.stopping.is_set():
             with suppress(TimeoutError):
-                link, _ = self._listener.accept()
-                link.setblocking(True)
-                self._links.add(link)
-                threading.Thread(target=self._serve, args=(link,), daemon=True).start()
+                self._accept()
         self._listener.close()
         with suppress(FileNotFoundError):
             os.unlink(self._path)
         self._drain()
+
+    def _accept(self) -> None:
+        """Serve a gateway that connects, in a thread of its own; raises `TimeoutError`."""
+        link, _ = self._listener.accept()
+        link.setblocking(True)
+        self._links.add(link)
+        threading.Thread(target=self._serve, args=(link,), daemon=True).start()
 
     def _drain(self) -> None:
         patience = time.monotonic() + DRAIN_SECONDS
@@ -523,14 +525,17 @@ def _open(spec: WorkerSpec) -> predictor.Predictor:
     """
     bundle = Path(spec.bundle)
     model = predictor.load(bundle, 1, spec.engine, spec.precision, spec.digest)
-    if spec.threads > 1 and (
-        model.grows
-        or seconds_of_one(Worker(model, 1).answer, model.manifest) > QUICK_SECONDS
-    ):
-        model = predictor.Predictor(
-            bundle, model.manifest, spec.threads, spec.engine, spec.precision
-        )
-    return model
+    if spec.threads <= 1 or _is_quick(model):
+        return model
+    return predictor.Predictor(
+        bundle, model.manifest, spec.threads, spec.engine, spec.precision
+    )
+
+
+def _is_quick(model: predictor.Predictor) -> bool:
+    if model.grows:
+        return False
+    return seconds_of_one(Worker(model, 1).answer, model.manifest) <= QUICK_SECONDS
 
 
 def _rows(worker: Worker, most: int) -> int:

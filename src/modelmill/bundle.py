@@ -26,17 +26,20 @@ def seal(draft: Path, manifest: Manifest, target: Path) -> str:
         files = {
             str(path.relative_to(draft)): sha256_of(path) for path in _files(draft)
         }
-        complete = msgspec.structs.replace(manifest, files=files)
-        with (draft / MANIFEST).open("wb") as file:
-            file.write(
-                msgspec.json.format(msgspec.json.encode(complete), indent=1) + b"\n"
-            )
-            file.flush()
-            os.fsync(file.fileno())
+        _write_manifest(draft, msgspec.structs.replace(manifest, files=files))
         os.rename(draft, target)
     except OSError as error:
         raise from_os(error, "writing the bundle") from error
     return digest_of(target)
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    """The manifest as JSON; it is on disk when this returns."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    with (folder / MANIFEST).open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def digest_of(folder: Path) -> str:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,27 +113,16 @@ class Nursery:
     def __init__(self, modules: tuple[str, ...]) -> None:
         self.modules = modules
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "modelmill.cluster.nursery",
-            str(theirs.fileno()),
-            str(os.getpid()),
-        ]
-        self._process = subprocess.Popen(
-            [*command, *modules],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,
-            env={**os.environ, **ENVIRONMENT},
-        )
+        self._process = _start_nursery(modules, theirs.fileno())
         theirs.close()
         ours.settimeout(FORK_SECONDS)
-        self._link, self._codes = ours, dict[int, int]()
-        self._requests = self._awaited = 0
+        self._link = ours
+        self._codes: dict[int, int] = {}
+        self._requests = 0
+        self._awaited = 0
         self._answers: dict[int, int] = {}
-        self._unanswered, self._dropped = set[int](), set[int]()
+        self._unanswered: set[int] = set()
+        self._dropped: set[int] = set()
 
     @property
     def alive(self) -> bool:
@@ -146,19 +136,24 @@ class Nursery:
         It also says until when it holds, so that nothing is forked that nobody waits for.
         """
         self._requests += 1
-        number, until = self._requests, time.monotonic() + FORK_SECONDS
+        number = self._requests
+        until = time.monotonic() + FORK_SECONDS
         self._awaited = number
         request = {**fields, "number": number, "until": until}
         socket.send_fds(self._link, [json.dumps(request).encode()], [descriptor])
         self._unanswered.add(number)
+        self._wait_for(number, until)
+        if (pid := self._answers.pop(number, None)) is None:
+            raise TimeoutError("the nursery answered too late")
+        return Forked(self, pid)
+
+    def _wait_for(self, number: int, until: float) -> None:
+        """Until a request is answered; raises `TimeoutError`."""
         while number in self._unanswered:
             rest = until - time.monotonic()
             if rest <= 0 or not self.listen(rest):
                 self._awaited = 0
                 raise TimeoutError("the nursery does not answer")
-        if (pid := self._answers.pop(number, None)) is None:
-            raise TimeoutError("the nursery answered too late")
-        return Forked(self, pid)
 
     def listen(self, seconds: float) -> bool:
         """Receive one message; False when none came in that time."""
@@ -168,14 +163,17 @@ class Nursery:
         data = self._link.recv(PACKET)
         if not data:
             raise ConnectionError("the nursery has ended")
-        message = json.loads(data)
+        self._take_in(json.loads(data))
+        return True
+
+    def _take_in(self, message: dict[str, int]) -> None:
+        """An answer to a request, or the exit status of a child."""
         if "pid" in message:
             self._forked(message["number"], message["pid"])
         elif message["ended"] in self._dropped:
             self._dropped.discard(message["ended"])
         else:
             self._codes[message["ended"]] = message["code"]
-        return True
 
     def _forked(self, number: int, pid: int) -> None:
         """Record the answer to a request; the fork of an earlier request is killed."""
@@ -183,7 +181,8 @@ class Nursery:
         if not pid:
             return
         if number == self._awaited:
-            self._answers[number], self._awaited = pid, 0
+            self._answers[number] = pid
+            self._awaited = 0
             return
         log.warning("the nursery forked %d too late: it is ended", pid)
         self._dropped.add(pid)
@@ -204,6 +203,20 @@ class Nursery:
         except OSError:
             return self._codes.pop(pid, -signal.SIGKILL)  # they end with it
         return self._codes.pop(pid, None)
+
+
+def _start_nursery(
+    modules: tuple[str, ...], descriptor: int
+) -> "subprocess.Popen[bytes]":
+    """The process, which serves the socket of this descriptor."""
+    command = [sys.executable, "-P", "-m", "modelmill.cluster.nursery"]
+    return subprocess.Popen(
+        [*command, str(descriptor), str(os.getpid()), *modules],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(descriptor,),
+        start_new_session=True,
+        env={**os.environ, **ENVIRONMENT},
+    )
 
 
 _nurseries: dict[str, Nursery] = {}
@@ -234,16 +247,12 @@ def start(
 ) -> LocalHandle:
     """Start `module:function` in a child; raises `OSError` when the system has no room for it."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    wanted = Wanted(entry, msgspec.json.encode(spec), title, log, dict(env or {}))
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     try:
-        process = (
-            _forked(entry, spec, title, log, env or {}, writing) if not fds else None
-        )
-        return LocalHandle(
-            process or _started(entry, spec, title, log, env or {}, (writing, *fds)),
-            reading,
-        )
+        process = None if fds else _forked(wanted, writing)
+        return LocalHandle(process or _started(wanted, (writing, *fds)), reading)
     except BaseException:
         os.close(reading)
         raise
@@ -251,60 +260,58 @@ def start(
         os.close(writing)
 
 
-def _forked(
-    entry: str,
-    spec: msgspec.Struct,
-    title: str,
-    log_file: Path,
-    env: Mapping[str, str],
-    pipe: int,
-) -> Forked | None:
+@dataclass(frozen=True)
+class Wanted:
+    """A child to start: `module:function`, what it gets, its title, log and environment."""
+
+    entry: str
+    spec: bytes
+    title: str
+    log: Path
+    env: dict[str, str]
+
+
+def _forked(wanted: Wanted, pipe: int) -> Forked | None:
     """A child of the entry's nursery; None when there is none, or it fails."""
-    nursery = _nurseries.get(entry)
+    nursery = _nurseries.get(wanted.entry)
     if nursery is None:
         return None
     if not nursery.alive:
         log.error("the nursery has ended; starting another")
-        nursery = _nurseries[entry] = Nursery(nursery.modules)
+        nursery = _nurseries[wanted.entry] = Nursery(nursery.modules)
     fields: dict[str, Any] = {
-        "entry": entry,
-        "title": title,
-        "log": str(log_file),
-        "env": dict(env),
+        "entry": wanted.entry,
+        "title": wanted.title,
+        "log": str(wanted.log),
+        "env": wanted.env,
+        "limits": [list(limits) for limits in _limits],
+        "spec": wanted.spec.decode(),
     }
-    fields["limits"] = [list(limits) for limits in _limits]
     try:
-        return nursery.fork(
-            {**fields, "spec": msgspec.json.encode(spec).decode()}, pipe
-        )
+        return nursery.fork(fields, pipe)
     except OSError as error:
         log.error("the nursery failed: %s", error)
         return None
 
 
-def _started(
-    entry: str,
-    spec: msgspec.Struct,
-    title: str,
-    log_file: Path,
-    env: Mapping[str, str],
-    fds: tuple[int, ...],
-) -> "subprocess.Popen[bytes]":
+def _started(wanted: Wanted, fds: tuple[int, ...]) -> "subprocess.Popen[bytes]":
     """A process started afresh."""
     child = [sys.executable, "-P", "-m", "modelmill.cluster.child"]
-    kept = [text for limits in _limits for text in (str(log_file), *map(str, limits))]
-    with log_file.open("ab") as output:
+    about = [wanted.entry, wanted.title, str(fds[0]), str(os.getpid())]
+    for limits in _limits:
+        about += [str(wanted.log), *map(str, limits)]
+    with wanted.log.open("ab") as output:
         process = subprocess.Popen(
-            [*child, entry, title, str(fds[0]), str(os.getpid()), *kept],
+            [*child, *about],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             pass_fds=fds,
             # Ctrl-C reaches the supervisor alone; it ends the children in order
             start_new_session=True,
-            env={**os.environ, **env},
+            env={**os.environ, **wanted.env},
         )
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as pipe:
-        pipe.write(msgspec.json.encode(spec))
+        pipe.write(wanted.spec)
     return process

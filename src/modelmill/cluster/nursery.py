@@ -42,13 +42,26 @@ def main() -> int:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # else the first collection in every child would copy all pages
+    inherited = _wake_on_ended_children()
+    # It ends with its parent, or when the socket closes.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _fork_on_request(link, inherited)
+    return 0
+
+
+def _wake_on_ended_children() -> tuple[int, int]:
+    """A pipe that can be read as soon as a child has ended: its ends."""
     reading, writing = os.pipe()
     for end in (reading, writing):
         os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    # It ends with its parent, or when the socket closes.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return reading, writing
+
+
+def _fork_on_request(link: socket.socket, inherited: tuple[int, int]) -> None:
+    """Serve the parent until it closes the socket."""
+    reading, _ = inherited
     watched: list[Any] = [link, reading]
     children: set[int] = set()
     while True:
@@ -57,8 +70,8 @@ def main() -> int:
             with suppress(BlockingIOError):
                 os.read(reading, 4096)
             _reap(link, children)
-        if link in ready and not _serve(link, (reading, writing), children):
-            return 0
+        if link in ready and not _serve(link, inherited, children):
+            return
 
 
 def _serve(link: socket.socket, inherited: tuple[int, int], children: set[int]) -> bool:
@@ -71,10 +84,23 @@ def _serve(link: socket.socket, inherited: tuple[int, int], children: set[int]) 
         if request["end"] in children:  # not yet reaped: the number is still its own
             os.kill(request["end"], signal.SIGKILL)
         return True
-    if time.monotonic() > request["until"]:
-        _close(descriptors)
-        link.send(json.dumps({"pid": 0, "number": request["number"]}).encode())
-        return True
+    pid = 0
+    if time.monotonic() <= request["until"]:
+        pid = _fork(link, inherited, request, descriptors[0])
+        children.add(pid)
+    for end in descriptors:
+        os.close(end)
+    link.send(json.dumps({"pid": pid, "number": request["number"]}).encode())
+    return True
+
+
+def _fork(
+    link: socket.socket,
+    inherited: tuple[int, int],
+    request: dict[str, Any],
+    pipe: int,
+) -> int:
+    """A child that runs the request and reports on the pipe; its pid."""
     parent_pid = os.getpid()
     pid = os.fork()
     if not pid:
@@ -82,16 +108,8 @@ def _serve(link: socket.socket, inherited: tuple[int, int], children: set[int]) 
         link.close()
         for end in inherited:
             os.close(end)
-        os._exit(_run_child(request, descriptors[0], parent_pid))
-    children.add(pid)
-    _close(descriptors)
-    link.send(json.dumps({"pid": pid, "number": request["number"]}).encode())
-    return True
-
-
-def _close(descriptors: list[int]) -> None:
-    for end in descriptors:
-        os.close(end)
+        os._exit(_run_child(request, pipe, parent_pid))
+    return pid
 
 
 def _reap(link: socket.socket, children: set[int]) -> None:
@@ -110,23 +128,12 @@ def _reap(link: socket.socket, children: set[int]) -> None:
 
 def _run_child(request: dict[str, Any], pipe: int, parent: int) -> int:
     """Run the entry in a child as in a fresh process; returns its exit status."""
+
+    def report(message: dict[str, Any]) -> None:
+        os.write(pipe, json.dumps(message).encode() + b"\n")
+
     try:
-        os.setsid()  # Ctrl-C reaches the supervisor alone
-        for number in (signal.SIGCHLD, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for source, target in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(source, target)
-        os.environ.update(request["env"])
-        setproctitle(request["title"])
-        die_with_parent(parent)
-        for limits in request.get("limits", ()):
-            keep(Path(request["log"]), LogLimits(*limits))
-
-        def report(message: dict[str, Any]) -> None:
-            os.write(pipe, json.dumps(message).encode() + b"\n")
-
+        _set_up_child(request, parent)
         return _run(request, report)
     except BaseException:
         traceback.print_exc()
@@ -135,6 +142,22 @@ def _run_child(request: dict[str, Any], pipe: int, parent: int) -> int:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
+
+
+def _set_up_child(request: dict[str, Any], parent: int) -> None:
+    """Group, signals, log, environment and title of a process of its own."""
+    os.setsid()  # Ctrl-C reaches the supervisor alone
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.environ.update(request["env"])
+    setproctitle(request["title"])
+    die_with_parent(parent)
+    for limits in request.get("limits", ()):
+        keep(Path(request["log"]), LogLimits(*limits))
 
 
 def _run(request: dict[str, Any], report: Report) -> int:

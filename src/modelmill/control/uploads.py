@@ -22,27 +22,30 @@ async def receive(request: Request, control: Control) -> Path:
     """
     folder = control.jobs.home / "uploads"
     path = folder / uuid.uuid4().hex
-    size = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_large(int(request.headers.get("content-length", 0)), folder, control)
-        with path.open("wb") as file:
-            async for chunk in _gathered(request.stream()):
-                size += len(chunk)
-                _refuse_large(size, folder, control, written=size - len(chunk))
-                await run_in_threadpool(
-                    file.write, chunk
-                )  # a slow disk must not keep predictions waiting
+        if not await _write(request, path, control):
+            raise InvalidInput("the body is empty: send a zip")
     except OSError as error:
         path.unlink(missing_ok=True)
         raise from_os(error, "taking the upload") from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    if not size:
-        path.unlink(missing_ok=True)
-        raise InvalidInput("the body is empty: send a zip")
     return path
+
+
+async def _write(request: Request, path: Path, control: Control) -> int:
+    """Write the body as it comes; its bytes."""
+    size = 0
+    with path.open("wb") as file:
+        async for chunk in _gathered(request.stream()):
+            size += len(chunk)
+            _refuse_large(size, path.parent, control, written=size - len(chunk))
+            # A slow disk must not keep predictions waiting.
+            await run_in_threadpool(file.write, chunk)
+    return size
 
 
 def _refuse_large(size: int, folder: Path, control: Control, written: int = 0) -> None:

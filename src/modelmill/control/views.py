@@ -83,6 +83,8 @@ def dataset_view(row: Dataset) -> schemas.DatasetView:
 
 def job_view(row: Job) -> schemas.JobView:
     """A job."""
+    result = dict(row.result or {})
+    metrics = result.pop("metrics", {})
     return schemas.JobView(
         job=row.id,
         kind=row.kind,
@@ -93,10 +95,8 @@ def job_view(row: Job) -> schemas.JobView:
         recipe=row.recipe,
         dataset=row.dataset,
         settings=row.settings or {},
-        metrics=(row.result or {}).get("metrics", {}),
-        result={
-            key: value for key, value in (row.result or {}).items() if key != "metrics"
-        },
+        metrics=metrics,
+        result=result,
         error=row.error or "",
         pid=row.pid if row.state == "running" else None,
         created=row.created,
@@ -114,16 +114,6 @@ def deployment_view(
     ready = Counter(
         (worker.model, worker.version) for worker in workers if worker.ready
     )
-    variants = [
-        schemas.VariantView(
-            model=variant["model"],
-            version=variant["version"],
-            weight=variant["weight"],
-            shadow=variant["shadow"],
-            ready_replicas=ready[(variant["model"], variant["version"])],
-        )
-        for variant in row.variants
-    ]
     serving = (row.serving_model or row.model, row.serving or row.version)
     answering = [w for w in workers if w.ready and (w.model, w.version) == serving]
     batch = max((worker.batch for worker in answering), default=0)
@@ -139,11 +129,24 @@ def deployment_view(
         error=row.error,
         note=row.note,
         options=msgspec.to_builtins(options),
-        variants=variants,
+        variants=[_variant_view(variant, ready) for variant in row.variants],
         memory=sum(worker.memory for worker in workers),
         batch=batch,
         batches=_batches(batch, next((w.alone for w in answering if w.alone), "")),
         created=row.created,
+    )
+
+
+def _variant_view(
+    variant: Json, ready: Counter[tuple[str, int]]
+) -> schemas.VariantView:
+    """A canary or shadow with the number of its ready workers."""
+    return schemas.VariantView(
+        model=variant["model"],
+        version=variant["version"],
+        weight=variant["weight"],
+        shadow=variant["shadow"],
+        ready_replicas=ready[(variant["model"], variant["version"])],
     )
 
 

@@ -5,9 +5,13 @@ reads.
 import html
 import io
 import json
+from typing import TYPE_CHECKING
 
 from modelmill.tasks.base import SAMPLES, task_named
-from modelmill.types import Json, Manifest
+from modelmill.types import Json, Lineage, Manifest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LIBRARY = "modelmill"
 CARD = "README.md"
@@ -15,7 +19,7 @@ CARD = "README.md"
 
 def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
     """`README.md` of a bundle."""
-    lineage, metrics = manifest.lineage, manifest.metrics
+    lineage = manifest.lineage
     lines = [
         _front_matter(name, manifest),
         f"# {name}",
@@ -24,35 +28,41 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         f"`{lineage.recipe}` "
         f"on the data set `{lineage.dataset}`.",
         "",
+        *_evaluation(manifest.metrics, pictures),
+        *_input_and_output(manifest),
+        "Preprocessing, executed by the server:",
+        "",
+        _code(manifest.preprocessing),
+        "",
+        *_lineage(lineage),
+    ]
+    return "\n".join(lines)
+
+
+def _evaluation(metrics: Json, pictures: list[str]) -> list[str]:
+    """The figures, those of classes, what the model wrote, and pictures."""
+    numbers = {key: one for key, one in metrics.items() if isinstance(one, float)}
+    texts = {key: one for key, one in metrics.items() if isinstance(one, str)}
+    return [
         "## Evaluation",
         "",
         f"On {metrics['items']} test items, through the path that serves requests:",
         "",
         "| metric | value |",
         "|---|---|",
-        *(
-            f"| {key} | {value:.4f} |"
-            for key, value in metrics.items()
-            if isinstance(value, float)
-        ),
-        *(
-            f"| {key} | `{value}` |"
-            for key, value in metrics.items()
-            if isinstance(value, str)
-        ),
+        *(f"| {key} | {value:.4f} |" for key, value in numbers.items()),
+        *(f"| {key} | `{value}` |" for key, value in texts.items()),
         "",
         *_per_class(metrics.get("per_class", {})),
         *_samples(metrics.get(SAMPLES, [])),
-        *(
-            f"![{picture.partition('.')[0]}](pictures/{picture})"
-            for picture in pictures
-        ),
+        *(f"![{name.partition('.')[0]}](pictures/{name})" for name in pictures),
         "",
-        *_input_and_output(manifest),
-        "Preprocessing, executed by the server:",
-        "",
-        _code(manifest.preprocessing),
-        "",
+    ]
+
+
+def _lineage(lineage: Lineage) -> list[str]:
+    """What a trained version comes from."""
+    return [
         "## Lineage",
         "",
         f"- data: sha256 `{lineage.data_digest}`",
@@ -67,7 +77,6 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
         _code(lineage.settings),
         "",
     ]
-    return "\n".join(lines)
 
 
 def brought_card(name: str, manifest: Manifest) -> str:
@@ -114,26 +123,30 @@ def _input_and_output(manifest: Manifest) -> list[str]:
 
 def _front_matter(name: str, manifest: Manifest) -> str:
     """The metadata block; JSON strings are valid YAML, so nothing in a name can break out of it."""
-    name_of = task_named(manifest.task).METRIC
-    if name_of not in manifest.metrics:  # some data are measured in another way
-        name_of = next(iter(manifest.metrics), name_of)
-    metric = {"type": name_of, "value": round(manifest.metrics.get(name_of, 0.0), 4)}
-    result = {
+    index = [{"name": name, "results": [_main_result(manifest)]}]
+    lines = [
+        "---",
+        f"library_name: {LIBRARY}",
+        f"pipeline_tag: {manifest.task}",
+        f"model-index: {json.dumps(index, ensure_ascii=False)}",
+        "---",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _main_result(manifest: Manifest) -> Json:
+    """The task's metric as the hub reads it."""
+    metrics = manifest.metrics
+    metric = task_named(manifest.task).METRIC
+    if metric not in metrics:  # some data are measured in another way
+        metric = next(iter(metrics), metric)
+    dataset = manifest.lineage.dataset
+    return {
         "task": {"type": manifest.task},
-        "dataset": {"name": manifest.lineage.dataset, "type": manifest.lineage.dataset},
-        "metrics": [metric],
+        "dataset": {"name": dataset, "type": dataset},
+        "metrics": [{"type": metric, "value": round(metrics.get(metric, 0.0), 4)}],
     }
-    index = [{"name": name, "results": [result]}]
-    return "\n".join(
-        [
-            "---",
-            f"library_name: {LIBRARY}",
-            f"pipeline_tag: {manifest.task}",
-            f"model-index: {json.dumps(index, ensure_ascii=False)}",
-            "---",
-            "",
-        ]
-    )
 
 
 def _labels(labels: list[str]) -> str:
@@ -187,22 +200,28 @@ def curves_picture(history: list[Json]) -> bytes:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
-    for key, name in (("train_loss", "training"), ("val_loss", "validation")):
-        if key in history[0]:
-            left.plot(epochs, [row[key] for row in history], marker=".", label=name)
+    losses = {"train_loss": "training", "val_loss": "validation"}
+    _draw(left, history, losses)
     left.set(title="Loss", xlabel="epoch")
     left.legend()
-    for key in [
-        key for key in history[0] if key.startswith("val_") and key != "val_loss"
-    ]:
-        name = key.removeprefix("val_").replace("_", " ")
-        right.plot(epochs, [row[key] for row in history], marker=".", label=name)
+    others = [key for key in history[0] if key.startswith("val_") and key not in losses]
+    _draw(right, history, {key: _figure_name(key) for key in others})
     right.set(title="Validation", xlabel="epoch")
     if right.lines:
         right.legend()
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100)
     return buffer.getvalue()
+
+
+def _figure_name(key: str) -> str:
+    return key.removeprefix("val_").replace("_", " ")
+
+
+def _draw(axes: "Axes", history: list[Json], curves: dict[str, str]) -> None:
+    """Figures by epoch, under their names; those that the history lacks are left out."""
+    epochs = [row["epoch"] for row in history]
+    for key, name in curves.items():
+        if key in history[0]:
+            axes.plot(epochs, [row[key] for row in history], marker=".", label=name)
+    axes.grid(alpha=0.3)

@@ -3,7 +3,7 @@ they fit.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -57,47 +57,43 @@ class Base:
         """
         same = task == self.manifest.task
         known = self.manifest.lineage.settings | self.manifest.preprocessing
-        learnt = (
-            self.manifest.preprocessing if (self.folder / TOKENIZER).exists() else {}
-        )
-        for name, value in given.items():
-            if (
-                name in LEARNT & learnt.keys()
-                and str(value).lower() != str(learnt[name]).lower()
-            ):
-                raise InvalidInput(
-                    f"setting {name}={value}: {self.name} has {learnt[name]}, and its tokenizer "
-                    "is kept"
-                )
+        self._refuse_other_tokenizer(given)
         inside = [
             name
             for name in names(recipe.Settings())
             if same or not isinstance(known.get(name), float)
         ]
         outside = [name for name in names(recipe.INPUT) if same or name not in FITTED]
-        return {
-            name: known[name] for name in [*inside, *outside] if name in known
-        } | dict(given)
+        taken = {name: known[name] for name in [*inside, *outside] if name in known}
+        return taken | dict(given)
+
+    def _refuse_other_tokenizer(self, given: Mapping[str, Any]) -> None:
+        """Raises `InvalidInput` for a setting that would need another tokenizer."""
+        if not (self.folder / TOKENIZER).exists():
+            return
+        learnt = self.manifest.preprocessing
+        for name, value in given.items():
+            fixed = name in LEARNT and name in learnt
+            if fixed and str(value).lower() != str(learnt[name]).lower():
+                raise InvalidInput(
+                    f"setting {name}={value}: {self.name} has {learnt[name]}, and its tokenizer "
+                    "is kept"
+                )
 
     def prepared(self, chosen: Plan, draft: Path) -> Plan:
         """The plan with what the version has learnt of its data, whose files are copied."""
-        for name in self.manifest.files:
-            if (
-                name not in OWN
-                and not name.startswith("pictures/")
-                and not name.startswith("model.")
-            ):
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.folder / name, draft / name)
+        for name in filter(_is_learnt, self.manifest.files):
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.folder / name, draft / name)
+        learnt = self.manifest.preprocessing
+        settings = names(chosen.input)
         derived = {
-            field.name: self.manifest.preprocessing[field.name]
+            field.name: learnt[field.name]
             for field in msgspec.structs.fields(type(chosen.input))
-            if field.name not in names(chosen.input)
-            and field.name in self.manifest.preprocessing
+            if field.name not in settings and field.name in learnt
         }
-        return msgspec.structs.replace(
-            chosen, input=msgspec.structs.replace(chosen.input, **derived)
-        )
+        preprocessing = msgspec.structs.replace(chosen.input, **derived)
+        return msgspec.structs.replace(chosen, input=preprocessing)
 
     def give(self, network: "nn.Module", head: set[str]) -> tuple[list[str], list[str]]:
         """Put weights into a network; the names of those that were, and of those that stay as they
@@ -109,7 +105,8 @@ class Base:
         import torch
         from safetensors.torch import load_file
 
-        there, state = load_file(self.folder / WEIGHTS), network.state_dict()
+        there = load_file(self.folder / WEIGHTS)
+        state = network.state_dict()
         taken = [
             name
             for name, one in state.items()
@@ -119,13 +116,22 @@ class Base:
         if parameters.isdisjoint(taken):
             raise InvalidInput(
                 f"{self.name} (recipe {self.manifest.lineage.recipe}) has no weights that fit "
-                "this network: "
-                f"its parts are {', '.join(sorted({name.partition('.')[0] for name in there}))}"
+                f"this network: its parts are {_parts(there)}"
             )
         with torch.no_grad():
             for name in taken:
                 state[name].copy_(there[name])
         return taken, [name for name in state if name not in taken]
+
+
+def _is_learnt(name: str) -> bool:
+    """Whether a file of a bundle holds what was learnt of its data."""
+    return name not in OWN and not name.startswith(("pictures/", "model."))
+
+
+def _parts(weights: Iterable[str]) -> str:
+    """The parts of a network by the names of its weights."""
+    return ", ".join(sorted({name.partition(".")[0] for name in weights}))
 
 
 def head_of(recipe: ModuleType, chosen: Plan, signature: Signature) -> set[str]:
@@ -145,29 +151,28 @@ def freeze(network: "nn.Module", parts: str, taken: list[str]) -> int:
     """Let parts of a network stay as they are; how many numbers that are. Raises `InvalidInput` for
     unknown parts.
     """
-    wanted = [part.strip() for part in parts.split(",") if part.strip()]
     every = dict(network.named_parameters())
     frozen: set[str] = set()
-    for part in wanted:
-        found = (
-            {name for name in taken if name in every}
-            if part == INHERITED
-            else {name for name in every if name == part or name.startswith(f"{part}.")}
-        )
-        if not found:
-            known = ", ".join(sorted({name.partition(".")[0] for name in every}))
-            why = (
-                "nothing was inherited"
-                if part == INHERITED
-                else f"the network has the parts {known}"
-            )
-            raise InvalidInput(f"setting freeze={part:.60}: {why}")
-        frozen |= found
+    for part in filter(None, map(str.strip, parts.split(","))):
+        frozen |= _weights_of(part, every.keys(), taken)
     if frozen >= every.keys():
         raise InvalidInput(f"setting freeze={parts:.60}: nothing is left to train")
     for name in frozen:
         every[name].requires_grad_(False)
     return sum(every[name].numel() for name in frozen)
+
+
+def _weights_of(part: str, every: Collection[str], taken: list[str]) -> set[str]:
+    """The weights of a part, or those that were inherited; raises `InvalidInput` for none."""
+    if part == INHERITED:
+        found = {name for name in taken if name in every}
+        why = "nothing was inherited"
+    else:
+        found = {name for name in every if f"{name}.".startswith(f"{part}.")}
+        why = f"the network has the parts {_parts(every)}"
+    if not found:
+        raise InvalidInput(f"setting freeze={part:.60}: {why}")
+    return found
 
 
 def few(parts: list[str]) -> str:

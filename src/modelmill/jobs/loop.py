@@ -7,12 +7,13 @@ interrupted and resumed ends with the same weights, bit for bit on a CPU, as an 
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
@@ -183,28 +184,32 @@ class Loop:
         """The steps of an epoch that are left, or for which there is time; returns items a
         second.
         """
-        state, items = self.state, 0
+        state = self.state
         learn(state.network)
         started = time.monotonic()
+        before = self.trained
         skip = state.step - epoch * self.steps
         for batch in batches(
             self.data, self.settings, epoch, self.steps, skip, self.device, self._sizes
         ):
-            torch.manual_seed(self.settings.seed * 1_000_003 + state.step)
-            if self.change is not None:
-                batch = self.change(batch)
-            self._tell_step(epoch, self._step(batch))
-            self._contention.look()
-            items += len(next(iter(batch.values())))
-            self.trained += len(next(iter(batch.values())))
-            state.pace.advance(state.step, self.trained, len(self.validation))
+            self._train_batch(epoch, batch)
             if self.stop.asked or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                 self._save()
                 if self.stop.asked:
                     raise Interrupted
             if state.pace.over:
                 break
-        return items / max(time.monotonic() - started, 1e-9)
+        return (self.trained - before) / max(time.monotonic() - started, 1e-9)
+
+    def _train_batch(self, epoch: int, batch: Batch) -> None:
+        state = self.state
+        torch.manual_seed(self.settings.seed * 1_000_003 + state.step)
+        if self.change is not None:
+            batch = self.change(batch)
+        self._tell_step(epoch, self._step(batch))
+        self._contention.look()
+        self.trained += len(next(iter(batch.values())))
+        state.pace.advance(state.step, self.trained, len(self.validation))
 
     def _step(self, batch: Batch) -> float:
         """One step, or one of each part in turn; returns the loss, summed over the parts."""
@@ -229,28 +234,42 @@ class Loop:
 
     def _close_epoch(self, speed: float) -> None:
         """Validate, remember the best weights, and write the epoch down."""
-        state, started = self.state, self.clock()
+        row = self._row(speed, self._validate())
+        self.state.loss_sum = 0.0
+        self.state.history.append(row)
+        self._keep_best(row)
+        self._preview(row["epoch"], row["epochs"])
+        self.events.write("epoch", **row)
+
+    def _validate(self) -> dict[str, float]:
+        started = self.clock()
         figures = validate(
-            state.judged,
+            self.state.judged,
             self.validation,
             self.settings,
             self.cast,
             self.aim,
             self.device,
         )
-        state.pace.validated(self.clock() - started)
+        self.state.pace.validated(self.clock() - started)
+        return figures
+
+    def _row(self, speed: float, figures: dict[str, float]) -> Json:
+        """What the history says of an epoch."""
+        state = self.state
         epoch = len(state.history) + 1
-        row: Json = {
+        loss = state.loss_sum / (state.step - (epoch - 1) * self.steps)
+        return {
             "epoch": epoch,
             "epochs": state.pace.epochs(state.step / self.steps, self.settings.epochs),
-            "train_loss": round(
-                state.loss_sum / (state.step - (epoch - 1) * self.steps), 5
-            ),
+            "train_loss": round(loss, 5),
             **{f"val_{name}": round(value, 5) for name, value in figures.items()},
             "samples_per_second": round(speed, 1),
         }
-        state.loss_sum = 0.0
-        state.history.append(row)
+
+    def _keep_best(self, row: Json) -> None:
+        """Remember the weights, if no epoch was better."""
+        state = self.state
         score = list(score_of(row, self.aim.score))
         if not state.best or not self.aim.score or score > state.best["score"]:
             weights = {
@@ -258,8 +277,6 @@ class Loop:
                 for name, part in state.judged.state_dict().items()
             }
             state.best = {"score": score, "weights": weights}
-        self._preview(row["epoch"], row["epochs"])
-        self.events.write("epoch", **row)
 
     def _preview(self, epoch: int, epochs: int) -> None:
         """Show what has been learnt, after some of the epochs."""
@@ -312,7 +329,7 @@ def batches(
     steps: int,
     skip: int,
     device: str,
-    sizes: np.ndarray[Any, Any] | None = None,
+    sizes: NDArray[Any] | None = None,
 ) -> Iterator[Batch]:
     """The batches of an epoch in an order that its number decides, sliced from memory, evenly many
     items in each.
@@ -320,22 +337,35 @@ def batches(
     With `sizes` of the items, those of a batch are of about one size: little of it is padding.
     """
     rng = np.random.default_rng((settings.seed, epoch))
-    passes = math.ceil(epoch_items(data, settings) / len(data))
-    order = np.concatenate([rng.permutation(len(data)) for _ in range(passes)])[
-        : epoch_items(data, settings)
-    ]
+    order = _order(rng, len(data), epoch_items(data, settings))
+    turns = np.arange(steps)
     if sizes is not None:
-        stretches = np.array_split(order, math.ceil(steps / STRETCH))
-        order = np.concatenate(
-            [rows[np.argsort(sizes[rows], kind="stable")] for rows in stretches]
-        )
+        order = _by_size(order, sizes, steps)
+        turns = rng.permutation(steps)
     parts = np.array_split(order, steps)
-    turns = rng.permutation(steps) if sizes is not None else np.arange(steps)
-    for rows in (parts[turn] for turn in turns[skip:]):
-        yield {
-            name: torch.from_numpy(array).to(device)
-            for name, array in data.rows(rows).items()
-        }
+    for turn in turns[skip:]:
+        yield _to_device(data.rows(parts[turn]), device)
+
+
+def _order(rng: np.random.Generator, count: int, wanted: int) -> NDArray[np.intp]:
+    """Items at random, each once before any of them comes again."""
+    passes = math.ceil(wanted / count)
+    order = np.concatenate([rng.permutation(count) for _ in range(passes)])
+    return order[:wanted]
+
+
+def _by_size(
+    order: NDArray[np.intp], sizes: NDArray[Any], steps: int
+) -> NDArray[np.intp]:
+    """The items of `STRETCH` batches at a time in the order of their sizes."""
+    stretches = np.array_split(order, math.ceil(steps / STRETCH))
+    return np.concatenate(
+        [rows[np.argsort(sizes[rows], kind="stable")] for rows in stretches]
+    )
+
+
+def _to_device(rows: Mapping[str, NDArray[Any]], device: str) -> Batch:
+    return {name: torch.from_numpy(array).to(device) for name, array in rows.items()}
 
 
 def epoch_items(data: Arrays, settings: TrainSettings) -> int:
@@ -375,19 +405,13 @@ def validate(
     network.eval()
     sums: dict[str, float] = {}
     for at in range(0, len(data), VALIDATION_BATCH):
-        rows = {
-            name: np.array(array)
-            for name, array in data.rows(slice(at, at + VALIDATION_BATCH)).items()
-        }
-        batch = {
-            name: torch.from_numpy(array).to(device) for name, array in rows.items()
-        }
+        part = data.rows(slice(at, at + VALIDATION_BATCH))
+        rows = {name: np.array(array) for name, array in part.items()}
         with cast:
-            figures = aim.validate(network, batch, settings)
+            figures = aim.validate(network, _to_device(rows, device), settings)
+        count = len(next(iter(rows.values())))
         for name, value in figures.items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(
-                next(iter(rows.values()))
-            )
+            sums[name] = sums.get(name, 0.0) + float(value) * count
     return {name: value / max(len(data), 1) for name, value in sums.items()}
 
 

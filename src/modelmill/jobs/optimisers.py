@@ -37,18 +37,16 @@ class Muon(torch.optim.Optimizer):
         """One update with Nesterov momentum and decoupled weight decay."""
         for group in self.param_groups:
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                average = self.state[weight].setdefault(
-                    "average", torch.zeros_like(weight)
-                )
-                average.lerp_(weight.grad, 1 - group["momentum"])
-                matrix = weight.grad.lerp(average, group["momentum"]).flatten(1)
-                stretch = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(
-                    orthogonal(matrix).view_as(weight), alpha=-group["lr"] * stretch
-                )
+                if weight.grad is not None:
+                    self._update(weight, weight.grad, group)
+
+    def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        average = self.state[weight].setdefault("average", torch.zeros_like(weight))
+        average.lerp_(gradient, 1 - group["momentum"])
+        matrix = gradient.lerp(average, group["momentum"]).flatten(1)
+        stretch = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(orthogonal(matrix).view_as(weight), alpha=-group["lr"] * stretch)
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -77,19 +75,22 @@ def make_optimisers(
     """One optimiser, or two for muon; biases and normalisation are not decayed."""
     every = [p for p in network.parameters() if p.requires_grad]
     if settings.optimiser == "muon":
-        kernels = [p for p in every if p.ndim == 4 and p.shape[1] > 4]
-        chosen = {id(p) for p in kernels}
-        groups = _groups((p for p in every if id(p) not in chosen), settings)
-        rest = torch.optim.AdamW(
-            groups, settings.learning_rate * ADAMW_SHARE, fused=True
-        )
-        decay = settings.weight_decay
-        return (
-            [Muon(kernels, settings.learning_rate, weight_decay=decay), rest]
-            if kernels
-            else [rest]
-        )
+        return _muon(every, settings)
     return [_one_optimiser(_groups(every, settings), settings)]
+
+
+def _muon(
+    every: list[nn.Parameter], settings: TrainSettings
+) -> list[torch.optim.Optimizer]:
+    """Muon for the kernels of convolutions, and AdamW for the others."""
+    rate = settings.learning_rate
+    kernels = [p for p in every if p.ndim == 4 and p.shape[1] > 4]
+    chosen = {id(p) for p in kernels}
+    groups = _groups((p for p in every if id(p) not in chosen), settings)
+    rest = torch.optim.AdamW(groups, rate * ADAMW_SHARE, fused=True)
+    if not kernels:
+        return [rest]
+    return [Muon(kernels, rate, weight_decay=settings.weight_decay), rest]
 
 
 def _groups(

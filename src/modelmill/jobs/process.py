@@ -94,36 +94,38 @@ def run(spec_bytes: bytes, work: Callable[[JobSpec, Events, Stop], Json]) -> int
     spec = msgspec.json.decode(spec_bytes, type=JobSpec)
     folder = Path(spec.folder)
     try:
-        events = Events(folder / "events.jsonl")
-        started = time.monotonic()
-        result = work(spec, events, Stop())
-        result["seconds"] = round(time.monotonic() - started, 2)
-        write_result(folder, result)
-        events.write("end")
-        events.close()
+        _work(spec, work)
     except Interrupted:
         log.info("stopped; the checkpoint is kept")
         return INTERRUPTED
-    except MillError as error:
-        return _failed(folder, error.message)
-    except ModuleNotFoundError as error:
-        return _failed(
-            folder,
-            f"the package '{error.name}' is not installed: pip install 'modelmill[train]'",
-        )
-    except MemoryError:
-        return _failed(
-            folder,
-            "the memory was not enough; try a smaller batch_size or smaller inputs",
-        )
-    except OSError as error:
-        return _failed(folder, from_os(error, "the job").message)
     except Exception as error:
-        log.exception("the job failed")
-        return _failed(
-            folder, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        )
+        return _failed(folder, _reason(error))
     return 0
+
+
+def _work(spec: JobSpec, work: Callable[[JobSpec, Events, Stop], Json]) -> None:
+    folder = Path(spec.folder)
+    events = Events(folder / "events.jsonl")
+    started = time.monotonic()
+    result = work(spec, events, Stop())
+    result["seconds"] = round(time.monotonic() - started, 2)
+    write_result(folder, result)
+    events.write("end")
+    events.close()
+
+
+def _reason(error: Exception) -> str:
+    """Why a job failed, in a line; the log shows where, if it should not have happened."""
+    if isinstance(error, MillError):
+        return error.message
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package '{error.name}' is not installed: pip install 'modelmill[train]'"
+    if isinstance(error, MemoryError):
+        return "the memory was not enough; try a smaller batch_size or smaller inputs"
+    if isinstance(error, OSError):
+        return from_os(error, "the job").message
+    log.error("the job failed", exc_info=error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _set_up() -> None:

@@ -27,19 +27,14 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
     """Leaves a sealed `bundle` in the job's folder; raises `InvalidInput` for what can't be
     served.
     """
-    folder, upload = Path(spec.folder), Path(spec.bundle)
-    sealed, draft = folder / "bundle", folder / "bundle.draft"
+    folder = Path(spec.folder)
+    sealed = folder / "bundle"
+    draft = folder / "bundle.draft"
     if not sealed.exists():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         try:
-            events.stage("reading the model")
-            manifest = _brought(upload, draft, spec)
-            events.stage("trying it")
-            tried = _try(draft, manifest, spec.threads)
-            if not (draft / CARD).exists():
-                (draft / CARD).write_text(brought_card(spec.name, tried), "utf-8")
-            bundle.seal(draft, tried, sealed)
+            bundle.seal(draft, _fill(draft, spec, events), sealed)
         except BaseException:  # what is refused leaves nothing there
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -49,6 +44,17 @@ def register(spec: JobSpec, events: Events, stop: Stop) -> Json:
         "bundle": bundle.digest_of(sealed),
         "task": manifest.task,
     }
+
+
+def _fill(draft: Path, spec: JobSpec, events: Events) -> Manifest:
+    """Leaves the files of a model that was tried in the draft."""
+    events.stage("reading the model")
+    manifest = _brought(Path(spec.bundle), draft, spec)
+    events.stage("trying it")
+    tried = _try(draft, manifest, spec.threads)
+    if not (draft / CARD).exists():
+        (draft / CARD).write_text(brought_card(spec.name, tried), "utf-8")
+    return tried
 
 
 def _brought(upload: Path, draft: Path, spec: JobSpec) -> Manifest:

@@ -7,11 +7,11 @@ checkpoint.
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -44,6 +44,9 @@ from modelmill.tasks.base import (
     task_named,
 )
 from modelmill.types import WEIGHTS, JobSpec, Json, Lineage, Manifest
+
+if TYPE_CHECKING:
+    from modelmill.jobs.objective import Objective
 
 ENGINE = "onnx"
 GOLDEN = 4
@@ -85,7 +88,6 @@ def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
 def make(one: Training, material: Material, draft: Path) -> Manifest:
     """Train, convert and evaluate; leaves all files of the bundle in `draft` but its manifest."""
     spec = one.spec
-    folder = Path(spec.folder)
     chosen, context = prepare(one, material, draft)
     data, validation = (
         material.decoded(split, one.task, context, Path(spec.cache))
@@ -97,24 +99,29 @@ def make(one: Training, material: Material, draft: Path) -> Manifest:
     model = Predictor(draft, manifest, spec.threads)
     golden(model, material, draft)
     found = evaluate(model, material, "test", one.events, one.stop)
-    previews = {
-        path.name: path.read_bytes()
-        for path in (folder / "pictures").glob("samples-*.png")
-    }
-    pictures = (
-        previews
-        | found.pictures
-        | ({"curves.png": curves_picture(history)} if history else {})
-    )
-    for place in (draft / "pictures", folder / "pictures"):
-        save_pictures(place, pictures)
+    pictures = keep_pictures(one, draft, found.pictures, history)
     manifest = msgspec.structs.replace(
         manifest, metrics=found.metrics, batches=batches(model)
     )
-    (draft / CARD).write_text(
-        model_card(spec.name, manifest, sorted(pictures)), "utf-8"
-    )
+    card = model_card(spec.name, manifest, sorted(pictures))
+    (draft / CARD).write_text(card, "utf-8")
     return manifest
+
+
+def keep_pictures(
+    one: Training, draft: Path, found: Mapping[str, bytes], history: list[Json]
+) -> dict[str, bytes]:
+    """Previews, those of the evaluation and the learning curves, in the bundle and in the job's
+    folder.
+    """
+    folder = Path(one.spec.folder) / "pictures"
+    previews = {path.name: path.read_bytes() for path in folder.glob("samples-*.png")}
+    pictures = {**previews, **found}
+    if history:
+        pictures["curves.png"] = curves_picture(history)
+    for place in (draft / "pictures", folder):
+        save_pictures(place, pictures)
+    return pictures
 
 
 def prepare(one: Training, material: Material, draft: Path) -> tuple[Plan, Context]:
@@ -141,20 +148,17 @@ def choose(one: Training, material: Material, samples: list[Any]) -> Plan:
     given = one.spec.settings
     if base is not None:
         given = base.settings(one.recipe, one.spec.task, given)
+    fits_data = hasattr(one.recipe, "fit_to")
     facts = Facts(
         counts={split: material.count(split) for split in SPLITS},
         classes=material.classes("train"),
-        inputs=one.task.describe_inputs(samples)
-        if hasattr(one.recipe, "fit_to")
-        else None,
+        inputs=one.task.describe_inputs(samples) if fits_data else None,
         base=base.manifest.task if base else "",
     )
     plan, choices = fitted(one.recipe, facts, given)
     for choice in choices:
-        one.events.stage(
-            f"{choice.why}: "
-            f"{', '.join(f'{name}={value}' for name, value in choice.settings.items())}"
-        )
+        settings = [f"{name}={value}" for name, value in choice.settings.items()]
+        one.events.stage(f"{choice.why}: {', '.join(settings)}")
     return plan
 
 
@@ -164,9 +168,8 @@ def fit(
     """Train by the recipe's own `fit`, or its `network` by the loop; writes weights and model,
     returns history.
     """
-    task, draft = one.task, context.folder
     signature = Signature(
-        inputs=task.inputs(context),
+        inputs=one.task.inputs(context),
         classes=len(context.labels),
         preprocessing=context.preprocessing,
     )
@@ -179,17 +182,21 @@ def fit(
         network, weights, history = fit_network(
             one, chosen, signature, (data, validation), start
         )
-    save_weights(weights, draft)
-    one.events.stage(f"converting to {ENGINE}")
-    graphs = (
-        network
-        if isinstance(network, dict)
-        else {"": Graph(network, *task.graph(context))}
-    )
-    for name, graph in graphs.items():
-        (draft / name).mkdir(exist_ok=True)
-        convert(graph.network, graph.inputs, graph.outputs, draft / name)
+    save_weights(weights, context.folder)
+    export(one, network, context)
     return history
+
+
+def export(one: Training, network: Any, context: Context) -> None:
+    """Write the network as the engine reads it, or each of several in a folder of its own."""
+    one.events.stage(f"converting to {ENGINE}")
+    graphs = network
+    if not isinstance(network, dict):
+        graphs = {"": Graph(network, *one.task.graph(context))}
+    for name, graph in graphs.items():
+        folder = context.folder / name
+        folder.mkdir(exist_ok=True)
+        convert(graph.network, graph.inputs, graph.outputs, folder)
 
 
 def fit_network(
@@ -206,57 +213,63 @@ def fit_network(
     from modelmill.jobs.objective import objective
 
     assert chosen.train is not None
-    data, validation = both
     torch.set_num_threads(one.spec.threads)
     torch.manual_seed(chosen.seed)
     network = start()
     count = sum(parameter.numel() for parameter in network.parameters())
     one.events.stage(
-        f"training {count:,} parameters on {len(data)} items, {_length(chosen.train)}"
+        f"training {count:,} parameters on {len(both[0])} items, {_length(chosen.train)}"
     )
-    aim, change = objective(one.task, one.recipe), None
-    if aim.change is not None and chosen.augment not in (None, NONE):
-        change = functools.partial(_changed, aim.change, chosen.augment, signature)
-    folder = Path(one.spec.folder)
+    aim = objective(one.task, one.recipe)
     trained = Loop(
         network,
-        data,
-        validation,
+        *both,
         chosen.train,
         aim,
-        change,
-        folder,
+        _augmentation(aim, chosen, signature),
+        Path(one.spec.folder),
         one.events,
         one.stop,
     ).run()
-    weights = {
-        name: tensor.numpy() for name, tensor in trained.network.state_dict().items()
-    }
+    state = trained.network.state_dict()
+    weights = {name: tensor.numpy() for name, tensor in state.items()}
     return aim.deployed(trained.network, signature), weights, trained.history
+
+
+def _augmentation(
+    aim: "Objective", chosen: Plan, signature: Signature
+) -> Callable[[Any], Any] | None:
+    """What changes each batch, where the task has it and the settings want it."""
+    if aim.change is None or chosen.augment in (None, NONE):
+        return None
+    return functools.partial(_changed, aim.change, chosen.augment, signature)
 
 
 def begin(one: Training, chosen: Plan, signature: Signature, labels: list[str]) -> Any:
     """The network before its training: new, or with the weights of the version it starts from."""
     assert chosen.train is not None
-    base = one.base
     network = one.recipe.network(chosen.network, signature)
-    taken = list[str]()
-    if base is not None:
-        head = (
-            head_of(one.recipe, chosen, signature)
-            if labels != base.manifest.labels
-            else set()
-        )
-        taken, new = base.give(network, head)
-        one.events.stage(
-            f"starting from {base.name}: {len(taken)} weights "
-            f"taken{f', new: {few(new)}' if new else ''}"
-        )
-    if chosen.train.freeze:
-        one.events.stage(
-            f"{freeze(network, chosen.train.freeze, taken):,} parameters stay as they are"
-        )
+    taken = _inherit(one, chosen, signature, labels, network) if one.base else []
+    parts = chosen.train.freeze
+    if parts:
+        count = freeze(network, parts, taken)
+        one.events.stage(f"{count:,} parameters stay as they are")
     return network
+
+
+def _inherit(
+    one: Training, chosen: Plan, signature: Signature, labels: list[str], network: Any
+) -> list[str]:
+    """Take over the weights of the base, but those that tell other classes apart; their names."""
+    base = one.base
+    assert base is not None
+    head = set[str]()
+    if labels != base.manifest.labels:
+        head = head_of(one.recipe, chosen, signature)
+    taken, new = base.give(network, head)
+    others = f", new: {few(new)}" if new else ""
+    one.events.stage(f"starting from {base.name}: {len(taken)} weights taken{others}")
+    return taken
 
 
 def _length(settings: TrainSettings) -> str:
@@ -321,9 +334,12 @@ def golden(model: Predictor, material: Material, draft: Path) -> None:
         inputs.append(model.task.as_sent(model.task.measured_by(item, model.context)))
     if not inputs:
         raise InvalidInput("there is nothing to test on")
-    write_golden(draft, inputs, [model.predict([raw])[0] for raw in inputs])
+    _write_golden(model, draft, inputs)
     for precision in engine_named(ENGINE).VARIANTS:
         if (draft / precision).exists():
             other = Predictor(draft, model.manifest, model.threads, precision=precision)
-            answers = [other.predict([raw])[0] for raw in inputs]
-            write_golden(draft / precision, inputs, answers)
+            _write_golden(other, draft / precision, inputs)
+
+
+def _write_golden(model: Predictor, folder: Path, inputs: list[bytes | str]) -> None:
+    write_golden(folder, inputs, [model.predict([raw])[0] for raw in inputs])

@@ -41,13 +41,18 @@ class Failures:
         self._failures[key] = (failures, now + wait)
         self._writes.changed = True
         row = self._row(key[0])
-        if not count or row is None:
-            return
-        if (row.model, row.version) == key[1]:
+        if count and row is not None:
+            self._tell(row, key[1], message, failures)
+
+    def _tell(
+        self, row: Deployment, version: Version, message: str, failures: int
+    ) -> None:
+        """Write down why the main version does not start; give up a canary that fails again."""
+        if (row.model, row.version) == version:
             self._writes.note(row, error=message)
-        elif failures >= CANARY_FAILURES and key[1] in versions_of(row):
-            self._canaries.roll_back(row, key[1], message)
-            self.forget(key)
+        elif failures >= CANARY_FAILURES and version in versions_of(row):
+            self._canaries.roll_back(row, version, message)
+            self.forget((row.id, version))
 
     def forget(self, key: Key) -> None:
         """It is ready, or nobody wants it any more."""

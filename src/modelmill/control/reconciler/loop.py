@@ -133,20 +133,23 @@ class Reconciler:
             worker.handle.kill()
 
     def _read(self, now: float) -> None:
-        """Read the rows of deployments; forget what is about those that are gone."""
+        """Read the rows of deployments; what users have asked for since is to start."""
         for row in self._writes.read():
             self._admission.request(row)
             self._autoscaler.request(row, now)
-        rows = self._writes.rows
-        self._rows = {row.id: row for row in rows}
+        self._rows = {row.id: row for row in self._writes.rows}
         self._autoscaler.refresh()
         self._admission.refresh()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is known of deployments, canaries and versions that are gone."""
+        rows = self._writes.rows
         self._queues.keep({self._writes.name(row) for row in rows})
         variants = {(row.id, version) for row in rows for version in versions_of(row)}
         self._canaries.keep(variants)
-        self._failures.keep(
-            variants | {(row.id, (row.model, row.version)) for row in rows}
-        )
+        main = {(row.id, (row.model, row.version)) for row in rows}
+        self._failures.keep(variants | main)
 
     def _match(self, counts: dict[int, int], now: float) -> None:
         """Start and let go workers, so that each deployment has as many as it should."""

@@ -83,9 +83,9 @@ class Rollout:
             self._start(target, target.main)
         outdated = [w for w in workers if not w.ready and w not in current]
         self._workers.let_go(outdated, target.now)
-        if sum(worker.ready for worker in current) >= count:
+        if len(_ready(current)) >= count:
             self._route_to(target.row)
-        ready = [worker for worker in fitting if worker.ready]
+        ready = _ready(fitting)
         if len(ready) >= count:
             self._leave_only(ready[:count], workers, target.now)
 
@@ -115,9 +115,8 @@ class Rollout:
             fitting = [w for w in running if w.runs_as(target.options)]
             if not fitting:
                 self._start(target, version)
-            ready = [worker for worker in fitting if worker.ready][:1]
-            former = [worker for worker in running if worker.ready][:1]
-            variants += ready or former + fitting[:1]
+            ready = _ready(fitting)[:1]
+            variants += ready or _ready(running)[:1] + fitting[:1]
         return variants
 
     def _start(self, target: Target, version: Version) -> None:
@@ -137,3 +136,7 @@ class Rollout:
             self._failures.record(key, str(error), now)
         else:
             self._workers.add(worker)
+
+
+def _ready(workers: list[Running]) -> list[Running]:
+    return [worker for worker in workers if worker.ready]

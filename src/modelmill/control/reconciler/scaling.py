@@ -57,25 +57,29 @@ def scale(
     if signals.waiting and signals.oldest > options.target_delay_ms / 1e3:
         may_grow = complete and wanted < most and now - state.changed >= STEP_SECONDS
         return Scale(wanted + 1, now) if may_grow else replace(state, calm_since=None)
-    idle = min(signals.idle_seconds, now - state.changed)
-    if (
-        not fewest
-        and wanted
-        and not signals.waiting
-        and not signals.busy
-        and idle >= options.idle_seconds
-    ):
+    if wanted and not fewest and _is_idle(now, state, signals, options):
         return Scale(0, now)
-    spare = (
-        signals.busy < wanted
-        and signals.oldest <= options.target_delay_ms / 1e3 * BUSY_WAIT
-    )
-    if wanted <= max(fewest, 1) or not spare:
+    if wanted <= max(fewest, 1) or not _is_calm(wanted, signals, options):
         return replace(state, calm_since=None)
     since = now if state.calm_since is None else state.calm_since
     if now - since >= min(CALM_SECONDS, options.idle_seconds):
         return Scale(wanted - 1, now)
     return replace(state, calm_since=since)
+
+
+def _is_idle(
+    now: float, state: Scale, signals: Signals, options: ServingOptions
+) -> bool:
+    """Whether nobody has called for so long that no worker is needed."""
+    if signals.waiting or signals.busy:
+        return False
+    return min(signals.idle_seconds, now - state.changed) >= options.idle_seconds
+
+
+def _is_calm(wanted: int, signals: Signals, options: ServingOptions) -> bool:
+    """Whether one worker fewer would do."""
+    longest = options.target_delay_ms / 1e3 * BUSY_WAIT
+    return signals.busy < wanted and signals.oldest <= longest
 
 
 @dataclass(frozen=True)

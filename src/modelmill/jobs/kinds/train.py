@@ -114,20 +114,25 @@ def _recipe_name(asked: str, task: str, base: "Version | None") -> str:
     """
     if base is None:
         return asked or task_named(task).RECIPE
-    name = f"{base.model}:{base.number}"
     if WEIGHTS not in base.manifest["files"]:
         raise InvalidInput(
-            f"{name} has no weights to start from: it came here as a finished network"
+            f"{base.model}:{base.number} has no weights to start from: it came here as a finished "
+            "network"
         )
     same = base.manifest["lineage"]["recipe"] if base.task == task else ""
     chosen = asked or same or task_named(task).RECIPE
-    if not hasattr(recipe_named(task, chosen), "network"):
+    if not _has_network(task, chosen):
         recipes = plugins.names(plugins.recipes_of(task))
-        others = [one for one in recipes if hasattr(recipe_named(task, one), "network")]
+        others = [recipe for recipe in recipes if _has_network(task, recipe)]
         raise InvalidInput(
             f"the recipe {chosen} starts from nothing; choose another: {', '.join(others)}"
         )
     return chosen
+
+
+def _has_network(task: str, recipe: str) -> bool:
+    """Whether a recipe trains a network, which can start from weights."""
+    return hasattr(recipe_named(task, recipe), "network")
 
 
 KIND = Train()

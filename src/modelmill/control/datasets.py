@@ -58,13 +58,8 @@ class Datasets:
 
     def all(self, project: int) -> list[Dataset]:
         """All of a project, by name."""
-        with self._database.session() as session:
-            query = (
-                select(Dataset)
-                .where(Dataset.project_id == project)
-                .order_by(Dataset.name)
-            )
-            return list(session.scalars(query))
+        query = select(Dataset).where(Dataset.project_id == project)
+        return self._database.all(query.order_by(Dataset.name))
 
     def get(self, project: int, name: str) -> Dataset:
         """One by name; raises `NotFound` naming those that exist."""

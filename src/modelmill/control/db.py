@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     DateTime,
     ForeignKey,
+    Select,
     UniqueConstraint,
     create_engine,
     event,
@@ -32,6 +33,8 @@ from modelmill.errors import Conflict, MillError, StorageFull
 if TYPE_CHECKING:
     from alembic.config import Config
 from modelmill.types import Json
+
+T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0004"
@@ -245,6 +248,16 @@ class Database:
             ) from error
         except DatabaseError as error:
             raise _failure(str(error.orig)) from error
+
+    def all(self, query: Select[T]) -> list[T]:
+        """What a query finds, in a transaction of its own."""
+        with self.session() as session:
+            return list(session.scalars(query))
+
+    def first(self, query: Select[T]) -> T | None:
+        """The first that a query finds, in a transaction of its own."""
+        with self.session() as session:
+            return session.scalars(query).first()
 
     def migrate(self) -> None:
         """Bring the schema to this version; raises `MillError` when it is of a newer one."""

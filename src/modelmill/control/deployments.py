@@ -16,7 +16,7 @@ from modelmill.control.db import (
 )
 from modelmill.control.options import complete
 from modelmill.control.registry import Registry
-from modelmill.control.routes import Manifests, Routes
+from modelmill.control.routes import Manifests, Routes, by_deployment
 from modelmill.errors import Conflict, InvalidInput, unknown
 from modelmill.types import Manifest, Snapshot, Variant
 
@@ -43,12 +43,7 @@ class Deployments:
         version = self._registry.get(project, reference)
         name = name or version.model
         with self._database.session() as session:
-            row = self._find(session, project, name)
-            if row is None:
-                row = Deployment(project_id=project, name=name, replicas=1)
-                row.options = {}
-                row.variants = []
-                session.add(row)
+            row = self._find(session, project, name) or _new(session, project, name)
             _make_main(row, version.model, version.number)
             options = complete(row, changed)
             row.options = msgspec.to_builtins(options)
@@ -74,10 +69,7 @@ class Deployments:
             self._refuse_other_signature(session, row, version)
             given = {key: value for key, value in fields.items() if value is not None}
             variant = Variant(model=version.model, version=version.number, **given)
-            others = _others(row, version.model, version.number)
-            _refuse_weight(row, others, variant)
-            row.variants = [*others, msgspec.to_builtins(variant)]
-            row.note = ""
+            _add_beside(row, variant)
             bump(session, ROUTES)
         return row
 
@@ -132,13 +124,8 @@ class Deployments:
 
     def all(self, project: int) -> list[Deployment]:
         """All of a project, by name."""
-        with self._database.session() as session:
-            query = (
-                select(Deployment)
-                .where(Deployment.project_id == project)
-                .order_by(Deployment.name)
-            )
-            return list(session.scalars(query))
+        query = select(Deployment).where(Deployment.project_id == project)
+        return self._database.all(query.order_by(Deployment.name))
 
     def get(self, project: int, name: str) -> Deployment:
         """One by name; raises `NotFound` naming those that exist."""
@@ -147,13 +134,8 @@ class Deployments:
 
     def replicas(self, project: int) -> dict[int, list[Replica]]:
         """The workers of each deployment, by its number."""
-        with self._database.session() as session:
-            found: dict[int, list[Replica]] = {}
-            for replica in session.scalars(
-                select(Replica).where(Replica.project_id == project)
-            ):
-                found.setdefault(replica.deployment_id, []).append(replica)
-            return found
+        query = select(Replica).where(Replica.project_id == project)
+        return by_deployment(self._database.all(query))
 
     def snapshot(self, known: Snapshot | None) -> Snapshot | None:
         """Routes and keys for a gateway, or None when nothing has changed since its snapshot
@@ -208,6 +190,15 @@ class Deployments:
         return matching[0]
 
 
+def _new(session: Session, project: int, name: str) -> Deployment:
+    """A deployment that serves nothing yet."""
+    row = Deployment(project_id=project, name=name, replicas=1)
+    row.options = {}
+    row.variants = []
+    session.add(row)
+    return row
+
+
 def _make_main(row: Deployment, model: str, version: int) -> None:
     """Let a version answer; it is no canary or shadow any more."""
     row.variants = _others(row, model, version)
@@ -227,14 +218,16 @@ def _others(row: Deployment, model: str, version: int) -> list[dict[str, Any]]:
     ]
 
 
-def _refuse_weight(
-    row: Deployment, others: list[dict[str, Any]], variant: Variant
-) -> None:
+def _add_beside(row: Deployment, variant: Variant) -> None:
+    """Add a canary or shadow, or change it; raises `InvalidInput` for too much weight."""
+    others = _others(row, variant.model, variant.version)
     total = sum(other["weight"] for other in others) + variant.weight
     if total > 1 + 1e-9:  # sums of tenths are not exact
         raise InvalidInput(
             f"the canaries of '{row.name}' would get more than all requests"
         )
+    row.variants = [*others, msgspec.to_builtins(variant)]
+    row.note = ""
 
 
 def _input_names(manifest: Manifest) -> list[str]:

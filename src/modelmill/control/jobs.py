@@ -86,18 +86,13 @@ class Jobs:
 
     def all(self, project: int) -> list[Job]:
         """All of a project, newest first."""
-        with self._database.session() as session:
-            return list(
-                session.scalars(
-                    select(Job).where(Job.project_id == project).order_by(Job.id.desc())
-                )
-            )
+        query = select(Job).where(Job.project_id == project)
+        return self._database.all(query.order_by(Job.id.desc()))
 
     def get(self, project: int, number: int) -> Job:
         """One by number; raises `NotFound`."""
         query = select(Job).where(Job.project_id == project, Job.id == number)
-        with self._database.session() as session:
-            row = session.scalars(query).first()
+        row = self._database.first(query)
         if row is None:
             newest = next((job.id for job in self.all(project)), None)
             there_is = f"the newest is {newest}" if newest else "there are none yet"
@@ -188,11 +183,8 @@ class JobRunner:
 
     def _take_in_ended(self) -> None:
         """Take in what jobs left whose end nobody saw."""
-        with self._database.session() as session:
-            running = list(
-                session.scalars(select(Job.id).where(Job.state == "running"))
-            )
-        for number in running:
+        running = select(Job.id).where(Job.state == "running")
+        for number in self._database.all(running):
             if (self._stores.folder(number) / RESULT).exists():
                 with suppress(MillError):  # else it is queued again
                     self._take_in(number, 0)
@@ -312,13 +304,8 @@ class JobRunner:
         return True
 
     def _cancel(self) -> None:
-        with self._database.session() as session:
-            asked = list(
-                session.scalars(
-                    select(Job.id).where(Job.state == "running", Job.cancel)
-                )
-            )
-        for number in asked:
+        asked = select(Job.id).where(Job.state == "running", Job.cancel)
+        for number in self._database.all(asked):
             if handle := self._running.get(number):
                 handle.kill()
             self._finish(number, "cancelled", "")

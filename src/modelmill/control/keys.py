@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 
 from modelmill.control.db import KEYS, ApiKey, Database, bump, project_id
 from modelmill.errors import Conflict, InvalidInput, unknown
@@ -52,12 +53,11 @@ class Keys:
             rate=rate,
             burst=burst or math.ceil(rate),
         )
+        same = select(ApiKey.id).where(
+            ApiKey.project_id == project, ApiKey.name == name
+        )
         with self._database.session() as session:
-            if session.scalar(
-                select(ApiKey.id).where(
-                    ApiKey.project_id == project, ApiKey.name == name
-                )
-            ):
+            if session.scalar(same):
                 raise Conflict(
                     f"there is a key '{name}' already: choose another name, or remove it first"
                 )
@@ -67,30 +67,29 @@ class Keys:
 
     def all(self, project: int) -> list[ApiKey]:
         """All of a project, by name."""
-        with self._database.session() as session:
-            return list(
-                session.scalars(
-                    select(ApiKey)
-                    .where(ApiKey.project_id == project)
-                    .order_by(ApiKey.name)
-                )
-            )
+        query = select(ApiKey).where(ApiKey.project_id == project)
+        return self._database.all(query.order_by(ApiKey.name))
 
     def remove(self, project: int, name: str) -> None:
         """Revoke a key; raises `NotFound`, and `Conflict` for the last admin key."""
         rows = {row.name: row for row in self.all(project)}
         if name not in rows:
             raise unknown("key", name, rows)
+        row = rows[name]
         with self._database.session() as session:
-            session.execute(delete(ApiKey).where(ApiKey.id == rows[name].id))
+            session.execute(delete(ApiKey).where(ApiKey.id == row.id))
             # Counted after the deletion, which locks the database: two calls can't remove the last
             # two.
-            admins = select(func.count()).where(
-                ApiKey.project_id == project, ApiKey.role == ADMIN
-            )
-            if rows[name].role == ADMIN and not session.scalar(admins):
+            if row.role == ADMIN and not _count_admins(session, project):
                 raise Conflict(f"'{name}' is the last admin key: add another one first")
             bump(session, KEYS)
+
+
+def _count_admins(session: Session, project: int) -> int:
+    query = select(func.count()).where(
+        ApiKey.project_id == project, ApiKey.role == ADMIN
+    )
+    return session.scalar(query) or 0
 
 
 def ensure_admin_key(database: Database, home: Path) -> Path:

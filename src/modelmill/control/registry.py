@@ -55,8 +55,7 @@ class Registry:
         query = select(Version).where(
             Version.project_id == project, Version.job_id == job
         )
-        with self._database.session() as session:
-            return session.scalars(query).first()
+        return self._database.first(query)
 
     @staticmethod
     def _next_number(session: Session, project: int, model: str) -> int:
@@ -84,10 +83,7 @@ class Registry:
     def all(self, project: int) -> list[Version]:
         """All versions, newest of each model first."""
         query = select(Version).where(Version.project_id == project)
-        with self._database.session() as session:
-            return list(
-                session.scalars(query.order_by(Version.model, Version.number.desc()))
-            )
+        return self._database.all(query.order_by(Version.model, Version.number.desc()))
 
     def get(self, project: int, reference: str | Reference) -> Version:
         """The version of `NAME[:VERSION|@ALIAS]`, the newest by default; raises `NotFound`."""
@@ -128,32 +124,22 @@ class Registry:
 
     def aliases(self, project: int) -> list[Alias]:
         """All aliases."""
-        with self._database.session() as session:
-            return list(
-                session.scalars(select(Alias).where(Alias.project_id == project))
-            )
+        return self._database.all(select(Alias).where(Alias.project_id == project))
 
     def alias(self, project: int, reference: str, name: str) -> Version:
         """Point an alias at a version, in one step."""
         version = self.get(project, reference)
+        query = select(Alias).where(
+            Alias.project_id == project,
+            Alias.model == version.model,
+            Alias.name == name,
+        )
         with self._database.session() as session:
-            query = select(Alias).where(
-                Alias.project_id == project,
-                Alias.model == version.model,
-                Alias.name == name,
-            )
             row = session.scalars(query).first()
             if row is None:
-                session.add(
-                    Alias(
-                        project_id=project,
-                        model=version.model,
-                        name=name,
-                        version=version.number,
-                    )
-                )
-            else:
-                row.version = version.number
+                row = Alias(project_id=project, model=version.model, name=name)
+                session.add(row)
+            row.version = version.number
         return version
 
     def folder(self, version: Version) -> Path:

@@ -1,6 +1,7 @@
 """The routes of gateways: what each deployment serves at this moment, and the keys of callers."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -81,20 +82,20 @@ class Routes:
         if known is not None and known.revision == revision:
             return None
         projects = {row.id: row.name for row in session.scalars(select(Project))}
-        if known is not None and known.revision[1] == revision[1]:
-            keys = known.keys
-        else:
+        keys = routes = None
+        if known is not None:
+            keys = known.keys if known.revision[1] == revision[1] else None
+            routes = known.routes if known.revision[0] == revision[0] else None
+        if keys is None:
             keys = _keys(session, projects)
-        if known is not None and known.revision[0] == revision[0]:
-            routes = known.routes
-        else:
+        if routes is None:
             routes = self._routes(session, projects)
         return Snapshot(revision=revision, routes=routes, keys=keys)
 
     def _routes(
         self, session: Session, projects: dict[int, str]
     ) -> dict[str, ServedVersion]:
-        replicas = _ready_replicas(session)
+        replicas = by_deployment(session.scalars(select(Replica).where(Replica.ready)))
         routes = {}
         for row in session.scalars(select(Deployment)):
             serving = Serving(row, projects[row.project_id], replicas.get(row.id, []))
@@ -165,10 +166,10 @@ class Routes:
         )
 
 
-def _ready_replicas(session: Session) -> dict[int, list[Replica]]:
-    """The ready workers of each deployment, by its number."""
+def by_deployment(replicas: Iterable[Replica]) -> dict[int, list[Replica]]:
+    """The workers of each deployment, by its number."""
     found: dict[int, list[Replica]] = {}
-    for replica in session.scalars(select(Replica).where(Replica.ready)):
+    for replica in replicas:
         found.setdefault(replica.deployment_id, []).append(replica)
     return found
 

@@ -69,9 +69,13 @@ class Contention:
         now = self._clock()
         if now - self._looked < LOOK_SECONDS:
             return
-        before, self._before = self._before, self._times()
+        before = self._before
+        self._before = self._times()
         self._looked = now
-        times = slowdown(before, self._before)
+        self._tell(slowdown(before, self._before))
+
+    def _tell(self, times: float) -> None:
+        """Say what has changed, where the training is so many times slower than alone."""
         if times > BUSY and not self._busy:
             self._busy = True
             self._events.stage(

@@ -116,14 +116,17 @@ class Material:
         key = self._key(split, task, context)
         tell = self._events.counter(f"decoding {split}", count)
         arrays = cached(folder, key, build, count, tell)
-        # Of a split that was decoded before nobody has read the samples again.
+        self._drop_samples(split)
+        return arrays
+
+    def _drop_samples(self, split: str) -> None:
+        """Of a split that was decoded before nobody has read the samples again."""
         code = SPLITS.index(split)
         self._sampled = {
             row: item
             for row, item in self._sampled.items()
             if self._splits[row] != code
         }
-        return arrays
 
     def _rows(self, split: str) -> NDArray[np.intp]:
         return np.flatnonzero(self._splits == SPLITS.index(split))

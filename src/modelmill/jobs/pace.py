@@ -63,10 +63,14 @@ class Pace:
             self.share = step / self._steps
             return
         if not self._measured:
-            seconds = (self._clock() - self._begun) * validated / max(trained, 1)
-            self._closing = min(seconds * VALIDATION_SHARE, self._budget / 2)
+            self._closing = self._estimate(validated / max(trained, 1))
         by_time = self.spent / max(self._budget - self._closing, 1e-9)
         self.share = max(self.share, min(1.0, max(by_time, step / self._steps)))
+
+    def _estimate(self, share: float) -> float:
+        """Seconds of a validation of so many items by the number of those that were trained."""
+        seconds = (self._clock() - self._begun) * share
+        return min(seconds * VALIDATION_SHARE, self._budget / 2)
 
     def validated(self, seconds: float) -> None:
         """A validation took so long: as long is kept free for the last one."""

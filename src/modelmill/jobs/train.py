@@ -67,22 +67,26 @@ class Training(NamedTuple):
 def train_version(spec: JobSpec, events: Events, stop: Stop) -> Json:
     """Leaves a sealed `bundle` and `pictures` in the job's folder; the result holds the metrics."""
     folder = Path(spec.folder)
-    sealed, draft = folder / "bundle", folder / "bundle.draft"
+    sealed = folder / "bundle"
+    draft = folder / "bundle.draft"
     if sealed.exists():  # stopped between sealing and reporting
-        return {
-            "metrics": bundle.open_bundle(sealed).metrics,
-            "bundle": bundle.digest_of(sealed),
-        }
+        metrics = bundle.open_bundle(sealed).metrics
+        return {"metrics": metrics, "bundle": bundle.digest_of(sealed)}
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    task, recipe = task_named(spec.task), recipe_named(spec.task, spec.recipe)
-    base = Base(spec.base, Path(spec.bundle)) if spec.base else None
-    one = Training(spec, task, recipe, base, events, stop)
     with Material(spec, events, stop) as material:
-        manifest = make(one, material, draft)
+        manifest = make(_training(spec, events, stop), material, draft)
     digest = bundle.seal(draft, manifest, sealed)
     trim(Path(spec.cache), CACHE_BYTES)
     return {"metrics": manifest.metrics, "bundle": digest}
+
+
+def _training(spec: JobSpec, events: Events, stop: Stop) -> Training:
+    """The task, the recipe and the version to start from, by their names."""
+    task = task_named(spec.task)
+    recipe = recipe_named(spec.task, spec.recipe)
+    base = Base(spec.base, Path(spec.bundle)) if spec.base else None
+    return Training(spec, task, recipe, base, events, stop)
 
 
 def make(one: Training, material: Material, draft: Path) -> Manifest:
@@ -94,14 +98,13 @@ def make(one: Training, material: Material, draft: Path) -> Manifest:
         for split in ("train", "val")
     )
     history = fit(one, chosen, context, data, validation)
-    manifest = describe(one, context, chosen)
     one.events.stage("evaluating through the served path")
-    model = Predictor(draft, manifest, spec.threads)
+    model = Predictor(draft, describe(one, context, chosen), spec.threads)
     golden(model, material, draft)
     found = evaluate(model, material, "test", one.events, one.stop)
     pictures = keep_pictures(one, draft, found.pictures, history)
     manifest = msgspec.structs.replace(
-        manifest, metrics=found.metrics, batches=batches(model)
+        model.manifest, metrics=found.metrics, batches=batches(model)
     )
     card = model_card(spec.name, manifest, sorted(pictures))
     (draft / CARD).write_text(card, "utf-8")

@@ -60,22 +60,20 @@ class Reconciler:
         self._cores = limits.cores
         self._notify_gateways = notify_gateways
         self._rows: dict[int, Deployment] = {}
-        self._queues = Queues()
+        self._queues = queues = Queues()
         self._writes = writes = PendingWrites(database)
         self._workers = workers = Workers(writes)
         self._canaries = Canaries(writes, tally)
-        self._failures = Failures(writes, self._canaries)
-        self._health = Health(workers, self._failures, writes, limits.load_seconds)
-        self._autoscaler = Autoscaler(writes, workers, self._queues)
-        self._memory = MemoryBudget(
-            limits.memory_bytes, writes, workers, self._queues, self._autoscaler
+        self._failures = failures = Failures(writes, self._canaries)
+        self._health = Health(workers, failures, writes, limits.load_seconds)
+        self._autoscaler = scaler = Autoscaler(writes, workers, queues)
+        self._memory = memory = MemoryBudget(
+            limits.memory_bytes, writes, workers, queues, scaler
         )
         self._admission = Admission(
-            limits.cores, writes, workers, self._queues, self._memory, self._autoscaler
+            limits.cores, writes, workers, queues, memory, scaler
         )
-        self._rollout = Rollout(
-            writes, workers, self._failures, self._admission, launcher
-        )
+        self._rollout = Rollout(writes, workers, failures, self._admission, launcher)
 
     def recover(self) -> None:
         """At start: drop the workers of an earlier run; sleeping deployments stay asleep."""

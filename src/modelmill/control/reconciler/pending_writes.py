@@ -51,19 +51,12 @@ class PendingWrites:
         self._desired = {row.id: _desired_of(row) for row in self.rows}
         if before is None:
             return []
-        fresh = {
-            number
-            for number, desired in self._desired.items()
-            if before.get(number) != desired
-        }
+        fresh = {n for n, desired in self._desired.items() if before.get(n) != desired}
         self._drop_outdated(fresh)
         for row in self.rows:
             self._apply(row)
-        return [
-            row
-            for row in self.rows
-            if row.id in fresh and row.loaded and not row.asleep
-        ]
+        changed = [row for row in self.rows if row.id in fresh]
+        return [row for row in changed if row.loaded and not row.asleep]
 
     def _drop_outdated(self, fresh: set[int]) -> None:
         """A change that was decided for an older desired state is not written."""

@@ -61,9 +61,14 @@ def scale(
         return Scale(0, now)
     if wanted <= max(fewest, 1) or not _is_calm(wanted, signals, options):
         return replace(state, calm_since=None)
+    return _after_calm(now, state, options)
+
+
+def _after_calm(now: float, state: Scale, options: ServingOptions) -> Scale:
+    """One worker fewer, when the queue is calm for long enough."""
     since = now if state.calm_since is None else state.calm_since
     if now - since >= min(CALM_SECONDS, options.idle_seconds):
-        return Scale(wanted - 1, now)
+        return Scale(state.wanted - 1, now)
     return replace(state, calm_since=since)
 
 

@@ -62,8 +62,7 @@ class Train(Kind[TrainRequest]):
         task = usual_name(request.task)
         base = stores.registry.get(project, request.base) if request.base else None
         recipe = _recipe_name(request.recipe, task, base)
-        valid = plan(recipe_named(task, recipe), request.settings).flat()
-        settings = {setting: valid[setting] for setting in request.settings}
+        settings = _valid(task, recipe, request.settings)
         dataset = stores.datasets.trainable(project, request.data, task)
         with stores.database.session() as session:
             stores.registry.refuse_other_task(session, project, request.name, task)
@@ -106,6 +105,12 @@ class Train(Kind[TrainRequest]):
         )
         (folder / "checkpoint.pt").unlink(missing_ok=True)
         return version.number
+
+
+def _valid(task: str, recipe: str, given: Json) -> Json:
+    """The settings that were given, checked; raises `InvalidInput`."""
+    every = plan(recipe_named(task, recipe), given).flat()
+    return {setting: every[setting] for setting in given}
 
 
 def _recipe_name(asked: str, task: str, base: "Version | None") -> str:

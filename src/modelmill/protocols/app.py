@@ -444,13 +444,20 @@ async def _stream(send: Send, response: StreamingResponse, request: Request) -> 
         headers.append((b"x-request-id", request.id.encode()))
     await _start(send, response.status, headers)
     try:
-        async for piece in response.pieces:
-            if request.gone is not None and request.gone():
-                return
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        await _send_pieces(send, response.pieces, request.gone)
     finally:
         await response.pieces.aclose()
+
+
+async def _send_pieces(
+    send: Send, pieces: AsyncGenerator[bytes], gone: Callable[[], bool] | None
+) -> None:
+    """The body of a response piece by piece, until the client has gone."""
+    async for piece in pieces:
+        if gone is not None and gone():
+            return
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _span_headers(span: Span) -> list[tuple[bytes, bytes]]:

@@ -345,13 +345,18 @@ class Endpoint:
         self.public = public
         self.fast_path = fast_path
         self.pattern = pattern.replace(":path}", "}")
-        whole = re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", pattern)
-        self.regex = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", whole))
+        self.regex = _regex_of(pattern)
 
     def match(self, path: str) -> dict[str, str] | None:
         """The values of the pattern's names, or None."""
         match = self.regex.fullmatch(path)
         return match.groupdict() if match else None
+
+
+def _regex_of(pattern: str) -> re.Pattern[str]:
+    """A path pattern as a regular expression, with a group for each name."""
+    whole = re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", pattern)
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", whole))
 
 
 class HttpProtocol(Protocol):

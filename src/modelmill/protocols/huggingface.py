@@ -333,19 +333,22 @@ async def streamed(
     request: Request, data: bytes, parameters: Mapping[str, Any]
 ) -> StreamingResponse:
     """An event for each token, the last of which has the whole text; raises an early failure."""
+    return StreamingResponse(await after_first(_events(request, data, parameters)))
 
-    async def events() -> AsyncGenerator[bytes]:
-        text, sent = "", False
-        try:
-            async for part in request.stream(data, parameters):
-                text, sent = text + part.text, True
-                yield event(_token(part, text))
-        except MillError as failure:
-            if not sent:
-                raise
-            yield event({"error": failure.message, "error_type": failure.code})
 
-    return StreamingResponse(await after_first(events()))
+async def _events(
+    request: Request, data: bytes, parameters: Mapping[str, Any]
+) -> AsyncGenerator[bytes]:
+    """An event for each token; an error after the first is an event too."""
+    text, sent = "", False
+    try:
+        async for part in request.stream(data, parameters):
+            text, sent = text + part.text, True
+            yield event(_token(part, text))
+    except MillError as failure:
+        if not sent:
+            raise
+        yield event({"error": failure.message, "error_type": failure.code})
 
 
 def _token(part: StreamPart, text: str) -> Json:

@@ -28,6 +28,11 @@ def admin_key_of(headers: Mapping[bytes, bytes], method: str) -> str | None:
     scheme, _, value = _authorization(headers)
     if method not in ("GET", "HEAD") or scheme.lower() != "basic":
         return key_of(headers)
+    return _password(value)
+
+
+def _password(value: str) -> str | None:
+    """The password of Basic; None where it is empty or damaged."""
     try:
         text = base64.b64decode(value, validate=True).decode("latin-1")
     except ValueError:  # also what base64 raises

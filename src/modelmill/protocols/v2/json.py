@@ -133,11 +133,15 @@ def head_size(body: bytes, header: bytes | None) -> int:
         return len(body)
     size = int(header) if header.isdigit() and len(header) < 19 else -1
     if not 0 <= size <= len(body):
-        text = header[:20].decode("latin-1")
-        raise InvalidInput(
-            f"Inference-Header-Content-Length is {text!r}, but the body has {len(body)} bytes"
-        )
+        raise _wrong_length(header, len(body))
     return size
+
+
+def _wrong_length(header: bytes, size: int) -> InvalidInput:
+    text = header[:20].decode("latin-1")
+    return InvalidInput(
+        f"Inference-Header-Content-Length is {text!r}, but the body has {size} bytes"
+    )
 
 
 def decode(body: bytes, size: int, own: Signature) -> InferRequest[Any]:
@@ -321,15 +325,20 @@ def _packed(entry: InferInput[Any], values: list[Any], own: Signature) -> bytes:
 
 def _carefully(entry: InferInput[Any], element: type) -> list[Any]:
     """Values of a list that may be nested, in row-major order."""
-    wanted = GenericAlias(list, (element,))
     try:
-        if isinstance(entry.data, Loose):
-            return list(msgspec.convert(_flat(entry.data.values), wanted))
-        if element is str:
-            return msgspec.convert(_flat(msgspec.json.decode(entry.data)), list[str])
-        return list(msgspec.json.decode(_unnested(bytes(entry.data)), type=wanted))
+        return _flat_values(entry.data, element)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise _not_values(entry, error) from error
+
+
+def _flat_values(data: Loose | msgspec.Raw, element: type) -> list[Any]:
+    """Raises what msgspec raises, and `ValueError` for uneven or deep nesting."""
+    wanted = GenericAlias(list, (element,))
+    if isinstance(data, Loose):
+        return list(msgspec.convert(_flat(data.values), wanted))
+    if element is str:
+        return msgspec.convert(_flat(msgspec.json.decode(data)), list[str])
+    return list(msgspec.json.decode(_unnested(bytes(data)), type=wanted))
 
 
 def _not_values(entry: InferInput[Any], error: Exception) -> InvalidInput:

@@ -326,14 +326,16 @@ def checked_outputs(
         return [RequestedOutput(name, binary) for name in own.outputs]
     for output in requested:
         if output.name not in own.names and not (task_level and output.name == ANSWER):
-            known = ", ".join([*own.outputs, ANSWER] if task_level else own.outputs)
-            raise InvalidInput(
-                f"the model has the outputs {known}, not '{output.name[:80]}'"
-            )
+            raise _unknown_output(own, output.name, task_level)
     if len({output.name for output in requested}) != len(requested):
         names = ", ".join(output.name for output in requested)
         raise InvalidInput(f"an output is requested twice: {names[:200]}")
     return requested
+
+
+def _unknown_output(own: Signature, name: str, task_level: bool) -> InvalidInput:
+    known = ", ".join([*own.outputs, ANSWER] if task_level else own.outputs)
+    return InvalidInput(f"the model has the outputs {known}, not '{name[:80]}'")
 
 
 def output_names(

@@ -87,23 +87,18 @@ class Http1Connection(HttpToolsProtocol):
         """Take a client, or send it away when there are too many."""
         super().connection_made(transport)
         self.sweeper.arm(self.loop, self.connections)
-        above = len(self.connections) - self.limits.connections
-        if above > 0:
-            self.refuse(
-                Refusal(
-                    503,
-                    f"{self.limits.connections} connections are open, as many as are allowed",
-                )
-            )
-            if above > EXTRA_REFUSED:
-                transport.close()
+        allowed = self.limits.connections
+        if len(self.connections) > allowed:
+            full = f"{allowed} connections are open, as many as are allowed"
+            self.refuse(Refusal(503, full))
+        if len(self.connections) > allowed + EXTRA_REFUSED:
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application, also for requests that waited for others."""
         for cycle in (self._active, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                _disconnect(cycle)
         self.pipeline.clear()
         self._backlog = b""
         super().connection_lost(exc)
@@ -165,8 +160,7 @@ class Http1Connection(HttpToolsProtocol):
 
     def _abandon(self, cycle: RequestResponseCycle) -> None:
         """Give up the newest request: its body will never be whole."""
-        cycle.disconnected = True
-        cycle.message_event.set()
+        _disconnect(cycle)
         if cycle is not self._active:
             self.pipeline.popleft()
 
@@ -256,6 +250,12 @@ class Http1Connection(HttpToolsProtocol):
             )
         except OSError:  # a Unix socket: there the write itself fails
             return False
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Tell the application that a client has gone."""
+    cycle.disconnected = True
+    cycle.message_event.set()
 
 
 def _refusal_response(

@@ -5,7 +5,7 @@ import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from msgspec import Meta
@@ -26,6 +26,7 @@ from modelmill.tasks.base import (
 )
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.decoding.image_decoder import Pixels
+from modelmill.tasks.evaluation.figures import spread
 from modelmill.tasks.image_to_image import preprocessing as pre
 from modelmill.tasks.image_to_image.measures import Comparison, psnr, sheet, ssim
 from modelmill.tasks.image_to_image.preprocessing import Preprocessing
@@ -93,23 +94,13 @@ class ImageToImage(ImageTask):
         """`image`: uint8 [-1, any height, any width, channels]; to be filled in, one more, 255
         where it is missing.
         """
-        return [
-            TensorSpec(
-                name="image",
-                datatype="UINT8",
-                shape=[-1, -1, -1, context.preprocessing.planes],
-            )
-        ]
+        shape = [-1, -1, -1, context.preprocessing.planes]
+        return [TensorSpec(name="image", datatype="UINT8", shape=shape)]
 
     def outputs(self, context: Context) -> list[TensorSpec]:
         """`repaired`: values of 0..1, as large as the input times the scale."""
-        return [
-            TensorSpec(
-                name=REPAIRED,
-                datatype="FP32",
-                shape=[-1, -1, -1, context.preprocessing.channels],
-            )
-        ]
+        shape = [-1, -1, -1, context.preprocessing.channels]
+        return [TensorSpec(name=REPAIRED, datatype="FP32", shape=shape)]
 
     def decode(
         self, data: Raw, context: Context, parameters: Parameters = USUAL
@@ -120,19 +111,15 @@ class ImageToImage(ImageTask):
         Raises `InvalidInput`, and `TooLarge` also where the answer would be.
         """
         how = context.preprocessing
-        if parameters.mask is not None:
-            if how.repair != "inpaint":
-                raise unknown_setting("mask", (), "parameter")
-            pixels = image_decoder.read_pixels(data)
-            return {"image": pre.masked(pixels, _mask(parameters.mask), how)}
         if how.repair == "inpaint":
-            return {"image": pre.with_holes(data, how)}
+            return {"image": _with_holes(data, parameters.mask, how)}
+        if parameters.mask is not None:
+            raise unknown_setting("mask", (), "parameter")
         pixels = image_decoder.read_pixels(data)
         pre.check_size(pixels, how)
         wanted, colors = pre.as_wanted(pixels, how)
-        return (
-            {"image": wanted} if colors is None else {"image": wanted, COLORS: colors}
-        )
+        arrays: Arrays = {"image": wanted}
+        return arrays if colors is None else {**arrays, COLORS: colors}
 
     def infer(
         self, runs: Mapping[str, Run], arrays: Arrays, context: Context
@@ -189,10 +176,10 @@ class ImageToImage(ImageTask):
 
     def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
         """Whether two answers show the same picture but for rounding."""
-        first, second = (_pixels(answer) for answer in (one, other))
-        return first.shape == second.shape and psnr(
-            first, second
-        ) >= CLOSE - 10 * math.log10(tolerance / 2e-3)
+        first, second = _pixels(one), _pixels(other)
+        if first.shape != second.shape:
+            return False
+        return psnr(first, second) >= CLOSE - 10 * math.log10(tolerance / 2e-3)
 
     def evaluate(self, model: Model, items: Items) -> Evaluation:
         """PSNR and SSIM beside those of the pictures as sent, and a sheet."""
@@ -206,13 +193,18 @@ class ImageToImage(ImageTask):
         return image_decoder.png(pixels)
 
 
+def _with_holes(data: Raw, mask: Any, how: Preprocessing) -> Pixels:
+    """A picture with its holes [H, W, C + 1], which a mask says or else its transparency."""
+    if mask is None:
+        return pre.with_holes(data, how)
+    return pre.masked(image_decoder.read_pixels(data), _mask(mask), how)
+
+
 def _mask(given: Any) -> pre.Mask:
     """What is missing, as true or false [H, W]; raises `InvalidInput`."""
     try:
-        data = b64decode(
-            given.partition(",")[2] if given.startswith("data:") else given,
-            validate=True,
-        )
+        coded = given.partition(",")[2] if given.startswith("data:") else given
+        data = b64decode(coded, validate=True)
     except (AttributeError, ValueError) as error:
         raise InvalidInput("mask wants a picture as base64") from error
     try:
@@ -251,40 +243,52 @@ def metrics(measured: Measured) -> Evaluation:
     """
     assert measured.context is not None
     how = measured.context.preprocessing
-    figures, rows = [], []
-    shown = set(
-        np.linspace(0, len(measured.truths) - 1, min(SHOWN, len(measured.truths)))
-        .astype(int)
-        .tolist()
-    )
-    for number, (answer, data) in enumerate(
-        zip(measured.outputs, measured.truths, strict=True)
-    ):
-        sent, clean = _before_and_after(data, how)
-        pictures = (pre.unrepaired(sent, how), _pixels(answer), pre.cut(clean, how))
-        before, after, wanted = (
-            _inner(pre.measured(picture, how), how.scale) for picture in pictures
-        )
-        figures.append(
-            (
-                psnr(after, wanted),
-                ssim(after, wanted),
-                psnr(before, wanted),
-                ssim(before, wanted),
-            )
-        )
+    shown = set(spread(len(measured.truths), SHOWN))
+    figures: list[Figures] = []
+    rows: list[Comparison] = []
+    pairs = zip(measured.outputs, measured.truths, strict=True)
+    for number, (answer, truth) in enumerate(pairs):
+        pictures = _compared(answer, truth, how)
+        one = _figures(*pictures, how)
+        figures.append(one)
         if number in shown:
-            rows.append(
-                Comparison(*pictures, before=figures[-1][2], after=figures[-1][0])
-            )
-    means = np.mean(figures, axis=0)
-    names = ("psnr", "ssim", "psnr_baseline", "ssim_baseline")
-    metrics: Json = {
-        name: float(value) for name, value in zip(names, means, strict=True)
-    }
+            rows.append(Comparison(*pictures, before=one.psnr_baseline, after=one.psnr))
+    means = np.mean(figures, axis=0).tolist()
     return Evaluation(
-        metrics=metrics | {"items": len(figures)},
+        metrics={**Figures(*means)._asdict(), "items": len(figures)},
         pictures={"repaired.png": sheet(rows)},
+    )
+
+
+class Figures(NamedTuple):
+    """What an answer is measured by, and the same of what was sent."""
+
+    psnr: float
+    ssim: float
+    psnr_baseline: float
+    ssim_baseline: float
+
+
+def _compared(
+    answer: Json, truth: Raw | tuple[Raw, Raw], how: Preprocessing
+) -> tuple[Pixels, Pixels, Pixels]:
+    """The picture as sent, the answer and the clean picture, of one size."""
+    sent, clean = _before_and_after(truth, how)
+    return pre.unrepaired(sent, how), _pixels(answer), pre.cut(clean, how)
+
+
+def _figures(
+    sent: Pixels, answer: Pixels, clean: Pixels, how: Preprocessing
+) -> Figures:
+    before, after, wanted = (
+        _inner(pre.measured(picture, how), how.scale)
+        for picture in (sent, answer, clean)
+    )
+    return Figures(
+        psnr(after, wanted),
+        ssim(after, wanted),
+        psnr(before, wanted),
+        ssim(before, wanted),
     )
 
 

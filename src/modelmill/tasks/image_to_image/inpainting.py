@@ -1,15 +1,12 @@
 """The network of inpainting."""
 
-from typing import cast
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelmill.tasks.image_to_image.networks import RestorationNetwork
+from modelmill.tasks.image_to_image.networks import RestorationNetwork, zero_conv
 from modelmill.tasks.image_to_image.preprocessing import holes
-from modelmill.tasks.networks.layers import conv
 
 
 class GatedConv(nn.Module):
@@ -42,47 +39,48 @@ class Inpainter(RestorationNetwork):
         super().__init__(patch)
         self.first = GatedConv(4 * (channels + 1), width)
         self.down = nn.ModuleList(
-            [
-                GatedConv(width, 2 * width, stride=2),
-                GatedConv(2 * width, 3 * width, stride=2),
-            ]
+            GatedConv(times * width, (times + 1) * width, stride=2) for times in (1, 2)
         )
         self.middle = nn.ModuleList(
-            [GatedConv(3 * width, 3 * width, dilation=step) for step in (1, 2, 4, 8)]
+            GatedConv(3 * width, 3 * width, dilation=step) for step in (1, 2, 4, 8)
         )
         self.up = nn.ModuleList(
-            [GatedConv(3 * width, 2 * width), GatedConv(2 * width, width)]
+            GatedConv(times * width, (times - 1) * width) for times in (3, 2)
         )
-        self.last = conv(width, 4 * channels)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(cast(Tensor, self.last.bias))
+        self.last = zero_conv(width, 4 * channels)
 
     def restore(self, x: Tensor) -> Tensor:
         """[N, C + 1, H, W], the last plane 1 in holes -> [N, C, H, W]."""
         colors, hole = x[:, :-1], (x[:, -1:] > 0.5).float()
         visible = 1 - hole
-        mean = (colors * visible).sum((2, 3), keepdim=True) / visible.sum(
-            (2, 3), keepdim=True
-        ).clamp(min=1.0)
+        mean = _mean_of_visible(colors, visible)
         filled = colors * visible + mean * hole
-        half = self.first(F.pixel_unshuffle(torch.cat([filled - 0.5, hole], 1), 2))
+        fill = self._fill(torch.cat([filled - 0.5, hole], 1))
+        return colors * visible + (mean + fill) * hole
+
+    def _fill(self, x: Tensor) -> Tensor:
+        """What the holes differ from the mean by, of pictures with holes [N, C + 1, H, W]."""
+        half = self.first(F.pixel_unshuffle(x, 2))
         quarter = self.down[0](half)
         features = self.down[1](quarter)
         for layer in self.middle:
             features = features + layer(features)
         features = quarter + self.up[0](F.interpolate(features, scale_factor=2.0))
         features = half + self.up[1](F.interpolate(features, scale_factor=2.0))
-        fill = F.pixel_shuffle(self.last(features).float(), 2)
-        return colors * visible + (mean + fill) * hole
+        return F.pixel_shuffle(self.last(features).float(), 2)
 
     def degrade(
         self, clean: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Clean levels [N, H, W, C] with a plane that is 255 in random boxes and strokes."""
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-        missing = np.stack(
-            [holes(clean.shape[1], clean.shape[2], rng) for _ in range(len(clean))]
-        )
-        return torch.cat(
-            [clean, torch.from_numpy(missing)[..., None].to(clean) * 255], dim=3
-        )
+        height, width = clean.shape[1:3]
+        missing = np.stack([holes(height, width, rng) for _ in range(len(clean))])
+        plane = torch.from_numpy(missing)[..., None].to(clean) * 255
+        return torch.cat([clean, plane], dim=3)
+
+
+def _mean_of_visible(colors: Tensor, visible: Tensor) -> Tensor:
+    """The mean colour [N, C, 1, 1] of the pixels that are visible."""
+    total = (colors * visible).sum((2, 3), keepdim=True)
+    return total / visible.sum((2, 3), keepdim=True).clamp(min=1.0)

@@ -1,6 +1,5 @@
 """PSNR and SSIM of restored pictures, and sheets that compare them."""
 
-import io
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modelmill.tasks.decoding.image_decoder import Pixels
+from modelmill.tasks.evaluation import figures
 
 CLEAN = 100.0
 """PSNR in dB of a picture without any error, so that means stay finite."""
@@ -59,9 +59,7 @@ def _padded_to_window(pixels: Pixels) -> Pixels:
 
 def sheet(rows: Sequence[Comparison]) -> bytes:
     """Pictures before and after restoration beside the clean ones, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.4 * len(rows)), layout="constrained")
+    figure = figures.blank(12, 3.4 * len(rows))
     axes = figure.subplots(len(rows), 3, squeeze=False)
     for row, panels in zip(rows, axes, strict=True):
         titles = (
@@ -73,6 +71,4 @@ def sheet(rows: Sequence[Comparison]) -> bytes:
             panel.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             panel.set_title(title, fontsize=10)
             panel.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=90)
-    return buffer.getvalue()
+    return figures.as_png(figure, dpi=90)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,11 +74,8 @@ class Denoiser(RestorationNetwork):
         layers: list[nn.Module] = [conv(4 * channels, width), nn.ReLU()]
         for _ in range(depth - 2):
             layers += [conv(width, width, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        last = conv(width, 4 * channels)
-        nn.init.zeros_(last.weight)  # it begins by leaving the picture as it is
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
-        self.noise = nn.Sequential(*layers, last)
+        # It begins by leaving the picture as it is.
+        self.noise = nn.Sequential(*layers, zero_conv(width, 4 * channels))
 
     def restore(self, x: Tensor) -> Tensor:
         """The picture minus its estimated noise."""
@@ -91,12 +88,10 @@ class Denoiser(RestorationNetwork):
         """Adds white Gaussian noise of a random deviation for each picture, then rounds and clips
         as a file does.
         """
-        low, high = (
-            self.sigma if generator is None else (self.test_sigma, self.test_sigma)
-        )
-        sigma = (
-            torch.rand(len(clean), 1, 1, 1, device=clean.device) * (high - low) + low
-        )
+        fixed = (self.test_sigma, self.test_sigma)
+        low, high = self.sigma if generator is None else fixed
+        share = torch.rand(len(clean), 1, 1, 1, device=clean.device)
+        sigma = share * (high - low) + low
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         return (clean + noise * sigma).round().clamp(0, 255)
 
@@ -117,10 +112,7 @@ class Upscaler(RestorationNetwork):
         self.body = nn.Sequential(
             *(ResidualBlock(width) for _ in range(blocks)), conv(width, width)
         )
-        self.tail = conv(width, channels * scale**2)
-        nn.init.zeros_(self.tail.weight)
-        assert self.tail.bias is not None
-        nn.init.zeros_(self.tail.bias)
+        self.tail = zero_conv(width, channels * scale**2)
 
     def restore(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H * scale, W * scale]."""
@@ -139,6 +131,15 @@ class Upscaler(RestorationNetwork):
             x, size=size, mode="bicubic", antialias=True, align_corners=False
         )
         return small.round().clamp(0, 255).permute(0, 2, 3, 1)
+
+
+def zero_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A last convolution whose output begins as 0."""
+    last = conv(in_channels, out_channels)
+    nn.init.zeros_(last.weight)
+    assert last.bias is not None
+    nn.init.zeros_(last.bias)
+    return last
 
 
 class ResidualBlock(nn.Module):
@@ -165,16 +166,10 @@ class Bicubic(nn.Module):
         super().__init__()
         self.scale = scale
         self.kernel: Tensor
-        line = torch.tensor(
-            [
-                [_cubic(at - (position + 0.5) / scale + 0.5) for at in range(-2, 3)]
-                for position in range(scale)
-            ]
-        )
+        line = _bicubic_weights(scale)
         plane = line[:, None, :, None] * line[None, :, None, :]
-        self.register_buffer(
-            "kernel", plane.reshape(scale**2, 1, 5, 5), persistent=False
-        )
+        kernel = plane.reshape(scale**2, 1, 5, 5)
+        self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H * scale, W * scale], in fp32."""
@@ -185,6 +180,15 @@ class Bicubic(nn.Module):
                 padded, self.kernel.repeat(count, 1, 1, 1), groups=count
             )
             return F.pixel_shuffle(difference, self.scale)
+
+
+def _bicubic_weights(scale: int) -> Tensor:
+    """The weights [scale, 5] of five pixels in a row for each finer position in the middle one."""
+    rows = [
+        [_cubic(at - (position + 0.5) / scale + 0.5) for at in range(-2, 3)]
+        for position in range(scale)
+    ]
+    return torch.tensor(rows)
 
 
 def _cubic(x: float, a: float = -0.5) -> float:
@@ -200,32 +204,45 @@ def patches(sizes: Sequence[Tensor], side: int, multiple: int) -> list[Tensor]:
     `sizes` are the same pictures at several sizes, the smallest first; `side` is the patch's side
     at the largest, a multiple of `multiple`.
     """
-    count, height, width, _ = sizes[0].shape
+    _, height, width, _ = sizes[0].shape
     largest = sizes[-1].shape[1] // height
-    side = (
-        min(side, largest * height, largest * width) // multiple * multiple // largest
-    )
+    room = min(side, largest * height, largest * width)
+    places = _random_places(sizes[0], room // multiple * multiple // largest)
+    return [_cut(pictures, places, pictures.shape[1] // height) for pictures in sizes]
+
+
+class Place(NamedTuple):
+    """Where a patch lies in the smallest picture, and how it is turned."""
+
+    top: int
+    left: int
+    side: int
+    turn: int
+
+    def of(self, picture: Tensor, by: int) -> Tensor:
+        """The patch of a picture [H, W, C] that is `by` times as large."""
+        rows = slice(by * self.top, by * (self.top + self.side))
+        columns = slice(by * self.left, by * (self.left + self.side))
+        return _rotated(picture[rows, columns], self.turn)
+
+
+def _random_places(pictures: Tensor, side: int) -> list[Place]:
+    """A place for a patch of each picture [N, H, W, C]."""
+    count, height, width, _ = pictures.shape
     tops = torch.randint(height - side + 1, (count,)).tolist()
     lefts = torch.randint(width - side + 1, (count,)).tolist()
     turns = torch.randint(8, (count,)).tolist()
+    return [
+        Place(top, left, side, turn)
+        for top, left, turn in zip(tops, lefts, turns, strict=True)
+    ]
 
-    def cut(pictures: Tensor) -> Tensor:
-        by = pictures.shape[1] // height
-        return torch.stack(
-            [
-                _rotated(
-                    picture[
-                        by * top : by * (top + side), by * left : by * (left + side)
-                    ],
-                    turn,
-                )
-                for picture, top, left, turn in zip(
-                    pictures, tops, lefts, turns, strict=True
-                )
-            ]
-        ).float()
 
-    return [cut(pictures) for pictures in sizes]
+def _cut(pictures: Tensor, places: Sequence[Place], by: int) -> Tensor:
+    cut = [
+        place.of(picture, by) for picture, place in zip(pictures, places, strict=True)
+    ]
+    return torch.stack(cut).float()
 
 
 def _rotated(picture: Tensor, turn: int) -> Tensor:
@@ -236,9 +253,6 @@ def _rotated(picture: Tensor, turn: int) -> Tensor:
 def psnr(answer: Tensor, clean: Tensor, border: int) -> Tensor:
     """The PSNR of levels 0..255 [N, H, W, C] in dB, [N], without `border` pixels at each side."""
     inner: Any = slice(border, -border if border else None)
-    error = (
-        ((answer - clean)[:, inner, inner] ** 2)
-        .mean((1, 2, 3))
-        .clamp(min=255**2 / 1e10)
-    )
+    squares = (answer - clean)[:, inner, inner] ** 2
+    error = squares.mean((1, 2, 3)).clamp(min=255**2 / 1e10)
     return 10 * (2 * math.log10(255) - error.log10())

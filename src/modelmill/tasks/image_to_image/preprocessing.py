@@ -125,14 +125,10 @@ def prepare(samples: Sequence[Raw], options: Preprocessing) -> Preprocessing:
     color = options.color
     if color == "auto":
         color = "grey" if all(grey for _, grey in shapes) else "rgb"
+    usual = np.median([shape[:2] for shape, _ in shapes], axis=0)
     height, width = (
-        _crop_side(
-            given
-            or min(
-                float(np.median([shape[axis] for shape, _ in shapes])), options.max_side
-            )
-        )
-        for axis, given in enumerate((options.height, options.width))
+        _crop_side(given or min(float(side), options.max_side))
+        for given, side in zip((options.height, options.width), usual, strict=True)
     )
     return msgspec.structs.replace(options, color=color, height=height, width=width)
 
@@ -153,9 +149,9 @@ def as_wanted(pixels: Pixels, options: Preprocessing) -> tuple[Pixels, Pixels | 
         return pixels[:, :, None], None
     parts = np.asarray(Image.fromarray(pixels).convert("YCbCr"))
     luminance = np.ascontiguousarray(parts[:, :, :1])
-    return luminance, None if options.repair == "inpaint" or image_decoder.is_grey(
-        pixels
-    ) else parts[:, :, 1:].copy()
+    if options.repair == "inpaint" or image_decoder.is_grey(pixels):
+        return luminance, None
+    return luminance, parts[:, :, 1:].copy()
 
 
 def with_holes(data: Raw, options: Preprocessing) -> Pixels:
@@ -167,15 +163,19 @@ def with_holes(data: Raw, options: Preprocessing) -> Pixels:
         pixels, opacity = np.ascontiguousarray(data[:, :, :3]), data[:, :, 3]
     else:
         pixels = image_decoder.read_pixels(data)
-        alpha = image_decoder.read_opacity(data) if isinstance(data, bytes) else None
-        if alpha is None:
-            raise InvalidInput(
-                "the picture does not say what to fill in: send a PNG or WebP with an alpha "
-                "channel, "
-                "transparent where the picture is missing, or the parameter 'mask'"
-            )
-        opacity = alpha
+        opacity = _opacity(data)
     return masked(pixels, opacity < 128, options)
+
+
+def _opacity(data: Raw) -> Pixels:
+    """The alpha channel of a picture [H, W]; raises `InvalidInput` where it has none."""
+    alpha = image_decoder.read_opacity(data) if isinstance(data, bytes) else None
+    if alpha is None:
+        raise InvalidInput(
+            "the picture does not say what to fill in: send a PNG or WebP with an alpha "
+            "channel, transparent where the picture is missing, or the parameter 'mask'"
+        )
+    return alpha
 
 
 def missing(data: bytes) -> Mask:
@@ -193,31 +193,27 @@ def masked(pixels: Pixels, hole: Mask, options: Preprocessing) -> Pixels:
     if hole.shape != pixels.shape[:2]:
         raise InvalidInput(
             f"mask is {hole.shape[1]}x{hole.shape[0]}, the picture "
-            f"{pixels.shape[1]}x{pixels.shape[0]}: "
-            "they have to be of one size"
+            f"{pixels.shape[1]}x{pixels.shape[0]}: they have to be of one size"
         )
-    return np.concatenate(
-        [
-            as_wanted(pixels, options)[0],
-            np.where(hole, 255, 0).astype(np.uint8)[:, :, None],
-        ],
-        axis=2,
-    )
+    plane = np.where(hole, 255, 0).astype(np.uint8)[:, :, None]
+    return np.concatenate([as_wanted(pixels, options)[0], plane], axis=2)
 
 
 def joined(pixels: Pixels, colors: Pixels | None) -> Pixels:
     """The inverse of `as_wanted`: [H, W] or [H, W, 3]; colours of another size are resized."""
     if colors is None:
         return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
-    size = (pixels.shape[1], pixels.shape[0])
-    parts = [Image.fromarray(np.ascontiguousarray(colors[:, :, at])) for at in (0, 1)]
-    parts = [
-        part if part.size == size else part.resize(size, Image.Resampling.BICUBIC)
-        for part in parts
-    ]
-    return np.asarray(
-        Image.merge("YCbCr", [Image.fromarray(pixels[:, :, 0]), *parts]).convert("RGB")
-    )
+    luminance = Image.fromarray(pixels[:, :, 0])
+    blue, red = (_plane(colors[:, :, at], luminance.size) for at in (0, 1))
+    return np.asarray(Image.merge("YCbCr", [luminance, blue, red]).convert("RGB"))
+
+
+def _plane(values: Pixels, size: tuple[int, int]) -> Image.Image:
+    """Values [H, W] as a picture of this width and height."""
+    plane = Image.fromarray(np.ascontiguousarray(values))
+    if plane.size == size:
+        return plane
+    return plane.resize(size, Image.Resampling.BICUBIC)
 
 
 def measured(pixels: Pixels, options: Preprocessing) -> Pixels:
@@ -245,27 +241,28 @@ def kept_pair(
     `InvalidInput` when the sizes do not fit the scale.
     """
     scale = clean.shape[0] // sent.shape[0]
-    if scale != options.scale:
-        hint = (
-            f"set scale={scale}"
-            if options.scale > 1 and scale > 1
-            else "it takes another recipe"
-        )
-        raise InvalidInput(
-            f"the pictures that should come out are {scale} times as large as those sent, "
-            f"the model makes them {options.scale} times as large: {hint}"
-        )
+    _check_scale(scale, options)
     rng = seeded(sent)
-    parts = [as_wanted(sent, options)[0], as_wanted(clean, options)[0]]
+    small, large = (as_wanted(pixels, options)[0] for pixels in (sent, clean))
     for axis, side in enumerate((options.height // scale, options.width // scale)):
-        start = 0
-        for number, factor in enumerate((1, scale)):
-            parts[number], room = _padded(parts[number], axis, side * factor)
-            start = start if number else int(rng.integers(room + 1))
-            parts[number] = parts[number].take(
-                range(start * factor, (start + side) * factor), axis
-            )
-    return np.ascontiguousarray(parts[0]), np.ascontiguousarray(parts[1])
+        small, room = _padded(small, axis, side)
+        large, _ = _padded(large, axis, side * scale)
+        start = int(rng.integers(room + 1))
+        small = small.take(range(start, start + side), axis)
+        large = large.take(range(start * scale, (start + side) * scale), axis)
+    return np.ascontiguousarray(small), np.ascontiguousarray(large)
+
+
+def _check_scale(scale: int, options: Preprocessing) -> None:
+    """Raises `InvalidInput` for pairs of another scale than the model's."""
+    if scale == options.scale:
+        return
+    both_enlarge = options.scale > 1 and scale > 1
+    hint = f"set scale={scale}" if both_enlarge else "it takes another recipe"
+    raise InvalidInput(
+        f"the pictures that should come out are {scale} times as large as those sent, "
+        f"the model makes them {options.scale} times as large: {hint}"
+    )
 
 
 def check_pairs(options: Preprocessing) -> None:
@@ -280,9 +277,8 @@ def _padded(pixels: Pixels, axis: int, side: int) -> tuple[Pixels, int]:
     """Pixels padded with their mirror image to at least `side` along an axis, and the excess."""
     missing = max(0, side - pixels.shape[axis])
     if missing:
-        pixels = np.pad(
-            pixels, [(0, missing if at == axis else 0) for at in range(3)], "symmetric"
-        )
+        widths = [(0, missing if at == axis else 0) for at in range(3)]
+        pixels = np.pad(pixels, widths, "symmetric")
     return pixels, pixels.shape[axis] - side
 
 
@@ -302,17 +298,21 @@ def damaged(pixels: Pixels, options: Preprocessing) -> Pixels:
     filter (antialiased, a = -0.5). Inpainting: transparent holes [H, W, 4].
     """
     if options.repair == "inpaint":
-        colors = np.asarray(Image.fromarray(pixels).convert("RGB"))
-        missing = holes(pixels.shape[0], pixels.shape[1], seeded(pixels))
-        return np.dstack(
-            [np.where(missing[:, :, None], 255, colors), np.where(missing, 0, 255)]
-        ).astype(np.uint8)
+        return _with_random_holes(pixels)
     if options.repair == "denoise":
-        noisy = pixels + seeded(pixels).normal(0.0, options.test_sigma, pixels.shape)
-        return np.asarray(np.clip(np.rint(noisy), 0, 255), np.uint8)
+        noise = seeded(pixels).normal(0.0, options.test_sigma, pixels.shape)
+        return rounded(pixels + noise)
     image = Image.fromarray(cut(pixels, options))
     size = (image.width // options.scale, image.height // options.scale)
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def _with_random_holes(pixels: Pixels) -> Pixels:
+    """A picture [H, W, 4], white and transparent in its holes."""
+    colors = np.asarray(Image.fromarray(pixels).convert("RGB"))
+    missing = holes(pixels.shape[0], pixels.shape[1], seeded(pixels))
+    filled = np.where(missing[:, :, None], 255, colors)
+    return np.dstack([filled, np.where(missing, 0, 255)]).astype(np.uint8)
 
 
 def holes(height: int, width: int, rng: np.random.Generator) -> Mask:
@@ -320,23 +320,21 @@ def holes(height: int, width: int, rng: np.random.Generator) -> Mask:
     image = Image.new("1", (width, height))
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 5)):
-        x, y, across, down = rng.uniform((0, 0, 0.05, 0.05), (1, 1, 0.25, 0.25)) * (
-            width,
-            height,
-            width,
-            height,
-        )
-        draw.rectangle(
-            (x - across / 2, y - down / 2, x + across / 2, y + down / 2), fill=1
-        )
+        draw.rectangle(_random_box(height, width, rng), fill=1)
     for _ in range(rng.integers(1, 5)):
         ends = rng.uniform(size=4) * (width, height, width, height)
-        draw.line(
-            tuple(ends),
-            fill=1,
-            width=max(1, round(rng.uniform(0.01, 0.05) * min(height, width))),
-        )
+        thick = rng.uniform(0.01, 0.05) * min(height, width)
+        draw.line(tuple(ends), fill=1, width=max(1, round(thick)))
     return np.array(image)
+
+
+def _random_box(
+    height: int, width: int, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a box of up to a quarter of the sides."""
+    shares = rng.uniform((0, 0, 0.05, 0.05), (1, 1, 0.25, 0.25))
+    x, y, across, down = shares * (width, height, width, height)
+    return x - across / 2, y - down / 2, x + across / 2, y + down / 2
 
 
 def cut(pixels: Pixels, options: Preprocessing) -> Pixels:
@@ -353,15 +351,18 @@ def unrepaired(pixels: Pixels, options: Preprocessing) -> Pixels:
     filled with the mean colour of the rest.
     """
     if options.repair == "inpaint":
-        missing = pixels[:, :, 3] < 128
-        visible = pixels[:, :, :3][~missing]
-        mean = visible.mean(axis=0) if len(visible) else np.full(3, 127.5)
-        return np.where(missing[:, :, None], rounded(mean), pixels[:, :, :3])
+        return _filled_with_mean(pixels[:, :, :3], pixels[:, :, 3] < 128)
     if options.scale == 1:
         return pixels
     image = Image.fromarray(pixels)
     size = (image.width * options.scale, image.height * options.scale)
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def _filled_with_mean(pixels: Pixels, missing: Mask) -> Pixels:
+    visible = pixels[~missing]
+    mean = visible.mean(axis=0) if len(visible) else np.full(3, 127.5)
+    return np.where(missing[:, :, None], rounded(mean), pixels)
 
 
 def check_size(pixels: Pixels, options: Preprocessing) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from modelmill.errors import InvalidInput
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Doubles = np.ndarray[Any, np.dtype[np.float64]]
 Network = Callable[[np.ndarray[Any, Any]], Floats]
 OVERLAP = 64
 """Pixels that neighbouring tiles share; the outer quarter at each end, where the border of a tile
@@ -30,19 +31,26 @@ def repaired(
     is cut into tiles, so that memory does not grow with it, but for the answer. Raises
     `InvalidInput` for an empty picture.
     """
-    count, height, width = pictures.shape[:3]
+    height, width = pictures.shape[1:3]
     if not height or not width:
         raise InvalidInput(f"a picture of {height}x{width} pixels is empty")
     padded = _padded(pictures, multiple)
-    if padded.shape[1] <= tile and padded.shape[2] <= tile:
-        batch = max(1, tile * tile // (padded.shape[1] * padded.shape[2]))
-        parts = [network(padded[at : at + batch]) for at in range(0, count, batch)]
-        stitched = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if max(padded.shape[1:3]) <= tile:
+        stitched = _whole(network, padded, tile)
     else:
         stitched = np.stack(
             [_blended(network, picture, tile, scale, multiple) for picture in padded]
         )
     return stitched[:, : height * scale, : width * scale]
+
+
+def _whole(network: Network, pictures: np.ndarray[Any, Any], tile: int) -> Floats:
+    """Pictures that need no tiles, as many at a time as have the pixels of one."""
+    batch = max(1, tile * tile // (pictures.shape[1] * pictures.shape[2]))
+    parts = [
+        network(pictures[at : at + batch]) for at in range(0, len(pictures), batch)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _padded(pictures: np.ndarray[Any, Any], multiple: int) -> np.ndarray[Any, Any]:
@@ -61,24 +69,27 @@ def _blended(
 ) -> Floats:
     height, width = picture.shape[:2]
     tile -= tile % multiple
+    down = _weighted(height, tile, scale, multiple)
+    across = _weighted(width, tile, scale, multiple)
     stitched: Floats | None = None
-    across = list(spans(width, tile, multiple))
-    weights = ramps(across, width, scale)
-    for (top, bottom), weight_y in zip(
-        rows := list(spans(height, tile, multiple)),
-        ramps(rows, height, scale),
-        strict=True,
-    ):
-        for (left, right), weight_x in zip(across, weights, strict=True):
+    for (top, bottom), weight_y in down:
+        for (left, right), weight_x in across:
             answer = network(picture[None, top:bottom, left:right])[0]
             if stitched is None:
-                stitched = np.zeros(
-                    (height * scale, width * scale, answer.shape[2]), np.float32
-                )
+                shape = (height * scale, width * scale, answer.shape[2])
+                stitched = np.zeros(shape, np.float32)
             area = stitched[top * scale : bottom * scale, left * scale : right * scale]
             area += answer * (weight_y[:, None, None] * weight_x[None, :, None])
     assert stitched is not None
     return stitched
+
+
+def _weighted(
+    length: int, tile: int, scale: int, multiple: int
+) -> list[tuple[tuple[int, int], Floats]]:
+    """The tiles along a side, with their blending weights."""
+    tiles = spans(length, tile, multiple)
+    return list(zip(tiles, ramps(tiles, length, scale), strict=True))
 
 
 def spans(length: int, tile: int, multiple: int) -> list[tuple[int, int]]:
@@ -98,16 +109,20 @@ def spans(length: int, tile: int, multiple: int) -> list[tuple[int, int]]:
 def ramps(tiles: list[tuple[int, int]], length: int, scale: int) -> list[Floats]:
     """Blending weights of each tile along a side; at every pixel they sum to 1."""
     position = (np.arange(length * scale) + 0.5) / scale
-    ends = [np.ones(length * scale)]
-    for (_, end), (start, _) in itertools.pairwise(tiles):
-        margin = (end - start) / 4
-        ends.append(
-            np.clip((position - start - margin) / (end - start - 2 * margin), 0, 1)
-        )
-    ends.append(np.zeros(length * scale))
-    return [
-        (ends[number] - ends[number + 1])[start * scale : end * scale].astype(
-            np.float32
-        )
-        for number, (start, end) in enumerate(tiles)
+    between = [
+        _ramp(position, start, end)
+        for (_, end), (start, _) in itertools.pairwise(tiles)
     ]
+    ends: list[Doubles] = [np.ones(length * scale), *between, np.zeros(length * scale)]
+    weights = [one - other for one, other in itertools.pairwise(ends)]
+    return [
+        weight[start * scale : end * scale].astype(np.float32)
+        for weight, (start, end) in zip(weights, tiles, strict=True)
+    ]
+
+
+def _ramp(position: Doubles, start: int, end: int) -> Doubles:
+    """0 to 1 over the pixels that two tiles share, but for a margin at each end."""
+    margin = (end - start) / 4
+    share = (position - start - margin) / (end - start - 2 * margin)
+    return np.asarray(np.clip(share, 0, 1))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,6 +24,7 @@ from modelmill.tasks.base import (
     Task,
 )
 from modelmill.tasks.decoding import text_tokenizer
+from modelmill.tasks.decoding.padding import padded
 from modelmill.tasks.decoding.tokenizer import TOKENIZER, load_tokenizer
 from modelmill.tasks.parameters import Ignored
 from modelmill.tasks.question_answering.features import (
@@ -36,6 +37,7 @@ from modelmill.tasks.question_answering.features import (
 from modelmill.tasks.question_answering.measures import exact, f1
 from modelmill.types import Json, Struct, TensorSpec, Usage
 
+WANTED = 'a question is JSON of the form {"question": ..., "context": ...}'
 STEP = 64
 """Passages are filled up to a multiple of it, so that those of about one length make a batch."""
 MOST_TOKENS, QUESTION_TOKENS = 16_384, 64
@@ -111,9 +113,7 @@ class QuestionAnswering(Task):
 
     def fingerprint(self, data: Raw) -> str:
         """The sha256 of question and passage."""
-        return hashlib.sha256(
-            "\0".join(asked_of(data)).encode("utf-8", "surrogatepass")
-        ).hexdigest()
+        return _digest("\0".join(asked_of(data)))
 
     def describe_inputs(self, samples: Sequence[Raw]) -> text_tokenizer.Look:
         """How long the texts are, and whether they have spaces."""
@@ -123,26 +123,21 @@ class QuestionAnswering(Task):
         """The sha256 of the passage: questions about it that train say what it holds to those that
         measure.
         """
-        return hashlib.sha256(
-            asked_of(data)[1].encode("utf-8", "surrogatepass")
-        ).hexdigest()
+        return _digest(asked_of(data)[1])
 
     def prepare(
         self, samples: Sequence[Raw], preprocessing: Preprocessing, folder: Path
     ) -> text_tokenizer.Preprocessing:
         """The tokenizer, learnt from questions and passages, and the length of passages."""
-        questions, contexts = zip(
-            *(asked_of(sample) for sample in samples), strict=True
-        )
+        questions, contexts = zip(*map(asked_of, samples), strict=True)
         passages = list(dict.fromkeys(contexts))
         found = text_tokenizer.prepare([*questions, *passages], preprocessing, folder)
         if preprocessing.max_length:
             return found
         tokenizer = load_tokenizer(folder / TOKENIZER)
         lengths = [len(ids) for ids in tokenizer.encode_all(passages)]
-        length = max(
-            STEP, min(preprocessing.length_limit, int(np.percentile(lengths, 98)))
-        )
+        usual = int(np.percentile(lengths, 98))
+        length = max(STEP, min(preprocessing.length_limit, usual))
         return msgspec.structs.replace(found, max_length=length)
 
     def inputs(self, context: Context) -> list[TensorSpec]:
@@ -176,22 +171,18 @@ class QuestionAnswering(Task):
         """
         asked = _read(data, context)
         size = max(1, -(-len(asked.ids) // STEP)) * STEP
-        known = {
-            name: _filled(array, size) for name, array in _known(asked, context).items()
-        }
-        places = _filled(np.array(asked.offsets, np.int64).reshape(-1, 2), size)
+        known = _known(asked, context)
+        places = np.array(asked.offsets, np.int64).reshape(-1, 2)
         return {
             "question": asked.question_ids,
-            **known,
-            f"{NOTE}places": places,
+            **{name: _filled(array, size) for name, array in known.items()},
+            f"{NOTE}places": _filled(places, size),
             f"{NOTE}context": text_tokenizer.noted(asked.context),
         }
 
     def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
         """`prompt_tokens` of questions and passages."""
-        read = np.count_nonzero(inputs["question"]) + np.count_nonzero(
-            inputs["passage"]
-        )
+        read = sum(np.count_nonzero(inputs[name]) for name in ("question", "passage"))
         return {"prompt_tokens": int(read)}
 
     def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Any:
@@ -202,17 +193,10 @@ class QuestionAnswering(Task):
         `InvalidInput`.
         """
         count = parameters.top_k
-        longest = parameters.max_answer_len
-        places = arrays[f"{NOTE}places"]
-        text = text_tokenizer.text_of_note(arrays[f"{NOTE}context"])
         start, end = (
             np.exp(arrays[name].astype(np.float64)) for name in ("start", "end")
         )
-        best = _best(start[1:], end[1:], longest, count, int((places[:, 1] > 0).sum()))
-        found = [
-            _answer(score, text, int(places[a, 0]), int(places[b, 1]))
-            for score, a, b in best
-        ]
+        found = _answers(arrays, start[1:], end[1:], parameters)
         if parameters.handle_impossible_answer or not found:
             found.append(_answer(float(start[0] * end[0]), "", 0, 0))
             found = sorted(found, key=lambda one: -one["score"])[:count]
@@ -225,25 +209,19 @@ class QuestionAnswering(Task):
         The first three answers that people gave, again where there are fewer; of 0 where there is
         none.
         """
-        asked, size = _read(item.data, context), context.preprocessing.max_length
         assert isinstance(item.target, tuple)
+        asked, size = _read(item.data, context), context.preprocessing.max_length
         touched = [_tokens_of(asked, one) for one in item.target] or [(-1, -1)]
-        first, last = touched[0]
-        begin = (
-            max(0, min(first - size // 2, len(asked.ids) - size)) if last >= size else 0
-        )
+        begin = _begin_of_part(touched[0], len(asked.ids), size)
         known = {
             name: _filled(array[begin : begin + size], size)
             for name, array in _known(asked, context).items()
         }
-        inside = [
-            (a - begin + 1, b - begin + 1)
-            for a, b in touched
-            if a >= begin and b - begin < size
-        ] or [(0, 0)]
-        spans = np.array((inside * ANSWERS)[:ANSWERS], np.int64)
         arrays = {"question": asked.question_ids, **known}
-        return {name: _small(array) for name, array in arrays.items()}, {"spans": spans}
+        return (
+            {name: _small(array) for name, array in arrays.items()},
+            {"spans": _spans(touched, begin, size)},
+        )
 
     def expected(self, item: Item) -> Any:
         """The answers that are right."""
@@ -276,22 +254,30 @@ class QuestionAnswering(Task):
         )
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def asked_of(data: Raw) -> tuple[str, str]:
     """The question and the passage of a raw input; raises `InvalidInput`."""
-    wanted = 'a question is JSON of the form {"question": ..., "context": ...}'
+    document = _document(data)
+    question, context = (document.get(name) for name in ("question", "context"))
+    if not isinstance(question, str) or not isinstance(context, str):
+        raise InvalidInput(WANTED)
+    return text_tokenizer.text_of(question), text_tokenizer.text_of(context)
+
+
+def _document(data: Raw) -> Json:
+    """The JSON object of a raw input."""
     if not isinstance(data, str):
-        raise InvalidInput(wanted)
+        raise InvalidInput(WANTED)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(wanted) from error
-    if not isinstance(document, dict) or not all(
-        isinstance(document.get(name), str) for name in ("question", "context")
-    ):
-        raise InvalidInput(wanted)
-    return text_tokenizer.text_of(document["question"]), text_tokenizer.text_of(
-        document["context"]
-    )
+        raise InvalidInput(WANTED) from error
+    if not isinstance(document, dict):
+        raise InvalidInput(WANTED)
+    return document
 
 
 def _read(data: Raw, context: Context) -> Asked:
@@ -304,38 +290,54 @@ def _read(data: Raw, context: Context) -> Asked:
             "send a part"
         )
     said = tokenizer.encode_with_places(question)
-    row = np.zeros(QUESTION_TOKENS, np.int64)
-    ids = said.ids[:QUESTION_TOKENS]
-    row[: len(ids)] = ids
-    words = [text[a:b] for a, b in encoded.places]
-    question_words = [question[a:b] for a, b in said.places[:QUESTION_TOKENS]]
     return Asked(
         question,
         text,
-        words,
+        _cut(text, encoded.places),
         np.array(encoded.ids, np.int64),
         encoded.places,
-        question_words,
-        row,
+        _cut(question, said.places[:QUESTION_TOKENS]),
+        padded(said.ids, QUESTION_TOKENS, np.int64),
     )
+
+
+def _cut(text: str, places: Sequence[tuple[int, int]]) -> list[str]:
+    """The words of a text at these places."""
+    return [text[start:end] for start, end in places]
 
 
 def _known(asked: Asked, context: Context) -> Arrays:
     """What a network sees of each token of a passage."""
     places, alike = partners(asked.words, asked.question_words)
-    common = features(
-        asked.question_words,
-        asked.words,
-        alike,
-        asked.ids,
-        context.preprocessing.tokens,
-    )
+    tokens = context.preprocessing.tokens
     return {
         "passage": asked.ids,
-        "features": common,
+        "features": features(
+            asked.question_words, asked.words, alike, asked.ids, tokens
+        ),
         "endings": endings(asked.words),
         "partners": places,
     }
+
+
+def _begin_of_part(answer: tuple[int, int], length: int, size: int) -> int:
+    """The first token of the part of a passage that is trained on: the answer lies in its
+    middle.
+    """
+    first, last = answer
+    return max(0, min(first - size // 2, length - size)) if last >= size else 0
+
+
+def _spans(
+    touched: Sequence[tuple[int, int]], begin: int, size: int
+) -> np.ndarray[Any, Any]:
+    """First and last tokens from 1 of the answers in a part of a passage, [3, 2]."""
+    inside = [
+        (first - begin + 1, last - begin + 1)
+        for first, last in touched
+        if first >= begin and last - begin < size
+    ] or [(0, 0)]
+    return np.array((inside * ANSWERS)[:ANSWERS], np.int64)
 
 
 def _filled(array: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
@@ -354,17 +356,31 @@ def _answer(score: float, text: str, start: int, end: int) -> Json:
     }
 
 
+def _answers(
+    arrays: Arrays, start: Any, end: Any, parameters: Parameters
+) -> list[Json]:
+    """The best answers in a passage, by the probabilities of each token to begin and to end one."""
+    places = arrays[f"{NOTE}places"]
+    text = text_tokenizer.text_of_note(arrays[f"{NOTE}context"])
+    size = int((places[:, 1] > 0).sum())
+    best = _best(start, end, parameters.max_answer_len, parameters.top_k, size)
+    return [
+        _answer(score, text, int(places[first, 0]), int(places[last, 1]))
+        for score, first, last in best
+    ]
+
+
 def _best(
     start: Any, end: Any, longest: int, count: int, size: int
 ) -> list[tuple[float, int, int]]:
     """The likeliest spans (score, first, last token) of at most `longest` tokens, of which none
     overlap.
     """
-    every = []
-    for length in range(min(longest, size)):
-        scores = start[: size - length] * end[length:size]
-        for first in np.argsort(-scores, kind="stable")[:count]:
-            every.append((float(scores[first]), int(first), int(first) + length))
+    every = [
+        span
+        for length in range(min(longest, size))
+        for span in _best_of_length(start[:size], end[:size], length, count)
+    ]
     found: list[tuple[float, int, int]] = []
     for score, first, last in sorted(every, reverse=True):
         if len(found) == count:
@@ -372,6 +388,15 @@ def _best(
         if all(last < a or first > b for _, a, b in found):
             found.append((score, first, last))
     return found
+
+
+def _best_of_length(
+    start: Any, end: Any, length: int, count: int
+) -> list[tuple[float, int, int]]:
+    """The likeliest spans of `length` tokens after the first, the best first."""
+    scores = start[: len(start) - length] * end[length:]
+    best = np.argsort(-scores, kind="stable")[:count].tolist()
+    return [(float(scores[first]), first, first + length) for first in best]
 
 
 def _small(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -393,40 +418,42 @@ def _tokens_of(asked: Asked, answer: tuple[str, int]) -> tuple[int, int]:
 def _baseline(data: Raw, context: Context) -> str:
     asked = _read(data, context)
     _, alike = partners(asked.words, asked.question_words)
+    tokens = context.preprocessing.tokens
     first, last = window_baseline(
-        asked.question_words,
-        asked.words,
-        alike,
-        asked.ids,
-        context.preprocessing.tokens,
+        asked.question_words, asked.words, alike, asked.ids, tokens
     )
-    return (
-        asked.context[asked.offsets[first][0] : asked.offsets[last - 1][1]]
-        if last > first
-        else ""
-    )
+    if last <= first:
+        return ""
+    return asked.context[asked.offsets[first][0] : asked.offsets[last - 1][1]]
 
 
 def metrics(measured: Measured) -> Evaluation:
     """`em` and `f1` as SQuAD's script computes them, by character where there are no spaces,
     beside the baseline's.
     """
+    truths = measured.truths
     said = [one["answer"] for one in measured.outputs]
-    pairs = list(zip(said, measured.truths, strict=True))
-    metrics = {
-        "em": sum(exact(*pair) for pair in pairs) / max(1, len(pairs)),
-        "f1": sum(f1(*pair) for pair in pairs) / max(1, len(pairs)),
-        "items": len(pairs),
+    metrics: Json = {
+        "em": _mean(exact, said, truths),
+        "f1": _mean(f1, said, truths),
+        "items": len(said),
     }
-    if measured.context is not None:
-        answers = [
-            _baseline(raw, measured.context) for raw in measured.show(range(len(pairs)))
-        ]
-        metrics["f1_baseline"] = sum(
-            f1(answer, truths)
-            for answer, truths in zip(answers, measured.truths, strict=True)
-        ) / max(1, len(pairs))
+    if (context := measured.context) is not None:
+        raws = measured.show(range(len(said)))
+        metrics["f1_baseline"] = _mean(
+            f1, [_baseline(raw, context) for raw in raws], truths
+        )
     return Evaluation(metrics=metrics, pictures={})
+
+
+def _mean(
+    measure: Callable[[str, Sequence[str]], float],
+    answers: Sequence[str],
+    truths: Sequence[Sequence[str]],
+) -> float:
+    """The mean of a measure over all answers; 0 without any."""
+    pairs = zip(answers, truths, strict=True)
+    return sum(measure(*pair) for pair in pairs) / max(1, len(answers))
 
 
 TASK = QuestionAnswering()

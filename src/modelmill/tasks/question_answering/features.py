@@ -34,26 +34,36 @@ def partners(passage: Sequence[str], question: Sequence[str]) -> tuple[Array, Ar
     that continues the match of the word before is taken.
     """
     question_words = [word.lower() for word in question]
-    letter_pairs = [
-        (position, _letters(word))
-        for position, word in enumerate(question_words, 1)
-        if len(word) >= MIN_LETTERS
-    ]
-    matches: dict[str, tuple[int, float]] = {
-        word: (position, 1.0)
-        for position, word in reversed([*enumerate(question_words, 1)])
-    }
+    matches = _Matches(question_words)
     positions = np.zeros(len(passage), np.int64)
     similarity = np.zeros(len(passage), np.float32)
     last = 0
     for number, word in enumerate(map(str.lower, passage)):
-        if word not in matches:
-            matches[word] = _nearest(word, letter_pairs)
-        position, similarity[number] = matches[word]
+        position, similarity[number] = matches.of(word)
         continues = 0 < last < len(question_words) and question_words[last] == word
         last = last + 1 if continues else position
         positions[number] = last
     return positions, similarity
+
+
+class _Matches:
+    """The position from 1 of the question word that matches a word, and their similarity."""
+
+    def __init__(self, question: Sequence[str]) -> None:
+        numbered = list(enumerate(question, 1))
+        self._pairs = [(n, _letters(word)) for n, word in numbered if _is_long(word)]
+        # The first of equal words counts.
+        self._known = {word: (n, 1.0) for n, word in reversed(numbered)}
+
+    def of(self, word: str) -> tuple[int, float]:
+        """(0, 0) where nothing matches; looked for once for each word."""
+        if word not in self._known:
+            self._known[word] = _nearest(word, self._pairs)
+        return self._known[word]
+
+
+def _is_long(word: str) -> bool:
+    return len(word) >= MIN_LETTERS
 
 
 def _nearest(
@@ -62,15 +72,14 @@ def _nearest(
     """The position of the question word with the most similar spelling, and the similarity; (0, 0)
     where all are below `MIN_SIMILARITY`.
     """
-    own = _letters(word) if len(word) >= MIN_LETTERS else set()
-    best, negative = max(
-        (
-            (2 * len(own & other) / (len(own) + len(other)), -position)
-            for position, other in letter_pairs
-        ),
-        default=(0.0, 0),
-    )
+    own = _letters(word) if _is_long(word) else set()
+    alike = ((_dice(own, other), -position) for position, other in letter_pairs)
+    best, negative = max(alike, default=(0.0, 0))
     return (-negative, best) if best >= MIN_SIMILARITY else (0, 0.0)
+
+
+def _dice(one: set[str], other: set[str]) -> float:
+    return 2 * len(one & other) / (len(one) + len(other))
 
 
 def _letters(word: str) -> set[str]:
@@ -105,45 +114,49 @@ def features(
     of words, weight by rarity, rarity, matches of its sentence, digit, capital, frequency in the
     passage, matches in windows.
     """
+    if not passage:
+        return np.zeros((0, COUNT), np.float32)
     question_words = [word.lower() for word in question]
     words = [word.lower() for word in passage]
     whole = set(question_words)
-    pairs = set(pairwise(question_words))
-    size = len(words)
     rarity = np.log(np.where(ids > 1, ids, tokens) + 1.0) / np.log(tokens + 2.0)
-    match = np.array([word in whole for word in words], np.float32)
-    pair = np.zeros(size, np.float32)
-    for position, two in enumerate(pairwise(words)):
-        if two in pairs:
-            pair[position : position + 2] = 1
     weight = similarity * rarity
-    total = max(
-        1e-3, float(sum(rarity[words.index(word)] for word in whole if word in words))
-    )
-    windows = [
-        np.convolve(weight, np.ones(2 * width + 1), "same") / total
-        for width in WINDOWS
-        if size
-    ]
+    total = _total_rarity(whole, words, rarity)
     columns = [
-        match,
+        np.array([word in whole for word in words], np.float32),
         similarity,
-        pair,
+        _matched_pairs(question_words, words),
         weight,
         rarity,
         _sentence_sums(words, weight / total),
-        np.array(
-            [any(letter.isdigit() for letter in word) for word in words], np.float32
-        ),
+        np.array([any(map(str.isdigit, word)) for word in words], np.float32),
         np.array([word[:1].isupper() for word in passage], np.float32),
         _frequencies(words),
-        *(_fitted(window, size) for window in windows),
+        *_window_sums(weight, total),
     ]
-    return (
-        np.stack(columns, 1).astype(np.float32)
-        if size
-        else np.zeros((0, COUNT), np.float32)
-    )
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def _matched_pairs(question: Sequence[str], words: Sequence[str]) -> Array:
+    """1 for both words of a pair that follow one another in the question, too."""
+    pairs = set(pairwise(question))
+    matched = np.zeros(len(words), np.float32)
+    for position, two in enumerate(pairwise(words)):
+        if two in pairs:
+            matched[position : position + 2] = 1
+    return matched
+
+
+def _total_rarity(whole: set[str], words: Sequence[str], rarity: Array) -> float:
+    """The summed rarity of the question words that the passage has."""
+    found = sum(rarity[words.index(word)] for word in whole if word in words)
+    return max(1e-3, float(found))
+
+
+def _window_sums(weight: Array, total: float) -> list[Array]:
+    """The summed weight around each token, for each of `WINDOWS`."""
+    sums = (np.convolve(weight, np.ones(2 * width + 1), "same") for width in WINDOWS)
+    return [_fitted(window / total, len(weight)) for window in sums]
 
 
 def _fitted(values: Array, size: int) -> Array:
@@ -155,7 +168,7 @@ def _fitted(values: Array, size: int) -> Array:
 def _sentence_sums(words: Sequence[str], weight: Array) -> Array:
     """For each token the summed match weight of its sentence."""
     ends = np.cumsum([0, *(word in ENDS for word in words)])[:-1]
-    return np.bincount(ends, weight)[ends] if len(words) else weight
+    return np.asarray(np.bincount(ends, weight)[ends])
 
 
 def _frequencies(words: Sequence[str]) -> Array:
@@ -180,12 +193,17 @@ def window_baseline(
     columns = features(question, passage, similarity, ids, tokens)
     if not len(columns):
         return 0, 0
-    score, match = columns[:, 9 + 1], columns[:, 0]
+    start = _best_window(columns[:, 9 + 1], columns[:, 0], length)
+    return start, min(len(columns), start + length)
+
+
+def _best_window(score: Array, match: Array, length: int) -> int:
+    """Where the span with the highest mean score begins, of those without a match."""
     best, best_start = -1.0, 0
-    for start in range(max(1, len(columns) - length + 1)):
+    for start in range(max(1, len(score) - length + 1)):
         if match[start : start + length].any():
             continue
         value = float(score[start : start + length].mean())
         if value > best:
             best, best_start = value, start
-    return best_start, min(len(columns), best_start + length)
+    return best_start

@@ -65,10 +65,8 @@ class Reader(nn.Module):
         self.align = nn.Linear(width, width)
         self.common = nn.Linear(COUNT, width // 2)
         self.question = BidirectionalGru(width, hidden)
-        sizes = [
-            2 * width + width // 2 + 2 * hidden + width // 4,
-            *[2 * hidden] * (layers - 1),
-        ]
+        first = 2 * width + width // 2 + 2 * hidden + width // 4
+        sizes = [first, *[2 * hidden] * (layers - 1)]
         self.passage = nn.ModuleList(BidirectionalGru(size, hidden) for size in sizes)
         self.weigh = nn.Linear(2 * hidden, 1)
         self.pointers = Pointers(2 * hidden * layers + width // 2, 2 * hidden)
@@ -97,24 +95,30 @@ class Reader(nn.Module):
         question_words, passage_words = self._words(question), self._words(passage)
         question_states = self.dropout(self.question(question_words, question_mask))
         matches = torch.relu(self.common(features))
-        x = torch.cat(
-            [
-                passage_words,
-                self._aligned(passage_words, question_words, question_mask),
-                matches,
-                matched_states(question_states, features, partners),
-                self.dropout(self.endings(endings)),
-            ],
-            2,
-        )
-        layers = [matches]
+        parts = [
+            passage_words,
+            self._aligned(passage_words, question_words, question_mask),
+            matches,
+            matched_states(question_states, features, partners),
+            self.dropout(self.endings(endings)),
+        ]
+        states = self._states(torch.cat(parts, 2), mask)
+        pooled = self._pooled(question_states, question_mask)
+        return self.pointers(torch.cat([matches, *states], 2), pooled, mask)  # type: ignore[no-any-return]
+
+    def _states(self, x: Tensor, mask: Tensor) -> list[Tensor]:
+        """The states of the passage after each layer, [N, C, 2 * hidden]."""
+        states = []
         for layer in self.passage:
             x = self.dropout(layer(x, mask))
-            layers.append(x)
-        weights = self.weigh(question_states)[:, :, 0]
-        weights = weights.masked_fill(~question_mask, MASKED).softmax(1)
-        pooled = (weights[:, None] @ question_states)[:, 0]
-        return self.pointers(torch.cat(layers, 2), pooled, mask)  # type: ignore[no-any-return]
+            states.append(x)
+        return states
+
+    def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
+        """The question [N, 2 * hidden]: the mean of its words' states by learnt weights."""
+        weights = self.weigh(states)[:, :, 0].masked_fill(~mask, MASKED).softmax(1)
+        pooled: Tensor = (weights[:, None] @ states)[:, 0]
+        return pooled
 
     def _aligned(self, passage: Tensor, question: Tensor, mask: Tensor) -> Tensor:
         """For each passage word the question words, weighted by attention: [N, C, width]."""
@@ -178,15 +182,20 @@ class SpanHead(nn.Module):
         """Ids of question [N, Q] and passage [N, C], features [N, C, F], endings and partners [N,
         C] -> logits of start and end [N, C + 1].
         """
-        states = self.encoder(torch.cat([question, passage], 1))
-        question_mask = (question != 0)[:, :, None]
         size = question.shape[1]
-        question_sum = (states[:, :size] * question_mask).sum(1)
-        pooled = question_sum / question_mask.sum(1).clamp(min=1)
+        states = self.encoder(torch.cat([question, passage], 1))
+        question_states, passage_states = states[:, :size], states[:, size:]
+        pooled = _mean_of_words(question_states, question)
         matches = [
             torch.relu(self.common(features)),
             self.endings(endings),
-            matched_states(states[:, :size], features, partners),
+            matched_states(question_states, features, partners),
         ]
-        passage_states = self.body(torch.cat([states[:, size:], *matches], 2))
-        return self.pointers(passage_states, pooled, passage != 0)  # type: ignore[no-any-return]
+        x = self.body(torch.cat([passage_states, *matches], 2))
+        return self.pointers(x, pooled, passage != 0)  # type: ignore[no-any-return]
+
+
+def _mean_of_words(states: Tensor, ids: Tensor) -> Tensor:
+    """The mean [N, S] of the states [N, Q, S] of tokens that are no padding."""
+    mask = (ids != 0)[:, :, None]
+    return (states * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -38,13 +38,7 @@ def crop(batch: Batch) -> Batch:
     Matches with the question stay where the answer is, so few questions teach more positions.
     """
     spans = batch["spans"].long()
-    length = (batch["passage"] != 0).sum(1)
-    first = spans[:, :, 0].amin(1)
-    last = spans[:, :, 1].amax(1)
-    chance = torch.rand(3, len(spans), device=spans.device)
-    chosen = (chance[0] < CROPPED) & (first > 0)
-    begin = torch.where(chosen, (chance[1] * first).long(), 0)
-    end = torch.where(chosen, last + (chance[2] * (length - last + 1)).long(), length)
+    begin, end = _random_part(batch, spans)
     size = batch["passage"].shape[1]
     position = torch.arange(size, device=spans.device) + begin[:, None]
     mask = position < end[:, None]
@@ -57,6 +51,17 @@ def crop(batch: Batch) -> Batch:
     cropped["features"] = batch["features"].gather(1, index) * mask[:, :, None]
     cropped["spans"] = torch.where(spans > 0, spans - begin[:, None, None], spans)
     return {**batch, **cropped}
+
+
+def _random_part(batch: Batch, spans: Tensor) -> tuple[Tensor, Tensor]:
+    """The first token that is kept of each passage, and the one after the last, [N] each."""
+    length = (batch["passage"] != 0).sum(1)
+    first, last = spans[:, :, 0].amin(1), spans[:, :, 1].amax(1)
+    chance = torch.rand(3, len(spans), device=spans.device)
+    chosen = (chance[0] < CROPPED) & (first > 0)
+    begin = torch.where(chosen, (chance[1] * first).long(), 0)
+    end = torch.where(chosen, last + (chance[2] * (length - last + 1)).long(), length)
+    return begin, end
 
 
 def _loss(start: Tensor, end: Tensor, spans: Tensor, smoothing: float) -> Tensor:
@@ -76,16 +81,20 @@ def _smoothed_loss(
     """Cross-entropy whose smoothing goes to the neighbouring positions: an end that is missed by a
     word is not all wrong.
     """
-    exact = log_probabilities.gather(1, target[:, None])[:, 0]
+    exact = _picked(log_probabilities, target)
     if not smoothing:
         return -exact.mean()
     most = log_probabilities.shape[1] - 1
     left, right = (
-        log_probabilities.gather(1, (target[:, None] + step).clamp(1, most))[:, 0]
-        for step in (-1, 1)
+        _picked(log_probabilities, (target + step).clamp(1, most)) for step in (-1, 1)
     )
     around = torch.where(target > 0, (left + right).clamp(min=-60) / 2, exact)
     return -((1 - smoothing) * exact + smoothing * around).mean()
+
+
+def _picked(values: Tensor, positions: Tensor) -> Tensor:
+    """The value [N] at a position of each row [N, C]."""
+    return values.gather(1, positions[:, None])[:, 0]
 
 
 def validate(
@@ -95,26 +104,37 @@ def validate(
     positions with the best of the answers.
     """
     start, end = _log_probabilities(network, batch)
-    both = start[:, 1:, None] + end[:, None, 1:]
-    size = both.shape[1]
-    allowed = (
-        torch.ones(size, size, dtype=torch.bool, device=both.device)
-        .triu()
-        .tril(MAX_ANSWER)
-    )
-    likely, best = both.masked_fill(~allowed, -1e9).flatten(1).max(1)
-    # Else the prediction is "no answer", position 0.
-    answered = likely >= start[:, 0] + end[:, 0]
-    first = ((best // size + 1) * answered)[:, None]
-    last = ((best % size + 1) * answered)[:, None]
+    first, last = _predicted(start, end)
     begins, ends = batch["spans"].unbind(2)
-    same = (torch.minimum(last, ends) - torch.maximum(first, begins) + 1).clamp(min=0)
-    both_sizes = (last - first + 1) + (ends - begins + 1)
     return {
         "loss": _loss(start, end, batch["spans"], 0.0),
         "em": ((first == begins) & (last == ends)).any(1).float().mean(),
-        "f1": (2 * same / both_sizes).amax(1).mean(),
+        "f1": _f1(first, last, begins, ends).amax(1).mean(),
     }
+
+
+def _predicted(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last position [N, 1] of the likeliest answer; 0 where that is "no answer"."""
+    both = start[:, 1:, None] + end[:, None, 1:]
+    size = both.shape[1]
+    likely, best = both.masked_fill(~_allowed(both), -1e9).flatten(1).max(1)
+    answered = likely >= start[:, 0] + end[:, 0]
+    first = (best // size + 1) * answered
+    last = (best % size + 1) * answered
+    return first[:, None], last[:, None]
+
+
+def _allowed(both: Tensor) -> Tensor:
+    """True [C, C] for ends that are not before their start, nor too far after it."""
+    whole = torch.ones(both.shape[1:], dtype=torch.bool, device=both.device)
+    return whole.triu().tril(MAX_ANSWER)
+
+
+def _f1(first: Tensor, last: Tensor, begins: Tensor, ends: Tensor) -> Tensor:
+    """The F1 of the predicted positions with those of each answer, [N, answers]."""
+    same = (torch.minimum(last, ends) - torch.maximum(first, begins) + 1).clamp(min=0)
+    both_sizes = (last - first + 1) + (ends - begins + 1)
+    return 2 * same / both_sizes
 
 
 def _log_probabilities(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

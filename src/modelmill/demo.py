@@ -25,18 +25,22 @@ def show(settings: Settings) -> None:
     with Client(url, home=settings.home) as client:
         if not sample.exists() or not _exists(client.model):
             _train(client, sample)
-        if not _exists(client.deployment):
-            client.deploy(NAME)
-        # A user may have pinned another version.
-        current = client.deployment(NAME)
-        reference = f"{current['model']}:{current['version']}"
-        client.deploy(reference, name=NAME, wait=True)
+        _deploy(client)
         answer = client.predict(NAME, sample)[0]["output"][0]
     say(
         f"demo: {sample.name} is recognised as '{answer['label']}' (score {answer['score']:.3f}). "
         "Try it yourself:"
     )
     _say_how_to_call(settings, url, sample)
+
+
+def _deploy(client: Client) -> None:
+    """Serve the model, or wait until it is served: a user may have pinned another version."""
+    if not _exists(client.deployment):
+        client.deploy(NAME)
+    current = client.deployment(NAME)
+    reference = f"{current['model']}:{current['version']}"
+    client.deploy(reference, name=NAME, wait=True)
 
 
 def _say_how_to_call(settings: Settings, url: str, sample: Path) -> None:

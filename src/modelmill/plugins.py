@@ -83,16 +83,19 @@ def load(kind: str, name: str) -> ModuleType:
     if name not in names(kind):
         raise unknown(WORD.get(kind, "recipe"), name, names(kind))
     try:
-        if point := _installed(kind).get(name):
-            module: ModuleType = point.load()
-            return module
-        file = name.replace("-", "_")
-        mark = "_" if keyword.iskeyword(file) else ""
-        return importlib.import_module(f"modelmill.{kind}.{file}{mark}")
+        point = _installed(kind).get(name)
+        return point.load() if point else _own(kind, name)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("modelmill"):
             raise
         raise missing(name, error) from error
+
+
+def _own(kind: str, name: str) -> ModuleType:
+    """The module of one of our own; one called like a word of Python has a mark at its end."""
+    file = name.replace("-", "_")
+    mark = "_" if keyword.iskeyword(file) else ""
+    return importlib.import_module(f"modelmill.{kind}.{file}{mark}")
 
 
 def missing(name: str, error: ModuleNotFoundError) -> NotInstalled:

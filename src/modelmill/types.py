@@ -298,12 +298,16 @@ def parse_reference(text: str) -> Reference:
         )
     check_name("model", name)
     if mark == ":":
-        if not re.fullmatch(r"[1-9][0-9]{0,8}", rest):
-            raise InvalidInput(
-                f"'{rest}' is not a version: versions are numbers from 1, as in '{name}:1'"
-            )
-        return Reference(name=name, version=int(rest))
+        return Reference(name=name, version=_version_in(rest, name))
     return Reference(name=name, alias=check_name("alias", rest) if rest else None)
+
+
+def _version_in(text: str, name: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise InvalidInput(
+            f"'{text}' is not a version: versions are numbers from 1, as in '{name}:1'"
+        )
+    return int(text)
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]

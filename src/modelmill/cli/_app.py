@@ -56,24 +56,31 @@ def main(argv: list[str] | None = None) -> None:
     from modelmill.errors import MillError
 
     global as_json
-    tokens = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in tokens
-    tokens = [word for word in tokens if word != "--json"]
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
     try:
-        app(tokens, exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        message = " ".join(str(error).split())
-        if as_json:
-            print_json({"error": message, "code": "invalid_input"})
-        fail(f"{message} (see `modelmill --help`)", status=2)
+        _run([word for word in words if word != "--json"])
     except MillError as error:
-        if as_json:
-            print_json({"error": error.message, "code": error.code})
-        fail(error.message)
+        _refuse(error.message, error.code)
     except KeyboardInterrupt:
         fail("interrupted")
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone
+
+
+def _run(words: list[str]) -> None:
+    try:
+        app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        message = " ".join(str(error).split())
+        _refuse(message, "invalid_input", " (see `modelmill --help`)", status=2)
+
+
+def _refuse(message: str, code: str, hint: str = "", status: int = 1) -> NoReturn:
+    """End with an error, which is a JSON document too with --json."""
+    if as_json:
+        print_json({"error": message, "code": code})
+    fail(message + hint, status)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

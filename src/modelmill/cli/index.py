@@ -1,5 +1,6 @@
 """Indexes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -63,12 +64,18 @@ def index_add(
         left_out=None if strict else leave_out,
     )
     if not ids:
-        some = left_out[0] if left_out else {"file": str(paths[0]), "error": "is empty"}
-        raise InvalidInput(
-            f"nothing was added, {len(left_out)} left out: {some['file']}: {some['error']}"
-        )
+        raise _nothing_added(paths, left_out)
     document = {"ids": ids, **({"left_out": left_out} if left_out else {})}
     show(document, lambda: screen().items_added(ids, left_out))
+
+
+def _nothing_added(
+    paths: Sequence[Path], left_out: list[dict[str, str]]
+) -> InvalidInput:
+    some = left_out[0] if left_out else {"file": str(paths[0]), "error": "is empty"}
+    return InvalidInput(
+        f"nothing was added, {len(left_out)} left out: {some['file']}: {some['error']}"
+    )
 
 
 @index.command(name="search")

@@ -386,6 +386,13 @@ def _print_left_out(files: Sequence[Mapping[str, str]]) -> None:
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 """Columns of a box."""
+ANSWER = ("input", "answer")
+SCORED = ("input", "answer", "score")
+SPOKEN = ("input", "text")
+TIMED = ("input", "from", "to", "text")
+BOX = ("input", "label", "score", *CORNERS, "file")
+LABEL = ("input", "label", "score", "then", "vector")
+"""Columns of a box."""
 
 
 def predictions(
@@ -405,21 +412,20 @@ def predictions(
 
 def _print_answers(rows: Sequence[Mapping[str, Any]]) -> None:
     """A table of answers, in the columns of their kind."""
+    outputs = [row["output"] for row in rows]
     if boxes := _rows_of(_boxes, rows):
-        table(boxes, ("input", "label", "score", *CORNERS, "file"))
-    elif any(_is_picture(row["output"]) for row in rows):
-        table([_picture_row(row) for row in rows], ("input", "answer"))
-    elif all(_is_transcription(row["output"]) for row in rows):
+        table(boxes, BOX)
+    elif any(map(_is_picture, outputs)):
+        table([_picture_row(row) for row in rows], ANSWER)
+    elif all(map(_is_transcription, outputs)):
         spoken = _rows_of(_spoken_rows, rows)
-        timed = ("input", "from", "to", "text")
-        table(spoken, timed if "from" in spoken[0] else ("input", "text"))
+        table(spoken, TIMED if "from" in spoken[0] else SPOKEN)
     elif texts := _rows_of(_text_rows, rows):
-        table(texts, ("input", "answer", "score"))
-    elif any(isinstance(value, str) for row in rows for value in row["output"]):
+        table(texts, SCORED)
+    elif any(isinstance(value, str) for output in outputs for value in output):
         table(_rows_of(_picture_rows, rows), PICTURE)
     else:
-        answers = [_label_row(row["input"][:60], row["output"]) for row in rows]
-        table(answers, ("input", "label", "score", "then", "vector"))
+        table(_rows_of(_label_rows, rows), LABEL)
 
 
 def _rows_of(
@@ -450,13 +456,14 @@ def _picture_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"input": row["input"], "answer": row["output"].get("file", hint)}
 
 
-def _label_row(name: str, output: Any) -> dict[str, Any]:
+def _label_rows(name: str, output: Any) -> list[dict[str, Any]]:
     """A row for labels with scores, or for a vector."""
     several = isinstance(output, list) and bool(output)
     best = output[0] if several else output
     if isinstance(best, float):
-        return {"input": name, "vector": _vector(output)}
-    return {"input": name, **best, "then": _scores(output[1:3] if several else [])}
+        return [{"input": name, "vector": _vector(output)}]
+    others = _scores(output[1:3] if several else [])
+    return [{"input": name, **best, "then": others}]
 
 
 def _scores(labels: Sequence[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 import os
 import zipfile
 import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,8 +57,6 @@ class Indexes(Connection):
         requests of up to 64: when one is refused, those of earlier requests stay; the error says
         how many.
         """
-        from base64 import b64encode
-
         ids: list[int] = []
         batch = _Batch()
         for title, read, folder_label in _inputs(inputs):
@@ -71,12 +70,7 @@ class Indexes(Connection):
             if not batch.has_room(len(data)):
                 ids += self._add_items(name, batch, left_out, len(ids))
                 batch = _Batch()
-            item = {
-                "input": b64encode(data).decode(),
-                "label": folder_label if label is None else label,
-                "metadata": dict(metadata or {}),
-            }
-            batch.add(title, item, len(data))
+            batch.add(title, data, folder_label if label is None else label, metadata)
         if batch.items:
             ids += self._add_items(name, batch, left_out, len(ids))
         return ids
@@ -165,10 +159,18 @@ class _Batch:
             return True
         return len(self.items) < ITEMS and self._size + size <= ITEMS_BYTES
 
-    def add(self, name: str, item: Json, size: int) -> None:
+    def add(
+        self, name: str, data: bytes, label: str, metadata: Mapping[str, Any] | None
+    ) -> None:
+        """Let a file join."""
+        item = {
+            "input": b64encode(data).decode(),
+            "label": label,
+            "metadata": dict(metadata or {}),
+        }
         self.items.append(item)
         self.names.append(name)
-        self._size += size
+        self._size += len(data)
 
     def named(self, error: InvalidInput) -> InvalidInput:
         """An error with the name of the file that it is about, where it is about one."""

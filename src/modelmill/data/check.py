@@ -184,15 +184,20 @@ def _conclude(
     about_contents(checked.findings, table, splits)
     labels, classes = _classes_of(checked, declared, table)
     about_splits(checked.findings, table)
-    tally = Counter(splits.tolist())
     report = Report(
         items=len(raw),
         sound=len(sound),
         classes=classes,
-        splits={name: tally[number] for number, name in enumerate(SPLITS)},
+        splits=_sizes(splits),
         findings=checked.findings.conclude(),
     )
     return _index_of(checked, table, labels, sound, splits), report
+
+
+def _sizes(splits: NDArray[np.int8]) -> dict[str, int]:
+    """How many items each split has."""
+    counts = np.bincount(splits, minlength=len(SPLITS)).tolist()
+    return dict(zip(SPLITS, counts, strict=True))
 
 
 def _classes_of(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from modelmill.engines.base import SAMPLE_WEIGHTS, Sample, small_sample
 
 if TYPE_CHECKING:
-    from onnx import GraphProto
+    from onnx import GraphProto, NodeProto, TensorProto
 
 FILE = "model.onnx"
 """The model in a bundle."""
@@ -34,14 +34,27 @@ def write_sample(folder: Path, datatype: str) -> Sample:
 
 
 def _sample_graph(datatype: str) -> "GraphProto":
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     element = TensorProto.DataType.Value(ONNX_NAMES.get(datatype, datatype))
     x, y = (helper.make_tensor_value_info(name, element, ["n", 3]) for name in "xy")
-    if datatype != "FP32":
-        copy = helper.make_node("Identity", ["x"], ["y"])
-        return helper.make_graph([copy], "sample", [x], [y])
+    nodes, weights = _tanh_of_product() if datatype == "FP32" else _copy()
+    return helper.make_graph(nodes, "sample", [x], [y], weights)
+
+
+Nodes = tuple[list["NodeProto"], list["TensorProto"]]
+"""Nodes of a graph from x to y, and their weights."""
+
+
+def _copy() -> Nodes:
+    from onnx import helper
+
+    return [helper.make_node("Identity", ["x"], ["y"])], []
+
+
+def _tanh_of_product() -> Nodes:
+    from onnx import helper, numpy_helper
+
     product = helper.make_node("MatMul", ["x", "w"], ["z"])
     tanh = helper.make_node("Tanh", ["z"], ["y"])
-    weights = numpy_helper.from_array(SAMPLE_WEIGHTS, "w")
-    return helper.make_graph([product, tanh], "sample", [x], [y], [weights])
+    return [product, tanh], [numpy_helper.from_array(SAMPLE_WEIGHTS, "w")]

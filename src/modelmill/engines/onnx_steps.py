@@ -132,6 +132,10 @@ class Steps:
         binding.bind_cpu_input("keep", np.array([keep], np.int64))
         binding.bind_output("logits", "cpu")
         self._bind_cache(binding, rows)
+        return self._logits(binding)
+
+    def _logits(self, binding: Any) -> Logits:
+        """Run the graph; raises `ModelFailed`."""
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:

@@ -99,9 +99,8 @@ def read_tables(
             rows = rows_of(file, name, quoted)
             sample = list(islice(rows, SAMPLE))
             layout = layout or plan(name, [row for _, row in sample], options)
-            if layout.header is not None:
-                _check_header(name, layout, sample)
-            for line, row in chain(sample[layout.header is not None :], rows):
+            below = _without_header(name, layout, sample)
+            for line, row in chain(below, rows):
                 yield _item(f"{name}:{line}", row, layout, split)
 
 
@@ -226,14 +225,20 @@ def _cells(rows: list[list[str]], column: int) -> list[str]:
     return [row[column] for row in rows if column < len(row)]
 
 
-def _check_header(
+def _without_header(
     name: str, layout: TableLayout, sample: list[tuple[int, list[str]]]
-) -> None:
+) -> list[tuple[int, list[str]]]:
+    """The first rows below the header, where there is one; raises `InvalidInput` for another header
+    than that of the first table.
+    """
+    if layout.header is None:
+        return sample
     first = sample[0][1] if sample else []
-    if _names(first) != _names(layout.header or []):
+    if _names(first) != _names(layout.header):
         raise InvalidInput(
             f"'{name}' has other columns than the tables before it: {shown(', '.join(first))}"
         )
+    return sample[1:]
 
 
 def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:

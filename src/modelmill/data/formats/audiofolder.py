@@ -47,14 +47,19 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         raise InvalidInput(
             f"'{source.title}' holds no recordings (WAV, FLAC, OGG, MP3)"
         )
-    splits = splits_in(names, is_recording)
-    folders = {name: split_and_label(name, splits) for name in names}
-    labels = {name: label for name, (_, label) in folders.items()}
+    places = _places(names)
+    labels = {name: label for name, (_, label) in places.items()}
     if "label" in options or len(set(labels.values()) - {""}) < 2:
         labels = _labels_by_name(source, names, pattern)
-    for name, (split, _) in folders.items():
+    for name, (split, _) in places.items():
         split = split or _sounds.split_by_name(name, options)
         yield _item(source, name, labels[name], split)
+
+
+def _places(names: list[str]) -> dict[str, tuple[str | None, str]]:
+    """The split and the class of each recording by its folders."""
+    splits = splits_in(names, is_recording)
+    return {name: split_and_label(name, splits) for name in names}
 
 
 def _labels_by_name(

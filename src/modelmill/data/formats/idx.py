@@ -90,11 +90,18 @@ def _pictures(
         rows = max(1, BATCH // (height * width))
         for start in range(0, count, rows):
             shape = (min(rows, count - start), height, width)
-            batch = zip(images.pictures(shape), labels.read(shape[0]), strict=True)
-            for number, (picture, digit) in enumerate(batch, start):
-                yield Item(f"{split}/{number}", str(digit), picture, split)
+            for number, (picture, digit) in enumerate(_batch(images, labels, shape)):
+                yield Item(f"{split}/{start + number}", str(digit), picture, split)
         images.check_end()
         labels.check_end()
+
+
+def _batch(
+    images: "_File", labels: "_File", shape: tuple[int, int, int]
+) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """The next pictures with their digits."""
+    pictures = np.frombuffer(images.read(math.prod(shape)), np.uint8)
+    return zip(pictures.reshape(shape), labels.read(shape[0]), strict=True)
 
 
 def _shape_of(images: "_File", labels: "_File") -> tuple[int, int, int]:
@@ -135,10 +142,6 @@ class _File:
             )
         dimensions = magic & 0xFF
         return struct.unpack(f">{dimensions}I", self.read(4 * dimensions))
-
-    def pictures(self, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """The next pictures, uint8 [N, H, W]."""
-        return np.frombuffer(self.read(math.prod(shape)), np.uint8).reshape(shape)
 
     def read(self, size: int) -> bytes:
         """The next bytes."""

@@ -116,15 +116,24 @@ def _language_pair(languages: list[str], options: Mapping[str, str]) -> tuple[st
                 f"there is no language '{options[side]}': {', '.join(languages)}"
             )
     source, target = options.get("source"), options.get("target")
-    remaining = [name for name in languages if name not in (source, target)]
-    source = source or remaining.pop(0)
-    target = target or (remaining[0] if remaining else "")
-    is_guess = len(languages) > 2 and not {"source", "target"} <= options.keys()
-    if not target or source == target or is_guess:
+    if len(languages) == 2:
+        source, target = _completed(languages, source, target)
+    if not source or not target or source == target:
         raise InvalidInput(
             f"say source=LANGUAGE and target=LANGUAGE; there are: {', '.join(languages)}"
         )
     return source, target
+
+
+def _completed(
+    languages: list[str], source: str | None, target: str | None
+) -> tuple[str, str]:
+    """Two languages where at most one is named: the other one, else both in their order."""
+    one, other = languages
+    partner = {one: other, other: one}
+    if source is None:
+        source = one if target is None else partner[target]
+    return source, partner[source] if target is None else target
 
 
 def _lines(

@@ -102,9 +102,8 @@ def _item(name: str, row: list[str], columns: list[int], split: str | None) -> I
         return Item(name, "", "", split, "is not UTF-8")
     try:
         score = _score(score_cell)
-    except ValueError as error:
-        problem = f"has the score '{shown(score_cell, 40)}', which is {error}"
-        return Item(name, "", first, split, problem)
+    except InvalidInput as error:
+        return Item(name, "", first, split, error.message)
     problem = "has no second text" if first and not second else ""
     return Item(name, "", first, split, problem, target=(second, score))
 
@@ -118,11 +117,12 @@ def _is_utf8(text: str) -> bool:
 
 
 def _score(cell: str) -> float:
-    """A finite number; raises `ValueError` saying what the cell is instead."""
+    """A finite number; raises `InvalidInput`."""
+    what = f"has the score '{shown(cell, 40)}', which is"
     try:
         score = float(cell)
-    except ValueError:
-        raise ValueError("no number") from None
+    except ValueError as error:
+        raise InvalidInput(f"{what} no number") from error
     if not math.isfinite(score):
-        raise ValueError("not finite")
+        raise InvalidInput(f"{what} not finite")
     return score

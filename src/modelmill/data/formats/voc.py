@@ -182,13 +182,19 @@ def _item(
     try:
         root = parsed(source.read(name, XML_BYTES))
         picture = files.picture(name, _text(root, "filename"))
-        folder = split_of_folders(picture.rpartition("/")[0])
-        split = splits.get(stem(picture), split) if splits else folder
+        split = _split_of_picture(picture, splits) or split
         boxes = _boxes(root, use_difficult=use_difficult)
         return source.item(picture, main_label(boxes), split, boxes)
     except MillError as error:
         problem = error.message if picture else f"{name} {error.message}"
         return Item(picture or name, "", b"", split, problem)
+
+
+def _split_of_picture(picture: str, splits: dict[str, str]) -> str | None:
+    """The split that a list names for a picture, or without lists its folders."""
+    if splits:
+        return splits.get(stem(picture))
+    return split_of_folders(picture.rpartition("/")[0])
 
 
 def _boxes(root: Element, *, use_difficult: bool) -> list[Box]:

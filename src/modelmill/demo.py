@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "digits"
+TASK = "image-classification"
 
 
 def show(settings: Settings) -> None:
@@ -61,23 +62,28 @@ def _train(client: Client, sample: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         say("demo: 1/3 adding 1,797 scanned digits as the data set 'digits'")
         _write_digits(Path(folder), sample)
-        client.add_data(NAME, folder, task="image-classification")
+        client.add_data(NAME, folder, task=TASK)
     say("demo: 2/3 training the recipe 'cnn'")
-    settings = {"epochs": 30, "batch_size": 64, "learning_rate": 3e-3}
-    job = client.train(
-        NAME,
-        task="image-classification",
-        data=NAME,
-        recipe="cnn",
-        settings=settings,
-        wait=True,
-        on_event=_print_epoch,
-    )
+    metrics = _train_digits(client)
     say(
-        f"demo:     test accuracy {job['metrics']['accuracy']:.4f} on {job['metrics']['items']} "
+        f"demo:     test accuracy {metrics['accuracy']:.4f} on {metrics['items']} "
         "unseen digits"
     )
     say("demo: 3/3 deploying it")
+
+
+def _train_digits(client: Client) -> dict[str, Any]:
+    """The metrics of the model."""
+    job = client.train(
+        NAME,
+        task=TASK,
+        data=NAME,
+        recipe="cnn",
+        settings={"epochs": 30, "batch_size": 64, "learning_rate": 3e-3},
+        wait=True,
+        on_event=_print_epoch,
+    )
+    return job["metrics"]
 
 
 def _print_epoch(event: dict[str, Any]) -> None:

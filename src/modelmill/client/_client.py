@@ -235,10 +235,14 @@ class Client(Indexes, Texts):
         """
         body = {"model": model, "name": name, "replicas": replicas, **options}
         row = cast(Deployment, self._call("POST", "/api/v1/deployments", json=body))
-        while wait and not (row["state"] == "failed" or self._is_routed(row)):
+        return self._wait_until_routed(row) if wait else row
+
+    def _wait_until_routed(self, row: Deployment) -> Deployment:
+        """Wait until a deployment answers; raises `MillError` where it failed."""
+        while row["state"] != "failed" and not self._is_routed(row):
             time.sleep(POLL_SECONDS / 4)
             row = self.deployment(row["name"])
-        if wait and row["state"] == "failed":
+        if row["state"] == "failed":
             raise MillError(f"'{row['name']}' can't be served: {row['error']}")
         return row
 
@@ -380,15 +384,17 @@ class Client(Indexes, Texts):
     ) -> Any:
         if kind.sent_as == "number":
             text = value.decode() if isinstance(value, bytes) else str(value)
-            body = {"inputs": text, "parameters": parameters}
-            return self._call("POST", path, json=body)
+            return self._predict_json(path, text, parameters)
         if kind.is_text:
             text = value.decode() if isinstance(value, bytes) else text_of(value)
-            body = {"inputs": [text], "parameters": parameters}
             # A list with one text is answered by a list with one answer, whatever the task.
-            return self._call("POST", path, json=body)[0]
+            return self._predict_json(path, [text], parameters)[0]
         data = value if isinstance(value, bytes) else read_file(Path(value))
         return self._predict_bytes(path, data, parameters)
+
+    def _predict_json(self, path: str, inputs: Any, parameters: Json) -> Any:
+        body = {"inputs": inputs, "parameters": parameters}
+        return self._call("POST", path, json=body)
 
     def _predict_bytes(self, path: str, data: bytes, parameters: Json) -> Any:
         headers = {"Accept": "application/json"}

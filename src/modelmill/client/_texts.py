@@ -1,7 +1,7 @@
 """The part of the SDK that streams generated text."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -72,10 +72,15 @@ class Texts(Connection):
                 raise MillError(
                     f"{path} returned no stream: the model does not generate text"
                 )
-            for line in answer.iter_lines():
-                data = line.removeprefix(EVENT).strip()
-                if line.startswith(EVENT) and data != DONE:
-                    yield _event(data)
+            yield from _events_in(answer.iter_lines())
+
+
+def _events_in(lines: Iterable[str]) -> Iterator[Json]:
+    """The events of a stream; raises `MillError` for one that is an error."""
+    for line in lines:
+        data = line.removeprefix(EVENT).strip()
+        if line.startswith(EVENT) and data != DONE:
+            yield _event(data)
 
 
 def _event(data: str) -> Json:

@@ -107,13 +107,18 @@ class Keeper:
 
     def _finish(self) -> None:
         """What was written so far is a full part; the next one takes its place."""
-        parts = _parts(self._path)
-        begin = parts[-1][0] + parts[-1][1].stat().st_size if parts else 0
+        full = self._full_part()
         with suppress(FileNotFoundError):
-            os.rename(self._path, self._path.with_name(f"{self._path.name}.{begin}"))
+            os.rename(self._path, full)
         os.rename(self._next, self._path)
         for _, part in _parts(self._path)[: -self._limits.parts]:
             part.unlink(missing_ok=True)
+
+    def _full_part(self) -> Path:
+        """The name of the part that is full now: after the byte at which it begins."""
+        parts = _parts(self._path)
+        begin = parts[-1][0] + parts[-1][1].stat().st_size if parts else 0
+        return self._path.with_name(f"{self._path.name}.{begin}")
 
 
 def _watch(keeper: Keeper) -> None:

@@ -325,15 +325,20 @@ def _open_zip(path: Path, title: str) -> Source:
     except BaseException:
         archive.close()
         raise
-    # Twice, for `detect` of a format may read a file before `read` does.
-    budget = 2 * max(UNPACKED_BYTES, UNPACKED * path.stat().st_size)
     return Source(
         title,
         list(files),
         lambda name: archive.open(files[name]),
         archive.close,
-        budget,
+        _budget(path),
     )
+
+
+def _budget(archive: Path) -> int:
+    """How many bytes may be read from an archive: twice what it may unpack to, for `detect` of a
+    format may read a file before `read` does.
+    """
+    return 2 * max(UNPACKED_BYTES, UNPACKED * archive.stat().st_size)
 
 
 def _members(

@@ -89,11 +89,11 @@ def trim(folder: Path, keep_bytes: int) -> int:
     freed.
     """
     freed = total = 0
-    entries = sorted(_entries(folder), key=lambda entry: entry[1], reverse=True)
-    for path, used, size in entries:
-        draft = ".tmp-" in path.name
+    newest_first = sorted(_entries(folder), key=lambda entry: entry[1], reverse=True)
+    for path, used, size in newest_first:
+        is_stale = used < time.time() - STALE
         total += size
-        if used < time.time() - STALE if draft else total > keep_bytes:
+        if is_stale if ".tmp-" in path.name else total > keep_bytes:
             shutil.rmtree(_move_aside(path), ignore_errors=True)
             freed += size
             total -= size
@@ -150,14 +150,18 @@ class _Writer:
         """Raises `MillError` for a row that is unlike the first, or one too many."""
         row = {name: np.asarray(part) for name, part in named.items()}
         if not self._memmaps:
-            self._memmaps = {
-                name: _allocate(self._draft / f"{name}.npy", part, self._count)
-                for name, part in row.items()
-            }
+            self._allocate(row)
         if self.done == self._count:
             raise MillError(f"there are more than the {self._count} items announced")
         _write_row(self._memmaps, row, self.done)
         self.done += 1
+
+    def _allocate(self, first: dict[str, NDArray[Any]]) -> None:
+        """Make the files for rows like the first one."""
+        self._memmaps = {
+            name: _allocate(self._draft / f"{name}.npy", part, self._count)
+            for name, part in first.items()
+        }
 
     def finish(self) -> None:
         """Raises `MillError` where rows are missing."""

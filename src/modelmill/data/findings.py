@@ -171,12 +171,17 @@ def about_splits(findings: Findings, table: Table) -> None:
 def _groups(prints: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:
     """The item numbers of each content that occurs more than once, by first occurrence."""
     order = np.argsort(prints, kind="stable")
-    ordered = prints[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
+    starts, sizes = _runs(prints[order])
+    for run in np.argsort(order[starts], kind="stable"):
+        yield order[starts[run] : starts[run] + sizes[run]]
+
+
+def _runs(ordered: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where values that occur more than once begin in a sorted array, and how often they occur."""
+    is_new = np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)]
+    starts = np.flatnonzero(is_new)
     sizes = np.diff(np.r_[starts, len(ordered)])
-    starts, sizes = starts[sizes > 1], sizes[sizes > 1]
-    for group in np.argsort(order[starts], kind="stable"):
-        yield order[starts[group] : starts[group] + sizes[group]]
+    return starts[sizes > 1], sizes[sizes > 1]
 
 
 def _differs(values: NDArray[np.signedinteger]) -> int:

@@ -110,12 +110,16 @@ def _compare(network: Any, inputs: list[TensorSpec], folder: Path) -> None:
     for batch in (1, 3):
         arrays = {spec.name: _random(spec, batch, rng) for spec in inputs}
         wanted = _first_output(network, list(arrays.values()))
-        got = next(iter(session.run(arrays).values()))
-        if not np.allclose(wanted, got, atol=1e-3):
-            worst = float(np.abs(wanted - got).max())
-            raise ModelFailed(
-                f"the exported model differs from the trained one by {worst:.2g}"
-            )
+        _check_close(next(iter(session.run(arrays).values())), wanted)
+
+
+def _check_close(got: Array, wanted: Array) -> None:
+    """Raises `ModelFailed`."""
+    if not np.allclose(wanted, got, atol=1e-3):
+        worst = float(np.abs(wanted - got).max())
+        raise ModelFailed(
+            f"the exported model differs from the trained one by {worst:.2g}"
+        )
 
 
 def _first_output(network: Any, arrays: list[Array]) -> Array:
@@ -129,6 +133,7 @@ def _first_output(network: Any, arrays: list[Array]) -> Array:
 
 
 def _zeros(spec: TensorSpec, batch: int) -> Array:
+    """An example of an input, with lengths for its free axes."""
     sides = spec.shape[1:]
     alone = sum(side < 0 for side in sides) == 1
     free = batch * (FREE_ALONE if alone else FREE)

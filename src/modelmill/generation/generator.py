@@ -108,12 +108,7 @@ class Generator:
     def _next_piece(self, text: Text, logits: Logits) -> Piece:
         """The piece of a text's next token."""
         how = text.how
-        before = (
-            np.array([*text.prompt, *text.tokens])
-            if how.repetition_penalty != 1
-            else None
-        )
-        token = choose(logits, how, len(text.tokens), before)
+        token = choose(logits, how, len(text.tokens), _penalised(text))
         if how.logprobs < 0:
             return grow(text, token, self._steps.places)
         own, near = logprobs(logits, token, how.logprobs)
@@ -131,6 +126,13 @@ class Generator:
             self._steps.move(last + 1, last, self._read)
 
 
+def _penalised(text: Text) -> np.ndarray[Any, Any] | None:
+    """The tokens that a repetition penalty applies to."""
+    if text.how.repetition_penalty == 1:
+        return None
+    return np.array([*text.prompt, *text.tokens])
+
+
 def grow(
     text: Text,
     token: int,
@@ -144,14 +146,7 @@ def grow(
     itself makes its pieces with this.
     """
     place = len(text.text)
-    text.tokens.append(token)
-    is_end = token in text.ends
-    if not is_end:
-        text.text += text.pieces(token)
-    fresh, stopped = _safe_text(text)
-    ended = _end_reason(text, is_end or stopped, places)
-    if ended and not stopped:
-        fresh = text.text[text.emitted :]
+    fresh, ended = _append(text, token, places)
     text.emitted += len(fresh)
     return Piece(
         text.name,
@@ -164,6 +159,19 @@ def grow(
         tuple(near),
         place,
     )
+
+
+def _append(text: Text, token: int, places: int) -> tuple[str, str]:
+    """The text that may be emitted with a token, and why it ends, if it does."""
+    text.tokens.append(token)
+    is_end = token in text.ends
+    if not is_end:
+        text.text += text.pieces(token)
+    fresh, stopped = _safe_text(text)
+    ended = _end_reason(text, is_end or stopped, places)
+    if ended and not stopped:
+        fresh = text.text[text.emitted :]
+    return fresh, ended
 
 
 def _end_reason(text: Text, stopped: bool, places: int) -> str:

@@ -60,12 +60,7 @@ def labels(format: ModuleType, source: Source, options: Mapping[str, str]) -> li
 def detect(source: Source, task: Trainable) -> str:
     """The name of the format that fits; raises `InvalidInput` when none or several do."""
     formats = fitting(task)
-    ranks = {
-        name: getattr(module, "RANK", 0)
-        for name, module in formats.items()
-        if module.detect(source)
-    }
-    best = [name for name, rank in ranks.items() if rank == max(ranks.values())]
+    best = _best(formats, source)
     if len(best) == 1:
         return best[0]
     names = "; ".join(f"{name}: {formats[name].SUMMARY}" for name in best or formats)
@@ -74,6 +69,16 @@ def detect(source: Source, task: Trainable) -> str:
             f"'{source.title}' could be several formats, say which: {names}"
         )
     raise _unknown(source, task, names)
+
+
+def _best(formats: Mapping[str, ModuleType], source: Source) -> list[str]:
+    """The formats of the highest rank that detect theirs."""
+    ranks = {
+        name: getattr(module, "RANK", 0)
+        for name, module in formats.items()
+        if module.detect(source)
+    }
+    return [name for name, rank in ranks.items() if rank == max(ranks.values())]
 
 
 def _unknown(source: Source, task: Trainable, names: str) -> InvalidInput:

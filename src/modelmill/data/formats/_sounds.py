@@ -134,16 +134,18 @@ def _rows(
 
 def _choose_columns(table: str, head: list[str], labels: Sequence[str]) -> _Columns:
     """Raises `InvalidInput` for a table without a column of files or labels."""
-    file, label = (
-        next((head.index(name) for name in names if name in head), None)
-        for names in (FILES, labels)
-    )
+    file, label = _first_column(head, FILES), _first_column(head, labels)
     if file is None or label is None:
         raise InvalidInput(
             f"'{table}' wants a column {FILES[0]} and one of {', '.join(labels[:3])}; "
             f"it has {', '.join(head) or 'none'}"
         )
-    return _Columns(file, label, head.index("split") if "split" in head else None)
+    return _Columns(file, label, _first_column(head, ("split",)))
+
+
+def _first_column(head: list[str], names: Sequence[str]) -> int | None:
+    """The column with the first of these names that exists."""
+    return next((head.index(name) for name in names if name in head), None)
 
 
 def compile_pattern(expression: str, option: str = "label") -> re.Pattern[str]:

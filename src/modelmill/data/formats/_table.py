@@ -169,8 +169,9 @@ def _find(first: list[str], role: str, wanted: str | None) -> int | None:
     names = _names(first)
     if wanted is None:
         return next((names.index(word) for word in WORDS[role] if word in names), None)
-    if wanted.strip().lower() in names:
-        return names.index(wanted.strip().lower())
+    name = wanted.strip().lower()
+    if name in names:
+        return names.index(name)
     if wanted.isdecimal() and int(wanted) < len(first):
         return int(wanted)
     raise _no_column(wanted, role, names)
@@ -287,8 +288,7 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _item(name: str, row: list[str], layout: TableLayout, split: str | None) -> Item:
-    while len(row) > layout.width and not row[-1].strip():
-        row = row[:-1]
+    row = _without_empty_end(row, layout.width)
     if len(row) != layout.width:
         problem = f"{len(row)} columns instead of {layout.width}"
         return Item(name, "", "", None, problem)
@@ -296,6 +296,13 @@ def _item(name: str, row: list[str], layout: TableLayout, split: str | None) -> 
     if problem := _problem(text, label, named):
         return Item(name, "", "", None, problem)
     return Item(name, label, text, split_of(named) if named else split)
+
+
+def _without_empty_end(row: list[str], width: int) -> list[str]:
+    """A row without the empty cells beyond a width."""
+    while len(row) > width and not row[-1].strip():
+        row = row[:-1]
+    return row
 
 
 def _problem(text: str, label: str, split: str) -> str:

@@ -260,16 +260,18 @@ def _run_lengths(
         raise InvalidInput(
             "has a compressed run-length outline: write it as a list of counts, or as polygons"
         )
-    is_of_size = outline.get("size") == list(size)
-    if not _are_counts(counts) or not is_of_size or sum(counts) != size[0] * size[1]:
+    height, width = size
+    if outline.get("size") != list(size) or not _add_up(counts, height * width):
         raise InvalidInput(
-            f"has a run-length outline that is not of {size[1]}x{size[0]} pixels, as the picture is"
+            f"has a run-length outline that is not of {width}x{height} pixels, as the picture is"
         )
     inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    return np.asarray(inside.reshape(size[1], size[0]).T)
+    return np.asarray(inside.reshape(width, height).T)
 
 
-def _are_counts(counts: Any) -> bool:
-    return isinstance(counts, list) and all(
+def _add_up(counts: Any, total: int) -> bool:
+    """Whether these are counts of so many pixels in all."""
+    are_counts = isinstance(counts, list) and all(
         isinstance(count, int) and 0 <= count <= 1 << 31 for count in counts
     )
+    return are_counts and sum(counts) == total

@@ -34,20 +34,23 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     Raises `InvalidInput` for a folder that is not there.
     """
     check_options(options, OPTIONS)
-    names = [name for name in source.names if extension(name) not in NOT_PICTURES]
-    if not names:
-        raise InvalidInput(f"'{source.title}' has no picture files")
-    folders = (
-        _folders_of_options(source.title, names, options)
-        if options
-        else _split_folders(names)
-    )
+    folders = _folders(source, options)
     rest = "test" if "train" in options else None
     skips_rest = options.keys() >= {"train", "test"}
     for name in source.names:
         split = _split_by_folder(name, folders)
         if split or not skips_rest:
             yield _item(source, name, split or rest)
+
+
+def _folders(source: Source, options: Mapping[str, str]) -> dict[str, str]:
+    """The split of each folder that stands for one, with a slash at its end."""
+    names = [name for name in source.names if extension(name) not in NOT_PICTURES]
+    if not names:
+        raise InvalidInput(f"'{source.title}' has no picture files")
+    if options:
+        return _folders_of_options(source.title, names, options)
+    return _split_folders(names)
 
 
 def _split_by_folder(name: str, folders: Mapping[str, str]) -> str | None:

@@ -165,15 +165,18 @@ def _key_of(key: str, groups: Mapping[str, Group]) -> str:
 
 
 def _by_folders(by_key: dict[str, Group]) -> list[Pair]:
-    pairs = []
-    for key, (pictures, masks) in sorted(by_key.items()):
-        split = split_of_folders(key.rpartition("/")[0])
-        if len(pictures) == len(masks) == 1:
-            pairs.append(Pair(pictures[0], masks[0], split))
-            continue
-        why = _why_unpaired(pictures, masks)
-        pairs += [Pair(name, "", split, why) for name in [*pictures, *masks]]
-    return pairs
+    return [
+        pair for key, group in sorted(by_key.items()) for pair in _pairs_of(key, *group)
+    ]
+
+
+def _pairs_of(key: str, pictures: list[str], masks: list[str]) -> list[Pair]:
+    """The pair of the names that share a key, or each name as a problem."""
+    split = split_of_folders(key.rpartition("/")[0])
+    if len(pictures) == len(masks) == 1:
+        return [Pair(pictures[0], masks[0], split)]
+    why = _why_unpaired(pictures, masks)
+    return [Pair(name, "", split, why) for name in [*pictures, *masks]]
 
 
 def _why_unpaired(pictures: list[str], masks: list[str]) -> str:
@@ -268,17 +271,21 @@ class _Resolver:
         return None
 
     def _one_name(self, line: str) -> Pair | None:
-        picture = self._file(line)
-        stem = line.replace("\\", "/").rpartition("/")[2]
-        keys = self._keys_by_stem.get(stem, [])
-        if picture in self._keys:
-            keys = [self._keys[picture]]
-        if len(keys) != 1:
-            return None
-        pictures, masks = self._by_key[keys[0]]
+        key = self._key(line)
+        pictures, masks = self._by_key.get(key, ([], []))
         if not len(pictures) == len(masks) == 1:
             return None
         return Pair(pictures[0], masks[0], None)
+
+    def _key(self, line: str) -> str:
+        """The key of the picture that a line names, by its path or its stem; empty where it is not
+        clear.
+        """
+        picture = self._file(line)
+        if picture in self._keys:
+            return self._keys[picture]
+        keys = self._keys_by_stem.get(line.replace("\\", "/").rpartition("/")[2], [])
+        return keys[0] if len(keys) == 1 else ""
 
     def _file(self, path: str) -> str:
         """The file that a path from another machine stands for: its longest end that is in the set,

@@ -68,15 +68,14 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     if len(languages) > 1:
         pair = _language_pair(sorted(languages), options)
         yield from _lines(source, languages[pair[0]], languages[pair[1]])
-        return
-    tables = _tables(names)
-    if not tables:
+    elif tables := _tables(names):
+        columns = _column(options, "source", 0), _column(options, "target", 1)
+        for name in tables:
+            yield from _pairs(source, name, *columns)
+    else:
         raise InvalidInput(
             f"'{source.title}' holds no files of two languages, such as train.en and train.de"
         )
-    columns = _column(options, "source", 0), _column(options, "target", 1)
-    for name in tables:
-        yield from _pairs(source, name, *columns)
 
 
 def _without_skipped(source: Source, options: Mapping[str, str]) -> list[str]:
@@ -91,17 +90,23 @@ def _without_skipped(source: Source, options: Mapping[str, str]) -> list[str]:
 
 def _aligned(names: list[str]) -> dict[str, dict[str, str]]:
     """Files by language and stem, of languages that share stems with another."""
-    by_language: dict[str, dict[str, str]] = {}
-    for name in names:
-        match = LANGUAGE.fullmatch(name.removesuffix(".gz"))
-        if match and match[2].lower() not in NOT_LANGUAGES:
-            by_language.setdefault(match[2], {})[match[1]] = name
+    by_language = _by_language(names)
     count = Counter(stem for files in by_language.values() for stem in files)
     return {
         language: files
         for language, files in by_language.items()
         if any(count[stem] > 1 for stem in files)
     }
+
+
+def _by_language(names: list[str]) -> dict[str, dict[str, str]]:
+    """Files by language and stem."""
+    by_language: dict[str, dict[str, str]] = {}
+    for name in names:
+        match = LANGUAGE.fullmatch(name.removesuffix(".gz"))
+        if match and match[2].lower() not in NOT_LANGUAGES:
+            by_language.setdefault(match[2], {})[match[1]] = name
+    return by_language
 
 
 def _tables(names: list[str]) -> list[str]:
@@ -166,14 +171,18 @@ def _pairs(
         for number, (line, _) in enumerate(lines(file), 1):
             item_name = f"{name}:{number}"
             cells = line.split(b"\t")
-            if len(cells) > max(text_column, translation_column):
-                yield _item(
-                    item_name, cells[text_column], cells[translation_column], split
-                )
+            if len(cells) <= max(text_column, translation_column):
+                yield _incomplete(item_name, line, split)
             else:
-                text = line.decode("utf-8", "replace")
-                problem = f"has {len(cells)} columns between tabs"
-                yield Item(item_name, "", text, split, problem)
+                pair = cells[text_column], cells[translation_column]
+                yield _item(item_name, *pair, split)
+
+
+def _incomplete(name: str, line: bytes, split: str | None) -> Item:
+    """A line without one of the columns."""
+    count = line.count(b"\t") + 1
+    problem = f"has {count} columns between tabs"
+    return Item(name, "", line.decode("utf-8", "replace"), split, problem)
 
 
 def _item(

@@ -33,28 +33,30 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     if not names:
         raise InvalidInput(f"'{source.title}' holds no text files")
     for name in names:
-        try:
-            text = source.read(name, LIMIT).decode("utf-8-sig")
-        except (MillError, UnicodeDecodeError) as error:
-            problem = f"can't be read as text: {str(error)[:120]}"
-            yield Item(name, "", "", split_in_name(name), problem)
-        else:
-            yield from _items(name, text, is_alone=len(names) == 1)
+        yield from _items(source, name, is_alone=len(names) == 1)
 
 
-def _items(name: str, text: str, *, is_alone: bool) -> Iterator[Item]:
-    """The passages of a file; one that is alone is split by place, unless its name tells."""
+def _items(source: Source, name: str, *, is_alone: bool) -> Iterator[Item]:
+    """The passages of a file, or the file as a problem."""
     split = split_in_name(name)
+    try:
+        text = source.read(name, LIMIT).decode("utf-8-sig")
+    except (MillError, UnicodeDecodeError) as error:
+        problem = f"can't be read as text: {str(error)[:120]}"
+        yield Item(name, "", "", split, problem)
+    else:
+        yield from _passages(name, text, split, by_place=is_alone and not split)
+
+
+def _passages(
+    name: str, text: str, split: str | None, *, by_place: bool
+) -> Iterator[Item]:
+    """The passages of a text, which are split by their place where asked."""
     parts = list(passages(text.replace("\r\n", "\n")))
-    last = len(parts) - 1
     for number, part in enumerate(parts):
-        by_place = is_alone and not split
-        yield Item(
-            f"{name}:{number}{'+' if number < last else ''}",
-            "",
-            part,
-            _split_of_passage(number, len(parts)) if by_place else split,
-        )
+        continues = "+" if number + 1 < len(parts) else ""
+        own = _split_of_passage(number, len(parts)) if by_place else split
+        yield Item(f"{name}:{number}{continues}", "", part, own)
 
 
 def passages(text: str) -> Iterator[str]:

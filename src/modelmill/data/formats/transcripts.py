@@ -56,12 +56,17 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     if case not in ("lower", "keep"):
         raise InvalidInput("the option case is lower or keep")
     for item in _items(source, options):
-        text = unicodedata.normalize("NFC", " ".join(item.label.split()))
-        item.target = text if case == "keep" else text.lower()
-        item.label = ""
-        if not text and not item.problem:
-            item.problem = "nothing says what is said in it"
+        _set_target(item, keep_case=case == "keep")
         yield item
+
+
+def _set_target(item: Item, *, keep_case: bool) -> None:
+    """Make the label of an item, its transcription, its target."""
+    text = unicodedata.normalize("NFC", " ".join(item.label.split()))
+    item.target = text if keep_case else text.lower()
+    item.label = ""
+    if not text and not item.problem:
+        item.problem = "nothing says what is said in it"
 
 
 def _items(source: Source, options: Mapping[str, str]) -> Iterator[Item]:

@@ -15,6 +15,7 @@ from xml.parsers import expat
 
 from modelmill.data.base import Box, Item, Source, check_options
 from modelmill.data.formats._boxes import (
+    Corners,
     clipped_box,
     is_picture,
     main_label,
@@ -100,14 +101,19 @@ class _AnnotatedFiles:
         self.annotations = [
             name for name in source.names if name.lower().endswith(".xml")
         ]
-        if not self.annotations or not self.pictures:
-            raise InvalidInput(
-                f"'{source.title}' has no {'pictures' if self.annotations else 'XML files'}: lay "
-                "them out as JPEGImages/NAME.jpg and Annotations/NAME.xml"
-            )
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for name in self.pictures:
             self._by_stem[stem(name)].append(name)
+        self._check(source.title)
+
+    def _check(self, title: str) -> None:
+        if self.annotations and self.pictures:
+            return
+        missing = "pictures" if self.annotations else "XML files"
+        raise InvalidInput(
+            f"'{title}' has no {missing}: lay them out as JPEGImages/NAME.jpg and "
+            "Annotations/NAME.xml"
+        )
 
     def picture(self, annotation: str, filename: str) -> str:
         """The picture of an annotation: by the XML file's own name, or the `filename` in it.
@@ -210,6 +216,13 @@ def _box(
     element: Element, size: tuple[float, float] | None, *, use_difficult: bool
 ) -> Box:
     label = _text(element, "name")
+    is_difficult = _text(element, "difficult").lower() in ("1", "true")
+    corners = _corners(element, label)
+    return clipped_box(label, corners, size, is_difficult and not use_difficult)
+
+
+def _corners(element: Element, label: str) -> Corners:
+    """The corners of an object, counted from 0."""
     try:
         xmin, ymin, xmax, ymax = (
             float(_text(element, f"bndbox/{side}"))
@@ -219,9 +232,7 @@ def _box(
         raise InvalidInput(
             f"has an object '{shown(label, 40)}' without a bndbox of four numbers"
         ) from error
-    is_difficult = _text(element, "difficult").lower() in ("1", "true")
-    corners = (xmin - 1, ymin - 1, xmax, ymax)
-    return clipped_box(label, corners, size, is_difficult and not use_difficult)
+    return xmin - 1, ymin - 1, xmax, ymax
 
 
 def _text(element: Element, path: str) -> str:

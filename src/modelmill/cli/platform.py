@@ -61,10 +61,11 @@ def tasks() -> None:
 @app.command
 def kinds(kind: str = "", /) -> None:
     """The kinds of jobs (or one) with the fields that `modelmill job submit` takes."""
-    rows = [row for row in connect().kinds() if kind in ("", row["name"])]
+    known = connect().kinds()
+    rows = [row for row in known if kind in ("", row["name"])]
     if kind and not rows:
-        known = ", ".join(row["name"] for row in connect().kinds())
-        fail(f"unknown kind of jobs '{kind}'; there are: {known}")
+        names = ", ".join(row["name"] for row in known)
+        fail(f"unknown kind of jobs '{kind}'; there are: {names}")
     show(rows, lambda: screen().kinds(rows))
 
 

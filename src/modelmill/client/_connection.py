@@ -130,6 +130,7 @@ class Connection:
         )
 
     def _upload(self, path: str, data: Path, parameters: Json) -> Json:
+        """Send a file or a folder packed, piece by piece."""
         from modelmill.data.pack import pack
 
         with tempfile.TemporaryFile() as file:
@@ -138,12 +139,10 @@ class Connection:
             file.seek(0)
             headers = {"Content-Type": "application/zip", "Content-Length": str(size)}
             chunks = iter(lambda: file.read(1 << 20), b"")
-            return cast(
-                Json,
-                self._call(
-                    "POST", path, params=parameters, content=chunks, headers=headers
-                ),
+            answer = self._call(
+                "POST", path, params=parameters, content=chunks, headers=headers
             )
+            return cast(Json, answer)
 
     def _get(self, path: str, **options: Any) -> Any:
         return self._call("GET", path, **options)

@@ -199,14 +199,19 @@ def _inputs(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[FileTo
     for value in inputs:
         if isinstance(value, bytes):
             yield "", partial(bytes, value), ""
-            continue
-        path = Path(value).expanduser()
-        if path.is_dir():
-            yield from _labelled(path, list_folder(path), read_file)
-        elif path.is_file() and is_zip(path):
-            yield from _zip_files(path)
         else:
-            yield str(value), partial(read_file, path), ""
+            yield from _files(value)
+
+
+def _files(name: str | os.PathLike[str]) -> Iterator[FileToAdd]:
+    """The file of a name, or all those in a folder or a zip."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        yield from _labelled(path, list_folder(path), read_file)
+    elif path.is_file() and is_zip(path):
+        yield from _zip_files(path)
+    else:
+        yield str(name), partial(read_file, path), ""
 
 
 def _labelled(
@@ -224,15 +229,16 @@ def _labelled(
 
 
 def _zip_files(path: Path) -> Iterator[FileToAdd]:
+    with _opened(path) as archive:
+        members = {name: name for name in archive.namelist() if not name.endswith("/")}
+        yield from _labelled(path, view(members), partial(_read_member, archive))
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
     try:
-        archive = zipfile.ZipFile(path)
+        return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise InvalidInput(f"'{path}' is no zip that can be read: {error}") from error
-    with archive:
-        members = {name: name for name in archive.namelist() if not name.endswith("/")}
-        yield from _labelled(
-            path, view(members), lambda name: _read_member(archive, name)
-        )
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:

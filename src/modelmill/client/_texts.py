@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from modelmill.client._connection import Connection, quoted, text_of
 from modelmill.client.rows import Json
 from modelmill.errors import MillError
+
+if TYPE_CHECKING:
+    import httpx2
 
 EVENT, DONE = "data:", "[DONE]"
 
@@ -67,12 +70,15 @@ class Texts(Connection):
             if not answer.is_success:
                 answer.read()
                 raise self._failure(answer)
-            kind = answer.headers.get("content-type", "")
-            if not kind.startswith("text/event-stream"):
-                raise MillError(
-                    f"{path} returned no stream: the model does not generate text"
-                )
+            _check_stream(path, answer)
             yield from _events_in(answer.iter_lines())
+
+
+def _check_stream(path: str, answer: "httpx2.Response") -> None:
+    """Raises `MillError` for an answer that is no stream."""
+    kind = answer.headers.get("content-type", "")
+    if not kind.startswith("text/event-stream"):
+        raise MillError(f"{path} returned no stream: the model does not generate text")
 
 
 def _events_in(lines: Iterable[str]) -> Iterator[Json]:

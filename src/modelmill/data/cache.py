@@ -106,12 +106,16 @@ def _load(entry: Path) -> Arrays | None:
     except FileNotFoundError:
         return None
     try:
-        names: list[str] = json.loads((entry / NAMES).read_text())
-        files = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
+        return _arrays_of(_mapped(entry))
     except (OSError, ValueError, EOFError):
         shutil.rmtree(entry, ignore_errors=True)  # damaged: it can be made again
         return None
-    return _arrays_of(files)
+
+
+def _mapped(entry: Path) -> dict[str, NDArray[Any]]:
+    """The files of an entry by name, mapped into memory."""
+    names: list[str] = json.loads((entry / NAMES).read_text())
+    return {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
 
 
 def _arrays_of(files: dict[str, NDArray[Any]]) -> Arrays | None:

@@ -211,12 +211,17 @@ def engine_for(name: str, folder: Path, *, writes: bool = False) -> Engine:
             f"{_names(Engine.writes)}, not on {name}"
         )
     if not engine.reads(folder):
-        able = _names(lambda one: one.reads(folder))
-        raise InvalidInput(
-            f"the engine '{name}' reads {' and '.join(engine.READS)}, which the model does not "
-            f"have; it runs on: {able or 'none that is installed'}"
-        )
+        raise _unread(name, engine, folder)
     return engine
+
+
+def _unread(name: str, engine: Engine, folder: Path) -> InvalidInput:
+    """The error for an engine that lacks a file."""
+    able = _names(lambda one: one.reads(folder))
+    return InvalidInput(
+        f"the engine '{name}' reads {' and '.join(engine.READS)}, which the model does not "
+        f"have; it runs on: {able or 'none that is installed'}"
+    )
 
 
 def _names(able: Callable[[Engine], bool]) -> str:

@@ -266,10 +266,11 @@ def _check_arguments(program: "ExportedProgram") -> None:
 def _output_names(program: "ExportedProgram") -> list[str]:
     """The keys of a dictionary; others are numbered."""
     spec = program.call_spec.out_spec
-    count = spec.num_leaves
     if spec.type is dict and all(one.is_leaf() for one in spec.children()):
         return [str(key) for key in spec.context]
-    return ["output"] if count == 1 else [f"output_{at}" for at in range(count)]
+    if spec.num_leaves == 1:
+        return ["output"]
+    return [f"output_{at}" for at in range(spec.num_leaves)]
 
 
 def _keywords(program: "ExportedProgram") -> list[str]:
@@ -302,14 +303,14 @@ def _names(
 ) -> list[str]:
     """The bundle's names in the order of the program's: its own, or others in their places."""
     names = [spec.name for spec in own]
-    if not wanted or {spec.name for spec in wanted} == set(names):
+    others = [spec.name for spec in wanted]
+    if not others or set(others) == set(names):
         return names
-    if len(wanted) != len(own):
+    if len(others) != len(names):
         raise BundleCorrupt(
-            f"{FILE} has the {what} {', '.join(names)}, the manifest "
-            f"{', '.join(spec.name for spec in wanted)}"
+            f"{FILE} has the {what} {', '.join(names)}, the manifest {', '.join(others)}"
         )
-    return [spec.name for spec in wanted]
+    return others
 
 
 def _tensor(torch: Any, array: Array) -> "Tensor":

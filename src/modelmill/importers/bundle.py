@@ -56,23 +56,28 @@ def _manifest_in(archive: zipfile.ZipFile) -> tuple[str, Manifest]:
 
     Raises `InvalidInput`.
     """
-    member = next(
-        (
-            info
-            for info in archive.infolist()
-            if info.filename.rpartition("/")[2] == bundle.MANIFEST
-        ),
-        None,
+    for member in _infos(archive).values():
+        folder, slash, name = member.filename.rpartition("/")
+        if name == bundle.MANIFEST:
+            return folder + slash, _manifest(archive, member)
+    raise _no_bundle()
+
+
+def _no_bundle() -> InvalidInput:
+    return InvalidInput(
+        f"the zip is not a bundle: it has no {bundle.MANIFEST}; a bare model.onnx "
+        "needs no zip"
     )
-    if member is None or member.file_size > MANIFEST_BYTES:
-        raise InvalidInput(
-            f"the zip is not a bundle: it has no {bundle.MANIFEST}; a bare model.onnx "
-            "needs no zip"
-        )
-    return member.filename.removesuffix(bundle.MANIFEST), _manifest(archive, member)
+
+
+def _infos(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The members by name: of several with one name the last counts."""
+    return {info.filename: info for info in archive.infolist()}
 
 
 def _manifest(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Manifest:
+    if member.file_size > MANIFEST_BYTES:
+        raise _no_bundle()
     try:
         return msgspec.json.decode(archive.read(member), type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -87,7 +92,7 @@ def _members(
     """The files of a manifest in a zip; raises `InvalidInput` for an unsafe name, or one that is
     missing.
     """
-    infos = {info.filename: info for info in archive.infolist()}
+    infos = _infos(archive)
     for name in manifest.files:
         check_member("the bundle", name)
         if top + name not in infos:

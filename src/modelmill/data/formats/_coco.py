@@ -66,13 +66,17 @@ def annotation_files(source: Source, wanted: str) -> list[str]:
     """
     files = [name for name in source.names if is_json(name) and wanted in name]
     if not files:
-        asked = f" with '{shown(wanted, 40)}' in its name" if wanted else ""
-        raise InvalidInput(
-            f"'{source.title}' has no JSON file{asked}: put instances_train.json beside the "
-            "pictures"
-        )
+        raise _no_json(source, wanted)
     instances = [name for name in files if "instances" in name.rpartition("/")[2]]
     return files if wanted else instances or files
+
+
+def _no_json(source: Source, wanted: str) -> InvalidInput:
+    asked = f" with '{shown(wanted, 40)}' in its name" if wanted else ""
+    return InvalidInput(
+        f"'{source.title}' has no JSON file{asked}: put instances_train.json beside the "
+        "pictures"
+    )
 
 
 def read_document(source: Source, name: str, kind: type[A]) -> Document[A]:
@@ -100,12 +104,13 @@ def unique_items(file: str, items: Iterable[Item], seen: set[str]) -> Iterator[I
     """The items of a file, those already in `seen` as problems; adds their names to it."""
     for number, item in enumerate(items):
         if item.name in seen:
-            item = Item(
-                f"{file}#{number}",
-                "",
-                b"",
-                None,
-                f"lists '{shown(item.name)}' a second time",
-            )
+            problem = f"lists '{shown(item.name)}' a second time"
+            item = Item(f"{file}#{number}", "", b"", None, problem)
         seen.add(item.name)
         yield item
+
+
+def places_of(path: str, file: str) -> tuple[str, str]:
+    """Where a picture may lie that a file calls by a path: beside the file, or from the top."""
+    path = path.replace("\\", "/").removeprefix("./")
+    return f"{file.rpartition('/')[0]}/{path}".lstrip("/"), path

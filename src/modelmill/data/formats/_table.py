@@ -271,11 +271,14 @@ def _reader(text: Iterator[str], quoted: bool) -> "Reader":
     csv.field_size_limit(max(csv.field_size_limit(), LINE))
     first = next(text, "")
     text = chain([first], text, [END])
-    if not quoted:
-        return csv.reader(text, delimiter="\t", quotechar=None, quoting=csv.QUOTE_NONE)
-    # Where the decimal mark is a comma, spreadsheets write ';' into .csv files.
-    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-    return csv.reader(text, delimiter=delimiter)
+    if quoted:
+        return csv.reader(text, delimiter=_delimiter(first))
+    return csv.reader(text, delimiter="\t", quotechar=None, quoting=csv.QUOTE_NONE)
+
+
+def _delimiter(line: str) -> str:
+    """Where the decimal mark is a comma, spreadsheets write ';' into .csv files."""
+    return next((mark for mark in ",;\t" if mark in line), ",")
 
 
 def _decoded(file: BinaryIO, name: str) -> Iterator[str]:

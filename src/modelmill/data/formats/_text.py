@@ -9,6 +9,8 @@ from modelmill.data.names import split_of
 
 LINE = 1 << 20
 """The longest line that is read, in bytes."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""May begin a file in UTF-8."""
 NOT_TEXT = (NOT_PICTURES | frozenset(BY_EXTENSION)) - {
     "txt",
     "lst",
@@ -41,13 +43,21 @@ def split_in_name(name: str) -> str | None:
 
 def lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
     """The lines without their ends, and whether each is complete: one longer than `LINE` is cut."""
-    first = True
+    mark = BYTE_ORDER_MARK
     while line := file.readline(LINE):
-        complete = line.endswith(b"\n") or len(line) < LINE
-        rest = line
-        while not rest.endswith(b"\n") and len(rest) == LINE:
-            rest = file.readline(LINE)
-        if first:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-            first = False
-        yield line.rstrip(b"\r\n") if complete else line, complete
+        if _is_cut(line):
+            _skip_line(file)
+            yield line.removeprefix(mark), False
+        else:
+            yield line.removeprefix(mark).rstrip(b"\r\n"), True
+        mark = b""
+
+
+def _is_cut(line: bytes) -> bool:
+    return len(line) == LINE and not line.endswith(b"\n")
+
+
+def _skip_line(file: BinaryIO) -> None:
+    """Read on to the end of a line."""
+    while _is_cut(file.readline(LINE)):
+        pass

@@ -22,6 +22,7 @@ from modelmill.data.formats._coco import (
     Picture,
     annotation_files,
     is_json,
+    places_of,
     read_document,
     split_in,
     unique_items,
@@ -85,33 +86,35 @@ class _Pictures:
 
     def find(self, file_name: str, json: str) -> str:
         """The picture that a file name stands for; raises `InvalidInput` for none or several."""
-        path = file_name.replace("\\", "/").removeprefix("./")
-        beside = f"{json.rpartition('/')[0]}/{path}".lstrip("/")
-        for exact in (beside, path):
+        places = places_of(file_name, json)
+        for exact in places:
             if exact in self._names:
                 return exact
+        path = places[-1]
         candidates = self._by_name.get(path.rpartition("/")[2], [])
         if not candidates:
             raise InvalidInput("there is no such picture")
-        if len(candidates) > 1:
-            candidates = _nearest(candidates, path, split_in(json))
-        if len(candidates) > 1:
-            raise InvalidInput(
-                f"several pictures are named so: {', '.join(candidates[:3])}"
-            )
-        return candidates[0]
+        return _only(_nearest(candidates, path, split_in(json)))
 
 
 def _nearest(candidates: list[str], path: str, split: str | None) -> list[str]:
     """The pictures of one name whose path ends like that of a file, or the only one of these in its
     split.
     """
+    if len(candidates) == 1:
+        return candidates
     by_path = [name for name in candidates if name.endswith(f"/{path}")]
     nearest = by_path or candidates
-    in_split = [
-        name for name in nearest if split and split == split_in(name.rpartition("/")[0])
-    ]
-    return in_split if len(in_split) == 1 else nearest
+    in_split = [name for name in nearest if split_in(name.rpartition("/")[0]) == split]
+    return in_split if split and len(in_split) == 1 else nearest
+
+
+def _only(candidates: list[str]) -> str:
+    if len(candidates) > 1:
+        raise InvalidInput(
+            f"several pictures are named so: {', '.join(candidates[:3])}"
+        )
+    return candidates[0]
 
 
 def _items(

@@ -21,6 +21,7 @@ from modelmill.data.formats._coco import (
     Document,
     annotation_files,
     is_json,
+    places_of,
     read_document,
     split_in,
     unique_items,
@@ -118,23 +119,21 @@ def _by_path_end(source: Source) -> dict[str, list[str]]:
 
 def _picture_of(by_path_end: Mapping[str, list[str]], file: str, path: str) -> str:
     """The picture that a file name stands for; raises `InvalidInput` for none or several."""
-    path = path.replace("\\", "/").removeprefix("./")
-    beside = f"{file.rpartition('/')[0]}/{path}".lstrip("/")
+    beside, path = places_of(path, file)
     for end in (beside, path, path.rpartition("/")[2]):
         pictures = by_path_end.get(end, [])
         if end in pictures:
             return end
         if pictures:
-            return _only(pictures, file)
+            return _only(pictures, split_in(file))
     raise InvalidInput("there is no such picture")
 
 
-def _only(pictures: list[str], file: str) -> str:
-    """The only picture, or the only one in a folder of the file's split."""
-    near = pictures
-    if len(pictures) > 1:
-        split = split_in(file)
-        near = [name for name in pictures if split_in(name.rpartition("/")[0]) == split]
+def _only(pictures: list[str], split: str | None) -> str:
+    """The only picture, or the only one in a folder of a split."""
+    if len(pictures) == 1:
+        return pictures[0]
+    near = [name for name in pictures if split_in(name.rpartition("/")[0]) == split]
     if len(near) != 1:
         raise InvalidInput(
             f"several pictures are named so: {', '.join(map(shown, pictures[:3]))}"
@@ -155,16 +154,15 @@ def _items(
     objects = document.objects()
     split = split_in(file)
     for picture in document.images:
-        name = ""
         try:
             name = _picture_of(by_path_end, file, picture.file_name)
-            outlines = objects.get(picture.id, [])
-            read = functools.partial(_content, source, name, outlines, number)
-            yield Item.later(name, "", split, read)
         except MillError as error:
-            yield Item(
-                name or f"{file}:{picture.file_name}", "", b"", split, error.message
-            )
+            item_name = f"{file}:{picture.file_name}"
+            yield Item(item_name, "", b"", split, error.message)
+            continue
+        outlines = objects.get(picture.id, [])
+        read = functools.partial(_content, source, name, outlines, number)
+        yield Item.later(name, "", split, read)
 
 
 def _content(

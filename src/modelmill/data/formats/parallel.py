@@ -80,12 +80,12 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
 
 def _without_skipped(source: Source, options: Mapping[str, str]) -> list[str]:
     skipped = [part.strip() for part in options.get("skip", "").split(",")]
-    patterns = [pattern for pattern in skipped if pattern]
-    return [
-        name
-        for name in source.names
-        if not any(fnmatch(name, pattern) for pattern in patterns)
-    ]
+    patterns = list(filter(None, skipped))
+    return [name for name in source.names if not _matches(name, patterns)]
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _aligned(names: list[str]) -> dict[str, dict[str, str]]:
@@ -189,13 +189,16 @@ def _item(
     name: str, text_bytes: bytes, translation_bytes: bytes, split: str | None
 ) -> Item:
     try:
-        text = text_bytes.decode("utf-8-sig").strip()
-        translation = translation_bytes.decode("utf-8-sig").strip()
+        text, translation = _text(text_bytes), _text(translation_bytes)
     except UnicodeDecodeError as error:
-        text = text_bytes.decode("utf-8", "replace")
-        return Item(name, "", text, split, f"is not UTF-8: {error.reason}")
+        problem = f"is not UTF-8: {error.reason}"
+        return Item(name, "", text_bytes.decode("utf-8", "replace"), split, problem)
     problem = "has no translation" if text and not translation else ""
     return Item(name, "", text, split, problem, target=(translation,))
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8-sig").strip()
 
 
 def _column(options: Mapping[str, str], side: str, default: int) -> int:

@@ -130,7 +130,12 @@ def _nothing_said(source: Source) -> InvalidInput:
 
 
 def _words(pairs_text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in pairs_text.split(",") if part.strip()]
-    if any(not equals for _, equals, _ in pairs):
+    parts = [part for part in pairs_text.split(",") if part.strip()]
+    if not all("=" in part for part in parts):
         raise InvalidInput("the option words wants pairs, as 0=zero,1=one")
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return dict(map(_key_and_word, parts))
+
+
+def _key_and_word(pair: str) -> tuple[str, str]:
+    key, _, word = pair.partition("=")
+    return key.strip(), word.strip()

@@ -11,7 +11,16 @@ from typing import Any, cast
 
 from modelmill.client._connection import Connection, quoted, read_file
 from modelmill.client.rows import Hit, Index, Json
-from modelmill.data.names import is_junk, is_note, is_zip, list_folder, split_of, view
+from modelmill.data.names import (
+    folder_of,
+    is_junk,
+    is_note,
+    is_zip,
+    list_folder,
+    split_of,
+    top_folder,
+    view,
+)
 from modelmill.errors import InvalidInput, MillError, NotFound
 
 ITEMS, ITEMS_BYTES = 64, 16 << 20
@@ -221,11 +230,10 @@ def _labelled(
     names = [name for name in sorted(files) if not is_junk(name) and not is_note(name)]
     if not names:
         raise InvalidInput(f"'{path}' holds no files")
-    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
-    in_splits = all(map(split_of, tops))
+    in_splits = all(split_of(top_folder(name)) for name in names)
     for name in names:
         inner = name.partition("/")[2] if in_splits else name
-        yield f"{path}/{name}", partial(read, files[name]), inner.rpartition("/")[0]
+        yield f"{path}/{name}", partial(read, files[name]), folder_of(inner)
 
 
 def _zip_files(path: Path) -> Iterator[FileToAdd]:

@@ -1,5 +1,7 @@
 """The kind of a picture file, by its name and by its first bytes."""
 
+from modelmill.data.names import base_of
+
 KINDS = {
     "jpeg": "jpg jpeg jpe jfif mpo",
     "png": "png apng",
@@ -98,7 +100,7 @@ STARTS = (
 
 def extension(name: str) -> str:
     """The extension of a name in lower case, without its dot; empty when there is none."""
-    stem, dot, end = name.rpartition("/")[2].rpartition(".")
+    stem, dot, end = base_of(name).rpartition(".")
     return end.lower() if dot and stem else ""
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,12 +35,38 @@ def split_of(word: str) -> str | None:
     return ALIASES.get(word.strip().lower())
 
 
+def only_split(words: Iterable[str]) -> str | None:
+    """The split that some of these words name; None where none or several are named."""
+    splits = {split for word in words if (split := split_of(word))}
+    return splits.pop() if len(splits) == 1 else None
+
+
 def split_of_folders(path: str) -> str | None:
     """The split that the first folder of a '/'-separated path with a split's name tells, or
     None.
     """
     splits = map(split_of, path.split("/"))
     return next((split for split in splits if split), None)
+
+
+def split_of_file(path: str) -> str | None:
+    """The split that the first folder of a file with a split's name tells, or None."""
+    return split_of_folders(folder_of(path))
+
+
+def base_of(path: str) -> str:
+    """The last part of a '/'-separated path: the name of the file."""
+    return path.rpartition("/")[2]
+
+
+def folder_of(path: str) -> str:
+    """What comes before the name of the file; empty where it is in no folder."""
+    return path.rpartition("/")[0]
+
+
+def top_folder(path: str) -> str:
+    """The first folder of a '/'-separated path; empty where the file is in none."""
+    return path.partition("/")[0] if "/" in path else ""
 
 
 def is_junk(name: str) -> bool:
@@ -77,9 +103,9 @@ def _is_data(name: str) -> bool:
     return not is_junk(name) and not is_note(name)
 
 
-def _share_a_folder(names: Collection[str]) -> bool:
-    tops = {name.partition("/")[0] for name in names}
-    return len(tops) == 1 and all("/" in name for name in names)
+def _share_a_folder(names: Iterable[str]) -> bool:
+    tops = {top_folder(name) for name in names}
+    return len(tops) == 1 and tops != {""}
 
 
 def locate(path: Path) -> tuple[Path, dict[str, Path] | None]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.data.base import SPLITS
+from modelmill.data.names import top_folder
 
 TRAIN = 0
 VAL = 1
@@ -103,18 +104,13 @@ def _classes_of_folders(names: list[str]) -> list[str]:
     """The classes of a fifth of the folders; none where there are too few folders, or these hold
     too many classes.
     """
-    tops = {_top_folder(name) for name in names}
+    tops = {top_folder(name) for name in names}
     if len(tops) < LEAST_FOLDERS:
         return []
     order = sorted(tops, key=_hash)
     tested = set(order[: max(1, len(order) // TEST_CLASSES)]) - {""}
-    classes = [name for name in names if _top_folder(name) in tested]
+    classes = [name for name in names if top_folder(name) in tested]
     return classes if 2 <= len(classes) <= len(names) / 2 else []
-
-
-def _top_folder(name: str) -> str:
-    """The first folder of a class such as ALPHABET/CHARACTER; empty for one without."""
-    return name.partition("/")[0] if "/" in name else ""
 
 
 def _hash(name: str) -> bytes:

@@ -4,6 +4,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from modelmill.data.names import base_of
 from modelmill.engines.base import engine_named
 from modelmill.engines.torch import FILE
 from modelmill.importers.base import Importer, Options, bare, check_trust
@@ -24,7 +25,7 @@ class TorchImporter(Importer):
         if not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as archive:
-            return any(name.rpartition("/")[2] in MARKS for name in archive.namelist())
+            return any(base_of(name) in MARKS for name in archive.namelist())
 
     def convert(self, path: Path, draft: Path, options: Options) -> Manifest:
         """The file itself, with the inputs and outputs of the program."""

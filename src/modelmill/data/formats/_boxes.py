@@ -7,7 +7,7 @@ from typing import Any
 
 from modelmill.data.base import Box
 from modelmill.data.magic import BY_EXTENSION, extension
-from modelmill.data.names import shown
+from modelmill.data.names import base_of, shown
 from modelmill.errors import InvalidInput
 
 Corners = tuple[float, float, float, float]
@@ -23,7 +23,7 @@ def is_picture(name: str) -> bool:
 
 def stem(name: str) -> str:
     """A name without folders and extension."""
-    return name.rpartition("/")[2].rpartition(".")[0] or name.rpartition("/")[2]
+    return base_of(name).rpartition(".")[0] or base_of(name)
 
 
 def clipped_box(

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from modelmill.data.base import Item, Source
-from modelmill.data.names import shown, split_of
+from modelmill.data.names import base_of, folder_of, only_split, shown
 from modelmill.errors import InvalidInput
 
 JSON_BYTES = 1 << 30
@@ -67,7 +67,7 @@ def annotation_files(source: Source, wanted: str) -> list[str]:
     files = [name for name in source.names if is_json(name) and wanted in name]
     if not files:
         raise _no_json(source, wanted)
-    instances = [name for name in files if "instances" in name.rpartition("/")[2]]
+    instances = [name for name in files if "instances" in base_of(name)]
     return files if wanted else instances or files
 
 
@@ -95,9 +95,7 @@ def split_in(path: str) -> str | None:
     """The split that a word of a path names, such as instances_val2017.json; None where none or
     several do.
     """
-    words = WORD.findall(path.lower().removesuffix(".json"))
-    splits = {split for word in words if (split := split_of(word))}
-    return splits.pop() if len(splits) == 1 else None
+    return only_split(WORD.findall(path.lower().removesuffix(".json")))
 
 
 def unique_items(file: str, items: Iterable[Item], seen: set[str]) -> Iterator[Item]:
@@ -113,4 +111,4 @@ def unique_items(file: str, items: Iterable[Item], seen: set[str]) -> Iterator[I
 def places_of(path: str, file: str) -> tuple[str, str]:
     """Where a picture may lie that a file calls by a path: beside the file, or from the top."""
     path = path.replace("\\", "/").removeprefix("./")
-    return f"{file.rpartition('/')[0]}/{path}".lstrip("/"), path
+    return f"{folder_of(file)}/{path}".lstrip("/"), path

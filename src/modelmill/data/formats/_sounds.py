@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from modelmill.data.base import Item, Source
 from modelmill.data.magic import extension
-from modelmill.data.names import shown, split_of, split_of_folders
+from modelmill.data.names import base_of, folder_of, shown, split_of, split_of_folders
 from modelmill.errors import InvalidInput
 
 EXTENSIONS = frozenset(
@@ -39,7 +39,7 @@ def is_recording(name: str) -> bool:
 
 def tables_of(source: Source) -> list[str]:
     """The tables that describe recordings."""
-    return [name for name in source.names if name.rpartition("/")[2].lower() in TABLES]
+    return [name for name in source.names if base_of(name).lower() in TABLES]
 
 
 def missing_table(
@@ -80,7 +80,7 @@ def read_tables(
     """
     names = frozenset(source.names)
     for table in tables:
-        folder = table.rpartition("/")[0]
+        folder = folder_of(table)
         table_split = split_of_folders(folder)
         for line, row in _rows(source, table, columns):
             name = row.name_in(folder, names)
@@ -163,20 +163,20 @@ def compile_pattern(expression: str, option: str = "label") -> re.Pattern[str]:
 
 def part_of_name(pattern: re.Pattern[str], name: str) -> str:
     """The group of a pattern in a file's name; empty where it does not match."""
-    match = pattern.match(name.rpartition("/")[2])
+    match = pattern.match(base_of(name))
     return (match[1] or "") if match else ""
 
 
 def match_any(pattern: re.Pattern[str], names: Iterable[str]) -> bool:
     """Whether a pattern matches the name of any file."""
-    return any(pattern.match(name.rpartition("/")[2]) for name in names)
+    return any(pattern.match(base_of(name)) for name in names)
 
 
 def split_by_name(name: str, options: Mapping[str, str]) -> str | None:
     """The split whose pattern in the options, such as *_[0-4].wav, matches a file's name; else
     train where there is a pattern for test.
     """
-    base = name.rpartition("/")[2]
+    base = base_of(name)
     for split in ("test", "val"):
         patterns = options.get(split, "").split(",")
         if any(fnmatch.fnmatchcase(base, pattern.strip()) for pattern in patterns):

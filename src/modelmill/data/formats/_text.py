@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 from modelmill.data.base import Source
 from modelmill.data.magic import BY_EXTENSION, NOT_PICTURES, extension
-from modelmill.data.names import split_of
+from modelmill.data.names import only_split
 
 LINE = 1 << 20
 """The longest line that is read, in bytes."""
@@ -37,8 +37,7 @@ def split_in_name(name: str) -> str | None:
     words = name.removesuffix(f".{extension(name)}")
     for mark in "/-_.":
         words = words.replace(mark, " ")
-    splits = {split for word in words.split(" ") if (split := split_of(word))}
-    return splits.pop() if len(splits) == 1 else None
+    return only_split(words.split(" "))
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:

@@ -27,7 +27,7 @@ from modelmill.data.formats._coco import (
     split_in,
     unique_items,
 )
-from modelmill.data.names import shown
+from modelmill.data.names import base_of, folder_of, shown
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
@@ -82,7 +82,7 @@ class _Pictures:
         self._names = frozenset(self.pictures)
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for name in self.pictures:
-            self._by_name[name.rpartition("/")[2]].append(name)
+            self._by_name[base_of(name)].append(name)
 
     def find(self, file_name: str, json: str) -> str:
         """The picture that a file name stands for; raises `InvalidInput` for none or several."""
@@ -91,7 +91,7 @@ class _Pictures:
             if exact in self._names:
                 return exact
         path = places[-1]
-        candidates = self._by_name.get(path.rpartition("/")[2], [])
+        candidates = self._by_name.get(base_of(path), [])
         if not candidates:
             raise InvalidInput("there is no such picture")
         return _only(_nearest(candidates, path, split_in(json)))
@@ -105,7 +105,7 @@ def _nearest(candidates: list[str], path: str, split: str | None) -> list[str]:
         return candidates
     by_path = [name for name in candidates if name.endswith(f"/{path}")]
     nearest = by_path or candidates
-    in_split = [name for name in nearest if split_in(name.rpartition("/")[0]) == split]
+    in_split = [name for name in nearest if split_in(folder_of(name)) == split]
     return in_split if split and len(in_split) == 1 else nearest
 
 

@@ -27,7 +27,7 @@ from modelmill.data.formats._coco import (
     unique_items,
 )
 from modelmill.data.magic import kind_of_name
-from modelmill.data.names import shown
+from modelmill.data.names import base_of, folder_of, shown
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
@@ -120,7 +120,7 @@ def _by_path_end(source: Source) -> dict[str, list[str]]:
 def _picture_of(by_path_end: Mapping[str, list[str]], file: str, path: str) -> str:
     """The picture that a file name stands for; raises `InvalidInput` for none or several."""
     beside, path = places_of(path, file)
-    for end in (beside, path, path.rpartition("/")[2]):
+    for end in (beside, path, base_of(path)):
         pictures = by_path_end.get(end, [])
         if end in pictures:
             return end
@@ -133,7 +133,7 @@ def _only(pictures: list[str], split: str | None) -> str:
     """The only picture, or the only one in a folder of a split."""
     if len(pictures) == 1:
         return pictures[0]
-    near = [name for name in pictures if split_in(name.rpartition("/")[0]) == split]
+    near = [name for name in pictures if split_in(folder_of(name)) == split]
     if len(near) != 1:
         raise InvalidInput(
             f"several pictures are named so: {', '.join(map(shown, pictures[:3]))}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from modelmill.data.base import SPLITS, Item, Source, check_options
 from modelmill.data.magic import BY_EXTENSION, NOT_PICTURES, extension
-from modelmill.data.names import shown, split_of
+from modelmill.data.names import only_split, shown, top_folder
 from modelmill.errors import InvalidInput
 
 INPUT = "image"
@@ -85,13 +85,13 @@ def _check_folder(title: str, names: list[str], folder: str) -> None:
 
 def _top_folders(names: list[str]) -> str:
     """Some top folders, for a message."""
-    tops = {shown(name.partition("/")[0], 60) for name in names if "/" in name}
+    tops = {shown(top, 60) for name in names if (top := top_folder(name))}
     return ", ".join(sorted(tops)[:20]) or "none"
 
 
 def _split_folders(names: list[str]) -> dict[str, str]:
     """The split of each top folder that names one, where at least two splits are named."""
-    top_folders = {name.partition("/")[0] for name in names if "/" in name}
+    top_folders = {top for name in names if (top := top_folder(name))}
     splits_by_folder = {
         f"{top}/": split
         for top in sorted(top_folders)
@@ -102,10 +102,7 @@ def _split_folders(names: list[str]) -> dict[str, str]:
 
 def _split_in_words(folder: str) -> str | None:
     """The split named by a word of a folder's name; None where none or several are."""
-    splits = {
-        split for word in WORD.findall(folder.lower()) if (split := split_of(word))
-    }
-    return splits.pop() if len(splits) == 1 else None
+    return only_split(WORD.findall(folder.lower()))
 
 
 def _item(source: Source, name: str, split: str | None) -> Item:

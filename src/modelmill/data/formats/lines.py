@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from modelmill.data.base import Item, Source, check_options
 from modelmill.data.formats._text import LINE, lines, may_be_text
 from modelmill.data.magic import extension
-from modelmill.data.names import split_of
+from modelmill.data.names import base_of, split_of, top_folder
 from modelmill.errors import InvalidInput
 
 INPUT = "text"
@@ -47,7 +47,7 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
 
 def _items(source: Source, name: str, label: str) -> Iterator[Item]:
     """The lines of a file, which are all of one class."""
-    split = split_of(name.partition("/")[0]) if "/" in name else None
+    split = split_of(top_folder(name))
     with source.open(name) as file:
         for number, (line, complete) in enumerate(lines(file), start=1):
             text, problem = _text_of(line, complete)
@@ -67,7 +67,7 @@ def _labels(names: list[str]) -> dict[str, str]:
     """The class of each file: its suffix when only that differs, else its name without the
     suffix.
     """
-    bases = {name: name.rpartition("/")[2] for name in names}
+    bases = {name: base_of(name) for name in names}
     stems = {name: _stem(base) for name, base in bases.items()}
     if len(set(stems.values())) == 1 and all(map(extension, bases.values())):
         return {name: base.rpartition(".")[2] for name, base in bases.items()}

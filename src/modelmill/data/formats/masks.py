@@ -13,7 +13,7 @@ from typing import NamedTuple
 from modelmill.data import mask_values
 from modelmill.data.base import SPLITS, Item, Source, check_options
 from modelmill.data.magic import kind_of_name
-from modelmill.data.names import shown, split_of, split_of_folders
+from modelmill.data.names import base_of, shown, split_of, split_of_file
 from modelmill.errors import InvalidInput
 
 INPUT = "image"
@@ -172,7 +172,7 @@ def _by_folders(by_key: dict[str, Group]) -> list[Pair]:
 
 def _pairs_of(key: str, pictures: list[str], masks: list[str]) -> list[Pair]:
     """The pair of the names that share a key, or each name as a problem."""
-    split = split_of_folders(key.rpartition("/")[0])
+    split = split_of_file(key)
     if len(pictures) == len(masks) == 1:
         return [Pair(pictures[0], masks[0], split)]
     why = _why_unpaired(pictures, masks)
@@ -196,7 +196,7 @@ def _why_unpaired(pictures: list[str], masks: list[str]) -> str:
 
 def _split_of_list(name: str) -> str | None:
     """The split that a list of names is for."""
-    stem, _, end = name.rpartition("/")[2].rpartition(".")
+    stem, _, end = base_of(name).rpartition(".")
     return (
         split_of(stem)
         if end.lower() in ("txt", "lst") and not OTHER_LISTS.match(name)
@@ -251,7 +251,7 @@ class _Resolver:
         }
         self._keys_by_stem: dict[str, list[str]] = {}
         for key in self._keys.values():
-            self._keys_by_stem.setdefault(key.rpartition("/")[2], []).append(key)
+            self._keys_by_stem.setdefault(base_of(key), []).append(key)
 
     def pair(self, line: str) -> Pair:
         """The pair of a line: a picture and its mask, or one name for both."""
@@ -284,7 +284,7 @@ class _Resolver:
         picture = self._file(line)
         if picture in self._keys:
             return self._keys[picture]
-        keys = self._keys_by_stem.get(line.replace("\\", "/").rpartition("/")[2], [])
+        keys = self._keys_by_stem.get(base_of(line.replace("\\", "/")), [])
         return keys[0] if len(keys) == 1 else ""
 
     def _file(self, path: str) -> str:

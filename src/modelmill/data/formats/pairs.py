@@ -7,7 +7,7 @@ from typing import NamedTuple
 from modelmill.data.base import Content, Item, Source, check_options
 from modelmill.data.magic import kind_of_name
 from modelmill.data.mask_values import upright_size
-from modelmill.data.names import shown, split_of_folders
+from modelmill.data.names import shown, split_of_file
 from modelmill.errors import InvalidInput
 
 INPUT = "image"
@@ -79,7 +79,7 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
             "target/NAME.png"
         )
     for key, pair in sorted(pairs.items()):
-        split = split_of_folders(key.rpartition("/")[0])
+        split = split_of_file(key)
         yield from _items(source, pair, split)
 
 

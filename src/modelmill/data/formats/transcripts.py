@@ -11,7 +11,7 @@ from modelmill.data.formats._sounds import (
     match_any,
     part_of_name,
 )
-from modelmill.data.names import split_of_folders
+from modelmill.data.names import folder_of, split_of_file, split_of_folders
 from modelmill.errors import InvalidInput
 
 INPUT = "audio"
@@ -94,7 +94,7 @@ def _transcribed(
     source: Source, table: str, recordings: Mapping[str, str]
 ) -> Iterator[Item]:
     """The recordings of a table, which are found by their path without extension."""
-    folder = table.rpartition("/")[0]
+    folder = folder_of(table)
     split = split_of_folders(folder.replace("-", "/"))
     content = source.read(table, LIMIT).decode("utf-8", "replace")
     for number, line in enumerate(content.splitlines(), 1):
@@ -115,7 +115,7 @@ def _from_names(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         raise _nothing_said(source)
     for name in names:
         text = part_of_name(pattern, name).replace("_", " ")
-        split = split_of_folders(name.rpartition("/")[0])
+        split = split_of_file(name)
         split = split or _sounds.split_by_name(name, options)
         yield source.item(name, words.get(text, text), split)
 

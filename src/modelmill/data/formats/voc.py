@@ -22,7 +22,7 @@ from modelmill.data.formats._boxes import (
     size_of,
     stem,
 )
-from modelmill.data.names import shown, split_of, split_of_folders
+from modelmill.data.names import folder_of, shown, split_of, split_of_file
 from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
@@ -139,7 +139,7 @@ def _beside(candidates: list[str], annotation: str, filename: str) -> list[str]:
 
     VOCdevkit holds several years, and others keep a copy of the pictures in each split's folder.
     """
-    folder = annotation.rpartition("/")[0]
+    folder = folder_of(annotation)
     root = folder.rpartition("Annotations")[0] or folder
     beside = [name for name in candidates if name.startswith(root)]
     exact = [name for name in beside if name.endswith(f"/{filename}")]
@@ -200,7 +200,7 @@ def _split_of_picture(picture: str, splits: dict[str, str]) -> str | None:
     """The split that a list names for a picture, or without lists its folders."""
     if splits:
         return splits.get(stem(picture))
-    return split_of_folders(picture.rpartition("/")[0])
+    return split_of_file(picture)
 
 
 def _boxes(root: Element, *, use_difficult: bool) -> list[Box]:

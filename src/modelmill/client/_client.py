@@ -305,19 +305,12 @@ class Client(Indexes, Texts):
         """
         path = f"/models/{quoted(deployment)}"
         kind = input_kind(self._get(path)["input"])
+        given = dict(parameters or {})
         if kind.optional and not inputs:
             inputs = ("",)
-        answers: list[Prediction] = []
-        for value in inputs:
-            name = value.hex()[:16] if isinstance(value, bytes) else str(value)
-            try:
-                output = self._predict(path, kind, value, dict(parameters or {}))
-            except (InvalidInput, NotFound) as error:
-                if len(inputs) < 2 or isinstance(value, bytes):
-                    raise
-                raise type(error)(f"{os.fspath(value)[:200]}: {error}") from error
-            answers.append({"input": name, "output": output})
-        return answers
+        if len(inputs) == 1:
+            return [self._prediction(path, kind, inputs[0], given)]
+        return [self._named_prediction(path, kind, value, given) for value in inputs]
 
     # ---- keys
 
@@ -374,6 +367,32 @@ class Client(Indexes, Texts):
             and self._http.get("/v1/models", headers=headers).status_code == 401
         ):
             time.sleep(POLL_SECONDS / 10)
+
+    def _named_prediction(
+        self,
+        path: str,
+        kind: InputKind,
+        value: str | bytes | os.PathLike[str],
+        parameters: Json,
+    ) -> Prediction:
+        """As `_prediction`; an error names the file or text that it is about."""
+        try:
+            return self._prediction(path, kind, value, parameters)
+        except (InvalidInput, NotFound) as error:
+            if isinstance(value, bytes):
+                raise
+            raise type(error)(f"{os.fspath(value)[:200]}: {error}") from error
+
+    def _prediction(
+        self,
+        path: str,
+        kind: InputKind,
+        value: str | bytes | os.PathLike[str],
+        parameters: Json,
+    ) -> Prediction:
+        name = value.hex()[:16] if isinstance(value, bytes) else str(value)
+        output = self._predict(path, kind, value, parameters)
+        return {"input": name, "output": output}
 
     def _predict(
         self,

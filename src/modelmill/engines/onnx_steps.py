@@ -2,6 +2,7 @@
 between steps.
 """
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,16 +38,15 @@ class Steps:
     def __init__(self, folder: Path, threads: int, slots: int) -> None:
         self._session = open_graph(folder / FILE, threads)
         pasts = self._pasts()
-        heads, self.places, width = pasts[0].shape[1:]
+        self.places = int(pasts[0].shape[2])
         self._tokens = int(self._session.get_outputs()[0].shape[-1])
         self._most = max(self.places, RUN_BYTES // (4 * self._tokens))
-        slot_bytes = 4 * len(pasts) * heads * self.places * width
+        slot_bytes = 4 * sum(math.prod(past.shape[1:]) for past in pasts)
         self.slots = max(1, min(slots, KEPT_BYTES // slot_bytes))
         rows = max(self.slots, LEAST_ROWS) + 1  # the last one is for `run`
         self._alone = threading.Lock()
         self._kept = {
-            past.name: np.zeros((rows, heads, self.places, width), np.float32)
-            for past in pasts
+            past.name: np.zeros((rows, *past.shape[1:]), np.float32) for past in pasts
         }
 
     def _pasts(self) -> list[Any]:

@@ -132,17 +132,27 @@ def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> Tabl
         raise InvalidInput(f"'{name}' is empty")
     first = sample[0]
     found = {role: _find(first, role, options.get(role)) for role in WORDS}
-    text, label = found["text"], found["label"]
-    by_names = text is not None or label is not None
-    if len(first) == 2:
-        text, label = _complete_pair(text, label, sample)
-    if text is None or label is None or text == label:
-        raise _unclear(name, first)
+    text, label = _text_and_label(name, sample, found)
     header = _says_header(first, options)
     if header is None:
+        by_names = found["text"] is not None or found["label"] is not None
         header = _has_header(first[label], _cells(sample[1:], label), by_names)
     split = found["split"] if header or "split" in options else None
     return TableLayout(text, label, split, len(first), first if header else None)
+
+
+def _text_and_label(
+    name: str, sample: list[list[str]], found: Mapping[str, int | None]
+) -> tuple[int, int]:
+    """The columns of both, of which one or none may have been found by name; raises
+    `InvalidInput`.
+    """
+    text, label = found["text"], found["label"]
+    if len(sample[0]) == 2:
+        text, label = _complete_pair(text, label, sample)
+    if text is None or label is None or text == label:
+        raise _unclear(name, sample[0])
+    return text, label
 
 
 def _says_header(first: list[str], options: Mapping[str, str]) -> bool | None:

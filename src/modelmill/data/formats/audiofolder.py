@@ -42,24 +42,27 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         yield from _sounds.read_tables(source, tables, COLUMNS)
         return
     names = [name for name in source.names if is_recording(name)]
-    pattern = compile_pattern(options.get("label", DEFAULT_PATTERN))
     if not names:
         raise InvalidInput(
             f"'{source.title}' holds no recordings (WAV, FLAC, OGG, MP3)"
         )
-    places = _places(names)
-    labels = {name: label for name, (_, label) in places.items()}
-    if "label" in options or len(set(labels.values()) - {""}) < 2:
-        labels = _labels_by_name(source, names, pattern)
-    for name, (split, _) in places.items():
+    for name, (split, label) in _places(source, names, options).items():
         split = split or _sounds.split_by_name(name, options)
-        yield _item(source, name, labels[name], split)
+        yield _item(source, name, label, split)
 
 
-def _places(names: list[str]) -> dict[str, tuple[str | None, str]]:
-    """The split and the class of each recording by its folders."""
+def _places(
+    source: Source, names: list[str], options: Mapping[str, str]
+) -> dict[str, tuple[str | None, str]]:
+    """The split of each recording by its folders, and its class by its folder or its name."""
     splits = splits_in(names, is_recording)
-    return {name: split_and_label(name, splits) for name in names}
+    places = {name: split_and_label(name, splits) for name in names}
+    labels = {label for _, label in places.values() if label}
+    if "label" not in options and len(labels) > 1:
+        return places
+    pattern = compile_pattern(options.get("label", DEFAULT_PATTERN))
+    by_name = _labels_by_name(source, names, pattern)
+    return {name: (split, by_name[name]) for name, (split, _) in places.items()}
 
 
 def _labels_by_name(

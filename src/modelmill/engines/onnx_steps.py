@@ -17,6 +17,7 @@ from modelmill.errors import BundleCorrupt, InvalidInput, ModelFailed
 from modelmill.generation.generator import Generator
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
+Cache = np.ndarray[Any, np.dtype[np.float32]]
 KEPT_BYTES = 1 << 30
 """Memory for keys and values: as many texts grow beside one another as have room in it."""
 RUN_BYTES = 256 << 20
@@ -41,13 +42,10 @@ class Steps:
         self.places = int(pasts[0].shape[2])
         self._tokens = int(self._session.get_outputs()[0].shape[-1])
         self._most = max(self.places, RUN_BYTES // (4 * self._tokens))
-        slot_bytes = 4 * sum(math.prod(past.shape[1:]) for past in pasts)
-        self.slots = max(1, min(slots, KEPT_BYTES // slot_bytes))
-        rows = max(self.slots, LEAST_ROWS) + 1  # the last one is for `run`
+        self.slots = max(1, min(slots, _most_slots(pasts)))
         self._alone = threading.Lock()
-        self._kept = {
-            past.name: np.zeros((rows, *past.shape[1:]), np.float32) for past in pasts
-        }
+        # the last row is for `run`
+        self._kept = _empty_cache(pasts, max(self.slots, LEAST_ROWS) + 1)
 
     def _pasts(self) -> list[Any]:
         """The inputs for keys and values; raises `BundleCorrupt` where there are none."""
@@ -150,6 +148,17 @@ class Steps:
             memory = ("cpu", 0, np.float32, view.shape, view.ctypes.data)
             binding.bind_input(past, *memory)
             binding.bind_output(past.removeprefix("past_"), *memory)
+
+
+def _most_slots(pasts: Sequence[Any]) -> int:
+    """How many texts have room in the memory for keys and values."""
+    slot_bytes = 4 * sum(math.prod(past.shape[1:]) for past in pasts)
+    return int(KEPT_BYTES // slot_bytes)
+
+
+def _empty_cache(pasts: Sequence[Any], rows: int) -> dict[str, Cache]:
+    """Keys and values by the names of their inputs, FP32 [rows, heads, places, width] each."""
+    return {past.name: np.zeros((rows, *past.shape[1:]), np.float32) for past in pasts}
 
 
 class StepWriter(Generator):

@@ -198,20 +198,26 @@ class StreamWorker:
         parts: dict[int, tuple[Send, list[Part]]] = {}
         for piece in pieces:
             caller = self._callers[piece.name[:2]]
-            row = caller.rows[piece.name[2]]
-            row.pieces.append(piece)
-            if caller.call.outputs == [STREAM]:
-                part = self.task.stream_part(piece, row.sent, self.model.context)
-                parts.setdefault(id(caller.send), (caller.send, []))[1].append(
-                    Part(caller.call.id, part)
-                )
-            row.sent += len(piece.text)
+            part = self._grown(caller, piece)
+            if part is not None:
+                parts.setdefault(id(caller.send), (caller.send, []))[1].append(part)
         for send, some in parts.values():
             send(Batch([], parts=some))
         for piece in pieces:
             if piece.ended:
                 self._end(piece.name[:2])
         self._send_alive()
+
+    def _grown(self, caller: Caller, piece: Piece) -> Part | None:
+        """Add a piece to its text; returns what is sent of it where the answer is streamed."""
+        row = caller.rows[piece.name[2]]
+        row.pieces.append(piece)
+        sent = row.sent
+        row.sent += len(piece.text)
+        if caller.call.outputs != [STREAM]:
+            return None
+        part = self.task.stream_part(piece, sent, self.model.context)
+        return Part(caller.call.id, part)
 
     def _end(self, name: tuple[int, int]) -> None:
         """One of a caller's texts is whole; the last one makes the answer."""

@@ -121,10 +121,7 @@ async def infer(request: Request) -> Response:
     """Tensors in, tensors out; or the task's raw input in."""
     body, headers = await request.body(), request.headers
     if (coding := headers.get(b"content-encoding")) is not None:
-        try:
-            body = await unpacked_body(body, coding, request.limit)
-        except UnknownCoding as unknown:
-            raise InvalidInput(str(unknown)) from unknown  # 400, as Triton has it
+        body = await _unpacked(body, coding, request.limit)
     pinned = request.pinned
     version = request.pick(request.names["model"])
     header = headers.get(HEADER)
@@ -163,6 +160,16 @@ async def infer(request: Request) -> Response:
     if (accepted := headers.get(b"accept-encoding")) is not None:
         return await _compressed(response, accepted)
     return response
+
+
+async def _unpacked(body: bytes, coding: bytes, limit: int) -> bytes:
+    """The body without its coding; raises `InvalidInput` also for one that is not known: 400, as
+    Triton has it.
+    """
+    try:
+        return await unpacked_body(body, coding, limit)
+    except UnknownCoding as unknown:
+        raise InvalidInput(str(unknown)) from unknown
 
 
 VARYING = (b"accept-encoding", b"content-encoding", b"x-request-id", b"traceparent")

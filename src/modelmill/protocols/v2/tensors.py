@@ -111,9 +111,7 @@ class Signature:
         self.outputs = tuple(spec.name for spec in version.outputs)
         self.names = frozenset(self.outputs)
         self.datatypes = frozenset(spec.datatype for spec in version.inputs)
-        self.numberless = frozenset(
-            spec.name for spec in version.outputs if spec.datatype in ("FP16", "BF16")
-        )
+        self.numberless = _numberless(version.outputs)
         self.head = _answer_head(version)
         self.plans: dict[bytes, Any] = {}  # what heads of requests mean
         is_task = version.task and version.kind != TENSOR
@@ -131,6 +129,11 @@ def _raw_names(version: ServedVersion, inputs: Mapping[str, Input]) -> list[str]
         for name in (version.kind, *version.also)
         if name not in inputs or inputs[name].datatype != "BYTES"
     ]
+
+
+def _numberless(outputs: Sequence[TensorSpec]) -> frozenset[str]:
+    """The outputs that JSON has no form for."""
+    return frozenset(spec.name for spec in outputs if spec.datatype in ("FP16", "BF16"))
 
 
 def _answer_head(version: ServedVersion) -> bytes:

@@ -127,8 +127,8 @@ def api_page() -> str:
 
 
 KINDS_INTRO = """
-What a model takes (`input` of `GET /models/{name}`) and what it answers. In JSON a file is base64. A body may be a file
-itself, or a text itself as `text/plain`, where the media types say so.
+What a model takes (`input` and `also` of `GET /models/{name}`) and what it answers (`output`). In JSON an input has the
+form of the protocol, and a file is base64; a body of another media type is the input itself.
 """
 
 
@@ -140,7 +140,7 @@ def _kinds() -> Iterator[str]:
         (code(kind.name), kind.in_json, _media(kind.media), _example(kind.example()))
         for kind in input_kinds()
     ]
-    yield table(("input", "in JSON", "as a body", "example"), inputs)
+    yield table(("input", "in JSON", "media types", "example"), inputs)
     outputs = [
         (code(kind.name), kind.meaning, _media(kind.media), _example(kind.example()))
         for kind in output_kinds()

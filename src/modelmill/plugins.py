@@ -20,6 +20,7 @@ from modelmill.errors import NotInstalled, unknown
 
 WORD = {
     "tasks": "task",
+    "tasks.kinds": "kind of input or output",
     "engines": "engine",
     "importers": "importer",
     "data.formats": "format",

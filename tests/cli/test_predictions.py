@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from modelmill.cli import screen, serving
+from modelmill.tasks.kinds import output_kinds
 
 BOX = {"xmin": 3, "ymin": 40, "xmax": 27, "ymax": 58}
 
@@ -64,3 +65,38 @@ def test_boxes_are_drawn_on_the_picture(tmp_path):
 def test_where_nothing_was_found_nothing_is_drawn(tmp_path):
     serving._save_pictures([{"input": "1.png", "output": []}], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def printed(capsys, output, shown):
+    screen.predictions([{"input": "1", "output": output}], shown=shown)
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("kind", output_kinds(), ids=lambda kind: kind.name)
+def test_the_example_of_every_kind_is_shown(capsys, kind):
+    (head, row) = printed(capsys, kind.example(), kind.shown)
+    assert head[0] == "input"
+    assert row[0] == "1"
+    assert len(row) > 1
+
+
+@pytest.mark.parametrize(
+    ("output", "shown", "said"),
+    [
+        ({"grade": 0.75}, "json", '{"grade": 0.75}'),
+        ({"classes": ["a"], "mask": "x"}, "masks", '{"classes": ["a"], "mask": "x"}'),
+        (
+            {"embedding": [0.5], "tokens": 2},
+            "vector",
+            '{"embedding": [0.5], "tokens": 2}',
+        ),
+        ("AAAA", "vector", '"AAAA"'),
+    ],
+)
+def test_an_answer_in_another_form_is_shown_as_json(capsys, output, shown, said):
+    assert printed(capsys, output, shown) == [["input", "answer"], ["1", *said.split()]]
+
+
+def test_several_files_of_pictures_are_all_named(capsys):
+    rows = printed(capsys, {"files": ["a.png", "b.png"]}, "picture")
+    assert rows == [["input", "answer"], ["1", "a.png,", "b.png"]]

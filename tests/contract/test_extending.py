@@ -47,6 +47,8 @@ def environment(tmp_path_factory):
     (task / "recipes" / "__init__.py").write_text("")
     for path in TASK:
         (folder / path.removeprefix("tasks/")).write_text(example(path))
+    (folder / "molecule.py").write_text(example("tasks/kinds/molecule.py"))
+    points.append("[modelmill.tasks.kinds]\nmolecule = molecule\n")
     for kind in ("engines", "importers"):
         module = f"example_{kind}"
         (folder / f"{module}.py").write_text(example(f"{kind}/linear.py"))
@@ -69,6 +71,21 @@ def test_the_engine_passes_the_contract_of_engines(environment):
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count("PASSED") > 20
+
+
+def test_the_kind_passes_the_contract_of_kinds(environment):
+    tests = "tests/contract/test_kinds.py"
+    words = ["-q", "-p", "no:cacheprovider", "-n", "0", "-k", "molecule", tests]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "-rA", "--no-header"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.stdout.count("PASSED") >= 6
 
 
 def test_the_task_passes_the_contract_and_its_recipe_trains(environment):

@@ -32,6 +32,7 @@ def test_an_input_says_what_it_is(name):
     kind = input_kind(name)
     assert kind.article.startswith(("a ", "an ", "token"))
     assert kind.in_json
+    assert "application/json" in kind.media
     assert all("/" in media for media in kind.media)
     assert kind.shown
     assert kind.is_text == (kind.sent_as in ("text", "number", "json"))

@@ -64,9 +64,11 @@ def trained(request, tmp_path_factory):
     folder = home / "job"
     folder.mkdir()
     module = task_named(task)
-    data = dataset(
-        TINY[module.INPUT, module.TARGETS[0]](home / "tiny"), task, home / "store"
-    )
+    known = [TINY.get((module.INPUT, target)) for target in module.TARGETS]
+    maker = next(filter(None, known), None)
+    if maker is None:
+        pytest.skip(f"no tiny data set has {module.INPUT} with {module.TARGETS}")
+    data = dataset(maker(home / "tiny"), task, home / "store")
     spec = JobSpec(
         job=7,
         kind="train",

@@ -247,7 +247,7 @@ TINY = {
     ("text", "texts"): pairs_table,
     ("question", "answers"): questions,
 }
-"""Makers of a tiny data set of two classes, by a task's input and the first of its targets."""
+"""Makers of a tiny data set of two classes, by the kind of its items and their targets."""
 
 
 def dataset(folder: Path, task: str, home: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the command line prints for people: tables, cards, and live progress."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
@@ -385,66 +386,134 @@ def _print_left_out(files: Sequence[Mapping[str, str]]) -> None:
 
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-"""Columns of a box."""
 ANSWER = ("input", "answer")
 SCORED = ("input", "answer", "score")
 SPOKEN = ("input", "text")
 TIMED = ("input", "from", "to", "text")
 BOX = ("input", "label", "score", *CORNERS, "file")
-LABEL = ("input", "label", "score", "then", "vector")
-"""Columns of a box."""
+LABEL = ("input", "label", "score", "then")
+VECTOR = ("input", "vector")
+"""Columns of answers, by their form."""
+
+
+Rows = list[dict[str, Any]]
+Answers = Sequence[Mapping[str, Any]]
+"""Inputs, each with the model's output."""
+Form = tuple[Rows, Sequence[str]]
+"""A table: its rows and its columns."""
 
 
 def predictions(
-    rows: Sequence[Mapping[str, Any]], threshold: float | None = None
+    rows: Answers, threshold: float | None = None, shown: str = "json"
 ) -> None:
     """Inputs with their best answers, or the files of pictures that were answered.
 
-    `threshold` is the least score that applied to these answers, None if there was none.
+    `threshold` is the least score that applied to these answers, None if there was none; `shown`
+    says in which form their kind is shown (`tasks.kinds`).
     """
     for row in rows:
         if row["output"] == []:
             _console.print(escape(f"{row['input'][:60]}: {_nothing_found(threshold)}"))
     answered = [row for row in rows if row["output"] != []]
     if answered:
-        _print_answers(answered)
+        _print_answers(answered, shown)
 
 
-def _print_answers(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table of answers, in the columns of their kind."""
-    outputs = [row["output"] for row in rows]
-    if boxes := _rows_of(_boxes, rows):
-        table(boxes, BOX)
-    elif any(map(_is_picture, outputs)):
-        table([_picture_row(row) for row in rows], ANSWER)
-    elif all(map(_is_transcription, outputs)):
-        spoken = _rows_of(_spoken_rows, rows)
-        table(spoken, TIMED if "from" in spoken[0] else SPOKEN)
-    elif texts := _rows_of(_text_rows, rows):
-        table(texts, SCORED)
-    elif any(isinstance(value, str) for output in outputs for value in output):
-        table(_rows_of(_picture_rows, rows), PICTURE)
-    else:
-        table(_rows_of(_label_rows, rows), LABEL)
+def _print_answers(rows: Answers, shown: str) -> None:
+    """A table of answers, in the form of their kind; JSON where parameters made them another."""
+    makers = [FORMS[shown]] if shown in FORMS else list(FORMS.values())
+    forms = filter(None, (make(rows) for make in makers))
+    table(*(next(forms, None) or _json_table(rows)))
 
 
-def _rows_of(
-    kind: Callable[[str, Any], list[dict[str, Any]]],
-    predictions: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+def _rows_of(kind: Callable[[str, Any], Rows], answers: Answers) -> Rows:
     """The rows of all answers, each made of an input's name and its output."""
-    return [
-        row for one in predictions for row in kind(one["input"][:60], one["output"])
+    return [row for one in answers for row in kind(one["input"][:60], one["output"])]
+
+
+def _box_table(rows: Answers) -> Form | None:
+    found = _rows_of(_boxes, rows)
+    return (found, BOX) if found else None
+
+
+def _picture_table(rows: Answers) -> Form | None:
+    """Single pictures, or lists of them."""
+    if any(_is_picture(row["output"]) for row in rows):
+        return [_picture_row(row) for row in rows], ANSWER
+    if all(_is_list_of(str, row["output"]) for row in rows):
+        return _rows_of(_picture_rows, rows), PICTURE
+    return None
+
+
+def _text_table(rows: Answers) -> Form | None:
+    """Transcriptions, with their times where they are known, or other texts."""
+    if all(_is_transcription(row["output"]) for row in rows):
+        spoken = _rows_of(_spoken_rows, rows)
+        return spoken, TIMED if "from" in spoken[0] else SPOKEN
+    texts = _rows_of(_text_rows, rows)
+    return (texts, SCORED) if texts else None
+
+
+def _label_table(rows: Answers) -> Form | None:
+    """The best label of each, and the next ones."""
+    if not all(_is_label(_best(row["output"])) for row in rows):
+        return None
+    answers = [_label_row(row["input"][:60], row["output"]) for row in rows]
+    return answers, LABEL
+
+
+def _vector_table(rows: Answers) -> Form | None:
+    if not all(_is_list_of(float, row["output"]) for row in rows):
+        return None
+    vectors = [
+        {"input": row["input"][:60], "vector": _vector(row["output"])} for row in rows
     ]
+    return vectors, VECTOR
 
 
-def _picture_rows(name: str, output: Sequence[str]) -> list[dict[str, Any]]:
+def _json_table(rows: Answers) -> Form:
+    """Answers as they are."""
+    answers = [
+        {"input": row["input"][:60], "answer": json.dumps(row["output"])[:MOST_JSON]}
+        for row in rows
+    ]
+    return answers, ANSWER
+
+
+FORMS: dict[str, Callable[[Answers], Form | None]] = {
+    "boxes": _box_table,
+    "picture": _picture_table,
+    "text": _text_table,
+    "masks": _label_table,
+    "labels": _label_table,
+    "vector": _vector_table,
+}
+"""How answers are shown, by the form that their kind names; those of other kinds in the first form
+that fits.
+"""
+MOST_JSON = 1000
+"""Characters of an answer as JSON; `--json` prints all."""
+
+
+def _is_list_of(kind: type, output: Any) -> bool:
+    return isinstance(output, list) and all(isinstance(one, kind) for one in output)
+
+
+def _best(output: Any) -> Any:
+    return output[0] if isinstance(output, list) and output else output
+
+
+def _is_label(entry: Any) -> bool:
+    return isinstance(entry, dict) and {"label", "score"} <= entry.keys()
+
+
+def _picture_rows(name: str, output: Sequence[str]) -> Rows:
     """A row for each picture."""
     return [{"input": name, "picture": _named(picture)} for picture in output]
 
 
 def _is_picture(output: Any) -> bool:
-    return isinstance(output, dict) and bool(output.keys() & {"image", "file"})
+    return isinstance(output, dict) and bool(output.keys() & {"image", "file", "files"})
 
 
 def _is_transcription(output: Any) -> bool:
@@ -453,17 +522,15 @@ def _is_transcription(output: Any) -> bool:
 
 def _picture_row(row: Mapping[str, Any]) -> dict[str, Any]:
     hint = "a picture: name a folder with --out to keep it"
-    return {"input": row["input"], "answer": row["output"].get("file", hint)}
+    output = row["output"]
+    files = output.get("files", [output.get("file", hint)])
+    return {"input": row["input"], "answer": ", ".join(files)}
 
 
-def _label_rows(name: str, output: Any) -> list[dict[str, Any]]:
-    """A row for labels with scores, or for a vector."""
-    several = isinstance(output, list) and bool(output)
-    best = output[0] if several else output
-    if isinstance(best, float):
-        return [{"input": name, "vector": _vector(output)}]
-    others = _scores(output[1:3] if several else [])
-    return [{"input": name, **best, "then": others}]
+def _label_row(name: str, output: Any) -> dict[str, Any]:
+    """A row for labels with scores."""
+    rest = output[1:3] if isinstance(output, list) else []
+    return {"input": name, **_best(output), "then": _scores(rest)}
 
 
 def _scores(labels: Sequence[Mapping[str, Any]]) -> str:
@@ -481,7 +548,7 @@ def _nothing_found(threshold: float | None) -> str:
     return f"{text}; lower it with --set threshold={lower:g}"
 
 
-def _boxes(name: str, output: Any) -> list[dict[str, Any]]:
+def _boxes(name: str, output: Any) -> Rows:
     """A row for each box; none for other answers."""
     entries = output if isinstance(output, list) else []
     return [
@@ -497,7 +564,7 @@ def _boxes(name: str, output: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _text_rows(name: str, output: Any) -> list[dict[str, Any]]:
+def _text_rows(name: str, output: Any) -> Rows:
     """A row for each text of an answer, with its score if there is one; none for other answers."""
     return [
         {
@@ -516,7 +583,7 @@ def _flat(output: Any) -> Iterator[Any]:
         yield from part if isinstance(part, list) else [part]
 
 
-def _spoken_rows(name: str, output: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _spoken_rows(name: str, output: Mapping[str, Any]) -> Rows:
     """A row for a transcription, or one for each word with its times in seconds."""
     if not output.get("chunks"):
         return [{"input": name, "text": output["text"]}]

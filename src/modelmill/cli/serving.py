@@ -1,7 +1,7 @@
 """Deployments and predictions."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,9 @@ from modelmill.cli._app import (
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
+
+    from modelmill.client import Client
+    from modelmill.client.rows import Prediction
 
 NOTHING = "nothing to predict: name files, or texts for a text model"
 
@@ -179,7 +182,20 @@ def predict(
         fail(NOTHING)
     if out is not None:
         _save_pictures(rows, out)
-    show(rows, lambda: screen().predictions(rows, _threshold(rows, parameters)))
+    show(rows, lambda: _print_predictions(client, deployment, rows, parameters))
+
+
+def _print_predictions(
+    client: "Client",
+    deployment: str,
+    rows: list["Prediction"],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Answers in the form in which their kind is shown."""
+    from modelmill.tasks.kinds import output_kind
+
+    kind = output_kind(client.served(deployment).get("output", "json"))
+    screen().predictions(rows, _threshold(rows, parameters), kind.shown)
 
 
 @app.command
@@ -243,7 +259,9 @@ def _parameter(name: str, text: str) -> Any:
         return text
 
 
-def _threshold(rows: list[Any], parameters: dict[str, Any]) -> float | None:
+def _threshold(
+    rows: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]
+) -> float | None:
     """The least score that applied, where an answer is empty; else None.
 
     Without a parameter only a detector gives empty answers.

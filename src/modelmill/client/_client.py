@@ -291,6 +291,12 @@ class Client(Indexes, Texts):
         done = raise_unless_done(self.wait(self._call("POST", path, json=body)["job"]))
         return self.deploy(f"{deployment}:{done['version']}", wait=wait)
 
+    def served(self, deployment: str) -> Json:
+        """What a deployment is to its callers: its task, its labels, and the kinds of what it takes
+        (`input` and `also`) and answers (`output`).
+        """
+        return cast(Json, self._get(f"/models/{quoted(deployment)}"))
+
     def predict(
         self,
         deployment: str,
@@ -304,7 +310,7 @@ class Client(Indexes, Texts):
         takes seeds, or no inputs, and returns a list of PNG files in base64 for each.
         """
         path = f"/models/{quoted(deployment)}"
-        kind = input_kind(self._get(path)["input"])
+        kind = input_kind(self.served(deployment)["input"])
         given = dict(parameters or {})
         if kind.optional and not inputs:
             inputs = ("",)

@@ -262,7 +262,9 @@ class TaskView(BaseModel):
 
     name: str
     summary: str
-    input: str
+    input: str = Field(description="the kind of what callers send")
+    also: list[str] = Field(description="further kinds that they may send")
+    output: str = Field(description="the kind of an answer")
     recipes: list[str]
     formats: list[str]
     parameters: list[dict[str, Any]] = Field(

@@ -24,6 +24,8 @@ def task_view(name: str) -> schemas.TaskView:
         name=name,
         summary=task.SUMMARY,
         input=task.takes,
+        also=list(task.ALSO_TAKES),
+        output=task.GIVES,
         recipes=recipes,
         formats=formats,
         parameters=list(describe_parameters(task.PARAMETERS)),

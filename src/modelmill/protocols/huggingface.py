@@ -302,6 +302,8 @@ async def info(request: Request) -> Response:
         "pipeline_tag": version.task or None,
         "library_name": "modelmill",
         "input": version.kind,
+        "also": version.also,
+        "output": version.output,
         "labels": version.labels,
         "sha": f"{version.model}:{version.version}",
     }

@@ -1,6 +1,6 @@
 """audio: a recording in any of the formats that are read."""
 
-from modelmill.tasks.kinds.base import InputKind
+from modelmill.tasks.kinds.base import BYTES, JSON, InputKind
 
 
 def example() -> bytes:
@@ -13,7 +13,7 @@ def example() -> bytes:
 INPUT = InputKind(
     name="audio",
     article="a recording",
-    media=("audio/*", "application/octet-stream"),
+    media=("audio/*", BYTES, JSON),
     shown="player",
     example=example,
 )

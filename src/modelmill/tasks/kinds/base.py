@@ -18,6 +18,7 @@ from modelmill.types import Struct
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
+PLAIN = "text/plain"
 SentAs = Literal["file", "text", "number", "json", "tensors"]
 """A file goes as it is, or in JSON as base64; a number goes as a text or a JSON number."""
 Shown = Literal[
@@ -41,8 +42,10 @@ class InputKind:
     name: str
     article: str
     """As a sentence has it: "an image"."""
-    media: tuple[str, ...] = (BYTES,)
-    """The media types in which a body may hold it as it is, the usual one first."""
+    media: tuple[str, ...] = (BYTES, JSON)
+    """The media types of bodies that hold it, the usual one first. In JSON it has the form of the
+    protocol, in others a body is the input itself.
+    """
     example: Callable[[], Any]
     """A small valid one: the bytes of a file, or what JSON holds."""
     shown: Shown = "json"
@@ -96,7 +99,7 @@ class InputKind:
 class TextKind(InputKind):
     """A kind of input that is sent as a text."""
 
-    media: tuple[str, ...] = ("text/plain",)
+    media: tuple[str, ...] = (PLAIN, JSON)
     shown: Shown = "text"
     sent_as: ClassVar[SentAs] = "text"
 
@@ -142,7 +145,7 @@ class NumberKind(TextKind):
 class JsonKind(TextKind):
     """A kind of input that is an object of JSON, or the text of one."""
 
-    media: tuple[str, ...] = (JSON,)
+    media: tuple[str, ...] = (JSON, PLAIN)
     shown: Shown = "json"
     form: str
     """The form of the JSON, as a message has it."""

@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 
-from modelmill.tasks.kinds.base import JSON, InputKind, OutputKind
+from modelmill.tasks.kinds.base import BYTES, JSON, InputKind, OutputKind
 
 PNG = "image/png"
 
@@ -19,7 +19,7 @@ def example() -> bytes:
 INPUT = InputKind(
     name="image",
     article="an image",
-    media=("image/*", "application/octet-stream"),
+    media=("image/*", BYTES, JSON),
     shown="picture",
     example=example,
 )

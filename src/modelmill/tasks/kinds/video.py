@@ -2,7 +2,7 @@
 
 from struct import pack
 
-from modelmill.tasks.kinds.base import InputKind
+from modelmill.tasks.kinds.base import BYTES, JSON, InputKind
 
 SIDE, FRAMES, RATE = 16, 3, 10
 
@@ -75,7 +75,7 @@ def _list(kind: bytes, *chunks: bytes, name: bytes = b"LIST") -> bytes:
 INPUT = InputKind(
     name="video",
     article="a video",
-    media=("video/*", "application/octet-stream"),
+    media=("video/*", BYTES, JSON),
     shown="film",
     example=example,
 )

@@ -16,18 +16,18 @@ def change(batch: Batch, options: Changes, signature: Signature) -> Batch:
     loudest sample.
     """
     audio = batch["audio"]
-    count, length = audio.shape
-    shifts = (
-        ((torch.rand(count, 1, device=audio.device) * 2 - 1) * options.shift * length)
-        .round()
-        .long()
-    )
-    positions = torch.arange(length, device=audio.device) - shifts
-    shifted = audio.gather(1, positions.clamp(0, length - 1)) * (
-        (positions >= 0) & (positions < length)
-    )
+    shifted = _shifted(audio, options.shift)
     loudness = audio.abs().amax(1, keepdim=True)
-    noise = torch.randn(audio.shape, device=audio.device) * torch.rand(
-        count, 1, device=audio.device
-    )
+    noise = torch.randn(audio.shape, device=audio.device)
+    noise = noise * torch.rand(len(audio), 1, device=audio.device)
     return {**batch, "audio": shifted + noise * options.noise * loudness}
+
+
+def _shifted(audio: Tensor, share: float) -> Tensor:
+    """Recordings [N, S] moved by up to this share of their length, silence where nothing is."""
+    count, length = audio.shape
+    chance = torch.rand(count, 1, device=audio.device) * 2 - 1
+    shifts = (chance * share * length).round().long()
+    positions = torch.arange(length, device=audio.device) - shifts
+    inside = (positions >= 0) & (positions < length)
+    return audio.gather(1, positions.clamp(0, length - 1)) * inside

@@ -4,6 +4,7 @@ from modelmill.tasks.base import Evaluation, Items, Measured, Model
 from modelmill.tasks.evaluation import classification, sample_sheet
 from modelmill.tasks.evaluation.classification import Classifier
 from modelmill.tasks.inputs import ImageTask
+from modelmill.types import Json
 
 WORST = 24
 
@@ -35,18 +36,18 @@ def metrics(measured: Measured) -> Evaluation:
         for row, guess in enumerate(guesses)
         if guess["label"] != measured.truths[row]
     ]
-    wrong.sort(key=lambda row: -guesses[row]["score"])
-    if not (worst := wrong[:WORST]):
+    if not wrong:
         return found
-    captions = [
-        f"true: {measured.truths[row]}\nfound: {guesses[row]['label']} {guesses[row]['score']:.2f}"
-        for row in worst
-    ]
+    worst = sorted(wrong, key=lambda row: -guesses[row]["score"])[:WORST]
     title = f"{len(wrong)} of {len(guesses)} misclassified, the surest first"
-    pictures = {
-        "misclassified.png": sample_sheet.sheet(title, measured.show(worst), captions)
-    }
-    return Evaluation(metrics=found.metrics, pictures=found.pictures | pictures)
+    captions = [_caption(measured.truths[row], guesses[row]) for row in worst]
+    sheet = sample_sheet.sheet(title, measured.show(worst), captions)
+    pictures = {**found.pictures, "misclassified.png": sheet}
+    return Evaluation(metrics=found.metrics, pictures=pictures)
+
+
+def _caption(truth: str, guess: Json) -> str:
+    return f"true: {truth}\nfound: {guess['label']} {guess['score']:.2f}"
 
 
 TASK = ImageClassification()

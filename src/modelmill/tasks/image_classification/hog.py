@@ -33,18 +33,11 @@ class Hog(nn.Module):
         self.block = min(settings.block, rows), min(settings.block, columns)
         self.blocks = rows - self.block[0] + 1, columns - self.block[1] + 1
         before = cell // 2
-        self.margin = (
-            before,
-            (columns + 1) * cell - width - before,
-            before,
-            (rows + 1) * cell - height - before,
-        )
-        # A vote is shared by the cells whose middles are near, less the further they are: a tent
-        # two cells wide.
-        middle = (2 * cell - 1) / 2
-        slope = 1 - (torch.arange(2 * cell, dtype=torch.float64) - middle).abs() / cell
-        tent = torch.outer(slope, slope).float() / cell**2
-        self.register_buffer("tent", tent.expand(self.bins, 1, -1, -1).contiguous())
+        right = (columns + 1) * cell - width - before
+        bottom = (rows + 1) * cell - height - before
+        self.margin = (before, right, before, bottom)
+        tent = _tent(cell).expand(self.bins, 1, -1, -1)
+        self.register_buffer("tent", tent.contiguous())
 
     def forward(self, image: Tensor) -> Tensor:
         """Features of the pictures."""
@@ -93,6 +86,15 @@ class LinearHog(nn.Module):
         return F.linear(self.hog(image), self.weight, self.bias).softmax(1)
 
 
+def _tent(cell: int) -> Tensor:
+    """How a vote is shared by the cells whose middles are near, less the further they are: a tent
+    two cells wide, [2 * cell, 2 * cell].
+    """
+    middle = (2 * cell - 1) / 2
+    slope = 1 - (torch.arange(2 * cell, dtype=torch.float64) - middle).abs() / cell
+    return torch.outer(slope, slope).float() / cell**2
+
+
 def gradients(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Differences across and down, and their magnitude [N, 1, H, W] each, of the channel that
     changes most at each pixel.
@@ -106,8 +108,7 @@ def gradients(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     squared = dx * dx + dy * dy
     if image.shape[3] > 1:
         channel = squared.argmax(1, keepdim=True)
-        dx = dx.gather(1, channel)
-        dy = dy.gather(1, channel)
+        dx, dy = dx.gather(1, channel), dy.gather(1, channel)
         squared = squared.gather(1, channel)
     return dx, dy, squared.sqrt()
 

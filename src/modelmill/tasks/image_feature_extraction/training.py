@@ -81,21 +81,24 @@ def validate(
     An item whose label occurs once in the batch is compared with the vector of its class.
     """
     vectors, label = network(batch["image"]), batch["label"]
-    scores = vectors @ vectors.T
-    same_label = (label[:, None] == label[None, :]).fill_diagonal_(False)
-    others = label[:, None] != label[None, :]
-    own = (
-        vectors
-        * F.normalize(cast(CosineClassifier, network).classes[label].float(), dim=1)
-    ).sum(1)
-    right = torch.where(
-        same_label.any(1), scores.masked_fill(~same_label, -1.0).amax(1), own
-    )
-    wrong = scores.masked_fill(~others, -1.0).amax(1)
+    classes = cast(CosineClassifier, network).classes[label]
+    own = (vectors * F.normalize(classes.float(), dim=1)).sum(1)
+    right, wrong = _nearest(vectors @ vectors.T, label, own)
     return {
         "recall_at_1": (right > wrong).float().mean(),
         "margin": (right - wrong).mean(),
     }
+
+
+def _nearest(scores: Tensor, label: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Of scores [N, N] the best of each item's label, `own` [N] where no other item has it, and the
+    best of other labels.
+    """
+    same_label = (label[:, None] == label[None, :]).fill_diagonal_(False)
+    others = label[:, None] != label[None, :]
+    same = scores.masked_fill(~same_label, -1.0).amax(1)
+    right = torch.where(same_label.any(1), same, own)
+    return right, scores.masked_fill(~others, -1.0).amax(1)
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

@@ -73,6 +73,37 @@ class Residual(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
+def pixel_stem(signature: Signature, channels: int, *, halve: bool) -> list[nn.Module]:
+    """The first layers of a network of pictures: uint8 [N, H, W, C] -> [N, channels, H, W], or half
+    the size.
+    """
+    size, stride = (5, 2) if halve else (3, 1)
+    planes = pixel_input(signature)[2]
+    return [
+        Pixels(signature),
+        conv(planes, channels, size=size, stride=stride, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+    ]
+
+
+def residual_stages(
+    channels: int, stages: int, blocks: int, *, halve_first: bool = False
+) -> list[nn.Module]:
+    """Residual blocks [N, channels, H, W] -> [N, channels << (stages - 1), ...]: each stage but the
+    first has twice the channels at half the size of the one before.
+    """
+    layers: list[nn.Module] = []
+    before = channels
+    for stage in range(stages):
+        after = channels << stage
+        stride = 2 if stage or halve_first else 1
+        layers.append(Residual(before, after, stride=stride))
+        layers += [Residual(after, after, stride=1) for _ in range(blocks - 1)]
+        before = after
+    return layers
+
+
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """The input of a residual block in the shape of its output; empty where they are the same."""
     layers: list[nn.Module] = []

@@ -82,26 +82,20 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Samples [N, length] -> logits [N, classes]."""
     from torch import nn
 
-    from modelmill.tasks.networks.layers import Residual, conv
+    from modelmill.tasks.networks.layers import conv, residual_stages
     from modelmill.tasks.networks.mel_spectrogram import LogMel, SpecAugment
 
-    inside = settings.channels
-    layers: list[nn.Module] = [
+    channels, stages = settings.channels, settings.stages
+    return nn.Sequential(
         LogMel(signature.preprocessing.rate, settings.mels),
         SpecAugment(settings.hidden_bands, settings.hidden_frames),
         nn.Unflatten(1, (1, settings.mels)),
-        conv(1, inside, bias=False),
-        nn.BatchNorm2d(inside),
+        conv(1, channels, bias=False),
+        nn.BatchNorm2d(channels),
         nn.ReLU(),
-    ]
-    for stage in range(settings.stages):
-        outside = settings.channels << stage
-        layers.append(Residual(inside, outside, stride=1 if stage == 0 else 2))
-        inside = outside
-    head = [
+        *residual_stages(channels, stages, 1),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Dropout(settings.dropout),
-        nn.Linear(inside, signature.classes),
-    ]
-    return nn.Sequential(*layers, *head)
+        nn.Linear(channels << stages - 1, signature.classes),
+    )

@@ -60,18 +60,16 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
             why="pictures in colour are taken for photographs",
             settings={"flip": True, "crop": 0.125},
         )
+    yield _passes(count, 10 if pictures.grey or count > 20_000 else 20)
+
+
+def _passes(count: int, least: int) -> Choice:
+    """Batch size and epochs, at least so many, for this number of pictures."""
     batch = next(size for size, limit in BATCHES.items() if count < limit)
-    epochs = min(
-        60,
-        max(
-            10 if pictures.grey or count > 20_000 else 20,
-            -(-LEAST_STEPS * batch // count),
-        ),
-    )
-    settings = {"batch_size": batch, "epochs": epochs}
-    yield Choice(
+    epochs = min(60, max(least, -(-LEAST_STEPS * batch // count)))
+    return Choice(
         why=f"{count:,} pictures give {epochs * -(-count // batch):,} steps",
-        settings=settings,
+        settings={"batch_size": batch, "epochs": epochs},
     )
 
 
@@ -81,28 +79,39 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
 
     from modelmill.tasks.networks.layers import Pixels, pixel_input
 
-    height, width, channels = pixel_input(signature)
-    layers: list[nn.Module] = [Pixels(signature)]
-    for filters in (settings.filters, settings.filters2, settings.filters3):
-        if not filters:
-            continue
+    counts = [settings.filters, settings.filters2, settings.filters3]
+    layers, features = _convolutions(pixel_input(signature), list(filter(None, counts)))
+    return nn.Sequential(
+        Pixels(signature),
+        *layers,
+        nn.Flatten(),
+        nn.Linear(features, settings.dense),
+        nn.ReLU(),
+        nn.Dropout(settings.dropout),
+        nn.Linear(settings.dense, signature.classes),
+    )
+
+
+def _convolutions(
+    shape: tuple[int, int, int], counts: list[int]
+) -> tuple[list["nn.Module"], int]:
+    """A convolution with so many filters each, pooled as long as there are pixels; and how many
+    numbers come out.
+    """
+    from torch import nn
+
+    height, width, channels = shape
+    layers: list[nn.Module] = []
+    for filters in counts:
         # A small picture keeps its border; a large one loses a pixel on each side, which is the
         # classic form.
         border = 1 if min(height, width) < 8 else 0
         layers.append(nn.Conv2d(channels, filters, 3, padding=border))
-        channels = filters
-        height = height - 2 + 2 * border
-        width = width - 2 + 2 * border
+        height, width = height - 2 + 2 * border, width - 2 + 2 * border
         if min(height, width) >= 2:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         # Behind the pooling it does the same for a quarter of the work
         layers.append(nn.ReLU())
-    return nn.Sequential(
-        *layers,
-        nn.Flatten(),
-        nn.Linear(channels * height * width, settings.dense),
-        nn.ReLU(),
-        nn.Dropout(settings.dropout),
-        nn.Linear(settings.dense, signature.classes),
-    )
+        channels = filters
+    return layers, channels * height * width

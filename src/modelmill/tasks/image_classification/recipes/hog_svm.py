@@ -67,19 +67,15 @@ def fit(
 
     from modelmill.tasks.image_classification.hog import Hog, LinearHog
 
-    settings, shape = plan.network, signature.inputs[0].shape[1:]
-    if min(shape[:2]) < settings.cell:
+    settings, (height, width, _) = plan.network, signature.inputs[0].shape[1:]
+    if min(height, width) < settings.cell:
         raise InvalidInput(
-            f"cell={settings.cell} is larger than pictures of {shape[1]}x{shape[0]}"
+            f"cell={settings.cell} is larger than pictures of {width}x{height}"
         )
-    hog = Hog(settings, shape[0], shape[1])
-    labels = np.asarray(targets["label"])
-    weight, bias = separated(
-        features(hog, arrays["image"]),
-        labels,
-        settings.inverse_regularisation,
-        signature.classes,
-    )
+    hog = Hog(settings, height, width)
+    rows, labels = features(hog, arrays["image"]), np.asarray(targets["label"])
+    strength = settings.inverse_regularisation
+    weight, bias = separated(rows, labels, strength, signature.classes)
     weights = {
         "weight": np.asarray(weight, np.float32),
         "bias": np.asarray(bias, np.float32),
@@ -109,9 +105,7 @@ def separated(
     Some items are held out to find the scale and the biases (Platt 1999, for many classes), then
     all are used.
     """
-    held = np.zeros(len(labels), bool)
-    for label in range(classes):
-        held[np.flatnonzero(labels == label)[HELD_OUT - 1 :: HELD_OUT]] = True
+    held = _held_out(labels, classes)
     if len(np.unique(labels[~held])) == classes and held.any():
         weight, bias = _machine(features[~held], labels[~held], strength)
         scale, offsets = _calibration(features[held] @ weight.T + bias, labels[held])
@@ -119,6 +113,14 @@ def separated(
         scale, offsets = 1.0, np.zeros(classes)
     weight, bias = _machine(features, labels, strength)
     return weight * scale, bias * scale + offsets
+
+
+def _held_out(labels: Array, classes: int) -> Array:
+    """True [N] for one in `HELD_OUT` items of each class."""
+    held = np.zeros(len(labels), bool)
+    for label in range(classes):
+        held[np.flatnonzero(labels == label)[HELD_OUT - 1 :: HELD_OUT]] = True
+    return held
 
 
 def _machine(features: Array, labels: Array, strength: float) -> tuple[Array, Array]:

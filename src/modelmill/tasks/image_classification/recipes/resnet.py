@@ -72,16 +72,8 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
     count, seen = facts.counts["train"], facts.inputs
     height, width = seen.for_model(plan.input)
     small = max(height, width) < STEM
-    if small and seen.grey:
-        yield Choice(
-            why=f"grey pictures of {width}x{height} may be characters, which a mirror spoils",
-            settings=SIGNS,
-        )
-    elif small:
-        yield Choice(
-            why=f"photographs of {width}x{height} blur when they are turned or scaled",
-            settings=SHIFTED,
-        )
+    if small:
+        yield _augmentation_of_small(f"{width}x{height}", grey=seen.grey)
     if small and count >= MANY:
         yield Choice(
             why=f"{count:,} small pictures give enough steps in large batches",
@@ -92,54 +84,52 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
             why=f"{count:,} pictures give too few steps in large batches",
             settings={"batch_size": 16},
         )
-    if small:
-        epochs = min(60, max(8, round(SMALL_SEEN / count)))
-    else:
-        epochs = (
-            min(90, round(45 * FEWER / count))
-            if count < FEWER
-            else max(8, min(45, round(LARGE_SEEN / count)))
-        )
     yield Choice(
         why=f"{count:,} pictures of {width}x{height} in some minutes",
-        settings={"epochs": epochs},
+        settings={"epochs": _epochs(count, small=small)},
     )
+
+
+def _augmentation_of_small(size: str, *, grey: bool) -> Choice:
+    if grey:
+        return Choice(
+            why=f"grey pictures of {size} may be characters, which a mirror spoils",
+            settings=SIGNS,
+        )
+    return Choice(
+        why=f"photographs of {size} blur when they are turned or scaled",
+        settings=SHIFTED,
+    )
+
+
+def _epochs(count: int, *, small: bool) -> int:
+    """Epochs over so many pictures."""
+    if small:
+        return min(60, max(8, round(SMALL_SEEN / count)))
+    if count < FEWER:
+        return min(90, round(45 * FEWER / count))
+    return max(8, min(45, round(LARGE_SEEN / count)))
 
 
 def network(settings: Settings, signature: Signature) -> "nn.Module":
     """uint8 [N, H, W, C] -> logits [N, classes]."""
     from torch import nn
 
-    from modelmill.tasks.networks.layers import Pixels, Residual, conv, pixel_input
+    from modelmill.tasks.networks.layers import (
+        pixel_input,
+        pixel_stem,
+        residual_stages,
+    )
 
-    height, width, channels = pixel_input(signature)
-    side = min(height, width)
+    channels, stages = settings.channels, settings.stages
     # The first stage sees about 32 pixels: the stem halves what is larger, and so does the first
     # block.
-    halvings = int(side >= STEM) + int(side >= 96)
-    in_channels = settings.channels
-    layers: list[nn.Module] = [
-        Pixels(signature),
-        conv(
-            channels,
-            in_channels,
-            size=5 if halvings else 3,
-            stride=2 if halvings else 1,
-            bias=False,
-        ),
-        nn.BatchNorm2d(in_channels),
-        nn.ReLU(),
-    ]
-    for stage in range(settings.stages):
-        out_channels = settings.channels << stage
-        for block in range(settings.blocks):
-            halve = block == 0 and (stage > 0 or halvings == 2)
-            layers.append(Residual(in_channels, out_channels, stride=2 if halve else 1))
-            in_channels = out_channels
-    head = [
+    side = min(pixel_input(signature)[:2])
+    return nn.Sequential(
+        *pixel_stem(signature, channels, halve=side >= STEM),
+        *residual_stages(channels, stages, settings.blocks, halve_first=side >= 96),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Dropout(settings.dropout),
-        nn.Linear(in_channels, signature.classes),
-    ]
-    return nn.Sequential(*layers, *head)
+        nn.Linear(channels << stages - 1, signature.classes),
+    )

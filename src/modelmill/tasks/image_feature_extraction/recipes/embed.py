@@ -68,42 +68,24 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from torch import nn
 
     from modelmill.tasks.image_feature_extraction.training import CosineClassifier
-    from modelmill.tasks.networks.layers import Pixels, Residual, conv, pixel_input
+    from modelmill.tasks.networks.layers import (
+        pixel_input,
+        pixel_stem,
+        residual_stages,
+    )
 
-    height, width, channels = pixel_input(signature)
+    channels, stages = settings.channels, settings.stages
     dimensions = signature.preprocessing.dimensions
     # The first stage sees about 32 pixels, as in the classifier `resnet`.
-    halve = min(height, width) >= 48
-    in_channels = settings.channels
-    layers: list[nn.Module] = [
-        Pixels(signature),
-        conv(
-            channels,
-            in_channels,
-            size=5 if halve else 3,
-            stride=2 if halve else 1,
-            bias=False,
-        ),
-        nn.BatchNorm2d(in_channels),
-        nn.ReLU(),
-    ]
-    for stage in range(settings.stages):
-        out_channels = settings.channels << stage
-        for block in range(settings.blocks):
-            layers.append(
-                Residual(
-                    in_channels,
-                    out_channels,
-                    stride=2 if block == 0 and stage > 0 else 1,
-                )
-            )
-            in_channels = out_channels
-    head = [
+    halve = min(pixel_input(signature)[:2]) >= 48
+    body = nn.Sequential(
+        *pixel_stem(signature, channels, halve=halve),
+        *residual_stages(channels, stages, settings.blocks),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(in_channels, dimensions, bias=False),
-    ]
-    body = nn.Sequential(*layers, *head, nn.BatchNorm1d(dimensions, affine=False))
+        nn.Linear(channels << stages - 1, dimensions, bias=False),
+        nn.BatchNorm1d(dimensions, affine=False),
+    )
     return CosineClassifier(
         body, dimensions, signature.classes, settings.scale, settings.margin
     )

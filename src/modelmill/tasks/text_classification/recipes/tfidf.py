@@ -14,7 +14,7 @@ from modelmill.tasks.decoding.text_tokenizer import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 SUMMARY = "TF-IDF of words and pairs of words, logistic regression; trains in seconds"
 INPUT = Preprocessing(vocabulary=10_000, length_limit=512)
@@ -53,13 +53,25 @@ def fit(
     N-grams are weighted by how far the classes differ in using them (as in Wang and Manning 2012).
     Raises `InvalidInput` where no n-gram is frequent enough, or all texts are of one class.
     """
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
+    from sklearn.feature_extraction.text import TfidfTransformer
 
-    ids = np.asarray(arrays["ids"])
-    labels = np.asarray(targets["label"])
-    settings = plan.network
+    ids, labels = np.asarray(arrays["ids"]), np.asarray(targets["label"])
+    classes = signature.classes
+    names, counts = _counted(ids, plan.network)
+    tfidf = TfidfTransformer(sublinear_tf=True)
+    factor = contrast(counts, labels, classes)
+    features = tfidf.fit_transform(counts).multiply(factor).tocsr()
+    strength = plan.network.inverse_regularisation
+    rows, bias = _regression(features, labels, strength, classes)
+    found = {"idf": tfidf.idf_, "weight": rows * factor, "bias": bias}
+    weights = {name: np.asarray(value, np.float32) for name, value in found.items()}
+    return graph(names, weights, ids.shape[1]), weights
+
+
+def _counted(ids: Array, settings: Settings) -> tuple[list[Gram], Any]:
+    """The n-grams that are kept, and how often each text has each, sparse [N, features]."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
     counter = CountVectorizer(
         analyzer=grams, min_df=settings.gram_count, max_features=settings.features
     )
@@ -69,25 +81,25 @@ def fit(
         raise InvalidInput(
             f"no n-gram occurs in {settings.gram_count} texts: the training texts are too few"
         ) from error
-    tfidf = TfidfTransformer(sublinear_tf=True)
-    factor = contrast(counts, labels, signature.classes)
-    features = tfidf.fit_transform(counts).multiply(factor).tocsr()
+    numbers = counter.vocabulary_
+    return sorted(numbers, key=numbers.__getitem__), counts
+
+
+def _regression(
+    features: Any, labels: Array, strength: float, classes: int
+) -> tuple[Array, Array]:
+    """Weights [classes, features] and biases [classes]."""
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
     if len(np.unique(labels)) < 2:
         raise InvalidInput(
             "all texts to train on are of one class; there is nothing to tell apart"
         )
     # The matrices are sparse: more threads only wait for one another.
     with threadpool_limits(1):
-        linear = LogisticRegression(
-            C=settings.inverse_regularisation, max_iter=1000
-        ).fit(features, labels)
-    rows, bias = every_class(
-        linear.coef_, linear.intercept_, linear.classes_, signature.classes
-    )
-    weights = {"idf": tfidf.idf_, "weight": rows * factor, "bias": bias}
-    weights = {name: np.asarray(value, np.float32) for name, value in weights.items()}
-    names = sorted(counter.vocabulary_, key=counter.vocabulary_.__getitem__)
-    return graph(names, weights, ids.shape[1]), weights
+        linear = LogisticRegression(C=strength, max_iter=1000).fit(features, labels)
+    return every_class(linear.coef_, linear.intercept_, linear.classes_, classes)
 
 
 def grams(row: Array) -> list[Gram]:
@@ -142,11 +154,27 @@ def counts_node(names: list[Gram]) -> "NodeProto":
 
 def graph(names: list[Gram], weights: dict[str, Array], length: int) -> "ModelProto":
     """scores = softmax(weight . normalised((1 + log count) * idf) + bias)."""
-    from onnx import TensorProto, checker, helper, numpy_helper
+    from onnx import TensorProto, checker, helper
+
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", length])
+    scores = helper.make_tensor_value_info(
+        "scores", TensorProto.FLOAT, ["batch", len(weights["bias"])]
+    )
+    body = helper.make_graph(
+        [counts_node(names), *_nodes()], "tfidf", [ids], [scores], _tensors(weights)
+    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(body, opset_imports=opsets, ir_version=IR)
+    checker.check_model(model, full_check=True)
+    return model
+
+
+def _nodes() -> list["NodeProto"]:
+    """From `counts` to `scores`."""
+    from onnx import helper
 
     node = helper.make_node
-    nodes = [
-        counts_node(names),
+    return [
         node("Max", ["counts", "one"], ["above"]),
         node("Log", ["above"], ["log"]),
         node("Min", ["counts", "one"], ["present"]),
@@ -158,23 +186,19 @@ def graph(names: list[Gram], weights: dict[str, Array], length: int) -> "ModelPr
         node("Gemm", ["unit", "weight", "bias"], ["logits"], transB=1),
         node("Softmax", ["logits"], ["scores"], axis=1),
     ]
+
+
+def _tensors(weights: dict[str, Array]) -> list["TensorProto"]:
+    """The graph's constants."""
+    from onnx import numpy_helper
+
     constants = {
         "one": np.float32(1),
         "tiny": np.float32(1e-12),
         "last": np.array([1], np.int64),
         **weights,
     }
-    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", length])
-    scores = helper.make_tensor_value_info(
-        "scores", TensorProto.FLOAT, ["batch", len(weights["bias"])]
-    )
-    tensors = [
+    return [
         numpy_helper.from_array(np.asarray(value), name)
         for name, value in constants.items()
     ]
-    body = helper.make_graph(nodes, "tfidf", [ids], [scores], tensors)
-    model = helper.make_model(
-        body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR
-    )
-    checker.check_model(model, full_check=True)
-    return model

@@ -78,14 +78,7 @@ def _tensor(spec: TensorSpec, values: Any) -> Tensor:
         raise InvalidInput(
             f"input '{spec.name}' ({spec.datatype} {spec.shape}) has no form here; send it over /v2"
         )
-    try:
-        # Checked whole before numpy sees it: depth, and the type of every value.
-        checked = msgspec.convert(values, _nested_lists(spec))
-        with np.errstate(over="ignore"):
-            array = np.array(checked, NUMPY[spec.datatype])
-    except (msgspec.ValidationError, ValueError, OverflowError) as error:
-        shape = f"shape {spec.shape} of {spec.datatype}"
-        raise InvalidInput(f"input '{spec.name}' wants the {shape}: {error}") from error
+    array = _array(spec, values)
     _check_shape(spec, array.shape)
     if _is_float(spec) and np.isinf(array).any():
         # JSON has no infinity: it was a number
@@ -93,6 +86,18 @@ def _tensor(spec: TensorSpec, values: Any) -> Tensor:
             f"input '{spec.name}': a number is too large for {spec.datatype}"
         )
     return Tensor(spec.name, spec.datatype, list(array.shape), array.tobytes())
+
+
+def _array(spec: TensorSpec, values: Any) -> np.ndarray[Any, Any]:
+    """Nested lists in the datatype of an input; raises `InvalidInput`."""
+    try:
+        # Checked whole before numpy sees it: depth, and the type of every value.
+        checked = msgspec.convert(values, _nested_lists(spec))
+        with np.errstate(over="ignore"):
+            return np.array(checked, NUMPY[spec.datatype])
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
+        shape = f"shape {spec.shape} of {spec.datatype}"
+        raise InvalidInput(f"input '{spec.name}' wants the {shape}: {error}") from error
 
 
 def _is_float(spec: TensorSpec) -> bool:

@@ -75,10 +75,7 @@ class Predictor:
             "": self.session.run,
             **self._open_graphs(runtime, arithmetic),
         }
-        # An engine of another package may offer a precision that is not known here.
-        self.tolerance = TOLERANCE.get(
-            precision or runtime.PRECISIONS[0], max(TOLERANCE.values())
-        )
+        self.tolerance = _tolerance(precision or runtime.PRECISIONS[0])
 
     def _context(self) -> Context:
         """What the task's steps know of the model."""
@@ -282,6 +279,11 @@ class Predictor:
             raise BundleCorrupt(
                 f"golden input {number} is no longer accepted: {error}"
             ) from error
+
+
+def _tolerance(precision: str) -> float:
+    """That of a precision; an engine of another package may offer one that is not known here."""
+    return TOLERANCE.get(precision, max(TOLERANCE.values()))
 
 
 def _portions(decoded: list[Arrays]) -> Iterator[list[Arrays]]:

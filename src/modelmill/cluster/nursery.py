@@ -149,15 +149,20 @@ def _set_up_child(request: dict[str, Any], parent: int) -> None:
     os.setsid()  # Ctrl-C reaches the supervisor alone
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
+    _write_to(request["log"])
     os.environ.update(request["env"])
     setproctitle(request["title"])
     die_with_parent(parent)
     for limits in request.get("limits", ()):
         keep(Path(request["log"]), LogLimits(*limits))
+
+
+def _write_to(log: str) -> None:
+    """Output goes into the log, and there is no input."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
 
 
 def _run(request: dict[str, Any], report: Report) -> int:

@@ -114,8 +114,7 @@ async def add(
     embedder = Embedder(control, request.state.caller, description)
     if strict:
         _raise_first(refused)
-        found = await embedder.all(list(inputs.values()))
-        vectors = dict(zip(inputs, found, strict=True))
+        vectors = await embedder.all_of(inputs)
     else:
         vectors, not_read = await embedder.each(inputs)
         refused |= not_read
@@ -198,6 +197,11 @@ class Embedder:
         self._control = control
         self._caller = caller
         self._description = description
+
+    async def all_of(self, inputs: dict[int, bytes]) -> dict[int, Vector]:
+        """The vector of each input, by its number; raises the error of the first that fails."""
+        vectors = await self.all(list(inputs.values()))
+        return dict(zip(inputs, vectors, strict=True))
 
     async def all(self, inputs: list[bytes]) -> list[Vector]:
         """The vector of each input; raises the error of the first that fails."""

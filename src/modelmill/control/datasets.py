@@ -37,22 +37,27 @@ class Datasets:
         The same archive under the same name is the same data set; another one raises `Conflict`.
         """
         digest = sha256_of(upload)
+        query = select(Dataset).where(
+            Dataset.project_id == project, Dataset.name == name
+        )
         with self._database.session() as session:
-            query = select(Dataset).where(
-                Dataset.project_id == project, Dataset.name == name
-            )
             row = session.scalars(query).first()
             if row is not None:
                 same = (row.digest, row.task, row.options) == (digest, task, options)
                 _refuse_other(row, same, format, strict)
                 return row, False
             self._artifacts.add_file(upload, digest)
-            row = Dataset(project_id=project, name=name, task=task, digest=digest)
-            row.format = format
-            row.options = options
-            row.strict = strict
-            row.state = "checking"
-            row.report = {}
+            row = Dataset(
+                project_id=project,
+                name=name,
+                task=task,
+                format=format,
+                options=options,
+                strict=strict,
+                digest=digest,
+                state="checking",
+                report={},
+            )
             session.add(row)
             return row, True
 

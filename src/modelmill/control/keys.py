@@ -45,22 +45,11 @@ class Keys:
         """
         _refuse(name, rate, burst)
         key = new_key()
-        row = ApiKey(
-            project_id=project,
-            name=name,
-            digest=digest_of(key),
-            role=role,
-            rate=rate,
-            burst=burst or math.ceil(rate),
-        )
-        same = select(ApiKey.id).where(
-            ApiKey.project_id == project, ApiKey.name == name
-        )
+        row = ApiKey(project_id=project, name=name, digest=digest_of(key), role=role)
+        row.rate = rate
+        row.burst = burst or math.ceil(rate)
         with self._database.session() as session:
-            if session.scalar(same):
-                raise Conflict(
-                    f"there is a key '{name}' already: choose another name, or remove it first"
-                )
+            _refuse_taken(session, project, name)
             session.add(row)
             bump(session, KEYS)
         return row, key
@@ -83,6 +72,14 @@ class Keys:
             if row.role == ADMIN and not _count_admins(session, project):
                 raise Conflict(f"'{name}' is the last admin key: add another one first")
             bump(session, KEYS)
+
+
+def _refuse_taken(session: Session, project: int, name: str) -> None:
+    same = select(ApiKey.id).where(ApiKey.project_id == project, ApiKey.name == name)
+    if session.scalar(same):
+        raise Conflict(
+            f"there is a key '{name}' already: choose another name, or remove it first"
+        )
 
 
 def _count_admins(session: Session, project: int) -> int:

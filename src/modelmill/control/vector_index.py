@@ -316,9 +316,7 @@ class VectorIndex:
             graph, loaded = _read_graph(
                 self.folder / SNAPSHOT, generation, self.dimensions, rows
             )
-            fresh = loaded + np.flatnonzero(alive[loaded:])
-            for part in np.array_split(fresh, len(fresh) // BATCH + 1):
-                graph.add(part, vectors[part])
+            _add_to(graph, vectors, loaded + np.flatnonzero(alive[loaded:]))
         except BaseException:
             self._builder = None  # the next change tries again
             raise
@@ -383,6 +381,12 @@ def _new_graph(dimensions: int) -> Any:
         expansion_add=EXPANSION_ADD,
         expansion_search=EXPANSION_SEARCH,
     )
+
+
+def _add_to(graph: Any, vectors: Floats, rows: NDArray[np.intp]) -> None:
+    """Add rows in parts, between which others get the interpreter."""
+    for part in np.array_split(rows, len(rows) // BATCH + 1):
+        graph.add(part, vectors[part])
 
 
 def _write_graph(path: Path, graph: Any, generation: bytes, rows: int) -> None:

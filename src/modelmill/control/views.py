@@ -117,8 +117,7 @@ def deployment_view(
         (worker.model, worker.version) for worker in workers if worker.ready
     )
     serving = (row.serving_model or row.model, row.serving or row.version)
-    answering = [w for w in workers if w.ready and (w.model, w.version) == serving]
-    batch = max((worker.batch for worker in answering), default=0)
+    batch, batches = _batching(workers, serving)
     return schemas.DeploymentView(
         name=row.name,
         model=row.model,
@@ -134,9 +133,17 @@ def deployment_view(
         variants=[_variant_view(variant, ready) for variant in row.variants],
         memory=sum(worker.memory for worker in workers),
         batch=batch,
-        batches=_batches(batch, next((w.alone for w in answering if w.alone), "")),
+        batches=batches,
         created=row.created,
     )
+
+
+def _batching(workers: list[Replica], serving: tuple[str, int]) -> tuple[int, str]:
+    """How many calls share a batch where the version that answers is, and the same in words."""
+    answering = [w for w in workers if w.ready and (w.model, w.version) == serving]
+    batch = max((worker.batch for worker in answering), default=0)
+    alone = next((worker.alone for worker in answering if worker.alone), "")
+    return batch, _batches(batch, alone)
 
 
 def _variant_view(

@@ -11,7 +11,7 @@ from modelmill import plugins
 from modelmill.artifacts import sha256_of
 from modelmill.data import formats
 from modelmill.data.base import Item, open_source
-from modelmill.data.check import Finding, Report, examine
+from modelmill.data.check import Finding, Index, Report, examine
 from modelmill.data.report import few
 from modelmill.errors import InvalidInput, MillError
 from modelmill.jobs.process import Events, Interrupted, Stop, log
@@ -28,21 +28,7 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
     strict, with any finding.
     """
     task = task_named(spec.task)
-    name = spec.dataset["name"]
-    with open_source(Path(spec.dataset["archive"]), name) as source:
-        format = spec.dataset["format"] or formats.detect(source, task)
-        events.stage(f"checking '{name}' as {format}")
-        reader = plugins.load("data.formats", format)
-        options = spec.dataset["options"]
-        index, report = examine(
-            reader.read(source, options),
-            _fingerprint_of(task, reader),
-            _progress(events, stop),
-            labelled=formats.labelled(reader, task),
-            declared=formats.labels(reader, source, options),
-            whole_classes=task.SPLIT == "classes",
-            group_key=lambda item: task.group_key(item.data),
-        )
+    format, index, report = _examined(spec, task, events, stop)
     for line in report.lines():
         log.info("%s", line)  # the data set itself shows them to people
     _refuse(spec, report, task.CLASSES)
@@ -53,6 +39,28 @@ def check_dataset(spec: JobSpec, events: Events, stop: Stop) -> Json:
         "report": msgspec.to_builtins(report),
         "index_digest": sha256_of(path),
     }
+
+
+def _examined(
+    spec: JobSpec, task: Task, events: Events, stop: Stop
+) -> tuple[str, Index, Report]:
+    """The format of the archive, the index of its sound items, and what was found."""
+    name = spec.dataset["name"]
+    options = spec.dataset["options"]
+    with open_source(Path(spec.dataset["archive"]), name) as source:
+        format = spec.dataset["format"] or formats.detect(source, task)
+        events.stage(f"checking '{name}' as {format}")
+        reader = plugins.load("data.formats", format)
+        index, report = examine(
+            reader.read(source, options),
+            _fingerprint_of(task, reader),
+            _progress(events, stop),
+            labelled=formats.labelled(reader, task),
+            declared=formats.labels(reader, source, options),
+            whole_classes=task.SPLIT == "classes",
+            group_key=lambda item: task.group_key(item.data),
+        )
+    return format, index, report
 
 
 def _fingerprint_of(task: Task, reader: ModuleType) -> Callable[[Item], str]:

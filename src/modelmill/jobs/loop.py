@@ -147,18 +147,22 @@ class Loop:
         self.stop = stop
         self.clock = clock
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = _channels_last(network.to(self.device))
         bf16 = uses_bf16(settings.precision, self.device)
         self.cast = torch.autocast(self.device, torch.bfloat16, enabled=bf16)
         self.steps = settings.epoch_steps or math.ceil(len(data) / settings.batch_size)
-        self.state = State(
-            network, settings, Pace(settings, self.steps * settings.epochs, clock)
-        )
+        self.state = self._new_state(network)
         self.trained = 0
         self._sizes = aim.sizes(data.arrays) if aim.sizes is not None else None
-        self._checkpoint, self._saved = folder / CHECKPOINT, time.monotonic()
+        self._checkpoint = folder / CHECKPOINT
+        self._saved = time.monotonic()
         self._pictures = folder / PICTURES
         self._contention = Contention(events)
+
+    def _new_state(self, network: nn.Module) -> State:
+        """The network on its device, before the first step."""
+        settings = self.settings
+        pace = Pace(settings, self.steps * settings.epochs, self.clock)
+        return State(_channels_last(network.to(self.device)), settings, pace)
 
     def run(self) -> Trained:
         """All epochs that are left; raises `Interrupted`, with a checkpoint, when asked to stop."""

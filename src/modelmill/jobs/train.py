@@ -7,7 +7,7 @@ checkpoint.
 
 import functools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -106,9 +106,16 @@ def make(one: Training, material: Material, draft: Path) -> Manifest:
     manifest = msgspec.structs.replace(
         model.manifest, metrics=found.metrics, batches=batches(model)
     )
-    card = model_card(spec.name, manifest, sorted(pictures))
-    (draft / CARD).write_text(card, "utf-8")
+    write_card(draft, spec.name, manifest, pictures)
     return manifest
+
+
+def write_card(
+    draft: Path, name: str, manifest: Manifest, pictures: Iterable[str]
+) -> None:
+    """The model card, which shows the pictures by name."""
+    card = model_card(name, manifest, sorted(pictures))
+    (draft / CARD).write_text(card, "utf-8")
 
 
 def keep_pictures(
@@ -151,18 +158,23 @@ def choose(one: Training, material: Material, samples: list[Any]) -> Plan:
     given = one.spec.settings
     if base is not None:
         given = base.settings(one.recipe, one.spec.task, given)
-    fits_data = hasattr(one.recipe, "fit_to")
-    facts = Facts(
-        counts={split: material.count(split) for split in SPLITS},
-        classes=material.classes("train"),
-        inputs=one.task.describe_inputs(samples) if fits_data else None,
-        base=base.manifest.task if base else "",
-    )
+    facts = facts_of(one, material, samples)
     plan, choices = fitted(one.recipe, facts, given)
     for choice in choices:
         settings = [f"{name}={value}" for name, value in choice.settings.items()]
         one.events.stage(f"{choice.why}: {', '.join(settings)}")
     return plan
+
+
+def facts_of(one: Training, material: Material, samples: list[Any]) -> Facts:
+    """What the recipe may fit its settings to."""
+    fits_data = hasattr(one.recipe, "fit_to")
+    return Facts(
+        counts={split: material.count(split) for split in SPLITS},
+        classes=material.classes("train"),
+        inputs=one.task.describe_inputs(samples) if fits_data else None,
+        base=one.base.manifest.task if one.base else "",
+    )
 
 
 def fit(
@@ -219,10 +231,7 @@ def fit_network(
     torch.set_num_threads(one.spec.threads)
     torch.manual_seed(chosen.seed)
     network = start()
-    count = sum(parameter.numel() for parameter in network.parameters())
-    one.events.stage(
-        f"training {count:,} parameters on {len(both[0])} items, {_length(chosen.train)}"
-    )
+    _tell_size(one, network, len(both[0]), chosen.train)
     aim = objective(one.task, one.recipe)
     trained = Loop(
         network,
@@ -237,6 +246,15 @@ def fit_network(
     state = trained.network.state_dict()
     weights = {name: tensor.numpy() for name, tensor in state.items()}
     return aim.deployed(trained.network, signature), weights, trained.history
+
+
+def _tell_size(
+    one: Training, network: Any, items: int, settings: TrainSettings
+) -> None:
+    count = sum(parameter.numel() for parameter in network.parameters())
+    one.events.stage(
+        f"training {count:,} parameters on {items} items, {_length(settings)}"
+    )
 
 
 def _augmentation(

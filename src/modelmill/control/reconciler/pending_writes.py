@@ -5,7 +5,7 @@ Users change rows while the reconciler decides over them: a change is written on
 desired state that it was decided for still holds.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from sqlalchemy import delete, select
@@ -92,11 +92,7 @@ class PendingWrites:
         with self.database.session() as session:
             session.execute(delete(Replica))  # first: it locks the database
             rows = {row.id: row for row in session.scalars(select(Deployment))}
-            session.add_all(
-                _replica(worker, rows[worker.deployment].project_id)
-                for worker in workers
-                if worker.leaving is None and worker.deployment in rows
-            )
+            session.add_all(_replicas(workers, rows))
             written = self._write_updates(rows)
             for number in self._dropped.keys() & rows.keys():
                 _remove_variants(rows[number], self._dropped[number])
@@ -144,6 +140,15 @@ def _without(
         for variant in variants
         if (variant["model"], variant["version"]) not in versions
     ]
+
+
+def _replicas(
+    workers: Iterable[Running], rows: dict[int, Deployment]
+) -> Iterator[Replica]:
+    """The rows of workers that gateways may use."""
+    for worker in workers:
+        if worker.leaving is None and worker.deployment in rows:
+            yield _replica(worker, rows[worker.deployment].project_id)
 
 
 def _replica(worker: Running, project: int) -> Replica:

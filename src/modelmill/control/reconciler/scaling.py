@@ -55,13 +55,19 @@ def scale(
     if wanted != state.wanted:
         return Scale(wanted, now)
     if signals.waiting and signals.oldest > options.target_delay_ms / 1e3:
-        may_grow = complete and wanted < most and now - state.changed >= STEP_SECONDS
-        return Scale(wanted + 1, now) if may_grow else replace(state, calm_since=None)
+        return _grown(now, state, complete and wanted < most)
     if wanted and not fewest and _is_idle(now, state, signals, options):
         return Scale(0, now)
     if wanted <= max(fewest, 1) or not _is_calm(wanted, signals, options):
         return replace(state, calm_since=None)
     return _after_calm(now, state, options)
+
+
+def _grown(now: float, state: Scale, may_grow: bool) -> Scale:
+    """One worker more, unless one came just now; the queue is not calm."""
+    if may_grow and now - state.changed >= STEP_SECONDS:
+        return Scale(state.wanted + 1, now)
+    return replace(state, calm_since=None)
 
 
 def _after_calm(now: float, state: Scale, options: ServingOptions) -> Scale:

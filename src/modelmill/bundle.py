@@ -72,25 +72,27 @@ def open_bundle(folder: Path) -> Manifest:
 
 
 def _verify(folder: Path, name: str, digest: str) -> None:
-    path = folder / name
     try:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BundleCorrupt(
-                f"the manifest of {folder} names a file outside the bundle: {name}"
-            )
-        if not path.is_file():
-            raise BundleCorrupt(f"{folder} lacks the file {name}")
-        if sha256_of(path) != digest:
-            raise BundleCorrupt(
-                f"{folder}: {name} was changed since it was written (sha256 differs)"
-            )
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # a name that no file can have, or a file that can't be read
+        problem = _problem(folder, name, digest)
+    except (ValueError, OSError) as error:
+        # A name that no file can have, or a file that can't be read.
         raise BundleCorrupt(
             f"{folder}: {name[:80]!r} can't be read: {error}"
         ) from error
+    if problem:
+        raise BundleCorrupt(problem)
+
+
+def _problem(folder: Path, name: str, digest: str) -> str:
+    """What is wrong with a file of a bundle; empty where it is the one that was sealed."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return f"the manifest of {folder} names a file outside the bundle: {name}"
+    if not path.is_file():
+        return f"{folder} lacks the file {name}"
+    if sha256_of(path) != digest:
+        return f"{folder}: {name} was changed since it was written (sha256 differs)"
+    return ""
 
 
 def _files(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from typing import IO, Any, cast
 from setproctitle import setproctitle
 
 from modelmill import __version__, plugins
-from modelmill.cluster.base import Cluster, Handle
+from modelmill.cluster.base import Cluster, Handle, terminate_all
 from modelmill.cluster.logs import LogLimits, keep
 from modelmill.control.jobs import JobRunner
 from modelmill.control.keys import ensure_admin_key
@@ -225,12 +225,7 @@ class Node:
     def _stop_gateways(self) -> None:
         """Let them answer what they have, for as long as settings say."""
         patience = time.monotonic() + self.settings.drain_seconds + 2
-        for gateway in self._gateways:
-            gateway.terminate()
-        while any(gateway.exit_code() is None for gateway in self._gateways):
-            if time.monotonic() >= patience:
-                break
-            time.sleep(TICK_SECONDS / 5)
+        terminate_all(self._gateways, patience)
         for gateway in self._gateways:
             gateway.kill()
 

@@ -4,13 +4,16 @@ Calls do not go through the handle: a worker listens on the address in its spec 
 speaks frames to it directly, so that a prediction is one hop on every cluster.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from modelmill.cluster.logs import LogLimits
+
+POLL_SECONDS = 0.01
 
 
 class Handle(Protocol):
@@ -60,3 +63,13 @@ class Cluster(Protocol):
         fds: tuple[int, ...] = (),
     ) -> Handle:
         """Start `module:function` with a spec; `title` is shown by `ps`, output goes to `log`."""
+
+
+def terminate_all(handles: Collection[Handle], until: float) -> None:
+    """Ask processes to end; returns when all have, or at a time (`time.monotonic`)."""
+    for handle in handles:
+        handle.terminate()
+    while any(handle.exit_code() is None for handle in handles):
+        if time.monotonic() >= until:
+            return
+        time.sleep(POLL_SECONDS)

@@ -8,7 +8,6 @@ goes on from its checkpoint. What a kind of jobs is about, its own module knows 
 import logging
 import shutil
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import msgspec
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from modelmill.cluster.base import Cluster, Handle
+from modelmill.cluster.base import Cluster, Handle, terminate_all
 from modelmill.control.db import Dataset, Job, bump, now
 from modelmill.control.kinds import JobStores, Request, kind_named, kinds, lanes
 from modelmill.errors import Conflict, MillError, NotFound
@@ -209,12 +208,7 @@ class JobRunner:
         """Ask running jobs to keep a checkpoint and go, until a time; they resume at the next
         start.
         """
-        for handle in self._running.values():
-            handle.terminate()
-        while any(handle.exit_code() is None for handle in self._running.values()):
-            if time.monotonic() >= patience:
-                break
-            time.sleep(0.02)
+        terminate_all(self._running.values(), patience)
         for number, handle in self._running.items():
             code = handle.exit_code()
             handle.kill()

@@ -113,9 +113,7 @@ def deployment_view(
     """A deployment; it is ready when its main version answers with the options it should."""
     workers = replicas.get(row.id, [])
     options = options_of(row)
-    ready = Counter(
-        (worker.model, worker.version) for worker in workers if worker.ready
-    )
+    ready = _count_ready(workers)
     serving = (row.serving_model or row.model, row.serving or row.version)
     batch, batches = _batching(workers, serving)
     return schemas.DeploymentView(
@@ -136,6 +134,11 @@ def deployment_view(
         batches=batches,
         created=row.created,
     )
+
+
+def _count_ready(workers: list[Replica]) -> Counter[tuple[str, int]]:
+    """The number of ready workers of each version."""
+    return Counter((worker.model, worker.version) for worker in workers if worker.ready)
 
 
 def _batching(workers: list[Replica], serving: tuple[str, int]) -> tuple[int, str]:

@@ -147,8 +147,7 @@ class Loop:
         self.stop = stop
         self.clock = clock
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        bf16 = uses_bf16(settings.precision, self.device)
-        self.cast = torch.autocast(self.device, torch.bfloat16, enabled=bf16)
+        self.cast = _autocast(settings.precision, self.device)
         self.steps = settings.epoch_steps or math.ceil(len(data) / settings.batch_size)
         self.state = self._new_state(network)
         self.trained = 0
@@ -430,6 +429,12 @@ def out_of_patience(history: list[Json], patience: int, figure: str) -> bool:
         return False
     scores = [score_of(row, figure) for row in history]
     return bool(max(scores[:-patience]) >= max(scores[-patience:]))
+
+
+def _autocast(precision: str, device: str) -> torch.autocast:
+    """The context in which a network computes."""
+    bf16 = uses_bf16(precision, device)
+    return torch.autocast(device, torch.bfloat16, enabled=bf16)
 
 
 def uses_bf16(precision: str, device: str) -> bool:

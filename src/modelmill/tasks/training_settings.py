@@ -207,30 +207,40 @@ def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
     Raises `InvalidInput` for a name that nothing reads (suggesting the near one) or a value out of
     range.
     """
-    base = Plan(
-        network=recipe.Settings(),
-        train=getattr(recipe, "TRAIN", None),
-        input=recipe.INPUT,
-        augment=getattr(recipe, "AUGMENT", None),
-    )
-    sections = base.sections()
-    section_of = {
-        field: name for name, part in sections.items() for field in names(part)
-    }
-    for name in overrides:
-        if name not in section_of:
-            raise unknown_setting(name, section_of)
+    sections = _defaults(recipe).sections()
+    of_section = _by_section(sections, overrides)
     changed = {
-        section: _override(
-            part, {k: v for k, v in overrides.items() if section_of[k] == section}
-        )
-        for section, part in sections.items()
+        name: _override(part, of_section[name]) for name, part in sections.items()
     }
     train = changed.get("train")
     if isinstance(train, TrainSettings) and train.time and "epochs" not in overrides:
         # The time alone ends the training.
         changed["train"] = msgspec.structs.replace(train, epochs=MOST_EPOCHS)
     return Plan(**cast(Any, changed))
+
+
+def _defaults(recipe: ModuleType) -> Plan:
+    return Plan(
+        network=recipe.Settings(),
+        train=getattr(recipe, "TRAIN", None),
+        input=recipe.INPUT,
+        augment=getattr(recipe, "AUGMENT", None),
+    )
+
+
+def _by_section(
+    sections: Mapping[str, Struct], overrides: Mapping[str, Any]
+) -> dict[str, Json]:
+    """The overrides of each section; raises `InvalidInput` for a name that none has."""
+    section_of = {
+        field: name for name, part in sections.items() for field in names(part)
+    }
+    found: dict[str, Json] = {name: {} for name in sections}
+    for name, value in overrides.items():
+        if name not in section_of:
+            raise unknown_setting(name, section_of)
+        found[section_of[name]][name] = value
+    return found
 
 
 def fitted(
@@ -308,16 +318,19 @@ def _convert(kind: type[Struct], name: str, value: Any) -> Any:
     try:
         converted = msgspec.convert(value, field.type, strict=False)
     except msgspec.ValidationError as error:
-        if choices := _choices(field):
-            raise InvalidInput(
-                f"setting {name}={value!s:.60}: choose one of {', '.join(choices)}"
-            ) from error
-        raise InvalidInput(
-            f"setting {name}={value!s:.60}: {str(error)[0].lower()}{str(error)[1:]}"
-        ) from error
+        wanted = _wanted(field, error)
+        raise InvalidInput(f"setting {name}={value!s:.60}: {wanted}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise InvalidInput(f"setting {name}={value!s:.60}: a finite number is wanted")
     return converted
+
+
+def _wanted(field: msgspec.structs.FieldInfo, error: Exception) -> str:
+    """What would be right for a field whose value is wrong."""
+    if choices := _choices(field):
+        return f"choose one of {', '.join(choices)}"
+    reason = str(error)
+    return f"{reason[0].lower()}{reason[1:]}"
 
 
 def describe(part: Struct) -> Iterator[Json]:

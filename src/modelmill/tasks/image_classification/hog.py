@@ -101,16 +101,20 @@ def gradients(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Pixels are square roots (gamma compression), differences are centred, [-1, 0, 1].
     """
-    roots = image.permute(0, 3, 1, 2).float().sqrt()
-    framed = F.pad(roots, (1, 1, 1, 1), mode="replicate")
-    dx = framed[:, :, 1:-1, 2:] - framed[:, :, 1:-1, :-2]
-    dy = framed[:, :, 2:, 1:-1] - framed[:, :, :-2, 1:-1]
+    dx, dy = _differences(image.permute(0, 3, 1, 2).float().sqrt())
     squared = dx * dx + dy * dy
     if image.shape[3] > 1:
         channel = squared.argmax(1, keepdim=True)
         dx, dy = dx.gather(1, channel), dy.gather(1, channel)
         squared = squared.gather(1, channel)
     return dx, dy, squared.sqrt()
+
+
+def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Between the neighbours of each pixel across and down, the border repeated."""
+    framed = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    dx = framed[:, :, 1:-1, 2:] - framed[:, :, 1:-1, :-2]
+    return dx, framed[:, :, 2:, 1:-1] - framed[:, :, :-2, 1:-1]
 
 
 def _unit(blocks: Tensor) -> Tensor:

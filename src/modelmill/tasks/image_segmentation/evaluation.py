@@ -14,6 +14,7 @@ from modelmill.tasks.image_segmentation import mask_arrays
 from modelmill.types import Json
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, Any]
@@ -112,7 +113,6 @@ def _bars(per_class: Json) -> bytes:
 def _samples(measured: Measured) -> bytes:
     """Pictures beside their true and predicted classes, as a PNG."""
     rows = figures.spread(len(measured.truths), SHOWN)
-    colours = _colours(len(measured.labels))
     lines = max(len(rows), 1)
     figure = figures.blank(10, 2.7 * lines + 1)
     grid = figure.subplots(lines, 3, squeeze=False)
@@ -120,15 +120,23 @@ def _samples(measured: Measured) -> bytes:
     for axes, row, raw in zip(grid, rows, measured.show(rows), strict=True):
         pixels, masks = _sample(measured, row, raw)
         present.update(*(np.unique(mask).tolist() for mask in masks))
-        shown = [pixels, *(_over(pixels, mask, colours) for mask in masks)]
-        for panel, image in zip(axes, shown, strict=True):
-            panel.imshow(image)
+        _draw_sample(axes, pixels, masks, len(measured.labels))
     for panel, title in zip(grid[0], ("picture", "truth", "answer"), strict=True):
         panel.set_title(title)
     for panel in grid.flat:
         panel.axis("off")
     _draw_legend(figure, sorted(present), measured.labels)
     return figures.as_png(figure, dpi=80)
+
+
+def _draw_sample(
+    axes: Sequence["Axes"], pixels: Pixels, masks: list[mask_arrays.Mask], classes: int
+) -> None:
+    """A picture, and its masks over it."""
+    colours = _colours(classes)
+    shown = [pixels, *(_over(pixels, mask, colours) for mask in masks)]
+    for panel, image in zip(axes, shown, strict=True):
+        panel.imshow(image)
 
 
 def _sample(

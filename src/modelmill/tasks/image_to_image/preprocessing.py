@@ -229,8 +229,7 @@ def kept(pixels: Pixels, options: Preprocessing) -> Pixels:
     rng = seeded(pixels)
     for axis, side in enumerate((options.height, options.width)):
         wanted, room = _padded(wanted, axis, side)
-        start = int(rng.integers(room + 1))
-        wanted = wanted.take(range(start, start + side), axis)
+        wanted = _crop(wanted, axis, int(rng.integers(room + 1)), side)
     return np.ascontiguousarray(wanted)
 
 
@@ -248,9 +247,13 @@ def kept_pair(
         small, room = _padded(small, axis, side)
         large, _ = _padded(large, axis, side * scale)
         start = int(rng.integers(room + 1))
-        small = small.take(range(start, start + side), axis)
-        large = large.take(range(start * scale, (start + side) * scale), axis)
+        small = _crop(small, axis, start, side)
+        large = _crop(large, axis, start * scale, side * scale)
     return np.ascontiguousarray(small), np.ascontiguousarray(large)
+
+
+def _crop(pixels: Pixels, axis: int, start: int, side: int) -> Pixels:
+    return pixels.take(range(start, start + side), axis)
 
 
 def _check_scale(scale: int, options: Preprocessing) -> None:

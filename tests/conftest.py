@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 # torch is loaded, which reads it once.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
+# The processes that tests start would each compile all modules anew where this is set.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A busy machine makes an example slow, never wrong.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

@@ -75,7 +75,7 @@ def test_an_unknown_name_is_answered_with_those_that_exist(name, names, says):
         (errno.EIO, MillError),
     ],
 )
-def test_a_full_disk_is_told_from_other_failures_of_files(number, kind):
+def test_a_full_disk_has_an_error_code_of_its_own(number, kind):
     error = from_os(OSError(number, "no", "/x/y"), "writing the bundle")
     assert type(error) is kind
     assert "writing the bundle" in error.message

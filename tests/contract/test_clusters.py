@@ -77,7 +77,7 @@ def test_messages_never_wait(begin):
     assert time.monotonic() - before < 0.5
 
 
-def test_it_runs_under_its_title_until_it_is_asked_to_go(begin):
+def test_it_runs_under_its_title_until_sigterm(begin):
     handle = begin("patient")
     assert messages(handle, 1) == [{"ready": True}]
     assert handle.exit_code() is None
@@ -101,7 +101,7 @@ def test_a_kill_leaves_nothing_that_it_started(begin):
     handle.kill()
 
 
-def test_a_failure_is_told_by_the_status_and_the_log(begin, tmp_path):
+def test_a_failure_is_in_the_status_and_the_log(begin, tmp_path):
     handle = begin("crash")
     until(lambda: handle.exit_code() is not None)
     assert handle.exit_code() == 1

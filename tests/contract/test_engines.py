@@ -186,7 +186,9 @@ def test_a_signature_is_read_or_refused_in_words(engine, sample, tmp_path):
         assert engine.signature(tmp_path) == (sample.inputs, sample.outputs)
 
 
-def test_texts_that_grow_are_written_or_refused_in_words(engine, sample, tmp_path):
+def test_generated_texts_are_streamed_or_refused_with_a_clear_error(
+    engine, sample, tmp_path
+):
     if engine.writes():
         with pytest.raises((BundleCorrupt, InvalidInput)):  # the sample writes nothing
             engine.writer(tmp_path, 1, 4)
@@ -276,7 +278,7 @@ def test_no_more_threads_work_than_it_was_given(engine, name, tmp_path, threads)
     assert found["busy"] in ({1} if threads == 1 or os.cpu_count() == 1 else {1, 2})
 
 
-def test_memory_does_not_grow_with_batches_of_many_sizes(engine, name, tmp_path):
+def test_batches_of_many_sizes_leak_no_memory(engine, name, tmp_path):
     grown = child(MANY_SIZES, name, tmp_path, 1)
     assert grown < 16, f"{grown:.0f} MiB more after every size was seen twice again"
 

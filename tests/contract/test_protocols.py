@@ -13,7 +13,7 @@ from modelmill.protocols.app import App, http_protocols
 from modelmill.protocols.base import STATUS
 from modelmill.serve.gateway import Gateway
 from modelmill.settings import Limits
-from tests.helpers.gateways import Door, LiveDoor, a_route, nobody
+from tests.helpers.gateways import InMemoryApi, LiveApi, a_route, nobody
 
 PROTOCOLS = http_protocols()
 ROUTES = [
@@ -66,12 +66,12 @@ def path_of(route):
 
 
 @pytest.fixture(scope="module")
-def door():
-    door = Door()
+def api():
+    api = InMemoryApi()
     # What the patterns' names stand for
-    door.update(a_route("model"), a_route("name"), a_route("id"))
-    yield door
-    door.close()
+    api.update(a_route("model"), a_route("name"), a_route("id"))
+    yield api
+    api.close()
 
 
 def test_there_are_protocols():
@@ -123,17 +123,17 @@ def test_every_error_is_json_with_its_message(name, code):
     "case", [case for case in ROUTES if not case[1].public], ids=said
 )
 @pytest.mark.parametrize("key", [None, "wrong"])
-def test_no_route_but_health_answers_without_a_key(case, key, door):
+def test_no_route_but_health_answers_without_a_key(case, key, api):
     _, route = case
-    reply = door.ask(route.method, path_of(route), b"{}", key=key)
+    reply = api.ask(route.method, path_of(route), b"{}", key=key)
     assert reply.status == 401
     assert b"www-authenticate" in reply.headers
     assert "key" in str(reply.json)
 
 
 @pytest.mark.parametrize("case", [case for case in ROUTES if case[1].public], ids=said)
-def test_health_answers_anybody(case, door):
-    reply = door.ask("GET", case[1].pattern, key=None)
+def test_health_answers_anybody(case, api):
+    reply = api.ask("GET", case[1].pattern, key=None)
     assert reply.status == 200
     assert reply.json
 
@@ -147,17 +147,17 @@ def test_health_answers_anybody(case, door):
     ],
     ids=said,
 )
-def test_a_model_that_does_not_exist_is_no_failure_of_ours(case, door):
+def test_a_model_that_does_not_exist_is_no_failure_of_ours(case, api):
     _, route = case
     path = route.pattern.replace("{", "no-").replace("}", "")
-    assert door.ask(route.method, path, b"{}").status in (400, 404)
+    assert api.ask(route.method, path, b"{}").status in (400, 404)
 
 
 @pytest.mark.parametrize(
     "case", [case for case in ROUTES if case[1].method == "GET"], ids=said
 )
-def test_head_works_wherever_get_does(case, door):
-    get, head = (door.ask(verb, path_of(case[1])) for verb in ("GET", "HEAD"))
+def test_head_works_wherever_get_does(case, api):
+    get, head = (api.ask(verb, path_of(case[1])) for verb in ("GET", "HEAD"))
     assert (head.status, head.body) == (get.status, b"")
     if case[1].pattern != "/metrics":  # which changes from one to the next
         assert head.headers == get.headers
@@ -220,11 +220,11 @@ def is_health(method, path):
     return method in ("GET", "HEAD") and path in PUBLIC
 
 
-def test_no_disguise_of_any_route_answers_without_a_key(door):
+def test_no_disguise_of_any_route_answers_without_a_key(api):
     answered = set()
     for path in every_path():
         for verb in VERBS:
-            reply = door.ask(verb, path, b"{}", key=None)
+            reply = api.ask(verb, path, b"{}", key=None)
             if reply.status != 401:
                 answered.add((verb, path, reply.status))
     assert answered == {
@@ -253,12 +253,12 @@ def test_no_disguise_of_any_route_answers_without_a_key(door):
         ("content-length", "-1"),
     ],
 )
-def test_no_header_stands_for_a_key(door, header):
+def test_no_header_stands_for_a_key(api, header):
     for path in sorted(
         {path_of(route) for _, route in ROUTES if not route.public} | set(ADMIN)
     ):
         for verb in ("GET", "POST"):
-            assert door.ask(verb, path, b"{}", dict([header]), key=None).status == 401
+            assert api.ask(verb, path, b"{}", dict([header]), key=None).status == 401
 
 
 @pytest.fixture(scope="module")
@@ -266,9 +266,9 @@ def live():
     async def routes(live):
         return [a_route("model"), a_route("name"), a_route("id")]
 
-    door = LiveDoor(routes)
-    yield door
-    door.close()
+    api = LiveApi(routes)
+    yield api
+    api.close()
 
 
 def status_of(file, line, host):

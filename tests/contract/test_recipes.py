@@ -196,7 +196,7 @@ def test_one_by_one_and_in_a_batch_it_answers_the_same(trained):
                 assert many[name].sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_the_card_tells_the_metrics(trained):
+def test_the_card_lists_the_metrics(trained):
     task, _, folder, result = trained
     card = (folder / "bundle" / "README.md").read_text()
     assert card.startswith("---\n")

@@ -115,7 +115,7 @@ def test_what_sleeps_sleeps_on_after_a_restart(stage):
     assert stage.cluster.started[-1].spec["model"] == "digits"
 
 
-def test_a_call_that_comes_while_it_falls_asleep_is_heard(stage):
+def test_a_call_that_comes_while_it_falls_asleep_is_answered(stage):
     sleepy(stage)
     stage.clock.now += 100
     stage.hear(Signals(idle_seconds=100))

@@ -207,7 +207,7 @@ def test_a_class_without_items_is_no_class(datasets, ready, project):
         datasets.trainable(project, "cats", TASK)
 
 
-def test_a_job_is_told_where_everything_lies(datasets, ready, artifacts):
+def test_a_job_gets_the_paths_of_all_it_needs(datasets, ready, artifacts):
     row = ready()
     spec = datasets.spec(row)
     assert spec["archive"] == str(artifacts.path(row.digest))

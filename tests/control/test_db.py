@@ -265,7 +265,7 @@ def test_rows_belong_to_a_project_that_exists(database):
         session.add(Job(project_id=999, kind="train"))
 
 
-def test_every_change_is_counted_and_told_to_whom_it_concerns(database):
+def test_every_change_is_counted_and_reported_to_its_listeners(database):
     def counts():
         with database.session() as session:
             return [

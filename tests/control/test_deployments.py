@@ -128,7 +128,7 @@ def test_options_that_can_not_be_are_refused_and_nothing_changes(
     assert wanted.get(project, "digits").version == 1
 
 
-def test_what_another_project_has_is_not_seen(wanted, other, project):
+def test_names_of_another_project_are_unknown(wanted, other, project):
     wanted.deploy(project, "digits:1", "")
     with pytest.raises(NotFound):
         wanted.deploy(other, "digits:1", "")
@@ -303,7 +303,7 @@ def test_a_canary_is_routed_when_its_worker_is_there(wanted, project, serve):
     ]
 
 
-def test_loading_and_unloading_are_told_once(wanted, project, serve):
+def test_loading_and_unloading_are_reported_once(wanted, project, serve):
     row = wanted.deploy(project, "digits:1", "")
     serve(row, 1)
     wanted.set_loaded(project, "digits", False)

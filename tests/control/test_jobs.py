@@ -324,7 +324,7 @@ def test_after_a_crash_running_jobs_go_on(runner, cluster, submit, stores, state
     assert [handle.spec["job"] for handle in cluster.started] == [number, number]
 
 
-def test_a_job_that_was_asked_to_stop_before_a_crash_does_not_come_back(
+def test_a_job_stopped_before_a_crash_does_not_resume(
     runner, submit, jobs, project, state
 ):
     number = submit()
@@ -334,7 +334,7 @@ def test_a_job_that_was_asked_to_stop_before_a_crash_does_not_come_back(
     assert state(number) == "cancelled"
 
 
-def test_stopping_asks_and_lets_jobs_keep_a_checkpoint(runner, cluster, submit, state):
+def test_stopping_lets_jobs_write_a_checkpoint(runner, cluster, submit, state):
     number = submit()
     runner.tick()
     runner.stop(time.monotonic() + 5)
@@ -377,7 +377,7 @@ def test_a_job_whose_data_were_removed_has_failed_in_words(
     assert cluster.started == []
 
 
-def test_an_evaluation_is_told_its_bundle(
+def test_an_evaluation_gets_the_path_of_its_bundle(
     runner, cluster, submit, registry, project, tmp_path
 ):
     version = registry.add(project, "digits", plain_bundle(tmp_path / "b"), None)

@@ -55,7 +55,7 @@ def test_a_key_that_is_lost_or_spoilt_is_written_again(database, tmp_path, conte
     }
 
 
-def test_gateways_are_told_of_a_new_key(database, tmp_path):
+def test_gateways_learn_of_a_new_key(database, tmp_path):
     def revision():
         with database.session() as session:
             return session.scalars(

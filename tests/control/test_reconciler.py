@@ -79,7 +79,7 @@ def test_a_new_version_comes_up_beside_the_old_one(stage):
     assert (stage.versions, stage.route().ready) == ([2, 2], True)
 
 
-def test_gateways_are_told_before_a_worker_is_asked_to_go(stage, monkeypatch):
+def test_gateways_get_the_new_snapshot_before_a_worker_gets_sigterm(stage, monkeypatch):
     stage.deploy()
     stage.ready()
     (old,) = stage.alive
@@ -195,7 +195,7 @@ def test_a_worker_that_does_not_go_is_ended(stage):
     assert stage.cluster.started[0].killed
 
 
-def test_what_can_not_be_started_is_told(stage):
+def test_a_process_that_can_not_be_started_is_an_error(stage):
     stage.cluster.failing = OSError(11, "no more processes")
     stage.deploy()
     assert "no more processes" in stage.row().error
@@ -206,7 +206,7 @@ def test_what_can_not_be_started_is_told(stage):
     assert (stage.row().error, stage.route().ready) == ("", True)
 
 
-def test_a_bundle_that_is_gone_is_told(stage):
+def test_a_missing_bundle_is_an_error_that_names_it(stage):
     shutil.rmtree(stage.registry.folder(stage.registry.get(stage.project, "digits:1")))
     stage.deploy()
     assert "is missing" in stage.row().error
@@ -224,7 +224,7 @@ def test_one_model_under_two_names_and_another_under_the_same(stage):
     assert (stage.route("next").model, stage.route("next").version) == ("letters", 3)
 
 
-def test_stopping_asks_every_worker_and_ends_those_that_stay(stage):
+def test_stopping_sends_sigterm_to_every_worker_and_kills_those_that_stay(stage):
     stage.deploy(replicas=2)
     stage.cluster.started[0].obeys = False
     stage.loop.stop()

@@ -349,7 +349,7 @@ def test_coco_takes_instances_before_other_files_and_splits_from_names(tmp_path)
         items_of(coco, tmp_path, annotations="nothing")
 
 
-def test_coco_pictures_that_are_missing_repeated_or_unlisted_are_told(tmp_path):
+def test_coco_pictures_that_are_missing_repeated_or_unlisted_are_findings(tmp_path):
     images = [
         {"id": number, "file_name": name}
         for number, name in enumerate(["1.png", "gone.png", "1.png"])

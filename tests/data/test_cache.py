@@ -76,7 +76,7 @@ def test_items_of_another_shape_or_name_fail_and_leave_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_told_before_anything_is_decoded(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_anything_is_decoded(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -70,7 +70,7 @@ def test_a_damaged_index_is_not_loaded(tmp_path):
         Index.load(tmp_path / "index")
 
 
-def test_repeated_contents_are_told_by_what_is_wrong_with_them():
+def test_duplicate_contents_are_findings_by_their_kind():
     rows = [
         *many("a", 10, "train"),
         *many("b", 10, "train"),
@@ -142,7 +142,7 @@ def test_examples_are_at_most_five_and_safe_to_print():
     json.loads(msgspec.json.encode(report))
 
 
-def test_progress_is_told_and_a_cancellation_ends_the_check():
+def test_progress_is_reported_and_a_cancellation_ends_the_check():
     told = []
     examine(texts(*many("a", 600)), text_print, told.append)
     assert told == [256, 512, 600]

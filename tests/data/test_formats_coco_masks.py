@@ -121,7 +121,7 @@ def test_an_outline_may_leave_its_picture_however_far(tmp_path):
         ({"counts": [30], "size": [6, 5]}, "not of 6x5"),
     ],
 )
-def test_an_outline_that_is_none_is_told_and_other_pictures_are_kept(
+def test_a_malformed_outline_is_a_finding_and_other_pictures_are_kept(
     tmp_path, outline, says
 ):
     files = {
@@ -134,7 +134,7 @@ def test_an_outline_that_is_none_is_told_and_other_pictures_are_kept(
     assert not items[1].problem
 
 
-def test_names_that_are_wrong_are_told(tmp_path):
+def test_wrong_names_are_refused(tmp_path):
     objects = document((0, 99, SQUARE), names=("a.png", "gone.png", "a.png"))
     items, _ = read_files(tmp_path, {"a.png": png(), "x.json": objects})
     assert [

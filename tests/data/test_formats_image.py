@@ -207,7 +207,9 @@ def test_other_files_are_items_with_a_problem(tmp_path):
 
 
 @pytest.mark.parametrize("names", [["1.png", "2.png"], ["train/1.png", "test/2.png"]])
-def test_pictures_without_class_folders_are_told_the_layout(tmp_path, names):
+def test_pictures_without_class_folders_get_an_error_that_shows_the_layout(
+    tmp_path, names
+):
     with pytest.raises(InvalidInput, match=r"CLASS/NAME\.jpg"):
         read_all(make_folder(tmp_path / "set", dict.fromkeys(names, png())), "image")
 

@@ -56,7 +56,7 @@ def test_a_text_of_any_length_has_something_to_learn_from(count):
     assert splits.count("test") <= max(1, count / 10)
 
 
-def test_names_tell_the_splits_of_several_texts(tmp_path):
+def test_file_names_give_the_splits_of_several_texts(tmp_path):
     items = read(
         plaintext,
         write(
@@ -70,7 +70,7 @@ def test_names_tell_the_splits_of_several_texts(tmp_path):
     ]
 
 
-def test_what_is_no_text_is_told(tmp_path):
+def test_what_is_no_text_is_a_finding(tmp_path):
     (item, _) = read(
         plaintext, write(tmp_path, **{"a.txt": b"\xff\xfe\x00", "b.txt": "fine"})
     )
@@ -109,7 +109,7 @@ def test_each_line_is_a_conversation(tmp_path):
         '{"text": "x"}',
     ],
 )
-def test_a_line_that_is_no_conversation_is_told(tmp_path, line):
+def test_a_line_that_is_no_conversation_is_a_finding(tmp_path, line):
     items = read(
         messages, write(tmp_path, **{"a.jsonl": json.dumps(TURN) + "\n" + line})
     )
@@ -119,7 +119,7 @@ def test_a_line_that_is_no_conversation_is_told(tmp_path, line):
 # ---- translations
 
 
-def test_languages_are_told_by_the_suffix(tmp_path):
+def test_languages_are_detected_by_the_suffix(tmp_path):
     files = {
         "train.en.gz": gzip.compress(b"a house\na dog\n"),
         "train.de.gz": gzip.compress(b"ein Haus\nein Hund\n"),
@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_refused(tmp_path, files, options, says):
         read(parallel, write(tmp_path, **files), **options)
 
 
-def test_a_line_that_is_not_utf8_is_told(tmp_path):
+def test_a_line_that_is_not_utf8_is_a_finding(tmp_path):
     items = read(
         parallel,
         write(tmp_path, **{"a.en": b"fine\n\xff\n", "a.de": b"gut\nschlecht\n"}),

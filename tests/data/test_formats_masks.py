@@ -240,7 +240,7 @@ def bomb(width, height):
         (b"garbage", "no PNG"),
     ],
 )
-def test_a_mask_that_is_wrong_is_told_and_the_others_are_kept(tmp_path, data, says):
+def test_a_wrong_mask_is_a_finding_and_the_others_are_kept(tmp_path, data, says):
     items, _ = read_files(
         tmp_path, FOLDERS | {"masks/a.png": data}, classes="sky,road,car"
     )
@@ -260,7 +260,7 @@ def turned(pixels, orientation):
 @pytest.mark.parametrize(
     ("orientation", "sound"), [(1, False), (3, False), (6, True), (8, True)]
 )
-def test_a_mask_lies_over_the_picture_as_it_is_seen(tmp_path, orientation, sound):
+def test_a_mask_follows_the_orientation_of_its_picture(tmp_path, orientation, sound):
     # 5 wide, 6 high as stored; the mask is 6 wide, 5 high
     lying = np.zeros((6, 5, 3), np.uint8)
     files = FOLDERS | {"images/a.jpg": turned(lying, orientation)}
@@ -276,14 +276,14 @@ def test_a_mask_lies_over_the_picture_as_it_is_seen(tmp_path, orientation, sound
         ({"images/a.png": png(3)}, "not clear which belong together"),
     ],
 )
-def test_what_has_no_partner_is_told(tmp_path, files, says):
+def test_items_without_a_partner_are_findings(tmp_path, files, says):
     items, _ = read_files(tmp_path, FOLDERS | files)
     assert any(says in item.problem for item in items)
     assert any(not item.problem for item in items)
     assert len({item.name for item in items}) == len(items)
 
 
-def test_lines_that_name_nothing_or_something_twice_are_told(tmp_path):
+def test_lines_that_name_nothing_or_something_twice_are_findings(tmp_path):
     lines = b"images/a.jpg masks/a.png\nimages/x.jpg masks/x.png\n../../etc/passwd masks/a.png\nimages/a.jpg masks/a.png\n"
     items, _ = read_files(
         tmp_path, FOLDERS | {"train.txt": lines, "test.txt": b"b\na\n"}

@@ -105,6 +105,6 @@ def test_other_files_are_refused(tmp_path, content, says):
         (asked(answers="x"), "no known form"),
     ],
 )
-def test_a_question_that_does_not_fit_is_told(tmp_path, question, says):
+def test_a_question_that_does_not_fit_is_refused(tmp_path, question, says):
     (item,) = read(tmp_path / "set", {"a.json": document(question)})
     assert says in item.problem

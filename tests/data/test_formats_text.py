@@ -63,7 +63,7 @@ def test_options_choose_columns_by_name_or_number(tmp_path, options):
     ]
 
 
-def test_columns_that_cannot_be_told_apart_are_listed(tmp_path):
+def test_ambiguous_columns_are_listed(tmp_path):
     path = table(tmp_path, "id,words,kind\n1,good,a\n2,bad,b\n")
     with pytest.raises(
         InvalidInput,

@@ -67,7 +67,7 @@ def test_a_zip_is_known_by_its_content_too(tmp_path):
     assert contents(make_zip(tmp_path / "0123456789abcdef", FILES)) == FILES
 
 
-def test_a_folder_of_one_zip_means_the_zip_and_of_several_asks(tmp_path):
+def test_a_folder_of_one_zip_means_the_zip_and_of_several_is_refused(tmp_path):
     make_folder(tmp_path, {"README.md": b"text"})
     make_zip(tmp_path / "small.zip", FILES)
     assert contents(tmp_path) == FILES

@@ -100,7 +100,9 @@ def test_a_model_without_inputs_is_refused(tmp_path):
         onnx.ENGINE.signature(tmp_path)
 
 
-def test_a_classifier_of_scikit_learn_is_told_how_to_convert(tmp_path):
+def test_a_classifier_of_scikit_learn_gets_an_error_that_says_how_to_convert_it(
+    tmp_path,
+):
     from onnx import TensorProto, helper
 
     kind = helper.make_map_type_proto(

@@ -340,7 +340,7 @@ print((pages[3] - pages[1]) * 4096 / 2**20)
 """
 
 
-def test_memory_does_not_grow_with_batches_of_many_sizes(engine, tmp_path):
+def test_batches_of_many_sizes_leak_no_memory(engine, tmp_path):
     layers(tmp_path, width=512, count=3)
     run = [
         sys.executable,
@@ -401,7 +401,7 @@ def test_a_signature_that_can_not_be_read_says_why(engine, tmp_path, how, says):
         ("/etc/hostname", None, "external data outside its folder"),
     ],
 )
-def test_external_data_that_are_not_there_or_not_its_own_are_told(
+def test_external_data_that_are_missing_or_not_its_own_are_refused(
     engine, tmp_path, place, size, says
 ):
     folder = tmp_path / "model"

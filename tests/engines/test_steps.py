@@ -42,7 +42,7 @@ def test_int8_says_nearly_the_same_in_less_memory(folder):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_company_changes_no_answer(folder, precision):
+def test_batch_mates_change_no_answer(folder, precision):
     model = opened(folder, precision)
     prompts = ["the mill", "a", "corn and", "zzzzzz", "the", "wind"]
     alone = [model.predict([prompt], {"max_new_tokens": 30})[0] for prompt in prompts]

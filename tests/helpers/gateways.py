@@ -1,4 +1,4 @@
-"""A gateway that the test asks: in memory, or on a real port."""
+"""A gateway with the HTTP application: in memory, or on a real port."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -81,7 +81,7 @@ async def nobody(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-class Door:
+class InMemoryApi:
     """The application, driven as an ASGI server would, from synchronous tests."""
 
     KEYS: Mapping[str, tuple[str, str]] = {
@@ -170,11 +170,11 @@ class Door:
         )
 
 
-class LiveDoor:
+class LiveApi:
     """The application on a real HTTP server, in a thread, for clients that others wrote."""
 
     def __init__(
-        self, routes: Callable[["LiveDoor"], Awaitable[list[ServedVersion]]]
+        self, routes: Callable[["LiveApi"], Awaitable[list[ServedVersion]]]
     ) -> None:
         """`routes` starts workers, in the server's loop, and returns the deployments."""
         import socket
@@ -209,7 +209,9 @@ class LiveDoor:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.gateway.update(a_snapshot(*await self._routes(self), keys=Door.KEYS))
+        self.gateway.update(
+            a_snapshot(*await self._routes(self), keys=InMemoryApi.KEYS)
+        )
         await self._server.serve(sockets=[self._socket])
         self.gateway.update(a_snapshot())  # lets go of the workers
         for worker in self._workers:
@@ -223,7 +225,7 @@ class LiveDoor:
 
         async def update() -> None:
             self.gateway.update(
-                a_snapshot(*routes, keys=Door.KEYS if keys is None else keys)
+                a_snapshot(*routes, keys=InMemoryApi.KEYS if keys is None else keys)
             )
 
         asyncio.run_coroutine_threadsafe(update(), self._loop).result(10)

@@ -33,7 +33,7 @@ def test_the_busiest_thread_says_how_slow_it_is(before, after, expected):
     assert slowdown(before, after) == expected
 
 
-def test_the_kernel_tells_of_threads():
+def test_the_kernel_reports_times_of_threads():
     end = threading.Event()
     threads = [threading.Thread(target=end.wait) for _ in range(3)]
     for thread in threads:

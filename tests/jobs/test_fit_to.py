@@ -128,7 +128,7 @@ def test_the_size_that_counts_is_the_models_own():
 @pytest.mark.parametrize("count", [3, 200, 900, 4000, 20_000, 10**6])
 @pytest.mark.parametrize("recipe", [RESNET, CNN])
 @pytest.mark.parametrize("side", [8, 32, 100, 1000])
-def test_fewer_pictures_are_seen_more_often(recipe, count, side):
+def test_fewer_pictures_get_more_epochs(recipe, count, side):
     train = fitted(recipe, facts(count, side, side), {})[0].train
     more = fitted(recipe, facts(10 * count, side, side), {})[0].train
     assert train.epochs >= more.epochs >= 8
@@ -227,7 +227,7 @@ def test_a_job_says_what_it_chose_and_keeps_it(tmp_path):
     ("given", "recordings", "steps"),
     [({}, 50, 50), ({}, 5000, 0), ({"epochs": 2}, 50, 0), ({"epoch_steps": 9}, 50, 9)],
 )
-def test_few_recordings_are_heard_again_until_the_steps_are_enough(
+def test_few_recordings_get_longer_epochs_until_the_steps_are_enough(
     given, recordings, steps
 ):
     counts = {"train": recordings, "val": 5, "test": 5}

@@ -382,7 +382,7 @@ def test_the_learning_rate_warms_up_and_falls(warmup, kind, steps, wanted):
     assert {step: pytest.approx(factor(step)) for step in wanted} == wanted
 
 
-def test_events_are_json_lines_that_tell_every_step(tmp_path):
+def test_events_are_json_lines_one_for_every_step(tmp_path):
     run(tmp_path)
     steps, epochs = events_of(tmp_path, "step"), events_of(tmp_path, "epoch")
     assert [(row["epoch"], row["step"]) for row in steps] == [
@@ -402,7 +402,7 @@ def test_events_are_json_lines_that_tell_every_step(tmp_path):
     )
 
 
-def test_every_item_is_seen_once_in_an_epoch_in_an_order_of_its_own():
+def test_every_item_comes_once_in_an_epoch_in_an_order_of_its_own():
     numbered = Arrays({"x": np.arange(ITEMS)}, {"label": np.arange(ITEMS)})
     orders = []
     for epoch in (0, 1):

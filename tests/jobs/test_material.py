@@ -162,7 +162,7 @@ def test_a_file_that_changed_since_the_check_is_named(spec, events):
             list(data.items("train"))
 
 
-def test_a_job_that_is_asked_to_stop_ends_the_walk(spec, events):
+def test_a_stopped_job_ends_its_walk_of_the_archive(spec, events):
     told = spec(TEXTS)
     stop = going()
     stop.asked = True

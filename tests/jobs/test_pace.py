@@ -138,7 +138,7 @@ def test_epochs_that_are_set_end_it_earlier_and_anneal_there(tmp_path):
     assert events_of(tmp_path, "step")[-1]["learning_rate"] < 0.05 * TIMED.learning_rate
 
 
-def test_it_tells_how_many_epochs_it_will_be(tmp_path):
+def test_it_estimates_how_many_epochs_it_will_be(tmp_path):
     trained, _ = run(tmp_path)
     told = [row["epochs"] for row in trained.history]
     assert told[-1] == len(trained.history)

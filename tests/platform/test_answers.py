@@ -73,7 +73,7 @@ def test_a_mask_goes_along_as_a_file(running, photo, tmp_path):
         assert np.array_equal(np.asarray(filled)[:, :, 0] > 127, HOLE)
 
 
-def test_what_is_heard_is_shown_with_its_seconds(running, tmp_path):
+def test_transcriptions_have_times(running, tmp_path):
     (tmp_path / "call.wav").write_bytes(tones("abba"))
     plain = running.run("predict", "ears", str(tmp_path / "call.wav")).stdout.split()
     assert plain[:2] == ["input", "text"]

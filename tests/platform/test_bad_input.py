@@ -232,7 +232,7 @@ def test_no_route_but_health_answers_without_a_key(platform: Platform) -> None:
             )
 
 
-def test_data_that_cannot_be_used_leaves_nothing_behind(
+def test_data_that_cannot_be_used_leave_no_files(
     platform: Platform, tmp_path: Path
 ) -> None:
     for number in range(3):
@@ -274,7 +274,9 @@ def test_what_is_no_model_is_refused_whatever_its_name(
         assert "there is no file" in gone.stderr
 
 
-def test_a_body_that_does_not_say_it_is_json_is_told_so(platform: Platform) -> None:
+def test_a_body_without_the_json_content_type_gets_an_error_that_says_so(
+    platform: Platform,
+) -> None:
     answer = httpx2.post(
         f"{platform.url}/api/v1/keys",
         content=b'{"name": "x"}',

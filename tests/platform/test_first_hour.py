@@ -258,6 +258,6 @@ def test_only_its_owner_can_read_the_admin_key_and_the_database_holds_a_hash(
     )
 
 
-def test_ps_tells_what_each_process_is(platform: Platform) -> None:
+def test_ps_shows_what_each_process_is(platform: Platform) -> None:
     assert len(platform.children("modelmill: gateway")) == 1
     assert len(platform.children("modelmill: worker digits")) == 1

@@ -239,7 +239,7 @@ def test_items_are_added_all_or_none(running, shapes):
         running.client.search_index(shapes, b"no picture")
 
 
-def test_an_index_is_deployed_as_a_classifier_and_again_when_it_has_grown(
+def test_an_index_is_deployed_as_a_classifier_and_again_after_items_were_added(
     running, shapes, pictures, tmp_path
 ):
     client = running.client

@@ -116,7 +116,7 @@ def test_kinds_are_listed_with_their_fields(extended: Platform) -> None:
     assert "lengths" in missing.stderr
 
 
-def test_openapi_says_what_may_be_asked(extended: Platform) -> None:
+def test_openapi_says_what_may_be_requested(extended: Platform) -> None:
     paths = httpx2.get(f"{extended.url}/openapi.json", headers=extended.headers).json()[
         "paths"
     ]

@@ -242,7 +242,7 @@ def test_a_version_shows_what_it_translates_and_how_that_was_measured(running):
     assert f"| {metrics['samples'][0]['sentence']} |" in card
 
 
-def test_where_a_translation_looked_is_told(running):
+def test_a_translation_gives_its_attention(running):
     body = {"inputs": "red white", "parameters": {"attention": True, "num_beams": 1}}
     (found,) = httpx2.post(
         f"{running.url}/models/german", json=body, headers=running.headers

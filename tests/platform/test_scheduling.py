@@ -243,7 +243,7 @@ def test_a_canary_can_be_taken_back(launch_reference) -> None:
         until(lambda: {mark(caller, [], named=False) for _ in range(20)} == {1.0})
 
 
-def test_a_shadow_is_asked_and_never_answers(launch_reference) -> None:
+def test_a_shadow_gets_copies_and_never_answers(launch_reference) -> None:
     platform = launch_reference()
     deploy(platform, "marked:1")
     deploy(platform, "marked:2", shadow=True, wait=False)

@@ -113,7 +113,7 @@ def test_several_prompts_and_several_answers(client):
     assert len(write(client, prompt=["the "] * 100, max_tokens=1).choices) == 100
 
 
-def test_tokens_are_told_where_they_stand_and_by_their_bytes(client):
+def test_tokens_have_offsets_and_bytes(client):
     found = write(client, logprobs=2).choices[0]
     assert found.logprobs.text_offset == [*range(20)]
     assert "".join(found.logprobs.tokens) == found.text
@@ -134,7 +134,7 @@ def test_tokens_are_told_where_they_stand_and_by_their_bytes(client):
     )
 
 
-def test_without_a_seed_chance_is_another_each_time_and_the_seed_is_told(running):
+def test_without_a_seed_each_sample_differs_and_the_seed_is_returned(running):
     hub = InferenceClient(
         model=f"{running.url}/models/writer",
         token=running.client.key,
@@ -379,7 +379,7 @@ def test_v2_generates_whole_and_in_parts(running):
     assert "text_input" in refused.json()["error"]
 
 
-def test_a_grpc_stream_tells_parts(running):
+def test_a_grpc_stream_sends_parts(running):
     request = message("inference.ModelInferRequest")(model_name="writer", id="7")
     request.inputs.add(name="text", datatype="BYTES", shape=[1])
     request.raw_input_contents.append(
@@ -475,7 +475,7 @@ def test_a_stream_of_nothing_is_one(running):
     assert event["text_output"] == ""
 
 
-def test_each_token_of_a_stream_is_told_once_with_its_number(running):
+def test_each_token_of_a_stream_is_sent_once_with_its_number(running):
     parameters = {"max_new_tokens": 12, "stop": ["zz"], "details": True}
     with httpx2.stream(
         "POST",

@@ -11,7 +11,7 @@ from modelmill.protocols.base import Endpoint
 from modelmill.serve.wire import Answer
 from modelmill.settings import Limits
 from modelmill.wire.budget import body_budget
-from tests.helpers.gateways import Door, a_route
+from tests.helpers.gateways import InMemoryApi, a_route
 
 PATHS = [
     "/v2",
@@ -30,10 +30,10 @@ async def echo(calls):
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    door = Door(body_bytes=4096)
-    worker = door.worker(tmp_path_factory.mktemp("app") / "w", echo)
-    door.update(
+def api(tmp_path_factory):
+    api = InMemoryApi(body_bytes=4096)
+    worker = api.worker(tmp_path_factory.mktemp("app") / "w", echo)
+    api.update(
         a_route("spots", sockets=[worker.path]),
         a_route(
             "words", kind="text", task="text-classification", sockets=[worker.path]
@@ -41,26 +41,26 @@ def door(tmp_path_factory):
         a_route("loading", ready=False),
         a_route("secret", project="other"),
     )
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "BREW"])
-def test_without_a_key_nothing_is_told_apart(door, method, path):
-    reply = door.ask(method, path, key=None)
+def test_without_a_key_all_errors_look_alike(api, method, path):
+    reply = api.ask(method, path, key=None)
     assert (reply.status, reply.headers[b"content-type"]) == (401, b"application/json")
     assert "Authorization: Bearer" in reply.error
     scheme = b"Basic" if path.startswith(("/api", "/docs", "/openapi")) else b"Bearer"
     assert reply.headers[b"www-authenticate"].startswith(scheme)
 
 
-def test_without_a_key_the_body_is_not_read(door):
+def test_without_a_key_the_body_is_not_read(api):
     def fail():
         raise AssertionError("it was read")
 
-    assert door.ask("POST", "/models/spots", [fail, b"x"], key=None).status == 401
+    assert api.ask("POST", "/models/spots", [fail, b"x"], key=None).status == 401
 
 
 def basic(text):
@@ -88,8 +88,8 @@ def basic(text):
     ],
 )
 @pytest.mark.parametrize("path", ["/v2", "/api/anything"])
-def test_a_key_may_come_as_bearer_or_basic(door, header, status, path):
-    reply = door.ask("GET", path, headers={"authorization": header}, key=None)
+def test_a_key_may_come_as_bearer_or_basic(api, header, status, path):
+    reply = api.ask("GET", path, headers={"authorization": header}, key=None)
     if status == 200 and path.startswith("/api"):
         status = 204
     elif header.startswith("Basic "):
@@ -109,8 +109,8 @@ def test_a_key_may_come_as_bearer_or_basic(door, header, status, path):
         ("DELETE", "/api/v1/models/spots"),
     ],
 )
-def test_a_password_changes_nothing_and_asks_no_model(door, method, path):
-    reply = door.ask(
+def test_a_password_changes_nothing_and_calls_no_model(api, method, path):
+    reply = api.ask(
         method, path, b"{}", {"authorization": basic("me:admin-key")}, key=None
     )
     assert reply.status == 401
@@ -119,61 +119,61 @@ def test_a_password_changes_nothing_and_asks_no_model(door, method, path):
 
 @pytest.mark.parametrize("path", ["/v2", "/api/jobs", "/docs"])
 @pytest.mark.parametrize("header", ["Bearer admin-key", basic("me:admin-key")])
-def test_a_page_of_another_site_gets_nothing(door, path, header):
-    assert door.ask("GET", "/v2").status == 200  # the header is known from now on
+def test_a_page_of_another_site_gets_nothing(api, path, header):
+    assert api.ask("GET", "/v2").status == 200  # the header is known from now on
     headers = {"authorization": header, "sec-fetch-site": "cross-site"}
-    reply = door.ask("GET", path, headers=headers, key=None)
+    reply = api.ask("GET", path, headers=headers, key=None)
     assert reply.status in (401, 403)
     if not (header.startswith("Basic") and path == "/v2"):
         assert (reply.status, "another site" in reply.error) == (403, True)
     headers["sec-fetch-site"] = "same-origin"
-    assert door.ask("GET", "/v2", headers=headers, key=None).status != 403
+    assert api.ask("GET", "/v2", headers=headers, key=None).status != 403
 
 
-def test_two_keys_are_none(door):
+def test_two_keys_are_none(api):
     for first, second in (("wrong", "admin-key"), ("admin-key", "wrong")):
         headers = {
             "Authorization": f"Bearer {first}",
             "authorization": f"Bearer {second}",
         }
         for path in ("/v2", "/api/jobs", "/livez", "/nothing"):
-            reply = door.ask("GET", path, headers=headers, key=None)
+            reply = api.ask("GET", path, headers=headers, key=None)
             assert (reply.status, "2" in reply.error) == (400, True), path
 
 
-def test_paths_are_remembered_for_callers_with_a_key_alone(door, monkeypatch):
-    door.app._known.clear()
+def test_paths_are_remembered_for_callers_with_a_key_alone(api, monkeypatch):
+    api.app._known.clear()
     for number in range(3):
-        assert door.ask("GET", f"/models/x{number}", key=None).status == 401
-    assert not door.app._known
-    assert door.ask("GET", f"/models/{'x' * 300}").status == 404
-    assert not door.app._known
+        assert api.ask("GET", f"/models/x{number}", key=None).status == 401
+    assert not api.app._known
+    assert api.ask("GET", f"/models/{'x' * 300}").status == 404
+    assert not api.app._known
     monkeypatch.setattr("modelmill.protocols.app.KNOWN_PATHS", 2)
     for name in ("a", "b", "a", "c"):
-        door.ask("GET", f"/models/{name}")
-    assert list(door.app._known) == [("GET", "/models/a"), ("GET", "/models/c")]
+        api.ask("GET", f"/models/{name}")
+    assert list(api.app._known) == [("GET", "/models/a"), ("GET", "/models/c")]
 
 
-def test_few_and_short_headers_are_remembered(door, monkeypatch):
-    gateway = door.gateway
+def test_few_and_short_headers_are_remembered(api, monkeypatch):
+    gateway = api.gateway
     gateway._callers.clear()
     long = "Bearer" + " " * 600 + "admin-key"
     assert (
-        door.ask("GET", "/v2", headers={"authorization": long}, key=None).status == 200
+        api.ask("GET", "/v2", headers={"authorization": long}, key=None).status == 200
     )
     header = {"authorization": basic("me:admin-key")}
-    assert door.ask("GET", "/api/jobs", headers=header, key=None).status == 204
+    assert api.ask("GET", "/api/jobs", headers=header, key=None).status == 204
     gateway.remember(header["authorization"].encode(), None)
     assert not gateway._callers
     monkeypatch.setattr("modelmill.serve.gateway.KNOWN_HEADERS", 2)
     for key in ("admin-key", "user-key", "other-key"):
-        assert door.ask("GET", "/v2", key=key).status == 200
+        assert api.ask("GET", "/v2", key=key).status == 200
     assert list(gateway._callers) == [b"Bearer user-key", b"Bearer other-key"]
 
 
-def test_the_admin_api_is_for_admins(door):
-    assert door.ask("GET", "/api/jobs").status == 204
-    reply = door.ask("GET", "/api/jobs", key="user-key")
+def test_the_admin_api_is_for_admins(api):
+    assert api.ask("GET", "/api/jobs").status == 204
+    reply = api.ask("GET", "/api/jobs", key="user-key")
     assert (reply.status, reply.error) == (403, "this needs an admin key")
 
 
@@ -185,8 +185,10 @@ def test_the_admin_api_is_for_admins(door):
         ("DELETE", "/models/spots", "GET or POST"),
     ],
 )
-def test_a_wrong_verb_is_told_the_right_one(door, method, path, allowed):
-    reply = door.ask(method, path)
+def test_a_wrong_verb_gets_an_error_that_names_the_right_one(
+    api, method, path, allowed
+):
+    reply = api.ask(method, path)
     assert reply.status == 405
     assert reply.error == f"{path} takes {allowed}"
     verbs = {*allowed.split(" or "), *(["HEAD"] if "GET" in allowed else [])}
@@ -198,8 +200,8 @@ def test_a_wrong_verb_is_told_the_right_one(door, method, path, allowed):
     [("abc-1", b"abc-1"), ("x" * 129, None), ("\x7f", None), ("é", None)],
 )
 @pytest.mark.parametrize("path", ["/livez", "/v1/nothing", "/models/spots"])
-def test_the_name_of_a_request_comes_back(door, path, given, echoed):
-    reply = door.ask("GET", path, headers={"x-request-id": given.encode("latin-1")})
+def test_the_name_of_a_request_comes_back(api, path, given, echoed):
+    reply = api.ask("GET", path, headers={"x-request-id": given.encode("latin-1")})
     assert reply.headers.get(b"x-request-id") == echoed
 
 
@@ -216,41 +218,41 @@ def test_the_name_of_a_request_comes_back(door, path, given, echoed):
         "//",
     ],
 )
-def test_an_unknown_path_is_not_found(door, path):
-    reply = door.ask("GET", path)
+def test_an_unknown_path_is_not_found(api, path):
+    reply = api.ask("GET", path)
     assert reply.status == 404
     assert len(reply.error) < 400
 
 
-def test_head_is_get_without_a_body(door):
-    head = door.ask("HEAD", "/livez", key=None)
-    get = door.ask("GET", "/livez", key=None)
+def test_head_is_get_without_a_body(api):
+    head = api.ask("HEAD", "/livez", key=None)
+    get = api.ask("GET", "/livez", key=None)
     assert (head.status, head.body, head.headers) == (200, b"", get.headers)
 
 
 @pytest.mark.parametrize(
     "headers", [{}, {"content-length": "5000"}, {"content-length": "nonsense"}]
 )
-def test_a_body_is_refused_as_soon_as_it_is_too_large(door, headers):
+def test_a_body_is_refused_as_soon_as_it_is_too_large(api, headers):
     def fail():
         raise AssertionError("it was read to the end")
 
-    reply = door.ask(
+    reply = api.ask(
         "POST", "/models/spots", [b"x" * 3000, b"x" * 3000, fail, b"x"], headers
     )
     assert reply.status == 413
     assert "4,096" in reply.error
 
 
-def test_bodies_are_received_within_a_budget(door, monkeypatch):
-    budget = door.app.budget
+def test_bodies_are_received_within_a_budget(api, monkeypatch):
+    budget = api.app.budget
     monkeypatch.setattr(budget, "total", 4000)
 
     def another():  # while the first 1,500 bytes of this one are held
         assert budget.held == 1500
         budget.hold("another", 1000)
 
-    reply = door.ask("POST", "/models/spots", [b"x" * 1500, another, b"x" * 600, b"x"])
+    reply = api.ask("POST", "/models/spots", [b"x" * 1500, another, b"x" * 600, b"x"])
     assert (reply.status, reply.headers[b"retry-after"]) == (429, b"1")
     assert "large bodies" in reply.error
     assert budget.held == 1000
@@ -263,10 +265,10 @@ def test_bodies_are_received_within_a_budget(door, monkeypatch):
     budget.release("a third", 1999)
     assert budget.held == 0
     whole = [b"x" * 900, b"x" * 900]
-    assert door.ask("POST", "/models/spots", whole).status == 200
+    assert api.ask("POST", "/models/spots", whole).status == 200
     items = "/api/v1/indexes/x/items"
-    assert door.ask("POST", items, [b"x" * 1500, b"x" * 600]).status == 429
-    assert door.ask("POST", items, whole).status == 204
+    assert api.ask("POST", items, [b"x" * 1500, b"x" * 600]).status == 429
+    assert api.ask("POST", items, whole).status == 204
     assert budget.held == 0
 
 
@@ -278,8 +280,8 @@ def test_a_caller_may_always_send_one_body():
 
 @pytest.mark.parametrize("path", ["/models/spots", "/api/v1/indexes/x/items"])
 def test_a_body_that_takes_too_long_is_refused(path):
-    door = Door(timeout_seconds=0.05)
-    door.update(a_route("spots"))
+    api = InMemoryApi(timeout_seconds=0.05)
+    api.update(a_route("spots"))
     sent = []
 
     async def receive():
@@ -295,29 +297,29 @@ def test_a_body_that_takes_too_long_is_refused(path):
         "path": path,
         "headers": [(b"authorization", b"Bearer admin-key")],
     }
-    door.runner.run(door.app(scope, receive, send))
-    door.close()
+    api.runner.run(api.app(scope, receive, send))
+    api.close()
     assert sent[0]["status"] == 408
     assert b"did not arrive within 0.05 seconds" in sent[1]["body"]
-    assert door.app.budget.held == 0
+    assert api.app.budget.held == 0
 
 
 @pytest.mark.parametrize("length", ["²", "9" * 5000, "-1", "1e3", ""])
-def test_a_strange_content_length_is_no_failure_of_ours(door, length):
-    assert door.ask(
+def test_a_strange_content_length_is_no_failure_of_ours(api, length):
+    assert api.ask(
         "POST", "/models/spots", b"x", {"content-length": length}
     ).status in (200, 400, 413)
 
 
-def test_a_client_that_leaves_gets_nothing(door):
+def test_a_client_that_leaves_gets_nothing(api):
     def gone(body):
-        return door.ask("POST", "/models/spots", body)
+        return api.ask("POST", "/models/spots", body)
 
     assert gone([]).status == 0
 
 
-def test_what_is_not_ready_says_when_to_come_back(door):
-    reply = door.ask("POST", "/models/loading", b"x")
+def test_what_is_not_ready_says_when_to_come_back(api):
+    reply = api.ask("POST", "/models/loading", b"x")
     assert (reply.status, reply.error, reply.headers[b"retry-after"]) == (
         503,
         "'loading' is loading",
@@ -325,56 +327,56 @@ def test_what_is_not_ready_says_when_to_come_back(door):
     )
 
 
-def test_a_model_of_another_project_does_not_exist(door):
+def test_a_model_of_another_project_does_not_exist(api):
     for path in ("/models/secret", "/v2/models/secret"):
-        reply = door.ask("GET", path)
+        reply = api.ask("GET", path)
         assert reply.status == 404
         assert "secret" not in reply.error.replace("'secret'", "", 1)
-        assert door.ask("GET", path, key="other-key").status == 200
+        assert api.ask("GET", path, key="other-key").status == 200
 
 
-def test_a_failure_of_ours_tells_no_secrets(door):
+def test_an_internal_error_reveals_no_secrets(api):
     async def fail(request):
         raise RuntimeError("the password is swordfish")
 
-    app = App(door.gateway, None)
+    app = App(api.gateway, None)
     app._endpoints = [(Endpoint("GET", "/fail", fail), app.protocols["system"])]
-    door.app, kept = app, door.app
-    reply = door.ask("GET", "/fail")
-    door.app = kept
+    api.app, kept = app, api.app
+    reply = api.ask("GET", "/fail")
+    api.app = kept
     assert reply.status == 500
     assert b"swordfish" not in reply.body
 
 
-def test_metrics_are_prometheus_text(door):
-    reply = door.ask("GET", "/metrics")
+def test_metrics_are_prometheus_text(api):
+    reply = api.ask("GET", "/metrics")
     assert reply.headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
     assert b"modelmill_pending_requests" in reply.body
 
 
-def test_readiness_follows_the_gateway(door):
-    assert door.ask("GET", "/readyz", key=None).json == {"ready": True}
-    door.gateway.draining = True
-    reply = door.ask("GET", "/readyz", key=None)
+def test_readiness_follows_the_gateway(api):
+    assert api.ask("GET", "/readyz", key=None).json == {"ready": True}
+    api.gateway.draining = True
+    reply = api.ask("GET", "/readyz", key=None)
     assert (reply.status, reply.json["ready"]) == (503, False)
     assert reply.json["reason"].startswith("draining")
-    assert door.ask("GET", "/livez", key=None).status == 200
-    door.gateway.draining, door.gateway.healthy = False, False
-    assert door.ask("GET", "/readyz", key=None).json["reason"].startswith("disk full")
-    assert door.ask("GET", "/ping", key=None).status == 503
-    door.gateway.healthy = True
-    assert door.ask("GET", "/ping", key=None).status == 200
+    assert api.ask("GET", "/livez", key=None).status == 200
+    api.gateway.draining, api.gateway.healthy = False, False
+    assert api.ask("GET", "/readyz", key=None).json["reason"].startswith("disk full")
+    assert api.ask("GET", "/ping", key=None).status == 503
+    api.gateway.healthy = True
+    assert api.ask("GET", "/ping", key=None).status == 200
 
 
 def test_readiness_says_no_before_there_is_a_snapshot():
-    fresh = Door()
+    fresh = InMemoryApi()
     reply = fresh.ask("GET", "/readyz", key=None)
     assert (reply.status, reply.json["reason"][:11]) == (503, "no snapshot")
     assert fresh.ask("GET", "/v1/models").status == 503
     fresh.close()
 
 
-def test_starting_and_stopping_are_acknowledged(door):
+def test_starting_and_stopping_are_acknowledged(api):
     said = []
 
     async def play():
@@ -386,9 +388,9 @@ def test_starting_and_stopping_are_acknowledged(door):
         async def send(message):
             said.append(message["type"])
 
-        await door.app({"type": "lifespan"}, receive, send)
+        await api.app({"type": "lifespan"}, receive, send)
 
-    door.runner.run(play())
+    api.runner.run(play())
     assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
@@ -401,26 +403,26 @@ def test_starting_and_stopping_are_acknowledged(door):
         ("/invocations", b'{"inputs": "x"}'),
     ],
 )
-def test_a_request_draws_its_version_once(door, monkeypatch, path, body):
+def test_a_request_draws_its_version_once(api, monkeypatch, path, body):
     draws = []
 
     def draw():
         draws.append(0.25)
         return 0.25 if len(draws) == 1 else 0.75
 
-    kept = door.gateway._snapshot
+    kept = api.gateway._snapshot
     words = {"kind": "text", "task": "text-classification"}
     sockets = kept.routes["default/words"].sockets
     canary = a_route("twice", version=2, weight=0.5, sockets=sockets, **words)
-    door.update(a_route("twice", sockets=sockets, others=[canary], **words))
-    door.runner.run(settled())
+    api.update(a_route("twice", sockets=sockets, others=[canary], **words))
+    api.runner.run(settled())
     monkeypatch.setattr("modelmill.serve.gateway.random.random", draw)
-    meter = door.gateway.meter
+    meter = api.gateway.meter
     before = meter.total(("default", "twice", "twice:2")).success
-    reply = door.ask("POST", path, body, {"content-type": "application/json"})
+    reply = api.ask("POST", path, body, {"content-type": "application/json"})
     after = meter.total(("default", "twice", "twice:2")).success
-    door.update(*kept.routes.values())
-    door.runner.run(settled())
+    api.update(*kept.routes.values())
+    api.runner.run(settled())
     assert (reply.status, len(draws), after - before) == (200, 1, 1)
 
 
@@ -445,9 +447,9 @@ async def settled():
         ),
     ],
 )
-def test_a_kind_that_a_plugin_brought_is_named(door, kind, body, said):
-    kept = door.gateway._snapshot
-    door.update(*kept.routes.values(), a_route("film", kind=kind, task="own"))
-    reply = door.ask("POST", "/models/film", body, {"content-type": "application/json"})
-    door.update(*kept.routes.values())
+def test_a_kind_that_a_plugin_brought_is_named(api, kind, body, said):
+    kept = api.gateway._snapshot
+    api.update(*kept.routes.values(), a_route("film", kind=kind, task="own"))
+    reply = api.ask("POST", "/models/film", body, {"content-type": "application/json"})
+    api.update(*kept.routes.values())
     assert (reply.status, said in reply.error) == (400, True)

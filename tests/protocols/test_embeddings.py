@@ -11,7 +11,7 @@ from huggingface_hub import InferenceClient
 from openai import BadRequestError, NotFoundError, OpenAI
 
 from modelmill.tasks.decoding.tokenizer import load_tokenizer
-from tests.helpers.gateways import LiveDoor, a_route
+from tests.helpers.gateways import LiveApi, a_route
 from tests.helpers.text_bundles import text_vector_bundle
 from tests.helpers.workers import answering_with
 
@@ -31,8 +31,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def live(folder, tmp_path_factory):
-    async def routes(door):
-        worker = await door.worker(
+    async def routes(api):
+        worker = await api.worker(
             tmp_path_factory.mktemp("w") / "w", answering_with(folder)
         )
         return [
@@ -40,7 +40,7 @@ def live(folder, tmp_path_factory):
             a_route("spots", sockets=[worker.path]),
         ]
 
-    live = LiveDoor(routes)
+    live = LiveApi(routes)
     yield live
     live.close()
 
@@ -158,7 +158,7 @@ def test_what_can_not_be_answered_is_refused_in_openais_shape(openai, given, sai
     assert caught.value.type == "invalid_request_error"
 
 
-def test_an_unknown_model_is_told(openai):
+def test_an_unknown_model_is_an_error_that_names_it(openai):
     with pytest.raises(NotFoundError):
         openai.embeddings.create(model="none", input="x")
 
@@ -213,7 +213,7 @@ def test_a_comparison_answers_numbers_alone(live):
         ({"encoding_format": "hex"}, "float, base64"),
     ],
 )
-def test_options_that_are_none_are_told(live, parameters, said):
+def test_options_of_no_meaning_are_refused(live, parameters, said):
     reply = post(live, {"inputs": "a cat", **parameters})
     assert reply.status_code == 400
     assert said in reply.json()["error"]

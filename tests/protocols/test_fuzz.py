@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from modelmill.protocols.app import http_protocols
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
-from tests.helpers.gateways import Door, a_route
+from tests.helpers.gateways import InMemoryApi, a_route
 
 MEANT = (501, 503, 504)
 SIDE = 4
@@ -237,14 +237,14 @@ async def answering(calls: list[Any]) -> list[Answer]:
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    door = Door(body_bytes=LIMIT)
-    worker = door.worker(tmp_path_factory.mktemp("fuzz") / "w", answering)
+def api(tmp_path_factory):
+    api = InMemoryApi(body_bytes=LIMIT)
+    worker = api.worker(tmp_path_factory.mktemp("fuzz") / "w", answering)
     signature = {
         "inputs": [TensorSpec(name="x", datatype="FP32", shape=[-1, SIDE])],
         "outputs": [TensorSpec(name="y", datatype="FP32", shape=[-1, SIDE])],
     }
-    door.update(
+    api.update(
         a_route("numbers", sockets=[worker.path], **signature),
         a_route("spots", sockets=[worker.path]),
         a_route(
@@ -253,14 +253,14 @@ def door(tmp_path_factory):
         a_route("loading", ready=False),
         a_route("other-project", project="other"),
     )
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
-def check(door: Door, asked: tuple[str, str, bytes, dict[str, Any]]) -> None:
+def check(api: InMemoryApi, asked: tuple[str, str, bytes, dict[str, Any]]) -> None:
     method, path, body, headers = asked
-    reply = door.ask(
+    reply = api.ask(
         method,
         path,
         body,
@@ -278,20 +278,20 @@ def check(door: Door, asked: tuple[str, str, bytes, dict[str, Any]]) -> None:
 
 @QUICK
 @given(asked=requests())
-def test_whatever_is_sent_is_answered_or_refused(door, asked):
-    check(door, asked)
+def test_whatever_is_sent_is_answered_or_refused(api, asked):
+    check(api, asked)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @LONG
 @given(asked=requests())
-def test_whatever_is_sent_for_long_is_answered_or_refused(door, asked):
-    check(door, asked)
+def test_whatever_is_sent_for_long_is_answered_or_refused(api, asked):
+    check(api, asked)
 
 
-def test_after_all_that_an_ordinary_call_is_answered(door):
-    reply = door.ask(
+def test_after_all_that_an_ordinary_call_is_answered(api):
+    reply = api.ask(
         "POST", "/v2/models/numbers/infer", json.dumps(infer_request()).encode()
     )
     assert reply.json["outputs"][0]["data"] == [0.0, 2.0, 4.0, 6.0]

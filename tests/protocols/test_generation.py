@@ -18,7 +18,7 @@ from modelmill.serve.wire import Call
 from modelmill.serve.worker import Worker
 from modelmill.types import TensorSpec
 from tests.helpers.bundles import a_manifest
-from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.gateways import InMemoryApi, LiveApi, a_route
 from tests.helpers.workers import answering_with
 
 JSON = {"content-type": "application/json"}
@@ -77,13 +77,13 @@ def the_route(worker):
 
 
 @pytest.fixture(scope="module")
-def door(folder, tmp_path_factory):
-    door = Door()
-    worker = door.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
-    door.update(the_route(worker), a_route("spots", sockets=[worker.path]))
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+def api(folder, tmp_path_factory):
+    api = InMemoryApi()
+    worker = api.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
+    api.update(the_route(worker), a_route("spots", sockets=[worker.path]))
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,8 @@ def seven(folder):
     return found
 
 
-def post(door, path, document, **headers):
-    return door.ask("POST", path, msgspec.json.encode(document), JSON | headers)
+def post(api, path, document, **headers):
+    return api.ask("POST", path, msgspec.json.encode(document), JSON | headers)
 
 
 @pytest.mark.parametrize(
@@ -108,20 +108,20 @@ def post(door, path, document, **headers):
         {"parameters": {"num_images": 3, "seed": 7}},
     ],
 )
-def test_hugging_face_takes_a_seed_or_nothing(door, seven, document):
-    reply = post(door, "/models/noise", document)
+def test_hugging_face_takes_a_seed_or_nothing(api, seven, document):
+    reply = post(api, "/models/noise", document)
     assert (reply.status, reply.json) == (200, seven)
 
 
-def test_a_list_of_seeds_is_answered_one_list_each(door, seven):
-    assert post(door, "/models/noise", {"inputs": ["7", "7"]}).json == [seven[:1]] * 2
+def test_a_list_of_seeds_is_answered_one_list_each(api, seven):
+    assert post(api, "/models/noise", {"inputs": ["7", "7"]}).json == [seven[:1]] * 2
 
 
 @pytest.mark.parametrize(
     ("body", "headers"), [(b"", {}), (b"{}", JSON), (b"", {"accept": "*/*"})]
 )
-def test_nothing_at_all_is_a_picture_by_chance(door, body, headers):
-    one, other = (door.ask("POST", "/models/noise", body, headers) for _ in range(2))
+def test_nothing_at_all_is_a_picture_by_chance(api, body, headers):
+    one, other = (api.ask("POST", "/models/noise", body, headers) for _ in range(2))
     assert (one.status, len(one.json)) == (200, 1)
     assert one.json != other.json
 
@@ -129,27 +129,25 @@ def test_nothing_at_all_is_a_picture_by_chance(door, body, headers):
 @pytest.mark.parametrize(
     "accept", ["image/png", "image/*", "image/png;q=0.9, image/jpeg"]
 )
-def test_one_picture_comes_as_a_file_to_who_accepts_that(door, seven, accept):
-    reply = post(door, "/models/noise", {"inputs": "7"}, accept=accept)
+def test_one_picture_comes_as_a_file_to_who_accepts_that(api, seven, accept):
+    reply = post(api, "/models/noise", {"inputs": "7"}, accept=accept)
     assert (reply.status, reply.headers[b"content-type"]) == (200, b"image/png")
     assert reply.body == base64.b64decode(seven[0])
 
 
-def test_several_pictures_are_no_file(door):
+def test_several_pictures_are_no_file(api):
     for document in (
         {"inputs": "7", "parameters": {"num_images": 2}},
         {"inputs": ["7", "8"]},
         {"inputs": ["7"]},
     ):
-        reply = post(door, "/models/noise", document, accept="image/png")
+        reply = post(api, "/models/noise", document, accept="image/png")
         assert reply.status == 400
         assert "accept application/json for a list" in reply.error
-    assert (
-        post(door, "/models/spots", {"inputs": "7"}, accept="image/png").status == 400
-    )
+    assert post(api, "/models/spots", {"inputs": "7"}, accept="image/png").status == 400
     assert (
         "accepts only"
-        in post(door, "/models/noise", {"inputs": "7"}, accept="text/html").error
+        in post(api, "/models/noise", {"inputs": "7"}, accept="text/html").error
     )
 
 
@@ -173,16 +171,16 @@ def test_several_pictures_are_no_file(door):
         ),
     ],
 )
-def test_what_is_wrong_is_said(door, document, says):
-    reply = post(door, "/models/noise", document)
+def test_what_is_wrong_is_said(api, document, says):
+    reply = post(api, "/models/noise", document)
     assert reply.status == 400
     assert says in reply.error
 
 
-def test_kserve_v1_takes_seeds_as_instances(door, seven):
+def test_kserve_v1_takes_seeds_as_instances(api, seven):
     for instances in (["7", 7, ""], [{"seed": "7"}, {"seed": 7}, {"seed": None}]):
         reply = post(
-            door,
+            api,
             "/v1/models/noise:predict",
             {"instances": instances, "parameters": {"num_images": 3}},
         )
@@ -191,9 +189,9 @@ def test_kserve_v1_takes_seeds_as_instances(door, seven):
         assert len(reply.json["predictions"][2]) == 3
 
 
-def test_sagemaker_takes_the_same_as_hugging_face(door, seven):
+def test_sagemaker_takes_the_same_as_hugging_face(api, seven):
     reply = post(
-        door,
+        api,
         "/invocations",
         {"inputs": "7"},
         **{"X-Amzn-SageMaker-Target-Model": "noise"},
@@ -201,16 +199,16 @@ def test_sagemaker_takes_the_same_as_hugging_face(door, seven):
     assert reply.json == seven[:1]
 
 
-def test_openai_makes_pictures(door, seven):
+def test_openai_makes_pictures(api, seven):
     reply = post(
-        door, "/v1/images/generations", {"model": "noise", "prompt": "7", "n": 3}
+        api, "/v1/images/generations", {"model": "noise", "prompt": "7", "n": 3}
     )
     assert reply.status == 200
     assert reply.json["data"] == [{"b64_json": picture} for picture in seven]
     assert reply.json["created"] > 0
     assert (
         len(
-            post(door, "/v1/images/generations", {"model": "noise", "prompt": ""}).json[
+            post(api, "/v1/images/generations", {"model": "noise", "prompt": ""}).json[
                 "data"
             ]
         )
@@ -242,13 +240,13 @@ def test_openai_makes_pictures(door, seven):
         ),
     ],
 )
-def test_openai_says_what_is_wrong(door, document, status, says):
-    reply = post(door, "/v1/images/generations", document)
+def test_openai_says_what_is_wrong(api, document, status, says):
+    reply = post(api, "/v1/images/generations", document)
     assert reply.status == status
     assert says in reply.error
 
 
-def test_v2_takes_seeds_as_bytes(door, seven):
+def test_v2_takes_seeds_as_bytes(api, seven):
     document = {
         "inputs": [
             {"name": "seed", "datatype": "BYTES", "shape": [2], "data": ["7", "8"]}
@@ -256,17 +254,17 @@ def test_v2_takes_seeds_as_bytes(door, seven):
         "outputs": [{"name": "answer"}],
         "parameters": {"num_images": 3},
     }
-    (answer,) = post(door, "/v2/models/noise/infer", document).json["outputs"]
+    (answer,) = post(api, "/v2/models/noise/infer", document).json["outputs"]
     assert msgspec.json.decode(answer["data"][0]) == seven
-    (image,) = post(door, "/v2/models/noise/infer", {**document, "outputs": []}).json[
+    (image,) = post(api, "/v2/models/noise/infer", {**document, "outputs": []}).json[
         "outputs"
     ]
     assert (image["name"], image["shape"]) == ("image", [2, 3, 2, 2, 3])
-    task = door.ask("GET", "/v2/models/noise").json["task"]
+    task = api.ask("GET", "/v2/models/noise").json["task"]
     assert task["inputs"] == [{"name": "seed", "datatype": "BYTES", "shape": [-1]}]
 
 
-def test_v2_takes_the_noise_itself(door, seven):
+def test_v2_takes_the_noise_itself(api, seven):
     noise = np.random.default_rng(7).standard_normal((3, 12), np.float32)
     tensor = {
         "name": "latent",
@@ -274,9 +272,7 @@ def test_v2_takes_the_noise_itself(door, seven):
         "shape": [3, 12],
         "data": noise.ravel().tolist(),
     }
-    (image,) = post(door, "/v2/models/noise/infer", {"inputs": [tensor]}).json[
-        "outputs"
-    ]
+    (image,) = post(api, "/v2/models/noise/infer", {"inputs": [tensor]}).json["outputs"]
     made = np.reshape(image["data"], image["shape"])
     for picture, file in zip(made, seven, strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(file))))
@@ -302,7 +298,7 @@ def test_the_published_client_and_the_sdk_ask_for_pictures(folder, seven, tmp_pa
     async def routes(live):
         return [the_route(await live.worker(tmp_path / "w", answering_with(folder)))]
 
-    live = LiveDoor(routes)
+    live = LiveApi(routes)
     try:
         with InferenceClient(token="user-key") as hub:
             picture = hub.text_to_image("7", model=f"{live.url}/models/noise")

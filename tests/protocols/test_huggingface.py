@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from modelmill.serve.wire import Answer
 from modelmill.types import TensorSpec
 from tests.helpers.bundles import mask_bundle, picture_bundle
-from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.gateways import InMemoryApi, LiveApi, a_route
 from tests.helpers.pictures import png
 from tests.helpers.text_bundles import text_bundle
 from tests.helpers.workers import answering_with
@@ -48,10 +48,10 @@ def seen():
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory, seen):
-    door = Door(body_bytes=1 << 20)
-    worker = door.worker(tmp_path_factory.mktemp("hf") / "w", seen)
-    door.update(
+def api(tmp_path_factory, seen):
+    api = InMemoryApi(body_bytes=1 << 20)
+    worker = api.worker(tmp_path_factory.mktemp("hf") / "w", seen)
+    api.update(
         a_route("spots", sockets=[worker.path], labels=["dark", "bright"]),
         a_route(
             "words", kind="text", task="text-classification", sockets=[worker.path]
@@ -60,9 +60,9 @@ def door(tmp_path_factory, seen):
         a_route("broken", ready=False, error="the golden set differs"),
         a_route("numbers", kind="tensor", task="", sockets=[worker.path]),
     )
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def door(tmp_path_factory, seen):
         ),
     ],
 )
-def test_a_picture_comes_as_bytes_or_base64(door, body, headers):
-    reply = door.ask("POST", "/models/spots", body, headers)
+def test_a_picture_comes_as_bytes_or_base64(api, body, headers):
+    reply = api.ask("POST", "/models/spots", body, headers)
     assert (reply.status, reply.json) == (200, SCORES)
 
 
-def test_a_list_of_pictures_is_answered_one_list_each(door):
-    reply = door.ask(
+def test_a_list_of_pictures_is_answered_one_list_each(api):
+    reply = api.ask(
         "POST", "/models/spots", msgspec.json.encode({"inputs": [PICTURE] * 3}), JSON
     )
     assert (reply.status, reply.json) == (200, [SCORES] * 3)
@@ -123,12 +123,12 @@ def test_a_list_of_pictures_is_answered_one_list_each(door):
         (msgspec.json.encode({"inputs": ["x"] * 128}), JSON, 128),
     ],
 )
-def test_texts_are_answered_one_list_each(door, body, headers, answers):
-    reply = door.ask("POST", "/models/words", body, headers)
+def test_texts_are_answered_one_list_each(api, body, headers, answers):
+    reply = api.ask("POST", "/models/words", body, headers)
     assert (reply.status, reply.json) == (200, [SCORES] * answers)
 
 
-def test_the_texts_of_one_request_wait_together(door, seen, tmp_path):
+def test_the_texts_of_one_request_wait_together(api, seen, tmp_path):
     """All are in the queue at once: the second batch holds what came while the first was being
     answered.
     """
@@ -139,38 +139,38 @@ def test_the_texts_of_one_request_wait_together(door, seen, tmp_path):
         await asyncio.sleep(0.05)
         return await seen(calls)
 
-    worker = door.worker(tmp_path / "w", slow)
-    kept = door.gateway._snapshot
-    door.update(
+    worker = api.worker(tmp_path / "w", slow)
+    kept = api.gateway._snapshot
+    api.update(
         a_route("slow", kind="text", task="text-classification", sockets=[worker.path])
     )
-    door.ask("POST", "/models/slow", msgspec.json.encode({"inputs": ["x"] * 40}), JSON)
-    door.gateway.update(kept)
-    door.runner.run(worker.stop())
+    api.ask("POST", "/models/slow", msgspec.json.encode({"inputs": ["x"] * 40}), JSON)
+    api.gateway.update(kept)
+    api.runner.run(worker.stop())
     assert sum(sizes) == 40
     assert len(sizes) < 10
 
 
-def test_parameters_and_the_name_of_the_request_go_with_every_input(door, seen):
+def test_parameters_and_the_name_of_the_request_go_with_every_input(api, seen):
     seen.calls.clear()
     body = {
         "inputs": ["a", "b"],
         "parameters": {"top_k": 2, "function_to_apply": "softmax"},
     }
     assert (
-        door.ask("POST", "/models/words", msgspec.json.encode(body), JSON).status == 200
+        api.ask("POST", "/models/words", msgspec.json.encode(body), JSON).status == 200
     )
     assert [call.parameters for call in seen.calls] == [body["parameters"]] * 2
     assert [call.data for call in seen.calls] == [b"a", b"b"]
 
 
-def test_the_input_that_is_refused_is_named(door):
-    reply = door.ask(
+def test_the_input_that_is_refused_is_named(api):
+    reply = api.ask(
         "POST", "/models/words", b'{"inputs": ["fine", "bad", "fine"]}', JSON
     )
     assert (reply.status, reply.json) == (400, {"error": "input 1: unreadable"})
     assert (
-        door.ask("POST", "/models/words", b'{"inputs": "bad"}', JSON).error
+        api.ask("POST", "/models/words", b'{"inputs": "bad"}', JSON).error
         == "unreadable"
     )
 
@@ -204,8 +204,8 @@ def test_the_input_that_is_refused_is_named(door):
         ("spots", b"x", {"accept": "text/html, image/*;q=0.5"}),
     ],
 )
-def test_what_the_hub_would_not_take_is_refused_in_its_shape(door, name, body, headers):
-    reply = door.ask("POST", f"/models/{name}", body, headers)
+def test_what_the_hub_would_not_take_is_refused_in_its_shape(api, name, body, headers):
+    reply = api.ask("POST", f"/models/{name}", body, headers)
     assert reply.status == 400
     assert reply.json.keys() == {"error"}
     assert len(reply.error) < 300
@@ -215,39 +215,37 @@ def test_what_the_hub_would_not_take_is_refused_in_its_shape(door, name, body, h
     "accept",
     ["*/*", "application/json", "application/*;q=0.1", "text/html, */*", "", " "],
 )
-def test_an_accept_that_json_satisfies_is_satisfied(door, accept):
-    assert door.ask("POST", "/models/spots", b"x", {"accept": accept}).status == 200
+def test_an_accept_that_json_satisfies_is_satisfied(api, accept):
+    assert api.ask("POST", "/models/spots", b"x", {"accept": accept}).status == 200
 
 
-def test_a_model_of_tensors_says_where_to_go(door):
-    reply = door.ask("POST", "/models/numbers", b"x")
+def test_a_model_of_tensors_says_where_to_go(api):
+    reply = api.ask("POST", "/models/numbers", b"x")
     assert reply.status == 400
     assert "/v2/models/numbers/infer" in reply.error
-    assert door.ask("GET", "/models/numbers").json["pipeline_tag"] is None
+    assert api.ask("GET", "/models/numbers").json["pipeline_tag"] is None
 
 
-def test_a_deployment_describes_itself(door):
+def test_a_deployment_describes_itself(api):
+    assert api.ask("GET", "/models/words").json["pipeline_tag"] == "text-classification"
+    assert api.ask("GET", "/models/spots").json["labels"] == ["dark", "bright"]
     assert (
-        door.ask("GET", "/models/words").json["pipeline_tag"] == "text-classification"
-    )
-    assert door.ask("GET", "/models/spots").json["labels"] == ["dark", "bright"]
-    assert (
-        door.ask("GET", "/models/spots/info").json
-        == door.ask("GET", "/models/spots").json
+        api.ask("GET", "/models/spots/info").json
+        == api.ask("GET", "/models/spots").json
     )
 
 
 @pytest.mark.parametrize(
     ("name", "status"), [("spots", 200), ("loading", 503), ("none", 404)]
 )
-def test_a_deployment_says_whether_it_answers(door, name, status):
-    assert door.ask("GET", f"/models/{name}/health").status == status
+def test_a_deployment_says_whether_it_answers(api, name, status):
+    assert api.ask("GET", f"/models/{name}/health").status == status
 
 
 @pytest.mark.parametrize(("version", "status"), [("1", 200), ("2", 404), ("one", 404)])
-def test_a_version_can_be_pinned(door, version, status):
+def test_a_version_can_be_pinned(api, version, status):
     assert (
-        door.ask("POST", "/models/spots", b"x", {"x-modelmill-version": version}).status
+        api.ask("POST", "/models/spots", b"x", {"x-modelmill-version": version}).status
         == status
     )
 
@@ -255,8 +253,8 @@ def test_a_version_can_be_pinned(door, version, status):
 # ---- 503 makes npm's client repeat for ever: only a deployment that is loading says it
 
 
-def test_a_model_that_loads_is_503(door):
-    reply = door.ask("POST", "/models/loading", b"x")
+def test_a_model_that_loads_is_503(api):
+    reply = api.ask("POST", "/models/loading", b"x")
     assert (reply.status, reply.error, reply.headers[b"retry-after"]) == (
         503,
         "'loading' is loading",
@@ -264,33 +262,33 @@ def test_a_model_that_loads_is_503(door):
     )
 
 
-def test_a_model_that_will_never_load_is_not_503(door):
-    reply = door.ask("POST", "/models/broken", b"x")
+def test_a_model_that_will_never_load_is_not_503(api):
+    reply = api.ask("POST", "/models/broken", b"x")
     assert (reply.status, reply.error) == (
         500,
         "'broken' can't be served: the golden set differs",
     )
 
 
-def while_asking(door, path, body, headers, happens):
+def while_asking(api, path, body, headers, happens):
     """The reply to a request, and what happens once it waits."""
 
     async def both():
         asking = asyncio.create_task(
-            door._ask("POST", path, body, dict(headers), "user-key")
+            api._ask("POST", path, body, dict(headers), "user-key")
         )
         await asyncio.sleep(0.02)
         happens()
         return await asking
 
-    return door.runner.run(both())
+    return api.runner.run(both())
 
 
-def test_a_model_that_was_undeployed_meanwhile_is_404(door):
-    kept = door.gateway._snapshot
-    door.update(a_route("leaving"))  # no worker: what comes waits
+def test_a_model_that_was_undeployed_meanwhile_is_404(api):
+    kept = api.gateway._snapshot
+    api.update(a_route("leaving"))  # no worker: what comes waits
     reply = while_asking(
-        door, "/models/leaving", b"x", {}, lambda: door.gateway.update(kept)
+        api, "/models/leaving", b"x", {}, lambda: api.gateway.update(kept)
     )
     assert (reply.status, reply.error[:24]) == (404, "unknown model 'leaving';")
 
@@ -307,27 +305,27 @@ def test_a_model_that_was_undeployed_meanwhile_is_404(door):
         ),
     ],
 )
-def test_a_model_can_be_waited_for(door, tmp_path, seen, body, headers):
-    kept = door.gateway._snapshot
-    worker = door.worker(tmp_path / "w", seen)
+def test_a_model_can_be_waited_for(api, tmp_path, seen, body, headers):
+    kept = api.gateway._snapshot
+    worker = api.worker(tmp_path / "w", seen)
 
     def arrive():
         arrived = {"default/loading": a_route("loading", sockets=[worker.path])}
-        door.gateway.update(
+        api.gateway.update(
             msgspec.structs.replace(kept, routes={**kept.routes, **arrived})
         )
 
-    reply = while_asking(door, "/models/loading", body, headers, arrive)
-    door.gateway.update(kept)
-    door.runner.run(worker.stop())
+    reply = while_asking(api, "/models/loading", body, headers, arrive)
+    api.gateway.update(kept)
+    api.runner.run(worker.stop())
     assert (reply.status, reply.json) == (200, SCORES)
 
 
 def test_waiting_ends_with_the_time_a_call_may_take(tmp_path):
-    door = Door(timeout_seconds=0.1)
-    door.update(a_route("loading", ready=False))
-    reply = door.ask("POST", "/models/loading", b"x", {"x-wait-for-model": "true"})
-    door.close()
+    api = InMemoryApi(timeout_seconds=0.1)
+    api.update(a_route("loading", ready=False))
+    reply = api.ask("POST", "/models/loading", b"x", {"x-wait-for-model": "true"})
+    api.close()
     assert reply.status == 504
     assert "still loading" in reply.error
 
@@ -353,9 +351,9 @@ def live(tmp_path_factory):
             a_route("words", kind="text", task=task, inputs=ids, sockets=[words.path]),
         ]
 
-    door = LiveDoor(routes)
-    yield door
-    door.close()
+    api = LiveApi(routes)
+    yield api
+    api.close()
 
 
 def client(live, name, key="user-key", kind=InferenceClient):
@@ -399,7 +397,7 @@ def test_the_hub_client_classifies_texts(live):
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # its own
-def test_the_hub_client_asks_many_things_at_once(live):
+def test_the_hub_client_sends_many_requests_at_once(live):
     dark = png(np.full((2, 2), 51))
 
     async def ask():
@@ -444,13 +442,13 @@ def test_the_task_checks_its_parameters(live, options):
 )
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "identity"])
 def test_a_body_may_be_packed_marked_and_hold_half_a_character(
-    door, seen, path, before, coding
+    api, seen, path, before, coding
 ):
     halves = r"\ud83d \ud83d\ude00 \\ud83d \udE00"
     body = b"\xef\xbb\xbf{" + before.format(halves).encode() + b"}"
     pack = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}[coding]
     headers = {"content-encoding": coding, "x-amzn-sagemaker-target-model": "words"}
-    reply = door.ask("POST", path, pack(body), headers)
+    reply = api.ask("POST", path, pack(body), headers)
     assert reply.status == 200, reply.body
     assert seen.calls[-1].data.decode() == "\ufffd \U0001f600 \\ud83d \ufffd"
 
@@ -467,10 +465,10 @@ def test_a_body_may_be_packed_marked_and_hold_half_a_character(
         "/v1/images/generations",
     ],
 )
-def test_an_unknown_coding_is_named_and_a_bomb_is_bounded(door, path):
+def test_an_unknown_coding_is_named_and_a_bomb_is_bounded(api, path):
     target = {"x-amzn-sagemaker-target-model": "words"}
-    reply = door.ask("POST", path, b"x", {"content-encoding": "br", **target})
+    reply = api.ask("POST", path, b"x", {"content-encoding": "br", **target})
     assert (reply.status, b"'br'" in reply.body) == (415, True)
     bomb = gzip.compress(b" " * (2 << 20))
-    reply = door.ask("POST", path, bomb, {"content-encoding": "gzip", **target})
+    reply = api.ask("POST", path, bomb, {"content-encoding": "gzip", **target})
     assert reply.status == 413

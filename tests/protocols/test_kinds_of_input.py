@@ -6,7 +6,7 @@ import pytest
 from modelmill.serve.tensors import elements_of, texts_of
 from modelmill.serve.wire import ANSWER, Answer, Batch
 from modelmill.types import TensorSpec
-from tests.helpers.gateways import Door, a_route
+from tests.helpers.gateways import InMemoryApi, a_route
 
 MESSAGES = [{"role": "user", "content": "grind"}]
 CONVERSATION = (b'[{"role":"user","content":"grind"}]', "conversation")
@@ -39,10 +39,10 @@ class Recorder:
 
 @pytest.fixture
 def asked(tmp_path):
-    door, recorder = Door(), Recorder()
-    worker = door.worker(tmp_path / "w", recorder)
+    api, recorder = InMemoryApi(), Recorder()
+    worker = api.worker(tmp_path / "w", recorder)
     ids = [TensorSpec(name="ids", datatype="INT64", shape=[-1, -1])]
-    door.update(
+    api.update(
         a_route(
             "miller",
             task="text-generation",
@@ -57,12 +57,12 @@ def asked(tmp_path):
 
     def ask(path, **document):
         headers = {"content-type": "application/json"}
-        reply = door.ask("POST", path, msgspec.json.encode(document), headers)
+        reply = api.ask("POST", path, msgspec.json.encode(document), headers)
         return reply, recorder.calls
 
     yield ask
-    door.runner.run(worker.stop())
-    door.close()
+    api.runner.run(worker.stop())
+    api.close()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from modelmill.engines.base import NUMPY
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
 from tests.helpers.bundles import picture_bundle
-from tests.helpers.gateways import Door, a_route
+from tests.helpers.gateways import InMemoryApi, a_route
 from tests.helpers.pictures import png
 from tests.helpers.workers import answering_with
 
@@ -63,13 +63,13 @@ def mirror():
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory, mirror):
+def api(tmp_path_factory, mirror):
     folder = tmp_path_factory.mktemp("kserve")
-    door = Door()
+    api = InMemoryApi()
     model = answering_with(picture_bundle(folder / "bundle"))
-    real, mirrors = door.worker(folder / "r", model), door.worker(folder / "m", mirror)
+    real, mirrors = api.worker(folder / "r", model), api.worker(folder / "m", mirror)
     there = {"sockets": [mirrors.path]}
-    door.update(
+    api.update(
         a_route("spots", sockets=[real.path]),
         a_route("words", kind="text", task="text-classification", **there),
         tensors("brightness", ("image", "UINT8", [-1, -1, -1, 1]), sockets=[real.path]),
@@ -81,15 +81,15 @@ def door(tmp_path_factory, mirror):
         *(tensors(f"of-{kind}", ("x", kind, [-1, 2]), **there) for kind in NUMPY),
         a_route("loading", ready=False),
     )
-    yield door
+    yield api
     for worker in (real, mirrors):
-        door.runner.run(worker.stop())
-    door.close()
+        api.runner.run(worker.stop())
+    api.close()
 
 
-def predict(door, name, document, **options):
+def predict(api, name, document, **options):
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return door.ask("POST", PATH.format(name), body, **options)
+    return api.ask("POST", PATH.format(name), body, **options)
 
 
 def refused(reply, *says, status=400):
@@ -104,8 +104,8 @@ def refused(reply, *says, status=400):
 @pytest.mark.parametrize(
     "instance", [B64, {"b64": B64}, {"image": {"b64": B64}}, {"image": B64}]
 )
-def test_a_picture_comes_in_every_form_of_tensorflow_serving(door, instance):
-    reply = predict(door, "spots", {"instances": [instance, B64]})
+def test_a_picture_comes_in_every_form_of_tensorflow_serving(api, instance):
+    reply = predict(api, "spots", {"instances": [instance, B64]})
     assert reply.status == 200
     for prediction in reply.json["predictions"]:
         assert [entry["label"] for entry in prediction] == ["bright", "dark"]
@@ -114,10 +114,10 @@ def test_a_picture_comes_in_every_form_of_tensorflow_serving(door, instance):
 @pytest.mark.parametrize(
     "instances", [["fine"], ["fine", {"text": "dull"}], ["x"] * 128]
 )
-def test_texts_are_answered_in_their_order(door, mirror, instances):
+def test_texts_are_answered_in_their_order(api, mirror, instances):
     mirror.calls.clear()
     reply = predict(
-        door, "words", {"instances": instances, "signature_name": "serving_default"}
+        api, "words", {"instances": instances, "signature_name": "serving_default"}
     )
     assert reply.json == {
         "predictions": [[{"label": "good", "score": 1.0}]] * len(instances)
@@ -125,11 +125,11 @@ def test_texts_are_answered_in_their_order(door, mirror, instances):
     assert len(mirror.calls) == len(instances)
 
 
-def test_parameters_are_passed_on(door, mirror):
+def test_parameters_are_passed_on(api, mirror):
     mirror.calls.clear()
     assert (
         predict(
-            door, "words", {"instances": ["fine"], "parameters": {"top_k": 1}}
+            api, "words", {"instances": ["fine"], "parameters": {"top_k": 1}}
         ).status
         == 200
     )
@@ -137,28 +137,28 @@ def test_parameters_are_passed_on(door, mirror):
     assert (
         len(
             predict(
-                door, "spots", {"instances": [B64], "parameters": {"top_k": 1}}
+                api, "spots", {"instances": [B64], "parameters": {"top_k": 1}}
             ).json["predictions"][0]
         )
         == 1
     )
     assert refused(
-        predict(door, "spots", {"instances": [B64], "parameters": {"top": 1}}),
+        predict(api, "spots", {"instances": [B64], "parameters": {"top": 1}}),
         "did you mean 'top_k'?",
     )
 
 
 @pytest.mark.parametrize("inputs", [["fine", "dull"], {"text": ["fine", "dull"]}])
-def test_columns_of_texts_are_answered_with_outputs(door, inputs):
-    reply = predict(door, "words", {"inputs": inputs})
+def test_columns_of_texts_are_answered_with_outputs(api, inputs):
+    reply = predict(api, "words", {"inputs": inputs})
     assert reply.json == {"outputs": [[{"label": "good", "score": 1.0}]] * 2}
 
 
-def test_the_instance_that_is_refused_is_named(door):
+def test_the_instance_that_is_refused_is_named(api):
     broken = base64.b64encode(b"no picture").decode()
-    assert refused(predict(door, "spots", {"instances": [B64, broken]}), "input 1: ")
+    assert refused(predict(api, "spots", {"instances": [B64, broken]}), "input 1: ")
     assert refused(
-        predict(door, "spots", {"instances": [B64, 5]}),
+        predict(api, "spots", {"instances": [B64, 5]}),
         "instance 1 holds an image as base64",
     )
 
@@ -187,26 +187,26 @@ def test_the_instance_that_is_refused_is_named(door):
         b'{"instances": ' + b"[" * 5000 + b"]" * 5000 + b"}",
     ],
 )
-def test_what_a_model_of_texts_does_not_take_is_refused(door, document):
-    assert refused(predict(door, "words", document))
+def test_what_a_model_of_texts_does_not_take_is_refused(api, document):
+    assert refused(predict(api, "words", document))
 
 
 # ---- models without a task
 
 
-def test_rows_of_one_input_are_lists(door, mirror):
+def test_rows_of_one_input_are_lists(api, mirror):
     mirror.calls.clear()
-    reply = predict(door, "of-FP32", {"instances": [[1, 2], [3.5, 4]]})
+    reply = predict(api, "of-FP32", {"instances": [[1, 2], [3.5, 4]]})
     assert reply.json == {"predictions": [[1, 2], [3.5, 4]]}
     assert len(mirror.calls) == 1
-    assert predict(door, "scalar", {"instances": [1, 2.5, 3]}).json == {
+    assert predict(api, "scalar", {"instances": [1, 2.5, 3]}).json == {
         "predictions": [1, 2.5, 3]
     }
 
 
-def test_rows_of_several_inputs_are_objects(door):
+def test_rows_of_several_inputs_are_objects(api):
     reply = predict(
-        door,
+        api,
         "two",
         {"instances": [{"a": [1, 2], "b": 7}, {"b": 2**62 + 1, "a": [3, 4]}]},
     )
@@ -216,43 +216,39 @@ def test_rows_of_several_inputs_are_objects(door):
             {"a_out": [3, 4], "b_out": 2**62 + 1},
         ]
     }
-    assert predict(door, "scalar", {"instances": [{"x": 1}]}).json == {
+    assert predict(api, "scalar", {"instances": [{"x": 1}]}).json == {
         "predictions": [1]
     }
 
 
-def test_columns_are_answered_with_columns(door):
-    reply = predict(door, "two", {"inputs": {"a": [[1, 2], [3, 4]], "b": [7, 8]}})
+def test_columns_are_answered_with_columns(api):
+    reply = predict(api, "two", {"inputs": {"a": [[1, 2], [3, 4]], "b": [7, 8]}})
     assert reply.json == {"outputs": {"a_out": [[1, 2], [3, 4]], "b_out": [7, 8]}}
     for inputs in ([[1, 2]], {"x": [[1, 2]]}):
-        assert predict(door, "of-FP32", {"inputs": inputs}).json == {
-            "outputs": [[1, 2]]
-        }
+        assert predict(api, "of-FP32", {"inputs": inputs}).json == {"outputs": [[1, 2]]}
 
 
-def test_a_real_model_answers_pixels(door):
+def test_a_real_model_answers_pixels(api):
     picture = [[[204], [204]], [[204], [204]]]
-    (scores,) = predict(door, "brightness", {"instances": [picture]}).json[
-        "predictions"
-    ]
+    (scores,) = predict(api, "brightness", {"instances": [picture]}).json["predictions"]
     assert scores == pytest.approx([0.2, 0.8], abs=0.01)
 
 
 @pytest.mark.parametrize("kind", sorted(NUMPY))
-def test_every_datatype_comes_back_as_it_went(door, kind):
+def test_every_datatype_comes_back_as_it_went(api, kind):
     dtype = np.dtype(NUMPY[kind])
     values = [True, False] if dtype.kind == "b" else [-1.5, 0.25]
     if dtype.kind in "iu":
         values = [int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)]
-    assert predict(door, f"of-{kind}", {"instances": [values, values]}).json == {
+    assert predict(api, f"of-{kind}", {"instances": [values, values]}).json == {
         "predictions": [values, values]
     }
 
 
-def test_a_model_with_a_fixed_number_of_rows_takes_that_many(door):
-    assert predict(door, "fixed", {"instances": [[1, 2]]}).status == 200
+def test_a_model_with_a_fixed_number_of_rows_takes_that_many(api):
+    assert predict(api, "fixed", {"instances": [[1, 2]]}).status == 200
     assert refused(
-        predict(door, "fixed", {"instances": [[1, 2], [3, 4]]}),
+        predict(api, "fixed", {"instances": [[1, 2], [3, 4]]}),
         "wants the shape [1, 2], given: [2, 2]",
     )
 
@@ -298,11 +294,11 @@ def test_a_model_with_a_fixed_number_of_rows_takes_that_many(door):
         ("rankless", {"inputs": 1}),
     ],
 )
-def test_what_a_model_of_tensors_does_not_take_is_refused(door, name, document):
-    assert refused(predict(door, name, document))
+def test_what_a_model_of_tensors_does_not_take_is_refused(api, name, document):
+    assert refused(predict(api, name, document))
 
 
-def test_numbers_that_json_lacks_come_back_as_null(door, tmp_path):
+def test_numbers_that_json_lacks_come_back_as_null(api, tmp_path):
     async def nan(calls):
         data = np.array([[np.nan, np.inf]], np.float32).tobytes()
         return [
@@ -310,16 +306,16 @@ def test_numbers_that_json_lacks_come_back_as_null(door, tmp_path):
             for call in calls
         ]
 
-    kept, worker = door.gateway._snapshot, door.worker(tmp_path / "w", nan)
-    door.update(tensors("nan", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
-    reply = predict(door, "nan", {"instances": [[1, 2]]})
-    door.gateway.update(kept)
-    door.runner.run(worker.stop())
+    kept, worker = api.gateway._snapshot, api.worker(tmp_path / "w", nan)
+    api.update(tensors("nan", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
+    reply = predict(api, "nan", {"instances": [[1, 2]]})
+    api.gateway.update(kept)
+    api.runner.run(worker.stop())
     assert reply.json == {"predictions": [[None, None]]}
 
 
 def test_an_output_without_rows_is_a_failure_of_the_model_and_has_columns(
-    door, tmp_path
+    api, tmp_path
 ):
     async def total(calls):
         return [
@@ -329,13 +325,13 @@ def test_an_output_without_rows_is_a_failure_of_the_model_and_has_columns(
             for call in calls
         ]
 
-    kept, worker = door.gateway._snapshot, door.worker(tmp_path / "w", total)
-    door.update(tensors("sum", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
+    kept, worker = api.gateway._snapshot, api.worker(tmp_path / "w", total)
+    api.update(tensors("sum", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
     rows, columns = (
-        predict(door, "sum", {key: [[1, 2]]}) for key in ("instances", "inputs")
+        predict(api, "sum", {key: [[1, 2]]}) for key in ("instances", "inputs")
     )
-    door.gateway.update(kept)
-    door.runner.run(worker.stop())
+    api.gateway.update(kept)
+    api.runner.run(worker.stop())
     assert refused(rows, "ask with inputs", status=500)
     assert columns.json == {"outputs": 3}
 
@@ -367,47 +363,47 @@ anything = st.recursive(
     | anything,
 )
 @settings(max_examples=400, deadline=None)
-def test_whatever_comes_is_answered_or_refused_in_shape(door, name, document):
-    reply = predict(door, name, document)
+def test_whatever_comes_is_answered_or_refused_in_shape(api, name, document):
+    reply = predict(api, name, document)
     assert reply.status == 200 or refused(reply)
 
 
-def test_there_is_no_explainer(door):
+def test_there_is_no_explainer(api):
     assert refused(
-        door.ask("POST", "/v1/models/spots:explain", b"{}"), "no explainer", status=501
+        api.ask("POST", "/v1/models/spots:explain", b"{}"), "no explainer", status=501
     )
     assert refused(
-        door.ask("POST", "/v1/models/absent:explain", b"{}"),
+        api.ask("POST", "/v1/models/absent:explain", b"{}"),
         "unknown model 'absent'",
         status=404,
     )
 
 
 @pytest.mark.parametrize("name", ["absent", "org/absent", ":predict", "spots:predict"])
-def test_a_model_that_does_not_exist_is_said_so(door, name):
+def test_a_model_that_does_not_exist_is_said_so(api, name):
     assert refused(
-        predict(door, name, {"instances": ["x"]}), f"unknown model '{name}'", status=404
+        predict(api, name, {"instances": ["x"]}), f"unknown model '{name}'", status=404
     )
 
 
-def test_a_version_can_be_pinned(door):
+def test_a_version_can_be_pinned(api):
     body = msgspec.json.encode({"instances": [B64]})
     for version, status in (("1", 200), ("9", 404)):
         assert (
-            door.ask(
+            api.ask(
                 "POST", PATH.format("spots"), body, {"x-modelmill-version": version}
             ).status
             == status
         )
 
 
-def test_a_model_that_loads_says_when_to_come_back(door):
-    reply = predict(door, "loading", {"instances": [B64]})
+def test_a_model_that_loads_says_when_to_come_back(api):
+    reply = predict(api, "loading", {"instances": [B64]})
     assert refused(reply, "is loading", status=503)
     assert reply.headers[b"retry-after"] == b"1"
 
 
-def test_the_verb_is_post(door):
-    reply = door.ask("PUT", PATH.format("spots"))
+def test_the_verb_is_post(api):
+    reply = api.ask("PUT", PATH.format("spots"))
     assert refused(reply, status=405)
     assert b"POST" in reply.headers[b"allow"]

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from modelmill.serve.wire import Answer
 from tests.helpers.bundles import picture_bundle
-from tests.helpers.gateways import LiveDoor, a_route
+from tests.helpers.gateways import LiveApi, a_route
 from tests.helpers.pictures import png
 from tests.helpers.workers import answering_with
 
@@ -25,8 +25,8 @@ async def echo(calls):
 
 @pytest.fixture
 def live(tmp_path):
-    async def routes(door):
-        worker = await door.worker(tmp_path / "w", echo)
+    async def routes(api):
+        worker = await api.worker(tmp_path / "w", echo)
         return [
             a_route(name, project=project, sockets=[worker.path])
             for name, project in (
@@ -36,12 +36,12 @@ def live(tmp_path):
             )
         ]
 
-    door = LiveDoor(routes)
-    ask(door, "GET", "/livez", "")
-    door.there = list(door.gateway._snapshot.routes.values())
-    door.change(*door.there, keys=KEYS)
-    yield door
-    door.close()
+    api = LiveApi(routes)
+    ask(api, "GET", "/livez", "")
+    api.there = list(api.gateway._snapshot.routes.values())
+    api.change(*api.there, keys=KEYS)
+    yield api
+    api.close()
 
 
 def ask(live, method, path, key, **more):
@@ -105,7 +105,7 @@ def test_every_series_names_its_project(live):
     assert {labels.get("project") for _, labels, _ in samples} == {"default", "other"}
 
 
-def test_a_user_key_is_told_of_its_own_project_and_its_own_use(live):
+def test_a_user_key_reads_its_own_project_and_its_own_usage(live):
     predict(live, "shop-key", times=2)
     predict(live, "desk-key", "stripes")
     predict(live, "admin-key")
@@ -124,7 +124,7 @@ def test_a_user_key_is_told_of_its_own_project_and_its_own_use(live):
     assert 'project="other"' not in text
 
 
-def test_an_admin_key_is_told_everything(live):
+def test_an_admin_key_reads_everything(live):
     predict(live, "shop-key")
     predict(live, "desk-key", "stripes")
     predict(live, "their-key")
@@ -160,27 +160,27 @@ def test_undeploying_ends_the_use_of_that_project_alone(live):
     }
 
 
-def test_what_a_key_used_is_told_by_unit(tmp_path):
-    async def routes(door):
-        worker = await door.worker(
+def test_usage_of_a_key_is_given_by_unit(tmp_path):
+    async def routes(api):
+        worker = await api.worker(
             tmp_path / "w", answering_with(picture_bundle(tmp_path / "b"))
         )
         return [a_route("spots", sockets=[worker.path])]
 
-    door = LiveDoor(routes)
+    api = LiveApi(routes)
     try:
-        ask(door, "GET", "/livez", "")
-        door.change(*door.gateway._snapshot.routes.values(), keys=KEYS)
+        ask(api, "GET", "/livez", "")
+        api.change(*api.gateway._snapshot.routes.values(), keys=KEYS)
         picture = png(np.full((2, 2), 51))
         for _ in range(3):
-            ask(door, "POST", "/models/spots", "shop-key", content=picture)
+            ask(api, "POST", "/models/spots", "shop-key", content=picture)
         units = {
             (labels["key"], labels["unit"]): value
-            for name, labels, value in found(door, "shop-key")
+            for name, labels, value in found(api, "shop-key")
             if name == "modelmill_usage_units_total"
         }
         assert units.keys() == {("shop", "pixels"), ("shop", "compute_seconds")}
         assert units["shop", "pixels"] == 12
         assert units["shop", "compute_seconds"] > 0
     finally:
-        door.close()
+        api.close()

@@ -7,7 +7,7 @@ import pytest
 from modelmill.errors import BY_CODE
 from modelmill.protocols import openai as protocol
 from modelmill.protocols.base import STATUS
-from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.gateways import InMemoryApi, LiveApi, a_route
 
 NAMES = ["asleep", "loading", "spots", "unloaded", "words"]
 
@@ -28,13 +28,13 @@ async def some(worker):
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    door = Door()
-    worker = door.worker(tmp_path_factory.mktemp("openai") / "w", never)
-    door.update(*door.runner.run(some(worker)))
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+def api(tmp_path_factory):
+    api = InMemoryApi()
+    worker = api.worker(tmp_path_factory.mktemp("openai") / "w", never)
+    api.update(*api.runner.run(some(worker)))
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
 def refused(reply, status, kind, code):
@@ -47,8 +47,8 @@ def refused(reply, status, kind, code):
     return error
 
 
-def test_the_list_of_models_is_for_both_readers(door):
-    document = door.ask("GET", "/v1/models").json
+def test_the_list_of_models_is_for_both_readers(api):
+    document = api.ask("GET", "/v1/models").json
     assert document["object"] == "list"
     assert document["models"] == [row["id"] for row in document["data"]] == NAMES
     assert document["data"][2] == {
@@ -57,12 +57,12 @@ def test_the_list_of_models_is_for_both_readers(door):
         "created": 1_790_000_000,
         "owned_by": "default",
     }
-    assert door.ask("GET", "/v1/models", key="other-key").json["models"] == ["secret"]
+    assert api.ask("GET", "/v1/models", key="other-key").json["models"] == ["secret"]
 
 
-def test_a_model_is_described_for_both_readers(door):
-    door.ask("GET", "/v1/models")
-    assert door.ask("GET", "/v1/models/spots").json == {
+def test_a_model_is_described_for_both_readers(api):
+    api.ask("GET", "/v1/models")
+    assert api.ask("GET", "/v1/models/spots").json == {
         "id": "spots",
         "object": "model",
         "created": 1_790_000_000,
@@ -76,17 +76,17 @@ def test_a_model_is_described_for_both_readers(door):
     ("name", "ready"),
     [("words", False), ("loading", False), ("unloaded", False), ("asleep", True)],
 )
-def test_a_model_says_whether_it_would_answer(door, name, ready):
-    assert door.ask("GET", f"/v1/models/{name}").json["ready"] is ready
+def test_a_model_says_whether_it_would_answer(api, name, ready):
+    assert api.ask("GET", f"/v1/models/{name}").json["ready"] is ready
 
 
 @pytest.mark.parametrize(
     "name",
     ["absent", "org/absent", "org/a/b", "spots/", "secret", "../secret", "é", "a b"],
 )
-def test_a_model_that_does_not_exist_is_said_so(door, name):
+def test_a_model_that_does_not_exist_is_said_so(api, name):
     error = refused(
-        door.ask("GET", f"/v1/models/{name}"), 404, "not_found_error", "model_not_found"
+        api.ask("GET", f"/v1/models/{name}"), 404, "not_found_error", "model_not_found"
     )
     assert f"unknown model '{name}'" in error["message"]
     assert error["param"] == "model"
@@ -96,23 +96,21 @@ def test_a_model_that_does_not_exist_is_said_so(door, name):
     "path", ["/v1", "/v1/", "/v1/models/", "/v1//models", "/v1/threads", "/v1/MODELS"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_path_that_does_not_exist_says_what_is_served(door, method, path):
-    error = refused(
-        door.ask(method, path, b"{}"), 404, "not_found_error", "unknown_url"
-    )
+def test_a_path_that_does_not_exist_says_what_is_served(api, method, path):
+    error = refused(api.ask(method, path, b"{}"), 404, "not_found_error", "unknown_url")
     assert path in error["message"]
     assert "GET /v1/models, GET /v1/models/{id}" in error["message"]
 
 
-def test_a_path_beside_is_not_of_this_protocol(door):
+def test_a_path_beside_is_not_of_this_protocol(api):
     for path in ("/v1x", "/v10/models", "/"):
-        assert isinstance(door.ask("POST", path).json["error"], str)
+        assert isinstance(api.ask("POST", path).json["error"], str)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/spots"])
-def test_a_wrong_verb_is_told_the_right_one(door, method, path):
-    reply = door.ask(method, path)
+def test_a_wrong_verb_gets_an_error_that_names_the_right_one(api, method, path):
+    reply = api.ask(method, path)
     refused(reply, 405, "invalid_request_error", "method_not_supported")
     assert reply.headers[b"allow"] == b"GET, HEAD"
 
@@ -129,9 +127,9 @@ def test_a_wrong_verb_is_told_the_right_one(door, method, path):
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_without_a_key_everything_is_the_same_error(door, method, path, key):
+def test_without_a_key_everything_is_the_same_error(api, method, path, key):
     refused(
-        door.ask(method, path, key=key), 401, "authentication_error", "invalid_api_key"
+        api.ask(method, path, key=key), 401, "authentication_error", "invalid_api_key"
     )
 
 
@@ -150,9 +148,9 @@ def test_every_code_has_a_type_of_openai():
     } <= kinds
 
 
-def test_a_failure_of_ours_has_the_shape_too(door, monkeypatch):
-    monkeypatch.setattr(door.gateway, "routes", None)
-    error = refused(door.ask("GET", "/v1/models"), 500, "server_error", "internal")
+def test_a_failure_of_ours_has_the_shape_too(api, monkeypatch):
+    monkeypatch.setattr(api.gateway, "routes", None)
+    error = refused(api.ask("GET", "/v1/models"), 500, "server_error", "internal")
     assert "log" in error["message"]
 
 
@@ -166,9 +164,9 @@ def live(tmp_path_factory):
     async def routes(live):
         return await some(await live.worker(folder / "w", never))
 
-    door = LiveDoor(routes)
-    yield door
-    door.close()
+    api = LiveApi(routes)
+    yield api
+    api.close()
 
 
 @pytest.fixture

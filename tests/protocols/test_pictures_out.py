@@ -16,10 +16,10 @@ from modelmill import bundle
 from modelmill.predictor import Predictor, write_golden
 from modelmill.types import TensorSpec
 from tests.helpers.bundles import a_manifest
-from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.gateways import InMemoryApi, LiveApi, a_route
 from tests.helpers.pictures import png
+from tests.helpers.v2 import infer, refused, tensor
 from tests.helpers.workers import answering_with
-from tests.protocols.v2 import infer, refused, tensor
 
 AXES = ["batch", "height", "width", 1]
 SPECS = {
@@ -78,35 +78,35 @@ def served(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory, served):
-    door = Door()
-    worker = door.worker(tmp_path_factory.mktemp("w") / "w", served)
-    door.update(route(sockets=[worker.path]))
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+def api(tmp_path_factory, served):
+    api = InMemoryApi()
+    worker = api.worker(tmp_path_factory.mktemp("w") / "w", served)
+    api.update(route(sockets=[worker.path]))
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
 @pytest.mark.parametrize(
     "accept", ["", "*/*", "image/png", "image/*", "application/json, image/png;q=0.5"]
 )
-def test_the_answer_is_the_picture_itself(door, accept):
-    reply = door.ask(
+def test_the_answer_is_the_picture_itself(api, accept):
+    reply = api.ask(
         "POST", "/models/repair", FILE, {"accept": accept} if accept else {}
     )
     assert (reply.status, reply.headers[b"content-type"]) == (200, b"image/png")
     assert np.array_equal(pixels_of(reply.body), NEGATIVE)
 
 
-def test_a_caller_who_takes_only_json_gets_base64(door):
-    reply = door.ask("POST", "/models/repair", FILE, {"accept": "application/json"})
+def test_a_caller_who_takes_only_json_gets_base64(api):
+    reply = api.ask("POST", "/models/repair", FILE, {"accept": "application/json"})
     assert reply.headers[b"content-type"] == b"application/json"
     assert np.array_equal(pixels_of(b64decode(reply.json["image"])), NEGATIVE)
 
 
-def test_several_pictures_are_answered_in_a_list(door):
+def test_several_pictures_are_answered_in_a_list(api):
     body = {"inputs": [b64encode(FILE).decode(), b64encode(png(PICTURE[:9])).decode()]}
-    found = door.ask(
+    found = api.ask(
         "POST",
         "/models/repair",
         msgspec.json.encode(body),
@@ -118,20 +118,20 @@ def test_several_pictures_are_answered_in_a_list(door):
     ]
 
 
-def test_a_caller_who_takes_neither_is_told_so(door):
-    reply = door.ask("POST", "/models/repair", FILE, {"accept": "text/html"})
+def test_a_caller_who_accepts_neither_gets_an_error_that_says_so(api):
+    reply = api.ask("POST", "/models/repair", FILE, {"accept": "text/html"})
     assert (reply.status, reply.error) == (
         400,
         "the answer is image/png or application/json, but the request accepts only text/html",
     )
 
 
-def test_v2_answers_raw_input_with_base64(door):
+def test_v2_answers_raw_input_with_base64(api):
     def asked(*files):
         raw = tensor(
             [b64encode(file).decode() for file in files], [len(files)], "BYTES", "image"
         )
-        return infer(door, "repair", raw, outputs=[{"name": "answer"}])
+        return infer(api, "repair", raw, outputs=[{"name": "answer"}])
 
     (output,) = asked(FILE, FILE).json["outputs"]
     assert (output["name"], output["shape"]) == ("answer", [2])
@@ -145,14 +145,14 @@ def test_v2_answers_raw_input_with_base64(door):
     )
 
 
-def test_v2_answers_tensors_with_values(door):
+def test_v2_answers_tensors_with_values(api):
     tensor = {
         "name": "image",
         "datatype": "UINT8",
         "shape": [1, 30, 41, 1],
         "data": PICTURE.ravel().tolist(),
     }
-    reply = door.ask(
+    reply = api.ask(
         "POST", "/v2/models/repair/infer", msgspec.json.encode({"inputs": [tensor]})
     )
     (output,) = reply.json["outputs"]
@@ -163,11 +163,11 @@ def test_v2_answers_tensors_with_values(door):
 
 
 def test_the_published_client_gets_a_picture(tmp_path, served):
-    async def routes(door):
-        worker = await door.worker(tmp_path / "w", served)
+    async def routes(api):
+        worker = await api.worker(tmp_path / "w", served)
         return [route(sockets=[worker.path])]
 
-    live = LiveDoor(routes)
+    live = LiveApi(routes)
     try:
         client = InferenceClient(
             model=f"{live.url}/models/repair", token="user-key", timeout=20

@@ -17,7 +17,7 @@ from PIL import Image
 from modelmill.errors import InvalidInput
 from modelmill.protocols.openai.form import PARTS, read_form
 from tests.helpers.bundles import HOLES, hole_bundle
-from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.gateways import InMemoryApi, LiveApi, a_route
 from tests.helpers.pictures import png
 from tests.helpers.workers import answering_with
 
@@ -35,13 +35,13 @@ def the_route(worker):
 
 
 @pytest.fixture(scope="module")
-def door(folder, tmp_path_factory):
-    door = Door()
-    worker = door.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
-    door.update(the_route(worker), a_route("spots", sockets=[worker.path]))
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+def api(folder, tmp_path_factory):
+    api = InMemoryApi()
+    worker = api.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
+    api.update(the_route(worker), a_route("spots", sockets=[worker.path]))
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
 PICTURE = png(np.full((8, 12, 3), 90))
@@ -71,18 +71,18 @@ def form(parts, boundary="xyz"):
     }
 
 
-def test_hugging_face_takes_a_mask_as_a_parameter(door):
+def test_hugging_face_takes_a_mask_as_a_parameter(api):
     document = {
         "inputs": base64.b64encode(PICTURE).decode(),
         "parameters": {"mask": base64.b64encode(MASK).decode()},
     }
     headers = {"content-type": "application/json", "accept": "application/json"}
-    reply = door.ask("POST", "/models/fill", msgspec.json.encode(document), headers)
+    reply = api.ask("POST", "/models/fill", msgspec.json.encode(document), headers)
     assert reply.status == 200
     assert np.array_equal(hole_of(reply.json["image"]), HOLE)
 
 
-def test_v2_takes_a_mask_as_a_parameter(door):
+def test_v2_takes_a_mask_as_a_parameter(api):
     document = {
         "inputs": [
             {
@@ -96,7 +96,7 @@ def test_v2_takes_a_mask_as_a_parameter(door):
         "outputs": [{"name": "answer"}],
         "parameters": {"mask": base64.b64encode(MASK).decode()},
     }
-    reply = door.ask(
+    reply = api.ask(
         "POST",
         "/v2/models/fill/infer",
         msgspec.json.encode(document),
@@ -108,7 +108,7 @@ def test_v2_takes_a_mask_as_a_parameter(door):
 
 
 @pytest.mark.parametrize("name", ["image", "image[]"])
-def test_openai_edits_a_picture_of_a_form_in_any_order(door, name):
+def test_openai_edits_a_picture_of_a_form_in_any_order(api, name):
     parts = [
         (name, "upload", PICTURE),
         ("mask", "m.png", MASK),
@@ -116,7 +116,7 @@ def test_openai_edits_a_picture_of_a_form_in_any_order(door, name):
         ("prompt", "", b"a cat"),
     ]
     for order in (parts, parts[::-1]):
-        reply = door.ask("POST", "/v1/images/edits", *form(order))
+        reply = api.ask("POST", "/v1/images/edits", *form(order))
         assert reply.status == 200, reply.error
         assert np.array_equal(hole_of(reply.json["data"][0]["b64_json"]), HOLE)
 
@@ -125,7 +125,7 @@ def test_the_official_client_edits_pictures(folder, tmp_path):
     async def routes(live):
         return [the_route(await live.worker(tmp_path / "w", answering_with(folder)))]
 
-    live = LiveDoor(routes)
+    live = LiveApi(routes)
     try:
         client = openai.OpenAI(
             base_url=f"{live.url}/v1", api_key="user-key", max_retries=0
@@ -188,8 +188,8 @@ def test_the_official_client_edits_pictures(folder, tmp_path):
         ([("x", "", b"")] * (PARTS + 1), 400, f"more than {PARTS} parts"),
     ],
 )
-def test_openai_says_what_is_wrong_with_a_form(door, parts, status, says):
-    reply = door.ask("POST", "/v1/images/edits", *form(parts))
+def test_openai_says_what_is_wrong_with_a_form(api, parts, status, says):
+    reply = api.ask("POST", "/v1/images/edits", *form(parts))
     assert reply.status == status
     assert says in reply.error
 
@@ -233,10 +233,10 @@ def test_no_bytes_are_more_than_refused(body, kind):
             read_form(body, content_type)
 
 
-def test_a_large_mask_is_not_sent_with_every_one_of_many_pictures(door):
+def test_a_large_mask_is_not_sent_with_every_one_of_many_pictures(api):
     picture, mask = base64.b64encode(PICTURE).decode(), "A" * (2 << 20)
     document = {"inputs": [picture] * 64, "parameters": {"mask": mask}}
     headers = {"content-type": "application/json", "accept": "application/json"}
-    reply = door.ask("POST", "/models/fill", msgspec.json.encode(document), headers)
+    reply = api.ask("POST", "/models/fill", msgspec.json.encode(document), headers)
     assert reply.status == 413
     assert "send fewer inputs" in reply.error

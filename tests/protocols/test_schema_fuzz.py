@@ -380,7 +380,7 @@ PATHS = [
 ]
 
 
-def test_uploads_are_held_to_their_limit_and_leave_nothing_behind(admin):
+def test_uploads_are_held_to_their_limit_and_leave_no_files(admin):
     def upload(body: Any, name: str = "big") -> httpx2.Response:
         query = {"name": name, "task": "image-classification"}
         return admin.client.post(

@@ -14,7 +14,7 @@ from modelmill.protocols.openai.transcripts import segments_of, subtitles
 from modelmill.serve.wire import Answer
 from modelmill.tasks.automatic_speech_recognition.decoding import TimedText, words
 from tests.helpers.datasets import tones
-from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.gateways import InMemoryApi, LiveApi, a_route
 from tests.helpers.text_bundles import SPEECH, speech_bundle
 from tests.helpers.workers import answering_with
 from tests.protocols.test_repair import form
@@ -49,20 +49,20 @@ async def shout(calls):
 
 
 @pytest.fixture(scope="module")
-def door(folder, tmp_path_factory):
-    door = Door()
-    worker = door.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
-    louder = door.worker(tmp_path_factory.mktemp("w") / "l", shout)
+def api(folder, tmp_path_factory):
+    api = InMemoryApi()
+    worker = api.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
+    louder = api.worker(tmp_path_factory.mktemp("w") / "l", shout)
     loud = a_route("loud", task="translation", kind="text", sockets=[louder.path])
-    door.update(the_route(worker), a_route("spots", sockets=[worker.path]), loud)
-    yield door
+    api.update(the_route(worker), a_route("spots", sockets=[worker.path]), loud)
+    yield api
     for one in (worker, louder):
-        door.runner.run(one.stop())
-    door.close()
+        api.runner.run(one.stop())
+    api.close()
 
 
-def post(door, path, document):
-    return door.ask(
+def post(api, path, document):
+    return api.ask(
         "POST",
         path,
         msgspec.json.encode(document),
@@ -70,38 +70,38 @@ def post(door, path, document):
     )
 
 
-def test_hugging_face_takes_a_file_or_base64(door):
-    assert door.ask("POST", "/models/ears", tones(SAID), {}).json == {"text": SAID}
+def test_hugging_face_takes_a_file_or_base64(api):
+    assert api.ask("POST", "/models/ears", tones(SAID), {}).json == {"text": SAID}
     document = {
         "inputs": base64.b64encode(tones(SAID)).decode(),
         "parameters": {"return_timestamps": "char"},
     }
-    answer = post(door, "/models/ears", document).json
+    answer = post(api, "/models/ears", document).json
     assert [chunk["text"] for chunk in answer["chunks"]] == list(SAID)
     times = [time for chunk in answer["chunks"] for time in chunk["timestamp"]]
     assert times == sorted(times)
 
 
-def test_kserve_v1_and_v2_take_it_too(door):
+def test_kserve_v1_and_v2_take_it_too(api):
     file = base64.b64encode(tones(SAID)).decode()
     for instance in (file, {"b64": file}, {"audio": {"b64": file}}):
-        assert post(
-            door, "/v1/models/ears:predict", {"instances": [instance]}
-        ).json == {"predictions": [{"text": SAID}]}
+        assert post(api, "/v1/models/ears:predict", {"instances": [instance]}).json == {
+            "predictions": [{"text": SAID}]
+        }
     tensor = {"name": "audio", "datatype": "BYTES", "shape": [1], "data": [file]}
     reply = post(
-        door,
+        api,
         "/v2/models/ears/infer",
         {"inputs": [tensor], "outputs": [{"name": "answer"}]},
     )
     assert msgspec.json.decode(reply.json["outputs"][0]["data"][0]) == {"text": SAID}
 
 
-def test_openai_writes_it_down_in_every_form(door):
+def test_openai_writes_it_down_in_every_form(api):
     def ask(**fields):
         parts = [("file", "upload", tones(SAID)), ("model", "", b"ears")]
         parts += [(name, "", value.encode()) for name, value in fields.items()]
-        return door.ask("POST", "/v1/audio/transcriptions", *form(parts))
+        return api.ask("POST", "/v1/audio/transcriptions", *form(parts))
 
     assert ask().json == {"text": SAID}
     assert ask(response_format="text").body == f"{SAID}\n".encode()
@@ -156,23 +156,23 @@ def test_openai_writes_it_down_in_every_form(door):
         ),
     ],
 )
-def test_what_is_wrong_is_said(door, parts, status, says):
-    reply = door.ask("POST", "/v1/audio/transcriptions", *form(parts))
+def test_what_is_wrong_is_said(api, parts, status, says):
+    reply = api.ask("POST", "/v1/audio/transcriptions", *form(parts))
     assert reply.status == status
     assert says in reply.error
 
 
-def translate(door, model=b"ears+loud", **fields):
+def translate(api, model=b"ears+loud", **fields):
     parts = [("file", "upload", tones(SAID)), ("model", "", model)]
     parts += [(name, "", value.encode()) for name, value in fields.items()]
-    return door.ask("POST", "/v1/audio/translations", *form(parts))
+    return api.ask("POST", "/v1/audio/translations", *form(parts))
 
 
-def test_what_one_model_hears_another_translates(door):
-    assert translate(door).json == {"text": "ABBA"}
-    assert translate(door, response_format="text").body == b"ABBA\n"
-    assert "ABBA" in translate(door, response_format="srt").body.decode()
-    whole = translate(door, response_format="verbose_json").json
+def test_what_one_model_hears_another_translates(api):
+    assert translate(api).json == {"text": "ABBA"}
+    assert translate(api, response_format="text").body == b"ABBA\n"
+    assert "ABBA" in translate(api, response_format="srt").body.decode()
+    whole = translate(api, response_format="verbose_json").json
     assert (whole["task"], whole["text"]) == ("translate", "ABBA")
     assert [part["text"] for part in whole["segments"]] == ["ABBA"]
     assert whole["segments"][0]["end"] <= whole["duration"]
@@ -192,8 +192,8 @@ def test_what_one_model_hears_another_translates(door):
         (b"", 400, "one for speech recognition"),
     ],
 )
-def test_what_can_not_be_translated_is_said(door, model, status, says):
-    reply = translate(door, model)
+def test_what_can_not_be_translated_is_said(api, model, status, says):
+    reply = translate(api, model)
     assert (reply.status, says in reply.error) == (status, True), reply.error
 
 
@@ -201,7 +201,7 @@ def test_the_published_clients_listen(folder, tmp_path):
     async def routes(live):
         return [the_route(await live.worker(tmp_path / "w", answering_with(folder)))]
 
-    live = LiveDoor(routes)
+    live = LiveApi(routes)
     try:
         client = openai.OpenAI(
             base_url=f"{live.url}/v1", api_key="user-key", max_retries=0
@@ -262,13 +262,13 @@ def test_what_is_said_without_blanks_is_cut_too():
     assert parts[0]["text"].startswith("我們 a b 明天我們 a")
 
 
-def test_a_transcription_that_is_asked_for_as_a_stream_is_one(door):
+def test_a_transcription_that_is_asked_for_as_a_stream_is_one(api):
     said = [
         ("file", "upload", tones(SAID)),
         ("model", "", b"ears"),
         ("stream", "", b"true"),
     ]
-    reply = door.ask("POST", "/v1/audio/transcriptions", *form(said))
+    reply = api.ask("POST", "/v1/audio/transcriptions", *form(said))
     events = [msgspec.json.decode(line[6:]) for line in reply.body.splitlines() if line]
     assert events == [
         {"type": "transcript.text.delta", "delta": SAID},

@@ -11,7 +11,7 @@ from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import Answer, Batch, Part
 from modelmill.settings import read_settings
 from modelmill.types import StreamPart, TensorSpec
-from tests.helpers.gateways import Door, a_route
+from tests.helpers.gateways import InMemoryApi, a_route
 from tests.serve.test_tracing import Collector
 
 WORDS = ["the ", "", "mill", ""]
@@ -63,11 +63,11 @@ async def tells(calls):
 
 
 @pytest.fixture
-def door(tmp_path):
-    door = Door()
-    worker = door.worker(tmp_path / "w", tells)
+def api(tmp_path):
+    api = InMemoryApi()
+    worker = api.worker(tmp_path / "w", tells)
     text = [TensorSpec(name="text", datatype="BYTES", shape=[-1])]
-    door.update(
+    api.update(
         a_route(
             "miller",
             task="text-generation",
@@ -77,13 +77,13 @@ def door(tmp_path):
             sockets=[worker.path],
         )
     )
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
-def events(door, path, **document):
-    reply = door.ask(
+def events(api, path, **document):
+    reply = api.ask(
         "POST",
         path,
         msgspec.json.encode(document),
@@ -98,8 +98,8 @@ def events(door, path, **document):
     return [msgspec.json.decode(line) for line in lines if line != b"[DONE]"]
 
 
-def test_hugging_face_hears_of_each_token_once(door):
-    found = events(door, "/models/miller", inputs="x", stream=True)
+def test_hugging_face_hears_of_each_token_once(api):
+    found = events(api, "/models/miller", inputs="x", stream=True)
     assert [
         (one["index"], one["token"]["text"], one["token"]["special"]) for one in found
     ] == [
@@ -111,13 +111,13 @@ def test_hugging_face_hears_of_each_token_once(door):
     assert [one["generated_text"] for one in found] == [None, None, None, "the mill"]
 
 
-def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(door):
+def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(api):
     asked = {"model": "miller", "prompt": "x", "stream": True}
     texts = [
-        one["choices"][0]["text"] for one in events(door, "/v1/completions", **asked)
+        one["choices"][0]["text"] for one in events(api, "/v1/completions", **asked)
     ]
     assert texts == ["the ", "mill", ""]
-    found = events(door, "/v1/completions", **asked, logprobs=0)
+    found = events(api, "/v1/completions", **asked, logprobs=0)
     assert [one["choices"][0]["logprobs"]["token_logprobs"] for one in found] == [
         [-1.0]
     ] * 4
@@ -129,7 +129,7 @@ def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(door):
     ]
     messages = [{"role": "user", "content": "x"}]
     found = events(
-        door, "/v1/chat/completions", model="miller", messages=messages, stream=True
+        api, "/v1/chat/completions", model="miller", messages=messages, stream=True
     )
     assert [one["choices"][0]["delta"] for one in found][1:] == [
         {"content": "the "},
@@ -139,14 +139,14 @@ def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(door):
     assert found[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_v2_hears_of_what_is_new(door):
-    found = events(door, "/v2/models/miller/generate_stream", text_input="x")
+def test_v2_hears_of_what_is_new(api):
+    found = events(api, "/v2/models/miller/generate_stream", text_input="x")
     assert [one["text_output"] for one in found] == ["the ", "mill"]
 
 
-def test_a_text_that_another_worker_says_otherwise_ends_in_an_error_event(door):
+def test_a_text_that_another_worker_says_otherwise_ends_in_an_error_event(api):
     found = events(
-        door, "/v1/completions", model="miller", prompt="otherwise", stream=True
+        api, "/v1/completions", model="miller", prompt="otherwise", stream=True
     )
     assert found[0]["choices"][0]["text"] == "the "
     assert (
@@ -154,21 +154,21 @@ def test_a_text_that_another_worker_says_otherwise_ends_in_an_error_event(door):
     )
 
 
-def test_its_tokens_are_counted_once(door):
-    events(door, "/models/miller", inputs="x", stream=True)
-    [pool] = [pool for _, pool in door.gateway.pools()]
+def test_its_tokens_are_counted_once(api):
+    events(api, "/models/miller", inputs="x", stream=True)
+    [pool] = [pool for _, pool in api.gateway.pools()]
     assert (pool.series.prompt_tokens, pool.series.completion_tokens) == (3, len(WORDS))
 
 
-def test_a_stream_is_traced_to_its_end(door, monkeypatch, tmp_path):
+def test_a_stream_is_traced_to_its_end(api, monkeypatch, tmp_path):
     pytest.importorskip("opentelemetry.sdk")
     monkeypatch.setenv("MODELMILL_HOME", str(tmp_path))
     collector = Collector()
     tracer = Tracing.from_settings(read_settings(tracing={"endpoint": collector.url}))
-    door.gateway.tracing = tracer
-    door.gateway.observers += (trace_call,)
+    api.gateway.tracing = tracer
+    api.gateway.observers += (trace_call,)
     before = time.time_ns()
-    events(door, "/models/miller", inputs="x", stream=True)
+    events(api, "/models/miller", inputs="x", stream=True)
     tracer.close()
     collector.close()
     whole, compute = collector.spans["POST /models/{name}"], collector.spans["compute"]

@@ -1,4 +1,4 @@
-"""The one door: who may ask, what they can see, and what is counted."""
+"""The one api: who may ask, what they can see, and what is counted."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ from modelmill.settings import Limits
 from modelmill.types import KeyInfo
 from tests.helpers.gateways import a_route, a_snapshot
 from tests.helpers.workers import until
-from tests.serve.doors import (
+from tests.serve.live_gateway import (
     KEYS,
     echo,
     gateway,
@@ -138,7 +138,7 @@ def test_a_key_has_a_rate_and_several_gateways_share_it(
 
 
 @inside
-async def test_a_header_that_was_seen_is_known_until_the_keys_change(tmp_path):
+async def test_a_cached_header_is_valid_until_the_keys_change(tmp_path):
     here = gateway(a_route("digits"))
     caller = here.authorise("mine")
     assert here.known(b"Bearer mine") is None
@@ -233,7 +233,7 @@ async def test_a_call_is_answered_and_counted(tmp_path):
 
 
 @inside
-async def test_what_the_caller_asks_for_reaches_the_worker(tmp_path):
+async def test_parameters_of_the_caller_reach_the_worker(tmp_path):
     there = await worker(tmp_path / "w")
     here = gateway(a_route("digits", sockets=[there.path]))
     caller, sent = here.authorise("mine"), [Tensor("image", "UINT8", [1, 2], b"ab")]

@@ -44,7 +44,7 @@ def heard(ear):
     return list(ear.news())
 
 
-def test_all_others_hear_what_one_tells(ears):
+def test_a_report_reaches_all_others(ears):
     node, one, two = ears
     series = Series(rejected=3)
     told = news(
@@ -124,7 +124,7 @@ def scene(folder, play):
     assert list(folder.iterdir()) == []  # nothing is left behind
 
 
-def test_a_gateway_tells_what_is_new_and_how_its_queues_stand(folder):
+def test_a_gateway_reports_its_changes_and_queue_lengths(folder):
     async def play(two):
         from modelmill.serve.pool import Ask
 
@@ -161,7 +161,7 @@ def test_a_gateway_tells_what_is_new_and_how_its_queues_stand(folder):
     scene(folder, play)
 
 
-def test_a_call_for_a_sleeping_model_is_told_at_once(folder, monkeypatch):
+def test_a_call_for_a_sleeping_model_is_reported_at_once(folder, monkeypatch):
     monkeypatch.setattr(module, "TELL_SECONDS", 3600)
 
     async def play(two):
@@ -178,7 +178,7 @@ def test_a_call_for_a_sleeping_model_is_told_at_once(folder, monkeypatch):
     scene(folder, play)
 
 
-def test_a_hung_worker_is_told_once_for_each_time_it_is_seen(folder):
+def test_a_hung_worker_is_reported_once_for_each_time_it_is_noticed(folder):
     async def play(two):
         two.gateway._report_hung("w1.sock")
         await until(lambda: any(one.hung for one in two.listen()))
@@ -221,7 +221,7 @@ def test_big_news_come_in_portions_that_a_socket_takes(folder):
     scene(folder, play)
 
 
-def test_lost_news_are_told_again(folder, monkeypatch):
+def test_lost_messages_are_sent_again(folder, monkeypatch):
     monkeypatch.setattr(module, "ALL_SECONDS", 0.05)
     monkeypatch.setattr(module, "TELL_SECONDS", 0.02)
 

@@ -12,7 +12,7 @@ from modelmill.settings import Limits
 from modelmill.types import StreamPart
 from tests.helpers.gateways import a_route, a_snapshot
 from tests.helpers.workers import until
-from tests.serve.doors import KEYS, inside, metric, refuses, worker
+from tests.serve.live_gateway import KEYS, inside, metric, refuses, worker
 
 
 def observed(*routes, observers=(), **limits):
@@ -91,7 +91,7 @@ async def test_refused_calls_say_how_far_they_came(tmp_path):
 
 
 @inside
-async def test_a_call_of_an_undeployed_model_is_told_too(tmp_path):
+async def test_a_call_of_an_undeployed_model_gets_an_error_too(tmp_path):
     here, told = observed(a_route("digits"))
     caller = here.authorise("mine")
     picked = here.pick(caller, "digits")

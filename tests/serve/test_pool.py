@@ -53,7 +53,7 @@ async def test_a_worker_gets_a_second_batch_while_it_runs_the_first_and_no_third
 
 
 @play
-async def test_an_idle_worker_is_asked_before_a_busy_one(pool, worker):
+async def test_an_idle_worker_gets_the_batch_before_a_busy_one(pool, worker):
     gate = Gate()
     slow, fast = await worker("slow", gate), await worker("fast", gate)
     here = pool(calls=1)
@@ -345,7 +345,7 @@ async def test_nobody_at_a_socket_is_no_connection(pool, worker):
 
 
 @play
-async def test_a_worker_that_hangs_is_told_of(pool, worker):
+async def test_a_worker_that_hangs_is_reported(pool, worker):
     told = []
     here, there = pool(hang_seconds=30), await worker("w", Gate())
     here.on_hang = told.append

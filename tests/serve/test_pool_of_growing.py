@@ -78,7 +78,7 @@ async def test_a_text_that_ends_workers_is_blamed_alone(pool, worker):
 
 
 @play
-async def test_who_has_gone_is_noticed_while_the_answer_grows(pool, worker):
+async def test_a_disconnect_is_noticed_while_the_answer_is_generated(pool, worker):
     slow = Slow()
     here = pool(calls=1, rows=1)
     here.slots = 4

@@ -134,7 +134,7 @@ async def test_bytes_are_limited_too_and_a_large_call_alone_is_let_in(pool, work
 
 
 @play
-async def test_who_asks_a_queue_without_workers_is_heard(pool, worker):
+async def test_a_call_to_a_queue_without_workers_is_reported_once(pool, worker):
     heard = []
     here = pool()
     here.on_idle_call = lambda: heard.append(1)

@@ -12,7 +12,16 @@ from modelmill.errors import NotFound
 from modelmill.serve.wire import Answer, Tensor
 from tests.helpers.gateways import a_route, a_snapshot
 from tests.helpers.workers import until
-from tests.serve.doors import KEYS, echo, gateway, inside, metric, refuses, says, worker
+from tests.serve.live_gateway import (
+    KEYS,
+    echo,
+    gateway,
+    inside,
+    metric,
+    refuses,
+    says,
+    worker,
+)
 
 
 def a_canary(version=2, weight=0.25, **changed):
@@ -24,7 +33,7 @@ def a_shadow(version=3, **changed):
 
 
 @inside
-async def test_only_the_versions_that_are_served_can_be_asked(tmp_path):
+async def test_only_the_versions_that_are_served_can_be_called(tmp_path):
     here = gateway(a_route("digits", others=[a_canary(2), a_shadow(3)]))
     caller = here.authorise("mine")
     assert [

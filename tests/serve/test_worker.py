@@ -454,7 +454,7 @@ def test_garbage_ends_the_link_and_not_the_worker(server, tmp_path):
         assert ask(good, [Call(1, grey(0), [], {})])[0].code == ""
 
 
-def test_asked_to_go_it_stays_until_the_gateway_has_let_go(server, tmp_path):
+def test_after_sigterm_it_stays_until_the_gateway_has_disconnected(server, tmp_path):
     with connect(tmp_path) as link:
         ask(link, [Call(1, grey(0), [], {})])
         server.stopping.set()

@@ -282,7 +282,7 @@ def test_error_rates_by_hand():
     assert error_rate([""], ["ab"]) == 2
 
 
-def test_long_recordings_are_heard_in_windows_without_a_seam(tmp_path):
+def test_long_recordings_are_transcribed_in_windows_without_a_seam(tmp_path):
     known = context(speech.TASK, tmp_path, window=2.0, overlap=0.5)
     step = known.preprocessing.step
     seen = []
@@ -341,7 +341,7 @@ def test_a_recording_that_is_too_long_teaches_nothing(tmp_path):
     assert (int(short["count"]), int(long["count"])) == (1, 0)
 
 
-def test_what_was_heard_is_measured_and_shown(tmp_path):
+def test_transcriptions_are_measured_and_shown(tmp_path):
     measured = Measured(
         outputs=[{"text": "a b"}, {"text": ""}],
         truths=["a b", "b"],

@@ -355,7 +355,7 @@ def test_ignored_objects_are_neither_right_nor_wrong():
         assert (metrics["map"], metrics["objects"]) == (pytest.approx(1), 1)
 
 
-def test_figures_are_told_per_class_with_pictures():
+def test_figures_are_given_per_class_with_pictures():
     truths = [[TRUE, Box("dog", 60, 60, 90, 90)]]
     judged = measured(
         [[found(10, 10, 50, 50), found(60, 60, 90, 81, label="dog")]], truths

@@ -39,7 +39,7 @@ def answered(context, text, parameters=None, **logits):
     )
 
 
-def test_the_likeliest_words_are_told_in_their_place(context):
+def test_the_likeliest_words_fill_the_mask(context):
     found = answered(context, f"The {MASK} sat", cat=9.0, dog=8.0)
     assert [one["token_str"] for one in found[:2]] == ["cat", "dog"]
     assert found[0]["sequence"] == "The cat sat"

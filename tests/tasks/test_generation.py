@@ -219,7 +219,7 @@ def test_an_answer_is_a_png_for_each_picture(gan):
     assert pixels(answer[1])[-1, -1] == 255
 
 
-def test_an_evaluation_asks_for_as_many_as_there_are_items():
+def test_an_evaluation_requests_as_many_as_there_are_items():
     assert sum(how["num_images"] for _, how in task.questions(1000)) == 1000
     assert sum(how["num_images"] for _, how in task.questions(128)) == 128
     assert len({seed for seed, _ in task.questions(1000)}) == len(task.questions(1000))

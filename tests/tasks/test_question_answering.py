@@ -139,7 +139,7 @@ def test_an_item_is_trained_on_where_its_answer_is(context):
     )
 
 
-def test_what_both_have_in_common_is_seen():
+def test_words_that_question_and_passage_share_are_features():
     passage = [
         "Ann",
         "has",
@@ -245,13 +245,13 @@ def test_a_word_that_a_question_has_twice_is_found_where_it_goes_on():
     assert alike.tolist() == [1, 1, 1, 0, 1, 1]
 
 
-def test_a_question_sees_nothing_behind_its_last_token(context):
+def test_a_question_does_not_attend_to_padding(context):
     question = " ".join(["who"] * module.QUESTION_TOKENS + ["Bob"])
     found = task.decode(ask(question), context)
     assert found["partners"].max() <= module.QUESTION_TOKENS
 
 
-def test_the_ending_of_a_word_is_told_alike_in_any_word():
+def test_the_ending_of_a_word_is_one_feature_in_any_word():
     one, other, third = endings(["Walking", "talking", "\ud800"])
     assert one == other != third
     assert min(one, third) > 0

@@ -134,7 +134,7 @@ def test_an_empty_tensor_and_an_unknown_parameter_are_refused(tmp_path):
         )
 
 
-def test_what_clients_say_to_models_that_can_be_told_is_not_read(tmp_path):
+def test_a_prompt_is_ignored_by_a_model_without_one(tmp_path):
     white = {module.REPAIRED: np.ones((2, 2, 1))}
     one, other = (
         task.encode(white, context(GREY, tmp_path), task.parameters(told))
@@ -245,7 +245,7 @@ def test_tiles_leave_no_seams(height, width, scale):
     assert max(max(shape[1:3]) for shape in seen) <= 128
 
 
-def test_what_a_tile_does_to_its_edge_is_not_seen():
+def test_the_edges_of_tiles_are_cut_off():
     def network(part):
         part = part.copy()
         part[:, :8], part[:, -8:], part[:, :, :8], part[:, :, -8:] = 255, 255, 255, 255

@@ -78,7 +78,7 @@ def angles(margin=0.0):
     return network
 
 
-def test_a_margin_asks_more_of_the_right_class_alone():
+def test_a_margin_lowers_the_logit_of_the_right_class_alone():
     import torch
 
     from modelmill.tasks.image_feature_extraction.training import loss

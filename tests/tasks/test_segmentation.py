@@ -92,7 +92,7 @@ def test_classes_in_one_mask():
     assert pixels_of(answer["mask"]).tolist() == MASK.tolist()
 
 
-def test_borders_stay_smooth_when_a_mask_grows():
+def test_borders_stay_smooth_when_a_mask_is_enlarged():
     slope = (np.arange(8)[:, None] > np.arange(8)[None, :]).astype(np.uint8)
     grown = pixels_of(
         TASK.encode(

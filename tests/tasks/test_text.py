@@ -53,11 +53,11 @@ def test_words_are_split_as_each_script_writes_them(text, wanted):
     assert pieces(text) == wanted
 
 
-def test_case_is_kept_when_asked():
+def test_case_is_kept_by_a_setting():
     assert pieces("Good GOOD", lowercase=False) == ["Good", "GOOD"]
 
 
-def test_characters_are_seen_as_people_see_them():
+def test_characters_are_grapheme_clusters():
     assert pieces("ab\u0928\u093f", tokenizer="char") == ["a", "b", "\u0928\u093f"]
 
 
@@ -77,7 +77,7 @@ def test_short_texts_are_padded_and_long_ones_cut(prepared):
     assert long.tolist() == [*short[:2]] * 3
 
 
-def test_a_word_that_was_never_seen_is_unknown(prepared):
+def test_a_word_outside_the_vocabulary_is_unknown(prepared):
     how, folder = prepared
     assert decode("zyzzyva film", how, folder)[0] == 1
 
@@ -235,7 +235,7 @@ def test_names_of_special_tokens_are_letters_to_models_that_write(tmp_path, unit
     assert tokenizer.decode(ids) == text
 
 
-def test_tokens_of_several_bytes_are_told_by_them(tmp_path):
+def test_tokens_that_are_part_of_a_character_have_their_bytes(tmp_path):
     text = "ein Müller, 磨坊 und 😀"
     tokenizer = lossless_tokenizer.learnt(
         [text], lossless_tokenizer.Units(units="bpe"), tmp_path

@@ -170,7 +170,7 @@ def test_what_is_wrong_is_said(tmp_path, data, parameters, says):
         )
 
 
-def test_unknown_parameters_are_told(tmp_path):
+def test_unknown_parameters_are_refused(tmp_path):
     answer = {
         "tokens": np.zeros(4, np.int64),
         "score": np.float32(0),

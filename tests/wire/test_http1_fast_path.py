@@ -14,7 +14,7 @@ import pytest
 from modelmill.serve.wire import Answer, Tensor
 from modelmill.types import TensorSpec
 from modelmill.wire.http1 import server
-from tests.helpers.gateways import Door, LiveDoor, a_route
+from tests.helpers.gateways import InMemoryApi, LiveApi, a_route
 
 SPEC = [TensorSpec(name="x", datatype="FP32", shape=[-1, 2])]
 
@@ -73,32 +73,32 @@ def taken(monkeypatch):
 
 
 @pytest.fixture
-def door(model, tmp_path):
-    async def routes(door):
-        door.path, door.other = str(tmp_path / "w"), str(tmp_path / "other")
-        await door.worker(tmp_path / "w", model.answer)
-        await door.worker(tmp_path / "other", model.answer)
-        return [route_of(door)]
+def api(model, tmp_path):
+    async def routes(api):
+        api.path, api.other = str(tmp_path / "w"), str(tmp_path / "other")
+        await api.worker(tmp_path / "w", model.answer)
+        await api.worker(tmp_path / "other", model.answer)
+        return [route_of(api)]
 
-    door = LiveDoor(routes)
-    yield door
-    door.close()
+    api = LiveApi(routes)
+    yield api
+    api.close()
 
 
-def route_of(door, **changed):
+def route_of(api, **changed):
     plain = {
         "task": "",
         "kind": "tensor",
         "inputs": SPEC,
         "outputs": SPEC,
-        "sockets": [door.path],
+        "sockets": [api.path],
     }
     return a_route("double", **(plain | changed))
 
 
 @pytest.fixture
-def client(door):
-    host, port = door.url.removeprefix("http://").split(":")
+def client(api):
+    host, port = api.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as link:
         yield Client(link)
 
@@ -183,30 +183,30 @@ def test_what_is_wrong_with_a_body_is_said_there_too(client, taken):
     assert len(taken) == 2
 
 
-def test_a_key_that_was_withdrawn_opens_nothing(client, door, taken):
+def test_a_key_that_was_withdrawn_opens_nothing(client, api, taken):
     assert values_of(client.ask(1, 2)) == values_of(client.ask(1, 2))
-    door.change(route_of(door), keys={"admin-key": ("default", "admin")})
+    api.change(route_of(api), keys={"admin-key": ("default", "admin")})
     assert client.ask(1, 2)[0] == 401
-    door.change(route_of(door), keys=Door.KEYS)
+    api.change(route_of(api), keys=InMemoryApi.KEYS)
     assert values_of(client.ask(1, 2)) == [2, 4]
     assert len(taken) == 1
 
 
-def test_a_deployment_that_has_gone_is_not_found(client, door):
+def test_a_deployment_that_has_gone_is_not_found(client, api):
     client.ask(1, 2)
     client.ask(1, 2)
-    door.change()
+    api.change()
     assert client.ask(1, 2)[0] == 404
 
 
-def test_a_new_version_answers_as_itself(client, door):
+def test_a_new_version_answers_as_itself(client, api):
     client.ask(**binary(1, 2))
     assert b'"model_version":"1"' in client.ask(**binary(1, 2))[2]
-    door.change(route_of(door, version=2, sockets=[door.other]))
+    api.change(route_of(api, version=2, sockets=[api.other]))
     assert b'"model_version":"2"' in client.ask(**binary(1, 2))[2]
 
 
-def test_a_failing_model_is_told_in_the_protocols_shape(client, model, taken):
+def test_a_failing_model_is_an_error_in_the_protocols_shape(client, model, taken):
     client.ask(1, 2)
     model.failing = True
     status, _, body = client.ask(1, 2)
@@ -215,7 +215,7 @@ def test_a_failing_model_is_told_in_the_protocols_shape(client, model, taken):
 
 
 @pytest.fixture
-def draws(door, client, monkeypatch):
+def draws(api, client, monkeypatch):
     """Numbers drawn for a canary with half of the requests: for the main version, for the canary,
     and so on.
     """
@@ -227,8 +227,8 @@ def draws(door, client, monkeypatch):
 
     client.link.sendall(b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")
     assert client.receive()[0] == 200  # the server has begun
-    canary = route_of(door, version=2, weight=0.5, sockets=[door.other])
-    door.change(route_of(door, others=[canary]))
+    canary = route_of(api, version=2, weight=0.5, sockets=[api.other])
+    api.change(route_of(api, others=[canary]))
     monkeypatch.setattr("modelmill.serve.gateway.random.random", draw)
     return drawn
 
@@ -253,7 +253,7 @@ def test_a_request_that_leaves_the_short_way_draws_its_version_once(
     assert (len(taken), len(draws)) == (2, 5)
 
 
-def test_requests_behind_one_under_way_wait_for_their_turn(client, model, taken):
+def test_pipelined_requests_wait_for_their_turn(client, model, taken):
     client.ask(0, 0)
     model.go.clear()
     client.send(1, 0)
@@ -294,7 +294,7 @@ def test_a_client_that_closes_its_side_gets_its_answer(client, model):
     assert client.file.read() == b""
 
 
-def test_a_client_that_leaves_is_forgotten(client, door, model):
+def test_a_client_that_leaves_is_forgotten(client, api, model):
     client.ask(1, 2)
     model.go.clear()
     client.send(3, 4)
@@ -302,27 +302,27 @@ def test_a_client_that_leaves_is_forgotten(client, door, model):
     client.file.close()
     client.link.close()
     model.go.set()
-    host, port = door.url.removeprefix("http://").split(":")
+    host, port = api.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as link:
         assert values_of(Client(link).ask(5, 6)) == [10, 12]
 
 
-def test_stopping_answers_what_is_under_way(client, door, model):
+def test_stopping_answers_what_is_under_way(client, api, model):
     client.ask(1, 2)
     model.go.clear()
     client.send(3, 4)
     model.wait_for(2)
-    door._server.should_exit = True
+    api._server.should_exit = True
     threading.Event().wait(0.3)
     model.go.set()
     assert values_of(client.receive()) == [6, 8]
     assert client.file.read() == b""
 
 
-def test_all_are_counted(client, door):
+def test_all_are_counted(client, api):
     for _ in range(6):
         client.ask(1, 2)
-    series = door.gateway.statistics(route_of(door))
+    series = api.gateway.statistics(route_of(api))
     assert (series.success, series.failure, series.rows) == (6, 0, 6)
 
 

@@ -25,8 +25,7 @@ from modelmill.types import TensorSpec
 from modelmill.wire.http2 import connection as http2
 from modelmill.wire.http2.hpack import HeaderReader, literal
 from tests.helpers.gateways import a_route
-from tests.helpers.workers import until
-from tests.protocols.grpc_door import (
+from tests.helpers.grpc_api import (
     CONTINUATION,
     DATA,
     GOAWAY,
@@ -41,7 +40,7 @@ from tests.protocols.grpc_door import (
     SETTINGS,
     WINDOW,
     Client,
-    GrpcDoor,
+    GrpcApi,
     Raw,
     a_request,
     fields,
@@ -50,7 +49,8 @@ from tests.protocols.grpc_door import (
     raw,
     stub,
 )
-from tests.protocols.test_v2_grpc import HELD, mirror
+from tests.helpers.workers import until
+from tests.protocols.v2.test_grpc import HELD, mirror
 
 PROTOCOL = 1
 FLOW_CONTROL = 3
@@ -62,21 +62,21 @@ LIVE = message("inference.ServerLiveResponse")(live=True).SerializeToString()
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    door = GrpcDoor(body_bytes=24 << 20)
-    worker = door.worker(tmp_path_factory.mktemp("http2") / "w", mirror)
+def api(tmp_path_factory):
+    api = GrpcApi(body_bytes=24 << 20)
+    worker = api.worker(tmp_path_factory.mktemp("http2") / "w", mirror)
     inputs, outputs = (
         [TensorSpec(name=n, datatype="UINT8", shape=[-1, -1])] for n in ("x", "x_out")
     )
-    door.update(a_route("m", inputs=inputs, outputs=outputs, sockets=[worker.path]))
-    yield door
-    door.close()
+    api.update(a_route("m", inputs=inputs, outputs=outputs, sockets=[worker.path]))
+    yield api
+    api.close()
 
 
 @pytest.fixture(autouse=True)
-def bystander(door):
+def bystander(api):
     """An ordinary client, before and after whatever a test does."""
-    client = Client(door.address)
+    client = Client(api.address)
     assert client.call("ServerLive").live
     yield client
     assert client.call("ServerLive").live
@@ -97,8 +97,8 @@ def fine(answer):
 # ---- what must work
 
 
-def test_a_call_may_come_in_any_pieces(door):
-    with raw(door.server.port, greet=False) as client:
+def test_a_call_may_come_in_any_pieces(api):
+    with raw(api.server.port, greet=False) as client:
         block = client.encoder.encode(fields(INFER, **KEY))
         body = prefixed(request(b"abc" * 100).SerializeToString())
         parts = [
@@ -120,8 +120,8 @@ def test_a_call_may_come_in_any_pieces(door):
         assert b"abc" * 100 in answer
 
 
-def test_priorities_padding_unknown_frames_and_settings_are_put_up_with(door):
-    with raw(door.server.port) as client:
+def test_priorities_padding_unknown_frames_and_settings_are_put_up_with(api):
+    with raw(api.server.port) as client:
         block = client.encoder.encode(fields())
         client.send(
             framed(PRIORITY, 0, 1, struct.pack(">IB", 0, 9)) + framed(42, 255, 9, b"?")
@@ -145,8 +145,8 @@ def test_priorities_padding_unknown_frames_and_settings_are_put_up_with(door):
         assert fine(client.answer(1))
 
 
-def test_headers_mean_the_same_however_often_they_are_sent(door):
-    with raw(door.server.port) as client:
+def test_headers_mean_the_same_however_often_they_are_sent(api):
+    with raw(api.server.port) as client:
         for number in range(1, 400, 2):
             if (
                 number % 40 == 1
@@ -163,9 +163,9 @@ def test_headers_mean_the_same_however_often_they_are_sent(door):
 
 
 @pytest.mark.parametrize("window", [0, 1, 100, 16_384])
-def test_an_answer_waits_for_the_windows_of_its_client(door, window):
+def test_an_answer_waits_for_the_windows_of_its_client(api, window):
     data = os.urandom(100_000)
-    with raw(door.server.port) as client:
+    with raw(api.server.port) as client:
         client.send(framed(SETTINGS, 0, 0, struct.pack(">HI", 4, window)))
         client.call(1, request(data).SerializeToString(), INFER, **KEY)
         client.call(3)
@@ -192,8 +192,8 @@ def test_an_answer_waits_for_the_windows_of_its_client(door, window):
         assert data in got
 
 
-def test_a_smaller_window_takes_back_what_was_granted(door):
-    with raw(door.server.port) as client:
+def test_a_smaller_window_takes_back_what_was_granted(api):
+    with raw(api.server.port) as client:
         client.call(1, request(bytes(200_000)).SerializeToString(), INFER, **KEY)
         seen = 0
         for kind, _, _, payload in client.frames():
@@ -214,8 +214,8 @@ def test_a_smaller_window_takes_back_what_was_granted(door):
         assert said["grpc-status"] == "0"
 
 
-def test_a_client_that_remembers_no_headers_is_told_so_once(door):
-    with raw(door.server.port) as client:
+def test_a_header_table_of_size_zero_is_acknowledged_once(api):
+    with raw(api.server.port) as client:
         client.decoder.max_allowed_table_size = 0
         client.send(framed(SETTINGS, 0, 0, struct.pack(">HI", 1, 0)))
         for number in (1, 3):
@@ -231,8 +231,8 @@ def test_a_client_that_remembers_no_headers_is_told_so_once(door):
         ({"content-type": "application/json"}, "415"),
     ],
 )
-def test_what_is_http_but_no_grpc_gets_an_answer_of_http(door, change, status):
-    with raw(door.server.port) as client:
+def test_what_is_http_but_no_grpc_gets_an_answer_of_http(api, change, status):
+    with raw(api.server.port) as client:
         headers = {**dict(fields()), **change}
         client.send(framed(HEADERS, 5, 1, client.encoder.encode(list(headers.items()))))
         assert client.answer(1)[0] == {":status": status}
@@ -250,8 +250,8 @@ def test_what_is_http_but_no_grpc_gets_an_answer_of_http(door, change, status):
         (b"\x00\xff\xff\xff\xff", "at most"),
     ],
 )
-def test_a_body_that_is_not_one_message_is_refused(door, body, says):
-    with raw(door.server.port) as client:
+def test_a_body_that_is_not_one_message_is_refused(api, body, says):
+    with raw(api.server.port) as client:
         client.call(1, None)
         client.send(framed(DATA, 1, 1, body))
         said, _ = client.answer(1)
@@ -260,8 +260,8 @@ def test_a_body_that_is_not_one_message_is_refused(door, body, says):
 
 
 @pytest.mark.parametrize("encoding", ["br", "snappy", "x" * 500])
-def test_an_encoding_that_is_not_known_is_refused_with_those_that_are(door, encoding):
-    with raw(door.server.port) as client:
+def test_an_encoding_that_is_not_known_is_refused_with_those_that_are(api, encoding):
+    with raw(api.server.port) as client:
         client.call(1, b"", grpc_encoding=encoding)
         said, _ = client.answer(1)
         assert (said["grpc-status"], said["grpc-accept-encoding"]) == (
@@ -273,8 +273,8 @@ def test_an_encoding_that_is_not_known_is_refused_with_those_that_are(door, enco
 @pytest.mark.parametrize(
     "timeout", ["", "1", "S", "1s", "-1S", "123456789S", "1.5S", "1S "]
 )
-def test_a_deadline_that_is_none_makes_no_call(door, timeout):
-    with raw(door.server.port) as client:
+def test_a_deadline_that_is_none_makes_no_call(api, timeout):
+    with raw(api.server.port) as client:
         client.call(1, b"", grpc_timeout=timeout)
         said, _ = client.answer(1)
         assert said.get("reset") == "1" if timeout else said["grpc-status"] == "0"
@@ -283,21 +283,21 @@ def test_a_deadline_that_is_none_makes_no_call(door, timeout):
 @pytest.mark.parametrize(
     "timeout", ["99999999H", "1H", "60M", "9S", "9000m", "9000000u", "90000000n"]
 )
-def test_a_deadline_may_have_any_unit(door, timeout):
-    with raw(door.server.port) as client:
+def test_a_deadline_may_have_any_unit(api, timeout):
+    with raw(api.server.port) as client:
         client.call(1, b"", grpc_timeout=timeout)
         assert fine(client.answer(1))
 
 
-def test_a_call_whose_message_never_comes_meets_its_deadline(door):
-    with raw(door.server.port) as client:
+def test_a_call_whose_message_never_comes_meets_its_deadline(api):
+    with raw(api.server.port) as client:
         client.call(1, None, INFER, grpc_timeout="50m", **KEY)
         said, _ = client.answer(1)
         assert said["grpc-status"] == "4"
 
 
-def test_a_refused_call_is_answered_before_its_message_has_come(door):
-    with raw(door.server.port) as client:
+def test_a_refused_call_is_answered_before_its_message_has_come(api):
+    with raw(api.server.port) as client:
         client.call(1, None, INFER)
         said, _ = client.answer(1)
         assert said["grpc-status"] == "16"
@@ -390,9 +390,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_client_that_breaks_the_protocol_is_told_and_let_go(door, name):
+def test_a_client_that_breaks_the_protocol_gets_an_error_and_is_disconnected(api, name):
     data, code = BAD[name]
-    with raw(door.server.port) as client:
+    with raw(api.server.port) as client:
         threading.Thread(target=_send, args=(client, data)).start()
         assert client.goaway() == code
 
@@ -402,8 +402,8 @@ def _send(client, data):
         client.send(data)
 
 
-def test_resets_in_a_row_end_the_connection(door):
-    with raw(door.server.port) as client:
+def test_resets_in_a_row_end_the_connection(api):
+    with raw(api.server.port) as client:
         flood = b"".join(
             framed(HEADERS, 4, n, BLOCK) + framed(RST, 0, n, bytes(4))
             for n in range(1, 6001, 2)
@@ -413,8 +413,8 @@ def test_resets_in_a_row_end_the_connection(door):
 
 
 @pytest.mark.parametrize("more", [0, (1 << 31) - 1])
-def test_resets_that_a_client_provokes_end_the_connection_too(door, more):
-    with raw(door.server.port) as client:
+def test_resets_that_a_client_provokes_end_the_connection_too(api, more):
+    with raw(api.server.port) as client:
         blame = struct.pack(">I", more)
         flood = b"".join(
             framed(HEADERS, 4, n, BLOCK) + framed(WINDOW, 0, n, blame)
@@ -424,8 +424,8 @@ def test_resets_that_a_client_provokes_end_the_connection_too(door, more):
         assert client.goaway() == CALM
 
 
-def test_more_streams_than_allowed_are_refused_and_may_be_tried_again(door):
-    with raw(door.server.port) as client:
+def test_more_streams_than_allowed_are_refused_and_may_be_tried_again(api):
+    with raw(api.server.port) as client:
         numbers = range(1, 2 * http2.MAX_STREAMS + 3, 2)
         for number in numbers:
             client.call(number, None, INFER, **KEY)
@@ -435,11 +435,11 @@ def test_more_streams_than_allowed_are_refused_and_may_be_tried_again(door):
         assert fine(client.answer(numbers[-1] + 2))
 
 
-def test_a_stream_that_sends_more_than_is_read_is_told_to_wait_and_else_reset(door):
+def test_a_stream_over_its_window_is_throttled_and_else_reset(api):
     slow = request(b"ab")
     slow.parameters["hold"].string_param = "them"
     HELD.add("them")
-    with raw(door.server.port) as client:
+    with raw(api.server.port) as client:
         client.call(1, None, f"/{SERVICE}/ModelStreamInfer", **KEY)
         client.send(framed(DATA, 0, 1, prefixed(slow.SerializeToString()) * 90))
         client.send(framed(DATA, 0, 1, prefixed(bytes(250_000))) * 5)
@@ -448,10 +448,10 @@ def test_a_stream_that_sends_more_than_is_read_is_told_to_wait_and_else_reset(do
 
 
 def test_messages_that_are_never_finished_hold_no_more_than_the_budget(
-    door, monkeypatch
+    api, monkeypatch
 ):
-    monkeypatch.setattr(door.server.budget, "total", 1 << 20)
-    with raw(door.server.port) as client:
+    monkeypatch.setattr(api.server.budget, "total", 1 << 20)
+    with raw(api.server.port) as client:
         for number in (1, 3, 5):
             client.call(number, None, INFER, **KEY)
             client.send(
@@ -465,15 +465,15 @@ def test_messages_that_are_never_finished_hold_no_more_than_the_budget(
             )
         said, _ = client.answer(5)
         assert said["grpc-status"] == "8"
-        assert door.server.budget.held <= 1 << 20
-    door.run(until(lambda: door.server.budget.held == 0))
+        assert api.server.budget.held <= 1 << 20
+    api.run(until(lambda: api.server.budget.held == 0))
 
 
 @pytest.mark.parametrize(
     "headers", [[], [(":method", "POST")], [*fields(), (":path", "/x")], fields()[:2]]
 )
-def test_headers_that_make_no_request_reset_the_stream(door, headers):
-    with raw(door.server.port) as client:
+def test_headers_that_make_no_request_reset_the_stream(api, headers):
+    with raw(api.server.port) as client:
         client.send(framed(HEADERS, 5, 1, client.encoder.encode(headers)))
         assert client.answer(1)[0] == {"reset": "1"}
 
@@ -488,8 +488,8 @@ def test_headers_that_make_no_request_reset_the_stream(door, headers):
         bytes(100),
     ],
 )
-def test_what_is_no_http2_is_let_go_and_http1_told_why(door, data):
-    with raw(door.server.port, greet=False) as client:
+def test_a_client_without_http2_is_disconnected_and_http1_gets_an_error(api, data):
+    with raw(api.server.port, greet=False) as client:
         client.send(data)
         got = b""
         while more := client.socket.recv(1000):
@@ -497,16 +497,16 @@ def test_what_is_no_http2_is_let_go_and_http1_told_why(door, data):
         assert (b"HTTP/1.1 400" in got and b"speaks gRPC" in got) == data[:1].isalpha()
 
 
-def test_a_client_that_greets_too_slowly_is_let_go(door, monkeypatch):
+def test_a_client_that_greets_too_slowly_is_let_go(api, monkeypatch):
     monkeypatch.setattr(grpc_server, "GREETING_SECONDS", 0)
-    with raw(door.server.port, greet=False) as client:
+    with raw(api.server.port, greet=False) as client:
         client.send(PREFACE[:10])
         assert client.goaway() == -1
 
 
 def test_a_message_that_comes_too_slowly_is_refused(monkeypatch):
     monkeypatch.setattr(grpc_server, "WATCH_SECONDS", 0.02)
-    slow = GrpcDoor(timeout_seconds=0.1)
+    slow = GrpcApi(timeout_seconds=0.1)
     with raw(slow.server.port) as client:
         client.call(1, None, INFER, **KEY)
         client.send(framed(DATA, 0, 1, b"\x00\x00\x00\xff\xff" + bytes(10)))
@@ -518,7 +518,7 @@ def test_a_message_that_comes_too_slowly_is_refused(monkeypatch):
 def test_an_answer_that_is_never_read_is_dropped(monkeypatch, tmp_path):
     monkeypatch.setattr(grpc_server, "WATCH_SECONDS", 0.02)
     monkeypatch.setattr(grpc_server, "STALL_SECONDS", 0.05)
-    slow = GrpcDoor()
+    slow = GrpcApi()
     with raw(slow.server.port) as client:
         client.send(framed(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))
         client.call(1)
@@ -526,8 +526,8 @@ def test_an_answer_that_is_never_read_is_dropped(monkeypatch, tmp_path):
     slow.close()
 
 
-def test_a_client_that_only_sends_is_let_go(door):
-    with raw(door.server.port) as client:
+def test_a_client_that_only_sends_is_let_go(api):
+    with raw(api.server.port) as client:
         # Its answers are four times as long as its calls.
         block = (
             literal(b":method", b"POST")
@@ -551,30 +551,30 @@ def test_a_client_that_only_sends_is_let_go(door):
             flood()
 
 
-def test_a_thousand_idle_connections_disturb_nobody(door, bystander):
-    idle = [Raw(door.server.port, greet=number % 2 == 0) for number in range(1000)]
+def test_a_thousand_idle_connections_disturb_nobody(api, bystander):
+    idle = [Raw(api.server.port, greet=number % 2 == 0) for number in range(1000)]
     assert bystander.call("ServerLive").live
     assert fine((idle[998].call(1), idle[998].answer(1))[1])
     for client in idle:
         client.close()
-    door.run(until(lambda: len(door.server._connections) < 10))
+    api.run(until(lambda: len(api.server._connections) < 10))
 
 
-def test_connections_beyond_the_limit_are_closed(door, monkeypatch):
+def test_connections_beyond_the_limit_are_closed(api, monkeypatch):
     monkeypatch.setattr(grpc_server, "MAX_CONNECTIONS", 1)
-    with raw(door.server.port, greet=False) as client:
+    with raw(api.server.port, greet=False) as client:
         assert client.goaway() == -1
 
 
 def test_a_drained_connection_serves_what_was_under_way_and_refuses_what_comes_late(
     tmp_path,
 ):
-    door = GrpcDoor()
-    with raw(door.server.port) as client:
+    api = GrpcApi()
+    with raw(api.server.port) as client:
         client.call(1, None)
         client.call(3)
         assert fine(client.answer(3))
-        stopping = asyncio.run_coroutine_threadsafe(door.server.stop(10), door.loop)
+        stopping = asyncio.run_coroutine_threadsafe(api.server.stop(10), api.loop)
         lasts = []
         for kind, flags, _, payload in client.frames():
             if kind == GOAWAY:
@@ -595,7 +595,7 @@ def test_a_drained_connection_serves_what_was_under_way_and_refuses_what_comes_l
         assert 1 in got
         assert 7 not in got
         stopping.result(10)
-    door.close()
+    api.close()
 
 
 # ---- anything at all
@@ -628,11 +628,11 @@ class Pipe:
         return None
 
 
-def conversation(door, pieces):
+def conversation(api, pieces):
     """What a server answers to bytes that come in pieces, and whether it is still there."""
 
     async def scene():
-        server = door.server
+        server = api.server
         connection = http2.Http2Connection(
             lambda h: read_head(h, server.methods), server._accept, set()
         )
@@ -645,7 +645,7 @@ def conversation(door, pieces):
         connection.connection_lost(None)
         return bytes(pipe.written)
 
-    return door.run(scene())
+    return api.run(scene())
 
 
 VALID = (
@@ -669,10 +669,10 @@ VALID = (
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(1, len(VALID) - 1), max_size=12))
-def test_pieces_make_no_difference(door, cuts):
+def test_pieces_make_no_difference(api, cuts):
     ends = [0, *sorted(cuts), len(VALID)]
-    assert conversation(door, [VALID[a:b] for a, b in pairwise(ends)]) == conversation(
-        door, [VALID]
+    assert conversation(api, [VALID[a:b] for a, b in pairwise(ends)]) == conversation(
+        api, [VALID]
     )
 
 
@@ -684,13 +684,13 @@ def test_pieces_make_no_difference(door, cuts):
     st.floats(0, 1),
     st.integers(1, 400),
 )
-def test_damaged_conversations_are_never_a_failure_of_ours(door, changes, kept, piece):
+def test_damaged_conversations_are_never_a_failure_of_ours(api, changes, kept, piece):
     data = bytearray(VALID)
     for place, value in changes:
         data[int(place * len(data))] = value
     data = bytes(data[: round(kept * len(data))])
-    conversation(door, [data[at : at + piece] for at in range(0, len(data), piece)])
-    assert door.server.budget.held == 0
+    conversation(api, [data[at : at + piece] for at in range(0, len(data), piece)])
+    assert api.server.budget.held == 0
 
 
 @settings(max_examples=300, deadline=None)
@@ -704,9 +704,9 @@ def test_damaged_conversations_are_never_a_failure_of_ours(door, changes, kept, 
         )
     )
 )
-def test_random_frames_are_never_a_failure_of_ours(door, frames):
-    conversation(door, [PREFACE, OPEN, *(framed(*one) for one in frames)])
-    assert door.server.budget.held == 0
+def test_random_frames_are_never_a_failure_of_ours(api, frames):
+    conversation(api, [PREFACE, OPEN, *(framed(*one) for one in frames)])
+    assert api.server.budget.held == 0
 
 
 @settings(max_examples=300, deadline=None)
@@ -733,18 +733,18 @@ def test_remembered_header_blocks_mean_what_the_decoder_says(blocks):
             return
 
 
-def test_random_bytes_from_many_clients_disturb_nobody(door, bystander):
+def test_random_bytes_from_many_clients_disturb_nobody(api, bystander):
     rng = random.Random(0)
     for number in range(200):
-        with raw(door.server.port, greet=number % 3 > 0) as client:
+        with raw(api.server.port, greet=number % 3 > 0) as client:
             _send(client, rng.randbytes(rng.randrange(1, 3000)))
         if number % 20 == 0:
             assert bystander.call("ServerLive").live
 
 
-def test_a_client_that_leaves_amid_its_calls_leaves_nothing_behind(door):
+def test_a_client_that_disconnects_amid_its_calls_leaves_no_state(api):
     for number in range(30):
-        with raw(door.server.port) as client:
+        with raw(api.server.port) as client:
             slow = request(b"ab")
             slow.parameters["sleep"].double_param = 0.01
             client.call(1, slow.SerializeToString(), INFER, **KEY)
@@ -752,9 +752,7 @@ def test_a_client_that_leaves_amid_its_calls_leaves_nothing_behind(door):
             client.send(
                 framed(DATA, 0, 3, prefixed(slow.SerializeToString())[: number + 1])
             )
-    door.run(
-        until(
-            lambda: door.server.budget.held == 0 and len(door.server._connections) <= 2
-        )
+    api.run(
+        until(lambda: api.server.budget.held == 0 and len(api.server._connections) <= 2)
     )
-    assert stub(grpc.insecure_channel(door.address), f"/{SERVICE}/ServerLive")
+    assert stub(grpc.insecure_channel(api.address), f"/{SERVICE}/ServerLive")

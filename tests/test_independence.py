@@ -137,7 +137,7 @@ def test_why_calls_share_no_batch_is_said_in_words(make, why, said, tmp_path):
     assert independence.batches(model).endswith(why)
 
 
-def test_texts_that_grow_need_no_proof(tmp_path):
+def test_text_generation_needs_no_proof_of_independence(tmp_path):
     model = predictor.load(writing_bundle(tmp_path / "bundle"))
     assert independence.why_alone(model) == ""
     assert "grow beside one another" in independence.batches(model)

@@ -464,7 +464,7 @@ def test_a_client_that_closes_its_side_still_gets_its_answers(start):
     assert ask(running, b"GET /echo HT", half_close=True) == []
 
 
-def test_a_client_that_waits_with_its_side_closed_is_told_from_one_that_left(start):
+def test_a_half_closed_client_that_waits_is_not_one_that_disconnected(start):
     running = start(header_seconds=0.4)
     request = GET.replace(b"/echo", b"/hold")
     with running.connect() as waiting, running.connect() as leaving:
@@ -526,7 +526,7 @@ def test_only_a_few_pipelined_requests_are_held(start):
     until(lambda: running.open == 0)
 
 
-def test_garbage_behind_a_request_is_refused_after_its_answer(start):
+def test_garbage_after_a_request_is_refused_after_its_answer(start):
     running = start()
     with running.connect() as client:
         client.sendall(GET.replace(b"/echo", b"/hold") + GET + b"\x00garbage\r\n\r\n")
@@ -652,7 +652,7 @@ def test_a_client_that_never_reads_is_cut_off(start):
     assert psutil.Process().memory_info().rss - before < 200 << 20
 
 
-def test_a_flood_of_bad_requests_leaves_nothing_behind(start):
+def test_a_flood_of_bad_requests_leaks_nothing(start):
     running = start()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with Ordinary(running) as ordinary:

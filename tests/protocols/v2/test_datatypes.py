@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.protocols.v2.values import pack_bytes, unpack_bytes
-from tests.helpers.gateways import Door
-from tests.protocols.v2 import (
+from tests.helpers.gateways import InMemoryApi
+from tests.helpers.v2 import (
     HEADER,
     a_mirror,
     binary,
@@ -44,11 +44,11 @@ KINDS = [*CODES, "BF16", "BYTES"]
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    door = Door()
-    worker = door.worker(tmp_path_factory.mktemp("v2") / "w", mirror)
+def api(tmp_path_factory):
+    api = InMemoryApi()
+    worker = api.worker(tmp_path_factory.mktemp("v2") / "w", mirror)
     there = {"sockets": [worker.path]}
-    door.update(
+    api.update(
         *(a_mirror(f"m-{kind}", ("x", kind, [-1, -1]), **there) for kind in KINDS),
         *(a_mirror(f"row-{kind}", ("x", kind, [-1, 3]), **there) for kind in KINDS),
         a_mirror(
@@ -59,9 +59,9 @@ def door(tmp_path_factory):
             **there,
         ),
     )
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
 def values_of(kind):
@@ -99,7 +99,7 @@ def same(first, second):
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(IN_JSON), st.integers(0, 4), st.data())
-def test_json_and_binary_agree_both_ways(door, kind, rows, data):
+def test_json_and_binary_agree_both_ways(api, kind, rows, data):
     values = data.draw(st.lists(values_of(kind), min_size=3 * rows, max_size=3 * rows))
     raw = raw_of(kind, values)
     nested = [values[at : at + 3] for at in range(0, len(values), 3)]
@@ -108,25 +108,25 @@ def test_json_and_binary_agree_both_ways(door, kind, rows, data):
     asks = {"parameters": {"binary_data_output": True}}
     for sent in (values, nested):
         entry = tensor(sent, shape, kind)
-        assert outputs_of(infer(door, model, entry, **asks)) == [
+        assert outputs_of(infer(api, model, entry, **asks)) == [
             ("x_out", kind, shape, raw)
         ]
-        ((*head, got),) = outputs_of(infer(door, model, entry))
+        ((*head, got),) = outputs_of(infer(api, model, entry))
         assert (head, same(got, values)) == (["x_out", kind, shape], True)
     entry = tensor(
         shape=shape, datatype=kind, parameters={"binary_data_size": len(raw)}
     )
     for _ in range(2):  # the second time what the head means is known
-        assert outputs_of(binary(door, model, entry, tail=raw, **asks)) == [
+        assert outputs_of(binary(api, model, entry, tail=raw, **asks)) == [
             ("x_out", kind, shape, raw)
         ]
-        ((*_, got),) = outputs_of(binary(door, model, entry, tail=raw))
+        ((*_, got),) = outputs_of(binary(api, model, entry, tail=raw))
         assert same(got, values)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [0, 1, 3])
-def test_every_datatype_comes_back_as_it_went(door, kind, rows):
+def test_every_datatype_comes_back_as_it_went(api, kind, rows):
     size = {"BF16": 2, "BYTES": 0}.get(kind) or struct.calcsize(CODES.get(kind, "b"))
     raw = (
         pack_bytes([b"\xff\x00", b"", b"\n"] * rows)
@@ -137,40 +137,40 @@ def test_every_datatype_comes_back_as_it_went(door, kind, rows):
         shape=[rows, 3], datatype=kind, parameters={"binary_data_size": len(raw)}
     )
     reply = binary(
-        door, f"m-{kind}", entry, tail=raw, parameters={"binary_data_output": True}
+        api, f"m-{kind}", entry, tail=raw, parameters={"binary_data_output": True}
     )
     assert reply.headers[b"content-type"] == b"application/octet-stream"
     assert outputs_of(reply) == [("x_out", kind, [rows, 3], raw)]
 
 
 @pytest.mark.parametrize("kind", ["FP16", "BF16"])
-def test_half_precision_has_no_form_in_json(door, kind):
+def test_half_precision_has_no_form_in_json(api, kind):
     refused(
-        infer(door, f"m-{kind}", tensor([1, 2], datatype=kind)), "'x'", kind, "binary"
+        infer(api, f"m-{kind}", tensor([1, 2], datatype=kind)), "'x'", kind, "binary"
     )
     entry = tensor(datatype=kind, parameters={"binary_data_size": 4})
-    refused(binary(door, f"m-{kind}", entry, tail=b"1234"), "'x_out'", "binary_data")
+    refused(binary(api, f"m-{kind}", entry, tail=b"1234"), "'x_out'", "binary_data")
     as_json = [{"name": "x_out", "parameters": {"binary_data": False}}]
     refused(
-        binary(door, f"m-{kind}", entry, tail=b"1234", outputs=as_json),
+        binary(api, f"m-{kind}", entry, tail=b"1234", outputs=as_json),
         "'x_out'",
         "binary_data",
     )
 
 
-def test_bytes_that_are_no_text_need_binary_output(door):
+def test_bytes_that_are_no_text_need_binary_output(api):
     entry = tensor(shape=[1, 1], datatype="BYTES", parameters={"binary_data_size": 5})
-    refused(binary(door, "m-BYTES", entry, tail=b"\x01\0\0\0\xff"), "'x_out'", "binary")
+    refused(binary(api, "m-BYTES", entry, tail=b"\x01\0\0\0\xff"), "'x_out'", "binary")
 
 
-def test_nan_and_infinity_are_bare_in_json_both_ways(door):
+def test_nan_and_infinity_are_bare_in_json_both_ways(api):
     body = b'{"id": "NaN", "inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[[NaN,Infinity,-Infinity,1]]}]}'
-    reply = door.ask("POST", "/v2/models/m-FP32/infer", body)
+    reply = api.ask("POST", "/v2/models/m-FP32/infer", body)
     assert b'"data":[NaN,Infinity,-Infinity,1.0]' in reply.body
     assert json.loads(reply.body)["id"] == "NaN"
     entry = tensor(shape=[1, 1], datatype="FP64", parameters={"binary_data_size": 8})
     assert (
-        b"[NaN]" in binary(door, "m-FP64", entry, tail=struct.pack("<d", math.nan)).body
+        b"[NaN]" in binary(api, "m-FP64", entry, tail=struct.pack("<d", math.nan)).body
     )
 
 
@@ -196,40 +196,40 @@ def test_nan_and_infinity_are_bare_in_json_both_ways(door):
         b"[NaN]",
     ],
 )
-def test_nan_elsewhere_is_refused(door, body):
-    refused(door.ask("POST", "/v2/models/m-INT64/infer", body))
+def test_nan_elsewhere_is_refused(api, body):
+    refused(api.ask("POST", "/v2/models/m-INT64/infer", body))
 
 
 @pytest.mark.parametrize(
     "number",
     [b"1e999", b"-1e999", b"1e40", b"1" + b"0" * 400, b"true", b"null", b'"1"'],
 )
-def test_beside_nan_numbers_are_as_strict_as_elsewhere(door, number):
+def test_beside_nan_numbers_are_as_strict_as_elsewhere(api, number):
     for rest in (b"1", b"NaN"):
         body = (
             b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[%b,%b]}]}'
             % (number, rest)
         )
-        refused(door.ask("POST", "/v2/models/m-FP32/infer", body))
+        refused(api.ask("POST", "/v2/models/m-FP32/infer", body))
 
 
-def test_json_with_nan_is_limited(door):
+def test_json_with_nan_is_limited(api):
     body = (
         b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[NaN'
         + b" " * (4 << 20)
         + b"]}]}"
     )
-    refused(door.ask("POST", "/v2/models/m-FP32/infer", body), "NaN", "binary")
+    refused(api.ask("POST", "/v2/models/m-FP32/infer", body), "NaN", "binary")
 
 
 @pytest.mark.parametrize("count", [1, 100_000])
-def test_a_lone_surrogate_becomes_a_replacement_character(door, count):
+def test_a_lone_surrogate_becomes_a_replacement_character(api, count):
     texts = ",".join([r'"a\ud83d b"', r'"\ud83d\ude00"', '"c"'] * count)
     entry = (
         f'{{"name":"x","shape":[1,{3 * count}],"datatype":"BYTES","data":[{texts}]}}'
     )
     body = rf'{{"id":"\udc00","inputs":[{entry}]}}'
-    reply = door.ask("POST", "/v2/models/m-BYTES/infer", body.encode())
+    reply = api.ask("POST", "/v2/models/m-BYTES/infer", body.encode())
     ((_, _, shape, got),) = outputs_of(reply)
     assert shape == [1, 3 * count]
     assert got == ["a\ufffd b", "\U0001f600", "c"] * count
@@ -237,39 +237,39 @@ def test_a_lone_surrogate_becomes_a_replacement_character(door, count):
 
 
 @pytest.mark.parametrize("kind", ["FP32", "BYTES"])
-def test_a_large_body_is_not_searched_for_lone_surrogates(door, kind, monkeypatch):
+def test_a_large_body_is_not_searched_for_lone_surrogates(api, kind, monkeypatch):
     def mend(body):
         raise AssertionError("it was searched")
 
     monkeypatch.setattr("modelmill.protocols.base.mended", mend)
     values = [1.0] * 300_000 if kind == "FP32" else ["\U0001f600"] * 100_000
     ((_, _, _, got),) = outputs_of(
-        infer(door, f"m-{kind}", tensor(values, [1, len(values)], kind))
+        infer(api, f"m-{kind}", tensor(values, [1, len(values)], kind))
     )
     assert got == values
 
 
-def test_large_json_is_exact(door):
+def test_large_json_is_exact(api):
     array = np.random.default_rng(0).random((300, 1000), np.float32)
     for data in (array.ravel().tolist(), array.tolist()):
-        reply = infer(door, "m-FP32", tensor(data, array.shape))
+        reply = infer(api, "m-FP32", tensor(data, array.shape))
         ((_, _, shape, got),) = outputs_of(reply)
         assert shape == [300, 1000]
         assert np.array_equal(np.array(got, np.float32).reshape(shape), array)
     numbers = (2**63 - 1 - np.arange(200_000)).tolist()
     ((_, _, _, got),) = outputs_of(
-        infer(door, "m-INT64", tensor(numbers, [1, len(numbers)], "INT64"))
+        infer(api, "m-INT64", tensor(numbers, [1, len(numbers)], "INT64"))
     )
     assert got == numbers
     texts = [f"[{number}," for number in range(200_000)]
     ((_, _, _, got),) = outputs_of(
-        infer(door, "m-BYTES", tensor(texts, [1, len(texts)], "BYTES"))
+        infer(api, "m-BYTES", tensor(texts, [1, len(texts)], "BYTES"))
     )
     assert got == texts
 
 
 @pytest.mark.parametrize("kind", ["FP32", "INT64", "BYTES"])
-def test_others_are_served_while_a_large_request_is_read(door, kind):
+def test_others_are_served_while_a_large_request_is_read(api, kind):
     count = 300_000
     values = (
         [str(number) for number in range(count)]
@@ -280,7 +280,7 @@ def test_others_are_served_while_a_large_request_is_read(door, kind):
 
     async def ask():
         large = asyncio.create_task(
-            door._ask("POST", f"/v2/models/m-{kind}/infer", body, {}, "admin-key")
+            api._ask("POST", f"/v2/models/m-{kind}/infer", body, {}, "admin-key")
         )
         turns = 0
         while not large.done():
@@ -288,7 +288,7 @@ def test_others_are_served_while_a_large_request_is_read(door, kind):
             await asyncio.sleep(0)
         return turns, large.result()
 
-    turns, reply = door.runner.run(ask())
+    turns, reply = api.runner.run(ask())
     assert len(outputs_of(reply)[0][3]) == count
     assert turns > 100
 
@@ -309,7 +309,7 @@ def test_others_are_served_while_a_large_request_is_read(door, kind):
         lambda text: b"[" * 40 + text + b"]" * 40,
     ],
 )
-def test_a_large_list_is_read_as_strictly_as_a_small_one(door, spoil):
+def test_a_large_list_is_read_as_strictly_as_a_small_one(api, spoil):
     for count in (10, 400_000):
         data = spoil(json.dumps(list(range(count)), separators=(",", ":")).encode())
         body = (
@@ -317,12 +317,12 @@ def test_a_large_list_is_read_as_strictly_as_a_small_one(door, spoil):
             % (count, data)
         )
         refused(
-            door.ask("POST", "/v2/models/m-FP32/infer", body),
+            api.ask("POST", "/v2/models/m-FP32/infer", body),
             "'x'" if b",," not in data else "not valid",
         )
 
 
-def test_several_datatypes_in_one_request(door):
+def test_several_datatypes_in_one_request(api):
     texts = pack_bytes([b"a", b"\xff"])
     halves = np.array([[1, 2], [3, 4]], np.float16).tobytes()
     inputs = [
@@ -345,7 +345,7 @@ def test_several_datatypes_in_one_request(door):
         {"name": "a_out", "parameters": {"binary_data": True}},
         {"name": "b_out", "parameters": {"binary_data": True}},
     ]
-    reply = binary(door, "mixed", *inputs, tail=halves + texts, outputs=asked)
+    reply = binary(api, "mixed", *inputs, tail=halves + texts, outputs=asked)
     assert outputs_of(reply) == [
         ("c_out", "INT64", [2], [5, 2**60 + 1]),
         ("a_out", "BYTES", [2], texts),
@@ -368,12 +368,12 @@ def test_several_datatypes_in_one_request(door):
     ],
 )
 @pytest.mark.parametrize("kind", ["m", "row"])
-def test_elements_of_bytes_must_fill_the_data_exactly(door, data, kind):
+def test_elements_of_bytes_must_fill_the_data_exactly(api, data, kind):
     shape = [1, 1] if kind == "m" else [1, 3]
     entry = tensor(
         shape=shape, datatype="BYTES", parameters={"binary_data_size": len(data)}
     )
-    refused(binary(door, f"{kind}-BYTES", entry, tail=data), "'x'")
+    refused(binary(api, f"{kind}-BYTES", entry, tail=data), "'x'")
 
 
 @given(st.lists(st.binary(max_size=9), max_size=9))
@@ -383,12 +383,12 @@ def test_bytes_are_packed_as_they_were(values):
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 4))
-def test_no_bytes_can_mislead(door, data, count):
+def test_no_bytes_can_mislead(api, data, count):
     entry = tensor(
         shape=[1, count], datatype="BYTES", parameters={"binary_data_size": len(data)}
     )
     reply = binary(
-        door, "m-BYTES", entry, tail=data, parameters={"binary_data_output": True}
+        api, "m-BYTES", entry, tail=data, parameters={"binary_data_output": True}
     )
     if reply.status == 200:
         assert len(unpack_bytes(data)) == count
@@ -403,9 +403,9 @@ def test_no_bytes_can_mislead(door, data, count):
     st.none() | st.integers(0, 220) | st.text(max_size=3),
     st.sampled_from(KINDS),
 )
-def test_random_bytes_are_refused(door, body, length, kind):
+def test_random_bytes_are_refused(api, body, length, kind):
     headers = {} if length is None else {HEADER: str(length).encode()}
-    refused(door.ask("POST", f"/v2/models/m-{kind}/infer", body, headers))
+    refused(api.ask("POST", f"/v2/models/m-{kind}/infer", body, headers))
 
 
 WORDS = [
@@ -432,13 +432,13 @@ WORDS = [
     st.lists(st.tuples(st.floats(0, 1), st.sampled_from(WORDS)), max_size=3),
     st.data(),
 )
-def test_a_damaged_list_is_never_our_failure(door, kind, insertions, data):
+def test_a_damaged_list_is_never_our_failure(api, kind, insertions, data):
     values = data.draw(st.lists(values_of(kind), min_size=2, max_size=2))
     body = json.dumps({"inputs": [tensor(values, [1, 2], kind)], "id": "a"}).encode()
     for place, word in insertions:
         at = round(place * len(body))
         body = body[:at] + word + body[at:]
-    reply = door.ask("POST", f"/v2/models/m-{kind}/infer", body)
+    reply = api.ask("POST", f"/v2/models/m-{kind}/infer", body)
     assert reply.status in (200, 400), reply.body
     if reply.status == 400:
         assert msgspec.json.decode(reply.body).keys() == {"error"}

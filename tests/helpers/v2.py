@@ -36,15 +36,15 @@ def tensor(data=None, shape=(1, 2), datatype="FP32", name="x", **rest):
     return entry if data is None else {**entry, "data": data}
 
 
-def infer(door, model, *inputs, headers=None, tail=b"", **rest):
+def infer(api, model, *inputs, headers=None, tail=b"", **rest):
     head = json.dumps({"inputs": list(inputs), **rest}).encode()
-    return door.ask("POST", f"/v2/models/{model}/infer", head + tail, headers)
+    return api.ask("POST", f"/v2/models/{model}/infer", head + tail, headers)
 
 
-def binary(door, model, *inputs, tail=b"", **rest):
+def binary(api, model, *inputs, tail=b"", **rest):
     head = json.dumps({"inputs": list(inputs), **rest}).encode()
     headers = {HEADER: str(len(head))}
-    return door.ask("POST", f"/v2/models/{model}/infer", head + tail, headers)
+    return api.ask("POST", f"/v2/models/{model}/infer", head + tail, headers)
 
 
 def refused(reply, *says):

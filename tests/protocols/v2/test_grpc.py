@@ -23,11 +23,11 @@ from modelmill.serve.wire import Answer, Tensor
 from modelmill.settings import Limits
 from modelmill.types import TensorSpec
 from tests.helpers.gateways import a_route
+from tests.helpers.grpc_api import KEY, SERVICE, Client, GrpcApi, a_request, stub
 from tests.helpers.workers import until
-from tests.protocols.grpc_door import KEY, SERVICE, Client, GrpcDoor, a_request, stub
 
 KINDS = sorted(NUMPY)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 HELD = set()
@@ -62,12 +62,12 @@ def a_mirror(name, *specs, **changed):
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    door = GrpcDoor(body_bytes=40 << 20)
+def api(tmp_path_factory):
+    api = GrpcApi(body_bytes=40 << 20)
     there = {
-        "sockets": [door.worker(tmp_path_factory.mktemp("grpc") / "w", mirror).path]
+        "sockets": [api.worker(tmp_path_factory.mktemp("grpc") / "w", mirror).path]
     }
-    door.update(
+    api.update(
         *(
             a_mirror(f"m-{kind}", ("x", kind, [-1, -1]), **there)
             for kind in [*KINDS, "BF16", "BYTES"]
@@ -82,20 +82,18 @@ def door(tmp_path_factory):
         a_mirror("theirs", ("x", "FP32", [-1]), project="other", **there),
         a_mirror("fresh", ("x", "FP32", [-1]), ready=False),
     )
-    door.run(
-        until(lambda: door.gateway.connected(door.gateway.route(caller(door), "two")))
-    )
-    yield door
-    door.close()
+    api.run(until(lambda: api.gateway.connected(api.gateway.route(caller(api), "two"))))
+    yield api
+    api.close()
 
 
-def caller(door):
-    return door.gateway.authorise("admin-key")
+def caller(api):
+    return api.gateway.authorise("admin-key")
 
 
 @pytest.fixture(scope="module")
-def client(door):
-    client = Client(door.address)
+def client(api):
+    client = Client(api.address)
     yield client
     client.close()
 
@@ -222,7 +220,7 @@ def test_the_id_and_only_the_outputs_asked_for_come_back(client):
     assert list(answer.raw_output_contents) == [np.array([7]).tobytes()]
 
 
-def test_scores_come_back_as_classes_when_asked(client):
+def test_scores_come_back_as_classes_on_request(client):
     request = a_request("two", A, B)
     request.outputs.add(name="a_out").parameters["classification"].int64_param = 1
     answer = client.call("ModelInfer", request)
@@ -271,7 +269,7 @@ def test_an_unknown_output_is_refused(client):
 
 
 def test_parameters_of_every_kind_reach_the_model_and_those_of_the_protocol_do_not(
-    client, door
+    client, api
 ):
     request = a_request("m-FP32", ("x", "FP32", ROW))
     request.parameters["s"].string_param = "v"
@@ -282,7 +280,7 @@ def test_parameters_of_every_kind_reach_the_model_and_those_of_the_protocol_do_n
     request.parameters["timeout"].int64_param = 5_000_000
     request.parameters["sequence_id"].int64_param = 7
     client.call("ModelInfer", request)
-    got = [call for worker in door._workers for batch in worker.got for call in batch][
+    got = [call for worker in api._workers for batch in worker.got for call in batch][
         -1
     ]
     assert got.parameters == {"s": "v", "i": -3, "b": True, "f": 0.5}
@@ -299,15 +297,15 @@ def test_parameters_of_every_kind_reach_the_model_and_those_of_the_protocol_do_n
     )
 
 
-def test_priority_timeout_and_id_are_passed_on(door, client, monkeypatch):
+def test_priority_timeout_and_id_are_passed_on(api, client, monkeypatch):
     asked = []
-    predict = door.gateway.predict
+    predict = api.gateway.predict
 
     async def listening(*given, **named):
         asked.append(named)
         return await predict(*given, **named)
 
-    monkeypatch.setattr(door.gateway, "predict", listening)
+    monkeypatch.setattr(api.gateway, "predict", listening)
     request = a_request("m-FP32", ("x", "FP32", ROW), id="seven")
     request.parameters["priority"].uint64_param = 2
     request.parameters["timeout"].int64_param = 3_000_000
@@ -333,7 +331,7 @@ def test_large_messages_pass_both_ways_in_every_encoding(client):
         assert answer.raw_output_contents[0] == array.tobytes()
 
 
-def test_a_message_beyond_the_limit_is_refused_before_it_is_taken(client, door):
+def test_a_message_beyond_the_limit_is_refused_before_it_is_taken(client, api):
     array = np.zeros((1, 11 << 20), np.float32)
     error = client.refusal("ModelInfer", a_request("m-FP32", ("x", "FP32", array)))
     assert refused(error, StatusCode.RESOURCE_EXHAUSTED, "at most 42,991,616 are taken")
@@ -343,13 +341,13 @@ def test_a_message_beyond_the_limit_is_refused_before_it_is_taken(client, door):
         compression=grpc.Compression.Gzip,
     )
     assert refused(error, StatusCode.RESOURCE_EXHAUSTED, "when it is unpacked")
-    assert door.server.budget.held == 0
+    assert api.server.budget.held == 0
 
 
 # ---- models and settings
 
 
-def test_server_and_model_tell_what_they_are(client):
+def test_server_and_model_metadata(client):
     assert client.call("ServerLive").live
     assert client.call("ServerReady").ready
     about = client.call("ServerMetadata")
@@ -419,12 +417,12 @@ def test_models_are_loaded_and_unloaded_by_admins_only():
     async def operate(gateway, caller, name, load):
         done.append((caller.role, name, load))
 
-    door = GrpcDoor(operator=operate)
-    client = Client(door.address)
+    api = GrpcApi(operator=operate)
+    client = Client(api.address)
     client.call("RepositoryModelUnload", {"model_name": "two"})
     client.call("RepositoryModelLoad", {"model_name": "two"})
     assert done == [("admin", "two", False), ("admin", "two", True)]
-    user = Client(door.address, "other-key")
+    user = Client(api.address, "other-key")
     for name in ("RepositoryModelLoad", "RepositoryModelUnload"):
         assert (
             user.refusal(name, {"model_name": "two"}).code()
@@ -439,10 +437,10 @@ def test_models_are_loaded_and_unloaded_by_admins_only():
         "config",
     )
     client.close()
-    door.close()
+    api.close()
 
 
-def test_settings_are_told_and_changed(client):
+def test_settings_are_read_and_changed(client):
     request = message("inference.TraceSettingRequest")()
     assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == [
         "1000"
@@ -468,7 +466,7 @@ def test_settings_are_told_and_changed(client):
 
 
 def test_tensors_may_lie_in_shared_memory_when_the_operator_allows_it(
-    client, door, monkeypatch
+    client, api, monkeypatch
 ):
     region = {"name": "r", "key": f"/modelmill-test-{os.getpid()}", "byte_size": 16}
     path = Path("/dev/shm") / region["key"][1:]
@@ -476,7 +474,7 @@ def test_tensors_may_lie_in_shared_memory_when_the_operator_allows_it(
     try:
         error = client.refusal("SystemSharedMemoryRegister", region)
         assert refused(error, StatusCode.PERMISSION_DENIED, "shared memory is off")
-        monkeypatch.setattr(door.gateway, "shared_memory", True)
+        monkeypatch.setattr(api.gateway, "shared_memory", True)
         client.call("SystemSharedMemoryRegister", region)
         assert (
             dict(client.call("SystemSharedMemoryStatus").regions)["r"].byte_size == 16
@@ -561,13 +559,13 @@ def test_a_method_that_does_not_exist_is_not_implemented(client):
 
 
 def test_before_the_first_snapshot_callers_may_try_again(tmp_path):
-    door = GrpcDoor()
-    door.gateway._snapshot = None
-    client = Client(door.address)
+    api = GrpcApi()
+    api.gateway._snapshot = None
+    client = Client(api.address)
     assert not client.call("ServerReady").ready
     assert client.refusal("ServerMetadata").code() == StatusCode.UNAVAILABLE
     client.close()
-    door.close()
+    api.close()
 
 
 # ---- errors
@@ -603,11 +601,11 @@ def test_what_is_no_message_is_refused(client, body):
     )
 
 
-def test_a_failure_of_ours_tells_nothing_but_that(client, door, monkeypatch, caplog):
+def test_an_internal_error_says_nothing_but_that(client, api, monkeypatch, caplog):
     async def broken(*given, **named):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(door.gateway, "predict", broken)
+    monkeypatch.setattr(api.gateway, "predict", broken)
     error = client.refusal("ModelInfer", a_request("m-FP32", ("x", "FP32", ROW)))
     assert refused(error, StatusCode.INTERNAL, "its log says why")
     assert "secret" not in error.details()
@@ -633,37 +631,37 @@ def held():
     HELD.discard("it")
 
 
-def test_the_deadline_of_the_caller_is_the_servers_too(client, door):
-    before = pool_of(door).series.failure
+def test_the_deadline_of_the_caller_is_the_servers_too(client, api):
+    before = pool_of(api).series.failure
     error = client.refusal("ModelInfer", sleeping(0.3), timeout=0.1)
     assert error.code() == StatusCode.DEADLINE_EXCEEDED
-    door.run(until(lambda: pool_of(door).series.failure == before + 1))
+    api.run(until(lambda: pool_of(api).series.failure == before + 1))
 
 
-def pool_of(door):
-    return next(pool for place, pool in door.gateway.pools() if place[1] == "m-FP32")
+def pool_of(api):
+    return next(pool for place, pool in api.gateway.pools() if place[1] == "m-FP32")
 
 
-def test_a_call_that_is_cancelled_is_given_up(client, door, held):
-    pool, infer = pool_of(door), stub(client.channel, f"/{SERVICE}/ModelInfer")
+def test_a_call_that_is_cancelled_is_given_up(client, api, held):
+    pool, infer = pool_of(api), stub(client.channel, f"/{SERVICE}/ModelInfer")
     running = [infer.future(held, metadata=client.metadata)]
     while not pool.waiting:  # the worker has all that it may hold
         running.append(infer.future(sleeping(0), metadata=client.metadata))
-        door.run(asyncio.sleep(0.02))
+        api.run(asyncio.sleep(0.02))
     waiting = infer.future(sleeping(0), metadata=client.metadata)
-    door.run(until(lambda: pool.waiting >= 2))
+    api.run(until(lambda: pool.waiting >= 2))
     waiting.cancel()
-    door.run(until(lambda: pool.waiting <= 1))
+    api.run(until(lambda: pool.waiting <= 1))
     HELD.clear()
     assert all(call.result(timeout=10).outputs for call in running)
-    assert door.run(_settled(door)) == 0
+    assert api.run(_settled(api)) == 0
 
 
-async def _settled(door):
+async def _settled(api):
     await until(
-        lambda: not any(connection.streams for connection in door.server._connections)
+        lambda: not any(connection.streams for connection in api.server._connections)
     )
-    return door.server.budget.held
+    return api.server.budget.held
 
 
 # ---- the stream
@@ -699,21 +697,21 @@ def test_a_stream_answers_every_request_and_goes_on_after_errors(client):
             )
 
 
-def test_a_request_draws_its_version_once(door, client, monkeypatch):
+def test_a_request_draws_its_version_once(api, client, monkeypatch):
     draws = []
 
     def draw():
         draws.append(0.25)
         return 0.25 if len(draws) % 2 else 0.75
 
-    kept = door.gateway._snapshot
+    kept = api.gateway._snapshot
     sockets = kept.routes["default/m-FP32"].sockets
     canary = a_mirror(
         "twice", ("x", "FP32", [-1, -1]), version=2, weight=0.5, sockets=sockets
     )
     spec = ("x", "FP32", [-1, -1])
     main = a_mirror("twice", spec, sockets=sockets, others=[canary])
-    door.update(*kept.routes.values(), main)
+    api.update(*kept.routes.values(), main)
     monkeypatch.setattr("modelmill.serve.gateway.random.random", draw)
     assert ask(client, model="twice").model_version == "2"
     assert ask(client, model="twice").model_version == "1"
@@ -722,13 +720,13 @@ def test_a_request_draws_its_version_once(door, client, monkeypatch):
     (answer,) = stream_of(client, [named])
     assert "text_output" in answer.error_message
     assert len(draws) == 3
-    door.update(*kept.routes.values())
+    api.update(*kept.routes.values())
 
 
-def test_a_slow_request_of_a_stream_holds_up_no_other(door, client, tmp_path, held):
-    fast = door.worker(tmp_path / "fast", mirror)
-    snapshot = door.gateway._snapshot
-    door.update(
+def test_a_slow_request_of_a_stream_holds_up_no_other(api, client, tmp_path, held):
+    fast = api.worker(tmp_path / "fast", mirror)
+    snapshot = api.gateway._snapshot
+    api.update(
         *snapshot.routes.values(),
         a_mirror("quick", ("x", "FP32", [-1, 2]), sockets=[fast.path]),
     )
@@ -739,7 +737,7 @@ def test_a_slow_request_of_a_stream_holds_up_no_other(door, client, tmp_path, he
     assert [one.infer_response.id for one in got] == ["slow"]
 
 
-def test_the_request_for_an_empty_final_answer_is_met(client, door):
+def test_the_request_for_an_empty_final_answer_is_met(client, api):
     request = a_request("m-FP32", ("x", "FP32", ROW), id="e")
     request.parameters["triton_enable_empty_final_response"].bool_param = True
     got = list(stream_of(client, [request]))
@@ -774,8 +772,8 @@ def test_the_deadline_of_a_stream_ends_it(client):
     assert caught.value.code() == StatusCode.DEADLINE_EXCEEDED
 
 
-def test_a_stream_that_is_cancelled_gives_up_its_calls(client, door, held):
-    pool, never = pool_of(door), threading.Event()
+def test_a_stream_that_is_cancelled_gives_up_its_calls(client, api, held):
+    pool, never = pool_of(api), threading.Event()
 
     def many():
         yield held
@@ -783,17 +781,17 @@ def test_a_stream_that_is_cancelled_gives_up_its_calls(client, door, held):
             yield sleeping(0)
 
     got = stream_of(client, many())
-    door.run(until(lambda: pool.waiting >= 2))
+    api.run(until(lambda: pool.waiting >= 2))
     got.cancel()
     never.set()
-    door.run(until(lambda: pool.waiting == 0))
+    api.run(until(lambda: pool.waiting == 0))
 
 
 @pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip])
-def test_the_asynchronous_client_is_served_as_well(door, compression):
+def test_the_asynchronous_client_is_served_as_well(api, compression):
     async def scene():
         async with grpc.aio.insecure_channel(
-            door.address, compression=compression
+            api.address, compression=compression
         ) as channel:
             call = stub(channel, f"/{SERVICE}/ModelInfer")
             asked = [
@@ -818,7 +816,7 @@ def test_the_asynchronous_client_is_served_as_well(door, compression):
 # ---- health, reflection, TLS, the end
 
 
-def test_health_is_told_to_those_who_ask_and_to_those_who_watch(client, door):
+def test_health_is_answered_by_check_and_by_watch(client, api):
     check = stub(client.channel, "/grpc.health.v1.Health/Check")
     ask_for = message("grpc.health.v1.HealthCheckRequest")
     assert [check(ask_for(service=name)).status for name in ("", SERVICE)] == [1, 1]
@@ -829,10 +827,10 @@ def test_health_is_told_to_those_who_ask_and_to_those_who_watch(client, door):
         ask_for(), timeout=20
     )
     assert next(watching).status == 1
-    door.gateway.draining = True
+    api.gateway.draining = True
     assert next(watching).status == 2
     assert check(ask_for()).status == 2
-    door.gateway.draining = False
+    api.gateway.draining = False
     assert next(watching).status == 1
     watching.cancel()
     assert (
@@ -907,9 +905,9 @@ class Tracing:
         self.ended += 1
 
 
-def test_a_call_is_traced_and_its_answer_names_the_trace(client, door, monkeypatch):
+def test_a_call_is_traced_and_its_answer_names_the_trace(client, api, monkeypatch):
     tracing = Tracing()
-    monkeypatch.setattr(door.gateway, "tracing", tracing)
+    monkeypatch.setattr(api.gateway, "tracing", tracing)
     metadata = [
         *client.metadata,
         ("traceparent", "00-9-9-01"),
@@ -921,7 +919,7 @@ def test_a_call_is_traced_and_its_answer_names_the_trace(client, door, monkeypat
     )
     assert dict(done.initial_metadata())["x-request-id"] == "mine"
     assert tracing.started == [(f"{SERVICE}/ModelInfer", "00-9-9-01", "ModelInfer")]
-    door.run(until(lambda: tracing.ended == 1))  # once the answer has left
+    api.run(until(lambda: tracing.ended == 1))  # once the answer has left
 
 
 @pytest.fixture(scope="module")
@@ -942,19 +940,19 @@ def certificate(tmp_path_factory):
 
 
 def test_calls_may_be_encrypted(certificate):
-    door = GrpcDoor(tls=certificate)
+    api = GrpcApi(tls=certificate)
     secure = grpc.ssl_channel_credentials(certificate[0].read_bytes())
-    with grpc.secure_channel(f"localhost:{door.server.port}", secure) as channel:
+    with grpc.secure_channel(f"localhost:{api.server.port}", secure) as channel:
         assert stub(channel, f"/{SERVICE}/ServerLive")(
             message("inference.ServerLiveRequest")(), timeout=20
         ).live
-    plain = Client(door.address)
+    plain = Client(api.address)
     assert plain.refusal("ServerLive", timeout=2).code() in (
         StatusCode.UNAVAILABLE,
         StatusCode.DEADLINE_EXCEEDED,
     )
     plain.close()
-    door.close()
+    api.close()
 
 
 def test_files_that_are_no_certificate_are_named(tmp_path):
@@ -970,10 +968,10 @@ def test_files_that_are_no_certificate_are_named(tmp_path):
 
 
 def test_a_server_that_stops_answers_what_it_has_taken(tmp_path):
-    door = GrpcDoor()
-    worker = door.worker(tmp_path / "w", mirror)
-    door.update(a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
-    client = Client(door.address)
+    api = GrpcApi()
+    worker = api.worker(tmp_path / "w", mirror)
+    api.update(a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
+    client = Client(api.address)
     call = stub(client.channel, f"/{SERVICE}/ModelInfer").future(
         sleeping(0.3), metadata=client.metadata
     )
@@ -984,8 +982,8 @@ def test_a_server_that_stops_answers_what_it_has_taken(tmp_path):
         never.wait(10)
 
     talk = stream_of(client, waiting())
-    door.run(until(lambda: worker.got))
-    door.run(door.server.stop(10))
+    api.run(until(lambda: worker.got))
+    api.run(api.server.stop(10))
     assert call.result(timeout=5).outputs
     assert next(talk).infer_response.id == "one"
     with pytest.raises(grpc.RpcError) as caught:
@@ -994,22 +992,22 @@ def test_a_server_that_stops_answers_what_it_has_taken(tmp_path):
     assert refused(caught.value, StatusCode.UNAVAILABLE, "open the stream again")
     assert client.refusal("ServerLive", timeout=5).code() == StatusCode.UNAVAILABLE
     client.close()
-    door.close()
+    api.close()
 
 
 def test_a_server_that_must_stop_at_once_leaves_nobody_waiting(tmp_path):
-    door = GrpcDoor()
-    worker = door.worker(tmp_path / "w", mirror)
-    door.update(a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
-    client = Client(door.address)
+    api = GrpcApi()
+    worker = api.worker(tmp_path / "w", mirror)
+    api.update(a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
+    client = Client(api.address)
     call = stub(client.channel, f"/{SERVICE}/ModelInfer").future(
         sleeping(3), metadata=client.metadata
     )
-    door.run(until(lambda: worker.got))
-    door.run(door.server.stop(0))
+    api.run(until(lambda: worker.got))
+    api.run(api.server.stop(0))
     assert call.exception(timeout=5).code() == StatusCode.UNAVAILABLE
     client.close()
-    door.close()
+    api.close()
 
 
 def test_one_port_can_be_shared_and_several_can_be_served(tmp_path):

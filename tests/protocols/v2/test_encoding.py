@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.wire.encoding import preferred
-from tests.helpers.gateways import Door, Reply
-from tests.protocols.v2 import HEADER, a_mirror, mirror, outputs_of, refused, tensor
+from tests.helpers.gateways import InMemoryApi, Reply
+from tests.helpers.v2 import HEADER, a_mirror, mirror, outputs_of, refused, tensor
 
 LIMIT = 1 << 18
 PACK = {
@@ -26,13 +26,13 @@ PACK = {
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    door = Door(body_bytes=LIMIT)
-    worker = door.worker(tmp_path_factory.mktemp("v2") / "w", mirror)
-    door.update(a_mirror("m", ("x", "FP32", [-1]), sockets=[worker.path]))
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+def api(tmp_path_factory):
+    api = InMemoryApi(body_bytes=LIMIT)
+    worker = api.worker(tmp_path_factory.mktemp("v2") / "w", mirror)
+    api.update(a_mirror("m", ("x", "FP32", [-1]), sockets=[worker.path]))
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
 def body_of(count, output_binary):
@@ -44,8 +44,8 @@ def body_of(count, output_binary):
     return head, raw
 
 
-def ask(door, body, **headers):
-    return door.ask(
+def ask(api, body, **headers):
+    return api.ask(
         "POST",
         "/v2/models/m/infer",
         body,
@@ -55,10 +55,10 @@ def ask(door, body, **headers):
 
 @pytest.mark.parametrize("name", PACK)
 @pytest.mark.parametrize("count", [1, 20_000])
-def test_the_header_length_is_that_of_what_was_compressed(door, name, count):
+def test_the_header_length_is_that_of_what_was_compressed(api, name, count):
     head, raw = body_of(count, True)
     reply = ask(
-        door, PACK[name](head + raw), content_encoding=name, **{HEADER: str(len(head))}
+        api, PACK[name](head + raw), content_encoding=name, **{HEADER: str(len(head))}
     )
     assert outputs_of(reply) == [("x_out", "FP32", [count], raw)]
 
@@ -67,11 +67,11 @@ def test_the_header_length_is_that_of_what_was_compressed(door, name, count):
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("count", [3, 300, 30_000])
 def test_an_answer_is_compressed_when_that_is_wanted_and_worth_it(
-    door, name, binary, count
+    api, name, binary, count
 ):
     head, raw = body_of(count, binary)
-    plain = ask(door, head + raw, **{HEADER: str(len(head))})
-    reply = ask(door, head + raw, accept_encoding=name, **{HEADER: str(len(head))})
+    plain = ask(api, head + raw, **{HEADER: str(len(head))})
+    reply = ask(api, head + raw, accept_encoding=name, **{HEADER: str(len(head))})
     if len(plain.body) < 1024:
         assert reply == plain
         return
@@ -85,13 +85,13 @@ def test_an_answer_is_compressed_when_that_is_wanted_and_worth_it(
     assert reply.headers.get(HEADER.encode()) == plain.headers.get(HEADER.encode())
 
 
-def test_an_answer_that_does_not_shrink_goes_as_it_is(door):
+def test_an_answer_that_does_not_shrink_goes_as_it_is(api):
     raw = np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes()
     entry = tensor(shape=[1000], parameters={"binary_data_size": len(raw)})
     head = json.dumps(
         {"inputs": [entry], "parameters": {"binary_data_output": True}}
     ).encode()
-    reply = ask(door, head + raw, accept_encoding="gzip", **{HEADER: str(len(head))})
+    reply = ask(api, head + raw, accept_encoding="gzip", **{HEADER: str(len(head))})
     assert b"content-encoding" not in reply.headers
     assert outputs_of(reply)[0][3] == raw
 
@@ -136,7 +136,7 @@ def test_no_wish_is_too_strange(accepted):
 
 @pytest.mark.parametrize("name", ["gzip", "deflate"])
 @pytest.mark.parametrize("size", [LIMIT + 1, 50 * LIMIT, 2000 * LIMIT])
-def test_a_bomb_is_refused_as_it_unfolds(door, name, size):
+def test_a_bomb_is_refused_as_it_unfolds(api, name, size):
     stream = zlib.compressobj(9, wbits={"gzip": 31, "deflate": 15}[name])
     parts = [
         stream.compress(bytes(min(1 << 20, size - at)))
@@ -145,7 +145,7 @@ def test_a_bomb_is_refused_as_it_unfolds(door, name, size):
     body = b"".join([*parts, stream.flush()])
     if len(body) > LIMIT:
         body = body[:LIMIT]
-    reply = ask(door, body, content_encoding=name)
+    reply = ask(api, body, content_encoding=name)
     assert reply.status == 413
     assert f"{LIMIT:,}" in reply.error
 
@@ -168,8 +168,8 @@ def test_a_bomb_is_refused_as_it_unfolds(door, name, size):
         ("é", b"{}"),
     ],
 )
-def test_a_body_that_is_not_what_it_says_is_refused(door, name, body):
-    refused(ask(door, body, content_encoding=name))
+def test_a_body_that_is_not_what_it_says_is_refused(api, name, body):
+    refused(ask(api, body, content_encoding=name))
 
 
 @settings(max_examples=100, deadline=None)
@@ -177,10 +177,10 @@ def test_a_body_that_is_not_what_it_says_is_refused(door, name, body):
     st.sampled_from(["gzip", "deflate"]),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))),
 )
-def test_a_damaged_stream_is_never_our_failure(door, name, changes):
+def test_a_damaged_stream_is_never_our_failure(api, name, changes):
     head, raw = body_of(50, True)
     body = bytearray(PACK[name](head + raw))
     for place, value in changes:
         body[int(place * len(body))] = value
-    reply = ask(door, bytes(body), content_encoding=name, **{HEADER: str(len(head))})
+    reply = ask(api, bytes(body), content_encoding=name, **{HEADER: str(len(head))})
     assert reply.status in (200, 400, 413), reply.body

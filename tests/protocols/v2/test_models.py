@@ -10,17 +10,17 @@ import pytest
 from modelmill.errors import NotFound
 from modelmill.serve.meter import Histogram, Series
 from modelmill.types import TensorSpec
-from tests.helpers.gateways import Door, a_route
-from tests.protocols.v2 import a_mirror, infer, mirror, refused, tensor
+from tests.helpers.gateways import InMemoryApi, a_route
+from tests.helpers.v2 import a_mirror, infer, mirror, refused, tensor
 
 
 @pytest.fixture
-def door(tmp_path):
-    door = Door()
-    worker = door.worker(tmp_path / "w", mirror)
+def api(tmp_path):
+    api = InMemoryApi()
+    worker = api.worker(tmp_path / "w", mirror)
     there = {"sockets": [worker.path], "kind": "tensor", "task": ""}
     spec = ("x", "FP32", [-1, 2])
-    door.update(
+    api.update(
         a_mirror(
             "m",
             spec,
@@ -43,39 +43,39 @@ def door(tmp_path):
         a_route("asleep", asleep=True),
         a_route("secret", project="other"),
     )
-    yield door
-    door.runner.run(worker.stop())
-    door.close()
+    yield api
+    api.runner.run(worker.stop())
+    api.close()
 
 
 # ---- metadata and configuration
 
 
-def test_every_version_that_answers_is_named(door):
-    assert door.ask("GET", "/v2/models/m").json["versions"] == ["2", "3"]
-    assert door.ask("GET", "/v2/models/shadowed").json["versions"] == ["1"]
+def test_every_version_that_answers_is_named(api):
+    assert api.ask("GET", "/v2/models/m").json["versions"] == ["2", "3"]
+    assert api.ask("GET", "/v2/models/shadowed").json["versions"] == ["1"]
 
 
-def test_the_platform_is_that_of_the_engine(door):
-    assert door.ask("GET", "/v2/models/m").json["platform"] == "onnxruntime_onnx"
-    assert door.ask("GET", "/v2/models/texts").json["platform"] == "openvino"
+def test_the_platform_is_that_of_the_engine(api):
+    assert api.ask("GET", "/v2/models/m").json["platform"] == "onnxruntime_onnx"
+    assert api.ask("GET", "/v2/models/texts").json["platform"] == "openvino"
 
 
 @pytest.mark.parametrize("path", ["", "/config"])
-def test_what_is_not_known_yet_is_said(door, path):
-    reply = door.ask("GET", f"/v2/models/fresh{path}")
+def test_what_is_not_known_yet_is_said(api, path):
+    reply = api.ask("GET", f"/v2/models/fresh{path}")
     assert (reply.status, reply.error) == (503, "'fresh' is loading")
     assert reply.headers[b"retry-after"] == b"1"
 
 
-def test_a_configuration_speaks_tritons_names(door):
-    config = door.ask("GET", "/v2/models/m/config").json
+def test_a_configuration_speaks_tritons_names(api):
+    config = api.ask("GET", "/v2/models/m/config").json
     assert (config["name"], config["platform"], config["backend"]) == (
         "m",
         "onnxruntime_onnx",
         "onnxruntime",
     )
-    assert config["max_batch_size"] == door.gateway.limits.batch
+    assert config["max_batch_size"] == api.gateway.limits.batch
     assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}]
     assert config["output"] == [
         {"name": "x_out", "data_type": "TYPE_FP32", "dims": [2], "label_filename": ""}
@@ -86,11 +86,11 @@ def test_a_configuration_speaks_tritons_names(door):
         "max_queue_delay_microseconds": 5000,
     }
     assert config["parameters"]["model"] == {"string_value": "m"}
-    assert door.ask("GET", "/v2/models/m/versions/2/config").json["name"] == "m"
+    assert api.ask("GET", "/v2/models/m/versions/2/config").json["name"] == "m"
 
 
-def test_a_model_without_a_batch_axis_has_no_batch_size(door):
-    config = door.ask("GET", "/v2/models/texts/config").json
+def test_a_model_without_a_batch_axis_has_no_batch_size(api):
+    config = api.ask("GET", "/v2/models/texts/config").json
     assert config["max_batch_size"] == 0
     assert config["input"] == [
         {"name": "x", "data_type": "TYPE_STRING", "dims": [2, -1]}
@@ -101,15 +101,15 @@ def test_a_model_without_a_batch_axis_has_no_batch_size(door):
     "path",
     ["", "/config", "/stats", "/trace/setting", "/versions/7", "/versions/7/config"],
 )
-def test_what_does_not_exist_is_404(door, path):
-    assert door.ask("GET", f"/v2/models/nothing{path}").status == 404
-    assert door.ask("GET", f"/v2/models/secret{path}").status == 404
+def test_what_does_not_exist_is_404(api, path):
+    assert api.ask("GET", f"/v2/models/nothing{path}").status == 404
+    assert api.ask("GET", f"/v2/models/secret{path}").status == 404
 
 
 # ---- statistics
 
 
-def test_statistics_are_told_in_nanoseconds(door):
+def test_statistics_are_in_nanoseconds(api):
     counted = Series(
         success=3,
         failure=1,
@@ -123,8 +123,8 @@ def test_statistics_are_told_in_nanoseconds(door):
         encode_seconds=1e-9,
         last=1_700_000_000.5,
     )
-    door.gateway.statistics = lambda route: counted
-    (row, other) = door.ask("GET", "/v2/models/m/stats").json["model_stats"]
+    api.gateway.statistics = lambda route: counted
+    (row, other) = api.ask("GET", "/v2/models/m/stats").json["model_stats"]
     assert [row["version"], other["version"]] == ["2", "3"]
     assert row["last_inference"] == 1_700_000_000_500
     assert (row["inference_count"], row["execution_count"]) == (5, 2)
@@ -140,13 +140,13 @@ def test_statistics_are_told_in_nanoseconds(door):
     }
     assert [
         one["version"]
-        for one in door.ask("GET", "/v2/models/m/versions/2/stats").json["model_stats"]
+        for one in api.ask("GET", "/v2/models/m/versions/2/stats").json["model_stats"]
     ] == ["2"]
 
 
-def test_statistics_of_all_models_are_those_of_the_project(door):
+def test_statistics_of_all_models_are_those_of_the_project(api):
     names = [
-        one["name"] for one in door.ask("GET", "/v2/models/stats").json["model_stats"]
+        one["name"] for one in api.ask("GET", "/v2/models/stats").json["model_stats"]
     ]
     assert set(names) == {
         "m",
@@ -158,18 +158,18 @@ def test_statistics_of_all_models_are_those_of_the_project(door):
         "asleep",
     }
     assert names.count("m") == 2
-    mine = door.ask("GET", "/v2/models/stats", key="other-key").json["model_stats"]
+    mine = api.ask("GET", "/v2/models/stats", key="other-key").json["model_stats"]
     assert [one["name"] for one in mine] == ["secret"]
 
 
 # ---- the repository
 
 
-def test_the_index_tells_the_state_of_every_version(door):
-    infer(door, "m", tensor([1, 2]))
+def test_the_repository_index_has_the_state_of_every_version(api):
+    infer(api, "m", tensor([1, 2]))
     rows = {
         (row["name"], row["version"]): row
-        for row in door.ask("POST", "/v2/repository/index").json
+        for row in api.ask("POST", "/v2/repository/index").json
     }
     assert rows["m", "2"]["state"] == "READY"
     assert rows["fresh", "1"]["state"] == "LOADING"
@@ -183,7 +183,7 @@ def test_the_index_tells_the_state_of_every_version(door):
         "unloaded",
     )
     assert ("secret", "1") not in rows
-    ready = door.ask("POST", "/v2/repository/index", b'{"ready": true}').json
+    ready = api.ask("POST", "/v2/repository/index", b'{"ready": true}').json
     assert {row["state"] for row in ready} == {"READY"}
     assert {row["name"] for row in ready} >= {"m", "asleep"}
 
@@ -191,15 +191,15 @@ def test_the_index_tells_the_state_of_every_version(door):
 @pytest.mark.parametrize(
     "body", [b"[]", b"{", b'{"ready": 1}', b'{"ready": "yes"}', b"\xff"]
 )
-def test_an_index_of_what_nobody_knows_is_refused(door, body):
-    refused(door.ask("POST", "/v2/repository/index", body))
+def test_an_index_of_what_nobody_knows_is_refused(api, body):
+    refused(api.ask("POST", "/v2/repository/index", body))
 
 
 @pytest.mark.parametrize(
     ("name", "status"), [("asleep", 200), ("put-away", 400), ("broken", 400)]
 )
-def test_what_would_answer_is_ready(door, name, status):
-    assert door.ask("GET", f"/v2/models/{name}/ready").status == status
+def test_what_would_answer_is_ready(api, name, status):
+    assert api.ask("GET", f"/v2/models/{name}/ready").status == status
 
 
 def test_loading_and_unloading_wait_until_it_is_so():
@@ -210,50 +210,50 @@ def test_loading_and_unloading_wait_until_it_is_so():
             raise NotFound("no such model")
         done.append((caller.project, name, loaded))
 
-    door = Door(operate)
-    door.update(a_route("m"))
+    api = InMemoryApi(operate)
+    api.update(a_route("m"))
     for body in (b"", b"{}", b'{"parameters": {}}'):
-        reply = door.ask("POST", "/v2/repository/models/m/load", body)
+        reply = api.ask("POST", "/v2/repository/models/m/load", body)
         assert (reply.status, reply.body) == (200, b"")
-    reply = door.ask(
+    reply = api.ask(
         "POST",
         "/v2/repository/models/m/unload",
         b'{"parameters": {"unload_dependents": false}}',
     )
     assert (reply.status, reply.body) == (200, b"")
     assert done == [("default", "m", True)] * 3 + [("default", "m", False)]
-    assert door.ask("POST", "/v2/repository/models/nothing/load").status == 404
+    assert api.ask("POST", "/v2/repository/models/nothing/load").status == 404
     refused(
-        door.ask(
+        api.ask(
             "POST", "/v2/repository/models/m/load", b'{"parameters": {"config": "{}"}}'
         ),
         "configuration",
     )
-    door.close()
+    api.close()
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
-def test_loading_is_for_admins(door, verb):
-    reply = door.ask("POST", f"/v2/repository/models/m/{verb}", key="user-key")
+def test_loading_is_for_admins(api, verb):
+    reply = api.ask("POST", f"/v2/repository/models/m/{verb}", key="user-key")
     assert (reply.status, reply.error) == (403, "this needs an admin key")
-    assert door.ask("POST", f"/v2/repository/models/m/{verb}").status == 503
-    assert door.ask("POST", f"/v2/repository/models/nothing/{verb}").status == 404
+    assert api.ask("POST", f"/v2/repository/models/m/{verb}").status == 503
+    assert api.ask("POST", f"/v2/repository/models/nothing/{verb}").status == 404
 
 
 # ---- trace settings
 
 
-def put(door, path, document, **how):
-    return door.ask("POST", path, json.dumps(document).encode(), **how)
+def put(api, path, document, **how):
+    return api.ask("POST", path, json.dumps(document).encode(), **how)
 
 
-def test_trace_settings_are_kept_for_all_and_for_one(door):
+def test_trace_settings_are_kept_for_all_and_for_one(api):
     general, own = "/v2/trace/setting", "/v2/models/m/trace/setting"
-    before = door.ask("GET", general).json
+    before = api.ask("GET", general).json
     assert before["trace_level"] == ["OFF"]
-    assert door.ask("GET", own).json == before
+    assert api.ask("GET", own).json == before
     after = put(
-        door, general, {"trace_rate": "500", "trace_level": ["TENSORS", "TIMESTAMPS"]}
+        api, general, {"trace_rate": "500", "trace_level": ["TENSORS", "TIMESTAMPS"]}
     ).json
     assert after == {
         **before,
@@ -262,18 +262,18 @@ def test_trace_settings_are_kept_for_all_and_for_one(door):
     }
     assert (
         put(
-            door, own, {"trace_rate": 7, "trace_level": "OFF", "trace_count": ["-1"]}
+            api, own, {"trace_rate": 7, "trace_level": "OFF", "trace_count": ["-1"]}
         ).json["trace_rate"]
         == "7"
     )
-    assert door.ask("GET", own).json == {
+    assert api.ask("GET", own).json == {
         **after,
         "trace_rate": "7",
         "trace_level": ["OFF"],
     }
-    assert door.ask("GET", general).json == after
-    assert put(door, own, {"trace_rate": None, "trace_level": []}).json == after
-    assert put(door, general, {"trace_rate": None, "trace_level": None}).json == before
+    assert api.ask("GET", general).json == after
+    assert put(api, own, {"trace_rate": None, "trace_level": []}).json == after
+    assert put(api, general, {"trace_rate": None, "trace_level": None}).json == before
 
 
 @pytest.mark.parametrize(
@@ -297,10 +297,10 @@ def test_trace_settings_are_kept_for_all_and_for_one(door):
         {"trace_rate": "5", "trace_speed": "1"},
     ],
 )
-def test_a_wrong_trace_setting_changes_nothing(door, document):
-    before = door.ask("GET", "/v2/trace/setting").json
-    refused(put(door, "/v2/trace/setting", document), next(reversed(document)))
-    assert door.ask("GET", "/v2/trace/setting").json == before
+def test_a_wrong_trace_setting_changes_nothing(api, document):
+    before = api.ask("GET", "/v2/trace/setting").json
+    refused(put(api, "/v2/trace/setting", document), next(reversed(document)))
+    assert api.ask("GET", "/v2/trace/setting").json == before
 
 
 # ---- log settings
@@ -315,24 +315,23 @@ def level():
     log.setLevel(kept)
 
 
-def test_log_settings_are_those_of_the_logger(door, level):
-    now = door.ask("GET", "/v2/logging").json
+def test_log_settings_are_those_of_the_logger(api, level):
+    now = api.ask("GET", "/v2/logging").json
     assert (
         now["log_info"],
         now["log_warning"],
         now["log_error"],
         now["log_verbose_level"],
     ) == (True, True, True, 0)
-    assert put(door, "/v2/logging", {"log_verbose_level": 0}).json == now
+    assert put(api, "/v2/logging", {"log_verbose_level": 0}).json == now
     assert (
-        put(door, "/v2/logging", {"log_verbose_level": 2}).json["log_verbose_level"]
-        == 2
+        put(api, "/v2/logging", {"log_verbose_level": 2}).json["log_verbose_level"] == 2
     )
     assert level() == logging.DEBUG
-    put(door, "/v2/logging", {"log_verbose_level": 0, "log_info": False})
+    put(api, "/v2/logging", {"log_verbose_level": 0, "log_info": False})
     assert level() == logging.WARNING
     assert (
-        put(door, "/v2/logging", {"log_warning": False, "log_error": False}).json[
+        put(api, "/v2/logging", {"log_warning": False, "log_error": False}).json[
             "log_info"
         ]
         is False
@@ -340,7 +339,7 @@ def test_log_settings_are_those_of_the_logger(door, level):
     assert level() == logging.CRITICAL
     assert (
         put(
-            door,
+            api,
             "/v2/logging",
             {"log_info": True, "log_file": "", "log_format": "default"},
         ).status
@@ -364,26 +363,26 @@ def test_log_settings_are_those_of_the_logger(door, level):
         {"log_info": False, "log_loudness": 1},
     ],
 )
-def test_a_wrong_log_setting_changes_nothing(door, level, document):
-    before = door.ask("GET", "/v2/logging").json
-    refused(put(door, "/v2/logging", document), next(reversed(document)))
-    assert door.ask("GET", "/v2/logging").json == before
+def test_a_wrong_log_setting_changes_nothing(api, level, document):
+    before = api.ask("GET", "/v2/logging").json
+    refused(put(api, "/v2/logging", document), next(reversed(document)))
+    assert api.ask("GET", "/v2/logging").json == before
     assert level() == logging.INFO
 
 
 @pytest.mark.parametrize(
     "path", ["/v2/trace/setting", "/v2/models/m/trace/setting", "/v2/logging"]
 )
-def test_settings_are_read_by_all_and_changed_by_admins(door, path):
-    assert door.ask("GET", path, key="user-key").status == 200
-    reply = put(door, path, {}, key="user-key")
+def test_settings_are_read_by_all_and_changed_by_admins(api, path):
+    assert api.ask("GET", path, key="user-key").status == 200
+    reply = put(api, path, {}, key="user-key")
     assert (reply.status, reply.error) == (403, "this needs an admin key")
-    assert put(door, path, {}).json == door.ask("GET", path).json
-    refused(put(door, path, []), "JSON object")
+    assert put(api, path, {}).json == api.ask("GET", path).json
+    refused(put(api, path, []), "JSON object")
 
 
-def test_a_model_of_a_name_in_another_project_has_settings_of_its_own(door):
+def test_a_model_of_a_name_in_another_project_has_settings_of_its_own(api):
     assert (
-        put(door, "/v2/models/secret/trace/setting", {"trace_rate": "1"}).status == 404
+        put(api, "/v2/models/secret/trace/setting", {"trace_rate": "1"}).status == 404
     )
     assert isinstance(a_route("x").inputs[0], TensorSpec)

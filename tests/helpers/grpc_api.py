@@ -1,4 +1,4 @@
-"""A gRPC server in a thread of its own, and ways to knock at it: a published client, and frames
+"""A gateway behind a gRPC server in a thread of its own, and ways to call it: a published client, and frames
 made by hand.
 """
 
@@ -20,7 +20,7 @@ from modelmill.protocols.v2.grpc.messages import message, pool
 from modelmill.serve.gateway import Gateway, Operator
 from modelmill.settings import Limits
 from modelmill.types import ServedVersion
-from tests.helpers.gateways import Door, a_snapshot
+from tests.helpers.gateways import InMemoryApi, a_snapshot
 from tests.helpers.workers import Answering, FakeWorker, until
 
 SERVICE = "inference.GRPCInferenceService"
@@ -31,7 +31,7 @@ OPTIONS = [
 ]
 
 
-class GrpcDoor:
+class GrpcApi:
     """A gateway with a gRPC server, driven from synchronous tests."""
 
     def __init__(
@@ -54,7 +54,7 @@ class GrpcDoor:
         """Serve these deployments."""
 
         async def change() -> None:
-            self.gateway.update(a_snapshot(*routes, keys=Door.KEYS))
+            self.gateway.update(a_snapshot(*routes, keys=InMemoryApi.KEYS))
 
         self.run(change())
 

@@ -96,7 +96,7 @@ def test_it_is_cut_at_the_most_tokens_and_at_the_end_of_the_context():
         (("zz",), "bcdefghij"),
     ],
 )
-def test_a_stop_text_ends_it_and_is_never_told(stop, wanted):
+def test_a_stop_text_ends_it_and_is_never_sent(stop, wanted):
     pieces = run(Generator(Counting()), text("x", stop=stop))
     assert said(pieces, "x") == wanted
     assert pieces[-1].ended == "stop"
@@ -209,7 +209,7 @@ def test_many_texts_leave_together():
     ),
     st.integers(1, 4),
 )
-def test_no_company_and_no_order_changes_an_answer(asked, slots):
+def test_no_batch_mates_and_no_order_change_an_answer(asked, slots):
     generator, pieces = Generator(Counting(slots)), []
     for number, (letter, most, pause) in enumerate(asked):
         generator.add(text(number, letter, max_tokens=most))
@@ -285,7 +285,7 @@ def test_logarithms_are_those_of_the_shares():
         ({"logprobs": 21}, "logprobs"),
     ],
 )
-def test_what_can_not_be_asked_is_refused_by_name(given, says):
+def test_invalid_sampling_parameters_are_refused_by_name(given, says):
     with pytest.raises(InvalidInput, match=says):
         sampling(given, Sampling())
 

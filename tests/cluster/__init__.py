@@ -1,0 +1,1 @@
+"""What `modelmill.cluster` promises beyond the contract."""

@@ -1,0 +1,1 @@
+"""What `modelmill.generation` promises."""

@@ -1,0 +1,1 @@
+"""What the Open Inference Protocol promises over HTTP and gRPC."""
